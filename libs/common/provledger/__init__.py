@@ -1,0 +1,1 @@
+"""Provledger: receipts, chains, logs and proofs that verify offline."""

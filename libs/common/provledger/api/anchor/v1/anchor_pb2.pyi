@@ -1,0 +1,250 @@
+from provledger.api.common.v1 import common_pb2 as _common_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Log(_message.Message):
+    __slots__ = ("name", "uid", "origin", "suite", "vkey", "key_thumbprint", "tree_size", "published_size", "anchored_size")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    UID_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    SUITE_FIELD_NUMBER: _ClassVar[int]
+    VKEY_FIELD_NUMBER: _ClassVar[int]
+    KEY_THUMBPRINT_FIELD_NUMBER: _ClassVar[int]
+    TREE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PUBLISHED_SIZE_FIELD_NUMBER: _ClassVar[int]
+    ANCHORED_SIZE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    uid: bytes
+    origin: str
+    suite: _common_pb2.Suite
+    vkey: str
+    key_thumbprint: bytes
+    tree_size: int
+    published_size: int
+    anchored_size: int
+    def __init__(self, name: _Optional[str] = ..., uid: _Optional[bytes] = ..., origin: _Optional[str] = ..., suite: _Optional[_Union[_common_pb2.Suite, str]] = ..., vkey: _Optional[str] = ..., key_thumbprint: _Optional[bytes] = ..., tree_size: _Optional[int] = ..., published_size: _Optional[int] = ..., anchored_size: _Optional[int] = ...) -> None: ...
+
+class GetLogRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class GetLogResponse(_message.Message):
+    __slots__ = ("log",)
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    log: Log
+    def __init__(self, log: _Optional[_Union[Log, _Mapping]] = ...) -> None: ...
+
+class SubmitLeavesRequest(_message.Message):
+    __slots__ = ("log", "ledger_uid", "suite", "start_seq", "entries")
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    LEDGER_UID_FIELD_NUMBER: _ClassVar[int]
+    SUITE_FIELD_NUMBER: _ClassVar[int]
+    START_SEQ_FIELD_NUMBER: _ClassVar[int]
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    log: str
+    ledger_uid: bytes
+    suite: _common_pb2.Suite
+    start_seq: int
+    entries: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, log: _Optional[str] = ..., ledger_uid: _Optional[bytes] = ..., suite: _Optional[_Union[_common_pb2.Suite, str]] = ..., start_seq: _Optional[int] = ..., entries: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class SubmitLeavesResponse(_message.Message):
+    __slots__ = ("runs", "tree_size")
+    RUNS_FIELD_NUMBER: _ClassVar[int]
+    TREE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    runs: _containers.RepeatedCompositeFieldContainer[LeafRun]
+    tree_size: int
+    def __init__(self, runs: _Optional[_Iterable[_Union[LeafRun, _Mapping]]] = ..., tree_size: _Optional[int] = ...) -> None: ...
+
+class LeafRun(_message.Message):
+    __slots__ = ("start_seq", "start_index", "count")
+    START_SEQ_FIELD_NUMBER: _ClassVar[int]
+    START_INDEX_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    start_seq: int
+    start_index: int
+    count: int
+    def __init__(self, start_seq: _Optional[int] = ..., start_index: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
+
+class GetLedgerStateRequest(_message.Message):
+    __slots__ = ("log", "ledger_uid")
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    LEDGER_UID_FIELD_NUMBER: _ClassVar[int]
+    log: str
+    ledger_uid: bytes
+    def __init__(self, log: _Optional[str] = ..., ledger_uid: _Optional[bytes] = ...) -> None: ...
+
+class GetLedgerStateResponse(_message.Message):
+    __slots__ = ("seq", "receipt_hash", "log_index", "tree_size")
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    RECEIPT_HASH_FIELD_NUMBER: _ClassVar[int]
+    LOG_INDEX_FIELD_NUMBER: _ClassVar[int]
+    TREE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    seq: int
+    receipt_hash: bytes
+    log_index: int
+    tree_size: int
+    def __init__(self, seq: _Optional[int] = ..., receipt_hash: _Optional[bytes] = ..., log_index: _Optional[int] = ..., tree_size: _Optional[int] = ...) -> None: ...
+
+class GetInclusionProofRequest(_message.Message):
+    __slots__ = ("log", "log_index", "tree_size")
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    LOG_INDEX_FIELD_NUMBER: _ClassVar[int]
+    TREE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    log: str
+    log_index: int
+    tree_size: int
+    def __init__(self, log: _Optional[str] = ..., log_index: _Optional[int] = ..., tree_size: _Optional[int] = ...) -> None: ...
+
+class GetInclusionProofResponse(_message.Message):
+    __slots__ = ("proof",)
+    PROOF_FIELD_NUMBER: _ClassVar[int]
+    proof: _common_pb2.InclusionProof
+    def __init__(self, proof: _Optional[_Union[_common_pb2.InclusionProof, _Mapping]] = ...) -> None: ...
+
+class BatchGetInclusionProofsRequest(_message.Message):
+    __slots__ = ("log", "ledger_uid", "seqs", "tree_size")
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    LEDGER_UID_FIELD_NUMBER: _ClassVar[int]
+    SEQS_FIELD_NUMBER: _ClassVar[int]
+    TREE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    log: str
+    ledger_uid: bytes
+    seqs: _containers.RepeatedScalarFieldContainer[int]
+    tree_size: int
+    def __init__(self, log: _Optional[str] = ..., ledger_uid: _Optional[bytes] = ..., seqs: _Optional[_Iterable[int]] = ..., tree_size: _Optional[int] = ...) -> None: ...
+
+class IndexedProof(_message.Message):
+    __slots__ = ("seq", "log_index", "hashes")
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    LOG_INDEX_FIELD_NUMBER: _ClassVar[int]
+    HASHES_FIELD_NUMBER: _ClassVar[int]
+    seq: int
+    log_index: int
+    hashes: bytes
+    def __init__(self, seq: _Optional[int] = ..., log_index: _Optional[int] = ..., hashes: _Optional[bytes] = ...) -> None: ...
+
+class BatchGetInclusionProofsResponse(_message.Message):
+    __slots__ = ("proofs", "origin", "checkpoint", "tree_size", "evidence", "anchored")
+    PROOFS_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    TREE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    ANCHORED_FIELD_NUMBER: _ClassVar[int]
+    proofs: _containers.RepeatedCompositeFieldContainer[IndexedProof]
+    origin: str
+    checkpoint: bytes
+    tree_size: int
+    evidence: _containers.RepeatedCompositeFieldContainer[_common_pb2.AnchorEvidence]
+    anchored: bool
+    def __init__(self, proofs: _Optional[_Iterable[_Union[IndexedProof, _Mapping]]] = ..., origin: _Optional[str] = ..., checkpoint: _Optional[bytes] = ..., tree_size: _Optional[int] = ..., evidence: _Optional[_Iterable[_Union[_common_pb2.AnchorEvidence, _Mapping]]] = ..., anchored: _Optional[bool] = ...) -> None: ...
+
+class GetConsistencyProofRequest(_message.Message):
+    __slots__ = ("log", "old_size", "new_size")
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    OLD_SIZE_FIELD_NUMBER: _ClassVar[int]
+    NEW_SIZE_FIELD_NUMBER: _ClassVar[int]
+    log: str
+    old_size: int
+    new_size: int
+    def __init__(self, log: _Optional[str] = ..., old_size: _Optional[int] = ..., new_size: _Optional[int] = ...) -> None: ...
+
+class GetConsistencyProofResponse(_message.Message):
+    __slots__ = ("hashes", "new_size")
+    HASHES_FIELD_NUMBER: _ClassVar[int]
+    NEW_SIZE_FIELD_NUMBER: _ClassVar[int]
+    hashes: _containers.RepeatedScalarFieldContainer[bytes]
+    new_size: int
+    def __init__(self, hashes: _Optional[_Iterable[bytes]] = ..., new_size: _Optional[int] = ...) -> None: ...
+
+class GetCheckpointRequest(_message.Message):
+    __slots__ = ("log", "tree_size", "published")
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    TREE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PUBLISHED_FIELD_NUMBER: _ClassVar[int]
+    log: str
+    tree_size: int
+    published: bool
+    def __init__(self, log: _Optional[str] = ..., tree_size: _Optional[int] = ..., published: _Optional[bool] = ...) -> None: ...
+
+class GetCheckpointResponse(_message.Message):
+    __slots__ = ("checkpoint", "tree_size", "published")
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    TREE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PUBLISHED_FIELD_NUMBER: _ClassVar[int]
+    checkpoint: bytes
+    tree_size: int
+    published: bool
+    def __init__(self, checkpoint: _Optional[bytes] = ..., tree_size: _Optional[int] = ..., published: _Optional[bool] = ...) -> None: ...
+
+class WatchCheckpointsRequest(_message.Message):
+    __slots__ = ("log", "published")
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    PUBLISHED_FIELD_NUMBER: _ClassVar[int]
+    log: str
+    published: bool
+    def __init__(self, log: _Optional[str] = ..., published: _Optional[bool] = ...) -> None: ...
+
+class WatchCheckpointsResponse(_message.Message):
+    __slots__ = ("checkpoint", "tree_size", "anchored_size")
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    TREE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    ANCHORED_SIZE_FIELD_NUMBER: _ClassVar[int]
+    checkpoint: bytes
+    tree_size: int
+    anchored_size: int
+    def __init__(self, checkpoint: _Optional[bytes] = ..., tree_size: _Optional[int] = ..., anchored_size: _Optional[int] = ...) -> None: ...
+
+class GetLedgerHeadRequest(_message.Message):
+    __slots__ = ("log", "ledger_uid", "tree_size")
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    LEDGER_UID_FIELD_NUMBER: _ClassVar[int]
+    TREE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    log: str
+    ledger_uid: bytes
+    tree_size: int
+    def __init__(self, log: _Optional[str] = ..., ledger_uid: _Optional[bytes] = ..., tree_size: _Optional[int] = ...) -> None: ...
+
+class GetLedgerHeadResponse(_message.Message):
+    __slots__ = ("head", "checkpoint")
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    head: bytes
+    checkpoint: bytes
+    def __init__(self, head: _Optional[bytes] = ..., checkpoint: _Optional[bytes] = ...) -> None: ...
+
+class Anchor(_message.Message):
+    __slots__ = ("tree_size", "evidence")
+    TREE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    tree_size: int
+    evidence: _common_pb2.AnchorEvidence
+    def __init__(self, tree_size: _Optional[int] = ..., evidence: _Optional[_Union[_common_pb2.AnchorEvidence, _Mapping]] = ...) -> None: ...
+
+class ListAnchorsRequest(_message.Message):
+    __slots__ = ("log", "page_size", "page_token", "sink")
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    SINK_FIELD_NUMBER: _ClassVar[int]
+    log: str
+    page_size: int
+    page_token: str
+    sink: str
+    def __init__(self, log: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., sink: _Optional[str] = ...) -> None: ...
+
+class ListAnchorsResponse(_message.Message):
+    __slots__ = ("anchors", "next_page_token")
+    ANCHORS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    anchors: _containers.RepeatedCompositeFieldContainer[Anchor]
+    next_page_token: str
+    def __init__(self, anchors: _Optional[_Iterable[_Union[Anchor, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...

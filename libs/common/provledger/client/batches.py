@@ -1,0 +1,140 @@
+"""A list of drafts of any length, as calls of AppendBatch that fit its limits.
+
+Batches are sent one after the other, so that the chain has the drafts in the order they were given.
+Items that the service turned away for now (a full queue, a draining server) are sent again with
+the same request id until the time is up; the other outcomes are final at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import Final, TypeAlias
+
+from provledger.api.common.v1 import common_pb2
+from provledger.api.ledger.v1 import ledger_pb2
+from provledger.client import convert
+from provledger.client.calls import CallPolicy, is_retryable, next_wait, waits
+from provledger.client.drafts import Draft
+from provledger.client.values import AppendResult
+from provledger.errors import InputError, InternalError, InvalidArgumentError
+from provledger.rpc.errors import MESSAGE_TOO_LARGE, as_status_error
+
+MAX_BATCH_ITEMS: Final = 1000
+"""Most drafts in one AppendBatch."""
+
+MAX_BATCH_BYTES: Final = 8 * 1024 * 1024
+"""Bytes of drafts in one call: half of the 16 MiB a message may have."""
+
+MAX_DRAFT_BYTES: Final = 15 * 1024 * 1024
+"""A single draft beyond this would not fit a message; it is refused here."""
+
+Call: TypeAlias = Callable[
+    [ledger_pb2.AppendBatchRequest, float], Awaitable[ledger_pb2.AppendBatchResponse]
+]
+"""Sends one batch with a time limit in seconds, with retries of its own."""
+
+_Item: TypeAlias = tuple[int, common_pb2.Draft]
+
+
+def too_large(draft: common_pb2.Draft, field: str) -> InvalidArgumentError | None:
+    """The error for a draft that no message can carry, None for any other."""
+    if draft.ByteSize() <= MAX_DRAFT_BYTES:
+        return None
+    return InvalidArgumentError(
+        MESSAGE_TOO_LARGE, f"{field}: is larger than {MAX_DRAFT_BYTES} bytes", metadata={}
+    )
+
+
+def split(
+    items: Iterable[_Item],
+    *,
+    max_items: int = MAX_BATCH_ITEMS,
+    max_bytes: int = MAX_BATCH_BYTES,
+) -> Iterator[list[_Item]]:
+    """Cut items into runs of at most `max_items` and about `max_bytes`, in order, none empty."""
+    batch: list[_Item] = []
+    size = 0
+    for item in items:
+        item_bytes = item[1].ByteSize()
+        if batch and (len(batch) >= max_items or size + item_bytes > max_bytes):
+            yield batch
+            batch, size = [], 0
+        batch.append(item)
+        size += item_bytes
+    if batch:
+        yield batch
+
+
+async def append_all(
+    call: Call,
+    ledger: str,
+    drafts: Sequence[Draft],
+    *,
+    full: bool,
+    timeout_s: float,
+    policy: CallPolicy,
+) -> list[AppendResult]:
+    """Record all drafts; one result for each, in order.
+
+    Raises:
+        StatusError: where a whole call fails for good. What was recorded before stays recorded:
+            the same drafts with the same request ids give it back.
+    """
+    results: dict[int, AppendResult] = {}
+    items: list[_Item] = []
+    for index, draft in enumerate(drafts):
+        try:
+            message = convert.draft_to_pb(draft)
+        except InputError as exc:
+            error = as_status_error(exc, field=f"drafts[{index}]")
+            results[index] = AppendResult(index, draft.request_id, error=error)
+            continue
+        refusal = too_large(message, f"drafts[{index}]")
+        if refusal is not None:
+            results[index] = AppendResult(index, message.request_id, error=refusal)
+        else:
+            items.append((index, message))
+    deadline_s = time.monotonic() + timeout_s
+    for batch in split(items):
+        async for result in _append_batch(call, ledger, batch, full, deadline_s, policy):
+            results[result.index] = result
+    return [results[index] for index in range(len(drafts))]
+
+
+async def _append_batch(
+    call: Call,
+    ledger: str,
+    batch: list[_Item],
+    full: bool,
+    deadline_s: float,
+    policy: CallPolicy,
+) -> AsyncIterator[AppendResult]:
+    """Send one batch, then again what was turned away for now."""
+    view = common_pb2.RECEIPT_VIEW_FULL if full else common_pb2.RECEIPT_VIEW_BASIC
+    delays = waits(policy)
+    while True:
+        request = ledger_pb2.AppendBatchRequest(
+            ledger=ledger, drafts=[message for _, message in batch], view=view
+        )
+        response = await call(request, deadline_s - time.monotonic())
+        if len(response.results) != len(batch):
+            raise InternalError("BAD_RESPONSE", "the answer has another number of results")
+        again: list[_Item] = []
+        wait_s: float | None = 0.0
+        for item, outcome in zip(batch, response.results, strict=True):
+            result = convert.result_from_pb(
+                outcome, index=item[0], request_id=item[1].request_id, full=full
+            )
+            if result.error is not None and is_retryable(result.error):
+                item_wait_s = next_wait(result.error, delays) if not again else wait_s
+                if item_wait_s is not None and time.monotonic() + item_wait_s < deadline_s:
+                    wait_s = item_wait_s
+                    again.append(item)
+                    continue
+            yield result
+        if not again:
+            return
+        await asyncio.sleep(wait_s or 0.0)
+        batch = again

@@ -1,0 +1,105 @@
+"""One unary call as the client makes it: a deadline over all, attempts under it, jitter between.
+
+An attempt whose answer was lost (its own deadline passed, the connection broke) says nothing about
+what happened at the service. It is repeated all the same, because every write of ours carries a
+request id and every read may be repeated: this is where the client differs from the calls
+between services (`provledger.rpc.channel`), which leave a lost answer to their caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import grpc
+
+from provledger import telemetry
+from provledger.errors import DeadlineExceededError, StatusError
+from provledger.retry import RetryPolicy, honour
+from provledger.rpc.errors import MESSAGE_TOO_LARGE, from_rpc_error
+
+R = TypeVar("R")
+
+_RETRIED: Final = frozenset(
+    {"UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "CANCELLED", "ABORTED"}
+)
+# gRPC says INTERNAL or UNKNOWN for some broken connections; its own text tells them from a fault.
+_BROKEN_CONNECTION: Final = ("RST_STREAM", "Stream removed", "GOAWAY", "Socket closed")
+_rng: Final = random.Random()  # noqa: S311 - jitter, not a secret
+
+PATIENT: Final = RetryPolicy(attempts=10_000, base_s=0.05, cap_s=2.0, budget_s=1e9)
+"""Go on until the call's own time is up."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallPolicy:
+    """How long the client tries.
+
+    timeout_s: for a call with all its attempts, in seconds, unless the call says otherwise.
+    attempt_timeout_s: for one attempt, in seconds; then its answer counts as lost.
+    retry: the waits between attempts; the timeout ends them, so it allows any number.
+    """
+
+    timeout_s: float = 60.0
+    attempt_timeout_s: float = 20.0
+    retry: RetryPolicy = PATIENT
+
+
+DEFAULT_CALL_POLICY: Final = CallPolicy()
+
+
+def is_retryable(error: StatusError) -> bool:
+    """Whether repeating the same call, or the same draft, may succeed and does no harm."""
+    if error.code in _RETRIED:
+        return error.reason != MESSAGE_TOO_LARGE
+    return error.code == "INTERNAL" and any(text in error.message for text in _BROKEN_CONNECTION)
+
+
+def next_wait(error: StatusError, delays: Iterator[float]) -> float | None:
+    """Seconds to wait before the next attempt, never less than the service asked for."""
+    delay_s = next(delays, None)
+    if delay_s is None or error.retry_delay_s is None:
+        return delay_s
+    return max(delay_s, honour(error.retry_delay_s, _rng))
+
+
+async def unary(
+    method: Callable[..., Awaitable[R]],
+    request: Any,
+    policy: CallPolicy = DEFAULT_CALL_POLICY,
+    *,
+    timeout_s: float | None = None,
+    attempt_timeout_s: float | None = None,
+) -> R:
+    """Call a unary method of a stub until it answers; its response.
+
+    Raises:
+        StatusError: what the service said, or, when time runs out, what the last attempt met.
+    """
+    deadline_s = time.monotonic() + (policy.timeout_s if timeout_s is None else timeout_s)
+    limit_s = policy.attempt_timeout_s if attempt_timeout_s is None else attempt_timeout_s
+    delays = policy.retry.delays(_rng)
+    metadata = telemetry.outgoing_metadata()
+    error: StatusError | None = None
+    while True:
+        remaining_s = deadline_s - time.monotonic()
+        if remaining_s <= 0.0:
+            raise error or DeadlineExceededError("DEADLINE_EXCEEDED", "no time left for the call")
+        try:
+            return await method(request, timeout=min(remaining_s, limit_s), metadata=metadata)
+        except grpc.RpcError as exc:
+            error = from_rpc_error(exc)
+        wait_s = next_wait(error, delays) if is_retryable(error) else None
+        # Giving up at once beats waiting for a deadline that will pass during the wait.
+        if wait_s is None or time.monotonic() + wait_s >= deadline_s:
+            raise error
+        await asyncio.sleep(wait_s)
+
+
+def waits(policy: CallPolicy) -> Iterator[float]:
+    """A fresh series of waits, for callers that repeat something of their own."""
+    return policy.retry.delays(_rng)

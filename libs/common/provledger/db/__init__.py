@@ -1,0 +1,30 @@
+"""Databases: SQLite files and PostgreSQL schemas, through SQLAlchemy Core.
+
+    engine    open_engine, begin_write
+    workers   Writer, Readers: database work in threads, never on the event loop
+    migrate   migrate: Alembic, run at start-up
+    lock      lock_data_dir
+    errors    what a database error means to a caller
+
+A service's storage imports what it needs from here.
+"""
+
+from __future__ import annotations
+
+from provledger.db.engine import begin_write, is_sqlite, open_engine
+from provledger.db.errors import as_storage_error
+from provledger.db.lock import DirLock, lock_data_dir
+from provledger.db.migrate import migrate
+from provledger.db.workers import Readers, Writer
+
+__all__ = [
+    "DirLock",
+    "Readers",
+    "Writer",
+    "as_storage_error",
+    "begin_write",
+    "is_sqlite",
+    "lock_data_dir",
+    "migrate",
+    "open_engine",
+]

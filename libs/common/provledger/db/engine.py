@@ -1,0 +1,138 @@
+"""Engines for the two databases we support, set up so that a commit means durable.
+
+SQLite: `sqlite:///relative/file` or `sqlite:////absolute/file`, one file for each service, WAL
+with `synchronous=FULL`; write transactions begin IMMEDIATE, so that a writer waits for its turn
+at BEGIN and never fails halfway with a stale snapshot (https://www.sqlite.org/lang_transaction.html).
+
+PostgreSQL: `postgresql+psycopg://`, also spelt `postgresql://` or `postgres://`. Each service has
+a schema, found through `search_path`; tables are declared without one. READ COMMITTED.
+
+Statements in errors and logs come without their parameters, which hold payloads.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.exc import ArgumentError
+
+from provledger.settings import ConfigError
+
+WRITE_OPTION: Final = "provledger_write"
+BUSY_TIMEOUT_S: Final = 5.0
+STATEMENT_TIMEOUT_S: Final = 30.0
+LOCK_TIMEOUT_S: Final = 5.0
+
+_POSTGRES: Final = frozenset({"postgresql", "postgres", "postgresql+psycopg"})
+_SCHEMA: Final = re.compile(r"^[a-z_][a-z0-9_]{0,62}$")
+
+
+def open_engine(url: str, schema: str, *, pool_size: int = 5) -> Engine:
+    """An engine for `url`; nothing is connected yet.
+
+    schema: PostgreSQL schema of the service, also shown as application name; SQLite, with a file
+    for each service, needs none. pool_size: connections kept, as many again when busy.
+
+    Raises:
+        ConfigError: a URL or schema we cannot use. The URL, which may hold a password, is not
+            repeated.
+    """
+    if not _SCHEMA.match(schema):
+        raise ConfigError(f"database schema {schema!r} must match {_SCHEMA.pattern}")
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ConfigError("the database URL cannot be read") from None
+    if parsed.drivername in ("sqlite", "sqlite+pysqlite"):
+        return _open_sqlite(parsed)
+    if parsed.drivername in _POSTGRES:
+        return _open_postgres(parsed, schema, pool_size)
+    raise ConfigError(f"database {parsed.drivername!r} is not supported: use sqlite or postgresql")
+
+
+def is_sqlite(engine: Engine) -> bool:
+    """Whether `engine` is SQLite (else PostgreSQL)."""
+    return engine.dialect.name == "sqlite"
+
+
+@contextmanager
+def begin_write(engine: Engine) -> Iterator[Connection]:
+    """A write transaction on a connection of the pool; commits unless the block raises."""
+    options = {WRITE_OPTION: True}
+    with engine.connect().execution_options(**options) as connection, connection.begin():
+        yield connection
+
+
+def _open_sqlite(url: URL) -> Engine:
+    if not url.database or url.database == ":memory:" or "mode=memory" in url.database:
+        raise ConfigError("the SQLite URL must name a file, as in sqlite:////var/lib/x/ledger.db")
+    engine = sa.create_engine(
+        url,
+        connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False},
+        hide_parameters=True,
+    )
+    event.listen(engine, "connect", _set_up_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _set_up_sqlite(connection: Any, _record: object) -> None:
+    # The driver's own idea of when to begin (before some statements, but not before SELECT or
+    # DDL) is switched off; `_begin_sqlite` says BEGIN instead.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    try:
+        cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
+        cursor.execute("PRAGMA journal_mode = WAL")
+        # FULL syncs the WAL at each commit; NORMAL may lose the last commits at a power cut.
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.execute("PRAGMA trusted_schema = OFF")
+        cursor.execute("PRAGMA temp_store = MEMORY")
+        cursor.execute("PRAGMA cache_size = -16384")
+    finally:
+        cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    write = connection.get_execution_options().get(WRITE_OPTION, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _open_postgres(url: URL, schema: str, pool_size: int) -> Engine:
+    query = dict(url.query)
+    own_options = query.pop("options", "")
+    own = " ".join(own_options) if isinstance(own_options, tuple) else own_options
+    session = {
+        "search_path": schema,
+        "statement_timeout": int(STATEMENT_TIMEOUT_S * 1000),
+        "lock_timeout": int(LOCK_TIMEOUT_S * 1000),
+        "idle_in_transaction_session_timeout": 60_000,
+    }
+    # Ours last: a URL may add to the session, but not point it at another schema.
+    options = " ".join([own, *(f"-c {key}={value}" for key, value in session.items())]).strip()
+    connect: dict[str, Any] = {
+        "options": options,
+        "connect_timeout": 5,
+        "keepalives_idle": 30,
+        "keepalives_interval": 10,
+        "keepalives_count": 3,
+    }
+    connect = {key: value for key, value in connect.items() if key not in query}
+    if "application_name" not in query:
+        connect["application_name"] = f"provledger-{schema}"
+    return sa.create_engine(
+        url.set(drivername="postgresql+psycopg", query=query),
+        connect_args=connect,
+        isolation_level="READ COMMITTED",
+        pool_size=pool_size,
+        max_overflow=pool_size,
+        pool_pre_ping=True,
+        hide_parameters=True,
+    )

@@ -1,0 +1,92 @@
+"""What an error of the database means to a caller.
+
+    connection lost, server starting or stopping, read-only     UNAVAILABLE  DATABASE_UNAVAILABLE
+    statement took too long                                     UNAVAILABLE  DATABASE_TIMEOUT
+    disk or memory full                                         UNAVAILABLE  DATABASE_FULL
+    lock not granted, deadlock, serialisation failure           ABORTED      TRANSACTION_CONFLICT
+    file or page damaged                                        DATA_LOSS    DATABASE_CORRUPT
+
+Everything else (a violated constraint, a wrong statement) is left as it is: it is for the storage
+that asked, or a fault of ours. Messages of the database may quote rows and are not repeated.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Final
+
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from provledger.errors import AbortedError, DataLossError, StatusError, UnavailableError
+
+RETRY_DELAY_S: Final = 0.5
+
+# SQLSTATE classes and codes: PostgreSQL documentation, appendix A.
+_PG_CONFLICT: Final = frozenset({"40001", "40P01", "55P03"})
+_PG_FULL: Final = frozenset({"53100", "53200"})
+_PG_UNAVAILABLE: Final = frozenset({"25006", "53300", "57P01", "57P02", "57P03", "57P05", "25P03"})
+_PG_CORRUPT: Final = frozenset({"XX001", "XX002"})
+_PG_TIMEOUT: Final = "57014"
+
+_SQLITE_CONFLICT: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_SQLITE_UNAVAILABLE: Final = frozenset(
+    {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
+)
+_SQLITE_CORRUPT: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+
+
+def as_storage_error(exc: BaseException) -> StatusError | None:
+    """The typed error for a database failure, or None where `exc` is not one of those above."""
+    if isinstance(exc, PoolTimeoutError):
+        return _unavailable("DATABASE_UNAVAILABLE", "no database connection is free")
+    if not isinstance(exc, DBAPIError):
+        return None
+    sqlstate = getattr(exc.orig, "sqlstate", None)
+    if sqlstate is not None:
+        return _from_sqlstate(str(sqlstate), lost=exc.connection_invalidated)
+    sqlite_code = getattr(exc.orig, "sqlite_errorcode", None)
+    if sqlite_code is not None:
+        return _from_sqlite(int(sqlite_code))
+    if exc.connection_invalidated or isinstance(exc, OperationalError):
+        return _unavailable("DATABASE_UNAVAILABLE", "the database cannot be reached")
+    return None
+
+
+def is_connection_lost(exc: BaseException) -> bool:
+    """Whether the connection on which `exc` happened must not be used again."""
+    error = as_storage_error(exc)
+    if isinstance(exc, DBAPIError) and exc.connection_invalidated:
+        return True
+    return error is not None and error.reason in ("DATABASE_UNAVAILABLE", "DATABASE_CORRUPT")
+
+
+def _from_sqlstate(sqlstate: str, *, lost: bool) -> StatusError | None:
+    if sqlstate in _PG_CONFLICT:
+        return AbortedError("TRANSACTION_CONFLICT", "a concurrent transaction was in the way")
+    if sqlstate == _PG_TIMEOUT:
+        return _unavailable("DATABASE_TIMEOUT", "the database took too long")
+    if sqlstate in _PG_FULL:
+        return _unavailable("DATABASE_FULL", "the database is out of disk or memory")
+    if sqlstate in _PG_CORRUPT:
+        return DataLossError("DATABASE_CORRUPT", "the database reports damaged data")
+    if lost or sqlstate in _PG_UNAVAILABLE or sqlstate.startswith("08"):
+        return _unavailable("DATABASE_UNAVAILABLE", "the database cannot be reached")
+    return None
+
+
+def _from_sqlite(code: int) -> StatusError | None:
+    primary = code & 0xFF  # extended codes keep the primary one in the low byte
+    if primary in _SQLITE_CONFLICT:
+        return AbortedError("TRANSACTION_CONFLICT", "the database file is locked by another writer")
+    if primary == sqlite3.SQLITE_FULL:
+        return _unavailable("DATABASE_FULL", "the disk of the database file is full")
+    if primary in _SQLITE_CORRUPT:
+        return DataLossError("DATABASE_CORRUPT", "the database file is damaged")
+    if primary in _SQLITE_UNAVAILABLE:
+        return _unavailable("DATABASE_UNAVAILABLE", "the database file cannot be used")
+    return None
+
+
+def _unavailable(reason: str, message: str) -> UnavailableError:
+    return UnavailableError(reason, message, retry_delay_s=RETRY_DELAY_S)

@@ -1,0 +1,112 @@
+"""Schema migrations with Alembic, run by each service at start-up.
+
+Adding a migration to a service: put a file `NNNN_what_it_does.py` into the service's
+`migrations/versions/`, with the module attributes and functions Alembic expects::
+
+    revision = "0002"
+    down_revision = "0001"
+    branch_labels = None
+    depends_on = None
+
+    def upgrade() -> None:
+        op.add_column("receipts", sa.Column("erased_at_ns", sa.BigInteger))
+
+    def downgrade() -> None:
+        op.drop_column("receipts", "erased_at_ns")
+
+Name no schema: tables live in the service's one (`search_path`). All pending migrations run in
+one transaction, on both databases; it fails as a whole. Older code may still be running while a
+newer one migrates, so a migration only adds: columns are dropped a release after their last use.
+
+`env.py` is shared (`provledger/db/migrations/env.py`); a service has none of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.util import CommandError
+from sqlalchemy.engine import Connection, Engine
+
+from provledger.db.engine import begin_write, is_sqlite
+from provledger.db.errors import as_storage_error
+from provledger.settings import ConfigError
+
+_ENV = Path(__file__).with_name("migrations")
+_LOCK_WAIT_MS = 120_000
+
+
+def migrate(engine: Engine, script_location: str | Path, schema: str) -> None:
+    """Bring the service's tables to the newest version; concurrent starters wait for each other.
+
+    script_location: package (`ledger_svc.migrations`) or directory that holds `versions/`.
+    schema: PostgreSQL schema, made if missing; not used on SQLite.
+
+    Raises:
+        ConfigError: no such migrations, or the database was migrated by a newer build.
+        StatusError: the database cannot be reached.
+    """
+    config = alembic_config(script_location)
+    try:
+        with begin_write(engine) as connection:
+            if not is_sqlite(engine):
+                _prepare_postgres(connection, schema)
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    except CommandError as error:
+        raise ConfigError(
+            f"the database of {schema!r} cannot be migrated by this build: {error}"
+        ) from error
+    except sa.exc.SQLAlchemyError as error:
+        storage_error = as_storage_error(error)
+        if storage_error is None:
+            raise
+        raise storage_error from error
+
+
+def alembic_config(script_location: str | Path) -> Config:
+    """Alembic's configuration: our shared environment, the service's versions.
+
+    Raises:
+        ConfigError: no directory with migrations there.
+    """
+    versions = _directory(script_location) / "versions"
+    if not versions.is_dir():
+        raise ConfigError(f"{script_location}: has no directory 'versions' with migrations")
+    config = Config()
+    # Percent signs would be interpolated.
+    config.set_main_option("script_location", str(_ENV).replace("%", "%%"))
+    config.set_main_option("version_locations", str(versions).replace("%", "%%"))
+    config.set_main_option("path_separator", "newline")
+    return config
+
+
+def _directory(script_location: str | Path) -> Path:
+    if isinstance(script_location, Path):
+        return script_location
+    try:
+        spec = importlib.util.find_spec(script_location)
+    except ModuleNotFoundError:
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError(f"{script_location}: no such package with migrations")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _prepare_postgres(connection: Connection, schema: str) -> None:
+    """Wait for our turn (until the transaction ends), then make the schema if it is missing."""
+    connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
+    connection.execute(sa.text(f"SET LOCAL lock_timeout = {_LOCK_WAIT_MS}"))
+    digest = hashlib.sha256(f"provledger/migrate/{schema}".encode()).digest()
+    key = int.from_bytes(digest[:8], "big", signed=True)
+    connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+    # Looked up first: CREATE SCHEMA IF NOT EXISTS needs a privilege even when there is nothing
+    # to make, and an operator may have made it for an account without that privilege.
+    exists = sa.text("SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = :name")
+    if connection.execute(exists, {"name": schema}).first() is None:
+        connection.execute(sa.schema.CreateSchema(schema))

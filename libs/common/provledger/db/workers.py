@@ -1,0 +1,205 @@
+"""Database work in threads of its own, so that the event loop never waits for a disk.
+
+`Writer` is one thread with one pinned connection: writes of a process go through it in order.
+`Readers` is a few threads with a connection each. Both take a function of a connection and run it
+in a transaction::
+
+    heads = await readers.run(load_heads, ledger_uids)
+    await writer.run(insert_batch, entries, idempotent=True)
+
+A function must use the connection it is given, return plain values (no open cursors), and leave
+commit and rollback alone. It goes on to its end although the awaiting task is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, Concatenate, Final, TypeVar, cast
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from provledger import logs
+from provledger.db.engine import WRITE_OPTION, is_sqlite
+from provledger.db.errors import as_storage_error, is_connection_lost
+from provledger.errors import AbortedError, StatusError, UnavailableError
+from provledger.retry import RetryPolicy
+
+log = logs.get(__name__)
+
+R = TypeVar("R")
+
+RETRY: Final = RetryPolicy(attempts=5, base_s=0.02, cap_s=0.5, budget_s=2.0)
+_IDLE_BEFORE_PING_S: Final = 5.0
+
+
+class _Workers:
+    """Threads with a pinned connection each, and the transaction around every function."""
+
+    def __init__(self, engine: Engine, *, threads: int, name: str, options: dict[str, Any]) -> None:
+        self._engine = engine
+        self._options = options
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._local = threading.local()
+        self._connections: set[Connection] = set()
+        self._rng = random.Random()  # noqa: S311 - jitter, not a secret
+
+    async def _submit(self, run: Callable[[], R]) -> R:
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._pool, run)
+        except RuntimeError as error:
+            # Only the pool's own refusal, not what `run` raised.
+            if "after shutdown" not in str(error):
+                raise
+            raise UnavailableError("SHUTTING_DOWN", "the storage is closed") from error
+
+    async def close(self) -> None:
+        """Finish what was submitted, end the threads, close the connections."""
+        await asyncio.to_thread(self._pool.shutdown)
+        for connection in self._connections:
+            with suppress(SQLAlchemyError):
+                connection.close()
+        self._connections.clear()
+
+    def _transact(
+        self, fn: Callable[[Connection], R], *, repeat: Callable[[StatusError, bool], bool]
+    ) -> R:
+        """Run `fn` in a transaction, again as long as `repeat(error, committing)` says so."""
+        delays = RETRY.delays(self._rng)
+        # Attempts that hang until a connect timeout must not add up.
+        give_up_s = time.monotonic() + RETRY.budget_s
+        while True:
+            committing = False
+            try:
+                connection = self._connection()
+                with connection.begin():
+                    result = fn(connection)
+                    committing = True
+                self._local.used_s = time.monotonic()
+                return result
+            except SQLAlchemyError as exc:
+                if is_connection_lost(exc):
+                    self._drop_connection()
+                error = as_storage_error(exc)
+                if error is None:
+                    raise
+                delay_s = next(delays, None) if repeat(error, committing) else None
+                if delay_s is None or time.monotonic() > give_up_s:
+                    raise _final(error, committing) from exc
+                log.debug("db.retry", reason=error.reason, delay_s=delay_s)
+                time.sleep(delay_s)
+
+    def _connection(self) -> Connection:
+        """This thread's connection, checked if it has been idle, made if there is none."""
+        connection = cast("Connection | None", getattr(self._local, "connection", None))
+        if connection is not None and self._is_stale(connection):
+            self._drop_connection()
+            connection = None
+        if connection is None:
+            connection = self._engine.connect().execution_options(**self._options)
+            self._local.connection = connection
+            self._local.used_s = time.monotonic()
+            self._connections.add(connection)
+        return connection
+
+    def _is_stale(self, connection: Connection) -> bool:
+        """Whether a server that we have not spoken to for a while has gone away meanwhile."""
+        idle_s = time.monotonic() - self._local.used_s
+        if is_sqlite(self._engine) or idle_s < _IDLE_BEFORE_PING_S:
+            return False
+        try:
+            with connection.begin():
+                connection.execute(sa.text("SELECT 1"))
+        except SQLAlchemyError:
+            return True
+        return False
+
+    def _drop_connection(self) -> None:
+        connection = cast("Connection | None", getattr(self._local, "connection", None))
+        self._local.connection = None
+        if connection is not None:
+            self._connections.discard(connection)
+            with suppress(SQLAlchemyError):
+                connection.invalidate()
+            with suppress(SQLAlchemyError):
+                connection.close()
+
+
+class Writer(_Workers):
+    """The one writing thread of a process."""
+
+    def __init__(self, engine: Engine, *, name: str = "db-writer") -> None:
+        super().__init__(engine, threads=1, name=name, options={WRITE_OPTION: True})
+
+    async def run(
+        self,
+        fn: Callable[Concatenate[Connection, ...], R],
+        *args: Any,
+        idempotent: bool = False,
+    ) -> R:
+        """`fn(connection, *args)` in a write transaction, which is committed before this returns.
+
+        idempotent: `fn` may run again after an attempt of unknown outcome, because it looks for
+        what that attempt may have stored. Conflicts, which store nothing, are always retried a
+        few times, so `fn` must in any case not change anything but the database.
+
+        Raises:
+            UnavailableError: DATABASE_UNAVAILABLE and the like, nothing stored; or
+                COMMIT_OUTCOME_UNKNOWN, if the answer to COMMIT was lost.
+            AbortedError: TRANSACTION_CONFLICT, after the retries.
+            DataLossError: DATABASE_CORRUPT.
+            Anything `fn` raises, after a rollback.
+        """
+
+        def repeat(error: StatusError, committing: bool) -> bool:
+            if isinstance(error, AbortedError):
+                return True
+            return idempotent and error.reason == "DATABASE_UNAVAILABLE"
+
+        return await self._submit(lambda: self._transact(lambda c: fn(c, *args), repeat=repeat))
+
+
+class Readers(_Workers):
+    """A few reading threads.
+
+    Each function sees one snapshot for all its statements, on both databases.
+    """
+
+    def __init__(self, engine: Engine, *, threads: int = 4, name: str = "db-reader") -> None:
+        options: dict[str, Any] = {}
+        if not is_sqlite(engine):
+            # SQLite's deferred transactions are snapshots already.
+            options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        super().__init__(engine, threads=threads, name=name, options=options)
+
+    async def run(self, fn: Callable[Concatenate[Connection, ...], R], *args: Any) -> R:
+        """`fn(connection, *args)` in a read transaction; may run more than once.
+
+        Raises:
+            UnavailableError, AbortedError, DataLossError: as `Writer.run`.
+            Anything `fn` raises.
+        """
+
+        def repeat(error: StatusError, committing: bool) -> bool:
+            return error.reason in ("DATABASE_UNAVAILABLE", "TRANSACTION_CONFLICT")
+
+        return await self._submit(lambda: self._transact(lambda c: fn(c, *args), repeat=repeat))
+
+
+def _final(error: StatusError, committing: bool) -> StatusError:
+    """The error to give up with: a lost answer to COMMIT is not a plain failure."""
+    if not committing or error.reason != "DATABASE_UNAVAILABLE":
+        return error
+    return UnavailableError(
+        "COMMIT_OUTCOME_UNKNOWN",
+        "the connection was lost during COMMIT; whether it happened is unknown until read again",
+        retry_delay_s=error.retry_delay_s,
+    )

@@ -1,0 +1,307 @@
+"""Payload commitments: salted, field by field, so that any field can be shown or erased later.
+
+Profile `fields-v1` (JSON; design §4), drawn once::
+
+    field      = (RFC 6901 pointer, value): scalars, arrays and empty objects; objects are walked
+    secret     = 32 random bytes for each receipt
+    stream     = SHAKE256("provledger/salts/v1\\n" || secret)
+                 16 bytes for each field in UTF-8 order of the pointers, then 32 for each decoy
+    disclosure = b64url(JCS([b64url(salt), pointer, value]))        a legal SD-JWT disclosure
+    digest     = SHA-256(ASCII(disclosure))                         RFC 9901 §4.2.3
+    list       = digests and decoys, a power of two >= 8 of them, sorted as bytes, no two equal
+    root       = SHA-256("provledger/fields/v1\\n" || u32 count || list)
+
+In the payload of a mutation each operation `/diff/{i}` is a field of its own. Profile `blob-v1`
+(every other media type)::
+
+    root = SHA-256("provledger/blob/v1\\n" || salt16 || u32 len(type) || type || u64 len || bytes)
+
+SHA-256 is used in every suite, so that a disclosure stays a legal SD-JWT disclosure. Nothing here
+makes secrets: they are given. A salt leaves only inside a disclosure to who may see that field.
+"""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from operator import itemgetter
+from typing import Any
+
+import orjson
+
+from provledger import jcs
+from provledger.errors import InvalidJSONError, ReceiptFormatError, VerificationError
+
+FIELDS_PROFILE = "fields-v1"
+BLOB_PROFILE = "blob-v1"
+FIELDS_SECRET_BYTES = 32
+BLOB_SALT_BYTES = 16
+MIN_LIST_SIZE = 8
+MAX_FIELDS = 4096
+
+_SALTS_CONTEXT = b"provledger/salts/v1\n"
+_FIELDS_CONTEXT = b"provledger/fields/v1\n"
+_BLOB_CONTEXT = b"provledger/blob/v1\n"
+_SALT_BYTES = 16
+_DECOY_BYTES = 32
+_TO_URL = bytes.maketrans(b"+/", b"-_")
+_TO_STANDARD = bytes.maketrans(b"-_", b"+/")
+# A salt of 16 bytes with two zeros behind it is 24 characters of base64 of its own, the first 22
+# of which are the salt's: so the salts of a payload are encoded in one go.
+_SALT_PADDING = b"\0\0"
+_SALT_STEP = 24
+_SALT_CHARS = 22
+# The types whose orjson text is their RFC 8785 text; integers are bounded by the strict parser.
+# A Fragment is canonical text that its maker vouches for.
+_PLAIN = frozenset((str, int, bool, type(None), orjson.Fragment))
+
+_sha256 = hashlib.sha256
+_to_base64 = binascii.b2a_base64
+_dumps = orjson.dumps
+_pointer_of = itemgetter(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Commitment:
+    """A payload commitment as its maker holds it.
+
+    `root` is 32 bytes; `size` the number of digests in the list (0 for `blob-v1`); `secret` what
+    opens all of it.
+    """
+
+    profile: str
+    root: bytes
+    size: int
+    secret: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Disclosure:
+    """One opened field."""
+
+    text: str
+    pointer: str
+    value: Any
+
+
+def walk(value: Any, *, mutation: bool = False) -> list[tuple[str, Any]]:
+    """List the fields of a payload as (pointer, value), in UTF-8 order of the pointers.
+
+    Raises:
+        InvalidJSONError: if there are more than 4,096 fields.
+    """
+    fields: list[tuple[str, Any]] = []
+    if mutation and type(value) is dict and type(value.get("diff")) is list and value["diff"]:
+        rest = dict(value)
+        fields = [(f"/diff/{index}", step) for index, step in enumerate(rest.pop("diff"))]
+        _walk_object(rest, "/", fields)
+    elif type(value) is dict and value:
+        _walk_object(value, "/", fields)
+    else:
+        fields.append(("", value))
+    if len(fields) > MAX_FIELDS:
+        raise InvalidJSONError(f"has more than {MAX_FIELDS} fields")
+    # UTF-8 order is code point order, which is how Python compares text.
+    fields.sort(key=_pointer_of)
+    return fields
+
+
+def _walk_object(members: dict[str, Any], prefix: str, fields: list[tuple[str, Any]]) -> None:
+    for name, member in members.items():
+        if "~" in name or "/" in name:
+            name = name.replace("~", "~0").replace("/", "~1")
+        if type(member) is dict and member:
+            _walk_object(member, f"{prefix}{name}/", fields)
+        else:
+            fields.append((prefix + name, member))
+
+
+def list_size(count: int) -> int:
+    """Return the padded length of a list of `count` digests: a power of two, at least 8."""
+    return max(MIN_LIST_SIZE, 1 << (count - 1).bit_length())
+
+
+def commit_fields(value: Any, secret: bytes, *, mutation: bool = False) -> Commitment:
+    """Commit to a JSON payload field by field.
+
+    Args:
+        value: The parsed payload, as `provledger.jcs.parse` returns it.
+        secret: 32 fresh random bytes.
+        mutation: True for the payload of a mutation, whose patch operations are fields.
+
+    Raises:
+        InvalidJSONError: if there are more than 4,096 fields or a value has no canonical form.
+    """
+    return commit_walked(walk(value, mutation=mutation), secret)
+
+
+def commit_walked(fields: list[tuple[str, Any]], secret: bytes) -> Commitment:
+    """Commit to fields as `walk` lists them; see `commit_fields`.
+
+    A value may be an `orjson.Fragment` of canonical JSON, where that text was made already.
+    """
+    digests = _digests(fields, secret)
+    return Commitment(FIELDS_PROFILE, _fields_root(digests), len(digests), secret)
+
+
+def disclose_all(value: Any, secret: bytes, *, mutation: bool = False) -> list[Disclosure]:
+    """Return the disclosure of every field, in the order of the pointers."""
+    fields = walk(value, mutation=mutation)
+    texts = _disclosures(fields, _stream(secret, len(fields), 0))
+    return [
+        Disclosure(text.decode("ascii"), pointer, member)
+        for text, (pointer, member) in zip(texts, fields, strict=True)
+    ]
+
+
+def digest_list(value: Any, secret: bytes, *, mutation: bool = False) -> list[bytes]:
+    """Return the sorted list of digests and decoys, 32 bytes each, that the root is made of."""
+    return _digests(walk(value, mutation=mutation), secret)
+
+
+def commit_blob(media_type: str, data: bytes, salt: bytes) -> Commitment:
+    """Commit to a payload of any media type as a whole; `salt` is 16 fresh random bytes."""
+    if len(salt) != BLOB_SALT_BYTES:
+        raise ReceiptFormatError("commitment.secret", "must be 16 bytes for blob-v1")
+    name = media_type.encode()
+    root = _sha256(
+        b"".join(
+            (
+                _BLOB_CONTEXT,
+                salt,
+                len(name).to_bytes(4, "big"),
+                name,
+                len(data).to_bytes(8, "big"),
+                data,
+            )
+        )
+    ).digest()
+    return Commitment(BLOB_PROFILE, root, 0, salt)
+
+
+def parse_disclosure(text: str) -> Disclosure:
+    """Read one disclosure.
+
+    Raises:
+        ReceiptFormatError: if it is not the canonical text of [salt, pointer, value] with a salt of
+            16 bytes.
+    """
+    try:
+        raw = text.encode("ascii")
+        data = binascii.a2b_base64(raw.translate(_TO_STANDARD) + b"=" * (-len(raw) % 4))
+        # A payload that is an array stands one level deeper here than it may by itself.
+        value = jcs.parse(data, max_depth=jcs.MAX_DEPTH + 1)
+    except (ValueError, InvalidJSONError) as error:
+        raise ReceiptFormatError("commitment.disclosures", "holds one that is no JSON") from error
+    match value:
+        case [str(salt), str(pointer), member] if len(salt) == 22:
+            pass
+        case _:
+            raise ReceiptFormatError("commitment.disclosures", "holds one of a wrong shape")
+    if _b64url(jcs.encode(value)) != raw:
+        raise ReceiptFormatError("commitment.disclosures", "holds one in a loose spelling")
+    return Disclosure(text, pointer, member)
+
+
+def verify_disclosures(
+    root: bytes, disclosures: Sequence[str], digests: Sequence[bytes]
+) -> dict[str, Any]:
+    """Check disclosed fields against a commitment and return them by pointer.
+
+    Args:
+        root: The committed root, 32 bytes.
+        disclosures: The opened fields, base64url text each.
+        digests: The whole list, sorted, 32 bytes each.
+
+    Raises:
+        VerificationError: if the list does not make the root, a disclosure is not in the list, or
+            pointers repeat or conflict (`/a` beside `/a/b`).
+    """
+    count = len(digests)
+    if count != list_size(count) or any(len(digest) != 32 for digest in digests):
+        raise VerificationError("the digest list has a wrong size", check="commitment")
+    if any(left >= right for left, right in pairwise(digests)):
+        raise VerificationError("the digest list is not sorted and distinct", check="commitment")
+    if _fields_root(digests) != root:
+        raise VerificationError("the digest list does not make the root", check="commitment")
+    known = frozenset(digests)
+    shown: dict[str, Any] = {}
+    for text in disclosures:
+        opened = parse_disclosure(text)
+        if _sha256(text.encode("ascii")).digest() not in known:
+            raise VerificationError(
+                f"the disclosure of {opened.pointer!r} is not committed", check="commitment"
+            )
+        if opened.pointer in shown:
+            raise VerificationError(f"{opened.pointer!r} is disclosed twice", check="commitment")
+        shown[opened.pointer] = opened.value
+    _refuse_conflicts(shown)
+    return shown
+
+
+def _refuse_conflicts(pointers: Iterable[str]) -> None:
+    """Refuse a pointer that lies inside another one's value."""
+    known = frozenset(pointers)
+    for pointer in known:
+        position = pointer.rfind("/")
+        while position >= 0:
+            if pointer[:position] in known:
+                raise VerificationError(
+                    f"{pointer!r} conflicts with {pointer[:position]!r}", check="commitment"
+                )
+            position = pointer.rfind("/", 0, position)
+
+
+def _stream(secret: bytes, fields: int, decoys: int) -> bytes:
+    if len(secret) != FIELDS_SECRET_BYTES:
+        raise ReceiptFormatError("commitment.secret", "must be 32 bytes for fields-v1")
+    length = fields * _SALT_BYTES + decoys * _DECOY_BYTES
+    return hashlib.shake_256(_SALTS_CONTEXT + secret).digest(length)
+
+
+def _digests(fields: list[tuple[str, Any]], secret: bytes) -> list[bytes]:
+    """Return the sorted digests and decoys. This is the hottest part of an append."""
+    count = len(fields)
+    size = list_size(count)
+    stream = _stream(secret, count, size - count)
+    digests = [_sha256(text).digest() for text in _disclosures(fields, stream)]
+    decoys = range(count * _SALT_BYTES, len(stream), _DECOY_BYTES)
+    digests += [stream[start : start + _DECOY_BYTES] for start in decoys]
+    digests.sort()
+    if len(set(digests)) != size:
+        raise ReceiptFormatError("commitment", "two digests are equal; draw another secret")
+    return digests
+
+
+def _disclosures(fields: list[tuple[str, Any]], stream: bytes) -> list[bytes]:
+    """Return the disclosure of each field; the salts stand at the start of `stream`."""
+    starts = range(0, len(fields) * _SALT_BYTES, _SALT_BYTES)
+    padded = _SALT_PADDING.join([stream[start : start + _SALT_BYTES] for start in starts])
+    salts = _to_base64(padded, newline=False).translate(_TO_URL).decode("ascii")
+    start = 0
+    lines = []
+    for pointer, value in fields:
+        salt = salts[start : start + _SALT_CHARS]
+        if type(value) in _PLAIN:
+            text = _dumps((salt, pointer, value))
+        else:
+            # The parts of a canonical array are canonical, so only the value needs more care.
+            text = b"%b,%b]" % (_dumps((salt, pointer))[:-1], jcs.encode(value))
+        lines.append(_to_base64(text))
+        start += _SALT_STEP
+    # Each line ends in a line feed; one pass over all makes base64url without padding of them.
+    texts = b"".join(lines).translate(_TO_URL, b"=").split(b"\n")
+    texts.pop()
+    return texts
+
+
+def _b64url(data: bytes) -> bytes:
+    return _to_base64(data, newline=False).translate(_TO_URL, b"=")
+
+
+def _fields_root(digests: Sequence[bytes]) -> bytes:
+    count = len(digests).to_bytes(4, "big")
+    return _sha256(b"".join((_FIELDS_CONTEXT, count, *digests))).digest()

@@ -1,0 +1,89 @@
+"""What our keys sign, and nothing else: each function builds the signed bytes itself.
+
+=====================  =========================================================  ===========
+function               signed bytes                                               purpose
+=====================  =========================================================  ===========
+sign_witness_batch     DSSE PAE over `provledger.witness_batch`                   witness
+sign_head              DSSE PAE over `provledger.head`                            head
+sign_checkpoint        text of a C2SP checkpoint, note type 0x01 or 0x02          checkpoint
+self_test              a line that is none of the above                           any
+=====================  =========================================================  ===========
+
+So a key can never be brought to sign bytes that a caller chose (design §6). Every signature is
+verified before it is returned: a wrong one is KMSIntegrityError and goes nowhere. Other failures
+are the signer's own KMSError. That the state behind a checkpoint is stored first, and that a key
+is used for its own purpose only, is up to the callers (`anchor_svc`, `provledger.keyring`).
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Final
+
+from provledger import checkpoint, dsse, head, note, witness_batch
+from provledger.errors import InvalidSignatureError, NoteError
+from provledger.jwk import PublicKey, raw_public_bytes, thumbprint_of, verify_signature
+from provledger.keyset import note_type
+from provledger.kms.base import Signer
+from provledger.kms.errors import KMSConfigError, KMSIntegrityError
+
+# Neither a PAE, which begins otherwise, nor a note text, which ends in a newline.
+_SELF_TEST: Final = b"provledger/self-test/v1\n"
+
+
+async def sign_witness_batch(signer: Signer, body: bytes) -> bytes:
+    """Return the signature over the PAE of a witness batch `body`.
+
+    Raises ReceiptFormatError for other bytes, KMSConfigError for a body that names another key,
+    and what `Signer.sign` raises.
+    """
+    batch = witness_batch.parse_body(body)
+    if batch.thumbprint != thumbprint_of(signer.public_key):
+        raise KMSConfigError(f"the witness batch names another key than the one of kid {batch.kid}")
+    return await _sign(signer, dsse.pae(witness_batch.PAYLOAD_TYPE, body))
+
+
+async def sign_head(signer: Signer, body: bytes) -> bytes:
+    """Return the signature over the PAE of a head `body`; raises as `sign_witness_batch` does."""
+    head.parse_head(body)
+    return await _sign(signer, dsse.pae(head.PAYLOAD_TYPE, body))
+
+
+async def sign_checkpoint(signer: Signer, origin: str, size: int, root: bytes) -> bytes:
+    """Return a signed note: the three lines of the checkpoint and one signature line.
+
+    The key's name is `origin`, `root` is 32 bytes. Raises CheckpointError or NoteError for values
+    that make no checkpoint, and what `Signer.sign` raises.
+    """
+    text = checkpoint.format(origin, size, root)
+    raw = raw_public_bytes(signer.public_key)
+    key_id = note.note_key_id(origin, note_type(signer.algorithm), raw)
+    if not note.is_key_name(origin):
+        # Asked before signing: there should be no signature that cannot be released.
+        raise NoteError("origin cannot be the name of a key: it holds a space, '+' or a control")
+    signature = await _sign(signer, text)
+    return note.format_note(text, [note.signature_line(origin, key_id, signature)])
+
+
+async def self_test(signer: Signer, expected: PublicKey) -> None:
+    """Sign and verify once, as a pairwise test of a key just opened.
+
+    Raises KMSIntegrityError if it is another key than `expected`, or signs what does not verify.
+    """
+    if thumbprint_of(signer.public_key) != thumbprint_of(expected):
+        raise KMSIntegrityError(
+            f"the key at {signer.uri} is not the registered one: thumbprints differ"
+        )
+    # Random, so that a signer that repeats an old answer is found out.
+    await _sign(signer, _SELF_TEST + secrets.token_hex(32).encode("ascii"))
+
+
+async def _sign(signer: Signer, message: bytes) -> bytes:
+    signature = await signer.sign(message)
+    try:
+        verify_signature(signer.public_key, signature, message)
+    except InvalidSignatureError:
+        raise KMSIntegrityError(
+            f"the key at {signer.uri} gave a signature that does not verify"
+        ) from None
+    return signature

@@ -1,0 +1,241 @@
+"""One server interceptor for everything that surrounds a servicer method.
+
+For each RPC, in this order: who calls, may they, is the deadline sane, run the method, map what
+it raised to a rich status. Servicers therefore hold no `try`, and neither do streaming ones.
+
+Each method's handler is wrapped once, at its first call, and found again by name afterwards: what
+a call pays is one dictionary lookup and one coroutine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager, aclosing
+from typing import Any, Final, cast
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from provledger import logs
+from provledger.errors import (
+    DeadlineExceededError,
+    InvalidArgumentError,
+    StatusError,
+    UnavailableError,
+)
+from provledger.rpc import auth
+from provledger.rpc.errors import CODES, DETAILS_KEY, as_status_error, internal_error, to_status
+
+log = logs.get(__name__)
+
+Behaviour = Callable[[Any, Any], Awaitable[Any]]
+Tracer = Callable[[str, Any], AbstractContextManager[object]]
+
+DEFAULT_DEADLINE_S: Final = 60.0
+
+_MALFORMED: Final = object()
+
+
+class ServiceInterceptor(grpc.aio.ServerInterceptor):
+    """Authentication, allow-list, deadlines, drain of watches, error mapping.
+
+    authenticate: servicer context to principal, or None where everybody is `anonymous`.
+    allow: who may call what; None allows everybody.
+    deadline_s: limit for unary calls whose caller set none, or one further away.
+    trace: opens a span around an RPC, given its name and servicer context; None costs nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        authenticate: Callable[[Any], str] | None = None,
+        allow: auth.AllowList | None = None,
+        deadline_s: float = DEFAULT_DEADLINE_S,
+        trace: Tracer | None = None,
+    ) -> None:
+        self._authenticate = authenticate
+        self._allow = allow
+        self._deadline_s = deadline_s
+        self._trace = trace
+        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._watches: set[asyncio.Task[Any]] = set()
+        self._draining = False
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[Any], Awaitable[Any]],
+        handler_call_details: Any,
+    ) -> Any:
+        method: str = handler_call_details.method
+        wrapped = self._handlers.get(method)
+        if wrapped is None:
+            handler = await continuation(handler_call_details)
+            # Unknown methods are not remembered: a stranger could name any number of them.
+            if handler is None:
+                return None
+            wrapped = self._handlers[method] = self._wrap(method, handler)
+        return wrapped
+
+    def end_watches(self) -> None:
+        """End the server streams (watches) with UNAVAILABLE, so that their callers go elsewhere.
+
+        Other RPCs are left to finish. Streams that start later end at once.
+        """
+        self._draining = True
+        for task in self._watches:
+            task.cancel()
+
+    def _wrap(self, method: str, handler: Any) -> Any:
+        if method.startswith(f"/{auth.HEALTH_SERVICE}/"):
+            return handler
+        decode = handler.request_deserializer
+        encode = handler.response_serializer
+        if handler.request_streaming and handler.response_streaming:
+            run = self._around(method, _as_coroutine(handler.stream_stream), unary=False)
+            return grpc.stream_stream_rpc_method_handler(run, _strict_stream(decode), encode)
+        if handler.request_streaming:
+            run = self._around(method, handler.stream_unary, unary=False)
+            return grpc.stream_unary_rpc_method_handler(run, _strict_stream(decode), encode)
+        if handler.response_streaming:
+            inner = self._watch(_as_coroutine(handler.unary_stream))
+            run = self._around(method, inner, unary=False)
+            return grpc.unary_stream_rpc_method_handler(run, _strict(decode), encode)
+        run = self._around(method, handler.unary_unary, unary=True)
+        return grpc.unary_unary_rpc_method_handler(run, _strict(decode), encode)
+
+    def _around(self, method: str, inner: Behaviour, *, unary: bool) -> Behaviour:
+        """`inner` with everything around it."""
+        limit_s = self._deadline_s
+        admit = self._admission(method)
+
+        async def run(request: Any, context: Any) -> Any:
+            try:
+                if admit is not None:
+                    admit(context)
+                if request is _MALFORMED:
+                    raise _malformed()
+                remaining_s = context.time_remaining()
+                if remaining_s is not None and remaining_s <= 0.0:
+                    raise DeadlineExceededError("DEADLINE_EXCEEDED", "the deadline has passed")
+                if unary and (remaining_s is None or remaining_s > limit_s):
+                    async with asyncio.timeout(limit_s):
+                        return await inner(request, context)
+                return await inner(request, context)
+            except grpc.aio.AbortError:
+                raise
+            except Exception as exc:
+                await _abort(method, exc, context)
+
+        if self._trace is None:
+            return run
+        trace = self._trace
+
+        async def traced(request: Any, context: Any) -> Any:
+            with trace(method, context):
+                return await run(request, context)
+
+        return traced
+
+    def _admission(self, method: str) -> Callable[[Any], None] | None:
+        authenticate = self._authenticate
+        callers = None if self._allow is None else self._allow.callers(method)
+        if authenticate is None and callers is None:
+            return None
+
+        def admit(context: Any) -> None:
+            principal = auth.ANONYMOUS if authenticate is None else authenticate(context)
+            if callers is not None and principal not in callers:
+                raise auth.refuse(principal, method)
+            auth.set_principal(principal)
+
+        return admit
+
+    def _watch(self, inner: Behaviour) -> Behaviour:
+        """`inner`, a server stream, so that `end_watches` can end it."""
+
+        async def run(request: Any, context: Any) -> Any:
+            draining = UnavailableError("SERVER_DRAINING", "the server is shutting down")
+            if self._draining:
+                raise draining
+            task = cast("asyncio.Task[Any]", asyncio.current_task())
+            self._watches.add(task)
+            try:
+                return await inner(request, context)
+            except asyncio.CancelledError:
+                # Only a cancellation of ours is turned into an answer.
+                if not self._draining or context.cancelled():
+                    raise
+                task.uncancel()
+                raise draining from None
+            finally:
+                self._watches.discard(task)
+
+        return run
+
+
+def _as_coroutine(behaviour: Any) -> Behaviour:
+    """A response stream written as generator, as the writing coroutine gRPC also accepts.
+
+    The generator is closed as soon as the call ends, and not when it is collected.
+    """
+    if not inspect.isasyncgenfunction(behaviour):
+        return behaviour  # type: ignore[no-any-return]
+
+    async def run(request: Any, context: Any) -> None:
+        responses: AsyncIterator[Any] = behaviour(request, context)
+        async with aclosing(responses) as items:  # type: ignore[type-var]
+            async for item in items:
+                await context.write(item)
+
+    return run
+
+
+def _strict(decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    """A deserializer whose failure reaches our wrapper, instead of gRPC's answer UNKNOWN."""
+    if decode is None:
+        return None
+
+    def strict(data: bytes) -> Any:
+        try:
+            return decode(data)
+        except (DecodeError, ValueError):
+            return _MALFORMED
+
+    return strict
+
+
+def _strict_stream(decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    """As `_strict`; in a stream the servicer is reading already, so raising reaches it."""
+    if decode is None:
+        return None
+
+    def strict(data: bytes) -> Any:
+        try:
+            return decode(data)
+        except (DecodeError, ValueError):
+            raise _malformed() from None
+
+    return strict
+
+
+def _malformed() -> StatusError:
+    return InvalidArgumentError("MALFORMED_REQUEST", "the request is not a message of this RPC")
+
+
+async def _abort(method: str, exc: Exception, context: Any) -> None:
+    error = as_status_error(exc)
+    if error.code == "INTERNAL":
+        log.error("rpc.internal_error", exc_info=exc, method=method)
+    elif error.code == "DATA_LOSS":
+        log.error("rpc.data_loss", exc_info=exc, method=method, reason=error.reason)
+    else:
+        log.debug("rpc.refused", method=method, code=error.code, reason=error.reason)
+    try:
+        status = to_status(error)
+    except Exception as broken:  # an error that cannot be encoded must not become a leak
+        log.error("rpc.status_not_encodable", exc_info=broken, method=method)
+        status, error = to_status(internal_error()), internal_error()
+    details = ((DETAILS_KEY, status.SerializeToString()),)
+    await context.abort(CODES[error.code], status.message, details)

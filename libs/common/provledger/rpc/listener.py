@@ -1,0 +1,167 @@
+"""The gRPC server object: what is bound, registered and reported healthy.
+
+`provledger.rpc.server` runs one for the life of a process; tests may use it directly.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+
+from provledger import telemetry
+from provledger.rpc import auth
+from provledger.rpc.interceptors import ServiceInterceptor
+from provledger.rpc.settings import ServerSettings
+from provledger.rpc.tls import server_credentials
+from provledger.settings import ConfigError
+
+
+class Server:
+    """A gRPC server with health, interceptor and TLS, from `ServerSettings`.
+
+    Not yet bound; `start` binds, `drain` stops. One object serves once.
+    """
+
+    def __init__(self, config: ServerSettings) -> None:
+        self._config = config
+        self._methods: set[str] = set()
+        self._tls = config.tls()
+        allow = auth.AllowList(config.allowed_callers) if config.allowed_callers else None
+        self._allow = allow
+        check_bind(config.host, tls=self._tls is not None)
+        if allow is not None and self._tls is None:
+            raise ConfigError("allowed_callers needs TLS: without it every caller is anonymous")
+        self._interceptor = ServiceInterceptor(
+            authenticate=_authenticate if self._tls is not None else None,
+            allow=allow,
+            deadline_s=config.deadline_s,
+            trace=telemetry.rpc_tracer(),
+        )
+        self._server = grpc.aio.server(
+            interceptors=[self._interceptor],
+            options=server_options(config),
+            maximum_concurrent_rpcs=config.max_concurrent_rpcs,
+        )
+        self._health = HealthServicer()
+        self.port = 0
+
+    def add(self, add_to_server: Callable[[Any, Any], None], servicer: object) -> None:
+        """Register a servicer with its generated `add_XServicer_to_server`."""
+        add_to_server(servicer, _Registrar(self._server, self._methods))
+
+    @property
+    def service_names(self) -> list[str]:
+        """Full names of the services added so far."""
+        return sorted({method.split("/")[1] for method in self._methods})
+
+    async def start(self) -> int:
+        """Bind and serve; the port, which is the system's choice where 0 was configured.
+
+        Raises:
+            ConfigError: the address is taken or not ours, or an allow-list rule is unknown.
+        """
+        if self._allow is not None:
+            self._allow.check_known(self._methods)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        address = join_host_port(self._config.host, self._config.port)
+        credentials = None if self._tls is None else server_credentials(self._tls)
+        try:
+            if credentials is None:
+                self.port = self._server.add_insecure_port(address)
+            else:
+                self.port = self._server.add_secure_port(address, credentials)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"cannot listen on {address}: taken, or no address of ours"
+            ) from error
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        await self._server.start()
+        return self.port
+
+    async def drain(self, grace_s: float) -> None:
+        """Health NOT_SERVING, end watches, wait for calls in flight, then cancel the rest."""
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._interceptor.end_watches()
+        await self._server.stop(grace_s)
+
+    async def not_serving(self) -> None:
+        """Say NOT_SERVING for every service while calls are still answered."""
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+
+    async def _set_health(self, status: Any) -> None:
+        for name in ["", auth.HEALTH_SERVICE, *self.service_names]:
+            await self._health.set(name, status)
+
+
+class _Registrar:
+    """Stands in for the server while a servicer is added, and notes the methods' names."""
+
+    def __init__(self, server: Any, methods: set[str]) -> None:
+        self._server = server
+        self._methods = methods
+
+    def add_generic_rpc_handlers(self, handlers: Any) -> None:
+        self._server.add_generic_rpc_handlers(tuple(handlers))
+
+    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
+        self._methods.update(f"/{service}/{name}" for name in handlers)
+        # Not passed on: the generic handlers do the same work on every version of gRPC.
+
+
+def _authenticate(context: Any) -> str:
+    return auth.principal_from_auth_context(context.auth_context())
+
+
+def server_options(config: ServerSettings) -> list[tuple[str, Any]]:
+    """gRPC options that bound what a caller can make the server hold."""
+    return [
+        ("grpc.max_receive_message_length", config.max_message_bytes),
+        ("grpc.max_send_message_length", config.max_message_bytes),
+        ("grpc.max_concurrent_streams", config.max_concurrent_streams),
+        # Otherwise two servers share a port in silence, and calls go to either.
+        ("grpc.so_reuseport", 0),
+        # Find dead peers within a minute; let clients ping every 10 s, idle ones included.
+        ("grpc.keepalive_time_ms", 40_000),
+        ("grpc.keepalive_timeout_ms", 15_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
+
+
+def join_host_port(host: str, port: int) -> str:
+    """`host:port`, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether every address of `host` is a loopback address; a name is looked up."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        pass
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    addresses = {str(entry[4][0]).partition("%")[0] for entry in found}
+    return all(ipaddress.ip_address(address).is_loopback for address in addresses)
+
+
+def check_bind(host: str, *, tls: bool) -> None:
+    """Refuse to listen on a reachable address without TLS.
+
+    Raises:
+        ConfigError: saying what to set.
+    """
+    if not tls and not is_loopback(host):
+        raise ConfigError(
+            f"refusing to listen on {host!r} without TLS: set tls_cert, tls_key and tls_ca, "
+            "or bind to loopback (host = 127.0.0.1)"
+        )

@@ -1,0 +1,89 @@
+"""Mutual TLS from three files: our certificate chain, its key, and the CA of everybody else.
+
+A server always demands a client certificate, a channel always presents one. The files are
+checked here, since gRPC itself only says at the first handshake that something is wrong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from provledger.settings import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class TLSSettings:
+    """Paths of PEM files: certificate chain (own first), its private key, trusted CAs."""
+
+    cert: Path
+    key: Path
+    ca: Path
+
+    @classmethod
+    def from_paths(cls, cert: Path | None, key: Path | None, ca: Path | None) -> TLSSettings | None:
+        """All three, or None where none is set.
+
+        Raises:
+            ConfigError: only some are set.
+        """
+        if cert is None and key is None and ca is None:
+            return None
+        if cert is None or key is None or ca is None:
+            names = {"tls_cert": cert, "tls_key": key, "tls_ca": ca}
+            missing = ", ".join(name for name, path in names.items() if path is None)
+            raise ConfigError(f"TLS needs a certificate, a key and a CA; set {missing} as well")
+        return cls(cert, key, ca)
+
+
+def server_credentials(tls: TLSSettings) -> grpc.ServerCredentials:
+    """Credentials of a server that demands client certificates of `tls.ca`.
+
+    Raises:
+        ConfigError: a file that cannot be read or used, or a key of another certificate.
+    """
+    cert, key, ca = _load(tls)
+    return grpc.ssl_server_credentials([(key, cert)], ca, require_client_auth=True)
+
+
+def channel_credentials(tls: TLSSettings) -> grpc.ChannelCredentials:
+    """Credentials of a client that presents `tls.cert` and trusts only `tls.ca`.
+
+    Raises:
+        ConfigError: as `server_credentials`.
+    """
+    cert, key, ca = _load(tls)
+    return grpc.ssl_channel_credentials(ca, key, cert)
+
+
+def _load(tls: TLSSettings) -> tuple[bytes, bytes, bytes]:
+    cert, key, ca = _read(tls.cert), _read(tls.key), _read(tls.ca)
+    leaf = _certificates(tls.cert, cert)[0]
+    _certificates(tls.ca, ca)
+    try:
+        private = serialization.load_pem_private_key(key, password=None)
+    except (ValueError, TypeError) as error:
+        # The message of the library is not repeated: it is about key material.
+        raise ConfigError(f"{tls.key}: not an unencrypted PEM private key") from error
+    spki = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    if private.public_key().public_bytes(*spki) != leaf.public_key().public_bytes(*spki):
+        raise ConfigError(f"{tls.key} is not the private key of the certificate in {tls.cert}")
+    return cert, key, ca
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _certificates(path: Path, pem: bytes) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(pem)
+    except ValueError as error:
+        raise ConfigError(f"{path}: holds no readable PEM certificate") from error

@@ -1,0 +1,337 @@
+"""Spans and metrics (OpenTelemetry) that cost nothing until an exporter is configured.
+
+Off, which is the default, `span` hands out one shared object that does nothing, and an instrument
+is an attribute test. `configure` turns it on where OTEL_EXPORTER_OTLP_ENDPOINT is set or
+PROVLEDGER_OTEL is `1` (OTLP) or `console` (stderr), and the `otel` extra is installed; nothing of
+OpenTelemetry is imported before that.
+
+Span names: `receipt.create`, `receipt.verify`, `witness.sign`, `anchor.commit`; every span that
+signs or verifies carries the attribute `KID`. Batches get one span for each flush, linked to the
+calls it served: `current_ref()` at submission, `span(..., links=refs)` at the flush. RPC spans are
+sampled before they are made, since the stock instrumentation costs a quarter of the throughput.
+No attribute may hold a payload, a salt or a secret.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import random
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Final, Protocol
+
+from provledger import logs
+
+log = logs.get(__name__)
+
+KID: Final = "provledger.kid"
+Attribute = str | bool | int | float
+Attributes = Mapping[str, Attribute]
+
+MAX_LINKS: Final = 128
+"""Links on one span at most, as in OpenTelemetry's default limits."""
+
+
+class Span(Protocol):
+    """What `span` gives: set attributes on it."""
+
+    def set(self, key: str, value: Attribute) -> None:
+        """Set one attribute."""
+
+
+class _NoSpan:
+    """The span of switched-off tracing: one object for all, a context manager doing nothing."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> _NoSpan:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def set(self, key: str, value: Attribute) -> None:
+        """Do nothing."""
+
+
+class _OtelSpan:
+    __slots__ = ("_span",)
+
+    def __init__(self, inner: Any) -> None:
+        self._span = inner
+
+    def set(self, key: str, value: Attribute) -> None:
+        self._span.set_attribute(key, value)
+
+
+_NO_SPAN: Final = _NoSpan()
+_NO_METADATA: Final[tuple[tuple[str, str], ...]] = ()
+
+
+class _State:
+    """What `configure` sets up: None everywhere while off."""
+
+    def __init__(self) -> None:
+        self.tracer: Any = None
+        self.trace_api: Any = None
+        self.propagator: Any = None
+        self.meter: Any = None
+        self.providers: list[Any] = []
+        self.ratio: float = 1.0
+
+
+_state: Final = _State()
+
+
+def enabled() -> bool:
+    """Whether spans are made at all; for work that only serves an attribute."""
+    return _state.tracer is not None
+
+
+def span(
+    name: str,
+    attributes: Attributes | None = None,
+    *,
+    links: Iterable[object] = (),
+) -> AbstractContextManager[Span]:
+    """A span around a `with` block. `links` are values of `current_ref`, None among them skipped.
+
+    An exception that leaves the block marks the span as failed by its type, not its message.
+    """
+    if _state.tracer is None:
+        return _NO_SPAN
+    return _real_span(name, attributes, links)
+
+
+@contextmanager
+def _real_span(
+    name: str,
+    attributes: Attributes | None,
+    links: Iterable[object],
+    *,
+    parent: Any = None,
+    kind: Any = None,
+) -> Iterator[_OtelSpan]:
+    api = _state.trace_api
+    refs = [ref for ref in links if ref is not None][:MAX_LINKS]
+    extra = {} if kind is None else {"kind": kind}
+    with _state.tracer.start_as_current_span(
+        name,
+        context=parent,
+        attributes=dict(attributes or {}),
+        links=[api.Link(ref) for ref in refs],
+        record_exception=False,
+        set_status_on_exception=False,
+        **extra,
+    ) as inner:
+        try:
+            yield _OtelSpan(inner)
+        except BaseException as exc:
+            inner.set_attribute("error.type", type(exc).__name__)
+            inner.set_status(api.Status(api.StatusCode.ERROR))
+            raise
+
+
+def current_ref() -> object | None:
+    """The current span as something to link to later; None while tracing is off."""
+    if _state.tracer is None:
+        return None
+    context = _state.trace_api.get_current_span().get_span_context()
+    return context if context.is_valid else None
+
+
+def current_trace_id() -> str:
+    """Trace id of the current span, 32 hexadecimal digits, else ""."""
+    if _state.tracer is None:
+        return ""
+    context = _state.trace_api.get_current_span().get_span_context()
+    return f"{context.trace_id:032x}" if context.is_valid else ""
+
+
+def outgoing_metadata() -> tuple[tuple[str, str], ...] | None:
+    """gRPC metadata that carries the current trace to the callee; None while tracing is off."""
+    if _state.tracer is None:
+        return None
+    carrier: dict[str, str] = {}
+    _state.propagator.inject(carrier)
+    return tuple(carrier.items()) or None
+
+
+def rpc_tracer() -> Callable[[str, Any], AbstractContextManager[object]] | None:
+    """A hook that opens a server span around an RPC (`/pkg.Service/Method`, servicer context).
+
+    None while tracing is off. A call whose caller sampled it is always traced; of the others a
+    share of OTEL_TRACES_SAMPLER_ARG.
+    """
+    if _state.tracer is None:
+        return None
+
+    def trace(method: str, context: Any) -> AbstractContextManager[object]:
+        carrier: dict[str, str] = {}
+        for key, value in context.invocation_metadata() or _NO_METADATA:
+            if key in ("traceparent", "tracestate"):
+                carrier[key] = value
+        sampled = carrier.get("traceparent", "").endswith("-01")
+        # Sampling, not security.
+        if not sampled and ("traceparent" in carrier or random.random() >= _state.ratio):  # noqa: S311
+            return _NO_SPAN
+        service, _, name = method.lstrip("/").partition("/")
+        return _real_span(
+            f"{service}/{name}",
+            {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name},
+            (),
+            parent=_state.propagator.extract(carrier),
+            kind=_state.trace_api.SpanKind.SERVER,
+        )
+
+    return trace
+
+
+class _Instrument:
+    """Common part of the instruments: a name now, something to record on once switched on."""
+
+    __slots__ = ("_kind", "_real", "doc", "name", "unit")
+
+    def __init__(self, kind: str, name: str, unit: str, doc: str) -> None:
+        self._kind = kind
+        self.name = name
+        self.unit = unit
+        self.doc = doc
+        self._real: Any = None
+        _instruments.append(self)
+        if _state.meter is not None:
+            self.bind(_state.meter)
+
+    def bind(self, meter: Any) -> None:
+        """Record on an instrument of `meter` from now on; None switches off."""
+        if meter is None:
+            self._real = None
+        else:
+            create = getattr(meter, f"create_{self._kind}")
+            self._real = create(self.name, unit=self.unit, description=self.doc)
+
+
+class Counter(_Instrument):
+    """A sum that only grows."""
+
+    __slots__ = ()
+
+    def add(self, amount: int | float = 1, attributes: Attributes | None = None) -> None:
+        """Add `amount`, which is not negative."""
+        if self._real is not None:
+            self._real.add(amount, attributes)
+
+
+class Histogram(_Instrument):
+    """A distribution, of latencies and sizes."""
+
+    __slots__ = ()
+
+    def record(self, value: int | float, attributes: Attributes | None = None) -> None:
+        """Record one value in the instrument's unit."""
+        if self._real is not None:
+            self._real.record(value, attributes)
+
+
+class Gauge(_Instrument):
+    """A value as of now."""
+
+    __slots__ = ()
+
+    def set(self, value: int | float, attributes: Attributes | None = None) -> None:
+        """Record the present value."""
+        if self._real is not None:
+            self._real.set(value, attributes)
+
+
+_instruments: Final[list[_Instrument]] = []
+
+
+def counter(name: str, *, unit: str = "1", doc: str = "") -> Counter:
+    """A counter; declare it once, at module level."""
+    return Counter("counter", name, unit, doc)
+
+
+def histogram(name: str, *, unit: str = "s", doc: str = "") -> Histogram:
+    """A histogram; declare it once, at module level."""
+    return Histogram("histogram", name, unit, doc)
+
+
+def gauge(name: str, *, unit: str = "1", doc: str = "") -> Gauge:
+    """A gauge; declare it once, at module level."""
+    return Gauge("gauge", name, unit, doc)
+
+
+def configure(service: str, env: Mapping[str, str] | None = None) -> bool:
+    """Switch on what the environment asks for; whether anything was switched on."""
+    environ = os.environ if env is None else env
+    mode = environ.get("PROVLEDGER_OTEL", "").lower()
+    wanted = bool(environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")) or mode not in ("", "0", "off")
+    if not wanted or environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return False
+    try:
+        tracer_provider, meter_provider = _providers(service, console=mode == "console")
+    except ImportError as error:
+        log.warning("telemetry.not_installed", missing=error.name or "", extra="otel")
+        return False
+    if "traceidratio" in environ.get("OTEL_TRACES_SAMPLER", ""):
+        try:
+            _state.ratio = float(environ.get("OTEL_TRACES_SAMPLER_ARG", "1"))
+        except ValueError:
+            log.warning("telemetry.bad_sampler_arg")
+    use(tracer_provider, meter_provider)
+    return True
+
+
+def use(tracer_provider: Any, meter_provider: Any) -> None:
+    """Use these OpenTelemetry providers; for `configure`, tests and embedding applications."""
+    _state.trace_api = importlib.import_module("opentelemetry.trace")
+    tracecontext = importlib.import_module("opentelemetry.trace.propagation.tracecontext")
+    _state.propagator = tracecontext.TraceContextTextMapPropagator()
+    _state.tracer = tracer_provider.get_tracer("provledger")
+    _state.meter = meter_provider.get_meter("provledger")
+    _state.providers = [tracer_provider, meter_provider]
+    for instrument in _instruments:
+        instrument.bind(_state.meter)
+    logs.trace_id = current_trace_id
+
+
+def shutdown() -> None:
+    """Export what is pending and switch off."""
+    providers, _state.providers = _state.providers, []
+    _state.tracer = _state.meter = None
+    logs.trace_id = None
+    for instrument in _instruments:
+        instrument.bind(None)
+    for provider in providers:
+        provider.shutdown()
+
+
+def _providers(service: str, *, console: bool) -> tuple[Any, Any]:
+    """Tracer and meter provider with their exporters.
+
+    Imported by name: the packages are an optional extra.
+    """
+    sdk = "opentelemetry.sdk"
+    resources = importlib.import_module(f"{sdk}.resources")
+    sdk_trace = importlib.import_module(f"{sdk}.trace")
+    trace_export = importlib.import_module(f"{sdk}.trace.export")
+    sdk_metrics = importlib.import_module(f"{sdk}.metrics")
+    metrics_export = importlib.import_module(f"{sdk}.metrics.export")
+    if console:
+        span_exporter = trace_export.ConsoleSpanExporter(out=sys.stderr)
+        metric_exporter = metrics_export.ConsoleMetricExporter(out=sys.stderr)
+    else:
+        otlp = "opentelemetry.exporter.otlp.proto.grpc"
+        span_exporter = importlib.import_module(f"{otlp}.trace_exporter").OTLPSpanExporter()
+        metric_exporter = importlib.import_module(f"{otlp}.metric_exporter").OTLPMetricExporter()
+    resource = resources.Resource.create(
+        {"service.name": f"provledger-{service}", "service.namespace": "provledger"}
+    )
+    tracer_provider = sdk_trace.TracerProvider(resource=resource)
+    tracer_provider.add_span_processor(trace_export.BatchSpanProcessor(span_exporter))
+    reader = metrics_export.PeriodicExportingMetricReader(metric_exporter)
+    meter_provider = sdk_metrics.MeterProvider(resource=resource, metric_readers=[reader])
+    return tracer_provider, meter_provider

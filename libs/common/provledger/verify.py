@@ -1,0 +1,499 @@
+"""Verification of single receipts, offline: no I/O, no clock, no service (design §5, "Verify").
+
+What is checked, in this order, and what it binds:
+
+- *format*: every member is there, once, in its form;
+- *statement*: the statement's bytes are canonical and agree with the receipt's own members;
+- *witness_signature*: the statement is in the signed batch and the signature verifies;
+- *key_validity*: the key was one of purpose `witness`, of that epoch, valid when it signed;
+- *commitment*: the payload, opened, makes the root the statement names;
+- *entry*: the entry rebuilt from the receipt has the receipt hash it claims;
+- *timestamp*: `timestamp_iso` says the same moment as `t_ns`;
+- *inclusion*, *checkpoint_signature*: every proof leads from the entry to a checkpoint whose log
+  key is in the key set;
+- *sink_evidence*: what sinks returned names that very checkpoint.
+
+A check that does not hold raises `VerificationError`; one that was not made is reported as such,
+and a receipt without a proof of inclusion is *unverified*. Whole exports, chains and truncation are
+`provledger.export`'s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
+
+from provledger import checkpoint as checkpoints
+from provledger import dsse, jcs, names
+from provledger.disclosure import (
+    BLOB_PROFILE,
+    commit_blob,
+    commit_fields,
+    verify_disclosures,
+)
+from provledger.entry import Entry, receipt_hash
+from provledger.errors import (
+    InputError,
+    InvalidJSONError,
+    InvalidProofError,
+    InvalidSignatureError,
+    ReceiptFormatError,
+    VerificationError,
+)
+from provledger.hashing import SUITES
+from provledger.head import PAYLOAD_TYPE as HEAD_TYPE
+from provledger.head import Head, parse_head
+from provledger.keyset import KeyPurpose, KeySet
+from provledger.merkle import leaf_hash, verify_inclusion
+from provledger.receipt import (
+    Evidence,
+    LegacyReceipt,
+    Proof,
+    Receipt,
+    parse_receipt,
+)
+from provledger.report import Check, CheckResult, Finding, Outcome, Report
+from provledger.statement import Statement, parse_statement
+from provledger.witness_batch import (
+    PAYLOAD_TYPE,
+    WitnessBatch,
+    parse_body,
+    signature_digest,
+    statement_leaf_hash,
+    verify_batch_path,
+)
+
+_CACHE_SIZE: Final = 256
+_NO_EVIDENCE: Final = (
+    (Check.COSIGNER_QUORUM, "no cosigner policy was given"),
+    (Check.TIMESTAMP_TOKEN, "the receipt carries none"),
+    (Check.OBJECT_LOCK, "the receipt carries none"),
+)
+
+_Value = TypeVar("_Value")
+
+
+def verify_receipt(
+    receipt: Receipt | LegacyReceipt | bytes | str | Mapping[str, Any],
+    keys: KeySet | bytes | str | Mapping[str, Any],
+) -> Report:
+    """Verify one receipt against a key set, offline.
+
+    Args:
+        receipt: A receipt, or its JSON as text or value.
+        keys: The trusted public keys, or a JWK Set as text or value.
+
+    Returns:
+        Every check by name with its outcome; `.status` adds them up.
+
+    Raises:
+        VerificationError: for the first check that does not hold, with `.check` and `.finding`.
+        KeyFormatError: if the key set cannot be read.
+    """
+    return Verifier(keys).verify(receipt)
+
+
+class Verifier:
+    """Verifies receipts under one key set, remembering the signatures it has seen.
+
+    Many receipts share a witness batch and a checkpoint; each is checked once. Not safe for use
+    from several threads at once.
+    """
+
+    def __init__(self, keys: KeySet | bytes | str | Mapping[str, Any]) -> None:
+        self._keys = keys if isinstance(keys, KeySet) else KeySet.parse(keys)
+        self._batches: dict[tuple[bytes, bytes], tuple[WitnessBatch, bytes]] = {}
+        self._checkpoints: dict[tuple[str, bytes], checkpoints.Checkpoint] = {}
+
+    def verify(self, receipt: Receipt | LegacyReceipt | bytes | str | Mapping[str, Any]) -> Report:
+        """Verify one receipt; see `verify_receipt`."""
+        if not isinstance(receipt, Receipt | LegacyReceipt):
+            receipt = _parse(receipt)
+        if isinstance(receipt, LegacyReceipt):
+            return _legacy_report(receipt)
+        try:
+            return Report(receipt.name, tuple(self._check(receipt)))
+        except VerificationError as error:
+            error.receipt = error.receipt or receipt.name
+            raise
+
+    def _check(self, receipt: Receipt) -> list[CheckResult]:
+        results = [_holds(Check.FORMAT)]
+        statement = check_statement(receipt)
+        results.append(_holds(Check.STATEMENT))
+        batch, digest = self._batch(receipt)
+        statement_hash = _check_in_batch(receipt, batch)
+        results += [
+            _holds(Check.WITNESS_SIGNATURE, f"kid {batch.kid}"),
+            _holds(Check.KEY_VALIDITY, f"epoch {batch.epoch}"),
+        ]
+        masked = check_commitment(receipt, statement)
+        results.append(_holds(Check.COMMITMENT, "the fields shown" if masked else ""))
+        entry = Entry(
+            ledger_uid=receipt.ledger_uid,
+            suite=receipt.suite,
+            seq=receipt.seq,
+            t_ns=receipt.t_ns,
+            prev=receipt.previous_hash,
+            statement=statement_hash,
+            payload=receipt.payload_hash,
+            signature=digest,
+        ).encode()
+        self._check_entry(receipt, entry)
+        results += [_holds(Check.ENTRY), _holds(Check.TIMESTAMP)]
+        results.append(_not_checked(Check.CHAIN, "needs the receipts around it"))
+        results += self._check_proofs(receipt, entry)
+        results += [_not_checked(check, detail) for check, detail in _NO_EVIDENCE]
+        results.append(_not_checked(Check.TRUNCATION, "needs a head obtained elsewhere"))
+        return results
+
+    def _batch(self, receipt: Receipt) -> tuple[WitnessBatch, bytes]:
+        """Return the signed batch and its signature digest, verified."""
+        signature = receipt.signature
+        cache_key = (signature.body, signature.sig)
+        found = self._batches.get(cache_key)
+        if found is None:
+            batch = _format(lambda: parse_body(signature.body))
+            key = _key_valid(
+                lambda: self._keys.find(
+                    purpose=KeyPurpose.WITNESS,
+                    kid=batch.kid,
+                    thumbprint=batch.thumbprint,
+                    epoch=batch.epoch,
+                    check=Check.KEY_VALIDITY,
+                )
+            )
+            _verify_signature(key.verify, signature.sig, dsse.pae(PAYLOAD_TYPE, signature.body))
+            _key_valid(lambda: key.check_valid_at(batch.signed_at_ns, check=Check.KEY_VALIDITY))
+            digest = signature_digest(batch.suite, signature.body, signature.sig)
+            found = batch, digest
+            _remember(self._batches, cache_key, found)
+        batch = found[0]
+        if batch.kid != receipt.kid:
+            raise VerificationError(
+                "kid is not the one that signed",
+                check=Check.WITNESS_SIGNATURE,
+                finding=Finding.SIGNATURE_CHANGED,
+            )
+        if batch.suite != receipt.suite:
+            raise VerificationError(
+                "suite is not the one that was signed",
+                check=Check.WITNESS_SIGNATURE,
+                finding=Finding.HASH_CHANGED,
+            )
+        return found
+
+    def _check_entry(self, receipt: Receipt, entry: bytes) -> None:
+        if names.timestamp_iso(receipt.t_ns) != receipt.timestamp_iso:
+            raise VerificationError(
+                "timestamp_iso and t_ns name different moments",
+                check=Check.TIMESTAMP,
+                finding=Finding.TIMESTAMP_CHANGED,
+            )
+        if (receipt.previous_hash is None) != (receipt.seq == 0):
+            raise VerificationError(
+                "previousHash is null at seq 0 and nowhere else",
+                check=Check.ENTRY,
+                finding=Finding.HASH_CHANGED,
+            )
+        if receipt_hash(receipt.suite, entry) == receipt.receipt_hash:
+            return
+        # Everything else in the entry is bound by the signature: one of four was changed. The log
+        # can tell whether it was the hash itself.
+        if self._is_logged(receipt, entry):
+            raise VerificationError(
+                "receiptHash is not the hash of the entry, which the log holds as it is",
+                check=Check.ENTRY,
+                finding=Finding.HASH_CHANGED,
+            )
+        raise VerificationError(
+            "the entry does not have that receiptHash: t_ns, seq, previousHash or it was changed",
+            check=Check.ENTRY,
+            finding=Finding.TIMESTAMP_CHANGED,
+        )
+
+    def _is_logged(self, receipt: Receipt, entry: bytes) -> bool:
+        try:
+            results = self._check_proofs(receipt, entry)
+        except VerificationError:
+            return False
+        return any(result.outcome is Outcome.HOLDS for result in results)
+
+    def _check_proofs(self, receipt: Receipt, entry: bytes) -> list[CheckResult]:
+        if not receipt.proofs:
+            reason = "the receipt has no proof yet"
+            return [
+                _not_checked(Check.INCLUSION, reason),
+                _not_checked(Check.CHECKPOINT_SIGNATURE, reason),
+                _not_checked(Check.SINK_EVIDENCE, reason),
+            ]
+        hasher = SUITES[receipt.suite].tree
+        leaf = leaf_hash(entry, hasher)
+        for proof in receipt.proofs:
+            checkpoint = self.open_checkpoint(proof.checkpoint, proof.origin)
+            try:
+                verify_inclusion(
+                    proof.log_index,
+                    checkpoint.size,
+                    leaf,
+                    list(proof.hashes),
+                    checkpoint.root,
+                    hasher=hasher,
+                )
+            except InvalidProofError as error:
+                raise VerificationError(
+                    f"the entry is not at index {proof.log_index} of {proof.origin}",
+                    check=Check.INCLUSION,
+                    finding=Finding.PROOF_INVALID,
+                ) from error
+        size = max(self._size(proof) for proof in receipt.proofs)
+        return [
+            _holds(Check.INCLUSION, f"tree size {size}"),
+            _holds(Check.CHECKPOINT_SIGNATURE, ", ".join(p.origin for p in receipt.proofs)),
+            _check_evidence(receipt.proofs),
+        ]
+
+    def _size(self, proof: Proof) -> int:
+        return self.open_checkpoint(proof.checkpoint, proof.origin).size
+
+    def open_checkpoint(self, signed: bytes, origin: str) -> checkpoints.Checkpoint:
+        """Return a checkpoint after checking its log signature against the key set.
+
+        Raises:
+            VerificationError: if no checkpoint key of the set signed it, or its origin differs.
+        """
+        cache_key = (origin, signed)
+        found = self._checkpoints.get(cache_key)
+        if found is None:
+            keys = self._keys.for_purpose(KeyPurpose.CHECKPOINT)
+            try:
+                vkeys = [key.vkey(origin) for key in keys]
+                found, _ = checkpoints.open_checkpoint(signed, vkeys, origin=origin)
+            except (InputError, InvalidSignatureError) as error:
+                raise VerificationError(
+                    f"the checkpoint is not signed by a log key of {origin!r}: {error}",
+                    check=Check.CHECKPOINT_SIGNATURE,
+                    finding=Finding.SIGNATURE_CHANGED,
+                ) from error
+            _remember(self._checkpoints, cache_key, found)
+        return found
+
+    def open_head(self, envelope: bytes) -> Head:
+        """Return the head in a DSSE envelope after checking its signature against the key set.
+
+        Raises:
+            VerificationError: if no valid head key of the set signed it.
+        """
+        try:
+            opened = dsse.decode(envelope)
+            head = parse_head(opened.payload)
+        except InputError as error:
+            raise VerificationError(
+                f"the head cannot be read: {error}", check=Check.HEAD, finding=Finding.FORMAT
+            ) from error
+        # One signature, its key id, one spelling: so that no byte of the envelope is loose.
+        expected = dsse.Envelope(HEAD_TYPE, opened.payload, opened.signatures[:1])
+        if dsse.encode(expected) != envelope or opened.signatures[0].keyid != head.kid:
+            raise VerificationError(
+                "the envelope is not the canonical one of one head",
+                check=Check.HEAD,
+                finding=Finding.FORMAT,
+            )
+        key = _key_valid(
+            lambda: self._keys.find(
+                purpose=KeyPurpose.HEAD, kid=head.kid, epoch=head.epoch, check=Check.HEAD
+            )
+        )
+        pae = dsse.pae(HEAD_TYPE, opened.payload)
+        _verify_signature(key.verify, opened.signatures[0].sig, pae, Check.HEAD)
+        _key_valid(lambda: key.check_valid_at(head.signed_at_ns, check=Check.HEAD))
+        return head
+
+
+def check_statement(receipt: Receipt) -> Statement:
+    """Check that the statement is canonical and says what the receipt's own members say.
+
+    Raises:
+        VerificationError: naming the first member at odds.
+    """
+    try:
+        statement = parse_statement(receipt.statement)
+    except ReceiptFormatError as error:
+        raise VerificationError(
+            str(error), check=Check.STATEMENT, finding=Finding.STATEMENT_CHANGED
+        ) from error
+    if statement.ledger_uid != receipt.ledger_uid or statement.ledger != receipt.ledger:
+        raise VerificationError(
+            "the statement was made for another ledger",
+            check=Check.STATEMENT,
+            finding=Finding.FOREIGN_LEDGER,
+        )
+    expected = {
+        "id": (names.receipt_name(statement.ledger, statement.receipt_id), receipt.name),
+        "receiptType": (statement.receipt_type, receipt.receipt_type),
+        "payloadHash": (statement.payload_hash, receipt.payload_hash),
+        "commitment.profile": (statement.profile, receipt.commitment.profile),
+    }
+    for member, (stated, claimed) in expected.items():
+        if stated != claimed:
+            raise VerificationError(
+                f"{member} is not what the statement says",
+                check=Check.STATEMENT,
+                finding=Finding.HASH_CHANGED
+                if member == "payloadHash"
+                else Finding.STATEMENT_CHANGED,
+            )
+    return statement
+
+
+def check_commitment(receipt: Receipt, statement: Statement) -> bool:
+    """Check the payload against its commitment; return True if only part of it is shown.
+
+    Raises:
+        VerificationError: if what is shown does not make the root the statement names.
+    """
+    opening = receipt.commitment
+    if opening.secret is None:
+        shown = verify_disclosures(receipt.payload_hash, opening.disclosures, opening.digests)
+        if opening.size != len(opening.digests) or list(receipt.fields_mask or ()) != sorted(shown):
+            raise VerificationError(
+                "fields_mask or size is not what is disclosed",
+                check=Check.COMMITMENT,
+                finding=Finding.PAYLOAD_CHANGED,
+            )
+        return True
+    if receipt.fields_mask is not None or receipt.payload is None:
+        raise VerificationError(
+            "a payload that is shown in full has no fields_mask",
+            check=Check.COMMITMENT,
+            finding=Finding.PAYLOAD_CHANGED,
+        )
+    try:
+        if opening.profile == BLOB_PROFILE:
+            made = commit_blob(statement.media_type, receipt.payload, opening.secret)
+        else:
+            value = jcs.parse(receipt.payload)
+            made = commit_fields(value, opening.secret, mutation=statement.is_mutation)
+    except (InvalidJSONError, ReceiptFormatError) as error:
+        raise VerificationError(
+            f"the payload cannot be committed to: {error}",
+            check=Check.COMMITMENT,
+            finding=Finding.PAYLOAD_CHANGED,
+        ) from error
+    if made.root != receipt.payload_hash or made.size != opening.size:
+        raise VerificationError(
+            "the payload, its secret or its size is not what was committed to",
+            check=Check.COMMITMENT,
+            finding=Finding.PAYLOAD_CHANGED,
+        )
+    return False
+
+
+def _check_in_batch(receipt: Receipt, batch: WitnessBatch) -> bytes:
+    """Return the statement's leaf hash after checking that the signed batch holds it."""
+    signature = receipt.signature
+    statement_hash = statement_leaf_hash(batch.suite, receipt.statement)
+    try:
+        verify_batch_path(batch.suite, batch, signature.index, statement_hash, list(signature.path))
+    except InvalidProofError as error:
+        raise VerificationError(
+            "the statement is not in the batch that was signed",
+            check=Check.STATEMENT,
+            finding=Finding.STATEMENT_CHANGED,
+        ) from error
+    return statement_hash
+
+
+def _check_evidence(proofs: tuple[Proof, ...]) -> CheckResult:
+    """Check what can be recomputed of the sinks' answers."""
+    pairs = [(proof, item) for proof in proofs for item in proof.evidence]
+    if not pairs:
+        return _not_checked(Check.SINK_EVIDENCE, "no sink has answered for this checkpoint")
+    unknown = {item.kind for proof, item in pairs if not _check_file_evidence(proof, item)}
+    if unknown:
+        return _not_checked(Check.SINK_EVIDENCE, f"of kind {', '.join(sorted(unknown))}")
+    return _holds(Check.SINK_EVIDENCE, "names this checkpoint; sink and time are claims")
+
+
+def _check_file_evidence(proof: Proof, item: Evidence) -> bool:
+    """Check evidence of kind `file`; return False for a kind that is not known here."""
+    if item.kind != "file":
+        return False
+    try:
+        value = jcs.parse(item.evidence)
+    except InvalidJSONError as error:
+        raise VerificationError(
+            "a sink's evidence cannot be read",
+            check=Check.SINK_EVIDENCE,
+            finding=Finding.PROOF_INVALID,
+        ) from error
+    digest = hashlib.sha256(proof.checkpoint).hexdigest()
+    if not isinstance(value, dict) or value.get("sha256") != digest:
+        raise VerificationError(
+            "a sink's evidence names another checkpoint",
+            check=Check.SINK_EVIDENCE,
+            finding=Finding.PROOF_INVALID,
+        )
+    return True
+
+
+def _parse(source: bytes | str | Mapping[str, Any]) -> Receipt | LegacyReceipt:
+    try:
+        return parse_receipt(source)
+    except ReceiptFormatError as error:
+        raise VerificationError(str(error), check=Check.FORMAT, finding=Finding.FORMAT) from error
+
+
+def _legacy_report(receipt: LegacyReceipt) -> Report:
+    reason = "receipts v0.1 do not say how they were hashed"
+    return Report(
+        receipt.name,
+        tuple(_not_checked(check, reason) for check in Check if check is not Check.FORMAT),
+    )
+
+
+def _key_valid(check: Callable[[], _Value]) -> _Value:
+    try:
+        return check()
+    except VerificationError as error:
+        error.finding = Finding.KEY_NOT_VALID
+        raise
+
+
+def _verify_signature(
+    verify: Callable[[bytes, bytes], None],
+    sig: bytes,
+    message: bytes,
+    check: Check = Check.WITNESS_SIGNATURE,
+) -> None:
+    try:
+        verify(sig, message)
+    except InvalidSignatureError as error:
+        raise VerificationError(
+            error.message, check=check, finding=Finding.SIGNATURE_CHANGED
+        ) from error
+
+
+def _format(read: Callable[[], _Value]) -> _Value:
+    try:
+        return read()
+    except ReceiptFormatError as error:
+        raise VerificationError(
+            str(error), check=Check.WITNESS_SIGNATURE, finding=Finding.SIGNATURE_CHANGED
+        ) from error
+
+
+def _remember(cache: dict[Any, Any], key: Any, value: Any) -> None:
+    # Insertion order is age: dropping the oldest is enough, since receipts come in chain order.
+    if len(cache) >= _CACHE_SIZE:
+        del cache[next(iter(cache))]
+    cache[key] = value
+
+
+def _holds(check: Check, detail: str = "") -> CheckResult:
+    return CheckResult(check, Outcome.HOLDS, detail)
+
+
+def _not_checked(check: Check, detail: str) -> CheckResult:
+    return CheckResult(check, Outcome.NOT_CHECKED, detail)

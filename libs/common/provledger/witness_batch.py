@@ -1,0 +1,111 @@
+"""Witness batches: one signature over a Merkle tree of statements (design §4).
+
+The leaves are the statements, each behind a context of its own, hashed with the suite's `H` in the
+shape of RFC 9162 §2.1.1::
+
+    leaf hash = H(0x00 || "provledger/statement/v1\\n" || statement bytes)
+
+Signed is the DSSE PAE (see `provledger.dsse`) of this RFC 8785 text, in one line::
+
+    {"epoch":"1","jkt":"<RFC 7638 thumbprint hex>","kid":"witness-1","root":"<hex>",
+     "signedAtNs":"1763665200000000000","size":"500","suite":"blake3","v":"1"}
+
+    signature digest = H("provledger/signature/v1\\n" || u32 len(PAE) || PAE || signature)
+
+A batch of one statement is the plain case. Whether the key was valid is asked elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from provledger import dsse, merkle
+from provledger.errors import ReceiptFormatError
+from provledger.hashing import suite as get_suite
+
+PAYLOAD_TYPE = "application/vnd.provledger.witness-batch.v1+json"
+STATEMENT_CONTEXT = b"provledger/statement/v1\n"
+SIGNATURE_CONTEXT = b"provledger/signature/v1\n"
+MAX_BODY_BYTES = 1024
+
+_LEAF_PREFIX = b"\x00" + STATEMENT_CONTEXT
+_BODY_RE = re.compile(
+    rb'\{"epoch":"([1-9][0-9]{0,18})","jkt":"([0-9a-f]{64})",'
+    rb'"kid":"([A-Za-z0-9][A-Za-z0-9._-]{0,62})","root":"([0-9a-f]{64})",'
+    rb'"signedAtNs":"([1-9][0-9]{0,18})","size":"([1-9][0-9]{0,9})",'
+    rb'"suite":"(blake3|blake3-all|fips)","v":"1"\}'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class WitnessBatch:
+    """What a witness signs. `root` and `thumbprint` are 32 bytes; `size` counts statements."""
+
+    suite: str
+    root: bytes
+    size: int
+    kid: str
+    thumbprint: bytes
+    epoch: int
+    signed_at_ns: int
+
+    def encode(self) -> bytes:
+        """Return the body bytes."""
+        return (
+            f'{{"epoch":"{self.epoch}","jkt":"{self.thumbprint.hex()}","kid":"{self.kid}",'
+            f'"root":"{self.root.hex()}","signedAtNs":"{self.signed_at_ns}",'
+            f'"size":"{self.size}","suite":"{self.suite}","v":"1"}}'
+        ).encode("ascii")
+
+
+def parse_body(data: bytes) -> WitnessBatch:
+    """Read the body of a witness batch.
+
+    Raises:
+        ReceiptFormatError: if a single byte differs from the canonical text.
+    """
+    match = _BODY_RE.fullmatch(data)
+    if match is None:
+        raise ReceiptFormatError(
+            "signature.body", "is not the canonical text of a witness batch, version 1"
+        )
+    epoch, thumbprint, kid, root, signed_at_ns, size, suite = match.groups()
+    return WitnessBatch(
+        suite=suite.decode(),
+        root=bytes.fromhex(root.decode()),
+        size=int(size),
+        kid=kid.decode(),
+        thumbprint=bytes.fromhex(thumbprint.decode()),
+        epoch=int(epoch),
+        signed_at_ns=int(signed_at_ns),
+    )
+
+
+def statement_leaf_hash(suite: str, statement: bytes) -> bytes:
+    """Return the 32-byte leaf hash of a statement."""
+    return get_suite(suite).H(_LEAF_PREFIX + statement)
+
+
+def batch_root(suite: str, leaf_hashes: list[bytes]) -> bytes:
+    """Return the 32-byte root over statement leaf hashes."""
+    return merkle.root_of_hashes(leaf_hashes, hasher=get_suite(suite).H)
+
+
+def verify_batch_path(
+    suite: str, batch: WitnessBatch, index: int, leaf_hash: bytes, path: list[bytes]
+) -> None:
+    """Check that a statement is in a batch.
+
+    Raises:
+        InvalidProofError: if the path does not lead from the leaf to the signed root.
+    """
+    merkle.verify_inclusion(
+        index, batch.size, leaf_hash, path, batch.root, hasher=get_suite(suite).H
+    )
+
+
+def signature_digest(suite: str, body: bytes, sig: bytes) -> bytes:
+    """Return the 32-byte digest by which entries bind the witness's signature."""
+    pae = dsse.pae(PAYLOAD_TYPE, body)
+    return get_suite(suite).H(SIGNATURE_CONTEXT + len(pae).to_bytes(4, "big") + pae + sig)

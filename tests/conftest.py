@@ -1,0 +1,50 @@
+"""Fixtures that every test may use: databases, and hypothesis set up for shared machines."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+# No deadline: the machines that run this are shared and slow down without warning.
+hypothesis.settings.register_profile("default", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """URL of a PostgreSQL server in which the tests may create and drop databases.
+
+    PROVLEDGER_TEST_DATABASE_URL if that is set (its user needs CREATEDB), otherwise a server
+    started for this session; with xdist, one for each worker.
+    """
+    given = os.environ.get("PROVLEDGER_TEST_DATABASE_URL")
+    if given:
+        yield given
+        return
+    from tests.support.postgres import running_postgres
+
+    with running_postgres() as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_database_url(postgres_url: str) -> Iterator[str]:
+    """URL of an empty PostgreSQL database that exists for one test."""
+    from tests.support.postgres import fresh_database
+
+    with fresh_database(postgres_url) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of an empty database that exists for one test, which runs once for each backend."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'provledger.sqlite3'}"
+    url: str = request.getfixturevalue("postgres_database_url")
+    return url

