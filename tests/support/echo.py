@@ -28,7 +28,7 @@ class EchoServicer:
     fail: Callable[[bytes], None] = field(default=lambda message: None)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     waiting: asyncio.Event = field(default_factory=asyncio.Event)
-    closed_streams: int = 0
+    stream_closed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def Echo(self, request: bytes, context: Any) -> bytes:
         self.fail(request)
@@ -49,7 +49,7 @@ class EchoServicer:
                 self.fail(bytes([byte]))
                 yield bytes([byte])
         finally:
-            self.closed_streams += 1
+            self.stream_closed.set()
 
     async def Watch(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
         yield b"first"
@@ -83,7 +83,7 @@ def decode(data: bytes) -> bytes:
 
 def add_echo(servicer: EchoServicer, server: Any) -> None:
     """What grpcio-tools would generate."""
-    handlers = {
+    handlers: dict[str, Any] = {
         name: make(getattr(servicer, name), decode)
         for name, make in {
             "Echo": grpc.unary_unary_rpc_method_handler,

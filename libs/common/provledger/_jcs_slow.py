@@ -14,6 +14,7 @@ import orjson
 import rfc8785
 
 from provledger.errors import InvalidJSONError
+from provledger.pointer import escape_token
 
 MAX_INTEGER: Final = 2**53 - 1
 """Largest integer that a double, and so every JSON reader, holds exactly (RFC 7493 §2.2)."""
@@ -37,13 +38,6 @@ class _Fault:
     def __init__(self, message: str, member: str | None = None) -> None:
         self.message = message
         self.member = member
-
-
-def pointer_token(name: str) -> str:
-    """`name` as a reference token of a JSON Pointer (RFC 6901 §3)."""
-    if "~" in name or "/" in name:
-        return name.replace("~", "~0").replace("/", "~1")
-    return name
 
 
 def parse(data: bytes, max_depth: int, max_fields: int) -> Any:
@@ -199,7 +193,7 @@ def _error(message: str, way: _Way) -> InvalidJSONError:
     tokens: list[str] = []
     while way is not None:
         way, name = way
-        tokens.append(pointer_token(name))
+        tokens.append(escape_token(name))
     tokens.reverse()
     chars = 0
     for place, token in enumerate(tokens):

@@ -56,7 +56,9 @@ class PatchError(InputError):
     `index` is the zero-based operation, `pointer` the path it was about (both may be unknown).
     """
 
-    def __init__(self, message: str, *, index: int | None = None, pointer: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, index: int | None = None, pointer: str | None = None
+    ) -> None:
         super().__init__(message if index is None else f"operation {index}: {message}")
         self.index = index
         self.pointer = pointer
@@ -134,7 +136,7 @@ class InvalidSignatureError(VerificationError):
 
 
 class KMSError(ProvledgerError):
-    """A key management service could not do what was asked; subclasses in `provledger.kms.errors`."""
+    """A key management service could not do what was asked (`provledger.kms.errors`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,14 +13,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from provledger import jcs
-from provledger.errors import InvalidJSONError, ReceiptFormatError
+from provledger import jcs, names
+from provledger.errors import IdentifierError, InvalidJSONError, ReceiptFormatError
 
 PAYLOAD_TYPE = "application/vnd.provledger.head.v1+json"
 
 _MEMBERS = frozenset(
     "epoch kid ledger logIndex origin receiptHash root seq signedAtNs size v".split()
 )
+_MAX_ORIGIN_BYTES = 1024
+_INT64_MAX = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +78,24 @@ def parse_head(data: bytes) -> Head:
             seq=int(members["seq"]),
             receipt_hash=bytes.fromhex(members["receiptHash"]),
             log_index=int(members["logIndex"]),
-            origin=members["origin"],
+            origin=names.check_text(members["origin"], "origin", max_bytes=_MAX_ORIGIN_BYTES),
             size=int(members["size"]),
             root=bytes.fromhex(members["root"]),
-            kid=members["kid"],
+            kid=names.check_kid(members["kid"]),
             epoch=int(members["epoch"]),
             signed_at_ns=int(members["signedAtNs"]),
         )
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, IdentifierError) as error:
         raise ReceiptFormatError("head", "has a member that is not of its form") from error
     # Writing it again and comparing refuses every other spelling of the same values.
     if head.encode() != data or len(head.receipt_hash) != 32 or len(head.root) != 32:
         raise ReceiptFormatError("head", "is not the canonical text of a head")
-    if not 0 <= head.log_index < head.size or head.seq < 0 or len(head.ledger_uid) != 16:
+    if (
+        not 0 <= head.log_index < head.size <= _INT64_MAX
+        or not 0 <= head.seq <= _INT64_MAX
+        or not 1 <= head.epoch <= _INT64_MAX
+        or not 1 <= head.signed_at_ns <= _INT64_MAX
+        or len(head.ledger_uid) != 16
+    ):
         raise ReceiptFormatError("head", "has numbers that are at odds with each other")
     return head

@@ -23,7 +23,7 @@ from typing import Any, Final, TypeAlias
 import orjson
 
 from provledger import _jcs_slow
-from provledger._jcs_slow import MAX_INTEGER, pointer_token
+from provledger._jcs_slow import MAX_INTEGER
 
 __all__ = [
     "MAX_DEPTH",
@@ -34,7 +34,6 @@ __all__ = [
     "canonicalize",
     "encode",
     "parse",
-    "pointer_token",
 ]
 
 JSONValue: TypeAlias = Any
@@ -99,18 +98,18 @@ def canonicalize(
     data: bytes, *, max_depth: int = MAX_DEPTH, max_fields: int = MAX_FIELDS
 ) -> tuple[JSONValue, bytes]:
     """`parse` and `encode` in one: the value and its canonical bytes. Raises InvalidJSONError."""
-    if type(data) is not bytes:
-        return _jcs_slow.parse(data, max_depth, max_fields), b""
-    try:
-        value = orjson.loads(data)
-        if _scan(value, max_depth) == _PLAIN:
-            written = orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER)
-            if _keeps_all_members(data, written) and (
-                data.count(b",") < max_fields or _jcs_slow.count_fields(value) <= max_fields
-            ):
-                return value, written
-    except (ValueError, TypeError):
-        pass
+    if type(data) is bytes:
+        try:
+            value = orjson.loads(data)
+            if _scan(value, max_depth) == _PLAIN:
+                options = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER
+                written = orjson.dumps(value, option=options)
+                if _keeps_all_members(data, written) and (
+                    data.count(b",") < max_fields or _jcs_slow.count_fields(value) <= max_fields
+                ):
+                    return value, written
+        except (ValueError, TypeError):
+            pass  # Something is wrong with it; `parse` says what and where.
     value = parse(data, max_depth=max_depth, max_fields=max_fields)
     return value, encode(value)
 

@@ -110,7 +110,7 @@ class ParsedNote:
 @dataclass(frozen=True, slots=True)
 class Note:
     """An opened note: `text` is signed by every key in `signatures`, of which there is one or
-    more. `unverified` are the lines of keys that were not asked for."""
+    more. `unverified` are the lines of keys that were not asked for, each once."""
 
     text: bytes
     signatures: tuple[VerifiedSignature, ...]
@@ -127,12 +127,12 @@ def open(data: bytes, vkeys: Sequence[str | VerifierKey]) -> Note:
     parsed = parse(data)
     seen: set[tuple[str, bytes]] = set()
     verified: list[VerifiedSignature] = []
-    unverified: list[Signature] = []
+    unverified: dict[Signature, None] = {}  # an ordered set
     for line in parsed.signatures:
         pair = (line.name, line.note_key_id)
         key = known.get(pair)
         if key is None:
-            unverified.append(line)
+            unverified[line] = None
         elif pair not in seen:
             seen.add(pair)
             seconds, milliseconds = verify_signature(key, parsed.text, line.signature)

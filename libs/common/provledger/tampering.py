@@ -1,9 +1,9 @@
 """Telling kinds of tampering apart once a check on an exported chain has failed.
 
 A failed check says *that* something is wrong with a receipt; what the lines after it hold says
-*what* was done: a changed receipt is followed by the next seq, an inserted one by its own seq again,
-and a missing seq turns up later if it was only moved. This runs once, on the way out, so it may
-read the rest of the file.
+*what* was done: a changed receipt is followed by the next seq, an inserted one by its own seq
+again, and a missing seq turns up later if it was only moved. This runs once, on the way out, so it
+may read the rest of the file.
 """
 
 from __future__ import annotations

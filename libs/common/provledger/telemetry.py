@@ -173,9 +173,9 @@ def rpc_tracer() -> Callable[[str, Any], AbstractContextManager[object]] | None:
         for key, value in context.invocation_metadata() or _NO_METADATA:
             if key in ("traceparent", "tracestate"):
                 carrier[key] = value
-        sampled = carrier.get("traceparent", "").endswith("-01")
-        # Sampling, not security.
-        if not sampled and ("traceparent" in carrier or random.random() >= _state.ratio):  # noqa: S311
+        traceparent = carrier.get("traceparent", "")
+        by_chance = not traceparent and random.random() < _state.ratio  # noqa: S311
+        if not by_chance and not _is_sampled(traceparent):
             return _NO_SPAN
         service, _, name = method.lstrip("/").partition("/")
         return _real_span(
@@ -187,6 +187,11 @@ def rpc_tracer() -> Callable[[str, Any], AbstractContextManager[object]] | None:
         )
 
     return trace
+
+
+def _is_sampled(traceparent: str) -> bool:
+    """Bit 0 of the flags, the last two digits of version 00 (W3C Trace Context §3.2.2.5)."""
+    return len(traceparent) == 55 and traceparent[-1] in "13579bdf"
 
 
 class _Instrument:

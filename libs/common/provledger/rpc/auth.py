@@ -58,7 +58,8 @@ def _checked(value: bytes) -> str:
     except UnicodeDecodeError:
         text = ""
     # A certificate must not be able to pose as nobody, nor to break a log line.
-    if not text.isprintable() or not 0 < len(value) <= 256 or text in (ANONYMOUS, ANY_CALLER):
+    usable = text.isprintable() and 0 < len(text) <= 256 and text not in (ANONYMOUS, ANY_CALLER)
+    if not usable:
         raise UnauthenticatedError("BAD_CLIENT_NAME", "the client certificate's name is not usable")
     return text
 

@@ -1,0 +1,165 @@
+"""What the keys service said last, as values: the parts of `provledger.keyring` without tasks.
+
+Everything here is immutable and is replaced as a whole. Reads the messages of `WatchKeys`; what is
+wrong with one key in them is logged and that key left out, so that it cannot take the others along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Self
+
+from provledger import jcs, logs
+from provledger.api.keys.v1 import keys_pb2 as pb
+from provledger.errors import InputError, UnavailableError
+from provledger.jwk import Algorithm, PublicKey, public_key_from_jwk
+from provledger.keyset import KeyPurpose, KeySet, KeyState, VerificationKey
+from provledger.kms import Signer
+from provledger.kms.errors import KMSIntegrityError
+
+log = logs.get(__name__)
+
+MAX_CLOCK_LAG_NS: Final = 300 * 1_000_000_000
+"""How far our clock may be behind that of the keys service, nanoseconds."""
+
+_PURPOSES: Final = {
+    pb.KEY_PURPOSE_WITNESS: KeyPurpose.WITNESS,
+    pb.KEY_PURPOSE_CHECKPOINT: KeyPurpose.CHECKPOINT,
+    pb.KEY_PURPOSE_HEAD: KeyPurpose.HEAD,
+}
+_STATES: Final = {
+    pb.KEY_STATE_ACTIVE: KeyState.ACTIVE,
+    pb.KEY_STATE_DRAINING: KeyState.DRAINING,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveSigner:
+    """A key to sign with, and everything that has to be said about it, as of one moment.
+
+    `thumbprint` is 32 bytes; `not_before_ns` and `not_after_ns` are Unix nanoseconds, the latter
+    set only while the key drains.
+    """
+
+    kid: str
+    purpose: KeyPurpose
+    epoch: int
+    thumbprint: bytes
+    public_key: PublicKey = field(repr=False, compare=False)
+    algorithm: Algorithm
+    signer: Signer = field(repr=False, compare=False)
+    not_before_ns: int
+    not_after_ns: int | None
+
+    def signing_time_ns(self, now_ns: int) -> int:
+        """Return the time to sign at: `now_ns`, or the start of validity if our clock lags.
+
+        A key activated by a keys service whose clock is a little ahead of ours would otherwise
+        make signatures that never count. Raises UnavailableError (CLOCK_SKEW) if it lags by more
+        than five minutes, (NO_ACTIVE_KEY) once the key no longer counts.
+        """
+        if self.not_before_ns - now_ns > MAX_CLOCK_LAG_NS:
+            raise UnavailableError(
+                "CLOCK_SKEW",
+                f"this machine's clock is {(self.not_before_ns - now_ns) // 1_000_000_000} s "
+                f"behind the start of key {self.kid!r}; set the clocks right",
+                metadata={"kid": self.kid},
+            )
+        if self.not_after_ns is not None and now_ns > self.not_after_ns:
+            raise no_active_key(self.purpose)
+        return max(now_ns, self.not_before_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the keys service last said. `lease_until_ns` is on our lease clock."""
+
+    revision: int = -1
+    lease_until_ns: int = -1
+    keys: KeySet = field(default_factory=KeySet)
+    uris: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_pb(cls, response: pb.WatchKeysResponse, received_ns: int) -> Self:
+        """Read a message that came at `received_ns`; raises KeyFormatError if keys occur twice."""
+        keys = [key for each in response.keys if (key := _read_key(each)) is not None]
+        return cls(
+            revision=response.revision,
+            lease_until_ns=received_ns + response.lease_ms * 1_000_000,
+            keys=KeySet(keys),
+            uris={each.kid: each.uri for each in response.keys},
+        )
+
+    def candidates(self, purpose: KeyPurpose) -> list[VerificationKey]:
+        """Return the keys that may sign for `purpose`, the best one first."""
+        return sorted(
+            self.keys.for_purpose(purpose),
+            key=lambda key: (key.state is not KeyState.ACTIVE, -key.epoch),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What the ring answers from; replaced as a whole, so that nobody sees half a rotation."""
+
+    view: View
+    signers: Mapping[KeyPurpose, ActiveSigner]
+
+    @classmethod
+    def of(cls, view: View, purposes: Iterable[KeyPurpose], opened: Mapping[str, Signer]) -> Self:
+        """Take for each purpose the best key of `view` among those `opened`, by kid."""
+        signers: dict[KeyPurpose, ActiveSigner] = {}
+        for purpose in purposes:
+            key = next((k for k in view.candidates(purpose) if k.kid in opened), None)
+            if key is not None:
+                signers[purpose] = _active_signer(key, opened[key.kid])
+        return cls(view, signers)
+
+
+def _active_signer(key: VerificationKey, signer: Signer) -> ActiveSigner:
+    return ActiveSigner(
+        kid=key.kid,
+        purpose=key.purpose,
+        epoch=key.epoch,
+        thumbprint=key.thumbprint,
+        public_key=key.public_key,
+        algorithm=key.algorithm,
+        signer=signer,
+        not_before_ns=key.not_before_ns,
+        not_after_ns=key.not_after_ns,
+    )
+
+
+def _read_key(key: pb.Key) -> VerificationKey | None:
+    """Read an active or draining key; None for others, for unknown purposes, and for damage."""
+    purpose, state = _PURPOSES.get(key.purpose), _STATES.get(key.state)
+    if purpose is None or state is None:
+        return None
+    try:
+        read = VerificationKey.from_public_key(
+            public_key_from_jwk(jcs.parse(key.jwk)),
+            kid=key.kid,
+            purpose=purpose,
+            epoch=key.epoch,
+            state=state,
+            not_before_ns=key.not_before_ns,
+            not_after_ns=key.not_after_ns or None,
+        )
+        if read.thumbprint != key.thumbprint:
+            raise KMSIntegrityError("its thumbprint is not that of its JWK")
+    except (InputError, KMSIntegrityError) as error:
+        log.error("keyring.bad_key", exc_info=error, kid=key.kid)
+        return None
+    return read
+
+
+def no_active_key(purpose: KeyPurpose | str) -> UnavailableError:
+    """Return the error for a purpose without a key that could be opened."""
+    return UnavailableError(
+        "NO_ACTIVE_KEY",
+        f"there is no active {purpose} key that this service can sign with; "
+        "its log names the key and what is wrong with it",
+        metadata={"purpose": str(purpose)},
+        retry_delay_s=1.0,
+    )

@@ -1,0 +1,320 @@
+"""The keys of a running service: what it signs with now, and which keys it still accepts.
+
+A `KeyRing` watches the keys service (`WatchKeys`), opens the active key of each purpose it signs
+for, and hands it out as one immutable object::
+
+    ring = KeyRing("127.0.0.1:7001", ["witness"], open_signer=partial(open_by_uri, key_dir=keys))
+    await ring.start()
+    key = ring.current("witness")            # kid, epoch, thumbprint and signer belong together
+    sig = await sign_witness_batch(key.signer, body_with(key.kid, key.epoch))
+
+What happens when:
+
+* another key becomes active: it is opened and tried (sign, verify) first, then swapped in; if it
+  cannot be opened the draining one goes on, with an error in the log at every attempt;
+* the keys service is away: we go on with what we last heard until its lease ends, then everything
+  here is UNAVAILABLE until it is back;
+* a key is revoked or its drain window ends: it is dropped at once.
+
+Trusted: the keys service says which key is active; it cannot make us sign with a key that is not
+the registered one, since thumbprints are compared. Left to others: what is signed
+(`provledger.kms.signing`), where private keys are (`provledger.kms`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import aclosing, suppress
+from functools import partial
+from typing import Any, Final, Protocol
+
+import grpc
+
+from provledger import logs
+from provledger._keyring_view import ActiveSigner, Snapshot, View, no_active_key
+from provledger.api.keys.v1 import keys_pb2 as pb
+from provledger.api.keys.v1 import keys_pb2_grpc
+from provledger.errors import KMSError, UnavailableError
+from provledger.keyset import KeyPurpose, KeySet, VerificationKey
+from provledger.kms import Signer
+from provledger.kms.errors import KMSUnavailableError
+from provledger.kms.signing import self_test
+from provledger.retry import RetryPolicy
+from provledger.rpc.channel import channel
+from provledger.rpc.errors import from_rpc_error
+from provledger.rpc.tls import TLSSettings
+
+__all__ = ["ActiveSigner", "KeyRing", "WatchStub"]
+
+log = logs.get(__name__)
+
+OPEN_TIMEOUT_S: Final = 10.0
+"""A provider that takes longer to open or try a key counts as away."""
+
+_FIRST_MESSAGE_S: Final = 10.0
+_RECONNECT: Final = RetryPolicy(attempts=1_000_000, base_s=0.05, cap_s=1.0, budget_s=float("inf"))
+_REOPEN: Final = RetryPolicy(attempts=1_000_000, base_s=0.5, cap_s=10.0, budget_s=float("inf"))
+
+
+# Goes on while the machine is suspended, where there is such a clock; never jumps.
+_lease_clock: Final[Callable[[], int]] = (
+    partial(time.clock_gettime_ns, time.CLOCK_BOOTTIME)
+    if hasattr(time, "CLOCK_BOOTTIME")
+    else time.monotonic_ns
+)
+
+
+class WatchStub(Protocol):
+    """The part of the generated `KeysServiceStub` that is used here."""
+
+    @property
+    def WatchKeys(self) -> Any:
+        """The callable for WatchKeys."""
+        ...
+
+
+class KeyRing:
+    """See the module's docstring. Belongs to one event loop.
+
+    Args:
+        keys: endpoint (`host:port`) or stub of the keys service.
+        purposes: what this service signs for; empty for one that only asks `accepts`.
+        open_signer: opens a key by its URI, such as `provledger.kms.open_signer` with a key_dir.
+        clock: Unix nanoseconds, for validity.
+        lease_clock: nanoseconds that never jump, for the lease.
+        tls: our certificates, where `keys` is an endpoint with TLS.
+        watcher: our name in the log of the keys service.
+    """
+
+    def __init__(
+        self,
+        keys: str | WatchStub,
+        purposes: Iterable[KeyPurpose | str],
+        open_signer: Callable[[str], Awaitable[Signer]],
+        *,
+        clock: Callable[[], int] = time.time_ns,
+        lease_clock: Callable[[], int] = _lease_clock,
+        tls: TLSSettings | None = None,
+        watcher: str = "",
+    ) -> None:
+        self._keys = keys
+        self._purposes = tuple(KeyPurpose(purpose) for purpose in purposes)
+        self._open_signer = open_signer
+        self._clock = clock
+        self._lease_clock = lease_clock
+        self._tls = tls
+        self._watcher = watcher
+        self._snapshot = Snapshot(View(), {})
+        # By kid. Kept until `close`: a signature may be in the making when a key is replaced.
+        self._opened: dict[str, Signer] = {}
+        self._changed = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._channel: grpc.aio.Channel | None = None
+        self._rng = random.Random()  # noqa: S311 - jitter, not a secret
+
+    async def start(self) -> None:
+        """Begin to watch; returns at once. Raises ConfigError for unusable TLS files."""
+        stub: WatchStub
+        if isinstance(self._keys, str):
+            self._channel = channel(self._keys, self._tls)
+            stub = keys_pb2_grpc.KeysServiceStub(self._channel)
+        else:
+            stub = self._keys
+        self._tasks = [
+            asyncio.create_task(self._watch(stub), name="keyring-watch"),
+            asyncio.create_task(self._open_keys(), name="keyring-open"),
+        ]
+
+    async def close(self) -> None:
+        """Stop watching and release all keys."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+        self._snapshot = Snapshot(View(), {})
+        for kid in list(self._opened):
+            with suppress(KMSError):
+                await self._opened.pop(kid).close()
+        if self._channel is not None:
+            await self._channel.close()
+
+    def current(self, purpose: KeyPurpose | str) -> ActiveSigner:
+        """Return the key to sign with now.
+
+        Raises UnavailableError (KEY_LEASE_EXPIRED) when the keys service has not been heard for too
+        long, (NO_ACTIVE_KEY) when there is no key for `purpose` that could be opened.
+        """
+        snapshot = self._leased()
+        signer = snapshot.signers.get(KeyPurpose(purpose))
+        if signer is None:
+            raise no_active_key(purpose)
+        if signer.not_after_ns is not None and self._clock() > signer.not_after_ns:
+            raise no_active_key(purpose)
+        return signer
+
+    def accepts(self, purpose: KeyPurpose | str, kid: str, epoch: int) -> bool:
+        """Say whether a signature by this key may be committed now: it is active or draining.
+
+        Raises UnavailableError (KEY_LEASE_EXPIRED).
+        """
+        keys = self._leased().view.keys.for_purpose(purpose)
+        now_ns = self._clock()
+        return any(
+            key.kid == kid
+            and key.epoch == epoch
+            and (key.not_after_ns is None or now_ns <= key.not_after_ns)
+            for key in keys
+        )
+
+    def key_set(self) -> KeySet:
+        """Return all keys that are active or draining, of every purpose.
+
+        Raises UnavailableError (KEY_LEASE_EXPIRED).
+        """
+        return self._leased().view.keys
+
+    async def wait_accepts(
+        self, purpose: KeyPurpose | str, kid: str, epoch: int, timeout_s: float
+    ) -> bool:
+        """As `accepts`, but wait for the answer to become yes.
+
+        During a rotation the signing service may hear of a new key a moment before we do.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while not self.accepts(purpose, kid, epoch):
+                    await self._changed.wait()
+        return self.accepts(purpose, kid, epoch)
+
+    async def wait_for(self, purpose: KeyPurpose | str, timeout_s: float) -> ActiveSigner:
+        """Wait until there is a key to sign with; raises as `current` when the time is over."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    with suppress(UnavailableError):
+                        return self.current(purpose)
+                    await self._changed.wait()
+        return self.current(purpose)
+
+    def _leased(self) -> Snapshot:
+        snapshot = self._snapshot
+        if self._lease_clock() > snapshot.view.lease_until_ns:
+            heard = snapshot.view.revision >= 0
+            raise UnavailableError(
+                "KEY_LEASE_EXPIRED",
+                "the keys service has not been heard "
+                + ("for longer than its lease allows" if heard else "yet"),
+                retry_delay_s=1.0,
+            )
+        return snapshot
+
+    async def _watch(self, stub: WatchStub) -> None:
+        """Keep a watch open for ever."""
+        delays = _RECONNECT.delays(self._rng)
+        failing = False
+        while True:
+            failure: Exception | None = None
+            try:
+                async with aclosing(self._views(stub)) as views:
+                    async for view in views:
+                        self._publish(view)
+                        delays, failing = _RECONNECT.delays(self._rng), False
+            except grpc.RpcError as error:
+                failure = from_rpc_error(error)
+            except Exception as error:  # whatever it is, the next attempt may find it gone
+                failure = error
+            # Once for each outage, not for each attempt.
+            if not failing:
+                log.warning("keyring.watch_ended", exc_info=failure)
+            failing = True
+            await asyncio.sleep(next(delays, 1.0))
+
+    async def _views(self, stub: WatchStub) -> AsyncGenerator[View, None]:
+        """Yield what one call of WatchKeys says, until it ends or falls silent."""
+        call = stub.WatchKeys(pb.WatchKeysRequest(watcher=self._watcher))
+        wait_s = _FIRST_MESSAGE_S
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(wait_s):
+                        response = await call.read()
+                except TimeoutError:
+                    raise UnavailableError(
+                        "KEYS_SILENT", f"the keys service was silent for {wait_s:.1f} s"
+                    ) from None
+                if response is grpc.aio.EOF:
+                    return
+                yield View.from_pb(response, self._lease_clock())
+                # Heartbeats come three times in a lease: missing two means a dead connection.
+                wait_s = response.lease_ms * 0.0007
+        finally:
+            call.cancel()
+
+    def _publish(self, view: View) -> None:
+        """Make what the keys service said our view, at once: opening new keys comes later."""
+        before, self._snapshot = self._snapshot, Snapshot.of(view, self._purposes, self._opened)
+        for purpose, signer in self._snapshot.signers.items():
+            old = before.signers.get(purpose)
+            if old is None or old.kid != signer.kid:
+                log.info(
+                    "keyring.signing_with", purpose=purpose, kid=signer.kid, epoch=signer.epoch
+                )
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def _open_keys(self) -> None:
+        """Open whatever should be open and is not, for ever."""
+        delays = _REOPEN.delays(self._rng)
+        while True:
+            # Both taken before opening, which takes time: what changes meanwhile is not missed.
+            changed, revision = self._changed, self._snapshot.view.revision
+            failed = False
+            for purpose in self._purposes:
+                failed |= not await self._open_best(purpose)
+            if not failed:
+                delays = _REOPEN.delays(self._rng)
+            timeout_s = next(delays, 10.0) if failed else None
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    # A heartbeat is no reason to try again at once, a new revision is.
+                    while self._snapshot.view.revision == revision:
+                        await changed.wait()
+                        changed = self._changed
+
+    async def _open_best(self, purpose: KeyPurpose) -> bool:
+        """Open the active key, or else one that drains; say whether it was the active one."""
+        view = self._snapshot.view
+        for index, key in enumerate(view.candidates(purpose)):
+            if key.kid not in self._opened:
+                try:
+                    self._opened[key.kid] = await self._open(key, view.uris[key.kid])
+                except Exception as error:  # adapters differ in what else they let through
+                    log.error(
+                        "keyring.key_not_usable",
+                        exc_info=error,
+                        kid=key.kid,
+                        purpose=purpose,
+                        state=key.state,
+                    )
+                    continue
+                # The view may have moved on meanwhile; the newest one decides.
+                self._publish(self._snapshot.view)
+            return index == 0
+        return not view.candidates(purpose)
+
+    async def _open(self, key: VerificationKey, uri: str) -> Signer:
+        """Open a key and try it once against the registered public half."""
+        try:
+            async with asyncio.timeout(OPEN_TIMEOUT_S):
+                signer = await self._open_signer(uri)
+                try:
+                    await self_test(signer, key.public_key)
+                except BaseException:
+                    await signer.close()
+                    raise
+                return signer
+        except TimeoutError:
+            raise KMSUnavailableError(f"opening the key took over {OPEN_TIMEOUT_S} s") from None

@@ -1,0 +1,315 @@
+"""JSON Patch (RFC 6902): applied strictly, and made so that it certainly applies.
+
+`apply` keeps to the letter: unknown operations and missing members are errors, unknown members
+are ignored, `true` is not 1 while 1 is 1.0, removing the whole document is refused, and all or
+nothing happens, to a copy. Its work is bounded whatever the patch says: the number of
+operations, the bytes that `copy` multiplies, the elements that shift when arrays change, and the
+depth of the result.
+
+`make` compares two documents in time linear in their size, objects by member, arrays by what is
+left between a common start and end. It never emits `move`, `copy` or `test`. What it makes is
+applied again and must give the new document's canonical bytes; else, or when it grows too long,
+the patch is the replacement of the whole document.
+
+By our convention an absent state is null: creation is a patch from null, deletion one to null.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from provledger import jcs
+from provledger.errors import InvalidJSONError, PatchError
+from provledger.pointer import (
+    child,
+    element,
+    escape_token,
+    parse_pointer,
+    pointer_error,
+    pointer_get,
+)
+
+__all__ = [
+    "MAX_MADE_OPERATIONS",
+    "MAX_OPERATIONS",
+    "apply",
+    "escape_token",
+    "make",
+    "parse_pointer",
+    "pointer_get",
+]
+
+MAX_OPERATIONS: Final = 10_000
+"""Most operations that `apply` takes."""
+
+MAX_MADE_OPERATIONS: Final = 1_000
+"""Most operations that `make` gives before it replaces the whole document instead."""
+
+MAX_COPIED_BYTES: Final = 16 * 1024 * 1024
+"""Most bytes of canonical JSON that the `copy` operations of one patch may copy together."""
+
+# Elements of arrays that may have to make room or close up, all operations together.
+_MAX_SHIFTED = 50_000_000
+
+_MAX_DEPTH = jcs.MAX_ENCODE_DEPTH
+
+_REQUIRED: Final = {
+    "add": "value",
+    "remove": None,
+    "replace": "value",
+    "move": "from",
+    "copy": "from",
+    "test": "value",
+}
+
+
+def apply(document: Any, operations: Any) -> Any:
+    """`document` with the patch `operations` applied; neither argument is changed.
+
+    Raises PatchError, with the operation's index and the pointer it was about, when the patch is
+    malformed, does not apply, fails a test, or asks for too much.
+    """
+    if not isinstance(operations, list | tuple):
+        raise PatchError("patch is not an array")
+    if len(operations) > MAX_OPERATIONS:
+        raise PatchError(f"patch has more than {MAX_OPERATIONS} operations")
+    target = _Target(_copy(document, _MAX_DEPTH))
+    for index, operation in enumerate(operations):
+        try:
+            _apply_one(target, operation)
+        except PatchError as error:
+            raise PatchError(str(error), index=index, pointer=error.pointer) from None
+    _check_depth(target.root)
+    return target.root
+
+
+def make(old: Any, new: Any, *, max_operations: int = MAX_MADE_OPERATIONS) -> list[dict[str, Any]]:
+    """A patch that turns `old` into `new`, up to JCS; [] when they are the same.
+
+    The operations may share values with `new`. Raises InvalidJSONError when one of the two is
+    no JSON value.
+    """
+    wanted = jcs.encode(new)
+    if jcs.encode(old) == wanted:
+        return []
+    operations: list[dict[str, Any]] = []
+    try:
+        _compare(old, new, "", operations, max_operations)
+        if jcs.encode(apply(old, operations)) == wanted:
+            return operations
+    except (PatchError, InvalidJSONError):
+        pass  # Too long, or wrong after all: the whole document always works.
+    return [{"op": "replace", "path": "", "value": new}]
+
+
+# --- applying ------------------------------------------------------------------------------
+
+
+class _Target:
+    """A document under a patch, and how much work the patch has caused so far."""
+
+    __slots__ = ("copied_bytes", "root", "shifted")
+
+    def __init__(self, root: Any) -> None:
+        self.root = root
+        self.copied_bytes = 0
+        self.shifted = 0
+
+    def get(self, tokens: list[str], pointer: str) -> Any:
+        node = self.root
+        for token in tokens:
+            node = child(node, token, pointer)
+        return node
+
+    def add(self, tokens: list[str], pointer: str, value: Any) -> None:
+        if not tokens:
+            self.root = value
+            return
+        parent, last = self.get(tokens[:-1], pointer), tokens[-1]
+        if isinstance(parent, dict):
+            parent[last] = value
+        elif isinstance(parent, list):
+            index = element(parent, last, pointer, after_last=True)
+            self._shift(len(parent) - index, pointer)
+            parent.insert(index, value)
+        else:
+            raise pointer_error("a value that is no object or array has nothing inside", pointer)
+
+    def replace(self, tokens: list[str], pointer: str, value: Any) -> None:
+        if not tokens:
+            self.root = value
+            return
+        parent, last = self.get(tokens[:-1], pointer), tokens[-1]
+        child(parent, last, pointer)
+        parent[last if isinstance(parent, dict) else int(last)] = value
+
+    def remove(self, tokens: list[str], pointer: str) -> Any:
+        if not tokens:
+            # RFC 6902 leaves it open, and no JSON value could be the result.
+            raise pointer_error("the whole document cannot be removed", pointer)
+        parent, last = self.get(tokens[:-1], pointer), tokens[-1]
+        removed = child(parent, last, pointer)
+        if isinstance(parent, dict):
+            del parent[last]
+        else:
+            index = int(last)
+            self._shift(len(parent) - index, pointer)
+            del parent[index]
+        return removed
+
+    def copy_of(self, value: Any, pointer: str) -> Any:
+        try:
+            self.copied_bytes += len(jcs.encode(value))
+        except InvalidJSONError as error:
+            raise pointer_error(f"cannot be copied: {error.message}", pointer) from None
+        if self.copied_bytes > MAX_COPIED_BYTES:
+            raise pointer_error(f"patch copies more than {MAX_COPIED_BYTES} bytes", pointer)
+        return _copy(value, _MAX_DEPTH)
+
+    def _shift(self, elements: int, pointer: str) -> None:
+        self.shifted += elements
+        if self.shifted > _MAX_SHIFTED:
+            raise pointer_error("patch moves too many array elements around", pointer)
+
+
+def _apply_one(target: _Target, operation: Any) -> None:
+    if not isinstance(operation, dict):
+        raise PatchError("operation is not an object")
+    name = operation.get("op")
+    if not isinstance(name, str) or name not in _REQUIRED:
+        raise PatchError("op is missing, or not one of " + ", ".join(_REQUIRED))
+    if "path" not in operation:
+        raise PatchError("path is missing")
+    required = _REQUIRED[name]
+    if required is not None and required not in operation:
+        raise PatchError(f"{required} is missing")
+    pointer = operation["path"]
+    tokens = parse_pointer(pointer)
+    if name == "add":
+        target.add(tokens, pointer, _copy(operation["value"], _MAX_DEPTH))
+    elif name == "replace":
+        target.replace(tokens, pointer, _copy(operation["value"], _MAX_DEPTH))
+    elif name == "remove":
+        target.remove(tokens, pointer)
+    elif name == "test":
+        if not _equal(target.get(tokens, pointer), operation["value"], _MAX_DEPTH):
+            raise pointer_error("test failed: the value is another one", pointer)
+    else:
+        source = operation["from"]
+        source_tokens = parse_pointer(source)
+        if name == "copy":
+            value = target.copy_of(target.get(source_tokens, source), source)
+            target.add(tokens, pointer, value)
+        else:
+            _move(target, source_tokens, source, tokens, pointer)
+
+
+def _move(
+    target: _Target, source_tokens: list[str], source: str, tokens: list[str], pointer: str
+) -> None:
+    if source_tokens == tokens:
+        target.get(source_tokens, source)
+        return
+    # SPEC: the "from" location MUST NOT be a proper prefix of the "path" location.
+    if tokens[: len(source_tokens)] == source_tokens:
+        raise pointer_error("a value cannot be moved into itself", pointer)
+    target.add(tokens, pointer, target.remove(source_tokens, source))
+
+
+def _copy(value: Any, depth: int) -> Any:
+    """A copy that shares nothing that can change. Tuples become lists."""
+    if isinstance(value, dict):
+        if not depth:
+            raise PatchError(f"value is nested deeper than {_MAX_DEPTH}")
+        return {
+            name: _copy(item, depth - 1) if isinstance(item, _CONTAINERS) else item
+            for name, item in value.items()
+        }
+    if isinstance(value, _LISTS):
+        if not depth:
+            raise PatchError(f"value is nested deeper than {_MAX_DEPTH}")
+        return [_copy(item, depth - 1) if isinstance(item, _CONTAINERS) else item for item in value]
+    return value
+
+
+_LISTS = (list, tuple)
+_CONTAINERS = (dict, list, tuple)
+
+
+def _equal(one: Any, two: Any, depth: int) -> bool:
+    """Whether two values are the same JSON (RFC 6902 §4.6): Python has True == 1, JSON has not."""
+    if isinstance(one, dict) and isinstance(two, dict):
+        if len(one) != len(two) or not depth:
+            return False
+        for name, item in one.items():
+            if name not in two or not _equal(item, two[name], depth - 1):
+                return False
+        return True
+    if isinstance(one, _LISTS) and isinstance(two, _LISTS):
+        if len(one) != len(two) or not depth:
+            return False
+        return all(_equal(a, b, depth - 1) for a, b in zip(one, two, strict=True))
+    if isinstance(one, bool) or isinstance(two, bool):
+        return one is two
+    return bool(one == two)
+
+
+def _check_depth(root: Any) -> None:
+    level = [root]
+    for _ in range(_MAX_DEPTH + 1):
+        level = [
+            item
+            for node in level
+            if isinstance(node, _CONTAINERS)
+            for item in (node.values() if isinstance(node, dict) else node)
+        ]
+        if not level:
+            return
+    raise PatchError(f"result is nested deeper than {_MAX_DEPTH}")
+
+
+# --- making --------------------------------------------------------------------------------
+
+
+def _compare(old: Any, new: Any, pointer: str, operations: list[dict[str, Any]], most: int) -> None:
+    """Append what turns `old` into `new` at `pointer`; PatchError beyond `most` operations."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in sorted(old.keys() - new.keys()):
+            operations.append({"op": "remove", "path": f"{pointer}/{escape_token(name)}"})
+        for name in sorted(new):
+            path = f"{pointer}/{escape_token(name)}"
+            if name in old:
+                _compare(old[name], new[name], path, operations, most)
+            else:
+                operations.append({"op": "add", "path": path, "value": new[name]})
+    elif isinstance(old, _LISTS) and isinstance(new, _LISTS):
+        _compare_arrays(old, new, pointer, operations, most)
+    elif not _equal(old, new, _MAX_DEPTH):
+        operations.append({"op": "replace", "path": pointer, "value": new})
+    if len(operations) > most:
+        raise PatchError("too many differences")
+
+
+def _compare_arrays(
+    old: Any, new: Any, pointer: str, operations: list[dict[str, Any]], most: int
+) -> None:
+    common = min(len(old), len(new))
+    start = 0
+    while start < common and _same(old[start], new[start]):
+        start += 1
+    end = 0
+    while end < common - start and _same(old[-1 - end], new[-1 - end]):
+        end += 1
+    paired = common - end
+    for index in range(start, paired):
+        _compare(old[index], new[index], f"{pointer}/{index}", operations, most)
+    # Surplus elements go from the back, so that the indices before them stay what they are.
+    for index in range(len(old) - end - 1, paired - 1, -1):
+        operations.append({"op": "remove", "path": f"{pointer}/{index}"})
+    for index in range(paired, len(new) - end):
+        operations.append({"op": "add", "path": f"{pointer}/{index}", "value": new[index]})
+
+
+def _same(one: Any, two: Any) -> bool:
+    # Equal JSON is equal Python, so that most differences are found without a loop of ours.
+    return bool(one == two) and _equal(one, two, _MAX_DEPTH)

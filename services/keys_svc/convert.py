@@ -1,0 +1,215 @@
+"""Messages of `provledger.api.keys.v1` to and from the domain's values; all checks of form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from keys_svc.paging import page_token, read_page_token
+from keys_svc.registry import KeyBinding, KeyRecord, Registry
+from provledger import jcs, names
+from provledger.api.keys.v1 import keys_pb2 as pb
+from provledger.errors import (
+    FieldViolation,
+    IdentifierError,
+    InvalidArgumentError,
+    InvalidJSONError,
+    KeyFormatError,
+)
+from provledger.jwk import jwk_from_public_key, public_key_from_jwk, thumbprint_of
+from provledger.keyset import MAX_REASON_BYTES, KeyPurpose, KeyState
+from provledger.kms import check_uri
+from provledger.kms.errors import KMSConfigError
+
+MAX_JWK_BYTES: Final = 4096
+MAX_URI_BYTES: Final = 1024
+MAX_WATCHER_BYTES: Final = 64
+DEFAULT_PAGE_SIZE: Final = 50
+MAX_PAGE_SIZE: Final = 1000
+
+_PURPOSES_PB: Final = {
+    KeyPurpose.WITNESS: pb.KEY_PURPOSE_WITNESS,
+    KeyPurpose.CHECKPOINT: pb.KEY_PURPOSE_CHECKPOINT,
+    KeyPurpose.HEAD: pb.KEY_PURPOSE_HEAD,
+}
+_PURPOSES: Final[dict[int, KeyPurpose]] = {number: each for each, number in _PURPOSES_PB.items()}
+_STATES_PB: Final = {
+    KeyState.PENDING: pb.KEY_STATE_PENDING,
+    KeyState.ACTIVE: pb.KEY_STATE_ACTIVE,
+    KeyState.DRAINING: pb.KEY_STATE_DRAINING,
+    KeyState.RETIRED: pb.KEY_STATE_RETIRED,
+    KeyState.REVOKED: pb.KEY_STATE_REVOKED,
+}
+
+T = TypeVar("T")
+
+
+class Violations:
+    """Collects what is wrong with a request, so that one answer names all of it."""
+
+    def __init__(self) -> None:
+        self.found: list[FieldViolation] = []
+
+    def add(self, field: str, description: str, reason: str) -> None:
+        """Note one bad field."""
+        self.found.append(FieldViolation(field, description, reason))
+
+    def check(self, field: str, read: Callable[[], T], default: T) -> T:
+        """Return `read()`, or note why it failed and return `default`."""
+        try:
+            return read()
+        except IdentifierError as error:
+            self.add(field, error.message, "INVALID_IDENTIFIER")
+        except (InvalidJSONError, KeyFormatError, KMSConfigError) as error:
+            self.add(field, str(error), "INVALID_FORMAT")
+        return default
+
+    def raise_if_any(self) -> None:
+        """Raise InvalidArgumentError if anything was noted."""
+        if self.found:
+            fields = ", ".join(violation.field for violation in self.found)
+            raise InvalidArgumentError(
+                "INVALID_REQUEST",
+                f"the request has {len(self.found)} bad field(s): {fields}",
+                metadata={"fields": fields},
+                violations=self.found,
+            )
+
+
+def key_to_pb(record: KeyRecord, now_ns: int) -> pb.Key:
+    """Return a key as of `now_ns` (Unix nanoseconds)."""
+    return pb.Key(
+        name=f"keys/{record.kid}",
+        kid=record.kid,
+        purpose=_PURPOSES_PB[record.purpose],
+        state=_STATES_PB[record.state_at(now_ns)],
+        epoch=record.epoch,
+        uri=record.binding.uri,
+        jwk=jcs.encode(dict(record.binding.jwk)),
+        thumbprint=record.binding.thumbprint,
+        created_at_ns=record.created_at_ns,
+        not_before_ns=record.not_before_ns or 0,
+        not_after_ns=record.not_after_ns or 0,
+        revocation_reason=record.revocation_reason,
+    )
+
+
+def binding_from_pb(request: pb.CreateKeyRequest | pb.RotateKeyRequest) -> KeyBinding:
+    """Read what a kid is to stand for; raises InvalidArgumentError naming every bad field."""
+    violations = Violations()
+    kid = violations.check("kid", lambda: names.check_kid(request.kid), "")
+    purpose = _purpose(violations, request.purpose)
+    violations.check("uri", lambda: _check_uri(request.uri), None)
+    no_jwk: tuple[dict[str, str], bytes] = ({}, b"")
+    jwk, thumbprint = violations.check("jwk", lambda: _read_jwk(request.jwk, kid), no_jwk)
+    violations.raise_if_any()
+    return KeyBinding(kid, purpose, request.uri, jwk, thumbprint)
+
+
+def rotation_from_pb(
+    request: pb.RotateKeyRequest,
+) -> tuple[str, KeyPurpose, KeyBinding | None]:
+    """Return (kid, purpose, what to register first, if anything); raises InvalidArgumentError."""
+    if request.uri or request.jwk:
+        binding = binding_from_pb(request)
+        return binding.kid, binding.purpose, binding
+    violations = Violations()
+    kid = violations.check("kid", lambda: names.check_kid(request.kid), "")
+    purpose = _purpose(violations, request.purpose)
+    violations.raise_if_any()
+    return kid, purpose, None
+
+
+def kid_from_pb(kid: str) -> str:
+    """Read the `kid` of a request; raises InvalidArgumentError."""
+    violations = Violations()
+    violations.check("kid", lambda: names.check_kid(kid), "")
+    violations.raise_if_any()
+    return kid
+
+
+def key_name_from_pb(name: str) -> str:
+    """Return the kid in the `name` of a request; raises InvalidArgumentError."""
+    violations = Violations()
+    kid = violations.check("name", lambda: names.parse_key_name(name), "")
+    violations.raise_if_any()
+    return kid
+
+
+def revocation_from_pb(request: pb.RevokeKeyRequest) -> tuple[str, str]:
+    """Return (kid, reason); raises InvalidArgumentError."""
+    violations = Violations()
+    violations.check("kid", lambda: names.check_kid(request.kid), "")
+    violations.check(
+        "reason",
+        lambda: names.check_text(request.reason, "reason", max_bytes=MAX_REASON_BYTES),
+        "",
+    )
+    violations.raise_if_any()
+    return request.kid, request.reason
+
+
+def watcher_from_pb(request: pb.WatchKeysRequest) -> str:
+    """Return the watcher's name, which may be empty; raises InvalidArgumentError."""
+    violations = Violations()
+    watcher = request.watcher
+    violations.check(
+        "watcher",
+        lambda: names.check_text(watcher, "watcher", max_bytes=MAX_WATCHER_BYTES, required=False),
+        "",
+    )
+    violations.raise_if_any()
+    return watcher
+
+
+def list_keys(registry: Registry, request: pb.ListKeysRequest, now_ns: int) -> pb.ListKeysResponse:
+    """Return one page of keys, newest first (AIP-132, AIP-158); raises InvalidArgumentError."""
+    violations = Violations()
+    if request.page_size < 0:
+        violations.add("page_size", "must not be negative", "OUT_OF_RANGE")
+    purpose: KeyPurpose | None = None
+    if request.purpose != pb.KEY_PURPOSE_UNSPECIFIED:
+        purpose = _purpose(violations, request.purpose)
+    violations.raise_if_any()
+    query = f"ListKeys {purpose or 'of any purpose'}"
+    below = read_page_token(request.page_token, query) if request.page_token else None
+    keys = sorted(registry, key=lambda key: key.number, reverse=True)
+    if purpose is not None:
+        keys = [key for key in keys if key.purpose == purpose]
+    if below is not None:
+        keys = [key for key in keys if key.number < below]
+    size = min(request.page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
+    page = keys[:size]
+    return pb.ListKeysResponse(
+        keys=[key_to_pb(key, now_ns) for key in page],
+        next_page_token=page_token(page[-1].number, query) if len(keys) > size else "",
+    )
+
+
+def _purpose(violations: Violations, number: int) -> KeyPurpose:
+    purpose = _PURPOSES.get(number)
+    if purpose is None:
+        known = ", ".join(pb.KeyPurpose.Name(each) for each in _PURPOSES_PB.values())
+        violations.add("purpose", f"is required; one of {known}", "REQUIRED")
+        return KeyPurpose.WITNESS
+    return purpose
+
+
+def _check_uri(uri: str) -> None:
+    names.check_text(uri, "uri", max_bytes=MAX_URI_BYTES)
+    check_uri(uri)
+
+
+def _read_jwk(data: bytes, kid: str) -> tuple[dict[str, str], bytes]:
+    """Return (the members that RFC 7638 hashes, thumbprint)."""
+    if not data:
+        raise KeyFormatError("is required")
+    if len(data) > MAX_JWK_BYTES:
+        raise KeyFormatError(f"must be at most {MAX_JWK_BYTES} bytes")
+    jwk = jcs.parse(data)
+    if not isinstance(jwk, dict):
+        raise KeyFormatError("must be a JSON object, one JWK")
+    public_key = public_key_from_jwk(jwk)
+    if kid and jwk.get("kid", kid) != kid:
+        raise KeyFormatError("its member kid differs from the kid of the request")
+    return jwk_from_public_key(public_key), thumbprint_of(public_key)

@@ -1,0 +1,1 @@
+"""Benchmarks, run by `make bench`: JSON out, nothing asserted (docs/benchmarks.md)."""

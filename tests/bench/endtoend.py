@@ -1,0 +1,190 @@
+"""What all four services and a client do together on one machine (design §10)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from provledger.client import AsyncClient, Mutation
+from tests.bench.timing import summary_ms
+
+LEDGER = "tenants/bench/ledgers/main"
+BATCH = 500
+IN_FLIGHT = 4
+
+
+def mutations(first: int, count: int) -> Iterator[Mutation]:
+    """Yield updates of about 1 KiB with the patch left to the witness, all different."""
+    filler = "x" * 300
+    for index in range(first, first + count):
+        state = {"name": f"release-{index}", "date": "2024-01-02", "notes": filler, "n": index}
+        yield Mutation(
+            action="CREATE",
+            resource_type="Version",
+            resource_id=f"product-{index % 1000}/{index}",
+            actor_id="bot",
+            actor_type="service",
+            request_id=f"bench-{index}",
+            new_state=json.dumps(state).encode(),
+            upstream_events=(f"git:{index // 40:040x}",),
+            occurred_at="2024-01-02T03:04:05+01:00",
+        )
+
+
+@contextmanager
+def services(data_dir: Path, database_url: str | None) -> Iterator[dict[str, Any]]:
+    """Run the four services on a data directory; yields what `endpoints.json` says."""
+    command = [sys.executable, "-m", "provledger_cli"]
+    options = ["--data-dir", str(data_dir)]
+    url = [] if database_url is None else ["--database-url", database_url]
+    subprocess.run([*command, "up", *options, *url], check=True, stdout=subprocess.DEVNULL)
+    try:
+        yield json.loads((data_dir / "endpoints.json").read_text())["services"]
+    finally:
+        subprocess.run([*command, "down", *options], check=True, stdout=subprocess.DEVNULL)
+
+
+@asynccontextmanager
+async def client_of(running: dict[str, Any]) -> AsyncIterator[AsyncClient]:
+    """Open a client and make the benchmark's ledger."""
+    async with AsyncClient(running["ledger"]["endpoint"]) as client:
+        await client.create_ledger("bench")
+        yield client
+
+
+async def batched(client: AsyncClient, first: int, count: int) -> dict[str, float]:
+    """Append in batches, several in flight; every answer means durable and witnessed."""
+    drafts = list(mutations(first, count))
+    batches = [drafts[start : start + BATCH] for start in range(0, count, BATCH)]
+    durations: list[float] = []
+
+    async def worker() -> None:
+        while batches:
+            batch = batches.pop(0)
+            start = time.perf_counter()
+            results = await client.append_batch(LEDGER, batch)
+            durations.append(time.perf_counter() - start)
+            failed = [result.error for result in results if result.error is not None]
+            if failed:
+                raise failed[0]
+
+    start = time.perf_counter()
+    await asyncio.gather(*(worker() for _ in range(IN_FLIGHT)))
+    seconds = time.perf_counter() - start
+    return {"receipts_per_s": round(count / seconds), **summary_ms(durations)}
+
+
+async def singles(client: AsyncClient, first: int, count: int, flight: int) -> dict[str, float]:
+    """Append one by one with so many calls in flight."""
+    drafts = mutations(first, count)
+    durations: list[float] = []
+
+    async def worker() -> None:
+        for draft in drafts:
+            start = time.perf_counter()
+            await client.append(LEDGER, draft)
+            durations.append(time.perf_counter() - start)
+
+    start = time.perf_counter()
+    await asyncio.gather(*(worker() for _ in range(flight)))
+    seconds = time.perf_counter() - start
+    return {"receipts_per_s": round(count / seconds), **summary_ms(durations)}
+
+
+async def streamed(client: AsyncClient, first: int, count: int) -> dict[str, float]:
+    """Append through one bidirectional stream."""
+    start = time.perf_counter()
+    answered = 0
+    async for result in client.append_stream(LEDGER, mutations(first, count)):
+        if result.error is not None:
+            raise result.error
+        answered += 1
+    return {"receipts_per_s": round(answered / (time.perf_counter() - start))}
+
+
+async def until_logged(client: AsyncClient) -> float:
+    """Return the seconds until a signed checkpoint covers everything appended."""
+    start = time.perf_counter()
+    while True:
+        ledger = await client.get_ledger(LEDGER)
+        if ledger.logged_seq == ledger.seq:
+            return time.perf_counter() - start
+        await asyncio.sleep(0.02)
+
+
+async def page_of_100(client: AsyncClient, rounds: int) -> dict[str, float]:
+    """List 100 receipts with statements, payloads and proofs, at different places."""
+    durations = []
+    token = ""
+    for _ in range(rounds):
+        start = time.perf_counter()
+        page = await client.list_page(LEDGER, page_size=100, page_token=token)
+        durations.append(time.perf_counter() - start)
+        token = page.next_page_token
+    return summary_ms(durations)
+
+
+def memory_mib(running: dict[str, Any]) -> dict[str, float]:
+    """Return the resident memory of each service, now and at its highest, in MiB."""
+    found = {}
+    for name, service in running.items():
+        status = Path(f"/proc/{service['pid']}/status")
+        if not status.exists():
+            continue
+        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        found[name] = round(int(fields["VmRSS"].split()[0]) / 1024, 1)
+        found[f"{name}_peak"] = round(int(fields["VmHWM"].split()[0]) / 1024, 1)
+    return found
+
+
+def stored_bytes(folder: Path) -> int:
+    """Return the bytes of all files below a folder, as they are allocated on disk."""
+    return sum(os.stat(path).st_blocks * 512 for path in folder.rglob("*") if path.is_file())
+
+
+async def run(data_dir: Path, database_url: str | None, *, full: bool) -> dict[str, Any]:
+    """Run all of them on one backend."""
+    count = 100_000 if full else 20_000
+    with services(data_dir, database_url) as running:
+        async with client_of(running) as client:
+            result: dict[str, Any] = {"warm_up": await batched(client, 0, 2_000)}
+            result["batched_500"] = await batched(client, 1_000_000, count)
+            result["seconds_until_logged"] = round(await until_logged(client), 3)
+            for flight in (1, 8, 64):
+                result[f"single_{flight}_in_flight"] = await singles(
+                    client, 2_000_000 + flight * 100_000, (count // 20) * min(flight, 4), flight
+                )
+            result["stream"] = await streamed(client, 9_000_000, count // 4)
+            await until_logged(client)
+            result["page_of_100_with_proofs"] = await page_of_100(client, 40)
+            ledger = await client.get_ledger(LEDGER)
+            result["receipts"] = ledger.seq + 1
+            result["memory_mib"] = memory_mib(running)
+        tiles = stored_bytes(data_dir / "tiles")
+    result["tile_bytes_per_receipt"] = round(tiles / result["receipts"])
+    if database_url is None:
+        database = stored_bytes(data_dir / "db")
+        result["database_bytes_per_receipt"] = round(database / result["receipts"])
+    else:
+        result["database_bytes_per_receipt"] = round(
+            _postgres_bytes(database_url) / result["receipts"]
+        )
+    return result
+
+
+def _postgres_bytes(url: str) -> int:
+    import sqlalchemy as sa
+
+    engine = sa.create_engine(url)
+    with engine.connect() as connection:
+        size = connection.execute(sa.text("SELECT pg_database_size(current_database())")).scalar()
+    engine.dispose()
+    return int(size or 0)

@@ -1,0 +1,156 @@
+"""Mutual TLS and allow-lists, with real certificates over real sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from provledger import errors
+from provledger.rpc.channel import call, channel
+from provledger.rpc.server import Server, ServerSettings
+from provledger.rpc.tls import TLSSettings
+from provledger.settings import ConfigError
+from tests.support.certs import CertificateAuthority
+from tests.support.echo import SERVICE, EchoServicer, EchoStub, serving
+
+
+@pytest.fixture(scope="module")
+def ca(tmp_path_factory: pytest.TempPathFactory) -> CertificateAuthority:
+    return CertificateAuthority(tmp_path_factory.mktemp("ca"))
+
+
+def settings(tls: TLSSettings, allowed: Mapping[str, tuple[str, ...]] | None = None):
+    return ServerSettings(
+        tls_cert=tls.cert, tls_key=tls.key, tls_ca=tls.ca, allowed_callers=allowed or {}
+    )
+
+
+async def ask(port: int, tls: TLSSettings | None, method: str = "WhoAmI") -> bytes:
+    async with channel(f"localhost:{port}", tls) as open_channel:
+        stub = EchoStub(open_channel)
+        answer: bytes = await call(getattr(stub, method), b"x", timeout_s=10, idempotent=False)
+        return answer
+
+
+async def test_principal_is_the_first_uri_then_dns_then_common_name(
+    ca: CertificateAuthority,
+) -> None:
+    both = ca.issue("a", uris=("spiffe://x/ledger", "spiffe://x/other"), dns=("ledger.x",))
+    dns = ca.issue("b", dns=("ledger.x", "other.x"))
+    name = ca.issue("ledger")
+    async with serving(EchoServicer(), settings(ca.server())) as server:
+        assert await ask(server.port, both) == b"spiffe://x/ledger"
+        assert await ask(server.port, dns) == b"ledger.x"
+        assert await ask(server.port, name) == b"ledger"
+
+
+async def test_without_tls_everybody_is_anonymous() -> None:
+    async with serving(EchoServicer()) as server:
+        assert await ask(server.port, None) == b"anonymous"
+
+
+@pytest.mark.parametrize("common_name", ["anonymous", "*"])
+async def test_certificate_cannot_pose_as_nobody(
+    ca: CertificateAuthority, common_name: str
+) -> None:
+    async with serving(EchoServicer(), settings(ca.server())) as server:
+        with pytest.raises(errors.UnauthenticatedError):
+            await ask(server.port, ca.issue(common_name))
+
+
+async def test_certificate_with_only_an_address_names_nobody(ca: CertificateAuthority) -> None:
+    async with serving(EchoServicer(), settings(ca.server())) as server:
+        with pytest.raises(errors.UnauthenticatedError) as caught:
+            await ask(server.port, ca.issue("somebody", ips=("127.0.0.1",)))
+    assert caught.value.reason == "NO_CLIENT_NAME"
+
+
+async def test_client_of_another_authority_or_of_none_is_turned_away(
+    ca: CertificateAuthority, tmp_path: Path
+) -> None:
+    stranger = CertificateAuthority(tmp_path, "stranger").issue("ledger")
+    async with serving(EchoServicer(), settings(ca.server())) as server:
+        for tls in (
+            None,
+            TLSSettings(stranger.cert, stranger.key, ca.path),  # trusts us, we do not trust it
+            stranger,  # does not even trust us
+        ):
+            with pytest.raises(errors.UnavailableError):
+                await ask(server.port, tls)
+
+
+async def test_allow_list_decides_by_the_most_exact_rule(ca: CertificateAuthority) -> None:
+    rules = {f"{SERVICE}/WhoAmI": ("cli",), SERVICE: ("ledger",)}
+    ledger, cli = ca.issue("ledger"), ca.issue("cli")
+    async with serving(EchoServicer(), settings(ca.server(), rules)) as server:
+        assert await ask(server.port, cli) == b"cli"
+        assert await ask(server.port, ledger, "Echo") == b"x"
+        for tls, method in ((ledger, "WhoAmI"), (cli, "Echo")):
+            with pytest.raises(errors.PermissionDeniedError) as caught:
+                await ask(server.port, tls, method)
+            assert caught.value.reason == "CALLER_NOT_ALLOWED"
+            assert caught.value.metadata["method"] == f"{SERVICE}/{method}"
+
+
+async def test_health_is_open_to_any_authenticated_caller(ca: CertificateAuthority) -> None:
+    rules = {SERVICE: ("ledger",)}
+    async with (
+        serving(EchoServicer(), settings(ca.server(), rules)) as server,
+        channel(f"localhost:{server.port}", ca.issue("probe")) as open_channel,
+    ):
+        stub: Any = health_pb2_grpc.HealthStub(open_channel)
+        answer = await stub.Check(health_pb2.HealthCheckRequest(service=SERVICE), timeout=10)
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_allow_list_with_an_unknown_rpc_is_refused(ca: CertificateAuthority) -> None:
+    server = Server(settings(ca.server(), {f"{SERVICE}/Ehco": ("ledger",)}))
+    with pytest.raises(ConfigError, match="Ehco"):
+        await server.start()
+
+
+def test_allow_list_without_tls_is_refused() -> None:
+    with pytest.raises(ConfigError, match="needs TLS"):
+        Server(ServerSettings(allowed_callers={SERVICE: ("ledger",)}))
+
+
+@pytest.mark.parametrize("damage", ["missing", "not pem", "other key", "encrypted", "no cert"])
+async def test_unusable_files_are_named(
+    ca: CertificateAuthority, tmp_path: Path, damage: str
+) -> None:
+    good = ca.server("damaged")
+    broken = tmp_path / "broken.pem"
+    tls = TLSSettings(good.cert, broken, good.ca)
+    if damage == "not pem":
+        broken.write_text("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")
+    elif damage == "other key":
+        broken.write_bytes(ca.issue("other").key.read_bytes())
+    elif damage == "encrypted":
+        broken.write_text("-----BEGIN ENCRYPTED PRIVATE KEY-----\nMAAA\n-----END")
+    elif damage == "no cert":
+        broken.write_text("nothing")
+        tls = TLSSettings(broken, good.key, good.ca)
+    with pytest.raises(ConfigError, match="broken"):
+        channel("localhost:1", tls)
+
+
+def test_half_configured_tls_says_what_is_missing(ca: CertificateAuthority) -> None:
+    with pytest.raises(ConfigError, match="tls_key, tls_ca"):
+        Server(ServerSettings(tls_cert=ca.path))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "no-such-host.invalid"])
+def test_reachable_address_without_tls_is_refused(host: str) -> None:
+    with pytest.raises(ConfigError, match="tls_cert"):
+        Server(ServerSettings(host=host))
+
+
+async def test_reachable_address_with_tls_is_served(ca: CertificateAuthority) -> None:
+    tls = ca.server("wide")
+    config = ServerSettings(host="0.0.0.0", tls_cert=tls.cert, tls_key=tls.key, tls_ca=tls.ca)
+    async with serving(EchoServicer(), config) as server:
+        assert await ask(server.port, ca.issue("ledger")) == b"ledger"

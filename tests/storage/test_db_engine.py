@@ -1,0 +1,251 @@
+"""Engines, transactions and migrations, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+
+from provledger.db import begin_write, is_sqlite, lock_data_dir, migrate, open_engine
+from provledger.settings import ConfigError
+
+FIRST = """
+import sqlalchemy as sa
+from alembic import op
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+def upgrade():
+    op.create_table("t", sa.Column("n", sa.Integer, primary_key=True))
+"""
+SECOND = """
+import sqlalchemy as sa
+from alembic import op
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+def upgrade():
+    op.add_column("t", sa.Column("m", sa.Integer))
+    {last}
+"""
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    engine = open_engine(database_url, "ledger")
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def migrations(tmp_path: Path) -> Path:
+    directory = tmp_path / "100% odd dir" / "migrations"
+    (directory / "versions").mkdir(parents=True)
+    (directory / "versions" / "0001_first.py").write_text(FIRST)
+    return directory
+
+
+def add_second(migrations: Path, last: str = "") -> None:
+    (migrations / "versions" / "0002_second.py").write_text(SECOND.format(last=last))
+
+
+def test_migrate_makes_tables_and_repeating_it_changes_nothing(
+    engine: Engine, migrations: Path
+) -> None:
+    for _ in range(2):
+        migrate(engine, migrations, "ledger")
+    with begin_write(engine) as connection:
+        connection.execute(sa.text("INSERT INTO t VALUES (1)"))
+    with engine.connect() as connection:
+        assert connection.execute(sa.text("SELECT n FROM t")).all() == [(1,)]
+        version = connection.execute(sa.text("SELECT version_num FROM alembic_version"))
+        assert version.scalar_one() == "0001"
+        if not is_sqlite(engine):
+            schema = sa.text("SELECT schemaname FROM pg_tables WHERE tablename = :t")
+            for table in ("t", "alembic_version"):
+                assert connection.execute(schema, {"t": table}).all() == [("ledger",)]
+
+
+def test_failed_migration_leaves_nothing_behind(engine: Engine, migrations: Path) -> None:
+    migrate(engine, migrations, "ledger")
+    add_second(migrations, "raise RuntimeError('broken')")
+    with pytest.raises(RuntimeError):
+        migrate(engine, migrations, "ledger")
+    columns = {column["name"] for column in sa.inspect(engine).get_columns("t")}
+    assert columns == {"n"}
+    add_second(migrations)
+    migrate(engine, migrations, "ledger")
+    columns = {column["name"] for column in sa.inspect(engine).get_columns("t")}
+    assert columns == {"n", "m"}
+
+
+def test_concurrent_starters_migrate_once(database_url: str, migrations: Path) -> None:
+    barrier = threading.Barrier(4)
+
+    def start() -> None:
+        engine = open_engine(database_url, "ledger")
+        barrier.wait()
+        migrate(engine, migrations, "ledger")
+        engine.dispose()
+
+    with ThreadPoolExecutor(4) as pool:
+        for started in [pool.submit(start) for _ in range(4)]:
+            started.result()
+
+
+def test_database_of_a_newer_build_is_refused(engine: Engine, migrations: Path) -> None:
+    add_second(migrations)
+    migrate(engine, migrations, "ledger")
+    (migrations / "versions" / "0002_second.py").unlink()
+    with pytest.raises(ConfigError, match="cannot be migrated"):
+        migrate(engine, migrations, "ledger")
+
+
+def test_missing_migrations_are_refused(engine: Engine, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such package"):
+        migrate(engine, "no_such_package.migrations", "ledger")
+    with pytest.raises(ConfigError, match="versions"):
+        migrate(engine, tmp_path / "nothing", "ledger")
+
+
+def test_begin_write_commits_or_rolls_back_all(engine: Engine, migrations: Path) -> None:
+    migrate(engine, migrations, "ledger")
+
+    def fail() -> None:
+        with begin_write(engine) as connection:
+            connection.execute(sa.text("INSERT INTO t VALUES (1)"))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    with engine.connect() as connection:
+        assert connection.execute(sa.text("SELECT count(*) FROM t")).scalar_one() == 0
+
+
+def test_parameters_stay_out_of_error_messages(engine: Engine) -> None:
+    with engine.connect() as connection, pytest.raises(sa.exc.DBAPIError) as caught:
+        connection.execute(sa.text("SELECT * FROM nowhere WHERE a = :a"), {"a": "s3cret"})
+    assert "s3cret" not in str(caught.value)
+
+
+def test_two_services_share_a_postgres_database(
+    postgres_database_url: str, migrations: Path
+) -> None:
+    for schema in ("ledger", "anchor"):
+        engine = open_engine(postgres_database_url, schema)
+        migrate(engine, migrations, schema)
+        with begin_write(engine) as connection:
+            connection.execute(sa.text("INSERT INTO t VALUES (1)"))
+        engine.dispose()
+
+
+def test_postgres_session_is_set_up_under_every_spelling(postgres_database_url: str) -> None:
+    rest = postgres_database_url.partition("://")[2]
+    for scheme in ("postgres", "postgresql", "postgresql+psycopg"):
+        engine = open_engine(f"{scheme}://{rest}", "ledger")
+        with engine.connect() as connection:
+            show = {
+                name: connection.execute(sa.text(f"SHOW {name}")).scalar_one()
+                for name in (
+                    "search_path",
+                    "transaction_isolation",
+                    "statement_timeout",
+                    "application_name",
+                )
+            }
+        engine.dispose()
+        assert show == {
+            "search_path": "ledger",
+            "transaction_isolation": "read committed",
+            "statement_timeout": "30s",
+            "application_name": "provledger-ledger",
+        }
+
+
+def test_sqlite_commits_are_durable_and_checked(tmp_path: Path) -> None:
+    engine = open_engine(f"sqlite:///{tmp_path / 'a.db'}", "ledger")
+    with engine.connect() as connection:
+        pragmas = {
+            name: connection.execute(sa.text(f"PRAGMA {name}")).scalar_one()
+            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        }
+    engine.dispose()
+    assert pragmas == {
+        "journal_mode": "wal",
+        "synchronous": 2,
+        "foreign_keys": 1,
+        "busy_timeout": 5000,
+    }
+
+
+def test_sqlite_ddl_is_rolled_back_with_its_transaction(tmp_path: Path) -> None:
+    engine = open_engine(f"sqlite:///{tmp_path / 'a.db'}", "ledger")
+    with engine.connect() as connection:
+        connection.execute(sa.text("CREATE TABLE t (n INTEGER)"))
+        connection.rollback()
+    assert sa.inspect(engine).get_table_names() == []
+    engine.dispose()
+
+
+def test_sqlite_writer_waits_at_begin_and_readers_do_not(tmp_path: Path) -> None:
+    engine = open_engine(f"sqlite:///{tmp_path / 'a.db'}", "ledger")
+    with begin_write(engine) as connection:
+        connection.execute(sa.text("CREATE TABLE t (n INTEGER)"))
+    order: list[str] = []
+
+    def second() -> None:
+        with begin_write(engine) as connection:
+            order.append("second")
+            connection.execute(sa.text("INSERT INTO t VALUES (2)"))
+
+    with ThreadPoolExecutor(1) as pool:
+        with begin_write(engine) as connection:
+            connection.execute(sa.text("INSERT INTO t VALUES (1)"))
+            waiting = pool.submit(second)
+            with engine.connect() as reader:
+                assert reader.execute(sa.text("SELECT count(*) FROM t")).scalar_one() == 0
+            order.append("first")
+        waiting.result()
+    assert order == ["first", "second"]
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("url", "schema", "message"),
+    [
+        ("sqlite://", "ledger", "must name a file"),
+        ("sqlite:///:memory:", "ledger", "must name a file"),
+        ("mysql://u:s3cret@h/d", "ledger", "not supported"),
+        ("s3cret", "ledger", "cannot be read"),
+        ("sqlite:///x", "led-ger; drop", "must match"),
+    ],
+)
+def test_unusable_databases_are_refused_without_the_password(
+    url: str, schema: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        open_engine(url, schema)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_data_directory_is_locked_for_one_holder(tmp_path: Path) -> None:
+    directory = tmp_path / "new"
+    with lock_data_dir(directory, "ledger"):
+        with pytest.raises(ConfigError, match=r"in use.*pid \d+"):
+            lock_data_dir(directory, "ledger")
+        lock_data_dir(directory, "anchor").release()
+    lock_data_dir(directory, "ledger").release()
+    assert directory.stat().st_mode & 0o777 == 0o700
+
+
+def test_unusable_data_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be used"):
+        lock_data_dir(tmp_path / "file")

@@ -1,0 +1,263 @@
+"""The adaptive batcher: grouping, order, bounds, cancellation, crashes, drain."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextvars import ContextVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provledger.batching import GroupCommit
+from provledger.errors import InternalError, ResourceExhaustedError, UnavailableError
+
+
+class Recorder:
+    """A flush that notes its batches; while `hold` is set, flushes wait for `release`."""
+
+    def __init__(self, *, hold: bool = False) -> None:
+        self.batches: list[list[int]] = []
+        self.started = asyncio.Event()
+        self.gate = asyncio.Event()
+        if not hold:
+            self.gate.set()
+        self.crash: Exception | None = None
+
+    async def __call__(self, items: list[int]) -> Sequence[int | Exception]:
+        self.batches.append(items)
+        self.started.set()
+        await self.gate.wait()
+        if self.crash is not None:
+            raise self.crash
+        return [ValueError(str(item)) if item < 0 else item * 10 for item in items]
+
+
+async def turns(count: int = 10) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_lone_item_is_flushed_at_once() -> None:
+    flush = Recorder()
+    batcher = GroupCommit(flush)
+    assert await batcher.submit(4) == 40
+    assert flush.batches == [[4]]
+
+
+async def test_what_arrives_in_one_turn_or_during_a_flush_goes_together() -> None:
+    flush = Recorder(hold=True)
+    batcher = GroupCommit(flush)
+    first = [asyncio.ensure_future(batcher.submit(n)) for n in (1, 2)]
+    await flush.started.wait()
+    later = [asyncio.ensure_future(batcher.submit(n)) for n in (3, 4, 5)]
+    await turns()
+    assert batcher.stats().queued_items == 3
+    flush.gate.set()
+    assert await asyncio.gather(*first, *later) == [10, 20, 30, 40, 50]
+    assert flush.batches == [[1, 2], [3, 4, 5]]
+
+
+async def test_bad_item_fails_alone() -> None:
+    batcher = GroupCommit(Recorder())
+    good, bad = await asyncio.gather(batcher.submit(1), batcher.submit(-1), return_exceptions=True)
+    assert good == 10
+    assert isinstance(bad, ValueError)
+    results = await batcher.submit_many([1, -2, 3])
+    assert results[0] == 10
+    assert isinstance(results[1], ValueError)
+    assert results[2] == 30
+
+
+async def test_crashed_flush_fails_its_callers_and_the_batcher_goes_on() -> None:
+    flush = Recorder()
+    flush.crash = RuntimeError("disk")
+    batcher = GroupCommit(flush)
+    outcomes = await asyncio.gather(
+        batcher.submit(1), batcher.submit_many([2, 3]), return_exceptions=True
+    )
+    assert list(outcomes) == [flush.crash, flush.crash]
+    flush.crash = None
+    assert await batcher.submit(4) == 40
+
+
+async def test_flush_with_a_wrong_number_of_results_is_a_fault() -> None:
+    async def flush(items: list[int]) -> list[int | Exception]:
+        return [1]
+
+    batcher = GroupCommit(flush)
+    with pytest.raises(InternalError):
+        await batcher.submit_many([1, 2])
+
+
+async def test_cancelled_waiter_leaves_flush_and_neighbours_alone() -> None:
+    flush = Recorder(hold=True)
+    batcher = GroupCommit(flush)
+    leaving = asyncio.ensure_future(batcher.submit(1))
+    staying = asyncio.ensure_future(batcher.submit(2))
+    await flush.started.wait()
+    queued = asyncio.ensure_future(batcher.submit(3))
+    queued_too = asyncio.ensure_future(batcher.submit(4))
+    await turns()
+    leaving.cancel()
+    queued.cancel()
+    await turns()
+    flush.gate.set()
+    assert await staying == 20
+    assert await queued_too == 40
+    assert flush.batches == [[1, 2], [4]], "what nobody waits for any more is not begun"
+    assert batcher.stats().queued_items == 0
+
+
+async def test_full_queue_says_when_to_come_back() -> None:
+    flush = Recorder(hold=True)
+    batcher = GroupCommit(flush, max_items=2, max_queued_items=3)
+    running = asyncio.ensure_future(batcher.submit(0))
+    await flush.started.wait()
+    waiting = [asyncio.ensure_future(batcher.submit(n)) for n in (1, 2, 3)]
+    await turns()
+    with pytest.raises(ResourceExhaustedError) as caught:
+        await batcher.submit(4)
+    assert caught.value.reason == "QUEUE_FULL"
+    assert caught.value.retry_delay_s is not None
+    assert 0.0 < caught.value.retry_delay_s <= 5.0
+    flush.gate.set()
+    assert await asyncio.gather(running, *waiting) == [0, 10, 20, 30]
+    assert await batcher.submit(4) == 40
+
+
+async def test_queue_is_bounded_in_bytes_too() -> None:
+    flush = Recorder(hold=True)
+    batcher = GroupCommit(flush, max_queued_bytes=100)
+    tasks = [asyncio.ensure_future(batcher.submit(1, size_bytes=60))]
+    await flush.started.wait()
+    tasks.append(asyncio.ensure_future(batcher.submit(2, size_bytes=60)))
+    await turns()
+    with pytest.raises(ResourceExhaustedError):
+        await batcher.submit(3, size_bytes=60)
+    flush.gate.set()
+    await asyncio.gather(*tasks)
+
+
+async def test_group_larger_than_every_bound_goes_alone() -> None:
+    flush = Recorder()
+    batcher = GroupCommit(flush, max_items=2, max_queued_items=5)
+    results = await asyncio.gather(
+        batcher.submit(1), batcher.submit_many([2, 3, 4]), batcher.submit(7)
+    )
+    assert list(results) == [10, [20, 30, 40], 70]
+    assert flush.batches == [[1], [2, 3, 4], [7]]
+    assert await batcher.submit_many(list(range(9))) == [n * 10 for n in range(9)]
+    assert flush.batches[-1] == list(range(9))
+
+
+async def test_batches_are_bounded_in_bytes() -> None:
+    flush = Recorder()
+    batcher = GroupCommit(flush, max_bytes=100)
+    await asyncio.gather(*(batcher.submit(n, size_bytes=40) for n in range(5)))
+    assert flush.batches == [[0, 1], [2, 3], [4]]
+
+
+async def test_pipelined_flushes_start_in_order() -> None:
+    flush = Recorder(hold=True)
+    batcher = GroupCommit(flush, max_items=1, max_in_flight=2)
+    tasks = [asyncio.ensure_future(batcher.submit(n)) for n in range(4)]
+    await turns()
+    assert flush.batches == [[0], [1]]
+    assert batcher.stats().flushes_in_flight == 2
+    flush.gate.set()
+    assert await asyncio.gather(*tasks) == [0, 10, 20, 30]
+    assert flush.batches == [[0], [1], [2], [3]]
+
+
+async def test_close_flushes_what_waits_and_refuses_more() -> None:
+    flush = Recorder(hold=True)
+    batcher = GroupCommit(flush, max_items=1)
+    tasks = [asyncio.ensure_future(batcher.submit(n)) for n in range(3)]
+    await flush.started.wait()
+    closing = asyncio.ensure_future(batcher.close())
+    await turns()
+    with pytest.raises(UnavailableError) as caught:
+        await batcher.submit(9)
+    assert caught.value.reason == "SHUTTING_DOWN"
+    flush.gate.set()
+    await closing
+    assert [task.result() for task in tasks] == [0, 10, 20]
+    await batcher.close()
+
+
+async def test_cancelled_flush_answers_its_waiters() -> None:
+    """At the end of a loop all its tasks are cancelled, flushes included."""
+    flush = Recorder(hold=True)
+    batcher = GroupCommit(flush)
+    waiter = asyncio.ensure_future(batcher.submit(1))
+    await flush.started.wait()
+    for task in asyncio.all_tasks() - {asyncio.current_task(), waiter}:
+        task.cancel()
+    with pytest.raises(UnavailableError):
+        await waiter
+
+
+async def test_flush_runs_outside_the_context_of_its_callers() -> None:
+    caller: ContextVar[str] = ContextVar("caller", default="nobody")
+    seen = []
+
+    async def flush(items: list[int]) -> list[int | Exception]:
+        seen.append(caller.get())
+        return list(items)
+
+    batcher = GroupCommit(flush)
+    caller.set("mallory")
+    await batcher.submit(1)
+    assert seen == ["nobody"]
+
+
+async def test_empty_group_needs_no_flush() -> None:
+    flush = Recorder()
+    assert await GroupCommit(flush).submit_many([]) == []
+    assert flush.batches == []
+
+
+async def test_stats_tell_fill_and_latency() -> None:
+    ticks = iter([1.0, 1.25])
+    batcher = GroupCommit(Recorder(), max_items=4, clock=lambda: next(ticks))
+    await batcher.submit_many([1, 2, 3])
+    await turns()
+    stats = batcher.stats()
+    assert (stats.flushes, stats.items, stats.last_items) == (1, 3, 3)
+    assert (stats.last_fill, stats.last_flush_s) == (0.75, 0.25)
+    assert (stats.queued_items, stats.queued_bytes, stats.flushes_in_flight) == (0, 0, 0)
+
+
+@given(
+    groups=st.lists(st.lists(st.integers(-5, 5), min_size=1, max_size=7), max_size=30),
+    cancelled=st.sets(st.integers(0, 29)),
+    max_items=st.integers(1, 10),
+    max_in_flight=st.integers(1, 3),
+)
+def test_every_group_gets_its_own_results_in_order(
+    groups: list[list[int]], cancelled: set[int], max_items: int, max_in_flight: int
+) -> None:
+    async def scenario() -> None:
+        flush = Recorder()
+        batcher = GroupCommit(flush, max_items=max_items, max_in_flight=max_in_flight)
+        tasks = [asyncio.ensure_future(batcher.submit_many(group)) for group in groups]
+        await asyncio.sleep(0)
+        for number in cancelled:
+            if number < len(tasks):
+                tasks[number].cancel()
+        done = await asyncio.gather(*tasks, return_exceptions=True)
+        for number, (group, results) in enumerate(zip(groups, done, strict=True)):
+            if isinstance(results, BaseException):
+                assert isinstance(results, asyncio.CancelledError)
+                assert number in cancelled
+                continue
+            assert [r if isinstance(r, int) else "bad" for r in results] == [
+                item * 10 if item >= 0 else "bad" for item in group
+            ]
+        for batch in flush.batches:
+            assert len(batch) <= max(max_items, 7)
+        await batcher.close()
+
+    asyncio.run(scenario())

@@ -1,0 +1,320 @@
+"""Payload commitments: which fields there are, what they commit to, what opens them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provledger import disclosure, jcs
+from provledger.disclosure import Disclosure
+from provledger.errors import InvalidJSONError, ReceiptFormatError, VerificationError
+
+SECRET = bytes(range(32))
+
+names = st.text(st.characters(exclude_categories=["Cs"]), max_size=6) | st.sampled_from(
+    ["a", "a/b", "a~b", "~1", "diff", ""]
+)
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53) + 1, 2**53 - 1)
+    # Without the numbers that strict JSON refuses: integers beyond 2^53-1 in canonical form.
+    | st.floats(allow_nan=False, allow_infinity=False).filter(lambda n: not 2**53 <= abs(n) < 1e21)
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+)
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(names, inner, max_size=6),
+    max_leaves=20,
+)
+
+
+def pointers(value: Any, **options: Any) -> list[str]:
+    return [pointer for pointer, _ in disclosure.walk(value, **options)]
+
+
+def reference_digests(value: Any, secret: bytes, *, mutation: bool = False) -> list[bytes]:
+    """The digest list by the words of the format, one step at a time and without any haste."""
+    fields = dict(disclosure.walk(value, mutation=mutation))
+    size = 8
+    while size < len(fields):
+        size *= 2
+    length = 16 * len(fields) + 32 * (size - len(fields))
+    stream = hashlib.shake_256(b"provledger/salts/v1\n" + secret).digest(length)
+    digests = []
+    for pointer in sorted(fields, key=lambda text: text.encode()):
+        salt, stream = stream[:16], stream[16:]
+        salt_text = base64.urlsafe_b64encode(salt).decode().rstrip("=")
+        data = jcs.encode([salt_text, pointer, fields[pointer]])
+        text = base64.urlsafe_b64encode(data).rstrip(b"=")
+        digests.append(hashlib.sha256(text).digest())
+    while stream:
+        digests.append(stream[:32])
+        stream = stream[32:]
+    return sorted(digests)
+
+
+class TestWalk:
+    def test_scalars_arrays_and_empty_objects_are_fields(self) -> None:
+        value = {"s": "x", "n": None, "a": [1, {"b": 2}], "e": {}, "o": {"i": True, "e": {}}}
+        assert disclosure.walk(value) == [
+            ("/a", [1, {"b": 2}]),
+            ("/e", {}),
+            ("/n", None),
+            ("/o/e", {}),
+            ("/o/i", True),
+            ("/s", "x"),
+        ]
+
+    @pytest.mark.parametrize("value", [None, False, 7, "text", [], [1, 2], {}])
+    def test_bare_scalar_or_array_or_empty_object_is_one_field(self, value: Any) -> None:
+        assert disclosure.walk(value) == [("", value)]
+
+    def test_names_are_escaped_in_pointers(self) -> None:
+        assert pointers({"a/b": 1, "c~d": {"~1": 2}, "": 3}) == ["/", "/a~1b", "/c~0d/~01"]
+
+    def test_order_is_that_of_utf8_and_not_of_utf16(self) -> None:
+        # U+FF61 is before U+1F600 in UTF-8, and behind it in UTF-16.
+        assert pointers({"\U0001f600": 1, "\uff61": 2}) == ["/\uff61", "/\U0001f600"]
+
+    def test_operations_of_a_mutation_are_fields(self) -> None:
+        value = {"entityId": "x", "diff": [{"op": "remove", "path": "/a"}] * 11}
+        found = pointers(value, mutation=True)
+        assert found[:4] == ["/diff/0", "/diff/1", "/diff/10", "/diff/2"]
+        assert found[-1] == "/entityId"
+        assert pointers(value) == ["/diff", "/entityId"]
+
+    @pytest.mark.parametrize("diff", [[], {"a": 1}, "text", None])
+    def test_a_diff_that_is_no_list_of_operations_is_walked_as_anything_else(
+        self, diff: Any
+    ) -> None:
+        value = {"diff": diff, "x": 1}
+        assert disclosure.walk(value, mutation=True) == disclosure.walk(value)
+
+    def test_a_mutation_of_nothing_but_its_diff(self) -> None:
+        assert pointers({"diff": [1, 2]}, mutation=True) == ["/diff/0", "/diff/1"]
+
+    def test_4096_fields_are_the_limit(self) -> None:
+        value = {f"f{index}": index for index in range(4096)}
+        assert len(disclosure.walk(value)) == 4096
+        with pytest.raises(InvalidJSONError, match="4096"):
+            disclosure.walk(value | {"one more": 1})
+
+    def test_operations_count_as_fields(self) -> None:
+        operations = [{"op": "remove", "path": "/a"}] * 4096
+        assert len(disclosure.walk({"diff": operations}, mutation=True)) == 4096
+        with pytest.raises(InvalidJSONError, match="4096"):
+            disclosure.walk({"diff": operations, "x": 1}, mutation=True)
+
+    @given(values)
+    def test_walk_agrees_with_the_parser_about_the_number_of_fields(self, value: Any) -> None:
+        data = jcs.encode(value)
+        try:
+            parsed = jcs.parse(data)
+        except InvalidJSONError:
+            return
+        count = len(disclosure.walk(parsed))
+        jcs.parse(data, max_fields=count)
+        with pytest.raises(InvalidJSONError):
+            jcs.parse(data, max_fields=count - 1)
+
+
+class TestCommitFields:
+    @given(values, st.binary(min_size=32, max_size=32), st.booleans())
+    def test_digests_are_those_of_the_format(
+        self, value: Any, secret: bytes, mutation: bool
+    ) -> None:
+        expected = reference_digests(value, secret, mutation=mutation)
+        assert disclosure.digest_list(value, secret, mutation=mutation) == expected
+        count = len(expected).to_bytes(4, "big")
+        root = hashlib.sha256(b"provledger/fields/v1\n" + count + b"".join(expected)).digest()
+        made = disclosure.commit_fields(value, secret, mutation=mutation)
+        assert (made.root, made.size, made.secret) == (root, len(expected), secret)
+        assert made.profile == "fields-v1"
+
+    @given(values)
+    def test_canonical_text_in_place_of_a_value_changes_nothing(self, value: Any) -> None:
+        fields = disclosure.walk(value)
+        made = [(pointer, orjson.Fragment(jcs.encode(member))) for pointer, member in fields]
+        assert disclosure.commit_walked(made, SECRET) == disclosure.commit_fields(value, SECRET)
+
+    def test_each_secret_gives_another_root(self) -> None:
+        roots = {disclosure.commit_fields({"a": 1}, bytes([n] * 32)).root for n in range(50)}
+        assert len(roots) == 50
+
+    @pytest.mark.parametrize(("count", "size"), [(1, 8), (8, 8), (9, 16), (16, 16), (4096, 4096)])
+    def test_list_is_padded_to_a_power_of_two(self, count: int, size: int) -> None:
+        assert disclosure.list_size(count) == size
+        value = {f"f{index:04d}": index for index in range(count)}
+        assert len(disclosure.digest_list(value, SECRET)) == size
+
+    @pytest.mark.parametrize("length", [0, 16, 31, 33])
+    def test_secret_of_another_length_is_refused(self, length: int) -> None:
+        with pytest.raises(ReceiptFormatError, match="32 bytes"):
+            disclosure.commit_fields({"a": 1}, bytes(length))
+
+    def test_equal_values_look_different(self) -> None:
+        digests = disclosure.digest_list({f"f{n}": "same" for n in range(8)}, SECRET)
+        assert len(set(digests)) == 8
+
+
+class TestDisclosures:
+    @given(values, st.booleans())
+    def test_every_field_opens_and_verifies(self, value: Any, mutation: bool) -> None:
+        made = disclosure.disclose_all(value, SECRET, mutation=mutation)
+        digests = disclosure.digest_list(value, SECRET, mutation=mutation)
+        root = disclosure.commit_fields(value, SECRET, mutation=mutation).root
+        shown = disclosure.verify_disclosures(root, [opened.text for opened in made], digests)
+        fields = disclosure.walk(value, mutation=mutation)
+        assert {p: jcs.encode(v) for p, v in shown.items()} == {p: jcs.encode(v) for p, v in fields}
+
+    def test_a_disclosure_is_one_of_sd_jwt(self) -> None:
+        (opened,) = disclosure.disclose_all("x", SECRET)
+        padded = opened.text + "=" * (-len(opened.text) % 4)
+        salt, pointer, value = json.loads(base64.urlsafe_b64decode(padded))
+        assert (len(salt), pointer, value) == (22, "", "x")
+
+    def test_any_subset_verifies(self) -> None:
+        value = {"a": 1, "b": {"c": 2, "d": 3}}
+        made = disclosure.disclose_all(value, SECRET)
+        digests = disclosure.digest_list(value, SECRET)
+        root = disclosure.commit_fields(value, SECRET).root
+        assert disclosure.verify_disclosures(root, [], digests) == {}
+        assert disclosure.verify_disclosures(root, [made[1].text], digests) == {"/b/c": 2}
+
+    def test_the_deepest_array_that_can_be_committed_can_be_disclosed(self) -> None:
+        value = jcs.parse(b"[" * 64 + b"]" * 64)
+        (opened,) = disclosure.disclose_all(value, SECRET)
+        assert disclosure.parse_disclosure(opened.text) == Disclosure(opened.text, "", value)
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            b"no json",
+            b'["AAAAAAAAAAAAAAAAAAAAAA","/a"]',
+            b'["AAAAAAAAAAAAAAAAAAAAAA","/a",1,2]',
+            b'["AAAAAAAAAAAAAAAAAAAAA","/a",1]',
+            b'["AAAAAAAAAAAAAAAAAAAAAA",7,1]',
+            b'[7,"/a",1]',
+            b'{"a":1}',
+            b'["AAAAAAAAAAAAAAAAAAAAAA","/a",{"b":1,"b":2}]',
+            b'["AAAAAAAAAAAAAAAAAAAAAA","/a", 1]',
+            b'["AAAAAAAAAAAAAAAAAAAAAA","/a",1.0]',
+        ],
+        ids=lambda data: data.decode(),
+    )
+    def test_malformed_disclosure_is_refused(self, data: bytes) -> None:
+        text = base64.urlsafe_b64encode(data).decode().rstrip("=")
+        with pytest.raises(ReceiptFormatError, match=r"commitment\.disclosures"):
+            disclosure.parse_disclosure(text)
+
+    @pytest.mark.parametrize("suffix", ["=", "==", "\n", " ", "*", "é"])
+    def test_loose_base64_is_refused(self, suffix: str) -> None:
+        (opened,) = disclosure.disclose_all("x", SECRET)
+        disclosure.parse_disclosure(opened.text)
+        with pytest.raises(ReceiptFormatError):
+            disclosure.parse_disclosure(opened.text + suffix)
+
+    def test_standard_alphabet_is_refused(self) -> None:
+        secret = next(
+            bytes([n] * 32)
+            for n in range(256)
+            if "-" in disclosure.disclose_all("???>>>", bytes([n] * 32))[0].text
+        )
+        text = disclosure.disclose_all("???>>>", secret)[0].text
+        disclosure.parse_disclosure(text)
+        with pytest.raises(ReceiptFormatError, match="loose"):
+            disclosure.parse_disclosure(text.replace("-", "+"))
+
+
+class TestVerifyDisclosures:
+    VALUE = {"a": 1, "b": {"c": 2}}  # noqa: RUF012
+
+    def setup_method(self) -> None:
+        self.digests = disclosure.digest_list(self.VALUE, SECRET)
+        self.root = disclosure.commit_fields(self.VALUE, SECRET).root
+        self.texts = [opened.text for opened in disclosure.disclose_all(self.VALUE, SECRET)]
+
+    def refuse(self, match: str, **changes: Any) -> None:
+        given = {"root": self.root, "disclosures": self.texts, "digests": self.digests} | changes
+        with pytest.raises(VerificationError, match=match):
+            disclosure.verify_disclosures(**given)
+
+    def test_list_must_make_the_root(self) -> None:
+        self.refuse("does not make the root", root=bytes(32))
+
+    def test_list_of_no_power_of_two_is_refused(self) -> None:
+        self.refuse("wrong size", digests=self.digests[:-1])
+
+    def test_short_digest_is_refused(self) -> None:
+        self.refuse("wrong size", digests=[self.digests[0][:31], *self.digests[1:]])
+
+    def test_unsorted_list_is_refused(self) -> None:
+        self.refuse("not sorted", digests=self.digests[::-1])
+
+    def test_repeated_digest_is_refused(self) -> None:
+        self.refuse("not sorted", digests=[self.digests[0], *self.digests[:-1]])
+
+    def test_disclosure_under_another_salt_is_refused(self) -> None:
+        other = disclosure.disclose_all(self.VALUE, bytes(32))[0].text
+        self.refuse("'/a' is not committed", disclosures=[other])
+
+    def test_repeated_disclosure_is_refused(self) -> None:
+        self.refuse("twice", disclosures=[self.texts[0], self.texts[0]])
+
+    def test_two_values_of_one_pointer_by_a_dishonest_committer_are_refused(self) -> None:
+        salts = ["A" * 22, "B" * 22]
+        self._refuse_committed([[salts[0], "/a", 1], [salts[1], "/a", 2]], "twice")
+
+    @pytest.mark.parametrize("inner", ["/a/b", "/a/b/c", "/a/"])
+    def test_conflicting_pointers_by_a_dishonest_committer_are_refused(self, inner: str) -> None:
+        self._refuse_committed([["A" * 22, "/a", {}], ["B" * 22, inner, 2]], "conflicts")
+
+    def test_whole_document_beside_a_field_is_refused(self) -> None:
+        self._refuse_committed([["A" * 22, "", {}], ["B" * 22, "/a", 2]], "conflicts")
+
+    def test_neighbours_with_a_common_beginning_do_not_conflict(self) -> None:
+        texts, digests, root = self._committed([["A" * 22, "/a", 1], ["B" * 22, "/ab", 2]])
+        assert disclosure.verify_disclosures(root, texts, digests) == {"/a": 1, "/ab": 2}
+
+    def _refuse_committed(self, arrays: list[list[Any]], match: str) -> None:
+        texts, digests, root = self._committed(arrays)
+        self.refuse(match, root=root, disclosures=texts, digests=digests)
+
+    def _committed(self, arrays: list[list[Any]]) -> tuple[list[str], list[bytes], bytes]:
+        texts = [
+            base64.urlsafe_b64encode(jcs.encode(array)).decode().rstrip("=") for array in arrays
+        ]
+        digests = [hashlib.sha256(text.encode()).digest() for text in texts]
+        digests += [hashlib.sha256(bytes([n])).digest() for n in range(8 - len(digests))]
+        digests.sort()
+        root = hashlib.sha256(
+            b"provledger/fields/v1\n" + (8).to_bytes(4, "big") + b"".join(digests)
+        ).digest()
+        return texts, digests, root
+
+
+class TestCommitBlob:
+    def test_root_is_that_of_the_format(self) -> None:
+        made = disclosure.commit_blob("text/plain", b"hello", bytes(16))
+        preimage = b"provledger/blob/v1\n" + bytes(16) + b"\0\0\0\x0atext/plain"
+        preimage += (5).to_bytes(8, "big") + b"hello"
+        assert made.root == hashlib.sha256(preimage).digest()
+        assert (made.profile, made.size, made.secret) == ("blob-v1", 0, bytes(16))
+
+    def test_type_and_bytes_do_not_run_into_each_other(self) -> None:
+        one = disclosure.commit_blob("text/plain", b"x", bytes(16))
+        other = disclosure.commit_blob("text/plainx", b"", bytes(16))
+        assert one.root != other.root
+
+    @pytest.mark.parametrize("length", [0, 15, 17, 32])
+    def test_salt_of_another_length_is_refused(self, length: int) -> None:
+        with pytest.raises(ReceiptFormatError, match="16 bytes"):
+            disclosure.commit_blob("text/plain", b"x", bytes(length))

@@ -1,0 +1,328 @@
+"""The worked example of docs/formats, computed once more without the library.
+
+Every value that the pages show is made here from the ones before it with nothing but `hashlib`,
+`blake3`, `cryptography` and `json`, by the rules as the pages state them. Then the library verifies
+the example's files.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from blake3 import blake3
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from scripts import worked_example
+from scripts.doc_blocks import REPO, fill, read
+
+from provledger.errors import VerificationError
+from provledger.export import verify_export
+from provledger.report import Check, Finding, Outcome, Status
+from provledger.verify import verify_receipt
+
+PAGES = REPO / "docs" / "formats"
+FILES = PAGES / "example"
+
+MEMBERS_OF_MUTATION = {
+    "diff",
+    "entityId",
+    "entityType",
+    "mutationType",
+    "newState",
+    "previousState",
+}
+
+
+@pytest.fixture(scope="module")
+def shown() -> dict[str, str]:
+    """What the pages show, by the name of the block."""
+    blocks: dict[str, str] = {}
+    for page in sorted(PAGES.glob("*.md")):
+        blocks |= read(page.read_text("utf-8"))
+    return blocks
+
+
+def h(data: bytes) -> bytes:
+    return blake3(data).digest()
+
+
+def sha256(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+def compact(value: Any) -> str:
+    """RFC 8785, as far as documents without numbers need it."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def b64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def numbers(text: str) -> dict[str, str]:
+    """Lines of `label   value`."""
+    return dict(re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in text.splitlines())
+
+
+def private_key(text: str) -> Ed25519PrivateKey:
+    return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(numbers(text)["seed"]))
+
+
+def pae(kind: str, body: str) -> bytes:
+    return f"DSSEv1 {len(kind)} {kind} {len(body)} {body}".encode()
+
+
+def lines_of_hex(text: str) -> list[bytes]:
+    return [bytes.fromhex(line) for line in text.splitlines()]
+
+
+def mutation_fields(payload: dict[str, Any]) -> dict[str, Any]:
+    """The fields of the example's mutation, written out by hand."""
+    assert payload.keys() == MEMBERS_OF_MUTATION
+    state = payload["newState"]
+    return {
+        "/diff/0": payload["diff"][0],
+        "/entityId": payload["entityId"],
+        "/entityType": payload["entityType"],
+        "/mutationType": payload["mutationType"],
+        "/newState/date": state["date"],
+        "/newState/name": state["name"],
+        "/previousState": None,
+    }
+
+
+def test_pages_and_files_are_what_the_script_makes() -> None:
+    stale = [
+        path.name
+        for path, data in worked_example.outputs().items()
+        if not path.exists() or path.read_bytes() != data
+    ]
+    assert not stale, "run python scripts/worked_example.py"
+
+
+def test_a_changed_block_is_noticed() -> None:
+    text = "a\n<!-- made: x -->\n```text\nold\n```\n<!-- end -->\nb\n"
+    assert read(text) == {"x": "old"}
+    assert "new" in fill(text, {"x": "new"})
+    assert fill(text, {"y": "new"}) == text
+
+
+@pytest.mark.parametrize("purpose", ["witness", "checkpoint", "head"])
+def test_keys(shown: dict[str, str], purpose: str) -> None:
+    said = numbers(shown[f"{purpose}-key"])
+    raw = private_key(shown[f"{purpose}-key"]).public_key().public_bytes_raw()
+    jwk = f'{{"crv":"Ed25519","kty":"OKP","x":"{b64url(raw)}"}}'
+    assert said["public key"] == raw.hex()
+    assert said["thumbprint"] == sha256(jwk.encode()).hex()
+    keys = json.loads(shown["jwks"])["keys"]
+    assert [key["x"] for key in keys if key["provledger"]["purpose"] == purpose] == [b64url(raw)]
+
+
+def test_payload_commitment(shown: dict[str, str]) -> None:
+    payload = json.loads(shown["payload"])
+    assert compact(payload) == shown["payload"]
+    fields = mutation_fields(payload)
+    assert list(fields) == sorted(fields)
+    secret = bytes.fromhex(shown["secret"])
+    stream = hashlib.shake_256(b"provledger/salts/v1\n" + secret).digest(7 * 16 + 32)
+    assert stream.hex() == shown["salts"]
+    digests, drawn = [], []
+    for place, (pointer, value) in enumerate(fields.items()):
+        salt = stream[16 * place : 16 * (place + 1)]
+        disclosure = b64url(compact([b64url(salt), pointer, value]).encode())
+        digest = sha256(disclosure.encode())
+        digests.append(digest)
+        drawn += [
+            pointer,
+            f"  salt        {salt.hex()}",
+            f"  disclosure  {disclosure}",
+            f"  digest      {digest.hex()}",
+        ]
+    assert "\n".join(drawn) == shown["fields"]
+    assert stream[-32:].hex() == shown["decoy"]
+    listed = sorted([*digests, stream[-32:]])
+    assert listed == lines_of_hex(shown["digests"])
+    root = sha256(b"provledger/fields/v1\n" + (8).to_bytes(4, "big") + b"".join(listed))
+    assert root.hex() == shown["payload-hash"]
+
+
+def test_blob_commitment(shown: dict[str, str]) -> None:
+    payload, salt = bytes.fromhex(shown["blob-payload"]), bytes.fromhex(shown["blob-salt"])
+    assert payload == b"Signed off by the change board.\n"
+    kind = b"text/plain"
+    preimage = b"provledger/blob/v1\n" + salt + len(kind).to_bytes(4, "big") + kind
+    preimage += len(payload).to_bytes(8, "big") + payload
+    assert sha256(preimage).hex() == shown["blob-payload-hash"]
+
+
+def test_statement(shown: dict[str, str]) -> None:
+    statement = json.loads(shown["statement"])
+    assert compact(statement) == shown["statement"]
+    assert statement["subject"] == [
+        {
+            "digest": {"provledgerFieldsV1": shown["payload-hash"]},
+            "name": "Version/redis/7.2.5",
+        }
+    ]
+    data = b"provledger/statement/v1\n" + shown["statement"].encode()
+    assert h(b"\x00" + data).hex() == shown["statement-leaf-hash"]
+
+
+def test_witness_signature(shown: dict[str, str]) -> None:
+    left = bytes.fromhex(shown["statement-leaf-hash"])
+    right = bytes.fromhex(shown["other-statement-leaf-hash"])
+    assert h(b"\x01" + left + right).hex() == shown["batch-root"]
+    body = json.loads(shown["batch-body"])
+    assert compact(body) == shown["batch-body"]
+    assert body["root"] == shown["batch-root"]
+    assert body["jkt"] == numbers(shown["witness-key"])["thumbprint"]
+    signed = pae("application/vnd.provledger.witness-batch.v1+json", shown["batch-body"])
+    assert signed.decode() == shown["batch-pae"]
+    sig = private_key(shown["witness-key"]).sign(signed)
+    assert sig.hex() == shown["batch-sig"]
+    digest = h(b"provledger/signature/v1\n" + len(signed).to_bytes(4, "big") + signed + sig)
+    assert digest.hex() == shown["signature-digest"]
+
+
+def test_entry_and_receipt_hash(shown: dict[str, str]) -> None:
+    entry = json.loads(shown["entry"])
+    assert compact(entry) == shown["entry"]
+    assert entry["payload"] == shown["payload-hash"]
+    assert entry["statement"] == shown["statement-leaf-hash"]
+    assert entry["signature"] == shown["signature-digest"]
+    assert entry["prev"] == shown["genesis-receipt-hash"]
+    assert h(b"provledger/entry/v1\n" + shown["entry"].encode()).hex() == shown["receipt-hash"]
+
+
+def test_genesis(shown: dict[str, str]) -> None:
+    payload, entry = json.loads(shown["genesis-payload"]), json.loads(shown["genesis-entry"])
+    assert compact(payload) == shown["genesis-payload"]
+    assert compact(entry) == shown["genesis-entry"]
+    assert (entry["seq"], entry["prev"]) == ("0", None)
+    assert payload["witnessKey"] == numbers(shown["witness-key"])["thumbprint"]
+    assert payload["logKey"] == numbers(shown["checkpoint-key"])["thumbprint"]
+    data = b"provledger/entry/v1\n" + shown["genesis-entry"].encode()
+    assert h(data).hex() == shown["genesis-receipt-hash"]
+
+
+def test_log(shown: dict[str, str]) -> None:
+    hashes = [bytes.fromhex(line.split("  ")[1]) for line in shown["leaf-hashes"].splitlines()]
+    for index, name in enumerate(["log-leaf", "genesis-entry", "entry"]):
+        assert sha256(b"\x00" + shown[name].encode()) == hashes[index]
+    left, right = sha256(b"\x01" + hashes[0] + hashes[1]), sha256(b"\x01" + hashes[2] + hashes[3])
+    assert sha256(b"\x01" + left + right).hex() == shown["log-root"]
+    assert lines_of_hex(shown["inclusion"]) == [hashes[3], left]
+    # From size 2, a power of two, to 4: the old root is the left half, the right half is the proof.
+    assert lines_of_hex(shown["consistency"]) == [right]
+
+
+def test_checkpoint(shown: dict[str, str]) -> None:
+    origin, size, root, blank, line = shown["checkpoint"].split("\n")
+    assert (size, blank) == ("4", "")
+    assert base64.b64decode(root).hex() == shown["log-root"]
+    key = private_key(shown["checkpoint-key"])
+    raw = key.public_key().public_bytes_raw()
+    key_id = sha256(origin.encode() + b"\n\x01" + raw)[:4]
+    sig = key.sign(f"{origin}\n{size}\n{root}\n".encode())
+    assert line == f"\N{EM DASH} {origin} {base64.b64encode(key_id + sig).decode()}"
+    vkey = base64.b64encode(b"\x01" + raw).decode()
+    assert shown["vkey"] == f"{origin}+{key_id.hex()}+{vkey}"
+    evidence = json.loads(shown["evidence"])
+    assert evidence["sha256"] == sha256(shown["checkpoint"].encode() + b"\n").hex()
+
+
+def test_head(shown: dict[str, str]) -> None:
+    body, envelope = json.loads(shown["head-body"]), json.loads(shown["head-envelope"])
+    assert compact(body) == shown["head-body"]
+    assert body["root"] == shown["log-root"]
+    signed = pae("application/vnd.provledger.head.v1+json", shown["head-body"])
+    sig = private_key(shown["head-key"]).sign(signed)
+    assert sig.hex() == shown["head-sig"]
+    assert base64.b64decode(envelope["payload"]).decode() == shown["head-body"]
+    assert envelope["signatures"] == [{"keyid": "head-1", "sig": base64.b64encode(sig).decode()}]
+
+
+def test_receipt(shown: dict[str, str]) -> None:
+    receipt = json.loads(shown["receipt"])
+    assert compact(receipt) + "\n" == (FILES / "receipt.json").read_text("utf-8")
+    assert receipt["receiptHash"] == shown["receipt-hash"]
+    assert receipt["previousHash"] == shown["genesis-receipt-hash"]
+    assert receipt["payloadHash"] == shown["payload-hash"]
+    assert receipt["payload"] == json.loads(shown["payload"])
+    decoded = base64.b64decode
+    assert decoded(receipt["statement"]).decode() == shown["statement"]
+    assert decoded(receipt["commitment"]["secret"]).hex() == shown["secret"]
+    signature = receipt["signature"]
+    assert decoded(signature["body"]).decode() == shown["batch-body"]
+    assert decoded(signature["sig"]).hex() == shown["batch-sig"]
+    assert decoded(signature["path"][0]).hex() == shown["other-statement-leaf-hash"]
+    proof = receipt["proofs"][0]
+    assert [decoded(step) for step in proof["hashes"]] == lines_of_hex(shown["inclusion"])
+    assert proof["checkpoint"] == shown["checkpoint"] + "\n"
+
+
+def test_export(shown: dict[str, str]) -> None:
+    data = (FILES / "export.ndjson").read_bytes()
+    header, *receipts, footer, rest = data.split(b"\n")
+    assert (header.decode(), footer.decode(), rest) == (
+        shown["export-header"],
+        shown["export-footer"],
+        b"",
+    )
+    assert len(receipts) == 3
+    assert receipts[1] + b"\n" == (FILES / "receipt.json").read_bytes()
+    members = json.loads(footer)["footer"]
+    assert members["digest"] == sha256(data[: -len(footer) - 1]).hex()
+    assert base64.b64decode(members["head"]).decode() == shown["head-envelope"]
+
+
+def example_files() -> tuple[list[bytes], bytes, bytes]:
+    export = (FILES / "export.ndjson").read_bytes().splitlines(keepends=True)
+    return export, (FILES / "jwks.json").read_bytes(), (FILES / "head.json").read_bytes()
+
+
+def test_library_verifies_the_example() -> None:
+    export, keys, head = example_files()
+    report = verify_export(export, keys, head=head.rstrip())
+    assert report.status is Status.VERIFIED
+    outcomes = {result.check: result.outcome for result in report.results}
+    assert outcomes[Check.TRUNCATION] is Outcome.HOLDS
+    single = verify_receipt((FILES / "receipt.json").read_bytes(), keys)
+    assert single.status is Status.VERIFIED
+
+
+def test_one_flipped_byte_of_the_example_is_found() -> None:
+    export, keys, _ = example_files()
+    export[2] = export[2].replace(b"2024-05-16", b"2024-05-17", 1)
+    with pytest.raises(VerificationError) as caught:
+        verify_export(export, keys)
+    assert caught.value.line == 3
+    assert caught.value.finding == Finding.PAYLOAD_CHANGED
+
+
+def test_receipt_page_names_every_member_and_check() -> None:
+    page = (PAGES / "receipt.md").read_text("utf-8")
+    receipt = json.loads((FILES / "receipt.json").read_text("utf-8"))
+    missing = [name for name in receipt if f"`{name}`" not in page]
+    missing += [name for name in receipt["proofs"][0] if f"`{name}`" not in page]
+    assert not missing
+
+
+def test_export_page_names_every_finding() -> None:
+    page = (PAGES / "export.md").read_text("utf-8")
+    assert not [finding for finding in Finding if f"`{finding}`" not in page]
+
+
+def test_every_check_is_explained() -> None:
+    pages = (PAGES / "receipt.md").read_text("utf-8") + (PAGES / "export.md").read_text("utf-8")
+    built = set(Check) - {Check.COSIGNER_QUORUM, Check.TIMESTAMP_TOKEN, Check.OBJECT_LOCK}
+    assert not [check for check in built if f"`{check}`" not in pages]
+
+
+def test_example_keys_are_marked_as_public() -> None:
+    assert "Never use them" in Path(PAGES / "README.md").read_text("utf-8")

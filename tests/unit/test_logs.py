@@ -1,0 +1,121 @@
+"""Log lines: their shape, and what never gets into them."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from provledger import logs
+from provledger.errors import NotFoundError
+
+
+@pytest.fixture
+def stream() -> Iterator[io.StringIO]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield io.StringIO()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def lines(stream: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_event_is_one_json_line(stream: io.StringIO) -> None:
+    logs.configure("ledger", stream=stream)
+    logs.get("x").info("append.flushed", items=3, took_ms=1.5, name="a b")
+    logs.get("x").debug("not.shown")
+    (line,) = lines(stream)
+    assert line["ts"].endswith("Z")
+    del line["ts"]
+    assert line == {
+        "level": "info",
+        "service": "ledger",
+        "event": "append.flushed",
+        "fields": {"items": 3, "took_ms": 1.5, "name": "a b"},
+    }
+
+
+def test_payloads_in_any_form_are_kept_out(stream: io.StringIO) -> None:
+    logs.configure("ledger", stream=stream)
+    payload = b"s3cret"
+    logs.get("x").info(
+        "e",
+        raw=payload,
+        nested={"a": "s3cret"},
+        rows=[payload],
+        thing=object(),
+        long="x" * 5000,
+        path=Path("/p"),
+        exc=KeyError("s3cret"),
+        few=["a", 1],
+    )
+    (line,) = lines(stream)
+    assert "s3cret" not in json.dumps(line)
+    assert line["fields"]["raw"] == "<6 bytes>"
+    assert line["fields"]["few"] == ["a", 1]
+    assert len(line["fields"]["long"]) < 600
+
+
+def test_exceptions_are_types_and_code_lines(stream: io.StringIO) -> None:
+    """Messages of exceptions that are not ours quote values: a row, a key, a number."""
+
+    def broken() -> None:
+        try:
+            int("s3cret")
+        except ValueError as error:
+            raise NotFoundError("GONE", "no such ledger") from error
+
+    logs.configure("ledger", stream=stream)
+    with pytest.raises(NotFoundError) as caught:
+        broken()
+    logs.get("x").error("failed", exc_info=caught.value)
+    (line,) = lines(stream)
+    text = "\n".join(line["exception"])
+    assert "NotFoundError: no such ledger" in text
+    assert "ValueError" in text
+    assert "test_logs.py" in text
+    assert "s3cret" not in text
+
+
+def test_exceptions_logged_by_other_libraries_are_treated_alike(stream: io.StringIO) -> None:
+    logs.configure("ledger", stream=stream)
+    try:
+        int("s3cret")
+    except ValueError:
+        logging.getLogger("grpc").exception("Unexpected in %s", "handler")
+    (line,) = lines(stream)
+    assert line["event"] == "log.grpc"
+    assert line["fields"] == {"message": "Unexpected in handler"}
+    assert "s3cret" not in json.dumps(line)
+
+
+def test_debug_mode_shows_messages(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROVLEDGER_DEBUG", "1")
+    logs.configure("ledger", stream=stream)
+    logs.get("x").warning("w", exc_info=ValueError("visible"))
+    assert "visible" in stream.getvalue()
+
+
+def test_exception_groups_show_their_members(stream: io.StringIO) -> None:
+    logs.configure("ledger", stream=stream)
+    group = ExceptionGroup("g", [KeyError("a"), OSError(2, "No such file")])
+    logs.get("x").error("failed", exc_info=group)
+    text = "\n".join(lines(stream)[0]["exception"])
+    assert "KeyError" in text
+    assert "No such file" in text
+
+
+def test_readable_mode_cannot_be_made_to_fake_lines(stream: io.StringIO) -> None:
+    logs.configure("ledger", human=True, stream=stream)
+    logs.get("x").info("e", name="a\n12:00:00 error  fake", plain="b")
+    (line,) = stream.getvalue().splitlines()
+    assert "\\n" in line
+    assert line.endswith("plain=b")

@@ -1,0 +1,127 @@
+"""Tracing and metrics: nothing while off, the right spans while on."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from provledger import telemetry
+from provledger.rpc.channel import call, channel
+from tests.support.echo import SERVICE, EchoServicer, EchoStub, serving
+
+
+class Recorded:
+    def __init__(self) -> None:
+        self.exporter = InMemorySpanExporter()
+        self.reader = InMemoryMetricReader()
+        self.tracer = TracerProvider(shutdown_on_exit=False)
+        self.tracer.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.meter = MeterProvider([self.reader], shutdown_on_exit=False)
+
+    def spans(self) -> dict[str, Any]:
+        return {span.name: span for span in self.exporter.get_finished_spans()}
+
+    def points(self) -> dict[str, Any]:
+        data: Any = self.reader.get_metrics_data()
+        return {
+            metric.name: metric.data.data_points[0]
+            for resource in data.resource_metrics
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+        }
+
+
+@pytest.fixture
+def recorded() -> Iterator[Recorded]:
+    recorded = Recorded()
+    telemetry.use(recorded.tracer, recorded.meter)
+    yield recorded
+    telemetry.shutdown()
+
+
+def test_off_is_one_shared_object_and_no_import() -> None:
+    assert telemetry.span("a") is telemetry.span("b", {"k": 1})
+    assert telemetry.current_ref() is None
+    assert telemetry.outgoing_metadata() is None
+    assert telemetry.rpc_tracer() is None
+    assert not telemetry.configure("ledger", {})
+    script = (
+        "import sys, provledger.telemetry, provledger.rpc.server;"
+        "sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_instruments_work_whenever_they_were_declared(recorded: Recorded) -> None:
+    late = telemetry.counter("late", doc="declared after telemetry was switched on")
+    late.add(2)
+    late.add(3)
+    telemetry.histogram("wait", unit="s").record(0.5)
+    telemetry.gauge("depth").set(7)
+    points = recorded.points()
+    assert points["late"].value == 5
+    assert points["wait"].sum == 0.5
+    assert points["depth"].value == 7
+
+
+def test_instruments_do_nothing_while_off() -> None:
+    telemetry.counter("c").add()
+    telemetry.gauge("g").set(1)
+    telemetry.histogram("h").record(1)
+
+
+def test_flush_span_links_to_the_calls_it_served(recorded: Recorded) -> None:
+    refs = []
+    for name in ("a", "b"):
+        with telemetry.span(name):
+            refs.append(telemetry.current_ref())
+    with telemetry.span("witness.sign", {telemetry.KID: "w1"}, links=[*refs, None]) as span:
+        span.set("items", 2)
+    spans = recorded.spans()
+    sign = spans["witness.sign"]
+    assert {link.context.span_id for link in sign.links} == {
+        spans["a"].context.span_id,
+        spans["b"].context.span_id,
+    }
+    assert dict(sign.attributes) == {"provledger.kid": "w1", "items": 2}
+
+
+def test_failed_span_names_the_type_and_not_the_message(recorded: Recorded) -> None:
+    with pytest.raises(ValueError, match="s3cret"), telemetry.span("x"):
+        raise ValueError("s3cret")
+    span = recorded.spans()["x"]
+    assert span.attributes == {"error.type": "ValueError"}
+    assert not span.status.is_ok
+    assert "s3cret" not in span.to_json()
+
+
+async def test_trace_of_the_caller_goes_on_in_the_callee(recorded: Recorded) -> None:
+    async with (
+        serving(EchoServicer()) as server,
+        channel(f"127.0.0.1:{server.port}") as open_channel,
+    ):
+        with telemetry.span("caller"):
+            await call(EchoStub(open_channel).Echo, b"x", timeout_s=10)
+    spans = recorded.spans()
+    server_span = spans[f"{SERVICE}/Echo"]
+    assert server_span.parent.span_id == spans["caller"].context.span_id
+    assert server_span.attributes["rpc.method"] == "Echo"
+
+
+@pytest.mark.parametrize("mode", ["console", "1"])
+def test_configure_switches_on_what_the_environment_asks_for(mode: str) -> None:
+    assert telemetry.configure("ledger", {"PROVLEDGER_OTEL": mode})
+    try:
+        assert telemetry.enabled()
+    finally:
+        telemetry.shutdown()
+    assert not telemetry.enabled()
