@@ -16,28 +16,40 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import click
 import typer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from scripts.doc_blocks import REPO, apply, fill, names_in
+from scripts.error_reasons import REASONS, Reason
 
 from provledger.rpc.settings import ServerSettings
 from provledger.settings import SettingRow, describe
 from provledger_cli.keys_main import app as keys_app
 from provledger_cli.main import app as main_app
-from scripts.doc_blocks import REPO, apply, fill, names_in
-from scripts.error_reasons import REASONS, Reason
 
 DOCS = REPO / "docs"
 PROTO = REPO / "proto" / "provledger" / "api"
 SERVICES = ("keys", "witness", "ledger", "anchor")
 
 CALLED_BY = {
-    "AnchorService": "ledger, CLI, client",
-    "KeysService": "witness, ledger, anchor, CLI, client",
-    "LedgerService": "callers: CLI, client, your services",
+    "AnchorService": "commands",
+    "AnchorService/GetLog": "ledger, commands",
+    "AnchorService/SubmitLeaves": "ledger",
+    "AnchorService/GetLedgerState": "ledger",
+    "AnchorService/BatchGetInclusionProofs": "ledger",
+    "AnchorService/GetLedgerHead": "ledger",
+    "AnchorService/GetInclusionProof": "whoever wants one",
+    "AnchorService/WatchCheckpoints": "whoever wants them",
+    "KeysService": "commands",
+    "KeysService/GetJwks": "commands, client",
+    "KeysService/CommitRotation": "nobody yet",
+    "KeysService/RevokeKey": "nobody yet",
+    "KeysService/WatchKeys": "witness, ledger, anchor",
+    "LedgerService": "your services, client, commands",
     "WitnessService": "ledger",
 }
+"""Who calls an RPC, or else the RPCs of its service."""
 
 _SERVICE_RE = re.compile(r"^service (\w+) \{\n(.*?)^\}", re.MULTILINE | re.DOTALL)
 _RPC_RE = re.compile(
@@ -74,9 +86,7 @@ def settings_of(service: str) -> list[SettingRow]:
 def settings_blocks() -> dict[str, str]:
     """Tables of the settings: shared ones once, then those of each service."""
     shared = {item.name for item in dataclasses.fields(ServerSettings)}
-    blocks = {
-        "settings-shared": _settings_table(describe(ServerSettings, "service"), shared=True)
-    }
+    blocks = {"settings-shared": _settings_table(describe(ServerSettings, "service"), shared=True)}
     for service in SERVICES:
         own = [row for row in settings_of(service) if row.field not in shared]
         blocks[f"settings-{service}"] = _settings_table(own)
@@ -120,8 +130,7 @@ def rpcs() -> Iterator[RPC]:
 def rpc_block() -> str:
     """One table of all RPCs."""
     rows = [
-        [f"`{rpc.service}/{rpc.name}`", rpc.kind, CALLED_BY[rpc.service], rpc.doc]
-        for rpc in rpcs()
+        [f"`{rpc.service}/{rpc.name}`", rpc.kind, CALLED_BY[rpc.service], rpc.doc] for rpc in rpcs()
     ]
     return table(["RPC", "kind", "called by", "what it does"], rows)
 
@@ -165,7 +174,9 @@ def _option_row(option: Any) -> list[str]:
     default = option.default
     if option.required:
         shown = "required"
-    elif default is None or default in ("", ()) or isinstance(default, bool) or callable(default):
+    elif default is True:
+        shown = f"`{option.opts[0]}`"
+    elif default in (None, False, "", ()) or callable(default):
         shown = ""
     else:
         shown = f"`{default}`"

@@ -12,6 +12,8 @@ Two kinds of drafts (design §4, §5):
 * A *document* is any other payload under a receipt type of its own: JSON is parsed strictly and
   stored as its canonical bytes, everything else is stored as it came.
 
+Values are named tuples here, which are made several times faster than frozen dataclasses.
+
 Pure: no clock, no randomness, no I/O. A draft that fails raises InvalidArgumentError whose
 violation names the field, relative to the draft, and whose metadata name the pointer. Neither ever
 repeats a value. Salts, commitments and statements are made in `witness_svc.statements`.
@@ -19,8 +21,7 @@ repeats a value. Salts, commitments and statements are made in `witness_svc.stat
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -54,8 +55,7 @@ _WANTS: Final = {"CREATE": (False, True), "UPDATE": (True, True), "DELETE": (Tru
 _dumps = orjson.dumps
 
 
-@dataclass(frozen=True, slots=True)
-class Mutation:
+class Mutation(NamedTuple):
     """A change of an entity; states and diff are JSON text, empty where nothing was given."""
 
     action: str
@@ -66,8 +66,7 @@ class Mutation:
     diff: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(NamedTuple):
     """Any other payload."""
 
     receipt_type: str
@@ -77,8 +76,7 @@ class Document:
     resource_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(NamedTuple):
     """What a caller wants recorded. Text that was not said is "", `content` None."""
 
     request_id: str
@@ -93,8 +91,7 @@ class Draft:
     content: Mutation | Document | None
 
 
-@dataclass(frozen=True, slots=True)
-class Checked:
+class Checked(NamedTuple):
     """What a draft that passed comes to.
 
     `payload` is what will be stored; `fields` what will be committed to, as

@@ -10,7 +10,7 @@ from provledger.api.common.v1 import common_pb2
 from provledger.api.witness.v1 import witness_pb2 as pb
 from provledger.errors import FieldViolation, IdentifierError, InvalidArgumentError
 from provledger.rpc.errors import status_to_pb
-from witness_svc.checks import Document, Draft, Mutation
+from witness_svc.checks import MAX_UPSTREAM_EVENTS, Document, Draft, Mutation
 from witness_svc.statements import Made, Place
 from witness_svc.witness import Answer, Item
 
@@ -61,7 +61,8 @@ def draft_from_pb(draft: common_pb2.Draft) -> Draft:
         origin = draft.origin
         service = origin.service
         trace_id = origin.trace_id
-        upstream_events = tuple(origin.upstream_events)
+        # One more than allowed is enough to be refused for; the others are not even looked at.
+        upstream_events = tuple(origin.upstream_events[: MAX_UPSTREAM_EVENTS + 1])
     return Draft(
         draft.request_id,
         actor.id,

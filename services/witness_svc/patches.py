@@ -18,6 +18,9 @@ from witness_svc.refusals import refusal
 MAX_MADE_OPERATIONS: Final = 256
 """Operations of a patch that is made: beyond it, one replacement of the whole says it better."""
 
+MAX_COPIES: Final = 16
+"""`copy` operations of a given patch at most."""
+
 _FIELD: Final = "mutation.diff"
 
 
@@ -42,7 +45,9 @@ def check_given(
         raise refusal("INVALID_JSON", _FIELD, error.message, pointer=error.pointer) from None
     if type(operations) is not list:
         raise refusal("PATCH_DOES_NOT_APPLY", _FIELD, "must be an array of operations", pointer="")
-    result = _apply_with_from(previous, operations)
+    # What a patch copies usually ends up in the new state, so that this is generous.
+    max_bytes = 2 * (len(data) + len(jcs.encode(previous)) + len(new_text)) + 4096
+    result = _apply_with_from(previous, operations, max_bytes)
     if _encode(result) != new_text:
         raise refusal(
             "PATCH_RESULT_DIFFERS",
@@ -92,7 +97,7 @@ def _step_to_difference(left: Any, right: Any) -> tuple[str, Any, Any] | None:
     return None
 
 
-def _apply_with_from(previous: Any, operations: list[Any]) -> Any:
+def _apply_with_from(previous: Any, operations: list[Any], max_bytes: int) -> Any:
     """Apply a patch in which each `replace` with a `from` is led by a `test` of that value."""
     steps: list[Any] = []
     # For each step, the operation it stands for and whether it is a test put in by us.
@@ -104,12 +109,12 @@ def _apply_with_from(previous: Any, operations: list[Any]) -> Any:
         steps.append(operation)
         sources.append((index, False))
     try:
-        return patch.apply(previous, steps)
+        return _apply(previous, steps, max_bytes)
     except PatchError as error:
         if error.index is None:
             raise _does_not_apply(error, None) from None
         index, is_test = sources[error.index]
-        if is_test and _applies(previous, [*steps[: error.index], operations[index]]):
+        if is_test and _applies(previous, [*steps[: error.index], operations[index]], max_bytes):
             raise refusal(
                 "PATCH_FROM_DIFFERS",
                 _FIELD,
@@ -120,9 +125,39 @@ def _apply_with_from(previous: Any, operations: list[Any]) -> Any:
         raise _does_not_apply(error, index) from None
 
 
-def _applies(previous: Any, steps: list[Any]) -> bool:
+def _apply(previous: Any, steps: list[Any], max_bytes: int) -> Any:
+    """Apply a patch whose document may not grow beyond `max_bytes` by copying.
+
+    Thirty copies of the document into itself make gigabytes of a hundred bytes, so after each one
+    the document is measured.
+    """
+    copies = [
+        index + 1
+        for index, step in enumerate(steps)
+        if type(step) is dict and step.get("op") == "copy"
+    ]
+    if not copies:
+        return patch.apply(previous, steps)
+    if len(copies) > MAX_COPIES:
+        raise PatchError(f"has more than {MAX_COPIES} copy operations")
+    document, start = previous, 0
+    for end in (*copies, len(steps)):
+        try:
+            document = patch.apply(document, steps[start:end])
+        except PatchError as error:
+            index = None if error.index is None else start + error.index
+            message = str(error).removeprefix(f"operation {error.index}: ")
+            raise PatchError(message, index=index, pointer=error.pointer) from None
+        encoded = _encode(document)
+        if encoded is None or len(encoded) > max_bytes:
+            raise PatchError("copies too much", index=end - 1)
+        start = end
+    return document
+
+
+def _applies(previous: Any, steps: list[Any], max_bytes: int) -> bool:
     try:
-        patch.apply(previous, steps)
+        _apply(previous, steps, max_bytes)
     except PatchError:
         return False
     return True

@@ -139,7 +139,7 @@ class BatchSigner:
                 kid=active.kid,
                 thumbprint=active.thumbprint,
                 epoch=active.epoch,
-                signed_at_ns=self._clock(),
+                signed_at_ns=active.signing_time_ns(self._clock()),
             )
             encoded = body.encode()
             try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from json.encoder import encode_basestring as _quote
-from typing import Final
+from typing import Final, NamedTuple
 
 from provledger import disclosure, names, witness_batch
 from provledger.disclosure import BLOB_PROFILE, BLOB_SALT_BYTES, FIELDS_PROFILE, Commitment
@@ -43,8 +43,7 @@ class Place:
     witnessed_at_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
+class Made(NamedTuple):
     """A statement, ready to be signed, and what the ledger keeps beside it."""
 
     statement: bytes

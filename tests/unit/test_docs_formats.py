@@ -20,10 +20,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from scripts import worked_example
 from scripts.doc_blocks import REPO, fill, read
 
+from anchor_svc.checkpointing import first_entry
+from anchor_svc.sinks import PublishedCheckpoint, open_sink
+from ledger_svc.chain import genesis_payload
+from provledger import names
 from provledger.errors import VerificationError
 from provledger.export import verify_export
 from provledger.report import Check, Finding, Outcome, Status
 from provledger.verify import verify_receipt
+from witness_svc import checks
+from witness_svc.statements import Place, StatementMaker
 
 PAGES = REPO / "docs" / "formats"
 FILES = PAGES / "example"
@@ -284,6 +290,61 @@ def test_export(shown: dict[str, str]) -> None:
 def example_files() -> tuple[list[bytes], bytes, bytes]:
     export = (FILES / "export.ndjson").read_bytes().splitlines(keepends=True)
     return export, (FILES / "jwks.json").read_bytes(), (FILES / "head.json").read_bytes()
+
+
+def test_services_make_the_same_bytes(shown: dict[str, str]) -> None:
+    """The witness, the ledger and the anchor make of the example's input what the pages show."""
+    mutation = checks.Mutation(
+        action="CREATE",
+        resource_type="Version",
+        resource_id="redis/7.2.5",
+        previous_state=b"",
+        new_state=b'{"name": "7.2.5", "date": "2024-05-16"}',
+        diff=b"",
+    )
+    draft = checks.Draft(
+        request_id="req-1",
+        actor_id="bot",
+        actor_type="service",
+        origin_service="importer",
+        trace_id="0af7651916cd43dd8448eb211c80319c",
+        upstream_events=("git:6f2b4c1",),
+        op_id="op-1",
+        op_parent_id="",
+        occurred_at="2024-05-16T09:12:00+00:00",
+        content=mutation,
+    )
+    at_ns = worked_example.time_ns(1)
+    uid = worked_example.LEDGER_UID
+    made = StatementMaker(Place("tenants/acme/ledgers/main", uid, "blake3", at_ns)).make(
+        draft,
+        checks.check(draft),
+        names.uuid7(at_ns, b"\xe1" * 10),
+        "anonymous",
+        b"\xa1" * 16 + bytes.fromhex(shown["secret"]),
+    )
+    assert made.statement.decode() == shown["statement"]
+    assert made.payload.decode() == shown["payload"]
+    assert made.leaf_hash.hex() == shown["statement-leaf-hash"]
+
+    log_uid, origin = worked_example.LOG_UID, worked_example.ORIGIN
+    log_key = bytes.fromhex(numbers(shown["checkpoint-key"])["thumbprint"])
+    witness_key = bytes.fromhex(numbers(shown["witness-key"])["thumbprint"])
+    genesis = genesis_payload("blake3", origin, log_uid, log_key, witness_key)
+    assert genesis.decode() == shown["genesis-payload"]
+    leaf = first_entry(log_uid, origin, "blake3", [("checkpoint-1", log_key)])
+    assert leaf.decode() == shown["log-leaf"]
+
+
+async def test_file_sink_returns_the_evidence_shown(shown: dict[str, str], tmp_path: Path) -> None:
+    sink = open_sink(tmp_path.as_uri())
+    signed = shown["checkpoint"].encode() + b"\n"
+    root = bytes.fromhex(shown["log-root"])
+    published = PublishedCheckpoint(worked_example.ORIGIN, 4, root, signed)
+    evidence = await sink.anchor(published)
+    await sink.close()
+    assert evidence.kind == "file"
+    assert evidence.data.decode() == shown["evidence"]
 
 
 def test_library_verifies_the_example() -> None:

@@ -100,6 +100,12 @@ RSA_PUBLIC = (
     .public_bytes(DER, SPKI)
 )
 K1_PUBLIC = ec.derive_private_key(5, ec.SECP256K1()).public_key().public_bytes(DER, SPKI)
+# The same key with its point compressed: a second spelling, and so a second key id.
+COMPRESSED = bytes.fromhex("3039301306072a8648ce3d020106082a8648ce3d030107032200") + (
+    P256.public_key().public_bytes(
+        serialization.Encoding.X962, serialization.PublicFormat.CompressedPoint
+    )
+)
 X_PUBLIC = x25519.X25519PrivateKey.generate().public_key().public_bytes(DER, SPKI)
 
 
@@ -117,7 +123,8 @@ X_PUBLIC = x25519.X25519PrivateKey.generate().public_key().public_bytes(DER, SPK
         _vkey("a", 0xFA, ED_PUBLIC), _vkey("a", 0xFF, ED_PUBLIC),
         _vkey("a", 2, P256_PUBLIC[:-1]), _vkey("a", 2, P256_PUBLIC + b"\0"), _vkey("a", 2, b""),
         _vkey("a", 2, RSA_PUBLIC), _vkey("a", 5, RSA_PUBLIC), _vkey("a", 2, K1_PUBLIC),
-        _vkey("a", 2, X_PUBLIC), _vkey("a", 2, ED_PUBLIC), _vkey("a", 5, b"\x30\x00"),
+        _vkey("a", 2, COMPRESSED), _vkey("a", 2, X_PUBLIC), _vkey("a", 2, ED_PUBLIC),
+        _vkey("a", 5, b"\x30\x00"),
         _vkey("a", 6, ML_PUBLIC[:-1]), _vkey("a", 6, ED_PUBLIC),
         "a+" + note.note_key_id("a", 1, ED_PUBLIC).hex() + "+",
     ],

@@ -86,9 +86,14 @@ def encode(value: JSONValue) -> bytes:
     Raises InvalidJSONError for a type that is not JSON's, a key that is no string, an integer
     beyond 2^53-1, NaN, an infinity, a lone surrogate, or nesting deeper than MAX_ENCODE_DEPTH.
     """
-    if _scan(value, MAX_ENCODE_DEPTH) == _PLAIN:
+    found = _scan(value, MAX_ENCODE_DEPTH)
+    plain = value
+    if found == _UNUSUAL:
+        plain = _with_integers(value)
+        found = _scan(plain, MAX_ENCODE_DEPTH)
+    if found == _PLAIN:
         try:
-            return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER)
+            return orjson.dumps(plain, option=orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER)
         except TypeError:
             pass  # A lone surrogate or a big integer; the slow path names its place.
     return _jcs_slow.encode(value, MAX_ENCODE_DEPTH)
@@ -124,9 +129,10 @@ def canonicalize(
 #   refuses those, with the integral floats of that size that we refuse anyway. Integers from
 #   2^53 to 2^64 it refuses to write (OPT_STRICT_INTEGER).
 #
-# It writes as RFC 8785 does, strings included, except for floats (1.0, 1e-7, 1e16; shortest
-# digits are the same) and for the order of keys (code points, where RFC 8785 §3.2.3 wants
-# UTF-16 code units), and it knows types that JSON does not (UUID, Enum, ...). `_scan` tells.
+# It writes as RFC 8785 does, strings included, except for floats (1.0, 1e-7, 1e16; between the
+# bounds in `_scan` both write the shortest digits, without an exponent) and for the order of keys
+# (code points, where RFC 8785 §3.2.3 wants UTF-16 code units), and it knows types that JSON does
+# not (UUID, Enum, ...). `_scan` tells.
 
 
 def _keeps_all_members(data: bytes, written: bytes) -> bool:
@@ -183,3 +189,13 @@ def _scan(root: JSONValue, max_depth: int) -> int:
         level = below
         depth += 1
     return found
+
+
+def _with_integers(value: JSONValue) -> JSONValue:
+    """A copy in which floats like 1.0, below 2^53, are integers: they have one canonical form."""
+    kind = type(value)
+    if kind is dict:
+        return {name: _with_integers(item) for name, item in value.items()}
+    if kind is list or kind is tuple:
+        return [_with_integers(item) for item in value]
+    return int(value) if kind is float and value.is_integer() else value

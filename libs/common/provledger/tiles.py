@@ -144,7 +144,7 @@ def decode_bundle(data: bytes) -> list[bytes]:
             raise TileError(f"a bundle has 1 to {TILE_WIDTH} entries")
         start = at + 2
         at = start + int.from_bytes(data[at:start], "big")
-        if start > len(data) or at > len(data):
+        if at > len(data):
             raise TileError("bundle is cut off")
         entries.append(data[start:at])
     if not entries:

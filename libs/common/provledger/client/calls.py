@@ -27,8 +27,12 @@ R = TypeVar("R")
 _RETRIED: Final = frozenset(
     {"UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "CANCELLED", "ABORTED"}
 )
-# gRPC says INTERNAL or UNKNOWN for some broken connections; its own text tells them from a fault.
-_BROKEN_CONNECTION: Final = ("RST_STREAM", "Stream removed", "GOAWAY", "Socket closed")
+# gRPC says INTERNAL for some broken connections, the last of these where a message is written to a
+# stream that just ended; its own text tells them from a fault of the service.
+_BROKEN_CONNECTION: Final = (
+    *("RST_STREAM", "Stream removed", "GOAWAY", "Socket closed"),
+    "Internal error from Core",
+)
 _rng: Final = random.Random()  # noqa: S311 - jitter, not a secret
 
 PATIENT: Final = RetryPolicy(attempts=10_000, base_s=0.05, cap_s=2.0, budget_s=1e9)

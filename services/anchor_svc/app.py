@@ -1,0 +1,110 @@
+"""Puts the anchor service together from its settings."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Final
+
+from anchor_svc.checkpointing import make_origin
+from anchor_svc.config import Settings
+from anchor_svc.openlog import OpenLog
+from anchor_svc.recovery import LOG_UID_BYTES, create_log
+from anchor_svc.servicer import AnchorServicer
+from anchor_svc.sinks import open_sink
+from anchor_svc.storage import LogRow, Storage
+from anchor_svc.storage.sql import SQLStorage
+from anchor_svc.storage.tables import MIGRATIONS, SCHEMA
+from provledger import logs
+from provledger.api.anchor.v1 import anchor_pb2_grpc
+from provledger.db import is_sqlite, lock_data_dir, migrate, open_engine
+from provledger.errors import UnavailableError
+from provledger.keyring import ActiveSigner, KeyRing
+from provledger.keyset import KeyPurpose
+from provledger.kms import open_signer
+from provledger.rpc.server import App
+
+log = logs.get(__name__)
+
+_PATIENCE_S: Final = 5.0
+
+
+async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) -> App:
+    """Open or create the log and make the app.
+
+    A new log waits for a checkpoint key, which its first leaf names. An existing one is served
+    without: only signing needs keys.
+
+    Raises:
+        ConfigError: settings that cannot be used, or an embedded database that is in use.
+        DataLossError: what is stored does not fit together; the message says where.
+        StatusError: the database cannot be reached.
+    """
+    make_origin(settings.origin_prefix, bytes(LOG_UID_BYTES))
+    sinks = [open_sink(uri) for uri in settings.sink_uris()]
+    async with AsyncExitStack() as undo:
+        engine = open_engine(settings.database_url, SCHEMA)
+        undo.callback(engine.dispose)
+        if is_sqlite(engine):
+            # Without this, a second process on the same file would fence the first by mistake.
+            undo.enter_context(lock_data_dir(settings.data_dir, "anchor"))
+        await asyncio.to_thread(migrate, engine, MIGRATIONS, SCHEMA)
+        storage = SQLStorage(engine)
+        undo.push_async_callback(storage.close)
+        ring = KeyRing(
+            settings.keys_endpoint,
+            [KeyPurpose.CHECKPOINT, KeyPurpose.HEAD],
+            partial(open_signer, key_dir=settings.key_dir),
+            clock=clock,
+            tls=settings.tls(),
+            watcher="anchor",
+        )
+        undo.push_async_callback(ring.close)
+        await ring.start()
+        row = await storage.default_log()
+        if row is None:
+            row = await _new_log(settings, storage, await _wait_for_key(ring), clock())
+        opened = OpenLog(
+            row,
+            storage,
+            settings.data_dir,
+            ring,
+            sinks,
+            publish_interval_s=settings.publish_interval_ms / 1000,
+            sink_deadline_s=settings.sink_deadline_ms / 1000,
+            max_batch_leaves=settings.max_batch_leaves,
+            max_queued_leaves=settings.max_queued_leaves,
+            clock=clock,
+        )
+        undo.push_async_callback(opened.close)
+        await opened.open()
+        state = opened.state
+        log.info("anchor.open", log=row.log_uid.hex(), origin=row.origin, size=state.signed_size)
+        servicer = AnchorServicer(opened, ring)
+        close = undo.pop_all().aclose
+    return App(
+        services=[(anchor_pb2_grpc.add_AnchorServiceServicer_to_server, servicer)],
+        background=opened.background,
+        close=close,
+    )
+
+
+async def _new_log(settings: Settings, storage: Storage, key: ActiveSigner, now_ns: int) -> LogRow:
+    return await create_log(
+        storage,
+        origin_prefix=settings.origin_prefix,
+        suite_name=settings.suite,
+        keys=[(key.kid, key.thumbprint)],
+        now_ns=now_ns,
+    )
+
+
+async def _wait_for_key(ring: KeyRing) -> ActiveSigner:
+    while True:
+        try:
+            return await ring.wait_for(KeyPurpose.CHECKPOINT, _PATIENCE_S)
+        except UnavailableError as error:
+            log.warning("anchor.waiting_for_key", reason=error.reason)

@@ -1,0 +1,299 @@
+"""The flush: from a batch of submissions to a signed checkpoint that covers them.
+
+::
+
+    1  admit     each submission on its own; a bad one fails alone          (pure)
+    2  commit    entries, runs, ledgers, the log's size, the head intended  (one transaction)
+    3  sign      the head, by the key of purpose `checkpoint`
+    4  tile      full tiles and bundles to disk, synced
+    5  release   the note stored; entries that are in tiles dropped         (one transaction)
+    6  answer    whoever waits for these entries, whoever watches checkpoints
+
+Killed between any two of these, the next start finds what is left to do (`recovery`). If a step
+fails while the process lives on, callers get UNAVAILABLE and the same is left to do before anything
+new is admitted: by the flush of a retry or by `heal`, whichever comes first. After a doubtful
+commit all that is held in memory is thrown away and read again. A retry finds its entries there and
+waits for nothing but the checkpoint.
+
+Only one process writes to a log: the one that acquired it last. One that finds itself fenced
+answers nothing any more, and its service ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Final
+
+from anchor_svc.admission import Admission
+from anchor_svc.checkpointing import FlushPlan, LeafRun
+from anchor_svc.keys import SIGN_TIMEOUT_S, Keys, signing_failed
+from anchor_svc.proofs import TileCache, View
+from anchor_svc.recovery import load
+from anchor_svc.state import LogIdentity, LogState
+from anchor_svc.storage import FencedError, Storage
+from anchor_svc.submission import Submission
+from anchor_svc.tree import TILE_WIDTH, Edge, Growth
+from provledger import logs, telemetry
+from provledger.errors import DataLossError, KMSError, StatusError, UnavailableError
+from provledger.keyset import KeyPurpose
+from provledger.kms.signing import sign_checkpoint
+from provledger.retry import RetryPolicy
+
+log = logs.get(__name__)
+
+_HEAL: Final = RetryPolicy(attempts=1_000_000, base_s=0.2, cap_s=10.0, budget_s=float("inf"))
+
+_commit_s = telemetry.histogram("anchor.commit.duration", unit="s", doc="One flush")
+_leaves = telemetry.counter("anchor.leaves", doc="Entries logged")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Queued:
+    """A submission that waits for a flush; `ref` is the span it came in with, for links."""
+
+    submission: Submission
+    ref: object | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Where the entries of a submission are, and the size of a signed checkpoint over them."""
+
+    runs: Sequence[LeafRun]
+    tree_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A head that is intended and not released. `growth`: tiles that may not be on disk yet."""
+
+    size: int
+    root: bytes
+    edge: Edge
+    growth: Growth
+
+
+class Committer:
+    """The only writer of one log. Belongs to one event loop.
+
+    Owned by whoever holds `_lock`: `_edge`, `_pending` and what `_admission` remembers.
+    """
+
+    def __init__(
+        self,
+        identity: LogIdentity,
+        storage: Storage,
+        cache: TileCache,
+        keys: Keys,
+        state: LogState,
+        *,
+        clock: Callable[[], int],
+    ) -> None:
+        self._log = identity
+        self._storage = storage
+        self._cache = cache
+        self._store = cache.store
+        self._keys = keys
+        self._state = state
+        self._clock = clock
+        self._admission = Admission(identity.uid, storage, state)
+        self._lock = asyncio.Lock()
+        # The tree as it is stored; None: not known, to be read again before anything else.
+        self._edge: Edge | None = None
+        self._pending: _Pending | None = None
+        self._unfinished = asyncio.Event()
+        self._rng = random.Random()  # noqa: S311 - jitter, not a secret
+        self.epoch = 0
+        self.fenced = asyncio.Event()
+
+    async def open(self) -> None:
+        """Take the log over, rebuild its edge, and sign what was intended, if that can be done.
+
+        Raises:
+            DataLossError: what is stored does not fit together.
+            StatusError: the database or the disk cannot be used.
+        """
+        async with self._lock:
+            with self._faults():
+                self.epoch = (await self._storage.acquire(self._log.uid)).writer_epoch
+                await self._reload()
+                try:
+                    await self._settle()
+                except UnavailableError as error:
+                    log.warning("anchor.unfinished", reason=error.reason, message=error.message)
+
+    async def heal(self) -> None:
+        """Finish what failed, again and again until it works; runs as long as the service.
+
+        Raises:
+            FencedError: another process has taken the log over.
+        """
+        delays = _HEAL.delays(self._rng)
+        while not self.fenced.is_set():
+            await _either(self._unfinished, self.fenced)
+            try:
+                async with self._lock:
+                    with self._faults():
+                        await self._settle()
+                delays = _HEAL.delays(self._rng)
+            except StatusError as error:
+                tell = log.error if isinstance(error, DataLossError) else log.warning
+                tell("anchor.unfinished", reason=error.reason, message=error.message)
+                await self._pause(next(delays, 10.0))
+            except Exception as error:
+                # A fault of ours: reads go on, and perhaps it was this moment's.
+                log.error("anchor.heal_failed", exc_info=error)
+                await self._pause(next(delays, 10.0))
+        raise FencedError("another process writes to this log now")
+
+    async def _pause(self, delay_s: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(delay_s):
+                await self.fenced.wait()
+
+    async def flush(self, items: list[Queued]) -> Sequence[Outcome | Exception]:
+        """Log submissions; for `provledger.batching.GroupCommit`.
+
+        An item stands for one entry: a submission comes as often as it has entries, so that
+        batches are counted in entries, and gets as many times the same answer.
+        """
+        groups = [(item, sum(1 for _ in same)) for item, same in groupby(items)]
+        queued = [item for item, _ in groups]
+        started_s = time.perf_counter()
+        attributes = {"provledger.entries": len(items)}
+        links = [item.ref for item in queued]
+        async with self._lock:
+            with telemetry.span("anchor.commit", attributes, links=links) as span, self._faults():
+                outcomes = await self._flush([item.submission for item in queued], span)
+        _commit_s.record(time.perf_counter() - started_s)
+        return [
+            outcome
+            for outcome, (_, count) in zip(outcomes, groups, strict=True)
+            for _ in range(count)
+        ]
+
+    async def _flush(
+        self, submissions: list[Submission], span: telemetry.Span
+    ) -> list[Outcome | Exception]:
+        edge = await self._settle()
+        plan = FlushPlan(edge, self._log.hasher)
+        placed = await self._admission.admit_all(plan, submissions)
+        if plan.states:
+            await self._commit(plan, span)
+        size = self._state.signed_size
+        return [
+            place if isinstance(place, StatusError) else Outcome(place, size) for place in placed
+        ]
+
+    async def _settle(self) -> Edge:
+        """Finish whatever an earlier flush, or an earlier process, left unfinished."""
+        if self.fenced.is_set():
+            raise FencedError("another process writes to this log now")
+        edge = self._edge
+        if edge is None:
+            edge = await self._reload()
+        if self._pending is not None:
+            await self._release(self._pending)
+        self._unfinished.clear()
+        return edge
+
+    async def _reload(self) -> Edge:
+        """Read what is stored; what it leaves to do becomes `_pending`."""
+        row = await self._storage.log(self._log.uid)
+        if row.writer_epoch != self.epoch:
+            raise FencedError("another process writes to this log now")
+        stored = await load(self._storage, self._store, row)
+        signed = stored.signed
+        if signed is not None and signed.note is not None:
+            # The view leads to these tiles.
+            await asyncio.to_thread(self._store.write_growth, stored.growth)
+            self._state.set_view(
+                View(signed.size, signed.root, signed.note, stored.edge, self._cache)
+            )
+        self._admission.forget()
+        self._edge = stored.edge
+        self._pending = None
+        if stored.newest.note is None or stored.growth.tiles:
+            head = stored.newest
+            self._pending = _Pending(head.size, head.root, stored.edge, stored.growth)
+            self._unfinished.set()
+        return stored.edge
+
+    async def _commit(self, plan: FlushPlan, span: telemetry.Span) -> None:
+        """Steps 2 to 6 for a plan that changes something."""
+        planned = plan.finish(self._clock())
+        # From here on only the database knows: if this fails in any way, it is asked again.
+        self._edge = None
+        await self._storage.commit(self._log.uid, self.epoch, planned.flush)
+        self._edge = planned.edge
+        self._admission.remember(plan.states.values())
+        if plan.leaves:
+            _leaves.add(plan.leaves)
+            flush = planned.flush
+            self._pending = _Pending(flush.size, flush.root, planned.edge, planned.growth)
+            await self._release(self._pending, span)
+
+    async def _release(self, pending: _Pending, span: telemetry.Span | None = None) -> None:
+        """Steps 3 to 6 for an intended head; may be repeated until it succeeds."""
+        note = await self._sign(pending.size, pending.root, span)
+        if pending.growth.tiles:
+            await asyncio.to_thread(self._store.write_growth, pending.growth)
+        tiled_size = pending.size - pending.size % TILE_WIDTH
+        released = await self._storage.store_note(
+            self._log.uid, self.epoch, pending.size, note, tiled_size
+        )
+        self._pending = None
+        self._state.set_view(View(pending.size, pending.root, released, pending.edge, self._cache))
+
+    async def _sign(self, size: int, root: bytes, span: telemetry.Span | None) -> bytes:
+        key = self._keys.current(KeyPurpose.CHECKPOINT)
+        if span is not None:
+            span.set(telemetry.KID, key.kid)
+        try:
+            async with asyncio.timeout(SIGN_TIMEOUT_S):
+                return await sign_checkpoint(key.signer, self._log.origin, size, root)
+        except (KMSError, TimeoutError) as error:
+            log.error("anchor.sign_failed", exc_info=error, kid=key.kid, tree_size=size)
+            raise signing_failed("the checkpoint", error) from error
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        """Turn faults of disk and fence into what callers are told; nothing else is changed."""
+        try:
+            yield
+        except BaseException as error:
+            # Whatever it was, `heal` finds out what is left to do.
+            self._unfinished.set()
+            self._raise_plain(error)
+            raise
+
+    def _raise_plain(self, error: BaseException) -> None:
+        if isinstance(error, FencedError):
+            if not self.fenced.is_set():
+                log.error("anchor.fenced", log=self._log.name, epoch=self.epoch)
+            self.fenced.set()
+            raise UnavailableError(
+                "WRITER_FENCED", "another process writes to this log now; ask that one"
+            ) from error
+        if isinstance(error, OSError):
+            log.error("anchor.disk_failed", exc_info=error, log=self._log.name)
+            raise UnavailableError(
+                "DISK_UNAVAILABLE",
+                "the files of the log cannot be used for now",
+                retry_delay_s=1.0,
+            ) from error
+
+
+async def _either(first: asyncio.Event, second: asyncio.Event) -> None:
+    waits = [asyncio.ensure_future(event.wait()) for event in (first, second)]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()

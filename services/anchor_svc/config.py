@@ -1,0 +1,86 @@
+"""Settings of the anchor service: environment `PROVLEDGER_ANCHOR_*`, or table `[anchor]`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from provledger.rpc.settings import ServerSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings(ServerSettings):
+    """Everything the anchor service can be told."""
+
+    database_url: str = field(
+        metadata={"doc": "SQLAlchemy URL of the logs' database: sqlite or postgresql+psycopg."}
+    )
+    data_dir: Path = field(
+        metadata={
+            "doc": "Directory for the tiles of the logs, in the layout of c2sp.org/tlog-tiles: "
+            "logs/{uid}/tile/... Back it up together with the database."
+        }
+    )
+    keys_endpoint: str = field(
+        metadata={"doc": "host:port of the keys service, which says what keys are active."}
+    )
+    key_dir: Path = field(metadata={"doc": "Directory where the paths of `local:` keys begin."})
+    origin_prefix: str = field(
+        default="provledger.local",
+        metadata={
+            "doc": "What the origin of a new log begins with: the URL, without scheme, under "
+            "which the log can be read. The log's uid follows. An existing log keeps its own."
+        },
+    )
+    suite: Literal["blake3", "blake3-all", "fips"] = field(
+        default="blake3",
+        metadata={
+            "doc": "Suite of a new log. With blake3-all, no outside tool can check the tree; "
+            "blake3 and fips build the same SHA-256 tree."
+        },
+    )
+    sinks: tuple[str, ...] = field(
+        default=(),
+        metadata={"doc": "URIs of the sinks that published checkpoints go to: file:///directory."},
+    )
+    publish_interval_ms: int = field(
+        default=1000,
+        metadata={
+            "doc": "Least time between two published checkpoints, and the longest that a signed "
+            "one waits to be published.",
+            "unit": "milliseconds",
+            "min": 1,
+            "max": 3_600_000,
+        },
+    )
+    sink_deadline_ms: int = field(
+        default=10_000,
+        metadata={
+            "doc": "How long a sink may take for one checkpoint.",
+            "unit": "milliseconds",
+            "min": 10,
+            "max": 600_000,
+        },
+    )
+    max_batch_leaves: int = field(
+        default=1000,
+        metadata={
+            "doc": "Most entries in one flush; a submission is never split.",
+            "unit": "entries",
+            "min": 1,
+            "max": 100_000,
+        },
+    )
+    max_queued_leaves: int = field(
+        default=20_000,
+        metadata={
+            "doc": "Most entries waiting for a flush; more are told to come back.",
+            "unit": "entries",
+            "min": 1000,
+        },
+    )
+
+    def sink_uris(self) -> tuple[str, ...]:
+        """The sinks, each once; a space parts them as well as a comma."""
+        return tuple(dict.fromkeys(uri for text in self.sinks for uri in text.split()))

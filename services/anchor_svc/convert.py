@@ -1,0 +1,191 @@
+"""Messages of `provledger.api.anchor.v1` to and from the service's values; all checks of form."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from anchor_svc.checkpointing import LeafRun
+from anchor_svc.paging import page_token, read_page_token
+from anchor_svc.reader import Proof, Proven
+from anchor_svc.state import LogIdentity, SignedCheckpoint
+from anchor_svc.storage import AnchorRow
+from anchor_svc.submission import LedgerState, Submission, invalid, parse_submission
+from provledger import names
+from provledger.api.anchor.v1 import anchor_pb2 as pb
+from provledger.api.common.v1 import common_pb2
+from provledger.hashing import HASH_BYTES, Hasher
+
+MAX_SEQS: Final = 1000
+MAX_SINK_BYTES: Final = 1024
+DEFAULT_PAGE_SIZE: Final = 50
+MAX_PAGE_SIZE: Final = 1000
+_MAX_INT64: Final = 2**63 - 1
+
+_SUITES: Final[dict[int, str]] = {
+    common_pb2.SUITE_BLAKE3: "blake3",
+    common_pb2.SUITE_BLAKE3_ALL: "blake3-all",
+    common_pb2.SUITE_FIPS: "fips",
+}
+_SUITES_PB: Final = {
+    "blake3": common_pb2.SUITE_BLAKE3,
+    "blake3-all": common_pb2.SUITE_BLAKE3_ALL,
+    "fips": common_pb2.SUITE_FIPS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class AnchorPage:
+    """What ListAnchors was asked for. `after`: place where the page begins, None at the start."""
+
+    sink: str
+    after: tuple[int, str] | None
+    limit: int
+
+
+def submission_from_pb(request: pb.SubmitLeavesRequest, tree: Hasher) -> Submission:
+    """Read and check a submission; `tree` is the hash of the log's tree."""
+    uid = ledger_uid_from_pb(request.ledger_uid)
+    suite_name = _SUITES.get(request.suite)
+    if suite_name is None:
+        raise invalid("suite", "must be one of the known suites")
+    return parse_submission(uid, suite_name, request.start_seq, list(request.entries), tree)
+
+
+def ledger_uid_from_pb(value: bytes) -> bytes:
+    """Check a ledger's uid."""
+    return names.check_uid(value, "ledger_uid")
+
+
+def size_from_pb(value: int, field: str, *, least: int = 0) -> int:
+    """Check a tree size or log index."""
+    if value < least:
+        raise invalid(field, f"must be at least {least}")
+    return value
+
+
+def seqs_from_pb(seqs: Sequence[int]) -> list[int]:
+    """Check the seqs of a batch: 1 to 1,000, strictly rising."""
+    if not 1 <= len(seqs) <= MAX_SEQS:
+        raise invalid("seqs", f"must be 1 to {MAX_SEQS:,}")
+    values = list(seqs)
+    if values[0] < 0 or any(a >= b for a, b in itertools.pairwise(values)):
+        raise invalid("seqs", "must not be negative, and must rise strictly")
+    if values[-1] == _MAX_INT64:
+        raise invalid("seqs", "must be below 2^63-1")
+    return values
+
+
+def anchor_page_from_pb(request: pb.ListAnchorsRequest, log: LogIdentity) -> AnchorPage:
+    """Read and check a listing."""
+    if request.page_size < 0:
+        raise invalid("page_size", "must not be negative")
+    sink = names.check_text(request.sink, "sink", max_bytes=MAX_SINK_BYTES, required=False)
+    after = read_page_token(request.page_token, _query(log, sink)) if request.page_token else None
+    return AnchorPage(sink, after, min(request.page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE))
+
+
+def anchor_page_to_pb(
+    page: AnchorPage, log: LogIdentity, rows: Sequence[AnchorRow]
+) -> pb.ListAnchorsResponse:
+    """A page of anchors; `rows` has one more than the page if there are more."""
+    shown = rows[: page.limit]
+    response = pb.ListAnchorsResponse(
+        anchors=[pb.Anchor(tree_size=row.size, evidence=evidence_to_pb(row)) for row in shown]
+    )
+    if len(rows) > page.limit:
+        last = shown[-1]
+        response.next_page_token = page_token((last.size, last.sink), _query(log, page.sink))
+    return response
+
+
+def log_to_pb(
+    log: LogIdentity, *, vkey: str, thumbprint: bytes, size: int, published: int, anchored: int
+) -> pb.Log:
+    """A log, with its sizes as of one moment."""
+    return pb.Log(
+        name=log.name,
+        uid=log.uid,
+        origin=log.origin,
+        suite=_SUITES_PB[log.suite],
+        vkey=vkey,
+        key_thumbprint=thumbprint,
+        tree_size=size,
+        published_size=published,
+        anchored_size=anchored,
+    )
+
+
+def runs_to_pb(runs: Sequence[LeafRun]) -> list[pb.LeafRun]:
+    """Where entries are."""
+    return [
+        pb.LeafRun(start_seq=run.start_seq, start_index=run.start_index, count=run.count)
+        for run in runs
+    ]
+
+
+def ledger_state_to_pb(state: LedgerState | None, tree_size: int) -> pb.GetLedgerStateResponse:
+    """How far the log holds a ledger; None for one it has never seen."""
+    if state is None:
+        return pb.GetLedgerStateResponse(seq=-1, log_index=-1, tree_size=tree_size)
+    return pb.GetLedgerStateResponse(
+        seq=state.seq,
+        receipt_hash=state.receipt_hash,
+        log_index=state.log_index,
+        tree_size=tree_size,
+    )
+
+
+def inclusion_to_pb(log: LogIdentity, proven: Proven) -> pb.GetInclusionProofResponse:
+    """One proof that stands alone."""
+    proof = proven.proofs[0]
+    return pb.GetInclusionProofResponse(
+        proof=common_pb2.InclusionProof(
+            origin=log.origin,
+            log_index=proof.log_index,
+            hashes=[
+                proof.hashes[at : at + HASH_BYTES] for at in range(0, len(proof.hashes), HASH_BYTES)
+            ],
+            checkpoint=proven.checkpoint.note,
+            evidence=[evidence_to_pb(row) for row in proven.evidence],
+        )
+    )
+
+
+def batch_to_pb(log: LogIdentity, proven: Proven) -> pb.BatchGetInclusionProofsResponse:
+    """Proofs that share a checkpoint."""
+    return pb.BatchGetInclusionProofsResponse(
+        proofs=[_indexed_proof(proof) for proof in proven.proofs],
+        origin=log.origin,
+        checkpoint=proven.checkpoint.note,
+        tree_size=proven.checkpoint.size,
+        evidence=[evidence_to_pb(row) for row in proven.evidence],
+        anchored=proven.anchored,
+    )
+
+
+def evidence_to_pb(row: AnchorRow) -> common_pb2.AnchorEvidence:
+    """What a sink returned."""
+    return common_pb2.AnchorEvidence(
+        sink=row.sink,
+        kind=row.kind,
+        acknowledged_at_ns=row.acknowledged_at_ns,
+        evidence=row.evidence,
+    )
+
+
+def watch_to_pb(checkpoint: SignedCheckpoint, anchored_size: int) -> pb.WatchCheckpointsResponse:
+    """One message of a watch."""
+    return pb.WatchCheckpointsResponse(
+        checkpoint=checkpoint.note, tree_size=checkpoint.size, anchored_size=anchored_size
+    )
+
+
+def _indexed_proof(proof: Proof) -> pb.IndexedProof:
+    return pb.IndexedProof(seq=proof.seq, log_index=proof.log_index, hashes=proof.hashes)
+
+
+def _query(log: LogIdentity, sink: str) -> str:
+    return f"{log.uid.hex()} {sink}"

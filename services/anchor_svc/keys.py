@@ -1,0 +1,39 @@
+"""What the anchor asks of its keys: the part of `provledger.keyring.KeyRing` it uses."""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from provledger.errors import KMSError, UnavailableError
+from provledger.keyring import ActiveSigner
+from provledger.keyset import KeyPurpose, VerificationKey
+
+SIGN_TIMEOUT_S: Final = 5.0
+"""How long one signature may take before the provider counts as away."""
+
+
+class Keys(Protocol):
+    """Keys to sign with now."""
+
+    def current(self, purpose: KeyPurpose | str) -> ActiveSigner:
+        """The key for a purpose; UnavailableError if there is none, or nobody knows."""
+        ...
+
+
+def vkey(key: ActiveSigner, origin: str) -> str:
+    """The verifier key of a checkpoint key (c2sp.org/signed-note), named like the origin."""
+    return VerificationKey.from_public_key(
+        key.public_key, kid=key.kid, purpose=key.purpose, epoch=key.epoch
+    ).vkey(origin)
+
+
+def signing_failed(what: str, error: KMSError | TimeoutError) -> UnavailableError:
+    """What callers are told when a key could not sign: nothing is lost, try again."""
+    reason = str(getattr(error, "reason", "")) or "KMS_UNAVAILABLE"
+    delay_s = getattr(error, "retry_delay_s", None)
+    return UnavailableError(
+        "SIGNING_UNAVAILABLE",
+        f"{what} could not be signed for now ({reason}); what was sent is kept, try again",
+        metadata={"cause": reason},
+        retry_delay_s=1.0 if delay_s is None else float(delay_s),
+    )

@@ -1,0 +1,1 @@
+"""Schema of the anchor's database (`provledger.db.migrate`)."""

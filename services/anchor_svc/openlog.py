@@ -1,0 +1,141 @@
+"""One log that this process writes to and answers for, with everything that belongs to it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from anchor_svc.committer import Committer, Outcome, Queued
+from anchor_svc.keys import Keys
+from anchor_svc.proofs import TileCache
+from anchor_svc.publisher import Publisher
+from anchor_svc.reader import Reader
+from anchor_svc.recovery import check_note
+from anchor_svc.relay import Relays
+from anchor_svc.sinks import AnchorSink
+from anchor_svc.state import LogIdentity, LogState, SignedCheckpoint
+from anchor_svc.storage import LogRow, Storage
+from anchor_svc.submission import Submission, check_suite
+from anchor_svc.tilestore import TileStore
+from provledger import telemetry
+from provledger.batching import GroupCommit
+
+MAX_BATCH_BYTES: Final = 16 * 1024 * 1024
+MAX_QUEUED_BYTES: Final = 64 * 1024 * 1024
+
+
+class OpenLog:
+    """A log, open for writing. Made by `OpenLog.open`; belongs to one event loop."""
+
+    def __init__(
+        self,
+        row: LogRow,
+        storage: Storage,
+        data_dir: Path,
+        keys: Keys,
+        sinks: Sequence[AnchorSink],
+        *,
+        publish_interval_s: float,
+        sink_deadline_s: float,
+        max_batch_leaves: int,
+        max_queued_leaves: int,
+        clock: Callable[[], int],
+    ) -> None:
+        self.identity = LogIdentity(row.log_uid, row.origin, row.suite)
+        self.state = LogState(has_sinks=bool(sinks))
+        self._storage = storage
+        self.store = TileStore(data_dir, row.log_uid)
+        cache = TileCache(self.store, self.identity.hasher)
+        self.committer = Committer(self.identity, storage, cache, keys, self.state, clock=clock)
+        self.reader = Reader(
+            self.identity, storage, self.state, keys, [sink.uri for sink in sinks], clock=clock
+        )
+        self.publisher = Publisher(
+            self.identity,
+            storage,
+            self.store,
+            self.state,
+            epoch=lambda: self.committer.epoch,
+            interval_s=publish_interval_s,
+            clock=clock,
+        )
+        self.relays = Relays(
+            self.identity, storage, self.state, sinks, deadline_s=sink_deadline_s, clock=clock
+        )
+        self._batcher: GroupCommit[Queued, Outcome] = GroupCommit(
+            self.committer.flush,
+            max_items=max_batch_leaves,
+            max_bytes=MAX_BATCH_BYTES,
+            max_queued_items=max_queued_leaves,
+            max_queued_bytes=MAX_QUEUED_BYTES,
+        )
+
+    async def open(self) -> None:
+        """Take the log over and find out where everything stands.
+
+        Raises:
+            DataLossError: what is stored does not fit together.
+            StatusError: the database or the disk cannot be used.
+        """
+        self.store.open()
+        await self.committer.open()
+        published = await self._storage.newest_published(self.identity.uid)
+        if published is not None and published.note is not None:
+            check_note(self.identity.origin, published)
+            self.state.set_published(
+                SignedCheckpoint(published.size, published.root, published.note)
+            )
+        await self.relays.open()
+
+    @property
+    def background(self) -> Sequence[Callable[[], Awaitable[None]]]:
+        """What has to run as long as the log is open; FencedError ends it."""
+        return (self.committer.heal, self.publisher.run, self.relays.run)
+
+    async def close(self) -> None:
+        """Finish the flushes that wait, and release files and sinks."""
+        await self._batcher.close()
+        self.reader.close()
+        await self.relays.close()
+
+    async def submit(self, submission: Submission) -> Outcome:
+        """Log a submission; returns when a signed checkpoint covers it.
+
+        Raises:
+            FailedPreconditionError: SEQ_GAP, LEDGER_FORKED or SUITE_MISMATCH.
+            ResourceExhaustedError: too much is waiting.
+            UnavailableError: it could not be finished for now; submitting it again is safe.
+        """
+        check_suite(submission.suite, self.identity.suite)
+        queued = Queued(submission, telemetry.current_ref())
+        count = len(submission.entries)
+        results = await self._batcher.submit_many(
+            [queued] * count, sum(map(len, submission.entries))
+        )
+        if isinstance(results[0], Exception):
+            raise results[0]
+        return results[0]
+
+    async def watch(self, *, published: bool) -> AsyncIterator[tuple[SignedCheckpoint, int]]:
+        """The newest checkpoint and the anchored size, now and after each change of either.
+
+        Whoever is slow to ask for the next one skips those in between.
+        """
+        sent: tuple[int, int] | None = None
+        while True:
+            changed = self.state.changed()
+            newest = self._newest(published=published)
+            if newest is not None:
+                now = (newest.size, self.state.anchored_size)
+                if now != sent:
+                    sent = now
+                    yield newest, self.state.anchored_size
+                    continue
+            await changed.wait()
+
+    def _newest(self, *, published: bool) -> SignedCheckpoint | None:
+        view = self.state.view
+        if published or view is None:
+            return self.state.published if published else None
+        return SignedCheckpoint(view.size, view.root, view.note)

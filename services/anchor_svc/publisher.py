@@ -1,0 +1,107 @@
+"""What the outside sees: the newest signed checkpoint, at most once in an interval.
+
+Published means: partial tiles of that size are on disk, `checkpoint` says so, the database knows,
+and sinks may have it. Flushes commit signed checkpoints as fast as they come; partial tiles are
+kept for published sizes only (design §4, "Log"). After a quiet spell a new checkpoint is published
+at once, and none stays unpublished for longer than the interval.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from typing import Final
+
+from anchor_svc.proofs import View
+from anchor_svc.state import LogIdentity, LogState, SignedCheckpoint
+from anchor_svc.storage import Storage
+from anchor_svc.tilestore import TileStore
+from anchor_svc.tree import TILE_WIDTH, level_widths
+from provledger import logs, telemetry
+from provledger.errors import StatusError
+from provledger.retry import RetryPolicy
+
+log = logs.get(__name__)
+
+_RETRY: Final = RetryPolicy(attempts=1_000_000, base_s=0.2, cap_s=10.0, budget_s=float("inf"))
+_TILE_BITS: Final = 8
+
+_published_size = telemetry.gauge("anchor.published_size", doc="Newest published tree size")
+
+
+class Publisher:
+    """Publishes the checkpoints of one log. Belongs to one event loop.
+
+    interval_s: least time between two publications, in seconds.
+    """
+
+    def __init__(
+        self,
+        identity: LogIdentity,
+        storage: Storage,
+        store: TileStore,
+        state: LogState,
+        *,
+        epoch: Callable[[], int],
+        interval_s: float,
+        clock: Callable[[], int],
+    ) -> None:
+        self._log = identity
+        self._storage = storage
+        self._store = store
+        self._state = state
+        self._epoch = epoch
+        self._interval_s = interval_s
+        self._clock = clock
+        self._rng = random.Random()  # noqa: S311 - jitter, not a secret
+
+    async def run(self) -> None:
+        """Publish for as long as the service runs.
+
+        Raises:
+            FencedError: another process has taken the log over.
+        """
+        delays = _RETRY.delays(self._rng)
+        last_s = -self._interval_s
+        while True:
+            changed = self._state.changed()
+            if self._state.signed_size <= self._state.published_size:
+                await changed.wait()
+                continue
+            await asyncio.sleep(max(0.0, last_s + self._interval_s - time.monotonic()))
+            last_s = time.monotonic()
+            try:
+                await self.publish(self._state.signed_view())
+                delays = _RETRY.delays(self._rng)
+            except (StatusError, OSError) as error:
+                log.error("anchor.publish_failed", exc_info=error, log=self._log.name)
+                await asyncio.sleep(next(delays, 10.0))
+
+    async def publish(self, view: View) -> None:
+        """Publish the checkpoint of `view`.
+
+        Raises:
+            FencedError: another process has taken the log over.
+            StatusError, OSError: it could not be done; doing it again is harmless.
+        """
+        await asyncio.to_thread(self._write, view, self._state.published_size)
+        await self._storage.mark_published(self._log.uid, self._epoch(), view.size, self._clock())
+        self._state.set_published(SignedCheckpoint(view.size, view.root, view.note))
+        _published_size.set(view.size)
+
+    def _write(self, view: View, old_size: int) -> None:
+        hash_tiles = []
+        for level, width in enumerate(level_widths(view.size)):
+            if width:
+                index = view.size >> (_TILE_BITS * (level + 1))
+                tile = view.tile(level, index)
+                hashes = [tile.node(0, place) for place in range(width)]
+                hash_tiles.append((level, index, hashes))
+        prover = view.newest_prover()
+        first = view.size - view.size % TILE_WIDTH
+        bundle = [prover.entry(index) for index in range(first, view.size)]
+        self._store.write_partials(hash_tiles, bundle, view.size)
+        self._store.write_checkpoint(view.note)
+        self._store.drop_partials(old_size, view.size)

@@ -1,0 +1,265 @@
+"""Everything that is asked of a log: proofs, checkpoints, heads, evidence.
+
+Which checkpoint an answer is for: the one asked for, if it is signed; by default the newest that
+every sink holds, if that covers what is asked about, else the newest signed one. Reading tiles and
+making proofs happens in threads; what is returned has been checked (`proofs`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from anchor_svc.admission import check_entry, damaged_ledger
+from anchor_svc.checkpointing import clip_runs
+from anchor_svc.keys import SIGN_TIMEOUT_S, Keys, signing_failed
+from anchor_svc.proofs import Prover
+from anchor_svc.recovery import check_note
+from anchor_svc.state import LogIdentity, LogState, SignedCheckpoint
+from anchor_svc.storage import AnchorRow, Storage
+from anchor_svc.submission import LedgerState
+from provledger import dsse
+from provledger.entry import receipt_hash
+from provledger.errors import KMSError, NotFoundError, OutOfRangeError
+from provledger.head import PAYLOAD_TYPE as HEAD_TYPE
+from provledger.head import Head
+from provledger.keyset import KeyPurpose
+from provledger.kms.signing import sign_head
+
+T = TypeVar("T")
+
+_THREADS: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """Where an entry is, and its inclusion path: 32 bytes each, leaf to root, concatenated."""
+
+    seq: int
+    log_index: int
+    hashes: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """Proofs that all lead to one checkpoint, with what is known of it."""
+
+    proofs: Sequence[Proof]
+    checkpoint: SignedCheckpoint
+    evidence: Sequence[AnchorRow]
+    anchored: bool
+
+
+class Reader:
+    """Answers about one log. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        identity: LogIdentity,
+        storage: Storage,
+        state: LogState,
+        keys: Keys,
+        sinks: Sequence[str],
+        *,
+        clock: Callable[[], int],
+    ) -> None:
+        self._log = identity
+        self._storage = storage
+        self._state = state
+        self._keys = keys
+        self._sinks = frozenset(sinks)
+        self._clock = clock
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="anchor-proofs")
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def checkpoint(self, size: int, *, published: bool = False) -> SignedCheckpoint:
+        """The signed checkpoint of exactly this size, or the newest for 0.
+
+        Raises:
+            OutOfRangeError: the log is smaller.
+            NotFoundError: there is none of that size (that is published, if so asked).
+        """
+        if size == 0:
+            newest = self._state.published if published else _signed(self._state)
+            if newest is None:
+                raise _no_checkpoint("there is no published checkpoint yet", size)
+            return newest
+        for known in (self._state.published, self._state.anchored):
+            if known is not None and known.size == size:
+                return known
+        newest = _signed(self._state)
+        if size > newest.size:
+            raise OutOfRangeError(
+                "TREE_SIZE_OUT_OF_RANGE",
+                f"the newest signed checkpoint is of tree size {newest.size}, not {size}",
+                metadata={"treeSize": str(newest.size)},
+            )
+        if size == newest.size and not published:
+            return newest
+        row = await self._storage.checkpoint(self._log.uid, size)
+        if row is None or row.note is None or (published and row.published_at_ns is None):
+            kind = "published" if published else "signed"
+            raise _no_checkpoint(f"there is no {kind} checkpoint of tree size {size}", size)
+        check_note(self._log.origin, row)
+        return SignedCheckpoint(row.size, row.root, row.note)
+
+    async def is_published(self, size: int) -> bool:
+        """Whether the checkpoint of this size was published."""
+        row = await self._storage.checkpoint(self._log.uid, size)
+        return row is not None and row.published_at_ns is not None
+
+    async def inclusion(self, log_index: int, size: int) -> Proven:
+        """Proof of one leaf. The seq in it is -1: nobody asked for a ledger's.
+
+        Raises:
+            OutOfRangeError, NotFoundError: as `checkpoint`; also for an index beyond the tree.
+        """
+        target = await self._resolve(size, log_index)
+        if log_index >= target.size:
+            raise OutOfRangeError(
+                "LOG_INDEX_OUT_OF_RANGE",
+                f"log index {log_index} is not below tree size {target.size}",
+                metadata={"logIndex": str(log_index), "treeSize": str(target.size)},
+            )
+        hashes = await self._with_prover(target, lambda prover: prover.inclusion(log_index))
+        return await self._proven([Proof(-1, log_index, hashes)], target)
+
+    async def batch_inclusion(self, ledger_uid: bytes, seqs: Sequence[int], size: int) -> Proven:
+        """Proofs of a ledger's entries, by rising seq; those the checkpoint lacks are left out."""
+        places = await self._places(ledger_uid, seqs)
+        target = await self._resolve(size, places[-1][1] if places else self._state.signed_size)
+        covered = [(seq, index) for seq, index in places if index < target.size]
+
+        def prove(prover: Prover) -> list[Proof]:
+            return [Proof(seq, index, prover.inclusion(index)) for seq, index in covered]
+
+        return await self._proven(await self._with_prover(target, prove), target)
+
+    async def consistency(self, old_size: int, new_size: int) -> tuple[list[bytes], int]:
+        """Proof that the tree of `new_size` (0: the newest) extends that of `old_size`."""
+        new = await self.checkpoint(new_size)
+        if old_size > new.size:
+            raise OutOfRangeError(
+                "TREE_SIZE_OUT_OF_RANGE",
+                f"the old size {old_size} is larger than the new one, {new.size}",
+                metadata={"treeSize": str(new.size)},
+            )
+        old = await self.checkpoint(old_size)
+        hashes = await self._with_prover(new, lambda prover: prover.consistency(old.size, old.root))
+        return hashes, new.size
+
+    async def ledger_state(self, ledger_uid: bytes) -> LedgerState | None:
+        """How far the log holds a ledger, signed or not yet; None if it knows nothing of it."""
+        states = await self._storage.ledgers(self._log.uid, [ledger_uid])
+        return states.get(ledger_uid)
+
+    async def ledger_head(self, ledger_uid: bytes, size: int) -> tuple[bytes, SignedCheckpoint]:
+        """The signed head of a ledger as of a checkpoint: a DSSE envelope, and the checkpoint.
+
+        Raises:
+            NotFoundError: the log holds nothing of that ledger at that size.
+            UnavailableError: there is no key to sign with for now.
+        """
+        target = await self.checkpoint(size)
+        seq, index = await self._last_place(ledger_uid, target.size)
+        entry = await self._with_prover(target, lambda prover: prover.entry(index))
+        parsed = check_entry(entry, ledger_uid, seq)
+        key = self._keys.current(KeyPurpose.HEAD)
+        head = Head(
+            ledger_uid=ledger_uid,
+            seq=seq,
+            receipt_hash=receipt_hash(parsed.suite, entry),
+            log_index=index,
+            origin=self._log.origin,
+            size=target.size,
+            root=target.root,
+            kid=key.kid,
+            epoch=key.epoch,
+            signed_at_ns=key.signing_time_ns(self._clock()),
+        )
+        body = head.encode()
+        try:
+            async with asyncio.timeout(SIGN_TIMEOUT_S):
+                signature = await sign_head(key.signer, body)
+        except (KMSError, TimeoutError) as error:
+            raise signing_failed("the head", error) from error
+        signed = dsse.Envelope(HEAD_TYPE, body, (dsse.Signature(key.kid, signature),))
+        return dsse.encode(signed), target
+
+    async def anchors(
+        self, after: tuple[int, str] | None, sink: str, limit: int
+    ) -> Sequence[AnchorRow]:
+        """What sinks hold, newest first, after a place in that order."""
+        return await self._storage.anchors(self._log.uid, after=after, sink=sink, limit=limit)
+
+    async def _resolve(self, size: int, last_index: int) -> SignedCheckpoint:
+        """The checkpoint to prove against: see the module's docstring."""
+        if size:
+            return await self.checkpoint(size)
+        anchored = self._state.anchored
+        if anchored is not None and last_index < anchored.size:
+            return anchored
+        return _signed(self._state)
+
+    async def _places(self, ledger_uid: bytes, seqs: Sequence[int]) -> list[tuple[int, int]]:
+        """(seq, log index) of those seqs that are in the log, signed or not yet."""
+        state = await self.ledger_state(ledger_uid)
+        wanted = [seq for seq in seqs if state is not None and seq <= state.seq]
+        if not wanted:
+            return []
+        first, end = wanted[0], wanted[-1] + 1
+        stored = await self._storage.runs(self._log.uid, ledger_uid, first, end)
+        places = []
+        runs = iter(clip_runs(stored, first, end))
+        run = next(runs, None)
+        for seq in wanted:
+            while run is not None and seq >= run.start_seq + run.count:
+                run = next(runs, None)
+            if run is None or seq < run.start_seq:
+                raise damaged_ledger(ledger_uid)
+            places.append((seq, run.start_index + seq - run.start_seq))
+        return places
+
+    async def _last_place(self, ledger_uid: bytes, size: int) -> tuple[int, int]:
+        """(seq, log index) of a ledger's last entry below a tree size."""
+        state = await self.ledger_state(ledger_uid)
+        around = await self._storage.runs_around(self._log.uid, ledger_uid, size)
+        if state is None or around is None:
+            raise NotFoundError(
+                "LEDGER_NOT_FOUND",
+                f"the log holds nothing of ledger {ledger_uid.hex()} at tree size {size}",
+                metadata={"ledgerUid": ledger_uid.hex(), "treeSize": str(size)},
+            )
+        run, following = around
+        last_seq = state.seq if following is None else following.start_seq - 1
+        index = min(size - 1, run.start_index + last_seq - run.start_seq)
+        return run.start_seq + index - run.start_index, index
+
+    async def _proven(self, proofs: Sequence[Proof], target: SignedCheckpoint) -> Proven:
+        evidence = await self._storage.evidence(self._log.uid, target.size) if self._sinks else []
+        evidence = [row for row in evidence if row.sink in self._sinks]
+        anchored = bool(self._sinks) and len(evidence) == len(self._sinks)
+        return Proven(proofs, target, evidence, anchored)
+
+    async def _with_prover(self, target: SignedCheckpoint, work: Callable[[Prover], T]) -> T:
+        """`work` on the proofs for a checkpoint, in a thread."""
+        view = self._state.signed_view()
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._threads, lambda: work(view.prover(target.size, target.root))
+        )
+
+
+def _signed(state: LogState) -> SignedCheckpoint:
+    view = state.signed_view()
+    return SignedCheckpoint(view.size, view.root, view.note)
+
+
+def _no_checkpoint(message: str, size: int) -> NotFoundError:
+    return NotFoundError("CHECKPOINT_NOT_FOUND", message, metadata={"treeSize": str(size)})

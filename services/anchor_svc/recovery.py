@@ -1,0 +1,218 @@
+"""Creating a log, and rebuilding the edge of its tree from what is stored.
+
+The edge is what a crash, a restart or a doubtful write leaves to be found out again:
+
+1. full tiles up to `tiled_size` give the roots in the last tile of each level above the lowest;
+2. entries stored from there on give the leaf hashes of the lowest level, and whatever they fill;
+3. the root of all that must be the stored root of the log and of its newest head, or we refuse to
+   go on (DATA_LOSS), naming the tile or entry that does not fit if it can be found.
+
+A head that is only intended is signed afterwards by `committer`, for the size and root found here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import dataclass
+from typing import Final
+
+from anchor_svc.checkpointing import first_entry, make_origin
+from anchor_svc.proofs import disagrees_below, tile_root
+from anchor_svc.storage import CheckpointRow, LogRow, Storage
+from anchor_svc.tilestore import TileStore
+from anchor_svc.tree import EMPTY, TILE_WIDTH, Edge, Growth
+from provledger import checkpoint as checkpoints
+from provledger import merkle, note, tiles
+from provledger.errors import DataLossError, NoteError
+from provledger.hashing import Hasher, suite
+
+LOG_UID_BYTES: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A log as it was found.
+
+    edge: of the tree with all stored entries. growth: what these completed since `tiled_size`;
+    perhaps on disk already, perhaps not. newest: the head of that tree. signed: the newest signed
+    one, None if there is none yet.
+    """
+
+    log: LogRow
+    edge: Edge
+    growth: Growth
+    newest: CheckpointRow
+    signed: CheckpointRow | None
+
+
+async def create_log(
+    storage: Storage,
+    *,
+    origin_prefix: str,
+    suite_name: str,
+    keys: list[tuple[str, bytes]],
+    now_ns: int,
+    log_uid: bytes | None = None,
+) -> LogRow:
+    """Create the default log: its uid is random, its leaf 0 says what it is.
+
+    Returns the log there is, if another process was first. Raises ConfigError for the prefix.
+    """
+    uid = secrets.token_bytes(LOG_UID_BYTES) if log_uid is None else log_uid
+    origin = make_origin(origin_prefix, uid)
+    entry = first_entry(uid, origin, suite_name, keys)
+    log = LogRow(
+        log_uid=uid,
+        origin=origin,
+        suite=suite_name,
+        size=1,
+        root=merkle.leaf_hash(entry, suite(suite_name).tree),
+        tiled_size=0,
+        writer_epoch=0,
+        created_at_ns=now_ns,
+    )
+    return await storage.create_log(log, entry)
+
+
+async def load(storage: Storage, store: TileStore, log: LogRow) -> Stored:
+    """Rebuild the edge of a log; reads at most 255 tiles of each level.
+
+    Raises:
+        DataLossError: what is stored does not fit together.
+    """
+    hasher = suite(log.suite).tree
+    pieces = await storage.pieces(log.log_uid, log.tiled_size)
+    edge = await asyncio.to_thread(_tiled_edge, store, log.tiled_size, hasher)
+    entries: list[bytes] = []
+    for piece in pieces:
+        if piece.start_index != log.tiled_size + len(entries):
+            raise _missing_entry(log.tiled_size + len(entries))
+        entries += piece.entries
+    if log.tiled_size + len(entries) < log.size:
+        raise _missing_entry(log.tiled_size + len(entries))
+    edge, growth = edge.extend(merkle.leaf_hashes(entries, hasher), entries, hasher)
+    newest = await storage.newest_checkpoint(log.log_uid)
+    signed = await storage.newest_signed(log.log_uid)
+    if edge.size != log.size or edge.root(hasher) != log.root:
+        raise _wrong_root(store, log, edge, hasher)
+    if newest is None or (newest.size, newest.root) != (log.size, log.root):
+        raise DataLossError(
+            "CHECKPOINT_LOST", f"the head of tree size {log.size} is not among the checkpoints"
+        )
+    if signed is not None:
+        check_note(log.origin, signed)
+    _check_not_behind(store, log, signed)
+    return Stored(log, edge, growth, newest, signed)
+
+
+def check_note(origin: str, row: CheckpointRow) -> None:
+    """Check that a stored note states what its row does; its signature is for others to verify.
+
+    Raises:
+        DataLossError: it states another head, or cannot be read.
+    """
+    try:
+        stated = checkpoints.parse(note.parse(row.note or b"").text)
+    except NoteError:
+        stated = None
+    if stated is None or (stated.origin, stated.size, stated.root) != (origin, row.size, row.root):
+        raise DataLossError(
+            "CHECKPOINT_DAMAGED",
+            f"the stored checkpoint of tree size {row.size} does not say what it should",
+            metadata={"treeSize": str(row.size)},
+        )
+
+
+def _tiled_edge(store: TileStore, size: int, hasher: Hasher) -> Edge:
+    """The edge of a tree of `size` leaves, a multiple of 256, all of them in full tiles."""
+    if size % TILE_WIDTH:
+        raise DataLossError("LOG_ROW_CHANGED", "the stored tiled size does not end with a tile")
+    levels: list[tuple[bytes, ...]] = []
+    level, below = 0, size
+    while below:
+        full, width = divmod(below, TILE_WIDTH)
+        # Hashes of this level's last tile are roots of full tiles one level down.
+        first = full * TILE_WIDTH
+        levels.append(
+            tuple(
+                tile_root(store.read_tile(level - 1, index), hasher)
+                for index in range(first, first + width)
+            )
+        )
+        level, below = level + 1, full
+    return Edge(size, tuple(levels), ()) if levels else EMPTY
+
+
+def _wrong_root(store: TileStore, log: LogRow, edge: Edge, hasher: Hasher) -> DataLossError:
+    """The error for a root that is not the stored one, with whatever can be said about why."""
+    level, below = 0, log.tiled_size
+    while below >= TILE_WIDTH:
+        below //= TILE_WIDTH
+        for index in range(below - below % TILE_WIDTH, below):
+            if disagrees_below(store, level, index, hasher):
+                path = tiles.tile_path(level, index)
+                return _root_error(f"{path} does not fit what is below it", {"tile": path})
+        level += 1
+    published = store.read_checkpoint()
+    odd = None if published is None else _odd_entry(store, published, edge)
+    if odd is not None:
+        return _root_error(
+            f"the stored entry {odd} is not the published one", {"logIndex": str(odd)}
+        )
+    return _root_error(
+        f"look at the stored entries from log index {log.tiled_size} on, and at the stored root",
+        {"logIndex": str(log.tiled_size)},
+    )
+
+
+def _odd_entry(store: TileStore, published: bytes, edge: Edge) -> int | None:
+    """An index whose stored entry differs from the partial tile of the last published size."""
+    try:
+        size = checkpoints.parse(note.parse(published).text).size
+    except NoteError:
+        return None
+    index, width = divmod(size, TILE_WIDTH)
+    if not width or index != edge.size // TILE_WIDTH:
+        return None
+    stored = edge.levels[0]
+    for place, leaf_hash in enumerate(store.read_partial(0, index, width) or ()):
+        if place >= len(stored) or stored[place] != leaf_hash:
+            return index * TILE_WIDTH + place
+    return None
+
+
+def _check_not_behind(store: TileStore, log: LogRow, signed: CheckpointRow | None) -> None:
+    """Compare with the published checkpoint: a database from an older backup has forgotten it."""
+    published = store.read_checkpoint()
+    if published is None:
+        return
+    try:
+        stated = checkpoints.parse(note.parse(published).text)
+    except NoteError as error:
+        raise DataLossError(
+            "CHECKPOINT_DAMAGED", "the published checkpoint cannot be read", metadata={}
+        ) from error
+    newest = 0 if signed is None else signed.size
+    if stated.origin != log.origin or stated.size > newest:
+        raise DataLossError(
+            "DATABASE_BEHIND",
+            f"a checkpoint of tree size {stated.size} was published, but the database knows of "
+            f"{newest} only: it is older than the data directory. Nothing is signed, so that "
+            "no second history begins; restore the newer database",
+            metadata={"publishedSize": str(stated.size), "storedSize": str(newest)},
+        )
+
+
+def _root_error(hint: str, metadata: dict[str, str]) -> DataLossError:
+    return DataLossError(
+        "ROOT_MISMATCH", f"the stored tree does not have its stored root: {hint}", metadata=metadata
+    )
+
+
+def _missing_entry(index: int) -> DataLossError:
+    return DataLossError(
+        "ENTRIES_LOST",
+        f"the entry at log index {index} is neither in a tile nor in the database",
+        metadata={"logIndex": str(index)},
+    )

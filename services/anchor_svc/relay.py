@@ -1,0 +1,180 @@
+"""How published checkpoints get to the sinks: one task for each sink, and no shared fate.
+
+Each sink has its own cursor in the database, its own deadline and backoff, and takes the newest
+published checkpoint when it is ready for one: those skipped are covered by consistency. A sink that
+is dead, slow or wrong delays nobody, and never an append.
+
+What a receipt needs is one checkpoint that *every* sink holds. Slow sinks that always took the
+newest might never meet; so a sink that finds others ahead of it joins the nearest (`choose`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from anchor_svc.sinks import (
+    AnchorSink,
+    Evidence,
+    PublishedCheckpoint,
+    SinkError,
+    SinkIntegrityError,
+)
+from anchor_svc.state import LogIdentity, LogState, SignedCheckpoint
+from anchor_svc.storage import AnchorRow, Storage
+from provledger import logs, telemetry
+from provledger.errors import ProvledgerError
+from provledger.retry import RetryPolicy
+
+log = logs.get(__name__)
+
+RETRY: Final = RetryPolicy(attempts=1_000_000, base_s=0.25, cap_s=60.0, budget_s=float("inf"))
+MAX_EVIDENCE_BYTES: Final = 64 * 1024
+
+_lag = telemetry.gauge("anchor.sink.lag", doc="Published leaves that a sink does not cover yet")
+_anchored = telemetry.counter("anchor.sink.anchored", doc="Checkpoints a sink acknowledged")
+_failed = telemetry.counter("anchor.sink.failed", doc="Attempts that failed, by sink")
+
+
+def choose(cursor: int, floor: int, others: Iterable[int], newest: int) -> int:
+    """The size a sink takes next: that of the nearest other sink ahead of it, else the newest.
+
+    cursor: the largest size it holds. floor: a size it may have been handed already, without an
+    answer that reached us; a sink is never asked to go back. others: for each other sink, the size
+    it is busy with, or else the largest it holds. newest: the largest published size. Returns
+    `cursor` if there is nothing to take.
+    """
+    ahead = [size for size in others if max(cursor + 1, floor) <= size <= newest]
+    return min(ahead, default=max(cursor, newest))
+
+
+class Relays:
+    """The relays of one log. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        identity: LogIdentity,
+        storage: Storage,
+        state: LogState,
+        sinks: Sequence[AnchorSink],
+        *,
+        deadline_s: float,
+        clock: Callable[[], int],
+        rng: random.Random | None = None,
+        retry: RetryPolicy = RETRY,
+    ) -> None:
+        self._log = identity
+        self._storage = storage
+        self._state = state
+        self._sinks = list(sinks)
+        self._deadline_s = deadline_s
+        self._clock = clock
+        self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
+        self._retry = retry
+        self._names = [sink.uri for sink in self._sinks]
+        # By sink: the largest size it holds, the largest it may hold, and that it is busy with.
+        self._cursors: dict[str, int] = {}
+        self._floors: dict[str, int] = {}
+        self._busy: dict[str, int] = {}
+
+    async def open(self) -> None:
+        """Read how far each sink is."""
+        self._cursors = dict(await self._storage.cursors(self._log.uid, self._names))
+        # What an earlier process handed over without hearing back was published before.
+        self._floors = dict.fromkeys(self._names, self._state.published_size)
+        await self._note_anchored()
+
+    async def run(self) -> None:
+        """Relay to all sinks, as long as the service runs."""
+        async with asyncio.TaskGroup() as group:
+            for sink in self._sinks:
+                group.create_task(self._run_one(sink))
+
+    async def close(self) -> None:
+        """Release the sinks."""
+        for sink in self._sinks:
+            await sink.close()
+
+    async def _run_one(self, sink: AnchorSink) -> None:
+        delays = self._retry.delays(self._rng)
+        repeat: SignedCheckpoint | None = None
+        while True:
+            target = repeat
+            try:
+                target = target or await self._next(sink.uri)
+                self._busy[sink.uri] = self._floors[sink.uri] = target.size
+                await self._relay(sink, target)
+                repeat = None
+                delays = self._retry.delays(self._rng)
+                continue
+            except SinkIntegrityError as error:
+                # Kept at: a newer checkpoint might go through, and the alarm be forgotten.
+                repeat = target
+                log.error("anchor.sink_integrity", exc_info=error, sink=sink.uri)
+            except ProvledgerError as error:
+                log.warning("anchor.sink_failed", exc_info=error, sink=sink.uri)
+            except Exception as error:
+                # A sink may be anybody's code: whatever it raises is its own affair.
+                log.error("anchor.sink_failed", exc_info=error, sink=sink.uri)
+            finally:
+                self._busy.pop(sink.uri, None)
+                self._record_lag(sink.uri)
+            _failed.add(1, {"sink": sink.uri})
+            await asyncio.sleep(next(delays, self._retry.cap_s))
+
+    async def _next(self, sink: str) -> SignedCheckpoint:
+        """Wait until there is something for a sink, and choose what."""
+        while True:
+            changed = self._state.changed()
+            published = self._state.published
+            if published is not None:
+                others = [
+                    self._busy.get(name, self._cursors[name])
+                    for name in self._names
+                    if name != sink
+                ]
+                cursor = self._cursors[sink]
+                size = choose(cursor, self._floors[sink], others, published.size)
+                if cursor < size < published.size:
+                    row = await self._storage.checkpoint(self._log.uid, size)
+                    if row is not None and row.note is not None:
+                        return SignedCheckpoint(row.size, row.root, row.note)
+                if cursor < published.size:
+                    return published
+            await changed.wait()
+
+    async def _relay(self, sink: AnchorSink, target: SignedCheckpoint) -> None:
+        checkpoint = PublishedCheckpoint(self._log.origin, target.size, target.root, target.note)
+        evidence = await self._attempt(sink, checkpoint)
+        row = AnchorRow(target.size, sink.uri, evidence.kind, self._clock(), evidence.data)
+        # If this fails, the sink is handed the checkpoint again, and says the same.
+        await self._storage.add_anchor(self._log.uid, row)
+        self._cursors[sink.uri] = max(self._cursors[sink.uri], target.size)
+        _anchored.add(1, {"sink": sink.uri})
+        await self._note_anchored()
+
+    async def _attempt(self, sink: AnchorSink, checkpoint: PublishedCheckpoint) -> Evidence:
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                evidence = await sink.anchor(checkpoint)
+        except TimeoutError as error:
+            raise SinkError(f"no answer within {self._deadline_s} s") from error
+        if len(evidence.data) > MAX_EVIDENCE_BYTES:
+            raise SinkError("the evidence is too large to be kept")
+        return evidence
+
+    async def _note_anchored(self) -> None:
+        """Find the newest checkpoint that all sinks hold, if it is newer than the one known."""
+        if not self._names:
+            return
+        known = max(self._state.anchored_size, 0)
+        size = await self._storage.anchored_size(self._log.uid, self._names, known)
+        row = None if size is None else await self._storage.checkpoint(self._log.uid, size)
+        if row is not None and row.note is not None and row.size > self._state.anchored_size:
+            self._state.set_anchored(SignedCheckpoint(row.size, row.root, row.note))
+
+    def _record_lag(self, sink: str) -> None:
+        lag = max(0, self._state.published_size - self._cursors.get(sink, 0))
+        _lag.set(lag, {"sink": sink})

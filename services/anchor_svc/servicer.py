@@ -1,0 +1,138 @@
+"""The RPCs of `provledger.api.anchor.v1.AnchorService`: convert, call, convert."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from anchor_svc import convert
+from anchor_svc.keys import Keys, vkey
+from anchor_svc.openlog import OpenLog
+from provledger import names
+from provledger.api.anchor.v1 import anchor_pb2 as pb
+from provledger.api.anchor.v1 import anchor_pb2_grpc
+from provledger.errors import NotFoundError
+from provledger.keyset import KeyPurpose
+
+Context = Any
+
+
+class AnchorServicer(anchor_pb2_grpc.AnchorServiceServicer):
+    """Answers for the logs of this process; `default` is the one `logs/-` means."""
+
+    def __init__(self, default: OpenLog, keys: Keys) -> None:
+        self._default = default
+        self._logs = {default.identity.uid: default}
+        self._keys = keys
+
+    async def GetLog(self, request: pb.GetLogRequest, context: Context) -> pb.GetLogResponse:
+        """Return a log and where it stands."""
+        log = self._log(request.name, "name")
+        key = self._keys.current(KeyPurpose.CHECKPOINT)
+        message = convert.log_to_pb(
+            log.identity,
+            vkey=vkey(key, log.identity.origin),
+            thumbprint=key.thumbprint,
+            size=log.state.signed_size,
+            published=log.state.published_size,
+            anchored=log.state.anchored_size,
+        )
+        return pb.GetLogResponse(log=message)
+
+    async def SubmitLeaves(
+        self, request: pb.SubmitLeavesRequest, context: Context
+    ) -> pb.SubmitLeavesResponse:
+        """Log the next entries of a ledger; answer when a signed checkpoint covers them."""
+        log = self._log(request.log)
+        submission = convert.submission_from_pb(request, log.identity.hasher)
+        outcome = await log.submit(submission)
+        return pb.SubmitLeavesResponse(
+            runs=convert.runs_to_pb(outcome.runs), tree_size=outcome.tree_size
+        )
+
+    async def GetLedgerState(
+        self, request: pb.GetLedgerStateRequest, context: Context
+    ) -> pb.GetLedgerStateResponse:
+        """Return how far the log holds a ledger."""
+        log = self._log(request.log)
+        uid = convert.ledger_uid_from_pb(request.ledger_uid)
+        state = await log.reader.ledger_state(uid)
+        return convert.ledger_state_to_pb(state, log.state.signed_size)
+
+    async def GetInclusionProof(
+        self, request: pb.GetInclusionProofRequest, context: Context
+    ) -> pb.GetInclusionProofResponse:
+        """Prove that one entry is in the log."""
+        log = self._log(request.log)
+        index = convert.size_from_pb(request.log_index, "log_index")
+        size = convert.size_from_pb(request.tree_size, "tree_size")
+        return convert.inclusion_to_pb(log.identity, await log.reader.inclusion(index, size))
+
+    async def BatchGetInclusionProofs(
+        self, request: pb.BatchGetInclusionProofsRequest, context: Context
+    ) -> pb.BatchGetInclusionProofsResponse:
+        """Prove that entries of a ledger are in the log, all against one checkpoint."""
+        log = self._log(request.log)
+        uid = convert.ledger_uid_from_pb(request.ledger_uid)
+        seqs = convert.seqs_from_pb(request.seqs)
+        size = convert.size_from_pb(request.tree_size, "tree_size")
+        proven = await log.reader.batch_inclusion(uid, seqs, size)
+        return convert.batch_to_pb(log.identity, proven)
+
+    async def GetConsistencyProof(
+        self, request: pb.GetConsistencyProofRequest, context: Context
+    ) -> pb.GetConsistencyProofResponse:
+        """Prove that one tree extends another."""
+        log = self._log(request.log)
+        old_size = convert.size_from_pb(request.old_size, "old_size", least=1)
+        new_size = convert.size_from_pb(request.new_size, "new_size")
+        hashes, size = await log.reader.consistency(old_size, new_size)
+        return pb.GetConsistencyProofResponse(hashes=hashes, new_size=size)
+
+    async def GetCheckpoint(
+        self, request: pb.GetCheckpointRequest, context: Context
+    ) -> pb.GetCheckpointResponse:
+        """Return a signed checkpoint."""
+        log = self._log(request.log)
+        size = convert.size_from_pb(request.tree_size, "tree_size")
+        checkpoint = await log.reader.checkpoint(size, published=request.published)
+        published = request.published or await log.reader.is_published(checkpoint.size)
+        return pb.GetCheckpointResponse(
+            checkpoint=checkpoint.note, tree_size=checkpoint.size, published=published
+        )
+
+    async def WatchCheckpoints(
+        self, request: pb.WatchCheckpointsRequest, context: Context
+    ) -> AsyncIterator[pb.WatchCheckpointsResponse]:
+        """Send the newest checkpoint, and again whenever it or the anchored size moves on."""
+        log = self._log(request.log)
+        async with aclosing(log.watch(published=request.published)) as checkpoints:  # type: ignore[type-var]
+            async for checkpoint, anchored_size in checkpoints:
+                yield convert.watch_to_pb(checkpoint, anchored_size)
+
+    async def GetLedgerHead(
+        self, request: pb.GetLedgerHeadRequest, context: Context
+    ) -> pb.GetLedgerHeadResponse:
+        """Sign and return the head of a ledger as of a checkpoint."""
+        log = self._log(request.log)
+        uid = convert.ledger_uid_from_pb(request.ledger_uid)
+        size = convert.size_from_pb(request.tree_size, "tree_size")
+        head, checkpoint = await log.reader.ledger_head(uid, size)
+        return pb.GetLedgerHeadResponse(head=head, checkpoint=checkpoint.note)
+
+    async def ListAnchors(
+        self, request: pb.ListAnchorsRequest, context: Context
+    ) -> pb.ListAnchorsResponse:
+        """List what sinks hold, newest first."""
+        log = self._log(request.log)
+        page = convert.anchor_page_from_pb(request, log.identity)
+        rows = await log.reader.anchors(page.after, page.sink, page.limit + 1)
+        return convert.anchor_page_to_pb(page, log.identity, rows)
+
+    def _log(self, name: str, field: str = "log") -> OpenLog:
+        uid = names.parse_log_name(name, field)
+        found = self._default if uid is None else self._logs.get(uid)
+        if found is None:
+            raise NotFoundError("LOG_NOT_FOUND", f"there is no {name} here", metadata={"log": name})
+        return found

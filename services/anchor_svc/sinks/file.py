@@ -1,0 +1,111 @@
+"""`file:///dir`: checkpoints in a directory, one file each, never overwritten.
+
+::
+
+    <dir>/<origin, percent-encoded>/00000000000000000501.checkpoint    tree size, 20 digits
+                                    latest                             the largest of them
+
+Each is a signed note, readable with standard tools. A directory on another machine, or one that is
+copied away, is what makes this worth something; on our own disk it is as good as our disk.
+
+A file is written under another name, synced, and linked into place, which fails if the name is
+taken: then its bytes must be ours. `latest` only moves forward; a larger one than ours means that
+our log was rolled back, or that somebody writes there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote, unquote, urlsplit
+
+from anchor_svc import files
+from anchor_svc.sinks import Evidence, PublishedCheckpoint, SinkError, SinkIntegrityError
+from provledger import checkpoint as checkpoints
+from provledger import jcs, note
+from provledger.errors import NoteError
+from provledger.settings import ConfigError
+
+KIND: Final = "file"
+LATEST: Final = "latest"
+
+
+class FileSink:
+    """Checkpoints in the directory `root`."""
+
+    def __init__(self, uri: str, root: Path) -> None:
+        self.uri = uri
+        self._root = root
+        # One thread: an attempt that hangs on a dead disk is not overtaken by the next.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="file-sink")
+
+    @classmethod
+    def from_uri(cls, uri: str) -> FileSink:
+        """The sink of `file:///absolute/directory`; raises ConfigError for anything else."""
+        parts = urlsplit(uri)
+        path = Path(unquote(parts.path))
+        if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
+            raise ConfigError("sinks: a file sink looks like file:///absolute/directory")
+        if not path.is_absolute() or "\0" in str(path):
+            raise ConfigError("sinks: the directory of a file sink must be absolute")
+        return cls(uri, path)
+
+    async def anchor(self, checkpoint: PublishedCheckpoint) -> Evidence:
+        """Write the checkpoint, unless it is there; see `AnchorSink`."""
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._thread, self._write, checkpoint)
+        except OSError as error:
+            raise SinkError(f"the directory cannot be used: {error.strerror}") from error
+
+    async def close(self) -> None:
+        """Let the thread end; what it is doing is not waited for."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _write(self, checkpoint: PublishedCheckpoint) -> Evidence:
+        directory = self._root / quote(checkpoint.origin, safe="")
+        files.make_dirs(directory)
+        name = f"{checkpoint.size:020}.checkpoint"
+        self._check_latest(directory / LATEST, checkpoint)
+        _write_once(directory / name, checkpoint)
+        files.write_atomic(directory / LATEST, checkpoint.note, directory)
+        evidence = {
+            "name": f"{directory.name}/{name}",
+            "sha256": hashlib.sha256(checkpoint.note).hexdigest(),
+            "size": str(checkpoint.size),
+        }
+        return Evidence(KIND, jcs.encode(evidence))
+
+    def _check_latest(self, path: Path, checkpoint: PublishedCheckpoint) -> None:
+        try:
+            latest = checkpoints.parse(note.parse(path.read_bytes()).text)
+        except FileNotFoundError:
+            return
+        except NoteError as error:
+            raise SinkIntegrityError("the latest checkpoint there cannot be read") from error
+        if latest.origin != checkpoint.origin or latest.size > checkpoint.size:
+            raise SinkIntegrityError(
+                f"there is a checkpoint of tree size {latest.size}, larger than ours of "
+                f"{checkpoint.size}: our log was rolled back, or somebody else writes there"
+            )
+
+
+def _write_once(path: Path, checkpoint: PublishedCheckpoint) -> None:
+    """Put the note at `path`, which must be free or hold the very same bytes."""
+    temporary = files.write_scratch(checkpoint.note, path.parent)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        if path.read_bytes() != checkpoint.note:
+            raise SinkIntegrityError(
+                f"another checkpoint of tree size {checkpoint.size} is there already"
+            ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+    files.sync_dir(path.parent)

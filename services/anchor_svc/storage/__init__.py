@@ -1,0 +1,214 @@
+"""What the anchor keeps in a database, as values and as one small port.
+
+    logs         one row per log: its size and root, and who may write
+    entries      entries not yet in full tiles, in pieces that never cross a tile's border
+    ledgers      how far each ledger is in the log
+    runs         where each run of a ledger's entries begins, in its chain and in the log
+    checkpoints  heads intended, signed (the note is there) and published
+    anchors      what each sink returned for a checkpoint: also the sink's cursor
+
+Trust: the database is *not* trusted for what the log holds. At start-up the root is recomputed
+from tiles and entries, proofs are checked against a signed checkpoint before they leave, and the
+states of ledgers against the entries they name. Whoever can write here can stop the service, hide
+an entry's place or forget a sink's evidence; they cannot rewrite history unnoticed, since signed
+checkpoints are with others. `writer_epoch` is operational: a forger of it stops the writer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from anchor_svc.submission import LedgerState
+from provledger.errors import ProvledgerError
+
+DEFAULT_ALIAS: Final = "default"
+"""Alias of the log that `logs/-` means."""
+
+
+class FencedError(ProvledgerError):
+    """Another process has taken the log over; this one must not write to it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogRow:
+    """A log. `size` and `root` (32 bytes) are the tree's, signed or not yet.
+
+    tiled_size: leaves below it are in full tiles on disk. writer_epoch: how often a process has
+    taken the log over for writing; only the last one may.
+    """
+
+    log_uid: bytes
+    origin: str
+    suite: str
+    size: int
+    root: bytes
+    tiled_size: int
+    writer_epoch: int
+    created_at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class EntryPiece:
+    """Entries at consecutive indices of the log, all below one tile of level 0."""
+
+    start_index: int
+    entries: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class RunStart:
+    """Where a run of a ledger's entries begins; it ends where the ledger's next run begins."""
+
+    ledger_uid: bytes
+    start_seq: int
+    start_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointRow:
+    """A head. `note` is None while it is only intended, `published_at_ns` until it is served."""
+
+    size: int
+    root: bytes
+    note: bytes | None
+    intended_at_ns: int
+    published_at_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AnchorRow:
+    """Evidence of one sink for one checkpoint."""
+
+    size: int
+    sink: str
+    kind: str
+    acknowledged_at_ns: int
+    evidence: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Flush:
+    """What one flush adds, in one transaction.
+
+    `size` and `root` are those of the tree with it. Where it brings entries, the head is stored
+    as intended, before anybody is asked to sign it; where it only changes states of ledgers,
+    `size` is `old_size`.
+    """
+
+    old_size: int
+    size: int
+    root: bytes
+    pieces: Sequence[EntryPiece]
+    runs: Sequence[RunStart]
+    ledgers: Sequence[LedgerState]
+    now_ns: int
+
+
+class Storage(Protocol):
+    """The port. Writes to a log raise FencedError unless `epoch` is its latest.
+
+    Database faults come out as `provledger.db` says; after one in a write it is not known whether
+    the write happened, and the caller reads again.
+    """
+
+    async def default_log(self) -> LogRow | None:
+        """The log that `logs/-` means, if it has been created."""
+        ...
+
+    async def create_log(self, log: LogRow, first_entry: bytes) -> LogRow:
+        """Create the default log with one entry and its head intended, unless there is one.
+
+        Returns the one there is.
+        """
+        ...
+
+    async def acquire(self, log_uid: bytes) -> LogRow:
+        """Become the log's only writer, by a new epoch: holders of older ones are fenced."""
+        ...
+
+    async def log(self, log_uid: bytes) -> LogRow:
+        """The log as it is now; DataLossError if it is gone."""
+        ...
+
+    async def pieces(self, log_uid: bytes, start_index: int) -> list[EntryPiece]:
+        """Stored entries from an index on, in order."""
+        ...
+
+    async def ledgers(
+        self, log_uid: bytes, ledger_uids: Sequence[bytes]
+    ) -> dict[bytes, LedgerState]:
+        """States of those of these ledgers that the log knows."""
+        ...
+
+    async def runs(
+        self, log_uid: bytes, ledger_uid: bytes, start_seq: int, end_seq: int
+    ) -> list[RunStart]:
+        """Runs that hold seqs from `start_seq` to before `end_seq`, in order."""
+        ...
+
+    async def runs_around(
+        self, log_uid: bytes, ledger_uid: bytes, log_index: int
+    ) -> tuple[RunStart, RunStart | None] | None:
+        """The ledger's last run that begins below an index, and the run after it."""
+        ...
+
+    async def commit(self, log_uid: bytes, epoch: int, flush: Flush) -> None:
+        """Store a flush, all or nothing."""
+        ...
+
+    async def store_note(
+        self, log_uid: bytes, epoch: int, size: int, note: bytes, tiled_size: int
+    ) -> bytes:
+        """Store the note of an intended head, unless it has one already; returns the stored one.
+
+        `tiled_size` is where full tiles on disk end: entries below it are dropped here.
+        """
+        ...
+
+    async def checkpoint(self, log_uid: bytes, size: int) -> CheckpointRow | None:
+        """The head of exactly this size, signed or only intended."""
+        ...
+
+    async def newest_checkpoint(self, log_uid: bytes) -> CheckpointRow | None:
+        """The head of the largest size, signed or only intended."""
+        ...
+
+    async def newest_signed(self, log_uid: bytes) -> CheckpointRow | None:
+        """The signed head of the largest size."""
+        ...
+
+    async def newest_published(self, log_uid: bytes) -> CheckpointRow | None:
+        """The published head of the largest size."""
+        ...
+
+    async def mark_published(self, log_uid: bytes, epoch: int, size: int, now_ns: int) -> None:
+        """Record that a signed head is served and may go to sinks."""
+        ...
+
+    async def add_anchor(self, log_uid: bytes, anchor: AnchorRow) -> None:
+        """Store a sink's evidence; nothing changes if it has some for this checkpoint."""
+        ...
+
+    async def cursors(self, log_uid: bytes, sinks: Sequence[str]) -> Mapping[str, int]:
+        """Largest size that each of these sinks holds, 0 if none."""
+        ...
+
+    async def anchored_size(self, log_uid: bytes, sinks: Sequence[str], above: int) -> int | None:
+        """Largest size above a bound whose checkpoint all of these sinks hold."""
+        ...
+
+    async def anchors(
+        self, log_uid: bytes, *, after: tuple[int, str] | None, sink: str, limit: int
+    ) -> list[AnchorRow]:
+        """Anchors in falling order of (size, sink), after a place in it; of one sink if not ""."""
+        ...
+
+    async def evidence(self, log_uid: bytes, size: int) -> list[AnchorRow]:
+        """What sinks returned for one checkpoint, in order of sink."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what was begun and release the database."""
+        ...

@@ -1,0 +1,273 @@
+"""The port of `anchor_svc.storage` on SQLite and PostgreSQL, by SQLAlchemy Core.
+
+Writes begin by the fence: the log's row is updated `WHERE writer_epoch = <ours>`, which also locks
+it until the end of the transaction. A new writer raises the epoch in the same row, so that whatever
+an older one still has under way either committed before, and is read at start-up, or fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection, CursorResult, Engine
+
+from anchor_svc.storage import (
+    DEFAULT_ALIAS,
+    AnchorRow,
+    EntryPiece,
+    FencedError,
+    Flush,
+    LogRow,
+    RunStart,
+)
+from anchor_svc.storage.reads import Reads, read_log
+from anchor_svc.storage.tables import ANCHORS, CHECKPOINTS, ENTRIES, LEDGERS, LOGS, RUNS
+from anchor_svc.submission import LedgerState
+from provledger import tiles
+from provledger.db import Readers, Writer
+from provledger.errors import DataLossError
+
+
+class SQLStorage(Reads):
+    """Everything of the anchor in one database. `engine` has been migrated, and is owned from now
+    on. For one event loop."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(Readers(engine, threads=2, name="anchor-reader"))
+        self._engine = engine
+        self._writer = Writer(engine, name="anchor-writer")
+
+    async def create_log(self, log: LogRow, first_entry: bytes) -> LogRow:
+        return await self._writer.run(_create_log, log, first_entry, idempotent=True)
+
+    async def acquire(self, log_uid: bytes) -> LogRow:
+        return await self._writer.run(_acquire, log_uid, idempotent=True)
+
+    async def commit(self, log_uid: bytes, epoch: int, flush: Flush) -> None:
+        await self._writer.run(_commit, log_uid, epoch, flush, idempotent=True)
+
+    async def store_note(
+        self, log_uid: bytes, epoch: int, size: int, note: bytes, tiled_size: int
+    ) -> bytes:
+        return await self._writer.run(
+            _store_note, log_uid, epoch, size, note, tiled_size, idempotent=True
+        )
+
+    async def mark_published(self, log_uid: bytes, epoch: int, size: int, now_ns: int) -> None:
+        await self._writer.run(_mark_published, log_uid, epoch, size, now_ns, idempotent=True)
+
+    async def add_anchor(self, log_uid: bytes, anchor: AnchorRow) -> None:
+        await self._writer.run(_add_anchor, log_uid, anchor, idempotent=True)
+
+    async def close(self) -> None:
+        await self._writer.close()
+        await self._readers.close()
+        self._engine.dispose()
+
+
+def _create_log(connection: Connection, log: LogRow, first_entry: bytes) -> LogRow:
+    made = connection.execute(
+        _INSERT_LOG[connection.dialect.name],
+        {
+            "log_uid": log.log_uid,
+            "alias": DEFAULT_ALIAS,
+            "origin": log.origin,
+            "suite": log.suite,
+            "size": log.size,
+            "root": log.root,
+            "tiled_size": 0,
+            "writer_epoch": 0,
+            "created_at_ns": log.created_at_ns,
+        },
+    )
+    if made.first() is not None:
+        _insert_pieces(connection, log.log_uid, [EntryPiece(0, [first_entry])])
+        _insert_intent(connection, log.log_uid, log.size, log.root, log.created_at_ns)
+    row = read_log(connection, LOGS.c.alias == DEFAULT_ALIAS)
+    assert row is not None  # noqa: S101 - inserted above, by us or before us
+    return row
+
+
+def _acquire(connection: Connection, log_uid: bytes) -> LogRow:
+    connection.execute(_RAISE_EPOCH, {"for_log": log_uid})
+    row = read_log(connection, LOGS.c.log_uid == log_uid)
+    if row is None:
+        raise DataLossError("LOG_ROW_LOST", "the row of the log is gone from the database")
+    return row
+
+
+def _commit(connection: Connection, log_uid: bytes, epoch: int, flush: Flush) -> None:
+    moved = connection.execute(
+        _GROW,
+        {
+            "for_log": log_uid,
+            "epoch": epoch,
+            "old_size": flush.old_size,
+            "new_size": flush.size,
+            "new_root": flush.root,
+        },
+    )
+    if moved.rowcount != 1:
+        row = read_log(connection, LOGS.c.log_uid == log_uid)
+        if row is None or row.writer_epoch != epoch:
+            raise FencedError("another process writes to this log now")
+        if (row.size, row.root) == (flush.size, flush.root):
+            return  # an earlier attempt, whose answer was lost
+        raise DataLossError("LOG_ROW_CHANGED", "the size of the log was changed under its writer")
+    if flush.pieces:
+        _insert_pieces(connection, log_uid, flush.pieces)
+        _insert_intent(connection, log_uid, flush.size, flush.root, flush.now_ns)
+    if flush.runs:
+        connection.execute(_INSERT_RUN, [_run_row(log_uid, run) for run in flush.runs])
+    if flush.ledgers:
+        connection.execute(
+            _UPSERT_LEDGER[connection.dialect.name],
+            [_ledger_row(log_uid, state) for state in flush.ledgers],
+        )
+
+
+def _store_note(
+    connection: Connection, log_uid: bytes, epoch: int, size: int, note: bytes, tiled_size: int
+) -> bytes:
+    fence = {"for_log": log_uid, "epoch": epoch, "new_tiled_size": tiled_size}
+    _require_writer(connection.execute(_SET_TILED, fence))
+    # SPEC: released is only the first signature stored for a size (design §4, "Log").
+    place = {"for_log": log_uid, "at_size": size}
+    stored = connection.execute(_STORE_NOTE, {**place, "new_note": note})
+    connection.execute(_DROP_ENTRIES, {"for_log": log_uid, "below": tiled_size})
+    if stored.rowcount == 1:
+        return note
+    first = connection.execute(_READ_NOTE, place).scalar()
+    if first is None:
+        raise DataLossError("CHECKPOINT_LOST", f"the intended checkpoint of size {size} is gone")
+    return bytes(first)
+
+
+def _mark_published(
+    connection: Connection, log_uid: bytes, epoch: int, size: int, now_ns: int
+) -> None:
+    _require_writer(connection.execute(_HOLD, {"for_log": log_uid, "epoch": epoch}))
+    connection.execute(_PUBLISH, {"for_log": log_uid, "at_size": size, "now_ns": now_ns})
+
+
+def _add_anchor(connection: Connection, log_uid: bytes, anchor: AnchorRow) -> None:
+    connection.execute(
+        _INSERT_ANCHOR[connection.dialect.name],
+        {
+            "log_uid": log_uid,
+            "size": anchor.size,
+            "sink": anchor.sink,
+            "kind": anchor.kind,
+            "acknowledged_at_ns": anchor.acknowledged_at_ns,
+            "evidence": anchor.evidence,
+        },
+    )
+
+
+def _require_writer(held: CursorResult[Any]) -> None:
+    """The fence: the update of the log's row, which is locked now, must have found our epoch."""
+    if held.rowcount != 1:
+        raise FencedError("another process writes to this log now")
+
+
+def _insert_pieces(connection: Connection, log_uid: bytes, pieces: Sequence[EntryPiece]) -> None:
+    connection.execute(
+        _INSERT_ENTRIES,
+        [
+            {
+                "log_uid": log_uid,
+                "start_index": piece.start_index,
+                "bundle": tiles.encode_bundle(piece.entries),
+            }
+            for piece in pieces
+        ],
+    )
+
+
+def _insert_intent(
+    connection: Connection, log_uid: bytes, size: int, root: bytes, now_ns: int
+) -> None:
+    connection.execute(
+        _INSERT_INTENT,
+        {"log_uid": log_uid, "size": size, "root": root, "intended_at_ns": now_ns},
+    )
+
+
+def _run_row(log_uid: bytes, run: RunStart) -> Mapping[str, Any]:
+    return {
+        "log_uid": log_uid,
+        "ledger_uid": run.ledger_uid,
+        "start_seq": run.start_seq,
+        "start_index": run.start_index,
+    }
+
+
+def _ledger_row(log_uid: bytes, state: LedgerState) -> Mapping[str, Any]:
+    row = {name: getattr(state, name) for name in _LEDGER_VALUES}
+    return {"log_uid": log_uid, "ledger_uid": state.ledger_uid, "suite": state.suite, **row}
+
+
+# Statements, made once: making one costs more than running it. ON CONFLICT is spelt alike by both
+# databases and has to be made for each.
+
+_LEDGER_VALUES: Final = ("seq", "receipt_hash", "log_index", "run_start_seq", "forked_seq")
+_INSERTS: Final[dict[str, Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
+_THIS_LOG: Final = LOGS.c.log_uid == sa.bindparam("for_log")
+_OUR_EPOCH: Final = LOGS.c.writer_epoch == sa.bindparam("epoch")
+_THIS_HEAD: Final = sa.and_(
+    CHECKPOINTS.c.log_uid == sa.bindparam("for_log"),
+    CHECKPOINTS.c.size == sa.bindparam("at_size"),
+)
+
+_RAISE_EPOCH: Final = sa.update(LOGS).where(_THIS_LOG).values(writer_epoch=LOGS.c.writer_epoch + 1)
+_GROW: Final = (
+    sa.update(LOGS)
+    .where(_THIS_LOG, _OUR_EPOCH, LOGS.c.size == sa.bindparam("old_size"))
+    .values(size=sa.bindparam("new_size"), root=sa.bindparam("new_root"))
+)
+_SET_TILED: Final = (
+    sa.update(LOGS).where(_THIS_LOG, _OUR_EPOCH).values(tiled_size=sa.bindparam("new_tiled_size"))
+)
+_HOLD: Final = sa.update(LOGS).where(_THIS_LOG, _OUR_EPOCH).values(writer_epoch=LOGS.c.writer_epoch)
+_STORE_NOTE: Final = (
+    sa.update(CHECKPOINTS)
+    .where(_THIS_HEAD, CHECKPOINTS.c.note.is_(None))
+    .values(note=sa.bindparam("new_note"))
+)
+_READ_NOTE: Final = sa.select(CHECKPOINTS.c.note).where(_THIS_HEAD)
+_PUBLISH: Final = (
+    sa.update(CHECKPOINTS)
+    .where(_THIS_HEAD, CHECKPOINTS.c.note.is_not(None), CHECKPOINTS.c.published_at_ns.is_(None))
+    .values(published_at_ns=sa.bindparam("now_ns"))
+)
+_DROP_ENTRIES: Final = sa.delete(ENTRIES).where(
+    ENTRIES.c.log_uid == sa.bindparam("for_log"), ENTRIES.c.start_index < sa.bindparam("below")
+)
+_INSERT_ENTRIES: Final = sa.insert(ENTRIES)
+_INSERT_RUN: Final = sa.insert(RUNS)
+_INSERT_INTENT: Final = sa.insert(CHECKPOINTS).values(
+    {name: sa.bindparam(name) for name in ("log_uid", "size", "root", "intended_at_ns")}
+)
+_INSERT_LOG: Final = {
+    name: insert(LOGS).on_conflict_do_nothing(index_elements=["alias"]).returning(LOGS.c.log_uid)
+    for name, insert in _INSERTS.items()
+}
+_INSERT_ANCHOR: Final = {
+    name: insert(ANCHORS).on_conflict_do_nothing() for name, insert in _INSERTS.items()
+}
+
+
+def _upsert_ledger(insert: Any) -> sa.Insert:
+    statement = insert(LEDGERS)
+    new_values = {name: statement.excluded[name] for name in _LEDGER_VALUES}
+    upsert: sa.Insert = statement.on_conflict_do_update(
+        index_elements=["log_uid", "ledger_uid"], set_=new_values
+    )
+    return upsert
+
+
+_UPSERT_LEDGER: Final = {name: _upsert_ledger(insert) for name, insert in _INSERTS.items()}

@@ -1,0 +1,196 @@
+"""Puts the ledger service together from its settings."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ledger_svc.append import Appender
+from ledger_svc.chain import LedgerInfo, Linked
+from ledger_svc.config import Settings
+from ledger_svc.genesis import LedgerMaker
+from ledger_svc.guard import Guard
+from ledger_svc.progress import Progress, Sinks
+from ledger_svc.reads import LedgerDirectory, Reads
+from ledger_svc.relay import Relay, RelayLimits
+from ledger_svc.servicer import LedgerServicer, Parts
+from ledger_svc.storage import Storage
+from ledger_svc.storage.database import Database
+from ledger_svc.tools import AnyKey, KeyPolicy, Tools
+from ledger_svc.witnessing import WitnessClient
+from provledger import logs
+from provledger.api.anchor.v1 import anchor_pb2_grpc
+from provledger.api.ledger.v1 import ledger_pb2_grpc
+from provledger.api.witness.v1 import witness_pb2_grpc
+from provledger.errors import StatusError
+from provledger.keyring import KeyRing
+from provledger.keyset import KeyPurpose
+from provledger.kms import Signer
+from provledger.rpc.channel import channel
+from provledger.rpc.server import App
+
+log = logs.get(__name__)
+
+_WAIT_FOR_KEY_S: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A ledger service without its server: the servicer, and what runs behind it."""
+
+    servicer: LedgerServicer
+    appender: Appender
+    relay: Relay
+    guard: Guard
+    storage: Storage
+
+    async def close(self) -> None:
+        """Flush what waits, then close the database. The relay is stopped before."""
+        await self.appender.close()
+        await self.storage.close()
+
+
+def assemble(
+    settings: Settings,
+    storage: Storage,
+    witness: Any,
+    anchor: Any,
+    *,
+    keys: KeyPolicy | None = None,
+    clock: Callable[[], int] = time.time_ns,
+    random: Callable[[int], bytes] = os.urandom,
+) -> Service:
+    """A service over a database and the stubs of its neighbours, real ones or in memory."""
+    timeout_s = settings.anchor_timeout_s
+    witness_client = WitnessClient(witness, timeout_s=settings.witness_timeout_s)
+    guard = Guard(storage, anchor, timeout_s=timeout_s)
+    sinks = Sinks(anchor, timeout_s=timeout_s)
+    progress = Progress(storage, sinks)
+    reads = Reads(storage, anchor, sinks)
+    limits = RelayLimits(
+        poll_s=settings.relay_poll_s,
+        lease_s=settings.relay_lease_s,
+        memory_bytes=settings.relay_memory_bytes,
+        anchor_timeout_s=timeout_s,
+    )
+    relay = Relay(storage, anchor, progress, limits)
+
+    def committed(ledger: LedgerInfo, linked: Linked) -> None:
+        reads.remember(linked.batch)
+        relay.committed(ledger, linked)
+
+    appender = Appender(
+        Tools(
+            storage=storage,
+            witness=witness_client,
+            check=guard.check,
+            committed=committed,
+            keys=keys or AnyKey(),
+            clock=clock,
+            random=random,
+            flush_items=settings.flush_items,
+            flush_bytes=settings.flush_bytes,
+            queue_items=settings.queue_items,
+            queue_bytes=settings.queue_bytes,
+        )
+    )
+    maker = LedgerMaker(
+        storage,
+        witness_client,
+        anchor,
+        guard,
+        log_name=settings.log_name,
+        timeout_s=timeout_s,
+        clock=clock,
+        random=random,
+    )
+    servicer = LedgerServicer(
+        Parts(
+            storage=storage,
+            directory=LedgerDirectory(storage),
+            appender=appender,
+            reads=reads,
+            progress=progress,
+            maker=maker,
+            anchor=anchor,
+            default_suite=settings.default_suite,
+            anchor_timeout_s=timeout_s,
+            stream_in_flight=settings.stream_in_flight,
+        )
+    )
+    return Service(servicer, appender, relay, guard, storage)
+
+
+async def build(settings: Settings) -> App:
+    """Open and migrate the database, connect the neighbours, make the app.
+
+    Raises:
+        ConfigError, StatusError: the database or the TLS files cannot be used.
+    """
+    storage = Database.open(settings.database_url, reader_threads=settings.reader_threads)
+    await asyncio.to_thread(storage.migrate)
+    tls = settings.tls()
+    witness_channel = channel(settings.witness_endpoint, tls)
+    anchor_channel = channel(settings.anchor_endpoint, tls)
+    ring: KeyRing | None = None
+    if settings.keys_endpoint is not None:
+        ring = KeyRing(settings.keys_endpoint, (), _no_signer, tls=tls, watcher="ledger")
+        await ring.start()
+    service = assemble(
+        settings,
+        storage,
+        witness_pb2_grpc.WitnessServiceStub(witness_channel),
+        anchor_pb2_grpc.AnchorServiceStub(anchor_channel),
+        keys=None if ring is None else RingPolicy(ring),
+    )
+
+    async def close() -> None:
+        await service.close()
+        if ring is not None:
+            await ring.close()
+        await witness_channel.close()
+        await anchor_channel.close()
+
+    return App(
+        services=[(ledger_pb2_grpc.add_LedgerServiceServicer_to_server, service.servicer)],
+        background=[service.relay.run, lambda: check_all(service)],
+        close=close,
+    )
+
+
+async def check_all(service: Service) -> None:
+    """Compare every ledger with its log once, so that trouble is told before the first append."""
+    after = ("", "")
+    while found := await service.storage.list_ledgers("", after, 100):
+        for ledger, _ in found:
+            after = (ledger.tenant, ledger.ledger)
+            try:
+                await service.guard.check(ledger)
+            except StatusError as error:
+                # The guard has logged what matters, and asks again at the first append.
+                log.warning("ledger.not_confirmed", ledger=ledger.name, reason=error.reason)
+
+
+class RingPolicy:
+    """Takes the keys that the keys service says are active or draining."""
+
+    def __init__(self, ring: KeyRing) -> None:
+        self._ring = ring
+
+    def accepts(self, kid: str, epoch: int) -> bool:
+        """Whether the key is active or draining."""
+        return self._ring.accepts(KeyPurpose.WITNESS, kid, epoch)
+
+    async def wait_accepts(self, kid: str, epoch: int) -> bool:
+        """As `accepts`, but wait a little for the news of a new key."""
+        if self._ring.accepts(KeyPurpose.WITNESS, kid, epoch):
+            return True
+        return await self._ring.wait_accepts(KeyPurpose.WITNESS, kid, epoch, _WAIT_FOR_KEY_S)
+
+
+async def _no_signer(uri: str) -> Signer:
+    raise NotImplementedError("the ledger signs nothing")

@@ -1,0 +1,263 @@
+"""The pipeline of an append, one for each ledger (design §5, "Append").
+
+    admission (before) -> queue -> look up request ids -> witness -> commit -> answer (after)
+
+What arrives while a flush runs is the next flush. Two flushes run at a time: while one commits,
+the next one is witnessed; they commit in the order in which they started. The lookup before the
+witness answers repeats without it; the one that decides is made again under the head's lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Final, TypeAlias
+
+from ledger_svc import chain
+from ledger_svc.chain import Candidate, LedgerInfo
+from ledger_svc.commit import Commit, Memory, StaleSignatureError
+from ledger_svc.outcomes import Outcome, Recorded, answer_known
+from ledger_svc.tools import Tools
+from ledger_svc.witnessing import Pending
+from provledger import logs, telemetry
+from provledger.batching import GroupCommit
+from provledger.errors import (
+    AbortedError,
+    InvalidArgumentError,
+    StatusError,
+    UnavailableError,
+)
+from provledger.rpc.errors import MESSAGE_TOO_LARGE
+
+log = logs.get(__name__)
+
+MAX_WITNESS_ROUNDS: Final = 3
+"""How often a flush is witnessed at most, when its signature is too old to be committed."""
+_IN_FLIGHT: Final = 2
+
+_Turn: TypeAlias = "asyncio.Future[None]"
+"""Done when a flush, and all before it, have committed or given up."""
+
+_receipts = telemetry.counter(
+    "provledger.ledger.receipts", unit="{receipt}", doc="Drafts that were answered by a receipt."
+)
+_flush_items = telemetry.histogram(
+    "provledger.ledger.flush_items", unit="{draft}", doc="Drafts in one flush."
+)
+_flush_s = telemetry.histogram(
+    "provledger.ledger.flush_duration", doc="From the start of a flush to its commit."
+)
+
+
+class _FlushFailedError(Exception):
+    """Why a flush failed that had nothing to do with the item: the witness, the database."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+class Pipeline:
+    """Appends to one ledger."""
+
+    def __init__(self, ledger: LedgerInfo, tools: Tools) -> None:
+        self._ledger = ledger
+        self._tools = tools
+        self._memory = Memory()
+        self._last_turn: _Turn | None = None
+        self._batcher: GroupCommit[Pending, Recorded] = GroupCommit(
+            self._flush,
+            max_items=tools.flush_items,
+            max_bytes=tools.flush_bytes,
+            max_queued_items=tools.queue_items,
+            max_queued_bytes=tools.queue_bytes,
+            max_in_flight=_IN_FLIGHT,
+        )
+
+    async def append(self, items: Sequence[Pending]) -> list[Outcome]:
+        """Record admitted drafts; an outcome for each, in order. An answer means durable.
+
+        Drafts of one call stay together, unless they are too large for one message to the witness.
+
+        Raises:
+            ResourceExhaustedError: the queue is full.
+            UnavailableError, DeadlineExceededError: the witness or the database is away. Whether
+                something was stored shows when the same request ids come again.
+            FailedPreconditionError: the ledger is read-only, or behind its log.
+            DataLossError: the database holds less than was acknowledged.
+        """
+        groups = _split(items, self._tools.flush_bytes, self._tools.flush_items)
+        if len(groups) == 1:
+            return await self._submit(groups[0])
+        done = await asyncio.gather(*map(self._submit, groups))
+        return [outcome for outcomes in done for outcome in outcomes]
+
+    async def _submit(self, group: Sequence[Pending]) -> list[Outcome]:
+        size = sum(item.size_bytes for item in group)
+        outcomes = await self._batcher.submit_many(group, size)
+        failed = [item for item in outcomes if isinstance(item, _FlushFailedError)]
+        if not failed:
+            return outcomes
+        if len(failed) == len(outcomes):
+            raise failed[0].cause
+        # Repeats among them are answered all the same.
+        return [item.cause if isinstance(item, _FlushFailedError) else item for item in outcomes]
+
+    async def close(self) -> None:
+        """Flush what waits; nothing more is taken."""
+        await self._batcher.close()
+
+    # --- one flush
+
+    async def _flush(self, items: list[Pending]) -> list[Outcome]:
+        """Take one flush through the pipeline, committing in the order of the calls."""
+        started_s = time.perf_counter()
+        before = self._last_turn
+        turn = self._last_turn = asyncio.get_running_loop().create_future()
+        links = [item.ref for item in items] if telemetry.enabled() else ()
+        try:
+            with telemetry.span("receipt.create", {"items": len(items)}, links=links) as span:
+                outcomes = await self._create(items, before, span)
+        finally:
+            _end_turn(turn, before)
+        _flush_s.record(time.perf_counter() - started_s)
+        _flush_items.record(len(items))
+        _receipts.add(sum(isinstance(outcome, Recorded) for outcome in outcomes))
+        return outcomes
+
+    async def _create(
+        self, items: list[Pending], before: _Turn | None, span: telemetry.Span
+    ) -> list[Outcome]:
+        tools, uid = self._tools, self._ledger.uid
+        await tools.check(self._ledger)
+        request_ids = [item.draft.request_id for item in items]
+        found = await tools.storage.find_requests(uid, request_ids)
+        outcomes: dict[int, Outcome] = {}
+        if found.known:
+            outcomes = await answer_known(tools.storage, uid, items, found.known)
+        fresh = [index for index in range(len(items)) if index not in outcomes]
+        if fresh:
+            wanted = [items[index] for index in fresh]
+            _give_receipt_ids(wanted, tools)
+            results: Sequence[Outcome]
+            try:
+                results = await self._record(wanted, found.head_seq, before, span)
+            except AbortedError as error:
+                # To a caller it is a moment's trouble: the same request may simply come again.
+                busy = UnavailableError("LEDGER_BUSY", error.message, retry_delay_s=0.5)
+                results = [_FlushFailedError(busy)] * len(fresh)
+            except Exception as error:
+                results = [_FlushFailedError(error)] * len(fresh)
+            outcomes.update(zip(fresh, results, strict=True))
+        return [outcomes[index] for index in range(len(items))]
+
+    async def _record(
+        self,
+        items: Sequence[Pending],
+        looked_up_seq: int,
+        before: _Turn | None,
+        span: telemetry.Span,
+    ) -> list[Outcome]:
+        """Witness and commit; in halves where the witness refuses them as a whole."""
+        try:
+            return await self._witness_and_commit(items, looked_up_seq, before, span)
+        except StatusError as error:
+            refused = isinstance(error, InvalidArgumentError) or error.reason == MESSAGE_TOO_LARGE
+            if not refused:
+                raise
+            if len(items) == 1:
+                return [error]
+        middle = len(items) // 2
+        outcomes = await self._record(items[:middle], looked_up_seq, before, span)
+        return outcomes + await self._record(items[middle:], looked_up_seq, before, span)
+
+    async def _witness_and_commit(
+        self,
+        items: Sequence[Pending],
+        looked_up_seq: int,
+        before: _Turn | None,
+        span: telemetry.Span,
+    ) -> list[Outcome]:
+        tools, ledger = self._tools, self._ledger
+        outcomes: dict[int, Outcome] = {}
+        waiting = list(range(len(items)))
+        for attempt in range(MAX_WITNESS_ROUNDS):
+            witnessed = await tools.witness.witness(ledger, [items[index] for index in waiting])
+            passed: list[tuple[int, Candidate]] = []
+            for index, result in zip(waiting, witnessed.results, strict=True):
+                if isinstance(result, Candidate):
+                    passed.append((index, result))
+                else:
+                    outcomes[index] = result
+            seal = witnessed.seal
+            if seal is None:
+                break
+            span.set(telemetry.KID, seal.kid)
+            commit = Commit(ledger, tools, self._memory, items, seal, again=attempt > 0)
+            try:
+                if not await tools.keys.wait_accepts(seal.kid, seal.epoch):
+                    raise StaleSignatureError(f"key {seal.kid} is neither active nor draining")
+                if before is not None:
+                    await asyncio.wait((before,))
+                outcomes.update(await commit.run(passed, looked_up_seq))
+                break
+            except StaleSignatureError as error:
+                log.info("append.witnessed_again", ledger=ledger.name, why=str(error))
+                waiting = [index for index, _ in passed]
+        else:
+            raise UnavailableError(
+                "SIGNATURE_STALE",
+                "the witness's signatures are too old, or its key is on its way out",
+                retry_delay_s=1.0,
+            )
+        return [outcomes[index] for index in range(len(items))]
+
+
+def _end_turn(turn: _Turn, before: _Turn | None) -> None:
+    """End a flush's turn; one that had nothing to commit did not wait for those before it, and
+    must not let the next one overtake them."""
+    if before is None or before.done():
+        turn.set_result(None)
+    else:
+        before.add_done_callback(lambda _: turn.set_result(None))
+
+
+def _give_receipt_ids(items: Sequence[Pending], tools: Tools) -> None:
+    """Name the receipts to be. Given once: they tell an attempt of ours from a repeat."""
+    ids = chain.receipt_ids(tools.clock(), tools.random(10 * len(items)))
+    for item, receipt_id in zip(items, ids, strict=True):
+        item.receipt_id = receipt_id
+
+
+def _split(items: Sequence[Pending], max_bytes: int, max_items: int) -> list[Sequence[Pending]]:
+    """Groups that each fit into one flush; mostly one."""
+    if len(items) <= max_items and sum(item.size_bytes for item in items) <= max_bytes:
+        return [items]
+    groups: list[Sequence[Pending]] = []
+    start = size = 0
+    for place, item in enumerate(items):
+        if place > start and (size + item.size_bytes > max_bytes or place - start >= max_items):
+            groups.append(items[start:place])
+            start, size = place, 0
+        size += item.size_bytes
+    return [*groups, items[start:]]
+
+
+class Appender:
+    """The pipelines of a process, one for each ledger that was appended to."""
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+        self._pipelines: dict[bytes, Pipeline] = {}
+
+    async def append(self, ledger: LedgerInfo, items: Sequence[Pending]) -> list[Outcome]:
+        """Record admitted drafts in a ledger; see `Pipeline.append`."""
+        pipeline = self._pipelines.get(ledger.uid)
+        if pipeline is None:
+            pipeline = self._pipelines[ledger.uid] = Pipeline(ledger, self._tools)
+        return await pipeline.append(items)
+
+    async def close(self) -> None:
+        """Flush what waits everywhere."""
+        await asyncio.gather(*(pipeline.close() for pipeline in self._pipelines.values()))

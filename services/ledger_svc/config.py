@@ -1,0 +1,124 @@
+"""Settings of the ledger service: environment `PROVLEDGER_LEDGER_*`, or table `[ledger]`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from provledger.rpc.settings import ServerSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings(ServerSettings):
+    """Everything the ledger service can be told."""
+
+    database_url: str = field(
+        metadata={"doc": "SQLAlchemy URL of the chains' database: sqlite or postgresql+psycopg."}
+    )
+    witness_endpoint: str = field(metadata={"doc": "Address of the witness service, host:port."})
+    anchor_endpoint: str = field(metadata={"doc": "Address of the anchor service, host:port."})
+    keys_endpoint: str | None = field(
+        default=None,
+        metadata={
+            "doc": "Address of the keys service, host:port. With it, a batch whose key was "
+            "retired or revoked between signing and commit is signed again; without it, every "
+            "key the witness uses is taken."
+        },
+    )
+    log_name: str = field(
+        default="logs/-",
+        metadata={"doc": "Log that new ledgers go to: logs/{log}, or logs/- for the anchor's own."},
+    )
+    default_suite: Literal["blake3", "blake3-all", "fips"] = field(
+        default="blake3", metadata={"doc": "Suite of ledgers made without saying one."}
+    )
+    witness_timeout_s: float = field(
+        default=10.0,
+        metadata={
+            "doc": "Limit for one call to the witness, with its retries.",
+            "unit": "seconds",
+            "min": 0.1,
+            "max": 60,
+        },
+    )
+    anchor_timeout_s: float = field(
+        default=10.0,
+        metadata={
+            "doc": "Limit for one call to the anchor.",
+            "unit": "seconds",
+            "min": 0.1,
+            "max": 120,
+        },
+    )
+    flush_items: int = field(
+        default=1000,
+        metadata={"doc": "Most receipts in one flush.", "unit": "items", "min": 1, "max": 1000},
+    )
+    flush_bytes: int = field(
+        default=6 * 1024 * 1024,
+        metadata={
+            "doc": "Most bytes of drafts in one flush. The witness's answer, which repeats a new "
+            "state in its diff, has to fit into one message of 16 MiB.",
+            "unit": "bytes",
+            "min": 2 * 1024 * 1024,
+            "max": 7 * 1024 * 1024,
+        },
+    )
+    queue_items: int = field(
+        default=20_000,
+        metadata={
+            "doc": "Most drafts that wait for a flush of one ledger; more are refused.",
+            "unit": "items",
+            "min": 1000,
+        },
+    )
+    queue_bytes: int = field(
+        default=32 * 1024 * 1024,
+        metadata={
+            "doc": "Most bytes of drafts that wait for a flush of one ledger.",
+            "unit": "bytes",
+            "min": 16 * 1024 * 1024,
+        },
+    )
+    stream_in_flight: int = field(
+        default=512,
+        metadata={
+            "doc": "Most drafts of one stream without an answer; then it is not read further.",
+            "unit": "items",
+            "min": 1,
+            "max": 10_000,
+        },
+    )
+    relay_poll_s: float = field(
+        default=0.25,
+        metadata={
+            "doc": "How often the database is asked for receipts of other replicas that are not "
+            "logged yet.",
+            "unit": "seconds",
+            "min": 0.01,
+            "max": 60,
+        },
+    )
+    relay_lease_s: float = field(
+        default=10.0,
+        metadata={
+            "doc": "How long a replica alone brings a ledger's entries to the log before another "
+            "may take over.",
+            "unit": "seconds",
+            "min": 1,
+            "max": 600,
+        },
+    )
+    relay_memory_bytes: int = field(
+        default=16 * 1024 * 1024,
+        metadata={
+            "doc": "Most bytes of entries kept in memory for the log; what does not fit is read "
+            "from the database again.",
+            "unit": "bytes",
+            "min": 0,
+        },
+    )
+    reader_threads: int = field(
+        default=4,
+        metadata={"doc": "Threads that read from the database.", "min": 1, "max": 64},
+    )

@@ -1,0 +1,182 @@
+"""Makes ledgers: seq 0 is `ledger.created`, witnessed like any other receipt.
+
+The genesis names the ledger's suite, its log with the thumbprint of the log's key, and the
+thumbprint of the witness's key. The last is known for certain only once the witness has signed, so
+the one that signed last is assumed, and if another one did sign, the genesis is stated again: its
+payload and its own signature always name the same key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Protocol
+
+from ledger_svc import chain
+from ledger_svc.append import MAX_WITNESS_ROUNDS
+from ledger_svc.chain import Candidate, LedgerInfo, Linked, Seal
+from ledger_svc.convert import SUITES_FROM_PB
+from ledger_svc.guard import Guard
+from ledger_svc.storage import Storage
+from ledger_svc.witnessing import Pending, WitnessClient
+from provledger import logs, names
+from provledger.api.anchor.v1 import anchor_pb2
+from provledger.api.common.v1 import common_pb2
+from provledger.errors import (
+    AlreadyExistsError,
+    FailedPreconditionError,
+    InternalError,
+    UnavailableError,
+)
+from provledger.hashing import HASH_BYTES
+from provledger.hashing import suite as get_suite
+from provledger.rpc.channel import call
+
+log = logs.get(__name__)
+
+_NO_KEY: Final = bytes(HASH_BYTES)
+
+
+class LogStub(Protocol):
+    """What we call of the generated `AnchorServiceStub`."""
+
+    GetLog: Callable[..., Awaitable[anchor_pb2.GetLogResponse]]
+
+
+class LedgerMaker:
+    """Makes ledgers; the same call again finds the one that is there."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        witness: WitnessClient,
+        anchor: Any,
+        guard: Guard,
+        *,
+        log_name: str,
+        timeout_s: float,
+        clock: Callable[[], int],
+        random: Callable[[int], bytes],
+    ) -> None:
+        self._storage = storage
+        self._witness = witness
+        self._anchor: LogStub = anchor
+        self._guard = guard
+        self._log_name = log_name
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._random = random
+        self._witness_key = _NO_KEY
+
+    async def create(
+        self, tenant: str, ledger: str, suite: str | None, default_suite: str, principal: str
+    ) -> tuple[LedgerInfo, bool]:
+        """Make a ledger; (the ledger, whether this call made it). Safe to repeat and to race.
+
+        Raises:
+            AlreadyExistsError: it is there with another suite than was asked for.
+            FailedPreconditionError: its suite does not fit the log.
+            UnavailableError: the anchor, the witness or the database is away.
+        """
+        existing = await self._storage.get_ledger(tenant, ledger)
+        if existing is None:
+            made = await self._make(tenant, ledger, suite or default_suite, principal)
+            existing, linked = made
+            stored = await self._storage.insert_ledger(existing, linked)
+            if stored.uid == existing.uid:
+                self._guard.trust(existing)
+                log.info("ledger.created", ledger=existing.name, suite=existing.suite)
+                return existing, True
+            existing = stored
+        if suite is not None and suite != existing.suite:
+            raise AlreadyExistsError(
+                "LEDGER_EXISTS",
+                f"{existing.name} is there already, with suite {existing.suite}",
+                metadata={"ledger": existing.name, "suite": existing.suite},
+            )
+        return existing, False
+
+    async def _make(
+        self, tenant: str, ledger: str, suite: str, principal: str
+    ) -> tuple[LedgerInfo, Linked]:
+        request = anchor_pb2.GetLogRequest(name=self._log_name)
+        response = await call(self._anchor.GetLog, request, timeout_s=self._timeout_s)
+        of_log = response.log
+        _check_log(of_log, suite)
+        info = LedgerInfo(
+            uid=self._random(names.UID_BYTES),
+            tenant=tenant,
+            ledger=ledger,
+            suite=suite,
+            log_name=of_log.name,
+            log_origin=of_log.origin,
+            created_at_ns=0,
+        )
+        candidate, seal = await self._state(info, of_log, principal)
+        now_ns = self._clock()
+        chain.check_clock(now_ns, now_ns, seal.signed_at_ns)
+        linked = chain.link(info, chain.EMPTY_HEAD, seal, [candidate], now_ns)
+        return (
+            LedgerInfo(
+                uid=info.uid,
+                tenant=tenant,
+                ledger=ledger,
+                suite=suite,
+                log_name=info.log_name,
+                log_origin=info.log_origin,
+                created_at_ns=linked.head.t_ns,
+            ),
+            linked,
+        )
+
+    async def _state(
+        self, info: LedgerInfo, of_log: anchor_pb2.Log, principal: str
+    ) -> tuple[Candidate, Seal]:
+        """Have the genesis witnessed under the key that it names."""
+        for _ in range(MAX_WITNESS_ROUNDS):
+            payload = chain.genesis_payload(
+                info.suite, of_log.origin, of_log.uid, of_log.key_thumbprint, self._witness_key
+            )
+            item = Pending(_draft(info, payload), principal, len(payload))
+            (item.receipt_id,) = chain.receipt_ids(self._clock(), self._random(10))
+            witnessed = await self._witness.witness(info, [item], system=True)
+            (result,) = witnessed.results
+            if not isinstance(result, Candidate) or witnessed.seal is None:
+                log.error("ledger.genesis_refused", ledger=info.name, why=str(result))
+                raise InternalError("INTERNAL", "the witness refused the genesis of a ledger")
+            signed_by = witnessed.seal.thumbprint
+            if signed_by == self._witness_key:
+                return result, witnessed.seal
+            self._witness_key = signed_by
+        raise UnavailableError(
+            "WITNESS_KEY_CHANGING", "the witness's key keeps changing", retry_delay_s=1.0
+        )
+
+
+def _check_log(of_log: anchor_pb2.Log, suite: str) -> None:
+    """Check that entries of this suite can go to the log.
+
+    Raises:
+        FailedPreconditionError: SUITE_MISMATCH, for a log with another tree hash.
+    """
+    log_suite = SUITES_FROM_PB.get(of_log.suite, "")
+    if log_suite and get_suite(suite).tree is get_suite(log_suite).tree:
+        return
+    raise FailedPreconditionError(
+        "SUITE_MISMATCH",
+        f"a ledger of suite {suite} cannot go to {of_log.name}, whose suite is {log_suite}",
+        metadata={"suite": suite, "logSuite": log_suite},
+    )
+
+
+def _draft(info: LedgerInfo, payload: bytes) -> common_pb2.Draft:
+    return common_pb2.Draft(
+        request_id=chain.GENESIS_REQUEST_ID,
+        actor=common_pb2.Actor(id=chain.GENESIS_ACTOR_ID, type=chain.GENESIS_ACTOR_TYPE),
+        document=common_pb2.Document(
+            receipt_type=chain.GENESIS_TYPE,
+            media_type="application/json",
+            payload=payload,
+            resource_type=chain.GENESIS_RESOURCE_TYPE,
+            resource_id=info.ledger,
+        ),
+    )

@@ -1,0 +1,97 @@
+"""Listings of receipts and ledgers, page by page (AIP-158)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ledger_svc import admission, convert, paging
+from ledger_svc.chain import LedgerInfo
+from ledger_svc.reads import Reads
+from ledger_svc.storage import Scan, Storage
+from provledger import names
+from provledger.api.ledger.v1 import ledger_pb2
+
+MAX_SCANNED_ROWS: Final = 5_000
+"""Rows looked at for one page; a page of a rare find may therefore be short, or empty."""
+MAX_PAGE_BYTES: Final = 8 * 1024 * 1024
+"""Statements and payloads on one page of the FULL view; it is cut short rather than refused."""
+
+_RECEIPT_POSITION: Final = frozenset({"p", "t"})
+_LEDGER_POSITION: Final = frozenset({"after"})
+
+
+async def list_receipts(
+    storage: Storage, reads: Reads, ledger: LedgerInfo, request: ledger_pb2.ListReceiptsRequest
+) -> ledger_pb2.ListReceiptsResponse:
+    """One page of the receipts of a ledger, in chain order."""
+    limit = admission.page_size(request.page_size)
+    view = convert.view_from_pb(request.view, convert.BASIC)
+    if request.tree_size < 0 or (request.tree_size and view != convert.FULL):
+        raise convert.violation("tree_size", "must not be negative, and is for the FULL view only")
+    conditions = convert.query_from_pb(request)
+    query = {
+        "method": "ListReceipts",
+        "parent": request.parent,
+        "view": str(int(view)),
+        "resourceType": request.resource_type,
+        "resourceId": request.resource_id,
+        "actorId": request.actor_id,
+        "receiptType": request.receipt_type,
+        "start": str(request.start_t_ns),
+        "end": str(request.end_t_ns),
+        "treeSize": str(request.tree_size),
+    }
+    position, tree_size = -1, request.tree_size
+    if request.page_token:
+        members = paging.read_page_token(request.page_token, query, _RECEIPT_POSITION)
+        position = paging.read_decimal(members["p"], -1)
+        tree_size = paging.read_decimal(members["t"], 0)
+    scan = await storage.scan(ledger.uid, conditions, position, limit, MAX_SCANNED_ROWS)
+    if view == convert.FULL:
+        scan = _cut(scan)
+    rows = await storage.get_rows(ledger.uid, scan.seqs, full=view == convert.FULL)
+    rendered = await reads.render(ledger, rows, view, tree_size=tree_size)
+    response = ledger_pb2.ListReceiptsResponse(
+        receipts=rendered.receipts, tree_size=rendered.tree_size
+    )
+    if not scan.ended:
+        response.next_page_token = paging.page_token(
+            query, {"p": str(scan.position), "t": str(rendered.tree_size)}
+        )
+    return response
+
+
+def _cut(scan: Scan) -> Scan:
+    """As many of the receipts found as fit into one answer, and at least one."""
+    size = 0
+    for count, size_bytes in enumerate(scan.sizes):
+        size += size_bytes
+        if count and size > MAX_PAGE_BYTES:
+            return Scan(scan.seqs[:count], scan.sizes[:count], scan.seqs[count - 1], ended=False)
+    return scan
+
+
+async def list_ledgers(
+    storage: Storage, request: ledger_pb2.ListLedgersRequest
+) -> ledger_pb2.ListLedgersResponse:
+    """One page of ledgers, by tenant and ledger id."""
+    limit = admission.page_size(request.page_size)
+    tenant = ""
+    if request.parent != "tenants/-":
+        tenant = names.parse_tenant_name(request.parent, "parent")
+    query = {"method": "ListLedgers", "parent": request.parent}
+    after = ("", "")
+    if request.page_token:
+        members = paging.read_page_token(request.page_token, query, _LEDGER_POSITION)
+        before, _, behind = members["after"].partition("/")
+        after = (before, behind)
+    found = await storage.list_ledgers(tenant, after, limit + 1)
+    response = ledger_pb2.ListLedgersResponse(
+        ledgers=[convert.ledger_to_pb(ledger, state) for ledger, state in found[:limit]]
+    )
+    if len(found) > limit:
+        last, _ = found[limit - 1]
+        response.next_page_token = paging.page_token(
+            query, {"after": f"{last.tenant}/{last.ledger}"}
+        )
+    return response

@@ -1,0 +1,144 @@
+"""How far receipts have got, for those who wait: into the log, and on to every sink.
+
+Into the log: the relay of this process says so at once; what another replica's relay did is seen in
+the database while somebody waits. To the sinks: the anchor is asked up to which tree size every
+sink has acknowledged, one question for all who want to know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, Protocol
+
+from ledger_svc.storage import LogRun, Storage
+from provledger import logs
+from provledger.api.anchor.v1 import anchor_pb2
+from provledger.errors import DataLossError, FailedPreconditionError, StatusError
+from provledger.rpc.channel import call
+
+log = logs.get(__name__)
+
+NO_SINKS: Final = -1
+_POLL_S: Final = 0.1
+_FRESH_S: Final = 0.5
+
+
+class LogStub(Protocol):
+    """What we call of the generated `AnchorServiceStub`."""
+
+    GetLog: Callable[..., Awaitable[anchor_pb2.GetLogResponse]]
+
+
+class Sinks:
+    """What the anchor last said of the sinks of each log."""
+
+    def __init__(self, anchor: Any, *, timeout_s: float) -> None:
+        self._anchor: LogStub = anchor
+        self._timeout_s = min(timeout_s, 2.0)
+        self._anchored: dict[str, tuple[float, int | None]] = {}
+        self._asking: dict[str, asyncio.Task[int | None]] = {}
+
+    async def anchored_size(self, log_name: str, *, max_age_s: float = _FRESH_S) -> int | None:
+        """Tree size that every sink has acknowledged, -1 if there are no sinks, None while the
+        anchor does not answer. Not older than `max_age_s`."""
+        asked_s, size = self._anchored.get(log_name, (float("-inf"), None))
+        if time.monotonic() - asked_s <= max_age_s:
+            return size
+        asking = self._asking.get(log_name)
+        if asking is None:
+            asking = self._asking[log_name] = asyncio.create_task(self._ask(log_name))
+        # Whoever gives up waiting leaves the question to the others.
+        return await asyncio.shield(asking)
+
+    async def _ask(self, log_name: str) -> int | None:
+        size: int | None = None
+        try:
+            request = anchor_pb2.GetLogRequest(name=log_name)
+            response = await call(self._anchor.GetLog, request, timeout_s=self._timeout_s)
+            size = response.log.anchored_size
+        except StatusError as error:
+            log.debug("anchor.not_asked", log=log_name, reason=error.reason)
+        finally:
+            self._asking.pop(log_name, None)
+        self._anchored[log_name] = (time.monotonic(), size)
+        return size
+
+
+class Progress:
+    """Where receipts are, and waiting for them to get further."""
+
+    def __init__(self, storage: Storage, sinks: Sinks) -> None:
+        self._storage = storage
+        self._sinks = sinks
+        self._logged: dict[bytes, int] = {}
+        self._changed: dict[bytes, asyncio.Event] = {}
+
+    def logged(self, ledger_uid: bytes, seq: int) -> None:
+        """Take note that all up to and including `seq` is in the log, and recorded."""
+        if seq > self._logged.get(ledger_uid, -1):
+            self._logged[ledger_uid] = seq
+            changed = self._changed.pop(ledger_uid, None)
+            if changed is not None:
+                changed.set()
+
+    async def wait_logged(self, ledger_uid: bytes, seq: int) -> None:
+        """Return once the log has the receipt; the caller's deadline bounds the wait.
+
+        Raises:
+            FailedPreconditionError: LEDGER_READ_ONLY, where the log will never have it.
+        """
+        while self._logged.get(ledger_uid, -1) < seq:
+            # Before asking, so that nothing is missed in between.
+            changed = self._changed.setdefault(ledger_uid, asyncio.Event())
+            state = await self._storage.get_head(ledger_uid)
+            if state.read_only_reason and state.logged_seq < seq:
+                raise FailedPreconditionError(
+                    "LEDGER_READ_ONLY",
+                    f"the log takes no more of this ledger: {state.read_only_reason}",
+                    metadata={"because": state.read_only_reason},
+                )
+            self.logged(ledger_uid, state.logged_seq)
+            if self._logged.get(ledger_uid, -1) < seq:
+                await _wait(changed, _POLL_S)
+
+    async def wait_anchored(self, ledger_uid: bytes, log_name: str, seq: int) -> None:
+        """Return once every sink has the receipt; the caller's deadline bounds the wait.
+
+        Raises:
+            FailedPreconditionError: NO_ANCHOR_SINKS, for a log without sinks.
+        """
+        await self.wait_logged(ledger_uid, seq)
+        index = index_of(await self._storage.log_runs(ledger_uid, seq, seq), seq)
+        if index is None:
+            raise DataLossError(
+                "CHAIN_BROKEN",
+                f"the place of receipt {seq} in the log is missing",
+                metadata={"seq": str(seq), "column": "log_runs"},
+            )
+        while True:
+            anchored = await self._sinks.anchored_size(log_name, max_age_s=_POLL_S)
+            if anchored == NO_SINKS:
+                raise FailedPreconditionError(
+                    "NO_ANCHOR_SINKS", "this log has no sinks, so that nothing is ever anchored"
+                )
+            if anchored is not None and anchored > index:
+                return
+            await asyncio.sleep(_POLL_S)
+
+
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    except TimeoutError:
+        pass
+
+
+def index_of(runs: Sequence[LogRun], seq: int) -> int | None:
+    """The log index of a seq, None if no run holds it."""
+    for run in runs:
+        if run.start_seq <= seq < run.start_seq + run.count:
+            return run.start_index + seq - run.start_seq
+    return None

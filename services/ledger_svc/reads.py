@@ -1,0 +1,361 @@
+"""Receipts as callers see them: with signatures, states and proofs; listings; heads.
+
+What is stored once for a batch is put back into each of its receipts: the signature's path is
+rebuilt from the batch's leaf hashes. Proofs of inclusion are the anchor's; a page takes one call,
+and without the anchor receipts are shown without them, as pending. A read never fails for that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from ledger_svc import convert
+from ledger_svc.chain import BatchRow, LedgerInfo, Stored
+from ledger_svc.progress import Sinks, index_of
+from ledger_svc.storage import LogRun, Storage
+from ledger_svc.witnessing import SUITES_TO_PB
+from provledger import logs, merkle, names
+from provledger.api.anchor.v1 import anchor_pb2
+from provledger.api.common.v1 import common_pb2
+from provledger.errors import DataLossError, NotFoundError, StatusError
+from provledger.hashing import HASH_BYTES
+from provledger.hashing import suite as get_suite
+from provledger.retry import NO_RETRY
+from provledger.rpc.channel import call
+
+log = logs.get(__name__)
+
+_MAX_LEDGERS: Final = 10_000
+_MAX_BATCHES: Final = 128
+_PROOF_TIMEOUT_S: Final = 3.0
+_SINKS_WAIT_S: Final = 0.25
+# From here on receipts are put together in a thread: a page of 1,000 takes tens of milliseconds.
+_THREAD_FROM: Final = 64
+# All paths of a batch at once cost about as much as two of them one by one.
+_ALL_PATHS_FROM: Final = 3
+_MAX_PLACES: Final = 1000
+_ANCHOR_IS_AWAY: Final = frozenset(
+    {"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "CANCELLED", "INTERNAL", "UNKNOWN"}
+)
+
+
+class ProofStub(Protocol):
+    """What we call of the generated `AnchorServiceStub`."""
+
+    BatchGetInclusionProofs: Callable[..., Awaitable[anchor_pb2.BatchGetInclusionProofsResponse]]
+
+
+class LedgerDirectory:
+    """Ledgers by name. They never change, so that they are looked up once."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._known: OrderedDict[str, LedgerInfo] = OrderedDict()
+
+    async def get(self, name: str, field: str) -> LedgerInfo:
+        """The ledger of that name; `field` is where it was given.
+
+        Raises:
+            IdentifierError: not a ledger's name.
+            NotFoundError: LEDGER_NOT_FOUND; also where there is no such tenant.
+        """
+        found = self._known.get(name)
+        if found is not None:
+            return found
+        tenant, ledger = names.parse_ledger_name(name, field)
+        stored = await self._storage.get_ledger(tenant, ledger)
+        if stored is None:
+            raise NotFoundError(
+                "LEDGER_NOT_FOUND", f"there is no ledger {name}", metadata={"ledger": name}
+            )
+        self.add(stored)
+        return stored
+
+    def add(self, ledger: LedgerInfo) -> None:
+        """Remember a ledger."""
+        self._known[ledger.name] = ledger
+        while len(self._known) > _MAX_LEDGERS:
+            self._known.popitem(last=False)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """A signed batch, and the paths of its leaves once they are needed."""
+
+    row: BatchRow
+    leaves: list[bytes] | None = None
+    paths: list[list[bytes]] | None = None
+
+    def make_paths(self, suite: str) -> None:
+        """Make the paths of all leaves at once; far cheaper than one by one."""
+        if self.paths is None:
+            self.paths = merkle.inclusion_proofs(self._leaves(), get_suite(suite).H)
+
+    def path(self, suite: str, index: int) -> Sequence[bytes]:
+        """The inclusion path of a leaf in the batch tree."""
+        if not 0 <= index < len(self.row.leaf_hashes) // HASH_BYTES:
+            raise DataLossError(
+                "CHAIN_BROKEN",
+                "a receipt lies outside of its batch",
+                metadata={"column": "batch_index"},
+            )
+        if self.paths is not None:
+            return self.paths[index]
+        return merkle.inclusion_proof(self._leaves(), index, get_suite(suite).H)
+
+    def _leaves(self) -> list[bytes]:
+        data = self.row.leaf_hashes
+        if self.leaves is None:
+            self.leaves = [
+                data[start : start + HASH_BYTES] for start in range(0, len(data), HASH_BYTES)
+            ]
+        return self.leaves
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """Receipts as messages, and the tree size their proofs lead to, 0 without proofs."""
+
+    receipts: list[common_pb2.Receipt]
+    tree_size: int
+
+
+class Reads:
+    """Puts receipts together."""
+
+    def __init__(self, storage: Storage, anchor: Any, sinks: Sinks) -> None:
+        self._storage = storage
+        self._anchor: ProofStub = anchor
+        self._sinks = sinks
+        self._batches: OrderedDict[tuple[bytes, int], _Batch] = OrderedDict()
+
+    def remember(self, batch: BatchRow) -> None:
+        """Keep a batch that was just committed: its receipts are about to be shown."""
+        self._keep(_Batch(batch))
+
+    async def fresh(
+        self, ledger: LedgerInfo, stored: Sequence[Stored], view: common_pb2.ReceiptView
+    ) -> list[common_pb2.Receipt]:
+        """Receipts that were just committed, which are in no checkpoint yet."""
+        batches = await self._load_batches(ledger, stored)
+        states = [convert.PENDING] * len(stored)
+        if view == convert.FULL:
+            stored = await self._with_content(ledger, stored)
+            # The neighbours will be shown in a moment too.
+            for batch in batches.values():
+                batch.make_paths(ledger.suite)
+        return await self._assemble(ledger, stored, batches, states, view, None)
+
+    async def render(
+        self,
+        ledger: LedgerInfo,
+        stored: Sequence[Stored],
+        view: common_pb2.ReceiptView,
+        *,
+        tree_size: int = 0,
+    ) -> Rendered:
+        """Receipts, in order of seq, with states and, in the FULL view, with proofs.
+
+        Raises:
+            StatusError: a `tree_size` that the anchor refuses.
+        """
+        if not stored:
+            return Rendered([], tree_size)
+        batches = await self._load_batches(ledger, stored)
+        logged_seq = (await self._storage.get_head(ledger.uid)).logged_seq
+        if view == convert.BASIC:
+            states = await self._states(ledger, stored, logged_seq)
+            return Rendered(await self._assemble(ledger, stored, batches, states, view, None), 0)
+        stored = await self._with_content(ledger, stored)
+        seqs = [item.row.seq for item in stored if item.row.seq <= logged_seq]
+        answer = await self._proofs(ledger, seqs, tree_size) if seqs else None
+        states = await self._proven_states(ledger, stored, answer)
+        receipts = await self._assemble(ledger, stored, batches, states, view, answer)
+        return Rendered(receipts, tree_size if answer is None else answer.tree_size)
+
+    async def _with_content(self, ledger: LedgerInfo, stored: Sequence[Stored]) -> Sequence[Stored]:
+        """The same receipts with statement and payload, read where they were left out."""
+        light = sorted({item.row.seq for item in stored if not item.row.statement})
+        if not light:
+            return stored
+        rows = await self._storage.get_rows(ledger.uid, light, full=True)
+        full = {item.row.seq: item for item in rows}
+        return [full.get(item.row.seq, item) for item in stored]
+
+    # --- states
+
+    async def _states(
+        self, ledger: LedgerInfo, stored: Sequence[Stored], logged_seq: int
+    ) -> list[common_pb2.AnchorState]:
+        first, last = stored[0].row.seq, stored[-1].row.seq
+        if first > logged_seq:
+            return [convert.PENDING] * len(stored)
+        anchored = await self._anchored_size(ledger)
+        runs: Sequence[LogRun] = ()
+        if anchored > 0:
+            runs = await self._storage.log_runs(ledger.uid, first, min(last, logged_seq))
+        states = []
+        for item in stored:
+            seq = item.row.seq
+            if seq > logged_seq:
+                states.append(convert.PENDING)
+                continue
+            index = index_of(runs, seq)
+            is_anchored = index is not None and index < anchored
+            states.append(convert.ANCHORED if is_anchored else convert.LOGGED)
+        return states
+
+    async def _proven_states(
+        self,
+        ledger: LedgerInfo,
+        stored: Sequence[Stored],
+        answer: anchor_pb2.BatchGetInclusionProofsResponse | None,
+    ) -> list[common_pb2.AnchorState]:
+        """As far as proofs say: what has none is pending."""
+        if answer is None:
+            return [convert.PENDING] * len(stored)
+        anchored = answer.tree_size if answer.anchored else await self._anchored_size(ledger)
+        indices = {proof.seq: proof.log_index for proof in answer.proofs}
+        states = []
+        for item in stored:
+            index = indices.get(item.row.seq)
+            if index is None:
+                states.append(convert.PENDING)
+            else:
+                states.append(convert.ANCHORED if index < anchored else convert.LOGGED)
+        return states
+
+    async def _anchored_size(self, ledger: LedgerInfo) -> int:
+        """Tree size every sink has, as far as the anchor says so at once."""
+        try:
+            async with asyncio.timeout(_SINKS_WAIT_S):
+                return await self._sinks.anchored_size(ledger.log_name) or 0
+        except TimeoutError:
+            return 0
+
+    # --- proofs and batches
+
+    async def check_places(self, ledger: LedgerInfo, first_seq: int, last_seq: int) -> None:
+        """Compare where we say receipts are in the log with what the log says, run by run.
+
+        Without the anchor this is left out.
+
+        Raises:
+            DataLossError: CHAIN_BROKEN, naming the first seq that is elsewhere.
+        """
+        runs = await self._storage.log_runs(ledger.uid, first_seq, last_seq)
+        expected = {run.start_seq: run.start_index for run in runs[:_MAX_PLACES]}
+        answer = await self._proofs(ledger, sorted(expected), 0) if expected else None
+        for proof in () if answer is None else answer.proofs:
+            if expected[proof.seq] != proof.log_index:
+                raise DataLossError(
+                    "CHAIN_BROKEN",
+                    f"{ledger.name}: receipt {proof.seq}: log_runs.start_index is not its place",
+                    metadata={
+                        "ledger": ledger.name,
+                        "seq": str(proof.seq),
+                        "column": "log_runs.start_index",
+                    },
+                )
+
+    async def _proofs(
+        self, ledger: LedgerInfo, seqs: Sequence[int], tree_size: int
+    ) -> anchor_pb2.BatchGetInclusionProofsResponse | None:
+        request = anchor_pb2.BatchGetInclusionProofsRequest(
+            log=ledger.log_name, ledger_uid=ledger.uid, seqs=seqs, tree_size=tree_size
+        )
+        try:
+            return await call(
+                self._anchor.BatchGetInclusionProofs,
+                request,
+                timeout_s=_PROOF_TIMEOUT_S,
+                policy=NO_RETRY,
+            )
+        except StatusError as error:
+            if tree_size and error.code not in _ANCHOR_IS_AWAY:
+                raise
+            log.debug("reads.no_proofs", ledger=ledger.name, reason=error.reason)
+            return None
+
+    async def _load_batches(
+        self, ledger: LedgerInfo, stored: Sequence[Stored]
+    ) -> Mapping[int, _Batch]:
+        found: dict[int, _Batch] = {}
+        missing: set[int] = set()
+        for item in stored:
+            seq = item.row.batch_seq
+            if seq in found:
+                continue
+            batch = self._batches.get((ledger.uid, seq))
+            if batch is None:
+                missing.add(seq)
+            else:
+                found[seq] = batch
+                self._batches.move_to_end((ledger.uid, seq))
+        if missing:
+            rows = await self._storage.get_batches(ledger.uid, sorted(missing))
+            for seq in missing:
+                if seq not in rows:
+                    raise DataLossError(
+                        "CHAIN_BROKEN",
+                        f"{ledger.name}: the batch at {seq} is missing",
+                        metadata={"ledger": ledger.name, "seq": str(seq), "column": "batch_seq"},
+                    )
+                found[seq] = self._keep(_Batch(rows[seq]))
+        return found
+
+    def _keep(self, batch: _Batch) -> _Batch:
+        self._batches[(batch.row.ledger_uid, batch.row.batch_seq)] = batch
+        while len(self._batches) > _MAX_BATCHES:
+            self._batches.popitem(last=False)
+        return batch
+
+    # --- messages
+
+    async def _assemble(
+        self,
+        ledger: LedgerInfo,
+        stored: Sequence[Stored],
+        batches: Mapping[int, _Batch],
+        states: Sequence[common_pb2.AnchorState],
+        view: common_pb2.ReceiptView,
+        answer: anchor_pb2.BatchGetInclusionProofsResponse | None,
+    ) -> list[common_pb2.Receipt]:
+        if view == convert.FULL and len(stored) >= _THREAD_FROM:
+            return await asyncio.to_thread(_assemble, ledger, stored, batches, states, view, answer)
+        return _assemble(ledger, stored, batches, states, view, answer)
+
+
+def _assemble(
+    ledger: LedgerInfo,
+    stored: Sequence[Stored],
+    batches: Mapping[int, _Batch],
+    states: Sequence[common_pb2.AnchorState],
+    view: common_pb2.ReceiptView,
+    answer: anchor_pb2.BatchGetInclusionProofsResponse | None,
+) -> list[common_pb2.Receipt]:
+    name, suite = ledger.name, SUITES_TO_PB[ledger.suite]
+    receipts = [
+        convert.receipt_to_pb(ledger, name, suite, item, batches[item.row.batch_seq].row.kid, state)
+        for item, state in zip(stored, states, strict=True)
+    ]
+    if view == convert.BASIC:
+        return receipts
+    wanted = Counter(item.row.batch_seq for item in stored)
+    for batch_seq, count in wanted.items():
+        if count >= _ALL_PATHS_FROM:
+            batches[batch_seq].make_paths(ledger.suite)
+    for receipt, item in zip(receipts, stored, strict=True):
+        batch = batches[item.row.batch_seq]
+        path = batch.path(ledger.suite, item.row.batch_index)
+        convert.complete_receipt(receipt, item, batch.row, path)
+    if answer is not None:
+        by_seq = {receipt.seq: receipt for receipt in receipts}
+        for proof in answer.proofs:
+            if proof.seq in by_seq:
+                convert.add_proof(by_seq[proof.seq], proof, answer)
+    return receipts

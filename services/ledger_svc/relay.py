@@ -1,0 +1,345 @@
+"""Brings the entries of ledgers to their logs, behind the appends and never in their way.
+
+Work is found by `heads.seq > heads.logged_seq`, one leased relay for each ledger: there is no
+global cursor, since rows commit out of order (design §5, "Anchor"). What was just committed is
+handed over in memory as far as that has room, the rest is read from the database. A chunk is
+submitted, its places are stored with `logged_seq` in one transaction, then comes the next one.
+
+After a crash everything behind `logged_seq` is submitted again: the log recognises what it has, and
+says where. What the log refuses for good, LEDGER_FORKED, latches the ledger read-only. Everything
+else is tried again for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from ledger_svc import guard
+from ledger_svc.chain import LedgerInfo, Linked
+from ledger_svc.progress import Progress
+from ledger_svc.storage import LogRun, Storage
+from ledger_svc.storage.relays import merge_runs
+from ledger_svc.witnessing import SUITES_TO_PB
+from provledger import logs, telemetry
+from provledger.api.anchor.v1 import anchor_pb2
+from provledger.errors import InternalError, ProvledgerError, StatusError
+from provledger.retry import NO_RETRY, RetryPolicy
+from provledger.rpc.channel import call
+
+log = logs.get(__name__)
+
+MAX_CHUNK_ITEMS: Final = 1000
+MAX_CHUNK_BYTES: Final = 4 * 1024 * 1024
+LEDGER_FORKED: Final = "LEDGER_FORKED"
+_IDLE_S: Final = 2.0
+_RETRY: Final = RetryPolicy(attempts=1_000_000, base_s=0.1, cap_s=5.0, budget_s=float("inf"))
+
+_lag = telemetry.gauge(
+    "provledger.ledger.relay_lag", unit="{receipt}", doc="Receipts committed, but not yet logged."
+)
+
+
+class AnchorStub(Protocol):
+    """What we call of the generated `AnchorServiceStub`."""
+
+    GetLedgerState: Callable[..., Awaitable[anchor_pb2.GetLedgerStateResponse]]
+    SubmitLeaves: Callable[..., Awaitable[anchor_pb2.SubmitLeavesResponse]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelayLimits:
+    """poll_s, lease_s: seconds. memory_bytes: of entries handed over, for all ledgers together."""
+
+    poll_s: float = 0.25
+    lease_s: float = 10.0
+    memory_bytes: int = 16 * 1024 * 1024
+    anchor_timeout_s: float = 10.0
+
+
+class Relay:
+    """The relays of a process. `committed` and `run` belong to one event loop."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        anchor: Any,
+        progress: Progress,
+        limits: RelayLimits,
+        *,
+        owner: str = "",
+    ) -> None:
+        self.storage = storage
+        self.anchor: AnchorStub = anchor
+        self.progress = progress
+        self.limits = limits
+        # Random, so that a process started anew does not take itself for its predecessor.
+        self.owner = owner or secrets.token_hex(8)
+        self.rng = random.Random()  # noqa: S311 - jitter, not a secret
+        self._memory = _Memory(limits.memory_bytes)
+        self._tasks: dict[bytes, asyncio.Task[None]] = {}
+        self._relays: dict[bytes, _LedgerRelay] = {}
+        # Ledgers whose lease another replica held, and until when we do not ask for it again.
+        self._foreign: dict[bytes, float] = {}
+        self._running = False
+
+    def committed(self, ledger: LedgerInfo, linked: Linked) -> None:
+        """Take over what was just committed; never blocks."""
+        if not self._running:
+            return
+        foreign_until_s = self._foreign.get(ledger.uid)
+        if foreign_until_s is not None:
+            if time.monotonic() < foreign_until_s:
+                return
+            del self._foreign[ledger.uid]
+        self._memory.add(ledger.uid, linked.rows[0].seq, linked.entries)
+        self._wake(ledger, linked.head.seq)
+
+    async def run(self) -> None:
+        """Find and do the work, for the life of the service."""
+        self._running = True
+        try:
+            while True:
+                try:
+                    for ledger in await self.storage.find_unlogged(self.owner):
+                        self._foreign.pop(ledger.uid, None)
+                        self._wake(ledger, None)
+                except ProvledgerError as error:
+                    log.warning("relay.search_failed", exc_info=error)
+                await asyncio.sleep(self.limits.poll_s * self.rng.uniform(0.75, 1.25))
+        finally:
+            self._running = False
+            tasks = list(self._tasks.values())
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def take(self, ledger_uid: bytes, seq: int) -> list[bytes]:
+        """Entries from `seq` on that are in memory; nothing if the next one is not."""
+        return self._memory.take(ledger_uid, seq)
+
+    def leased_elsewhere(self, ledger_uid: bytes) -> None:
+        """Leave a ledger to the replica that has its lease, until the search finds it free."""
+        self._foreign[ledger_uid] = time.monotonic() + self.limits.lease_s / 2
+
+    def _wake(self, ledger: LedgerInfo, head_seq: int | None) -> None:
+        running = self._relays.get(ledger.uid)
+        if running is not None:
+            running.wake(head_seq)
+            return
+        relay = self._relays[ledger.uid] = _LedgerRelay(self, ledger)
+        task = self._tasks[ledger.uid] = asyncio.create_task(relay.run())
+        task.add_done_callback(lambda done: self._ended(ledger.uid, done))
+
+    def _ended(self, ledger_uid: bytes, task: asyncio.Task[None]) -> None:
+        self._relays.pop(ledger_uid, None)
+        self._tasks.pop(ledger_uid, None)
+        self._memory.forget(ledger_uid)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("relay.ended", exc_info=task.exception())
+
+
+class _LedgerRelay:
+    """The relay of one ledger, from the first unlogged receipt until there are none."""
+
+    def __init__(self, relay: Relay, ledger: LedgerInfo) -> None:
+        self._relay = relay
+        self._ledger = ledger
+        self._work = asyncio.Event()
+        self._logged_seq = -1
+        # The last seq we were told of; None where only the database knows.
+        self._head_seq: int | None = None
+
+    def wake(self, head_seq: int | None) -> None:
+        """There is something new, up to `head_seq` if that is known."""
+        if head_seq is None or (self._head_seq is not None and head_seq > self._head_seq):
+            self._head_seq = head_seq
+        self._work.set()
+
+    async def run(self) -> None:
+        """Take the lease and work until idle, trying again for ever in between."""
+        delays = _RETRY.delays(self._relay.rng)
+        failing, failed_at_seq = False, -1
+        while True:
+            try:
+                await self._work_until_idle()
+                return
+            except StatusError as error:
+                if self._logged_seq > failed_at_seq:
+                    delays, failing = _RETRY.delays(self._relay.rng), False
+                    failed_at_seq = self._logged_seq
+                if error.reason == LEDGER_FORKED:
+                    await self._latch(error)
+                    return
+                # Once for each outage, not for each attempt.
+                report = log.debug if failing else log.warning
+                report("relay.failed", ledger=self._ledger.name, reason=error.reason,
+                       message=error.message)  # fmt: skip
+                failing = True
+                await self._release_lease()
+                wait_s = next(delays, 5.0)
+                await asyncio.sleep(max(wait_s, error.retry_delay_s or 0.0))
+
+    async def _latch(self, error: StatusError) -> None:
+        log.error("relay.ledger_forked", ledger=self._ledger.name, message=error.message)
+        await self._relay.storage.latch(self._ledger.uid, LEDGER_FORKED)
+
+    async def _release_lease(self) -> None:
+        """Let a replica that may reach the log try."""
+        try:
+            await self._relay.storage.release_lease(self._ledger.uid, self._relay.owner)
+        except StatusError as error:
+            log.debug("relay.lease_not_released", reason=error.reason)
+
+    async def _work_until_idle(self) -> None:
+        relay, ledger = self._relay, self._ledger
+        lease_s = relay.limits.lease_s
+        state = await relay.storage.acquire_lease(ledger.uid, relay.owner, lease_s)
+        if state is None:
+            relay.leased_elsewhere(ledger.uid)
+            return
+        if state.read_only_reason:
+            return
+        leased_s = time.monotonic()
+        self._logged_seq = state.logged_seq
+        await self._compare()
+        self._head_seq = None
+        while True:
+            self._work.clear()
+            if await self._step():
+                leased_s = time.monotonic()
+                continue
+            # Each chunk renews the lease. What another replica commits is found by the search.
+            idle_s = min(_IDLE_S, lease_s / 3) - (time.monotonic() - leased_s)
+            try:
+                async with asyncio.timeout(max(0.0, idle_s)):
+                    await self._work.wait()
+            except TimeoutError:
+                await self._release_lease()
+                return
+
+    async def _compare(self) -> None:
+        """Compare the log with the database before anything is submitted."""
+        relay, ledger = self._relay, self._ledger
+        request = anchor_pb2.GetLedgerStateRequest(log=ledger.log_name, ledger_uid=ledger.uid)
+        held = await call(
+            relay.anchor.GetLedgerState,
+            request,
+            timeout_s=relay.limits.anchor_timeout_s,
+            policy=NO_RETRY,
+        )
+        await guard.compare(relay.storage, ledger, held)
+        if held.seq < self._logged_seq:
+            raise InternalError(
+                "ANCHOR_BEHIND_LEDGER",
+                f"the log holds {ledger.name} up to {held.seq}, but {self._logged_seq} were "
+                "logged: the anchor was restored from an older backup",
+                metadata={"ledger": ledger.name},
+                retry_delay_s=5.0,
+            )
+        relay.progress.logged(ledger.uid, self._logged_seq)
+
+    async def _step(self) -> bool:
+        """Submit and record the next chunk; False if there is none."""
+        relay, ledger = self._relay, self._ledger
+        start_seq = self._logged_seq + 1
+        entries: Sequence[bytes] = relay.take(ledger.uid, start_seq)
+        if not entries:
+            if self._head_seq is not None and self._head_seq <= self._logged_seq:
+                return False
+            read = await relay.storage.entries_for_log(
+                ledger, start_seq, MAX_CHUNK_ITEMS, MAX_CHUNK_BYTES
+            )
+            entries = read.entries
+            self._head_seq = read.state.head.seq
+            _lag.set(max(0, self._head_seq - self._logged_seq))
+            if not entries:
+                return False
+        request = anchor_pb2.SubmitLeavesRequest(
+            log=ledger.log_name,
+            ledger_uid=ledger.uid,
+            suite=SUITES_TO_PB[ledger.suite],
+            start_seq=start_seq,
+            entries=entries,
+        )
+        # One attempt: the retries of this relay are slower, and say so in the log.
+        response = await call(
+            relay.anchor.SubmitLeaves,
+            request,
+            timeout_s=relay.limits.anchor_timeout_s,
+            policy=NO_RETRY,
+        )
+        runs = _runs(response, start_seq, len(entries))
+        recorded = await relay.storage.record_runs(
+            ledger.uid, runs, self._logged_seq, relay.owner, relay.limits.lease_s
+        )
+        if recorded:
+            self._logged_seq += len(entries)
+        else:
+            # Another replica took the lease meanwhile, and did the same.
+            self._logged_seq = (await relay.storage.get_head(ledger.uid)).logged_seq
+        relay.progress.logged(ledger.uid, self._logged_seq)
+        return True
+
+
+def _runs(response: anchor_pb2.SubmitLeavesResponse, start_seq: int, count: int) -> list[LogRun]:
+    """The places the log gave, which must be those of exactly what was submitted."""
+    runs = merge_runs([LogRun(run.start_seq, run.start_index, run.count) for run in response.runs])
+    next_seq = start_seq
+    for run in runs:
+        if run.start_seq != next_seq or run.count < 1 or run.start_index < 0:
+            break
+        next_seq += run.count
+    if next_seq != start_seq + count or sum(run.count for run in runs) != count:
+        raise InternalError("ANCHOR_ANSWER", "the anchor's places are not those of the entries")
+    return runs
+
+
+class _Memory:
+    """Entries on their way from the commit to the log, bounded for all ledgers together."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._chunks: dict[bytes, deque[tuple[int, list[bytes], int]]] = {}
+
+    def add(self, ledger_uid: bytes, first_seq: int, entries: list[bytes]) -> None:
+        """Keep entries, unless there is no room."""
+        # All entries of a ledger are about as long as its first one.
+        size = len(entries) * len(entries[0])
+        if self._bytes + size > self._max_bytes:
+            return
+        self._bytes += size
+        self._chunks.setdefault(ledger_uid, deque()).append((first_seq, entries, size))
+
+    def take(self, ledger_uid: bytes, seq: int) -> list[bytes]:
+        """Take out entries from `seq` on, up to a chunk; what lies before them is dropped."""
+        taken: list[bytes] = []
+        chunks = self._chunks.get(ledger_uid)
+        while chunks:
+            first_seq, entries, size = chunks[0]
+            if first_seq > seq:
+                break
+            skipped = seq - first_seq
+            fits = len(taken) + len(entries) - skipped <= MAX_CHUNK_ITEMS
+            if taken and not fits:
+                break
+            chunks.popleft()
+            self._bytes -= size
+            if skipped < len(entries):
+                taken += entries[skipped:]
+                seq = first_seq + len(entries)
+        if chunks is not None and not chunks:
+            del self._chunks[ledger_uid]
+        return taken
+
+    def forget(self, ledger_uid: bytes) -> None:
+        """Drop what is kept of a ledger."""
+        for _, _, size in self._chunks.pop(ledger_uid, ()):
+            self._bytes -= size

@@ -1,0 +1,257 @@
+"""The RPCs of the ledger: convert, call, convert. Errors are mapped by the server's interceptor."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from ledger_svc import admission, answers, convert, listing, stream
+from ledger_svc.append import Appender
+from ledger_svc.chain import LedgerInfo
+from ledger_svc.genesis import LedgerMaker
+from ledger_svc.outcomes import Outcome, Recorded
+from ledger_svc.progress import Progress
+from ledger_svc.reads import LedgerDirectory, Reads
+from ledger_svc.storage import Storage
+from ledger_svc.witnessing import Pending
+from provledger import names, telemetry
+from provledger.api.anchor.v1 import anchor_pb2
+from provledger.api.common.v1 import common_pb2
+from provledger.api.ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from provledger.errors import NotFoundError
+from provledger.rpc.auth import current_principal
+from provledger.rpc.channel import call
+
+MAX_VERIFIED_ROWS: Final = 10_000
+DEFAULT_LEDGER: Final = "main"
+
+
+class HeadStub(Protocol):
+    """What we call of the generated `AnchorServiceStub`."""
+
+    GetLedgerHead: Callable[..., Awaitable[anchor_pb2.GetLedgerHeadResponse]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the servicer is made of."""
+
+    storage: Storage
+    directory: LedgerDirectory
+    appender: Appender
+    reads: Reads
+    progress: Progress
+    maker: LedgerMaker
+    anchor: Any
+    default_suite: str = "blake3"
+    anchor_timeout_s: float = 10.0
+    stream_in_flight: int = 512
+
+
+class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
+    """LedgerService (provledger/api/ledger/v1)."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._storage = parts.storage
+        self._directory = parts.directory
+        self._reads = parts.reads
+        self._head_stub: HeadStub = parts.anchor
+
+    # --- ledgers
+
+    async def CreateLedger(
+        self, request: ledger_pb2.CreateLedgerRequest, context: Any
+    ) -> ledger_pb2.CreateLedgerResponse:
+        """Make a ledger, or find the one that is there."""
+        tenant = names.parse_tenant_name(request.parent, "parent")
+        ledger_id = names.check_label(request.ledger_id or DEFAULT_LEDGER, "ledger_id")
+        suite = convert.suite_from_pb(request.suite, "") or None
+        ledger, created = await self._parts.maker.create(
+            tenant, ledger_id, suite, self._parts.default_suite, current_principal()
+        )
+        self._directory.add(ledger)
+        state = await self._storage.get_head(ledger.uid)
+        return ledger_pb2.CreateLedgerResponse(
+            ledger=convert.ledger_to_pb(ledger, state), created=created
+        )
+
+    async def GetLedger(
+        self, request: ledger_pb2.GetLedgerRequest, context: Any
+    ) -> ledger_pb2.GetLedgerResponse:
+        """One ledger with its head."""
+        ledger = await self._directory.get(request.name, "name")
+        state = await self._storage.get_head(ledger.uid)
+        return ledger_pb2.GetLedgerResponse(ledger=convert.ledger_to_pb(ledger, state))
+
+    async def ListLedgers(
+        self, request: ledger_pb2.ListLedgersRequest, context: Any
+    ) -> ledger_pb2.ListLedgersResponse:
+        """Ledgers of a tenant, or of all."""
+        return await listing.list_ledgers(self._storage, request)
+
+    # --- appends
+
+    async def Append(
+        self, request: ledger_pb2.AppendRequest, context: Any
+    ) -> ledger_pb2.AppendResponse:
+        """Record one draft."""
+        ledger = await self._directory.get(request.ledger, "ledger")
+        view = convert.view_from_pb(request.view, convert.FULL)
+        (outcome,) = await self._parts.appender.append(ledger, [_admit(request)])
+        if not isinstance(outcome, Recorded):
+            raise convert.in_field(outcome, "draft")
+        receipts = await answers.receipts_of(self._reads, ledger, [outcome], view)
+        return ledger_pb2.AppendResponse(receipt=receipts[0], repeated_request=outcome.repeated)
+
+    async def AppendBatch(
+        self, request: ledger_pb2.AppendBatchRequest, context: Any
+    ) -> ledger_pb2.AppendBatchResponse:
+        """Record drafts, each with a result of its own."""
+        ledger = await self._directory.get(request.ledger, "ledger")
+        view = convert.view_from_pb(request.view, convert.BASIC)
+        drafts = request.drafts
+        admission.check_batch_size(drafts)
+        outcomes: list[Outcome | None] = [None] * len(drafts)
+        items: list[Pending] = []
+        places: list[int] = []
+        principal, ref = current_principal(), telemetry.current_ref()
+        for place, draft in enumerate(drafts):
+            try:
+                items.append(Pending(draft, principal, admission.check_draft(draft), ref))
+                places.append(place)
+            except Exception as error:
+                outcomes[place] = error
+        if view == convert.FULL:
+            _check_view(items)
+        if items:
+            recorded = await self._parts.appender.append(ledger, items)
+            for place, outcome in zip(places, recorded, strict=True):
+                outcomes[place] = outcome
+        done = [outcome for outcome in outcomes if outcome is not None]
+        results = await answers.results_of(self._reads, ledger, done, view, "drafts[{index}]")
+        return ledger_pb2.AppendBatchResponse(results=results)
+
+    async def AppendStream(
+        self, request_iterator: AsyncIterator[ledger_pb2.AppendStreamRequest], context: Any
+    ) -> AsyncIterator[ledger_pb2.AppendStreamResponse]:
+        """Record drafts as they come; answer in order."""
+        first = await anext(aiter(request_iterator), None)
+        if first is None:
+            return
+        ledger = await self._directory.get(first.ledger, "ledger")
+        view = convert.view_from_pb(first.view, convert.BASIC)
+        principal = current_principal()
+
+        def check(request: ledger_pb2.AppendStreamRequest) -> None:
+            if request.ledger not in ("", ledger.name):
+                raise convert.violation("ledger", "must be empty or the one of the first message")
+
+        async def submit(draft: common_pb2.Draft) -> Outcome:
+            size = admission.check_draft(draft)
+            item = Pending(draft, principal, size, telemetry.current_ref())
+            return (await self._parts.appender.append(ledger, [item]))[0]
+
+        async def answer(index: int, outcome: Outcome) -> common_pb2.AppendResult:
+            results = await answers.results_of(
+                self._reads, ledger, [outcome], view, stream.FIELD, index
+            )
+            return results[0]
+
+        async def requests() -> AsyncIterator[ledger_pb2.AppendStreamRequest]:
+            yield first
+            async for request in request_iterator:
+                yield request
+
+        limit = self._parts.stream_in_flight
+        async for response in stream.answers(requests(), check, submit, answer, limit):
+            yield response
+
+    # --- reads
+
+    async def GetReceipt(
+        self, request: ledger_pb2.GetReceiptRequest, context: Any
+    ) -> ledger_pb2.GetReceiptResponse:
+        """One receipt, if asked only once it has got as far as is said."""
+        ledger_name, receipt_id = names.parse_receipt_name(request.name, "name")
+        view = convert.view_from_pb(request.view, convert.FULL)
+        ledger = await self._directory.get(ledger_name, "name")
+        stored = await self._storage.get_receipt(ledger.uid, names.receipt_id_bytes(receipt_id))
+        if stored is None:
+            raise NotFoundError(
+                "RECEIPT_NOT_FOUND",
+                f"there is no receipt {request.name}",
+                metadata={"receipt": request.name},
+            )
+        await self._wait_for(ledger, stored.row.seq, request.wait_for)
+        rendered = await self._reads.render(ledger, [stored], view)
+        return ledger_pb2.GetReceiptResponse(receipt=rendered.receipts[0])
+
+    async def _wait_for(self, ledger: LedgerInfo, seq: int, state: common_pb2.AnchorState) -> None:
+        progress = self._parts.progress
+        if state == convert.LOGGED:
+            await progress.wait_logged(ledger.uid, seq)
+        elif state == convert.ANCHORED:
+            await progress.wait_anchored(ledger.uid, ledger.log_name, seq)
+        elif state not in (common_pb2.ANCHOR_STATE_UNSPECIFIED, convert.PENDING):
+            raise convert.violation("wait_for", "must be LOGGED or ANCHORED")
+
+    async def ListReceipts(
+        self, request: ledger_pb2.ListReceiptsRequest, context: Any
+    ) -> ledger_pb2.ListReceiptsResponse:
+        """Receipts of one ledger in chain order."""
+        ledger = await self._directory.get(request.parent, "parent")
+        return await listing.list_receipts(self._storage, self._reads, ledger, request)
+
+    async def GetHead(
+        self, request: ledger_pb2.GetHeadRequest, context: Any
+    ) -> ledger_pb2.GetHeadResponse:
+        """The head as the anchor signs it: the anchor, not we, knows what was logged."""
+        ledger = await self._directory.get(request.name, "name")
+        head = await call(
+            self._head_stub.GetLedgerHead,
+            anchor_pb2.GetLedgerHeadRequest(
+                log=ledger.log_name, ledger_uid=ledger.uid, tree_size=request.tree_size
+            ),
+            timeout_s=self._parts.anchor_timeout_s,
+        )
+        return ledger_pb2.GetHeadResponse(head=head.head, checkpoint=head.checkpoint)
+
+    async def VerifyRange(
+        self, request: ledger_pb2.VerifyRangeRequest, context: Any
+    ) -> ledger_pb2.VerifyRangeResponse:
+        """Recompute what is stored; a fault is DATA_LOSS."""
+        ledger = await self._directory.get(request.name, "name")
+        start_seq, end_seq = request.start_seq, request.end_seq
+        if start_seq < 0:
+            raise convert.violation("start_seq", "must not be negative")
+        if end_seq < start_seq:
+            raise convert.violation("end_seq", "must not be less than start_seq")
+        end_seq = min(end_seq, start_seq + MAX_VERIFIED_ROWS - 1)
+        verified = await self._storage.verify_range(ledger, start_seq, end_seq)
+        await self._reads.check_places(ledger, start_seq, verified.checked_seq)
+        return ledger_pb2.VerifyRangeResponse(
+            checked_seq=verified.checked_seq,
+            checked_count=verified.checked_count,
+            head_seq=verified.head_seq,
+            receipt_hash=verified.receipt_hash,
+        )
+
+
+def _admit(request: ledger_pb2.AppendRequest) -> Pending:
+    try:
+        size = admission.check_draft(request.draft)
+    except Exception as error:
+        raise convert.in_field(error, "draft") from error
+    return Pending(request.draft, current_principal(), size, telemetry.current_ref())
+
+
+def _check_view(items: list[Pending]) -> None:
+    """Refuse early what could not be returned: a new state stands in its diff once more."""
+    if len(items) > 1 and 2 * sum(item.size_bytes for item in items) > answers.MAX_FULL_BYTES:
+        raise convert.violation(
+            "view",
+            "these receipts are too large to be returned in full in one answer; ask for BASIC",
+            "RESPONSE_TOO_LARGE",
+        )

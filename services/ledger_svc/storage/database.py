@@ -1,0 +1,175 @@
+"""`Database`: the ledger's storage in SQLAlchemy Core, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy.engine import Connection, Engine
+
+from ledger_svc.chain import BatchRow, HeadState, LedgerInfo, Linked, Stored
+from ledger_svc.storage import (
+    D,
+    Decide,
+    FoundRequests,
+    ListQuery,
+    LogEntries,
+    LogRun,
+    Scan,
+    Verified,
+    appends,
+    lookups,
+    relays,
+    verification,
+)
+from ledger_svc.storage.sql import Sql
+from ledger_svc.storage.tables import SCHEMA
+from provledger.db import Readers, Writer, is_sqlite, migrate, open_engine
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Database:
+    """Implements `ledger_svc.storage.Storage`: one writing thread, a few reading ones."""
+
+    def __init__(self, engine: Engine, *, reader_threads: int = 4) -> None:
+        self._engine = engine
+        self._sql = Sql(is_sqlite=is_sqlite(engine))
+        self._writer = Writer(engine, name="ledger-writer")
+        self._readers = Readers(engine, threads=reader_threads, name="ledger-reader")
+
+    @classmethod
+    def open(cls, url: str, *, reader_threads: int = 4) -> Database:
+        """A database by its URL; nothing is connected yet."""
+        engine = open_engine(url, SCHEMA, pool_size=reader_threads + 2)
+        return cls(engine, reader_threads=reader_threads)
+
+    def migrate(self) -> None:
+        """Bring the schema up to date; blocking."""
+        migrate(self._engine, "ledger_svc.migrations", SCHEMA)
+
+    async def close(self) -> None:
+        """End the threads and connections."""
+        await self._writer.close()
+        await self._readers.close()
+        self._engine.dispose()
+
+    async def _read(
+        self, fn: Callable[Concatenate[Connection, Sql, P], R], *args: P.args, **_: P.kwargs
+    ) -> R:
+        return await self._readers.run(fn, self._sql, *args)
+
+    async def _write(
+        self, fn: Callable[Concatenate[Connection, Sql, P], R], *args: P.args, **_: P.kwargs
+    ) -> R:
+        # Everything written here may be repeated: it is keyed, or compared before it is set.
+        return await self._writer.run(fn, self._sql, *args, idempotent=True)
+
+    # --- ledgers
+
+    async def insert_ledger(self, ledger: LedgerInfo, linked: Linked) -> LedgerInfo:
+        """Store a ledger with its genesis; the one that is there if another was faster."""
+        await self._write(appends.insert_ledger, ledger, linked)
+        stored = await self.get_ledger(ledger.tenant, ledger.ledger)
+        return ledger if stored is None else stored
+
+    async def get_ledger(self, tenant: str, ledger: str) -> LedgerInfo | None:
+        """A ledger by its ids."""
+        return await self._read(lookups.get_ledger, tenant, ledger)
+
+    async def list_ledgers(
+        self, tenant: str, after: tuple[str, str], limit: int
+    ) -> list[tuple[LedgerInfo, HeadState]]:
+        """Ledgers behind `after`, of one tenant or ("") of all."""
+        return await self._read(lookups.list_ledgers, tenant, after, limit)
+
+    async def get_head(self, ledger_uid: bytes) -> HeadState:
+        """The head of a ledger that exists."""
+        return await self._read(lookups.get_head, ledger_uid)
+
+    # --- appends
+
+    async def find_requests(self, ledger_uid: bytes, request_ids: Sequence[str]) -> FoundRequests:
+        """Where those of the request ids are that are in the chain."""
+        return await self._read(lookups.find_requests, ledger_uid, request_ids)
+
+    async def append(
+        self, ledger_uid: bytes, request_ids: Sequence[str], known_seq: int, decide: Decide[D]
+    ) -> D:
+        """Run `decide` under the lock of the head and store what it links; durable on return."""
+        run: Callable[..., D] = appends.append
+        return await self._writer.run(
+            run, self._sql, ledger_uid, request_ids, known_seq, decide, idempotent=True
+        )
+
+    # --- reads
+
+    async def get_receipt(self, ledger_uid: bytes, receipt_id: bytes) -> Stored | None:
+        """A receipt by its id."""
+        return await self._read(lookups.get_receipt, ledger_uid, receipt_id)
+
+    async def get_rows(self, ledger_uid: bytes, seqs: Sequence[int], *, full: bool) -> list[Stored]:
+        """Receipts by seq, in order."""
+        return await self._read(lookups.get_rows, ledger_uid, seqs, full)
+
+    async def scan(
+        self, ledger_uid: bytes, query: ListQuery, after_seq: int, limit: int, scan_limit: int
+    ) -> Scan:
+        """Seqs behind `after_seq` that fit, looking at no more than `scan_limit` rows."""
+        return await self._read(lookups.scan, ledger_uid, query, after_seq, limit, scan_limit)
+
+    async def get_batches(
+        self, ledger_uid: bytes, batch_seqs: Sequence[int]
+    ) -> dict[int, BatchRow]:
+        """Signed batches by their seq."""
+        return await self._read(lookups.get_batches, ledger_uid, batch_seqs)
+
+    async def verify_range(self, ledger: LedgerInfo, start_seq: int, end_seq: int) -> Verified:
+        """Recompute stored rows."""
+        return await self._read(verification.verify_range, ledger, start_seq, end_seq)
+
+    # --- the log
+
+    async def log_runs(self, ledger_uid: bytes, first_seq: int, last_seq: int) -> list[LogRun]:
+        """Runs that overlap a range of seqs, in order."""
+        return await self._read(lookups.log_runs, ledger_uid, first_seq, last_seq)
+
+    async def find_unlogged(self, owner: str) -> list[LedgerInfo]:
+        """Ledgers with receipts that are not logged, and no lease of another owner."""
+        return await self._read(relays.find_unlogged, owner)
+
+    async def acquire_lease(self, ledger_uid: bytes, owner: str, ttl_s: float) -> HeadState | None:
+        """Take or renew the lease of a ledger's relay; None if another holds it."""
+        return await self._write(relays.acquire_lease, ledger_uid, owner, ttl_s)
+
+    async def release_lease(self, ledger_uid: bytes, owner: str) -> None:
+        """Give the lease up, if it is still ours."""
+        await self._write(relays.release_lease, ledger_uid, owner)
+
+    async def entries_for_log(
+        self, ledger: LedgerInfo, start_seq: int, limit: int, max_bytes: int
+    ) -> LogEntries:
+        """Rebuild entry bytes from `start_seq` on."""
+        return await self._read(relays.entries_for_log, ledger, start_seq, limit, max_bytes)
+
+    async def record_runs(
+        self,
+        ledger_uid: bytes,
+        runs: Sequence[LogRun],
+        old_logged_seq: int,
+        owner: str,
+        lease_ttl_s: float,
+    ) -> bool:
+        """Store what the log took, and renew the lease; False if `logged_seq` has moved."""
+        return await self._write(
+            relays.record_runs, ledger_uid, runs, old_logged_seq, owner, lease_ttl_s
+        )
+
+    async def latch(self, ledger_uid: bytes, reason: str) -> None:
+        """Make a ledger read-only, for good."""
+        await self._write(relays.latch, ledger_uid, reason)
+
+    async def receipt_hash_at(self, ledger_uid: bytes, seq: int) -> bytes | None:
+        """The stored receipt hash of a seq."""
+        return await self._read(lookups.receipt_hash_at, ledger_uid, seq)

@@ -1,0 +1,56 @@
+"""What all append pipelines of a process share."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from ledger_svc.chain import LedgerInfo, Linked
+from ledger_svc.storage import Storage
+from ledger_svc.witnessing import WitnessClient
+
+
+class KeyPolicy(Protocol):
+    """Which keys of the witness are taken. `accepts` is called from the writing thread too."""
+
+    def accepts(self, kid: str, epoch: int) -> bool:
+        """Whether the key is active or draining."""
+
+    async def wait_accepts(self, kid: str, epoch: int) -> bool:
+        """As `accepts`, but wait a little: the witness may have heard of a new key before us."""
+
+
+class AnyKey:
+    """Takes every key that the witness uses."""
+
+    def accepts(self, kid: str, epoch: int) -> bool:
+        """Always true."""
+        return True
+
+    async def wait_accepts(self, kid: str, epoch: int) -> bool:
+        """Always true."""
+        return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tools:
+    """Everything a pipeline needs but its ledger.
+
+    check: refuses to append while the log holds more of the ledger than we do.
+    committed: told of each commit; must not block.
+    keys: whether a batch of a kid and epoch may still be committed.
+    clock: Unix nanoseconds. random: so many random bytes.
+    """
+
+    storage: Storage
+    witness: WitnessClient
+    check: Callable[[LedgerInfo], Awaitable[None]]
+    committed: Callable[[LedgerInfo, Linked], None]
+    keys: KeyPolicy
+    clock: Callable[[], int]
+    random: Callable[[int], bytes]
+    flush_items: int = 1000
+    flush_bytes: int = 6 * 1024 * 1024
+    queue_items: int = 20_000
+    queue_bytes: int = 32 * 1024 * 1024

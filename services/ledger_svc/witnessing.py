@@ -1,0 +1,199 @@
+"""The call to the witness, and what is believed of its answer.
+
+The witness is trusted to check drafts and to sign. Whether its answer hangs together is checked
+here all the same, before anything of it is stored: the body is of our suite, its root is that of
+the leaf hashes, every statement is the leaf it claims to be. The signature itself is verified by
+whoever holds the keys. Reads of the clock and randomness are the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from ledger_svc.chain import Candidate, LedgerInfo, Seal
+from provledger import logs
+from provledger.api.common.v1 import common_pb2
+from provledger.api.witness.v1 import witness_pb2
+from provledger.errors import InputError, InternalError, StatusError
+from provledger.hashing import suite as get_suite
+from provledger.merkle import leaf_hashes as hash_leaves
+from provledger.rpc.channel import call
+from provledger.rpc.errors import status_from_pb
+from provledger.witness_batch import STATEMENT_CONTEXT, batch_root, parse_body
+
+log = logs.get(__name__)
+
+SUITES_TO_PB: Final = {
+    "blake3": common_pb2.SUITE_BLAKE3,
+    "blake3-all": common_pb2.SUITE_BLAKE3_ALL,
+    "fips": common_pb2.SUITE_FIPS,
+}
+_HASH_BYTES: Final = 32
+
+
+class WitnessStub(Protocol):
+    """What we call of the generated `WitnessServiceStub`."""
+
+    WitnessBatch: Callable[..., Awaitable[witness_pb2.WitnessBatchResponse]]
+
+
+class Pending:
+    """An admitted draft on its way through the pipeline.
+
+    `receipt_id`, 16 bytes, is given once and kept: it tells a lost answer from a repeat. `ref` is
+    the caller's span, None while tracing is off.
+    """
+
+    __slots__ = ("draft", "principal", "receipt_id", "ref", "size_bytes")
+
+    def __init__(
+        self, draft: common_pb2.Draft, principal: str, size_bytes: int, ref: object = None
+    ) -> None:
+        self.draft = draft
+        self.principal = principal
+        self.size_bytes = size_bytes
+        self.ref = ref
+        self.receipt_id = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Witnessed:
+    """The witness's answer for a flush: the seal, None if nothing passed, and for each item the
+    candidate that passed or the reason it was refused for."""
+
+    seal: Seal | None
+    results: Sequence[Candidate | StatusError]
+
+
+class WitnessClient:
+    """Asks the witness, with a deadline and bounded retries."""
+
+    def __init__(self, stub: Any, *, timeout_s: float) -> None:
+        self._stub: WitnessStub = stub
+        self._timeout_s = timeout_s
+
+    async def witness(
+        self, ledger: LedgerInfo, items: Sequence[Pending], *, system: bool = False
+    ) -> Witnessed:
+        """Have the drafts checked and signed.
+
+        Raises:
+            UnavailableError, ResourceExhaustedError, DeadlineExceededError: the witness is away
+                or busy. Nothing was written.
+            InternalError: its answer does not hang together.
+        """
+        request = build_request(ledger, items, system=system)
+        response = await call(self._stub.WitnessBatch, request, timeout_s=self._timeout_s)
+        return read_response(ledger, items, response)
+
+
+def build_request(
+    ledger: LedgerInfo, items: Sequence[Pending], *, system: bool
+) -> witness_pb2.WitnessBatchRequest:
+    """The request for a flush."""
+    request = witness_pb2.WitnessBatchRequest(
+        ledger=ledger.name, ledger_uid=ledger.uid, suite=SUITES_TO_PB[ledger.suite], system=system
+    )
+    add = request.items.add
+    for item in items:
+        add(receipt_id=item.receipt_id, principal=item.principal, draft=item.draft)
+    return request
+
+
+def read_response(
+    ledger: LedgerInfo,
+    items: Sequence[Pending],
+    response: witness_pb2.WitnessBatchResponse,
+) -> Witnessed:
+    """Check an answer and take it apart.
+
+    Raises:
+        InternalError: it does not hang together.
+    """
+    if len(response.results) != len(items):
+        raise _refuse("it has another number of results")
+    leaves = _split_hashes(response.leaf_hashes)
+    results: list[Candidate | StatusError] = []
+    statements: list[bytes] = []
+    claimed: list[bytes] = []
+    for item, result in zip(items, response.results, strict=True):
+        if result.HasField("witnessed"):
+            candidate = _candidate(item, result.witnessed, leaves)
+            statements.append(STATEMENT_CONTEXT + candidate.statement)
+            claimed.append(candidate.leaf_hash)
+            results.append(candidate)
+        elif result.HasField("rejection"):
+            results.append(status_from_pb(result.rejection))
+        else:
+            raise _refuse("a result says nothing")
+    if not statements:
+        return Witnessed(None, results)
+    if hash_leaves(statements, get_suite(ledger.suite).H) != claimed:
+        raise _refuse("a statement is not the leaf it claims to be")
+    return Witnessed(_seal(ledger, response, leaves), results)
+
+
+def _candidate(
+    item: Pending, witnessed: witness_pb2.WitnessedStatement, leaves: list[bytes]
+) -> Candidate:
+    draft = item.draft
+    content = draft.mutation if draft.WhichOneof("content") == "mutation" else draft.document
+    index = witnessed.batch_index
+    if index >= len(leaves):
+        raise _refuse("a statement lies outside of its batch")
+    if len(witnessed.payload_hash) != _HASH_BYTES:
+        raise _refuse("a payload hash is not 32 bytes")
+    return Candidate(
+        item.receipt_id,
+        draft.request_id,
+        witnessed.receipt_type,
+        content.resource_type,
+        content.resource_id,
+        draft.actor.id,
+        witnessed.statement,
+        witnessed.payload,
+        witnessed.secret,
+        witnessed.payload_hash,
+        witnessed.commitment_size,
+        leaves[index],
+        index,
+    )
+
+
+def _seal(
+    ledger: LedgerInfo, response: witness_pb2.WitnessBatchResponse, leaves: list[bytes]
+) -> Seal:
+    try:
+        body = parse_body(response.body)
+    except InputError as error:
+        raise _refuse("its body is not one of a witness batch") from error
+    if body.suite != ledger.suite or body.size != len(leaves):
+        raise _refuse("its body is of another suite or size")
+    if body.root != batch_root(ledger.suite, leaves):
+        raise _refuse("its root is not that of its leaves")
+    said = (response.kid, response.epoch, response.signed_at_ns)
+    if said != (body.kid, body.epoch, body.signed_at_ns) or not response.sig:
+        raise _refuse("it says something else than what is signed")
+    return Seal(
+        suite=body.suite,
+        body=response.body,
+        sig=response.sig,
+        leaf_hashes=response.leaf_hashes,
+        kid=body.kid,
+        epoch=body.epoch,
+        thumbprint=body.thumbprint,
+        signed_at_ns=body.signed_at_ns,
+    )
+
+
+def _split_hashes(data: bytes) -> list[bytes]:
+    if len(data) % _HASH_BYTES:
+        raise _refuse("its leaf hashes are not 32 bytes each")
+    return [data[start : start + _HASH_BYTES] for start in range(0, len(data), _HASH_BYTES)]
+
+
+def _refuse(why: str) -> InternalError:
+    log.error("witness.answer_refused", why=why)
+    return InternalError("WITNESS_ANSWER", f"the witness's answer cannot be used: {why}")

@@ -1,0 +1,206 @@
+"""The work behind `verify`: what was checked and how it came out, in words and as JSON.
+
+Nothing here, nor in what it imports, knows gRPC or a database: a file is verified with the library
+alone. Checks and findings have the names of `provledger.report`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from provledger.errors import VerificationError
+from provledger.export import is_export, verify_export
+from provledger.keyset import KeySet
+from provledger.receipt import MAX_RECEIPT_BYTES
+from provledger.report import Check, CheckResult, Outcome, Status
+from provledger.verify import Verifier
+from provledger_cli import output
+from provledger_cli.failures import COULD_NOT_TELL, HOLDS
+from provledger_cli.sources import LineSource
+
+MAX_LINE_BYTES: Final = 32 * 1024 * 1024
+"""The footer of an export with thousands of consistency proofs is its longest line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What verifying found; what does not hold is raised, so everything here holds or is open.
+
+    `subject` is the ledger or receipt; `details` is shown and put into the JSON as it is.
+    """
+
+    subject: str
+    status: Status
+    receipts: int
+    results: tuple[CheckResult, ...]
+    details: dict[str, Any]
+
+    @property
+    def exit_code(self) -> int:
+        """0 if it is verified, 2 if that could not be told."""
+        return HOLDS if self.status is Status.VERIFIED else COULD_NOT_TELL
+
+
+def verify_file(
+    path: Path,
+    keys: KeySet,
+    *,
+    head: bytes | None = None,
+    checkpoint: bytes | None = None,
+    on_progress: Callable[[int, int], None] = lambda position_bytes, receipts: None,
+) -> Verdict:
+    """Verify an export, or a file that holds one receipt.
+
+    Raises:
+        VerificationError: for the first thing that does not hold.
+        CommandError: for a file that cannot be read.
+    """
+    with LineSource(path, max_line_bytes=MAX_LINE_BYTES) as source:
+        lines = source.lines()
+        start = _first_part(lines)
+        if len(start) == 1 and not is_export(start[0]):
+            return _one_receipt(start[0], keys)
+        return verify_lines(
+            _chain(start, lines),
+            keys,
+            head=head,
+            checkpoint=checkpoint,
+            on_progress=lambda count: on_progress(source.position_bytes, count),
+        )
+
+
+def verify_lines(
+    lines: Iterable[bytes],
+    keys: KeySet,
+    *,
+    head: bytes | None,
+    checkpoint: bytes | None,
+    on_progress: Callable[[int], None],
+) -> Verdict:
+    """Verify an export from its lines; raises VerificationError."""
+    report = verify_export(lines, keys, head=head, checkpoint=checkpoint, progress=on_progress)
+    status = report.status
+    truncation = {result.check: result.outcome for result in report.results}.get(Check.TRUNCATION)
+    # Who gives a head or checkpoint asks a question; without its answer nothing is settled.
+    if (head is not None or checkpoint is not None) and truncation is not Outcome.HOLDS:
+        status = Status.UNVERIFIED
+    return Verdict(
+        subject=report.header.ledger,
+        status=status,
+        receipts=report.count,
+        results=report.results,
+        details={
+            "ledger_uid": report.header.ledger_uid.hex(),
+            "suite": report.header.suite,
+            "origin": report.header.origin,
+            "tree_size": report.header.tree_size,
+            "last_seq": report.last_seq,
+            "last_receipt_hash": report.last_hash.hex(),
+            "unverified_receipts": report.unverified,
+        },
+    )
+
+
+def _first_part(lines: Iterator[bytes]) -> list[bytes]:
+    """The first line of an export, or all of a file that may be one receipt, as one element.
+
+    A receipt may be spread over lines by a pretty printer; then it does not begin like an export.
+    """
+    first = next(lines, b"")
+    if is_export(first):
+        return [first]
+    start, size = [first], len(first)
+    for line in lines:
+        start.append(line)
+        size += len(line)
+        if size > MAX_RECEIPT_BYTES:
+            return start
+    whole = b"".join(start)
+    # Several objects, one a line, are an export whose first line was damaged.
+    many = sum(line.startswith(b'{"') for line in start) > 1
+    return start if many else [whole]
+
+
+def _chain(start: list[bytes], rest: Iterator[bytes]) -> Iterator[bytes]:
+    yield from start
+    yield from rest
+
+
+def _one_receipt(data: bytes, keys: KeySet) -> Verdict:
+    report = Verifier(keys).verify(data)
+    return Verdict(
+        subject=report.receipt,
+        status=report.status,
+        receipts=1,
+        results=report.results,
+        details={},
+    )
+
+
+def document(verdict: Verdict, seconds: float) -> dict[str, Any]:
+    """A verdict as JSON, with how long it took."""
+    return {
+        "holds": True if verdict.status is Status.VERIFIED else None,
+        "status": verdict.status.value,
+        "subject": verdict.subject,
+        "receipts": verdict.receipts,
+        "seconds": round(seconds, 3),
+        **verdict.details,
+        "checks": [
+            {
+                "check": result.check.value,
+                "outcome": result.outcome.value,
+                "detail": result.detail,
+            }
+            for result in verdict.results
+        ],
+    }
+
+
+def failure_document(error: VerificationError) -> dict[str, Any]:
+    """What does not hold, as JSON."""
+    return {
+        "holds": False,
+        "status": "failed",
+        "receipt": error.receipt,
+        "line": error.line,
+        "check": error.check,
+        "finding": error.finding,
+        "message": error.message,
+    }
+
+
+def show(verdict: Verdict, seconds: float) -> None:
+    """Print a verdict for people, with how long it took."""
+    rows = [
+        (
+            result.check.value,
+            "holds" if result.outcome is Outcome.HOLDS else "not checked",
+            result.detail,
+        )
+        for result in verdict.results
+    ]
+    output.show(output.table("", ["check", "outcome", ""], rows))
+    what = f"{verdict.receipts:,} receipts of {verdict.subject}"
+    if verdict.receipts == 1 and "/receipts/" in verdict.subject:
+        what = verdict.subject
+    if verdict.status is Status.VERIFIED:
+        output.show(f"[bold green]verified[/]: {what}, in {output.seconds(seconds)}")
+    else:
+        output.show(f"[bold yellow]unverified[/]: {what}; see what was not checked above")
+
+
+def show_failure(error: VerificationError) -> None:
+    """Print what does not hold, for people."""
+    where = f"line {error.line}, " if error.line is not None else ""
+    rows = [
+        ("first broken receipt", error.receipt or "(not known)"),
+        ("where", f"{where}check {error.check}"),
+        ("finding", error.finding),
+        ("why", error.message),
+    ]
+    output.show("[bold red]does not hold[/]")
+    output.show(output.card("", rows))

@@ -1,0 +1,79 @@
+"""`config.json`: what an embedded installation was set up with, kept from the first `up` on.
+
+A data directory stays with the database it was started on: its keys and its ledgers belong
+together. The file may hold a database password, and so has mode 0600 like everything here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from provledger_cli.datadir import DataDir, write_json
+from provledger_cli.failures import CommandError
+
+KEYS = {"witness": "witness-1", "checkpoint": "checkpoint-1", "head": "head-1"}
+"""First key of each purpose: its kid, and the name of its file without `.pem`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """`database_url` is "" for SQLite files in the data directory."""
+
+    database_url: str
+    sinks: tuple[str, ...]
+
+    @property
+    def database(self) -> str:
+        """The kind of database, which may be shown."""
+        return self.database_url.partition(":")[0].partition("+")[0] or "sqlite"
+
+    def url(self, data_dir: DataDir, service: str) -> str:
+        """The SQLAlchemy URL of a service's database."""
+        if self.database_url:
+            # One database for all: each service has a schema of its own in it.
+            return self.database_url
+        return f"sqlite:///{data_dir.databases / service}.sqlite3"
+
+
+def load(data_dir: DataDir) -> Config | None:
+    """What was kept, or None before the first `up`; raises CommandError for a broken file."""
+    try:
+        value: Any = json.loads(data_dir.config.read_text("utf-8"))
+        return Config(
+            database_url=str(value["database_url"]),
+            sinks=tuple(str(sink) for sink in value["sinks"]),
+        )
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        raise CommandError(
+            f"{data_dir.config} is not a configuration",
+            hint='it should look like {"database_url": "", "sinks": ["file:///..."]}',
+        ) from None
+
+
+def settle(data_dir: DataDir, database_url: str, sinks: Sequence[str]) -> Config:
+    """Join what is kept with what `up` was given, and keep the result.
+
+    Raises:
+        CommandError: for another database than the one kept.
+    """
+    kept = load(data_dir)
+    default_sinks = (data_dir.anchors.as_uri(),)
+    if kept is None:
+        config = Config(database_url, tuple(sinks) or default_sinks)
+    elif database_url and database_url != kept.database_url:
+        raise CommandError(
+            f"{data_dir.path} was set up with another database ({kept.database})",
+            hint="leave --database-url out, or choose another --data-dir for the other database",
+        )
+    else:
+        config = Config(kept.database_url, tuple(sinks) or kept.sinks)
+    if config != kept:
+        write_json(
+            data_dir.config, {"database_url": config.database_url, "sinks": list(config.sinks)}
+        )
+    return config

@@ -1,0 +1,245 @@
+"""A data directory: everything one embedded installation keeps, and where.
+
+    endpoints.json     where the services are; written by the supervisor, read by every command
+    config.json        database and sinks, as first given to `up`
+    supervisor.lock    held by the supervisor as long as it lives; its pid inside
+    starting.lock      held by a supervisor for the moment in which it becomes one
+    services.lock      held by the supervisor and every service: none is left once it is free
+    db/                SQLite files, one for each service
+    keys/              private keys (mode 0700, files 0600)
+    anchors/           the default file:// sink
+    tiles/             what the log serves (C2SP layout)
+    logs/              one log file for each service and for the supervisor
+    run/               ready files
+    import.key         random key that makes request ids for imported lines
+
+Trust: whoever can read this directory can sign in its name; whoever can write it can put receipts
+that verification will find broken. It is made with mode 0700.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from provledger_cli.failures import CommandError
+
+SERVICES = ("keys", "witness", "anchor", "ledger")
+"""The services, in the order in which they are listed everywhere."""
+
+IMPORT_KEY_BYTES = 32
+
+
+def default_path() -> Path:
+    """The user's own data directory (XDG Base Directory Specification)."""
+    base = os.environ.get("XDG_DATA_HOME", "")
+    # The specification: a path that is not absolute is to be ignored.
+    root = Path(base) if base.startswith("/") else Path.home() / ".local" / "share"
+    return root / "provledger"
+
+
+@dataclass(frozen=True, slots=True)
+class DataDir:
+    """The paths below one data directory; `path` is absolute."""
+
+    path: Path
+
+    @classmethod
+    def at(cls, path: Path | None) -> DataDir:
+        """The data directory at `path`, or the user's own."""
+        return cls((default_path() if path is None else path.expanduser()).absolute())
+
+    @property
+    def endpoints(self) -> Path:
+        """Where the services are."""
+        return self.path / "endpoints.json"
+
+    @property
+    def config(self) -> Path:
+        """Database and sinks."""
+        return self.path / "config.json"
+
+    @property
+    def keys(self) -> Path:
+        """Private keys."""
+        return self.path / "keys"
+
+    @property
+    def databases(self) -> Path:
+        """SQLite files."""
+        return self.path / "db"
+
+    @property
+    def anchors(self) -> Path:
+        """The default sink."""
+        return self.path / "anchors"
+
+    @property
+    def tiles(self) -> Path:
+        """What the log serves."""
+        return self.path / "tiles"
+
+    @property
+    def logs(self) -> Path:
+        """Log files."""
+        return self.path / "logs"
+
+    @property
+    def run(self) -> Path:
+        """Ready files."""
+        return self.path / "run"
+
+    def log(self, name: str) -> Path:
+        """The log file of a service, or of the supervisor."""
+        return self.logs / f"{name}.log"
+
+    def ready_file(self, service: str) -> Path:
+        """Where a service says that it serves."""
+        return self.run / f"{service}.ready"
+
+    @property
+    def supervisor_lock(self) -> Path:
+        """Held while a supervisor lives."""
+        return self.path / "supervisor.lock"
+
+    @property
+    def starting_lock(self) -> Path:
+        """Held while a supervisor puts its pid into `supervisor_lock`."""
+        return self.path / "starting.lock"
+
+    @property
+    def services_lock(self) -> Path:
+        """Held while a supervisor or any service lives."""
+        return self.path / "services.lock"
+
+    def make(self) -> None:
+        """Make the directory and those below it, closed to others.
+
+        Raises:
+            CommandError: if that is not possible.
+        """
+        try:
+            for path in (
+                self.path,
+                self.keys,
+                self.databases,
+                self.anchors,
+                self.tiles,
+                self.logs,
+                self.run,
+            ):
+                path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise CommandError(
+                f"cannot use {self.path} as data directory: {error.strerror}",
+                hint="choose another one with --data-dir or PROVLEDGER_DATA_DIR",
+            ) from None
+
+    def supervisor_pid(self) -> int | None:
+        """Pid of the living supervisor, or None."""
+        return _holder(self.supervisor_lock)
+
+    def import_key(self) -> bytes:
+        """The 32 bytes that request ids of imported lines are made with; made when missing.
+
+        Raises:
+            CommandError: if the file cannot be made or is not ours.
+        """
+        self.make()
+        path = self.path / "import.key"
+        try:
+            if not path.exists():
+                _write_once(path, secrets.token_bytes(IMPORT_KEY_BYTES))
+            key = path.read_bytes()
+        except OSError as error:
+            raise CommandError(f"{path}: {error.strerror}") from None
+        if len(key) != IMPORT_KEY_BYTES:
+            raise CommandError(
+                f"{path} does not hold {IMPORT_KEY_BYTES} bytes",
+                hint="put the file back from a backup: without it, an import that is run again "
+                "cannot know its own lines",
+            )
+        return key
+
+
+def lock(path: Path, *, shared: bool = False) -> int | None:
+    """Lock a file without waiting; its open descriptor, or None if another process holds it.
+
+    The lock belongs to the open file and so also to every child that inherits the descriptor; it
+    ends when the last of them has ended.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def is_locked(path: Path) -> bool:
+    """Whether another process holds the lock."""
+    if not path.exists():
+        return False
+    # Shared: two commands that look at once do not take each other for a holder.
+    descriptor = lock(path, shared=True)
+    if descriptor is None:
+        return True
+    os.close(descriptor)
+    return False
+
+
+def _holder(path: Path) -> int | None:
+    if not is_locked(path):
+        return None
+    text = path.read_text("ascii").strip()
+    return int(text) if text.isdigit() else None
+
+
+def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Put a whole file in place: readers see the old one or the new one. Durable on return."""
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    except BaseException:
+        scratch.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Put a JSON file in place, readable for people."""
+    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def _write_once(path: Path, data: bytes) -> None:
+    """Make a file unless it is there; of two that try at once, one wins and both see its bytes."""
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    write_atomically(scratch, data)
+    try:
+        os.link(scratch, path)
+    except FileExistsError:
+        pass
+    finally:
+        scratch.unlink()
+    sync_directory(path.parent)

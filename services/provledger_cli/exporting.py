@@ -1,0 +1,252 @@
+"""The work behind `export`: a ledger, page by page, into one file that verifies on its own.
+
+All proofs lead to one checkpoint, so that pages fetched while the ledger grows fit together; what
+was recorded after that checkpoint is for the next export. The file appears when it is whole.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final, cast
+
+from provledger import checkpoint as checkpoints
+from provledger import dsse
+from provledger.api.anchor.v1 import anchor_pb2
+from provledger.client import Ledger
+from provledger.errors import InternalError, NotFoundError, OutOfRangeError, StatusError
+from provledger.export import MAX_CONSISTENCY_PROOFS, ConsistencyProof, ExportHeader, ExportWriter
+from provledger.head import parse_head
+from provledger.receipt import Receipt
+from provledger_cli.anchoring import log_state, wait_until_anchored
+from provledger_cli.connect import Remote
+from provledger_cli.datadir import sync_directory
+from provledger_cli.failures import CommandError
+
+RECENT_CHECKPOINTS: Final = 256
+"""Earlier published checkpoints that an export carries, unless told otherwise."""
+
+_PAGE_SIZE: Final = 500
+_PAGE_TIMEOUT_S: Final = 120.0
+# Higher levels cost more time than they save space: hashes and signatures do not compress.
+_GZIP_LEVEL: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an export is pinned to: its header, the head's envelope, what goes in the footer."""
+
+    header: ExportHeader
+    last_seq: int
+    head: bytes
+    checkpoint: bytes
+    consistency: tuple[ConsistencyProof, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written."""
+
+    ledger: str
+    receipts: int
+    tree_size: int
+    earlier_checkpoints: int
+    last_seq: int
+    bytes_written: int
+    seconds: float
+
+
+async def prepare(
+    remote: Remote,
+    ledger_name: str,
+    *,
+    wait_s: float,
+    earlier: int = RECENT_CHECKPOINTS,
+    known_checkpoints: Sequence[bytes] = (),
+    on_wait: Callable[[int, int], None] = lambda done, total: None,
+) -> Plan:
+    """Pick the checkpoint to export against, and fetch what belongs to it.
+
+    `wait_s` 0 takes what is anchored already. `known_checkpoints` are signed notes held elsewhere,
+    for which a consistency proof is put in as well.
+
+    Raises:
+        CommandError: if what is recorded is not anchored in time.
+        StatusError: what the services say.
+    """
+    ledger = await remote.client.get_ledger(ledger_name)
+    tree_size = await _tree_size(remote, ledger, wait_s, on_wait)
+    signed = await remote.client.get_head(ledger_name, tree_size=tree_size)
+    head = parse_head(dsse.decode(signed.head).payload)
+    proofs: list[ConsistencyProof] = []
+    if remote.has("anchor"):
+        proofs = await _consistency(remote, head.size, earlier, known_checkpoints)
+    header = ExportHeader(
+        ledger=ledger.name,
+        ledger_uid=ledger.uid,
+        suite=ledger.suite,
+        origin=head.origin,
+        tree_size=head.size,
+        created_at_ns=time.time_ns(),
+    )
+    return Plan(header, head.seq, signed.head, signed.checkpoint, tuple(proofs))
+
+
+async def receipts(remote: Remote, plan: Plan) -> AsyncIterator[Sequence[Receipt]]:
+    """Yield the planned receipts, a page at a time.
+
+    Raises:
+        InternalError: if the ledger lists fewer than its head says.
+    """
+    token = ""
+    count = 0
+    while count <= plan.last_seq:
+        page = await remote.client.list_page(
+            plan.header.ledger,
+            page_size=_PAGE_SIZE,
+            page_token=token,
+            tree_size=plan.header.tree_size,
+            timeout_s=_PAGE_TIMEOUT_S,
+        )
+        # What is newer than the checkpoint has no proof yet.
+        covered = [receipt for receipt in page.receipts if receipt.seq <= plan.last_seq]
+        count += len(covered)
+        yield covered
+        token = page.next_page_token
+        if not token:
+            break
+    if count != plan.last_seq + 1:
+        raise InternalError(
+            "INCOMPLETE_LISTING",
+            f"the ledger listed {count} receipts, its head says {plan.last_seq + 1}",
+        )
+
+
+async def write_export(
+    remote: Remote,
+    plan: Plan,
+    out: Path,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Exported:
+    """Write what is planned to a file, which appears when it is whole."""
+    started_s = time.monotonic()
+    with _replacing(out) as file:
+        writer = ExportWriter(file, plan.header)
+        async for page in receipts(remote, plan):
+            for receipt in page:
+                writer.write(receipt)
+            on_progress(writer.count, plan.last_seq + 1)
+        writer.finish(head=plan.head, checkpoint=plan.checkpoint, consistency=plan.consistency)
+    return Exported(
+        ledger=plan.header.ledger,
+        receipts=writer.count,
+        tree_size=plan.header.tree_size,
+        earlier_checkpoints=len(plan.consistency),
+        last_seq=plan.last_seq,
+        bytes_written=_size(out),
+        seconds=time.monotonic() - started_s,
+    )
+
+
+async def _tree_size(
+    remote: Remote, ledger: Ledger, wait_s: float, on_wait: Callable[[int, int], None]
+) -> int:
+    """The size of the checkpoint to export against: the newest that every sink holds."""
+    if not remote.has("anchor"):
+        return 0
+    if wait_s:
+        _, _, reached = await wait_until_anchored(
+            remote, wait_s, only=ledger.name, on_progress=on_wait
+        )
+        if not reached:
+            raise CommandError(
+                f"not everything in {ledger.name} was anchored within {wait_s:.0f} s",
+                hint="see `provledger status`; --no-wait exports what is anchored already",
+            )
+    log = await log_state(remote)
+    if log.anchored_size is None:
+        return log.published_size
+    if log.anchored_size == 0:
+        raise CommandError(
+            "nothing is anchored yet", hint="wait for it with `provledger status --wait 30`"
+        )
+    return log.anchored_size
+
+
+async def _consistency(
+    remote: Remote, size: int, count: int, known: Sequence[bytes]
+) -> list[ConsistencyProof]:
+    """Earlier checkpoints with the proofs that the one of this size extends them, oldest first."""
+    notes: dict[int, bytes] = {}
+    for note in known:
+        notes[checkpoints.parse(note).size] = note
+    for earlier_size in await _anchored_sizes(remote, size, count):
+        if earlier_size not in notes:
+            request = anchor_pb2.GetCheckpointRequest(log="logs/-", tree_size=earlier_size)
+            try:
+                answer = await remote.call(remote.anchor.GetCheckpoint, request)
+            except (NotFoundError, OutOfRangeError):
+                continue
+            notes[earlier_size] = answer.checkpoint
+    proofs: list[ConsistencyProof] = []
+    for earlier_size in sorted(notes):
+        if not 0 < earlier_size <= size or len(proofs) == MAX_CONSISTENCY_PROOFS:
+            continue
+        proof_request = anchor_pb2.GetConsistencyProofRequest(
+            log="logs/-", old_size=earlier_size, new_size=size
+        )
+        proof = await remote.call(remote.anchor.GetConsistencyProof, proof_request)
+        proofs.append(ConsistencyProof(notes[earlier_size], tuple(proof.hashes)))
+    return proofs
+
+
+async def _anchored_sizes(remote: Remote, below: int, count: int) -> list[int]:
+    """Sizes of the newest checkpoints that a sink was given, all smaller than `below`."""
+    sizes: dict[int, None] = {}
+    token = ""
+    while len(sizes) < count:
+        request = anchor_pb2.ListAnchorsRequest(log="logs/-", page_size=1000, page_token=token)
+        try:
+            page = await remote.call(remote.anchor.ListAnchors, request)
+        except StatusError as error:
+            if error.code != "UNIMPLEMENTED":
+                raise
+            break
+        for anchor in page.anchors:
+            if 0 < anchor.tree_size < below and len(sizes) < count:
+                sizes[anchor.tree_size] = None
+        token = page.next_page_token
+        if not token:
+            break
+    return list(sizes)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file beside `path` that takes its place, durably, if all goes well."""
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    try:
+        with scratch.open("xb") as raw:
+            if path.name.endswith(".gz"):
+                # Without name and time, so that the same export is the same file.
+                with gzip.GzipFile("", "wb", _GZIP_LEVEL, raw, mtime=0) as packed:
+                    yield cast(IO[bytes], packed)
+            else:
+                yield raw
+            raw.flush()
+            os.fsync(raw.fileno())
+        os.replace(scratch, path)
+    except BaseException:
+        scratch.unlink(missing_ok=True)
+        raise
+    sync_directory(path.absolute().parent)

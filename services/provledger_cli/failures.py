@@ -1,0 +1,136 @@
+"""How a command ends when something is wrong: a sentence, what to do next, and an exit code.
+
+Nobody should see a traceback. An error that is not ours is a fault of ours: it is named, and
+PROVLEDGER_DEBUG=1 shows where it came from.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any, Final
+
+from provledger.errors import (
+    IdentifierError,
+    InputError,
+    KeyFormatError,
+    ProvledgerError,
+    StatusError,
+    VerificationError,
+)
+from provledger_cli import output
+
+HOLDS: Final = 0
+DOES_NOT_HOLD: Final = 1
+COULD_NOT_TELL: Final = 2
+
+_INTERRUPTED: Final = 130
+
+
+class CommandError(ProvledgerError):
+    """A command cannot go on. `hint` says what to do next; `details` is shown below, as it is."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        details: str = "",
+        exit_code: int = COULD_NOT_TELL,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.details = details
+        self.exit_code = exit_code
+
+
+def run(app: Callable[[], Any]) -> None:
+    """Run a typer application to the end of the process, with our exit codes and words."""
+    try:
+        app()
+    except SystemExit as exit_:
+        if exit_.code == _INTERRUPTED:
+            output.fail("interrupted", hint="nothing that was acknowledged is lost")
+            sys.exit(COULD_NOT_TELL)
+        raise
+    except KeyboardInterrupt:
+        output.fail("interrupted", hint="nothing that was acknowledged is lost")
+        sys.exit(COULD_NOT_TELL)
+    except BrokenPipeError:
+        # The reader of our output went away: there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(COULD_NOT_TELL)
+    except Exception as error:
+        sys.exit(report(error))
+
+
+def report(error: Exception) -> int:
+    """Say what went wrong; the exit code."""
+    if os.environ.get("PROVLEDGER_DEBUG") == "1":
+        traceback.print_exception(error)
+    if isinstance(error, CommandError):
+        output.fail(error.message, hint=error.hint, details=error.details)
+        return error.exit_code
+    if isinstance(error, StatusError):
+        fields = [
+            f"{item.field}: {item.description}"
+            for item in error.violations
+            if item.description not in error.message
+        ]
+        output.fail(
+            f"{error.reason}: {error.message}",
+            hint=advice(error),
+            details="\n".join(fields),
+            reason=error.reason,
+        )
+        # Stored bytes that fail their own hashes are an answer, not the lack of one.
+        return DOES_NOT_HOLD if error.code == "DATA_LOSS" else COULD_NOT_TELL
+    if isinstance(error, VerificationError):
+        output.fail(str(error), reason=error.check)
+        return DOES_NOT_HOLD
+    if isinstance(error, ProvledgerError):
+        output.fail(str(error), hint=advice(error))
+        return COULD_NOT_TELL
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        output.fail(f"{where}{error.strerror or error}", hint="check the path and its permissions")
+        return COULD_NOT_TELL
+    output.fail(
+        f"a fault of ours: {type(error).__name__}: {error}",
+        hint="run it again with PROVLEDGER_DEBUG=1 and report what it shows",
+    )
+    return COULD_NOT_TELL
+
+
+def advice(error: ProvledgerError) -> str:
+    """What to do about an error of the library or of a service."""
+    if isinstance(error, StatusError):
+        return _ADVICE_BY_REASON.get(error.reason) or _ADVICE_BY_CODE.get(error.code, "")
+    if isinstance(error, KeyFormatError):
+        return "write a fresh one with: provledger keys jwks --out jwks.json"
+    if isinstance(error, IdentifierError):
+        return "correct that value and run the command again"
+    if isinstance(error, InputError):
+        return "correct the input and run the command again"
+    return ""
+
+
+_ADVICE_BY_REASON: Final = {
+    "REQUEST_ID_REUSED": "this request id was given to other content before; use a new one",
+    "NO_KEYS_ENDPOINT": "name the keys service: --endpoint keys=HOST:PORT",
+    "NO_ACTIVE_KEY": "register one: provledger keys rotate --kid NEW",
+}
+_ADVICE_BY_CODE: Final = {
+    "UNAVAILABLE": "see what is away with `provledger status`, start it with `provledger up`",
+    "DEADLINE_EXCEEDED": "see whether it is busy or stuck with `provledger status`, then try again",
+    "RESOURCE_EXHAUSTED": "it is overloaded or the message is too large; try again, or send less",
+    "NOT_FOUND": "check the name; `provledger status` lists the ledgers that are there",
+    "INVALID_ARGUMENT": "correct the field that is named and run the command again",
+    "PERMISSION_DENIED": "your certificate's name is not on the service's list for this call",
+    "UNAUTHENTICATED": "give --tls-cert, --tls-key and --tls-ca",
+    "DATA_LOSS": "stop writing, keep the data directory as it is, and compare with a backup",
+    "INTERNAL": "the service's log says more",
+}

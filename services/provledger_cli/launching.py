@@ -1,0 +1,84 @@
+"""How each service is started: its command, its environment, its port.
+
+Settings go by environment, so that nothing secret stands in a process list. What is already set
+there (OTEL_*, PROVLEDGER_LEDGER_FLUSH_ITEMS, ...) is passed on; what is decided here wins.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Mapping
+
+from provledger_cli.config import Config
+from provledger_cli.datadir import SERVICES, DataDir
+from provledger_cli.endpoints import Endpoints
+
+HOST = "127.0.0.1"
+
+NEEDS = {
+    "keys": (),
+    "witness": ("keys",),
+    "anchor": ("keys",),
+    "ledger": ("keys", "witness", "anchor"),
+}
+"""Whose address a service must know; these are started first."""
+
+
+def command(service: str, lifeline_fd: int) -> list[str]:
+    """The command line of a service."""
+    return [sys.executable, "-m", f"{service}_svc", "--lifeline-fd", str(lifeline_fd)]
+
+
+def environment(
+    service: str, data_dir: DataDir, config: Config, ports: Mapping[str, int]
+) -> dict[str, str]:
+    """The environment of a service; a port of 0 lets the system choose."""
+    address = {name: f"{HOST}:{port}" for name, port in ports.items()}
+    settings = {
+        "host": HOST,
+        "port": str(ports[service]),
+        "ready_file": str(data_dir.ready_file(service)),
+        "log_format": "json",
+    }
+    if service != "witness":
+        settings["database_url"] = config.url(data_dir, service)
+    if service == "witness":
+        settings |= {"keys_endpoint": address["keys"], "key_dir": str(data_dir.keys)}
+    elif service == "anchor":
+        settings |= {
+            "keys_endpoint": address["keys"],
+            "key_dir": str(data_dir.keys),
+            "data_dir": str(data_dir.tiles),
+            "sinks": ",".join(config.sinks),
+        }
+    elif service == "ledger":
+        settings |= {
+            "keys_endpoint": address["keys"],
+            "witness_endpoint": address["witness"],
+            "anchor_endpoint": address["anchor"],
+        }
+    own = {f"PROVLEDGER_{service}_{name}".upper(): value for name, value in settings.items()}
+    return {**os.environ, **own}
+
+
+def earlier_ports(before: Endpoints | None) -> dict[str, int]:
+    """The port each service had before, to be tried again; 0, the system's choice, otherwise."""
+    ports = dict.fromkeys(SERVICES, 0)
+    for name, service in before.services.items() if before is not None else ():
+        port = service.endpoint.rpartition(":")[2]
+        if port.isdigit() and _is_free(int(port)):
+            ports[name] = int(port)
+    return ports
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        # As the services do it: a port in TIME_WAIT is free.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((HOST, port))
+        except OSError:
+            return False
+    return True

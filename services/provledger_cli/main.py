@@ -1,0 +1,68 @@
+"""`provledger`: wires the verbs, nothing else."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from provledger_cli import failures, output
+from provledger_cli.keys_main import app as keys_app
+from provledger_cli.verbs.append import append
+from provledger_cli.verbs.down import down
+from provledger_cli.verbs.export import export
+from provledger_cli.verbs.get import get
+from provledger_cli.verbs.import_ import import_
+from provledger_cli.verbs.list_ import list_
+from provledger_cli.verbs.status import status
+from provledger_cli.verbs.up import up
+from provledger_cli.verbs.verify import verify
+
+app = typer.Typer(
+    name="provledger",
+    help="Signed receipts for every change: hash-chained, logged, anchored, verifiable offline. "
+    "Exit codes: 0 it holds, 1 it does not hold, 2 could not tell.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        output.show(f"provledger {version('provledger')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+app.command("up")(up)
+app.command("down")(down)
+app.command("status")(status)
+app.command("import")(import_)
+app.command("append")(append)
+app.command("get")(get)
+app.command("list")(list_)
+app.command("export")(export)
+app.command("verify")(verify)
+app.add_typer(keys_app, name="keys")
+
+
+def main() -> None:
+    """Entry point of the command `provledger`."""
+    failures.run(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Options that several verbs share. Each has its twin in the environment.
+
+No variable here begins with PROVLEDGER_KEYS_, _WITNESS_, _LEDGER_, _ANCHOR_ or _GATEWAY_: these
+prefixes are the services' own settings, and services refuse variables there that they do not know.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+SERVICES_PANEL = "Which services"
+
+DataDirOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        rich_help_panel=SERVICES_PANEL,
+        envvar="PROVLEDGER_DATA_DIR",
+        help="Data directory of the services. Default: provledger in your own data directory.",
+        show_default=False,
+    ),
+]
+
+EndpointOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--endpoint",
+        rich_help_panel=SERVICES_PANEL,
+        envvar="PROVLEDGER_ENDPOINT",
+        metavar="[SERVICE=]HOST:PORT",
+        help="Services elsewhere, instead of those of the data directory: HOST:PORT of the one "
+        "this command talks to first, and ledger=, keys=, anchor=, witness= for each of the "
+        "others it needs. Repeatable.",
+        show_default=False,
+    ),
+]
+
+TLSCertOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--tls-cert",
+        rich_help_panel=SERVICES_PANEL,
+        envvar="PROVLEDGER_TLS_CERT",
+        help="PEM file: our certificate chain, for services elsewhere.",
+        show_default=False,
+    ),
+]
+TLSKeyOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--tls-key",
+        rich_help_panel=SERVICES_PANEL,
+        envvar="PROVLEDGER_TLS_KEY",
+        help="PEM file: private key of our certificate.",
+        show_default=False,
+    ),
+]
+TLSCAOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--tls-ca",
+        rich_help_panel=SERVICES_PANEL,
+        envvar="PROVLEDGER_TLS_CA",
+        help="PEM file: CAs whose certificates we accept.",
+        show_default=False,
+    ),
+]
+
+TenantOption: TypeAlias = Annotated[
+    str,
+    typer.Option("--tenant", envvar="PROVLEDGER_TENANT", help="Tenant id.", show_default=False),
+]
+LedgerOption: TypeAlias = Annotated[
+    str, typer.Option("--ledger", envvar="PROVLEDGER_LEDGER", help="Ledger id.")
+]
+JSONOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--json", envvar="PROVLEDGER_JSON", help="Answer with one JSON document on stdout."
+    ),
+]
+TimeoutOption: TypeAlias = Annotated[
+    float,
+    typer.Option(
+        "--timeout",
+        rich_help_panel=SERVICES_PANEL,
+        envvar="PROVLEDGER_TIMEOUT",
+        min=0.1,
+        help="Seconds to go on trying when services do not answer.",
+    ),
+]

@@ -1,0 +1,148 @@
+"""What commands say: one document on stdout with `--json`, everything else for people.
+
+Talk and progress go to stderr always, so that stdout can be piped. Nothing printed here holds a
+payload unless a payload was asked for.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, TextIO
+
+import orjson
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+
+def _console(stream: TextIO, *, stderr: bool) -> Console:
+    # Into a file or pipe, lines are as long as they are: nothing is folded for a narrow screen.
+    width = None if stream.isatty() else _PIPE_WIDTH
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, width=width)
+
+
+_PIPE_WIDTH: Final = 240
+_out = _console(sys.stdout, stderr=False)
+_err = _console(sys.stderr, stderr=True)
+
+
+class _Mode:
+    json = False
+    written = False
+
+
+def use_json(flag: bool) -> None:
+    """Say, first thing in a verb, whether it answers in JSON."""
+    _Mode.json = flag
+    _Mode.written = False
+
+
+def document(value: Mapping[str, Any] | Sequence[Any]) -> None:
+    """Write the one JSON document of a command to stdout. Bytes become lower-case hex."""
+    _Mode.written = True
+    options = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
+    raw(orjson.dumps(value, default=_plain, option=options) + b"\n")
+
+
+def raw(data: bytes) -> None:
+    """Write bytes to stdout as they are."""
+    _Mode.written = True
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.hex()
+    raise TypeError(type(value).__name__)
+
+
+def say(text: str) -> None:
+    """Tell people something, on stderr. Rich markup is understood: escape what is not ours."""
+    _err.print(text)
+
+
+def show(renderable: Any) -> None:
+    """Print a table or text for people, on stdout."""
+    _out.print(renderable)
+
+
+def fail(message: str, *, hint: str = "", details: str = "", reason: str = "") -> None:
+    """Say what went wrong and what to do; with `--json`, on stdout too if that is still empty."""
+    _err.print(f"[bold red]error:[/] {escape(message)}")
+    if details:
+        _err.print(escape(details), style="dim")
+    if hint:
+        _err.print(f"[bold]next:[/] {escape(hint)}")
+    if _Mode.json and not _Mode.written:
+        error = {"message": message, "reason": reason, "next": hint, "details": details}
+        document({"error": {name: text for name, text in error.items() if text}})
+
+
+def table(title: str, columns: Iterable[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A table of text; columns whose heading ends in `>` are aligned to the right."""
+    made = Table(
+        title=title or None,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        show_edge=False,
+    )
+    for column in columns:
+        right = column.endswith(">")
+        made.add_column(column.rstrip(">"), justify="right" if right else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*[escape(cell) for cell in row])
+    return made
+
+
+def card(title: str, rows: Iterable[tuple[str, str]]) -> Table:
+    """A list of names and values, one pair a line; empty values are left out."""
+    made = Table(title=title or None, title_justify="left", title_style="bold", box=None)
+    made.show_header = False
+    made.add_column(style="dim", no_wrap=True)
+    made.add_column(overflow="fold")
+    for name, value in rows:
+        if value:
+            made.add_row(escape(name), escape(value))
+    return made
+
+
+def progress(unit: str, *, counted: bool = True) -> Progress:
+    """A progress bar on stderr, seen only on a terminal.
+
+    `counted` shows "n/total unit"; otherwise the bar is a share, and the field `done` of its task
+    says how many units that was.
+    """
+    columns: list[Any] = [TextColumn("{task.description}"), BarColumn()]
+    if counted:
+        columns += [MofNCompleteColumn(), TextColumn(unit)]
+    else:
+        columns += [TaskProgressColumn(), TextColumn(f"{{task.fields[done]:,}} {unit}")]
+    columns += [TimeElapsedColumn(), TimeRemainingColumn()]
+    return Progress(*columns, console=_err, transient=False, disable=not _err.is_terminal)
+
+
+def seconds(value: float) -> str:
+    """A duration for people."""
+    if value < 60:
+        return f"{value:.1f} s"
+    return f"{int(value // 60)} min {int(value % 60)} s"
+
+
+def short(data: bytes) -> str:
+    """The first eight bytes of a hash, in hex, for tables."""
+    return data.hex()[:16] if data else ""

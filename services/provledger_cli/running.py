@@ -1,0 +1,144 @@
+"""Starting and stopping a data directory's services, from outside their supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+from provledger_cli import config as configs
+from provledger_cli import endpoints, health
+from provledger_cli.datadir import SERVICES, DataDir, is_locked
+from provledger_cli.endpoints import SERVING, Endpoints
+from provledger_cli.failures import CommandError
+
+START_TIMEOUT_S = 90.0
+STOP_TIMEOUT_S = 100.0
+_POLL_S = 0.05
+_LOG_TAIL_LINES = 15
+
+
+def spawn_supervisor(data_dir: DataDir) -> subprocess.Popen[bytes]:
+    """Start a supervisor that outlives this process; if one is there already, it ends again."""
+    log = os.open(data_dir.log("supervisor"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "provledger_cli.supervisor", str(data_dir.path)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=data_dir.path,
+            start_new_session=True,
+        )
+    finally:
+        os.close(log)
+
+
+def ensure_supervisor(data_dir: DataDir) -> tuple[subprocess.Popen[bytes] | None, bool]:
+    """Make sure that a supervisor runs; the process if started here, and whether one was there.
+
+    One that was there is told to start at once whatever is down.
+    """
+    pid = data_dir.supervisor_pid()
+    if pid is None:
+        return spawn_supervisor(data_dir), False
+    try:
+        os.kill(pid, signal.SIGUSR1)
+    except ProcessLookupError:
+        return spawn_supervisor(data_dir), False
+    return None, True
+
+
+async def wait_until_serving(
+    data_dir: DataDir,
+    process: subprocess.Popen[bytes] | None,
+    progress: Callable[[int], None],
+    *,
+    timeout_s: float = START_TIMEOUT_S,
+) -> Endpoints:
+    """Wait until all four services answer; `progress` is told how many do.
+
+    Raises:
+        CommandError: with the end of a log, if that takes too long or the supervisor gave up.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        pid = data_dir.supervisor_pid()
+        known = endpoints.read(data_dir.endpoints)
+        # What an earlier supervisor wrote is about ports that are not served any more.
+        if known is not None and pid == known.supervisor_pid:
+            ready = [name for name in SERVICES if known.services[name].state == SERVING]
+            progress(len(ready))
+            if len(ready) == len(SERVICES):
+                addresses = {name: known.services[name].endpoint for name in SERVICES}
+                words = await health.check_all(addresses)
+                if all(word == health.SERVING for word in words.values()):
+                    return known
+        if process is not None and process.poll() is not None and pid is None:
+            raise _failure(data_dir, "the supervisor ended", ["supervisor"])
+        if time.monotonic() > deadline_s:
+            down = [
+                name for name in SERVICES if known is None or known.services[name].state != SERVING
+            ]
+            raise _failure(
+                data_dir,
+                f"not everything serves after {timeout_s:.0f} s"
+                + (f": {', '.join(down)}" if down else ""),
+                down[:1] or ["supervisor"],
+            )
+        await asyncio.sleep(_POLL_S)
+
+
+def _failure(data_dir: DataDir, message: str, logs: list[str]) -> CommandError:
+    tails = []
+    for name in logs:
+        path = data_dir.log(name)
+        lines = path.read_text("utf-8", "replace").splitlines() if path.exists() else []
+        tails.append("\n".join([f"{path}:", *lines[-_LOG_TAIL_LINES:]]))
+    return CommandError(
+        message, hint="the log above says why; then run `provledger up` again",
+        details="\n".join(tails),
+    )  # fmt: skip
+
+
+def stop(data_dir: DataDir, *, timeout_s: float = STOP_TIMEOUT_S) -> bool:
+    """Stop the supervisor and wait until its services are gone too; False if nothing ran.
+
+    Raises:
+        CommandError: if they are still there when the time is up.
+    """
+    pid = data_dir.supervisor_pid()
+    ran = pid is not None or is_locked(data_dir.services_lock)
+    if pid is not None:
+        try:
+            os.kill(pid, signal.SIGTERM)
+        except ProcessLookupError:
+            pass
+    deadline_s = time.monotonic() + timeout_s
+    # Held by every service too, so also those of a supervisor that was killed are waited for.
+    while data_dir.supervisor_pid() is not None or is_locked(data_dir.services_lock):
+        if time.monotonic() > deadline_s:
+            raise CommandError(
+                f"services in {data_dir.path} did not stop within {timeout_s:.0f} s",
+                hint=f"see {data_dir.log('supervisor')}",
+            )
+        time.sleep(_POLL_S)
+    return ran
+
+
+def set_up(data_dir: DataDir, database_url: str, sinks: list[str]) -> configs.Config:
+    """Make the data directory and keep its configuration; raises CommandError."""
+    data_dir.make()
+    running = data_dir.supervisor_pid() is not None
+    before = configs.load(data_dir)
+    config = configs.settle(data_dir, database_url, sinks)
+    if running and before is not None and config.sinks != before.sinks:
+        raise CommandError(
+            "the services run with other sinks; the new ones are kept for the next start",
+            hint="run `provledger down`, then `provledger up`",
+        )
+    return config

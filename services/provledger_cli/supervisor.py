@@ -1,0 +1,335 @@
+"""Keeps the four services of a data directory running: `python -m provledger_cli.supervisor DIR`.
+
+`provledger up` starts one, detached, for each data directory. It
+
+* holds `supervisor.lock`, so that there is never a second one;
+* waits for the services of a supervisor that was killed to end (`services.lock`), starts its own,
+  and starts again, on the same port, whichever dies, waiting a little longer each time;
+* registers the first keys once the keys service answers (`provledger_cli.bootstrap`);
+* writes `endpoints.json` whenever something changes;
+* on SIGUSR1 (`up` again) starts whatever is down at once;
+* on SIGTERM or SIGINT stops the services, ledger first, and ends.
+
+Every service inherits the read end of a pipe, its lifeline, and ends when this process is gone,
+however that came about. gRPC is not imported here: a process that starts others must not have its
+threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from provledger_cli import config as configs
+from provledger_cli import endpoints, launching
+from provledger_cli.datadir import SERVICES, DataDir, lock
+from provledger_cli.endpoints import SERVING, STARTING, STOPPED, Endpoints, ServiceState
+from provledger_cli.failures import CommandError
+
+STOP_ORDER: Final = ("ledger", "witness", "anchor", "keys")
+"""Callers before those they call, so that what is in flight can be finished."""
+
+_BACKOFF_BASE_S: Final = 0.1
+_BACKOFF_CAP_S: Final = 5.0
+_STEADY_S: Final = 10.0
+_STOP_S: Final = 20.0
+_ORPHANS_S: Final = 30.0
+_LOCK_S: Final = 2.0
+_POLL_S: Final = 0.03
+_MAX_LOG_BYTES: Final = 16 * 1024 * 1024
+_BAD_SETTINGS: Final = 2
+
+
+@dataclass(slots=True)
+class _Service:
+    """What is known of one service; only its own task writes here."""
+
+    name: str
+    process: asyncio.subprocess.Process | None = None
+    state: str = STOPPED
+    restarts: int = 0
+    last_exit: int | None = None
+    # Set once it has served for the first time, from when on its port is fixed.
+    served: asyncio.Event = field(default_factory=asyncio.Event)
+    # Set to end the wait before the next start.
+    hurry: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Supervisor:
+    """The services of one data directory. `run` returns when they are stopped."""
+
+    def __init__(self, data_dir: DataDir, say: Callable[[str], None]) -> None:
+        self._dir = data_dir
+        self._say = say
+        config = configs.load(data_dir)
+        if config is None:
+            raise CommandError(f"{data_dir.path} is not set up", hint="run `provledger up`")
+        self._config = config
+        self._before = endpoints.read(data_dir.endpoints)
+        self._ports: dict[str, int] = {}
+        self._services = {name: _Service(name) for name in SERVICES}
+        self._stopping = asyncio.Event()
+        self._rng = random.Random()  # noqa: S311 - jitter, not a secret
+        self._lifeline_fd = -1
+        self._services_fd = -1
+
+    def stop(self) -> None:
+        """Begin to stop."""
+        self._stopping.set()
+
+    def hurry(self) -> None:
+        """Start what is down at once."""
+        for service in self._services.values():
+            service.hurry.set()
+
+    async def run(self) -> None:
+        """Keep the services running until `stop`.
+
+        Raises:
+            CommandError: another supervisor is there, or services of an earlier one do not end.
+        """
+        supervisor_fd = await self._own_lock()
+        self._services_fd = await self._wait_for_orphans()
+        # The write end stays here and is not inherited: it closes when this process ends.
+        self._lifeline_fd, lifeline_end = os.pipe()
+        try:
+            self._ports = launching.earlier_ports(self._before)
+            self._write()
+            keepers = [
+                asyncio.create_task(self._keep(service)) for service in self._services.values()
+            ]
+            registering = asyncio.create_task(self._register_keys())
+            await self._stopping.wait()
+            registering.cancel()
+            await self._stop_all()
+            await asyncio.gather(*keepers, registering, return_exceptions=True)
+        finally:
+            self._write()
+            for descriptor in (lifeline_end, self._lifeline_fd, self._services_fd):
+                os.close(descriptor)
+            os.close(supervisor_fd)
+
+    # --- locks -----------------------------------------------------------------------------------
+
+    async def _own_lock(self) -> int:
+        """Become the supervisor of the directory; the descriptor that holds its lock.
+
+        Our pid is in the file before we hold the lock, so that whoever finds it held finds the pid
+        of the holder and never one left behind, which may be another process's by now. The guard
+        keeps a second supervisor from writing there meanwhile.
+        """
+        taken = CommandError(f"a supervisor runs already in {self._dir.path}")
+        guard = await _lock_within(self._dir.starting_lock, _LOCK_S, taken)
+        try:
+            if self._dir.supervisor_pid() is not None:
+                raise taken
+            self._dir.supervisor_lock.write_text(f"{os.getpid()}\n", "ascii")
+            return await _lock_within(self._dir.supervisor_lock, _LOCK_S, taken)
+        finally:
+            os.close(guard)
+
+    async def _wait_for_orphans(self) -> int:
+        remain = CommandError(
+            f"services of an earlier supervisor still run in {self._dir.path}",
+            hint=f"find them by their open file {self._dir.services_lock} and end them",
+        )
+        return await _lock_within(self._dir.services_lock, _ORPHANS_S, remain)
+
+    # --- one service -----------------------------------------------------------------------------
+
+    async def _keep(self, service: _Service) -> None:
+        """Start a service, and again whenever it ends, until the supervisor stops."""
+        for needed in launching.NEEDS[service.name]:
+            await _happens(self._services[needed].served, self._stopping, None)
+        failures = 0
+        while not self._stopping.is_set():
+            service.hurry.clear()
+            started_s = time.monotonic()
+            await self._run_once(service)
+            if self._stopping.is_set():
+                return
+            if time.monotonic() - started_s > _STEADY_S:
+                failures = 0
+            if service.last_exit == _BAD_SETTINGS and not service.served.is_set():
+                # Perhaps its old port is taken. Nobody was told of it yet, so another one will do.
+                self._ports[service.name] = 0
+            # Full jitter, but never at once: a service that dies at start must not spin.
+            ceiling_s = min(_BACKOFF_CAP_S, _BACKOFF_BASE_S * 2.0 ** min(failures, 20))
+            wait_s = self._rng.uniform(ceiling_s / 2, ceiling_s)
+            failures += 1
+            service.restarts += 1
+            self._say(f"{service.name} ended with {service.last_exit}; again in {wait_s:.2f} s")
+            if await _happens(service.hurry, self._stopping, wait_s):
+                failures = 0
+
+    async def _run_once(self, service: _Service) -> None:
+        ready_file = self._dir.ready_file(service.name)
+        ready_file.unlink(missing_ok=True)
+        with _open_log(self._dir.log(service.name)) as log:
+            process = await asyncio.create_subprocess_exec(
+                *launching.command(service.name, self._lifeline_fd),
+                env=launching.environment(service.name, self._dir, self._config, self._ports),
+                cwd=self._dir.path,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(self._lifeline_fd, self._services_fd),
+                # Ctrl-C in a terminal is for us: we stop the services in order.
+                start_new_session=True,
+            )
+        service.process, service.state = process, STARTING
+        if self._stopping.is_set():
+            # It was started while the others were being stopped already.
+            process.terminate()
+        self._write()
+        watching = asyncio.create_task(self._watch_ready(service, process.pid, ready_file))
+        service.last_exit = await process.wait()
+        watching.cancel()
+        service.process, service.state = None, STOPPED
+        self._write()
+
+    async def _watch_ready(self, service: _Service, pid: int, ready_file: Path) -> None:
+        # A file is all that another process can tell us by, so there is no event to wait for.
+        while (port := _port_if_ready(ready_file, pid)) is None:  # noqa: ASYNC110
+            await asyncio.sleep(_POLL_S)
+        self._ports[service.name] = port
+        service.state = SERVING
+        service.served.set()
+        self._write()
+        self._say(f"{service.name} serves on {self._address(service.name)}")
+
+    # --- all of them -----------------------------------------------------------------------------
+
+    async def _register_keys(self) -> None:
+        """Make and register the first keys, trying until it works."""
+        while True:
+            if self._services["keys"].state == SERVING:
+                with _open_log(self._dir.log("supervisor")) as log:
+                    process = await asyncio.create_subprocess_exec(
+                        *(sys.executable, "-m", "provledger_cli.bootstrap"),
+                        *(str(self._dir.path), self._address("keys")),
+                        stdin=asyncio.subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=log,
+                    )
+                if await process.wait() == 0:
+                    return
+                await asyncio.sleep(1.0)
+            await asyncio.sleep(_POLL_S)
+
+    async def _stop_all(self) -> None:
+        for name in STOP_ORDER:
+            process = self._services[name].process
+            if process is None:
+                continue
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+            try:
+                await asyncio.wait_for(process.wait(), _STOP_S)
+            except TimeoutError:
+                self._say(f"{name} did not stop within {_STOP_S:.0f} s and is killed")
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+
+    def _address(self, service: str) -> str:
+        """`host:port`, or "" while it is not known yet."""
+        port = self._ports[service]
+        return f"{launching.HOST}:{port}" if port else ""
+
+    def _write(self) -> None:
+        Endpoints(
+            version=version("provledger"),
+            supervisor_pid=os.getpid(),
+            database=self._config.database,
+            sinks=self._config.sinks,
+            services={
+                service.name: ServiceState(
+                    endpoint=self._address(service.name),
+                    pid=service.process.pid if service.process is not None else 0,
+                    state=service.state,
+                    restarts=service.restarts,
+                    last_exit=service.last_exit,
+                    log=str(self._dir.log(service.name)),
+                )
+                for service in self._services.values()
+            },
+        ).write(self._dir.endpoints)
+
+
+async def _lock_within(path: Path, timeout_s: float, failure: CommandError) -> int:
+    """Lock a file, waiting if need be: commands that look whether it is held hold it briefly."""
+    deadline_s = time.monotonic() + timeout_s
+    while (descriptor := lock(path)) is None:
+        if time.monotonic() > deadline_s:
+            raise failure
+        await asyncio.sleep(_POLL_S)
+    return descriptor
+
+
+def _port_if_ready(ready_file: Path, pid: int) -> int | None:
+    """The port that the process serves on, or None while it does not."""
+    try:
+        ready = json.loads(ready_file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    # A process before it may have left its own file.
+    return int(ready["port"]) if ready["pid"] == pid else None
+
+
+async def _happens(event: asyncio.Event, other: asyncio.Event, timeout_s: float | None) -> bool:
+    """Wait for either event, at most so long if given; whether the first one is set."""
+    waiting = [asyncio.ensure_future(event.wait()), asyncio.ensure_future(other.wait())]
+    await asyncio.wait(waiting, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    for future in waiting:
+        future.cancel()
+    return event.is_set()
+
+
+def _open_log(path: Path) -> BinaryIO:
+    """Open a log for appending; one that grew too large is put aside first."""
+    if path.exists() and path.stat().st_size > _MAX_LOG_BYTES:
+        path.replace(path.with_name(path.name + ".1"))
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
+
+
+async def supervise(data_dir: DataDir, say: Callable[[str], None]) -> None:
+    """Run a supervisor in this process until a signal stops it."""
+    supervisor = Supervisor(data_dir, say)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, supervisor.stop)
+    loop.add_signal_handler(signal.SIGUSR1, supervisor.hurry)
+    await supervisor.run()
+
+
+def main() -> None:
+    """Entry point; writes what happens to stderr, which `up` points at the supervisor's log."""
+
+    def say(text: str) -> None:
+        sys.stderr.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ} {text}\n")
+        sys.stderr.flush()
+
+    # A closed terminal is no reason to end.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        asyncio.run(supervise(DataDir.at(Path(sys.argv[1])), say))
+    except CommandError as error:
+        say(f"{error.message}; {error.hint}")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

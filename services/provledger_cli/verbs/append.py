@@ -1,0 +1,111 @@
+"""`provledger append`: record one mutation from standard input."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from provledger_cli import output
+from provledger_cli.failures import CommandError
+from provledger_cli.options import (
+    DataDirOption,
+    EndpointOption,
+    JSONOption,
+    LedgerOption,
+    TenantOption,
+    TimeoutOption,
+    TLSCAOption,
+    TLSCertOption,
+    TLSKeyOption,
+)
+
+if TYPE_CHECKING:
+    from provledger.receipt import Receipt
+    from provledger_cli.connect import Target
+
+
+def append(
+    tenant: TenantOption,
+    ledger: LedgerOption = "main",
+    request_id: Annotated[
+        str,
+        typer.Option(
+            "--request-id",
+            envvar="PROVLEDGER_REQUEST_ID",
+            help="Makes it safe to run this again: the same id gives the same receipt. Default: "
+            "the request_id in the mutation, or a new UUID.",
+            show_default=False,
+        ),
+    ] = "",
+    wait_anchored: Annotated[
+        bool,
+        typer.Option(
+            "--wait-anchored",
+            envvar="PROVLEDGER_WAIT_ANCHORED",
+            help="Answer only once every sink holds a checkpoint that covers it.",
+        ),
+    ] = False,
+    data_dir: DataDirOption = None,
+    endpoint: EndpointOption = None,
+    timeout: TimeoutOption = 60.0,
+    tls_cert: TLSCertOption = None,
+    tls_key: TLSKeyOption = None,
+    tls_ca: TLSCAOption = None,
+    as_json: JSONOption = False,
+) -> None:
+    """Record one mutation, read as JSON from standard input; it is durable when this returns.
+
+    The form is that of a line of `import`. With --json the receipt itself is the answer.
+
+    Example: provledger append --tenant acme < mutation.json
+    """
+    from provledger_cli.connect import run_async, target
+    from provledger_cli.lines import MAX_LINE_BYTES
+    from provledger_cli.receipts import show_receipt
+
+    output.use_json(as_json)
+    if sys.stdin.isatty():
+        output.say("reading a mutation from the keyboard; end it with Ctrl-D")
+    data = sys.stdin.buffer.read(MAX_LINE_BYTES + 1)
+    if len(data) > MAX_LINE_BYTES:
+        raise CommandError(
+            f"the mutation is longer than {MAX_LINE_BYTES} bytes", hint="send less at once"
+        )
+    where = target(data_dir, endpoint, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca)
+    receipt, repeated = run_async(
+        _append(where, tenant, ledger, data, request_id, wait_anchored, timeout)
+    )
+    if as_json:
+        output.raw(receipt.encode() + b"\n")
+        return
+    output.show("known already, the same receipt again" if repeated else "recorded")
+    show_receipt(receipt)
+
+
+async def _append(
+    where: Target,
+    tenant: str,
+    ledger: str,
+    data: bytes,
+    request_id: str,
+    wait_anchored: bool,
+    timeout_s: float,
+) -> tuple[Receipt, bool]:
+    from provledger.client.convert import receipt_from_pb
+    from provledger_cli.connect import Remote
+    from provledger_cli.lines import draft_from_line
+    from provledger_cli.tenancy import ensure_ledger
+
+    draft = draft_from_line(data.strip(), request_id or str(uuid.uuid4()))
+    if request_id:
+        draft.request_id = request_id
+    async with Remote(where, timeout_s=timeout_s) as remote:
+        name = await ensure_ledger(remote, tenant, ledger)
+        response = await remote.append(name, draft)
+        receipt = receipt_from_pb(response.receipt)
+        if wait_anchored:
+            receipt = await remote.client.wait_for_anchor(receipt.name)
+        return receipt, response.repeated_request

@@ -1,0 +1,162 @@
+"""`provledger export`: a whole ledger in one file that verifies offline."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from provledger import names
+from provledger_cli import output
+from provledger_cli.datadir import write_atomically
+from provledger_cli.options import (
+    DataDirOption,
+    EndpointOption,
+    JSONOption,
+    LedgerOption,
+    TenantOption,
+    TimeoutOption,
+    TLSCAOption,
+    TLSCertOption,
+    TLSKeyOption,
+)
+
+if TYPE_CHECKING:
+    from provledger_cli.connect import Target
+    from provledger_cli.exporting import Exported, Plan
+
+
+def export(
+    tenant: TenantOption,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            envvar="PROVLEDGER_OUT",
+            help="File to write; compressed if its name ends in .gz.",
+            show_default=False,
+        ),
+    ],
+    ledger: LedgerOption = "main",
+    wait: Annotated[
+        bool,
+        typer.Option(
+            "--wait/--no-wait",
+            envvar="PROVLEDGER_EXPORT_WAIT",
+            help="Wait until all that is recorded now is anchored, for at most --timeout.",
+        ),
+    ] = True,
+    earlier: Annotated[
+        int,
+        typer.Option(
+            "--earlier",
+            envvar="PROVLEDGER_EXPORT_EARLIER",
+            min=0,
+            max=4096,
+            help="Earlier checkpoints to prove consistent with the newest.",
+        ),
+    ] = 256,
+    checkpoint: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--checkpoint",
+            envvar="PROVLEDGER_EXPORT_CHECKPOINT",
+            help="A checkpoint kept elsewhere, to be proved consistent as well. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    head_out: Annotated[
+        Path | None,
+        typer.Option(
+            "--head-out",
+            envvar="PROVLEDGER_EXPORT_HEAD_OUT",
+            help="Write the signed head here as well, to be kept elsewhere.",
+            show_default=False,
+        ),
+    ] = None,
+    checkpoint_out: Annotated[
+        Path | None,
+        typer.Option(
+            "--checkpoint-out",
+            envvar="PROVLEDGER_EXPORT_CHECKPOINT_OUT",
+            help="Write the signed checkpoint here as well, to be kept elsewhere.",
+            show_default=False,
+        ),
+    ] = None,
+    data_dir: DataDirOption = None,
+    endpoint: EndpointOption = None,
+    timeout: TimeoutOption = 60.0,
+    tls_cert: TLSCertOption = None,
+    tls_key: TLSKeyOption = None,
+    tls_ca: TLSCAOption = None,
+    as_json: JSONOption = False,
+) -> None:
+    """Write all receipts of a ledger, with proofs, checkpoints and the signed head, to one file.
+
+    Verify it anywhere with `provledger verify FILE --keys jwks.json`. A head or checkpoint kept in
+    another place later shows that an export was cut short: --head-out, --checkpoint-out.
+
+    Example: provledger export --tenant acme --out acme.ndjson.gz
+    """
+    from provledger_cli.connect import run_async, target
+
+    output.use_json(as_json)
+    where = target(data_dir, endpoint, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca)
+    known = [path.read_bytes() for path in checkpoint or ()]
+    name = names.ledger_name(tenant, ledger)
+    done, plan = run_async(
+        _export(where, name, out, timeout if wait else 0.0, timeout, earlier, known)
+    )
+    for path, data in ((head_out, plan.head), (checkpoint_out, plan.checkpoint)):
+        if path is not None:
+            write_atomically(path, data, mode=0o644)
+    if as_json:
+        output.document({"file": str(out), **asdict(done)})
+        return
+    output.show(
+        f"{done.receipts:,} receipts of {name} up to seq {done.last_seq:,} "
+        f"in {output.seconds(done.seconds)} to {out} ({done.bytes_written:,} bytes)\n"
+        f"against the checkpoint of size {done.tree_size:,}, which extends "
+        f"{done.earlier_checkpoints:,} earlier ones"
+    )
+
+
+async def _export(
+    where: Target,
+    name: str,
+    out: Path,
+    wait_s: float,
+    timeout_s: float,
+    earlier: int,
+    known: list[bytes],
+) -> tuple[Exported, Plan]:
+    from provledger_cli.connect import Remote
+    from provledger_cli.exporting import prepare, write_export
+
+    async with Remote(where, timeout_s=timeout_s) as remote:
+        if not remote.has("anchor"):
+            output.say(
+                "without --endpoint anchor=HOST:PORT, the newest checkpoint is taken, anchored or "
+                "not, and no earlier ones are proved"
+            )
+        with output.progress("receipts") as bar:
+            task = bar.add_task("anchoring", total=None)
+            plan = await prepare(
+                remote,
+                name,
+                wait_s=wait_s,
+                earlier=earlier,
+                known_checkpoints=known,
+                on_wait=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+            exported = await write_export(
+                remote,
+                plan,
+                out,
+                lambda done, total: bar.update(
+                    task, description="exporting", completed=done, total=total
+                ),
+            )
+            return exported, plan

@@ -1,0 +1,115 @@
+"""`provledger get`: fetch one receipt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from provledger import names
+from provledger_cli import output
+from provledger_cli.datadir import write_atomically
+from provledger_cli.failures import CommandError
+from provledger_cli.options import (
+    DataDirOption,
+    EndpointOption,
+    JSONOption,
+    LedgerOption,
+    TimeoutOption,
+    TLSCAOption,
+    TLSCertOption,
+    TLSKeyOption,
+)
+
+if TYPE_CHECKING:
+    from provledger.receipt import Receipt
+    from provledger_cli.connect import Target
+
+
+def get(
+    name: Annotated[
+        str,
+        typer.Argument(
+            envvar="PROVLEDGER_RECEIPT",
+            help="Full name, tenants/T/ledgers/L/receipts/ID, or a bare ID with --tenant.",
+            show_default=False,
+        ),
+    ],
+    tenant: Annotated[
+        str,
+        typer.Option(
+            "--tenant",
+            envvar="PROVLEDGER_TENANT",
+            help="Tenant id, for a bare receipt id.",
+            show_default=False,
+        ),
+    ] = "",
+    ledger: LedgerOption = "main",
+    wait_anchored: Annotated[
+        bool,
+        typer.Option(
+            "--wait-anchored",
+            envvar="PROVLEDGER_WAIT_ANCHORED",
+            help="Answer only once every sink holds a checkpoint that covers it.",
+        ),
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            envvar="PROVLEDGER_OUT",
+            help="Write the receipt to this file instead.",
+            show_default=False,
+        ),
+    ] = None,
+    data_dir: DataDirOption = None,
+    endpoint: EndpointOption = None,
+    timeout: TimeoutOption = 60.0,
+    tls_cert: TLSCertOption = None,
+    tls_key: TLSKeyOption = None,
+    tls_ca: TLSCAOption = None,
+    as_json: JSONOption = False,
+) -> None:
+    """Fetch a receipt with the proofs that exist so far; --json or --out give the whole of it.
+
+    What is written verifies with `provledger verify FILE --keys jwks.json`.
+
+    Example: provledger get tenants/acme/ledgers/main/receipts/ID --wait-anchored --out r.json
+    """
+    from provledger_cli.connect import run_async, target
+    from provledger_cli.receipts import show_receipt
+
+    output.use_json(as_json)
+    full_name = _full_name(name, tenant, ledger)
+    where = target(data_dir, endpoint, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca)
+    receipt = run_async(_get(where, full_name, wait_anchored, timeout))
+    if out is not None:
+        write_atomically(out, receipt.encode() + b"\n", mode=0o644)
+        output.say(f"wrote {out}")
+    if as_json:
+        output.raw(receipt.encode() + b"\n")
+    elif out is None:
+        show_receipt(receipt)
+
+
+def _full_name(name: str, tenant: str, ledger: str) -> str:
+    if "/" in name:
+        names.parse_receipt_name(name)
+        return name
+    if not tenant:
+        raise CommandError(
+            f"{name!r} is a bare receipt id", hint="add --tenant, or give the full name"
+        )
+    full_name = names.receipt_name(names.ledger_name(tenant, ledger), name)
+    names.parse_receipt_name(full_name)
+    return full_name
+
+
+async def _get(where: Target, name: str, wait_anchored: bool, timeout_s: float) -> Receipt:
+    from provledger_cli.connect import Remote
+
+    async with Remote(where, timeout_s=timeout_s) as remote:
+        if wait_anchored:
+            return await remote.client.wait_for_anchor(name)
+        return await remote.client.get_receipt(name)

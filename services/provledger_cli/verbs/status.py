@@ -1,0 +1,170 @@
+"""`provledger status`: what runs, and how far it has got."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from provledger_cli import endpoints, output
+from provledger_cli.failures import COULD_NOT_TELL, DOES_NOT_HOLD
+from provledger_cli.options import (
+    DataDirOption,
+    EndpointOption,
+    JSONOption,
+    TLSCAOption,
+    TLSCertOption,
+    TLSKeyOption,
+)
+
+if TYPE_CHECKING:
+    from provledger.client import Ledger
+    from provledger_cli.anchoring import LogState
+    from provledger_cli.connect import Target
+
+
+def status(
+    wait: Annotated[
+        float,
+        typer.Option(
+            "--wait",
+            envvar="PROVLEDGER_STATUS_WAIT",
+            min=0.0,
+            metavar="SECONDS",
+            help="Wait so long until everything recorded is held by every sink.",
+            show_default=False,
+        ),
+    ] = 0.0,
+    data_dir: DataDirOption = None,
+    endpoint: EndpointOption = None,
+    tls_cert: TLSCertOption = None,
+    tls_key: TLSKeyOption = None,
+    tls_ca: TLSCAOption = None,
+    as_json: JSONOption = False,
+) -> None:
+    """Show the services' health, the ledgers, and how much of them is anchored.
+
+    Exit code 0: all services answer, and with --wait all is anchored. 1: something does not serve,
+    or is not anchored in time. 2: a service could not be reached.
+
+    Example: provledger status --wait 30
+    """
+    from provledger_cli import health
+    from provledger_cli.connect import run_async, target
+
+    output.use_json(as_json)
+    where = target(data_dir, endpoint, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca)
+    words, found, log, anchored = run_async(_status(where, wait))
+    if as_json:
+        output.document(_document(where, words, found, log, anchored))
+    else:
+        _show(where, words, found, log)
+    if health.UNREACHABLE in words.values():
+        output.say("[bold]next:[/] start what is down with `provledger up`")
+        raise typer.Exit(COULD_NOT_TELL)
+    if health.NOT_SERVING in words.values():
+        raise typer.Exit(DOES_NOT_HOLD)
+    if wait and not anchored:
+        output.say(f"not everything was anchored within {output.seconds(wait)}")
+        raise typer.Exit(DOES_NOT_HOLD)
+
+
+async def _status(
+    where: Target, wait_s: float
+) -> tuple[dict[str, str], list[Ledger], LogState | None, bool]:
+    from provledger_cli import health
+    from provledger_cli.anchoring import ledgers, log_state, wait_until_anchored
+    from provledger_cli.connect import Remote
+
+    words = await health.check_all(where.addresses, where.tls)
+    serving = {name for name, word in words.items() if word == health.SERVING}
+    found: list[Ledger] = []
+    log: LogState | None = None
+    async with Remote(where, timeout_s=max(10.0, wait_s)) as remote:
+        if wait_s and {"ledger", "anchor"} <= serving:
+            with output.progress("receipts") as bar:
+                task = bar.add_task("anchoring", total=None)
+                return words, *await wait_until_anchored(
+                    remote,
+                    wait_s,
+                    on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+                )
+        if "ledger" in serving:
+            found = await ledgers(remote)
+        if "anchor" in serving:
+            log = await log_state(remote)
+    logged = all(ledger.logged_seq >= ledger.seq for ledger in found)
+    return words, found, log, log is not None and log.all_anchored and logged
+
+
+def _show(where: Target, words: dict[str, str], found: list[Ledger], log: LogState | None) -> None:
+    known = endpoints.read(where.data_dir.endpoints) if where.embedded else None
+    rows = []
+    for name, address in where.addresses.items():
+        service = known.services[name] if known else None
+        restarts = str(service.restarts) if service else ""
+        pid = str(service.pid or "") if service else ""
+        rows.append((name, words[name], address, pid, restarts))
+    columns = ["service", "health", "endpoint", "pid>", "restarts>"]
+    output.show(output.table("Services", columns, rows))
+    if found:
+        output.show(
+            output.table(
+                "Ledgers",
+                ["ledger", "receipts>", "logged>", "suite", "remarks"],
+                [
+                    (
+                        ledger.name,
+                        str(ledger.seq + 1),
+                        str(ledger.logged_seq + 1),
+                        ledger.suite,
+                        ledger.read_only_reason,
+                    )
+                    for ledger in found
+                ],
+            )
+        )
+    if log is not None:
+        anchored = "no sinks" if log.anchored_size is None else str(log.anchored_size)
+        row = (log.origin, str(log.tree_size), str(log.published_size), anchored)
+        output.show(
+            output.table("Log", ["origin", "size>", "published>", "held by all sinks>"], [row])
+        )
+
+
+def _document(
+    where: Target,
+    words: dict[str, str],
+    found: list[Ledger],
+    log: LogState | None,
+    anchored: bool,
+) -> dict[str, Any]:
+    return {
+        "data_dir": str(where.data_dir.path) if where.embedded else None,
+        "services": {
+            name: {"health": words[name], "endpoint": address}
+            for name, address in where.addresses.items()
+        },
+        "ledgers": [
+            {
+                "name": ledger.name,
+                "uid": ledger.uid,
+                "suite": ledger.suite,
+                "seq": ledger.seq,
+                "logged_seq": ledger.logged_seq,
+                "receipt_hash": ledger.receipt_hash,
+                "read_only_reason": ledger.read_only_reason,
+            }
+            for ledger in found
+        ],
+        "log": None
+        if log is None
+        else {
+            "name": log.name,
+            "origin": log.origin,
+            "tree_size": log.tree_size,
+            "published_size": log.published_size,
+            "anchored_size": log.anchored_size,
+        },
+        "all_anchored": anchored,
+    }

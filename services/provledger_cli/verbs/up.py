@@ -1,0 +1,131 @@
+"""`provledger up`: start the services, or whatever of them is down."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Annotated, Any
+
+import typer
+
+from provledger_cli import output
+from provledger_cli.datadir import SERVICES, DataDir
+from provledger_cli.endpoints import Endpoints
+from provledger_cli.options import DataDirOption, JSONOption
+
+
+def up(
+    data_dir: DataDirOption = None,
+    database_url: Annotated[
+        str,
+        typer.Option(
+            "--database-url",
+            envvar="PROVLEDGER_DATABASE_URL",
+            help="PostgreSQL database for all services, as postgresql+psycopg://user@host/name. "
+            "Default: SQLite files in the data directory.",
+            show_default=False,
+        ),
+    ] = "",
+    sink: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sink",
+            envvar="PROVLEDGER_SINK",
+            metavar="URI",
+            help="Where checkpoints are anchored, such as file:///mnt/elsewhere. Repeatable. "
+            "Default: the directory anchors in the data directory.",
+            show_default=False,
+        ),
+    ] = None,
+    foreground: Annotated[
+        bool,
+        typer.Option(
+            "--foreground",
+            envvar="PROVLEDGER_FOREGROUND",
+            help="Stay, say what happens, and stop the services on Ctrl-C.",
+        ),
+    ] = False,
+    as_json: JSONOption = False,
+) -> None:
+    """Start the four services on loopback and leave them running.
+
+    Safe to run again: it starts what is down and leaves the rest alone. The first time, it makes
+    keys in the data directory. Addresses are written to endpoints.json there; the other commands
+    find them by the same --data-dir.
+
+    Example: provledger up --data-dir ./ledger
+    """
+    from provledger_cli import running
+    from provledger_cli.connect import run_async
+
+    output.use_json(as_json)
+    directory = DataDir.at(data_dir)
+    # Through the environment several sinks come in one text.
+    sinks = [part for text in sink or () for part in text.split()]
+    running.set_up(directory, database_url, sinks)
+    if foreground:
+        asyncio.run(_in_foreground(directory, as_json))
+        return
+    started_s = time.monotonic()
+    process, was_there = running.ensure_supervisor(directory)
+    with output.progress("services") as bar:
+        task = bar.add_task("starting", total=len(SERVICES))
+        known = run_async(
+            running.wait_until_serving(
+                directory, process, lambda count: bar.update(task, completed=count)
+            )
+        )
+    _announce(directory, known, as_json, time.monotonic() - started_s, was_there)
+
+
+async def _in_foreground(directory: DataDir, as_json: bool) -> None:
+    from provledger_cli import running
+    from provledger_cli.supervisor import supervise
+
+    supervising = asyncio.create_task(supervise(directory, output.say))
+    waiting = asyncio.create_task(running.wait_until_serving(directory, None, lambda count: None))
+    started_s = time.monotonic()
+    await asyncio.wait({supervising, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    if waiting.done() and not supervising.done():
+        _announce(directory, waiting.result(), as_json, time.monotonic() - started_s, False)
+    waiting.cancel()
+    await supervising
+
+
+def _announce(
+    directory: DataDir, known: Endpoints, as_json: bool, seconds: float, was_there: bool
+) -> None:
+    if as_json:
+        output.document(_document(directory, known, seconds, was_there))
+        return
+    rows = [
+        (name, known.services[name].endpoint, str(known.services[name].pid)) for name in SERVICES
+    ]
+    title = "Services" if was_there else f"Services, started in {output.seconds(seconds)}"
+    output.show(output.table(title, ["service", "endpoint", "pid>"], rows))
+    output.show(f"data directory  {directory.path}\nanchors go to   {', '.join(known.sinks)}")
+    where = f" --data-dir {directory.path}" if directory != DataDir.at(None) else ""
+    output.show(
+        "Try next:\n"
+        f"  provledger import FILE.ndjson --tenant demo{where}\n"
+        f"  provledger status --wait 30{where}\n"
+        f"  provledger down{where}"
+    )
+
+
+def _document(
+    directory: DataDir, known: Endpoints, seconds: float, was_there: bool
+) -> dict[str, Any]:
+    return {
+        "data_dir": str(directory.path),
+        "already_running": was_there,
+        "seconds": round(seconds, 3),
+        "version": known.version,
+        "supervisor_pid": known.supervisor_pid,
+        "database": known.database,
+        "sinks": list(known.sinks),
+        "services": {
+            name: {"endpoint": service.endpoint, "pid": service.pid, "log": service.log}
+            for name, service in known.services.items()
+        },
+    }

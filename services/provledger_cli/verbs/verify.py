@@ -1,0 +1,188 @@
+"""`provledger verify`: does it hold? Offline for a file, or against the running services."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from provledger_cli import output
+from provledger_cli.failures import DOES_NOT_HOLD, CommandError
+from provledger_cli.options import (
+    DataDirOption,
+    EndpointOption,
+    JSONOption,
+    LedgerOption,
+    TimeoutOption,
+    TLSCAOption,
+    TLSCertOption,
+    TLSKeyOption,
+)
+
+if TYPE_CHECKING:
+    from provledger.keyset import KeySet
+    from provledger_cli.checking import Verdict
+    from provledger_cli.connect import Target
+
+
+def verify(
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            envvar="PROVLEDGER_VERIFY_FILE",
+            help="An export, plain or .gz, or one receipt as JSON; - is standard input.",
+            show_default=False,
+        ),
+    ] = None,
+    keys: Annotated[
+        Path | None,
+        typer.Option(
+            "--keys",
+            envvar="PROVLEDGER_VERIFY_JWKS",
+            help="JWK Set with the public keys you trust.",
+            show_default=False,
+        ),
+    ] = None,
+    head: Annotated[
+        Path | None,
+        typer.Option(
+            "--head",
+            envvar="PROVLEDGER_VERIFY_HEAD",
+            help="A signed head obtained elsewhere, which the ledger must reach.",
+            show_default=False,
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            "--checkpoint",
+            envvar="PROVLEDGER_VERIFY_CHECKPOINT",
+            help="A signed checkpoint obtained elsewhere, which the ledger must reach.",
+            show_default=False,
+        ),
+    ] = None,
+    tenant: Annotated[
+        str,
+        typer.Option(
+            "--tenant",
+            envvar="PROVLEDGER_TENANT",
+            help="Without a file: verify a ledger of this tenant against the running services.",
+            show_default=False,
+        ),
+    ] = "",
+    ledger: LedgerOption = "main",
+    data_dir: DataDirOption = None,
+    endpoint: EndpointOption = None,
+    timeout: TimeoutOption = 60.0,
+    tls_cert: TLSCertOption = None,
+    tls_key: TLSKeyOption = None,
+    tls_ca: TLSCAOption = None,
+    as_json: JSONOption = False,
+) -> None:
+    """Check every receipt of an export, or one receipt, offline; or a ledger where it is stored.
+
+    A file is verified with the keys you give and nothing else: no service, database or network.
+    With --tenant, the services recompute every stored row, and then every receipt is fetched and
+    verified here, with the registry's keys unless --keys gives others.
+
+    Exit code 0: it holds. 1: something does not, and the first broken receipt is named. 2: it
+    could not be told, for want of evidence or because something could not be read.
+
+    Example: provledger verify acme.ndjson.gz --keys jwks.json --head head.json
+    """
+    from provledger.errors import VerificationError
+    from provledger_cli import checking
+
+    output.use_json(as_json)
+    started_s = time.monotonic()
+    outside_head = None if head is None else head.read_bytes().strip()
+    outside_checkpoint = None if checkpoint is None else checkpoint.read_bytes()
+    trusted = None if keys is None else _read_keys(keys)
+    try:
+        if file is not None:
+            verdict = _offline(file, trusted, outside_head, outside_checkpoint)
+        elif tenant:
+            from provledger_cli.connect import target
+
+            where = target(data_dir, endpoint, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca)
+            verdict = _against_services(
+                where, tenant, ledger, trusted, outside_head, outside_checkpoint, timeout
+            )
+        else:
+            raise CommandError(
+                "nothing to verify was given",
+                hint="name a file (with --keys), or a ledger with --tenant",
+            )
+    except VerificationError as error:
+        if as_json:
+            output.document(checking.failure_document(error))
+        else:
+            checking.show_failure(error)
+        raise typer.Exit(DOES_NOT_HOLD) from None
+    if as_json:
+        output.document(checking.document(verdict, time.monotonic() - started_s))
+    else:
+        checking.show(verdict, time.monotonic() - started_s)
+    if verdict.exit_code:
+        raise typer.Exit(verdict.exit_code)
+
+
+def _read_keys(path: Path) -> KeySet:
+    from provledger.keyset import MAX_JWKS_BYTES, KeySet
+
+    with path.open("rb") as file:
+        return KeySet.parse(file.read(MAX_JWKS_BYTES + 1))
+
+
+def _offline(
+    file: Path, keys: KeySet | None, head: bytes | None, checkpoint: bytes | None
+) -> Verdict:
+    from provledger_cli import checking
+
+    if keys is None:
+        raise CommandError(
+            "a file is verified with keys you trust: give --keys",
+            hint="whoever runs the services writes them with: provledger keys jwks --out jwks.json",
+        )
+    size_bytes = file.stat().st_size if str(file) != "-" and file.exists() else None
+    with output.progress("receipts", counted=False) as bar:
+        task = bar.add_task("verifying", total=size_bytes, done=0)
+        verdict = checking.verify_file(
+            file,
+            keys,
+            head=head,
+            checkpoint=checkpoint,
+            on_progress=lambda position, count: bar.update(task, completed=position, done=count),
+        )
+        bar.update(task, completed=size_bytes or 0, done=verdict.receipts)
+    return verdict
+
+
+def _against_services(
+    where: Target,
+    tenant: str,
+    ledger: str,
+    keys: KeySet | None,
+    head: bytes | None,
+    checkpoint: bytes | None,
+    timeout_s: float,
+) -> Verdict:
+    from provledger import names
+    from provledger_cli.live import verify_ledger
+
+    name = names.ledger_name(tenant, ledger)
+    with output.progress("receipts") as bar:
+        stored = bar.add_task("stored rows", total=None)
+        fetched = bar.add_task("receipts", total=None)
+        return verify_ledger(
+            where,
+            name,
+            keys,
+            head=head,
+            checkpoint=checkpoint,
+            timeout_s=timeout_s,
+            on_rows=lambda done, total: bar.update(stored, completed=done, total=total),
+            on_receipts=lambda done, total: bar.update(fetched, completed=done, total=total),
+        )

@@ -1,0 +1,183 @@
+"""A ledger service in memory, over a real socket, that can be told to misbehave.
+
+It keeps the promise that matters here: the same request id gives the same receipt. `faults` holds
+what befalls the next calls, one each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+
+from provledger.api.common.v1 import common_pb2
+from provledger.api.ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from provledger.errors import (
+    InvalidArgumentError,
+    NotFoundError,
+    ResourceExhaustedError,
+    StatusError,
+    UnavailableError,
+)
+from provledger.rpc.errors import status_to_pb
+from provledger.rpc.interceptors import ServiceInterceptor
+
+LEDGER = "tenants/acme/ledgers/main"
+
+UNAVAILABLE = "unavailable"
+EXHAUSTED = "exhausted"
+LOST_ANSWER = "lost answer"
+HANGS = "hangs"
+TURNED_AWAY = "items turned away"
+
+
+class FakeLedger(ledger_pb2_grpc.LedgerServiceServicer):
+    """Records drafts in a list; refuses those whose actor is `bad`."""
+
+    def __init__(self) -> None:
+        self.faults: deque[str] = deque()
+        self.receipts: list[common_pb2.Receipt] = []
+        self.by_request: dict[str, common_pb2.Receipt] = {}
+        self.calls: list[int] = []
+        self.stream_sessions = 0
+        self.break_stream_after: list[int] = []
+
+    async def _before(self) -> str:
+        fault = self.faults.popleft() if self.faults else ""
+        if fault == UNAVAILABLE:
+            raise UnavailableError("DRAINING", "going down")
+        if fault == EXHAUSTED:
+            raise ResourceExhaustedError("QUEUE_FULL", "full", retry_delay_s=0.05)
+        if fault == HANGS:
+            await asyncio.sleep(60)
+        return fault
+
+    def _record(self, draft: common_pb2.Draft) -> tuple[common_pb2.Receipt, bool]:
+        if draft.actor.id == "bad":
+            raise InvalidArgumentError("INVALID_IDENTIFIER", "actor.id: is bad")
+        known = self.by_request.get(draft.request_id)
+        if known is not None:
+            return known, True
+        seq = len(self.receipts) + 1
+        receipt = common_pb2.Receipt(
+            name=f"{LEDGER}/receipts/018f0000-0000-7000-8000-{seq:012x}",
+            receipt_type="mutation",
+            ledger_uid=bytes(16),
+            suite=common_pb2.SUITE_BLAKE3,
+            seq=seq,
+            t_ns=1_763_665_200_000_000_000 + seq,
+            payload_hash=bytes(32),
+            previous_hash=bytes(32),
+            receipt_hash=bytes(32),
+            kid="witness-1",
+            statement=b"{}",
+            payload=b"{}",
+        )
+        receipt.commitment.profile = "fields-v1"
+        receipt.commitment.secret = bytes(32)
+        self.receipts.append(receipt)
+        self.by_request[draft.request_id] = receipt
+        return receipt, False
+
+    def _result(self, index: int, draft: common_pb2.Draft) -> common_pb2.AppendResult:
+        try:
+            receipt, repeated = self._record(draft)
+        except StatusError as error:
+            return common_pb2.AppendResult(index=index, error=status_to_pb(error))
+        return common_pb2.AppendResult(index=index, receipt=receipt, repeated_request=repeated)
+
+    async def Append(self, request: Any, context: Any) -> ledger_pb2.AppendResponse:
+        self.calls.append(1)
+        fault = await self._before()
+        receipt, repeated = self._record(request.draft)
+        if fault == LOST_ANSWER:
+            raise UnavailableError("LOST", "after it was recorded")
+        return ledger_pb2.AppendResponse(receipt=receipt, repeated_request=repeated)
+
+    async def AppendBatch(self, request: Any, context: Any) -> ledger_pb2.AppendBatchResponse:
+        self.calls.append(len(request.drafts))
+        fault = await self._before()
+        if request.ledger != LEDGER:
+            raise NotFoundError("LEDGER_NOT_FOUND", f"no ledger {request.ledger}")
+        results = []
+        for index, draft in enumerate(request.drafts):
+            if fault == TURNED_AWAY and index % 2:
+                error = ResourceExhaustedError("QUEUE_FULL", "full", retry_delay_s=0.02)
+                results.append(common_pb2.AppendResult(index=index, error=status_to_pb(error)))
+            else:
+                results.append(self._result(index, draft))
+        if fault == LOST_ANSWER:
+            raise UnavailableError("LOST", "after it was recorded")
+        return ledger_pb2.AppendBatchResponse(results=results)
+
+    async def AppendStream(
+        self, request_iterator: Any, context: Any
+    ) -> AsyncIterator[ledger_pb2.AppendStreamResponse]:
+        self.stream_sessions += 1
+        limit = self.break_stream_after.pop(0) if self.break_stream_after else None
+        index = 0
+        async for request in request_iterator:
+            result = self._result(index, request.draft)
+            if index == limit:
+                # Recorded, but the answer is lost with the connection.
+                raise UnavailableError("DRAINING", "going down")
+            yield ledger_pb2.AppendStreamResponse(result=result)
+            index += 1
+
+    async def GetReceipt(self, request: Any, context: Any) -> ledger_pb2.GetReceiptResponse:
+        await self._before()
+        for receipt in self.receipts:
+            if receipt.name == request.name:
+                return ledger_pb2.GetReceiptResponse(receipt=receipt)
+        raise NotFoundError("RECEIPT_NOT_FOUND", "no such receipt")
+
+    async def ListReceipts(self, request: Any, context: Any) -> ledger_pb2.ListReceiptsResponse:
+        start = int(request.page_token or 0)
+        end = start + (request.page_size or 50)
+        more = end < len(self.receipts)
+        return ledger_pb2.ListReceiptsResponse(
+            receipts=self.receipts[start:end], next_page_token=str(end) if more else ""
+        )
+
+    async def CreateLedger(self, request: Any, context: Any) -> ledger_pb2.CreateLedgerResponse:
+        raise NotImplementedError
+
+    async def ListLedgers(self, request: Any, context: Any) -> ledger_pb2.ListLedgersResponse:
+        raise NotImplementedError
+
+    async def GetHead(self, request: Any, context: Any) -> ledger_pb2.GetHeadResponse:
+        raise NotImplementedError
+
+    async def GetLedger(self, request: Any, context: Any) -> ledger_pb2.GetLedgerResponse:
+        return ledger_pb2.GetLedgerResponse(
+            ledger=ledger_pb2.Ledger(
+                name=request.name, suite=common_pb2.SUITE_BLAKE3, seq=len(self.receipts)
+            )
+        )
+
+    async def VerifyRange(self, request: Any, context: Any) -> ledger_pb2.VerifyRangeResponse:
+        # Less at a time than asked for, as the contract allows.
+        last = min(request.end_seq, request.start_seq + 6)
+        return ledger_pb2.VerifyRangeResponse(
+            checked_seq=last,
+            checked_count=last - request.start_seq + 1,
+            head_seq=len(self.receipts),
+            receipt_hash=bytes(32),
+        )
+
+
+@asynccontextmanager
+async def serving(fake: FakeLedger, port: int = 0) -> AsyncIterator[str]:
+    """Serve on a loopback socket; yields host:port."""
+    server = grpc.aio.server(interceptors=[ServiceInterceptor()])
+    ledger_pb2_grpc.add_LedgerServiceServicer_to_server(fake, server)
+    bound = server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{bound}"
+    finally:
+        await server.stop(None)

@@ -1,0 +1,332 @@
+"""The client against a service that misbehaves: nothing is lost and nothing recorded twice."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+
+from provledger.client import AsyncClient, CallPolicy, Client, Mutation
+from provledger.errors import (
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    InvalidJSONError,
+    NotFoundError,
+    UnavailableError,
+)
+from provledger.retry import RetryPolicy
+from tests.integration.client_simulator import (
+    EXHAUSTED,
+    HANGS,
+    LEDGER,
+    LOST_ANSWER,
+    TURNED_AWAY,
+    UNAVAILABLE,
+    FakeLedger,
+    serving,
+)
+
+QUICK = CallPolicy(
+    timeout_s=10.0,
+    attempt_timeout_s=0.5,
+    retry=RetryPolicy(attempts=100, base_s=0.01, cap_s=0.05, budget_s=60.0),
+)
+
+
+def create(number: int, **changes: object) -> Mutation:
+    values: dict = {
+        "action": "CREATE",
+        "resource_type": "Item",
+        "resource_id": str(number),
+        "actor_id": "tester",
+        "new_state": {"n": number},
+        "request_id": f"r-{number}",
+    }
+    return Mutation(**{**values, **changes})
+
+
+@pytest.fixture
+def fake() -> FakeLedger:
+    return FakeLedger()
+
+
+@pytest_asyncio.fixture
+async def client(fake: FakeLedger) -> AsyncIterator[AsyncClient]:
+    async with serving(fake) as endpoint, AsyncClient(endpoint, policy=QUICK) as client:
+        yield client
+
+
+async def test_append_returns_the_receipt(client: AsyncClient, fake: FakeLedger) -> None:
+    receipt = await client.append(LEDGER, create(1))
+    assert receipt.name == fake.receipts[0].name
+    assert receipt.ledger == LEDGER
+
+
+@pytest.mark.parametrize("fault", [UNAVAILABLE, EXHAUSTED, LOST_ANSWER, HANGS])
+async def test_append_is_repeated_until_answered_and_recorded_once(
+    client: AsyncClient, fake: FakeLedger, fault: str
+) -> None:
+    fake.faults.append(fault)
+    receipt = await client.append(LEDGER, create(1, request_id=""))
+    assert len(fake.calls) == 2
+    assert [known.name for known in fake.receipts] == [receipt.name]
+
+
+async def test_what_the_service_asks_to_wait_is_waited(
+    client: AsyncClient, fake: FakeLedger
+) -> None:
+    fake.faults.extend([EXHAUSTED] * 4)
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    await client.append(LEDGER, create(1))
+    assert loop.time() - started >= 4 * 0.05
+
+
+async def test_a_refusal_is_not_repeated(client: AsyncClient, fake: FakeLedger) -> None:
+    with pytest.raises(InvalidArgumentError, match="actor"):
+        await client.append(LEDGER, create(1, actor_id="bad"))
+    assert len(fake.calls) == 1
+
+
+async def test_the_last_error_is_raised_when_time_is_up(
+    client: AsyncClient, fake: FakeLedger
+) -> None:
+    fake.faults.extend([UNAVAILABLE] * 1000)
+    with pytest.raises(UnavailableError) as caught:
+        await client.append(LEDGER, create(1), timeout_s=0.3)
+    assert caught.value.reason == "DRAINING"
+
+
+async def test_a_service_that_is_not_there_is_unavailable() -> None:
+    async with AsyncClient("127.0.0.1:1", policy=QUICK) as client:
+        with pytest.raises(UnavailableError):
+            await client.append(LEDGER, create(1), timeout_s=0.3)
+
+
+async def test_a_service_that_never_answers_is_a_passed_deadline(
+    client: AsyncClient, fake: FakeLedger
+) -> None:
+    fake.faults.extend([HANGS] * 10)
+    with pytest.raises(DeadlineExceededError):
+        await client.append(LEDGER, create(1), timeout_s=0.2)
+
+
+async def test_a_restarted_service_is_found_again(fake: FakeLedger) -> None:
+    async with serving(fake) as endpoint:
+        client = AsyncClient(endpoint, policy=QUICK)
+        await client.append(LEDGER, create(1))
+    appending = asyncio.create_task(client.append(LEDGER, create(2)))
+    # Its first attempts meet a closed port.
+    await asyncio.wait({appending}, timeout=0.1)
+    assert not appending.done()
+    async with serving(fake, int(endpoint.rpartition(":")[2])):
+        await appending
+        await client.close()
+    assert len(fake.receipts) == 2
+
+
+async def test_a_batch_is_split_and_every_draft_answered_in_order(
+    client: AsyncClient, fake: FakeLedger
+) -> None:
+    results = await client.append_batch(LEDGER, [create(n) for n in range(2300)])
+    assert fake.calls == [1000, 1000, 300]
+    assert [result.index for result in results] == list(range(2300))
+    assert [result.request_id for result in results] == [f"r-{n}" for n in range(2300)]
+    assert [result.summary.seq for result in results if result.summary] == list(range(1, 2301))
+
+
+async def test_a_bad_draft_never_fails_its_neighbours(
+    client: AsyncClient, fake: FakeLedger
+) -> None:
+    drafts = [
+        create(0),
+        create(1, actor_id="bad"),
+        create(2, new_state={"x": float("inf")}),
+        create(3),
+    ]
+    results = await client.append_batch(LEDGER, drafts)
+    assert [result.summary is not None for result in results] == [True, False, False, True]
+    assert isinstance(results[1].error, InvalidArgumentError)
+    assert isinstance(results[2].error, InvalidArgumentError)
+    assert results[2].error.violations[0].field == "drafts[2]"
+    assert len(fake.receipts) == 2
+
+
+async def test_items_turned_away_for_now_are_sent_again_alone(
+    client: AsyncClient, fake: FakeLedger
+) -> None:
+    fake.faults.append(TURNED_AWAY)
+    results = await client.append_batch(LEDGER, [create(n) for n in range(6)])
+    assert fake.calls == [6, 3]
+    assert all(result.summary is not None for result in results)
+    assert len(fake.receipts) == 6
+
+
+async def test_a_lost_batch_answer_doubles_nothing(client: AsyncClient, fake: FakeLedger) -> None:
+    fake.faults.append(LOST_ANSWER)
+    results = await client.append_batch(LEDGER, [create(n) for n in range(5)], full=True)
+    assert len(fake.receipts) == 5
+    assert all(result.repeated and result.receipt is not None for result in results)
+
+
+async def test_a_call_that_fails_for_good_raises(client: AsyncClient) -> None:
+    with pytest.raises(NotFoundError):
+        await client.append_batch("tenants/none/ledgers/main", [create(1)])
+
+
+async def test_a_stream_answers_in_order(client: AsyncClient, fake: FakeLedger) -> None:
+    async def source() -> AsyncIterator[Mutation]:
+        for number in range(1000):
+            yield create(number, actor_id="bad" if number == 500 else "tester")
+
+    results = [result async for result in client.append_stream(LEDGER, source(), window=16)]
+    assert [result.index for result in results] == list(range(1000))
+    assert [result.index for result in results if result.error] == [500]
+    assert fake.stream_sessions == 1
+
+
+async def test_a_broken_stream_is_continued_and_doubles_nothing(
+    client: AsyncClient, fake: FakeLedger
+) -> None:
+    fake.break_stream_after = [0, 7, 100]
+    drafts = [create(number) for number in range(300)]
+    results = [result async for result in client.append_stream(LEDGER, drafts, window=32)]
+    assert [result.request_id for result in results] == [f"r-{n}" for n in range(300)]
+    assert [receipt.seq for receipt in fake.receipts] == list(range(1, 301))
+    assert fake.stream_sessions == 4
+    assert any(result.repeated for result in results)
+
+
+async def test_a_stream_reads_its_source_no_further_than_the_window(
+    client: AsyncClient, fake: FakeLedger
+) -> None:
+    taken = 0
+
+    def source() -> Iterator[Mutation]:
+        nonlocal taken
+        for number in range(10_000):
+            taken += 1
+            yield create(number)
+
+    stream = client.append_stream(LEDGER, source(), window=10)
+    for _ in range(5):
+        await anext(stream)
+    assert taken <= 5 + 10 + 1
+    await stream.aclose()  # type: ignore[attr-defined]
+
+
+async def test_a_stream_of_nothing_ends(client: AsyncClient, fake: FakeLedger) -> None:
+    assert [result async for result in client.append_stream(LEDGER, [])] == []
+
+
+async def test_a_draft_that_cannot_be_written_ends_the_stream_after_those_before_it(
+    client: AsyncClient, fake: FakeLedger
+) -> None:
+    drafts = [create(0), create(1), create(2, new_state=float("nan")), create(3)]
+    results = client.append_stream(LEDGER, drafts)
+    assert [(await anext(results)).index for _ in range(2)] == [0, 1]
+    with pytest.raises(InvalidJSONError):
+        await anext(results)
+    assert len(fake.receipts) == 2
+
+
+async def test_listing_goes_through_all_pages(client: AsyncClient, fake: FakeLedger) -> None:
+    await client.append_batch(LEDGER, [create(n) for n in range(25)])
+    receipts = [receipt async for receipt in client.list_receipts(LEDGER, page_size=10)]
+    summaries = [item async for item in client.list_summaries(LEDGER, page_size=10)]
+    assert [receipt.seq for receipt in receipts] == list(range(1, 26))
+    assert [item.name for item in summaries] == [receipt.name for receipt in receipts]
+
+
+async def test_verify_range_goes_on_until_all_is_checked(
+    client: AsyncClient, fake: FakeLedger
+) -> None:
+    await client.append_batch(LEDGER, [create(n) for n in range(20)])
+    told: list[int] = []
+    report = await client.verify_range(LEDGER, progress=told.append)
+    assert (report.checked_seq, report.checked_count) == (20, 21)
+    assert told == [7, 14, 21]
+
+
+async def test_waiting_for_an_anchor_goes_on_over_attempts(
+    client: AsyncClient, fake: FakeLedger
+) -> None:
+    receipt = await client.append(LEDGER, create(1))
+    fake.faults.extend([UNAVAILABLE])
+    assert (await client.wait_for_anchor(receipt.name)).name == receipt.name
+
+
+async def test_jwks_without_a_keys_endpoint_says_what_is_missing(client: AsyncClient) -> None:
+    with pytest.raises(FailedPreconditionError, match="keys_endpoint"):
+        await client.jwks()
+
+
+class _InThread:
+    """A fake service on a loop in a thread of its own, for the blocking client."""
+
+    def __enter__(self) -> tuple[FakeLedger, str]:
+        self.fake = FakeLedger()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
+        self._thread.start()
+        assert self._ready.wait(10)
+        return self.fake, self._endpoint
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+    async def _serve(self) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        async with serving(self.fake) as self._endpoint:
+            self._ready.set()
+            await self._stop.wait()
+
+
+def test_the_blocking_client_does_the_same() -> None:
+    with _InThread() as (fake, endpoint), Client(endpoint, policy=QUICK) as client:
+        fake.faults.append(LOST_ANSWER)
+        receipt = client.append(LEDGER, create(0))
+        assert client.get_receipt(receipt.name) == receipt
+        results = client.append_batch(LEDGER, [create(n) for n in range(1, 5)])
+        assert all(result.summary for result in results)
+        streamed = list(client.append_stream(LEDGER, (create(n) for n in range(5, 20))))
+        assert [result.index for result in streamed] == list(range(15))
+        assert [item.seq for item in client.list_receipts(LEDGER, page_size=7)] == list(
+            range(1, 21)
+        )
+        with pytest.raises(NotFoundError):
+            client.get_receipt(f"{LEDGER}/receipts/none")
+
+
+def test_the_blocking_client_may_be_left_in_the_middle_of_a_listing() -> None:
+    with _InThread() as (_, endpoint), Client(endpoint, policy=QUICK) as client:
+        client.append_batch(LEDGER, [create(n) for n in range(30)])
+        listing = client.list_receipts(LEDGER, page_size=10)
+        assert next(listing).seq == 1
+        listing.close()  # type: ignore[attr-defined]
+        assert client.get_ledger(LEDGER).seq == 30
+
+
+def test_a_closed_client_says_so() -> None:
+    client = Client("127.0.0.1:1")
+    client.close()
+    client.close()
+    with pytest.raises(FailedPreconditionError, match="closed"):
+        client.get_ledger(LEDGER)
+
+
+def test_the_blocking_client_is_shared_between_threads() -> None:
+    with _InThread() as (fake, endpoint), Client(endpoint, policy=QUICK) as client:
+        threads = [
+            threading.Thread(target=client.append, args=(LEDGER, create(n))) for n in range(20)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(fake.receipts) == 20

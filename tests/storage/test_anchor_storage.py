@@ -1,0 +1,260 @@
+"""What every storage of the anchor must do; run on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+
+from anchor_svc.storage import (
+    AnchorRow,
+    EntryPiece,
+    FencedError,
+    Flush,
+    LogRow,
+    RunStart,
+    Storage,
+)
+from anchor_svc.storage.sql import SQLStorage
+from anchor_svc.submission import LedgerState
+from provledger.errors import DataLossError
+from tests.support.anchoring import LOG_UID, open_storage
+
+UID = b"u" * 16
+OTHER = b"v" * 16
+LOG = LogRow(LOG_UID, "provledger.test/log", "blake3", 1, b"r" * 32, 0, 0, 77)
+
+
+@pytest.fixture
+async def storage(database_url: str) -> AsyncIterator[Storage]:
+    opened = await asyncio.to_thread(open_storage, database_url)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def epoch(storage: Storage) -> int:
+    await storage.create_log(LOG, b"first")
+    return (await storage.acquire(LOG_UID)).writer_epoch
+
+
+def _flush(old: int, entries: list[bytes], **changes: object) -> Flush:
+    size = old + len(entries)
+    pieces = [EntryPiece(old, entries)] if entries else []
+    flush = Flush(old, size, bytes([size % 256]) * 32, pieces, [], [], 1000 + size)
+    return replace(flush, **changes)  # type: ignore[arg-type]
+
+
+async def test_default_log_is_created_once(storage: Storage) -> None:
+    assert await storage.default_log() is None
+    assert await storage.create_log(LOG, b"first") == LOG
+    other = replace(LOG, log_uid=bytes(16), origin="provledger.test/other")
+    assert await storage.create_log(other, b"second") == LOG
+    assert await storage.default_log() == LOG
+    assert [list(piece.entries) for piece in await storage.pieces(LOG_UID, 0)] == [[b"first"]]
+    head = await storage.newest_checkpoint(LOG_UID)
+    assert head is not None
+    assert (head.size, head.root, head.note, head.intended_at_ns) == (1, LOG.root, None, 77)
+
+
+async def test_log_that_is_gone_is_data_loss(storage: Storage) -> None:
+    with pytest.raises(DataLossError):
+        await storage.log(LOG_UID)
+    with pytest.raises(DataLossError):
+        await storage.acquire(LOG_UID)
+
+
+async def test_acquiring_raises_the_epoch(storage: Storage, epoch: int) -> None:
+    assert (await storage.acquire(LOG_UID)).writer_epoch > epoch
+    assert (await storage.log(LOG_UID)).writer_epoch > epoch
+
+
+async def test_flush_is_stored_as_a_whole(storage: Storage, epoch: int) -> None:
+    state = LedgerState(UID, "fips", 1, b"h" * 32, 2, 0)
+    flush = _flush(1, [b"a", b"b" * 70], runs=[RunStart(UID, 0, 1)], ledgers=[state])
+    await storage.commit(LOG_UID, epoch, flush)
+    row = await storage.log(LOG_UID)
+    assert (row.size, row.root, row.tiled_size) == (3, flush.root, 0)
+    pieces = await storage.pieces(LOG_UID, 1)
+    assert [(piece.start_index, list(piece.entries)) for piece in pieces] == [
+        (1, [b"a", b"b" * 70])
+    ]
+    assert await storage.ledgers(LOG_UID, [UID, OTHER]) == {UID: state}
+    assert await storage.runs(LOG_UID, UID, 0, 2) == [RunStart(UID, 0, 1)]
+    head = await storage.newest_checkpoint(LOG_UID)
+    assert head is not None
+    assert (head.size, head.root, head.note, head.intended_at_ns) == (3, flush.root, None, 1003)
+    assert await storage.newest_signed(LOG_UID) is None
+
+
+async def test_flush_repeated_after_a_lost_answer_changes_nothing(
+    storage: Storage, epoch: int
+) -> None:
+    flush = _flush(1, [b"a"], runs=[RunStart(UID, 0, 1)])
+    await storage.commit(LOG_UID, epoch, flush)
+    await storage.commit(LOG_UID, epoch, flush)
+    assert len(await storage.pieces(LOG_UID, 1)) == 1
+
+
+async def test_flush_onto_another_size_is_refused(storage: Storage, epoch: int) -> None:
+    with pytest.raises(DataLossError):
+        await storage.commit(LOG_UID, epoch, _flush(5, [b"a"]))
+    assert (await storage.log(LOG_UID)).size == 1
+
+
+async def test_failed_flush_leaves_nothing(storage: Storage, epoch: int) -> None:
+    await storage.commit(LOG_UID, epoch, _flush(1, [b"a"], runs=[RunStart(UID, 0, 1)]))
+    clash = _flush(2, [b"b"], runs=[RunStart(UID, 0, 2)])
+    with pytest.raises(Exception, match=r"UNIQUE|unique"):
+        await storage.commit(LOG_UID, epoch, clash)
+    assert (await storage.log(LOG_UID)).size == 2
+    assert len(await storage.pieces(LOG_UID, 2)) == 0
+
+
+async def test_state_of_a_ledger_is_replaced(storage: Storage, epoch: int) -> None:
+    first = LedgerState(UID, "blake3", 0, b"h" * 32, 1, 0)
+    await storage.commit(LOG_UID, epoch, _flush(1, [b"a"], ledgers=[first]))
+    second = replace(first, seq=5, receipt_hash=b"i" * 32, log_index=9, run_start_seq=4)
+    await storage.commit(LOG_UID, epoch, _flush(2, [b"b"], ledgers=[second]))
+    assert await storage.ledgers(LOG_UID, [UID]) == {UID: second}
+    latched = replace(second, forked_seq=3)
+    await storage.commit(LOG_UID, epoch, _flush(3, [], root=b"\x03" * 32, ledgers=[latched]))
+    assert await storage.ledgers(LOG_UID, [UID]) == {UID: latched}
+
+
+async def test_every_write_of_a_fenced_process_is_refused(storage: Storage, epoch: int) -> None:
+    await storage.commit(LOG_UID, epoch, _flush(1, [b"a"]))
+    await storage.acquire(LOG_UID)
+    with pytest.raises(FencedError):
+        await storage.commit(LOG_UID, epoch, _flush(2, [b"b"]))
+    with pytest.raises(FencedError):
+        await storage.commit(LOG_UID, epoch, _flush(1, [b"a"]))
+    with pytest.raises(FencedError):
+        await storage.store_note(LOG_UID, epoch, 2, b"note", 0)
+    with pytest.raises(FencedError):
+        await storage.mark_published(LOG_UID, epoch, 2, 5)
+    row = await storage.log(LOG_UID)
+    head = await storage.checkpoint(LOG_UID, 2)
+    assert (row.size, row.tiled_size) == (2, 0)
+    assert head is not None
+    assert head.note is None
+
+
+async def test_first_note_of_a_size_stays(storage: Storage, epoch: int) -> None:
+    assert await storage.store_note(LOG_UID, epoch, 1, b"first note", 0) == b"first note"
+    assert await storage.store_note(LOG_UID, epoch, 1, b"second note", 0) == b"first note"
+    signed = await storage.newest_signed(LOG_UID)
+    assert signed is not None
+    assert signed.note == b"first note"
+
+
+async def test_note_of_a_head_that_was_never_intended_is_refused(
+    storage: Storage, epoch: int
+) -> None:
+    with pytest.raises(DataLossError):
+        await storage.store_note(LOG_UID, epoch, 9, b"note", 0)
+
+
+async def test_releasing_drops_entries_that_are_in_full_tiles(storage: Storage, epoch: int) -> None:
+    entries = [bytes([number]) for number in range(255)]
+    tail = [EntryPiece(1, entries), EntryPiece(256, [b"x", b"y"])]
+    await storage.commit(LOG_UID, epoch, _flush(1, [*entries, b"x"], size=258, pieces=tail))
+    await storage.store_note(LOG_UID, epoch, 258, b"note", 256)
+    assert (await storage.log(LOG_UID)).tiled_size == 256
+    assert [piece.start_index for piece in await storage.pieces(LOG_UID, 0)] == [256]
+
+
+async def test_damaged_entries_are_data_loss(database_url: str) -> None:
+    storage = await asyncio.to_thread(open_storage, database_url)
+    assert isinstance(storage, SQLStorage)
+    await storage.create_log(LOG, b"first")
+    with storage._engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM entries")
+        placeholders = "?, 0, ?" if "sqlite" in database_url else "%s, 0, %s"
+        connection.exec_driver_sql(
+            f"INSERT INTO entries VALUES ({placeholders})", (LOG_UID, b"\xff")
+        )
+    with pytest.raises(DataLossError, match="log index 0"):
+        await storage.pieces(LOG_UID, 0)
+    await storage.close()
+
+
+async def test_runs_are_found_by_seq_and_by_index(storage: Storage, epoch: int) -> None:
+    runs = [RunStart(UID, 0, 1), RunStart(UID, 10, 50), RunStart(UID, 20, 100)]
+    other = RunStart(OTHER, 0, 40)
+    await storage.commit(LOG_UID, epoch, _flush(1, [b"a"], runs=[*runs, other]))
+    assert await storage.runs(LOG_UID, UID, 0, 5) == runs[:1]
+    assert await storage.runs(LOG_UID, UID, 5, 11) == runs[:2]
+    assert await storage.runs(LOG_UID, UID, 10, 11) == runs[1:2]
+    assert await storage.runs(LOG_UID, UID, 25, 30) == runs[2:]
+    assert await storage.runs(LOG_UID, b"w" * 16, 0, 5) == []
+    assert await storage.runs_around(LOG_UID, UID, 1) is None
+    assert await storage.runs_around(LOG_UID, UID, 2) == (runs[0], runs[1])
+    assert await storage.runs_around(LOG_UID, UID, 51) == (runs[1], runs[2])
+    assert await storage.runs_around(LOG_UID, UID, 101) == (runs[2], None)
+    assert await storage.runs_around(LOG_UID, b"w" * 16, 100) is None
+
+
+async def test_heads_are_intended_signed_and_published_in_turn(
+    storage: Storage, epoch: int
+) -> None:
+    async def newest() -> tuple[int | None, ...]:
+        rows = (
+            await storage.newest_checkpoint(LOG_UID),
+            await storage.newest_signed(LOG_UID),
+            await storage.newest_published(LOG_UID),
+        )
+        return tuple(None if row is None else row.size for row in rows)
+
+    assert await newest() == (1, None, None)
+    await storage.mark_published(LOG_UID, epoch, 1, 5)
+    assert await newest() == (1, None, None)
+    await storage.store_note(LOG_UID, epoch, 1, b"note", 0)
+    assert await newest() == (1, 1, None)
+    await storage.mark_published(LOG_UID, epoch, 1, 5)
+    await storage.mark_published(LOG_UID, epoch, 1, 6)
+    await storage.commit(LOG_UID, epoch, _flush(1, [b"a"]))
+    assert await newest() == (2, 1, 1)
+    published = await storage.newest_published(LOG_UID)
+    assert published is not None
+    assert (published.note, published.published_at_ns) == (b"note", 5)
+    assert await storage.checkpoint(LOG_UID, 3) is None
+
+
+async def test_first_evidence_of_a_sink_for_a_checkpoint_stays(
+    storage: Storage, epoch: int
+) -> None:
+    first = AnchorRow(1, "file:///a", "file", 10, b"{}")
+    await storage.add_anchor(LOG_UID, first)
+    await storage.add_anchor(LOG_UID, replace(first, acknowledged_at_ns=11, evidence=b"[]"))
+    assert await storage.evidence(LOG_UID, 1) == [first]
+    assert await storage.evidence(LOG_UID, 2) == []
+
+
+async def test_cursors_and_the_size_all_sinks_hold(storage: Storage, epoch: int) -> None:
+    held = {"a": [1, 3, 5, 9], "b": [1, 2, 5, 8], "gone": [1]}
+    for sink, sizes in held.items():
+        for size in sizes:
+            await storage.add_anchor(LOG_UID, AnchorRow(size, sink, "file", size, b"{}"))
+    assert await storage.cursors(LOG_UID, ["a", "b", "new"]) == {"a": 9, "b": 8, "new": 0}
+    assert await storage.anchored_size(LOG_UID, ["a", "b"], 0) == 5
+    assert await storage.anchored_size(LOG_UID, ["a", "b"], 5) is None
+    assert await storage.anchored_size(LOG_UID, ["a"], 0) == 9
+    assert await storage.anchored_size(LOG_UID, ["a", "new"], 0) is None
+
+
+async def test_anchors_are_listed_newest_first_in_pages(storage: Storage, epoch: int) -> None:
+    for size in (1, 2, 3):
+        for sink in ("a", "b"):
+            await storage.add_anchor(LOG_UID, AnchorRow(size, sink, "file", size, b"{}"))
+
+    async def listed(after: tuple[int, str] | None, sink: str, limit: int) -> list[tuple[int, str]]:
+        rows = await storage.anchors(LOG_UID, after=after, sink=sink, limit=limit)
+        return [(row.size, row.sink) for row in rows]
+
+    assert await listed(None, "", 3) == [(3, "b"), (3, "a"), (2, "b")]
+    assert await listed((2, "b"), "", 9) == [(2, "a"), (1, "b"), (1, "a")]
+    assert await listed((3, "a"), "a", 9) == [(2, "a"), (1, "a")]
+    assert await listed((1, "a"), "", 9) == []

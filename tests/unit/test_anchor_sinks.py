@@ -1,0 +1,197 @@
+"""The file sink, and the rule that says what a sink takes next."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anchor_svc.relay import choose
+from anchor_svc.sinks import (
+    AnchorSink,
+    PublishedCheckpoint,
+    SinkError,
+    SinkIntegrityError,
+    open_sink,
+    register,
+)
+from anchor_svc.sinks.file import FileSink
+from provledger import checkpoint, jcs, note
+from provledger.settings import ConfigError
+
+ORIGIN = "provledger.test/log"
+
+
+def _checkpoint(size: int, root: bytes = bytes(32), origin: str = ORIGIN) -> PublishedCheckpoint:
+    text = checkpoint.format(origin, size, root)
+    signed = note.format_note(text, [note.signature_line(origin, b"abcd", b"signature")])
+    return PublishedCheckpoint(origin, size, root, signed)
+
+
+@pytest.fixture
+def sink(tmp_path: Path) -> FileSink:
+    opened = open_sink(f"file://{tmp_path}/anchors")
+    assert isinstance(opened, FileSink)
+    return opened
+
+
+def _files(tmp_path: Path) -> dict[str, bytes]:
+    root = tmp_path / "anchors"
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+async def test_each_checkpoint_gets_a_file_and_latest_moves_on(
+    sink: AnchorSink, tmp_path: Path
+) -> None:
+    first, second = _checkpoint(7), _checkpoint(501)
+    evidence = await sink.anchor(first)
+    await sink.anchor(second)
+    directory = "provledger.test%2Flog"
+    assert _files(tmp_path) == {
+        f"{directory}/00000000000000000007.checkpoint": first.note,
+        f"{directory}/00000000000000000501.checkpoint": second.note,
+        f"{directory}/latest": second.note,
+    }
+    assert evidence.kind == "file"
+    assert jcs.parse(evidence.data) == {
+        "name": f"{directory}/00000000000000000007.checkpoint",
+        "sha256": hashlib.sha256(first.note).hexdigest(),
+        "size": "7",
+    }
+
+
+async def test_same_checkpoint_again_gives_the_same_evidence(sink: AnchorSink) -> None:
+    """As after an answer that was lost."""
+    assert await sink.anchor(_checkpoint(7)) == await sink.anchor(_checkpoint(7))
+
+
+async def test_other_checkpoint_of_the_same_size_is_never_written_over(
+    sink: AnchorSink, tmp_path: Path
+) -> None:
+    await sink.anchor(_checkpoint(7))
+    before = _files(tmp_path)
+    with pytest.raises(SinkIntegrityError, match="tree size 7"):
+        await sink.anchor(_checkpoint(7, bytes([1]) * 32))
+    assert _files(tmp_path) == before
+
+
+async def test_larger_checkpoint_than_ours_is_an_alarm(sink: AnchorSink, tmp_path: Path) -> None:
+    await sink.anchor(_checkpoint(500))
+    before = _files(tmp_path)
+    with pytest.raises(SinkIntegrityError, match="rolled back"):
+        await sink.anchor(_checkpoint(499))
+    assert _files(tmp_path) == before
+
+
+async def test_unreadable_latest_is_an_alarm(sink: AnchorSink, tmp_path: Path) -> None:
+    await sink.anchor(_checkpoint(7))
+    (tmp_path / "anchors/provledger.test%2Flog/latest").write_bytes(b"hello")
+    with pytest.raises(SinkIntegrityError, match="cannot be read"):
+        await sink.anchor(_checkpoint(8))
+
+
+async def test_origins_do_not_mix(sink: AnchorSink, tmp_path: Path) -> None:
+    await sink.anchor(_checkpoint(7))
+    await sink.anchor(_checkpoint(3, origin="../other/log"))
+    assert {path.split("/")[0] for path in _files(tmp_path)} == {
+        "provledger.test%2Flog",
+        "..%2Fother%2Flog",
+    }
+
+
+async def test_unusable_directory_is_an_error_to_retry(tmp_path: Path) -> None:
+    (tmp_path / "anchors").write_text("not a directory")
+    with pytest.raises(SinkError):
+        await open_sink(f"file://{tmp_path}/anchors").anchor(_checkpoint(7))
+
+
+async def test_killed_between_file_and_latest_goes_on(
+    sink: AnchorSink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await sink.anchor(_checkpoint(7))
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "no space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", fail)
+        with pytest.raises(SinkError, match="no space"):
+            await sink.anchor(_checkpoint(8))
+    assert (tmp_path / "anchors/provledger.test%2Flog/latest").read_bytes() == _checkpoint(7).note
+    await sink.anchor(_checkpoint(8))
+    assert not list((tmp_path / "anchors").rglob("*.tmp"))
+    assert (tmp_path / "anchors/provledger.test%2Flog/latest").read_bytes() == _checkpoint(8).note
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "file:relative",
+        "file://host/dir",
+        "file:///dir?mode=x",
+        "file:///dir#x",
+        "ftp://example.com",
+        "nothing",
+        "",
+        "file:///a%00b",
+    ],
+)
+def test_bad_sink_uris_are_refused(uri: str) -> None:
+    with pytest.raises(ConfigError, match="sinks"):
+        open_sink(uri)
+
+
+async def test_sink_of_anybody_can_be_registered() -> None:
+    class Board:
+        uri = "board://example"
+
+    register("board", lambda uri: Board())  # type: ignore[arg-type, return-value]
+    assert open_sink("board://example").uri == "board://example"
+
+
+@pytest.mark.parametrize(
+    ("cursor", "floor", "others", "newest", "taken"),
+    [
+        (0, 0, [], 5, 5),
+        (5, 5, [], 5, 5),
+        (5, 5, [5, 3], 9, 9),
+        (5, 5, [7, 3], 9, 7),
+        (5, 5, [7, 8], 9, 7),
+        # Handed over without an answer: never back behind it.
+        (5, 8, [7], 9, 9),
+        (5, 8, [8, 7], 9, 8),
+        # A database that has forgotten what it published.
+        (9, 9, [], 5, 9),
+        (5, 5, [12], 9, 9),
+    ],
+)
+def test_what_a_sink_takes_next(
+    cursor: int, floor: int, others: list[int], newest: int, taken: int
+) -> None:
+    assert choose(cursor, floor, others, newest) == taken
+
+
+@given(st.lists(st.integers(1, 7), min_size=1, max_size=4), st.integers(0, 3))
+def test_sinks_of_any_speed_keep_meeting(paces: list[int], first: int) -> None:
+    """Each takes so many ticks for a checkpoint, of which a new one appears at every tick."""
+    count = len(paces)
+    held = [{0} for _ in paces]
+    busy: list[tuple[int, int] | None] = [None] * count
+    for now in range(1, 250):
+        for sink, task in enumerate(busy):
+            if task is not None and task[0] <= now:
+                held[sink].add(task[1])
+                busy[sink] = None
+        for sink in ((first + place) % count for place in range(count)):
+            if busy[sink] is None:
+                targets = [max(held[o]) if task is None else task[1] for o, task in enumerate(busy)]
+                cursor = targets.pop(sink)
+                size = choose(cursor, cursor, targets, now)
+                if size > cursor:
+                    busy[sink] = (now + paces[sink], size)
+        if now > 100:
+            assert now - max(set.intersection(*held)) <= 4 * max(paces)

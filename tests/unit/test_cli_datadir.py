@@ -1,0 +1,196 @@
+"""A data directory: closed to others, one supervisor, one import key, files that are whole."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from provledger_cli import config, connect, datadir, endpoints, launching
+from provledger_cli.datadir import DataDir
+from provledger_cli.endpoints import Endpoints, ServiceState
+from provledger_cli.failures import CommandError
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> DataDir:
+    made = DataDir.at(tmp_path / "data")
+    made.make()
+    return made
+
+
+def some_endpoints(**changes: str) -> Endpoints:
+    return Endpoints(
+        version="0",
+        supervisor_pid=1,
+        database="sqlite",
+        sinks=(),
+        services={
+            name: ServiceState(changes.get(name, f"127.0.0.1:{number}"), 1, "serving", 0, None, "l")
+            for number, name in enumerate(datadir.SERVICES, start=1)
+        },
+    )
+
+
+def test_everything_in_it_is_closed_to_others(directory: DataDir) -> None:
+    for path in [directory.path, *directory.path.iterdir()]:
+        assert path.stat().st_mode & 0o077 == 0
+    directory.import_key()
+    assert (directory.path / "import.key").stat().st_mode & 0o077 == 0
+
+
+def test_the_default_is_the_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", "/x/share")
+    assert DataDir.at(None).path == Path("/x/share/provledger")
+    monkeypatch.setenv("XDG_DATA_HOME", "relative")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert DataDir.at(None).path == Path("/home/me/.local/share/provledger")
+
+
+def test_the_import_key_is_made_once_even_by_many_at_once(directory: DataDir) -> None:
+    keys: list[bytes] = []
+    threads = [
+        threading.Thread(target=lambda: keys.append(directory.import_key())) for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(keys) == 8
+    assert len(set(keys)) == 1
+    assert len(keys[0]) == 32
+
+
+def test_a_damaged_import_key_is_not_replaced(directory: DataDir) -> None:
+    (directory.path / "import.key").write_bytes(b"short")
+    with pytest.raises(CommandError, match="32 bytes"):
+        directory.import_key()
+
+
+def test_a_lock_is_seen_by_others_and_ends_with_its_holder(directory: DataDir) -> None:
+    assert directory.supervisor_pid() is None
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import os,sys\nfrom pathlib import Path\nfrom provledger_cli.datadir import lock\n"
+            "fd = lock(Path(sys.argv[1])); os.pwrite(fd, b'%d' % os.getpid(), 0)\n"
+            "print(flush=True); sys.stdin.read()",
+            directory.supervisor_lock,
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    assert directory.supervisor_pid() == holder.pid
+    assert datadir.lock(directory.supervisor_lock) is None
+    holder.kill()
+    holder.communicate()
+    assert directory.supervisor_pid() is None
+
+
+def test_a_file_is_replaced_as_a_whole_or_not_at_all(directory: DataDir) -> None:
+    path = directory.path / "x"
+    datadir.write_atomically(path, b"old")
+    with pytest.raises(TypeError):
+        datadir.write_atomically(path, "text")  # type: ignore[arg-type]
+    assert path.read_bytes() == b"old"
+    assert [item.name for item in directory.path.iterdir() if item.name.startswith(".")] == []
+
+
+def test_a_data_directory_that_cannot_be_made_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(CommandError) as caught:
+        DataDir.at(tmp_path / "file" / "data").make()
+    assert "--data-dir" in caught.value.hint
+
+
+def test_endpoints_are_read_as_they_were_written(directory: DataDir) -> None:
+    written = some_endpoints()
+    written.write(directory.endpoints)
+    assert endpoints.read(directory.endpoints) == written
+    assert endpoints.read(directory.path / "none") is None
+
+
+def test_a_broken_endpoints_file_says_what_to_do(directory: DataDir) -> None:
+    directory.endpoints.write_text("{}")
+    with pytest.raises(CommandError, match="not a file of endpoints"):
+        endpoints.read(directory.endpoints)
+
+
+def test_earlier_ports_are_kept_unless_taken(directory: DataDir) -> None:
+    import socket
+
+    with socket.socket() as taken, socket.socket() as free:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        free.bind(("127.0.0.1", 0))
+        taken_port, free_port = taken.getsockname()[1], free.getsockname()[1]
+        free.close()
+        before = some_endpoints(keys=f"127.0.0.1:{taken_port}", ledger=f"127.0.0.1:{free_port}")
+        ports = launching.earlier_ports(before)
+    assert ports["keys"] == 0
+    assert ports["ledger"] == free_port
+    assert set(launching.earlier_ports(None).values()) == {0}
+
+
+def test_the_first_up_decides_the_database_for_good(directory: DataDir) -> None:
+    url = "postgresql+psycopg://u:secret@h/db"
+    first = config.settle(directory, url, [])
+    assert first.sinks == (directory.anchors.as_uri(),)
+    assert first.database == "postgresql"
+    assert directory.config.stat().st_mode & 0o077 == 0
+    assert config.settle(directory, "", []) == first
+    with pytest.raises(CommandError, match="another database") as caught:
+        config.settle(directory, "postgresql+psycopg://u@h/other", [])
+    assert "secret" not in str(caught.value) + caught.value.hint
+
+
+def test_each_service_gets_a_database_of_its_own(directory: DataDir) -> None:
+    sqlite = config.settle(directory, "", ["file:///elsewhere"])
+    assert sqlite.url(directory, "ledger") == f"sqlite:///{directory.path}/db/ledger.sqlite3"
+    assert sqlite.sinks == ("file:///elsewhere",)
+
+
+def test_services_are_told_where_the_others_are(directory: DataDir) -> None:
+    ports = dict(zip(datadir.SERVICES, (1, 2, 3, 0), strict=True))
+    settled = config.settle(directory, "", [])
+    told = launching.environment("ledger", directory, settled, ports)
+    assert told["PROVLEDGER_LEDGER_WITNESS_ENDPOINT"] == "127.0.0.1:2"
+    assert told["PROVLEDGER_LEDGER_PORT"] == "0"
+    assert told["PATH"] == os.environ["PATH"]
+    assert "DATABASE_URL" not in " ".join(
+        launching.environment("witness", directory, settled, ports)
+    )
+
+
+def test_a_target_is_the_data_directory_or_what_is_named(directory: DataDir) -> None:
+    with pytest.raises(CommandError, match="no services have been started"):
+        connect.target(directory.path)
+    some_endpoints().write(directory.endpoints)
+    embedded = connect.target(directory.path)
+    assert embedded.embedded
+    assert embedded.addresses["ledger"] == "127.0.0.1:4"
+    named = connect.target(directory.path, ["h:1", "keys=[::1]:2,anchor=h:3"])
+    assert not named.embedded
+    assert named.addresses == {"ledger": "h:1", "keys": "[::1]:2", "anchor": "h:3"}
+    assert connect.target(directory.path, ["h:1"], first="keys").addresses == {"keys": "h:1"}
+
+
+@pytest.mark.parametrize("text", ["h", "h:", ":1", "db=h:1", "h:x", "keys="])
+def test_an_endpoint_that_cannot_be_read_says_how_it_should_look(
+    directory: DataDir, text: str
+) -> None:
+    with pytest.raises(CommandError) as caught:
+        connect.target(directory.path, [text])
+    assert "127.0.0.1:7001" in caught.value.hint
+
+
+def test_half_a_set_of_certificates_is_refused(directory: DataDir) -> None:
+    with pytest.raises(CommandError, match="tls_key"):
+        connect.target(directory.path, ["h:1"], tls_cert=Path("c.pem"))

@@ -1,0 +1,183 @@
+"""`import` as a pipeline: bounded, exact in what it counts, and safe to run again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import pytest_asyncio
+
+from provledger.errors import NotFoundError, UnavailableError
+from provledger_cli.connect import Remote, Target
+from provledger_cli.datadir import DataDir
+from provledger_cli.importing import Progress, run_import
+from provledger_cli.lines import request_ids
+from tests.integration.client_simulator import (
+    EXHAUSTED,
+    LEDGER,
+    LOST_ANSWER,
+    TURNED_AWAY,
+    UNAVAILABLE,
+    FakeLedger,
+    serving,
+)
+
+IDS = request_ids(b"k" * 32, "test")
+
+
+def lines(count: int, **changes: Any) -> Iterator[bytes]:
+    for number in range(1, count + 1):
+        value = {
+            "action": "CREATE",
+            "resource_type": "Item",
+            "resource_id": str(number),
+            "actor_id": "tester",
+            "new_state": {"n": number},
+        }
+        yield orjson.dumps(value | changes) + b"\n"
+
+
+@pytest.fixture
+def fake() -> FakeLedger:
+    return FakeLedger()
+
+
+@pytest_asyncio.fixture
+async def remote(fake: FakeLedger, tmp_path: Path) -> AsyncIterator[Remote]:
+    async with serving(fake) as endpoint:
+        where = Target(DataDir.at(tmp_path), {"ledger": endpoint}, False)
+        async with Remote(where, timeout_s=10.0) as remote:
+            yield remote
+
+
+async def do_import(remote: Remote, source: Iterable[bytes], **options: Any) -> Progress:
+    progress = Progress()
+    await run_import(remote, LEDGER, source, IDS, progress=progress, **options)
+    return progress
+
+
+async def test_every_line_is_recorded_in_order(remote: Remote, fake: FakeLedger) -> None:
+    progress = await do_import(remote, lines(1234), batch_items=100)
+    assert (progress.lines, progress.appended, progress.rejected) == (1234, 1234, 0)
+    assert list(fake.by_request) == [IDS(number) for number in range(1, 1235)]
+    assert sorted(fake.calls, reverse=True) == [100] * 12 + [34]
+
+
+async def test_running_it_again_appends_nothing(remote: Remote, fake: FakeLedger) -> None:
+    await do_import(remote, lines(50))
+    progress = await do_import(remote, lines(60))
+    assert (progress.appended, progress.repeated) == (10, 50)
+    assert len(fake.receipts) == 60
+
+
+async def test_bad_lines_are_named_and_lose_nothing_else(remote: Remote, fake: FakeLedger) -> None:
+    good = list(lines(4))
+    unknown = orjson.dumps({**orjson.loads(good[0]), "colour": "red"})
+    refused = next(lines(1, actor_id="bad"))
+    source = [good[0], b"{nope\n", good[1], unknown, b"\n", refused, good[2], good[3]]
+    progress = await do_import(remote, source, batch_items=2)
+    assert (progress.appended, progress.rejected, progress.lines) == (4, 3, 8)
+    assert [(item.line, item.field) for item in progress.rejections] == [
+        (2, ""),
+        (4, "colour"),
+        (6, ""),
+    ]
+    assert progress.rejections[2].reason == "INVALID_IDENTIFIER"
+
+
+async def test_a_line_that_is_too_long_is_rejected(remote: Remote, fake: FakeLedger) -> None:
+    source = [*lines(1), b"x" * (9 * 1024 * 1024), *lines(1)]
+    progress = await do_import(remote, source)
+    assert progress.rejected == 1
+    assert "longer than" in progress.rejections[0].message
+
+
+async def test_only_the_first_rejections_are_kept(remote: Remote, fake: FakeLedger) -> None:
+    progress = await do_import(remote, [b"{\n"] * 1000)
+    assert progress.rejected == 1000
+    assert [item.line for item in progress.rejections] == list(range(1, 21))
+
+
+async def test_a_limit_ends_it_early(remote: Remote, fake: FakeLedger) -> None:
+    progress = await do_import(remote, lines(100), limit=7)
+    assert (progress.lines, progress.appended) == (7, 7)
+
+
+@pytest.mark.parametrize("fault", [UNAVAILABLE, EXHAUSTED, LOST_ANSWER, TURNED_AWAY])
+async def test_trouble_on_the_way_loses_and_doubles_nothing(
+    remote: Remote, fake: FakeLedger, fault: str
+) -> None:
+    fake.faults.extend([fault, "", fault, fault])
+    progress = await do_import(remote, lines(300), batch_items=50, in_flight=3)
+    assert progress.recorded == 300
+    assert len(fake.receipts) == 300
+
+
+async def test_one_call_in_flight_keeps_the_order_through_trouble(
+    remote: Remote, fake: FakeLedger
+) -> None:
+    fake.faults.extend(["", UNAVAILABLE, LOST_ANSWER, ""])
+    await do_import(remote, lines(200), batch_items=20, in_flight=1)
+    assert list(fake.by_request) == [IDS(number) for number in range(1, 201)]
+
+
+async def test_no_more_calls_are_in_flight_than_allowed(
+    remote: Remote, fake: FakeLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = running = 0
+    original = remote.append_batch
+
+    async def counted(request: Any) -> Any:
+        nonlocal most, running
+        running += 1
+        most = max(most, running)
+        try:
+            await asyncio.sleep(0)
+            return await original(request)
+        finally:
+            running -= 1
+
+    monkeypatch.setattr(remote, "append_batch", counted)
+    await do_import(remote, lines(400), batch_items=10, in_flight=3)
+    assert most == 3
+
+
+async def test_the_source_is_read_no_further_than_what_is_in_flight(
+    remote: Remote, fake: FakeLedger
+) -> None:
+    taken = 0
+
+    def source() -> Iterator[bytes]:
+        nonlocal taken
+        for line in lines(100_000):
+            taken += 1
+            yield line
+
+    fake.faults.extend([UNAVAILABLE] * 1000)
+    importing = asyncio.create_task(do_import(remote, source(), batch_items=10, in_flight=2))
+    while len(fake.calls) < 4:  # noqa: ASYNC110 - another process's doing, as it were
+        await asyncio.sleep(0.01)
+    importing.cancel()
+    await asyncio.gather(importing, return_exceptions=True)
+    # Two on their way, one waiting for room, and the line that closed it.
+    assert taken <= 3 * 10 + 1
+
+
+async def test_what_fails_for_good_is_raised_and_what_was_recorded_stays(
+    fake: FakeLedger, tmp_path: Path
+) -> None:
+    async with serving(fake) as endpoint:
+        where = Target(DataDir.at(tmp_path), {"ledger": endpoint}, False)
+        async with Remote(where, timeout_s=0.3) as remote:
+            progress = Progress()
+            fake.faults.extend(["", ""] + [UNAVAILABLE] * 1000)
+            with pytest.raises(UnavailableError):
+                await run_import(remote, LEDGER, lines(100), IDS, batch_items=10, progress=progress)
+            assert progress.appended == len(fake.receipts) == 20
+            fake.faults.clear()
+            with pytest.raises(NotFoundError):
+                await run_import(remote, "tenants/t/ledgers/none", lines(1), IDS, progress=progress)

@@ -1,0 +1,210 @@
+"""The line format: every member arrives, what is wrong is named, nothing is dropped in silence."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import hmac
+import io
+from importlib import resources
+from pathlib import Path
+
+import orjson
+import pytest
+
+from provledger.api.common.v1 import common_pb2
+from provledger.errors import IdentifierError, InputError, InvalidJSONError
+from provledger_cli.failures import CommandError
+from provledger_cli.lines import draft_from_line, request_ids
+from provledger_cli.sources import LineSource
+
+LINE = {
+    "action": "UPDATE",
+    "resource_type": "Version",
+    "resource_id": "redis/8.8.2",
+    "actor_id": "bot",
+    "occurred_at": "2024-04-08T18:43:54+00:00",
+    "upstream_event": "git:221b",
+    "previous_state": {"date": None},
+    "new_state": {"date": "2024-04-08"},
+}
+
+
+def line(**changes: object) -> bytes:
+    return orjson.dumps({**LINE, **changes})
+
+
+def test_a_line_becomes_a_draft_with_all_its_members() -> None:
+    draft = draft_from_line(line(), "r-1")
+    assert draft.request_id == "r-1"
+    assert draft.actor.id == "bot"
+    assert draft.occurred_at == "2024-04-08T18:43:54+00:00"
+    assert list(draft.origin.upstream_events) == ["git:221b"]
+    assert draft.mutation == common_pb2.Mutation(
+        action=common_pb2.ACTION_UPDATE,
+        resource_type="Version",
+        resource_id="redis/8.8.2",
+        previous_state=b'{"date":null}',
+        new_state=b'{"date":"2024-04-08"}',
+    )
+
+
+def test_optional_members_arrive() -> None:
+    draft = draft_from_line(
+        line(
+            request_id="given",
+            diff=[{"op": "replace", "path": "/date", "value": 1}],
+            origin={"service": "billing", "trace_id": "ab" * 16, "upstream_events": ["e1"]},
+            op_id="op-2",
+            op_parent_id="op-1",
+        ),
+        "not used",
+    )
+    assert draft.request_id == "given"
+    assert orjson.loads(draft.mutation.diff)[0]["op"] == "replace"
+    assert (draft.origin.service, draft.origin.trace_id) == ("billing", "ab" * 16)
+    assert list(draft.origin.upstream_events) == ["git:221b", "e1"]
+    assert (draft.op_id, draft.op_parent_id) == ("op-2", "op-1")
+
+
+def test_an_origin_may_be_the_name_of_a_service() -> None:
+    assert draft_from_line(line(origin="billing"), "r").origin.service == "billing"
+
+
+def test_null_states_are_absent_states() -> None:
+    draft = draft_from_line(line(action="CREATE", previous_state=None), "r")
+    assert draft.mutation.previous_state == b""
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"resourceType": "x"}, "resourceType"),
+        ({"action": None}, "action"),
+        ({"action": "MERGE"}, "action"),
+        ({"action": 1}, "action"),
+        ({"actor_id": 7}, "actor_id"),
+        ({"op_id": []}, "op_id"),
+        ({"origin": 1}, "origin"),
+        ({"origin": {"name": "x"}}, "origin.name"),
+        ({"origin": {"service": 1}}, "origin.service"),
+        ({"origin": {"upstream_events": "e"}}, "origin.upstream_events"),
+    ],
+)
+def test_a_wrong_member_is_named(changes: dict, field: str) -> None:
+    with pytest.raises(IdentifierError) as caught:
+        draft_from_line(line(**changes), "r")
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("text", "pointer"),
+    [
+        (b"{", None),
+        (b"[]", ""),
+        (b'{"action":"CREATE","action":"DELETE"}', "/action"),
+        (b'{"new_state":{"a":NaN}}', None),
+        (b'{"new_state":{"a":9007199254740993}}', "/new_state/a"),
+        (b'{"new_state":"\\ud800"}', "/new_state"),
+        (b"\xff", None),
+        (b'{"new_state":' + b"[" * 80 + b"]" * 80 + b"}", None),
+    ],
+)
+def test_what_is_no_strict_json_is_refused(text: bytes, pointer: str | None) -> None:
+    with pytest.raises(InvalidJSONError) as caught:
+        draft_from_line(text, "r")
+    if pointer is not None:
+        assert caught.value.pointer == pointer
+
+
+def test_every_shipped_mutation_is_a_good_line() -> None:
+    path = resources.files("provledger_cli") / "data" / "demo-mutations.ndjson"
+    lines = path.read_bytes().splitlines()
+    assert len(lines) == 500
+    for text in lines:
+        draft = draft_from_line(text, "r")
+        assert draft.mutation.resource_id
+
+
+def test_request_ids_tell_lines_and_files_apart_and_need_the_key() -> None:
+    ids = request_ids(b"k" * 32, "a.ndjson")
+    assert ids(1) == request_ids(b"k" * 32, "a.ndjson")(1)
+    others = {
+        ids(2),
+        request_ids(b"k" * 32, "b.ndjson")(1),
+        request_ids(b"l" * 32, "a.ndjson")(1),
+    }
+    assert ids(1) not in others
+    assert len(others) == 3
+
+
+def test_a_request_id_is_the_hmac_of_name_and_line_number() -> None:
+    message = b"provledger/import/v1\n" + (8).to_bytes(4, "big") + b"a.ndjson"
+    message += (12).to_bytes(8, "big")
+    expected = hmac.new(b"k" * 32, message, hashlib.sha256).hexdigest()[:32]
+    assert request_ids(b"k" * 32, "a.ndjson")(12) == expected
+
+
+def test_files_are_read_the_same_plain_and_compressed(tmp_path: Path) -> None:
+    plain, packed = tmp_path / "a.ndjson", tmp_path / "a.ndjson.gz"
+    data = b'{"a":1}\n\n{"b":2}'
+    plain.write_bytes(data)
+    packed.write_bytes(gzip.compress(data))
+    for path in (plain, packed):
+        with LineSource(path, max_line_bytes=100) as source:
+            assert source.name == "a.ndjson"
+            assert list(source.lines()) == [b'{"a":1}\n', b"\n", b'{"b":2}']
+            assert source.position_bytes == path.stat().st_size == source.size_bytes
+
+
+def test_compression_is_told_by_the_bytes_not_by_the_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.ndjson"
+    path.write_bytes(gzip.compress(b"x\n"))
+    with LineSource(path, max_line_bytes=100) as source:
+        assert list(source.lines()) == [b"x\n"]
+
+
+def test_a_line_that_is_too_long_is_cut_and_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "a.ndjson"
+    path.write_bytes(b"a\n" + b"x" * 1_000_000 + b"\nb\n" + b"y" * 50)
+    with LineSource(path, max_line_bytes=10) as source:
+        assert list(source.lines()) == [b"a\n", b"x" * 11, b"b\n", b"y" * 11]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip"])
+def test_a_damaged_compressed_file_says_so(tmp_path: Path, damage: str) -> None:
+    packed = bytearray(gzip.compress(bytes(range(256)) * 1000))
+    if damage == "cut":
+        del packed[-20:]
+    else:
+        packed[-6] ^= 1
+    path = tmp_path / "a.gz"
+    path.write_bytes(packed)
+    with (
+        LineSource(path, max_line_bytes=10_000) as source,
+        pytest.raises(CommandError, match="damaged"),
+    ):
+        list(source.lines())
+
+
+def test_a_missing_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match="cannot be read"):
+        LineSource(tmp_path / "none", max_line_bytes=10)
+
+
+def test_standard_input_is_read_under_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stdin:
+        buffer = io.BufferedReader(io.BytesIO(b"x\ny\n"))
+
+    monkeypatch.setattr("sys.stdin", Stdin())
+    with LineSource(Path("-"), max_line_bytes=10) as source:
+        assert (source.name, list(source.lines())) == ("stdin", [b"x\n", b"y\n"])
+
+
+BAD_LINES = [b"", b"null", b"1", b'"x"', b'{"new_state":1e400}', b"{}", b'{"action":{}}']
+
+
+@pytest.mark.parametrize("text", BAD_LINES)
+def test_bad_lines_raise_only_errors_of_ours(text: bytes) -> None:
+    with pytest.raises(InputError):
+        draft_from_line(text, "r")

@@ -1,0 +1,164 @@
+"""What holds for every command: an example, `--json`, a twin in the environment for each option."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import typer.main
+
+from provledger import settings
+from provledger.errors import (
+    DataLossError,
+    InvalidArgumentError,
+    KeyFormatError,
+    UnavailableError,
+    VerificationError,
+)
+from provledger_cli import failures, output
+from provledger_cli.failures import CommandError
+from provledger_cli.keys_main import app as keys_app
+from provledger_cli.main import app
+from provledger_cli.verbs.list_ import _time_ns
+
+
+def commands() -> dict[str, Any]:
+    """Every verb with its command object."""
+    root: Any = typer.main.get_command(app)
+    found: dict[str, Any] = {}
+    for name, command in root.commands.items():
+        if name == "keys":
+            found |= {f"keys {verb}": sub for verb, sub in command.commands.items()}
+        else:
+            found[name] = command
+    return found
+
+
+def options(command: Any) -> list[Any]:
+    return [parameter for parameter in command.params if parameter.name != "help"]
+
+
+def test_the_verbs_are_those_of_the_manual() -> None:
+    assert set(commands()) == {
+        *("up", "down", "status", "import", "append", "get", "list", "export", "verify"),
+        *("keys list", "keys show", "keys jwks", "keys rotate"),
+    }
+    root: Any = typer.main.get_command(keys_app)
+    assert set(root.commands) == {"list", "show", "jwks", "rotate"}
+
+
+@pytest.mark.parametrize("name", commands())
+def test_every_verb_shows_an_example_and_answers_in_json(name: str) -> None:
+    command = commands()[name]
+    assert "Example: " in command.help
+    assert "--json" in [text for option in options(command) for text in option.opts]
+
+
+@pytest.mark.parametrize("name", commands())
+def test_every_option_has_a_twin_in_the_environment(name: str) -> None:
+    for option in options(commands()[name]):
+        assert option.envvar, f"{name} {option.opts}"
+        assert str(option.envvar).startswith("PROVLEDGER_")
+
+
+def test_no_twin_is_taken_for_a_setting_of_a_service() -> None:
+    """Services refuse variables under their own prefix that they do not know."""
+    prefixes = tuple(settings.env_name(service, "") for service in settings.SERVICES)
+    for command in commands().values():
+        for option in options(command):
+            assert not str(option.envvar).startswith(prefixes)
+
+
+def test_a_twin_means_the_same_option_everywhere() -> None:
+    """Sharing a variable is fine between verbs, not within one."""
+    for name, command in commands().items():
+        twins = [option.envvar for option in options(command)]
+        assert len(set(twins)) == len(twins), name
+
+
+def run(*arguments: str, module: str = "provledger_cli") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PROVLEDGER_DATA_DIR": "/dev/null/provledger", "PATH": "/usr/bin:/bin"},
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["frobnicate"],
+        ["import"],
+        ["import", "x.ndjson", "--tenant", "t", "--batch", "0"],
+        ["list", "--tenant", "t"],
+        ["list", "--tenant", "T!"],
+        ["list", "--tenant", "t", "--since", "yesterday"],
+        ["get", "not-a-uuid", "--tenant", "t"],
+        ["get", "bare"],
+        ["status"],
+        ["up"],
+        ["keys", "show", "no/such"],
+        ["keys", "rotate", "--kid", "a", "--uri", "local:a.pem"],
+        ["status", "--endpoint", "127.0.0.1:1"],
+    ],
+)
+def test_usage_errors_and_absent_services_are_could_not_tell(arguments: list[str]) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.strip()
+    assert "Traceback" not in done.stderr
+
+
+def test_keys_stands_alone_too() -> None:
+    done = run("list", module="provledger_cli.keys_main")
+    assert done.returncode == 2
+    assert "provledger up" in done.stderr
+
+
+def test_stopping_what_does_not_run_is_no_error(tmp_path: Any) -> None:
+    done = run("down", "--data-dir", str(tmp_path), "--json")
+    assert done.returncode == 0
+    assert '"stopped": false' in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (CommandError("x", hint="y"), 2),
+        (VerificationError("x", check="entry"), 1),
+        (DataLossError("ROW_BROKEN", "seq 3"), 1),
+        (UnavailableError("DOWN", "x"), 2),
+        (InvalidArgumentError("X", "x"), 2),
+        (KeyFormatError("x"), 2),
+        (FileNotFoundError(2, "No such file", "x"), 2),
+        (RuntimeError("x"), 2),
+    ],
+)
+def test_errors_have_an_exit_code_and_say_what_to_do(
+    error: Exception, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output.use_json(True)
+    try:
+        assert failures.report(error) == code
+    finally:
+        output.use_json(False)
+    said = capsys.readouterr()
+    assert "error: " in said.err
+    assert '"error"' in said.out
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", 0),
+        ("1970-01-01T00:00:01Z", 1_000_000_000),
+        ("1970-01-01T01:00:00.000000001+01:00", 1),
+        ("2025-11-20T19:00:00.123456789z", 1_763_665_200_123_456_789),
+    ],
+)
+def test_times_keep_their_nanoseconds(text: str, expected: int) -> None:
+    assert _time_ns(text, "--since") == expected

@@ -1,0 +1,188 @@
+"""`provledger verify FILE`: offline, with exit codes and words that scripts can rely on."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from provledger.export import FOOTER_PREFIX
+from tests.support.chain import Chain, key_set, sample_chain
+
+
+@pytest.fixture(scope="module")
+def chain() -> Chain:
+    return sample_chain((20, 30))
+
+
+@pytest.fixture
+def work(tmp_path: Path, chain: Chain) -> Path:
+    (tmp_path / "jwks.json").write_bytes(key_set().encode())
+    (tmp_path / "export.ndjson").write_bytes(b"".join(chain.export()))
+    (tmp_path / "head.json").write_bytes(chain.head() + b"\n")
+    (tmp_path / "checkpoint.txt").write_bytes(chain.checkpoint())
+    return tmp_path
+
+
+def verify(work: Path, *arguments: str) -> tuple[int, Any, str]:
+    """Run the command; (exit code, JSON document, stderr)."""
+    done = subprocess.run(
+        [sys.executable, "-m", "provledger_cli", "verify", *arguments, "--json"],
+        cwd=work,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, json.loads(done.stdout), done.stderr
+
+
+def test_a_good_export_holds(work: Path, chain: Chain) -> None:
+    code, answer, _ = verify(work, "export.ndjson", "--keys", "jwks.json")
+    assert code == 0
+    assert answer["holds"] is True
+    assert answer["receipts"] == 51
+    assert answer["subject"] == chain.name
+    outcomes = {check["check"]: check["outcome"] for check in answer["checks"]}
+    assert outcomes["inclusion"] == "holds"
+    assert outcomes["truncation"] == "not_checked"
+
+
+def test_a_head_obtained_elsewhere_settles_truncation(work: Path) -> None:
+    code, answer, _ = verify(
+        work, "export.ndjson", "--keys", "jwks.json", "--head", "head.json",
+        "--checkpoint", "checkpoint.txt",
+    )  # fmt: skip
+    assert code == 0
+    outcomes = {check["check"]: check["outcome"] for check in answer["checks"]}
+    assert outcomes["truncation"] == "holds"
+
+
+def test_a_compressed_export_holds_too(work: Path) -> None:
+    (work / "export.gz").write_bytes(gzip.compress((work / "export.ndjson").read_bytes()))
+    assert verify(work, "export.gz", "--keys", "jwks.json")[0] == 0
+
+
+def test_a_flipped_byte_is_found_and_the_receipt_named(work: Path) -> None:
+    lines = (work / "export.ndjson").read_bytes().splitlines(keepends=True)
+    line = bytearray(lines[30])
+    line[line.index(b'"entityId":"') + 12] ^= 1
+    name = orjson.loads(lines[30])["id"]
+    lines[30] = bytes(line)
+    (work / "broken.ndjson").write_bytes(b"".join(lines))
+    code, answer, _ = verify(work, "broken.ndjson", "--keys", "jwks.json")
+    assert code == 1
+    assert answer["holds"] is False
+    assert (answer["receipt"], answer["line"]) == (name, 31)
+    assert answer["finding"] == "payload_changed"
+
+
+def test_a_cut_off_export_does_not_hold(work: Path) -> None:
+    lines = (work / "export.ndjson").read_bytes().splitlines(keepends=True)
+    (work / "cut.ndjson").write_bytes(b"".join(lines[:-1]))
+    code, answer, _ = verify(work, "cut.ndjson", "--keys", "jwks.json")
+    assert (code, answer["finding"]) == (1, "truncated")
+
+
+def test_an_export_that_stops_before_the_head_given_does_not_hold(work: Path, chain: Chain) -> None:
+    (work / "short.ndjson").write_bytes(
+        b"".join(chain.export(chain.receipts()[:40], head=None, signed=None))
+    )
+    code, answer, _ = verify(work, "short.ndjson", "--keys", "jwks.json", "--head", "head.json")
+    assert (code, answer["finding"]) == (1, "truncated")
+
+
+def test_a_question_that_stays_open_is_could_not_tell(work: Path, chain: Chain) -> None:
+    """A checkpoint the export has no proof from: neither reached nor missed."""
+    (work / "old.txt").write_bytes(chain.checkpoint(10))
+    code, answer, _ = verify(
+        work, "export.ndjson", "--keys", "jwks.json", "--checkpoint", "old.txt"
+    )
+    assert code == 2
+    assert answer["holds"] is None
+
+
+@pytest.mark.parametrize("indented", [False, True])
+def test_one_receipt_is_verified_alone(work: Path, chain: Chain, indented: bool) -> None:
+    receipt = chain.receipts()[5]
+    text = receipt.encode()
+    if indented:
+        text = json.dumps(orjson.loads(text), indent=2).encode()
+    (work / "receipt.json").write_bytes(text)
+    code, answer, _ = verify(work, "receipt.json", "--keys", "jwks.json")
+    assert (code, answer["subject"], answer["receipts"]) == (0, receipt.name, 1)
+
+
+def test_a_receipt_without_proof_is_unverified_not_passed(work: Path, chain: Chain) -> None:
+    (work / "receipt.json").write_bytes(chain.links[5][0].encode())
+    code, answer, _ = verify(work, "receipt.json", "--keys", "jwks.json")
+    assert (code, answer["status"], answer["holds"]) == (2, "unverified", None)
+
+
+def test_a_receipt_of_the_old_format_is_unverified(work: Path) -> None:
+    (work / "old.json").write_bytes(b'{"id":"r1","payload":{},"receiptHash":"00"}')
+    code, answer, _ = verify(work, "old.json", "--keys", "jwks.json")
+    assert (code, answer["status"]) == (2, "unverified")
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", b"\x00\xff" * 100, b"{}", b"[]\n[]\n"])
+def test_a_file_that_is_something_else_does_not_hold(work: Path, data: bytes) -> None:
+    (work / "other").write_bytes(data)
+    code, answer, _ = verify(work, "other", "--keys", "jwks.json")
+    assert (code, answer["check"]) == (1, "format")
+
+
+def test_an_export_whose_first_line_was_damaged_is_still_read_as_one(work: Path) -> None:
+    data = bytearray((work / "export.ndjson").read_bytes())
+    data[2] ^= 1
+    (work / "broken.ndjson").write_bytes(data)
+    code, answer, _ = verify(work, "broken.ndjson", "--keys", "jwks.json")
+    assert (code, answer["line"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["export.ndjson"], "--keys"),
+        (["none.ndjson", "--keys", "jwks.json"], "cannot be read"),
+        (["export.ndjson", "--keys", "none.json"], "none.json"),
+        (["export.ndjson", "--keys", "export.ndjson"], "JWK Set"),
+        ([], "nothing to verify"),
+    ],
+)
+def test_what_cannot_be_read_is_could_not_tell(work: Path, arguments: list[str], said: str) -> None:
+    code, answer, talk = verify(work, *arguments)
+    assert code == 2
+    assert said in answer["error"]["message"] + answer["error"].get("next", "")
+    assert "Traceback" not in talk
+
+
+def test_verifying_a_file_imports_no_grpc_and_no_database(work: Path) -> None:
+    program = (
+        "import sys\n"
+        "sys.argv = ['provledger', 'verify', 'export.ndjson', '--keys', 'jwks.json']\n"
+        "from provledger_cli.main import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        "heavy = {'grpc', 'google.protobuf', 'sqlalchemy', 'psycopg', 'sqlite3'}\n"
+        "found = heavy & set(sys.modules)\n"
+        "assert not found, found\n"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=work, check=True, capture_output=True)
+
+
+def test_the_table_says_what_was_not_checked(work: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "provledger_cli", "verify", "export.ndjson", "--keys", "jwks.json"],
+        cwd=work,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "verified: 51 receipts" in done.stdout
+    assert "not checked" in done.stdout
+    assert FOOTER_PREFIX.decode() not in done.stdout

@@ -1,0 +1,192 @@
+"""Drafts become messages, messages become receipts, and what cannot be written down is refused."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+
+import pytest
+
+from provledger.api.common.v1 import common_pb2
+from provledger.client import AnchorState, Document, Mutation, convert
+from provledger.errors import IdentifierError, InvalidJSONError, ReceiptFormatError
+from provledger.rpc.errors import status_to_pb
+
+
+def mutation(**changes: object) -> Mutation:
+    values: dict = {
+        "action": "UPDATE",
+        "resource_type": "Account",
+        "resource_id": "42",
+        "actor_id": "job",
+        "previous_state": {"plan": "free"},
+        "new_state": {"plan": "pro"},
+    }
+    return Mutation(**{**values, **changes})
+
+
+def full_receipt() -> common_pb2.Receipt:
+    message = common_pb2.Receipt(
+        name="tenants/t/ledgers/main/receipts/018f0000-0000-7000-8000-000000000000",
+        receipt_type="mutation",
+        ledger_uid=bytes(16),
+        suite=common_pb2.SUITE_FIPS,
+        seq=3,
+        t_ns=1_763_665_200_000_000_001,
+        previous_hash=b"p" * 32,
+        payload_hash=b"q" * 32,
+        receipt_hash=b"r" * 32,
+        kid="witness-1",
+        anchor_state=common_pb2.ANCHOR_STATE_LOGGED,
+        statement=b"{}",
+        payload=b'{"a":1}',
+    )
+    message.signature.body = b"{}"
+    message.signature.sig = b"s" * 64
+    message.signature.path.append(b"h" * 32)
+    message.commitment.profile = "fields-v1"
+    message.commitment.size = 8
+    message.commitment.secret = b"x" * 32
+    proof = message.proofs.add(origin="log.example", log_index=7, checkpoint=b"note")
+    proof.hashes.append(b"i" * 32)
+    proof.evidence.add(sink="file:///a", kind="file", acknowledged_at_ns=5, evidence=b"{}")
+    return message
+
+
+def test_states_are_written_as_canonical_json() -> None:
+    message = convert.draft_to_pb(mutation(new_state={"b": 1.0, "a": "é"}))
+    assert message.mutation.new_state == '{"a":"é","b":1}'.encode()
+
+
+def test_bytes_are_taken_for_json_text_and_sent_unread() -> None:
+    message = convert.draft_to_pb(mutation(new_state=b'{ "not": parsed'))
+    assert message.mutation.new_state == b'{ "not": parsed'
+
+
+def test_an_absent_state_is_empty() -> None:
+    message = convert.draft_to_pb(mutation(action="CREATE", previous_state=None))
+    assert message.mutation.previous_state == b""
+    assert message.mutation.action == common_pb2.ACTION_CREATE
+
+
+def test_every_draft_without_a_request_id_gets_one_of_its_own() -> None:
+    draft = mutation()
+    first, second = convert.draft_to_pb(draft), convert.draft_to_pb(draft)
+    assert uuid.UUID(first.request_id).version == 4
+    assert first.request_id != second.request_id
+
+
+def test_a_given_request_id_is_kept() -> None:
+    assert convert.draft_to_pb(mutation(request_id="r-1")).request_id == "r-1"
+
+
+def test_an_aware_datetime_is_written_with_its_offset() -> None:
+    moment = datetime(2024, 4, 8, 18, 43, 54, tzinfo=UTC)
+    assert convert.draft_to_pb(mutation(occurred_at=moment)).occurred_at == (
+        "2024-04-08T18:43:54+00:00"
+    )
+
+
+def test_a_naive_datetime_is_refused() -> None:
+    with pytest.raises(IdentifierError, match="occurred_at"):
+        convert.draft_to_pb(mutation(occurred_at=datetime(2024, 4, 8)))  # noqa: DTZ001
+
+
+def test_a_state_that_is_no_json_names_the_field_and_the_place() -> None:
+    with pytest.raises(InvalidJSONError, match="new_state") as caught:
+        convert.draft_to_pb(mutation(new_state={"a": [1, float("nan")]}))
+    assert caught.value.pointer == "/a/1"
+
+
+def test_an_unknown_action_is_refused() -> None:
+    with pytest.raises(IdentifierError, match="action"):
+        convert.draft_to_pb(mutation(action="MERGE"))
+
+
+def test_origin_is_left_out_where_nothing_was_said() -> None:
+    assert not convert.draft_to_pb(mutation()).HasField("origin")
+    message = convert.draft_to_pb(mutation(upstream_events=("git:1", "git:2")))
+    assert list(message.origin.upstream_events) == ["git:1", "git:2"]
+
+
+@pytest.mark.parametrize(
+    ("media_type", "payload", "expected"),
+    [
+        ("application/json", {"b": 1, "a": None}, b'{"a":null,"b":1}'),
+        ("application/vnd.x+json", None, b"null"),
+        ("image/png", b"\x89PNG", b"\x89PNG"),
+    ],
+)
+def test_documents_carry_bytes_or_json(media_type: str, payload: object, expected: bytes) -> None:
+    draft = Document(
+        receipt_type="evidence.x",
+        media_type=media_type,
+        payload=payload,
+        resource_type="Image",
+        resource_id="1",
+        actor_id="a",
+    )
+    assert convert.draft_to_pb(draft).document.payload == expected
+
+
+def test_a_document_of_another_type_must_be_bytes() -> None:
+    draft = Document(
+        receipt_type="x",
+        media_type="text/plain",
+        payload="text",
+        resource_type="Note",
+        resource_id="1",
+        actor_id="a",
+    )
+    with pytest.raises(IdentifierError, match="payload"):
+        convert.draft_to_pb(draft)
+
+
+def test_a_full_receipt_keeps_everything() -> None:
+    receipt = convert.receipt_from_pb(full_receipt())
+    assert receipt.ledger == "tenants/t/ledgers/main"
+    assert receipt.timestamp_iso == "2025-11-20T19:00:00.000000001Z"
+    assert receipt.suite == "fips"
+    assert receipt.signature.path == (b"h" * 32,)
+    assert receipt.commitment.secret == b"x" * 32
+    assert receipt.proofs[0].evidence[0].sink == "file:///a"
+    assert b'"payload":{"a":1}' in receipt.encode()
+
+
+def test_the_first_receipt_has_no_previous_hash() -> None:
+    message = full_receipt()
+    message.previous_hash = b""
+    assert convert.receipt_from_pb(message).previous_hash is None
+
+
+def test_a_receipt_without_secret_shows_no_payload() -> None:
+    message = full_receipt()
+    message.commitment.secret = b""
+    message.payload = b""
+    assert convert.receipt_from_pb(message).payload is None
+
+
+def test_a_basic_view_is_no_receipt_but_a_summary() -> None:
+    message = full_receipt()
+    message.statement = b""
+    with pytest.raises(ReceiptFormatError, match="FULL"):
+        convert.receipt_from_pb(message)
+    assert convert.summary_from_pb(message).anchor_state is AnchorState.LOGGED
+
+
+def test_a_suite_of_the_future_is_refused_by_name() -> None:
+    message = full_receipt()
+    message.suite = 99  # type: ignore[assignment]
+    with pytest.raises(ReceiptFormatError, match="suite"):
+        convert.receipt_from_pb(message)
+
+
+def test_a_refused_item_becomes_a_typed_error() -> None:
+    refused = common_pb2.AppendResult(
+        index=4, error=status_to_pb(IdentifierError("actor.id", "is required"))
+    )
+    result = convert.result_from_pb(refused, index=9, request_id="r", full=False)
+    assert (result.index, result.request_id, result.summary) == (9, "r", None)
+    assert result.error is not None
+    assert result.error.code == "INVALID_ARGUMENT"
+    assert result.error.violations[0].field == "actor.id"

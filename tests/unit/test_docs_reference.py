@@ -1,0 +1,190 @@
+"""The reference pages say what the code says: settings, RPCs, verbs, reasons, limits, columns."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from scripts import error_reasons, reference_docs
+from scripts.doc_blocks import REPO
+
+from anchor_svc.storage import tables as anchor_tables
+from keys_svc import storage as keys_storage
+from ledger_svc import admission
+from ledger_svc.storage import tables as ledger_tables
+from provledger import export, jcs, keyset, names, note, patch, receipt, statement, tiles
+from provledger.api.anchor.v1 import anchor_pb2
+from provledger.api.keys.v1 import keys_pb2
+from provledger.api.ledger.v1 import ledger_pb2
+from provledger.api.witness.v1 import witness_pb2
+from provledger.rpc.settings import ServerSettings
+from provledger_cli import lines
+from witness_svc import checks
+
+DOCS = REPO / "docs"
+
+
+def page(name: str) -> str:
+    return (DOCS / name).read_text("utf-8")
+
+
+def test_generated_blocks_are_fresh() -> None:
+    stale = [
+        path.name for path, data in reference_docs.outputs().items() if path.read_bytes() != data
+    ]
+    assert not stale, "run python scripts/reference_docs.py"
+
+
+@pytest.mark.parametrize("service", reference_docs.SERVICES)
+def test_every_setting_is_documented(service: str) -> None:
+    text = page("configuration.md")
+    for row in reference_docs.settings_of(service):
+        assert f"`{row.field}`" in text
+        shared = row.env.replace(f"_{service.upper()}_", "_<SERVICE>_", 1)
+        assert f"`{row.env}`" in text or f"`{shared}`" in text
+
+
+@pytest.mark.parametrize("module", [anchor_pb2, keys_pb2, ledger_pb2, witness_pb2])
+def test_every_rpc_is_documented(module) -> None:
+    text = page("rpcs.md")
+    methods = [
+        f"`{service.name}/{method.name}`"
+        for service in module.DESCRIPTOR.services_by_name.values()
+        for method in service.methods
+    ]
+    assert methods
+    assert not [method for method in methods if method not in text]
+
+
+def test_every_verb_and_option_is_documented() -> None:
+    text = page("cli.md")
+    missing = []
+    for name, command in reference_docs.commands():
+        section = re.search(rf"### `{name}`\n(.*?)(?=\n### |\Z)", text, re.DOTALL)
+        options = [option for item in command.params for option in item.opts if "--" in option]
+        if section is None:
+            missing.append(name)
+        else:
+            missing += [f"{name} {opt}" for opt in options if f"`{opt}`" not in section[1]]
+    assert not missing
+
+
+def test_every_member_of_the_line_format_is_documented() -> None:
+    text = page("cli.md").split("## The line format")[1].split("\n## ")[0]
+    assert not [member for member in lines.MEMBERS if f"`{member}`" not in text]
+
+
+def test_every_reason_is_documented() -> None:
+    assert not error_reasons.undocumented(), "add a line to scripts/error_reasons.txt"
+    assert not error_reasons.unused(), "no longer in the code: scripts/error_reasons.txt"
+    assert not error_reasons.wrong_codes(), "raised with another code than documented"
+    text = page("formats/errors.md")
+    assert not [reason for reason in error_reasons.REASONS if f"`{reason}`" not in text]
+
+
+def test_reasons_are_within_aip_193() -> None:
+    for reason, said in error_reasons.REASONS.items():
+        assert re.fullmatch(r"[A-Z][A-Z0-9_]{0,62}", reason)
+        assert set(said.codes) <= error_reasons.NOT_REASONS
+        assert said.means
+        assert said.do
+
+
+def mib(value: int) -> str:
+    return f"{value // 2**20} MiB"
+
+
+def test_limits_are_those_of_the_code() -> None:
+    text = page("formats/limits.md")
+    defaults = {row.field: row.default for row in reference_docs.settings_of("ledger")}
+    shown = [
+        mib(ServerSettings().max_message_bytes),
+        f"1 to {admission.MAX_BATCH_ITEMS:,}",
+        f"{admission.DEFAULT_PAGE_SIZE} by default, at most {admission.MAX_PAGE_SIZE:,}",
+        f"{int(defaults['stream_in_flight'])} (`stream_in_flight`)",
+        f"{int(defaults['queue_items']):,} and {mib(int(defaults['queue_bytes']))}",
+        f"{ServerSettings().max_concurrent_streams:,}",
+        f"{ServerSettings().max_concurrent_rpcs:,}",
+        f"{ServerSettings().deadline_s:.0f} s",
+        f"| {mib(checks.MAX_PAYLOAD_BYTES)} |",
+        f"| {jcs.MAX_DEPTH}; a state of a mutation {checks.MAX_STATE_DEPTH},",
+        f"| {jcs.MAX_FIELDS:,} |",
+        f"{patch.MAX_OPERATIONS:,}, and what its `copy` operations copy, "
+        f"{mib(patch.MAX_COPIED_BYTES)}",
+        f"{statement.MAX_STATEMENT_BYTES // 1024} KiB",
+        f"{tiles.MAX_ENTRY_BYTES:,} bytes",
+        f"1 to {names.MAX_REQUEST_ID_CHARS} printable",
+        f"1 to {names.MAX_ID_BYTES} bytes",
+        f"1 to {names.MAX_RESOURCE_ID_BYTES:,} bytes",
+        f"at most {checks.MAX_ACTOR_TYPE_BYTES} bytes",
+        f"at most {checks.MAX_UPSTREAM_EVENTS} |",
+        mib(receipt.MAX_RECEIPT_BYTES),
+        f"{export.MAX_CONSISTENCY_PROOFS:,}",
+        f"{mib(keyset.MAX_JWKS_BYTES)} and {keyset.MAX_KEYS:,} keys",
+        f"{mib(note.MAX_NOTE_BYTES)} and {note.MAX_SIGNATURES} signature lines",
+    ]
+    assert admission.MAX_PAYLOAD_BYTES == checks.MAX_PAYLOAD_BYTES
+    assert not [limit for limit in shown if limit not in text]
+
+
+def columns(service: str) -> dict[str, list[str]]:
+    """Table and column names of a service."""
+    metadata: sa.MetaData = {
+        "Keys": keys_storage._metadata,
+        "Ledger": ledger_tables.metadata,
+        "Anchor": anchor_tables._metadata,
+    }[service]
+    return {
+        table.name: [column.name for column in table.columns] for table in metadata.sorted_tables
+    }
+
+
+@pytest.mark.parametrize("service", ["Keys", "Ledger", "Anchor"])
+def test_every_column_has_a_sentence_in_trust(service: str) -> None:
+    section = page("trust.md").split(f"### {service} service")[1].split("\n### ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    missing = []
+    for table, names_of_columns in columns(service).items():
+        said = " ".join(row for row in rows if row.strip().startswith(f"`{table}."))
+        if f"`{table}.*`" in said:
+            continue
+        missing += [
+            f"{table}.{name}"
+            for name in names_of_columns
+            if f"`{name}`" not in said and f"`{table}.{name}`" not in said
+        ]
+    # Keys that only say which row it is: what names the ledger or log is spoken of with the rest.
+    ours = {f"{table}.{name}" for table in columns(service) for name in ("ledger_uid", "log_uid")}
+    assert not set(missing) - ours - {"registry.id"}
+
+
+def test_every_table_is_in_the_architecture() -> None:
+    text = page("architecture.md")
+    for service in ("Keys", "Ledger", "Anchor"):
+        assert not [table for table in columns(service) if f"`{table}`" not in text]
+
+
+def test_glossary_words_link_to_pages_that_exist() -> None:
+    words = re.findall(r"^\| \*\*(.+?)\*\*", page("glossary.md"), re.MULTILINE)
+    assert len(words) > 40
+    assert len(words) == len(set(words))
+
+
+def test_every_page_is_reachable_from_the_readme() -> None:
+    """Following relative links from README.md leads to every document but the records' template."""
+    link = re.compile(r"\]\(([^()\s#]+)(?:#[^()\s]*)?\)")
+    seen: set[Path] = set()
+    waiting = [REPO / "README.md"]
+    while waiting:
+        here = waiting.pop()
+        if here in seen or here.suffix != ".md" or not here.exists():
+            continue
+        seen.add(here)
+        targets = link.findall(here.read_text("utf-8"))
+        waiting += [(here.parent / target).resolve() for target in targets if ":" not in target]
+    wanted = set(DOCS.rglob("*.md")) - set((DOCS / "adr").glob("*.md"))
+    # Measured on a machine, and linked once there is one.
+    wanted -= {DOCS / "benchmarks.md"}
+    assert not sorted(str(path.relative_to(REPO)) for path in wanted - seen)
