@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from anchor_svc import committer
 from anchor_svc.openlog import OpenLog
 from anchor_svc.sinks import Evidence, PublishedCheckpoint, SinkError, SinkIntegrityError, open_sink
 from anchor_svc.storage import FencedError
@@ -191,6 +192,19 @@ async def test_second_writer_fences_the_first(postgres_database_url: str, tmp_pa
                 await submit(first, ledger, 600)
             await submit(second, ledger, 600)
             await check_log(second, [ledger], keys)
+
+
+async def test_idle_writer_notices_that_it_was_replaced(
+    postgres_database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(committer, "_FENCE_CHECK_S", 0.02)
+    async with running_log(postgres_database_url, tmp_path) as first:
+        watching = asyncio.ensure_future(first.committer.heal())
+        await asyncio.sleep(0.05)
+        assert not watching.done()
+        async with running_log(postgres_database_url, tmp_path):
+            with pytest.raises(FencedError):
+                await asyncio.wait_for(watching, 10)
 
 
 async def test_two_writers_in_turns_never_sign_two_heads(

@@ -285,7 +285,7 @@ async def test_full_queue_says_when_to_come_back(database_url: str) -> None:
 async def test_row_that_cannot_be_stored_fails_alone(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A receipt id that is taken violates an index: a stand-in for any data the database refuses."""
+    """A receipt id that is taken violates an index, in place of any data the database refuses."""
     real_ids = chain.receipt_ids
     taken: list[bytes] = []
 

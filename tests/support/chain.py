@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -73,6 +74,7 @@ class Chain:
     seed: str = "chain"
     links: list[tuple[Receipt, bytes]] = field(default_factory=list)
     leaves: list[bytes] = field(default_factory=list)
+    statements: list[Statement] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.name = names.ledger_name(self.tenant, self.ledger)
@@ -121,7 +123,13 @@ class Chain:
             sink="file:///srv/anchors",
             kind="file",
             acknowledged_at_ns=START_NS,
-            evidence=jcs.encode({"sha256": hashlib.sha256(signed).hexdigest()}),
+            evidence=jcs.encode(
+                {
+                    "name": f"{quote(self.origin, safe='')}/{size:020}.checkpoint",
+                    "sha256": hashlib.sha256(signed).hexdigest(),
+                    "size": str(size),
+                }
+            ),
         )
         proven = []
         for receipt, entry in self.links:
@@ -281,6 +289,7 @@ class Chain:
             commitment=Opening(commitment.profile, commitment.size, commitment.secret),
         )
         self.links.append((receipt, entry))
+        self.statements.append(value)
         self.leaves.append(entry)
 
     def _random(self, label: str, length: int) -> bytes:

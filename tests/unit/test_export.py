@@ -7,6 +7,7 @@ import hashlib
 
 import pytest
 
+from provledger import disclosure
 from provledger.errors import VerificationError
 from provledger.export import (
     ConsistencyProof,
@@ -16,6 +17,7 @@ from provledger.export import (
     verify_export,
 )
 from provledger.report import Check, Finding, Outcome, Status
+from provledger.witness_batch import statement_leaf_hash
 from tests.support.chain import Chain, key_set, mutation, sample_chain, with_changes
 
 KEYS = key_set()
@@ -108,6 +110,29 @@ def test_the_genesis_missing_is_deleted():
 def test_a_receipt_there_twice_is_inserted():
     error = found(CHAIN.export([*RECEIPTS[:5], RECEIPTS[4], *RECEIPTS[5:]]))
     assert (error.check, error.finding) == (Check.CHAIN, Finding.INSERTED)
+
+
+def test_one_signed_statement_linked_twice_is_inserted():
+    """A dishonest ledger links a statement again: every hash and proof of it holds."""
+    chain = sample_chain()
+    receipt = chain.links[4][0]
+    again = chain.statements[4]
+    chain._link(
+        again,
+        receipt.statement,
+        statement_leaf_hash(chain.suite, receipt.statement),
+        receipt.payload or b"",
+        disclosure.Commitment(
+            "fields-v1",
+            receipt.payload_hash,
+            receipt.commitment.size,
+            receipt.commitment.secret or b"",
+        ),
+        receipt.signature,
+    )
+    error = found(chain.export())
+    assert (error.check, error.finding) == (Check.CHAIN, Finding.INSERTED)
+    assert error.line == 11
 
 
 def test_a_forged_receipt_pushed_in_is_inserted():

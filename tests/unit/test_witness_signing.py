@@ -134,7 +134,8 @@ async def together(kms: FakeKMS, calls: list[Callable[[], Awaitable[Any]]]) -> l
     """Hold the first signature back until all calls are waiting; their outcomes."""
     kms.gate.clear()
     tasks = [asyncio.ensure_future(calls[0]())]
-    await kms.started.wait()
+    async with asyncio.timeout(10):
+        await kms.started.wait()
     tasks += [asyncio.ensure_future(call()) for call in calls[1:]]
     await turns()
     kms.gate.set()

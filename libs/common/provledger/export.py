@@ -48,6 +48,8 @@ from provledger.verify import Verifier
 FOOTER_PREFIX = b'{"footer":'
 MAX_CONSISTENCY_PROOFS = 4096
 
+_STATEMENTS_REMEMBERED = 65_536
+
 _HEADER_MEMBERS = frozenset("createdAtNs ledger ledgerUid origin suite treeSize v".split())
 _FOOTER_MEMBERS = frozenset("checkpoint consistency count digest head v".split())
 
@@ -221,6 +223,7 @@ class _ExportVerification:
         self._count = 0
         self._unverified = 0
         self._weakest: dict[Check, CheckResult] = {}
+        self._statements: dict[bytes, None] = {}
 
     def run(self, lines: Iterable[bytes]) -> ExportReport:
         reader = iter(lines)
@@ -305,6 +308,7 @@ class _ExportVerification:
 
     def _check_link(self, receipt: Receipt) -> None:
         """Check a receipt that holds in itself against the one before it."""
+        self._check_statement_is_new(receipt)
         previous = self._previous
         expected = 0 if previous is None else previous.seq + 1
         if receipt.seq > expected:
@@ -329,6 +333,21 @@ class _ExportVerification:
             raise VerificationError(
                 "t_ns does not increase", check=Check.CHAIN, finding=Finding.TIMESTAMP_CHANGED
             )
+
+    def _check_statement_is_new(self, receipt: Receipt) -> None:
+        """Refuse a statement that was linked already, so that one signature counts once.
+
+        Looked for among the last 65,536 receipts, to keep memory constant: a ledger that links an
+        older one again would have to keep a signature for longer than any flush does.
+        """
+        statement = hashlib.sha256(receipt.statement).digest()
+        if statement in self._statements:
+            raise VerificationError(
+                "its statement was linked before", check=Check.CHAIN, finding=Finding.INSERTED
+            )
+        if len(self._statements) == _STATEMENTS_REMEMBERED:
+            del self._statements[next(iter(self._statements))]
+        self._statements[statement] = None
 
     def _finish(self, header: ExportHeader, footer: ExportFooter) -> list[CheckResult]:
         last = self._previous

@@ -24,6 +24,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Final, TypeVar
+from urllib.parse import quote
 
 from provledger import checkpoint as checkpoints
 from provledger import dsse, jcs, names, note
@@ -237,6 +238,7 @@ class Verifier:
             ]
         hasher = SUITES[receipt.suite].tree
         leaf = leaf_hash(entry, hasher)
+        sizes: list[int] = []
         for proof in receipt.proofs:
             checkpoint = self.open_checkpoint(proof.checkpoint, proof.origin)
             try:
@@ -254,15 +256,12 @@ class Verifier:
                     check=Check.INCLUSION,
                     finding=Finding.PROOF_INVALID,
                 ) from error
-        size = max(self._size(proof) for proof in receipt.proofs)
+            sizes.append(checkpoint.size)
         return [
-            _holds(Check.INCLUSION, f"tree size {size}"),
+            _holds(Check.INCLUSION, f"tree size {max(sizes)}"),
             _holds(Check.CHECKPOINT_SIGNATURE, ", ".join(p.origin for p in receipt.proofs)),
-            _check_evidence(receipt.proofs),
+            _check_evidence(tuple(zip(receipt.proofs, sizes, strict=True))),
         ]
-
-    def _size(self, proof: Proof) -> int:
-        return self.open_checkpoint(proof.checkpoint, proof.origin).size
 
     def open_checkpoint(self, signed: bytes, origin: str) -> checkpoints.Checkpoint:
         """Return a checkpoint after checking its log signature against the key set.
@@ -418,31 +417,32 @@ def _check_in_batch(receipt: Receipt, batch: WitnessBatch) -> bytes:
     return statement_hash
 
 
-def _check_evidence(proofs: tuple[Proof, ...]) -> CheckResult:
-    """Check what can be recomputed of the sinks' answers."""
-    pairs = [(proof, item) for proof in proofs for item in proof.evidence]
-    if not pairs:
+def _check_evidence(proofs: tuple[tuple[Proof, int], ...]) -> CheckResult:
+    """Check what can be recomputed of the sinks' answers, given proofs and their tree sizes."""
+    found = [(proof, size, item) for proof, size in proofs for item in proof.evidence]
+    if not found:
         return _not_checked(Check.SINK_EVIDENCE, "no sink has answered for this checkpoint")
-    unknown = {item.kind for proof, item in pairs if not _check_file_evidence(proof, item)}
+    unknown = {
+        item.kind for proof, size, item in found if not _check_file_evidence(proof, size, item)
+    }
     if unknown:
         return _not_checked(Check.SINK_EVIDENCE, f"of kind {', '.join(sorted(unknown))}")
     return _holds(Check.SINK_EVIDENCE, "names this checkpoint; sink and time are claims")
 
 
-def _check_file_evidence(proof: Proof, item: Evidence) -> bool:
-    """Check evidence of kind `file`; return False for a kind that is not known here."""
+def _check_file_evidence(proof: Proof, size: int, item: Evidence) -> bool:
+    """Check evidence of kind `file`; return False for a kind that is not known here.
+
+    All of it can be made again from the checkpoint: `{name, sha256, size}`, JCS.
+    """
     if item.kind != "file":
         return False
-    try:
-        value = jcs.parse(item.evidence)
-    except InvalidJSONError as error:
-        raise VerificationError(
-            "a sink's evidence cannot be read",
-            check=Check.SINK_EVIDENCE,
-            finding=Finding.PROOF_INVALID,
-        ) from error
-    digest = hashlib.sha256(proof.checkpoint).hexdigest()
-    if not isinstance(value, dict) or value.get("sha256") != digest:
+    expected = {
+        "name": f"{quote(proof.origin, safe='')}/{size:020}.checkpoint",
+        "sha256": hashlib.sha256(proof.checkpoint).hexdigest(),
+        "size": str(size),
+    }
+    if item.evidence != jcs.encode(expected):
         raise VerificationError(
             "a sink's evidence names another checkpoint",
             check=Check.SINK_EVIDENCE,

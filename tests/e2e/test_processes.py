@@ -1,0 +1,171 @@
+"""The services as processes: started, found, killed, started again, stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import orjson
+import pytest
+
+from provledger_cli.datadir import is_locked
+from tests.e2e.commands import SERVICES, Installation, exported
+
+LINES = 4000
+
+
+def until(condition: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, f"{what}: not within {timeout_s} s"
+        time.sleep(0.02)
+
+
+def write_lines(path: Path, count: int = LINES) -> None:
+    with path.open("wb") as file:
+        for number in range(count):
+            value = {
+                "action": "CREATE",
+                "resource_type": "Item",
+                "resource_id": str(number),
+                "actor_id": "tester",
+                "new_state": {"number": number, "text": "x" * 50},
+            }
+            file.write(orjson.dumps(value) + b"\n")
+
+
+@pytest.mark.faults
+def test_killing_each_service_during_an_import_loses_and_doubles_nothing(
+    own: Installation,
+) -> None:
+    own.run("up")
+    write_lines(own.work / "many.ndjson")
+    importing = own.start("import", "many.ndjson", "--tenant", "killed", "--batch", "50")
+    for service in SERVICES:
+        until(lambda: own.pid(service) > 0, f"{service} runs")  # noqa: B023
+        own.kill(service)
+        own.run("up")
+    out, talk = importing.communicate(timeout=90)
+    assert importing.returncode == 0, talk.decode()
+    first = json.loads(out)
+    assert first["appended"] + first["repeated"] == LINES
+
+    again = own.run("import", "many.ndjson", "--tenant", "killed").json
+    assert (again["appended"], again["repeated"]) == (0, LINES)
+    own.run("export", "--tenant", "killed", "--out", "killed.ndjson")
+    own.run("keys", "jwks", "--out", "jwks.json")
+    verdict = own.run("verify", "killed.ndjson", "--keys", "jwks.json", data_dir=False).json
+    assert (verdict["holds"], verdict["receipts"]) == (True, LINES + 1)
+    ids = [receipt["payload"]["entityId"] for receipt in exported(own.work / "killed.ndjson")[1:]]
+    assert sorted(ids, key=int) == [str(number) for number in range(LINES)]
+    status = own.run("status").json
+    assert {service["health"] for service in status["services"].values()} == {"serving"}
+
+
+@pytest.mark.faults
+def test_an_import_that_is_killed_goes_on_where_it_was(shared: Installation) -> None:
+    write_lines(shared.work / "resumed.ndjson")
+    importing = shared.start("import", "resumed.ndjson", "--tenant", "resumed", "--batch", "20")
+
+    def some_are_there() -> bool:
+        answer = shared.run("list", "--tenant", "resumed", "--limit", "60", check=False)
+        return answer.code == 0 and len(answer.json["receipts"]) == 60
+
+    until(some_are_there, "some lines are recorded")
+    importing.kill()
+    importing.communicate()
+    again = shared.run("import", "resumed.ndjson", "--tenant", "resumed").json
+    assert again["appended"] + again["repeated"] == LINES
+    assert again["repeated"] >= 60
+    assert shared.run("verify", "--tenant", "resumed").json["receipts"] == LINES + 1
+
+
+def test_up_is_idempotent_and_down_leaves_nothing_running(own: Installation) -> None:
+    first = own.run("up").json
+    assert not first["already_running"]
+    pids = {name: service["pid"] for name, service in first["services"].items()}
+    second = own.run("up").json
+    assert second["already_running"]
+    assert {name: service["pid"] for name, service in second["services"].items()} == pids
+
+    own.kill("ledger")
+    third = own.run("up").json
+    assert third["services"]["ledger"]["pid"] != pids["ledger"]
+    assert third["services"]["ledger"]["endpoint"] == first["services"]["ledger"]["endpoint"]
+
+    assert own.run("down").json["stopped"] is True
+    assert not is_locked(own.data.services_lock)
+    assert own.run("down").json["stopped"] is False
+    down = own.run("status", check=False)
+    assert down.code == 2
+    assert {service["health"] for service in down.json["services"].values()} == {"unreachable"}
+    # What was there is there again.
+    own.run("up")
+    assert own.run("status").json["log"]["tree_size"] >= 1
+
+
+def test_services_end_with_a_supervisor_that_is_killed(own: Installation) -> None:
+    before = own.run("up").json
+    os.kill(before["supervisor_pid"], signal.SIGKILL)
+    until(lambda: not is_locked(own.data.services_lock), "all services end")
+    after = own.run("up").json
+    assert after["supervisor_pid"] != before["supervisor_pid"]
+
+
+def test_two_data_directories_run_side_by_side(own: Installation, shared: Installation) -> None:
+    here = own.run("up").json["services"]
+    there = shared.run("up").json["services"]
+    assert not {service["endpoint"] for service in here.values()} & {
+        service["endpoint"] for service in there.values()
+    }
+    assert own.run("status").json["ledgers"] == []
+
+
+def test_up_in_the_foreground_stops_on_ctrl_c(own: Installation) -> None:
+    process = own.start("up", "--foreground")
+    until(lambda: own.run("status", check=False).code == 0, "everything serves")
+    process.send_signal(signal.SIGINT)
+    out, talk = process.communicate(timeout=30)
+    assert process.returncode == 0, talk.decode()
+    assert json.loads(out)["data_dir"] == str(own.data.path)
+    assert not is_locked(own.data.services_lock)
+
+
+def test_a_service_that_cannot_start_shows_the_end_of_its_log(own: Installation) -> None:
+    own.data.make()
+    (own.data.databases / "keys.sqlite3").write_bytes(b"this is no database" * 100)
+    answer = own.run("up", "--timeout", "5", check=False)
+    assert answer.code == 2
+    assert "keys" in answer.json["error"]["message"]
+    assert "keys.log" in answer.json["error"]["details"]
+
+
+@pytest.mark.postgres
+def test_one_postgresql_database_serves_all_services(
+    own: Installation, postgres_database_url: str
+) -> None:
+    own.run("up", "--database-url", postgres_database_url)
+    write_lines(own.work / "lines.ndjson", 300)
+    assert own.run("import", "lines.ndjson", "--tenant", "pg").json["appended"] == 300
+    assert own.run("verify", "--tenant", "pg").json["receipts"] == 301
+    own.run("down")
+    # The data directory knows its database from then on.
+    assert own.run("up").json["database"] == "postgresql"
+    assert own.run("import", "lines.ndjson", "--tenant", "pg").json["repeated"] == 300
+    other = own.run("up", "--database-url", "postgresql+psycopg://x@y/z", check=False)
+    assert other.code == 2
+
+
+def test_a_sink_elsewhere_gets_the_checkpoints(own: Installation) -> None:
+    elsewhere = own.work / "elsewhere"
+    elsewhere.mkdir()
+    own.run("up", "--sink", elsewhere.as_uri())
+    write_lines(own.work / "few.ndjson", 10)
+    own.run("import", "few.ndjson", "--tenant", "sunk")
+    assert own.run("status", "--wait", "20").json["all_anchored"]
+    assert list(elsewhere.rglob("*.checkpoint"))
+    assert not list(own.data.anchors.iterdir())
