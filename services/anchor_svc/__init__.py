@@ -1,15 +1,23 @@
 """The anchor service: logs of entries, their signed checkpoints, and the sinks these go to.
 
-submission     what may join a log, and where: pure decisions about one ledger's entries
-tree           the growing right edge of a log's Merkle tree: pure
-checkpointing  what one flush adds to a log, and the states of a checkpoint: pure
-tilestore      the C2SP tiles of a log on disk
-storage/       everything else that is kept, on SQLite or PostgreSQL
-logfile        creating a log, and rebuilding its edge at start-up
-committer      the flush: admit, store, sign, tile, release
-proofs         proofs and entries, read from tiles, checked before they are given away
-publisher      what the outside sees: at most one checkpoint a second
-relay, sinks/  how published checkpoints get out of the operator's reach
-servicer       the RPCs; `convert` turns messages into values and back
-service        all of it wired together; `__main__` runs it
+Pure, in the order in which an entry meets them:
+
+    submission     what may join a log, and where
+    tree           the growing right edge of a log's Merkle tree, in tiles
+    checkpointing  what one flush adds to a log, and the states of its heads
+
+With disk and database:
+
+    storage/       everything kept in a database, on SQLite or PostgreSQL (`migrations/`)
+    tilestore      the C2SP tiles of a log; `files` writes them so that they last
+    proofs         proofs and entries, read from tiles, checked before they leave
+    admission      what a submission needs looked up; `recovery` what a log needs at start-up
+    committer      the flush: admit, store, sign, tile, release
+    publisher      what the outside sees: at most one checkpoint in an interval
+    relay, sinks/  how published checkpoints get out of the operator's reach
+    reader         proofs, checkpoints and heads for whoever asks
+    state          where a log stands, for those who wait for it to move on
+    openlog        all of that for one log
+
+And around it `config`, `convert`, `paging`, `servicer`, `keys`, `app`, `__main__`.
 """

@@ -36,7 +36,7 @@ from anchor_svc.keys import SIGN_TIMEOUT_S, Keys, signing_failed
 from anchor_svc.proofs import TileCache, View
 from anchor_svc.recovery import load
 from anchor_svc.state import LogIdentity, LogState
-from anchor_svc.storage import FencedError, Storage
+from anchor_svc.storage import FencedError, LogRow, Storage
 from anchor_svc.submission import Submission
 from anchor_svc.tree import TILE_WIDTH, Edge, Growth
 from provledger import logs, telemetry
@@ -49,7 +49,10 @@ log = logs.get(__name__)
 
 _HEAL: Final = RetryPolicy(attempts=1_000_000, base_s=0.2, cap_s=10.0, budget_s=float("inf"))
 
+_FENCE_CHECK_S: Final = 5.0
+
 _commit_s = telemetry.histogram("anchor.commit.duration", unit="s", doc="One flush")
+_batch = telemetry.histogram("anchor.batch.entries", unit="1", doc="Entries in one flush")
 _leaves = telemetry.counter("anchor.leaves", doc="Entries logged")
 
 
@@ -131,15 +134,19 @@ class Committer:
     async def heal(self) -> None:
         """Finish what failed, again and again until it works; runs as long as the service.
 
+        Looks every few seconds whether the log is still ours: whoever does not write would not
+        notice, and go on answering with what is no longer the newest.
+
         Raises:
             FencedError: another process has taken the log over.
         """
         delays = _HEAL.delays(self._rng)
         while not self.fenced.is_set():
-            await _either(self._unfinished, self.fenced)
+            await _either(self._unfinished, self.fenced, timeout_s=_FENCE_CHECK_S)
             try:
                 async with self._lock:
                     with self._faults():
+                        await self._check_fence()
                         await self._settle()
                 delays = _HEAL.delays(self._rng)
             except StatusError as error:
@@ -172,6 +179,7 @@ class Committer:
             with telemetry.span("anchor.commit", attributes, links=links) as span, self._faults():
                 outcomes = await self._flush([item.submission for item in queued], span)
         _commit_s.record(time.perf_counter() - started_s)
+        _batch.record(len(items))
         return [
             outcome
             for outcome, (_, count) in zip(outcomes, groups, strict=True)
@@ -184,6 +192,9 @@ class Committer:
         edge = await self._settle()
         plan = FlushPlan(edge, self._log.hasher)
         placed = await self._admission.admit_all(plan, submissions)
+        if any(isinstance(place, DataLossError) for place in placed):
+            # Rows that another writer has moved on look damaged to one that was replaced.
+            await self._check_fence()
         if plan.states:
             await self._commit(plan, span)
         size = self._state.signed_size
@@ -205,9 +216,7 @@ class Committer:
 
     async def _reload(self) -> Edge:
         """Read what is stored; what it leaves to do becomes `_pending`."""
-        row = await self._storage.log(self._log.uid)
-        if row.writer_epoch != self.epoch:
-            raise FencedError("another process writes to this log now")
+        row = await self._check_fence()
         stored = await load(self._storage, self._store, row)
         signed = stored.signed
         if signed is not None and signed.note is not None:
@@ -224,6 +233,12 @@ class Committer:
             self._pending = _Pending(head.size, head.root, stored.edge, stored.growth)
             self._unfinished.set()
         return stored.edge
+
+    async def _check_fence(self) -> LogRow:
+        row = await self._storage.log(self._log.uid)
+        if row.writer_epoch != self.epoch:
+            raise FencedError("another process writes to this log now")
+        return row
 
     async def _commit(self, plan: FlushPlan, span: telemetry.Span) -> None:
         """Steps 2 to 6 for a plan that changes something."""
@@ -290,10 +305,10 @@ class Committer:
             ) from error
 
 
-async def _either(first: asyncio.Event, second: asyncio.Event) -> None:
+async def _either(first: asyncio.Event, second: asyncio.Event, *, timeout_s: float) -> None:
     waits = [asyncio.ensure_future(event.wait()) for event in (first, second)]
     try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED, timeout=timeout_s)
     finally:
         for wait in waits:
             wait.cancel()

@@ -12,7 +12,13 @@ from anchor_svc.paging import page_token, read_page_token
 from anchor_svc.reader import Proof, Proven
 from anchor_svc.state import LogIdentity, SignedCheckpoint
 from anchor_svc.storage import AnchorRow
-from anchor_svc.submission import LedgerState, Submission, invalid, parse_submission
+from anchor_svc.submission import (
+    MAX_ENTRIES,
+    LedgerState,
+    Submission,
+    invalid,
+    parse_submission,
+)
 from provledger import names
 from provledger.api.anchor.v1 import anchor_pb2 as pb
 from provledger.api.common.v1 import common_pb2
@@ -51,6 +57,9 @@ def submission_from_pb(request: pb.SubmitLeavesRequest, tree: Hasher) -> Submiss
     suite_name = _SUITES.get(request.suite)
     if suite_name is None:
         raise invalid("suite", "must be one of the known suites")
+    # Counted before they are taken out of the message: a hostile one holds millions.
+    if len(request.entries) > MAX_ENTRIES:
+        raise invalid("entries", f"must be 1 to {MAX_ENTRIES:,} entries")
     return parse_submission(uid, suite_name, request.start_seq, list(request.entries), tree)
 
 

@@ -152,6 +152,8 @@ class Prover:
         # Full tiles of leaves that a checked path went through, with the path above each. The very
         # object that was checked: the cache may have dropped it, and the file may have changed.
         self._checked: dict[int, tuple[HashTile, bytes]] = {}
+        # The last bundle that was read, by its index: entries are mostly wanted in order.
+        self._bundle: tuple[int, list[bytes]] | None = None
         if self._reader.root_at(size) != root:
             raise self._data_loss(f"the stored tree does not have the root of tree size {size}")
 
@@ -200,7 +202,9 @@ class Prover:
         entry = self._view.edge.entry(index)
         if entry is None:
             tile_index, place = divmod(index, TILE_WIDTH)
-            entry = self._cache.store.read_bundle(tile_index)[place]
+            if self._bundle is None or self._bundle[0] != tile_index:
+                self._bundle = (tile_index, self._cache.store.read_bundle(tile_index))
+            entry = self._bundle[1][place]
         if merkle.leaf_hash(entry, self._hasher) != self.leaf_hash(index):
             raise damaged(tiles.entries_path(index // TILE_WIDTH), f"has another entry {index}")
         return entry

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Final, TypeVar
 
 from anchor_svc.admission import check_entry, damaged_ledger
@@ -131,12 +132,23 @@ class Reader:
         return await self._proven([Proof(-1, log_index, hashes)], target)
 
     async def batch_inclusion(self, ledger_uid: bytes, seqs: Sequence[int], size: int) -> Proven:
-        """Proofs of a ledger's entries, by rising seq; those the checkpoint lacks are left out."""
+        """Proofs of a ledger's entries, by rising seq; those the checkpoint lacks are left out.
+
+        Raises:
+            OutOfRangeError, NotFoundError: as `checkpoint`.
+            DataLossError: what is stored does not fit together.
+        """
         places = await self._places(ledger_uid, seqs)
         target = await self._resolve(size, places[-1][1] if places else self._state.signed_size)
         covered = [(seq, index) for seq, index in places if index < target.size]
 
         def prove(prover: Prover) -> list[Proof]:
+            # A ledger's entries are in the log in their order and without a gap: if the first and
+            # the last of a stretch are where the database says, so are all between them.
+            for _, stretch in groupby(covered, key=lambda place: place[1] - place[0]):
+                places = [*stretch]
+                for seq, index in {places[0], places[-1]}:
+                    check_entry(prover.entry(index), ledger_uid, seq)
             return [Proof(seq, index, prover.inclusion(index)) for seq, index in covered]
 
         return await self._proven(await self._with_prover(target, prove), target)
@@ -242,9 +254,9 @@ class Reader:
         return run.start_seq + index - run.start_index, index
 
     async def _proven(self, proofs: Sequence[Proof], target: SignedCheckpoint) -> Proven:
-        evidence = await self._storage.evidence(self._log.uid, target.size) if self._sinks else []
-        evidence = [row for row in evidence if row.sink in self._sinks]
-        anchored = bool(self._sinks) and len(evidence) == len(self._sinks)
+        evidence = await self._storage.evidence(self._log.uid, target.size)
+        held_by = {row.sink for row in evidence}
+        anchored = bool(self._sinks) and held_by >= self._sinks
         return Proven(proofs, target, evidence, anchored)
 
     async def _with_prover(self, target: SignedCheckpoint, work: Callable[[Prover], T]) -> T:

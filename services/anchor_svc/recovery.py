@@ -102,7 +102,7 @@ async def load(storage: Storage, store: TileStore, log: LogRow) -> Stored:
         )
     if signed is not None:
         check_note(log.origin, signed)
-    _check_not_behind(store, log, signed)
+    await _check_published(storage, store, log, signed)
     return Stored(log, edge, growth, newest, signed)
 
 
@@ -182,7 +182,9 @@ def _odd_entry(store: TileStore, published: bytes, edge: Edge) -> int | None:
     return None
 
 
-def _check_not_behind(store: TileStore, log: LogRow, signed: CheckpointRow | None) -> None:
+async def _check_published(
+    storage: Storage, store: TileStore, log: LogRow, signed: CheckpointRow | None
+) -> None:
     """Compare with the published checkpoint: a database from an older backup has forgotten it."""
     published = store.read_checkpoint()
     if published is None:
@@ -191,16 +193,25 @@ def _check_not_behind(store: TileStore, log: LogRow, signed: CheckpointRow | Non
         stated = checkpoints.parse(note.parse(published).text)
     except NoteError as error:
         raise DataLossError(
-            "CHECKPOINT_DAMAGED", "the published checkpoint cannot be read", metadata={}
+            "CHECKPOINT_DAMAGED", "the published checkpoint cannot be read"
         ) from error
     newest = 0 if signed is None else signed.size
-    if stated.origin != log.origin or stated.size > newest:
+    row = await storage.checkpoint(log.log_uid, stated.size)
+    metadata = {"publishedSize": str(stated.size), "storedSize": str(newest)}
+    if stated.size > newest:
         raise DataLossError(
             "DATABASE_BEHIND",
             f"a checkpoint of tree size {stated.size} was published, but the database knows of "
             f"{newest} only: it is older than the data directory. Nothing is signed, so that "
             "no second history begins; restore the newer database",
-            metadata={"publishedSize": str(stated.size), "storedSize": str(newest)},
+            metadata=metadata,
+        )
+    if row is None or (log.origin, row.root) != (stated.origin, stated.root):
+        raise DataLossError(
+            "HISTORY_CHANGED",
+            f"the checkpoint of tree size {stated.size} that was published is not among those in "
+            "the database: this is another history of the log, and nothing more is signed in it",
+            metadata=metadata,
         )
 
 

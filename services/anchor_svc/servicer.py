@@ -12,7 +12,8 @@ from anchor_svc.openlog import OpenLog
 from provledger import names
 from provledger.api.anchor.v1 import anchor_pb2 as pb
 from provledger.api.anchor.v1 import anchor_pb2_grpc
-from provledger.errors import NotFoundError
+from provledger.errors import NotFoundError, UnavailableError
+from provledger.keyring import ActiveSigner
 from provledger.keyset import KeyPurpose
 
 Context = Any
@@ -25,11 +26,12 @@ class AnchorServicer(anchor_pb2_grpc.AnchorServiceServicer):
         self._default = default
         self._logs = {default.identity.uid: default}
         self._keys = keys
+        self._last_key: ActiveSigner | None = None
 
     async def GetLog(self, request: pb.GetLogRequest, context: Context) -> pb.GetLogResponse:
         """Return a log and where it stands."""
         log = self._log(request.name, "name")
-        key = self._keys.current(KeyPurpose.CHECKPOINT)
+        key = self._checkpoint_key()
         message = convert.log_to_pb(
             log.identity,
             vkey=vkey(key, log.identity.origin),
@@ -129,6 +131,15 @@ class AnchorServicer(anchor_pb2_grpc.AnchorServiceServicer):
         page = convert.anchor_page_from_pb(request, log.identity)
         rows = await log.reader.anchors(page.after, page.sink, page.limit + 1)
         return convert.anchor_page_to_pb(page, log.identity, rows)
+
+    def _checkpoint_key(self) -> ActiveSigner:
+        """The key that signs checkpoints, or while nobody knows, the last one that did."""
+        try:
+            self._last_key = self._keys.current(KeyPurpose.CHECKPOINT)
+        except UnavailableError:
+            if self._last_key is None:
+                raise
+        return self._last_key
 
     def _log(self, name: str, field: str = "log") -> OpenLog:
         uid = names.parse_log_name(name, field)

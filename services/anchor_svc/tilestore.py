@@ -136,6 +136,14 @@ class TileStore:
             raise damaged(path, "is missing") from error
 
     def _write(self, contents: Iterable[tuple[str, bytes]]) -> None:
+        try:
+            self._write_all(contents)
+        except OSError:
+            # Perhaps a directory is gone; the next attempt makes what is missing.
+            self._known_dirs.clear()
+            raise
+
+    def _write_all(self, contents: Iterable[tuple[str, bytes]]) -> None:
         dirs: set[Path] = set()
         for name, data in contents:
             path = self.root / name

@@ -96,7 +96,10 @@ class Auditor:
         self._refuse_stray_batches(rows, batches)
 
     def missing(self, seq: int) -> NoReturn:
-        """Report a seq that has no row."""
+        """Report a seq that has no row, or the head that says there should be one."""
+        last = self._previous
+        if last is not None and last.receipt_hash == self._state.head.receipt_hash:
+            self._fail(seq, "heads.seq", "is not the last seq there is")
         self._fail(seq, "seq", "is missing")
 
     def _check_row(self, row: Row, batches: Mapping[int, BatchRow], successor: Row | None) -> None:
@@ -304,12 +307,16 @@ class Auditor:
             self._fail(end_seq + 1, "log_runs.count", "does not reach what is logged")
 
     def _fail(self, seq: int, column: str, what: str) -> NoReturn:
-        name = self._ledger.name
-        raise DataLossError(
-            "CHAIN_BROKEN",
-            f"{name}: receipt {seq}: {column} {what}",
-            metadata={"ledger": name, "seq": str(seq), "column": column},
-        )
+        raise broken(self._ledger, seq, column, what)
+
+
+def broken(ledger: LedgerInfo, seq: int, column: str, what: str) -> DataLossError:
+    """The error for a stored chain that does not fit, naming the place."""
+    return DataLossError(
+        "CHAIN_BROKEN",
+        f"{ledger.name}: receipt {seq}: {column} {what}",
+        metadata={"ledger": ledger.name, "seq": str(seq), "column": column},
+    )
 
 
 def _commit(row: Row, statement: Statement) -> Commitment:

@@ -290,15 +290,19 @@ class _LedgerRelay:
 
 def _runs(response: anchor_pb2.SubmitLeavesResponse, start_seq: int, count: int) -> list[LogRun]:
     """The places the log gave, which must be those of exactly what was submitted."""
-    runs = merge_runs([LogRun(run.start_seq, run.start_index, run.count) for run in response.runs])
+    runs = [LogRun(run.start_seq, run.start_index, run.count) for run in response.runs]
     next_seq = start_seq
     for run in runs:
         if run.start_seq != next_seq or run.count < 1 or run.start_index < 0:
-            break
+            raise _odd_answer()
         next_seq += run.count
-    if next_seq != start_seq + count or sum(run.count for run in runs) != count:
-        raise InternalError("ANCHOR_ANSWER", "the anchor's places are not those of the entries")
-    return runs
+    if next_seq != start_seq + count:
+        raise _odd_answer()
+    return merge_runs(runs)
+
+
+def _odd_answer() -> InternalError:
+    return InternalError("ANCHOR_ANSWER", "the anchor's places are not those of the entries")
 
 
 class _Memory:

@@ -106,8 +106,10 @@ async def run_import(
             was acknowledged stays; the same import again goes on.
     """
     pipeline = _Pipeline(remote, ledger, progress, on_progress)
+    batches = _batches(_drafts(lines, request_id, limit, progress), batch_items)
     try:
-        for batch in _batches(_drafts(lines, request_id, limit, progress), batch_items):
+        # Read and parsed in a thread: a pipe may be slow, and answers are due meanwhile.
+        while (batch := await asyncio.to_thread(next, batches, None)) is not None:
             # On one connection a small message can overtake a large one.
             small = batch.size_bytes * 2 < pipeline.largest_bytes
             await pipeline.make_room(0 if small else in_flight - 1)

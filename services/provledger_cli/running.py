@@ -16,7 +16,6 @@ from provledger_cli.datadir import SERVICES, DataDir, is_locked
 from provledger_cli.endpoints import SERVING, Endpoints
 from provledger_cli.failures import CommandError
 
-START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 100.0
 _POLL_S = 0.05
 _LOG_TAIL_LINES = 15
@@ -58,7 +57,7 @@ async def wait_until_serving(
     process: subprocess.Popen[bytes] | None,
     progress: Callable[[int], None],
     *,
-    timeout_s: float = START_TIMEOUT_S,
+    timeout_s: float,
 ) -> Endpoints:
     """Wait until all four services answer; `progress` is told how many do.
 

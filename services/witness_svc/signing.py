@@ -126,7 +126,8 @@ class BatchSigner:
         # One snapshot: the kid on the span, in the body and of the signature is the same object's.
         active = self._keys.current(PURPOSE)
         leaf_hashes = [leaf_hash for leaf_hash, _ in leaves]
-        links = {ref for _, ref in leaves} if telemetry.enabled() else ()
+        # All leaves of a call bring the same object; such objects cannot be hashed.
+        links = {id(ref): ref for _, ref in leaves}.values() if telemetry.enabled() else ()
         attributes: dict[str, telemetry.Attribute] = {
             telemetry.KID: active.kid,
             "provledger.statements": len(leaves),

@@ -22,8 +22,9 @@ from witness_svc.checks import Document, Draft, Mutation, check
 from witness_svc.signing import BatchSigner, SignedBatch
 from witness_svc.statements import RANDOM_BYTES, Made, Place, StatementMaker
 
-# The event loop gets its turn after so much work in one go: some twenty to thirty usual drafts.
-_TURN_S: Final = 0.001
+# The event loop gets its turn after so much work in one go, about ten usual drafts. A call needs
+# some ten turns to be answered, so that this is what a small one waits for beside a large one.
+_TURN_S: Final = 0.0005
 # From here on a draft has a thread to itself: at worst, a mebibyte of odd numbers takes a second.
 _LARGE_DRAFT_BYTES: Final = 16 * 1024
 

@@ -63,6 +63,7 @@ class Installation:
         """Start a command with --json and leave it running."""
         return subprocess.Popen(
             self._command(arguments, "provledger_cli", True),
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=self.work,

@@ -44,11 +44,18 @@ def test_killing_each_service_during_an_import_loses_and_doubles_nothing(
 ) -> None:
     own.run("up")
     write_lines(own.work / "many.ndjson")
-    importing = own.start("import", "many.ndjson", "--tenant", "killed", "--batch", "50")
-    for service in SERVICES:
+    lines = (own.work / "many.ndjson").read_bytes().splitlines(keepends=True)
+    arguments = ("--tenant", "killed", "--batch", "50", "--source", "many.ndjson")
+    importing = own.start("import", "-", *arguments)
+    assert importing.stdin is not None
+    share = LINES // len(SERVICES)
+    for number, service in enumerate(SERVICES):
+        importing.stdin.write(b"".join(lines[number * share : (number + 1) * share]))
+        importing.stdin.flush()
         until(lambda: own.pid(service) > 0, f"{service} runs")  # noqa: B023
         own.kill(service)
         own.run("up")
+        assert importing.poll() is None
     out, talk = importing.communicate(timeout=90)
     assert importing.returncode == 0, talk.decode()
     first = json.loads(out)
@@ -84,18 +91,26 @@ def test_an_import_that_is_killed_goes_on_where_it_was(shared: Installation) -> 
     assert shared.run("verify", "--tenant", "resumed").json["receipts"] == LINES + 1
 
 
-def test_up_is_idempotent_and_down_leaves_nothing_running(own: Installation) -> None:
+def test_up_is_idempotent_and_down_leaves_nothing_running(
+    own: Installation, shared: Installation
+) -> None:
     first = own.run("up").json
     assert not first["already_running"]
-    pids = {name: service["pid"] for name, service in first["services"].items()}
-    second = own.run("up").json
-    assert second["already_running"]
-    assert {name: service["pid"] for name, service in second["services"].items()} == pids
+    # Two data directories run side by side.
+    there = shared.run("up").json["services"].values()
+    here = first["services"].values()
+    assert not {service["endpoint"] for service in here} & {
+        service["endpoint"] for service in there
+    }
+    assert own.run("status").json["ledgers"] == []
 
     own.kill("ledger")
-    third = own.run("up").json
-    assert third["services"]["ledger"]["pid"] != pids["ledger"]
-    assert third["services"]["ledger"]["endpoint"] == first["services"]["ledger"]["endpoint"]
+    second = own.run("up").json
+    assert second["already_running"]
+    was, is_ = first["services"], second["services"]
+    assert is_["ledger"]["pid"] != was["ledger"]["pid"]
+    assert is_["ledger"]["endpoint"] == was["ledger"]["endpoint"]
+    assert is_["keys"] == was["keys"]
 
     assert own.run("down").json["stopped"] is True
     assert not is_locked(own.data.services_lock)
@@ -103,9 +118,6 @@ def test_up_is_idempotent_and_down_leaves_nothing_running(own: Installation) -> 
     down = own.run("status", check=False)
     assert down.code == 2
     assert {service["health"] for service in down.json["services"].values()} == {"unreachable"}
-    # What was there is there again.
-    own.run("up")
-    assert own.run("status").json["log"]["tree_size"] >= 1
 
 
 def test_services_end_with_a_supervisor_that_is_killed(own: Installation) -> None:
@@ -114,15 +126,6 @@ def test_services_end_with_a_supervisor_that_is_killed(own: Installation) -> Non
     until(lambda: not is_locked(own.data.services_lock), "all services end")
     after = own.run("up").json
     assert after["supervisor_pid"] != before["supervisor_pid"]
-
-
-def test_two_data_directories_run_side_by_side(own: Installation, shared: Installation) -> None:
-    here = own.run("up").json["services"]
-    there = shared.run("up").json["services"]
-    assert not {service["endpoint"] for service in here.values()} & {
-        service["endpoint"] for service in there.values()
-    }
-    assert own.run("status").json["ledgers"] == []
 
 
 def test_up_in_the_foreground_stops_on_ctrl_c(own: Installation) -> None:
@@ -138,7 +141,7 @@ def test_up_in_the_foreground_stops_on_ctrl_c(own: Installation) -> None:
 def test_a_service_that_cannot_start_shows_the_end_of_its_log(own: Installation) -> None:
     own.data.make()
     (own.data.databases / "keys.sqlite3").write_bytes(b"this is no database" * 100)
-    answer = own.run("up", "--timeout", "5", check=False)
+    answer = own.run("up", "--timeout", "2", check=False)
     assert answer.code == 2
     assert "keys" in answer.json["error"]["message"]
     assert "keys.log" in answer.json["error"]["details"]
@@ -148,24 +151,18 @@ def test_a_service_that_cannot_start_shows_the_end_of_its_log(own: Installation)
 def test_one_postgresql_database_serves_all_services(
     own: Installation, postgres_database_url: str
 ) -> None:
-    own.run("up", "--database-url", postgres_database_url)
+    elsewhere = own.work / "elsewhere"
+    elsewhere.mkdir()
+    own.run("up", "--database-url", postgres_database_url, "--sink", elsewhere.as_uri())
     write_lines(own.work / "lines.ndjson", 300)
     assert own.run("import", "lines.ndjson", "--tenant", "pg").json["appended"] == 300
     assert own.run("verify", "--tenant", "pg").json["receipts"] == 301
-    own.run("down")
-    # The data directory knows its database from then on.
-    assert own.run("up").json["database"] == "postgresql"
-    assert own.run("import", "lines.ndjson", "--tenant", "pg").json["repeated"] == 300
-    other = own.run("up", "--database-url", "postgresql+psycopg://x@y/z", check=False)
-    assert other.code == 2
-
-
-def test_a_sink_elsewhere_gets_the_checkpoints(own: Installation) -> None:
-    elsewhere = own.work / "elsewhere"
-    elsewhere.mkdir()
-    own.run("up", "--sink", elsewhere.as_uri())
-    write_lines(own.work / "few.ndjson", 10)
-    own.run("import", "few.ndjson", "--tenant", "sunk")
-    assert own.run("status", "--wait", "20").json["all_anchored"]
     assert list(elsewhere.rglob("*.checkpoint"))
     assert not list(own.data.anchors.iterdir())
+    other = own.run("up", "--database-url", "postgresql+psycopg://x@y/z", check=False)
+    assert other.code == 2
+    own.run("down")
+    # From the first time on, the data directory knows its database and sinks.
+    again = own.run("up").json
+    assert (again["database"], again["sinks"]) == ("postgresql", [elsewhere.as_uri()])
+    assert own.run("import", "lines.ndjson", "--tenant", "pg").json["repeated"] == 300

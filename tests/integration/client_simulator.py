@@ -25,6 +25,7 @@ from provledger.errors import (
 )
 from provledger.rpc.errors import status_to_pb
 from provledger.rpc.interceptors import ServiceInterceptor
+from provledger.rpc.tls import TLSSettings, server_credentials
 
 LEDGER = "tenants/acme/ledgers/main"
 
@@ -45,6 +46,7 @@ class FakeLedger(ledger_pb2_grpc.LedgerServiceServicer):
         self.calls: list[int] = []
         self.stream_sessions = 0
         self.break_stream_after: list[int] = []
+        self.turned_away_in_stream: set[str] = set()
 
     async def _before(self) -> str:
         fault = self.faults.popleft() if self.faults else ""
@@ -121,7 +123,11 @@ class FakeLedger(ledger_pb2_grpc.LedgerServiceServicer):
         limit = self.break_stream_after.pop(0) if self.break_stream_after else None
         index = 0
         async for request in request_iterator:
-            result = self._result(index, request.draft)
+            if request.draft.request_id in self.turned_away_in_stream:
+                error = UnavailableError("WITNESS_AWAY", "not now")
+                result = common_pb2.AppendResult(index=index, error=status_to_pb(error))
+            else:
+                result = self._result(index, request.draft)
             if index == limit:
                 # Recorded, but the answer is lost with the connection.
                 raise UnavailableError("DRAINING", "going down")
@@ -171,11 +177,16 @@ class FakeLedger(ledger_pb2_grpc.LedgerServiceServicer):
 
 
 @asynccontextmanager
-async def serving(fake: FakeLedger, port: int = 0) -> AsyncIterator[str]:
+async def serving(
+    fake: FakeLedger, port: int = 0, tls: TLSSettings | None = None
+) -> AsyncIterator[str]:
     """Serve on a loopback socket; yields host:port."""
     server = grpc.aio.server(interceptors=[ServiceInterceptor()])
     ledger_pb2_grpc.add_LedgerServiceServicer_to_server(fake, server)
-    bound = server.add_insecure_port(f"127.0.0.1:{port}")
+    if tls is None:
+        bound = server.add_insecure_port(f"127.0.0.1:{port}")
+    else:
+        bound = server.add_secure_port(f"127.0.0.1:{port}", server_credentials(tls))
     await server.start()
     try:
         yield f"127.0.0.1:{bound}"

@@ -200,8 +200,6 @@ async def test_idle_writer_notices_that_it_was_replaced(
     monkeypatch.setattr(committer, "_FENCE_CHECK_S", 0.02)
     async with running_log(postgres_database_url, tmp_path) as first:
         watching = asyncio.ensure_future(first.committer.heal())
-        await asyncio.sleep(0.05)
-        assert not watching.done()
         async with running_log(postgres_database_url, tmp_path):
             with pytest.raises(FencedError):
                 await asyncio.wait_for(watching, 10)
@@ -291,15 +289,14 @@ async def test_publishing_keeps_its_interval_and_never_falls_behind(tmp_path: Pa
         loop = asyncio.get_running_loop()
         started_s = loop.time()
         flushes = 0
-        while loop.time() < started_s + 0.6:
+        while flushes < 40 or loop.time() < started_s + 0.4:
             ledger.grow(1)
             await submit(log, ledger, len(ledger.entries) - 1)
             flushes += 1
         await eventually(lambda: log.state.published_size == log.state.signed_size)
         elapsed_s = loop.time() - started_s
         watching.cancel()
-    # The log is published at most once in each interval, however many heads are signed.
-    assert flushes > len(sizes)
+    # At most once in each interval, however many heads are signed.
     assert 2 <= len(sizes) <= elapsed_s / 0.15 + 2
     assert _published(log.store.root).size == flushes + 1
     assert sizes == sorted(set(sizes))
@@ -391,9 +388,8 @@ async def test_dead_sink_delays_nobody_and_catches_up(database_url: str, tmp_pat
         for _ in range(3):
             ledger.grow(5)
             await submit(log, ledger, len(ledger.entries) - 5)
-            await eventually(
-                lambda: bool(alive.taken) and alive.taken[-1].size == log.state.signed_size
-            )
+            # Not when the sink took it, but when what it said is stored.
+            await eventually(lambda: log.relays._cursors["board:alive"] == log.state.signed_size)
         assert log.state.anchored_size == 0
         proven = await log.reader.batch_inclusion(ledger.uid, [0], 0)
         assert (proven.anchored, proven.checkpoint.size) == (False, 16)

@@ -365,6 +365,21 @@ async def test_start_refuses_a_database_from_an_older_backup(tmp_path: Path) -> 
     assert error.reason == "DATABASE_BEHIND"
 
 
+async def test_start_refuses_another_history_than_the_published_one(tmp_path: Path) -> None:
+    """As after an older backup that was written to before anybody noticed."""
+    url = f"sqlite:///{tmp_path}/anchor.sqlite3"
+    root = await _make(url, tmp_path, entries=10)
+    forked = f"sqlite:///{tmp_path}/forked.sqlite3"
+    other = Ledger("other")
+    other.grow(10)
+    async with running_log(forked, tmp_path / "elsewhere") as log:
+        await submit(log, other)
+        await log.publisher.publish(log.state.signed_view())
+        (root / "checkpoint").write_bytes((log.store.root / "checkpoint").read_bytes())
+    error = await _refuses(url, tmp_path, "another history")
+    assert error.reason == "HISTORY_CHANGED"
+
+
 async def test_changed_state_of_a_ledger_is_found_at_first_contact(
     database_url: str, tmp_path: Path
 ) -> None:
@@ -394,6 +409,8 @@ async def test_changed_run_of_a_ledger_is_not_taken_for_a_fork(
     async with running_log(database_url, tmp_path) as log:
         with pytest.raises(DataLossError):
             await submit(log, ledger, 10, 20)
+        with pytest.raises(DataLossError):
+            await log.reader.batch_inclusion(ledger.uid, list(range(5, 300)), 0)
         assert (await log.reader.ledger_state(ledger.uid)).forked_seq is None  # type: ignore[union-attr]
 
 

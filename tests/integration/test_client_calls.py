@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -29,6 +30,7 @@ from tests.integration.client_simulator import (
     FakeLedger,
     serving,
 )
+from tests.support.certs import CertificateAuthority
 
 QUICK = CallPolicy(
     timeout_s=10.0,
@@ -201,6 +203,18 @@ async def test_a_broken_stream_is_continued_and_doubles_nothing(
     assert any(result.repeated for result in results)
 
 
+async def test_an_item_that_a_stream_turned_away_is_appended_alone(
+    client: AsyncClient, fake: FakeLedger
+) -> None:
+    fake.turned_away_in_stream = {"r-1", "r-2"}
+    drafts = [create(0), create(1), create(2, actor_id="bad"), create(3)]
+    results = [result async for result in client.append_stream(LEDGER, drafts)]
+    assert [result.index for result in results] == [0, 1, 2, 3]
+    assert [result.error is None for result in results] == [True, True, False, True]
+    assert len(fake.receipts) == 3
+    assert fake.calls == [1, 1]
+
+
 async def test_a_stream_reads_its_source_no_further_than_the_window(
     client: AsyncClient, fake: FakeLedger
 ) -> None:
@@ -301,6 +315,26 @@ def test_the_blocking_client_does_the_same() -> None:
         )
         with pytest.raises(NotFoundError):
             client.get_receipt(f"{LEDGER}/receipts/none")
+
+
+def test_the_blocking_client_may_begin_with_a_stream() -> None:
+    with _InThread() as (fake, endpoint), Client(endpoint, policy=QUICK) as client:
+        assert len(list(client.append_stream(LEDGER, [create(n) for n in range(5)]))) == 5
+        assert len(fake.receipts) == 5
+
+
+async def test_with_certificates_the_client_is_known_and_without_it_is_not_served(
+    fake: FakeLedger, tmp_path: Path
+) -> None:
+    authority = CertificateAuthority(tmp_path)
+    async with serving(fake, tls=authority.server()) as endpoint:
+        address = f"localhost:{endpoint.rpartition(':')[2]}"
+        async with AsyncClient(address, tls=authority.issue("importer"), policy=QUICK) as client:
+            await client.append(LEDGER, create(1))
+        async with AsyncClient(address, policy=QUICK) as stranger:
+            with pytest.raises(UnavailableError):
+                await stranger.append(LEDGER, create(2), timeout_s=0.3)
+    assert len(fake.receipts) == 1
 
 
 def test_the_blocking_client_may_be_left_in_the_middle_of_a_listing() -> None:

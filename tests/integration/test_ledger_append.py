@@ -29,6 +29,7 @@ from tests.support.ledgering import (
     create_ledger,
     document,
     draft,
+    eventually,
     ledger_service,
     verify_all,
 )
@@ -470,26 +471,66 @@ async def test_database_put_back_under_a_running_service_is_noticed(database_url
         assert caught.value.reason == "LEDGER_ROLLED_BACK"
 
 
+class HeldWitness(InMemoryWitness):
+    """Holds back its answer to whoever asks with the request id `r1`, until `release` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.holding, self.release = asyncio.Event(), asyncio.Event()
+        self.answered: set[str] = set()
+
+    async def WitnessBatch(self, request: Any, context: Any = None, **_: Any) -> Any:
+        response = await super().WitnessBatch(request)
+        ids = {item.draft.request_id for item in request.items}
+        if "r1" in ids and not self.holding.is_set():
+            self.holding.set()
+            await self.release.wait()
+        self.answered |= ids
+        return response
+
+
 async def test_flushes_commit_in_the_order_of_their_start(database_url: str) -> None:
-    """The first flush's witness is slow, the second one's is not: seq order is that of arrival."""
-    witness = InMemoryWitness()
-    real = witness.WitnessBatch
+    """Seq order is that of arrival, also where the witness answers the second flush first."""
+    witness = HeldWitness()
     async with ledger_service(database_url, witness) as service:
-        started, release = asyncio.Event(), asyncio.Event()
-
-        async def slow(request: Any, **options: Any) -> Any:
-            response = await real(request, **options)
-            if request.items[0].draft.request_id == "r1":
-                started.set()
-                await release.wait()
-            else:
-                release.set()
-            return response
-
-        witness.WitnessBatch = slow  # type: ignore[method-assign]
         first = asyncio.create_task(append(service, draft("r1")))
-        await started.wait()
+        await witness.holding.wait()
         second = asyncio.create_task(append(service, draft("r2")))
+        await eventually(lambda: "r2" in witness.answered)
+        witness.release.set()
         assert (await first).receipt.seq == 1
         assert (await second).receipt.seq == 2
         await verify_all(service)
+
+
+async def test_flush_of_repeats_does_not_let_the_next_one_overtake(database_url: str) -> None:
+    witness = HeldWitness()
+    async with ledger_service(database_url, witness) as service:
+        await append(service, draft("r0"))
+        first = asyncio.create_task(append(service, draft("r1")))
+        await witness.holding.wait()
+        assert (await append(service, draft("r0"))).repeated_request
+        third = asyncio.create_task(append(service, draft("r3")))
+        await eventually(lambda: "r3" in witness.answered)
+        # Time enough for a commit that did not wait for its turn.
+        await asyncio.wait({third}, timeout=0.2)
+        witness.release.set()
+        assert (await first).receipt.seq == 2
+        assert (await third).receipt.seq == 3
+
+
+async def test_repeat_in_the_flush_behind_an_uncommitted_one(database_url: str) -> None:
+    """It was looked up before the first was there; that is noticed under the lock."""
+    witness = HeldWitness()
+    async with ledger_service(database_url, witness) as service:
+        first = asyncio.create_task(append(service, draft("r1")))
+        await witness.holding.wait()
+        second = asyncio.create_task(append_batch(service, [draft("r2"), draft("r1")]))
+        await eventually(lambda: "r2" in witness.answered)
+        witness.release.set()
+        receipt = (await first).receipt
+        results = await second
+        assert [result.receipt.seq for result in results] == [2, 1]
+        assert [result.repeated_request for result in results] == [False, True]
+        assert results[1].receipt.receipt_hash == receipt.receipt_hash
+        assert (await verify_all(service)).checked_count == 3

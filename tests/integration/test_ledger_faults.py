@@ -47,7 +47,8 @@ class CommitFault:
         self._engine = engine
         self._real = engine.dialect.do_commit
         self.failures = 0
-        engine.dialect.do_commit = self._commit  # type: ignore[method-assign]
+        dialect: Any = engine.dialect
+        dialect.do_commit = self._commit
         self.happens = True
 
     def _commit(self, connection: Any) -> None:
@@ -169,7 +170,8 @@ async def test_deadlock_and_lock_timeout_are_retried(postgres_database_url: str)
                 raise psycopg.errors.lookup(state)("conflict")
             real(connection)
 
-        engine.dialect.do_commit = do_commit  # type: ignore[method-assign]
+        dialect: Any = engine.dialect
+        dialect.do_commit = do_commit
         answer = await append(service, draft("r1"))
         assert answer.receipt.seq == 1
         assert not answer.repeated_request

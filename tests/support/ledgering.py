@@ -8,11 +8,15 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
+import grpc
+
 from ledger_svc.app import Service, assemble
 from ledger_svc.config import Settings
 from ledger_svc.storage.database import Database
 from provledger.api.common.v1 import common_pb2
-from provledger.api.ledger.v1 import ledger_pb2
+from provledger.api.ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from provledger.rpc.channel import channel
+from provledger.rpc.server import Server
 from tests.inmem.anchor import InMemoryAnchor
 from tests.inmem.witness import InMemoryWitness
 
@@ -152,3 +156,16 @@ async def eventually(condition: Callable[[], Any], timeout_s: float = 20.0) -> N
             if found:
                 return
             await asyncio.sleep(0.01)
+
+
+@contextlib.asynccontextmanager
+async def served(service: Service, **options: Any) -> AsyncIterator[grpc.aio.Channel]:
+    """The service behind a real socket, with the interceptor; a channel to it."""
+    server = Server(settings("sqlite:///unused", **options))
+    server.add(ledger_pb2_grpc.add_LedgerServiceServicer_to_server, service.servicer)
+    port = await server.start()
+    try:
+        async with channel(f"127.0.0.1:{port}") as opened:
+            yield opened
+    finally:
+        await server.drain(5.0)

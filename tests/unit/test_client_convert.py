@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from provledger.api.common.v1 import common_pb2
+from provledger.api.ledger.v1 import ledger_pb2
 from provledger.client import AnchorState, Document, Mutation, convert
 from provledger.errors import IdentifierError, InvalidJSONError, ReceiptFormatError
 from provledger.rpc.errors import status_to_pb
@@ -96,6 +97,26 @@ def test_a_state_that_is_no_json_names_the_field_and_the_place() -> None:
     with pytest.raises(InvalidJSONError, match="new_state") as caught:
         convert.draft_to_pb(mutation(new_state={"a": [1, float("nan")]}))
     assert caught.value.pointer == "/a/1"
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"resource_id": 7}, "resource_id"),
+        ({"actor_id": "\ud800"}, "actor_id"),
+        ({"upstream_events": ("ok", None)}, "upstream_events"),
+        ({"op_id": b"\xff"}, "op_id"),
+    ],
+)
+def test_what_is_no_text_is_named(changes: dict, field: str) -> None:
+    with pytest.raises(IdentifierError) as caught:
+        convert.draft_to_pb(mutation(**changes))
+    assert caught.value.field == field
+
+
+def test_a_number_that_no_message_can_hold_is_named() -> None:
+    with pytest.raises(IdentifierError, match="tree_size"):
+        convert.request(ledger_pb2.GetHeadRequest, name="x", tree_size=2**63)
 
 
 def test_an_unknown_action_is_refused() -> None:

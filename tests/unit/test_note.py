@@ -106,7 +106,8 @@ COMPRESSED = bytes.fromhex("3039301306072a8648ce3d020106082a8648ce3d030107032200
         serialization.Encoding.X962, serialization.PublicFormat.CompressedPoint
     )
 )
-X_PUBLIC = x25519.X25519PrivateKey.generate().public_key().public_bytes(DER, SPKI)
+X_PRIVATE = x25519.X25519PrivateKey.from_private_bytes(b"\x02" * 32)
+X_PUBLIC = X_PRIVATE.public_key().public_bytes(DER, SPKI)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Final
 
 from sqlalchemy.engine import Connection
 
-from ledger_svc.audit import Auditor
+from ledger_svc.audit import Auditor, broken
 from ledger_svc.chain import BatchRow, LedgerInfo, Row
 from ledger_svc.storage import Verified, lookups
 from ledger_svc.storage.sql import Sql
@@ -18,8 +18,14 @@ CHUNK_ROWS: Final = 256
 def verify_range(
     connection: Connection, sql: Sql, ledger: LedgerInfo, start_seq: int, end_seq: int
 ) -> Verified:
-    """Check the rows from start to end, the head, the genesis and the runs in the log."""
-    uid = ledger.uid
+    """Check the rows from start to end, the head, the genesis and the runs in the log.
+
+    The ledger's own row is read again: what is known of it may be older than what is stored.
+    """
+    stored = lookups.get_ledger(connection, sql, ledger.tenant, ledger.ledger)
+    if stored is None:
+        raise broken(ledger, 0, "ledgers.tenant or ledgers.ledger", "are missing")
+    ledger, uid = stored, stored.uid
     state = lookups.get_head(connection, sql, uid)
     last_seq = _last_seq(connection, sql, uid)
     if start_seq > max(state.head.seq, last_seq):

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from provledger.client import ReceiptFilter, ReceiptSummary
     from provledger_cli.connect import Target
 
+# Times are nanoseconds in 64 bits.
+_END_S = 2**63 // 1_000_000_000
 _FRACTION = re.compile(r"\.(\d+)")
 
 
@@ -182,6 +184,6 @@ def _time_ns(text: str, option: str) -> int:
         seconds = int(datetime.fromisoformat(whole).timestamp())
     except (ValueError, OverflowError):
         raise CommandError(f"{option} {text!r} is not a time we can use") from None
-    if seconds < 0:
-        raise CommandError(f"{option} {text!r} is before 1970")
+    if not 0 <= seconds < _END_S:
+        raise CommandError(f"{option} {text!r} is before 1970 or after 2261")
     return seconds * 1_000_000_000 + int(fraction.ljust(9, "0"))

@@ -45,6 +45,15 @@ def up(
             help="Stay, say what happens, and stop the services on Ctrl-C.",
         ),
     ] = False,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            "--timeout",
+            envvar="PROVLEDGER_UP_TIMEOUT",
+            min=1.0,
+            help="Seconds to wait until all services answer.",
+        ),
+    ] = 90.0,
     as_json: JSONOption = False,
 ) -> None:
     """Start the four services on loopback and leave them running.
@@ -64,7 +73,7 @@ def up(
     sinks = [part for text in sink or () for part in text.split()]
     running.set_up(directory, database_url, sinks)
     if foreground:
-        asyncio.run(_in_foreground(directory, as_json))
+        asyncio.run(_in_foreground(directory, timeout, as_json))
         return
     started_s = time.monotonic()
     process, was_there = running.ensure_supervisor(directory)
@@ -72,18 +81,23 @@ def up(
         task = bar.add_task("starting", total=len(SERVICES))
         known = run_async(
             running.wait_until_serving(
-                directory, process, lambda count: bar.update(task, completed=count)
+                directory,
+                process,
+                lambda count: bar.update(task, completed=count),
+                timeout_s=timeout,
             )
         )
     _announce(directory, known, as_json, time.monotonic() - started_s, was_there)
 
 
-async def _in_foreground(directory: DataDir, as_json: bool) -> None:
+async def _in_foreground(directory: DataDir, timeout_s: float, as_json: bool) -> None:
     from provledger_cli import running
     from provledger_cli.supervisor import supervise
 
     supervising = asyncio.create_task(supervise(directory, output.say))
-    waiting = asyncio.create_task(running.wait_until_serving(directory, None, lambda count: None))
+    waiting = asyncio.create_task(
+        running.wait_until_serving(directory, None, lambda count: None, timeout_s=timeout_s)
+    )
     started_s = time.monotonic()
     await asyncio.wait({supervising, waiting}, return_when=asyncio.FIRST_COMPLETED)
     if waiting.done() and not supervising.done():

@@ -98,15 +98,18 @@ class AsyncClient:
 
         `suite` is `blake3`, `blake3-all`, `fips`, or "" for the service's default.
         """
-        request = ledger_pb2.CreateLedgerRequest(
-            parent=f"tenants/{tenant}", ledger_id=ledger, suite=convert.suite_to_pb(suite)
+        request = convert.request(
+            ledger_pb2.CreateLedgerRequest,
+            parent=f"tenants/{tenant}",
+            ledger_id=ledger,
+            suite=convert.suite_to_pb(suite),
         )
         response = await self._call("CreateLedger", request, timeout_s)
         return convert.ledger_from_pb(response.ledger), response.created
 
     async def get_ledger(self, name: str, *, timeout_s: float | None = None) -> Ledger:
         """Return a ledger by its full name."""
-        request = ledger_pb2.GetLedgerRequest(name=name)
+        request = convert.request(ledger_pb2.GetLedgerRequest, name=name)
         response = await self._call("GetLedger", request, timeout_s)
         return convert.ledger_from_pb(response.ledger)
 
@@ -116,8 +119,11 @@ class AsyncClient:
         """Yield the ledgers of a tenant, or of all with `-`, by name."""
         token = ""
         while True:
-            request = ledger_pb2.ListLedgersRequest(
-                parent=f"tenants/{tenant}", page_size=page_size, page_token=token
+            request = convert.request(
+                ledger_pb2.ListLedgersRequest,
+                parent=f"tenants/{tenant}",
+                page_size=page_size,
+                page_token=token,
             )
             response = await self._call("ListLedgers", request, timeout_s)
             for ledger in response.ledgers:
@@ -177,7 +183,8 @@ class AsyncClient:
         stretch without any answer, not for the whole.
         """
         return append_stream(
-            self._stub(),
+            # Not opened here: the blocking client calls this outside of the event loop.
+            self._stub,
             ledger,
             drafts,
             full=full,
@@ -193,7 +200,7 @@ class AsyncClient:
         if refusal is not None:
             raise refusal
         view = common_pb2.RECEIPT_VIEW_FULL if full else common_pb2.RECEIPT_VIEW_BASIC
-        request = ledger_pb2.AppendRequest(ledger=ledger, draft=draft, view=view)
+        request = convert.request(ledger_pb2.AppendRequest, ledger=ledger, draft=draft, view=view)
         response = await self._call("Append", request, timeout_s)
         outcome = common_pb2.AppendResult(
             receipt=response.receipt, repeated_request=response.repeated_request
@@ -204,13 +211,17 @@ class AsyncClient:
 
     async def get_receipt(self, name: str, *, timeout_s: float | None = None) -> Receipt:
         """Return a receipt by its full name, with the proofs that exist so far."""
-        request = ledger_pb2.GetReceiptRequest(name=name, view=common_pb2.RECEIPT_VIEW_FULL)
+        request = convert.request(
+            ledger_pb2.GetReceiptRequest, name=name, view=common_pb2.RECEIPT_VIEW_FULL
+        )
         response = await self._call("GetReceipt", request, timeout_s)
         return convert.receipt_from_pb(response.receipt)
 
     async def get_summary(self, name: str, *, timeout_s: float | None = None) -> ReceiptSummary:
         """Return a receipt's identity, position and hashes, and how far it has got."""
-        request = ledger_pb2.GetReceiptRequest(name=name, view=common_pb2.RECEIPT_VIEW_BASIC)
+        request = convert.request(
+            ledger_pb2.GetReceiptRequest, name=name, view=common_pb2.RECEIPT_VIEW_BASIC
+        )
         response = await self._call("GetReceipt", request, timeout_s)
         return convert.summary_from_pb(response.receipt)
 
@@ -225,7 +236,8 @@ class AsyncClient:
 
         Raises DeadlineExceededError if that takes longer than `timeout_s`.
         """
-        request = ledger_pb2.GetReceiptRequest(
+        request = convert.request(
+            ledger_pb2.GetReceiptRequest,
             name=name,
             view=common_pb2.RECEIPT_VIEW_FULL,
             wait_for=convert.anchor_state_to_pb(state),
@@ -247,9 +259,8 @@ class AsyncClient:
 
         `tree_size` picks the checkpoint; 0 takes the newest when the first page is read.
         """
-        request = self._list_request(ledger, where, page_size, page_token)
+        request = self._list_request(ledger, where, page_size, page_token, tree_size)
         request.view = common_pb2.RECEIPT_VIEW_FULL
-        request.tree_size = tree_size
         response = await self._call("ListReceipts", request, timeout_s)
         return ReceiptPage(
             receipts=tuple([convert.receipt_from_pb(item) for item in response.receipts]),
@@ -304,9 +315,10 @@ class AsyncClient:
                 return
 
     def _list_request(
-        self, ledger: str, where: ReceiptFilter, page_size: int, token: str
+        self, ledger: str, where: ReceiptFilter, page_size: int, token: str, tree_size: int = 0
     ) -> ledger_pb2.ListReceiptsRequest:
-        return ledger_pb2.ListReceiptsRequest(
+        return convert.request(
+            ledger_pb2.ListReceiptsRequest,
             parent=ledger,
             page_size=page_size,
             page_token=token,
@@ -316,6 +328,7 @@ class AsyncClient:
             receipt_type=where.receipt_type,
             start_t_ns=where.start_t_ns,
             end_t_ns=where.end_t_ns,
+            tree_size=tree_size,
         )
 
     # --- proving ---------------------------------------------------------------------------------
@@ -327,7 +340,7 @@ class AsyncClient:
 
         Kept elsewhere, it is what later shows that an export was cut short.
         """
-        request = ledger_pb2.GetHeadRequest(name=ledger, tree_size=tree_size)
+        request = convert.request(ledger_pb2.GetHeadRequest, name=ledger, tree_size=tree_size)
         response = await self._call("GetHead", request, timeout_s)
         return SignedHead(response.head, response.checkpoint)
 
@@ -353,7 +366,8 @@ class AsyncClient:
         report = RangeReport(start_seq, start_seq - 1, 0, end_seq, b"")
         while report.checked_seq < end_seq:
             first = report.checked_seq + 1
-            request = ledger_pb2.VerifyRangeRequest(
+            request = convert.request(
+                ledger_pb2.VerifyRangeRequest,
                 name=ledger,
                 start_seq=first,
                 end_seq=min(end_seq, first + _VERIFY_ROWS - 1),

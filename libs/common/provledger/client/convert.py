@@ -6,9 +6,12 @@ naming the field. Whether it is true is for `provledger.verify` to say.
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+from google.protobuf.message import Message
 
 from provledger import jcs, names
 from provledger.api.common.v1 import common_pb2
@@ -18,6 +21,8 @@ from provledger.client.values import AnchorState, AppendResult, Ledger, ReceiptS
 from provledger.errors import IdentifierError, InvalidJSONError, ReceiptFormatError
 from provledger.receipt import Evidence, Opening, Proof, Receipt, WitnessSignature
 from provledger.rpc.errors import status_from_pb
+
+M = TypeVar("M", bound=Message)
 
 _ACTIONS: Final[dict[str, common_pb2.Action]] = {
     "CREATE": common_pb2.ACTION_CREATE,
@@ -69,13 +74,56 @@ def anchor_state_to_pb(state: AnchorState) -> common_pb2.AnchorState:
     return _STATES_TO_PB[state]
 
 
+def request(kind: type[M], **fields: Any) -> M:
+    """Build a message; raises IdentifierError for a value that its field cannot hold."""
+    try:
+        return kind(**fields)
+    except (TypeError, ValueError):
+        raise IdentifierError(_misfit(kind, fields), "is of a wrong type or out of range") from None
+
+
+def _misfit(kind: type[M], fields: dict[str, Any]) -> str:
+    """The name of the first field whose value does not fit."""
+    for name, value in fields.items():
+        try:
+            kind(**{name: value})
+        except (TypeError, ValueError):
+            return name
+    return "request"
+
+
 def draft_to_pb(draft: Draft) -> common_pb2.Draft:
     """The message for a draft, with a request id of its own if it has none.
 
     Raises:
         InvalidJSONError: a state, patch or payload that is no JSON value.
-        IdentifierError: an action or time that cannot be written down.
+        IdentifierError: an action, time or text that cannot be written down.
     """
+    try:
+        return _draft_to_pb(draft)
+    except (TypeError, ValueError):
+        raise IdentifierError(_wrong_text(draft), "must be text, and valid Unicode") from None
+
+
+def _wrong_text(draft: Draft) -> str:
+    for item in dataclasses.fields(draft):
+        value = getattr(draft, item.name)
+        texts = value if item.name == "upstream_events" else (value,)
+        if item.type != "str" and item.name != "upstream_events":
+            continue
+        if not isinstance(texts, tuple) or not all(_is_text(text) for text in texts):
+            return item.name
+    return "draft"
+
+
+def _is_text(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
+def _draft_to_pb(draft: Draft) -> common_pb2.Draft:
     message = common_pb2.Draft(
         request_id=draft.request_id or str(uuid.uuid4()),
         actor=common_pb2.Actor(id=draft.actor_id, type=draft.actor_type),

@@ -14,8 +14,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+)
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import grpc
@@ -50,7 +59,7 @@ class _State:
 
 
 async def append_stream(
-    stub: Any,
+    stub: Callable[[], Any],
     ledger: str,
     drafts: AsyncIterable[Draft] | Iterable[Draft],
     *,
@@ -58,7 +67,7 @@ async def append_stream(
     window: int,
     policy: CallPolicy,
     append_one: AppendOne,
-) -> AsyncIterator[AppendResult]:
+) -> AsyncGenerator[AppendResult]:
     """Yield one result for each draft, in order.
 
     Raises:
@@ -73,17 +82,18 @@ async def append_stream(
         progress_s = time.monotonic()
         while not (state.ended and not state.unanswered):
             try:
-                async for outcome in _session(stub, ledger, state, full, policy):
-                    draft = state.unanswered.popleft()
-                    state.window.release()
-                    result = convert.result_from_pb(
-                        outcome, index=index, request_id=draft.request_id, full=full
-                    )
-                    if result.error is not None and is_retryable(result.error):
-                        result = _renumbered(await append_one(draft), index)
-                    index += 1
-                    yield result
-                    delays, progress_s = waits(policy), time.monotonic()
+                async with aclosing(_session(stub(), ledger, state, full, policy)) as outcomes:
+                    async for outcome in outcomes:
+                        draft = state.unanswered.popleft()
+                        state.window.release()
+                        result = convert.result_from_pb(
+                            outcome, index=index, request_id=draft.request_id, full=full
+                        )
+                        if result.error is not None and is_retryable(result.error):
+                            result = await _alone(append_one, draft, index)
+                        index += 1
+                        yield result
+                        delays, progress_s = waits(policy), time.monotonic()
             except grpc.RpcError as exc:
                 await _before_retry(from_rpc_error(exc), delays, progress_s, policy)
             except StatusError as error:
@@ -105,10 +115,12 @@ async def _before_retry(
     await asyncio.sleep(wait_s)
 
 
-def _renumbered(result: AppendResult, index: int) -> AppendResult:
-    return AppendResult(
-        index, result.request_id, result.summary, result.receipt, result.error, result.repeated
-    )
+async def _alone(append_one: AppendOne, draft: common_pb2.Draft, index: int) -> AppendResult:
+    """Append a draft by a call of its own; a failure is that draft's alone."""
+    try:
+        return replace(await append_one(draft), index=index)
+    except StatusError as error:
+        return AppendResult(index, draft.request_id, error=error)
 
 
 async def _pump(drafts: AsyncIterable[Draft] | Iterable[Draft], state: _State) -> None:
@@ -139,7 +151,7 @@ async def _as_async(drafts: AsyncIterable[Draft] | Iterable[Draft]) -> AsyncIter
 
 async def _session(
     stub: Any, ledger: str, state: _State, full: bool, policy: CallPolicy
-) -> AsyncIterator[common_pb2.AppendResult]:
+) -> AsyncGenerator[common_pb2.AppendResult]:
     """One connection: resend what is unanswered, go on with the source, yield the answers."""
     call = stub.AppendStream(metadata=telemetry.outgoing_metadata())
     writer = asyncio.ensure_future(_write(call, ledger, state, full))

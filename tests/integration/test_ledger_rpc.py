@@ -1,0 +1,142 @@
+"""The ledger behind a socket: typed errors, limits, deadlines, health, and a stop under load."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from provledger.api.common.v1 import common_pb2
+from provledger.api.ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from provledger.errors import StatusError
+from provledger.rpc.errors import from_rpc_error
+from tests.inmem.anchor import InMemoryAnchor
+from tests.inmem.witness import InMemoryWitness
+from tests.support.ledgering import LEDGER, document, draft, ledger_service, served, verify_all
+
+
+async def refusal(call: Awaitable[Any]) -> StatusError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return from_rpc_error(caught.value)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'ledger.sqlite3'}"
+
+
+async def test_errors_cross_the_wire_with_their_details(url: str) -> None:
+    async with ledger_service(url) as service, served(service) as channel:
+        stub: Any = ledger_pb2_grpc.LedgerServiceStub(channel)
+        append = lambda item, ledger=LEDGER: stub.Append(  # noqa: E731
+            ledger_pb2.AppendRequest(ledger=ledger, draft=item)
+        )
+        await append(draft("r1"))
+        error = await refusal(append(draft("r1", resource_id="other")))
+        assert (error.code, error.reason) == ("ALREADY_EXISTS", "REQUEST_ID_REUSED")
+        assert error.metadata == {"requestId": "r1", "field": "mutation.resource_id"}
+        error = await refusal(append(draft("r2"), "tenants/acme/ledgers/none"))
+        assert (error.code, error.reason) == ("NOT_FOUND", "LEDGER_NOT_FOUND")
+        error = await refusal(append(draft("r2"), "nonsense"))
+        assert (error.code, error.violations[0].field) == ("INVALID_ARGUMENT", "ledger")
+        error = await refusal(append(document("r3", bytes(1024 * 1024 + 1))))
+        assert error.violations[0].field == "draft.document.payload"
+        broken = draft("r4")
+        broken.mutation.new_state = b'{"a":9007199254740993}'
+        error = await refusal(append(broken))
+        assert error.reason == "INVALID_JSON"
+        assert error.violations[0].field == "draft.mutation.new_state"
+
+
+async def test_batch_of_50000_is_refused_and_harms_nobody(url: str) -> None:
+    async with ledger_service(url) as service, served(service) as channel:
+        stub: Any = ledger_pb2_grpc.LedgerServiceStub(channel)
+        drafts = [draft(f"r{n}", new={}) for n in range(50_000)]
+        large = stub.AppendBatch(ledger_pb2.AppendBatchRequest(ledger=LEDGER, drafts=drafts))
+        small = stub.Append(ledger_pb2.AppendRequest(ledger=LEDGER, draft=draft("mine")))
+        error = await refusal(large)
+        assert error.code == "INVALID_ARGUMENT"
+        assert error.violations[0].field == "drafts"
+        assert (await small).receipt.seq == 1
+
+
+async def test_deadline_bounds_a_wait(url: str) -> None:
+    async with ledger_service(url) as service, served(service) as channel:
+        stub: Any = ledger_pb2_grpc.LedgerServiceStub(channel)
+        answer = await stub.Append(ledger_pb2.AppendRequest(ledger=LEDGER, draft=draft("r1")))
+        request = ledger_pb2.GetReceiptRequest(
+            name=answer.receipt.name, wait_for=common_pb2.ANCHOR_STATE_LOGGED
+        )
+        error = await refusal(stub.GetReceipt(request, timeout=0.2))
+        assert error.code == "DEADLINE_EXCEEDED"
+
+
+async def test_every_method_is_served(url: str) -> None:
+    async with (
+        ledger_service(url, relay=True) as service,
+        served(service) as channel,
+    ):
+        stub: Any = ledger_pb2_grpc.LedgerServiceStub(channel)
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        for name in ("", "provledger.api.ledger.v1.LedgerService"):
+            answer = await health.Check(health_pb2.HealthCheckRequest(service=name))
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        created = await stub.CreateLedger(
+            ledger_pb2.CreateLedgerRequest(parent="tenants/acme", ledger_id="second")
+        )
+        assert created.created
+        receipt = (
+            await stub.Append(
+                ledger_pb2.AppendRequest(ledger=created.ledger.name, draft=draft("r"))
+            )
+        ).receipt
+        shown = await stub.GetReceipt(
+            ledger_pb2.GetReceiptRequest(
+                name=receipt.name, wait_for=common_pb2.ANCHOR_STATE_ANCHORED
+            )
+        )
+        assert shown.receipt.proofs
+        name = created.ledger.name
+        assert (await stub.GetLedger(ledger_pb2.GetLedgerRequest(name=name))).ledger.seq == 1
+        assert (
+            len((await stub.ListLedgers(ledger_pb2.ListLedgersRequest(parent="tenants/-"))).ledgers)
+            == 2
+        )
+        page = await stub.ListReceipts(ledger_pb2.ListReceiptsRequest(parent=name))
+        assert [item.seq for item in page.receipts] == [0, 1]
+        assert (await stub.GetHead(ledger_pb2.GetHeadRequest(name=name))).head
+        verified = await stub.VerifyRange(ledger_pb2.VerifyRangeRequest(name=name, end_seq=9))
+        assert verified.checked_count == 2
+
+
+async def test_stop_under_load_loses_nothing_that_was_answered(url: str) -> None:
+    witness, anchor = InMemoryWitness(), InMemoryAnchor()
+    answered: set[str] = set()
+    async with ledger_service(url, witness, anchor) as service:
+        async with served(service) as channel:
+            stub: Any = ledger_pb2_grpc.LedgerServiceStub(channel)
+
+            async def append(n: int) -> None:
+                request = ledger_pb2.AppendRequest(
+                    ledger=LEDGER, draft=draft(f"r{n}"), view=common_pb2.RECEIPT_VIEW_BASIC
+                )
+                await stub.Append(request)
+                answered.add(f"r{n}")
+
+            tasks = [asyncio.create_task(append(n)) for n in range(200)]
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.gather(*tasks, return_exceptions=True)
+    async with ledger_service(url, witness, anchor, create=False) as service:
+        found = await service.storage.find_requests(
+            (await service.storage.list_ledgers("", ("", ""), 1))[0][0].uid,
+            [f"r{n}" for n in range(200)],
+        )
+        assert answered
+        assert answered <= set(found.known)
+        await verify_all(service)

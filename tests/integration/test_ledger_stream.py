@@ -1,0 +1,278 @@
+"""AppendStream over a real socket: order, flow control, half-close, and clients that go away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from ledger_svc import admission
+from ledger_svc.app import Service
+from provledger.api.common.v1 import common_pb2
+from provledger.api.ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from provledger.rpc.errors import from_rpc_error, status_from_pb
+from tests.inmem.witness import InMemoryWitness
+from tests.support.ledgering import (
+    LEDGER,
+    append,
+    document,
+    draft,
+    eventually,
+    ledger_service,
+    served,
+    verify_all,
+)
+
+Request = ledger_pb2.AppendStreamRequest
+
+
+@asynccontextmanager
+async def streaming(
+    tmp_path: Path, witness: InMemoryWitness | None = None, **options: Any
+) -> AsyncIterator[tuple[Service, Any]]:
+    url = f"sqlite:///{tmp_path / 'ledger.sqlite3'}"
+    async with ledger_service(url, witness, **options) as service, served(service) as channel:
+        yield service, ledger_pb2_grpc.LedgerServiceStub(channel)
+
+
+def requests_for(items: Iterable[common_pb2.Draft]) -> list[Request]:
+    requests = [Request(draft=item) for item in items]
+    requests[0].ledger = LEDGER
+    return requests
+
+
+async def drain(call: Any) -> list[common_pb2.AppendResult]:
+    return [response.result async for response in call]
+
+
+async def failure(call: Callable[[], Any]) -> Any:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call()
+    return from_rpc_error(caught.value)
+
+
+async def test_answers_come_in_order_and_end_after_half_close(tmp_path: Path) -> None:
+    async with streaming(tmp_path) as (service, stub):
+        call = stub.AppendStream(iter(requests_for(draft(f"r{n}") for n in range(2000))))
+        results = await drain(call)
+        assert [result.index for result in results] == list(range(2000))
+        assert [result.receipt.seq for result in results] == list(range(1, 2001))
+        assert await call.code() is grpc.StatusCode.OK
+        assert (await verify_all(service)).checked_count == 2001
+
+
+@pytest.mark.parametrize("round", range(10))
+async def test_half_close_at_once_answers_everything(tmp_path: Path, round: int) -> None:
+    """The case in which an earlier probe hung once in a while."""
+    async with streaming(tmp_path) as (_, stub), asyncio.timeout(20):
+        calls = []
+        for stream in range(4):
+            call = stub.AppendStream()
+            for request in requests_for(draft(f"s{stream}-{n}") for n in range(1 + 7 * round)):
+                await call.write(request)
+            await call.done_writing()
+            calls.append(call)
+        for call in calls:
+            assert len(await drain(call)) == 1 + 7 * round
+
+
+async def test_one_request_at_a_time_is_answered_one_at_a_time(tmp_path: Path) -> None:
+    async with streaming(tmp_path) as (_, stub), asyncio.timeout(20):
+        call = stub.AppendStream()
+        for n, request in enumerate(requests_for(draft(f"r{n}") for n in range(30))):
+            await call.write(request)
+            response = await call.read()
+            assert response.result.index == n
+            assert response.result.receipt.seq == n + 1
+        await call.done_writing()
+        assert await call.read() is grpc.aio.EOF
+
+
+async def test_bad_drafts_are_answers_and_the_stream_goes_on(tmp_path: Path) -> None:
+    broken = draft("r1")
+    broken.mutation.new_state = b"{"
+    items = [
+        draft("r0"),
+        broken,
+        draft("bad id"),
+        document("r3", bytes(1024 * 1024 + 1)),
+        draft("r0"),
+        draft("r0", resource_id="other"),
+        common_pb2.Draft(),
+        draft("r7"),
+    ]
+    async with streaming(tmp_path) as (service, stub):
+        results = await drain(stub.AppendStream(iter(requests_for(items))))
+        assert [result.index for result in results] == list(range(8))
+        assert results[4].repeated_request
+        assert results[7].receipt.seq == 2
+        errors = {n: status_from_pb(results[n].error) for n in (1, 2, 3, 5, 6)}
+        assert errors[1].violations[0].field == "draft.mutation.new_state"
+        assert errors[2].violations[0].field == "draft.request_id"
+        assert errors[3].violations[0].field == "draft.document.payload"
+        assert errors[5].reason == "REQUEST_ID_REUSED"
+        assert (await verify_all(service)).checked_count == 3
+
+
+async def test_view_is_that_of_the_first_message(tmp_path: Path) -> None:
+    requests = requests_for([draft("r1"), draft("r2")])
+    requests[0].view = common_pb2.RECEIPT_VIEW_FULL
+    requests[1].view = common_pb2.RECEIPT_VIEW_BASIC
+    async with streaming(tmp_path) as (_, stub):
+        results = await drain(stub.AppendStream(iter(requests)))
+        assert all(result.receipt.statement for result in results)
+
+
+async def test_empty_stream_ends_well(tmp_path: Path) -> None:
+    async with streaming(tmp_path) as (_, stub):
+        assert await drain(stub.AppendStream(iter([]))) == []
+
+
+@pytest.mark.parametrize(
+    ("first", "code"),
+    [
+        ("", "INVALID_ARGUMENT"),
+        ("tenants/acme/ledgers/none", "NOT_FOUND"),
+        ("nonsense", "INVALID_ARGUMENT"),
+    ],
+)
+async def test_stream_needs_a_ledger(tmp_path: Path, first: str, code: str) -> None:
+    async with streaming(tmp_path) as (_, stub):
+        call = stub.AppendStream(iter([Request(ledger=first, draft=draft("r1"))]))
+        error = await failure(lambda: drain(call))
+        assert error.code == code
+
+
+async def test_another_ledger_breaks_the_stream_after_what_came_before(tmp_path: Path) -> None:
+    requests = requests_for(draft(f"r{n}") for n in range(5))
+    requests[3].ledger = LEDGER
+    requests[4].ledger = "tenants/acme/ledgers/other"
+    async with streaming(tmp_path) as (service, stub):
+        call = stub.AppendStream(iter(requests))
+        results = []
+
+        async def read() -> None:
+            async for response in call:
+                results.append(response.result.receipt.seq)
+
+        error = await failure(read)
+        assert error.violations[0].field == "ledger"
+        assert results == [1, 2, 3, 4]
+        assert (await verify_all(service)).checked_count == 5
+
+
+async def test_server_stops_reading_while_drafts_are_unanswered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    witness = InMemoryWitness()
+    async with streaming(tmp_path, witness, stream_in_flight=8) as (service, stub):
+        real, gate = witness.WitnessBatch, asyncio.Event()
+        real_check, taken = admission.check_draft, []
+
+        async def held(request: Any, **options: Any) -> Any:
+            await gate.wait()
+            return await real(request, **options)
+
+        def check_draft(item: common_pb2.Draft) -> int:
+            taken.append(item.request_id)
+            return real_check(item)
+
+        replaced: Any = witness
+        replaced.WitnessBatch = held
+        monkeypatch.setattr(admission, "check_draft", check_draft)
+        call = stub.AppendStream(iter(requests_for(draft(f"r{n}") for n in range(100))))
+        await eventually(lambda: len(taken) == 8)
+        await asyncio.sleep(0.2)
+        assert len(taken) == 8
+        gate.set()
+        assert len(await drain(call)) == 100
+        assert (await verify_all(service)).checked_count == 101
+
+
+async def test_what_was_read_is_recorded_although_the_client_goes_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    witness = InMemoryWitness()
+    async with streaming(tmp_path, witness) as (service, stub):
+        real, gate = witness.WitnessBatch, asyncio.Event()
+        held_calls, taken = [], []
+        real_check = admission.check_draft
+
+        async def held(request: Any, **options: Any) -> Any:
+            held_calls.append(request)
+            await gate.wait()
+            return await real(request, **options)
+
+        def check_draft(item: common_pb2.Draft) -> int:
+            taken.append(item.request_id)
+            return real_check(item)
+
+        replaced: Any = witness
+        replaced.WitnessBatch = held
+        monkeypatch.setattr(admission, "check_draft", check_draft)
+        # Two flushes of others are on their way: what the stream brings waits in the queue.
+        others = []
+        for name in ("one", "two"):
+            others.append(asyncio.create_task(append(service, draft(name))))
+            await eventually(lambda: len(held_calls) == len(others))
+        call = stub.AppendStream()
+        for request in requests_for(draft(f"r{n}") for n in range(20)):
+            await call.write(request)
+        await eventually(lambda: len(taken) == 22)
+        call.cancel()
+        await asyncio.sleep(0.1)
+        gate.set()
+        await asyncio.gather(*others)
+        ledger = await service.storage.get_ledger("acme", "main")
+        assert ledger is not None
+
+        async def recorded() -> bool:
+            return (await service.storage.get_head(ledger.uid)).head.seq == 22
+
+        await eventually(recorded)
+        assert (await append(service, draft("r0"))).repeated_request
+        await verify_all(service)
+
+
+async def test_message_that_is_none_ends_the_stream(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'ledger.sqlite3'}"
+    async with ledger_service(url) as service, served(service) as channel:
+        raw = channel.stream_stream(
+            "/provledger.api.ledger.v1.LedgerService/AppendStream",
+            request_serializer=bytes,
+            response_deserializer=ledger_pb2.AppendStreamResponse.FromString,
+        )
+        good = requests_for([draft("r1")])[0].SerializeToString()
+        call = raw(iter([good, b"\xff\xff\xff"]))
+        results = []
+
+        async def read() -> None:
+            async for response in call:
+                results.append(response.result.receipt.seq)
+
+        error = await failure(read)
+        assert error.code == "INVALID_ARGUMENT"
+        assert results == [1]
+
+
+async def test_two_streams_and_a_batch_share_the_ledger(tmp_path: Path) -> None:
+    async with streaming(tmp_path) as (service, stub):
+        streams = [
+            drain(stub.AppendStream(iter(requests_for(draft(f"s{s}-{n}") for n in range(300)))))
+            for s in range(2)
+        ]
+        batch = stub.AppendBatch(
+            ledger_pb2.AppendBatchRequest(
+                ledger=LEDGER, drafts=[draft(f"b{n}") for n in range(300)]
+            )
+        )
+        one, two, three = await asyncio.gather(*streams, batch)
+        for results in (one, two, three.results):
+            seqs = [result.receipt.seq for result in results]
+            assert seqs == sorted(seqs)
+        assert (await verify_all(service)).checked_count == 901

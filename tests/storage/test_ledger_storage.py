@@ -1,0 +1,386 @@
+"""The ledger's storage: one suite for SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from ledger_svc import chain
+from ledger_svc.chain import Candidate, HeadState, LedgerInfo, Linked, Seal
+from ledger_svc.storage import Known, ListQuery, LogRun, RowsRefusedError, Storage
+from ledger_svc.storage.database import Database
+from ledger_svc.storage.tables import metadata
+from provledger.errors import DataLossError
+from provledger.witness_batch import WitnessBatch
+from tests.support.ledgering import eventually
+
+NOW_NS = 1_763_665_200_000_000_000
+
+
+@dataclass(frozen=True)
+class Decided:
+    linked: Linked | None
+    known: Mapping[str, Known]
+    state: HeadState
+
+
+@pytest.fixture
+async def storage(database_url: str) -> AsyncIterator[Database]:
+    database = Database.open(database_url, reader_threads=2)
+    await asyncio.to_thread(database.migrate)
+    yield database
+    await database.close()
+
+
+def info(ledger: str = "main", tenant: str = "acme") -> LedgerInfo:
+    return LedgerInfo(os.urandom(16), tenant, ledger, "blake3", "logs/00", "log.test/1", NOW_NS)
+
+
+def seal(size: int = 8) -> Seal:
+    leaves = b"".join(bytes([n]) * 32 for n in range(size))
+    body = WitnessBatch("blake3", bytes(32), size, "witness-1", bytes(32), 1, NOW_NS).encode()
+    return Seal("blake3", body, b"sig", leaves, "witness-1", 1, bytes(32), NOW_NS)
+
+
+def candidate(request_id: str, **fields: Any) -> Candidate:
+    given: dict[str, Any] = {
+        "receipt_id": os.urandom(16),
+        "request_id": request_id,
+        "receipt_type": "mutation",
+        "resource_type": "Version",
+        "resource_id": "x",
+        "actor_id": "bot",
+        "statement": b"statement of " + request_id.encode(),
+        "payload": b"\x00payload\xff",
+        "secret": os.urandom(32),
+        "payload_hash": os.urandom(32),
+        "commitment_size": 8,
+        "leaf_hash": bytes(32),
+        "batch_index": 0,
+    }
+    return Candidate(**{**given, **fields})
+
+
+async def make(storage: Storage, ledger: LedgerInfo | None = None) -> LedgerInfo:
+    ledger = ledger or info()
+    linked = chain.link(ledger, chain.EMPTY_HEAD, seal(), [candidate("genesis")], NOW_NS)
+    return await storage.insert_ledger(ledger, linked)
+
+
+async def append(
+    storage: Storage, ledger: LedgerInfo, *candidates: Candidate, known_seq: int = -1
+) -> Decided:
+    def decide(state: HeadState, known: Mapping[str, Known], database_ns: int) -> Decided:
+        assert abs(database_ns - time.time_ns()) < 60_000_000_000
+        fresh = [item for item in candidates if item.request_id not in known]
+        linked = chain.link(ledger, state.head, seal(), fresh, NOW_NS) if fresh else None
+        return Decided(linked, known, state)
+
+    ids = [item.request_id for item in candidates]
+    return await storage.append(ledger.uid, ids, known_seq, decide)
+
+
+# --- schema --------------------------------------------------------------------------------------
+
+
+async def test_migrations_make_the_declared_tables(storage: Database) -> None:
+    inspector = sa.inspect(storage._engine)
+    for table in metadata.tables.values():
+        columns = inspector.get_columns(table.name)
+        assert [column["name"] for column in columns] == [column.name for column in table.columns]
+        assert not any(column["nullable"] for column in columns if column["name"] != "ledger_uid")
+        keys = inspector.get_pk_constraint(table.name)["constrained_columns"]
+        assert keys == [column.name for column in table.primary_key]
+        assert keys[0] == "ledger_uid"
+        found = {
+            (index["name"], tuple(index["column_names"]), bool(index["unique"]))
+            for index in inspector.get_indexes(table.name)
+            if "duplicates_constraint" not in index
+        }
+        declared = {
+            (index.name, tuple(column.name for column in index.columns), bool(index.unique))
+            for index in table.indexes
+        }
+        assert found == declared
+
+
+async def test_migrating_again_changes_nothing(storage: Database) -> None:
+    ledger = await make(storage)
+    await asyncio.to_thread(storage.migrate)
+    assert (await storage.get_head(ledger.uid)).head.seq == 0
+
+
+# --- ledgers -------------------------------------------------------------------------------------
+
+
+async def test_ledger_comes_back_as_it_was_stored(storage: Storage) -> None:
+    ledger = await make(storage)
+    assert await storage.get_ledger("acme", "main") == ledger
+    assert await storage.get_ledger("acme", "none") is None
+    state = await storage.get_head(ledger.uid)
+    assert (state.head.seq, state.logged_seq, state.read_only_reason) == (0, -1, "")
+
+
+async def test_second_ledger_of_a_name_gives_way_to_the_first(storage: Storage) -> None:
+    first = await make(storage)
+    assert await make(storage, info()) == first
+    assert len(await storage.list_ledgers("", ("", ""), 10)) == 1
+
+
+async def test_ledgers_are_listed_from_where_one_left(storage: Storage) -> None:
+    names = [(tenant, ledger) for tenant in ("a", "a-b", "b") for ledger in ("m", "m-1", "z")]
+    for tenant, ledger in reversed(names):
+        await make(storage, info(ledger, tenant))
+
+    async def listed(tenant: str, after: tuple[str, str], limit: int) -> list[tuple[str, str]]:
+        found = await storage.list_ledgers(tenant, after, limit)
+        return [(item.tenant, item.ledger) for item, _ in found]
+
+    assert await listed("", ("", ""), 100) == names
+    assert await listed("", names[3], 2) == names[4:6]
+    assert await listed("a-b", ("", ""), 100) == names[3:6]
+    assert await listed("a-b", names[4], 100) == names[5:6]
+    assert await listed("a-b", names[8], 100) == []
+
+
+async def test_head_of_a_ledger_that_is_not_there_is_data_loss(storage: Storage) -> None:
+    with pytest.raises(DataLossError):
+        await storage.get_head(bytes(16))
+
+
+# --- appends -------------------------------------------------------------------------------------
+
+
+async def test_rows_come_back_as_they_were_stored(storage: Storage) -> None:
+    ledger = await make(storage)
+    odd = candidate(
+        "r2",
+        resource_id="\u00e9 \U0001f600'\"\\%?",
+        payload=b"",
+        secret=b"",
+        statement=bytes(range(256)) * 40,
+        commitment_size=0,
+    )
+    decided = await append(storage, ledger, candidate("r1"), odd, candidate("r3"))
+    assert decided.linked is not None
+    rows = decided.linked.rows
+    stored = await storage.get_rows(ledger.uid, [1, 2, 3], full=True)
+    assert [item.row for item in stored] == rows
+    genesis = await storage.get_rows(ledger.uid, [0], full=True)
+    assert genesis[0].previous_hash is None
+    assert stored[0].previous_hash == genesis[0].row.receipt_hash
+    assert [item.previous_hash for item in stored[1:]] == [row.receipt_hash for row in rows[:2]]
+    apart = await storage.get_rows(ledger.uid, [1, 3, 7], full=True)
+    assert apart == [stored[0], stored[2]]
+    assert await storage.get_receipt(ledger.uid, rows[1].receipt_id) == stored[1]
+    assert await storage.get_receipt(bytes(16), rows[1].receipt_id) is None
+    batches = await storage.get_batches(ledger.uid, [0, 1, 2])
+    assert sorted(batches) == [0, 1]
+    assert batches[1] == decided.linked.batch
+    assert await storage.receipt_hash_at(ledger.uid, 2) == rows[1].receipt_hash
+    assert await storage.receipt_hash_at(ledger.uid, 9) is None
+    light = (await storage.get_rows(ledger.uid, [2], full=False))[0]
+    assert light.row == rows[1]._replace(statement=b"", payload=b"", secret=b"")
+    assert await storage.get_rows(ledger.uid, [1, 3], full=False) == [
+        item._replace(row=item.row._replace(statement=b"", payload=b"", secret=b""))
+        for item in (stored[0], stored[2])
+    ]
+
+
+async def test_large_batches_are_stored(storage: Storage) -> None:
+    ledger = await make(storage)
+    await append(storage, ledger, *(candidate(f"r{n}") for n in range(1000)))
+    head = (await storage.get_head(ledger.uid)).head
+    assert head.seq == 1000
+    found = await storage.find_requests(ledger.uid, [f"r{n}" for n in range(990, 1010)])
+    assert found.head_seq == 1000
+    assert sorted(found.known) == sorted(f"r{n}" for n in range(990, 1000))
+
+
+async def test_request_ids_are_looked_up_under_the_lock(storage: Storage) -> None:
+    ledger = await make(storage)
+    await append(storage, ledger, candidate("r1"), candidate("r2"))
+    decided = await append(storage, ledger, candidate("r2"), candidate("r3"), known_seq=0)
+    assert list(decided.known) == ["r2"]
+    assert decided.known["r2"].seq == 2
+    assert decided.linked is not None
+    assert [row.request_id for row in decided.linked.rows] == ["r3"]
+    # The head is where the caller looked them up: not asked again.
+    assert (await append(storage, ledger, candidate("r9"), known_seq=3)).known == {}
+
+
+async def test_request_ids_belong_to_their_ledger(storage: Storage) -> None:
+    one, two = await make(storage), await make(storage, info("two"))
+    await append(storage, one, candidate("r1"))
+    assert (await storage.find_requests(two.uid, ["r1"])).known == {}
+    assert (await append(storage, two, candidate("r1"))).known == {}
+
+
+async def test_nothing_is_stored_if_the_decision_raises(storage: Storage) -> None:
+    ledger = await make(storage)
+
+    def decide(state: HeadState, known: Mapping[str, Known], database_ns: int) -> Decided:
+        raise KeyError("no")
+
+    with pytest.raises(KeyError):
+        await storage.append(ledger.uid, ["r1"], -1, decide)
+    assert (await append(storage, ledger, candidate("r1"))).state.head.seq == 0
+
+
+async def test_refused_rows_leave_nothing_behind(storage: Storage) -> None:
+    ledger = await make(storage)
+    first = candidate("r1")
+    await append(storage, ledger, first)
+    twice = candidate("r3", receipt_id=first.receipt_id)
+    with pytest.raises(RowsRefusedError):
+        await append(storage, ledger, candidate("r2"), twice)
+    assert (await storage.get_head(ledger.uid)).head.seq == 1
+    assert (await storage.find_requests(ledger.uid, ["r2"])).known == {}
+    await append(storage, ledger, candidate("r2"))
+
+
+@pytest.mark.parametrize("bad", [{"batch_index": 2**70}, {"resource_id": "\ud800"}])
+async def test_values_no_column_can_hold_are_refused(storage: Storage, bad: Any) -> None:
+    ledger = await make(storage)
+    with pytest.raises(RowsRefusedError):
+        await append(storage, ledger, candidate("r1", **bad))
+    await append(storage, ledger, candidate("r1"))
+
+
+async def test_writers_of_two_engines_take_turns(database_url: str, storage: Storage) -> None:
+    other = Database.open(database_url)
+    ledger = await make(storage)
+    try:
+        await asyncio.gather(
+            *(append(storage, ledger, candidate(f"a{n}")) for n in range(25)),
+            *(append(other, ledger, candidate(f"b{n}")) for n in range(25)),
+        )
+    finally:
+        await other.close()
+    assert (await storage.get_head(ledger.uid)).head.seq == 50
+    rows = await storage.get_rows(ledger.uid, list(range(51)), full=False)
+    assert len(rows) == 51
+
+
+# --- scans ---------------------------------------------------------------------------------------
+
+
+async def test_scan_says_where_it_stopped(storage: Storage) -> None:
+    ledger = await make(storage)
+    await append(
+        storage,
+        ledger,
+        *(
+            candidate(f"r{n}", actor_id="ab"[n % 2], receipt_type="xy"[n % 3 == 0])
+            for n in range(1, 21)
+        ),
+    )
+
+    async def scan(query: ListQuery, after: int, limit: int, most: int) -> tuple[Any, ...]:
+        found = await storage.scan(ledger.uid, query, after, limit, most)
+        assert len(found.sizes) == len(found.seqs)
+        return list(found.seqs), found.position, found.ended
+
+    everything = ListQuery()
+    assert await scan(everything, -1, 5, 100) == ([0, 1, 2, 3, 4], 4, False)
+    assert await scan(everything, 15, 5, 100) == ([16, 17, 18, 19, 20], 20, False)
+    assert await scan(everything, 15, 6, 100) == ([16, 17, 18, 19, 20], 20, True)
+    assert (await scan(everything, 20, 5, 100))[0] == []
+    by_actor = ListQuery(actor_id="a")
+    assert await scan(by_actor, 0, 3, 100) == ([2, 4, 6], 6, False)
+    by_type = ListQuery(receipt_type="y")
+    assert await scan(by_type, 0, 2, 100) == ([3, 6], 6, False)
+    assert await scan(by_type, 0, 10, 5) == ([3], 5, False)
+    assert await scan(by_type, 18, 10, 5) == ([], 20, True)
+    row = (await storage.get_rows(ledger.uid, [4], full=True))[0].row
+    sizes = (await storage.scan(ledger.uid, everything, 3, 1, 10)).sizes
+    assert list(sizes) == [len(row.statement) + len(row.payload)]
+
+
+async def test_scan_by_time_bisects_the_chain(storage: Storage) -> None:
+    ledger = await make(storage)
+    await append(storage, ledger, *(candidate(f"r{n}") for n in range(1, 100)))
+
+    async def scan(start: int, end: int) -> list[int]:
+        query = ListQuery(start_t_ns=start, end_t_ns=end)
+        return list((await storage.scan(ledger.uid, query, -1, 1000, 1000)).seqs)
+
+    # The genesis is at NOW_NS, each receipt a nanosecond later.
+    assert await scan(NOW_NS + 10, NOW_NS + 20) == list(range(10, 20))
+    assert await scan(1, NOW_NS) == []
+    assert await scan(0, NOW_NS + 1) == [0]
+    assert await scan(NOW_NS + 99, 0) == [99]
+    assert await scan(NOW_NS + 100, 0) == []
+
+
+# --- the log -------------------------------------------------------------------------------------
+
+
+async def test_runs_are_recorded_once_and_joined(storage: Storage) -> None:
+    ledger = await make(storage)
+    await append(storage, ledger, *(candidate(f"r{n}") for n in range(1, 20)))
+    uid = ledger.uid
+    assert await storage.record_runs(uid, [LogRun(0, 1, 5)], -1, "me", 1.0)
+    assert not await storage.record_runs(uid, [LogRun(0, 1, 5)], -1, "me", 1.0)
+    assert await storage.record_runs(uid, [LogRun(5, 6, 2), LogRun(7, 20, 2)], 4, "me", 1.0)
+    assert await storage.record_runs(uid, [LogRun(9, 22, 1)], 8, "me", 1.0)
+    assert (await storage.get_head(uid)).logged_seq == 9
+    all_runs = [LogRun(0, 1, 7), LogRun(7, 20, 3)]
+    assert await storage.log_runs(uid, 0, 19) == all_runs
+    assert await storage.log_runs(uid, 6, 6) == all_runs[:1]
+    assert await storage.log_runs(uid, 6, 7) == all_runs
+    assert await storage.log_runs(uid, 8, 100) == all_runs[1:]
+
+
+async def test_lease_belongs_to_one_until_it_ends(storage: Storage) -> None:
+    ledger = await make(storage)
+    uid = ledger.uid
+    assert await storage.acquire_lease(uid, "one", 0.3) is not None
+    assert await storage.acquire_lease(uid, "one", 0.3) is not None
+    assert await storage.acquire_lease(uid, "two", 0.3) is None
+    assert await storage.find_unlogged("two") == []
+    assert await storage.find_unlogged("one") == [ledger]
+    await storage.release_lease(uid, "two")
+    assert await storage.acquire_lease(uid, "two", 0.3) is None
+    await eventually(lambda: storage.acquire_lease(uid, "two", 30.0))
+    assert await storage.acquire_lease(uid, "one", 0.3) is None
+    await storage.release_lease(uid, "two")
+    assert await storage.acquire_lease(uid, "one", 30.0) is not None
+
+
+async def test_only_ledgers_with_work_are_found(storage: Storage) -> None:
+    one, two, three = [await make(storage, info(name)) for name in ("one", "two", "three")]
+    assert await storage.record_runs(two.uid, [LogRun(0, 1, 1)], -1, "me", 1.0)
+    await storage.latch(three.uid, "LEDGER_FORKED")
+    await storage.latch(three.uid, "LATER")
+    assert await storage.find_unlogged("me") == [one]
+    assert (await storage.get_head(three.uid)).read_only_reason == "LEDGER_FORKED"
+
+
+async def test_entries_are_rebuilt_for_the_log(storage: Storage) -> None:
+    ledger = await make(storage)
+    entries = []
+    for start in (1, 11, 21):
+        decided = await append(
+            storage,
+            ledger,
+            *(candidate(f"r{n}", leaf_hash=bytes([n % 8]) * 32, batch_index=n % 8)
+              for n in range(start, start + 10)),
+        )  # fmt: skip
+        assert decided.linked is not None
+        entries += decided.linked.entries
+    read = await storage.entries_for_log(ledger, 1, 1000, 1 << 20)
+    assert list(read.entries) == entries
+    assert read.state.head.seq == 30
+    assert list((await storage.entries_for_log(ledger, 8, 5, 1 << 20)).entries) == entries[7:12]
+    few = await storage.entries_for_log(ledger, 1, 1000, 3 * len(entries[0]))
+    assert list(few.entries) == entries[: len(few.entries)]
+    assert 1 <= len(few.entries) <= 3
+    assert list((await storage.entries_for_log(ledger, 31, 5, 1 << 20)).entries) == []
