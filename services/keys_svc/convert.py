@@ -69,7 +69,7 @@ class Violations:
         if self.found:
             fields = ", ".join(violation.field for violation in self.found)
             raise InvalidArgumentError(
-                "INVALID_REQUEST",
+                "INVALID_FIELD",
                 f"the request has {len(self.found)} bad field(s): {fields}",
                 metadata={"fields": fields},
                 violations=self.found,

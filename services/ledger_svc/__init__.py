@@ -3,6 +3,7 @@
     chain       what a stored receipt is, and how it is linked (pure)
     admission   bounds of a draft, before anything is spent on it (pure)
     repeats     whether a repeated request id came with the same content (pure)
+    batch_tree  what is kept of a signed batch, to rebuild paths from (pure)
     audit       recomputes stored rows, every column of them (pure)
     witnessing  the call to the witness, and what is believed of its answer
     append      the pipeline of an append: look up, witness, commit, answer

@@ -68,7 +68,7 @@ def check_batch_size(drafts: Sequence[object]) -> None:
     """
     if not 1 <= len(drafts) <= MAX_BATCH_ITEMS:
         raise _violation(
-            "BATCH_SIZE",
+            "INVALID_BATCH_SIZE",
             "drafts",
             f"must be 1 to {MAX_BATCH_ITEMS} drafts, not {len(drafts)}",
             {"limit": str(MAX_BATCH_ITEMS), "size": str(len(drafts))},

@@ -2,7 +2,8 @@
 
 What binds a column, in the order in which it is asked:
 
-    batches.body, leaf_hashes, kid      the body names suite, kid and the root of the leaf hashes
+    batches.*                           the body names suite, kid, and the root that leaf hashes and
+                                        siblings make
     entries.statement, batch_index      the statement is that leaf
     request_id, receipt_id, ...         the statement says the same
     payload, secret, commitment_size    opened, they make the root that the statement names
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from ledger_svc import chain
+from ledger_svc.batch_tree import BatchTree
 from ledger_svc.chain import BatchRow, HeadState, LedgerInfo, Row, Stored
 from provledger import jcs, names
 from provledger.disclosure import (
@@ -32,12 +34,10 @@ from provledger.disclosure import (
     commit_blob,
     commit_fields,
 )
-from provledger.errors import DataLossError, InputError
-from provledger.hashing import HASH_BYTES
+from provledger.errors import DataLossError, InputError, InvalidProofError
 from provledger.statement import Statement, parse_statement
 from provledger.witness_batch import (
     WitnessBatch,
-    batch_root,
     parse_body,
     signature_digest,
     statement_leaf_hash,
@@ -47,6 +47,7 @@ from provledger.witness_batch import (
 _MAX_DEPTH: Final = 3 * jcs.MAX_DEPTH
 _MAX_FIELDS: Final = 16 * jcs.MAX_FIELDS
 _MAX_T_NS: Final = 2**63 - 1
+_TREE_COLUMNS: Final = "batches.first_index, batches.leaf_hashes or batches.siblings"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +56,8 @@ class _Batch:
 
     row: BatchRow
     body: WitnessBatch
+    tree: BatchTree
     signature_hex: str
-
-    def leaf(self, index: int) -> bytes:
-        return self.row.leaf_hashes[index * HASH_BYTES : (index + 1) * HASH_BYTES]
 
 
 class Auditor:
@@ -130,21 +129,22 @@ class Auditor:
         return self._batch
 
     def _check_batch(self, seq: int, row: BatchRow) -> _Batch:
-        leaves = _split(row.leaf_hashes)
         try:
             body = parse_body(row.body)
         except InputError:
             self._fail(seq, "batches.body", "is not the body of a witness batch")
         if body.suite != self._ledger.suite:
             self._fail(seq, "ledgers.suite or batches.body", "name different suites")
-        if leaves is None or len(leaves) != body.size:
-            self._fail(seq, "batches.leaf_hashes", "are another number than the body says")
-        if batch_root(body.suite, leaves) != body.root:
-            self._fail(seq, "batches.leaf_hashes", "do not make the root that the body names")
+        try:
+            tree = chain.tree_of(row, body.size, body.suite)
+        except InvalidProofError:
+            self._fail(seq, _TREE_COLUMNS, "are not part of a tree of the size that is signed")
+        if tree.root != body.root:
+            self._fail(seq, _TREE_COLUMNS, "do not make the root that is signed")
         if body.kid != row.kid:
             self._fail(seq, "batches.kid", "is not the one in the body")
         digest = signature_digest(body.suite, row.body, row.sig)
-        return _Batch(row, body, digest.hex())
+        return _Batch(row, body, tree, digest.hex())
 
     def _refuse_stray_batches(self, rows: Sequence[Row], batches: Mapping[int, BatchRow]) -> None:
         """Every batch that starts among the rows must be the batch of the row it starts at."""
@@ -159,12 +159,12 @@ class Auditor:
 
     def _check_leaf(self, row: Row, batch: _Batch, batches: Mapping[int, BatchRow]) -> None:
         leaf = statement_leaf_hash(self._ledger.suite, row.statement)
-        if 0 <= row.batch_index < batch.body.size and batch.leaf(row.batch_index) == leaf:
+        if batch.tree.leaf(row.batch_index) == leaf:
             return
-        if leaf in (_split(batch.row.leaf_hashes) or ()):
+        if _holds(batch.row, leaf):
             self._fail(row.seq, "batch_index", "is not where the statement is in its batch")
         other = batches.get(row.seq)
-        if other is not None and leaf in (_split(other.leaf_hashes) or ()):
+        if other is not None and _holds(other, leaf):
             self._fail(row.seq, "batch_seq", "is not the batch that holds the statement")
         self._fail(row.seq, "statement", "is not the one that was signed")
 
@@ -210,10 +210,10 @@ class Auditor:
     def _check_hash(self, row: Row, batch: _Batch, successor: Row | None) -> None:
         previous = self._previous
         stored = Stored(row, None if previous is None else previous.receipt_hash)
-        _, receipt_hash = self._hash(stored, batch)
+        receipt_hash = self._hash(stored, batch)
         if receipt_hash == row.receipt_hash:
             return
-        if self._named_behind(row, receipt_hash, batch, successor):
+        if receipt_hash is not None and self._named_behind(row, receipt_hash, batch, successor):
             self._fail(row.seq, "receipt_hash", "is not the hash of its entry")
         # All else is bound by now, so that the time or the signature must be wrong. A neighbour
         # of the same batch that does fit clears the signature.
@@ -235,13 +235,16 @@ class Auditor:
         """Whether what comes behind `row`, in its own batch or the head, names this hash."""
         if successor is None:
             return self._state.head.receipt_hash == receipt_hash
-        if successor.batch_seq != row.batch_seq or successor.batch_index >= batch.body.size:
+        if successor.batch_seq != row.batch_seq:
             return False
-        return self._hash(Stored(successor, receipt_hash), batch)[1] == successor.receipt_hash
+        return self._hash(Stored(successor, receipt_hash), batch) == successor.receipt_hash
 
-    def _hash(self, stored: Stored, batch: _Batch) -> tuple[bytes, bytes]:
-        leaf = batch.leaf(stored.row.batch_index)
-        return chain.entry_of(self._ledger, stored, leaf, batch.signature_hex)
+    def _hash(self, stored: Stored, batch: _Batch) -> bytes | None:
+        """The receipt hash that a row should have; None where its leaf is not in the batch."""
+        leaf = batch.tree.leaf(stored.row.batch_index)
+        if leaf is None:
+            return None
+        return chain.entry_of(self._ledger, stored, leaf, batch.signature_hex)[1]
 
     # --- head, genesis
 
@@ -328,9 +331,7 @@ def _commit(row: Row, statement: Statement) -> Commitment:
     return commit_fields(value, row.secret, mutation=statement.is_mutation)
 
 
-def _split(leaf_hashes: bytes) -> list[bytes] | None:
-    if len(leaf_hashes) % HASH_BYTES:
-        return None
-    return [
-        leaf_hashes[start : start + HASH_BYTES] for start in range(0, len(leaf_hashes), HASH_BYTES)
-    ]
+def _holds(batch: BatchRow, leaf: bytes) -> bool:
+    """Whether a leaf hash is among those kept of a batch."""
+    data = batch.leaf_hashes
+    return any(data[start : start + len(leaf)] == leaf for start in range(0, len(data), len(leaf)))

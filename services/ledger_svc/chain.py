@@ -12,10 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from ledger_svc.batch_tree import BatchTree
 from provledger import jcs, names
 from provledger.disclosure import BLOB_PROFILE, FIELDS_PROFILE
 from provledger.entry import ENTRY_CONTEXT, encode_entry
-from provledger.errors import DataLossError, FailedPreconditionError, UnavailableError
+from provledger.errors import (
+    DataLossError,
+    FailedPreconditionError,
+    InvalidProofError,
+    UnavailableError,
+)
+from provledger.hashing import HASH_BYTES
 from provledger.hashing import suite as get_suite
 from provledger.witness_batch import signature_digest
 
@@ -105,16 +112,19 @@ class Row(NamedTuple):
 class BatchRow(NamedTuple):
     """The signed batch of one flush: the columns of `batches`, in their order.
 
-    `batch_seq` is the seq of the first receipt of the flush; `leaf_hashes` are those of the whole
-    signed batch, 32 bytes each, which may hold statements of other flushes and ledgers.
+    `batch_seq` is the seq of the first receipt of the flush. The signed batch may hold statements
+    of other flushes and ledgers: `leaf_hashes` are ours, from `first_index` on, and `siblings`
+    what else their paths need (`ledger_svc.batch_tree`), 32 bytes each.
     """
 
     ledger_uid: bytes
     batch_seq: int
     kid: str
+    first_index: int
     body: bytes
     sig: bytes
     leaf_hashes: bytes
+    siblings: bytes
 
 
 class Stored(NamedTuple):
@@ -144,12 +154,14 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """The witness's signature over a batch, and who made it when."""
+    """The witness's signature over a batch, our part of it, and who made it when."""
 
     suite: str
     body: bytes
     sig: bytes
+    first_index: int
     leaf_hashes: bytes
+    siblings: bytes
     kid: str
     epoch: int
     thumbprint: bytes
@@ -211,9 +223,39 @@ def link(
         )
         seq += 1
         t_ns += 1
-    batch = BatchRow(uid, first_seq, seal.kid, seal.body, seal.sig, seal.leaf_hashes)
+    batch = BatchRow(
+        uid,
+        first_seq,
+        seal.kid,
+        seal.first_index,
+        seal.body,
+        seal.sig,
+        seal.leaf_hashes,
+        seal.siblings,
+    )
     last = rows[-1]
     return Linked(rows, entries, batch, Head(last.seq, last.receipt_hash, last.t_ns))
+
+
+def tree_of(batch: BatchRow, size: int, suite: str) -> BatchTree:
+    """The kept part of a batch tree of `size` leaves.
+
+    Raises:
+        InvalidProofError: what is stored cannot be part of such a tree.
+    """
+    leaves, siblings = split_hashes(batch.leaf_hashes), split_hashes(batch.siblings)
+    return BatchTree(size, batch.first_index, leaves, siblings, get_suite(suite).H)
+
+
+def split_hashes(data: bytes) -> list[bytes]:
+    """Concatenated hashes one by one.
+
+    Raises:
+        InvalidProofError: they are not 32 bytes each.
+    """
+    if len(data) % HASH_BYTES:
+        raise InvalidProofError("hashes are not 32 bytes each")
+    return [data[start : start + HASH_BYTES] for start in range(0, len(data), HASH_BYTES)]
 
 
 def entry_of(
@@ -238,13 +280,13 @@ def check_clock(now_ns: int, database_ns: int, signed_at_ns: int) -> None:
     """Refuse a clock that is more than five minutes ahead of the database's or the witness's.
 
     Raises:
-        UnavailableError: CLOCK_AHEAD. Nothing is written; another replica may be right.
+        UnavailableError: CLOCK_SKEW. Nothing is written; another replica may be right.
     """
     ahead_ns = max(now_ns - database_ns, now_ns - signed_at_ns)
     if ahead_ns > MAX_CLOCK_AHEAD_NS:
         seconds = ahead_ns // 1_000_000_000
         raise UnavailableError(
-            "CLOCK_AHEAD",
+            "CLOCK_SKEW",
             f"the clock of this ledger service is {seconds} s ahead of its neighbours'; set it",
             metadata={"aheadSeconds": str(seconds)},
             retry_delay_s=5.0,

@@ -52,7 +52,8 @@ class Guard:
         """Return at once for a ledger that was confirmed; otherwise ask.
 
         Raises:
-            FailedPreconditionError: LEDGER_BEHIND_ANCHOR, with what to do about it.
+            FailedPreconditionError: LEDGER_BEHIND_ANCHOR, with what to do about it; or
+                LOG_NOT_FOUND.
             UnavailableError: ANCHOR_NOT_ASKED, while the anchor has not answered yet.
         """
         if ledger.uid in self._confirmed:
@@ -79,6 +80,13 @@ class Guard:
                 self._anchor.GetLedgerState, request, timeout_s=min(self._timeout_s, 5.0)
             )
         except StatusError as error:
+            if error.code == "NOT_FOUND":
+                raise FailedPreconditionError(
+                    "LOG_NOT_FOUND",
+                    f"{ledger.name} goes to {ledger.log_name}, which this anchor service does not "
+                    "have: it is another one, or it lost its data",
+                    metadata={"ledger": ledger.name, "log": ledger.log_name},
+                ) from error
             if error.code not in _AWAY:
                 raise
             raise UnavailableError(

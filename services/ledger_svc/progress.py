@@ -74,6 +74,8 @@ class Progress:
         self._sinks = sinks
         self._logged: dict[bytes, int] = {}
         self._changed: dict[bytes, asyncio.Event] = {}
+        # When the database was asked last, so that a thousand who wait do not ask a thousand times.
+        self._asked_s: dict[bytes, float] = {}
 
     def logged(self, ledger_uid: bytes, seq: int) -> None:
         """Take note that all up to and including `seq` is in the log, and recorded."""
@@ -92,16 +94,24 @@ class Progress:
         while self._logged.get(ledger_uid, -1) < seq:
             # Before asking, so that nothing is missed in between.
             changed = self._changed.setdefault(ledger_uid, asyncio.Event())
-            state = await self._storage.get_head(ledger_uid)
-            if state.read_only_reason and state.logged_seq < seq:
-                raise FailedPreconditionError(
-                    "LEDGER_READ_ONLY",
-                    f"the log takes no more of this ledger: {state.read_only_reason}",
-                    metadata={"because": state.read_only_reason},
-                )
-            self.logged(ledger_uid, state.logged_seq)
+            now_s = time.monotonic()
+            if now_s - self._asked_s.get(ledger_uid, float("-inf")) >= _POLL_S:
+                self._asked_s[ledger_uid] = now_s
+                await self._ask(ledger_uid, seq)
             if self._logged.get(ledger_uid, -1) < seq:
                 await _wait(changed, _POLL_S)
+
+    async def _ask(self, ledger_uid: bytes, seq: int) -> None:
+        state = await self._storage.get_head(ledger_uid)
+        self.logged(ledger_uid, state.logged_seq)
+        if state.read_only_reason and state.logged_seq < seq:
+            # Whoever else waits asks again, and is told the same.
+            self._asked_s.pop(ledger_uid, None)
+            raise FailedPreconditionError(
+                "LEDGER_READ_ONLY",
+                f"the log takes no more of this ledger: {state.read_only_reason}",
+                metadata={"because": state.read_only_reason},
+            )
 
     async def wait_anchored(self, ledger_uid: bytes, log_name: str, seq: int) -> None:
         """Return once every sink has the receipt; the caller's deadline bounds the wait.

@@ -8,24 +8,30 @@ and without the anchor receipts are shown without them, as pending. A read never
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from ledger_svc import convert
+from ledger_svc import chain, convert
+from ledger_svc.batch_tree import BatchTree
 from ledger_svc.chain import BatchRow, LedgerInfo, Stored
 from ledger_svc.progress import Sinks, index_of
 from ledger_svc.storage import LogRun, Storage
 from ledger_svc.witnessing import SUITES_TO_PB
-from provledger import logs, merkle, names
+from provledger import logs, names
 from provledger.api.anchor.v1 import anchor_pb2
 from provledger.api.common.v1 import common_pb2
-from provledger.errors import DataLossError, NotFoundError, StatusError
-from provledger.hashing import HASH_BYTES
-from provledger.hashing import suite as get_suite
+from provledger.errors import (
+    DataLossError,
+    InputError,
+    InvalidProofError,
+    NotFoundError,
+    StatusError,
+)
 from provledger.retry import NO_RETRY
 from provledger.rpc.channel import call
+from provledger.witness_batch import parse_body
 
 log = logs.get(__name__)
 
@@ -35,8 +41,6 @@ _PROOF_TIMEOUT_S: Final = 3.0
 _SINKS_WAIT_S: Final = 0.25
 # From here on receipts are put together in a thread: a page of 1,000 takes tens of milliseconds.
 _THREAD_FROM: Final = 64
-# All paths of a batch at once cost about as much as two of them one by one.
-_ALL_PATHS_FROM: Final = 3
 _MAX_PLACES: Final = 1000
 _ANCHOR_IS_AWAY: Final = frozenset(
     {"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "CANCELLED", "INTERNAL", "UNKNOWN"}
@@ -82,38 +86,30 @@ class LedgerDirectory:
             self._known.popitem(last=False)
 
 
-@dataclass(slots=True)
 class _Batch:
-    """A signed batch, and the paths of its leaves once they are needed."""
+    """A signed batch, with its tree once paths are asked for."""
 
-    row: BatchRow
-    leaves: list[bytes] | None = None
-    paths: list[list[bytes]] | None = None
-
-    def make_paths(self, suite: str) -> None:
-        """Make the paths of all leaves at once; far cheaper than one by one."""
-        if self.paths is None:
-            self.paths = merkle.inclusion_proofs(self._leaves(), get_suite(suite).H)
+    def __init__(self, row: BatchRow) -> None:
+        self.row = row
+        self._tree: BatchTree | None = None
 
     def path(self, suite: str, index: int) -> Sequence[bytes]:
-        """The inclusion path of a leaf in the batch tree."""
-        if not 0 <= index < len(self.row.leaf_hashes) // HASH_BYTES:
+        """The inclusion path of a leaf in the batch tree.
+
+        Raises:
+            DataLossError: CHAIN_BROKEN, what is stored of the batch does not hang together.
+        """
+        try:
+            if self._tree is None:
+                size = parse_body(self.row.body).size
+                self._tree = chain.tree_of(self.row, size, suite)
+            return self._tree.path(index)
+        except (InputError, InvalidProofError) as error:
             raise DataLossError(
                 "CHAIN_BROKEN",
-                "a receipt lies outside of its batch",
-                metadata={"column": "batch_index"},
-            )
-        if self.paths is not None:
-            return self.paths[index]
-        return merkle.inclusion_proof(self._leaves(), index, get_suite(suite).H)
-
-    def _leaves(self) -> list[bytes]:
-        data = self.row.leaf_hashes
-        if self.leaves is None:
-            self.leaves = [
-                data[start : start + HASH_BYTES] for start in range(0, len(data), HASH_BYTES)
-            ]
-        return self.leaves
+                f"the batch at {self.row.batch_seq} does not hold what it should",
+                metadata={"seq": str(self.row.batch_seq), "column": "batches"},
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +141,6 @@ class Reads:
         states = [convert.PENDING] * len(stored)
         if view == convert.FULL:
             stored = await self._with_content(ledger, stored)
-            # The neighbours will be shown in a moment too.
-            for batch in batches.values():
-                batch.make_paths(ledger.suite)
         return await self._assemble(ledger, stored, batches, states, view, None)
 
     async def render(
@@ -345,10 +338,6 @@ def _assemble(
     ]
     if view == convert.BASIC:
         return receipts
-    wanted = Counter(item.row.batch_seq for item in stored)
-    for batch_seq, count in wanted.items():
-        if count >= _ALL_PATHS_FROM:
-            batches[batch_seq].make_paths(ledger.suite)
     for receipt, item in zip(receipts, stored, strict=True):
         batch = batches[item.row.batch_seq]
         path = batch.path(ledger.suite, item.row.batch_index)

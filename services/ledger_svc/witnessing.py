@@ -12,11 +12,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from ledger_svc.chain import Candidate, LedgerInfo, Seal
+from ledger_svc.batch_tree import siblings_of
+from ledger_svc.chain import Candidate, LedgerInfo, Seal, split_hashes
 from provledger import logs
 from provledger.api.common.v1 import common_pb2
 from provledger.api.witness.v1 import witness_pb2
-from provledger.errors import InputError, InternalError, StatusError
+from provledger.errors import InputError, InternalError, InvalidProofError, StatusError
 from provledger.hashing import suite as get_suite
 from provledger.merkle import leaf_hashes as hash_leaves
 from provledger.rpc.channel import call
@@ -114,7 +115,10 @@ def read_response(
     """
     if len(response.results) != len(items):
         raise _refuse("it has another number of results")
-    leaves = _split_hashes(response.leaf_hashes)
+    try:
+        leaves = split_hashes(response.leaf_hashes)
+    except InvalidProofError as error:
+        raise _refuse("its leaf hashes are not 32 bytes each") from error
     results: list[Candidate | StatusError] = []
     statements: list[bytes] = []
     claimed: list[bytes] = []
@@ -132,7 +136,8 @@ def read_response(
         return Witnessed(None, results)
     if hash_leaves(statements, get_suite(ledger.suite).H) != claimed:
         raise _refuse("a statement is not the leaf it claims to be")
-    return Witnessed(_seal(ledger, response, leaves), results)
+    places = [result.batch_index for result in results if isinstance(result, Candidate)]
+    return Witnessed(_seal(ledger, response, leaves, min(places), max(places) + 1), results)
 
 
 def _candidate(
@@ -163,8 +168,13 @@ def _candidate(
 
 
 def _seal(
-    ledger: LedgerInfo, response: witness_pb2.WitnessBatchResponse, leaves: list[bytes]
+    ledger: LedgerInfo,
+    response: witness_pb2.WitnessBatchResponse,
+    leaves: list[bytes],
+    first: int,
+    end: int,
 ) -> Seal:
+    """The signature, with our part of the tree: leaves `first` to before `end`."""
     try:
         body = parse_body(response.body)
     except InputError as error:
@@ -180,18 +190,14 @@ def _seal(
         suite=body.suite,
         body=response.body,
         sig=response.sig,
-        leaf_hashes=response.leaf_hashes,
+        first_index=first,
+        leaf_hashes=b"".join(leaves[first:end]),
+        siblings=b"".join(siblings_of(leaves, first, end, get_suite(ledger.suite).H)),
         kid=body.kid,
         epoch=body.epoch,
         thumbprint=body.thumbprint,
         signed_at_ns=body.signed_at_ns,
     )
-
-
-def _split_hashes(data: bytes) -> list[bytes]:
-    if len(data) % _HASH_BYTES:
-        raise _refuse("its leaf hashes are not 32 bytes each")
-    return [data[start : start + _HASH_BYTES] for start in range(0, len(data), _HASH_BYTES)]
 
 
 def _refuse(why: str) -> InternalError:

@@ -63,8 +63,10 @@ def settle(data_dir: DataDir, database_url: str, sinks: Sequence[str]) -> Config
     """
     kept = load(data_dir)
     default_sinks = (data_dir.anchors.as_uri(),)
-    if kept is None:
-        config = Config(database_url, tuple(sinks) or default_sinks)
+    # Without a key nothing was ever recorded: a first attempt may be corrected.
+    if kept is None or not any(data_dir.keys.glob("*.pem")):
+        before = (kept.database_url, kept.sinks) if kept is not None else ("", default_sinks)
+        config = Config(database_url or before[0], tuple(sinks) or before[1])
     elif database_url and database_url != kept.database_url:
         raise CommandError(
             f"{data_dir.path} was set up with another database ({kept.database})",

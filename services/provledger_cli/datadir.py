@@ -151,9 +151,9 @@ class DataDir:
         Raises:
             CommandError: if the file cannot be made or is not ours.
         """
-        self.make()
         path = self.path / "import.key"
         try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not path.exists():
                 _write_once(path, secrets.token_bytes(IMPORT_KEY_BYTES))
             key = path.read_bytes()

@@ -26,7 +26,9 @@ HOLDS: Final = 0
 DOES_NOT_HOLD: Final = 1
 COULD_NOT_TELL: Final = 2
 
+# What typer makes of Ctrl-C.
 _INTERRUPTED: Final = 130
+_INTERRUPTED_HINT: Final = "what was acknowledged stays; the same command can be run again"
 
 
 class CommandError(ProvledgerError):
@@ -49,19 +51,17 @@ class CommandError(ProvledgerError):
 
 def run(app: Callable[[], Any]) -> None:
     """Run a typer application to the end of the process, with our exit codes and words."""
+    # gRPC tells stderr of every connection that a restarted service closed; that is our talk.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         app()
     except SystemExit as exit_:
         if exit_.code == _INTERRUPTED:
-            output.fail("interrupted", hint="nothing that was acknowledged is lost")
+            output.fail("interrupted", hint=_INTERRUPTED_HINT)
             sys.exit(COULD_NOT_TELL)
         raise
     except KeyboardInterrupt:
-        output.fail("interrupted", hint="nothing that was acknowledged is lost")
-        sys.exit(COULD_NOT_TELL)
-    except BrokenPipeError:
-        # The reader of our output went away: there is nobody left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        output.fail("interrupted", hint=_INTERRUPTED_HINT)
         sys.exit(COULD_NOT_TELL)
     except Exception as error:
         sys.exit(report(error))

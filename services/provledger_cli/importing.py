@@ -1,11 +1,13 @@
 """The work behind `import`: lines in, batches out, several in flight, nothing twice.
 
 A few batches are on their way at once, so that reading, sending, witnessing and committing
-overlap; memory holds no more than these. They are sent in the order of the file. When one is not
-taken, the pipeline runs dry and what was not taken is sent again, in order and one at a time,
-before it goes on: so a restarted service gets the lines in order too. Only where a service turns
-one batch away and takes the next can they come to stand the other way round; with one batch in
-flight at a time, not even then.
+overlap; memory holds no more than these.
+
+Lines about the same resource are recorded in the order of the file: a batch does not leave while
+another that shares a resource with it is on its way (a service takes or refuses a batch's lines
+for now together). The rest comes in that order too unless a call is lost. When a batch is not
+taken, the pipeline runs dry, and what was not taken is sent again, in order and one at a time,
+before it goes on.
 
 Running an import again sends every line again, and the service knows each by its request id: that
 is what makes it safe to stop anywhere, and needs no state here beyond one key.
@@ -42,10 +44,11 @@ _Item = tuple[int, common_pb2.Draft]
 
 @dataclass(slots=True)
 class _Batch:
-    """Lines by number, and how large they were together at first."""
+    """Lines by number, how large they were together at first, and what they are about."""
 
-    items: list[_Item]
-    size_bytes: int
+    items: list[_Item] = field(default_factory=list)
+    size_bytes: int = 0
+    resources: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +96,8 @@ async def run_import(
     lines: Iterable[bytes],
     request_id: RequestIds,
     *,
-    batch_items: int = 500,
-    in_flight: int = 4,
+    batch_items: int = MAX_BATCH_ITEMS,
+    in_flight: int = 2,
     limit: int = 0,
     progress: Progress,
     on_progress: Callable[[], None] = lambda: None,
@@ -110,9 +113,7 @@ async def run_import(
     try:
         # Read and parsed in a thread: a pipe may be slow, and answers are due meanwhile.
         while (batch := await asyncio.to_thread(next, batches, None)) is not None:
-            # On one connection a small message can overtake a large one.
-            small = batch.size_bytes * 2 < pipeline.largest_bytes
-            await pipeline.make_room(0 if small else in_flight - 1)
+            await pipeline.make_room(in_flight - 1, batch)
             pipeline.send(batch)
             # Let it write to its connection before the next batch is read and parsed.
             await asyncio.sleep(0)
@@ -133,29 +134,36 @@ class _Pipeline:
         self._on_progress = on_progress
         self._running: dict[asyncio.Task[StatusError | None], _Batch] = {}
 
-    @property
-    def largest_bytes(self) -> int:
-        """Size of the largest batch on its way."""
-        return max((batch.size_bytes for batch in self._running.values()), default=0)
-
     def send(self, batch: _Batch) -> None:
         """Start sending a batch, one attempt."""
         self._running[asyncio.create_task(self._attempt(batch))] = batch
 
-    async def make_room(self, most: int) -> None:
-        """Wait until no more than `most` batches are on their way.
+    async def make_room(self, most: int, following: _Batch | None = None) -> None:
+        """Wait until at most `most` batches are on their way and `following` may leave.
 
         If one was not taken, wait for all, and send what was not taken again before returning.
         """
         not_taken: list[_Batch] = []
-        while len(self._running) > (0 if not_taken else most):
-            await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+        while True:
             for task in [task for task in self._running if task.done()]:
                 batch = self._running.pop(task)
                 if task.result() is not None:
                     not_taken.append(batch)
+            if not self._running or not (
+                not_taken or len(self._running) > most or self._must_wait(following)
+            ):
+                break
+            await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
         for batch in sorted(not_taken, key=lambda batch: batch.items[0][0]):
             await self._insist(batch)
+
+    def _must_wait(self, following: _Batch | None) -> bool:
+        return following is not None and any(
+            # Smaller messages can overtake larger ones on their way.
+            not following.resources.isdisjoint(batch.resources)
+            or following.size_bytes * 2 < batch.size_bytes
+            for batch in self._running.values()
+        )
 
     async def close(self) -> None:
         """Give up what is still on its way."""
@@ -234,15 +242,17 @@ def _drafts(
 
 
 def _batches(items: Iterable[_Item], batch_items: int) -> Iterator[_Batch]:
-    batch = _Batch([], 0)
+    batch = _Batch()
     for item in items:
         item_bytes = item[1].ByteSize()
         full = len(batch.items) >= min(batch_items, MAX_BATCH_ITEMS)
         if batch.items and (full or batch.size_bytes + item_bytes > MAX_BATCH_BYTES):
             yield batch
-            batch = _Batch([], 0)
+            batch = _Batch()
+        mutation = item[1].mutation
         batch.items.append(item)
         batch.size_bytes += item_bytes
+        batch.resources.add(f"{mutation.resource_type}/{mutation.resource_id}")
     if batch.items:
         yield batch
 

@@ -6,9 +6,10 @@ payload unless a payload was asked for.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, TextIO
+from typing import Any, Final, NoReturn, TextIO
 
 import orjson
 from rich import box
@@ -25,14 +26,30 @@ from rich.progress import (
 )
 from rich.table import Table
 
+_PIPE_WIDTH: Final = 240
+_COULD_NOT_TELL: Final = 2
+
+
+class _Console(Console):
+    """A console that ends the command with our exit code when its reader has gone away."""
+
+    def on_broken_pipe(self) -> None:
+        """Rich's own exit code here, 1, would say that something does not hold."""
+        _reader_gone()
+
+
+def _reader_gone() -> NoReturn:
+    # What is still buffered would fail again when the process ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(_COULD_NOT_TELL)
+
 
 def _console(stream: TextIO, *, stderr: bool) -> Console:
     # Into a file or pipe, lines are as long as they are: nothing is folded for a narrow screen.
     width = None if stream.isatty() else _PIPE_WIDTH
-    return Console(stderr=stderr, highlight=False, soft_wrap=True, width=width)
+    return _Console(stderr=stderr, highlight=False, soft_wrap=True, width=width)
 
 
-_PIPE_WIDTH: Final = 240
 _out = _console(sys.stdout, stderr=False)
 _err = _console(sys.stderr, stderr=True)
 
@@ -58,9 +75,12 @@ def document(value: Mapping[str, Any] | Sequence[Any]) -> None:
 def raw(data: bytes) -> None:
     """Write bytes to stdout as they are."""
     _Mode.written = True
-    sys.stdout.flush()
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
+    try:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        _reader_gone()
 
 
 def _plain(value: Any) -> Any:
@@ -139,7 +159,7 @@ def progress(unit: str, *, counted: bool = True) -> Progress:
 def seconds(value: float) -> str:
     """A duration for people."""
     if value < 60:
-        return f"{value:.1f} s"
+        return f"{value:.2f} s" if value < 10 else f"{value:.1f} s"
     return f"{int(value // 60)} min {int(value % 60)} s"
 
 

@@ -19,6 +19,10 @@ from provledger_cli.failures import CommandError
 STOP_TIMEOUT_S = 100.0
 _POLL_S = 0.05
 _LOG_TAIL_LINES = 15
+# A service's exit status for settings it cannot start with, and how often it must say so: the
+# first time it may have been its port, which is then chosen anew.
+_BAD_SETTINGS = 2
+_CERTAIN = 2
 
 
 def spawn_supervisor(data_dir: DataDir) -> subprocess.Popen[bytes]:
@@ -62,46 +66,52 @@ async def wait_until_serving(
     """Wait until all four services answer; `progress` is told how many do.
 
     Raises:
-        CommandError: with the end of a log, if that takes too long or the supervisor gave up.
+        CommandError: with the end of a log, if that takes too long, the supervisor gave up, or a
+            service cannot start with its settings.
     """
     deadline_s = time.monotonic() + timeout_s
     while True:
         pid = data_dir.supervisor_pid()
         known = endpoints.read(data_dir.endpoints)
-        # What an earlier supervisor wrote is about ports that are not served any more.
-        if known is not None and pid == known.supervisor_pid:
-            ready = [name for name in SERVICES if known.services[name].state == SERVING]
-            progress(len(ready))
-            if len(ready) == len(SERVICES):
-                addresses = {name: known.services[name].endpoint for name in SERVICES}
-                words = await health.check_all(addresses)
-                if all(word == health.SERVING for word in words.values()):
-                    return known
+        # What an earlier supervisor wrote is about processes that are gone.
+        if known is not None and known.supervisor_pid != pid:
+            known = None
+        if known is not None:
+            down = [name for name in SERVICES if known.services[name].state != SERVING]
+            progress(len(SERVICES) - len(down))
+            if not down and await _all_answer(known):
+                return known
+            for name in down:
+                service = known.services[name]
+                if service.last_exit == _BAD_SETTINGS and service.restarts >= _CERTAIN:
+                    raise _failure(data_dir, f"{name} cannot start with its settings", name)
         if process is not None and process.poll() is not None and pid is None:
-            raise _failure(data_dir, "the supervisor ended", ["supervisor"])
+            raise _failure(data_dir, "the supervisor ended", "supervisor")
         if time.monotonic() > deadline_s:
-            down = [
-                name for name in SERVICES if known is None or known.services[name].state != SERVING
-            ]
+            down = [] if known is None else down
+            what = f": {', '.join(down)}" if down else ""
             raise _failure(
                 data_dir,
-                f"not everything serves after {timeout_s:.0f} s"
-                + (f": {', '.join(down)}" if down else ""),
-                down[:1] or ["supervisor"],
+                f"not everything serves after {timeout_s:.0f} s{what}",
+                down[0] if down else "supervisor",
             )
         await asyncio.sleep(_POLL_S)
 
 
-def _failure(data_dir: DataDir, message: str, logs: list[str]) -> CommandError:
-    tails = []
-    for name in logs:
-        path = data_dir.log(name)
-        lines = path.read_text("utf-8", "replace").splitlines() if path.exists() else []
-        tails.append("\n".join([f"{path}:", *lines[-_LOG_TAIL_LINES:]]))
+async def _all_answer(known: Endpoints) -> bool:
+    addresses = {name: service.endpoint for name, service in known.services.items()}
+    words = await health.check_all(addresses)
+    return all(word == health.SERVING for word in words.values())
+
+
+def _failure(data_dir: DataDir, message: str, log: str) -> CommandError:
+    path = data_dir.log(log)
+    lines = path.read_text("utf-8", "replace").splitlines() if path.exists() else []
     return CommandError(
-        message, hint="the log above says why; then run `provledger up` again",
-        details="\n".join(tails),
-    )  # fmt: skip
+        message,
+        hint="the log above says why; then run `provledger up` again",
+        details="\n".join([f"{path}:", *lines[-_LOG_TAIL_LINES:]]),
+    )
 
 
 def stop(data_dir: DataDir, *, timeout_s: float = STOP_TIMEOUT_S) -> bool:

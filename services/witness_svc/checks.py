@@ -127,7 +127,7 @@ def check(draft: Draft, *, system: bool = False) -> Checked:
         if type(content) is Document:
             return _check_document(content, system=system)
     except IdentifierError as error:
-        raise refusal("IDENTIFIER_INVALID", error.field, error.message) from None
+        raise refusal("INVALID_IDENTIFIER", error.field, error.message) from None
     raise refusal("CONTENT_MISSING", "content", "must be a mutation or a document")
 
 

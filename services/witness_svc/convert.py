@@ -37,12 +37,12 @@ def place_from_pb(request: pb.WitnessBatchRequest, now_ns: int, *, max_items: in
         names.parse_ledger_name(request.ledger)
         names.check_uid(request.ledger_uid, "ledger_uid")
     except IdentifierError as error:
-        raise _invalid("IDENTIFIER_INVALID", error.field, error.message) from None
+        raise _invalid("INVALID_IDENTIFIER", error.field, error.message) from None
     suite = _SUITES.get(request.suite)
     if suite is None:
         raise _invalid("SUITE_INVALID", "suite", "must be a suite that this witness knows")
     if not 1 <= len(request.items) <= max_items:
-        raise _invalid("BATCH_SIZE_INVALID", "items", f"must be 1 to {max_items}")
+        raise _invalid("INVALID_BATCH_SIZE", "items", f"must be 1 to {max_items}")
     return Place(request.ledger, request.ledger_uid, suite, now_ns)
 
 

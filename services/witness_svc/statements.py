@@ -106,7 +106,7 @@ class StatementMaker:
             receipt_id_text = names.receipt_id_text(receipt_id)
             names.check_text(principal, "principal")
         except IdentifierError as error:
-            raise refusal("IDENTIFIER_INVALID", error.field, error.message) from None
+            raise refusal("INVALID_IDENTIFIER", error.field, error.message) from None
         salt, secret = random[:SALT_BYTES], random[SALT_BYTES:]
         if checked.fields is not None:
             commitment = disclosure.commit_walked(checked.fields, secret)

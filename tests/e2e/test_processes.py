@@ -145,6 +145,14 @@ def test_a_service_that_cannot_start_shows_the_end_of_its_log(own: Installation)
     assert answer.code == 2
     assert "keys" in answer.json["error"]["message"]
     assert "keys.log" in answer.json["error"]["details"]
+    assert not is_locked(own.data.services_lock)
+
+
+def test_settings_that_cannot_be_are_told_at_once(own: Installation) -> None:
+    answer = own.run("up", "--sink", "carrier-pigeon:coop", check=False)
+    assert answer.code == 2
+    assert "anchor cannot start with its settings" in answer.json["error"]["message"]
+    assert "carrier-pigeon" in answer.json["error"]["details"]
 
 
 @pytest.mark.postgres

@@ -346,7 +346,7 @@ async def test_clock_far_ahead_is_refused(database_url: str) -> None:
         clock.ahead_ns = 6 * MINUTE_NS
         with pytest.raises(UnavailableError) as caught:
             await append(service, draft("r1"))
-        assert caught.value.reason == "CLOCK_AHEAD"
+        assert caught.value.reason == "CLOCK_SKEW"
         clock.ahead_ns = 0
         assert not (await append(service, draft("r1"))).repeated_request
 

@@ -20,6 +20,7 @@ from provledger.db import begin_write
 from provledger.errors import (
     DataLossError,
     FailedPreconditionError,
+    NotFoundError,
     UnavailableError,
 )
 from tests.inmem.anchor import InMemoryAnchor
@@ -374,3 +375,38 @@ async def test_two_relays_share_the_work(database_url: str) -> None:
         await _logged(one, 200)
         assert len(anchor.leaves) == 202
         await verify_all(two)
+
+
+async def test_anchor_without_the_ledgers_log_is_refused(database_url: str) -> None:
+    """Somebody pointed the ledger at another installation's anchor."""
+    anchor = InMemoryAnchor()
+    async with ledger_service(database_url):
+        pass
+
+    def unknown(method: str, request: Any) -> None:
+        raise NotFoundError("LOG_NOT_FOUND", "no such log")
+
+    anchor.faults.before = unknown
+    async with ledger_service(database_url, anchor=anchor, create=False) as service:
+        with pytest.raises(FailedPreconditionError) as caught:
+            await append(service, draft("r1"))
+        assert caught.value.reason == "LOG_NOT_FOUND"
+        assert (await verify_all(service)).head_seq == 0
+
+
+async def test_log_that_lost_entries_gets_nothing_more(database_url: str) -> None:
+    """The anchor was put back: what it signed before must not be signed in another order."""
+    anchor = InMemoryAnchor()
+    async with ledger_service(database_url, anchor=anchor, relay=True) as service:
+        await append_batch(service, [draft("r1"), draft("r2")])
+        await _logged(service, 2)
+        # A relay that has just been there does not compare anew; the next one does.
+        await eventually(lambda: not service.relay._tasks)
+        for logged in anchor.ledgers.values():
+            del logged[2:]
+        del anchor.leaves[3:]
+        submitted = anchor.faults.calls.count("SubmitLeaves")
+        await append(service, draft("r3"))
+        await eventually(lambda: anchor.faults.calls.count("GetLedgerState") >= 3)
+        assert anchor.faults.calls.count("SubmitLeaves") == submitted
+        assert len(anchor.leaves) == 3

@@ -100,6 +100,8 @@ async def fault(service: Service, name: str = LEDGER) -> tuple[int, str]:
 ENTRY = "WHERE ledger_uid = :main AND seq = 7"
 HEAD = "WHERE ledger_uid = :main"
 BATCH = "WHERE ledger_uid = :main AND batch_seq = 6"
+BATCH_REST = "kid, first_index, body, sig, leaf_hashes, siblings"
+TREE = "batches.first_index, batches.leaf_hashes or batches.siblings"
 FLIP_LAST = "substr({0}, 1, length({0}) - 1) || x'00'"
 
 
@@ -201,8 +203,7 @@ CHANGES: dict[str, list[tuple[str, int, str]]] = {
     "batches.batch_seq": [
         (f"UPDATE batches SET batch_seq = 7 {BATCH}", 6, "batch_seq"),
         (
-            "INSERT INTO batches SELECT ledger_uid, 8, kid, body, sig, leaf_hashes "
-            f"FROM batches {BATCH}",
+            f"INSERT INTO batches SELECT ledger_uid, 8, {BATCH_REST} FROM batches {BATCH}",
             8,
             "batches.batch_seq",
         ),
@@ -229,9 +230,20 @@ CHANGES: dict[str, list[tuple[str, int, str]]] = {
         (
             f"UPDATE batches SET leaf_hashes = {flipped('leaf_hashes')} {BATCH}",
             6,
-            "batches.leaf_hashes",
+            TREE,
         ),
-        (f"UPDATE batches SET leaf_hashes = x'' {BATCH}", 6, "batches.leaf_hashes"),
+        (f"UPDATE batches SET leaf_hashes = x'' {BATCH}", 6, TREE),
+        (f"UPDATE batches SET leaf_hashes = x'00' {BATCH}", 6, TREE),
+    ],
+    "batches.siblings": [
+        (f"UPDATE batches SET siblings = {flipped('siblings')} {BATCH}", 6, TREE),
+        (f"UPDATE batches SET siblings = x'' {BATCH}", 6, TREE),
+        (f"UPDATE batches SET siblings = CAST(siblings || sig AS BLOB) {BATCH}", 6, TREE),
+    ],
+    "batches.first_index": [
+        (f"UPDATE batches SET first_index = 0 {BATCH}", 6, TREE),
+        (f"UPDATE batches SET first_index = 2 {BATCH}", 6, TREE),
+        (f"UPDATE batches SET first_index = -1 {BATCH}", 6, TREE),
     ],
     "heads.seq": [
         (f"UPDATE heads SET seq = 9 {HEAD}", 10, "heads.seq"),
@@ -343,7 +355,7 @@ async def test_receipt_of_another_ledger_is_found(service: Service) -> None:
         "DELETE FROM batches WHERE ledger_uid = :main AND batch_seq = 1",
         f"INSERT INTO entries (ledger_uid, {columns}) SELECT :main, {columns} FROM entries "
         "WHERE ledger_uid = :other AND seq = 1",
-        "INSERT INTO batches SELECT :main, batch_seq, kid, body, sig, leaf_hashes FROM batches "
+        f"INSERT INTO batches SELECT :main, batch_seq, {BATCH_REST} FROM batches "
         "WHERE ledger_uid = :other AND batch_seq = 1",
     )
     assert await fault(service) == (1, "ledger_uid")

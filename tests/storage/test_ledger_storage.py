@@ -46,7 +46,7 @@ def info(ledger: str = "main", tenant: str = "acme") -> LedgerInfo:
 def seal(size: int = 8) -> Seal:
     leaves = b"".join(bytes([n]) * 32 for n in range(size))
     body = WitnessBatch("blake3", bytes(32), size, "witness-1", bytes(32), 1, NOW_NS).encode()
-    return Seal("blake3", body, b"sig", leaves, "witness-1", 1, bytes(32), NOW_NS)
+    return Seal("blake3", body, b"sig", 0, leaves, b"", "witness-1", 1, bytes(32), NOW_NS)
 
 
 def candidate(request_id: str, **fields: Any) -> Candidate:

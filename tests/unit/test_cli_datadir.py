@@ -146,6 +146,10 @@ def test_the_first_up_decides_the_database_for_good(directory: DataDir) -> None:
     assert first.database == "postgresql"
     assert directory.config.stat().st_mode & 0o077 == 0
     assert config.settle(directory, "", []) == first
+    # Until there is a key, a first attempt may be corrected.
+    assert config.settle(directory, url + "2", []).database_url == url + "2"
+    assert config.settle(directory, url, []) == first
+    (directory.keys / "witness-1.pem").touch()
     with pytest.raises(CommandError, match="another database") as caught:
         config.settle(directory, "postgresql+psycopg://u@h/other", [])
     assert "secret" not in str(caught.value) + caught.value.hint

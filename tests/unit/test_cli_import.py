@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import collections
+import random
 from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -60,11 +62,29 @@ async def do_import(remote: Remote, source: Iterable[bytes], **options: Any) -> 
     return progress
 
 
-async def test_every_line_is_recorded_in_order(remote: Remote, fake: FakeLedger) -> None:
+async def test_every_line_is_recorded(remote: Remote, fake: FakeLedger) -> None:
     progress = await do_import(remote, lines(1234), batch_items=100)
     assert (progress.lines, progress.appended, progress.rejected) == (1234, 1234, 0)
-    assert list(fake.by_request) == [IDS(number) for number in range(1, 1235)]
+    assert set(fake.by_request) == {IDS(number) for number in range(1, 1235)}
     assert sorted(fake.calls, reverse=True) == [100] * 12 + [34]
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_lines_about_one_resource_stay_in_order_through_any_trouble(
+    remote: Remote, fake: FakeLedger, seed: int
+) -> None:
+    chance = random.Random(seed)
+    kinds = [UNAVAILABLE, LOST_ANSWER, EXHAUSTED, "", "", ""]
+    fake.faults.extend(chance.choices(kinds, k=20))
+    source, numbers = [], collections.defaultdict(list)
+    for number, line in enumerate(lines(600), start=1):
+        resource = str(chance.randrange(150))
+        source.append(orjson.dumps({**orjson.loads(line), "resource_id": resource}))
+        numbers[resource].append(IDS(number))
+    await do_import(remote, source, batch_items=20, in_flight=5)
+    places = {request_id: place for place, request_id in enumerate(fake.by_request)}
+    for ids in numbers.values():
+        assert [places[item] for item in ids] == sorted(places[item] for item in ids)
 
 
 async def test_running_it_again_appends_nothing(remote: Remote, fake: FakeLedger) -> None:

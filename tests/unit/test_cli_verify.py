@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -186,3 +187,25 @@ def test_the_table_says_what_was_not_checked(work: Path) -> None:
     assert "verified: 51 receipts" in done.stdout
     assert "not checked" in done.stdout
     assert FOOTER_PREFIX.decode() not in done.stdout
+
+
+@pytest.mark.parametrize("extra", [[], ["--json"]])
+def test_a_reader_that_goes_away_does_not_mean_that_it_does_not_hold(
+    work: Path, extra: list[str]
+) -> None:
+    """Exit code 1 is for what was found to be wrong."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as gone:
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "provledger_cli", "verify", "export.ndjson"),
+                *("--keys", "jwks.json", *extra),
+            ],
+            cwd=work,
+            stdout=gone,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert b"Traceback" not in done.stderr

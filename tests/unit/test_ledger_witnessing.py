@@ -45,7 +45,9 @@ def test_answer_is_taken_apart_in_order() -> None:
     assert (first.receipt_id, first.request_id) == (pending[0].receipt_id, "r1")
     assert witnessed.seal is not None
     assert witnessed.seal.kid == "witness-1"
-    assert len(witnessed.seal.leaf_hashes) == 4 * 32
+    assert witnessed.seal.first_index == 2
+    assert len(witnessed.seal.leaf_hashes) == 2 * 32
+    assert len(witnessed.seal.siblings) == 32
 
 
 def test_answer_without_anything_that_passed_has_no_seal() -> None:

@@ -666,7 +666,7 @@ class TestDocument:
         ],
     )
     def test_bad_identifiers_are_refused(self, changes: dict[str, str], field: str) -> None:
-        refused(document(**changes), "IDENTIFIER_INVALID", f"document.{field}")  # type: ignore[arg-type]
+        refused(document(**changes), "INVALID_IDENTIFIER", f"document.{field}")  # type: ignore[arg-type]
 
 
 class TestIdentifiers:
@@ -694,7 +694,7 @@ class TestIdentifiers:
         ],
     )
     def test_bad_ones_are_refused_by_field(self, changes: dict[str, Any], field: str) -> None:
-        refused(document()._replace(**changes), "IDENTIFIER_INVALID", field)
+        refused(document()._replace(**changes), "INVALID_IDENTIFIER", field)
 
     @pytest.mark.parametrize(
         ("changes", "field"),
@@ -707,7 +707,7 @@ class TestIdentifiers:
     )
     def test_those_of_a_mutation(self, changes: dict[str, str], field: str) -> None:
         draft = mutation("CREATE", b"", b"{}", **changes)  # type: ignore[arg-type]
-        refused(draft, "IDENTIFIER_INVALID", f"mutation.{field}")
+        refused(draft, "INVALID_IDENTIFIER", f"mutation.{field}")
 
     def test_what_is_optional_may_be_left_out(self) -> None:
         bare = Draft("r", "a", "", "", "", (), "", "", "", document().content)

@@ -125,9 +125,9 @@ class TestOutcomes:
         bad = {
             1: (create(1, b'{"a":1,"a":2}'), "INVALID_JSON", "mutation.new_state"),
             3: (create(3, b"null"), "STATE_MISSING", "mutation.new_state"),
-            4: (create(4, draft=common_pb2.Draft()), "IDENTIFIER_INVALID", "request_id"),
-            6: (create(6, receipt_id=b"short"), "IDENTIFIER_INVALID", "receipt_id"),
-            7: (create(7, principal=""), "IDENTIFIER_INVALID", "principal"),
+            4: (create(4, draft=common_pb2.Draft()), "INVALID_IDENTIFIER", "request_id"),
+            6: (create(6, receipt_id=b"short"), "INVALID_IDENTIFIER", "receipt_id"),
+            7: (create(7, principal=""), "INVALID_IDENTIFIER", "principal"),
         }
         asked = [bad[index][0] if index in bad else create(index) for index in range(9)]
         response = await ask(servicer(), request(asked))

@@ -136,7 +136,7 @@ def test_salt_and_secret_share_no_bytes() -> None:
 def test_receipt_id_that_is_no_uuid7_is_refused(receipt_id: bytes) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
         StatementMaker(PLACE).make(BARE, check(BARE), receipt_id, "anonymous", RANDOM)
-    assert caught.value.reason == "IDENTIFIER_INVALID"
+    assert caught.value.reason == "INVALID_IDENTIFIER"
     assert caught.value.violations[0].field == "receipt_id"
 
 

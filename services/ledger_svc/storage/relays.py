@@ -163,7 +163,9 @@ def entries_for_log(
         batch = batches.get(row.batch_seq)
         if batch is None or row.seq != seq:
             raise _broken(ledger, seq)
-        start = row.batch_index * HASH_BYTES
+        start = (row.batch_index - batch.first_index) * HASH_BYTES
+        if start < 0:
+            raise _broken(ledger, seq)
         leaf_hash = batch.leaf_hashes[start : start + HASH_BYTES]
         entry, receipt_hash = chain.entry_of(ledger, stored, leaf_hash, signatures[row.batch_seq])
         if receipt_hash != row.receipt_hash:

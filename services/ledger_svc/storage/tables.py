@@ -93,9 +93,11 @@ batches: Final = sa.Table(
     _column("ledger_uid", sa.LargeBinary, primary_key=True),
     _column("batch_seq", sa.BigInteger, primary_key=True, autoincrement=False),
     _column("kid", sa.Text),
+    _column("first_index", sa.Integer),
     _column("body", sa.LargeBinary),
     _column("sig", sa.LargeBinary),
     _column("leaf_hashes", sa.LargeBinary),
+    _column("siblings", sa.LargeBinary),
 )
 
 log_runs: Final = sa.Table(

@@ -42,7 +42,7 @@ def import_(
         typer.Option(
             "--batch", envvar="PROVLEDGER_IMPORT_BATCH", min=1, max=1000, help="Lines in one call."
         ),
-    ] = 500,
+    ] = 1000,
     in_flight: Annotated[
         int,
         typer.Option(
@@ -50,9 +50,10 @@ def import_(
             envvar="PROVLEDGER_IMPORT_IN_FLIGHT",
             min=1,
             max=64,
-            help="Calls on their way at once; 1 keeps the lines in order even if one is lost.",
+            help="Calls on their way at once. Lines about the same resource always stay in order; "
+            "1 keeps all lines in order even if a call is lost.",
         ),
-    ] = 4,
+    ] = 2,
     limit: Annotated[
         int,
         typer.Option(

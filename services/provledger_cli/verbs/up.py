@@ -11,6 +11,7 @@ import typer
 from provledger_cli import output
 from provledger_cli.datadir import SERVICES, DataDir
 from provledger_cli.endpoints import Endpoints
+from provledger_cli.failures import CommandError
 from provledger_cli.options import DataDirOption, JSONOption
 
 
@@ -77,16 +78,22 @@ def up(
         return
     started_s = time.monotonic()
     process, was_there = running.ensure_supervisor(directory)
-    with output.progress("services") as bar:
-        task = bar.add_task("starting", total=len(SERVICES))
-        known = run_async(
-            running.wait_until_serving(
-                directory,
-                process,
-                lambda count: bar.update(task, completed=count),
-                timeout_s=timeout,
+    try:
+        with output.progress("services") as bar:
+            task = bar.add_task("starting", total=len(SERVICES))
+            known = run_async(
+                running.wait_until_serving(
+                    directory,
+                    process,
+                    lambda count: bar.update(task, completed=count),
+                    timeout_s=timeout,
+                )
             )
-        )
+    except CommandError:
+        # What did not come up is not left trying behind your back; what ran before goes on.
+        if process is not None:
+            running.stop(directory)
+        raise
     _announce(directory, known, as_json, time.monotonic() - started_s, was_there)
 
 

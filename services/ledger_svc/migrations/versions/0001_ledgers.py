@@ -42,9 +42,11 @@ def upgrade() -> None:
         sa.Column("ledger_uid", sa.LargeBinary, primary_key=True),
         sa.Column("batch_seq", sa.BigInteger, primary_key=True, autoincrement=False),
         sa.Column("kid", sa.Text, nullable=False),
+        sa.Column("first_index", sa.Integer, nullable=False),
         sa.Column("body", sa.LargeBinary, nullable=False),
         sa.Column("sig", sa.LargeBinary, nullable=False),
         sa.Column("leaf_hashes", sa.LargeBinary, nullable=False),
+        sa.Column("siblings", sa.LargeBinary, nullable=False),
     )
     op.create_table(
         "log_runs",
