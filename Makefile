@@ -32,7 +32,7 @@ $(VENV)/.stamp-run: pyproject.toml constraints.txt
 
 $(VENV)/.stamp-dev: $(VENV)/.stamp-run
 	@echo "Installing the development tools ..."
-	@$(PIP_INSTALL) --editable '.[dev]'
+	@$(PIP_INSTALL) --editable '.[dev,aws,gcp]'
 	@touch $@
 
 setup: $(VENV)/.stamp-dev ## Make .venv with everything that running and developing needs

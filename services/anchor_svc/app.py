@@ -22,6 +22,7 @@ from provledger import logs
 from provledger.api.anchor.v1 import anchor_pb2_grpc
 from provledger.db import is_sqlite, lock_data_dir, migrate, open_engine
 from provledger.errors import UnavailableError
+from provledger.fips import launch
 from provledger.keyring import ActiveSigner, KeyRing
 from provledger.keyset import KeyPurpose
 from provledger.kms import open_signer
@@ -43,6 +44,7 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
         DataLossError: what is stored does not fit together; the message says where.
         StatusError: the database cannot be reached.
     """
+    launch.check_suite_setting("PROVLEDGER_ANCHOR_SUITE", settings.suite)
     make_origin(settings.origin_prefix, bytes(LOG_UID_BYTES))
     sinks = [open_sink(uri) for uri in settings.sink_uris()]
     async with AsyncExitStack() as undo:

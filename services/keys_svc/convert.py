@@ -16,7 +16,13 @@ from provledger.errors import (
     InvalidJSONError,
     KeyFormatError,
 )
-from provledger.jwk import jwk_from_public_key, public_key_from_jwk, thumbprint_of
+from provledger.fips import policy
+from provledger.jwk import (
+    algorithm_of,
+    jwk_from_public_key,
+    public_key_from_jwk,
+    thumbprint_of,
+)
 from provledger.keyset import MAX_REASON_BYTES, KeyPurpose, KeyState
 from provledger.kms import check_uri
 from provledger.kms.errors import KMSConfigError
@@ -102,6 +108,9 @@ def binding_from_pb(request: pb.CreateKeyRequest | pb.RotateKeyRequest) -> KeyBi
     violations.check("uri", lambda: _check_uri(request.uri), None)
     no_jwk: tuple[dict[str, str], bytes] = ({}, b"")
     jwk, thumbprint = violations.check("jwk", lambda: _read_jwk(request.jwk, kid), no_jwk)
+    violations.raise_if_any()
+    algorithm = algorithm_of(public_key_from_jwk(jwk))
+    violations.check("jwk", lambda: policy.check_signing_key(algorithm, purpose), None)
     violations.raise_if_any()
     return KeyBinding(kid, purpose, request.uri, jwk, thumbprint)
 

@@ -27,6 +27,7 @@ from provledger.api.anchor.v1 import anchor_pb2_grpc
 from provledger.api.ledger.v1 import ledger_pb2_grpc
 from provledger.api.witness.v1 import witness_pb2_grpc
 from provledger.errors import StatusError
+from provledger.fips import launch
 from provledger.keyring import KeyRing
 from provledger.keyset import KeyPurpose
 from provledger.kms import Signer
@@ -131,6 +132,7 @@ async def build(settings: Settings) -> App:
     Raises:
         ConfigError, StatusError: the database or the TLS files cannot be used.
     """
+    launch.check_suite_setting("PROVLEDGER_LEDGER_DEFAULT_SUITE", settings.default_suite)
     storage = Database.open(settings.database_url, reader_threads=settings.reader_threads)
     await asyncio.to_thread(storage.migrate)
     tls = settings.tls()

@@ -16,7 +16,8 @@ import orjson
 from provledger.api.keys.v1 import keys_pb2, keys_pb2_grpc
 from provledger.client.calls import CallPolicy, unary
 from provledger.errors import ProvledgerError
-from provledger.jwk import jwk_from_public_key
+from provledger.fips.policy import algorithm_for
+from provledger.jwk import Algorithm, jwk_from_public_key
 from provledger.kms import open_signer
 from provledger.kms.errors import KMSKeyExistsError
 from provledger.kms.local import create_key
@@ -45,7 +46,8 @@ async def register_first_keys(data_dir: DataDir, keys_address: str) -> list[str]
             )
             if known.keys:
                 continue
-            uri, jwk = await local_key(data_dir, kid)
+            algorithm = Algorithm(algorithm_for(purpose))
+            uri, jwk = await local_key(data_dir, kid, algorithm)
             request = keys_pb2.CreateKeyRequest(
                 kid=kid, purpose=PURPOSES[purpose], uri=uri, jwk=jwk
             )
@@ -54,12 +56,14 @@ async def register_first_keys(data_dir: DataDir, keys_address: str) -> list[str]
     return registered
 
 
-async def local_key(data_dir: DataDir, kid: str) -> tuple[str, bytes]:
+async def local_key(
+    data_dir: DataDir, kid: str, algorithm: Algorithm = Algorithm.ED25519
+) -> tuple[str, bytes]:
     """Make the key file of `kid`, or take the one that is there; its URI and public JWK."""
     name = f"{kid}.pem"
     uri = f"local:{name}"
     try:
-        public_key = create_key(data_dir.keys / name)
+        public_key = create_key(data_dir.keys / name, algorithm)
     except KMSKeyExistsError:
         signer = await open_signer(uri, data_dir.keys)
         public_key = signer.public_key

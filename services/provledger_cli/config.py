@@ -20,10 +20,11 @@ KEYS = {"witness": "witness-1", "checkpoint": "checkpoint-1", "head": "head-1"}
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """`database_url` is "" for SQLite files in the data directory."""
+    """`database_url` is "" for SQLite files in the data directory; `fips`: all in FIPS mode."""
 
     database_url: str
     sinks: tuple[str, ...]
+    fips: bool = False
 
     @property
     def database(self) -> str:
@@ -45,6 +46,7 @@ def load(data_dir: DataDir) -> Config | None:
         return Config(
             database_url=str(value["database_url"]),
             sinks=tuple(str(sink) for sink in value["sinks"]),
+            fips=bool(value.get("fips", False)),
         )
     except FileNotFoundError:
         return None
@@ -55,27 +57,40 @@ def load(data_dir: DataDir) -> Config | None:
         ) from None
 
 
-def settle(data_dir: DataDir, database_url: str, sinks: Sequence[str]) -> Config:
+def settle(
+    data_dir: DataDir, database_url: str, sinks: Sequence[str], fips: bool = False
+) -> Config:
     """Join what is kept with what `up` was given, and keep the result.
 
     Raises:
-        CommandError: for another database than the one kept.
+        CommandError: for another database than the one kept, or FIPS mode where keys are there.
     """
     kept = load(data_dir)
     default_sinks = (data_dir.anchors.as_uri(),)
     # Without a key nothing was ever recorded: a first attempt may be corrected.
     if kept is None or not any(data_dir.keys.glob("*.pem")):
         before = (kept.database_url, kept.sinks) if kept is not None else ("", default_sinks)
-        config = Config(database_url or before[0], tuple(sinks) or before[1])
+        was_fips = kept is not None and kept.fips
+        config = Config(database_url or before[0], tuple(sinks) or before[1], fips or was_fips)
+    elif fips and not kept.fips:
+        raise CommandError(
+            f"{data_dir.path} was set up without FIPS mode: its keys and ledgers do not fit",
+            hint="choose another --data-dir",
+        )
     elif database_url and database_url != kept.database_url:
         raise CommandError(
             f"{data_dir.path} was set up with another database ({kept.database})",
             hint="leave --database-url out, or choose another --data-dir for the other database",
         )
     else:
-        config = Config(kept.database_url, tuple(sinks) or kept.sinks)
+        config = Config(kept.database_url, tuple(sinks) or kept.sinks, kept.fips)
     if config != kept:
         write_json(
-            data_dir.config, {"database_url": config.database_url, "sinks": list(config.sinks)}
+            data_dir.config,
+            {
+                "database_url": config.database_url,
+                "sinks": list(config.sinks),
+                "fips": config.fips,
+            },
         )
     return config

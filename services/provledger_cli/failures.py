@@ -20,6 +20,7 @@ from provledger.errors import (
     StatusError,
     VerificationError,
 )
+from provledger.fips import launch
 from provledger_cli import output
 
 HOLDS: Final = 0
@@ -49,11 +50,16 @@ class CommandError(ProvledgerError):
         self.exit_code = exit_code
 
 
-def run(app: Callable[[], Any]) -> None:
-    """Run a typer application to the end of the process, with our exit codes and words."""
+def run(app: Callable[[], Any], *, fips_module: str = "") -> None:
+    """Run a typer application to the end of the process, with our exit codes and words.
+
+    With `fips_module`, PROVLEDGER_FIPS=1 first replaces the process by that module in FIPS mode.
+    """
     # gRPC tells stderr of every connection that a restarted service closed; that is our talk.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
+        if fips_module:
+            launch.enter(fips_module)
         app()
     except SystemExit as exit_:
         if exit_.code == _INTERRUPTED:

@@ -26,7 +26,7 @@ app.command("rotate")(rotate)
 
 def main() -> None:
     """Entry point of the command `keys`."""
-    failures.run(app)
+    failures.run(app, fips_module="provledger_cli.keys_main")
 
 
 if __name__ == "__main__":

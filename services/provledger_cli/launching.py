@@ -26,9 +26,11 @@ NEEDS = {
 """Whose address a service must know; these are started first."""
 
 
-def command(service: str, lifeline_fd: int) -> list[str]:
-    """The command line of a service."""
-    return [sys.executable, "-m", f"{service}_svc", "--lifeline-fd", str(lifeline_fd)]
+def command(service: str, lifeline_fd: int, *, fips: bool = False) -> list[str]:
+    """The command line of a service; in FIPS mode without the detour over itself."""
+    launch = ["provledger.fips.launch"] if fips else []
+    module = [*launch, f"{service}_svc"]
+    return [sys.executable, "-m", *module, "--lifeline-fd", str(lifeline_fd)]
 
 
 def environment(
@@ -59,8 +61,12 @@ def environment(
             "witness_endpoint": address["witness"],
             "anchor_endpoint": address["anchor"],
         }
+    if config.fips:
+        # FIPS mode allows no other suite: a ledger or log that is made without naming one gets it.
+        suite = {"ledger": "default_suite", "anchor": "suite"}.get(service)
+        settings |= {suite: "fips"} if suite else {}
     own = {f"PROVLEDGER_{service}_{name}".upper(): value for name, value in settings.items()}
-    return {**os.environ, **own}
+    return {**os.environ, **own, "PROVLEDGER_FIPS": "1" if config.fips else "0"}
 
 
 def earlier_ports(before: Endpoints | None) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import version
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from provledger_cli.keys_main import app as keys_app
 from provledger_cli.verbs.append import append
 from provledger_cli.verbs.down import down
 from provledger_cli.verbs.export import export
+from provledger_cli.verbs.fips import app as fips_app
 from provledger_cli.verbs.get import get
 from provledger_cli.verbs.import_ import import_
 from provledger_cli.verbs.list_ import list_
@@ -57,11 +59,13 @@ app.command("list")(list_)
 app.command("export")(export)
 app.command("verify")(verify)
 app.add_typer(keys_app, name="keys")
+app.add_typer(fips_app, name="fips")
 
 
 def main() -> None:
     """Entry point of the command `provledger`."""
-    failures.run(app)
+    # `fips status` must be able to say why FIPS mode cannot be had.
+    failures.run(app, fips_module="" if sys.argv[1:2] == ["fips"] else "provledger_cli")
 
 
 if __name__ == "__main__":

@@ -139,12 +139,14 @@ def stop(data_dir: DataDir, *, timeout_s: float = STOP_TIMEOUT_S) -> bool:
     return ran
 
 
-def set_up(data_dir: DataDir, database_url: str, sinks: list[str]) -> configs.Config:
+def set_up(
+    data_dir: DataDir, database_url: str, sinks: list[str], fips: bool = False
+) -> configs.Config:
     """Make the data directory and keep its configuration; raises CommandError."""
     data_dir.make()
     running = data_dir.supervisor_pid() is not None
     before = configs.load(data_dir)
-    config = configs.settle(data_dir, database_url, sinks)
+    config = configs.settle(data_dir, database_url, sinks, fips)
     if running and before is not None and config.sinks != before.sinks:
         raise CommandError(
             "the services run with other sinks; the new ones are kept for the next start",

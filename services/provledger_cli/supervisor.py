@@ -179,7 +179,7 @@ class Supervisor:
         ready_file.unlink(missing_ok=True)
         with _open_log(self._dir.log(service.name)) as log:
             process = await asyncio.create_subprocess_exec(
-                *launching.command(service.name, self._lifeline_fd),
+                *launching.command(service.name, self._lifeline_fd, fips=self._config.fips),
                 env=launching.environment(service.name, self._dir, self._config, self._ports),
                 cwd=self._dir.path,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -218,7 +218,9 @@ class Supervisor:
             if self._services["keys"].state == SERVING:
                 with _open_log(self._dir.log("supervisor")) as log:
                     process = await asyncio.create_subprocess_exec(
-                        *(sys.executable, "-m", "provledger_cli.bootstrap"),
+                        *(sys.executable, "-m"),
+                        *(["provledger.fips.launch"] if self._config.fips else []),
+                        "provledger_cli.bootstrap",
                         *(str(self._dir.path), self._address("keys")),
                         stdin=asyncio.subprocess.DEVNULL,
                         stdout=log,

@@ -18,7 +18,6 @@ from provledger.kms.errors import (
     KMSConfigError,
     KMSKeyExistsError,
     KMSKeyNotFoundError,
-    KMSNotInstalledError,
     KMSPermissionError,
     KMSUnavailableError,
 )
@@ -210,24 +209,6 @@ async def test_uri_with_a_mistake_is_refused_before_any_file_is_touched(
         kms.check_uri(uri)
     with pytest.raises(KMSConfigError, match=why):
         await kms.open_signer(uri, tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("uri", "extra"),
-    [
-        ("aws-kms:arn:aws:kms:eu-central-1:111122223333:key/1234abcd", "aws"),
-        ("gcp-kms:projects/p/locations/l/keyRings/r/cryptoKeys/k/cryptoKeyVersions/1", "gcp"),
-        ("pkcs11:token=witness;object=key-1", "pkcs11"),
-    ],
-)
-async def test_scheme_of_another_build_names_its_extra(
-    tmp_path: Path, uri: str, extra: str
-) -> None:
-    with pytest.raises(KMSNotInstalledError, match=rf"provledger\[{extra}\]") as caught:
-        await kms.open_signer(uri, tmp_path)
-    assert caught.value.extra == extra
-    # The registry may hold it all the same: another service's build may have the adapter.
-    kms.check_uri(uri)
 
 
 def test_private_key_is_not_shown(tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ A *hasher* maps bytes to 32 bytes. A *suite* says which hasher makes statements 
 and which makes the log's Merkle tree (`tree`). Everything that is not named by a suite, such as
 field digests, is SHA-256 everywhere.
 
-BLAKE3 is imported on its first use only, so that a process in FIPS mode that keeps to the suite
-`fips` never loads it. Which suites a process may use at all is not decided here.
+BLAKE3 is imported on its first use only, and in FIPS mode it is refused there
+(`provledger.fips.policy`), whichever way it was come by.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import Protocol, TypeAlias
 
 from provledger.errors import InputError
+from provledger.fips import policy
 
 HASH_BYTES = 32
 """Length of every digest made or accepted by this project."""
@@ -49,6 +50,7 @@ def blake3(data: bytes) -> bytes:
 
 @cache
 def _blake3_constructor() -> HashConstructor:
+    policy.check_primitive("BLAKE3")
     from blake3 import blake3 as constructor
 
     return constructor
@@ -92,8 +94,9 @@ DEFAULT_SUITE = "blake3"
 
 
 def suite(name: str) -> Suite:
-    """The suite called `name`. Raises InputError for a name we do not know."""
+    """The suite called `name`. Raises InputError for one we do not know, or FIPS mode refuses."""
     found = SUITES.get(name) if isinstance(name, str) else None
     if found is None:
         raise InputError(f"unknown suite; known are {', '.join(SUITES)}")
+    policy.check_suite(name)
     return found

@@ -38,9 +38,10 @@ from provledger._keyring_view import ActiveSigner, Snapshot, View, no_active_key
 from provledger.api.keys.v1 import keys_pb2 as pb
 from provledger.api.keys.v1 import keys_pb2_grpc
 from provledger.errors import KMSError, UnavailableError
+from provledger.fips import policy
 from provledger.keyset import KeyPurpose, KeySet, VerificationKey
 from provledger.kms import Signer
-from provledger.kms.errors import KMSUnavailableError
+from provledger.kms.errors import KMSConfigError, KMSUnavailableError
 from provledger.kms.signing import self_test
 from provledger.retry import RetryPolicy
 from provledger.rpc.channel import channel
@@ -307,6 +308,10 @@ class KeyRing:
 
     async def _open(self, key: VerificationKey, uri: str) -> Signer:
         """Open a key and try it once against the registered public half."""
+        try:
+            policy.check_signing_key(key.algorithm, key.purpose)
+        except policy.FIPSRefusedError as error:
+            raise KMSConfigError(f"kid {key.kid}: {error}") from None
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_S):
                 signer = await self._open_signer(uri)

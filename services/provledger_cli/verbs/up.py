@@ -38,6 +38,15 @@ def up(
             show_default=False,
         ),
     ] = None,
+    fips: Annotated[
+        bool,
+        typer.Option(
+            "--fips",
+            envvar="PROVLEDGER_FIPS",
+            help="Run everything in FIPS mode, now and from now on (docs/fips.md). "
+            "For a new data directory.",
+        ),
+    ] = False,
     foreground: Annotated[
         bool,
         typer.Option(
@@ -72,7 +81,7 @@ def up(
     directory = DataDir.at(data_dir)
     # Through the environment several sinks come in one text.
     sinks = [part for text in sink or () for part in text.split()]
-    running.set_up(directory, database_url, sinks)
+    running.set_up(directory, database_url, sinks, fips)
     if foreground:
         asyncio.run(_in_foreground(directory, timeout, as_json))
         return

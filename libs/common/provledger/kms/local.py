@@ -32,6 +32,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from provledger.errors import KeyFormatError
+from provledger.fips import policy
 from provledger.jwk import Algorithm, PublicKey, algorithm_of
 from provledger.kms.base import Capabilities
 from provledger.kms.errors import (
@@ -129,7 +130,11 @@ def create_key(
     KMSPermissionError or KMSUnavailableError (disk full and the like).
     """
     private_key: PrivateKey
-    if algorithm is Algorithm.ED25519:
+    if policy.active():
+        from provledger.fips import keygen
+
+        private_key = keygen.generate(algorithm)
+    elif algorithm is Algorithm.ED25519:
         private_key = Ed25519PrivateKey.generate()
     else:
         private_key = ec.generate_private_key(ec.SECP256R1())

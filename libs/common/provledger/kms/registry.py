@@ -1,37 +1,58 @@
 """Which adapter a key URI means: the scheme decides.
 
-========== ============================================== =====================
-scheme     form                                           in this build
-========== ============================================== =====================
-local:     `local:witness-1.pem`, `local:/path/key.pem`   yes
-aws-kms:   `aws-kms:<key ARN>`                            no, extra `aws`
-gcp-kms:   `gcp-kms:projects/…/cryptoKeyVersions/N`       no, extra `gcp`
-pkcs11:    RFC 7512 URI                                   no, extra `pkcs11`
-========== ============================================== =====================
+========== ============================================== ================
+scheme     form                                           extra it needs
+========== ============================================== ================
+local:     `local:witness-1.pem`, `local:/path/key.pem`   none
+aws-kms:   `aws-kms:<key ARN>`                            `aws`
+gcp-kms:   `gcp-kms:projects/…/cryptoKeyVersions/N`       `gcp`
+pkcs11:    RFC 7512 URI                                   `pkcs11`
+========== ============================================== ================
+
+An adapter is imported when one of its URIs is first used, its library when a key is opened. So the
+keys service checks URIs of providers that only the signing services have a library for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from provledger.jwk import Algorithm, PublicKey
 from provledger.kms.base import Provider, Signer
 from provledger.kms.errors import KMSConfigError, KMSNotInstalledError
+from provledger.kms.remote import CreatedKey, not_installed
 
 MAX_URI_BYTES: Final = 1024
 
 
-def _local(key_dir: Path) -> Provider:
-    from provledger.kms.local import LocalProvider
+@dataclass(frozen=True, slots=True)
+class _Adapter:
+    """Where an adapter is. Its class takes the key directory."""
 
-    return LocalProvider(key_dir)
+    module: str
+    name: str
+    extra: str = ""
+
+    def load(self, uri: str, key_dir: Path) -> Provider:
+        try:
+            module = importlib.import_module(self.module)
+        except ImportError:
+            if not self.extra:
+                raise
+            raise not_installed(uri, self.extra) from None
+        provider: Provider = getattr(module, self.name)(key_dir)
+        return provider
 
 
-_PROVIDERS: Final[dict[str, Callable[[Path], Provider]]] = {"local": _local}
-# Schemes whose meaning is fixed already, so that no other adapter can take them.
-_EXTRAS: Final = {"aws-kms": "aws", "gcp-kms": "gcp", "pkcs11": "pkcs11"}
+_ADAPTERS: Final = {
+    "local": _Adapter("provledger.kms.local", "LocalProvider"),
+    "aws-kms": _Adapter("provledger.kms.aws", "AWSProvider", "aws"),
+    "gcp-kms": _Adapter("provledger.kms.gcp", "GCPProvider", "gcp"),
+    "pkcs11": _Adapter("provledger.kms.pkcs11", "PKCS11Provider", "pkcs11"),
+}
 
 
 def provider_for(uri: str, key_dir: Path) -> Provider:
@@ -44,16 +65,10 @@ def provider_for(uri: str, key_dir: Path) -> Provider:
     scheme, colon, rest = uri.partition(":")
     if not colon or not rest:
         raise KMSConfigError(f"key URI {uri!r}: must look like local:witness-1.pem")
-    if scheme in _EXTRAS:
-        raise KMSNotInstalledError(
-            f"key URI {uri!r}: the adapter for {scheme}: is not in this build "
-            f"(it comes with the extra provledger[{_EXTRAS[scheme]}])",
-            extra=_EXTRAS[scheme],
-        )
-    if scheme not in _PROVIDERS:
-        known = ", ".join(f"{name}:" for name in sorted({*_PROVIDERS, *_EXTRAS}))
+    if scheme not in _ADAPTERS:
+        known = ", ".join(f"{name}:" for name in sorted(_ADAPTERS))
         raise KMSConfigError(f"key URI {uri!r}: unknown scheme; known are {known}")
-    return _PROVIDERS[scheme](key_dir)
+    return _ADAPTERS[scheme].load(uri, key_dir)
 
 
 def check_uri(uri: str) -> None:
@@ -73,5 +88,23 @@ async def open_signer(uri: str, key_dir: Path) -> Signer:
 
 
 async def create_key(uri: str, algorithm: Algorithm, key_dir: Path) -> PublicKey:
-    """Make a key under `uri` and return its public half; raises a subclass of KMSError."""
+    """Make a key under `uri` and return its public half; raises a subclass of KMSError.
+
+    Only where we choose the name: AWS and Google name keys themselves, see `create_beside`.
+    """
     return await provider_for(uri, key_dir).create_key(uri, algorithm)
+
+
+async def create_beside(uri: str, algorithm: Algorithm, key_dir: Path, *, label: str) -> CreatedKey:
+    """Make another key where the one at `uri` is, for a rotation; `label` is its kid.
+
+    Raises KMSConfigError where the provider cannot, and other subclasses of KMSError.
+    """
+    provider = provider_for(uri, key_dir)
+    create = getattr(provider, "create_beside", None)
+    if create is None:
+        raise KMSConfigError(
+            f"key {uri}: this provider does not choose names for new keys; give the new key's URI"
+        )
+    created: CreatedKey = await create(uri, algorithm, label)
+    return created

@@ -22,6 +22,8 @@ from typing import Final
 
 from provledger import checkpoint, dsse, head, note, witness_batch
 from provledger.errors import InvalidSignatureError, NoteError
+from provledger.fips import policy
+from provledger.fips.pairwise import pairwise_test
 from provledger.jwk import PublicKey, raw_public_bytes, thumbprint_of, verify_signature
 from provledger.keyset import note_type
 from provledger.kms.base import Signer
@@ -74,11 +76,13 @@ async def self_test(signer: Signer, expected: PublicKey) -> None:
         raise KMSIntegrityError(
             f"the key at {signer.uri} is not the registered one: thumbprints differ"
         )
-    # Random, so that a signer that repeats an old answer is found out.
-    await _sign(signer, _SELF_TEST + secrets.token_hex(32).encode("ascii"))
+    with pairwise_test(signer.uri):
+        # Random, so that a signer that repeats an old answer is found out.
+        await _sign(signer, _SELF_TEST + secrets.token_hex(32).encode("ascii"))
 
 
 async def _sign(signer: Signer, message: bytes) -> bytes:
+    policy.check_operational()
     signature = await signer.sign(message)
     try:
         verify_signature(signer.public_key, signature, message)

@@ -10,6 +10,8 @@ Process contract for whoever supervises it: with `ready_file` set, a JSON object
 descriptor given by `--lifeline-fd` or PROVLEDGER_LIFELINE_FD is the read end of a pipe whose
 write end the parent keeps open: when the parent dies, however it dies, the service drains.
 Exit status: 0 after a drain, 1 after a fault, 2 for settings it cannot start with.
+
+With PROVLEDGER_FIPS=1 the process first replaces itself by one in FIPS mode (`provledger.fips`).
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from provledger import logs, settings, telemetry
+from provledger.fips import launch
+from provledger.fips.watch import announce, until_failed
 from provledger.rpc.listener import Server, check_bind
 from provledger.rpc.settings import ServerSettings
 from provledger.settings import ConfigError
@@ -88,6 +92,7 @@ async def serve(
             if on_ready is not None:
                 on_ready(port)
             background += [asyncio.ensure_future(_run(work)) for work in app.background]
+            background.append(asyncio.ensure_future(until_failed()))
             failed = await _until_stopped(stop, background)
         finally:
             _remove_ready_file(config)
@@ -172,6 +177,7 @@ def main(
     """Entry point of a service: load settings, build, serve, and exit with its status."""
     arguments = _arguments(service, argv)
     try:
+        launch.enter(f"{service}_svc", argv)
         config = settings.load(settings_type, service, file=arguments.config)
         check_bind(config.host, tls=config.tls() is not None)
     except ConfigError as error:
@@ -180,6 +186,7 @@ def main(
     logs.configure(service, level=config.log_level, human=human)
     telemetry.configure(service)
     try:
+        announce()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_supervised(config, build, arguments.lifeline_fd))
     except ConfigError as error:
@@ -207,6 +214,11 @@ def _arguments(service: str, argv: Sequence[str] | None) -> argparse.Namespace:
         type=int,
         default=os.environ.get(LIFELINE_ENV),
         help=f"read end of a pipe; drain when it ends (environment: {LIFELINE_ENV})",
+    )
+    parser.add_argument(
+        launch.FAIL_OPTION,
+        metavar="NAME",
+        help="in FIPS mode, make this self-test fail, to see what happens (see docs/fips.md)",
     )
     config_env = os.environ.get("PROVLEDGER_CONFIG")
     parser.set_defaults(config=Path(config_env) if config_env else None)
@@ -239,11 +251,16 @@ async def _supervised(
         config.ready_file.unlink(missing_ok=True)
     building = asyncio.ensure_future(_build(build, config))
     stopping = asyncio.ensure_future(stop.wait())
-    await asyncio.wait({building, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    failing = asyncio.ensure_future(until_failed())
+    await asyncio.wait({building, stopping, failing}, return_when=asyncio.FIRST_COMPLETED)
+    failed = failing.exception() if failing.done() else None
     stopping.cancel()
+    failing.cancel()
     if not building.done():
         building.cancel()
         await asyncio.gather(building, return_exceptions=True)
+        if failed is not None:
+            raise failed
         return
     await serve(building.result(), config, stop=stop, hurry=hurry)
 

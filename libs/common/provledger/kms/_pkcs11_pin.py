@@ -1,0 +1,69 @@
+"""PINs of tokens: read from a file when they are needed, and never tried again once refused.
+
+Tokens lock themselves after a few wrong PINs, and a service that tries again every few seconds gets
+there fast. So a refused PIN is remembered for the life of the process; a corrected file is another
+PIN and is tried.
+
+Trust: the PIN file opens the token for whoever has both. It is not kept in memory by us.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import stat
+from pathlib import Path
+from typing import Any, Final
+
+from provledger.kms.errors import KMSConfigError, KMSPermissionError
+
+_MAX_PIN_BYTES: Final = 256
+# Salted, so that a dump of the process does not show PINs that were thrown away.
+_salt: Final = secrets.token_bytes(16)
+_refused: Final[set[bytes]] = set()
+
+
+def was_refused(token: Any, pin: str) -> bool:
+    """Whether the token refused this PIN before, in this process."""
+    return _attempt(token, pin) in _refused
+
+
+def remember_refused(token: Any, pin: str) -> None:
+    """Never try this PIN on this token again."""
+    _refused.add(_attempt(token, pin))
+
+
+def _attempt(token: Any, pin: str) -> bytes:
+    told = "\0".join((token.label, token.serial.hex(), pin))
+    return hashlib.sha256(_salt + told.encode("utf-8")).digest()
+
+
+def read_pin(path: Path) -> str:
+    """Read the first line of a PIN file, which must be closed to everybody else.
+
+    Raises KMSConfigError for a file that is missing or holds no PIN, KMSPermissionError for one
+    that others can read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            data = file.read(_MAX_PIN_BYTES + 1) if stat.S_ISREG(status.st_mode) else b""
+    except FileNotFoundError:
+        raise KMSConfigError(f"PIN file {path} does not exist") from None
+    except OSError as error:
+        raise KMSPermissionError(f"PIN file {path} cannot be read: {error.strerror}") from None
+    ours = status.st_uid == os.geteuid()
+    if not ours and status.st_uid != 0:
+        raise KMSPermissionError(f"PIN file {path} belongs to another user; chown it to ours")
+    # As for key files: a mounted secret of root's may be readable by our group.
+    if stat.S_IMODE(status.st_mode) & (0o077 if ours else 0o037):
+        raise KMSPermissionError(f"PIN file {path} is open to others; run: chmod 600 {path}")
+    pin = data.split(b"\n", 1)[0].rstrip(b"\r")
+    if not pin or len(data) > _MAX_PIN_BYTES:
+        raise KMSConfigError(f"PIN file {path}: must hold the PIN in its first line")
+    try:
+        return pin.decode("utf-8")
+    except UnicodeDecodeError:
+        raise KMSConfigError(f"PIN file {path}: is not UTF-8") from None

@@ -1,0 +1,345 @@
+"""One token in use: logged in once, a session for each of a few threads, attached again when lost.
+
+A PKCS#11 call blocks its thread, for as long as the device likes, and cannot be cancelled. So calls
+run in daemon threads of our own, each with a session; whoever waits has a deadline (`kms.remote`),
+and a hung device costs threads, never the event loop and never the end of the process.
+
+When a call fails in a way that a token taken out and put back would explain, the token is detached:
+the next call finds it, logs in and opens its session anew, re-initialising the library if that does
+not help. How often that is tried is up to the caller's patience.
+
+A wrong PIN is never tried twice (`kms._pkcs11_pin`), and a token that says that its next failure
+locks it is left alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+from provledger import logs
+from provledger.errors import KMSError
+from provledger.kms._pkcs11_module import Module, module
+from provledger.kms._pkcs11_pin import read_pin, remember_refused, was_refused
+from provledger.kms._pkcs11_uri import PKCS11URI, allowed_module
+from provledger.kms.errors import (
+    KMSConfigError,
+    KMSKeyNotFoundError,
+    KMSPermissionError,
+    KMSUnavailableError,
+)
+
+T = TypeVar("T")
+
+log = logs.get(__name__)
+
+_THREADS: Final = 4
+_MAX_WAITING: Final = 32
+
+# How python-pkcs11 calls the PKCS#11 v3.1 §5.1 return values that mean these things.
+_PIN_ERRORS: Final = frozenset(
+    {"PinIncorrect", "PinInvalid", "PinLenRange", "PinExpired", "PinLocked"}
+    | {"UserPinNotInitialized"}
+)
+_CONFIG_ERRORS: Final = frozenset(
+    {"MechanismInvalid", "MechanismParamInvalid", "KeyTypeInconsistent", "FunctionNotSupported"}
+    | {"TokenWriteProtected", "SessionReadOnly", "DomainParamsInvalid", "KeySizeRange"}
+    | {"TemplateIncomplete", "TemplateInconsistent", "AttributeTypeInvalid"}
+    | {"AttributeValueInvalid", "AttributeReadOnly", "AttributeSensitive", "ArgumentsBad"}
+)
+
+
+class KeyMissingError(KMSKeyNotFoundError):
+    """The token is there and does not hold the key, or not any more."""
+
+
+@dataclass(slots=True)
+class Seat:
+    """What one thread works with: its session, and the keys it found there by URI.
+
+    `epoch` is that of the module when the session was opened.
+    """
+
+    session: Any
+    epoch: int = 0
+    keys: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Attachment:
+    """A token that was found and logged in to; `number` tells sessions of earlier ones."""
+
+    number: int
+    epoch: int
+    token: Any
+    login: Any
+
+
+class Token:
+    """A token named by URI, shared by all its keys in this process. See `shared_token`."""
+
+    def __init__(self, uri: PKCS11URI) -> None:
+        self._uri = uri
+        self._module: Module | None = None
+        self._attachment: _Attachment | None = None
+        self._attachments = 0
+        self._failures = 0
+        self._lock = threading.Lock()
+        self._jobs: queue.SimpleQueue[tuple[Future[Any], Callable[[Seat], Any]] | None]
+        self._jobs = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+
+    async def call(self, work: Callable[[Seat], T]) -> T:
+        """Run `work` in a thread that holds a session of the token, logged in.
+
+        Raises a subclass of KMSError; KMSUnavailableError where trying again may help.
+        """
+        if self._jobs.qsize() >= _MAX_WAITING:
+            raise KMSUnavailableError(
+                f"{self._uri.token_name}: {_MAX_WAITING} calls wait for it already; "
+                "the PKCS#11 module does not answer"
+            )
+        if len(self._threads) < _THREADS:
+            number = len(self._threads)
+            thread = threading.Thread(target=self._serve, name=f"pkcs11-{number}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        future: Future[T] = Future()
+        self._jobs.put((future, work))
+        return await asyncio.wrap_future(future)
+
+    def close(self) -> None:
+        """End the threads and their sessions; what is in a call is left to itself."""
+        for _ in self._threads:
+            self._jobs.put(None)
+        # A thread of its own: logging out is a call to the module, too.
+        threading.Thread(target=self._log_out, name="pkcs11-close", daemon=True).start()
+
+    # --- in a thread of ours -------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        seat, number = Seat(None), -1
+        while (job := self._jobs.get()) is not None:
+            future, work = job
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                attachment = self._attach()
+                if attachment.number != number:
+                    self._leave(seat)
+                    seat, number = Seat(None), -1
+                    seat, number = self._open_seat(attachment), attachment.number
+                future.set_result(self._run(attachment, seat, work))
+            except BaseException as error:
+                future.set_exception(error)
+        self._leave(seat)
+
+    def _run(self, attachment: _Attachment, seat: Seat, work: Callable[[Seat], T]) -> T:
+        try:
+            result = self._in_module(attachment.epoch, lambda: work(seat))
+        except (KMSUnavailableError, KeyMissingError):
+            # The key too: a library that lost its token may go on with an empty one.
+            self._detach(attachment)
+            raise
+        self._failures = 0
+        return result
+
+    def _open_seat(self, attachment: _Attachment) -> Seat:
+        try:
+            return Seat(self._in_module(attachment.epoch, attachment.token.open), attachment.epoch)
+        except KMSUnavailableError:
+            self._detach(attachment)
+            raise
+
+    def _in_module(self, epoch: int | None, work: Callable[[], T]) -> T:
+        """Call the module; its errors become ours."""
+        assert self._module is not None  # noqa: S101 - `_attach` comes first
+        with self._module.gate.call():
+            if epoch is not None and self._module.epoch != epoch:
+                raise KMSUnavailableError(f"{self._uri.token_name}: its module was re-initialised")
+            try:
+                return work()
+            except KMSError:
+                raise
+            except Exception as error:
+                if type(error).__module__.partition(".")[0] != "pkcs11":
+                    raise
+                raise self._translated(error) from None
+
+    def _attach(self) -> _Attachment:
+        """Find the token and log in, unless that is done already."""
+        with self._lock:
+            if self._module is None:
+                self._module = module(allowed_module(self._uri), self._uri.uri)
+            attachment = self._attachment
+            if attachment is not None and attachment.epoch == self._module.epoch:
+                return attachment
+            self._forget()
+            # Attaching again was not enough the last time: the library may hold a stale view.
+            tried = self._failures >= 2 and self._module.reinitialise()
+            try:
+                self._attachment = self._find_and_log_in()
+            except KMSUnavailableError:
+                if tried or not self._module.reinitialise():
+                    raise
+                self._attachment = self._find_and_log_in()
+            self._module.used(self._attachment.token.slot.slot_id, 1)
+            return self._attachment
+
+    def _find_and_log_in(self) -> _Attachment:
+        assert self._module is not None  # noqa: S101
+        epoch = self._module.epoch
+        token = self._in_module(epoch, self._find)
+        login = self._in_module(epoch, lambda: self._log_in(token))
+        self._attachments += 1
+        log.info("pkcs11.attached", token=token.label, module=str(self._module.path))
+        return _Attachment(self._attachments, epoch, token, login)
+
+    def _find(self) -> Any:
+        import pkcs11
+
+        assert self._module is not None  # noqa: S101
+        found, labels = [], []
+        for slot in self._module.lib.get_slots(token_present=True):
+            try:
+                token = slot.get_token()
+            except (pkcs11.TokenNotPresent, pkcs11.TokenNotRecognised):
+                continue
+            labels.append(token.label)
+            if self._matches(token):
+                found.append(token)
+        if not found:
+            there = ", ".join(repr(label) for label in labels if label) or "none"
+            raise KMSUnavailableError(
+                f"{self._uri.token_name} is not there (present: {there}); insert it, or correct "
+                "the key URI"
+            )
+        if len(found) > 1:
+            raise KMSConfigError(
+                f"{self._uri.token_name}: {len(found)} tokens are called so; add serial= to the URI"
+            )
+        return found[0]
+
+    def _matches(self, token: Any) -> bool:
+        uri = self._uri
+        wanted_and_there: Iterable[tuple[str, str]] = (
+            (uri.token, token.label),
+            (uri.serial, token.serial.decode("utf-8", "replace")),
+            (uri.manufacturer, token.manufacturer_id),
+            (uri.model, token.model),
+        )
+        return all(not wanted or wanted == there.rstrip() for wanted, there in wanted_and_there)
+
+    def _log_in(self, token: Any) -> Any:
+        """Open the session that carries the login; all others of this process share it."""
+        import pkcs11
+
+        name = self._uri.token_name
+        if not token.flags & pkcs11.TokenFlag.LOGIN_REQUIRED:
+            return token.open()
+        if self._uri.pin_source is None:
+            raise KMSConfigError(f"{name} needs a PIN; add pin-source=file:/path to the key URI")
+        if token.flags & pkcs11.TokenFlag.USER_PIN_LOCKED:
+            raise KMSPermissionError(f"{name}: its PIN is locked; unlock it with the SO PIN")
+        pin = read_pin(self._uri.pin_source)
+        if was_refused(token, pin):
+            raise KMSPermissionError(
+                f"{name} refused this PIN before; it is not tried again, since that could lock "
+                f"the token. Correct {self._uri.pin_source}"
+            )
+        if token.flags & pkcs11.TokenFlag.USER_PIN_FINAL_TRY:
+            raise KMSPermissionError(
+                f"{name}: one more wrong PIN locks it, so none is tried; log in once by hand"
+            )
+        try:
+            return token.open(user_pin=pin)
+        except pkcs11.UserAlreadyLoggedIn:
+            return token.open()
+        except pkcs11.PKCS11Error as error:
+            if type(error).__name__ in _PIN_ERRORS:
+                remember_refused(token, pin)
+            raise
+
+    def _detach(self, attachment: _Attachment) -> None:
+        with self._lock:
+            self._failures += 1
+            if self._attachment is attachment:
+                self._forget()
+
+    def _forget(self) -> None:
+        """Let go of the attachment, whose sessions may be gone; call with the lock held."""
+        attachment, self._attachment = self._attachment, None
+        if attachment is None or self._module is None:
+            return
+        last = self._module.used(attachment.token.slot.slot_id, -1) == 0
+        # Closing it logs out, which ends the login for every session of the process: only the last
+        # user of the token does it. After a re-initialisation its handle may be somebody else's.
+        if last and attachment.epoch == self._module.epoch:
+            self._quietly(attachment.login.close)
+
+    def _leave(self, seat: Seat) -> None:
+        """Close the session of a thread that gets another one, or ends."""
+        if self._module is not None and seat.session is not None:
+            # After a re-initialisation the handle may be that of somebody else's session.
+            current = seat.epoch == self._module.epoch
+            if current:
+                self._quietly(seat.session.close)
+
+    def _log_out(self) -> None:
+        with self._lock:
+            self._forget()
+
+    def _quietly(self, work: Callable[[], Any]) -> None:
+        try:
+            self._in_module(None, work)
+        except Exception:  # the token may be gone, and with it what was to be closed
+            log.debug("pkcs11.close_failed", token=self._uri.token)
+
+    def _translated(self, error: Exception) -> KMSError:
+        """What an error of the module means for us."""
+        kind, name = type(error).__name__, self._uri.token_name
+        if kind in _PIN_ERRORS:
+            return KMSPermissionError(
+                f"{name} refused the PIN ({kind}); it is not tried again. "
+                f"Correct {self._uri.pin_source}"
+            )
+        if kind in _CONFIG_ERRORS:
+            return KMSConfigError(f"key URI {self._uri.uri!r}: the token refuses ({kind})")
+        # Device removed, session or handle invalid, not logged in, no memory, or something of the
+        # vendor's: all may be over after attaching again, and nothing was signed.
+        return KMSUnavailableError(f"{name}: the PKCS#11 module failed ({kind})")
+
+
+_tokens: Final[dict[tuple[object, ...], tuple[Token, int]]] = {}
+_tokens_lock: Final = threading.Lock()
+
+
+def shared_token(uri: PKCS11URI) -> Token:
+    """Return the token of `uri`, the same object for all its keys; give it back to `release`."""
+    with _tokens_lock:
+        token, users = _tokens.get(_identity(uri), (None, 0))
+        token = token or Token(uri)
+        _tokens[_identity(uri)] = (token, users + 1)
+        return token
+
+
+def release(uri: PKCS11URI) -> None:
+    """Give a token back; the last one closes it."""
+    with _tokens_lock:
+        token, users = _tokens.pop(_identity(uri))
+        if users > 1:
+            _tokens[_identity(uri)] = (token, users - 1)
+            return
+    token.close()
+
+
+def _identity(uri: PKCS11URI) -> tuple[object, ...]:
+    return (
+        *(uri.module_path, uri.token, uri.serial, uri.manufacturer, uri.model),
+        uri.pin_source,
+    )

@@ -1,0 +1,285 @@
+"""Keys in Google Cloud KMS: `gcp-kms:projects/…/cryptoKeyVersions/N`, through google-cloud-kms.
+
+(The extra `gcp`.) Only exact versions: for asymmetric keys there is no "current" one, and which one
+signs is the key registry's to say. Credentials are found as in every Google client (ADC).
+
+What the service's account needs on the key::
+
+    roles/cloudkms.publicKeyViewer   cloudkms.cryptoKeyVersions.viewPublicKey, to open it
+    roles/cloudkms.signer            cloudkms.cryptoKeyVersions.useToSign, to sign
+    cloudkms.cryptoKeys.get and cloudkms.cryptoKeyVersions.create
+                                     only for whoever rotates keys without naming the new one
+
+==========  ===================  ==============================================
+algorithm   key algorithm        what is sent
+==========  ===================  ==============================================
+ed25519     EC_SIGN_ED25519      `data`: the message
+ecdsa-p256  EC_SIGN_P256_SHA256  `digest`: its SHA-256; the answer is DER
+==========  ===================  ==============================================
+
+The client's own retry is switched off: on a dead server it goes on for most of a minute. CRC32C
+(RFC 3720 §B.4) guards what we send and what comes back, as Google's guidelines for data integrity
+ask: the server must say that it verified ours, and the name of the version that signed is compared.
+
+A version that is disabled goes on signing for a minute or more, until all servers know; so a
+revocation acts in our key registry first, and never waits for this.
+
+Trust: Google holds the key, in software or in an HSM as `RemoteSigner.protection` says, and signs
+for whoever has useToSign. Left to others: retries and limits (`provledger.kms.remote`), verifying
+signatures (`provledger.kms.signing`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+from provledger import logs
+from provledger.errors import KeyFormatError
+from provledger.hashing import sha256
+from provledger.jwk import Algorithm, PublicKey, algorithm_of
+from provledger.kms._gcp_client import SCHEME, Reference, connect, parse, translate
+from provledger.kms.base import Capabilities
+from provledger.kms.errors import KMSConfigError, KMSIntegrityError, KMSUnavailableError
+from provledger.kms.remote import CREATING, OPENING, Caller, CreatedKey, RemoteSigner
+
+log = logs.get(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Spec:
+    """How Google calls an algorithm of ours, and whether it is sent the message or a digest."""
+
+    algorithm: Algorithm
+    key_algorithm: str
+    hashed: bool
+
+
+_SPECS: Final = tuple(
+    _Spec(Algorithm(name), key_algorithm, sent == "digest")
+    for name, key_algorithm, sent in (
+        "ed25519     EC_SIGN_ED25519      data".split(),
+        "ecdsa-p256  EC_SIGN_P256_SHA256  digest".split(),
+    )
+)
+
+
+class GCPProvider:
+    """Cloud KMS in whatever projects the URIs name. Has no use for a key directory."""
+
+    def __init__(self, key_dir: Path | None = None) -> None:
+        pass
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Both algorithms, and new versions of keys."""
+        return Capabilities(
+            algorithms=frozenset(spec.algorithm for spec in _SPECS), can_create_keys=True
+        )
+
+    def check_uri(self, uri: str) -> None:
+        """Raise KMSConfigError unless `uri` names one exact key version; no I/O."""
+        parse(uri)
+
+    async def open_signer(self, uri: str) -> RemoteSigner:
+        """Open a key version, once it is known to be there, enabled and of a kind that we use.
+
+        Raises KMSKeyNotFoundError, KMSKeyDisabledError, KMSPermissionError, KMSConfigError (wrong
+        purpose, algorithm or location), KMSUnavailableError, KMSNotInstalledError.
+        """
+        client = await _Client.connect(parse(uri))
+        try:
+            spec, public_key, protection = await _describe(client, Caller(uri, OPENING))
+        except BaseException:
+            await client.close()
+            raise
+
+        async def sign_once(message: bytes, timeout_s: float) -> bytes:
+            return await _sign(client, spec, message, timeout_s)
+
+        return RemoteSigner(
+            uri, spec.algorithm, public_key, sign_once, release=client.close, protection=protection
+        )
+
+    async def create_key(self, uri: str, algorithm: Algorithm) -> PublicKey:
+        """Raise KMSConfigError: Google numbers versions itself, so see `create_beside`."""
+        reference = parse(uri)
+        raise KMSConfigError(
+            f"key {uri}: Cloud KMS numbers new versions itself; make one with: gcloud kms keys "
+            f"versions create --key={reference.parent}, and give its name"
+        )
+
+    async def create_beside(self, uri: str, algorithm: Algorithm, label: str) -> CreatedKey:
+        """Make a further version of the key that `uri` is a version of.
+
+        `label` is not used: versions have numbers only. Not repeated when the answer is lost, since
+        Google would make two. Raises as `open_signer` does; KMSConfigError also if the key's
+        template is for another algorithm.
+        """
+        client = await _Client.connect(parse(uri))
+        try:
+            created = SCHEME + await _create(client, algorithm, Caller(uri, CREATING))
+            log.info("kms.key_created", uri=created)
+            client.reference = parse(created)
+            # Generating it takes a moment, longer in an HSM.
+            _, public_key, _ = await _describe(client, Caller(created, CREATING))
+        finally:
+            await client.close()
+        return CreatedKey(created, public_key)
+
+
+class _Client:
+    """Google's client for one key version, with its retries off."""
+
+    def __init__(self, reference: Reference, kms: Any, google: Any) -> None:
+        self.reference = reference
+        self.kms = kms
+        self._google = google
+
+    @classmethod
+    async def connect(cls, reference: Reference) -> _Client:
+        """Make a client; makes no call yet."""
+        kms, google = await connect(reference.uri)
+        return cls(reference, kms, google)
+
+    async def call(self, method: str, function: str, request: Any, timeout_s: float) -> Any:
+        """Call once; raises a subclass of KMSError."""
+        try:
+            return await getattr(self._google, function)(
+                request=request, retry=None, timeout=timeout_s
+            )
+        except Exception as error:
+            raise translate(error, self.reference.uri, method) from None
+
+    async def close(self) -> None:
+        """Drop the connection; calls on their way are cancelled."""
+        await self._google.transport.close()
+
+
+async def _describe(client: _Client, caller: Caller) -> tuple[_Spec, PublicKey, str]:
+    """Return how a key version signs, its public half, and how it is protected."""
+    uri, name = client.reference.uri, client.reference.name
+
+    async def attempt(timeout_s: float) -> tuple[_Spec, PublicKey, str]:
+        request = client.kms.GetPublicKeyRequest(name=name)
+        answer = await client.call("GetPublicKey", "get_public_key", request, timeout_s)
+        pem = answer.pem.encode("utf-8")
+        _check_answer(client, answer.name, pem, answer.pem_crc32c)
+        kind = _name(answer.algorithm)
+        spec = next((spec for spec in _SPECS if spec.key_algorithm == kind), None)
+        if spec is None:
+            raise KMSConfigError(
+                f"key {uri}: is of algorithm {kind}; needed is one of algorithm "
+                + " or ".join(spec.key_algorithm for spec in _SPECS)
+            )
+        return spec, _load(uri, spec, pem), _name(answer.protection_level)
+
+    return await caller.call(attempt)
+
+
+def _name(value: Any) -> str:
+    """The name of an enum value; a number if it is newer than the installed client."""
+    return str(getattr(value, "name", value))
+
+
+def _load(uri: str, spec: _Spec, pem: bytes) -> PublicKey:
+    try:
+        public_key: Any = load_pem_public_key(pem)
+        algorithm = algorithm_of(public_key)
+    except (ValueError, UnsupportedAlgorithm, KeyFormatError):
+        algorithm = None
+    if algorithm is not spec.algorithm:
+        raise KMSIntegrityError(f"key {uri}: Cloud KMS gave a public key of another kind")
+    checked: PublicKey = public_key
+    return checked
+
+
+async def _sign(client: _Client, spec: _Spec, message: bytes, timeout_s: float) -> bytes:
+    """Make one attempt at a signature."""
+    request = client.kms.AsymmetricSignRequest(name=client.reference.name)
+    if spec.hashed:
+        digest = sha256(message)
+        request.digest = client.kms.Digest(sha256=digest)
+        request.digest_crc32c = crc32c(digest)
+    else:
+        request.data = message
+        request.data_crc32c = crc32c(message)
+    answer = await client.call("AsymmetricSign", "asymmetric_sign", request, timeout_s)
+    verified = answer.verified_digest_crc32c if spec.hashed else answer.verified_data_crc32c
+    if not verified:
+        raise KMSIntegrityError(
+            f"key {client.reference.uri}: Cloud KMS did not verify the checksum of our request"
+        )
+    signature: bytes = answer.signature
+    _check_answer(client, answer.name, signature, answer.signature_crc32c)
+    return signature
+
+
+def _check_answer(client: _Client, name: str, data: bytes, checksum: int | None) -> None:
+    if name != client.reference.name:
+        raise KMSIntegrityError(f"key {client.reference.uri}: another key version answered")
+    if checksum is None or checksum != crc32c(data):
+        raise KMSIntegrityError(f"key {client.reference.uri}: the answer arrived damaged (CRC32C)")
+
+
+async def _create(client: _Client, algorithm: Algorithm, caller: Caller) -> str:
+    """Return the name of a new version of the key."""
+    kms, parent = client.kms, client.reference.parent
+
+    async def template(timeout_s: float) -> str:
+        request = kms.GetCryptoKeyRequest(name=parent)
+        key = await client.call("GetCryptoKey", "get_crypto_key", request, timeout_s)
+        return _name(key.version_template.algorithm)
+
+    async def attempt(timeout_s: float) -> str:
+        request = kms.CreateCryptoKeyVersionRequest(
+            parent=parent,
+            crypto_key_version=kms.CryptoKeyVersion(
+                state=kms.CryptoKeyVersion.CryptoKeyVersionState.ENABLED
+            ),
+        )
+        version = await client.call(
+            "CreateCryptoKeyVersion", "create_crypto_key_version", request, timeout_s
+        )
+        name: str = version.name
+        return name
+
+    kind = await caller.call(template)
+    wanted = next((spec.key_algorithm for spec in _SPECS if spec.algorithm is algorithm), "")
+    if kind != wanted:
+        raise KMSConfigError(
+            f"key {client.reference.uri}: new versions of its key are of algorithm {kind}, not "
+            f"{wanted}; make another key with --default-algorithm for {algorithm}"
+        )
+    try:
+        return await caller.call(attempt, repeatable=False)
+    except KMSUnavailableError as error:
+        raise KMSUnavailableError(
+            f"{error}; a version may have been made all the same: before trying again, see: "
+            f"gcloud kms keys versions list --key={parent}"
+        ) from None
+
+
+def _table() -> tuple[int, ...]:
+    table = []
+    for byte in range(256):
+        value = byte
+        for _ in range(8):
+            value = (value >> 1) ^ (0x82F63B78 if value & 1 else 0)
+        table.append(value)
+    return tuple(table)
+
+
+_CRC_TABLE: Final = _table()
+
+
+def crc32c(data: bytes) -> int:
+    """Return the CRC32C (Castagnoli) of `data`, RFC 3720 §B.4; for the few bytes that we send."""
+    value = 0xFFFFFFFF
+    for byte in data:
+        value = (value >> 8) ^ _CRC_TABLE[(value ^ byte) & 0xFF]
+    return value ^ 0xFFFFFFFF

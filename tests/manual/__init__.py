@@ -1,0 +1,1 @@
+"""Checks against real accounts, run by name; holds no tests."""
