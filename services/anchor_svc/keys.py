@@ -22,7 +22,7 @@ class Keys(Protocol):
 
 def all_signers(keys: Keys, purpose: KeyPurpose) -> tuple[ActiveSigner, ...]:
     """The keys that sign for a purpose now, the current one first."""
-    several = getattr(keys, "signers", None)
+    several = getattr(keys, "all_current", None)
     found: tuple[ActiveSigner, ...] = (
         (keys.current(purpose),) if several is None else several(purpose)
     )

@@ -172,7 +172,7 @@ class KeyRing:
             raise no_active_key(purpose)
         return signer
 
-    def signers(self, purpose: KeyPurpose | str) -> tuple[ActiveSigner, ...]:
+    def all_current(self, purpose: KeyPurpose | str) -> tuple[ActiveSigner, ...]:
         """Return all keys to sign with now: the current one first, then draining ones.
 
         Raises as `current` does.
