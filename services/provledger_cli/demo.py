@@ -163,8 +163,8 @@ def demonstrate(work: Path) -> list[tuple[str, str, float, float]]:
         down = run(work, "down", *data)
     step("stop", "no service runs from here on", down["seconds"])
 
-    offline = ("--keys", "jwks.json", "--head", "head.json")
-    offline += ("--key-ledger", "keys.ndjson", "--pin", pin)
+    ledger = ("--key-ledger", "keys.ndjson", "--pin", pin)
+    offline = ("--keys", "jwks.json", "--head", "head.json", *ledger)
     kids = {orjson.loads(line).get("kid") for line in (work / "export.ndjson").open("rb")}
     if not {"witness-1", NEW_KID} <= kids:
         raise DemoFailed(f"the receipts were signed under {kids}, not under both keys")
