@@ -273,11 +273,16 @@ def revoke(
 
 
 def retire(
-    registry: Registry, now_ns: int, ready: Iterable[str], sizes: Mapping[str, int]
+    registry: Registry,
+    now_ns: int,
+    ready: Iterable[str],
+    sizes: Mapping[str, int],
+    settle_ns: int = 0,
 ) -> Registry:
     """Propose the retirement of every drained key whose purpose is among the `ready` ones.
 
-    `sizes`: how large the logs are now, by origin, for checkpoint keys.
+    `sizes`: how large the logs are now, by origin, for checkpoint keys; reports of what the old key
+    signed last have come within `settle_ns` of its end.
     """
     if not is_kept(registry):
         return registry
@@ -285,7 +290,8 @@ def retire(
     purposes = set(ready)
     told = {e.signed.event.kid for e in registry.events if e.event_type is EventType.RETIRED}
     for each in registry:
-        drained = each.state is KeyState.DRAINING and each.state_at(now_ns) is KeyState.RETIRED
+        ended = each.state_at(now_ns - settle_ns) is KeyState.RETIRED
+        drained = each.state is KeyState.DRAINING and ended
         if not drained or each.kid in told or each.purpose not in purposes:
             continue
         checkpoint = each.purpose is KeyPurpose.CHECKPOINT

@@ -24,6 +24,8 @@ log = logs.get(__name__)
 
 MAX_HEARTBEAT_S: Final = 10.0
 _MAX_ENDORSEMENTS: Final = 16
+# Longer than the time between two reports of a signing service.
+_SETTLE_NS: Final = 5_000_000_000
 
 Context = Any
 
@@ -261,6 +263,7 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
                     now_ns=now_ns,
                     ready=self._settled(known, now_ns),
                     sizes=self._signers.log_sizes(now_ns),
+                    settle_ns=_SETTLE_NS,
                 )
                 if retire(known) is not known:
                     await self._live.update(retire)
