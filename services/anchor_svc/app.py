@@ -63,6 +63,7 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
             clock=clock,
             tls=settings.tls(),
             watcher="anchor",
+            overlap=[KeyPurpose.CHECKPOINT],
         )
         undo.push_async_callback(ring.close)
         await ring.start()
@@ -85,7 +86,8 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
         await opened.open()
         state = opened.state
         log.info("anchor.open", log=row.log_uid.hex(), origin=row.origin, size=state.signed_size)
-        servicer = AnchorServicer(opened, ring)
+        ring.log_sizes = lambda: [(row.origin, state.signed_size)]
+        servicer = AnchorServicer(opened, ring, ring)
         close = undo.pop_all().aclose
     return App(
         services=[(anchor_pb2_grpc.add_AnchorServiceServicer_to_server, servicer)],

@@ -32,7 +32,7 @@ from typing import Final
 
 from anchor_svc.admission import Admission
 from anchor_svc.checkpointing import FlushPlan, LeafRun
-from anchor_svc.keys import SIGN_TIMEOUT_S, Keys, signing_failed
+from anchor_svc.keys import SIGN_TIMEOUT_S, Keys, all_signers, signing_failed
 from anchor_svc.proofs import TileCache, View
 from anchor_svc.recovery import load
 from anchor_svc.state import LogIdentity, LogState
@@ -41,6 +41,7 @@ from anchor_svc.submission import Submission
 from anchor_svc.tree import TILE_WIDTH, Edge, Growth
 from provledger import logs, telemetry
 from provledger.errors import DataLossError, KMSError, StatusError, UnavailableError
+from provledger.keyring import ActiveSigner
 from provledger.keyset import KeyPurpose
 from provledger.kms.signing import sign_checkpoint
 from provledger.retry import RetryPolicy
@@ -267,15 +268,32 @@ class Committer:
         self._state.set_view(View(pending.size, pending.root, released, pending.edge, self._cache))
 
     async def _sign(self, size: int, root: bytes, span: telemetry.Span | None) -> bytes:
-        key = self._keys.current(KeyPurpose.CHECKPOINT)
+        key, *draining = all_signers(self._keys, KeyPurpose.CHECKPOINT)
         if span is not None:
             span.set(telemetry.KID, key.kid)
         try:
             async with asyncio.timeout(SIGN_TIMEOUT_S):
-                return await sign_checkpoint(key.signer, self._log.origin, size, root)
+                note = await sign_checkpoint(key.signer, self._log.origin, size, root)
+                return await self._sign_with_draining(note, size, root, draining)
         except (KMSError, TimeoutError) as error:
             log.error("anchor.sign_failed", exc_info=error, kid=key.kid, tree_size=size)
             raise signing_failed("the checkpoint", error) from error
+
+    async def _sign_with_draining(
+        self, note: bytes, size: int, root: bytes, draining: Sequence[ActiveSigner]
+    ) -> bytes:
+        """Add the signature lines of replaced keys, for those who know only them.
+
+        One that does not sign any more takes nothing along: the new key's signature is enough.
+        """
+        for key in draining:
+            try:
+                signed = await sign_checkpoint(key.signer, self._log.origin, size, root)
+            except KMSError as error:
+                log.warning("anchor.old_key_failed", exc_info=error, kid=key.kid, tree_size=size)
+                continue
+            note += signed.rpartition(b"\n\n")[2]
+        return note
 
     @contextmanager
     def _faults(self) -> Iterator[None]:

@@ -20,6 +20,15 @@ class Keys(Protocol):
         ...
 
 
+def all_signers(keys: Keys, purpose: KeyPurpose) -> tuple[ActiveSigner, ...]:
+    """The keys that sign for a purpose now, the current one first."""
+    several = getattr(keys, "all_current", None)
+    found: tuple[ActiveSigner, ...] = (
+        (keys.current(purpose),) if several is None else several(purpose)
+    )
+    return found
+
+
 def vkey(key: ActiveSigner, origin: str) -> str:
     """The verifier key of a checkpoint key (c2sp.org/signed-note), named like the origin."""
     return VerificationKey.from_public_key(

@@ -12,9 +12,10 @@ from anchor_svc.openlog import OpenLog
 from provledger import names
 from provledger.api.anchor.v1 import anchor_pb2 as pb
 from provledger.api.anchor.v1 import anchor_pb2_grpc
-from provledger.errors import NotFoundError, UnavailableError
-from provledger.keyring import ActiveSigner
+from provledger.errors import NotFoundError, UnavailableError, UnimplementedError
+from provledger.keyring import ActiveSigner, KeyRing
 from provledger.keyset import KeyPurpose
+from provledger.rpc.key_events import endorsement_to_pb, event_from_pb
 
 Context = Any
 
@@ -22,10 +23,11 @@ Context = Any
 class AnchorServicer(anchor_pb2_grpc.AnchorServiceServicer):
     """Answers for the logs of this process; `default` is the one `logs/-` means."""
 
-    def __init__(self, default: OpenLog, keys: Keys) -> None:
+    def __init__(self, default: OpenLog, keys: Keys, ring: KeyRing | None = None) -> None:
         self._default = default
         self._logs = {default.identity.uid: default}
         self._keys = keys
+        self._ring = ring
         self._last_key: ActiveSigner | None = None
 
     async def GetLog(self, request: pb.GetLogRequest, context: Context) -> pb.GetLogResponse:
@@ -131,6 +133,15 @@ class AnchorServicer(anchor_pb2_grpc.AnchorServiceServicer):
         page = convert.anchor_page_from_pb(request, log.identity)
         rows = await log.reader.anchors(page.after, page.sink, page.limit + 1)
         return convert.anchor_page_to_pb(page, log.identity, rows)
+
+    async def SignKeyEvent(
+        self, request: pb.SignKeyEventRequest, context: Context
+    ) -> pb.SignKeyEventResponse:
+        """Endorse a key event, whose bytes are built here from its members."""
+        if self._ring is None:
+            raise UnimplementedError("NO_KEY_RING", "this service holds no key ring")
+        endorsement = await self._ring.endorse(event_from_pb(request.event), request.kid)
+        return pb.SignKeyEventResponse(endorsement=endorsement_to_pb(endorsement))
 
     def _checkpoint_key(self) -> ActiveSigner:
         """The key that signs checkpoints, or while nobody knows, the last one that did."""

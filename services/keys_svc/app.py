@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 
 from keys_svc.config import Settings
 from keys_svc.live import LiveRegistry
@@ -36,6 +37,6 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
     )
     return App(
         services=[(keys_pb2_grpc.add_KeysServiceServicer_to_server, servicer)],
-        background=[live.poll],
+        background=[live.poll, partial(servicer.retire_drained, settings.poll_interval_s)],
         close=storage.close,
     )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final, TypeVar
 
+from keys_svc import journal
 from keys_svc.paging import page_token, read_page_token
-from keys_svc.registry import KeyBinding, KeyRecord, Registry
+from keys_svc.registry import EventRecord, EventState, KeyBinding, KeyRecord, Registry
 from provledger import jcs, names
 from provledger.api.keys.v1 import keys_pb2 as pb
 from provledger.errors import (
@@ -23,13 +25,17 @@ from provledger.jwk import (
     public_key_from_jwk,
     thumbprint_of,
 )
-from provledger.keyset import MAX_REASON_BYTES, KeyPurpose, KeyState
+from provledger.key_events import SignedEvent, parse_signed
+from provledger.keyset import MAX_REASON_BYTES, CoveredCheckpoint, KeyPurpose, KeyState
 from provledger.kms import check_uri
 from provledger.kms.errors import KMSConfigError
+from provledger.rpc.key_events import covered_from_pb, endorsement_to_pb, event_to_pb
 
 MAX_JWK_BYTES: Final = 4096
 MAX_URI_BYTES: Final = 1024
 MAX_WATCHER_BYTES: Final = 64
+MAX_COVERED: Final = 64
+MAX_EVENTS: Final = 10_000
 DEFAULT_PAGE_SIZE: Final = 50
 MAX_PAGE_SIZE: Final = 1000
 
@@ -45,6 +51,12 @@ _STATES_PB: Final = {
     KeyState.DRAINING: pb.KEY_STATE_DRAINING,
     KeyState.RETIRED: pb.KEY_STATE_RETIRED,
     KeyState.REVOKED: pb.KEY_STATE_REVOKED,
+}
+
+_EVENT_STATES_PB: Final = {
+    EventState.PROPOSED: pb.KEY_EVENT_STATE_PROPOSED,
+    EventState.SEALED: pb.KEY_EVENT_STATE_SEALED,
+    EventState.RECORDED: pb.KEY_EVENT_STATE_RECORDED,
 }
 
 T = TypeVar("T")
@@ -145,8 +157,55 @@ def key_name_from_pb(name: str) -> str:
     return kid
 
 
-def revocation_from_pb(request: pb.RevokeKeyRequest) -> tuple[str, str]:
-    """Return (kid, reason); raises InvalidArgumentError."""
+def event_record_to_pb(registry: Registry, record: EventRecord) -> pb.JournaledKeyEvent:
+    """Return an event of the journal with what is still to be done for it."""
+    open_still = record.state is not EventState.RECORDED
+    return pb.JournaledKeyEvent(
+        digest=record.signed.event.digest(),
+        event=event_to_pb(record.signed.event),
+        endorsements=[endorsement_to_pb(each) for each in record.signed.endorsements],
+        state=_EVENT_STATES_PB[record.state],
+        receipt=record.receipt,
+        endorser_kids=journal.endorsers(registry, record) if open_still else (),
+        payload=record.signed.encode() if record.position else b"",
+    )
+
+
+def recovery_from_pb(request: pb.ProposeGenesisRequest) -> KeyBinding:
+    """Read a recovery key; raises InvalidArgumentError naming every bad field."""
+    violations = Violations()
+    kid = violations.check("recovery_kid", lambda: names.check_kid(request.recovery_kid), "")
+    no_jwk: tuple[dict[str, str], bytes] = ({}, b"")
+    jwk, thumbprint = violations.check(
+        "recovery_jwk", lambda: _read_jwk(request.recovery_jwk, kid), no_jwk
+    )
+    violations.raise_if_any()
+    return KeyBinding(kid, KeyPurpose.WITNESS, "", jwk, thumbprint)
+
+
+def rebuild_from_pb(request: pb.RebuildRegistryRequest) -> list[tuple[SignedEvent, str]]:
+    """Read the events of a key ledger, each with its receipt; raises InvalidArgumentError."""
+    violations = Violations()
+    if not 1 <= len(request.payloads) <= MAX_EVENTS:
+        violations.add("payloads", f"must be 1 to {MAX_EVENTS}", "OUT_OF_RANGE")
+    if len(request.payloads) != len(request.receipts):
+        violations.add("receipts", "must be as many as payloads", "OUT_OF_RANGE")
+    if len(request.pin) != 32:
+        violations.add("pin", "must be 32 bytes", "INVALID_FORMAT")
+    violations.raise_if_any()
+    events = [
+        violations.check(f"payloads[{index}]", partial(parse_signed, payload), None)
+        for index, payload in enumerate(request.payloads)
+    ]
+    violations.raise_if_any()
+    pairs = zip(events, request.receipts, strict=True)
+    return [(event, receipt) for event, receipt in pairs if event is not None]
+
+
+def revocation_from_pb(
+    request: pb.RevokeKeyRequest,
+) -> tuple[str, str, tuple[CoveredCheckpoint, ...]]:
+    """Return (kid, reason, covered checkpoints); raises InvalidArgumentError."""
     violations = Violations()
     violations.check("kid", lambda: names.check_kid(request.kid), "")
     violations.check(
@@ -154,8 +213,22 @@ def revocation_from_pb(request: pb.RevokeKeyRequest) -> tuple[str, str]:
         lambda: names.check_text(request.reason, "reason", max_bytes=MAX_REASON_BYTES),
         "",
     )
+    if len(request.after) > MAX_COVERED:
+        violations.add("after", f"must be at most {MAX_COVERED}", "OUT_OF_RANGE")
+    for index, each in enumerate(request.after[:MAX_COVERED]):
+        violations.check(
+            f"after[{index}].origin",
+            partial(names.check_text, each.origin, "origin", max_bytes=MAX_URI_BYTES),
+            "",
+        )
+        if each.size < 1 or len(each.root) != 32:
+            violations.add(
+                f"after[{index}]", "needs a size of 1 or more, a root of 32 bytes", "INVALID_FORMAT"
+            )
+    if len({each.origin for each in request.after}) != len(request.after):
+        violations.add("after", "names a log twice", "INVALID_FORMAT")
     violations.raise_if_any()
-    return request.kid, request.reason
+    return request.kid, request.reason, covered_from_pb(request.after)
 
 
 def watcher_from_pb(request: pb.WatchKeysRequest) -> str:

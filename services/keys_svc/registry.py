@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
@@ -33,7 +34,15 @@ from provledger.errors import (
     NotFoundError,
 )
 from provledger.jwk import public_key_from_jwk
-from provledger.keyset import KeyPurpose, KeySet, KeyState, VerificationKey
+from provledger.key_events import EventType, SignedEvent
+from provledger.keyset import (
+    CoveredCheckpoint,
+    KeyPurpose,
+    KeySet,
+    KeyState,
+    SizeRange,
+    VerificationKey,
+)
 
 MAX_KEYS: Final = 8192
 
@@ -65,6 +74,8 @@ class KeyRecord:
     not_before_ns: int | None = None
     not_after_ns: int | None = None
     revocation_reason: str = ""
+    covered: tuple[CoveredCheckpoint, ...] = ()
+    sizes: tuple[SizeRange, ...] = ()
 
     @property
     def kid(self) -> str:
@@ -82,12 +93,42 @@ class KeyRecord:
         return KeyState.RETIRED if self.state is KeyState.DRAINING and over else self.state
 
 
+class EventState(StrEnum):
+    """Where a key event stands on its way to the key ledger."""
+
+    PROPOSED = "proposed"
+    SEALED = "sealed"
+    RECORDED = "recorded"
+
+
+@dataclass(frozen=True, slots=True)
+class EventRecord:
+    """A key event in the journal. `position` counts sealed events from 1, in the ledger's order;
+    0 before. `receipt` is its name in the key ledger, once recorded."""
+
+    number: int
+    signed: SignedEvent
+    state: EventState = EventState.PROPOSED
+    position: int = 0
+    receipt: str = ""
+
+    @property
+    def event_type(self) -> EventType:
+        """What it says happened."""
+        return self.signed.event.event
+
+
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """All keys, by kid, as of `revision`, which grows by one with every change."""
+    """All keys, by kid, as of `revision`, which grows by one with every change.
+
+    `events` is the journal of the key ledger (`keys_svc.journal`), by number; empty where there is
+    no key ledger.
+    """
 
     revision: int = 0
     keys: Mapping[str, KeyRecord] = field(default_factory=lambda: MappingProxyType({}))
+    events: tuple[EventRecord, ...] = ()
 
     def __iter__(self) -> Iterator[KeyRecord]:
         return iter(self.keys.values())
@@ -124,12 +165,12 @@ class Registry:
 
         Raises AlreadyExistsError (KEY_ID_REUSED, KEY_REUSED, KEY_URI_REUSED).
         """
-        if self._is_registered(binding):
+        if self.is_registered(binding):
             return self
-        registry = self._add_pending(binding, now_ns)
+        registry = self.add_pending(binding, now_ns)
         if any(k.purpose == binding.purpose and k.epoch > 0 for k in self):
             return registry
-        return registry._activate(binding.kid, now_ns, drain_ns=0)
+        return registry.activate(binding.kid, now_ns, drain_ns=0)
 
     def rotate(
         self,
@@ -146,8 +187,8 @@ class Registry:
         With `hold_pending` it is only registered, for `commit` to finish. Raises as `create` and
         `commit` do, and FailedPreconditionError (KEY_PURPOSE_MISMATCH).
         """
-        if binding is not None and not self._is_registered(binding):
-            registry = self._add_pending(binding, now_ns)
+        if binding is not None and not self.is_registered(binding):
+            registry = self.add_pending(binding, now_ns)
         else:
             registry = self
         if kid not in registry.keys:
@@ -184,9 +225,20 @@ class Registry:
                 "make a new key under a new kid and rotate to that",
                 metadata={"kid": kid, "state": state},
             )
-        return self._activate(kid, now_ns, drain_ns=drain_ns)
+        return self.activate(kid, now_ns, drain_ns=drain_ns)
 
-    def revoke(self, kid: str, reason: str, now_ns: int) -> Registry:
+    def with_event(self, record: EventRecord) -> Registry:
+        """The registry with one event added to the journal, or changed in it."""
+        events = {**{each.number: each for each in self.events}, record.number: record}
+        return replace(
+            self,
+            revision=self.revision + 1,
+            events=tuple(events[number] for number in sorted(events)),
+        )
+
+    def revoke(
+        self, kid: str, reason: str, now_ns: int, after: tuple[CoveredCheckpoint, ...] = ()
+    ) -> Registry:
         """Take a key out of use for good; what it signed no longer counts by itself.
 
         Raises NotFoundError (KEY_NOT_FOUND), FailedPreconditionError (KEY_ACTIVE,
@@ -213,11 +265,15 @@ class Registry:
             # Never moved back before the activation, whatever the clock says.
             not_after_ns = min(not_after_ns, max(now_ns, record.not_before_ns or 0))
         revoked = replace(
-            record, state=KeyState.REVOKED, not_after_ns=not_after_ns, revocation_reason=reason
+            record,
+            state=KeyState.REVOKED,
+            not_after_ns=not_after_ns,
+            revocation_reason=reason,
+            covered=after,
         )
-        return self._with(revoked)
+        return self.with_key(revoked)
 
-    def _is_registered(self, binding: KeyBinding) -> bool:
+    def is_registered(self, binding: KeyBinding) -> bool:
         """Say whether exactly this key is known; raises AlreadyExistsError if a part is taken."""
         known = self.keys.get(binding.kid)
         if known is not None:
@@ -250,15 +306,22 @@ class Registry:
                 )
         return False
 
-    def _add_pending(self, binding: KeyBinding, now_ns: int) -> Registry:
+    def add_pending(self, binding: KeyBinding, now_ns: int) -> Registry:
+        """Add a key as pending; raises FailedPreconditionError (TOO_MANY_KEYS)."""
         if len(self.keys) >= MAX_KEYS:
             raise FailedPreconditionError(
                 "TOO_MANY_KEYS", f"the registry holds {MAX_KEYS} keys, which is all it takes"
             )
         number = max((k.number for k in self), default=0) + 1
-        return self._with(KeyRecord(binding, number, KeyState.PENDING, created_at_ns=now_ns))
+        return self.with_key(KeyRecord(binding, number, KeyState.PENDING, created_at_ns=now_ns))
 
-    def _activate(self, kid: str, now_ns: int, *, drain_ns: int) -> Registry:
+    def activate(
+        self, kid: str, now_ns: int, *, drain_ns: int, not_before_ns: int | None = None
+    ) -> Registry:
+        """Make a pending key active, and let the active one drain until now + `drain_ns`.
+
+        `not_before_ns`: when its validity began, where the key ledger says so.
+        """
         record = self.keys[kid]
         old = self.active(record.purpose)
         epoch = max((k.epoch for k in self if k.purpose == record.purpose), default=0) + 1
@@ -267,13 +330,19 @@ class Registry:
             # A clock that went back must not end a key before it began.
             now_ns = max(now_ns, (old.not_before_ns or 0) + 1)
             drained = replace(old, state=KeyState.DRAINING, not_after_ns=now_ns + drain_ns)
-            registry = registry._with(drained)
-        active = replace(record, state=KeyState.ACTIVE, epoch=epoch, not_before_ns=now_ns)
-        return registry._with(active)
+            registry = registry.with_key(drained)
+        active = replace(
+            record,
+            state=KeyState.ACTIVE,
+            epoch=epoch,
+            not_before_ns=now_ns if not_before_ns is None else not_before_ns,
+        )
+        return registry.with_key(active)
 
-    def _with(self, record: KeyRecord) -> Registry:
+    def with_key(self, record: KeyRecord) -> Registry:
+        """The registry with one key added or changed."""
         keys = {**self.keys, record.kid: record}
-        return Registry(revision=self.revision + 1, keys=MappingProxyType(keys))
+        return replace(self, revision=self.revision + 1, keys=MappingProxyType(keys))
 
 
 def _verification_key(record: KeyRecord, now_ns: int) -> VerificationKey:
@@ -286,4 +355,6 @@ def _verification_key(record: KeyRecord, now_ns: int) -> VerificationKey:
         not_before_ns=record.not_before_ns or 0,
         not_after_ns=record.not_after_ns,
         revocation_reason=record.revocation_reason,
+        covered=record.covered,
+        sizes=record.sizes,
     )

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any, Final
 
-from keys_svc import convert
+from keys_svc import convert, journal
 from keys_svc.live import LiveRegistry
-from provledger import logs
+from keys_svc.registry import Registry
+from keys_svc.signers import Signers
+from provledger import logs, names
 from provledger.api.keys.v1 import keys_pb2 as pb
 from provledger.api.keys.v1 import keys_pb2_grpc
+from provledger.errors import FailedPreconditionError
+from provledger.key_events import LogSize
+from provledger.keyset import KeyState
+from provledger.rpc.key_events import PURPOSES_PB, endorsement_from_pb
 
 log = logs.get(__name__)
 
 MAX_HEARTBEAT_S: Final = 10.0
+_MAX_ENDORSEMENTS: Final = 16
+# Longer than the time between two reports of a signing service.
+_SETTLE_NS: Final = 5_000_000_000
 
 Context = Any
 
@@ -29,9 +40,11 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
         *,
         drain_ns: int,
         lease_ms: int,
+        signers: Signers | None = None,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self._live = live
+        self._signers = signers or Signers(lease_ms * 1_000_000)
         self._drain_ns = drain_ns
         self._lease_ms = lease_ms
         self._clock = clock
@@ -42,7 +55,7 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
         """Register a key; the same call again returns the same key."""
         binding = convert.binding_from_pb(request)
         now_ns = self._clock()
-        registry = await self._live.update(lambda known: known.create(binding, now_ns))
+        registry = await self._live.update(lambda known: journal.create(known, binding, now_ns))
         record = registry.get(binding.kid)
         log.info("keys.created", kid=record.kid, purpose=record.purpose, state=record.state)
         return pb.CreateKeyResponse(key=convert.key_to_pb(record, now_ns))
@@ -64,13 +77,15 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
         kid, purpose, binding = convert.rotation_from_pb(request)
         now_ns = self._clock()
         registry = await self._live.update(
-            lambda known: known.rotate(
+            lambda known: journal.rotate(
+                known,
                 kid,
                 purpose,
                 now_ns,
                 drain_ns=self._drain_ns,
                 binding=binding,
                 hold_pending=request.hold_pending,
+                sizes=self._log_sizes(now_ns),
             )
         )
         record = registry.get(kid)
@@ -88,7 +103,7 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
         kid = convert.kid_from_pb(request.kid)
         now_ns = self._clock()
         registry = await self._live.update(
-            lambda known: known.commit(kid, now_ns, drain_ns=self._drain_ns)
+            lambda known: _commit(known, kid, now_ns, self._drain_ns)
         )
         record = registry.get(kid)
         log.info("keys.committed", kid=kid, purpose=record.purpose, epoch=record.epoch)
@@ -102,9 +117,19 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
         self, request: pb.RevokeKeyRequest, context: Context
     ) -> pb.RevokeKeyResponse:
         """Take a key out of use for good."""
-        kid, reason = convert.revocation_from_pb(request)
+        kid, reason, after = convert.revocation_from_pb(request)
         now_ns = self._clock()
-        registry = await self._live.update(lambda known: known.revoke(kid, reason, now_ns))
+        registry = await self._live.update(
+            lambda known: journal.revoke(
+                known,
+                kid,
+                reason,
+                now_ns,
+                after=after,
+                replacement_kid=request.replacement_kid,
+                sizes=self._log_sizes(now_ns),
+            )
+        )
         log.warning("keys.revoked", kid=kid)
         return pb.RevokeKeyResponse(key=convert.key_to_pb(registry.get(kid), now_ns))
 
@@ -126,4 +151,149 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
                 revision=registry.revision,
                 keys=[convert.key_to_pb(key, now_ns) for key in registry.signing_keys(now_ns)],
                 lease_ms=self._lease_ms,
+                open_events=[
+                    convert.event_record_to_pb(registry, each)
+                    for each in journal.open_events(registry)
+                ],
             )
+
+    # --- the key ledger
+
+    async def ProposeGenesis(
+        self, request: pb.ProposeGenesisRequest, context: Context
+    ) -> pb.ProposeGenesisResponse:
+        """Prepare the first entry of the key ledger."""
+        recovery = convert.recovery_from_pb(request)
+        now_ns = self._clock()
+        registry = await self._live.update(
+            lambda known: journal.propose_genesis(known, recovery, now_ns)
+        )
+        return pb.ProposeGenesisResponse(
+            event=convert.event_record_to_pb(registry, registry.events[0])
+        )
+
+    async def EndorseKeyEvent(
+        self, request: pb.EndorseKeyEventRequest, context: Context
+    ) -> pb.EndorseKeyEventResponse:
+        """Add endorsements to an event; seal it once it has those it needs."""
+        more = [endorsement_from_pb(each) for each in request.endorsements[:_MAX_ENDORSEMENTS]]
+        registry = await self._live.update(
+            lambda known: journal.endorse(known, request.digest, more)
+        )
+        record = journal.find(registry, request.digest)
+        return pb.EndorseKeyEventResponse(event=convert.event_record_to_pb(registry, record))
+
+    async def RecordKeyEvent(
+        self, request: pb.RecordKeyEventRequest, context: Context
+    ) -> pb.RecordKeyEventResponse:
+        """Take an event as recorded; it takes effect."""
+        names.parse_receipt_name(request.receipt, "receipt")
+        now_ns = self._clock()
+        registry = await self._live.update(
+            lambda known: journal.record(
+                known, request.digest, request.receipt, now_ns, self._drain_ns
+            )
+        )
+        record = journal.find(registry, request.digest)
+        event = record.signed.event
+        log.info("keys.event_recorded", kid=event.kid, what=event.event, receipt=record.receipt)
+        return pb.RecordKeyEventResponse(event=convert.event_record_to_pb(registry, record))
+
+    async def CancelRotation(
+        self, request: pb.CancelRotationRequest, context: Context
+    ) -> pb.CancelRotationResponse:
+        """Take back a rotation that is not sealed."""
+        kid = convert.kid_from_pb(request.kid)
+        registry = await self._live.update(lambda known: journal.cancel(known, kid))
+        log.info("keys.rotation_cancelled", kid=kid)
+        return pb.CancelRotationResponse(key=convert.key_to_pb(registry.get(kid), self._clock()))
+
+    async def ListKeyEvents(
+        self, request: pb.ListKeyEventsRequest, context: Context
+    ) -> pb.ListKeyEventsResponse:
+        """Return all events in order."""
+        registry = await self._live.load()
+        ordered = sorted(
+            registry.events, key=lambda each: (each.position == 0, each.position, each.number)
+        )
+        return pb.ListKeyEventsResponse(
+            events=[convert.event_record_to_pb(registry, each) for each in ordered]
+        )
+
+    async def RebuildRegistry(
+        self, request: pb.RebuildRegistryRequest, context: Context
+    ) -> pb.RebuildRegistryResponse:
+        """Build an empty registry anew."""
+        events = convert.rebuild_from_pb(request)
+        now_ns = self._clock()
+        registry = await self._live.update(
+            lambda known: journal.rebuild(known, events, request.pin, now_ns)
+        )
+        log.warning("keys.rebuilt", keys=len(registry.keys), events=len(registry.events))
+        return pb.RebuildRegistryResponse(key_count=len(registry.keys))
+
+    # --- who signs with what
+
+    async def ReportSigner(
+        self, request: pb.ReportSignerRequest, context: Context
+    ) -> pb.ReportSignerResponse:
+        """Take note of what a service signs with."""
+        signer = request.signer
+        for name in ("watcher", "instance"):
+            names.check_text(getattr(signer, name), f"signer.{name}", max_bytes=64)
+        self._signers.report(signer, self._clock(), leaving=request.leaving)
+        return pb.ReportSignerResponse()
+
+    async def ListSigners(
+        self, request: pb.ListSignersRequest, context: Context
+    ) -> pb.ListSignersResponse:
+        """Return who reported lately."""
+        return pb.ListSignersResponse(signers=self._signers.list(self._clock()))
+
+    async def retire_drained(self, poll_interval_s: float) -> None:
+        """Propose the retirement of keys that have drained, for ever."""
+        failing = False
+        while True:
+            await asyncio.sleep(poll_interval_s)
+            now_ns = self._clock()
+            try:
+                known = await self._live.load()
+                retire = partial(
+                    journal.retire,
+                    now_ns=now_ns,
+                    ready=self._settled(known, now_ns),
+                    sizes=self._signers.log_sizes(now_ns),
+                    settle_ns=_SETTLE_NS,
+                )
+                if retire(known) is not known:
+                    await self._live.update(retire)
+            except Exception as error:  # nothing here is a reason to end the service
+                if not failing:
+                    log.warning("keys.not_retired", exc_info=error)
+                failing = True
+            else:
+                failing = False
+
+    def _settled(self, registry: Registry, now_ns: int) -> list[str]:
+        """Purposes for which every signing service uses the active key."""
+        return [
+            purpose
+            for purpose, number in PURPOSES_PB.items()
+            if (active := registry.active(purpose)) is not None
+            and self._signers.all_use(number, active.kid, now_ns)
+        ]
+
+    def _log_sizes(self, now_ns: int) -> list[LogSize]:
+        sizes = self._signers.log_sizes(now_ns)
+        return [LogSize(origin, size) for origin, size in sorted(sizes.items())]
+
+
+def _commit(known: Registry, kid: str, now_ns: int, drain_ns: int) -> Registry:
+    if journal.is_kept(known) and known.get(kid).state is KeyState.PENDING:
+        raise FailedPreconditionError(
+            "KEY_LEDGER_KEPT",
+            "where there is a key ledger, a rotation ends when its event is recorded there; "
+            f"see how far it is: keys rotate --kid {kid}",
+            metadata={"kid": kid},
+        )
+    return known.commit(kid, now_ns, drain_ns=drain_ns)

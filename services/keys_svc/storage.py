@@ -18,12 +18,13 @@ from typing import Any, Final, Protocol, TypeAlias
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from keys_svc.registry import KeyBinding, KeyRecord, Registry
+from keys_svc.registry import EventRecord, EventState, KeyBinding, KeyRecord, Registry
 from provledger import jcs
 from provledger.db import Readers, Writer
 from provledger.errors import AbortedError, DataLossError, InvalidJSONError, KeyFormatError
 from provledger.jwk import jwk_from_public_key, public_key_from_jwk, thumbprint
-from provledger.keyset import KeyPurpose, KeyState
+from provledger.key_events import parse_signed
+from provledger.keyset import CoveredCheckpoint, KeyPurpose, KeyState, SizeRange
 
 SCHEMA: Final = "keys"
 MIGRATIONS: Final = "keys_svc.migrations"
@@ -53,6 +54,17 @@ _KEYS: Final = sa.Table(
     sa.Column("not_before_ns", sa.BigInteger),
     sa.Column("not_after_ns", sa.BigInteger),
     sa.Column("revocation_reason", sa.Text),
+    sa.Column("bounds", sa.LargeBinary),
+)
+_EVENTS: Final = sa.Table(
+    "key_events",
+    _metadata,
+    sa.Column("number", sa.BigInteger, primary_key=True),
+    sa.Column("digest", sa.LargeBinary),
+    sa.Column("signed", sa.LargeBinary),
+    sa.Column("state", sa.Text),
+    sa.Column("position", sa.BigInteger),
+    sa.Column("receipt", sa.Text),
 )
 
 
@@ -102,7 +114,7 @@ class SQLStorage:
 def _update(connection: Connection, decide: Decision) -> Registry:
     revision = _read_revision(connection, lock=True)
     # In READ COMMITTED only a statement after the lock sees what the last holder stored.
-    before = Registry(revision, _read_keys(connection))
+    before = Registry(revision, _read_keys(connection), _read_events(connection))
     after = decide(before)
     if after is before:
         return before
@@ -114,6 +126,7 @@ def _update(connection: Connection, decide: Decision) -> Registry:
             connection.execute(sa.update(_KEYS).where(_KEYS.c.kid == record.kid).values(row))
         else:
             connection.execute(sa.insert(_KEYS).values(row))
+    _write_events(connection, before, after)
     moved = connection.execute(
         sa.update(_REGISTRY)
         .where(_REGISTRY.c.id == 1, _REGISTRY.c.revision == before.revision)
@@ -126,7 +139,9 @@ def _update(connection: Connection, decide: Decision) -> Registry:
 
 def _load_if_changed(connection: Connection, cached: Registry) -> Registry:
     revision = _read_revision(connection, lock=False)
-    return cached if revision == cached.revision else Registry(revision, _read_keys(connection))
+    if revision == cached.revision:
+        return cached
+    return Registry(revision, _read_keys(connection), _read_events(connection))
 
 
 def _read_revision(connection: Connection, *, lock: bool) -> int:
@@ -145,6 +160,85 @@ def _read_keys(connection: Connection) -> MappingProxyType[str, KeyRecord]:
     return MappingProxyType({row.kid: _record(row) for row in rows})
 
 
+def _write_events(connection: Connection, before: Registry, after: Registry) -> None:
+    known = {each.number: each for each in before.events}
+    for each in after.events:
+        stored = known.pop(each.number, None)
+        if stored == each:
+            continue
+        row = {
+            "number": each.number,
+            "digest": each.signed.event.digest(),
+            "signed": each.signed.encode(),
+            "state": each.state.value,
+            "position": each.position,
+            "receipt": each.receipt,
+        }
+        if stored is None:
+            connection.execute(sa.insert(_EVENTS).values(row))
+        else:
+            connection.execute(
+                sa.update(_EVENTS).where(_EVENTS.c.number == each.number).values(row)
+            )
+    for number in known:
+        connection.execute(sa.delete(_EVENTS).where(_EVENTS.c.number == number))
+
+
+def _read_events(connection: Connection) -> tuple[EventRecord, ...]:
+    rows = connection.execute(sa.select(_EVENTS).order_by(_EVENTS.c.number)).all()
+    return tuple(_event(row) for row in rows)
+
+
+def _event(row: sa.Row[Any]) -> EventRecord:
+    try:
+        signed = parse_signed(bytes(row.signed))
+        state = EventState(row.state)
+        intact = signed.event.digest() == bytes(row.digest) and (row.position > 0) == (
+            state is not EventState.PROPOSED
+        )
+    except (KeyFormatError, ValueError):
+        intact = False
+    if not intact:
+        raise DataLossError(
+            "REGISTRY_DAMAGED",
+            f"the stored row of key event {row.number} contradicts itself; restore it from a "
+            "backup, or rebuild the registry from the key ledger",
+            metadata={"number": str(row.number)},
+        )
+    return EventRecord(row.number, signed, state, row.position, row.receipt)
+
+
+def _bounds(record: KeyRecord) -> bytes | None:
+    """What a key's signatures are bounded by, as the members of its JWK; None if by nothing."""
+    if not record.covered and not record.sizes:
+        return None
+    ours = {
+        "after": [[each.origin, str(each.size), each.root.hex()] for each in record.covered],
+        "sizes": [
+            [each.origin, str(each.start), None if each.end is None else str(each.end)]
+            for each in record.sizes
+        ],
+    }
+    return jcs.encode(ours)
+
+
+def _read_bounds(
+    data: bytes | None,
+) -> tuple[tuple[CoveredCheckpoint, ...], tuple[SizeRange, ...]]:
+    if data is None:
+        return (), ()
+    ours = jcs.parse(bytes(data))
+    return (
+        tuple(
+            CoveredCheckpoint(o, int(size), bytes.fromhex(root)) for o, size, root in ours["after"]
+        ),
+        tuple(
+            SizeRange(o, int(start), None if end is None else int(end))
+            for o, start, end in ours["sizes"]
+        ),
+    )
+
+
 def _row(record: KeyRecord) -> dict[str, Any]:
     return {
         "kid": record.kid,
@@ -159,12 +253,14 @@ def _row(record: KeyRecord) -> dict[str, Any]:
         "not_before_ns": record.not_before_ns,
         "not_after_ns": record.not_after_ns,
         "revocation_reason": record.revocation_reason,
+        "bounds": _bounds(record),
     }
 
 
 def _record(row: sa.Row[Any]) -> KeyRecord:
     try:
         jwk = jcs.parse(bytes(row.jwk))
+        covered, sizes = _read_bounds(row.bounds)
         state = KeyState(row.state)
         binding = KeyBinding(row.kid, KeyPurpose(row.purpose), row.uri, jwk, bytes(row.thumbprint))
         intact = (
@@ -173,7 +269,7 @@ def _record(row: sa.Row[Any]) -> KeyRecord:
             and (row.epoch > 0) == (row.not_before_ns is not None)
             and state is not KeyState.RETIRED
         )
-    except (InvalidJSONError, KeyFormatError, ValueError, AttributeError):
+    except (InvalidJSONError, KeyFormatError, KeyError, ValueError, TypeError, AttributeError):
         intact = False
     if not intact:
         raise DataLossError(
@@ -190,4 +286,6 @@ def _record(row: sa.Row[Any]) -> KeyRecord:
         not_before_ns=row.not_before_ns,
         not_after_ns=row.not_after_ns,
         revocation_reason=row.revocation_reason,
+        covered=covered,
+        sizes=sizes,
     )

@@ -9,11 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+import grpc
+
 from ledger_svc.append import Appender
 from ledger_svc.chain import LedgerInfo, Linked
 from ledger_svc.config import Settings
 from ledger_svc.genesis import LedgerMaker
 from ledger_svc.guard import Guard
+from ledger_svc.key_ledger import KeyLedger
 from ledger_svc.progress import Progress, Sinks
 from ledger_svc.reads import LedgerDirectory, Reads
 from ledger_svc.relay import Relay, RelayLimits
@@ -24,6 +27,7 @@ from ledger_svc.tools import AnyKey, KeyPolicy, Tools
 from ledger_svc.witnessing import WitnessClient
 from provledger import logs
 from provledger.api.anchor.v1 import anchor_pb2_grpc
+from provledger.api.keys.v1 import keys_pb2_grpc
 from provledger.api.ledger.v1 import ledger_pb2_grpc
 from provledger.api.witness.v1 import witness_pb2_grpc
 from provledger.errors import StatusError
@@ -48,6 +52,8 @@ class Service:
     relay: Relay
     guard: Guard
     storage: Storage
+    maker: LedgerMaker
+    directory: LedgerDirectory
 
     async def close(self) -> None:
         """Flush what waits, then close the database. The relay is stopped before."""
@@ -109,10 +115,11 @@ def assemble(
         clock=clock,
         random=random,
     )
+    directory = LedgerDirectory(storage)
     servicer = LedgerServicer(
         Parts(
             storage=storage,
-            directory=LedgerDirectory(storage),
+            directory=directory,
             appender=appender,
             reads=reads,
             progress=progress,
@@ -123,7 +130,7 @@ def assemble(
             stream_in_flight=settings.stream_in_flight,
         )
     )
-    return Service(servicer, appender, relay, guard, storage)
+    return Service(servicer, appender, relay, guard, storage, maker, directory)
 
 
 async def build(settings: Settings) -> App:
@@ -142,16 +149,35 @@ async def build(settings: Settings) -> App:
     if settings.keys_endpoint is not None:
         ring = KeyRing(settings.keys_endpoint, (), _no_signer, tls=tls, watcher="ledger")
         await ring.start()
+    witness = witness_pb2_grpc.WitnessServiceStub(witness_channel)
+    anchor = anchor_pb2_grpc.AnchorServiceStub(anchor_channel)
     service = assemble(
         settings,
         storage,
-        witness_pb2_grpc.WitnessServiceStub(witness_channel),
-        anchor_pb2_grpc.AnchorServiceStub(anchor_channel),
+        witness,
+        anchor,
         keys=None if ring is None else RingPolicy(ring),
     )
+    background = [service.relay.run, lambda: check_all(service)]
+    keys_channel: grpc.aio.Channel | None = None
+    if ring is not None and settings.keys_endpoint is not None:
+        keys_channel = channel(settings.keys_endpoint, tls)
+        key_ledger = KeyLedger(
+            ring,
+            keys_pb2_grpc.KeysServiceStub(keys_channel),
+            witness,
+            anchor,
+            service.maker,
+            service.directory,
+            service.appender,
+            settings.default_suite,
+        )
+        background.append(key_ledger.run)
 
     async def close() -> None:
         await service.close()
+        if keys_channel is not None:
+            await keys_channel.close()
         if ring is not None:
             await ring.close()
         await witness_channel.close()
@@ -159,7 +185,7 @@ async def build(settings: Settings) -> App:
 
     return App(
         services=[(ledger_pb2_grpc.add_LedgerServiceServicer_to_server, service.servicer)],
-        background=[service.relay.run, lambda: check_all(service)],
+        background=background,
         close=close,
     )
 

@@ -10,26 +10,32 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
+from typing import Any
 
 import orjson
 
 from provledger.api.keys.v1 import keys_pb2, keys_pb2_grpc
 from provledger.client.calls import CallPolicy, unary
-from provledger.errors import ProvledgerError
+from provledger.errors import FailedPreconditionError, ProvledgerError
 from provledger.fips.policy import algorithm_for
-from provledger.jwk import Algorithm, jwk_from_public_key
+from provledger.jwk import Algorithm, jwk_from_public_key, thumbprint, thumbprint_of
 from provledger.kms import open_signer
 from provledger.kms.errors import KMSKeyExistsError
 from provledger.kms.local import create_key
+from provledger.kms.signing import sign_key_event
 from provledger.rpc.channel import channel
-from provledger_cli.config import KEYS
-from provledger_cli.datadir import DataDir
+from provledger.rpc.key_events import event_from_pb
+from provledger_cli.config import KEYS, RECOVERY_KID
+from provledger_cli.datadir import DataDir, write_atomically
 
 PURPOSES = {
     "witness": keys_pb2.KEY_PURPOSE_WITNESS,
     "checkpoint": keys_pb2.KEY_PURPOSE_CHECKPOINT,
     "head": keys_pb2.KEY_PURPOSE_HEAD,
 }
+
+PIN_FILE = "key-ledger.pin"
+"""Where the thumbprint is kept that verifiers pin the key ledger by."""
 
 
 async def register_first_keys(data_dir: DataDir, keys_address: str) -> list[str]:
@@ -46,24 +52,75 @@ async def register_first_keys(data_dir: DataDir, keys_address: str) -> list[str]
             )
             if known.keys:
                 continue
-            algorithm = Algorithm(algorithm_for(purpose))
-            uri, jwk = await local_key(data_dir, kid, algorithm)
+            uri, jwk = await local_key(data_dir, kid, purpose)
             request = keys_pb2.CreateKeyRequest(
                 kid=kid, purpose=PURPOSES[purpose], uri=uri, jwk=jwk
             )
             await unary(stub.CreateKey, request, policy)
             registered.append(kid)
+        await begin_key_ledger(data_dir, stub, policy)
     return registered
 
 
-async def local_key(
-    data_dir: DataDir, kid: str, algorithm: Algorithm = Algorithm.ED25519
-) -> tuple[str, bytes]:
-    """Make the key file of `kid`, or take the one that is there; its URI and public JWK."""
+async def begin_key_ledger(data_dir: DataDir, stub: Any, policy: CallPolicy) -> None:
+    """Propose the genesis of the key ledger, endorsed by a recovery key made here.
+
+    The ledger service does the rest. An installation whose keys were rotated before it had a key
+    ledger stays without one.
+    """
+    known = await unary(stub.ListKeyEvents, keys_pb2.ListKeyEventsRequest(), policy)
+    begun = known.events[0] if known.events else None
+    if begun is not None and begun.state != keys_pb2.KEY_EVENT_STATE_PROPOSED:
+        return
+    uri, jwk = await local_key(data_dir, RECOVERY_KID, "recovery")
+    try:
+        request = keys_pb2.ProposeGenesisRequest(recovery_kid=RECOVERY_KID, recovery_jwk=jwk)
+        begun = (await unary(stub.ProposeGenesis, request, policy)).event
+    except FailedPreconditionError as error:
+        sys.stderr.write(f"there is no key ledger: {error.message}\n")
+        return
+    await endorse(stub, policy, begun, RECOVERY_KID, uri, data_dir.keys)
+    path = data_dir.keys / f"{RECOVERY_KID}.pem"
+    pin = thumbprint(orjson.loads(jwk)).hex()
+    write_atomically(data_dir.path / PIN_FILE, f"{pin}\n".encode(), mode=0o644)
+    sys.stderr.write(
+        f"{path} is the recovery key: whoever has it can replace every other key. Move it to a "
+        "safe place off this machine; `keys revoke --recovery-key FILE` takes it from there. "
+        f"Verifiers pin its thumbprint, {pin}\n"
+    )
+
+
+async def endorse(
+    stub: Any,
+    policy: CallPolicy,
+    event: keys_pb2.JournaledKeyEvent,
+    kid: str,
+    uri: str,
+    key_dir: Path,
+) -> keys_pb2.JournaledKeyEvent:
+    """Endorse a key event with the key file at `uri`; the event as it stands then."""
+    signer = await open_signer(uri, key_dir)
+    try:
+        sig = await sign_key_event(signer, event_from_pb(event.event))
+    finally:
+        await signer.close()
+    endorsement = keys_pb2.KeyEndorsement(
+        kid=kid, thumbprint=thumbprint_of(signer.public_key), sig=sig
+    )
+    request = keys_pb2.EndorseKeyEventRequest(digest=event.digest, endorsements=[endorsement])
+    answer: keys_pb2.EndorseKeyEventResponse = await unary(stub.EndorseKeyEvent, request, policy)
+    return answer.event
+
+
+async def local_key(data_dir: DataDir, kid: str, purpose: str) -> tuple[str, bytes]:
+    """Make the key file of `kid`, or take the one that is there; its URI and public JWK.
+
+    What signs for `purpose` decides the algorithm, where FIPS mode leaves a choice at all.
+    """
     name = f"{kid}.pem"
     uri = f"local:{name}"
     try:
-        public_key = create_key(data_dir.keys / name, algorithm)
+        public_key = create_key(data_dir.keys / name, Algorithm(algorithm_for(purpose)))
     except KMSKeyExistsError:
         signer = await open_signer(uri, data_dir.keys)
         public_key = signer.public_key

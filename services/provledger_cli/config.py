@@ -17,6 +17,9 @@ from provledger_cli.failures import CommandError
 KEYS = {"witness": "witness-1", "checkpoint": "checkpoint-1", "head": "head-1"}
 """First key of each purpose: its kid, and the name of its file without `.pem`."""
 
+RECOVERY_KID = "recovery-1"
+"""The key that endorses key events when no other can; named in the key ledger's genesis."""
+
 
 @dataclass(frozen=True, slots=True)
 class Config:

@@ -142,6 +142,11 @@ class Remote:
         return keys_pb2_grpc.KeysServiceStub(self.channel("keys"))
 
     @property
+    def ledger(self) -> Any:
+        """The stub of the ledger service; call it through `call`."""
+        return self._ledger()
+
+    @property
     def anchor(self) -> Any:
         """The stub of the anchor service; call it through `call`."""
         return anchor_pb2_grpc.AnchorServiceStub(self.channel("anchor"))

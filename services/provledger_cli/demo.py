@@ -1,7 +1,8 @@
 """`make demo`: the whole way of a receipt, on this machine, with the real commands.
 
-    up · import 500 real mutations · wait until they are anchored · export · down ·
-    verify offline · flip one byte in a copy · verify that it is found, and where
+    up · import 500 real mutations, rotating the witness's key in the middle · wait until they are
+    anchored · export · down · verify offline, with the keys that the key ledger names ·
+    flip one byte in a copy · verify that it is found, and where
 
 Each step is a command as anybody would type it, run with --json. The exit code is 0 only if all of
 them did what they should, the last one included: it must fail, with the receipt that was changed.
@@ -13,6 +14,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from importlib import resources
@@ -29,6 +31,8 @@ from provledger_cli.failures import DOES_NOT_HOLD, HOLDS
 
 MUTATIONS = "demo-mutations.ndjson"
 TENANT = "demo"
+NEW_KID = "witness-2"
+PIN_FILE = "key-ledger.pin"
 
 _console = Console(highlight=False, soft_wrap=True)
 
@@ -58,6 +62,45 @@ def run(work: Path, *arguments: str, expect: int = HOLDS) -> dict[str, Any]:
             f"`provledger {arguments[0]}` ended with {done.returncode}, not {expect}: {answer}"
         )
     return answer
+
+
+def import_and_rotate(work: Path, data: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Import the mutations line by line from a pipe; rotate once half of them are on their way."""
+    lines = (work / MUTATIONS).read_bytes().splitlines(keepends=True)
+    arguments = ("import", "-", "--tenant", TENANT, "--batch", "10", *data)
+    _console.print(f"[dim]$ provledger {escape(' '.join(arguments))} < {MUTATIONS}[/]")
+    importing = subprocess.Popen(
+        [sys.executable, "-m", "provledger_cli", *arguments, "--json"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=work,
+    )
+    assert importing.stdin is not None  # noqa: S101 - for the type checker: it is a pipe
+    rotated: dict[str, Any] = {}
+    failures: list[Exception] = []
+
+    def rotate() -> None:
+        try:
+            rotated.update(run(work, "keys", "rotate", "--kid", NEW_KID, *data))
+        except Exception as error:
+            failures.append(error)
+
+    rotating = threading.Thread(target=rotate)
+    for number, line in enumerate(lines):
+        if number == len(lines) // 4:
+            rotating.start()
+        importing.stdin.write(line)
+        importing.stdin.flush()
+        # As fast as a busy team, not as fast as the disk: the rotation takes place meanwhile. The
+        # last quarter waits for it.
+        if number == 3 * len(lines) // 4:
+            rotating.join()
+        time.sleep(0.002)
+    importing.stdin.close()
+    answer = importing.stdout.read() if importing.stdout is not None else b""
+    if importing.wait() != HOLDS or failures:
+        raise DemoFailed(f"the import ended with {importing.returncode}: {failures or answer!r}")
+    return orjson.loads(answer), rotated
 
 
 def flip_one_byte(source: Path, target: Path) -> tuple[str, int]:
@@ -90,11 +133,16 @@ def demonstrate(work: Path) -> list[tuple[str, str, float, float]]:
     up = run(work, "up", *data)
     step("start", f"{len(up['services'])} services, SQLite, local keys", up["seconds"])
     try:
-        # Small batches, so that the progress bar has something to show.
-        imported = run(work, "import", MUTATIONS, "--tenant", TENANT, "--batch", "50", *data)
+        imported, rotated = import_and_rotate(work, data)
         if imported["appended"] != lines:
             raise DemoFailed(f"{imported['appended']} of {lines} mutations were recorded")
         step("import", f"{lines:,} mutations, signed and chained", imported["seconds"], lines)
+        measured = rotated["measured"]
+        if measured["failed"]:
+            raise DemoFailed(f"calls failed during the rotation: {measured['failures']}")
+        what = f"witness-1 to {NEW_KID} meanwhile: no failed call, longest gap "
+        what += f"{measured['longest_gap_ms']:.0f} ms"
+        step("rotate", what, rotated["seconds"])
 
         started_s = time.monotonic()
         status = run(work, "status", "--wait", "60", *data)
@@ -109,11 +157,17 @@ def demonstrate(work: Path) -> list[tuple[str, str, float, float]]:
         what = f"{receipts:,} receipts, {exported['earlier_checkpoints'] + 1} checkpoints"
         step("export", what, exported["seconds"], receipts)
         run(work, "keys", "jwks", "--out", "jwks.json", *data)
+        run(work, "export", "--tenant", "system", "--ledger", "keys", "--out", "keys.ndjson", *data)
+        pin = (work / "data" / PIN_FILE).read_text().strip()
     finally:
         down = run(work, "down", *data)
     step("stop", "no service runs from here on", down["seconds"])
 
-    offline = ("--keys", "jwks.json", "--head", "head.json")
+    ledger = ("--key-ledger", "keys.ndjson", "--pin", pin)
+    offline = ("--keys", "jwks.json", "--head", "head.json", *ledger)
+    kids = {orjson.loads(line).get("kid") for line in (work / "export.ndjson").open("rb")}
+    if not {"witness-1", NEW_KID} <= kids:
+        raise DemoFailed(f"the receipts were signed under {kids}, not under both keys")
     verdict = run(work, "verify", "export.ndjson", *offline)
     if verdict["status"] != "verified" or verdict["receipts"] != receipts:
         raise DemoFailed(f"the export is {verdict['status']}")

@@ -185,7 +185,8 @@ async def _consistency(
     """Earlier checkpoints with the proofs that the one of this size extends them, oldest first."""
     notes: dict[int, bytes] = {}
     for note in known:
-        notes[checkpoints.parse(note).size] = note
+        text, _, _ = note.rpartition(b"\n\n")
+        notes[checkpoints.parse(text + b"\n").size] = note
     for earlier_size in await _anchored_sizes(remote, size, count):
         if earlier_size not in notes:
             request = anchor_pb2.GetCheckpointRequest(log="logs/-", tree_size=earlier_size)

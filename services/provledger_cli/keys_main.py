@@ -7,12 +7,14 @@ import typer
 from provledger_cli import failures
 from provledger_cli.verbs.keys_jwks import jwks
 from provledger_cli.verbs.keys_list import list_
+from provledger_cli.verbs.keys_rebuild import rebuild
+from provledger_cli.verbs.keys_revoke import revoke
 from provledger_cli.verbs.keys_rotate import rotate
 from provledger_cli.verbs.keys_show import show
 
 app = typer.Typer(
     name="keys",
-    help="Look at and rotate the keys that sign. Exit codes: 0 done, 1 it does not hold, "
+    help="Look at, rotate and revoke the keys that sign. Exit codes: 0 done, 1 it does not hold, "
     "2 could not tell.",
     no_args_is_help=True,
     add_completion=False,
@@ -22,6 +24,8 @@ app.command("list")(list_)
 app.command("show")(show)
 app.command("jwks")(jwks)
 app.command("rotate")(rotate)
+app.command("revoke")(revoke)
+app.command("rebuild")(rebuild)
 
 
 def main() -> None:

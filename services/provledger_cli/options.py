@@ -6,10 +6,13 @@ prefixes are the services' own settings, and services refuse variables there tha
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import typer
+
+from provledger_cli.failures import CommandError
 
 SERVICES_PANEL = "Which services"
 
@@ -92,3 +95,17 @@ TimeoutOption: TypeAlias = Annotated[
         help="Seconds to go on trying when services do not answer.",
     ),
 ]
+
+
+def read_pin(text: str) -> bytes:
+    """Read the thumbprint a key ledger is pinned by, 32 bytes.
+
+    Raises:
+        CommandError: it is not one.
+    """
+    if re.fullmatch(r"[0-9a-f]{64}", text) is None:
+        raise CommandError(
+            "--pin is not a thumbprint: 64 lower-case hex digits",
+            hint="`up` wrote that of the recovery key to key-ledger.pin in the data directory",
+        )
+    return bytes.fromhex(text)

@@ -68,7 +68,7 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
         await witness.close()
         await ring.close()
 
-    servicer = WitnessServicer(witness, clock=clock, max_items=settings.max_batch_items)
+    servicer = WitnessServicer(witness, clock=clock, max_items=settings.max_batch_items, ring=ring)
     return App(
         services=[(witness_pb2_grpc.add_WitnessServiceServicer_to_server, servicer)], close=close
     )

@@ -43,11 +43,11 @@ def options(command: Any) -> list[Any]:
 def test_the_verbs_are_those_of_the_manual() -> None:
     assert set(commands()) == {
         *("up", "down", "status", "import", "append", "get", "list", "export", "verify"),
-        *("keys list", "keys show", "keys jwks", "keys rotate"),
+        *("keys list", "keys show", "keys jwks", "keys rotate", "keys revoke", "keys rebuild"),
         "fips status",
     }
     root: Any = typer.main.get_command(keys_app)
-    assert set(root.commands) == {"list", "show", "jwks", "rotate"}
+    assert set(root.commands) == {"list", "show", "jwks", "rotate", "revoke", "rebuild"}
 
 
 @pytest.mark.parametrize("name", commands())

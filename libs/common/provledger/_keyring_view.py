@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from provledger import jcs, logs
 from provledger.api.keys.v1 import keys_pb2 as pb
@@ -32,6 +32,7 @@ _STATES: Final = {
     pb.KEY_STATE_ACTIVE: KeyState.ACTIVE,
     pb.KEY_STATE_DRAINING: KeyState.DRAINING,
 }
+_PENDING: Final = {pb.KEY_STATE_PENDING: KeyState.PENDING}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,9 @@ class View:
     lease_until_ns: int = -1
     keys: KeySet = field(default_factory=KeySet)
     uris: Mapping[str, str] = field(default_factory=dict)
+    pending: KeySet = field(default_factory=KeySet)
+    open_events: tuple[pb.JournaledKeyEvent, ...] = ()
+    lease_s: float = 0.0
 
     @classmethod
     def from_pb(cls, response: pb.WatchKeysResponse, received_ns: int) -> Self:
@@ -89,6 +93,11 @@ class View:
             lease_until_ns=received_ns + response.lease_ms * 1_000_000,
             keys=KeySet(keys),
             uris={each.kid: each.uri for each in response.keys},
+            pending=KeySet(
+                key for each in response.keys if (key := _read_key(each, _PENDING)) is not None
+            ),
+            open_events=tuple(response.open_events),
+            lease_s=response.lease_ms / 1000,
         )
 
     def candidates(self, purpose: KeyPurpose) -> list[VerificationKey]:
@@ -105,16 +114,23 @@ class Snapshot:
 
     view: View
     signers: Mapping[KeyPurpose, ActiveSigner]
+    # All keys of a purpose that are open and may sign, the best one first.
+    all_signers: Mapping[KeyPurpose, tuple[ActiveSigner, ...]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, view: View, purposes: Iterable[KeyPurpose], opened: Mapping[str, Signer]) -> Self:
         """Take for each purpose the best key of `view` among those `opened`, by kid."""
         signers: dict[KeyPurpose, ActiveSigner] = {}
+        all_signers: dict[KeyPurpose, tuple[ActiveSigner, ...]] = {}
         for purpose in purposes:
-            key = next((k for k in view.candidates(purpose) if k.kid in opened), None)
-            if key is not None:
-                signers[purpose] = _active_signer(key, opened[key.kid])
-        return cls(view, signers)
+            all_signers[purpose] = tuple(
+                _active_signer(key, opened[key.kid])
+                for key in view.candidates(purpose)
+                if key.kid in opened
+            )
+            if all_signers[purpose]:
+                signers[purpose] = all_signers[purpose][0]
+        return cls(view, signers, all_signers)
 
 
 def _active_signer(key: VerificationKey, signer: Signer) -> ActiveSigner:
@@ -131,9 +147,9 @@ def _active_signer(key: VerificationKey, signer: Signer) -> ActiveSigner:
     )
 
 
-def _read_key(key: pb.Key) -> VerificationKey | None:
-    """Read an active or draining key; None for others, for unknown purposes, and for damage."""
-    purpose, state = _PURPOSES.get(key.purpose), _STATES.get(key.state)
+def _read_key(key: pb.Key, states: Mapping[Any, KeyState] = _STATES) -> VerificationKey | None:
+    """Read a key in one of `states`; None for others, for unknown purposes, and for damage."""
+    purpose, state = _PURPOSES.get(key.purpose), states.get(key.state)
     if purpose is None or state is None:
         return None
     try:

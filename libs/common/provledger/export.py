@@ -214,6 +214,7 @@ class _ExportVerification:
         progress: Callable[[int], None] | None,
     ) -> None:
         self._verifier = Verifier(keys)
+        self._verifier.unsettled = {}
         self._outside_head = None if head is None else self._verifier.open_head(head)
         self._outside_checkpoint = checkpoint
         self._progress = progress
@@ -366,6 +367,7 @@ class _ExportVerification:
         results = [CheckResult(Check.FILE_DIGEST, Outcome.HOLDS, "SHA-256")]
         own = self._own_checkpoint(header, footer)
         earlier = self._earlier(header, footer, own)
+        self._settle_revoked(own, earlier)
         results.append(
             CheckResult(Check.CONSISTENCY, Outcome.HOLDS, f"{len(earlier)} earlier checkpoints")
             if earlier
@@ -402,6 +404,22 @@ class _ExportVerification:
             self._check_extends(header, old, own, proof.hashes)
             earlier[old.size] = old
         return earlier
+
+    def _settle_revoked(self, own: Checkpoint | None, earlier: dict[int, Checkpoint]) -> None:
+        """Check that the checkpoints which revocations name place what revoked keys signed."""
+        for (proven, named), receipt in (self._verifier.unsettled or {}).items():
+            known = earlier.get(named.size)
+            if proven == own and known is not None and known.root == named.root:
+                continue
+            error = self._error(
+                f"the key that signed is revoked, and the export does not show that it extends the "
+                f"checkpoint of size {named.size} that the revocation names; export again with it "
+                "(--checkpoint FILE)",
+                Check.KEY_VALIDITY,
+                Finding.KEY_NOT_VALID,
+            )
+            error.receipt = receipt
+            raise error
 
     def _check_extends(
         self,

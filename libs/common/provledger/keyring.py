@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing, suppress
@@ -37,12 +38,13 @@ from provledger import logs
 from provledger._keyring_view import ActiveSigner, Snapshot, View, no_active_key
 from provledger.api.keys.v1 import keys_pb2 as pb
 from provledger.api.keys.v1 import keys_pb2_grpc
-from provledger.errors import KMSError, UnavailableError
+from provledger.errors import FailedPreconditionError, KMSError, UnavailableError
 from provledger.fips import policy
+from provledger.key_events import Endorsement, EventType, KeyEvent
 from provledger.keyset import KeyPurpose, KeySet, VerificationKey
 from provledger.kms import Signer
 from provledger.kms.errors import KMSConfigError, KMSUnavailableError
-from provledger.kms.signing import self_test
+from provledger.kms.signing import self_test, sign_key_event
 from provledger.retry import RetryPolicy
 from provledger.rpc.channel import channel
 from provledger.rpc.errors import from_rpc_error
@@ -68,6 +70,13 @@ _lease_clock: Final[Callable[[], int]] = (
 )
 
 
+_PURPOSES_PB: Final = {
+    KeyPurpose.WITNESS: pb.KEY_PURPOSE_WITNESS,
+    KeyPurpose.CHECKPOINT: pb.KEY_PURPOSE_CHECKPOINT,
+    KeyPurpose.HEAD: pb.KEY_PURPOSE_HEAD,
+}
+
+
 class WatchStub(Protocol):
     """The part of the generated `KeysServiceStub` that is used here."""
 
@@ -88,6 +97,7 @@ class KeyRing:
         lease_clock: nanoseconds that never jump, for the lease.
         tls: our certificates, where `keys` is an endpoint with TLS.
         watcher: our name in the log of the keys service.
+        overlap: purposes for which draining keys are kept open too, to sign beside the active one.
     """
 
     def __init__(
@@ -100,6 +110,7 @@ class KeyRing:
         lease_clock: Callable[[], int] = _lease_clock,
         tls: TLSSettings | None = None,
         watcher: str = "",
+        overlap: Iterable[KeyPurpose] = (),
     ) -> None:
         self._keys = keys
         self._purposes = tuple(KeyPurpose(purpose) for purpose in purposes)
@@ -108,6 +119,10 @@ class KeyRing:
         self._lease_clock = lease_clock
         self._tls = tls
         self._watcher = watcher
+        self._overlap = frozenset(overlap)
+        self._instance = secrets.token_hex(8)
+        self.log_sizes: Callable[[], Iterable[tuple[str, int]]] = tuple
+        """Origins and sizes of the logs this service signs, for its reports; set by the anchor."""
         self._snapshot = Snapshot(View(), {})
         # By kid. Kept until `close`: a signature may be in the making when a key is replaced.
         self._opened: dict[str, Signer] = {}
@@ -128,6 +143,8 @@ class KeyRing:
             asyncio.create_task(self._watch(stub), name="keyring-watch"),
             asyncio.create_task(self._open_keys(), name="keyring-open"),
         ]
+        if self._purposes and hasattr(stub, "ReportSigner"):
+            self._tasks.append(asyncio.create_task(self._report(stub), name="keyring-report"))
 
     async def close(self) -> None:
         """Stop watching and release all keys."""
@@ -155,6 +172,79 @@ class KeyRing:
         if signer.not_after_ns is not None and self._clock() > signer.not_after_ns:
             raise no_active_key(purpose)
         return signer
+
+    def all_current(self, purpose: KeyPurpose | str) -> tuple[ActiveSigner, ...]:
+        """Return all keys to sign with now: the current one first, then draining ones.
+
+        Raises as `current` does.
+        """
+        first = self.current(purpose)
+        now_ns = self._clock()
+        rest = self._snapshot.all_signers.get(KeyPurpose(purpose), ())
+        return (
+            first,
+            *(
+                each
+                for each in rest
+                if each.kid != first.kid
+                and (each.not_after_ns is None or now_ns <= each.not_after_ns)
+            ),
+        )
+
+    @property
+    def view(self) -> View:
+        """What the keys service last said."""
+        return self._snapshot.view
+
+    async def changed(self, timeout_s: float) -> None:
+        """Wait until the keys service says something, at most so long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._changed.wait()
+
+    async def endorse(self, event: KeyEvent, kid: str) -> Endorsement:
+        """Sign a key event with a key of our purposes that is pending, active or draining.
+
+        Refused is whatever is not in line with what the keys service announces: an event about a
+        key of another purpose, or about a key that it says is another one.
+
+        Raises FailedPreconditionError (KEY_NOT_OURS), UnavailableError (KEY_LEASE_EXPIRED,
+        KEY_NOT_USABLE).
+        """
+        view = self._leased().view
+        keys = {key.kid: key for key in (*view.keys, *view.pending)}
+        key = keys.get(kid)
+        ours = key is not None and key.purpose in self._purposes
+        if event.event is EventType.GENESIS:
+            named = {each.kid: each.thumbprint for each in event.first_keys}
+            ours = ours and key is not None and named.get(kid) == key.thumbprint
+        else:
+            about = keys.get(event.kid)
+            ours = ours and key is not None and event.purpose == key.purpose
+            ours = ours and (about is None or about.thumbprint == event.thumbprint)
+            if event.event in (EventType.CREATED, EventType.ROTATED):
+                ours = ours and about is not None
+        if key is None or not ours:
+            raise FailedPreconditionError(
+                "KEY_NOT_OURS",
+                f"key {kid!r} cannot endorse this event here: the keys service does not announce "
+                "it, or the key the event is about, for a purpose of this service",
+                metadata={"kid": kid},
+            )
+        try:
+            if kid not in self._opened:
+                self._opened[kid] = await self._open(key, view.uris[kid])
+            async with asyncio.timeout(OPEN_TIMEOUT_S):
+                sig = await sign_key_event(self._opened[kid], event)
+        except (KMSError, TimeoutError) as error:
+            log.error("keyring.not_endorsed", exc_info=error, kid=kid)
+            raise UnavailableError(
+                "KEY_NOT_USABLE",
+                f"key {kid!r} cannot be opened or does not sign; the log of this service says why",
+                metadata={"kid": kid},
+                retry_delay_s=1.0,
+            ) from None
+        return Endorsement(kid, key.thumbprint, sig)
 
     def accepts(self, purpose: KeyPurpose | str, kid: str, epoch: int) -> bool:
         """Say whether a signature by this key may be committed now: it is active or draining.
@@ -266,6 +356,33 @@ class KeyRing:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
+    async def _report(self, stub: Any) -> None:
+        """Tell the keys service what we sign with, at every change and well within its lease."""
+        while True:
+            changed, snapshot = self._changed, self._snapshot
+            if snapshot.view.revision >= 0:
+                signer = pb.Signer(
+                    watcher=self._watcher,
+                    instance=self._instance,
+                    keys=[
+                        pb.SignerKey(
+                            purpose=_PURPOSES_PB[each.purpose], kid=each.kid, epoch=each.epoch
+                        )
+                        for each in snapshot.signers.values()
+                    ],
+                    log_sizes=[
+                        pb.LogSize(origin=origin, size=size) for origin, size in self.log_sizes()
+                    ],
+                )
+                # Only for progress and for retiring old keys: the next report comes soon anyway.
+                with suppress(grpc.RpcError):
+                    await stub.ReportSigner(pb.ReportSignerRequest(signer=signer), timeout=5.0)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(2.0, max(0.2, snapshot.view.lease_s / 3))):
+                    while self._snapshot.signers == snapshot.signers:
+                        await changed.wait()
+                        changed = self._changed
+
     async def _open_keys(self) -> None:
         """Open whatever should be open and is not, for ever."""
         delays = _REOPEN.delays(self._rng)
@@ -286,8 +403,12 @@ class KeyRing:
                         changed = self._changed
 
     async def _open_best(self, purpose: KeyPurpose) -> bool:
-        """Open the active key, or else one that drains; say whether it was the active one."""
+        """Open the active key, or else one that drains; say whether it was the active one.
+
+        Where keys overlap, all are opened; one that drains may then be missing.
+        """
         view = self._snapshot.view
+        best: int | None = None
         for index, key in enumerate(view.candidates(purpose)):
             if key.kid not in self._opened:
                 try:
@@ -303,8 +424,10 @@ class KeyRing:
                     continue
                 # The view may have moved on meanwhile; the newest one decides.
                 self._publish(self._snapshot.view)
-            return index == 0
-        return not view.candidates(purpose)
+            best = index if best is None else best
+            if purpose not in self._overlap:
+                break
+        return best == 0 or not view.candidates(purpose)
 
     async def _open(self, key: VerificationKey, uri: str) -> Signer:
         """Open a key and try it once against the registered public half."""

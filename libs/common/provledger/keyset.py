@@ -62,6 +62,7 @@ MAX_KEYS: Final = 8192
 MAX_REASON_BYTES: Final = 1024
 
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,18}")
+_HASH = re.compile(r"[0-9a-f]{64}")
 _INT64_MAX: Final = 2**63 - 1
 
 
@@ -84,6 +85,31 @@ class KeyState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class CoveredCheckpoint:
+    """A checkpoint held outside: what it covers stands, though the key was revoked later.
+
+    `size` is its tree size, `root` its root hash, 32 bytes.
+    """
+
+    origin: str
+    size: int
+    root: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SizeRange:
+    """Tree sizes of a log that a checkpoint key signs: from `start` to `end`, both inclusive."""
+
+    origin: str
+    start: int
+    end: int | None = None
+
+    def holds(self, size: int) -> bool:
+        """Whether it signs this size."""
+        return self.start <= size and (self.end is None or size <= self.end)
+
+
+@dataclass(frozen=True, slots=True)
 class VerificationKey:
     """One public key with all that decides whether its signatures count.
 
@@ -103,6 +129,8 @@ class VerificationKey:
     not_before_ns: int
     not_after_ns: int | None = None
     revocation_reason: str = ""
+    covered: tuple[CoveredCheckpoint, ...] = ()
+    sizes: tuple[SizeRange, ...] = ()
 
     @classmethod
     def from_public_key(
@@ -116,6 +144,8 @@ class VerificationKey:
         not_before_ns: int = 0,
         not_after_ns: int | None = None,
         revocation_reason: str = "",
+        covered: tuple[CoveredCheckpoint, ...] = (),
+        sizes: tuple[SizeRange, ...] = (),
     ) -> Self:
         """Build a key, working out thumbprint and algorithm; raises KeyFormatError."""
         return cls(
@@ -129,6 +159,8 @@ class VerificationKey:
             not_before_ns=not_before_ns,
             not_after_ns=not_after_ns,
             revocation_reason=revocation_reason,
+            covered=covered,
+            sizes=sizes,
         )
 
     @classmethod
@@ -150,7 +182,7 @@ class VerificationKey:
 
     def to_jwk(self) -> dict[str, Any]:
         """Return the element of a JWK Set, ready for JCS: all integers are decimal strings."""
-        ours = {
+        ours: dict[str, Any] = {
             "purpose": self.purpose.value,
             "state": self.state.value,
             "epoch": str(self.epoch),
@@ -160,6 +192,17 @@ class VerificationKey:
             ours["notAfterNs"] = str(self.not_after_ns)
         if self.state is KeyState.REVOKED:
             ours["revocationReason"] = self.revocation_reason
+        if self.covered:
+            ours["after"] = [
+                {"origin": each.origin, "size": str(each.size), "root": each.root.hex()}
+                for each in self.covered
+            ]
+        if self.sizes:
+            ours["sizes"] = [
+                {"origin": each.origin, "from": str(each.start)}
+                | ({} if each.end is None else {"to": str(each.end)})
+                for each in self.sizes
+            ]
         return {
             **jwk_from_public_key(self.public_key),
             "kid": self.kid,
@@ -377,7 +420,35 @@ def _validity(ours: Mapping[str, Any]) -> dict[str, Any]:
         "not_before_ns": _decimal(ours, "notBeforeNs"),
         "not_after_ns": not_after_ns,
         "revocation_reason": reason,
+        "covered": tuple(_covered(each) for each in _objects(ours, "after")),
+        "sizes": tuple(_size_range(each) for each in _objects(ours, "sizes")),
     }
+
+
+def _objects(ours: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+    listed = ours.get(name, [])
+    if not isinstance(listed, list) or not all(isinstance(each, Mapping) for each in listed):
+        raise KeyFormatError(f"member provledger.{name}: must be a list of objects")
+    return listed
+
+
+def _covered(each: Mapping[str, Any]) -> CoveredCheckpoint:
+    root = each.get("root")
+    if not isinstance(root, str) or _HASH.fullmatch(root) is None:
+        raise KeyFormatError("member provledger.after: root must be 64 lower-case hex digits")
+    return CoveredCheckpoint(_origin(each), _decimal(each, "size"), bytes.fromhex(root))
+
+
+def _size_range(each: Mapping[str, Any]) -> SizeRange:
+    end = _decimal(each, "to") if "to" in each else None
+    return SizeRange(_origin(each), _decimal(each, "from"), end)
+
+
+def _origin(each: Mapping[str, Any]) -> str:
+    origin = each.get("origin")
+    if not isinstance(origin, str) or not origin or len(origin) > MAX_REASON_BYTES:
+        raise KeyFormatError("member provledger: an origin is missing or too long")
+    return origin
 
 
 def _decimal(ours: Mapping[str, Any], name: str) -> int:

@@ -46,7 +46,7 @@ from provledger.errors import (
 from provledger.hashing import SUITES
 from provledger.head import PAYLOAD_TYPE as HEAD_TYPE
 from provledger.head import Head, parse_head
-from provledger.keyset import KeyPurpose, KeySet, VerificationKey
+from provledger.keyset import CoveredCheckpoint, KeyPurpose, KeySet, KeyState, VerificationKey
 from provledger.merkle import leaf_hash, verify_inclusion
 from provledger.receipt import (
     Evidence,
@@ -113,7 +113,13 @@ class Verifier:
     def __init__(self, keys: KeySet | bytes | str | Mapping[str, Any]) -> None:
         self._keys = keys if isinstance(keys, KeySet) else KeySet.parse(keys)
         self._batches: dict[tuple[bytes, bytes], tuple[WitnessBatch, bytes]] = {}
+        self._revoked: dict[tuple[bytes, bytes], VerificationKey] = {}
         self._checkpoints: dict[tuple[str, bytes], checkpoints.Checkpoint] = {}
+        # What revoked keys signed stands if the checkpoint a receipt is proven in belongs to the
+        # same history as the one the revocation names. An export shows that only at its end, so
+        # that `provledger.export` sets a dictionary and settles it there: the pair of checkpoints,
+        # and the first receipt that needs it.
+        self.unsettled: dict[tuple[checkpoints.Checkpoint, CoveredCheckpoint], str] | None = None
 
     def verify(self, receipt: Receipt | LegacyReceipt | bytes | str | Mapping[str, Any]) -> Report:
         """Verify one receipt; see `verify_receipt`."""
@@ -143,16 +149,21 @@ class Verifier:
             signature=digest,
         ).encode()
         self._check_entry(receipt, entry)
+        proofs = self._check_proofs(receipt, entry)
+        revoked = self._revoked.get((receipt.signature.body, receipt.signature.sig))
+        validity = _HOLDS[Check.KEY_VALIDITY]
+        if revoked is not None:
+            validity = self._check_covered(receipt, revoked)
         return [
             _HOLDS[Check.FORMAT],
             _HOLDS[Check.STATEMENT],
             _holds(Check.COMMITMENT, "the fields shown") if masked else _HOLDS[Check.COMMITMENT],
             _holds(Check.WITNESS_SIGNATURE, f"kid {batch.kid}"),
-            _HOLDS[Check.KEY_VALIDITY],
+            validity,
             _HOLDS[Check.ENTRY],
             _HOLDS[Check.TIMESTAMP],
             _ALONE,
-            *self._check_proofs(receipt, entry),
+            *proofs,
             *_LAST,
         ]
 
@@ -173,7 +184,11 @@ class Verifier:
                 )
             )
             _verify_signature(key.verify, signature.sig, dsse.pae(PAYLOAD_TYPE, signature.body))
-            _key_valid(lambda: key.check_valid_at(batch.signed_at_ns, check=Check.KEY_VALIDITY))
+            if key.state is KeyState.REVOKED and key.covered:
+                # A thief can write any time: only the log tells. Asked for each receipt.
+                self._revoked[cache_key] = key
+            else:
+                _key_valid(lambda: key.check_valid_at(batch.signed_at_ns, check=Check.KEY_VALIDITY))
             digest = signature_digest(batch.suite, signature.body, signature.sig)
             found = batch, digest
             _remember(self._batches, cache_key, found)
@@ -263,6 +278,41 @@ class Verifier:
             _check_evidence(tuple(zip(receipt.proofs, sizes, strict=True))),
         ]
 
+    def _check_covered(self, receipt: Receipt, key: VerificationKey) -> CheckResult:
+        """Tell what a revoked key signed before it was stolen from what came later.
+
+        Covered is an entry that is proven to be below the size of the checkpoint the revocation
+        names, in that very tree or in one shown to be consistent with it.
+
+        Raises:
+            VerificationError: the entry came later, was never logged, or cannot be placed.
+        """
+        why = "the receipt was never logged, so nothing shows that it was there before"
+        for proof in receipt.proofs:
+            named = next((each for each in key.covered if each.origin == proof.origin), None)
+            if named is None:
+                why = f"the revocation names no checkpoint of {proof.origin}"
+                continue
+            if proof.log_index >= named.size:
+                why = f"it was logged at {proof.log_index}, after the checkpoint of {named.size}"
+                continue
+            checkpoint = self.open_checkpoint(proof.checkpoint, proof.origin)
+            same = (checkpoint.size, checkpoint.root) == (named.size, named.root)
+            if not same and self.unsettled is not None:
+                self.unsettled.setdefault((checkpoint, named), receipt.name)
+            if same or self.unsettled is not None:
+                detail = f"key {key.kid!r} is revoked; covered by the checkpoint of {named.size}"
+                return _holds(Check.KEY_VALIDITY, detail)
+            why = (
+                f"nothing shows that its checkpoint of {checkpoint.size} and the one of "
+                f"{named.size} that the revocation names belong to one history"
+            )
+        raise VerificationError(
+            f"key {key.kid!r} is revoked ({key.revocation_reason}): {why}",
+            check=Check.KEY_VALIDITY,
+            finding=Finding.KEY_NOT_VALID,
+        )
+
     def open_checkpoint(self, signed: bytes, origin: str) -> checkpoints.Checkpoint:
         """Return a checkpoint after checking its log signature against the key set.
 
@@ -276,6 +326,10 @@ class Verifier:
             try:
                 vkeys = [_note_key(key, origin) for key in keys]
                 found, _ = checkpoints.open_checkpoint(signed, vkeys, origin=origin)
+                allowed = [key for key in keys if _may_sign(key, origin, found)]
+                if len(allowed) != len(keys):
+                    vkeys = [_note_key(key, origin) for key in allowed]
+                    found, _ = checkpoints.open_checkpoint(signed, vkeys, origin=origin)
             except (InputError, InvalidSignatureError) as error:
                 raise VerificationError(
                     f"the checkpoint is not signed by a log key of {origin!r}: {error}",
@@ -394,6 +448,15 @@ def check_commitment(receipt: Receipt, statement: Statement) -> bool:
             finding=Finding.PAYLOAD_CHANGED,
         )
     return False
+
+
+def _may_sign(key: VerificationKey, origin: str, found: checkpoints.Checkpoint) -> bool:
+    """Whether a checkpoint key's signature counts for a tree: by its size, never by a time."""
+    if key.state is KeyState.REVOKED:
+        # Its thief can sign any tree of any size; only the one others hold is beyond him.
+        held = ((each.origin, each.size, each.root) for each in key.covered)
+        return (origin, found.size, found.root) in held
+    return all(each.holds(found.size) for each in key.sizes if each.origin == origin)
 
 
 @lru_cache(maxsize=_CACHE_SIZE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,7 +25,6 @@ from provledger_cli.options import (
 from provledger_cli.verbs.keys_list import Purpose
 
 if TYPE_CHECKING:
-    from provledger.api.keys.v1 import keys_pb2
     from provledger_cli.connect import Remote, Target
 
 
@@ -61,6 +61,22 @@ def rotate(
             show_default=False,
         ),
     ] = None,
+    cancel: Annotated[
+        bool,
+        typer.Option(
+            "--cancel",
+            envvar="PROVLEDGER_ROTATE_CANCEL",
+            help="Take back a rotation to this key that is not endorsed yet.",
+        ),
+    ] = False,
+    probe: Annotated[
+        bool,
+        typer.Option(
+            "--probe/--no-probe",
+            envvar="PROVLEDGER_ROTATE_PROBE",
+            help="Append to a ledger of its own meanwhile, to measure what callers see.",
+        ),
+    ] = True,
     data_dir: DataDirOption = None,
     endpoint: EndpointOption = None,
     timeout: TimeoutOption = 30.0,
@@ -71,13 +87,13 @@ def rotate(
 ) -> None:
     """Make another key the active one of its purpose; the old one stays valid while it drains.
 
-    No write fails meanwhile. Running it again with the same --kid ends a rotation that was
-    interrupted. Give verifiers a new JWK Set afterwards: keys jwks --out jwks.json
+    The change is endorsed by the old key and the new one and written to the key ledger; then every
+    signing service moves on. No write fails meanwhile. Killed at any point, running it again with
+    the same --kid goes on. Give verifiers a new JWK Set afterwards: keys jwks --out jwks.json
 
     Example: keys rotate --kid witness-2
     """
     from provledger_cli.connect import run_async, target
-    from provledger_cli.registry import key_document, purpose_name
 
     output.use_json(as_json)
     names.check_kid(kid)
@@ -86,87 +102,146 @@ def rotate(
     where = target(
         data_dir, endpoint, first="keys", tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca
     )
+    if cancel:
+        run_async(_cancel(where, kid, timeout))
+        if as_json:
+            output.document({"kid": kid, "cancelled": True})
+        else:
+            output.show(f"the rotation to {kid} is taken back; {kid} stays pending")
+        return
     if not where.embedded and not uri:
         raise CommandError(
             "on services elsewhere, the key must be where its signing service can open it",
             hint="put it there, then give --uri and --jwk",
         )
     public = jwk.read_bytes() if jwk is not None else b""
-    started_s = time.monotonic()
-    answer = run_async(_rotate(where, kid, purpose, uri, public, timeout))
-    seconds = time.monotonic() - started_s
-    previous = answer.previous if answer.HasField("previous") else None
+    done = run_async(_rotate(where, kid, purpose, uri, public, timeout, probe))
     if as_json:
-        output.document(_document(answer, seconds, key_document))
+        output.document(done)
         return
-    came_from = f", after {previous.kid} (draining)" if previous is not None else ""
+    _show(done, purpose)
+
+
+def _show(done: dict[str, Any], purpose: Purpose) -> None:
+    key, previous, measured = done["key"], done["previous"], done["measured"]
+    came_from = f", after {previous['kid']} (draining)" if previous else ""
     output.show(
-        f"[bold]{answer.key.kid}[/] is the active {purpose_name(answer.key)} key, "
-        f"epoch {answer.key.epoch}{came_from}; {output.seconds(seconds)}"
+        f"[bold]{key['kid']}[/] is the active {purpose.value} key, epoch {key['epoch']}"
+        f"{came_from}; {output.seconds(done['seconds'])}"
     )
+    rows = [
+        ("key ledger", done["receipt"] or "(none kept)"),
+        ("reported by", ", ".join(done["signers"])),
+    ]
+    if measured:
+        rows += [
+            ("longest gap", f"{measured['longest_gap_ms']:.1f} ms between completed appends"),
+            (
+                "failed calls",
+                f"{measured['failed']} of {measured['appended'] + measured['failed']}",
+            ),
+        ]
+    if done["first_receipt"]:
+        rows.append((f"first under {key['kid']}", done["first_receipt"]))
+    output.show(output.card("", rows))
     output.say("[bold]next:[/] give verifiers the new keys: keys jwks --out jwks.json")
 
 
-def _document(answer: keys_pb2.RotateKeyResponse, seconds: float, as_dict: Any) -> dict[str, Any]:
-    return {
-        "key": as_dict(answer.key),
-        "previous": as_dict(answer.previous) if answer.HasField("previous") else None,
-        "seconds": round(seconds, 3),
-    }
+async def _cancel(where: Target, kid: str, timeout_s: float) -> None:
+    from provledger.api.keys.v1 import keys_pb2
+    from provledger_cli.connect import Remote
+
+    async with Remote(where, timeout_s=timeout_s) as remote:
+        request = keys_pb2.CancelRotationRequest(kid=kid)
+        await remote.call(remote.keys.CancelRotation, request)
 
 
 async def _rotate(
-    where: Target, kid: str, purpose: Purpose, uri: str, jwk: bytes, timeout_s: float
-) -> keys_pb2.RotateKeyResponse:
-    from provledger.api.keys.v1 import keys_pb2
-    from provledger_cli.bootstrap import local_key
+    where: Target,
+    kid: str,
+    purpose: Purpose,
+    uri: str,
+    jwk: bytes,
+    timeout_s: float,
+    measure: bool,
+) -> dict[str, Any]:
+    from provledger_cli import ceremony
     from provledger_cli.connect import Remote
-    from provledger_cli.registry import PURPOSES
 
     async with Remote(where, timeout_s=timeout_s) as remote:
         if not uri:
             # A key id that is taken must not leave a key file behind.
-            await _check_unused(remote, kid, purpose)
-            uri, jwk = await local_key(where.data_dir, kid)
-        request = keys_pb2.RotateKeyRequest(kid=kid, purpose=PURPOSES[purpose], uri=uri, jwk=jwk)
-        answer: keys_pb2.RotateKeyResponse = await remote.call(remote.keys.RotateKey, request)
-        await _wait_until_active(remote, kid, timeout_s)
-        return answer
+            uri, jwk = await ceremony.new_key(remote, kid, purpose.value)
+        probe, stop = ceremony.Probe(), asyncio.Event()
+        probing: asyncio.Task[None] | None = None
+        if measure and remote.has("ledger"):
+            probing = asyncio.create_task(probe.run(remote, stop))
+        try:
+            done = await _ceremony(remote, kid, purpose, uri, jwk, timeout_s)
+            if probing is not None and purpose is Purpose.WITNESS:
+                await _wait_for(lambda: kid in probe.first_under or probing.done(), 5.0)
+        finally:
+            stop.set()
+            if probing is not None:
+                await asyncio.gather(probing, return_exceptions=True)
+        done["first_receipt"] = probe.first_under.get(kid)
+        done["measured"] = None
+        if probe.appended or probe.failed:
+            done["measured"] = {
+                "longest_gap_ms": round(probe.longest_gap_s * 1000, 3),
+                "appended": probe.appended,
+                "failed": probe.failed,
+                "failures": probe.failures[:10],
+            }
+        return done
 
 
-async def _check_unused(remote: Remote, kid: str, purpose: Purpose) -> None:
+async def _ceremony(
+    remote: Remote, kid: str, purpose: Purpose, uri: str, jwk: bytes, timeout_s: float
+) -> dict[str, Any]:
     from provledger.api.keys.v1 import keys_pb2
-    from provledger.errors import NotFoundError
-    from provledger_cli.registry import purpose_name, state_name
+    from provledger_cli import ceremony
+    from provledger_cli.registry import PURPOSES, key_document
 
-    try:
-        request = keys_pb2.GetKeyRequest(name=f"keys/{kid}")
-        known: keys_pb2.Key = (await remote.call(remote.keys.GetKey, request)).key
-    except NotFoundError:
-        return
-    if purpose_name(known) != purpose or state_name(known) not in ("pending", "active"):
-        raise CommandError(
-            f"{kid} was used already: a {state_name(known)} {purpose_name(known)} key",
-            hint="key ids are never used again: choose another --kid",
+    started_s = time.monotonic()
+    with output.progress(kid, counted=False) as bar:
+        task = bar.add_task("announced", total=3, done=0)
+
+        def say(text: str) -> None:
+            bar.update(task, description=text)
+
+        request = keys_pb2.RotateKeyRequest(
+            kid=kid, purpose=PURPOSES[purpose.value], uri=uri, jwk=jwk
         )
+        answer = await remote.call(remote.keys.RotateKey, request)
+        bar.update(task, completed=1)
+        key = await ceremony.wait_until_active(remote, kid, timeout_s, say)
+        bar.update(task, completed=2, description="active; signing services move on")
+        signers = await ceremony.wait_until_used(
+            remote, purpose.value, kid, min(timeout_s, 10.0), output.say
+        )
+        bar.update(task, completed=3)
+    previous = answer.previous if answer.HasField("previous") else None
+    return {
+        "key": key_document(key),
+        "previous": key_document(previous) if previous is not None else None,
+        "receipt": await _receipt(remote, kid),
+        "signers": signers,
+        "seconds": round(time.monotonic() - started_s, 3),
+    }
 
 
-async def _wait_until_active(remote: Remote, kid: str, timeout_s: float) -> None:
-    """Wait until the published key set says so, which is what everybody else sees."""
+async def _receipt(remote: Remote, kid: str) -> str | None:
     from provledger.api.keys.v1 import keys_pb2
-    from provledger.keyset import KeySet, KeyState
 
+    listed = await remote.call(remote.keys.ListKeyEvents, keys_pb2.ListKeyEventsRequest())
+    for each in listed.events:
+        if each.event.kid == kid and each.event.type == keys_pb2.KEY_EVENT_TYPE_ROTATED:
+            return each.receipt or None
+    return None
+
+
+async def _wait_for(condition: Callable[[], bool], timeout_s: float) -> None:
     deadline_s = time.monotonic() + timeout_s
-    while True:
-        answer: keys_pb2.GetJwksResponse = await remote.call(
-            remote.keys.GetJwks, keys_pb2.GetJwksRequest()
-        )
-        states = {key.kid: key.state for key in KeySet.parse(answer.jwks)}
-        if states.get(kid) is KeyState.ACTIVE:
-            return
-        if time.monotonic() > deadline_s:
-            raise CommandError(
-                f"{kid} is not active after {timeout_s:.0f} s",
-                hint="see `keys list`; running the same command again goes on",
-            )
-        await asyncio.sleep(0.1)
+    while not condition() and time.monotonic() < deadline_s:  # noqa: ASYNC110 - for another task
+        await asyncio.sleep(0.01)

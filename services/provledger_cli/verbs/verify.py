@@ -63,6 +63,26 @@ def verify(
             show_default=False,
         ),
     ] = None,
+    key_ledger: Annotated[
+        Path | None,
+        typer.Option(
+            "--key-ledger",
+            envvar="PROVLEDGER_VERIFY_KEY_LEDGER",
+            help="Export of the ledger keys of tenant system: the keys come from there, verified "
+            "from --pin on. A JWK Set given as well must say the same.",
+            show_default=False,
+        ),
+    ] = None,
+    pin: Annotated[
+        str,
+        typer.Option(
+            "--pin",
+            envvar="PROVLEDGER_KEY_PIN",
+            metavar="JKT",
+            help="RFC 7638 thumbprint, in hex, of a key that the key ledger's genesis names.",
+            show_default=False,
+        ),
+    ] = "",
     tenant: Annotated[
         str,
         typer.Option(
@@ -100,7 +120,11 @@ def verify(
     outside_head = None if head is None else head.read_bytes().strip()
     outside_checkpoint = None if checkpoint is None else checkpoint.read_bytes()
     trusted = None if keys is None else _read_keys(keys)
+    if (key_ledger is None) != (not pin):
+        raise CommandError("--key-ledger and --pin go together", hint="give both, or neither")
     try:
+        if key_ledger is not None:
+            trusted = _replayed(key_ledger, pin, trusted)
         if file is not None:
             verdict = _offline(file, trusted, outside_head, outside_checkpoint)
         elif tenant:
@@ -134,6 +158,16 @@ def _read_keys(path: Path) -> KeySet:
 
     with path.open("rb") as file:
         return KeySet.parse(file.read(MAX_JWKS_BYTES + 1))
+
+
+def _replayed(path: Path, pin: str, keys: KeySet | None) -> KeySet:
+    """The keys that the key ledger names; the JWK Set, if one was given, must agree with it."""
+    from provledger_cli.key_ledger import verify_key_ledger
+    from provledger_cli.options import read_pin
+
+    history = verify_key_ledger(path, read_pin(pin), keys)
+    # The set, where it was given, knows the planned end of a key that still drains.
+    return history.key_set() if keys is None else keys
 
 
 def _offline(

@@ -5,6 +5,7 @@ function               signed bytes                                             
 =====================  =========================================================  ===========
 sign_witness_batch     DSSE PAE over `provledger.witness_batch`                   witness
 sign_head              DSSE PAE over `provledger.head`                            head
+sign_key_event         DSSE PAE over `provledger.key_events`                      any: its own
 sign_checkpoint        text of a C2SP checkpoint, note type 0x01 or 0x02          checkpoint
 self_test              a line that is none of the above                           any
 =====================  =========================================================  ===========
@@ -20,7 +21,7 @@ from __future__ import annotations
 import secrets
 from typing import Final
 
-from provledger import checkpoint, dsse, head, note, witness_batch
+from provledger import checkpoint, dsse, head, key_events, note, witness_batch
 from provledger.errors import InvalidSignatureError, NoteError
 from provledger.fips import policy
 from provledger.fips.pairwise import pairwise_test
@@ -49,6 +50,15 @@ async def sign_head(signer: Signer, body: bytes) -> bytes:
     """Return the signature over the PAE of a head `body`; raises as `sign_witness_batch` does."""
     head.parse_head(body)
     return await _sign(signer, dsse.pae(head.PAYLOAD_TYPE, body))
+
+
+async def sign_key_event(signer: Signer, event: key_events.KeyEvent) -> bytes:
+    """Return the signature over the PAE of a key event, whose bytes are made here.
+
+    Raises KeyFormatError for values that make no event, and what `Signer.sign` raises.
+    """
+    body = key_events.parse_event(event.to_json()).encode()
+    return await _sign(signer, dsse.pae(key_events.PAYLOAD_TYPE, body))
 
 
 async def sign_checkpoint(signer: Signer, origin: str, size: int, root: bytes) -> bytes:

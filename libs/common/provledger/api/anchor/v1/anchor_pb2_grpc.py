@@ -85,6 +85,11 @@ class AnchorServiceStub:
                 request_serializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.ListAnchorsRequest.SerializeToString,
                 response_deserializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.ListAnchorsResponse.FromString,
                 _registered_method=True)
+        self.SignKeyEvent = channel.unary_unary(
+                '/provledger.api.anchor.v1.AnchorService/SignKeyEvent',
+                request_serializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.SignKeyEventRequest.SerializeToString,
+                response_deserializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.SignKeyEventResponse.FromString,
+                _registered_method=True)
 
 
 class AnchorServiceServicer:
@@ -162,6 +167,13 @@ class AnchorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SignKeyEvent(self, request, context):
+        """Signs a key event with a key of this service's purposes that the keys service announces.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AnchorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -214,6 +226,11 @@ def add_AnchorServiceServicer_to_server(servicer, server):
                     servicer.ListAnchors,
                     request_deserializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.ListAnchorsRequest.FromString,
                     response_serializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.ListAnchorsResponse.SerializeToString,
+            ),
+            'SignKeyEvent': grpc.unary_unary_rpc_method_handler(
+                    servicer.SignKeyEvent,
+                    request_deserializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.SignKeyEventRequest.FromString,
+                    response_serializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.SignKeyEventResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -487,6 +504,33 @@ class AnchorService:
             '/provledger.api.anchor.v1.AnchorService/ListAnchors',
             provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.ListAnchorsRequest.SerializeToString,
             provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.ListAnchorsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SignKeyEvent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/provledger.api.anchor.v1.AnchorService/SignKeyEvent',
+            provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.SignKeyEventRequest.SerializeToString,
+            provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.SignKeyEventResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -55,6 +55,8 @@ class AnchorServiceStub:
     """Signs and returns the head of a ledger as of a checkpoint."""
     ListAnchors: _grpc.UnaryUnaryMultiCallable[_anchor_pb2.ListAnchorsRequest, _anchor_pb2.ListAnchorsResponse]
     """Lists what sinks hold, newest first (AIP-158)."""
+    SignKeyEvent: _grpc.UnaryUnaryMultiCallable[_anchor_pb2.SignKeyEventRequest, _anchor_pb2.SignKeyEventResponse]
+    """Signs a key event with a key of this service's purposes that the keys service announces."""
 
 @_typing.type_check_only
 class AnchorServiceAsyncStub(AnchorServiceStub):
@@ -83,6 +85,8 @@ class AnchorServiceAsyncStub(AnchorServiceStub):
     """Signs and returns the head of a ledger as of a checkpoint."""
     ListAnchors: _aio.UnaryUnaryMultiCallable[_anchor_pb2.ListAnchorsRequest, _anchor_pb2.ListAnchorsResponse]  # type: ignore[assignment]
     """Lists what sinks hold, newest first (AIP-158)."""
+    SignKeyEvent: _aio.UnaryUnaryMultiCallable[_anchor_pb2.SignKeyEventRequest, _anchor_pb2.SignKeyEventResponse]  # type: ignore[assignment]
+    """Signs a key event with a key of this service's purposes that the keys service announces."""
 
 class AnchorServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps the logs and signs their checkpoints."""
@@ -168,5 +172,13 @@ class AnchorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_anchor_pb2.ListAnchorsResponse, _abc.Awaitable[_anchor_pb2.ListAnchorsResponse]]:
         """Lists what sinks hold, newest first (AIP-158)."""
+
+    @_abc_1.abstractmethod
+    def SignKeyEvent(
+        self,
+        request: _anchor_pb2.SignKeyEventRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_anchor_pb2.SignKeyEventResponse, _abc.Awaitable[_anchor_pb2.SignKeyEventResponse]]:
+        """Signs a key event with a key of this service's purposes that the keys service announces."""
 
 def add_AnchorServiceServicer_to_server(servicer: AnchorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -24,17 +24,21 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!provledger/api/keys/v1/keys.proto\x12\x16provledger.api.keys.v1\"\xa2\x02\n\x03Key\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03kid\x18\x02 \x01(\t\x12\x33\n\x07purpose\x18\x03 \x01(\x0e\x32\".provledger.api.keys.v1.KeyPurpose\x12/\n\x05state\x18\x04 \x01(\x0e\x32 .provledger.api.keys.v1.KeyState\x12\r\n\x05\x65poch\x18\x05 \x01(\x03\x12\x0b\n\x03uri\x18\x06 \x01(\t\x12\x0b\n\x03jwk\x18\x07 \x01(\x0c\x12\x12\n\nthumbprint\x18\x08 \x01(\x0c\x12\x15\n\rcreated_at_ns\x18\t \x01(\x03\x12\x15\n\rnot_before_ns\x18\n \x01(\x03\x12\x14\n\x0cnot_after_ns\x18\x0b \x01(\x03\x12\x19\n\x11revocation_reason\x18\x0c \x01(\t\"n\n\x10\x43reateKeyRequest\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12\x33\n\x07purpose\x18\x02 \x01(\x0e\x32\".provledger.api.keys.v1.KeyPurpose\x12\x0b\n\x03uri\x18\x03 \x01(\t\x12\x0b\n\x03jwk\x18\x04 \x01(\x0c\"=\n\x11\x43reateKeyResponse\x12(\n\x03key\x18\x01 \x01(\x0b\x32\x1b.provledger.api.keys.v1.Key\"\x1d\n\rGetKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\":\n\x0eGetKeyResponse\x12(\n\x03key\x18\x01 \x01(\x0b\x32\x1b.provledger.api.keys.v1.Key\"m\n\x0fListKeysRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x33\n\x07purpose\x18\x03 \x01(\x0e\x32\".provledger.api.keys.v1.KeyPurpose\"V\n\x10ListKeysResponse\x12)\n\x04keys\x18\x01 \x03(\x0b\x32\x1b.provledger.api.keys.v1.Key\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x84\x01\n\x10RotateKeyRequest\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12\x33\n\x07purpose\x18\x02 \x01(\x0e\x32\".provledger.api.keys.v1.KeyPurpose\x12\x0b\n\x03uri\x18\x03 \x01(\t\x12\x0b\n\x03jwk\x18\x04 \x01(\x0c\x12\x14\n\x0chold_pending\x18\x05 \x01(\x08\"l\n\x11RotateKeyResponse\x12(\n\x03key\x18\x01 \x01(\x0b\x32\x1b.provledger.api.keys.v1.Key\x12-\n\x08previous\x18\x02 \x01(\x0b\x32\x1b.provledger.api.keys.v1.Key\"$\n\x15\x43ommitRotationRequest\x12\x0b\n\x03kid\x18\x01 \x01(\t\"q\n\x16\x43ommitRotationResponse\x12(\n\x03key\x18\x01 \x01(\x0b\x32\x1b.provledger.api.keys.v1.Key\x12-\n\x08previous\x18\x02 \x01(\x0b\x32\x1b.provledger.api.keys.v1.Key\"/\n\x10RevokeKeyRequest\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"=\n\x11RevokeKeyResponse\x12(\n\x03key\x18\x01 \x01(\x0b\x32\x1b.provledger.api.keys.v1.Key\"\x10\n\x0eGetJwksRequest\"\x1f\n\x0fGetJwksResponse\x12\x0c\n\x04jwks\x18\x01 \x01(\x0c\"#\n\x10WatchKeysRequest\x12\x0f\n\x07watcher\x18\x01 \x01(\t\"b\n\x11WatchKeysResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12)\n\x04keys\x18\x02 \x03(\x0b\x32\x1b.provledger.api.keys.v1.Key\x12\x10\n\x08lease_ms\x18\x03 \x01(\x03*t\n\nKeyPurpose\x12\x1b\n\x17KEY_PURPOSE_UNSPECIFIED\x10\x00\x12\x17\n\x13KEY_PURPOSE_WITNESS\x10\x01\x12\x1a\n\x16KEY_PURPOSE_CHECKPOINT\x10\x02\x12\x14\n\x10KEY_PURPOSE_HEAD\x10\x03*\x98\x01\n\x08KeyState\x12\x19\n\x15KEY_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11KEY_STATE_PENDING\x10\x01\x12\x14\n\x10KEY_STATE_ACTIVE\x10\x02\x12\x16\n\x12KEY_STATE_DRAINING\x10\x03\x12\x15\n\x11KEY_STATE_RETIRED\x10\x04\x12\x15\n\x11KEY_STATE_REVOKED\x10\x05\x32\x9c\x06\n\x0bKeysService\x12`\n\tCreateKey\x12(.provledger.api.keys.v1.CreateKeyRequest\x1a).provledger.api.keys.v1.CreateKeyResponse\x12W\n\x06GetKey\x12%.provledger.api.keys.v1.GetKeyRequest\x1a&.provledger.api.keys.v1.GetKeyResponse\x12]\n\x08ListKeys\x12\'.provledger.api.keys.v1.ListKeysRequest\x1a(.provledger.api.keys.v1.ListKeysResponse\x12`\n\tRotateKey\x12(.provledger.api.keys.v1.RotateKeyRequest\x1a).provledger.api.keys.v1.RotateKeyResponse\x12o\n\x0e\x43ommitRotation\x12-.provledger.api.keys.v1.CommitRotationRequest\x1a..provledger.api.keys.v1.CommitRotationResponse\x12`\n\tRevokeKey\x12(.provledger.api.keys.v1.RevokeKeyRequest\x1a).provledger.api.keys.v1.RevokeKeyResponse\x12Z\n\x07GetJwks\x12&.provledger.api.keys.v1.GetJwksRequest\x1a\'.provledger.api.keys.v1.GetJwksResponse\x12\x62\n\tWatchKeys\x12(.provledger.api.keys.v1.WatchKeysRequest\x1a).provledger.api.keys.v1.WatchKeysResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!provledger/api/keys/v1/keys.proto\x12\x16provledger.api.keys.v1\"\xa2\x02\n\x03Key\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03kid\x18\x02 \x01(\t\x12\x33\n\x07purpose\x18\x03 \x01(\x0e\x32\".provledger.api.keys.v1.KeyPurpose\x12/\n\x05state\x18\x04 \x01(\x0e\x32 .provledger.api.keys.v1.KeyState\x12\r\n\x05\x65poch\x18\x05 \x01(\x03\x12\x0b\n\x03uri\x18\x06 \x01(\t\x12\x0b\n\x03jwk\x18\x07 \x01(\x0c\x12\x12\n\nthumbprint\x18\x08 \x01(\x0c\x12\x15\n\rcreated_at_ns\x18\t \x01(\x03\x12\x15\n\rnot_before_ns\x18\n \x01(\x03\x12\x14\n\x0cnot_after_ns\x18\x0b \x01(\x03\x12\x19\n\x11revocation_reason\x18\x0c \x01(\t\"n\n\x10\x43reateKeyRequest\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12\x33\n\x07purpose\x18\x02 \x01(\x0e\x32\".provledger.api.keys.v1.KeyPurpose\x12\x0b\n\x03uri\x18\x03 \x01(\t\x12\x0b\n\x03jwk\x18\x04 \x01(\x0c\"=\n\x11\x43reateKeyResponse\x12(\n\x03key\x18\x01 \x01(\x0b\x32\x1b.provledger.api.keys.v1.Key\"\x1d\n\rGetKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\":\n\x0eGetKeyResponse\x12(\n\x03key\x18\x01 \x01(\x0b\x32\x1b.provledger.api.keys.v1.Key\"m\n\x0fListKeysRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x33\n\x07purpose\x18\x03 \x01(\x0e\x32\".provledger.api.keys.v1.KeyPurpose\"V\n\x10ListKeysResponse\x12)\n\x04keys\x18\x01 \x03(\x0b\x32\x1b.provledger.api.keys.v1.Key\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x84\x01\n\x10RotateKeyRequest\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12\x33\n\x07purpose\x18\x02 \x01(\x0e\x32\".provledger.api.keys.v1.KeyPurpose\x12\x0b\n\x03uri\x18\x03 \x01(\t\x12\x0b\n\x03jwk\x18\x04 \x01(\x0c\x12\x14\n\x0chold_pending\x18\x05 \x01(\x08\"l\n\x11RotateKeyResponse\x12(\n\x03key\x18\x01 \x01(\x0b\x32\x1b.provledger.api.keys.v1.Key\x12-\n\x08previous\x18\x02 \x01(\x0b\x32\x1b.provledger.api.keys.v1.Key\"$\n\x15\x43ommitRotationRequest\x12\x0b\n\x03kid\x18\x01 \x01(\t\"q\n\x16\x43ommitRotationResponse\x12(\n\x03key\x18\x01 \x01(\x0b\x32\x1b.provledger.api.keys.v1.Key\x12-\n\x08previous\x18\x02 \x01(\x0b\x32\x1b.provledger.api.keys.v1.Key\"?\n\x11\x43overedCheckpoint\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x0c\n\x04root\x18\x03 \x01(\x0c\"\x82\x01\n\x10RevokeKeyRequest\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x38\n\x05\x61\x66ter\x18\x03 \x03(\x0b\x32).provledger.api.keys.v1.CoveredCheckpoint\x12\x17\n\x0freplacement_kid\x18\x04 \x01(\t\"\x91\x01\n\x08\x46irstKey\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12\x33\n\x07purpose\x18\x02 \x01(\x0e\x32\".provledger.api.keys.v1.KeyPurpose\x12\x0b\n\x03uri\x18\x03 \x01(\t\x12\x0b\n\x03jwk\x18\x04 \x01(\x0c\x12\x12\n\nthumbprint\x18\x05 \x01(\x0c\x12\x15\n\rnot_before_ns\x18\x06 \x01(\x03\"\'\n\x07LogSize\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\"\xed\x03\n\x08KeyEvent\x12\x32\n\x04type\x18\x01 \x01(\x0e\x32$.provledger.api.keys.v1.KeyEventType\x12\r\n\x05\x61t_ns\x18\x02 \x01(\x03\x12\x0b\n\x03kid\x18\x03 \x01(\t\x12\x12\n\nthumbprint\x18\x04 \x01(\x0c\x12\x33\n\x07purpose\x18\x05 \x01(\x0e\x32\".provledger.api.keys.v1.KeyPurpose\x12\x0f\n\x07genesis\x18\x06 \x01(\x0c\x12\x0b\n\x03uri\x18\x07 \x01(\t\x12\x0b\n\x03jwk\x18\x08 \x01(\x0c\x12\r\n\x05\x65poch\x18\t \x01(\x03\x12\x15\n\rnot_before_ns\x18\n \x01(\x03\x12\x14\n\x0cnot_after_ns\x18\x0b \x01(\x03\x12\x14\n\x0cprevious_kid\x18\x0c \x01(\t\x12\x1b\n\x13previous_thumbprint\x18\r \x01(\x0c\x12.\n\x05sizes\x18\x0e \x03(\x0b\x32\x1f.provledger.api.keys.v1.LogSize\x12\x0e\n\x06reason\x18\x0f \x01(\t\x12\x38\n\x05\x61\x66ter\x18\x10 \x03(\x0b\x32).provledger.api.keys.v1.CoveredCheckpoint\x12\x34\n\nfirst_keys\x18\x11 \x03(\x0b\x32 .provledger.api.keys.v1.FirstKey\">\n\x0eKeyEndorsement\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12\x12\n\nthumbprint\x18\x02 \x01(\x0c\x12\x0b\n\x03sig\x18\x03 \x01(\x0c\"\x81\x02\n\x11JournaledKeyEvent\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12/\n\x05\x65vent\x18\x02 \x01(\x0b\x32 .provledger.api.keys.v1.KeyEvent\x12<\n\x0c\x65ndorsements\x18\x03 \x03(\x0b\x32&.provledger.api.keys.v1.KeyEndorsement\x12\x34\n\x05state\x18\x04 \x01(\x0e\x32%.provledger.api.keys.v1.KeyEventState\x12\x0f\n\x07receipt\x18\x05 \x01(\t\x12\x15\n\rendorser_kids\x18\x06 \x03(\t\x12\x0f\n\x07payload\x18\x07 \x01(\x0c\"C\n\x15ProposeGenesisRequest\x12\x14\n\x0crecovery_kid\x18\x01 \x01(\t\x12\x14\n\x0crecovery_jwk\x18\x02 \x01(\x0c\"R\n\x16ProposeGenesisResponse\x12\x38\n\x05\x65vent\x18\x01 \x01(\x0b\x32).provledger.api.keys.v1.JournaledKeyEvent\"f\n\x16\x45ndorseKeyEventRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12<\n\x0c\x65ndorsements\x18\x02 \x03(\x0b\x32&.provledger.api.keys.v1.KeyEndorsement\"S\n\x17\x45ndorseKeyEventResponse\x12\x38\n\x05\x65vent\x18\x01 \x01(\x0b\x32).provledger.api.keys.v1.JournaledKeyEvent\"8\n\x15RecordKeyEventRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12\x0f\n\x07receipt\x18\x02 \x01(\t\"R\n\x16RecordKeyEventResponse\x12\x38\n\x05\x65vent\x18\x01 \x01(\x0b\x32).provledger.api.keys.v1.JournaledKeyEvent\"$\n\x15\x43\x61ncelRotationRequest\x12\x0b\n\x03kid\x18\x01 \x01(\t\"B\n\x16\x43\x61ncelRotationResponse\x12(\n\x03key\x18\x01 \x01(\x0b\x32\x1b.provledger.api.keys.v1.Key\"\x16\n\x14ListKeyEventsRequest\"R\n\x15ListKeyEventsResponse\x12\x39\n\x06\x65vents\x18\x01 \x03(\x0b\x32).provledger.api.keys.v1.JournaledKeyEvent\"\\\n\tSignerKey\x12\x33\n\x07purpose\x18\x01 \x01(\x0e\x32\".provledger.api.keys.v1.KeyPurpose\x12\x0b\n\x03kid\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\"\x90\x01\n\x06Signer\x12\x0f\n\x07watcher\x18\x01 \x01(\t\x12\x10\n\x08instance\x18\x02 \x01(\t\x12/\n\x04keys\x18\x03 \x03(\x0b\x32!.provledger.api.keys.v1.SignerKey\x12\x32\n\tlog_sizes\x18\x04 \x03(\x0b\x32\x1f.provledger.api.keys.v1.LogSize\"V\n\x13ReportSignerRequest\x12.\n\x06signer\x18\x01 \x01(\x0b\x32\x1e.provledger.api.keys.v1.Signer\x12\x0f\n\x07leaving\x18\x02 \x01(\x08\"\x16\n\x14ReportSignerResponse\"\x14\n\x12ListSignersRequest\"F\n\x13ListSignersResponse\x12/\n\x07signers\x18\x01 \x03(\x0b\x32\x1e.provledger.api.keys.v1.Signer\"I\n\x16RebuildRegistryRequest\x12\x10\n\x08payloads\x18\x01 \x03(\x0c\x12\x10\n\x08receipts\x18\x02 \x03(\t\x12\x0b\n\x03pin\x18\x03 \x01(\x0c\",\n\x17RebuildRegistryResponse\x12\x11\n\tkey_count\x18\x01 \x01(\x05\"=\n\x11RevokeKeyResponse\x12(\n\x03key\x18\x01 \x01(\x0b\x32\x1b.provledger.api.keys.v1.Key\"\x10\n\x0eGetJwksRequest\"\x1f\n\x0fGetJwksResponse\x12\x0c\n\x04jwks\x18\x01 \x01(\x0c\"#\n\x10WatchKeysRequest\x12\x0f\n\x07watcher\x18\x01 \x01(\t\"\xa2\x01\n\x11WatchKeysResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12)\n\x04keys\x18\x02 \x03(\x0b\x32\x1b.provledger.api.keys.v1.Key\x12\x10\n\x08lease_ms\x18\x03 \x01(\x03\x12>\n\x0bopen_events\x18\x04 \x03(\x0b\x32).provledger.api.keys.v1.JournaledKeyEvent*t\n\nKeyPurpose\x12\x1b\n\x17KEY_PURPOSE_UNSPECIFIED\x10\x00\x12\x17\n\x13KEY_PURPOSE_WITNESS\x10\x01\x12\x1a\n\x16KEY_PURPOSE_CHECKPOINT\x10\x02\x12\x14\n\x10KEY_PURPOSE_HEAD\x10\x03*\x98\x01\n\x08KeyState\x12\x19\n\x15KEY_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11KEY_STATE_PENDING\x10\x01\x12\x14\n\x10KEY_STATE_ACTIVE\x10\x02\x12\x16\n\x12KEY_STATE_DRAINING\x10\x03\x12\x15\n\x11KEY_STATE_RETIRED\x10\x04\x12\x15\n\x11KEY_STATE_REVOKED\x10\x05*\xba\x01\n\x0cKeyEventType\x12\x1e\n\x1aKEY_EVENT_TYPE_UNSPECIFIED\x10\x00\x12\x1a\n\x16KEY_EVENT_TYPE_GENESIS\x10\x01\x12\x1a\n\x16KEY_EVENT_TYPE_CREATED\x10\x02\x12\x1a\n\x16KEY_EVENT_TYPE_ROTATED\x10\x03\x12\x1a\n\x16KEY_EVENT_TYPE_RETIRED\x10\x04\x12\x1a\n\x16KEY_EVENT_TYPE_REVOKED\x10\x05*\x88\x01\n\rKeyEventState\x12\x1f\n\x1bKEY_EVENT_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18KEY_EVENT_STATE_PROPOSED\x10\x01\x12\x1a\n\x16KEY_EVENT_STATE_SEALED\x10\x02\x12\x1c\n\x18KEY_EVENT_STATE_RECORDED\x10\x03\x32\x98\r\n\x0bKeysService\x12`\n\tCreateKey\x12(.provledger.api.keys.v1.CreateKeyRequest\x1a).provledger.api.keys.v1.CreateKeyResponse\x12W\n\x06GetKey\x12%.provledger.api.keys.v1.GetKeyRequest\x1a&.provledger.api.keys.v1.GetKeyResponse\x12]\n\x08ListKeys\x12\'.provledger.api.keys.v1.ListKeysRequest\x1a(.provledger.api.keys.v1.ListKeysResponse\x12`\n\tRotateKey\x12(.provledger.api.keys.v1.RotateKeyRequest\x1a).provledger.api.keys.v1.RotateKeyResponse\x12o\n\x0e\x43ommitRotation\x12-.provledger.api.keys.v1.CommitRotationRequest\x1a..provledger.api.keys.v1.CommitRotationResponse\x12`\n\tRevokeKey\x12(.provledger.api.keys.v1.RevokeKeyRequest\x1a).provledger.api.keys.v1.RevokeKeyResponse\x12Z\n\x07GetJwks\x12&.provledger.api.keys.v1.GetJwksRequest\x1a\'.provledger.api.keys.v1.GetJwksResponse\x12o\n\x0eProposeGenesis\x12-.provledger.api.keys.v1.ProposeGenesisRequest\x1a..provledger.api.keys.v1.ProposeGenesisResponse\x12r\n\x0f\x45ndorseKeyEvent\x12..provledger.api.keys.v1.EndorseKeyEventRequest\x1a/.provledger.api.keys.v1.EndorseKeyEventResponse\x12o\n\x0eRecordKeyEvent\x12-.provledger.api.keys.v1.RecordKeyEventRequest\x1a..provledger.api.keys.v1.RecordKeyEventResponse\x12o\n\x0e\x43\x61ncelRotation\x12-.provledger.api.keys.v1.CancelRotationRequest\x1a..provledger.api.keys.v1.CancelRotationResponse\x12l\n\rListKeyEvents\x12,.provledger.api.keys.v1.ListKeyEventsRequest\x1a-.provledger.api.keys.v1.ListKeyEventsResponse\x12i\n\x0cReportSigner\x12+.provledger.api.keys.v1.ReportSignerRequest\x1a,.provledger.api.keys.v1.ReportSignerResponse\x12\x66\n\x0bListSigners\x12*.provledger.api.keys.v1.ListSignersRequest\x1a+.provledger.api.keys.v1.ListSignersResponse\x12r\n\x0fRebuildRegistry\x12..provledger.api.keys.v1.RebuildRegistryRequest\x1a/.provledger.api.keys.v1.RebuildRegistryResponse\x12\x62\n\tWatchKeys\x12(.provledger.api.keys.v1.WatchKeysRequest\x1a).provledger.api.keys.v1.WatchKeysResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'provledger.api.keys.v1.keys_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_KEYPURPOSE']._serialized_start=1517
-  _globals['_KEYPURPOSE']._serialized_end=1633
-  _globals['_KEYSTATE']._serialized_start=1636
-  _globals['_KEYSTATE']._serialized_end=1788
+  _globals['_KEYPURPOSE']._serialized_start=4006
+  _globals['_KEYPURPOSE']._serialized_end=4122
+  _globals['_KEYSTATE']._serialized_start=4125
+  _globals['_KEYSTATE']._serialized_end=4277
+  _globals['_KEYEVENTTYPE']._serialized_start=4280
+  _globals['_KEYEVENTTYPE']._serialized_end=4466
+  _globals['_KEYEVENTSTATE']._serialized_start=4469
+  _globals['_KEYEVENTSTATE']._serialized_end=4605
   _globals['_KEY']._serialized_start=62
   _globals['_KEY']._serialized_end=352
   _globals['_CREATEKEYREQUEST']._serialized_start=354
@@ -57,18 +61,66 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COMMITROTATIONREQUEST']._serialized_end=1100
   _globals['_COMMITROTATIONRESPONSE']._serialized_start=1102
   _globals['_COMMITROTATIONRESPONSE']._serialized_end=1215
-  _globals['_REVOKEKEYREQUEST']._serialized_start=1217
-  _globals['_REVOKEKEYREQUEST']._serialized_end=1264
-  _globals['_REVOKEKEYRESPONSE']._serialized_start=1266
-  _globals['_REVOKEKEYRESPONSE']._serialized_end=1327
-  _globals['_GETJWKSREQUEST']._serialized_start=1329
-  _globals['_GETJWKSREQUEST']._serialized_end=1345
-  _globals['_GETJWKSRESPONSE']._serialized_start=1347
-  _globals['_GETJWKSRESPONSE']._serialized_end=1378
-  _globals['_WATCHKEYSREQUEST']._serialized_start=1380
-  _globals['_WATCHKEYSREQUEST']._serialized_end=1415
-  _globals['_WATCHKEYSRESPONSE']._serialized_start=1417
-  _globals['_WATCHKEYSRESPONSE']._serialized_end=1515
-  _globals['_KEYSSERVICE']._serialized_start=1791
-  _globals['_KEYSSERVICE']._serialized_end=2587
+  _globals['_COVEREDCHECKPOINT']._serialized_start=1217
+  _globals['_COVEREDCHECKPOINT']._serialized_end=1280
+  _globals['_REVOKEKEYREQUEST']._serialized_start=1283
+  _globals['_REVOKEKEYREQUEST']._serialized_end=1413
+  _globals['_FIRSTKEY']._serialized_start=1416
+  _globals['_FIRSTKEY']._serialized_end=1561
+  _globals['_LOGSIZE']._serialized_start=1563
+  _globals['_LOGSIZE']._serialized_end=1602
+  _globals['_KEYEVENT']._serialized_start=1605
+  _globals['_KEYEVENT']._serialized_end=2098
+  _globals['_KEYENDORSEMENT']._serialized_start=2100
+  _globals['_KEYENDORSEMENT']._serialized_end=2162
+  _globals['_JOURNALEDKEYEVENT']._serialized_start=2165
+  _globals['_JOURNALEDKEYEVENT']._serialized_end=2422
+  _globals['_PROPOSEGENESISREQUEST']._serialized_start=2424
+  _globals['_PROPOSEGENESISREQUEST']._serialized_end=2491
+  _globals['_PROPOSEGENESISRESPONSE']._serialized_start=2493
+  _globals['_PROPOSEGENESISRESPONSE']._serialized_end=2575
+  _globals['_ENDORSEKEYEVENTREQUEST']._serialized_start=2577
+  _globals['_ENDORSEKEYEVENTREQUEST']._serialized_end=2679
+  _globals['_ENDORSEKEYEVENTRESPONSE']._serialized_start=2681
+  _globals['_ENDORSEKEYEVENTRESPONSE']._serialized_end=2764
+  _globals['_RECORDKEYEVENTREQUEST']._serialized_start=2766
+  _globals['_RECORDKEYEVENTREQUEST']._serialized_end=2822
+  _globals['_RECORDKEYEVENTRESPONSE']._serialized_start=2824
+  _globals['_RECORDKEYEVENTRESPONSE']._serialized_end=2906
+  _globals['_CANCELROTATIONREQUEST']._serialized_start=2908
+  _globals['_CANCELROTATIONREQUEST']._serialized_end=2944
+  _globals['_CANCELROTATIONRESPONSE']._serialized_start=2946
+  _globals['_CANCELROTATIONRESPONSE']._serialized_end=3012
+  _globals['_LISTKEYEVENTSREQUEST']._serialized_start=3014
+  _globals['_LISTKEYEVENTSREQUEST']._serialized_end=3036
+  _globals['_LISTKEYEVENTSRESPONSE']._serialized_start=3038
+  _globals['_LISTKEYEVENTSRESPONSE']._serialized_end=3120
+  _globals['_SIGNERKEY']._serialized_start=3122
+  _globals['_SIGNERKEY']._serialized_end=3214
+  _globals['_SIGNER']._serialized_start=3217
+  _globals['_SIGNER']._serialized_end=3361
+  _globals['_REPORTSIGNERREQUEST']._serialized_start=3363
+  _globals['_REPORTSIGNERREQUEST']._serialized_end=3449
+  _globals['_REPORTSIGNERRESPONSE']._serialized_start=3451
+  _globals['_REPORTSIGNERRESPONSE']._serialized_end=3473
+  _globals['_LISTSIGNERSREQUEST']._serialized_start=3475
+  _globals['_LISTSIGNERSREQUEST']._serialized_end=3495
+  _globals['_LISTSIGNERSRESPONSE']._serialized_start=3497
+  _globals['_LISTSIGNERSRESPONSE']._serialized_end=3567
+  _globals['_REBUILDREGISTRYREQUEST']._serialized_start=3569
+  _globals['_REBUILDREGISTRYREQUEST']._serialized_end=3642
+  _globals['_REBUILDREGISTRYRESPONSE']._serialized_start=3644
+  _globals['_REBUILDREGISTRYRESPONSE']._serialized_end=3688
+  _globals['_REVOKEKEYRESPONSE']._serialized_start=3690
+  _globals['_REVOKEKEYRESPONSE']._serialized_end=3751
+  _globals['_GETJWKSREQUEST']._serialized_start=3753
+  _globals['_GETJWKSREQUEST']._serialized_end=3769
+  _globals['_GETJWKSRESPONSE']._serialized_start=3771
+  _globals['_GETJWKSRESPONSE']._serialized_end=3802
+  _globals['_WATCHKEYSREQUEST']._serialized_start=3804
+  _globals['_WATCHKEYSREQUEST']._serialized_end=3839
+  _globals['_WATCHKEYSRESPONSE']._serialized_start=3842
+  _globals['_WATCHKEYSRESPONSE']._serialized_end=4004
+  _globals['_KEYSSERVICE']._serialized_start=4608
+  _globals['_KEYSSERVICE']._serialized_end=6296
 # @@protoc_insertion_point(module_scope)

@@ -70,6 +70,46 @@ class KeysServiceStub:
                 request_serializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.GetJwksRequest.SerializeToString,
                 response_deserializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.GetJwksResponse.FromString,
                 _registered_method=True)
+        self.ProposeGenesis = channel.unary_unary(
+                '/provledger.api.keys.v1.KeysService/ProposeGenesis',
+                request_serializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.ProposeGenesisRequest.SerializeToString,
+                response_deserializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.ProposeGenesisResponse.FromString,
+                _registered_method=True)
+        self.EndorseKeyEvent = channel.unary_unary(
+                '/provledger.api.keys.v1.KeysService/EndorseKeyEvent',
+                request_serializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.EndorseKeyEventRequest.SerializeToString,
+                response_deserializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.EndorseKeyEventResponse.FromString,
+                _registered_method=True)
+        self.RecordKeyEvent = channel.unary_unary(
+                '/provledger.api.keys.v1.KeysService/RecordKeyEvent',
+                request_serializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.RecordKeyEventRequest.SerializeToString,
+                response_deserializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.RecordKeyEventResponse.FromString,
+                _registered_method=True)
+        self.CancelRotation = channel.unary_unary(
+                '/provledger.api.keys.v1.KeysService/CancelRotation',
+                request_serializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.CancelRotationRequest.SerializeToString,
+                response_deserializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.CancelRotationResponse.FromString,
+                _registered_method=True)
+        self.ListKeyEvents = channel.unary_unary(
+                '/provledger.api.keys.v1.KeysService/ListKeyEvents',
+                request_serializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.ListKeyEventsRequest.SerializeToString,
+                response_deserializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.ListKeyEventsResponse.FromString,
+                _registered_method=True)
+        self.ReportSigner = channel.unary_unary(
+                '/provledger.api.keys.v1.KeysService/ReportSigner',
+                request_serializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.ReportSignerRequest.SerializeToString,
+                response_deserializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.ReportSignerResponse.FromString,
+                _registered_method=True)
+        self.ListSigners = channel.unary_unary(
+                '/provledger.api.keys.v1.KeysService/ListSigners',
+                request_serializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.ListSignersRequest.SerializeToString,
+                response_deserializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.ListSignersResponse.FromString,
+                _registered_method=True)
+        self.RebuildRegistry = channel.unary_unary(
+                '/provledger.api.keys.v1.KeysService/RebuildRegistry',
+                request_serializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.RebuildRegistryRequest.SerializeToString,
+                response_deserializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.RebuildRegistryResponse.FromString,
+                _registered_method=True)
         self.WatchKeys = channel.unary_stream(
                 '/provledger.api.keys.v1.KeysService/WatchKeys',
                 request_serializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.WatchKeysRequest.SerializeToString,
@@ -131,6 +171,63 @@ class KeysServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ProposeGenesis(self, request, context):
+        """Prepares the first entry of the key ledger: the active keys, and a recovery key kept elsewhere.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EndorseKeyEvent(self, request, context):
+        """Adds endorsements to a key event. Once those it needs are there it is sealed: from then on it
+        goes forward only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordKeyEvent(self, request, context):
+        """Says that a sealed event is in the key ledger; it takes effect here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelRotation(self, request, context):
+        """Takes back a rotation that is not sealed yet.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListKeyEvents(self, request, context):
+        """Lists key events in order: those of the key ledger first, then those on their way to it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportSigner(self, request, context):
+        """Says what a signing service signs with now, until its lease ends.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSigners(self, request, context):
+        """Lists the signing services that reported lately.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RebuildRegistry(self, request, context):
+        """Builds an empty registry anew from the events of a key ledger.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchKeys(self, request, context):
         """Sends the state of all keys at once, and again whenever it changes, and as a heartbeat at
         least every 10 s.
@@ -176,6 +273,46 @@ def add_KeysServiceServicer_to_server(servicer, server):
                     servicer.GetJwks,
                     request_deserializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.GetJwksRequest.FromString,
                     response_serializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.GetJwksResponse.SerializeToString,
+            ),
+            'ProposeGenesis': grpc.unary_unary_rpc_method_handler(
+                    servicer.ProposeGenesis,
+                    request_deserializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.ProposeGenesisRequest.FromString,
+                    response_serializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.ProposeGenesisResponse.SerializeToString,
+            ),
+            'EndorseKeyEvent': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndorseKeyEvent,
+                    request_deserializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.EndorseKeyEventRequest.FromString,
+                    response_serializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.EndorseKeyEventResponse.SerializeToString,
+            ),
+            'RecordKeyEvent': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordKeyEvent,
+                    request_deserializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.RecordKeyEventRequest.FromString,
+                    response_serializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.RecordKeyEventResponse.SerializeToString,
+            ),
+            'CancelRotation': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelRotation,
+                    request_deserializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.CancelRotationRequest.FromString,
+                    response_serializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.CancelRotationResponse.SerializeToString,
+            ),
+            'ListKeyEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListKeyEvents,
+                    request_deserializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.ListKeyEventsRequest.FromString,
+                    response_serializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.ListKeyEventsResponse.SerializeToString,
+            ),
+            'ReportSigner': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportSigner,
+                    request_deserializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.ReportSignerRequest.FromString,
+                    response_serializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.ReportSignerResponse.SerializeToString,
+            ),
+            'ListSigners': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSigners,
+                    request_deserializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.ListSignersRequest.FromString,
+                    response_serializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.ListSignersResponse.SerializeToString,
+            ),
+            'RebuildRegistry': grpc.unary_unary_rpc_method_handler(
+                    servicer.RebuildRegistry,
+                    request_deserializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.RebuildRegistryRequest.FromString,
+                    response_serializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.RebuildRegistryResponse.SerializeToString,
             ),
             'WatchKeys': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchKeys,
@@ -373,6 +510,222 @@ class KeysService:
             '/provledger.api.keys.v1.KeysService/GetJwks',
             provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.GetJwksRequest.SerializeToString,
             provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.GetJwksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ProposeGenesis(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/provledger.api.keys.v1.KeysService/ProposeGenesis',
+            provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.ProposeGenesisRequest.SerializeToString,
+            provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.ProposeGenesisResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndorseKeyEvent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/provledger.api.keys.v1.KeysService/EndorseKeyEvent',
+            provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.EndorseKeyEventRequest.SerializeToString,
+            provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.EndorseKeyEventResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordKeyEvent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/provledger.api.keys.v1.KeysService/RecordKeyEvent',
+            provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.RecordKeyEventRequest.SerializeToString,
+            provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.RecordKeyEventResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelRotation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/provledger.api.keys.v1.KeysService/CancelRotation',
+            provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.CancelRotationRequest.SerializeToString,
+            provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.CancelRotationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListKeyEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/provledger.api.keys.v1.KeysService/ListKeyEvents',
+            provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.ListKeyEventsRequest.SerializeToString,
+            provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.ListKeyEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportSigner(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/provledger.api.keys.v1.KeysService/ReportSigner',
+            provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.ReportSignerRequest.SerializeToString,
+            provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.ReportSignerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSigners(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/provledger.api.keys.v1.KeysService/ListSigners',
+            provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.ListSignersRequest.SerializeToString,
+            provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.ListSignersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RebuildRegistry(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/provledger.api.keys.v1.KeysService/RebuildRegistry',
+            provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.RebuildRegistryRequest.SerializeToString,
+            provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.RebuildRegistryResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,24 @@ class KeysServiceStub:
     """Takes a key out of use for good."""
     GetJwks: _grpc.UnaryUnaryMultiCallable[_keys_pb2.GetJwksRequest, _keys_pb2.GetJwksResponse]
     """Returns the JWK Set (RFC 7517) a verifier needs, retired keys included."""
+    ProposeGenesis: _grpc.UnaryUnaryMultiCallable[_keys_pb2.ProposeGenesisRequest, _keys_pb2.ProposeGenesisResponse]
+    """Prepares the first entry of the key ledger: the active keys, and a recovery key kept elsewhere."""
+    EndorseKeyEvent: _grpc.UnaryUnaryMultiCallable[_keys_pb2.EndorseKeyEventRequest, _keys_pb2.EndorseKeyEventResponse]
+    """Adds endorsements to a key event. Once those it needs are there it is sealed: from then on it
+    goes forward only.
+    """
+    RecordKeyEvent: _grpc.UnaryUnaryMultiCallable[_keys_pb2.RecordKeyEventRequest, _keys_pb2.RecordKeyEventResponse]
+    """Says that a sealed event is in the key ledger; it takes effect here."""
+    CancelRotation: _grpc.UnaryUnaryMultiCallable[_keys_pb2.CancelRotationRequest, _keys_pb2.CancelRotationResponse]
+    """Takes back a rotation that is not sealed yet."""
+    ListKeyEvents: _grpc.UnaryUnaryMultiCallable[_keys_pb2.ListKeyEventsRequest, _keys_pb2.ListKeyEventsResponse]
+    """Lists key events in order: those of the key ledger first, then those on their way to it."""
+    ReportSigner: _grpc.UnaryUnaryMultiCallable[_keys_pb2.ReportSignerRequest, _keys_pb2.ReportSignerResponse]
+    """Says what a signing service signs with now, until its lease ends."""
+    ListSigners: _grpc.UnaryUnaryMultiCallable[_keys_pb2.ListSignersRequest, _keys_pb2.ListSignersResponse]
+    """Lists the signing services that reported lately."""
+    RebuildRegistry: _grpc.UnaryUnaryMultiCallable[_keys_pb2.RebuildRegistryRequest, _keys_pb2.RebuildRegistryResponse]
+    """Builds an empty registry anew from the events of a key ledger."""
     WatchKeys: _grpc.UnaryStreamMultiCallable[_keys_pb2.WatchKeysRequest, _keys_pb2.WatchKeysResponse]
     """Sends the state of all keys at once, and again whenever it changes, and as a heartbeat at
     least every 10 s.
@@ -75,6 +93,24 @@ class KeysServiceAsyncStub(KeysServiceStub):
     """Takes a key out of use for good."""
     GetJwks: _aio.UnaryUnaryMultiCallable[_keys_pb2.GetJwksRequest, _keys_pb2.GetJwksResponse]  # type: ignore[assignment]
     """Returns the JWK Set (RFC 7517) a verifier needs, retired keys included."""
+    ProposeGenesis: _aio.UnaryUnaryMultiCallable[_keys_pb2.ProposeGenesisRequest, _keys_pb2.ProposeGenesisResponse]  # type: ignore[assignment]
+    """Prepares the first entry of the key ledger: the active keys, and a recovery key kept elsewhere."""
+    EndorseKeyEvent: _aio.UnaryUnaryMultiCallable[_keys_pb2.EndorseKeyEventRequest, _keys_pb2.EndorseKeyEventResponse]  # type: ignore[assignment]
+    """Adds endorsements to a key event. Once those it needs are there it is sealed: from then on it
+    goes forward only.
+    """
+    RecordKeyEvent: _aio.UnaryUnaryMultiCallable[_keys_pb2.RecordKeyEventRequest, _keys_pb2.RecordKeyEventResponse]  # type: ignore[assignment]
+    """Says that a sealed event is in the key ledger; it takes effect here."""
+    CancelRotation: _aio.UnaryUnaryMultiCallable[_keys_pb2.CancelRotationRequest, _keys_pb2.CancelRotationResponse]  # type: ignore[assignment]
+    """Takes back a rotation that is not sealed yet."""
+    ListKeyEvents: _aio.UnaryUnaryMultiCallable[_keys_pb2.ListKeyEventsRequest, _keys_pb2.ListKeyEventsResponse]  # type: ignore[assignment]
+    """Lists key events in order: those of the key ledger first, then those on their way to it."""
+    ReportSigner: _aio.UnaryUnaryMultiCallable[_keys_pb2.ReportSignerRequest, _keys_pb2.ReportSignerResponse]  # type: ignore[assignment]
+    """Says what a signing service signs with now, until its lease ends."""
+    ListSigners: _aio.UnaryUnaryMultiCallable[_keys_pb2.ListSignersRequest, _keys_pb2.ListSignersResponse]  # type: ignore[assignment]
+    """Lists the signing services that reported lately."""
+    RebuildRegistry: _aio.UnaryUnaryMultiCallable[_keys_pb2.RebuildRegistryRequest, _keys_pb2.RebuildRegistryResponse]  # type: ignore[assignment]
+    """Builds an empty registry anew from the events of a key ledger."""
     WatchKeys: _aio.UnaryStreamMultiCallable[_keys_pb2.WatchKeysRequest, _keys_pb2.WatchKeysResponse]  # type: ignore[assignment]
     """Sends the state of all keys at once, and again whenever it changes, and as a heartbeat at
     least every 10 s.
@@ -140,6 +176,72 @@ class KeysServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_keys_pb2.GetJwksResponse, _abc.Awaitable[_keys_pb2.GetJwksResponse]]:
         """Returns the JWK Set (RFC 7517) a verifier needs, retired keys included."""
+
+    @_abc_1.abstractmethod
+    def ProposeGenesis(
+        self,
+        request: _keys_pb2.ProposeGenesisRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keys_pb2.ProposeGenesisResponse, _abc.Awaitable[_keys_pb2.ProposeGenesisResponse]]:
+        """Prepares the first entry of the key ledger: the active keys, and a recovery key kept elsewhere."""
+
+    @_abc_1.abstractmethod
+    def EndorseKeyEvent(
+        self,
+        request: _keys_pb2.EndorseKeyEventRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keys_pb2.EndorseKeyEventResponse, _abc.Awaitable[_keys_pb2.EndorseKeyEventResponse]]:
+        """Adds endorsements to a key event. Once those it needs are there it is sealed: from then on it
+        goes forward only.
+        """
+
+    @_abc_1.abstractmethod
+    def RecordKeyEvent(
+        self,
+        request: _keys_pb2.RecordKeyEventRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keys_pb2.RecordKeyEventResponse, _abc.Awaitable[_keys_pb2.RecordKeyEventResponse]]:
+        """Says that a sealed event is in the key ledger; it takes effect here."""
+
+    @_abc_1.abstractmethod
+    def CancelRotation(
+        self,
+        request: _keys_pb2.CancelRotationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keys_pb2.CancelRotationResponse, _abc.Awaitable[_keys_pb2.CancelRotationResponse]]:
+        """Takes back a rotation that is not sealed yet."""
+
+    @_abc_1.abstractmethod
+    def ListKeyEvents(
+        self,
+        request: _keys_pb2.ListKeyEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keys_pb2.ListKeyEventsResponse, _abc.Awaitable[_keys_pb2.ListKeyEventsResponse]]:
+        """Lists key events in order: those of the key ledger first, then those on their way to it."""
+
+    @_abc_1.abstractmethod
+    def ReportSigner(
+        self,
+        request: _keys_pb2.ReportSignerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keys_pb2.ReportSignerResponse, _abc.Awaitable[_keys_pb2.ReportSignerResponse]]:
+        """Says what a signing service signs with now, until its lease ends."""
+
+    @_abc_1.abstractmethod
+    def ListSigners(
+        self,
+        request: _keys_pb2.ListSignersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keys_pb2.ListSignersResponse, _abc.Awaitable[_keys_pb2.ListSignersResponse]]:
+        """Lists the signing services that reported lately."""
+
+    @_abc_1.abstractmethod
+    def RebuildRegistry(
+        self,
+        request: _keys_pb2.RebuildRegistryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keys_pb2.RebuildRegistryResponse, _abc.Awaitable[_keys_pb2.RebuildRegistryResponse]]:
+        """Builds an empty registry anew from the events of a key ledger."""
 
     @_abc_1.abstractmethod
     def WatchKeys(

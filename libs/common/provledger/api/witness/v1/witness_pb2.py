@@ -24,25 +24,30 @@ _sym_db = _symbol_database.Default()
 
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from provledger.api.common.v1 import common_pb2 as provledger_dot_api_dot_common_dot_v1_dot_common__pb2
+from provledger.api.keys.v1 import keys_pb2 as provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'provledger/api/witness/v1/witness.proto\x12\x19provledger.api.witness.v1\x1a\x17google/rpc/status.proto\x1a%provledger/api/common/v1/common.proto\"d\n\x0bWitnessItem\x12\x12\n\nreceipt_id\x18\x01 \x01(\x0c\x12\x11\n\tprincipal\x18\x02 \x01(\t\x12.\n\x05\x64raft\x18\x03 \x01(\x0b\x32\x1f.provledger.api.common.v1.Draft\"\xb0\x01\n\x13WitnessBatchRequest\x12\x0e\n\x06ledger\x18\x01 \x01(\t\x12\x12\n\nledger_uid\x18\x02 \x01(\x0c\x12.\n\x05suite\x18\x03 \x01(\x0e\x32\x1f.provledger.api.common.v1.Suite\x12\x35\n\x05items\x18\x04 \x03(\x0b\x32&.provledger.api.witness.v1.WitnessItem\x12\x0e\n\x06system\x18\x05 \x01(\x08\"\xb3\x01\n\x12WitnessedStatement\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12\x14\n\x0creceipt_type\x18\x03 \x01(\t\x12\x0f\n\x07profile\x18\x04 \x01(\t\x12\x17\n\x0f\x63ommitment_size\x18\x05 \x01(\r\x12\x0e\n\x06secret\x18\x06 \x01(\x0c\x12\x14\n\x0cpayload_hash\x18\x07 \x01(\x0c\x12\x13\n\x0b\x62\x61tch_index\x18\x08 \x01(\r\"\x87\x01\n\rWitnessResult\x12\x42\n\twitnessed\x18\x01 \x01(\x0b\x32-.provledger.api.witness.v1.WitnessedStatementH\x00\x12\'\n\trejection\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\xb3\x01\n\x14WitnessBatchResponse\x12\x39\n\x07results\x18\x01 \x03(\x0b\x32(.provledger.api.witness.v1.WitnessResult\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12\x0b\n\x03sig\x18\x03 \x01(\x0c\x12\x13\n\x0bleaf_hashes\x18\x04 \x01(\x0c\x12\x0b\n\x03kid\x18\x05 \x01(\t\x12\r\n\x05\x65poch\x18\x06 \x01(\x03\x12\x14\n\x0csigned_at_ns\x18\x07 \x01(\x03\x32\x81\x01\n\x0eWitnessService\x12o\n\x0cWitnessBatch\x12..provledger.api.witness.v1.WitnessBatchRequest\x1a/.provledger.api.witness.v1.WitnessBatchResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'provledger/api/witness/v1/witness.proto\x12\x19provledger.api.witness.v1\x1a\x17google/rpc/status.proto\x1a%provledger/api/common/v1/common.proto\x1a!provledger/api/keys/v1/keys.proto\"d\n\x0bWitnessItem\x12\x12\n\nreceipt_id\x18\x01 \x01(\x0c\x12\x11\n\tprincipal\x18\x02 \x01(\t\x12.\n\x05\x64raft\x18\x03 \x01(\x0b\x32\x1f.provledger.api.common.v1.Draft\"\xb0\x01\n\x13WitnessBatchRequest\x12\x0e\n\x06ledger\x18\x01 \x01(\t\x12\x12\n\nledger_uid\x18\x02 \x01(\x0c\x12.\n\x05suite\x18\x03 \x01(\x0e\x32\x1f.provledger.api.common.v1.Suite\x12\x35\n\x05items\x18\x04 \x03(\x0b\x32&.provledger.api.witness.v1.WitnessItem\x12\x0e\n\x06system\x18\x05 \x01(\x08\"\xb3\x01\n\x12WitnessedStatement\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12\x14\n\x0creceipt_type\x18\x03 \x01(\t\x12\x0f\n\x07profile\x18\x04 \x01(\t\x12\x17\n\x0f\x63ommitment_size\x18\x05 \x01(\r\x12\x0e\n\x06secret\x18\x06 \x01(\x0c\x12\x14\n\x0cpayload_hash\x18\x07 \x01(\x0c\x12\x13\n\x0b\x62\x61tch_index\x18\x08 \x01(\r\"\x87\x01\n\rWitnessResult\x12\x42\n\twitnessed\x18\x01 \x01(\x0b\x32-.provledger.api.witness.v1.WitnessedStatementH\x00\x12\'\n\trejection\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\xb3\x01\n\x14WitnessBatchResponse\x12\x39\n\x07results\x18\x01 \x03(\x0b\x32(.provledger.api.witness.v1.WitnessResult\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12\x0b\n\x03sig\x18\x03 \x01(\x0c\x12\x13\n\x0bleaf_hashes\x18\x04 \x01(\x0c\x12\x0b\n\x03kid\x18\x05 \x01(\t\x12\r\n\x05\x65poch\x18\x06 \x01(\x03\x12\x14\n\x0csigned_at_ns\x18\x07 \x01(\x03\"S\n\x13SignKeyEventRequest\x12/\n\x05\x65vent\x18\x01 \x01(\x0b\x32 .provledger.api.keys.v1.KeyEvent\x12\x0b\n\x03kid\x18\x02 \x01(\t\"S\n\x14SignKeyEventResponse\x12;\n\x0b\x65ndorsement\x18\x01 \x01(\x0b\x32&.provledger.api.keys.v1.KeyEndorsement2\xf2\x01\n\x0eWitnessService\x12o\n\x0cWitnessBatch\x12..provledger.api.witness.v1.WitnessBatchRequest\x1a/.provledger.api.witness.v1.WitnessBatchResponse\x12o\n\x0cSignKeyEvent\x12..provledger.api.witness.v1.SignKeyEventRequest\x1a/.provledger.api.witness.v1.SignKeyEventResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'provledger.api.witness.v1.witness_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_WITNESSITEM']._serialized_start=134
-  _globals['_WITNESSITEM']._serialized_end=234
-  _globals['_WITNESSBATCHREQUEST']._serialized_start=237
-  _globals['_WITNESSBATCHREQUEST']._serialized_end=413
-  _globals['_WITNESSEDSTATEMENT']._serialized_start=416
-  _globals['_WITNESSEDSTATEMENT']._serialized_end=595
-  _globals['_WITNESSRESULT']._serialized_start=598
-  _globals['_WITNESSRESULT']._serialized_end=733
-  _globals['_WITNESSBATCHRESPONSE']._serialized_start=736
-  _globals['_WITNESSBATCHRESPONSE']._serialized_end=915
-  _globals['_WITNESSSERVICE']._serialized_start=918
-  _globals['_WITNESSSERVICE']._serialized_end=1047
+  _globals['_WITNESSITEM']._serialized_start=169
+  _globals['_WITNESSITEM']._serialized_end=269
+  _globals['_WITNESSBATCHREQUEST']._serialized_start=272
+  _globals['_WITNESSBATCHREQUEST']._serialized_end=448
+  _globals['_WITNESSEDSTATEMENT']._serialized_start=451
+  _globals['_WITNESSEDSTATEMENT']._serialized_end=630
+  _globals['_WITNESSRESULT']._serialized_start=633
+  _globals['_WITNESSRESULT']._serialized_end=768
+  _globals['_WITNESSBATCHRESPONSE']._serialized_start=771
+  _globals['_WITNESSBATCHRESPONSE']._serialized_end=950
+  _globals['_SIGNKEYEVENTREQUEST']._serialized_start=952
+  _globals['_SIGNKEYEVENTREQUEST']._serialized_end=1035
+  _globals['_SIGNKEYEVENTRESPONSE']._serialized_start=1037
+  _globals['_SIGNKEYEVENTRESPONSE']._serialized_end=1120
+  _globals['_WITNESSSERVICE']._serialized_start=1123
+  _globals['_WITNESSSERVICE']._serialized_end=1365
 # @@protoc_insertion_point(module_scope)

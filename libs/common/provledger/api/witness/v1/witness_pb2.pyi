@@ -1,5 +1,6 @@
 from google.rpc import status_pb2 as _status_pb2
 from provledger.api.common.v1 import common_pb2 as _common_pb2
+from provledger.api.keys.v1 import keys_pb2 as _keys_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -77,3 +78,17 @@ class WitnessBatchResponse(_message.Message):
     epoch: int
     signed_at_ns: int
     def __init__(self, results: _Optional[_Iterable[_Union[WitnessResult, _Mapping]]] = ..., body: _Optional[bytes] = ..., sig: _Optional[bytes] = ..., leaf_hashes: _Optional[bytes] = ..., kid: _Optional[str] = ..., epoch: _Optional[int] = ..., signed_at_ns: _Optional[int] = ...) -> None: ...
+
+class SignKeyEventRequest(_message.Message):
+    __slots__ = ("event", "kid")
+    EVENT_FIELD_NUMBER: _ClassVar[int]
+    KID_FIELD_NUMBER: _ClassVar[int]
+    event: _keys_pb2.KeyEvent
+    kid: str
+    def __init__(self, event: _Optional[_Union[_keys_pb2.KeyEvent, _Mapping]] = ..., kid: _Optional[str] = ...) -> None: ...
+
+class SignKeyEventResponse(_message.Message):
+    __slots__ = ("endorsement",)
+    ENDORSEMENT_FIELD_NUMBER: _ClassVar[int]
+    endorsement: _keys_pb2.KeyEndorsement
+    def __init__(self, endorsement: _Optional[_Union[_keys_pb2.KeyEndorsement, _Mapping]] = ...) -> None: ...

@@ -40,6 +40,11 @@ class WitnessServiceStub:
                 request_serializer=provledger_dot_api_dot_witness_dot_v1_dot_witness__pb2.WitnessBatchRequest.SerializeToString,
                 response_deserializer=provledger_dot_api_dot_witness_dot_v1_dot_witness__pb2.WitnessBatchResponse.FromString,
                 _registered_method=True)
+        self.SignKeyEvent = channel.unary_unary(
+                '/provledger.api.witness.v1.WitnessService/SignKeyEvent',
+                request_serializer=provledger_dot_api_dot_witness_dot_v1_dot_witness__pb2.SignKeyEventRequest.SerializeToString,
+                response_deserializer=provledger_dot_api_dot_witness_dot_v1_dot_witness__pb2.SignKeyEventResponse.FromString,
+                _registered_method=True)
 
 
 class WitnessServiceServicer:
@@ -54,6 +59,13 @@ class WitnessServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SignKeyEvent(self, request, context):
+        """Signs a key event with a key of this service's purposes that the keys service announces.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WitnessServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -61,6 +73,11 @@ def add_WitnessServiceServicer_to_server(servicer, server):
                     servicer.WitnessBatch,
                     request_deserializer=provledger_dot_api_dot_witness_dot_v1_dot_witness__pb2.WitnessBatchRequest.FromString,
                     response_serializer=provledger_dot_api_dot_witness_dot_v1_dot_witness__pb2.WitnessBatchResponse.SerializeToString,
+            ),
+            'SignKeyEvent': grpc.unary_unary_rpc_method_handler(
+                    servicer.SignKeyEvent,
+                    request_deserializer=provledger_dot_api_dot_witness_dot_v1_dot_witness__pb2.SignKeyEventRequest.FromString,
+                    response_serializer=provledger_dot_api_dot_witness_dot_v1_dot_witness__pb2.SignKeyEventResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -91,6 +108,33 @@ class WitnessService:
             '/provledger.api.witness.v1.WitnessService/WitnessBatch',
             provledger_dot_api_dot_witness_dot_v1_dot_witness__pb2.WitnessBatchRequest.SerializeToString,
             provledger_dot_api_dot_witness_dot_v1_dot_witness__pb2.WitnessBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SignKeyEvent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/provledger.api.witness.v1.WitnessService/SignKeyEvent',
+            provledger_dot_api_dot_witness_dot_v1_dot_witness__pb2.SignKeyEventRequest.SerializeToString,
+            provledger_dot_api_dot_witness_dot_v1_dot_witness__pb2.SignKeyEventResponse.FromString,
             options,
             channel_credentials,
             insecure,

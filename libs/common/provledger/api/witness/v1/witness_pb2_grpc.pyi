@@ -37,6 +37,8 @@ class WitnessServiceStub:
     """Checks each draft and signs the statements of those that pass, all in one batch tree. A draft
     that fails is answered with its reason and does not affect the others.
     """
+    SignKeyEvent: _grpc.UnaryUnaryMultiCallable[_witness_pb2.SignKeyEventRequest, _witness_pb2.SignKeyEventResponse]
+    """Signs a key event with a key of this service's purposes that the keys service announces."""
 
 @_typing.type_check_only
 class WitnessServiceAsyncStub(WitnessServiceStub):
@@ -47,6 +49,8 @@ class WitnessServiceAsyncStub(WitnessServiceStub):
     """Checks each draft and signs the statements of those that pass, all in one batch tree. A draft
     that fails is answered with its reason and does not affect the others.
     """
+    SignKeyEvent: _aio.UnaryUnaryMultiCallable[_witness_pb2.SignKeyEventRequest, _witness_pb2.SignKeyEventResponse]  # type: ignore[assignment]
+    """Signs a key event with a key of this service's purposes that the keys service announces."""
 
 class WitnessServiceServicer(metaclass=_abc_1.ABCMeta):
     """Checks drafts, makes statements of them and signs these through a key management service."""
@@ -60,5 +64,13 @@ class WitnessServiceServicer(metaclass=_abc_1.ABCMeta):
         """Checks each draft and signs the statements of those that pass, all in one batch tree. A draft
         that fails is answered with its reason and does not affect the others.
         """
+
+    @_abc_1.abstractmethod
+    def SignKeyEvent(
+        self,
+        request: _witness_pb2.SignKeyEventRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_witness_pb2.SignKeyEventResponse, _abc.Awaitable[_witness_pb2.SignKeyEventResponse]]:
+        """Signs a key event with a key of this service's purposes that the keys service announces."""
 
 def add_WitnessServiceServicer_to_server(servicer: WitnessServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

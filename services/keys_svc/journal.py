@@ -1,0 +1,500 @@
+"""The journal of the key ledger: key events on their way from a decision to an entry. Pure.
+
+::
+
+    proposed ──endorsed by all who must──> sealed ──in the key ledger──> recorded
+        └── a rotation can be taken back        └── forward only: the effect comes with the record
+
+Where there is no key ledger yet (no genesis was proposed), keys change as `registry` alone says.
+Where there is one:
+
+* a rotation takes effect when its event is recorded: until then the old key signs, and nothing
+  fails; while the ledger service is away it waits as pending;
+* a revocation takes effect at once, and is recorded when it can be;
+* one event at a time is sealed and not recorded, so that the order of seals is that of the ledger;
+* before an event is sealed, the whole history and it are replayed under the rules of
+  `provledger.key_events`: nothing that a verifier would refuse ever reaches the ledger.
+
+Every transition is safe to repeat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Final
+
+from keys_svc.registry import EventRecord, EventState, KeyBinding, KeyRecord, Registry
+from provledger import dsse
+from provledger.errors import (
+    AlreadyExistsError,
+    FailedPreconditionError,
+    InputError,
+    InvalidArgumentError,
+    InvalidSignatureError,
+    NotFoundError,
+    UnavailableError,
+    VerificationError,
+)
+from provledger.jwk import public_key_from_jwk, thumbprint, verify_signature
+from provledger.key_events import (
+    PAYLOAD_TYPE,
+    Endorsement,
+    EventType,
+    FirstKey,
+    History,
+    KeyEvent,
+    KeyFacts,
+    KeyRef,
+    LogSize,
+    SignedEvent,
+    replay,
+)
+from provledger.keyset import CoveredCheckpoint, KeyPurpose, KeyState, SizeRange
+
+RECOVERY_PURPOSE: Final = "recovery"
+
+
+def is_kept(registry: Registry) -> bool:
+    """Whether there is a key ledger."""
+    return bool(registry.events)
+
+
+def history_of(registry: Registry) -> History:
+    """What the recorded events, and a sealed one, make of the keys."""
+    done = sorted((e for e in registry.events if e.position), key=lambda e: e.position)
+    return _replay(tuple(each.signed for each in done))
+
+
+@lru_cache(maxsize=8)
+def _replay(events: tuple[SignedEvent, ...]) -> History:
+    # Each event is verified once: the histories before it are in the cache.
+    if not events:
+        return History()
+    return _replay(events[:-1]).apply(events[-1])
+
+
+def find(registry: Registry, digest: bytes) -> EventRecord:
+    """The event of this SHA-256; raises NotFoundError (KEY_EVENT_NOT_FOUND)."""
+    for each in registry.events:
+        if each.signed.event.digest() == digest:
+            return each
+    raise NotFoundError(
+        "KEY_EVENT_NOT_FOUND",
+        "there is no such key event; it may have been taken back",
+        metadata={"digest": digest.hex()},
+    )
+
+
+def open_events(registry: Registry) -> tuple[EventRecord, ...]:
+    """Events that are not in the key ledger yet, in order."""
+    return tuple(each for each in registry.events if each.state is not EventState.RECORDED)
+
+
+def endorsers(registry: Registry, record: EventRecord) -> tuple[str, ...]:
+    """Kids of keys that may endorse an event, besides the key it is about and the recovery key."""
+    event = record.signed.event
+    if event.event is EventType.GENESIS:
+        return tuple(key.kid for key in event.first_keys)
+    return history_of(registry).may_endorse(event)
+
+
+def propose_genesis(registry: Registry, recovery: KeyBinding, now_ns: int) -> Registry:
+    """Begin a key ledger with the keys that are active now.
+
+    Raises FailedPreconditionError (KEY_LEDGER_NOT_POSSIBLE), AlreadyExistsError
+    (KEY_LEDGER_EXISTS, KEY_REUSED).
+    """
+    for each in registry.events:
+        if each.event_type is EventType.GENESIS:
+            if each.signed.event.thumbprint == recovery.thumbprint:
+                return registry
+            raise AlreadyExistsError(
+                "KEY_LEDGER_EXISTS",
+                f"the key ledger began with recovery key {each.signed.event.kid!r}",
+                metadata={"kid": each.signed.event.kid},
+            )
+    active = [registry.active(purpose) for purpose in KeyPurpose]
+    if any(each is None or each.epoch != 1 for each in active) or any(
+        each.epoch > 1 for each in registry
+    ):
+        raise FailedPreconditionError(
+            "KEY_LEDGER_NOT_POSSIBLE",
+            "a key ledger begins with the first key of every purpose, before the first rotation",
+        )
+    if any(
+        each.kid == recovery.kid or each.binding.thumbprint == recovery.thumbprint
+        for each in registry
+    ):
+        raise AlreadyExistsError(
+            "KEY_REUSED",
+            "the recovery key must be a key of its own",
+            metadata={"kid": recovery.kid},
+        )
+    event = KeyEvent(
+        event=EventType.GENESIS,
+        at_ns=now_ns,
+        kid=recovery.kid,
+        thumbprint=recovery.thumbprint,
+        jwk=recovery.jwk,
+        first_keys=tuple(
+            FirstKey(
+                each.kid,
+                each.purpose.value,
+                each.binding.uri,
+                each.binding.jwk,
+                each.binding.thumbprint,
+                each.not_before_ns or 0,
+            )
+            for each in active
+            if each is not None
+        ),
+    )
+    registry = _propose(registry, event)
+    for key in [key for key in registry if key.epoch == 0]:
+        registry = _propose_created(registry, key, now_ns)
+    return registry
+
+
+def create(registry: Registry, binding: KeyBinding, now_ns: int) -> Registry:
+    """As `Registry.create`, with its event."""
+    after = registry.create(binding, now_ns)
+    if not is_kept(registry):
+        return after
+    return _propose_created(after, after.get(binding.kid), now_ns)
+
+
+def rotate(
+    registry: Registry,
+    kid: str,
+    purpose: KeyPurpose,
+    now_ns: int,
+    *,
+    drain_ns: int,
+    binding: KeyBinding | None = None,
+    hold_pending: bool = False,
+    sizes: Iterable[LogSize] = (),
+) -> Registry:
+    """As `Registry.rotate`; with a key ledger, only proposed: `record` activates the key.
+
+    `sizes`: how large the logs are now, for a checkpoint key. Raises besides
+    FailedPreconditionError (ROTATION_IN_PROGRESS).
+    """
+    after = registry.rotate(
+        kid,
+        purpose,
+        now_ns,
+        drain_ns=drain_ns,
+        binding=binding,
+        hold_pending=hold_pending or is_kept(registry),
+    )
+    if not is_kept(registry) or after.get(kid).state is not KeyState.PENDING:
+        return after
+    after = _propose_created(after, after.get(kid), now_ns)
+    for each in open_events(after):
+        if each.event_type is EventType.ROTATED and each.signed.event.purpose == purpose:
+            if each.signed.event.kid == kid:
+                return after
+            other = each.signed.event.kid
+            raise FailedPreconditionError(
+                "ROTATION_IN_PROGRESS",
+                f"the rotation to key {other!r} is not finished; finish it (keys rotate --kid "
+                f"{other} --purpose {purpose}) or take it back (the same with --cancel)",
+                metadata={"kid": other, "purpose": purpose.value},
+            )
+    return _propose_rotated(after, after.get(kid), now_ns, tuple(sizes))
+
+
+def cancel(registry: Registry, kid: str) -> Registry:
+    """Take a rotation back; raises FailedPreconditionError (ROTATION_SEALED) if it is too late."""
+    record = registry.get(kid)
+    if record.state is not KeyState.PENDING:
+        raise FailedPreconditionError(
+            "ROTATION_SEALED",
+            f"key {kid!r} is {record.state.value} already; rotate to another one instead",
+            metadata={"kid": kid},
+        )
+    mine = [e for e in open_events(registry) if e.signed.event.kid == kid]
+    rotated = [e for e in mine if e.event_type is EventType.ROTATED]
+    if any(e.state is EventState.SEALED for e in rotated):
+        raise FailedPreconditionError(
+            "ROTATION_SEALED",
+            f"the rotation to key {kid!r} is endorsed already and goes forward only",
+            metadata={"kid": kid},
+        )
+    drop = {e.number for e in mine if e.state is EventState.PROPOSED}
+    if not drop:
+        return registry
+    kept = tuple(e for e in registry.events if e.number not in drop)
+    return replace(registry, revision=registry.revision + 1, events=kept)
+
+
+def revoke(
+    registry: Registry,
+    kid: str,
+    reason: str,
+    now_ns: int,
+    *,
+    after: tuple[CoveredCheckpoint, ...] = (),
+    replacement_kid: str = "",
+    sizes: Iterable[LogSize] = (),
+) -> Registry:
+    """As `Registry.revoke`, at once, with its event; an active key is replaced at once as well."""
+    record = registry.get(kid)
+    changed = registry
+    if replacement_kid and record.state is KeyState.ACTIVE:
+        new = registry.get(replacement_kid)
+        if new.purpose != record.purpose or new.state is not KeyState.PENDING:
+            raise FailedPreconditionError(
+                "KEY_NOT_PENDING",
+                f"key {replacement_kid!r} is not a pending {record.purpose.value} key",
+                metadata={"kid": replacement_kid},
+            )
+        if is_kept(registry):
+            changed = _propose_created(changed, new, now_ns)
+            changed = _propose_rotated(changed, new, now_ns, tuple(sizes))
+        changed = changed.activate(replacement_kid, now_ns, drain_ns=0)
+    changed = changed.revoke(kid, reason, now_ns, after)
+    if not is_kept(registry) or changed is registry:
+        return changed
+    event = KeyEvent(
+        event=EventType.REVOKED,
+        at_ns=now_ns,
+        genesis=_genesis(changed),
+        kid=kid,
+        thumbprint=record.binding.thumbprint,
+        purpose=record.purpose.value,
+        reason=reason,
+        after=after,
+    )
+    return _propose(changed, event)
+
+
+def retire(
+    registry: Registry,
+    now_ns: int,
+    ready: Iterable[str],
+    sizes: Mapping[str, int],
+    settle_ns: int = 0,
+) -> Registry:
+    """Propose the retirement of every drained key whose purpose is among the `ready` ones.
+
+    `sizes`: how large the logs are now, by origin, for checkpoint keys; reports of what the old key
+    signed last have come within `settle_ns` of its end.
+    """
+    if not is_kept(registry):
+        return registry
+    changed = registry
+    purposes = set(ready)
+    told = {e.signed.event.kid for e in registry.events if e.event_type is EventType.RETIRED}
+    for each in registry:
+        ended = each.state_at(now_ns - settle_ns) is KeyState.RETIRED
+        drained = each.state is KeyState.DRAINING and ended
+        if not drained or each.kid in told or each.purpose not in purposes:
+            continue
+        checkpoint = each.purpose is KeyPurpose.CHECKPOINT
+        event = KeyEvent(
+            event=EventType.RETIRED,
+            at_ns=now_ns,
+            genesis=_genesis(changed),
+            kid=each.kid,
+            thumbprint=each.binding.thumbprint,
+            purpose=each.purpose.value,
+            not_after_ns=each.not_after_ns or 0,
+            sizes=tuple(LogSize(o, s) for o, s in sorted(sizes.items())) if checkpoint else (),
+        )
+        changed = _propose(changed, event)
+    return changed
+
+
+def endorse(registry: Registry, digest: bytes, more: Iterable[Endorsement]) -> Registry:
+    """Add endorsements to an event, and seal it if it now has those it needs and its turn came.
+
+    Raises InvalidArgumentError (ENDORSEMENT_INVALID) for one that does not verify.
+    """
+    record = find(registry, digest)
+    if record.state is not EventState.PROPOSED:
+        return registry
+    signed = record.signed.with_endorsements(_verified(registry, record, more))
+    changed = registry
+    if signed != record.signed:
+        record = replace(record, signed=signed)
+        changed = registry.with_event(record)
+    if any(each.state is EventState.SEALED for each in registry.events):
+        return changed
+    try:
+        history_of(registry).apply(signed)
+    except VerificationError:
+        return changed
+    position = 1 + max(each.position for each in registry.events)
+    return changed.with_event(replace(record, state=EventState.SEALED, position=position))
+
+
+def record(registry: Registry, digest: bytes, receipt: str, now_ns: int, drain_ns: int) -> Registry:
+    """Take a sealed event as recorded, and let it take effect.
+
+    Raises FailedPreconditionError (KEY_EVENT_NOT_SEALED).
+    """
+    found = find(registry, digest)
+    if found.state is EventState.RECORDED:
+        return registry
+    if found.state is EventState.PROPOSED:
+        raise FailedPreconditionError(
+            "KEY_EVENT_NOT_SEALED",
+            "the event is not endorsed by all who must",
+            metadata={"digest": digest.hex()},
+        )
+    changed = registry.with_event(replace(found, state=EventState.RECORDED, receipt=receipt))
+    return _take_effect(changed, found.signed.event, now_ns, drain_ns)
+
+
+def rebuild(
+    registry: Registry, events: Iterable[tuple[SignedEvent, str]], pin: bytes, now_ns: int
+) -> Registry:
+    """Build an empty registry from the (event, receipt) pairs of a key ledger.
+
+    Raises FailedPreconditionError (REGISTRY_NOT_EMPTY), InvalidArgumentError (KEY_LEDGER_BROKEN).
+    """
+    if registry.keys or registry.events:
+        raise FailedPreconditionError(
+            "REGISTRY_NOT_EMPTY",
+            "a registry that holds keys is not rebuilt; begin with an empty one",
+        )
+    pairs = list(events)
+    try:
+        history = replay((signed for signed, _ in pairs), pin)
+    except VerificationError as error:
+        raise InvalidArgumentError("KEY_LEDGER_BROKEN", f"payloads: {error.message}") from None
+    records = tuple(
+        EventRecord(number, signed, EventState.RECORDED, number, receipt)
+        for number, (signed, receipt) in enumerate(pairs, 1)
+    )
+    keys = {
+        facts.kid: _record_of(facts, number, now_ns)
+        for number, facts in enumerate(history.keys.values(), 1)
+    }
+    return Registry(registry.revision + 1, MappingProxyType(keys), records)
+
+
+def _record_of(facts: KeyFacts, number: int, now_ns: int) -> KeyRecord:
+    # Nobody remembers until when a draining key was meant to drain: it ends now at the latest.
+    not_after_ns = facts.not_after_ns
+    state = facts.state
+    if state is KeyState.DRAINING:
+        not_after_ns = max(now_ns, facts.not_before_ns)
+    return KeyRecord(
+        KeyBinding(
+            facts.kid, KeyPurpose(facts.purpose), facts.uri, dict(facts.jwk), facts.thumbprint
+        ),
+        number,
+        # Retired is not stored: it is draining whose time has passed.
+        KeyState.DRAINING if state is KeyState.RETIRED else state,
+        facts.created_at_ns,
+        facts.epoch,
+        facts.not_before_ns or None,
+        not_after_ns,
+        facts.reason,
+        facts.after,
+        facts.sizes,
+    )
+
+
+def _take_effect(registry: Registry, event: KeyEvent, now_ns: int, drain_ns: int) -> Registry:
+    if event.event is EventType.ROTATED:
+        key = registry.get(event.kid)
+        if key.state is KeyState.PENDING:
+            registry = registry.activate(
+                event.kid, now_ns, drain_ns=drain_ns, not_before_ns=event.not_before_ns
+            )
+        key = registry.get(event.kid)
+        sizes = tuple(SizeRange(each.origin, each.size) for each in event.sizes)
+        return registry.with_key(replace(key, not_before_ns=event.not_before_ns, sizes=sizes))
+    if event.event is EventType.RETIRED:
+        key = registry.get(event.kid)
+        return registry.with_key(
+            replace(
+                key,
+                not_after_ns=event.not_after_ns,
+                sizes=history_of(registry).keys[event.kid].sizes,
+            )
+        )
+    return registry
+
+
+def _propose_created(registry: Registry, record: KeyRecord, now_ns: int) -> Registry:
+    known = any(
+        each.event_type is EventType.CREATED and each.signed.event.kid == record.kid
+        for each in registry.events
+    )
+    if known or record.epoch > 0:
+        return registry
+    event = KeyEvent(
+        event=EventType.CREATED,
+        at_ns=now_ns,
+        genesis=_genesis(registry),
+        kid=record.kid,
+        thumbprint=record.binding.thumbprint,
+        purpose=record.purpose.value,
+        uri=record.binding.uri,
+        jwk=record.binding.jwk,
+    )
+    return _propose(registry, event)
+
+
+def _propose_rotated(
+    registry: Registry, record: KeyRecord, now_ns: int, sizes: tuple[LogSize, ...]
+) -> Registry:
+    old = registry.active(record.purpose)
+    if old is None:
+        raise UnavailableError(
+            "NO_ACTIVE_KEY", f"there is no {record.purpose.value} key to rotate from"
+        )
+    event = KeyEvent(
+        event=EventType.ROTATED,
+        at_ns=now_ns,
+        genesis=_genesis(registry),
+        kid=record.kid,
+        thumbprint=record.binding.thumbprint,
+        purpose=record.purpose.value,
+        epoch=1 + max(each.epoch for each in registry if each.purpose == record.purpose),
+        # A clock that went back must not end a key before it began.
+        not_before_ns=max(now_ns, (old.not_before_ns or 0) + 1),
+        previous=KeyRef(old.kid, old.binding.thumbprint),
+        sizes=sizes if record.purpose is KeyPurpose.CHECKPOINT else (),
+    )
+    return _propose(registry, event)
+
+
+def _propose(registry: Registry, event: KeyEvent) -> Registry:
+    number = 1 + max((each.number for each in registry.events), default=0)
+    return registry.with_event(EventRecord(number, SignedEvent(event)))
+
+
+def _genesis(registry: Registry) -> bytes:
+    return registry.events[0].signed.event.digest()
+
+
+def _verified(
+    registry: Registry, record: EventRecord, more: Iterable[Endorsement]
+) -> list[Endorsement]:
+    genesis = registry.events[0].signed.event
+    jwks = {each.kid: each.binding.jwk for each in registry}
+    jwks[genesis.kid] = genesis.jwk
+    message = dsse.pae(PAYLOAD_TYPE, record.signed.event.encode())
+    checked = []
+    for each in more:
+        try:
+            jwk = jwks[each.kid]
+            if thumbprint(jwk) != each.thumbprint:
+                raise InvalidSignatureError("its thumbprint is that of another key")
+            verify_signature(public_key_from_jwk(jwk), each.sig, message)
+        except (KeyError, InputError, InvalidSignatureError):
+            raise InvalidArgumentError(
+                "ENDORSEMENT_INVALID",
+                f"the endorsement by {each.kid!r} does not verify",
+                metadata={"kid": each.kid},
+            ) from None
+        checked.append(each)
+    return checked

@@ -1,0 +1,217 @@
+"""The steps of a key ceremony as commands see them: propose, wait for the key ledger, measure.
+
+The journal is the keys service's: this process may be killed at any moment, and running the same
+command again goes on where it stands. What can be taken back is taken back by `--cancel`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from provledger.api.common.v1 import common_pb2
+from provledger.api.keys.v1 import keys_pb2
+from provledger.api.ledger.v1 import ledger_pb2
+from provledger.errors import NotFoundError, StatusError
+from provledger.fips import policy
+from provledger.keyset import KeySet, KeyState
+from provledger_cli import config as configs
+from provledger_cli.bootstrap import endorse, local_key
+from provledger_cli.config import RECOVERY_KID
+from provledger_cli.connect import Remote
+from provledger_cli.failures import CommandError
+from provledger_cli.registry import PURPOSES, purpose_name, state_name
+
+PROBE_TENANT = "key-ceremony"
+_POLL_S = 0.05
+_PROBE_S = 0.01
+
+Say = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Probe:
+    """Appends one after another while a ceremony runs. Gaps are between completed appends."""
+
+    longest_gap_s: float = 0.0
+    appended: int = 0
+    failed: int = 0
+    failures: list[str] = field(default_factory=list)
+    first_under: dict[str, str] = field(default_factory=dict)
+
+    async def run(self, remote: Remote, stop: asyncio.Event) -> None:
+        """Append until `stop`."""
+        ledger = await self._ledger(remote)
+        last_s = time.monotonic()
+        number, tag = 0, time.time_ns()
+        while not stop.is_set():
+            number += 1
+            draft = common_pb2.Draft(
+                request_id=f"probe-{tag}-{number}",
+                actor=common_pb2.Actor(id="keys-rotate", type="service"),
+                document=common_pb2.Document(
+                    receipt_type="ceremony.probe",
+                    media_type="application/json",
+                    payload=b"{}",
+                    resource_type="Probe",
+                    resource_id="rotation",
+                ),
+            )
+            try:
+                request = ledger_pb2.AppendRequest(
+                    ledger=ledger, draft=draft, view=common_pb2.RECEIPT_VIEW_BASIC
+                )
+                # One attempt: a failed call is to be counted, not to be repaired.
+                answer = await remote.ledger.Append(request, timeout=5.0)
+            except Exception as error:  # whatever it is, it is what a caller would have seen
+                self.failed += 1
+                self.failures.append(type(error).__name__)
+                await asyncio.sleep(_POLL_S)
+                continue
+            now_s = time.monotonic()
+            self.longest_gap_s = max(self.longest_gap_s, now_s - last_s)
+            last_s = now_s
+            self.appended += 1
+            self.first_under.setdefault(answer.receipt.kid, answer.receipt.name)
+            await asyncio.sleep(_PROBE_S)
+
+    async def _ledger(self, remote: Remote) -> str:
+        request = ledger_pb2.CreateLedgerRequest(parent=f"tenants/{PROBE_TENANT}")
+        return str((await remote.call(remote.ledger.CreateLedger, request)).ledger.name)
+
+
+async def known_key(remote: Remote, kid: str) -> keys_pb2.Key | None:
+    """A key of the registry, or None."""
+    try:
+        request = keys_pb2.GetKeyRequest(name=f"keys/{kid}")
+        key: keys_pb2.Key = (await remote.call(remote.keys.GetKey, request)).key
+    except NotFoundError:
+        return None
+    return key
+
+
+async def new_key(remote: Remote, kid: str, purpose: str) -> tuple[str, bytes]:
+    """Make a key file for `kid`, unless the kid is taken; its URI and JWK."""
+    known = await known_key(remote, kid)
+    usable = known is None or (
+        purpose_name(known) == purpose and state_name(known) in ("pending", "active")
+    )
+    if known is not None and not usable:
+        raise CommandError(
+            f"{kid} was used already: a {state_name(known)} {purpose_name(known)} key",
+            hint="key ids are never used again: choose another --kid",
+        )
+    data_dir = remote.target.data_dir
+    config = configs.load(data_dir)
+    if config is not None and config.fips and not policy.active():
+        # The services could not tell afterwards that a P-256 key was made outside the module.
+        raise CommandError(
+            "this data directory is in FIPS mode, and this command is not",
+            hint="set PROVLEDGER_FIPS=1 and run it again",
+        )
+    return await local_key(data_dir, kid, purpose)
+
+
+async def wait_until_active(remote: Remote, kid: str, timeout_s: float, say: Say) -> keys_pb2.Key:
+    """Wait until the published key set says so, telling on the way what is waited for."""
+    deadline_s = time.monotonic() + timeout_s
+    told = ""
+    while True:
+        answer = await remote.call(remote.keys.GetJwks, keys_pb2.GetJwksRequest())
+        states = {key.kid: key.state for key in KeySet.parse(answer.jwks)}
+        if states.get(kid) is KeyState.ACTIVE:
+            break
+        stage = await _stage(remote, kid)
+        if stage != told:
+            say(stage)
+            told = stage
+        if time.monotonic() > deadline_s:
+            raise CommandError(
+                f"{kid} is not active after {timeout_s:.0f} s: {stage}",
+                hint="it stays pending, and the old key signs on; running the same command again "
+                "goes on, the same with --cancel takes it back",
+            )
+        await asyncio.sleep(_POLL_S)
+    key = await known_key(remote, kid)
+    if key is None:
+        raise CommandError(f"{kid} is gone from the registry")
+    return key
+
+
+async def _stage(remote: Remote, kid: str) -> str:
+    events = (await remote.call(remote.keys.ListKeyEvents, keys_pb2.ListKeyEventsRequest())).events
+    waiting = [
+        each
+        for each in events
+        if each.event.kid == kid and each.state != keys_pb2.KEY_EVENT_STATE_RECORDED
+    ]
+    if not waiting:
+        return f"{kid} is pending"
+    what = {
+        keys_pb2.KEY_EVENT_TYPE_CREATED: "key.created",
+        keys_pb2.KEY_EVENT_TYPE_ROTATED: "key.rotated",
+    }.get(waiting[0].event.type, "its event")
+    if waiting[0].state == keys_pb2.KEY_EVENT_STATE_SEALED:
+        return f"{what} is endorsed and goes to the key ledger"
+    return f"{what} waits to be endorsed by the old key and the new one (is the ledger service up?)"
+
+
+async def wait_until_used(
+    remote: Remote, purpose: str, kid: str, timeout_s: float, say: Say
+) -> list[str]:
+    """Wait until every signing service of the purpose reports `kid`; their names."""
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        answer = await remote.call(remote.keys.ListSigners, keys_pb2.ListSignersRequest())
+        using = {
+            f"{signer.watcher}/{signer.instance}": each.kid
+            for signer in answer.signers
+            for each in signer.keys
+            if each.purpose == PURPOSES[purpose]
+        }
+        behind = sorted(name for name, used in using.items() if used != kid)
+        if using and not behind:
+            return sorted(using)
+        if time.monotonic() > deadline_s:
+            say(f"not every service reports {kid} yet: {', '.join(behind) or 'none has reported'}")
+            return []
+        await asyncio.sleep(_POLL_S)
+
+
+async def endorse_by_recovery(remote: Remote, path: Path, kids: set[str]) -> int:
+    """Endorse all open events about `kids` with the recovery key in a file, an absolute path.
+
+    Returns how many.
+    """
+    done = 0
+    events = (await remote.call(remote.keys.ListKeyEvents, keys_pb2.ListKeyEventsRequest())).events
+    recovery_kid = events[0].event.kid if events else RECOVERY_KID
+    for each in events:
+        if each.event.kid in kids and each.state == keys_pb2.KEY_EVENT_STATE_PROPOSED:
+            uri = f"local:{path}"
+            await endorse(remote.keys, remote.policy, each, recovery_kid, uri, path.parent)
+            done += 1
+    return done
+
+
+async def wait_recorded(remote: Remote, kid: str, timeout_s: float) -> str:
+    """Wait until the key ledger has the revocation of `kid`; its receipt, "" if not in time."""
+    deadline_s = time.monotonic() + timeout_s
+    while time.monotonic() < deadline_s:
+        with suppress(StatusError):
+            listed = await remote.call(remote.keys.ListKeyEvents, keys_pb2.ListKeyEventsRequest())
+            mine = [
+                each
+                for each in listed.events
+                if each.event.kid == kid and each.event.type == keys_pb2.KEY_EVENT_TYPE_REVOKED
+            ]
+            if not mine:
+                return ""
+            if mine[-1].receipt:
+                return str(mine[-1].receipt)
+        await asyncio.sleep(_POLL_S)
+    return ""

@@ -1,0 +1,93 @@
+"""`keys rebuild`: the registry, built anew from the key ledger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from provledger_cli import output
+from provledger_cli.failures import CommandError
+from provledger_cli.options import (
+    DataDirOption,
+    EndpointOption,
+    JSONOption,
+    TimeoutOption,
+    TLSCAOption,
+    TLSCertOption,
+    TLSKeyOption,
+)
+
+if TYPE_CHECKING:
+    from provledger.key_events import SignedEvent
+    from provledger_cli.connect import Target
+
+
+def rebuild(
+    export: Annotated[
+        Path,
+        typer.Argument(
+            envvar="PROVLEDGER_KEY_LEDGER",
+            help="Export of the ledger keys of tenant system.",
+            show_default=False,
+        ),
+    ],
+    pin: Annotated[
+        str,
+        typer.Option(
+            "--pin",
+            envvar="PROVLEDGER_KEY_PIN",
+            metavar="JKT",
+            help="RFC 7638 thumbprint, in hex, of a key its genesis names: best the recovery key.",
+            show_default=False,
+        ),
+    ],
+    data_dir: DataDirOption = None,
+    endpoint: EndpointOption = None,
+    timeout: TimeoutOption = 30.0,
+    tls_cert: TLSCertOption = None,
+    tls_key: TLSKeyOption = None,
+    tls_ca: TLSCAOption = None,
+    as_json: JSONOption = False,
+) -> None:
+    """Fill an empty key registry from an export of the key ledger, verified from the pin on.
+
+    The export is made while all is well: provledger export --tenant system --ledger keys
+
+    Example: keys rebuild keys.ndjson --pin 5a1c...
+    """
+    from provledger_cli.connect import run_async, target
+    from provledger_cli.key_ledger import read_events, verify_key_ledger
+    from provledger_cli.options import read_pin
+
+    output.use_json(as_json)
+    thumbprint = read_pin(pin)
+    verify_key_ledger(export, thumbprint)
+    where = target(
+        data_dir, endpoint, first="keys", tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca
+    )
+    events = read_events(export)
+    if not events:
+        raise CommandError(f"{export} holds no key event")
+    count = run_async(_rebuild(where, events, thumbprint, timeout))
+    if as_json:
+        output.document({"keys": count, "events": len(events)})
+    else:
+        output.show(f"{count} keys from {len(events)} key events; see `keys list`")
+
+
+async def _rebuild(
+    where: Target, events: list[tuple[SignedEvent, str]], pin: bytes, timeout_s: float
+) -> int:
+    from provledger.api.keys.v1 import keys_pb2
+    from provledger_cli.connect import Remote
+
+    async with Remote(where, timeout_s=timeout_s) as remote:
+        request = keys_pb2.RebuildRegistryRequest(
+            payloads=[signed.encode() for signed, _ in events],
+            receipts=[receipt for _, receipt in events],
+            pin=pin,
+        )
+        answer = await remote.call(remote.keys.RebuildRegistry, request)
+        return int(answer.key_count)

@@ -1,0 +1,217 @@
+"""`keys revoke`: take a key out of use for good, and say what of its work stands."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from provledger import names
+from provledger_cli import output
+from provledger_cli.failures import CommandError
+from provledger_cli.options import (
+    DataDirOption,
+    EndpointOption,
+    JSONOption,
+    TimeoutOption,
+    TLSCAOption,
+    TLSCertOption,
+    TLSKeyOption,
+)
+
+if TYPE_CHECKING:
+    from provledger.api.keys.v1 import keys_pb2
+    from provledger_cli.connect import Remote, Target
+
+
+def revoke(
+    kid: Annotated[
+        str,
+        typer.Argument(envvar="PROVLEDGER_KID", help="Key id to revoke.", show_default=False),
+    ],
+    reason: Annotated[
+        str,
+        typer.Option(
+            "--reason",
+            envvar="PROVLEDGER_REVOKE_REASON",
+            help="Why; it is published.",
+            show_default=False,
+        ),
+    ],
+    after: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--after",
+            envvar="PROVLEDGER_REVOKE_AFTER",
+            help="A signed checkpoint held outside, from before the key was stolen: what it covers "
+            "stands. Once for each log. Without it, nothing the key signed counts.",
+            show_default=False,
+        ),
+    ] = None,
+    replace_by: Annotated[
+        str,
+        typer.Option(
+            "--replace-by",
+            envvar="PROVLEDGER_REVOKE_REPLACE_BY",
+            metavar="NEW",
+            help="Key id of a new key, needed if the key is active: it replaces it at once.",
+            show_default=False,
+        ),
+    ] = "",
+    recovery_key: Annotated[
+        Path | None,
+        typer.Option(
+            "--recovery-key",
+            envvar="PROVLEDGER_RECOVERY_KEY",
+            help="The recovery key's file. Needed to replace an active key that cannot sign or "
+            "must not be asked. Default: the one in the data directory, if it is there still.",
+            show_default=False,
+        ),
+    ] = None,
+    data_dir: DataDirOption = None,
+    endpoint: EndpointOption = None,
+    timeout: TimeoutOption = 30.0,
+    tls_cert: TLSCertOption = None,
+    tls_key: TLSKeyOption = None,
+    tls_ca: TLSCAOption = None,
+    as_json: JSONOption = False,
+) -> None:
+    """Revoke a key: at once in the registry, then in the key ledger.
+
+    A thief can write any time into what he signs, so no time is asked for: what an outside
+    checkpoint from before covers stands, everything else the key signed does not.
+
+    Example: keys revoke witness-1 --after kept/checkpoint.txt --reason "laptop stolen"
+    """
+    from provledger_cli.connect import run_async, target
+
+    output.use_json(as_json)
+    names.check_kid(kid)
+    if replace_by:
+        names.check_kid(replace_by)
+    where = target(
+        data_dir, endpoint, first="keys", tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca
+    )
+    covered = [path.read_bytes() for path in after or ()]
+    recovery = recovery_key
+    if recovery is None and where.embedded:
+        recovery = _recovery_in(where)
+    if recovery is not None:
+        recovery = recovery.resolve()
+        if not recovery.is_file():
+            raise CommandError(f"{recovery} is not there", hint="give --recovery-key FILE")
+    done = run_async(_revoke(where, kid, reason, covered, replace_by, recovery, timeout))
+    if as_json:
+        output.document(done)
+        return
+    output.show(f"[bold]{kid}[/] is revoked, after {output.seconds(done['seconds'])}")
+    rows = [
+        ("stands", ", ".join(f"{each['origin']} up to {each['size']}" for each in done["after"])
+         or "nothing it signed"),
+        ("replaced by", done["replaced_by"] or "(was not active)"),
+        ("key ledger", done["receipt"] or "(not recorded yet, or none kept)"),
+    ]  # fmt: skip
+    output.show(output.card("", rows))
+    output.say("[bold]next:[/] give verifiers the new keys: keys jwks --out jwks.json")
+
+
+def _recovery_in(where: Target) -> Path | None:
+    from provledger_cli.config import RECOVERY_KID
+
+    path = where.data_dir.keys / f"{RECOVERY_KID}.pem"
+    return path if path.is_file() else None
+
+
+async def _revoke(
+    where: Target,
+    kid: str,
+    reason: str,
+    after: list[bytes],
+    replace_by: str,
+    recovery: Path | None,
+    timeout_s: float,
+) -> dict[str, Any]:
+    from provledger.api.keys.v1 import keys_pb2
+    from provledger_cli import ceremony
+    from provledger_cli.connect import Remote
+    from provledger_cli.registry import key_document, purpose_name, state_name
+
+    started_s = time.monotonic()
+    async with Remote(where, timeout_s=timeout_s) as remote:
+        known = await ceremony.known_key(remote, kid)
+        if known is None:
+            raise CommandError(f"there is no key {kid}", hint="see `keys list`")
+        covered = await _covered(remote, after)
+        purpose = purpose_name(known)
+        request = keys_pb2.RevokeKeyRequest(kid=kid, reason=reason, after=covered)
+        replaced = state_name(known) == "active"
+        if replaced:
+            if not replace_by:
+                raise CommandError(
+                    f"{kid} is the active {purpose} key",
+                    hint="name the key that takes its place: --replace-by NEW",
+                )
+            await _prepare(remote, replace_by, known, recovery, timeout_s)
+            if recovery is not None:
+                request.replacement_kid = replace_by
+        answer = await remote.call(remote.keys.RevokeKey, request)
+        if recovery is not None:
+            await ceremony.endorse_by_recovery(remote, recovery, {kid, replace_by})
+        receipt = await ceremony.wait_recorded(remote, kid, min(timeout_s, 10.0))
+        if replaced:
+            await ceremony.wait_until_used(remote, purpose, replace_by, 10.0, output.say)
+    return {
+        "key": key_document(answer.key),
+        "after": [{"origin": each.origin, "size": str(each.size)} for each in covered],
+        "replaced_by": replace_by if replaced else None,
+        "receipt": receipt or None,
+        "seconds": round(time.monotonic() - started_s, 3),
+    }
+
+
+async def _prepare(
+    remote: Remote, replace_by: str, old: keys_pb2.Key, recovery: Path | None, timeout_s: float
+) -> None:
+    """Make the new key; where no recovery key is at hand, rotate to it by the old one."""
+    from provledger.api.keys.v1 import keys_pb2
+    from provledger_cli import ceremony
+    from provledger_cli.registry import purpose_name
+
+    purpose = purpose_name(old)
+    uri, jwk = await ceremony.new_key(remote, replace_by, purpose)
+    if recovery is None:
+        output.say(f"without a recovery key, {old.kid} itself has to endorse {replace_by}")
+        rotate = keys_pb2.RotateKeyRequest(kid=replace_by, purpose=old.purpose, uri=uri, jwk=jwk)
+        await remote.call(remote.keys.RotateKey, rotate)
+        await ceremony.wait_until_active(remote, replace_by, timeout_s, output.say)
+        return
+    create = keys_pb2.CreateKeyRequest(kid=replace_by, purpose=old.purpose, uri=uri, jwk=jwk)
+    await remote.call(remote.keys.CreateKey, create)
+
+
+async def _covered(remote: Remote, signed: list[bytes]) -> list[keys_pb2.CoveredCheckpoint]:
+    """Read the checkpoints, each signed by a checkpoint key of the registry."""
+    from provledger import checkpoint as checkpoints
+    from provledger import note
+    from provledger.api.keys.v1 import keys_pb2
+    from provledger.errors import InputError, InvalidSignatureError
+    from provledger.keyset import KeyPurpose, KeySet
+
+    answer = await remote.call(remote.keys.GetJwks, keys_pb2.GetJwksRequest())
+    keys = KeySet.parse(answer.jwks).for_purpose(KeyPurpose.CHECKPOINT)
+    found = []
+    for data in signed:
+        try:
+            origin = data.decode().partition("\n")[0]
+            vkeys = [note.parse_vkey(key.vkey(origin)) for key in keys]
+            checkpoint, _ = checkpoints.open_checkpoint(data, vkeys, origin=origin)
+        except (InputError, InvalidSignatureError, UnicodeDecodeError) as error:
+            raise CommandError(f"--after: not a checkpoint of this installation: {error}") from None
+        found.append(
+            keys_pb2.CoveredCheckpoint(
+                origin=checkpoint.origin, size=checkpoint.size, root=checkpoint.root
+            )
+        )
+    return found

@@ -1,0 +1,259 @@
+"""Key ceremonies on real services: under load, killed at any step, and as the runbooks say."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from provledger.api.common.v1 import common_pb2
+from provledger.api.ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from provledger.rpc.channel import channel
+from tests.e2e.commands import SERVICES, Installation, exported, shipped_mutations
+
+RUNBOOKS = Path(__file__).resolve().parents[2] / "docs" / "runbooks"
+PER_TICK, TICK_S = 5, 0.01
+"""Five appends every 10 ms: 500 a second."""
+
+
+@dataclass
+class Load:
+    """What a client saw."""
+
+    done_s: list[float] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+    @property
+    def longest_gap_s(self) -> float:
+        done = sorted(self.done_s)
+        return max(after - before for before, after in pairwise(done))
+
+
+async def append_steadily(address: str, load: Load, stop: asyncio.Event) -> None:
+    """Append single drafts at a steady rate, each in one attempt, until `stop`."""
+    async with channel(address) as opened:
+        stub = ledger_pb2_grpc.LedgerServiceStub(opened)
+        await stub.CreateLedger(ledger_pb2.CreateLedgerRequest(parent="tenants/load"))
+
+        async def append(number: int) -> None:
+            draft = common_pb2.Draft(
+                request_id=f"r-{number}",
+                actor=common_pb2.Actor(id="load", type="service"),
+                document=common_pb2.Document(
+                    receipt_type="load.test",
+                    media_type="application/json",
+                    payload=b'{"n":%d}' % number,
+                    resource_type="Load",
+                    resource_id="1",
+                ),
+            )
+            request = ledger_pb2.AppendRequest(
+                ledger="tenants/load/ledgers/main", draft=draft, view=common_pb2.RECEIPT_VIEW_BASIC
+            )
+            try:
+                await stub.Append(request, timeout=10.0)
+            except Exception as error:  # every failure counts, whatever it is
+                load.failed.append(repr(error))
+            else:
+                load.done_s.append(time.monotonic())
+
+        tasks: list[asyncio.Task[None]] = []
+        started_s, number = time.monotonic(), 0
+        while not stop.is_set():
+            tasks += [asyncio.create_task(append(number + n)) for n in range(PER_TICK)]
+            number += PER_TICK
+            await asyncio.sleep(max(0.0, started_s + number / PER_TICK * TICK_S - time.monotonic()))
+        await asyncio.gather(*tasks)
+
+
+def address_of(installation: Installation, service: str) -> str:
+    known = json.loads(installation.data.endpoints.read_text())
+    return str(known["services"][service]["endpoint"])
+
+
+def verify_all(installation: Installation, tenant: str) -> set[str]:
+    """Export and verify with the key ledger alone; the kids that signed."""
+    installation.run("export", "--tenant", tenant, "--out", "x.ndjson")
+    installation.run("export", "--tenant", "system", "--ledger", "keys", "--out", "k.ndjson")
+    installation.run("keys", "jwks", "--out", "j.json")
+    pin = (installation.data.path / "key-ledger.pin").read_text().strip()
+    keys = ("--keys", "j.json", "--key-ledger", "k.ndjson", "--pin", pin)
+    verdict = installation.run("verify", "x.ndjson", *keys, data_dir=False).json
+    assert verdict["status"] == "verified"
+    return {receipt["kid"] for receipt in exported(installation.work / "x.ndjson")}
+
+
+async def test_rotation_under_load_fails_no_call(own: Installation) -> None:
+    """500 single appends a second; all three keys rotate; no call fails, everything verifies."""
+    own.run("up")
+    load, stop = Load(), asyncio.Event()
+    appending = asyncio.create_task(append_steadily(address_of(own, "ledger"), load, stop))
+    await asyncio.sleep(1.0)
+    documents = []
+    for kid, purpose in (
+        ("w2", "witness"),
+        ("c2", "checkpoint"),
+        ("h2", "head"),
+        ("w3", "witness"),
+    ):
+        rotate = ("keys", "rotate", "--kid", kid, "--purpose", purpose)
+        documents.append((await asyncio.to_thread(own.run, *rotate)).json)
+    await asyncio.sleep(1.0)
+    stop.set()
+    await appending
+    span_s = max(load.done_s) - min(load.done_s)
+    rate = len(load.done_s) / span_s
+    sys.stderr.write(
+        f"\n{len(load.done_s)} appends, {rate:.0f}/s, {len(load.failed)} failed, "
+        f"longest gap {load.longest_gap_s * 1000:.1f} ms, in each rotation "
+        f"{[each['seconds'] for each in documents]} s\n"
+    )
+    assert load.failed == []
+    assert load.longest_gap_s < 2.0
+    assert all(each["measured"]["failed"] == 0 and each["signers"] for each in documents)
+    assert documents[0]["first_receipt"]
+    assert verify_all(own, "load") == {"witness-1", "w2", "w3"}
+    # While the old checkpoint key drains, both sign, under the name of the log.
+    own.run("export", "--tenant", "load", "--out", "y.ndjson", "--checkpoint-out", "cp.txt")
+    lines = (own.work / "cp.txt").read_text().splitlines()
+    assert len([line for line in lines if line.startswith(f"— {lines[0]} ")]) == 2
+
+
+@pytest.mark.parametrize("service", ["command", *SERVICES])
+def test_a_ceremony_killed_anywhere_ends_when_run_again(own: Installation, service: str) -> None:
+    """Killed after growing delays, so that every step is hit; each time run again to its end."""
+    own.run("up")
+    for number, delay_s in enumerate((0.55, 0.62, 0.70), 2):
+        arguments = ("keys", "rotate", "--kid", f"witness-{number}", "--no-probe")
+        started = own.start(*arguments)
+        time.sleep(delay_s)
+        if service == "command":
+            os.kill(started.pid, signal.SIGKILL)
+        else:
+            own.kill(service)
+        started.communicate()
+        own.run("up")
+        again = own.run(*arguments, "--timeout", "60").json
+        assert (again["key"]["state"], again["key"]["epoch"]) == ("active", number)
+    own.run("export", "--tenant", "system", "--ledger", "keys", "--out", "k.ndjson")
+    kinds = [each["receiptType"] for each in exported(own.work / "k.ndjson")]
+    assert kinds.count("key.created") == kinds.count("key.rotated") == 3
+
+
+def test_a_rotation_waits_for_the_ledger_service_and_can_be_taken_back(own: Installation) -> None:
+    own.run("up")
+    pid = own.pid("ledger")
+    rotate = ("keys", "rotate", "--kid", "witness-2", "--no-probe")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        waiting = own.run(*rotate, "--timeout", "2", check=False)
+        assert waiting.code == 2
+        assert "waits to be endorsed" in json.dumps(waiting.json) + waiting.talk
+        keys = {key["kid"]: key["state"] for key in own.run("keys", "list").json["keys"]}
+        assert (keys["witness-1"], keys["witness-2"]) == ("active", "pending")
+        assert own.run(*rotate, "--cancel").json == {"kid": "witness-2", "cancelled": True}
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert own.run(*rotate).json["key"]["state"] == "active"
+
+
+def test_callers_cannot_write_to_the_system_tenant(own: Installation) -> None:
+    own.run("up")
+    (own.work / "m.ndjson").write_bytes(b"".join(shipped_mutations()[:1]))
+    refused = own.run("import", "m.ndjson", "--tenant", "system", "--ledger", "keys", check=False)
+    assert refused.code != 0
+    assert "written by the services" in json.dumps(refused.json) + refused.talk
+
+
+def test_a_revocation_tells_what_is_covered_from_what_came_later(own: Installation) -> None:
+    own.run("up")
+    for tenant in ("early", "late"):
+        (own.work / "m.ndjson").write_bytes(b"".join(shipped_mutations()[:20]))
+        own.run("import", "m.ndjson", "--tenant", tenant)
+        if tenant == "early":
+            out = ("--out", "x.ndjson", "--checkpoint-out", "kept.txt")
+            own.run("export", "--tenant", tenant, *out)
+    active = own.run("keys", "revoke", "witness-1", "--reason", "stolen", check=False)
+    assert active.code == 2
+    assert "--replace-by" in json.dumps(active.json) + active.talk
+    revoke = ("keys", "revoke", "witness-1", "--after", "kept.txt", "--reason", "stolen")
+    revoked = own.run(*revoke, "--replace-by", "witness-2").json
+    assert (revoked["key"]["state"], revoked["replaced_by"]) == ("revoked", "witness-2")
+    assert revoked["receipt"]
+    own.run("keys", "jwks", "--out", "j.json")
+    for name, arguments in (
+        ("early", ("--tenant", "early", "--checkpoint", "kept.txt")),
+        ("unplaced", ("--tenant", "early", "--earlier", "0")),
+        ("late", ("--tenant", "late", "--checkpoint", "kept.txt")),
+        ("keys", ("--tenant", "system", "--ledger", "keys")),
+    ):
+        own.run("export", *arguments, "--out", f"{name}.ndjson")
+    pin = (own.data.path / "key-ledger.pin").read_text().strip()
+    ledger = ("--key-ledger", "keys.ndjson", "--pin", pin)
+    holds = own.run("verify", "early.ndjson", "--keys", "j.json", *ledger, data_dir=False)
+    assert holds.json["status"] == "verified"
+    for name, why in (("unplaced", "does not show"), ("late", "after the checkpoint")):
+        broken = own.run("verify", f"{name}.ndjson", *ledger, data_dir=False, check=False)
+        assert (broken.code, broken.json["finding"]) == (1, "key_not_valid")
+        assert why in broken.json["message"]
+    # A set from before the revocation disagrees with the key ledger.
+    jwks = json.loads((own.work / "j.json").read_bytes())
+    for key in jwks["keys"]:
+        if key["kid"] == "witness-1":
+            ours = key["provledger"]
+            key["provledger"] = {**ours, "state": "retired"}
+            del key["provledger"]["revocationReason"]
+    (own.work / "old.json").write_text(json.dumps(jwks))
+    old = ("--keys", "old.json", *ledger)
+    refused = own.run("verify", "early.ndjson", *old, data_dir=False, check=False)
+    assert refused.code == 1
+    assert "disagree" in refused.json["message"]
+
+
+def test_the_registry_is_rebuilt_from_the_key_ledger(own: Installation) -> None:
+    own.run("up")
+    own.run("keys", "rotate", "--kid", "witness-2", "--no-probe")
+    own.run("export", "--tenant", "system", "--ledger", "keys", "--out", "k.ndjson")
+    pin = (own.data.path / "key-ledger.pin").read_text().strip()
+    refused = own.run("keys", "rebuild", "k.ndjson", "--pin", pin, check=False)
+    assert refused.code == 2
+    assert "begin with an empty one" in json.dumps(refused.json) + refused.talk
+
+
+def commands_of(runbook: Path) -> Iterator[list[str]]:
+    """The commands of a runbook: the lines with a prompt, in blocks of kind `console`."""
+    for block in re.findall(r"```console\n(.*?)```", runbook.read_text(), re.DOTALL):
+        for line in block.splitlines():
+            assert line.startswith("$ "), line
+            yield shlex.split(line[2:])
+
+
+@pytest.mark.parametrize("name", ["kms-rotate", "kms-outage", "key-compromise"])
+def test_commands_of_the_runbook_do_what_they_say(own: Installation, name: str) -> None:
+    own.run("up")
+    (own.work / "m.ndjson").write_bytes(b"".join(shipped_mutations()[:20]))
+    own.run("import", "m.ndjson", "--tenant", "demo")
+    modules = {"provledger": "provledger_cli", "keys": "provledger_cli.keys_main"}
+    for command in commands_of(RUNBOOKS / f"{name}.md"):
+        done = subprocess.run(
+            [sys.executable, "-m", modules[command[0]], *command[1:]],
+            cwd=own.work,
+            env={**os.environ, "PROVLEDGER_DATA_DIR": "data", "COLUMNS": "200"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"

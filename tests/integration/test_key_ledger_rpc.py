@@ -1,0 +1,104 @@
+"""The key ledger's RPCs on a real keys service: the journal survives, a registry is rebuilt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from keys_svc import journal
+from keys_svc.registry import Registry
+from provledger import jcs
+from provledger.api.keys.v1 import keys_pb2 as pb
+from provledger.errors import FailedPreconditionError, InvalidArgumentError
+from provledger.keyset import KeyPurpose, KeyState
+from provledger.rpc.key_events import PURPOSES_PB, endorsement_to_pb, event_from_pb
+from tests.integration.test_keys_svc import keys_on
+from tests.unit.test_key_events import C1, H1, R1, W1, W2
+from tests.unit.test_keys_journal import binding, carry, rotate
+
+RECEIPT = "tenants/system/ledgers/keys/receipts/019aa2a3-4768-71e1-a1e1-e1e1e1e1e1e1"
+
+
+def history() -> Registry:
+    """A registry with a rotation and a revocation behind it."""
+    registry = Registry()
+    for key, purpose in zip((W1, C1, H1), KeyPurpose, strict=True):
+        registry = registry.create(binding(key, purpose), 10)
+    registry = carry(journal.propose_genesis(registry, binding(R1), 20))
+    return carry(journal.revoke(carry(rotate(registry, W2)), "witness-1", "stolen", 600))
+
+
+async def test_an_empty_registry_is_rebuilt_and_stays_so(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'keys.sqlite3'}"
+    events = history().events
+    request = pb.RebuildRegistryRequest(
+        payloads=[each.signed.encode() for each in events],
+        receipts=[RECEIPT] * len(events),
+        pin=R1.thumbprint,
+    )
+    async with keys_on(url, tmp_path) as keys:
+        for damage in ({"pin": W2.thumbprint}, {"payloads": request.payloads[1:]}):
+            bad = pb.RebuildRegistryRequest()
+            bad.CopyFrom(request)
+            for name, value in damage.items():
+                bad.ClearField(name)
+                bad.MergeFrom(pb.RebuildRegistryRequest(**{name: value}))  # type: ignore[arg-type]
+            with pytest.raises(InvalidArgumentError):
+                await keys.ask("RebuildRegistry", bad)
+        assert (await keys.ask("RebuildRegistry", request)).key_count == 4
+        with pytest.raises(FailedPreconditionError):
+            await keys.ask("RebuildRegistry", request)
+    # Started again, on what was stored.
+    async with keys_on(url, tmp_path) as keys:
+        states = {key.kid: key.state for key in await keys.jwks()}
+        assert states == {
+            "witness-1": KeyState.REVOKED,
+            "witness-2": KeyState.ACTIVE,
+            "checkpoint-1": KeyState.ACTIVE,
+            "head-1": KeyState.ACTIVE,
+        }
+        listed = (await keys.ask("ListKeyEvents", pb.ListKeyEventsRequest())).events
+        assert [each.payload for each in listed] == [each.signed.encode() for each in events]
+
+
+async def test_the_journal_is_there_after_a_restart_at_every_step(tmp_path: Path) -> None:
+    """Killed between any two steps, the service goes on where its journal stands."""
+    url = f"sqlite:///{tmp_path / 'keys.sqlite3'}"
+    async with keys_on(url, tmp_path) as keys:
+        for key, purpose in zip((W1, C1, H1), PURPOSES_PB.values(), strict=True):
+            await keys.create(purpose, kid=key.kid, uri=f"local:{key.kid}.pem", jwk=_jwk(key.jwk))
+        request = pb.ProposeGenesisRequest(recovery_kid=R1.kid, recovery_jwk=_jwk(R1.jwk))
+        await keys.ask("ProposeGenesis", request)
+    makers = {each.kid: each for each in (W1, W2, C1, H1, R1)}
+    rotated = False
+    for _ in range(12):
+        async with keys_on(url, tmp_path) as keys:
+            listed = (await keys.ask("ListKeyEvents", pb.ListKeyEventsRequest())).events
+            waiting = [each for each in listed if each.state != pb.KEY_EVENT_STATE_RECORDED]
+            if not waiting:
+                if rotated:
+                    break
+                rotated = True
+                answer = await keys.rotate(kid=W2.kid, uri="local:w2.pem", jwk=_jwk(W2.jwk))
+                assert answer.key.state == pb.KEY_STATE_PENDING
+                continue
+            event = waiting[0]
+            if event.state == pb.KEY_EVENT_STATE_SEALED:
+                record = pb.RecordKeyEventRequest(digest=event.digest, receipt=RECEIPT)
+                await keys.ask("RecordKeyEvent", record)
+                continue
+            read = event_from_pb(event.event)
+            kids = {*event.endorser_kids, event.event.kid}
+            request_2 = pb.EndorseKeyEventRequest(
+                digest=event.digest,
+                endorsements=[endorsement_to_pb(makers[kid].endorse(read)) for kid in kids],
+            )
+            await keys.ask("EndorseKeyEvent", request_2)
+    async with keys_on(url, tmp_path) as keys:
+        states = {key.kid: key.state for key in await keys.jwks()}
+    assert (states["witness-1"], states["witness-2"]) == (KeyState.DRAINING, KeyState.ACTIVE)
+
+
+def _jwk(jwk: dict[str, str]) -> bytes:
+    return jcs.encode(dict(jwk))
