@@ -14,6 +14,7 @@ from ledger_svc.chain import LedgerInfo, Linked
 from ledger_svc.config import Settings
 from ledger_svc.genesis import LedgerMaker
 from ledger_svc.guard import Guard
+from ledger_svc.lag import Lag
 from ledger_svc.progress import Progress, Sinks
 from ledger_svc.reads import LedgerDirectory, Reads
 from ledger_svc.relay import Relay, RelayLimits
@@ -47,6 +48,7 @@ class Service:
     relay: Relay
     guard: Guard
     storage: Storage
+    lag: Lag
 
     async def close(self) -> None:
         """Flush what waits, then close the database. The relay is stopped before."""
@@ -67,7 +69,8 @@ def assemble(
     """A service over a database and the stubs of its neighbours, real ones or in memory."""
     timeout_s = settings.anchor_timeout_s
     witness_client = WitnessClient(witness, timeout_s=settings.witness_timeout_s)
-    guard = Guard(storage, anchor, timeout_s=timeout_s)
+    lag = Lag(anchor, timeout_s=timeout_s)
+    guard = Guard(storage, anchor, lag, timeout_s=timeout_s)
     sinks = Sinks(anchor, timeout_s=timeout_s)
     progress = Progress(storage, sinks)
     reads = Reads(storage, anchor, sinks)
@@ -122,7 +125,7 @@ def assemble(
             stream_in_flight=settings.stream_in_flight,
         )
     )
-    return Service(servicer, appender, relay, guard, storage)
+    return Service(servicer, appender, relay, guard, storage, lag)
 
 
 async def build(settings: Settings) -> App:
@@ -157,7 +160,7 @@ async def build(settings: Settings) -> App:
 
     return App(
         services=[(ledger_pb2_grpc.add_LedgerServiceServicer_to_server, service.servicer)],
-        background=[service.relay.run, lambda: check_all(service)],
+        background=[service.relay.run, service.lag.run, lambda: check_all(service)],
         close=close,
     )
 

@@ -1,4 +1,4 @@
-"""RFC 3161: a response that brings its own root must not verify (`derived/rfc3161-embedded-root`)."""
+"""RFC 3161: responses that bring their own root (`derived/rfc3161-embedded-root`)."""
 
 from __future__ import annotations
 
