@@ -1,4 +1,6 @@
-"""Stops appends while anchoring is later than a fail-closed policy allows (`docs/trust.md`).
+"""Stops appends while anchoring is later than a fail-closed policy allows.
+
+docs/runbooks/anchor-outage.md says what to do then.
 
 The policy is the anchor's, which says whether it is kept. An anchor that says nothing for longer
 than the policy allows has broken it as well: nothing can have been anchored that it knows of.
