@@ -40,7 +40,7 @@ NOT_REASONS = frozenset(_ERROR_CODES.values()) | frozenset(
     # Words of protocols and of other libraries that are written in capitals.
     "UNKNOWN BEGIN CREATE UPDATE DELETE ED25519 ECDSA ES256 GOAWAY RST_STREAM SECONDS XX001 XX002 "
     "CLOCK_BOOTTIME XDG_DATA_HOME HOME PATH FILE SERVING NOT_SERVING SERVICE_UNKNOWN HMAC BLAKE3 "
-    "NAME NONE PKCS11 GRPC_VERBOSITY OPENSSL_CONF OPENSSL_MODULES".split()
+    "NAME NONE PKCS11 GRPC_VERBOSITY OPENSSL_CONF OPENSSL_MODULES POST SHA256 COMPLIANCE".split()
 )
 """Texts in capitals that are no reasons. Names of environment variables are left out by prefix."""
 
@@ -120,7 +120,7 @@ def _is_reason(value: str) -> bool:
         len(value) > 3
         and _REASON_RE.fullmatch(value) is not None
         and value not in NOT_REASONS
-        and not value.startswith(("PROVLEDGER_", "OTEL_", "SQLITE_", "PG_"))
+        and not value.startswith(("PROVLEDGER_", "AUDIT_", "OTEL_", "SQLITE_", "PG_"))
     )
 
 

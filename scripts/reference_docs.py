@@ -31,7 +31,7 @@ from provledger_cli.verbs.fips import app as fips_app
 
 DOCS = REPO / "docs"
 PROTO = REPO / "proto" / "provledger" / "api"
-SERVICES = ("keys", "witness", "ledger", "anchor")
+SERVICES = ("keys", "witness", "ledger", "anchor", "notary")
 
 CALLED_BY = {
     "AnchorService": "commands",
@@ -89,7 +89,9 @@ def settings_blocks() -> dict[str, str]:
     shared = {item.name for item in dataclasses.fields(ServerSettings)}
     blocks = {"settings-shared": _settings_table(describe(ServerSettings, "service"), shared=True)}
     for service in SERVICES:
-        own = [row for row in settings_of(service) if row.field not in shared]
+        # The notary speaks HTTP and stands alone: nothing of it is shared.
+        skipped = set() if service == "notary" else shared
+        own = [row for row in settings_of(service) if row.field not in skipped]
         blocks[f"settings-{service}"] = _settings_table(own)
     return blocks
 

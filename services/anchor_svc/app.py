@@ -11,10 +11,10 @@ from typing import Final
 
 from anchor_svc.checkpointing import make_origin
 from anchor_svc.config import Settings
+from anchor_svc.opening import check_usable, open_sinks, prove, read_policy
 from anchor_svc.openlog import OpenLog
 from anchor_svc.recovery import LOG_UID_BYTES, create_log
 from anchor_svc.servicer import AnchorServicer
-from anchor_svc.sinks import open_sink
 from anchor_svc.storage import LogRow, Storage
 from anchor_svc.storage.sql import SQLStorage
 from anchor_svc.storage.tables import MIGRATIONS, SCHEMA
@@ -46,7 +46,8 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
     """
     launch.check_suite_setting("PROVLEDGER_ANCHOR_SUITE", settings.suite)
     make_origin(settings.origin_prefix, bytes(LOG_UID_BYTES))
-    sinks = [open_sink(uri) for uri in settings.sink_uris()]
+    policy = None if settings.policy is None else read_policy(settings.policy)
+    sinks = open_sinks(settings.sink_uris(), policy)
     async with AsyncExitStack() as undo:
         engine = open_engine(settings.database_url, SCHEMA)
         undo.callback(engine.dispose)
@@ -70,6 +71,8 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
         row = await storage.default_log()
         if row is None:
             row = await _new_log(settings, storage, await _wait_for_key(ring), clock())
+        check_usable(sinks, policy, row.suite)
+        await prove(sinks)
         opened = OpenLog(
             row,
             storage,
@@ -81,6 +84,7 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
             max_batch_leaves=settings.max_batch_leaves,
             max_queued_leaves=settings.max_queued_leaves,
             clock=clock,
+            policy=policy,
         )
         undo.push_async_callback(opened.close)
         await opened.open()

@@ -42,7 +42,20 @@ class Settings(ServerSettings):
     )
     sinks: tuple[str, ...] = field(
         default=(),
-        metadata={"doc": "URIs of the sinks that published checkpoints go to: file:///directory."},
+        metadata={
+            "doc": "URIs of the sinks that published checkpoints go to: file:///directory, "
+            "https://host/prefix?protocol=tlog-witness&vkey=KEY, "
+            "https://host/path?protocol=rfc3161&cert=FILE&chain=FILE, "
+            "s3://bucket/prefix?mode=COMPLIANCE. Those of the policy come on top."
+        },
+    )
+    policy: Path | None = field(
+        default=None,
+        metadata={
+            "doc": "Policy file (c2sp.org/tlog-policy with our sinks): what makes a checkpoint "
+            "anchored, within what time, and what happens otherwise. Without one, every sink must "
+            "hold it."
+        },
     )
     publish_interval_ms: int = field(
         default=1000,

@@ -10,7 +10,7 @@ from typing import Final
 from anchor_svc.checkpointing import LeafRun
 from anchor_svc.paging import page_token, read_page_token
 from anchor_svc.reader import Proof, Proven
-from anchor_svc.state import LogIdentity, SignedCheckpoint
+from anchor_svc.state import LogIdentity, LogState, SignedCheckpoint
 from anchor_svc.storage import AnchorRow
 from anchor_svc.submission import (
     MAX_ENTRIES,
@@ -111,7 +111,14 @@ def anchor_page_to_pb(
 
 
 def log_to_pb(
-    log: LogIdentity, *, vkey: str, thumbprint: bytes, size: int, published: int, anchored: int
+    log: LogIdentity,
+    *,
+    vkey: str,
+    thumbprint: bytes,
+    size: int,
+    published: int,
+    anchored: int,
+    policy: pb.AnchorPolicy | None = None,
 ) -> pb.Log:
     """A log, with its sizes as of one moment."""
     return pb.Log(
@@ -124,6 +131,18 @@ def log_to_pb(
         tree_size=size,
         published_size=published,
         anchored_size=anchored,
+        policy=policy,
+    )
+
+
+def policy_to_pb(state: LogState) -> pb.AnchorPolicy | None:
+    """What was promised of anchoring, and whether it is kept."""
+    if state.policy is None:
+        return None
+    return pb.AnchorPolicy(
+        fail_closed=state.policy.fail_closed,
+        within_s=state.policy.within_s or 0,
+        overdue=state.overdue,
     )
 
 
@@ -185,10 +204,15 @@ def evidence_to_pb(row: AnchorRow) -> common_pb2.AnchorEvidence:
     )
 
 
-def watch_to_pb(checkpoint: SignedCheckpoint, anchored_size: int) -> pb.WatchCheckpointsResponse:
+def watch_to_pb(
+    checkpoint: SignedCheckpoint, anchored_size: int, policy: pb.AnchorPolicy | None = None
+) -> pb.WatchCheckpointsResponse:
     """One message of a watch."""
     return pb.WatchCheckpointsResponse(
-        checkpoint=checkpoint.note, tree_size=checkpoint.size, anchored_size=anchored_size
+        checkpoint=checkpoint.note,
+        tree_size=checkpoint.size,
+        anchored_size=anchored_size,
+        policy=policy,
     )
 
 

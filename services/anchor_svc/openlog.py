@@ -8,8 +8,10 @@ from typing import Final
 
 from anchor_svc.committer import Committer, Outcome, Queued
 from anchor_svc.keys import Keys
+from anchor_svc.overdue import Overdue
 from anchor_svc.proofs import TileCache
 from anchor_svc.publisher import Publisher
+from anchor_svc.quorum import Quorum
 from anchor_svc.reader import Reader
 from anchor_svc.recovery import check_note
 from anchor_svc.relay import Relays
@@ -20,6 +22,7 @@ from anchor_svc.submission import Submission, check_suite
 from anchor_svc.tilestore import TileStore
 from provledger import telemetry
 from provledger.batching import GroupCommit
+from provledger.policy import Policy
 
 MAX_BATCH_BYTES: Final = 16 * 1024 * 1024
 MAX_QUEUED_BYTES: Final = 64 * 1024 * 1024
@@ -41,16 +44,17 @@ class OpenLog:
         max_batch_leaves: int,
         max_queued_leaves: int,
         clock: Callable[[], int],
+        policy: Policy | None = None,
     ) -> None:
         self.identity = LogIdentity(row.log_uid, row.origin, row.suite)
-        self.state = LogState(has_sinks=bool(sinks))
+        self.state = LogState(has_sinks=bool(sinks), policy=policy)
         self._storage = storage
         self.store = TileStore(data_dir, row.log_uid)
         cache = TileCache(self.store, self.identity.hasher)
         self.committer = Committer(self.identity, storage, cache, keys, self.state, clock=clock)
-        self.reader = Reader(
-            self.identity, storage, self.state, keys, [sink.uri for sink in sinks], clock=clock
-        )
+        quorum = Quorum(policy, [sink.uri for sink in sinks])
+        self.reader = Reader(self.identity, storage, self.state, keys, quorum, clock=clock)
+        self.overdue = Overdue(self.identity, storage, self.state, quorum, clock=clock)
         self.publisher = Publisher(
             self.identity,
             storage,
@@ -61,7 +65,14 @@ class OpenLog:
             clock=clock,
         )
         self.relays = Relays(
-            self.identity, storage, self.state, sinks, deadline_s=sink_deadline_s, clock=clock
+            self.identity,
+            storage,
+            self.state,
+            sinks,
+            quorum=quorum,
+            consistency=self.reader.consistency,
+            deadline_s=sink_deadline_s,
+            clock=clock,
         )
         self._batcher: GroupCommit[Queued, Outcome] = GroupCommit(
             self.committer.flush,
@@ -87,11 +98,12 @@ class OpenLog:
                 SignedCheckpoint(published.size, published.root, published.note)
             )
         await self.relays.open()
+        await self.overdue.look()
 
     @property
     def background(self) -> Sequence[Callable[[], Awaitable[None]]]:
         """What has to run as long as the log is open; FencedError ends it."""
-        return (self.committer.heal, self.publisher.run, self.relays.run)
+        return (self.committer.heal, self.publisher.run, self.relays.run, self.overdue.run)
 
     async def close(self) -> None:
         """Finish the flushes that wait, and release files and sinks."""
@@ -122,12 +134,12 @@ class OpenLog:
 
         Whoever is slow to ask for the next one skips those in between.
         """
-        sent: tuple[int, int] | None = None
+        sent: tuple[int, int, bool] | None = None
         while True:
             changed = self.state.changed()
             newest = self._newest(published=published)
             if newest is not None:
-                now = (newest.size, self.state.anchored_size)
+                now = (newest.size, self.state.anchored_size, self.state.overdue)
                 if now != sent:
                     sent = now
                     yield newest, self.state.anchored_size

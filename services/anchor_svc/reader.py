@@ -1,7 +1,7 @@
 """Everything that is asked of a log: proofs, checkpoints, heads, evidence.
 
 Which checkpoint an answer is for: the one asked for, if it is signed; by default the newest that
-every sink holds, if that covers what is asked about, else the newest signed one. Reading tiles and
+enough sinks hold, if that covers what is asked about, else the newest signed one. Reading tiles and
 making proofs happens in threads; what is returned has been checked (`proofs`).
 """
 
@@ -18,6 +18,7 @@ from anchor_svc.admission import check_entry, damaged_ledger
 from anchor_svc.checkpointing import clip_runs
 from anchor_svc.keys import SIGN_TIMEOUT_S, Keys, signing_failed
 from anchor_svc.proofs import Prover
+from anchor_svc.quorum import Quorum
 from anchor_svc.recovery import check_note
 from anchor_svc.state import LogIdentity, LogState, SignedCheckpoint
 from anchor_svc.storage import AnchorRow, Storage
@@ -63,7 +64,7 @@ class Reader:
         storage: Storage,
         state: LogState,
         keys: Keys,
-        sinks: Sequence[str],
+        quorum: Quorum,
         *,
         clock: Callable[[], int],
     ) -> None:
@@ -71,7 +72,7 @@ class Reader:
         self._storage = storage
         self._state = state
         self._keys = keys
-        self._sinks = frozenset(sinks)
+        self._quorum = quorum
         self._clock = clock
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="anchor-proofs")
 
@@ -255,9 +256,7 @@ class Reader:
 
     async def _proven(self, proofs: Sequence[Proof], target: SignedCheckpoint) -> Proven:
         evidence = await self._storage.evidence(self._log.uid, target.size)
-        held_by = {row.sink for row in evidence}
-        anchored = bool(self._sinks) and held_by >= self._sinks
-        return Proven(proofs, target, evidence, anchored)
+        return Proven(proofs, target, evidence, self._quorum.met(evidence))
 
     async def _with_prover(self, target: SignedCheckpoint, work: Callable[[Prover], T]) -> T:
         """`work` on the proofs for a checkpoint, in a thread."""

@@ -4,17 +4,22 @@ Each sink has its own cursor in the database, its own deadline and backoff, and 
 published checkpoint when it is ready for one: those skipped are covered by consistency. A sink that
 is dead, slow or wrong delays nobody, and never an append.
 
-What a receipt needs is one checkpoint that *every* sink holds. Slow sinks that always took the
-newest might never meet; so a sink that finds others ahead of it joins the nearest (`choose`).
+What a receipt needs is one checkpoint that enough sinks hold: all of them, or what a policy asks
+for (`anchor_svc.quorum`). Slow sinks that always took the newest might never meet; so a sink that
+finds others ahead of it joins the nearest (`choose`).
+
+A sink that fails `BREAK_AFTER` times in a row has its circuit open: it is asked again only as often
+as the backoff's cap says, which is logged once, until it answers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
+from anchor_svc.quorum import Quorum
 from anchor_svc.sinks import (
     AnchorSink,
     Evidence,
@@ -32,10 +37,13 @@ log = logs.get(__name__)
 
 RETRY: Final = RetryPolicy(attempts=1_000_000, base_s=0.25, cap_s=60.0, budget_s=float("inf"))
 MAX_EVIDENCE_BYTES: Final = 64 * 1024
+BREAK_AFTER: Final = 8
+_PAGE: Final = 500
 
 _lag = telemetry.gauge("anchor.sink.lag", doc="Published leaves that a sink does not cover yet")
 _anchored = telemetry.counter("anchor.sink.anchored", doc="Checkpoints a sink acknowledged")
 _failed = telemetry.counter("anchor.sink.failed", doc="Attempts that failed, by sink")
+_open_circuit = telemetry.gauge("anchor.sink.circuit_open", doc="1 while a sink counts as away")
 
 
 def choose(cursor: int, floor: int, others: Iterable[int], newest: int) -> int:
@@ -60,6 +68,8 @@ class Relays:
         state: LogState,
         sinks: Sequence[AnchorSink],
         *,
+        quorum: Quorum,
+        consistency: Callable[[int, int], Awaitable[tuple[Sequence[bytes], int]]],
         deadline_s: float,
         clock: Callable[[], int],
         rng: random.Random | None = None,
@@ -69,6 +79,8 @@ class Relays:
         self._storage = storage
         self._state = state
         self._sinks = list(sinks)
+        self._quorum = quorum
+        self._consistency = consistency
         self._deadline_s = deadline_s
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
@@ -78,13 +90,14 @@ class Relays:
         self._cursors: dict[str, int] = {}
         self._floors: dict[str, int] = {}
         self._busy: dict[str, int] = {}
+        self._failures: dict[str, int] = {}
 
     async def open(self) -> None:
         """Read how far each sink is."""
         self._cursors = dict(await self._storage.cursors(self._log.uid, self._names))
         # What an earlier process handed over without hearing back was published before.
         self._floors = dict.fromkeys(self._names, self._state.published_size)
-        await self._note_anchored()
+        await self._find_anchored()
 
     async def run(self) -> None:
         """Relay to all sinks, as long as the service runs."""
@@ -108,21 +121,49 @@ class Relays:
                 await self._relay(sink, target)
                 repeat = None
                 delays = self._retry.delays(self._rng)
+                self._answered(sink.uri)
                 continue
             except SinkIntegrityError as error:
                 # Kept at: a newer checkpoint might go through, and the alarm be forgotten.
                 repeat = target
+                wait_s = None
                 log.error("anchor.sink_integrity", exc_info=error, sink=sink.uri)
             except ProvledgerError as error:
-                log.warning("anchor.sink_failed", exc_info=error, sink=sink.uri)
+                wait_s = getattr(error, "retry_after_s", None)
+                self._log_failure(sink.uri, error)
             except Exception as error:
                 # A sink may be anybody's code: whatever it raises is its own affair.
+                wait_s = None
                 log.error("anchor.sink_failed", exc_info=error, sink=sink.uri)
             finally:
                 self._busy.pop(sink.uri, None)
                 self._record_lag(sink.uri)
             _failed.add(1, {"sink": sink.uri})
-            await asyncio.sleep(next(delays, self._retry.cap_s))
+            broken = self._count_failure(sink.uri)
+            delay_s = next(delays, self._retry.cap_s)
+            if wait_s is not None:
+                # Whoever asks to be left alone is, though not for ever.
+                delay_s = max(delay_s, min(wait_s, self._retry.cap_s))
+            if broken:
+                delay_s = max(delay_s, self._retry.cap_s * self._rng.uniform(0.5, 1.0))
+            await asyncio.sleep(delay_s)
+
+    def _answered(self, sink: str) -> None:
+        if self._failures.pop(sink, 0) >= BREAK_AFTER:
+            _open_circuit.set(0, {"sink": sink})
+            log.warning("anchor.sink_back", sink=sink)
+
+    def _count_failure(self, sink: str) -> bool:
+        """Whether the sink's circuit is open now."""
+        failures = self._failures[sink] = self._failures.get(sink, 0) + 1
+        if failures == BREAK_AFTER:
+            _open_circuit.set(1, {"sink": sink})
+            log.error("anchor.sink_away", sink=sink, failures=failures)
+        return failures >= BREAK_AFTER
+
+    def _log_failure(self, sink: str, error: ProvledgerError) -> None:
+        if self._failures.get(sink, 0) < BREAK_AFTER:
+            log.warning("anchor.sink_failed", exc_info=error, sink=sink)
 
     async def _next(self, sink: str) -> SignedCheckpoint:
         """Wait until there is something for a sink, and choose what."""
@@ -146,14 +187,25 @@ class Relays:
             await changed.wait()
 
     async def _relay(self, sink: AnchorSink, target: SignedCheckpoint) -> None:
-        checkpoint = PublishedCheckpoint(self._log.origin, target.size, target.root, target.note)
+
+        async def prove(old_size: int) -> Sequence[bytes]:
+            return (await self._consistency(old_size, target.size))[0]
+
+        checkpoint = PublishedCheckpoint(
+            self._log.origin,
+            target.size,
+            target.root,
+            target.note,
+            known_size=self._cursors[sink.uri],
+            prove=prove,
+        )
         evidence = await self._attempt(sink, checkpoint)
         row = AnchorRow(target.size, sink.uri, evidence.kind, self._clock(), evidence.data)
         # If this fails, the sink is handed the checkpoint again, and says the same.
         await self._storage.add_anchor(self._log.uid, row)
         self._cursors[sink.uri] = max(self._cursors[sink.uri], target.size)
         _anchored.add(1, {"sink": sink.uri})
-        await self._note_anchored()
+        await self._note_anchored(target.size)
 
     async def _attempt(self, sink: AnchorSink, checkpoint: PublishedCheckpoint) -> Evidence:
         try:
@@ -165,15 +217,26 @@ class Relays:
             raise SinkError("the evidence is too large to be kept")
         return evidence
 
-    async def _note_anchored(self) -> None:
-        """Find the newest checkpoint that all sinks hold, if it is newer than the one known."""
-        if not self._names:
-            return
-        known = max(self._state.anchored_size, 0)
-        size = await self._storage.anchored_size(self._log.uid, self._names, known)
-        row = None if size is None else await self._storage.checkpoint(self._log.uid, size)
+    async def _find_anchored(self) -> None:
+        """Find the newest checkpoint that enough sinks hold, from the newest evidence down."""
+        after: tuple[int, str] | None = None
+        while self._names:
+            rows = await self._storage.anchors(self._log.uid, after=after, sink="", limit=_PAGE)
+            for size in dict.fromkeys(row.size for row in rows):
+                if await self._note_anchored(size):
+                    return
+            if len(rows) < _PAGE:
+                return
+            after = (rows[-1].size, rows[-1].sink)
+
+    async def _note_anchored(self, size: int) -> bool:
+        """Take a checkpoint as anchored if enough sinks hold it; whether they do."""
+        if not self._quorum.met(await self._storage.evidence(self._log.uid, size)):
+            return False
+        row = await self._storage.checkpoint(self._log.uid, size)
         if row is not None and row.note is not None and row.size > self._state.anchored_size:
             self._state.set_anchored(SignedCheckpoint(row.size, row.root, row.note))
+        return True
 
     def _record_lag(self, sink: str) -> None:
         lag = max(0, self._state.published_size - self._cursors.get(sink, 0))

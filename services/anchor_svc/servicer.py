@@ -41,6 +41,7 @@ class AnchorServicer(anchor_pb2_grpc.AnchorServiceServicer):
             size=log.state.signed_size,
             published=log.state.published_size,
             anchored=log.state.anchored_size,
+            policy=convert.policy_to_pb(log.state),
         )
         return pb.GetLogResponse(log=message)
 
@@ -113,7 +114,9 @@ class AnchorServicer(anchor_pb2_grpc.AnchorServiceServicer):
         log = self._log(request.log)
         async with aclosing(log.watch(published=request.published)) as checkpoints:  # type: ignore[type-var]
             async for checkpoint, anchored_size in checkpoints:
-                yield convert.watch_to_pb(checkpoint, anchored_size)
+                yield convert.watch_to_pb(
+                    checkpoint, anchored_size, convert.policy_to_pb(log.state)
+                )
 
     async def GetLedgerHead(
         self, request: pb.GetLedgerHeadRequest, context: Context

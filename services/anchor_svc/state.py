@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from anchor_svc.proofs import View
 from provledger.errors import UnavailableError
 from provledger.hashing import Hasher, suite
+from provledger.policy import Policy
 
 NO_SINKS = -1
 """Anchored size of a log without sinks."""
@@ -49,20 +50,23 @@ class LogState:
     """The newest signed, published and anchored heads, and how to wait for newer ones.
 
     view: newest signed one, with the tree; None until the first is signed.
-    published: newest published one. anchored: newest one that every sink holds.
+    published: newest published one. anchored: newest one that enough sinks hold.
     anchored_size: its size, 0 before the first, -1 if there are no sinks.
+    policy: what was promised of anchoring. overdue: whether that is broken at the moment.
     """
 
-    def __init__(self, *, has_sinks: bool) -> None:
+    def __init__(self, *, has_sinks: bool, policy: Policy | None = None) -> None:
         self.view: View | None = None
         self.published: SignedCheckpoint | None = None
         self.anchored: SignedCheckpoint | None = None
+        self.policy: Policy | None = policy
+        self.overdue = False
         self._has_sinks = has_sinks
         self._changed = asyncio.Event()
 
     @property
     def anchored_size(self) -> int:
-        """Tree size every sink has acknowledged; 0 before the first, -1 without sinks."""
+        """Tree size that enough sinks have acknowledged; 0 before the first, -1 without sinks."""
         if not self._has_sinks:
             return NO_SINKS
         return 0 if self.anchored is None else self.anchored.size
@@ -100,8 +104,13 @@ class LogState:
         self._notify()
 
     def set_anchored(self, checkpoint: SignedCheckpoint) -> None:
-        """A newer head is held by every sink."""
+        """A newer head is held by enough sinks."""
         self.anchored = checkpoint
+        self._notify()
+
+    def set_overdue(self, overdue: bool) -> None:
+        """Something published waits for longer than the policy allows, or no longer does."""
+        self.overdue = overdue
         self._notify()
 
     def changed(self) -> asyncio.Event:

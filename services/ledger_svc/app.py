@@ -17,6 +17,7 @@ from ledger_svc.config import Settings
 from ledger_svc.genesis import LedgerMaker
 from ledger_svc.guard import Guard
 from ledger_svc.key_ledger import KeyLedger
+from ledger_svc.lag import Lag
 from ledger_svc.progress import Progress, Sinks
 from ledger_svc.reads import LedgerDirectory, Reads
 from ledger_svc.relay import Relay, RelayLimits
@@ -54,6 +55,7 @@ class Service:
     storage: Storage
     maker: LedgerMaker
     directory: LedgerDirectory
+    lag: Lag
 
     async def close(self) -> None:
         """Flush what waits, then close the database. The relay is stopped before."""
@@ -74,7 +76,8 @@ def assemble(
     """A service over a database and the stubs of its neighbours, real ones or in memory."""
     timeout_s = settings.anchor_timeout_s
     witness_client = WitnessClient(witness, timeout_s=settings.witness_timeout_s)
-    guard = Guard(storage, anchor, timeout_s=timeout_s)
+    lag = Lag(anchor, timeout_s=timeout_s)
+    guard = Guard(storage, anchor, lag, timeout_s=timeout_s)
     sinks = Sinks(anchor, timeout_s=timeout_s)
     progress = Progress(storage, sinks)
     reads = Reads(storage, anchor, sinks)
@@ -130,7 +133,7 @@ def assemble(
             stream_in_flight=settings.stream_in_flight,
         )
     )
-    return Service(servicer, appender, relay, guard, storage, maker, directory)
+    return Service(servicer, appender, relay, guard, storage, maker, directory, lag)
 
 
 async def build(settings: Settings) -> App:
@@ -158,7 +161,7 @@ async def build(settings: Settings) -> App:
         anchor,
         keys=None if ring is None else RingPolicy(ring),
     )
-    background = [service.relay.run, lambda: check_all(service)]
+    background = [service.relay.run, service.lag.run, lambda: check_all(service)]
     keys_channel: grpc.aio.Channel | None = None
     if ring is not None and settings.keys_endpoint is not None:
         keys_channel = channel(settings.keys_endpoint, tls)

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
 from ledger_svc.chain import LedgerInfo
+from ledger_svc.lag import Lag
 from ledger_svc.storage import Storage
 from provledger import logs
 from provledger.api.anchor.v1 import anchor_pb2
@@ -36,7 +37,8 @@ class StateStub(Protocol):
 class Guard:
     """Remembers for which ledgers the log was asked, and what came of it."""
 
-    def __init__(self, storage: Storage, anchor: Any, *, timeout_s: float) -> None:
+    def __init__(self, storage: Storage, anchor: Any, lag: Lag, *, timeout_s: float) -> None:
+        self._lag = lag
         self._storage = storage
         self._anchor: StateStub = anchor
         self._timeout_s = timeout_s
@@ -46,6 +48,7 @@ class Guard:
 
     def trust(self, ledger: LedgerInfo) -> None:
         """Take a ledger as confirmed: this process has just made it."""
+        self._lag.watch(ledger.log_name)
         self._confirmed.add(ledger.uid)
 
     async def check(self, ledger: LedgerInfo) -> None:
@@ -54,12 +57,15 @@ class Guard:
         Raises:
             FailedPreconditionError: LEDGER_BEHIND_ANCHOR, with what to do about it; or
                 LOG_NOT_FOUND.
-            UnavailableError: ANCHOR_NOT_ASKED, while the anchor has not answered yet.
+            UnavailableError: ANCHOR_NOT_ASKED, while the anchor has not answered; ANCHOR_OVERDUE,
+                while anchoring is later than a fail-closed policy allows.
         """
         if ledger.uid in self._confirmed:
+            self._lag.check(ledger.log_name)
             return
         async with self._locks.setdefault(ledger.uid, asyncio.Lock()):
             if ledger.uid in self._confirmed:
+                self._lag.check(ledger.log_name)
                 return
             asked_s, refusal = self._refusals.get(ledger.uid, (float("-inf"), None))
             if refusal is not None and time.monotonic() - asked_s < _ASK_AGAIN_S:
@@ -72,6 +78,7 @@ class Guard:
             self._refusals.pop(ledger.uid, None)
             self._confirmed.add(ledger.uid)
         self._locks.pop(ledger.uid, None)
+        self._lag.check(ledger.log_name)
 
     async def _ask(self, ledger: LedgerInfo) -> None:
         request = anchor_pb2.GetLedgerStateRequest(log=ledger.log_name, ledger_uid=ledger.uid)
@@ -79,6 +86,7 @@ class Guard:
             held = await call(
                 self._anchor.GetLedgerState, request, timeout_s=min(self._timeout_s, 5.0)
             )
+            await self._lag.ask(ledger.log_name)
         except StatusError as error:
             if error.code == "NOT_FOUND":
                 raise FailedPreconditionError(

@@ -14,6 +14,7 @@ from typing import Any, Final
 from provledger.errors import VerificationError
 from provledger.export import is_export, verify_export
 from provledger.keyset import KeySet
+from provledger.outside import NOBODY, Outside
 from provledger.receipt import MAX_RECEIPT_BYTES
 from provledger.report import Check, CheckResult, Outcome, Status
 from provledger.verify import Verifier
@@ -50,6 +51,7 @@ def verify_file(
     *,
     head: bytes | None = None,
     checkpoint: bytes | None = None,
+    outside: Outside = NOBODY,
     on_progress: Callable[[int, int], None] = lambda position_bytes, receipts: None,
 ) -> Verdict:
     """Verify an export, or a file that holds one receipt.
@@ -62,12 +64,13 @@ def verify_file(
         lines = source.lines()
         start = _first_part(lines)
         if len(start) == 1 and not is_export(start[0]):
-            return _one_receipt(start[0], keys)
+            return _one_receipt(start[0], keys, outside)
         return verify_lines(
             _chain(start, lines),
             keys,
             head=head,
             checkpoint=checkpoint,
+            outside=outside,
             on_progress=lambda count: on_progress(source.position_bytes, count),
         )
 
@@ -79,9 +82,12 @@ def verify_lines(
     head: bytes | None,
     checkpoint: bytes | None,
     on_progress: Callable[[int], None],
+    outside: Outside = NOBODY,
 ) -> Verdict:
     """Verify an export from its lines; raises VerificationError."""
-    report = verify_export(lines, keys, head=head, checkpoint=checkpoint, progress=on_progress)
+    report = verify_export(
+        lines, keys, head=head, checkpoint=checkpoint, progress=on_progress, outside=outside
+    )
     status = report.status
     truncation = {result.check: result.outcome for result in report.results}.get(Check.TRUNCATION)
     # Who gives a head or checkpoint asks a question; without its answer nothing is settled.
@@ -129,8 +135,8 @@ def _chain(start: list[bytes], rest: Iterator[bytes]) -> Iterator[bytes]:
     yield from rest
 
 
-def _one_receipt(data: bytes, keys: KeySet) -> Verdict:
-    report = Verifier(keys).verify(data)
+def _one_receipt(data: bytes, keys: KeySet, outside: Outside) -> Verdict:
+    report = Verifier(keys, outside).verify(data)
     return Verdict(
         subject=report.receipt,
         status=report.status,

@@ -17,6 +17,7 @@ from provledger_cli.verbs.fips import app as fips_app
 from provledger_cli.verbs.get import get
 from provledger_cli.verbs.import_ import import_
 from provledger_cli.verbs.list_ import list_
+from provledger_cli.verbs.notary import notary
 from provledger_cli.verbs.status import status
 from provledger_cli.verbs.up import up
 from provledger_cli.verbs.verify import verify
@@ -58,6 +59,7 @@ app.command("get")(get)
 app.command("list")(list_)
 app.command("export")(export)
 app.command("verify")(verify)
+app.command("notary")(notary)
 app.add_typer(keys_app, name="keys")
 app.add_typer(fips_app, name="fips")
 

@@ -45,6 +45,7 @@ class InMemoryAnchor:
         self._head_key = Ed25519PrivateKey.generate()
         self.sinks = sinks
         self.anchoring = True
+        self.policy: anchor_pb2.AnchorPolicy | None = None
         self._anchored = 0
         self.leaves: list[bytes] = [merkle.leaf_hash(b'{"log":{}}')]
         self.ledgers: dict[bytes, list[_Logged]] = {}
@@ -79,6 +80,7 @@ class InMemoryAnchor:
                 tree_size=len(self.leaves),
                 published_size=len(self.leaves),
                 anchored_size=self.anchored_size,
+                policy=self.policy,
             )
         )
 

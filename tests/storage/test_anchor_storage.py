@@ -233,16 +233,24 @@ async def test_first_evidence_of_a_sink_for_a_checkpoint_stays(
     assert await storage.evidence(LOG_UID, 2) == []
 
 
-async def test_cursors_and_the_size_all_sinks_hold(storage: Storage, epoch: int) -> None:
+async def test_cursors_are_the_largest_sizes(storage: Storage, epoch: int) -> None:
     held = {"a": [1, 3, 5, 9], "b": [1, 2, 5, 8], "gone": [1]}
     for sink, sizes in held.items():
         for size in sizes:
             await storage.add_anchor(LOG_UID, AnchorRow(size, sink, "file", size, b"{}"))
     assert await storage.cursors(LOG_UID, ["a", "b", "new"]) == {"a": 9, "b": 8, "new": 0}
-    assert await storage.anchored_size(LOG_UID, ["a", "b"], 0) == 5
-    assert await storage.anchored_size(LOG_UID, ["a", "b"], 5) is None
-    assert await storage.anchored_size(LOG_UID, ["a"], 0) == 9
-    assert await storage.anchored_size(LOG_UID, ["a", "new"], 0) is None
+
+
+async def test_oldest_published_above_a_size(storage: Storage, epoch: int) -> None:
+    assert await storage.oldest_published(LOG_UID, 0) is None
+    for size, now_ns in ((1, 50), (2, 60), (3, 70)):
+        if size > 1:
+            await storage.commit(LOG_UID, epoch, _flush(size - 1, [b"a"]))
+        await storage.store_note(LOG_UID, epoch, size, b"note", 0)
+        await storage.mark_published(LOG_UID, epoch, size, now_ns)
+    assert await storage.oldest_published(LOG_UID, 0) == 50
+    assert await storage.oldest_published(LOG_UID, 1) == 60
+    assert await storage.oldest_published(LOG_UID, 3) is None
 
 
 async def test_anchors_are_listed_newest_first_in_pages(storage: Storage, epoch: int) -> None:

@@ -32,6 +32,7 @@ from provledger.jwk import Algorithm, thumbprint_of
 from provledger.keyring import ActiveSigner
 from provledger.keyset import KeyPurpose
 from provledger.kms.errors import KMSUnavailableError
+from provledger.policy import Policy
 from tests.support.chain import START_NS, private_key
 
 KIDS = {KeyPurpose.CHECKPOINT: "checkpoint-1", KeyPurpose.HEAD: "head-1"}
@@ -138,6 +139,7 @@ def make_log(
     *,
     publish_interval_s: float = 0.01,
     clock: Callable[[], int] = lambda: START_NS,
+    policy: Policy | None = None,
 ) -> OpenLog:
     """A log, not yet opened, with settings for tests."""
     return OpenLog(
@@ -151,6 +153,7 @@ def make_log(
         max_batch_leaves=1000,
         max_queued_leaves=20_000,
         clock=clock,
+        policy=policy,
     )
 
 
@@ -182,6 +185,8 @@ async def running_log(
     wrap: Callable[[Storage], Storage] = lambda storage: storage,
     prepare: Callable[[OpenLog], None] = lambda log: None,
     publish_interval_s: float = 0.01,
+    clock: Callable[[], int] = lambda: START_NS,
+    policy: Policy | None = None,
 ) -> AsyncIterator[OpenLog]:
     """An open log, made if there is none; closed, not killed, at the end.
 
@@ -194,7 +199,16 @@ async def running_log(
     try:
         storage = wrap(inner)
         row = await new_row(inner, keys, suite_name)
-        log = make_log(storage, row, data_dir, keys, sinks, publish_interval_s=publish_interval_s)
+        log = make_log(
+            storage,
+            row,
+            data_dir,
+            keys,
+            sinks,
+            publish_interval_s=publish_interval_s,
+            clock=clock,
+            policy=policy,
+        )
         prepare(log)
         try:
             await log.open()

@@ -42,7 +42,7 @@ def options(command: Any) -> list[Any]:
 
 def test_the_verbs_are_those_of_the_manual() -> None:
     assert set(commands()) == {
-        *("up", "down", "status", "import", "append", "get", "list", "export", "verify"),
+        *("up", "down", "status", "import", "append", "get", "list", "export", "verify", "notary"),
         *("keys list", "keys show", "keys jwks", "keys rotate", "keys revoke", "keys rebuild"),
         "fips status",
     }

@@ -9,6 +9,8 @@ Two families hang from one root::
     │   ├── NoteError                   c2sp.org/signed-note
     │   │   └── CheckpointError         c2sp.org/tlog-checkpoint
     │   ├── TileError                   c2sp.org/tlog-tiles
+    │   ├── PolicyError                 c2sp.org/tlog-policy
+    │   ├── TlogProofError              c2sp.org/tlog-proof
     │   ├── EnvelopeError               DSSE
     │   ├── IdentifierError             names and ids of ours
     │   ├── ReceiptFormatError          a receipt, statement or export that cannot be read
@@ -74,6 +76,19 @@ class CheckpointError(NoteError):
 
 class TileError(InputError):
     """Tile coordinates or contents that break c2sp.org/tlog-tiles."""
+
+
+class PolicyError(InputError):
+    """A trust policy that cannot be read; `line` is counted from 1, 0 for the policy as a whole."""
+
+    def __init__(self, line: int, message: str) -> None:
+        super().__init__(f"policy, line {line}: {message}" if line else f"policy: {message}")
+        self.line = line
+        self.message = message
+
+
+class TlogProofError(InputError):
+    """A proof bundle that breaks c2sp.org/tlog-proof."""
 
 
 class EnvelopeError(InputError):

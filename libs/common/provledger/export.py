@@ -40,6 +40,7 @@ from provledger.hashing import SUITES
 from provledger.head import Head
 from provledger.keyset import KeySet
 from provledger.merkle import verify_consistency
+from provledger.outside import NOBODY, Outside
 from provledger.receipt import MAX_RECEIPT_BYTES, Receipt, parse_canonical_receipt
 from provledger.report import Check, CheckResult, Finding, Outcome, Report, Status, status_of
 from provledger.tampering import claimed_name, diagnose
@@ -186,6 +187,7 @@ def verify_export(
     head: bytes | None = None,
     checkpoint: bytes | None = None,
     progress: Callable[[int], None] | None = None,
+    outside: Outside = NOBODY,
 ) -> ExportReport:
     """Verify an export from its lines, each with its LF, reading them once.
 
@@ -195,12 +197,13 @@ def verify_export(
         head: A head's DSSE envelope obtained elsewhere, which the export must reach.
         checkpoint: A signed checkpoint obtained elsewhere, which the export must reach.
         progress: Called with the number of receipts verified so far, now and then.
+        outside: Whom else to believe; what it asks for becomes required.
 
     Raises:
         VerificationError: for the first thing that does not hold, with `.receipt`, `.line`,
             `.check` and `.finding`.
     """
-    return _ExportVerification(keys, head, checkpoint, progress).run(lines)
+    return _ExportVerification(keys, head, checkpoint, progress, outside).run(lines)
 
 
 class _ExportVerification:
@@ -212,8 +215,9 @@ class _ExportVerification:
         head: bytes | None,
         checkpoint: bytes | None,
         progress: Callable[[int], None] | None,
+        outside: Outside,
     ) -> None:
-        self._verifier = Verifier(keys)
+        self._verifier = Verifier(keys, outside)
         self._verifier.unsettled = {}
         self._outside_head = None if head is None else self._verifier.open_head(head)
         self._outside_checkpoint = checkpoint

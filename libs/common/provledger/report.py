@@ -96,14 +96,15 @@ class Report:
 
     receipt: str
     results: tuple[CheckResult, ...]
+    required: frozenset[Check] = REQUIRED
 
     @property
     def status(self) -> Status:
         """`verified` only if every required check was made and holds."""
-        return status_of(self.results)
+        return status_of(self.results, self.required)
 
 
-def status_of(results: tuple[CheckResult, ...]) -> Status:
+def status_of(results: tuple[CheckResult, ...], required: frozenset[Check] = REQUIRED) -> Status:
     """Add up results: `verified` only if every required check holds."""
     held = {result.check for result in results if result.outcome is Outcome.HOLDS}
-    return Status.VERIFIED if held >= REQUIRED else Status.UNVERIFIED
+    return Status.VERIFIED if held >= required else Status.UNVERIFIED

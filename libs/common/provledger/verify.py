@@ -11,7 +11,9 @@ What is checked, in this order, and what it binds:
 - *timestamp*: `timestamp_iso` says the same moment as `t_ns`;
 - *inclusion*, *checkpoint_signature*: every proof leads from the entry to a checkpoint whose log
   key is in the key set;
-- *sink_evidence*: what sinks returned names that very checkpoint.
+- *sink_evidence*: what sinks returned names that very checkpoint;
+- *cosigner_quorum*, *timestamp_token*, *object_lock*: what others say of it, as far as the verifier
+  says whom to believe (`provledger.outside`).
 
 A check that does not hold raises `VerificationError`; one that was not made is reported as such,
 and a receipt without a proof of inclusion is *unverified*. Whole exports, chains and truncation are
@@ -20,11 +22,9 @@ and a receipt without a proof of inclusion is *unverified*. Whole exports, chain
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Final, TypeVar
-from urllib.parse import quote
 
 from provledger import checkpoint as checkpoints
 from provledger import dsse, jcs, names, note
@@ -48,8 +48,8 @@ from provledger.head import PAYLOAD_TYPE as HEAD_TYPE
 from provledger.head import Head, parse_head
 from provledger.keyset import CoveredCheckpoint, KeyPurpose, KeySet, KeyState, VerificationKey
 from provledger.merkle import leaf_hash, verify_inclusion
+from provledger.outside import NOBODY, Outside, check_named
 from provledger.receipt import (
-    Evidence,
     LegacyReceipt,
     Proof,
     Receipt,
@@ -70,14 +70,8 @@ _CACHE_SIZE: Final = 256
 # Made once: a receipt has a dozen results, most of them the same for every receipt.
 _HOLDS: Final = {check: CheckResult(check, Outcome.HOLDS) for check in Check}
 _ALONE: Final = CheckResult(Check.CHAIN, Outcome.NOT_CHECKED, "needs the receipts around it")
-_LAST: Final = tuple(
-    CheckResult(check, Outcome.NOT_CHECKED, detail)
-    for check, detail in (
-        (Check.COSIGNER_QUORUM, "no cosigner policy was given"),
-        (Check.TIMESTAMP_TOKEN, "the receipt carries none"),
-        (Check.OBJECT_LOCK, "the receipt carries none"),
-        (Check.TRUNCATION, "needs a head obtained elsewhere"),
-    )
+_TRUNCATION: Final = CheckResult(
+    Check.TRUNCATION, Outcome.NOT_CHECKED, "needs a head obtained elsewhere"
 )
 
 _Value = TypeVar("_Value")
@@ -86,12 +80,14 @@ _Value = TypeVar("_Value")
 def verify_receipt(
     receipt: Receipt | LegacyReceipt | bytes | str | Mapping[str, Any],
     keys: KeySet | bytes | str | Mapping[str, Any],
+    outside: Outside = NOBODY,
 ) -> Report:
     """Verify one receipt against a key set, offline.
 
     Args:
         receipt: A receipt, or its JSON as text or value.
         keys: The trusted public keys, or a JWK Set as text or value.
+        outside: Whom else to believe; what it asks for becomes required.
 
     Returns:
         Every check by name with its outcome; `.status` adds them up.
@@ -100,7 +96,7 @@ def verify_receipt(
         VerificationError: for the first check that does not hold, with `.check` and `.finding`.
         KeyFormatError: if the key set cannot be read.
     """
-    return Verifier(keys).verify(receipt)
+    return Verifier(keys, outside).verify(receipt)
 
 
 class Verifier:
@@ -110,7 +106,10 @@ class Verifier:
     from several threads at once.
     """
 
-    def __init__(self, keys: KeySet | bytes | str | Mapping[str, Any]) -> None:
+    def __init__(
+        self, keys: KeySet | bytes | str | Mapping[str, Any], outside: Outside = NOBODY
+    ) -> None:
+        self._outside = outside
         self._keys = keys if isinstance(keys, KeySet) else KeySet.parse(keys)
         self._batches: dict[tuple[bytes, bytes], tuple[WitnessBatch, bytes]] = {}
         self._revoked: dict[tuple[bytes, bytes], VerificationKey] = {}
@@ -128,7 +127,7 @@ class Verifier:
         if isinstance(receipt, LegacyReceipt):
             return _legacy_report(receipt)
         try:
-            return Report(receipt.name, tuple(self._check(receipt)))
+            return Report(receipt.name, tuple(self._check(receipt)), self._outside.required)
         except VerificationError as error:
             error.receipt = error.receipt or receipt.name
             raise
@@ -164,7 +163,8 @@ class Verifier:
             _HOLDS[Check.TIMESTAMP],
             _ALONE,
             *proofs,
-            *_LAST,
+            *self._outside.check(receipt.proofs),
+            _TRUNCATION,
         ]
 
     def _batch(self, receipt: Receipt) -> tuple[WitnessBatch, bytes]:
@@ -485,33 +485,10 @@ def _check_evidence(proofs: tuple[tuple[Proof, int], ...]) -> CheckResult:
     found = [(proof, size, item) for proof, size in proofs for item in proof.evidence]
     if not found:
         return _not_checked(Check.SINK_EVIDENCE, "no sink has answered for this checkpoint")
-    unknown = {
-        item.kind for proof, size, item in found if not _check_file_evidence(proof, size, item)
-    }
+    unknown = {item.kind for proof, size, item in found if not check_named(proof, size, item)}
     if unknown:
         return _not_checked(Check.SINK_EVIDENCE, f"of kind {', '.join(sorted(unknown))}")
     return _holds(Check.SINK_EVIDENCE, "names this checkpoint; sink and time are claims")
-
-
-def _check_file_evidence(proof: Proof, size: int, item: Evidence) -> bool:
-    """Check evidence of kind `file`; return False for a kind that is not known here.
-
-    All of it can be made again from the checkpoint: `{name, sha256, size}`, JCS.
-    """
-    if item.kind != "file":
-        return False
-    expected = {
-        "name": f"{quote(proof.origin, safe='')}/{size:020}.checkpoint",
-        "sha256": hashlib.sha256(proof.checkpoint).hexdigest(),
-        "size": str(size),
-    }
-    if item.evidence != jcs.encode(expected):
-        raise VerificationError(
-            "a sink's evidence names another checkpoint",
-            check=Check.SINK_EVIDENCE,
-            finding=Finding.PROOF_INVALID,
-        )
-    return True
 
 
 def _parse(source: bytes | str | Mapping[str, Any]) -> Receipt | LegacyReceipt:

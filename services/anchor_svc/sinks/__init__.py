@@ -11,29 +11,42 @@ is the relay's business (`anchor_svc.relay`), so that a sink is one small class:
 
     register("board", lambda uri: NoticeBoard(uri))
 
+or, in a package of one's own, an entry point `board` in the group `provledger.sinks`. The tests in
+`tests/conformance/sink_suite.py` say what a sink must do.
+
 Trust: none. Evidence is kept as it came and verified by whoever relies on it; a sink can refuse or
 lie about time, and can not make another checkpoint of ours, since it holds no key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import Final, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from provledger.errors import ProvledgerError
 from provledger.settings import ConfigError
 
+Prove = Callable[[int], Awaitable[Sequence[bytes]]]
+
 
 @dataclass(frozen=True, slots=True)
 class PublishedCheckpoint:
-    """What a sink is given. root: 32 bytes. note: the signed note, as published."""
+    """What a sink is given. root: 32 bytes. note: the signed note, as published.
+
+    known_size: the largest tree size this sink acknowledged before; it may hold more, by an answer
+    that was lost. prove: the consistency proof from an older size of ours to this one; raises
+    StatusError for a size that was never signed here.
+    """
 
     origin: str
     size: int
     root: bytes
     note: bytes
+    known_size: int = 0
+    prove: Prove | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +58,14 @@ class Evidence:
 
 
 class SinkError(ProvledgerError):
-    """The sink could not take the checkpoint for now; it is tried again."""
+    """The sink could not take the checkpoint for now; it is tried again.
+
+    retry_after_s: how long the sink asks to be left alone, if it says so.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class SinkIntegrityError(SinkError):
@@ -77,7 +97,24 @@ class AnchorSink(Protocol):
         ...
 
 
+@runtime_checkable
+class Provable(Protocol):
+    """A sink that can tell before its first checkpoint whether it is what it should be."""
+
+    async def check(self) -> None:
+        """Prove it.
+
+        Raises:
+            ConfigError: it is not, and must not be used. SinkError: that cannot be told now; it is
+                tried again before the first checkpoint.
+        """
+        ...
+
+
 SinkFactory = Callable[[str], AnchorSink]
+
+ENTRY_POINTS: Final = "provledger.sinks"
+"""Group of entry points: a scheme is the name, a `SinkFactory` the object."""
 
 _factories: Final[dict[str, SinkFactory]] = {}
 
@@ -93,12 +130,42 @@ def open_sink(uri: str) -> AnchorSink:
     Raises:
         ConfigError: an unknown scheme, or a URI that its sink cannot use.
     """
-    from anchor_svc.sinks import file
-
-    register("file", file.FileSink.from_uri)
-    scheme = urlsplit(uri).scheme
-    factory = _factories.get(scheme)
+    try:
+        scheme = urlsplit(uri).scheme
+    except ValueError as error:
+        raise ConfigError("sinks: not a URI") from error
+    factory = _factories.get(scheme) or _builtin(scheme) or _installed(scheme)
     if factory is None:
-        known = ", ".join(f"{name}:" for name in sorted(_factories))
+        known = ", ".join(f"{name}:" for name in sorted({*_factories, *_BUILTIN}))
         raise ConfigError(f"sinks: no sink for scheme {scheme!r}; known are {known}")
     return factory(uri)
+
+
+_BUILTIN: Final = ("file", "http", "https", "s3")
+
+
+def _builtin(scheme: str) -> SinkFactory | None:
+    if scheme == "file":
+        from anchor_svc.sinks.file import FileSink
+
+        return FileSink.from_uri
+    if scheme in ("http", "https"):
+        from anchor_svc.sinks import notary
+
+        return notary.open_notary
+    if scheme == "s3":
+        from anchor_svc.sinks.s3 import S3Sink
+
+        return S3Sink.from_uri
+    return None
+
+
+def _installed(scheme: str) -> SinkFactory | None:
+    """A factory of somebody's own, from a package that is installed."""
+    for entry in entry_points(group=ENTRY_POINTS, name=scheme):
+        try:
+            factory: SinkFactory = entry.load()
+        except Exception as error:
+            raise ConfigError(f"sinks: {entry.value} cannot be loaded: {error}") from error
+        return factory
+    return None

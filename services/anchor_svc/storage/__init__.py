@@ -195,8 +195,8 @@ class Storage(Protocol):
         """Largest size that each of these sinks holds, 0 if none."""
         ...
 
-    async def anchored_size(self, log_uid: bytes, sinks: Sequence[str], above: int) -> int | None:
-        """Largest size above a bound whose checkpoint all of these sinks hold."""
+    async def oldest_published(self, log_uid: bytes, above: int) -> int | None:
+        """When the first of the heads above a size that are published was, in Unix nanoseconds."""
         ...
 
     async def anchors(

@@ -73,8 +73,8 @@ class Reads:
     async def cursors(self, log_uid: bytes, sinks: Sequence[str]) -> Mapping[str, int]:
         return await self._readers.run(_cursors, log_uid, list(sinks))
 
-    async def anchored_size(self, log_uid: bytes, sinks: Sequence[str], above: int) -> int | None:
-        return await self._readers.run(_anchored_size, log_uid, list(sinks), above)
+    async def oldest_published(self, log_uid: bytes, above: int) -> int | None:
+        return await self._readers.run(_oldest_published, log_uid, above)
 
     async def anchors(
         self, log_uid: bytes, *, after: tuple[int, str] | None, sink: str, limit: int
@@ -237,18 +237,19 @@ def _cursors(connection: Connection, log_uid: bytes, sinks: list[str]) -> Mappin
     return newest
 
 
-def _anchored_size(
-    connection: Connection, log_uid: bytes, sinks: list[str], above: int
-) -> int | None:
-    size = connection.execute(
-        sa.select(ANCHORS.c.size)
-        .where(ANCHORS.c.log_uid == log_uid, ANCHORS.c.size > above, ANCHORS.c.sink.in_(sinks))
-        .group_by(ANCHORS.c.size)
-        .having(sa.func.count() == len(sinks))
-        .order_by(ANCHORS.c.size.desc())
+def _oldest_published(connection: Connection, log_uid: bytes, above: int) -> int | None:
+    # The smallest of them is the oldest: sizes are published in their order.
+    when = connection.execute(
+        sa.select(CHECKPOINTS.c.published_at_ns)
+        .where(
+            CHECKPOINTS.c.log_uid == log_uid,
+            CHECKPOINTS.c.size > above,
+            CHECKPOINTS.c.published_at_ns.is_not(None),
+        )
+        .order_by(CHECKPOINTS.c.size)
         .limit(1)
     ).scalar()
-    return None if size is None else int(size)
+    return None if when is None else int(when)
 
 
 def _anchors(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -63,6 +63,14 @@ def get(
             show_default=False,
         ),
     ] = None,
+    form: Annotated[
+        Literal["receipt", "tlog-proof"],
+        typer.Option(
+            "--format",
+            envvar="PROVLEDGER_FORMAT",
+            help="receipt; or tlog-proof: the proof alone, as c2sp.org/tlog-proof has it.",
+        ),
+    ] = "receipt",
     data_dir: DataDirOption = None,
     endpoint: EndpointOption = None,
     timeout: TimeoutOption = 60.0,
@@ -84,6 +92,9 @@ def get(
     full_name = _full_name(name, tenant, ledger)
     where = target(data_dir, endpoint, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca)
     receipt = run_async(_get(where, full_name, wait_anchored, timeout))
+    if form == "tlog-proof":
+        _write_tlog_proof(receipt, out)
+        return
     if out is not None:
         write_atomically(out, receipt.encode() + b"\n", mode=0o644)
         output.say(f"wrote {out}")
@@ -91,6 +102,21 @@ def get(
         output.raw(receipt.encode() + b"\n")
     elif out is None:
         show_receipt(receipt)
+
+
+def _write_tlog_proof(receipt: Receipt, out: Path | None) -> None:
+    from provledger.outside import cosigned_checkpoint
+    from provledger.tlog_proof import TlogProof, format_tlog_proof
+
+    if not receipt.proofs:
+        raise CommandError("the receipt has no proof yet", hint="wait for one with --wait-anchored")
+    proof = receipt.proofs[0]
+    data = format_tlog_proof(TlogProof(proof.log_index, proof.hashes, cosigned_checkpoint(proof)))
+    if out is None:
+        output.raw(data)
+    else:
+        write_atomically(out, data, mode=0o644)
+        output.say(f"wrote {out}")
 
 
 def _full_name(name: str, tenant: str, ledger: str) -> str:

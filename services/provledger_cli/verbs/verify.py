@@ -23,6 +23,7 @@ from provledger_cli.options import (
 
 if TYPE_CHECKING:
     from provledger.keyset import KeySet
+    from provledger.outside import Outside
     from provledger_cli.checking import Verdict
     from provledger_cli.connect import Target
 
@@ -83,6 +84,41 @@ def verify(
             show_default=False,
         ),
     ] = "",
+    policy: Annotated[
+        Path | None,
+        typer.Option(
+            "--policy",
+            envvar="PROVLEDGER_VERIFY_POLICY",
+            help="Policy (c2sp.org/tlog-policy) that the cosignatures of a file must meet.",
+            show_default=False,
+        ),
+    ] = None,
+    tsa_cert: Annotated[
+        Path | None,
+        typer.Option(
+            "--tsa-cert",
+            envvar="PROVLEDGER_VERIFY_TSA_CERT",
+            help="PEM file: certificate of the timestamp authority you trust.",
+            show_default=False,
+        ),
+    ] = None,
+    tsa_chain: Annotated[
+        Path | None,
+        typer.Option(
+            "--tsa-chain",
+            envvar="PROVLEDGER_VERIFY_TSA_CHAIN",
+            help="PEM file: the certificates above it, up to a root.",
+            show_default=False,
+        ),
+    ] = None,
+    online: Annotated[
+        bool,
+        typer.Option(
+            "--online",
+            envvar="PROVLEDGER_VERIFY_ONLINE",
+            help="Ask the store (S3, by the credentials boto3 finds) for the locked copies.",
+        ),
+    ] = False,
     tenant: Annotated[
         str,
         typer.Option(
@@ -103,7 +139,8 @@ def verify(
 ) -> None:
     """Check every receipt of an export, or one receipt, offline; or a ledger where it is stored.
 
-    A file is verified with the keys you give and nothing else: no service, database or network.
+    A file is verified with the keys you give and nothing else: no service, database or network,
+    unless --online says so. What --policy, --tsa-cert and --online ask for must be there and hold.
     With --tenant, the services recompute every stored row, and then every receipt is fetched and
     verified here, with the registry's keys unless --keys gives others.
 
@@ -126,7 +163,10 @@ def verify(
         if key_ledger is not None:
             trusted = _replayed(key_ledger, pin, trusted)
         if file is not None:
-            verdict = _offline(file, trusted, outside_head, outside_checkpoint)
+            from provledger_cli.trust import outside
+
+            believed = outside(policy, tsa_cert, tsa_chain, online=online)
+            verdict = _offline(file, trusted, outside_head, outside_checkpoint, believed)
         elif tenant:
             from provledger_cli.connect import target
 
@@ -171,7 +211,11 @@ def _replayed(path: Path, pin: str, keys: KeySet | None) -> KeySet:
 
 
 def _offline(
-    file: Path, keys: KeySet | None, head: bytes | None, checkpoint: bytes | None
+    file: Path,
+    keys: KeySet | None,
+    head: bytes | None,
+    checkpoint: bytes | None,
+    believed: Outside,
 ) -> Verdict:
     from provledger_cli import checking
 
@@ -188,6 +232,7 @@ def _offline(
             keys,
             head=head,
             checkpoint=checkpoint,
+            outside=believed,
             on_progress=lambda position, count: bar.update(task, completed=position, done=count),
         )
         bar.update(task, completed=size_bytes or 0, done=verdict.receipts)

@@ -9,7 +9,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Log(_message.Message):
-    __slots__ = ("name", "uid", "origin", "suite", "vkey", "key_thumbprint", "tree_size", "published_size", "anchored_size")
+    __slots__ = ("name", "uid", "origin", "suite", "vkey", "key_thumbprint", "tree_size", "published_size", "anchored_size", "policy")
     NAME_FIELD_NUMBER: _ClassVar[int]
     UID_FIELD_NUMBER: _ClassVar[int]
     ORIGIN_FIELD_NUMBER: _ClassVar[int]
@@ -19,6 +19,7 @@ class Log(_message.Message):
     TREE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PUBLISHED_SIZE_FIELD_NUMBER: _ClassVar[int]
     ANCHORED_SIZE_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
     name: str
     uid: bytes
     origin: str
@@ -28,7 +29,18 @@ class Log(_message.Message):
     tree_size: int
     published_size: int
     anchored_size: int
-    def __init__(self, name: _Optional[str] = ..., uid: _Optional[bytes] = ..., origin: _Optional[str] = ..., suite: _Optional[_Union[_common_pb2.Suite, str]] = ..., vkey: _Optional[str] = ..., key_thumbprint: _Optional[bytes] = ..., tree_size: _Optional[int] = ..., published_size: _Optional[int] = ..., anchored_size: _Optional[int] = ...) -> None: ...
+    policy: AnchorPolicy
+    def __init__(self, name: _Optional[str] = ..., uid: _Optional[bytes] = ..., origin: _Optional[str] = ..., suite: _Optional[_Union[_common_pb2.Suite, str]] = ..., vkey: _Optional[str] = ..., key_thumbprint: _Optional[bytes] = ..., tree_size: _Optional[int] = ..., published_size: _Optional[int] = ..., anchored_size: _Optional[int] = ..., policy: _Optional[_Union[AnchorPolicy, _Mapping]] = ...) -> None: ...
+
+class AnchorPolicy(_message.Message):
+    __slots__ = ("fail_closed", "within_s", "overdue")
+    FAIL_CLOSED_FIELD_NUMBER: _ClassVar[int]
+    WITHIN_S_FIELD_NUMBER: _ClassVar[int]
+    OVERDUE_FIELD_NUMBER: _ClassVar[int]
+    fail_closed: bool
+    within_s: int
+    overdue: bool
+    def __init__(self, fail_closed: _Optional[bool] = ..., within_s: _Optional[int] = ..., overdue: _Optional[bool] = ...) -> None: ...
 
 class GetLogRequest(_message.Message):
     __slots__ = ("name",)
@@ -195,14 +207,16 @@ class WatchCheckpointsRequest(_message.Message):
     def __init__(self, log: _Optional[str] = ..., published: _Optional[bool] = ...) -> None: ...
 
 class WatchCheckpointsResponse(_message.Message):
-    __slots__ = ("checkpoint", "tree_size", "anchored_size")
+    __slots__ = ("checkpoint", "tree_size", "anchored_size", "policy")
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     TREE_SIZE_FIELD_NUMBER: _ClassVar[int]
     ANCHORED_SIZE_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
     checkpoint: bytes
     tree_size: int
     anchored_size: int
-    def __init__(self, checkpoint: _Optional[bytes] = ..., tree_size: _Optional[int] = ..., anchored_size: _Optional[int] = ...) -> None: ...
+    policy: AnchorPolicy
+    def __init__(self, checkpoint: _Optional[bytes] = ..., tree_size: _Optional[int] = ..., anchored_size: _Optional[int] = ..., policy: _Optional[_Union[AnchorPolicy, _Mapping]] = ...) -> None: ...
 
 class GetLedgerHeadRequest(_message.Message):
     __slots__ = ("log", "ledger_uid", "tree_size")

@@ -1,0 +1,249 @@
+"""What others say of a checkpoint, as receipts carry it: cosignatures, timestamps, locked copies.
+
+Evidence of every kind must name the very checkpoint that it came with (`check_named`); that needs
+no trust. Who is believed is for the verifier to say, and `Outside` holds it: a policy, authorities,
+and a way to ask a store. What nobody was named for is reported as not checked. What was asked for
+and is not there makes a receipt unverified; what is there and does not hold is raised.
+
+docs/formats/evidence.md draws each kind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+from urllib.parse import quote
+
+from provledger import jcs, note, timestamp
+from provledger.errors import InputError, InvalidJSONError, NoteError, VerificationError
+from provledger.policy import Policy
+from provledger.receipt import Evidence, Proof
+from provledger.report import REQUIRED, Check, CheckResult, Finding, Outcome
+
+FILE: Final = "file"
+COSIGNATURE: Final = "tlog-cosignature"
+OBJECT_LOCK: Final = "s3-object-lock"
+_LOCK_MEMBERS: Final = frozenset(
+    "bucket key legalHold mode retainUntilUnixS sha256 size v versionId".split()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectLock:
+    """Evidence of kind `s3-object-lock`: where a copy is, and until when it is locked."""
+
+    bucket: str
+    key: str
+    version_id: str
+    mode: str
+    retain_until_unix_s: int
+    legal_hold: bool
+    sha256: str
+    size: int
+
+
+AskStore = Callable[[ObjectLock, bytes], None]
+"""Asks the store for the copy, given the signed checkpoint that it must be; raises
+VerificationError if it is not there, not the same, or not locked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """Whom a verifier believes outside of the operator's reach; empty for nobody."""
+
+    policy: Policy | None = None
+    authorities: tuple[timestamp.Authority, ...] = ()
+    ask_store: AskStore | None = None
+
+    @property
+    def required(self) -> frozenset[Check]:
+        """The checks without which a receipt is unverified."""
+        asked = set(REQUIRED)
+        if self.policy is not None:
+            asked.add(Check.COSIGNER_QUORUM)
+        if self.authorities:
+            asked.add(Check.TIMESTAMP_TOKEN)
+        if self.ask_store is not None:
+            asked.add(Check.OBJECT_LOCK)
+        return frozenset(asked)
+
+    def check(self, proofs: Sequence[Proof]) -> list[CheckResult]:
+        """The three checks, on proofs whose evidence names their checkpoints.
+
+        Raises:
+            VerificationError: something is there, and does not hold.
+        """
+        stamped: dict[str, datetime] = {}
+        quorums = []
+        for proof in proofs:
+            times = self._stamps(proof)
+            stamped |= times
+            if self.policy is not None:
+                quorums.append(_quorum(self.policy, proof, times.keys()))
+        return [
+            self._quorum_result(quorums),
+            self._stamp_result(proofs, stamped),
+            self._lock_result(proofs),
+        ]
+
+    def _quorum_result(self, quorums: Sequence[tuple[bool, str]]) -> CheckResult:
+        check = Check.COSIGNER_QUORUM
+        if self.policy is None:
+            return CheckResult(check, Outcome.NOT_CHECKED, "no cosigner policy was given")
+        for met, members in quorums:
+            if met:
+                return CheckResult(check, Outcome.HOLDS, members or "the policy asks for nobody")
+        found = "; ".join(members for _, members in quorums) or "nobody"
+        return CheckResult(check, Outcome.NOT_CHECKED, f"not met: it has {found}")
+
+    def _stamps(self, proof: Proof) -> dict[str, datetime]:
+        """Sinks whose tokens verify, with the time in them."""
+        times = {}
+        for item in _of_kind([proof], timestamp.KIND):
+            try:
+                time = timestamp.check_evidence(
+                    item.evidence, proof.checkpoint, proof.origin, self.authorities
+                )
+            except (VerificationError, InputError) as error:
+                raise _failed(str(error), Check.TIMESTAMP_TOKEN) from error
+            if time is not None:
+                times[item.sink] = time
+        return times
+
+    def _stamp_result(self, proofs: Sequence[Proof], stamped: dict[str, datetime]) -> CheckResult:
+        check = Check.TIMESTAMP_TOKEN
+        if stamped:
+            earliest = min(stamped.values()).astimezone(UTC)
+            return CheckResult(check, Outcome.HOLDS, f"there by {earliest:%Y-%m-%dT%H:%M:%SZ}")
+        if _of_kind(proofs, timestamp.KIND):
+            return CheckResult(check, Outcome.NOT_CHECKED, "no authority to believe was given")
+        return CheckResult(check, Outcome.NOT_CHECKED, "the receipt carries none")
+
+    def _lock_result(self, proofs: Sequence[Proof]) -> CheckResult:
+        check = Check.OBJECT_LOCK
+        found = [
+            (parse_object_lock(item.evidence), proof)
+            for proof in proofs
+            for item in _of_kind([proof], OBJECT_LOCK)
+        ]
+        if not found:
+            return CheckResult(check, Outcome.NOT_CHECKED, "the receipt carries none")
+        until_s = max(lock.retain_until_unix_s for lock, _ in found)
+        until = f"locked until {datetime.fromtimestamp(until_s, tz=UTC):%Y-%m-%d}"
+        if self.ask_store is None:
+            return CheckResult(check, Outcome.NOT_CHECKED, f"{until}, it says, unasked")
+        for lock, proof in found:
+            self.ask_store(lock, proof.checkpoint)
+        return CheckResult(check, Outcome.HOLDS, f"{until}, says the store")
+
+
+NOBODY: Final = Outside()
+
+
+def check_named(proof: Proof, size: int, item: Evidence) -> bool:
+    """Check that evidence names the checkpoint of its proof; False for a kind not known here.
+
+    Raises:
+        VerificationError: it names another one.
+    """
+    if item.kind == FILE:
+        named = item.evidence == jcs.encode(
+            {
+                "name": f"{quote(proof.origin, safe='')}/{size:020}.checkpoint",
+                "sha256": hashlib.sha256(proof.checkpoint).hexdigest(),
+                "size": str(size),
+            }
+        )
+    elif item.kind == COSIGNATURE:
+        try:
+            named = note.parse(item.evidence).text == note.parse(proof.checkpoint).text
+        except NoteError:
+            named = False
+    elif item.kind == OBJECT_LOCK:
+        lock = parse_object_lock(item.evidence)
+        digest = hashlib.sha256(proof.checkpoint).hexdigest()
+        named = (lock.sha256, lock.size) == (digest, size)
+    elif item.kind == timestamp.KIND:
+        try:
+            timestamp.check_evidence(item.evidence, proof.checkpoint, proof.origin, ())
+            named = True
+        except (VerificationError, InputError):
+            named = False
+    else:
+        return False
+    if not named:
+        raise VerificationError(
+            "a sink's evidence names another checkpoint",
+            check=Check.SINK_EVIDENCE,
+            finding=Finding.PROOF_INVALID,
+        )
+    return True
+
+
+def parse_object_lock(data: bytes) -> ObjectLock:
+    """Read evidence of kind `s3-object-lock`; raises VerificationError."""
+    try:
+        value: Any = jcs.parse(data)
+        if not isinstance(value, dict) or value.keys() != _LOCK_MEMBERS or value["v"] != "1":
+            raise _failed("object lock evidence has other members", Check.OBJECT_LOCK)
+        texts = [value[name] for name in ("bucket", "key", "versionId", "mode", "sha256")]
+        if jcs.encode(value) != data or not all(isinstance(text, str) for text in texts):
+            raise _failed("object lock evidence is not canonical", Check.OBJECT_LOCK)
+        return ObjectLock(
+            bucket=value["bucket"],
+            key=value["key"],
+            version_id=value["versionId"],
+            mode=value["mode"],
+            retain_until_unix_s=int(value["retainUntilUnixS"]),
+            legal_hold=value["legalHold"] is True,
+            sha256=value["sha256"],
+            size=int(value["size"]),
+        )
+    except (InvalidJSONError, ValueError, TypeError) as error:
+        raise _failed("object lock evidence cannot be read", Check.OBJECT_LOCK) from error
+
+
+def cosigned_checkpoint(proof: Proof) -> bytes:
+    """The checkpoint with the lines of all cosigners in the evidence behind its own, each once."""
+    parsed = note.parse(proof.checkpoint)
+    lines = {(line.name, line.note_key_id): line for line in parsed.signatures}
+    for item in _of_kind([proof], COSIGNATURE):
+        cosigned = note.parse(item.evidence)
+        if cosigned.text == parsed.text:
+            for line in cosigned.signatures:
+                lines.setdefault((line.name, line.note_key_id), line)
+    encoded = [
+        note.signature_line(line.name, line.note_key_id, line.signature) for line in lines.values()
+    ]
+    return note.format_note(parsed.text, encoded[: note.MAX_SIGNATURES])
+
+
+def _quorum(policy: Policy, proof: Proof, stamped: Any) -> tuple[bool, str]:
+    """Whether a policy is met by what can be checked of a proof, and by whom."""
+    members: set[str] = set()
+    try:
+        if policy.logs:
+            keys = policy.log_keys(proof.origin)
+            if not keys:
+                return False, f"no log {proof.origin}"
+            note.open(proof.checkpoint, keys)
+        for signed in [proof.checkpoint, *(e.evidence for e in _of_kind([proof], COSIGNATURE))]:
+            members.update(policy.cosigned_by(signed))
+    except NoteError as error:
+        raise _failed(str(error), Check.COSIGNER_QUORUM, Finding.SIGNATURE_CHANGED) from error
+    # A sink counts by what can be checked here; a file or a bucket is the operator's word.
+    members.update(name for name, uri in policy.sinks.items() if uri in stamped)
+    return policy.met_by(members), ", ".join(sorted(members))
+
+
+def _of_kind(proofs: Sequence[Proof], kind: str) -> list[Evidence]:
+    return [item for proof in proofs for item in proof.evidence if item.kind == kind]
+
+
+def _failed(
+    message: str, check: Check, finding: Finding = Finding.PROOF_INVALID
+) -> VerificationError:
+    return VerificationError(message, check=check, finding=finding)

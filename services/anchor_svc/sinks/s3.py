@@ -1,0 +1,298 @@
+"""`s3://bucket/prefix?mode=COMPLIANCE`: checkpoints that nobody can delete for a time.
+
+::
+
+    <prefix>/<origin, percent-encoded>/00000000000000000501.checkpoint
+
+Each object is written once, with its SHA-256, and locked until AUDIT_RETENTION_DAYS from then (365
+if not said); `legal_hold=on` holds it beyond that. `s3:///prefix?...` takes the bucket from
+AUDIT_BUCKET. `endpoint=` and `region=` are for stores other than AWS; credentials come from where
+boto3 finds them, never from the URI. Needs: s3:PutObject, PutObjectRetention, GetObject,
+GetObjectRetention, GetBucketVersioning, GetBucketObjectLockConfiguration, ListBucket, and with a
+legal hold PutObjectLegalHold and GetObjectLegalHold. It is best *not* given BypassGovernance.
+
+Evidence of kind `s3-object-lock` is JCS `{bucket, key, legalHold, mode, retainUntilUnixS, sha256,
+size, v, versionId}`, as the store says it holds it. What it proves is what the store's operator
+says, until somebody asks the store again.
+
+Before the first checkpoint the bucket is made to prove that it locks: an object is locked for a
+few minutes and deleted, which must be refused. A bucket that lets it go is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+from urllib.parse import parse_qs, quote, urlsplit
+
+from anchor_svc.sinks import Evidence, PublishedCheckpoint, SinkError, SinkIntegrityError
+from anchor_svc.sinks.http import check_url
+from provledger import jcs
+from provledger.settings import ConfigError
+
+KIND: Final = "s3-object-lock"
+MODE: Final = "COMPLIANCE"
+DEFAULT_RETENTION_DAYS: Final = 365
+_PROBE: Final = timedelta(minutes=5)
+_TIMEOUT_S: Final = 8
+_REFUSALS: Final = frozenset(
+    {"AccessDenied", "InvalidRequest", "ObjectLocked", "MethodNotAllowed", "AccessForbidden"}
+)
+_MISSING: Final = frozenset({"404", "NoSuchKey", "NotFound"})
+
+
+class S3Sink:
+    """Locked objects below `prefix` of a bucket. `client` is boto3's, used in one thread."""
+
+    def __init__(
+        self,
+        uri: str,
+        bucket: str,
+        prefix: str,
+        connect: Callable[[], Any],
+        *,
+        retention_days: int = DEFAULT_RETENTION_DAYS,
+        legal_hold: bool = False,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.uri = uri
+        self._bucket = bucket
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._connect = connect
+        self._client: Any = None
+        self._retention = timedelta(days=retention_days)
+        self._legal_hold = legal_hold
+        self._clock = clock
+        self._proven = False
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="s3-sink")
+
+    @classmethod
+    def from_uri(cls, uri: str) -> S3Sink:
+        """The sink of a URI and the environment; raises ConfigError."""
+        try:
+            parts = urlsplit(uri)
+            query = parse_qs(parts.query, strict_parsing=True, max_num_fields=10)
+        except ValueError as error:
+            raise ConfigError(
+                "sinks: s3://bucket/prefix?mode=COMPLIANCE is what it looks like"
+            ) from error
+        given = {name: values[0] for name, values in query.items() if len(values) == 1}
+        if len(given) != len(query) or given.keys() - {"mode", "endpoint", "region", "legal_hold"}:
+            raise ConfigError(
+                "sinks: s3: known are mode, endpoint, region and legal_hold, each once"
+            )
+        if given.get("mode") != MODE:
+            # What GOVERNANCE locks, an administrator can unlock: the one we do not trust.
+            raise ConfigError("sinks: s3: mode must be COMPLIANCE")
+        if given.get("legal_hold", "off") not in ("on", "off"):
+            raise ConfigError("sinks: s3: legal_hold is on or off")
+        bucket = parts.netloc or os.environ.get("AUDIT_BUCKET", "")
+        if not bucket or "@" in bucket or parts.fragment:
+            raise ConfigError("sinks: s3: no bucket in the URI, and AUDIT_BUCKET is not set")
+        if "endpoint" in given:
+            check_url(given["endpoint"])
+        return cls(
+            uri,
+            bucket,
+            parts.path.strip("/"),
+            lambda: _boto3_client(given.get("endpoint"), given.get("region")),
+            retention_days=_retention_days(),
+            legal_hold=given.get("legal_hold") == "on",
+        )
+
+    async def check(self) -> None:
+        """Prove that the bucket locks what it is given; see `Provable`."""
+        if not self._proven:
+            await self._run(self._prove)
+            self._proven = True
+
+    async def anchor(self, checkpoint: PublishedCheckpoint) -> Evidence:
+        """Store and lock the checkpoint, unless it is there; see `AnchorSink`."""
+        try:
+            await self.check()
+        except ConfigError as error:
+            raise SinkIntegrityError(str(error)) from error
+        evidence: Evidence = await self._run(lambda client: self._store(client, checkpoint))
+        return evidence
+
+    async def close(self) -> None:
+        """See `AnchorSink`."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _run(self, work: Callable[[Any], Any]) -> Any:
+        def in_thread() -> Any:
+            from botocore.exceptions import BotoCoreError, ClientError
+
+            try:
+                if self._client is None:
+                    self._client = self._connect()
+                return work(self._client)
+            except ClientError as error:
+                raise SinkError(f"s3: {_code(error)} from {error.operation_name}") from error
+            except BotoCoreError as error:
+                raise SinkError(f"s3: {error}") from error
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, in_thread)
+
+    # --- is it a bucket that locks?
+
+    def _prove(self, client: Any) -> None:
+        from botocore.exceptions import ClientError
+
+        where = f"sinks: s3: bucket {self._bucket}"
+        if client.get_bucket_versioning(Bucket=self._bucket).get("Status") != "Enabled":
+            raise ConfigError(f"{where} keeps no versions; enable versioning and object lock")
+        try:
+            lock = client.get_object_lock_configuration(Bucket=self._bucket)
+        except ClientError as error:
+            if _code(error) in (
+                "ObjectLockConfigurationNotFoundError",
+                "NoSuchObjectLockConfiguration",
+            ):
+                raise ConfigError(f"{where} has no object lock") from error
+            raise
+        if lock["ObjectLockConfiguration"].get("ObjectLockEnabled") != "Enabled":
+            raise ConfigError(f"{where} has no object lock")
+        body = b"may this be deleted?\n"
+        put = client.put_object(
+            Bucket=self._bucket,
+            Key=f"{self._prefix}lock-probe",
+            Body=body,
+            ChecksumAlgorithm="SHA256",
+            ChecksumSHA256=_checksum(body),
+            ObjectLockMode=MODE,
+            ObjectLockRetainUntilDate=self._now() + _PROBE,
+        )
+        probe = {
+            "Bucket": self._bucket,
+            "Key": f"{self._prefix}lock-probe",
+            "VersionId": put.get("VersionId", ""),
+        }
+        if client.head_object(**probe).get("ObjectLockMode") != MODE:
+            raise ConfigError(f"{where} does not say that it locked what was to be locked")
+        try:
+            client.delete_object(**probe)
+        except ClientError as error:
+            if _code(error) in _REFUSALS:
+                return
+            raise
+        raise ConfigError(f"{where} deleted an object that was locked: it proves nothing")
+
+    # --- one checkpoint
+
+    def _store(self, client: Any, checkpoint: PublishedCheckpoint) -> Evidence:
+        from botocore.exceptions import ClientError
+
+        directory = f"{self._prefix}{quote(checkpoint.origin, safe='')}/"
+        key = f"{directory}{checkpoint.size:020}.checkpoint"
+        later = client.list_objects_v2(
+            Bucket=self._bucket, Prefix=directory, StartAfter=key, MaxKeys=1
+        )
+        if later.get("Contents"):
+            raise SinkIntegrityError(
+                f"there is a checkpoint larger than ours of {checkpoint.size}: our log was rolled "
+                "back, or somebody else writes there"
+            )
+        version = self._find(client, key, checkpoint)
+        if version is None:
+            hold = {"ObjectLockLegalHoldStatus": "ON"} if self._legal_hold else {}
+            try:
+                version = client.put_object(
+                    Bucket=self._bucket,
+                    Key=key,
+                    Body=checkpoint.note,
+                    ContentType="text/plain; charset=utf-8",
+                    ChecksumAlgorithm="SHA256",
+                    ChecksumSHA256=_checksum(checkpoint.note),
+                    ObjectLockMode=MODE,
+                    ObjectLockRetainUntilDate=self._now() + self._retention,
+                    IfNoneMatch="*",
+                    **hold,
+                )["VersionId"]
+            except ClientError as error:
+                if _code(error) not in ("PreconditionFailed", "412"):
+                    raise
+                version = self._find(client, key, checkpoint)
+        return self._evidence(client, key, str(version), checkpoint)
+
+    def _find(self, client: Any, key: str, checkpoint: PublishedCheckpoint) -> str | None:
+        """The version that is there; None if there is none."""
+        from botocore.exceptions import ClientError
+
+        try:
+            found = client.get_object(Bucket=self._bucket, Key=key)
+        except ClientError as error:
+            if _code(error) in _MISSING:
+                return None
+            raise
+        # One byte more than ours is enough to tell them apart.
+        if found["Body"].read(len(checkpoint.note) + 1) != checkpoint.note:
+            raise SinkIntegrityError(f"another checkpoint of tree size {checkpoint.size} is there")
+        return str(found["VersionId"])
+
+    def _evidence(
+        self, client: Any, key: str, version: str, checkpoint: PublishedCheckpoint
+    ) -> Evidence:
+        """What the store says it holds, asked for anew."""
+        head = client.head_object(Bucket=self._bucket, Key=key, VersionId=version)
+        until = head.get("ObjectLockRetainUntilDate")
+        held = head.get("ObjectLockLegalHoldStatus") == "ON"
+        if head.get("ObjectLockMode") != MODE or until is None or held < self._legal_hold:
+            raise SinkIntegrityError(f"the object {key} is there, but not locked as it should be")
+        return Evidence(
+            KIND,
+            jcs.encode(
+                {
+                    "v": "1",
+                    "bucket": self._bucket,
+                    "key": key,
+                    "versionId": version,
+                    "mode": MODE,
+                    "retainUntilUnixS": str(int(until.timestamp())),
+                    "legalHold": held,
+                    "sha256": hashlib.sha256(checkpoint.note).hexdigest(),
+                    "size": str(checkpoint.size),
+                }
+            ),
+        )
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock() // 1_000_000_000, tz=UTC)
+
+
+def _checksum(data: bytes) -> str:
+    return base64.b64encode(hashlib.sha256(data).digest()).decode("ascii")
+
+
+def _code(error: Any) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _retention_days() -> int:
+    text = os.environ.get("AUDIT_RETENTION_DAYS") or str(DEFAULT_RETENTION_DAYS)
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 36_500:
+        raise ConfigError("AUDIT_RETENTION_DAYS: must be a number of days from 1 to 36500")
+    return int(text)
+
+
+def _boto3_client(endpoint: str | None, region: str | None) -> Any:
+    try:
+        import boto3
+        from botocore.config import Config
+    except ImportError as error:
+        raise ConfigError("sinks: s3 needs the extra: install provledger[aws]") from error
+    config = Config(
+        connect_timeout=_TIMEOUT_S,
+        read_timeout=_TIMEOUT_S,
+        # The relay tries again, and knows when.
+        retries={"total_max_attempts": 1},
+        s3={"addressing_style": "path"} if endpoint else {},
+    )
+    return boto3.client("s3", endpoint_url=endpoint, region_name=region, config=config)

@@ -1,0 +1,62 @@
+"""Run the notary: `python -m notary_svc`; `--vkeys` prints what others trust it by, and ends.
+
+Needs the extra `gateway`. Exit status: 0 after a signal, 1 after a fault, 2 for settings it cannot
+start with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+
+from notary_svc.config import Settings
+from provledger import logs, settings, telemetry
+from provledger.settings import ConfigError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The exit status."""
+    parser = argparse.ArgumentParser(prog="notary_svc", description="A cosigner for logs.")
+    parser.add_argument("--config", type=Path, default=os.environ.get("PROVLEDGER_CONFIG"))
+    parser.add_argument("--vkeys", action="store_true", help="print the verifier keys and exit")
+    parser.add_argument("--json", action="store_true", help="print them as JSON")
+    arguments = parser.parse_args(argv)
+    try:
+        config = settings.load(Settings, "notary", file=arguments.config)
+        if arguments.vkeys:
+            from notary_svc.signing import Cosigner
+
+            config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            vkeys = Cosigner.open(config.name, config.data_dir).vkeys
+            text = json.dumps({"vkeys": vkeys}) if arguments.json else "\n".join(vkeys)
+            sys.stdout.write(text + "\n")
+            return 0
+        try:
+            from notary_svc.app import serve
+        except ImportError as error:
+            raise ConfigError(
+                f"{error.name} is missing: install the extra, provledger[gateway]"
+            ) from error
+        human = {"auto": None, "human": True, "json": False}[config.log_format]
+        logs.configure("notary", level=config.log_level, human=human)
+        telemetry.configure("notary")
+        asyncio.run(serve(config))
+    except (ConfigError, OSError) as error:
+        sys.stderr.write(f"provledger notary: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        return 0
+    except Exception as error:
+        logs.get("notary_svc").error("notary.failed", exc_info=error)
+        return 1
+    finally:
+        telemetry.shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

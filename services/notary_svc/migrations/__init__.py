@@ -1,0 +1,1 @@
+"""Schema of the notary's database (`provledger.db.migrate`)."""

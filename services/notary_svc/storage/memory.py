@@ -1,0 +1,26 @@
+"""In memory, for tests: forgets everything at the end, which a notary must never do."""
+
+from __future__ import annotations
+
+from notary_svc.cosigning import Cosigned, origin_id
+from notary_svc.storage import Decide
+
+
+class MemoryStorage:
+    """For one event loop, on which an update is atomic by itself."""
+
+    def __init__(self) -> None:
+        self._latest: dict[str, Cosigned] = {}
+
+    async def update(self, origin: str, decide: Decide) -> Cosigned:
+        """See `Storage.update`."""
+        key = origin_id(origin)
+        self._latest[key] = decide(self._latest.get(key))
+        return self._latest[key]
+
+    async def latest(self, origin_id: str) -> Cosigned | None:
+        """See `Storage.latest`."""
+        return self._latest.get(origin_id)
+
+    async def close(self) -> None:
+        """See `Storage.close`."""

@@ -1,0 +1,80 @@
+"""On SQLite or PostgreSQL: an update holds the write lock, or the origin's row, until it ends."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+from notary_svc.cosigning import Cosigned, origin_id
+from notary_svc.storage import Decide
+from provledger.db import Readers, Writer, migrate, open_engine
+
+SCHEMA: Final = "notary"
+MIGRATIONS: Final = "notary_svc.migrations"
+
+COSIGNED: Final = sa.Table(
+    "cosigned",
+    sa.MetaData(),
+    sa.Column("origin_id", sa.Text, primary_key=True),
+    sa.Column("origin", sa.Text),
+    sa.Column("size", sa.BigInteger),
+    sa.Column("root", sa.LargeBinary),
+    sa.Column("note", sa.LargeBinary),
+)
+
+
+class SQLStorage:
+    """Everything of the notary in one database. For one event loop."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._writer = Writer(engine, name="notary-writer")
+        self._readers = Readers(engine, threads=1, name="notary-reader")
+
+    @classmethod
+    def open(cls, url: str) -> SQLStorage:
+        """Open and migrate a database; ConfigError or StatusError if it cannot be used."""
+        engine = open_engine(url, SCHEMA)
+        migrate(engine, MIGRATIONS, SCHEMA)
+        return cls(engine)
+
+    async def update(self, origin: str, decide: Decide) -> Cosigned:
+        """See `Storage.update`."""
+        return await self._writer.run(_update, origin, decide)
+
+    async def latest(self, origin_id: str) -> Cosigned | None:
+        """See `Storage.latest`."""
+        return await self._readers.run(_read, origin_id)
+
+    async def close(self) -> None:
+        """See `Storage.close`."""
+        await self._writer.close()
+        await self._readers.close()
+        self._engine.dispose()
+
+
+def _read(connection: Connection, key: str, *, lock: bool = False) -> Cosigned | None:
+    query = sa.select(COSIGNED.c.size, COSIGNED.c.root, COSIGNED.c.note).where(
+        COSIGNED.c.origin_id == key
+    )
+    row = connection.execute(query.with_for_update() if lock else query).first()
+    return None if row is None else Cosigned(int(row.size), bytes(row.root), bytes(row.note))
+
+
+def _update(connection: Connection, origin: str, decide: Decide) -> Cosigned:
+    key = origin_id(origin)
+    last = _read(connection, key, lock=True)
+    new = decide(last)
+    values = {"size": new.size, "root": new.root, "note": new.note}
+    if last is None:
+        # Of two first ones at once, PostgreSQL refuses the second by the primary key.
+        connection.execute(sa.insert(COSIGNED).values(origin_id=key, origin=origin, **values))
+    else:
+        connection.execute(
+            sa.update(COSIGNED)
+            .where(COSIGNED.c.origin_id == key, COSIGNED.c.size == last.size)
+            .values(**values)
+        )
+    return new

@@ -1,0 +1,130 @@
+"""The notary over HTTP: two paths of c2sp.org/tlog-witness.
+
+    POST /add-checkpoint                        a checkpoint in, cosignature lines out
+    GET  /{hex of the origin's hash}/checkpoint the checkpoint cosigned last, with all lines
+    GET  /healthz                               for whoever watches the process
+
+Nobody is authenticated: a checkpoint is public, and only its log can have signed it. What bounds
+a stranger is the size of a body, the time it may take, and that a request costs one check of a
+signature before it touches the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from notary_svc.cosigning import (
+    MAX_BODY_BYTES,
+    TEXT,
+    Cosigned,
+    RefusedError,
+    authenticate,
+    extend,
+    own_lines,
+    parse_request,
+)
+from notary_svc.signing import Cosigner
+from notary_svc.storage import Storage
+from provledger import logs, telemetry
+from provledger.errors import NoteError, StatusError
+from provledger.note import VerifierKey
+
+log = logs.get(__name__)
+
+BODY_TIMEOUT_S: Final = 10.0
+_answers = telemetry.counter("notary.answers", doc="Answers to add-checkpoint, by status")
+
+
+class Notary:
+    """The two paths. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        cosigner: Cosigner,
+        trusted: Mapping[str, Sequence[VerifierKey]],
+        storage: Storage,
+        *,
+        clock: Callable[[], int],
+    ) -> None:
+        self._cosigner = cosigner
+        self._trusted = trusted
+        self._storage = storage
+        self._clock = clock
+
+    def app(self) -> Starlette:
+        """The ASGI application."""
+        return Starlette(
+            routes=[
+                Route("/add-checkpoint", self._add_checkpoint, methods=["POST"]),
+                Route("/healthz", _healthz, methods=["GET"]),
+                Route("/{origin_id}/checkpoint", self._latest, methods=["GET"]),
+            ]
+        )
+
+    async def add(self, body: bytes) -> bytes:
+        """Cosign the checkpoint of a request; our lines. Raises RefusedError, StatusError."""
+        submission = authenticate(parse_request(body), self._trusted)
+        now_unix_s = max(1, self._clock() // 1_000_000_000)
+
+        def decide(last: Cosigned | None) -> Cosigned:
+            return extend(submission, last, lambda text: self._cosigner.cosign(text, now_unix_s))
+
+        try:
+            # Stored before it is released: what leaves here can never be contradicted.
+            stored = await self._storage.update(submission.request.checkpoint.origin, decide)
+        except NoteError as error:
+            raise RefusedError(400, f"this checkpoint cannot be cosigned: {error}") from error
+        return own_lines(stored.note, self._cosigner.names)
+
+    async def _add_checkpoint(self, request: Request) -> Response:
+        try:
+            response: Response = PlainTextResponse(await self.add(await _body(request)))
+        except RefusedError as refused:
+            log.info("notary.refused", status=refused.status, why=str(refused))
+            response = Response(
+                refused.body, refused.status, headers={"Content-Type": refused.media_type}
+            )
+        except StatusError as error:
+            log.error("notary.failed", exc_info=error)
+            response = Response(
+                "try again\n", 503, headers={"Content-Type": TEXT, "Retry-After": "1"}
+            )
+        _answers.add(1, {"status": response.status_code})
+        return response
+
+    async def _latest(self, request: Request) -> Response:
+        try:
+            found = await self._storage.latest(request.path_params["origin_id"])
+        except StatusError as error:
+            log.error("notary.failed", exc_info=error)
+            return PlainTextResponse("try again\n", 503)
+        if found is None:
+            return PlainTextResponse("nothing was cosigned for this log\n", 404)
+        return PlainTextResponse(found.note, headers={"Cache-Control": "no-cache"})
+
+
+async def _healthz(request: Request) -> Response:
+    return PlainTextResponse("ok\n")
+
+
+async def _body(request: Request) -> bytes:
+    """The whole body, which is given up on as soon as it is too large or too slow."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BODY_BYTES:
+                    raise RefusedError(413, f"the body is longer than {MAX_BODY_BYTES} bytes")
+    except TimeoutError as error:
+        raise RefusedError(408, "the body took too long") from error
+    except ClientDisconnect as error:
+        raise RefusedError(400, "the body ended early") from error
+    return bytes(body)

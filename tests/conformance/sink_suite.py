@@ -1,0 +1,85 @@
+"""What every sink must do, whoever wrote it. Derive from `SinkSuite` and give a `place`.
+
+A place is where a sink puts things: `open()` makes a sink for it, as a new process would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from anchor_svc.relay import MAX_EVIDENCE_BYTES
+from anchor_svc.sinks import AnchorSink, PublishedCheckpoint
+from tests.support.notary import TinyLog
+
+LOG = TinyLog("log.test/sinks")
+
+
+class Place(Protocol):
+    """Where checkpoints are put."""
+
+    def open(self) -> AnchorSink: ...
+
+    def verify(self, checkpoint: PublishedCheckpoint, kind: str, evidence: bytes) -> None:
+        """Check evidence with something else than the sink; raises if it does not hold."""
+        ...
+
+
+def published(size: int, known_size: int = 0, log: TinyLog = LOG) -> PublishedCheckpoint:
+    """A checkpoint of a made-up log, with a way to prove it."""
+
+    async def prove(old_size: int) -> Sequence[bytes]:
+        return log.proof(old_size, size)
+
+    return PublishedCheckpoint(
+        log.origin, size, log.root(size), log.checkpoint(size), known_size, prove
+    )
+
+
+class SinkSuite:
+    """The suite; the fixture `place` is the user's."""
+
+    async def test_evidence_is_small_and_holds(self, place: Place) -> None:
+        sink = place.open()
+        checkpoint = published(7)
+        evidence = await sink.anchor(checkpoint)
+        assert evidence.kind
+        assert 0 < len(evidence.data) <= MAX_EVIDENCE_BYTES
+        place.verify(checkpoint, evidence.kind, evidence.data)
+        await sink.close()
+
+    async def test_same_checkpoint_again_after_a_lost_answer(self, place: Place) -> None:
+        """Failed but persisted: the sink has it, and we do not know."""
+        sink = place.open()
+        first = await sink.anchor(published(7))
+        again = await sink.anchor(published(7))
+        assert again.kind == first.kind
+        place.verify(published(7), again.kind, again.data)
+        await sink.close()
+
+    async def test_lost_answer_and_a_restart_of_ours(self, place: Place) -> None:
+        sink = place.open()
+        await sink.anchor(published(5))
+        await sink.anchor(published(7, known_size=5))
+        await sink.close()
+        sink = place.open()
+        for checkpoint in (published(7, known_size=5), published(12, known_size=5)):
+            evidence = await sink.anchor(checkpoint)
+            place.verify(checkpoint, evidence.kind, evidence.data)
+        await sink.close()
+
+    async def test_sizes_in_between_may_be_skipped(self, place: Place) -> None:
+        sink = place.open()
+        for size, known_size in ((1, 0), (2, 1), (40, 2), (41, 40)):
+            checkpoint = published(size, known_size)
+            evidence = await sink.anchor(checkpoint)
+            place.verify(checkpoint, evidence.kind, evidence.data)
+        await sink.close()
+
+    async def test_name_has_no_credentials_and_stays(self, place: Place) -> None:
+        first, second = place.open(), place.open()
+        assert first.uri == second.uri
+        assert "@" not in first.uri
+        await first.close()
+        await second.close()
+        await second.close()

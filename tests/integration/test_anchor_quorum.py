@@ -1,0 +1,176 @@
+"""A real log, anchored by a policy: notaries of ours, an authority, and sinks that fail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anchor_svc.opening import open_sinks
+from anchor_svc.openlog import OpenLog
+from anchor_svc.sinks import open_sink
+from anchor_svc.sinks.cosigner import CosignerSink
+from notary_svc.signing import Cosigner
+from provledger import note
+from provledger.note import parse_vkey
+from provledger.policy import parse_policy
+from provledger.retry import RetryPolicy
+from tests.support import peers
+from tests.support.anchoring import Ledger, TestKeys, eventually, running_log, submit
+from tests.support.anchoring import log_vkey as vkey_of
+from tests.support.chain import START_NS
+from tests.support.notary import NOTARY, running_notary
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def _hurry(log: OpenLog) -> None:
+    log.relays._deadline_s = 0.5
+    log.relays._retry = RetryPolicy(attempts=10_000, base_s=0.01, cap_s=0.02, budget_s=1000)
+
+
+class _Log:
+    """What a notary must know of our log before it knows us."""
+
+    def __init__(self, vkey: str) -> None:
+        self.vkey = vkey
+
+
+async def _log_vkey(directory: Path, keys: TestKeys) -> str:
+    async with running_log(f"sqlite:///{directory}/log.db", directory, keys=keys) as log:
+        return vkey_of(log, keys)
+
+
+async def test_policy_of_cosigner_and_sink(tmp_path: Path) -> None:
+    """Anchored once the notary has cosigned and the directory has it, without the dead one."""
+    keys = TestKeys()
+    known: Any = [_Log(await _log_vkey(tmp_path, keys))]
+    async with running_notary(tmp_path / "notary", known) as address:
+        vkeys = Cosigner.open(NOTARY, tmp_path / "notary" / "data").vkeys
+        text = (
+            f"witness n {vkeys[0]} http://{address}\n"
+            f"sink copy file://{tmp_path}/copy\n"
+            f"sink dead http://127.0.0.1:1?protocol=tlog-witness&vkey={vkeys[1]}\n"
+            "group some any copy dead\ngroup both all n some\nquorum both\nwithin 1m\n"
+        )
+        policy = parse_policy(text.encode())
+        sinks = open_sinks([], policy)
+        ledger = Ledger()
+        ledger.grow(20)
+        async with running_log(
+            f"sqlite:///{tmp_path}/log.db",
+            tmp_path,
+            keys=keys,
+            sinks=sinks,
+            policy=policy,
+            background=True,
+            prepare=_hurry,
+        ) as log:
+            for start in range(0, 20, 5):
+                await submit(log, ledger, start, start + 5)
+            await eventually(lambda: log.state.anchored_size == 21)
+            assert not log.state.overdue
+            proven = await log.reader.batch_inclusion(ledger.uid, [0, 19], 0)
+            assert proven.anchored
+            assert {row.kind for row in proven.evidence} == {"file", "tlog-cosignature"}
+            (cosigned,) = [row for row in proven.evidence if row.kind == "tlog-cosignature"]
+            opened = note.open(cosigned.evidence, [vkeys[0]])
+            assert opened.text == note.parse(proven.checkpoint.note).text
+
+
+async def test_notary_that_was_away_gets_what_it_missed(tmp_path: Path) -> None:
+    """Its answers are lost at first, and then it is gone: nothing is lost, no append is refused."""
+    keys = TestKeys()
+    known: Any = [_Log(await _log_vkey(tmp_path, keys))]
+    ledger = Ledger()
+    async with running_notary(tmp_path / "notary", known) as address:
+        vkeys = Cosigner.open(NOTARY, tmp_path / "notary" / "data").vkeys
+        lost = 2
+        away = False
+
+        def forward(path: str, body: bytes) -> peers.Reply | None:
+            nonlocal lost
+            import http.client
+
+            if away:
+                return 503, {}, b""
+            connection = http.client.HTTPConnection(address, timeout=5)
+            connection.request("POST", path, body)
+            answer = connection.getresponse()
+            data = answer.read()
+            if answer.status == 200 and lost:
+                lost -= 1
+                return None  # it has cosigned and stored, and we never hear of it
+            return answer.status, {"Content-Type": answer.headers["content-type"]}, data
+
+        with peers.scripted(forward) as server:
+            sink = CosignerSink("cosigner:test", server.url, [parse_vkey(text) for text in vkeys])
+            async with running_log(
+                f"sqlite:///{tmp_path}/log.db",
+                tmp_path,
+                keys=keys,
+                sinks=[sink],
+                background=True,
+                prepare=_hurry,
+            ) as log:
+                ledger.grow(5)
+                await submit(log, ledger)
+                await eventually(lambda: log.state.anchored_size == 6)
+                away = True
+                for _ in range(5):
+                    ledger.grow(5)
+                    await submit(log, ledger, len(ledger.entries) - 5)
+                assert log.state.anchored_size < 31
+                away = False
+                await eventually(lambda: log.state.anchored_size == 31)
+                assert lost == 0
+
+
+async def test_circuit_opens_and_closes(tmp_path: Path) -> None:
+    directory = tmp_path / "copy"
+    directory.write_text("in the way")
+    sink = open_sink(f"file://{directory}")
+    ledger = Ledger()
+    ledger.grow(3)
+    async with running_log(
+        f"sqlite:///{tmp_path}/log.db", tmp_path, sinks=[sink], background=True, prepare=_hurry
+    ) as log:
+        await submit(log, ledger)
+        await eventually(lambda: log.relays._failures.get(sink.uri, 0) >= 8)
+        directory.unlink()
+        await eventually(lambda: log.state.anchored_size == 4)
+        assert log.relays._failures == {}
+
+
+async def test_overdue_is_told_and_ends(tmp_path: Path) -> None:
+    now_ns = START_NS
+    directory = tmp_path / "copy"
+    directory.write_text("in the way")
+    text = f"sink copy file://{directory}\nquorum copy\nwithin 10s\nmode fail-closed\n"
+    policy = parse_policy(text.encode())
+    ledger = Ledger()
+    ledger.grow(3)
+    async with running_log(
+        f"sqlite:///{tmp_path}/log.db",
+        tmp_path,
+        sinks=open_sinks([], policy),
+        policy=policy,
+        background=True,
+        prepare=_hurry,
+        clock=lambda: now_ns,
+    ) as log:
+        await submit(log, ledger)
+        await eventually(lambda: log.state.published_size == 4)
+        await log.overdue.look()
+        assert not log.state.overdue
+        now_ns += 11 * 1_000_000_000
+        await log.overdue.look()
+        assert log.state.overdue
+        # Internal logging goes on all the same.
+        ledger.grow(2)
+        await submit(log, ledger, 3)
+        directory.unlink()
+        await eventually(lambda: log.state.anchored_size == 6)
+        await log.overdue.look()
+        assert not log.state.overdue

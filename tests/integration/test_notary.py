@@ -1,0 +1,85 @@
+"""The notary as a client sees it: real sockets, a real database."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from notary_svc.app import serve
+from notary_svc.config import Settings
+from notary_svc.cosigning import MAX_BODY_BYTES, origin_id
+from notary_svc.signing import Cosigner
+from provledger import note
+from provledger.settings import ConfigError
+from tests.support.notary import NOTARY, ORIGIN, TinyLog, call, running_notary
+
+LOG = TinyLog()
+
+
+async def test_cosigns_what_grows_and_remembers_over_restarts(tmp_path: Path) -> None:
+    monitoring = f"/{origin_id(ORIGIN)}/checkpoint"
+    async with running_notary(tmp_path, [LOG]) as address:
+        vkeys = Cosigner.open(NOTARY, tmp_path / "data").vkeys
+        assert (await call(address, "GET", monitoring))[0] == 404
+        status, _, lines = await call(address, "POST", "/add-checkpoint", LOG.request(0, 5))
+        assert status == 200
+        note.open(LOG.checkpoint(5) + lines, vkeys)
+    async with running_notary(tmp_path, [LOG]) as address:
+        status, media_type, body = await call(address, "POST", "/add-checkpoint", LOG.request(0, 9))
+        assert (status, media_type, body) == (409, "text/x.tlog.size", b"5\n")
+        status, _, lines = await call(address, "POST", "/add-checkpoint", LOG.request(5, 9))
+        assert status == 200
+        status, _, latest = await call(address, "GET", monitoring)
+        assert (status, latest) == (200, LOG.checkpoint(9) + lines)
+        assert (await call(address, "GET", "/healthz"))[0] == 200
+
+
+async def test_statuses_over_http(tmp_path: Path) -> None:
+    async with running_notary(tmp_path, [LOG]) as address:
+
+        async def status(body: bytes) -> int:
+            return (await call(address, "POST", "/add-checkpoint", body))[0]
+
+        assert await status(b"hello") == 400
+        assert await status(TinyLog("log.test/two").request(0, 1)) == 404
+        assert await status(TinyLog(seed="stranger").request(0, 1)) == 403
+        assert await status(LOG.request(0, 7)) == 200
+        assert await status(LOG.request(3, 9)) == 409
+        assert await status(TinyLog(fork_at=2).request(7, 9)) == 422
+        assert (await call(address, "GET", "/add-checkpoint"))[0] == 405
+        # The server may close before we have sent it all, which also ends the attempt.
+        try:
+            assert await status(b"x" * (MAX_BODY_BYTES + 1)) == 413
+        except ConnectionError:
+            pass
+
+
+async def test_of_two_histories_at_once_one_is_cosigned(tmp_path: Path) -> None:
+    fork = TinyLog(fork_at=2)
+    async with running_notary(tmp_path, [LOG]) as address:
+        answers = await asyncio.gather(
+            *(
+                call(address, "POST", "/add-checkpoint", log.request(0, 7))
+                for log in [LOG, fork] * 5
+            )
+        )
+    assert sorted(answer[0] for answer in answers).count(200) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"host": "0.0.0.0"}, "without TLS"),
+        ({"tls_cert": Path("x.pem")}, "tls_key"),
+        ({"logs": Path("missing")}, "missing"),
+        ({"name": "has space"}, "name"),
+    ],
+)
+async def test_refuses_to_start(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    policy = tmp_path / "logs"
+    policy.write_text(f"log {LOG.vkey}\nquorum none\n")
+    values: dict[str, object] = {"name": NOTARY, "data_dir": tmp_path / "data", "logs": policy}
+    with pytest.raises(ConfigError, match=message):
+        await serve(Settings(**(values | changes)))  # type: ignore[arg-type]

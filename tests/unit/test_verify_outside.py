@@ -1,0 +1,201 @@
+"""What others say of a receipt's checkpoint: believed only if the verifier says whom to believe."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from notary_svc.signing import Cosigner
+from provledger import jcs, note, timestamp
+from provledger.errors import VerificationError
+from provledger.outside import ObjectLock, Outside, cosigned_checkpoint
+from provledger.policy import parse_policy
+from provledger.receipt import Evidence, Receipt
+from provledger.report import Check, Outcome, Status
+from provledger.verify import Verifier, verify_receipt
+from tests.support import peers
+from tests.support.chain import key_set, sample_chain, with_changes
+from tests.support.notary import NOTARY, NOW_S
+
+KEYS = key_set()
+RECEIPT = sample_chain().receipts()[5]
+PROOF = RECEIPT.proofs[0]
+SIZE = int(PROOF.checkpoint.split(b"\n")[1])
+
+
+@pytest.fixture(scope="module")
+def cosigner(tmp_path_factory: pytest.TempPathFactory) -> Cosigner:
+    return Cosigner.open(NOTARY, tmp_path_factory.mktemp("keys"))
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> peers.OpenSSLAuthority:
+    return peers.OpenSSLAuthority(tmp_path_factory.mktemp("tsa"))
+
+
+def _with(*evidence: tuple[str, bytes], sink: str = "sink:one") -> Receipt:
+    items = tuple(Evidence(sink, kind, 1, data) for kind, data in evidence)
+    return with_changes(RECEIPT, proofs=(dataclasses.replace(PROOF, evidence=items),))
+
+
+def _cosigned(cosigner: Cosigner, text: bytes | None = None) -> bytes:
+    body = note.parse(PROOF.checkpoint).text if text is None else text
+    return PROOF.checkpoint + b"".join(cosigner.cosign(body, NOW_S))
+
+
+def _policy(cosigner: Cosigner, rest: str) -> Outside:
+    lines = "".join(f"witness {n} {vkey}\n" for n, vkey in zip("ab", cosigner.vkeys, strict=True))
+    return Outside(parse_policy((lines + rest).encode()))
+
+
+def _outcome(receipt: Receipt, outside: Outside, check: Check) -> tuple[Outcome, Status]:
+    report = verify_receipt(receipt, KEYS, outside)
+    found = {result.check: result.outcome for result in report.results}
+    return found[check], report.status
+
+
+def _stamped(authority: peers.OpenSSLAuthority, message: bytes) -> bytes:
+    request = timestamp.build_request(message)
+    reply = authority.answer("", request.der)[2]
+    return timestamp.encode_evidence(request, reply, _authority(authority))
+
+
+def _authority(authority: peers.OpenSSLAuthority) -> timestamp.Authority:
+    return timestamp.Authority.from_pem(authority.cert.read_bytes(), authority.chain.read_bytes())
+
+
+def test_nobody_is_believed_unless_named(cosigner: Cosigner) -> None:
+    receipt = _with(("tlog-cosignature", _cosigned(cosigner)))
+    outcome, status = _outcome(receipt, Outside(), Check.COSIGNER_QUORUM)
+    assert (outcome, status) == (Outcome.NOT_CHECKED, Status.VERIFIED)
+    assert _outcome(receipt, Outside(), Check.SINK_EVIDENCE)[0] is Outcome.HOLDS
+
+
+@pytest.mark.parametrize(
+    ("rest", "met"),
+    [
+        ("quorum a\n", True),
+        ("group g all a b\nquorum g\n", True),
+        ("sink s sink:one\ngroup g all a s\nquorum g\n", False),
+        ("quorum none\n", True),
+    ],
+)
+def test_quorum_of_cosigners(cosigner: Cosigner, rest: str, met: bool) -> None:
+    """A sink that nothing can be checked of is the operator's word, and does not count."""
+    receipt = _with(("tlog-cosignature", _cosigned(cosigner)))
+    outcome, status = _outcome(receipt, _policy(cosigner, rest), Check.COSIGNER_QUORUM)
+    assert outcome is (Outcome.HOLDS if met else Outcome.NOT_CHECKED)
+    assert status is (Status.VERIFIED if met else Status.UNVERIFIED)
+
+
+def test_asked_for_and_not_there_is_unverified(
+    cosigner: Cosigner, authority: peers.OpenSSLAuthority
+) -> None:
+    asked = [
+        (_policy(cosigner, "quorum a\n"), Check.COSIGNER_QUORUM),
+        (Outside(authorities=(_authority(authority),)), Check.TIMESTAMP_TOKEN),
+        (Outside(ask_store=lambda lock, signed: None), Check.OBJECT_LOCK),
+    ]
+    for outside, check in asked:
+        assert _outcome(RECEIPT, outside, check) == (Outcome.NOT_CHECKED, Status.UNVERIFIED)
+
+
+def test_log_of_a_policy_must_have_signed(cosigner: Cosigner) -> None:
+    from tests.support.notary import TinyLog
+
+    receipt = _with(("tlog-cosignature", _cosigned(cosigner)))
+    other = _policy(cosigner, f"log {TinyLog('other.test').vkey}\nquorum a\n")
+    assert _outcome(receipt, other, Check.COSIGNER_QUORUM)[1] is Status.UNVERIFIED
+    forged = _policy(cosigner, f"log {TinyLog(PROOF.origin).vkey}\nquorum a\n")
+    with pytest.raises(VerificationError) as caught:
+        Verifier(KEYS, forged).verify(receipt)
+    assert caught.value.check == Check.COSIGNER_QUORUM
+
+
+def test_forged_cosignature_fails(cosigner: Cosigner) -> None:
+    name, key_id = sorted(cosigner.names)[0]
+    forged = PROOF.checkpoint + note.signature_line(name, key_id, bytes(8) + bytes(64))
+    with pytest.raises(VerificationError) as caught:
+        Verifier(KEYS, _policy(cosigner, "quorum a\n")).verify(_with(("tlog-cosignature", forged)))
+    assert caught.value.check == Check.COSIGNER_QUORUM
+
+
+def test_timestamp_counts_with_its_authority(
+    cosigner: Cosigner, authority: peers.OpenSSLAuthority
+) -> None:
+    message = timestamp.imprint_message(PROOF.checkpoint, PROOF.origin)
+    receipt = _with(("rfc3161", _stamped(authority, message)))
+    trusted = Outside(authorities=(_authority(authority),))
+    holds = (Outcome.HOLDS, Status.VERIFIED)
+    assert _outcome(receipt, trusted, Check.TIMESTAMP_TOKEN) == holds
+    assert _outcome(receipt, Outside(), Check.TIMESTAMP_TOKEN)[0] is Outcome.NOT_CHECKED
+    policy = parse_policy(b"sink stamp sink:one\nquorum stamp\n")
+    both = Outside(policy, (_authority(authority),))
+    assert _outcome(receipt, both, Check.COSIGNER_QUORUM) == holds
+    assert _outcome(receipt, Outside(policy), Check.COSIGNER_QUORUM)[1] is Status.UNVERIFIED
+
+
+def test_timestamp_of_another_authority_fails(
+    authority: peers.OpenSSLAuthority, tmp_path: Path
+) -> None:
+    message = timestamp.imprint_message(PROOF.checkpoint, PROOF.origin)
+    other = peers.OpenSSLAuthority(tmp_path / "other")
+    receipt = _with(("rfc3161", _stamped(other, message)))
+    with pytest.raises(VerificationError) as caught:
+        Verifier(KEYS, Outside(authorities=(_authority(authority),))).verify(receipt)
+    assert caught.value.check == Check.TIMESTAMP_TOKEN
+
+
+def _lock(**changes: Any) -> bytes:
+    value = {
+        "v": "1",
+        "bucket": "audit",
+        "key": "a/b",
+        "versionId": "v1",
+        "mode": "COMPLIANCE",
+        "retainUntilUnixS": "1900000000",
+        "legalHold": False,
+        "sha256": hashlib.sha256(PROOF.checkpoint).hexdigest(),
+        "size": str(SIZE),
+    }
+    return jcs.encode({**value, **changes})
+
+
+def test_locked_copy_is_asked_for_online_only() -> None:
+    receipt = _with(("s3-object-lock", _lock()))
+    assert _outcome(receipt, Outside(), Check.OBJECT_LOCK)[0] is Outcome.NOT_CHECKED
+    asked: list[tuple[ObjectLock, bytes]] = []
+    online = Outside(ask_store=lambda lock, signed: asked.append((lock, signed)))
+    holds = (Outcome.HOLDS, Status.VERIFIED)
+    assert _outcome(receipt, online, Check.OBJECT_LOCK) == holds
+    assert asked[0][0].version_id == "v1"
+    assert asked[0][1] == PROOF.checkpoint
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        ("file", b"{}"),
+        ("tlog-cosignature", b"garbage"),
+        ("tlog-cosignature", PROOF.checkpoint.replace(b"\n%d\n" % SIZE, b"\n%d\n" % (SIZE + 1), 1)),
+        ("rfc3161", b"garbage"),
+        ("s3-object-lock", b"garbage"),
+        ("s3-object-lock", _lock(size="1")),
+        ("s3-object-lock", _lock(sha256="00" * 32)),
+        ("s3-object-lock", _lock(more="x")),
+    ],
+)
+def test_evidence_for_another_checkpoint_fails_whoever_is_believed(kind: str, data: bytes) -> None:
+    with pytest.raises(VerificationError):
+        Verifier(KEYS).verify(_with((kind, data)))
+
+
+def test_all_cosignatures_are_exported_once(cosigner: Cosigner) -> None:
+    signed = _cosigned(cosigner)
+    receipt = _with(("tlog-cosignature", signed), ("tlog-cosignature", signed))
+    assert cosigned_checkpoint(receipt.proofs[0]) == signed
+    assert cosigned_checkpoint(PROOF) == PROOF.checkpoint
