@@ -25,6 +25,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import random
+import time
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -35,10 +37,13 @@ from sqlalchemy.engine import Connection, Engine
 
 from provledger.db.engine import begin_write, is_sqlite
 from provledger.db.errors import as_storage_error
+from provledger.errors import AbortedError
+from provledger.retry import RetryPolicy
 from provledger.settings import ConfigError
 
 _ENV = Path(__file__).with_name("migrations")
 _LOCK_WAIT_MS = 120_000
+_TURN = RetryPolicy(attempts=20, base_s=0.05, cap_s=1.0, budget_s=30.0)
 
 
 def migrate(engine: Engine, script_location: str | Path, schema: str) -> None:
@@ -52,6 +57,20 @@ def migrate(engine: Engine, script_location: str | Path, schema: str) -> None:
         StatusError: the database cannot be reached.
     """
     config = alembic_config(script_location)
+    # SQLite does not wait its turn while another starter switches the file to WAL: it answers
+    # "locked" at once, whatever the busy timeout.
+    delays = _TURN.delays(random.Random())  # noqa: S311 - jitter, not a secret
+    while True:
+        try:
+            return _upgrade(engine, config, schema)
+        except AbortedError:
+            delay_s = next(delays, None)
+            if delay_s is None:
+                raise
+            time.sleep(delay_s)
+
+
+def _upgrade(engine: Engine, config: Config, schema: str) -> None:
     try:
         with begin_write(engine) as connection:
             if not is_sqlite(engine):
