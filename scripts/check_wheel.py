@@ -17,13 +17,22 @@ import zipfile
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
-PACKAGES = ("provledger", "keys_svc", "witness_svc", "ledger_svc", "anchor_svc", "provledger_cli")
+PACKAGES = (
+    "provledger",
+    "keys_svc",
+    "witness_svc",
+    "ledger_svc",
+    "anchor_svc",
+    "notary_svc",
+    "provledger_cli",
+)
 SOURCES = ("libs/common", "services")
 SMOKE_TEST = """
 import importlib, importlib.metadata, pkgutil, sys
 OPTIONAL = (
     "boto3", "botocore", "google.api_core", "google.cloud",
     "opentelemetry.exporter", "opentelemetry.sdk",
+    "asn1crypto", "pkcs11", "rfc3161_client", "starlette", "uvicorn",
 )
 for name in sys.argv[1:]:
     package = importlib.import_module(name)
