@@ -83,6 +83,8 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
             sink_deadline_s=settings.sink_deadline_ms / 1000,
             max_batch_leaves=settings.max_batch_leaves,
             max_queued_leaves=settings.max_queued_leaves,
+            batch_budget_s=settings.batch_budget_ms / 1000,
+            batch_leaves=settings.batch_leaves,
             clock=clock,
             policy=policy,
         )

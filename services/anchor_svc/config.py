@@ -85,6 +85,27 @@ class Settings(ServerSettings):
             "max": 100_000,
         },
     )
+    batch_budget_ms: float = field(
+        default=8.0,
+        metadata={
+            "doc": "Longest that an entry waits for others to fill its batch. A batch waits for "
+            "what arrives in 0.6 of this at the rate of late, so at low load for nothing; 0 "
+            "switches waiting off.",
+            "unit": "milliseconds",
+            "min": 0,
+            "max": 60_000,
+        },
+    )
+    batch_leaves: int = field(
+        default=0,
+        metadata={
+            "doc": "Entries that every batch waits for, at most for batch_budget_ms, instead of a "
+            "number that follows the arrival rate; 0 for the latter.",
+            "unit": "entries",
+            "min": 0,
+            "max": 100_000,
+        },
+    )
     max_queued_leaves: int = field(
         default=20_000,
         metadata={

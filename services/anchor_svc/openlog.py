@@ -43,6 +43,8 @@ class OpenLog:
         sink_deadline_s: float,
         max_batch_leaves: int,
         max_queued_leaves: int,
+        batch_budget_s: float = 0.0,
+        batch_leaves: int = 0,
         clock: Callable[[], int],
         policy: Policy | None = None,
     ) -> None:
@@ -80,6 +82,9 @@ class OpenLog:
             max_bytes=MAX_BATCH_BYTES,
             max_queued_items=max_queued_leaves,
             max_queued_bytes=MAX_QUEUED_BYTES,
+            budget_s=batch_budget_s,
+            fixed_items=batch_leaves or None,
+            name="anchor",
         )
 
     async def open(self) -> None:

@@ -74,6 +74,7 @@ class Pipeline:
             max_queued_items=tools.queue_items,
             max_queued_bytes=tools.queue_bytes,
             max_in_flight=_IN_FLIGHT,
+            name="ledger",
         )
 
     async def append(self, items: Sequence[Pending]) -> list[Outcome]:

@@ -84,6 +84,7 @@ class BatchSigner:
                 max_items=max_statements,
                 max_queued_items=max_queued_statements,
                 max_in_flight=signatures_in_flight,
+                name=f"witness-{suite}",
             )
             for suite in SUITES
         }

@@ -220,8 +220,8 @@ async def test_empty_group_needs_no_flush() -> None:
 
 
 async def test_stats_tell_fill_and_latency() -> None:
-    ticks = iter([1.0, 1.25])
-    batcher = GroupCommit(Recorder(), max_items=4, clock=lambda: next(ticks))
+    ticks = iter([0.5, 1.0, 1.25, 2.0])
+    batcher = GroupCommit(Recorder(), fixed_items=4, clock=lambda: next(ticks))
     await batcher.submit_many([1, 2, 3])
     await turns()
     stats = batcher.stats()

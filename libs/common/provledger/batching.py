@@ -1,10 +1,14 @@
 """Group commit: the one adaptive batcher of all services.
 
-What arrives while one flush runs is the next flush. At low load nothing waits and there is no
-timer; at high load batches grow until they are full, and what a flush costs is shared by all of
-them. The queue is bounded: when it is full, callers are told to come back, and when.
+What arrives while one flush runs is the next flush. With a latency budget, a batch also has a
+*target*, fixed before its first item: what arrives in `TARGET_SHARE` of the budget at the rate of
+late (`provledger.pacing`), at least 1. It goes once it has reached the target, and at the latest
+when its first item has waited for the budget. So at low load nothing waits and there is no timer;
+at a steady load batches are full; at high load they grow to `max_items`, and what a flush costs is
+shared by all of them. Without a budget every target is 1. The queue is bounded: when it is full,
+callers are told to come back, and when.
 
-    batcher = GroupCommit(flush, max_items=1000, max_queued_items=20_000)
+    batcher = GroupCommit(flush, max_items=1000, max_queued_items=20_000, budget_s=0.008)
     results = await batcher.submit_many(items, size_bytes=size)
 
 Items of one `submit_many` stay together and in order, and cost one future, whatever their number.
@@ -21,7 +25,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar, cast
 
+from provledger import telemetry
 from provledger.errors import InternalError, ResourceExhaustedError, UnavailableError
+from provledger.pacing import ArrivalRate, target_items
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -30,6 +36,18 @@ Flush = Callable[[list[T]], Awaitable[Sequence[R | Exception]]]
 
 _MIN_RETRY_DELAY_S: Final = 0.05
 _MAX_RETRY_DELAY_S: Final = 5.0
+# Timers may come a little before their time.
+_CLOCK_STEP_S: Final = 0.0002
+
+_queue = telemetry.gauge("batch.queue.items", doc="Items that wait for a flush, by batcher")
+_fill = telemetry.histogram(
+    "batch.fill", unit="1", doc="Items of a batch as a part of its target, at most 1, by batcher"
+)
+_sizes = telemetry.histogram("batch.items", unit="1", doc="Items of a batch, by batcher")
+_flush_s = telemetry.histogram("batch.flush.duration", doc="One flush, by batcher")
+_commit_s = telemetry.histogram(
+    "batch.commit.duration", doc="From submission to the answer, by batcher"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +62,12 @@ class BatchStats:
     items: int
     """Items in those flushes."""
     last_items: int
+    """Items of the flush that began last."""
     last_fill: float
-    """Items of the last flush, as a part of `max_items`."""
+    """The same as a part of its target; more than 1 after a queue."""
     last_flush_s: float
+    last_target: int
+    """Items for which that batch would have waited."""
 
 
 @dataclass(slots=True, eq=False)
@@ -54,6 +75,7 @@ class _Group(Generic[T, R]):
     items: Sequence[T]
     size_bytes: int
     future: asyncio.Future[list[R | Exception]]
+    submitted_s: float
 
 
 class GroupCommit(Generic[T, R]):
@@ -64,6 +86,10 @@ class GroupCommit(Generic[T, R]):
     max_items, max_bytes: bounds of one batch; a larger group goes alone, and is not split.
     max_queued_items, max_queued_bytes: bounds of what waits.
     max_in_flight: flushes running at once; they start in order of submission.
+    budget_s: the longest an item waits for others to make its batch full, in seconds; 0 for not at
+        all. What it waits for flushes that run comes on top.
+    fixed_items: the target of every batch, instead of one that follows the arrival rate.
+    name: of the batcher, in metrics.
     """
 
     def __init__(
@@ -75,6 +101,9 @@ class GroupCommit(Generic[T, R]):
         max_queued_items: int = 20_000,
         max_queued_bytes: int = 64 * 1024 * 1024,
         max_in_flight: int = 1,
+        budget_s: float = 0.0,
+        fixed_items: int | None = None,
+        name: str = "",
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._flush = flush
@@ -83,7 +112,14 @@ class GroupCommit(Generic[T, R]):
         self._max_queued_items = max_queued_items
         self._max_queued_bytes = max_queued_bytes
         self._max_in_flight = max_in_flight
+        self._budget_s = budget_s
+        self._fixed_items = fixed_items
+        self._labels = {"batcher": name}
         self._clock = clock
+        self._rate = ArrivalRate()
+        # The batch that fills up at the head of the queue: what it waits for, and who ends that.
+        self._target = 1
+        self._timer: asyncio.TimerHandle | None = None
         # Flushes run in the context of the batcher, not of the caller who happened to start one:
         # neither its principal nor its span may leak into its neighbours' work.
         self._context = contextvars.copy_context()
@@ -96,6 +132,7 @@ class GroupCommit(Generic[T, R]):
         self._flushes = 0
         self._items = 0
         self._last_items = 0
+        self._last_target = 1
         self._last_flush_s = 0.0
 
     async def submit(self, item: T, size_bytes: int = 0) -> R:
@@ -137,12 +174,20 @@ class GroupCommit(Generic[T, R]):
                 retry_delay_s=self._retry_delay_s(),
             )
         loop = asyncio.get_running_loop()
-        group: _Group[T, R] = _Group(items, size_bytes, loop.create_future())
+        now_s = self._clock()
+        if not self._queue:
+            self._target = self._next_target(now_s)
+        self._rate.add(count, now_s)
+        group: _Group[T, R] = _Group(items, size_bytes, loop.create_future(), now_s)
         self._queue.append(group)
         self._queued_items += count
         self._queued_bytes += size_bytes
+        _queue.set(self._queued_items, self._labels)
         self._schedule_pump()
-        return await group.future
+        try:
+            return await group.future
+        finally:
+            _commit_s.record(self._clock() - now_s, self._labels)
 
     async def close(self) -> None:
         """Refuse new items, flush what waits, and return when the last flush has ended."""
@@ -161,8 +206,9 @@ class GroupCommit(Generic[T, R]):
             flushes=self._flushes,
             items=self._items,
             last_items=self._last_items,
-            last_fill=self._last_items / self._max_items,
+            last_fill=self._last_items / self._last_target,
             last_flush_s=self._last_flush_s,
+            last_target=self._last_target,
         )
 
     def _retry_delay_s(self) -> float:
@@ -171,20 +217,55 @@ class GroupCommit(Generic[T, R]):
         estimate_s = flushes * self._last_flush_s
         return min(_MAX_RETRY_DELAY_S, max(_MIN_RETRY_DELAY_S, estimate_s))
 
+    def _next_target(self, now_s: float) -> int:
+        """What the batch about to begin waits for, by what is known before its first item."""
+        if self._fixed_items is not None:
+            return max(1, min(self._fixed_items, self._max_items))
+        return target_items(self._rate.per_s(now_s), self._budget_s, self._max_items)
+
+    def _wait_s(self) -> float:
+        """How long the batch at the head of the queue may wait for more, in seconds."""
+        if self._closing or self._budget_s <= 0 or self._queued_items >= self._target:
+            return 0.0
+        if self._queued_bytes >= self._max_bytes:
+            return 0.0
+        return self._queue[0].submitted_s + self._budget_s - self._clock()
+
     def _schedule_pump(self) -> None:
         """Start flushes at the end of this turn of the loop: what arrives in one turn, as the
         requests read from one socket do, goes together."""
-        if not self._pump_scheduled and len(self._tasks) < self._max_in_flight:
-            self._pump_scheduled = True
-            asyncio.get_running_loop().call_soon(self._pump, context=self._context)
+        if self._pump_scheduled or len(self._tasks) >= self._max_in_flight:
+            return
+        if self._timer is not None:
+            if self._wait_s() > 0:
+                return  # it will be looked at in time
+            self._timer.cancel()
+            self._timer = None
+        self._pump_scheduled = True
+        asyncio.get_running_loop().call_soon(self._pump, context=self._context)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._pump()
 
     def _pump(self) -> None:
         self._pump_scheduled = False
         while self._queue and len(self._tasks) < self._max_in_flight:
+            wait_s = self._wait_s()
+            if wait_s > _CLOCK_STEP_S:
+                if self._timer is None:
+                    self._timer = asyncio.get_running_loop().call_later(
+                        wait_s, self._on_timer, context=self._context
+                    )
+                return
+            target = self._target
             groups = self._take()
+            if self._queue:
+                # What stays begins the next batch, and was there before anybody looked at it.
+                self._target = self._next_target(self._clock())
             if groups:
                 task = asyncio.get_running_loop().create_task(
-                    self._run(groups), context=self._context.copy()
+                    self._run(groups, target), context=self._context.copy()
                 )
                 self._tasks.add(task)
                 task.add_done_callback(self._on_done)
@@ -208,11 +289,13 @@ class GroupCommit(Generic[T, R]):
             groups.append(group)
             items += len(group.items)
             size_bytes += group.size_bytes
+        _queue.set(self._queued_items, self._labels)
         return groups
 
-    async def _run(self, groups: list[_Group[T, R]]) -> None:
+    async def _run(self, groups: list[_Group[T, R]], target: int) -> None:
         items: list[T] = [item for group in groups for item in group.items]
         started_s = self._clock()
+        self._last_items, self._last_target = len(items), target
         try:
             results = await self._flush(items)
             if len(results) != len(items):
@@ -226,9 +309,11 @@ class GroupCommit(Generic[T, R]):
             _resolve(groups, results)
         finally:
             self._last_flush_s = self._clock() - started_s
-            self._last_items = len(items)
             self._items += len(items)
             self._flushes += 1
+            _flush_s.record(self._last_flush_s, self._labels)
+            _sizes.record(len(items), self._labels)
+            _fill.record(min(1.0, len(items) / target), self._labels)
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
