@@ -6,13 +6,21 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provledger import jcs
+from provledger import _statement_plain, jcs
 from provledger.errors import ReceiptFormatError
-from provledger.statement import MAX_STATEMENT_BYTES, Check, Statement, parse_statement
+from provledger.statement import (
+    MAX_STATEMENT_BYTES,
+    Check,
+    Statement,
+    _from_plain,
+    _from_value,
+    parse_statement,
+)
 
 FULL = Statement(
     ledger="tenants/acme/ledgers/main",
@@ -115,6 +123,47 @@ def test_bytes_are_canonical_and_read_back(statement: Statement) -> None:
     data = statement.encode()
     assert jcs.encode(jcs.parse(data)) == data
     assert parse_statement(data) == statement
+
+
+@given(statements)
+def test_text_without_escapes_is_read_at_one_look(statement: Statement) -> None:
+    """The two readers agree; only what holds an escape, or a time too long, needs the second."""
+    data = statement.encode()
+    quick = _statement_plain.match(data)
+    if b"\\" in data:
+        assert quick is None
+    else:
+        assert quick is not None
+        assert _from_plain(quick) == _from_value(orjson.loads(data)) == statement
+
+
+@given(statements, st.data())
+def test_damaged_text_is_read_alike_by_both_readers_or_by_neither(
+    statement: Statement, data: st.DataObject
+) -> None:
+    text = statement.encode()
+    start = data.draw(st.integers(0, len(text)))
+    end = data.draw(st.integers(start, min(len(text), start + 12)))
+    piece = data.draw(
+        st.sampled_from([b"", b'"', b",", b"{}", b"}", b"\\", b"\x00", b"0", b"\xff"])
+    )
+    text = text[:start] + piece + text[end:]
+    quick = _statement_plain.match(text)
+    read = None if quick is None else _from_plain(quick)
+    try:
+        value = _from_value(orjson.loads(text))
+        careful = value if value.encode() == text else None
+    except (ReceiptFormatError, ValueError):
+        careful = None
+    assert read is None or read == careful
+    assert parse_or_none(text) == careful
+
+
+def parse_or_none(data: bytes) -> Statement | None:
+    try:
+        return parse_statement(data)
+    except ReceiptFormatError:
+        return None
 
 
 @pytest.mark.parametrize("name", OPTIONAL)

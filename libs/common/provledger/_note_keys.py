@@ -27,7 +27,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from provledger import _base64
+from provledger import _base64, _ed25519
 from provledger._checkpoint_body import parse_checkpoint
 from provledger.errors import NoteError
 from provledger.hashing import sha256
@@ -192,6 +192,8 @@ def verify_signature(
     try:
         if isinstance(public, ec.EllipticCurvePublicKey):
             public.verify(signature, message, ec.ECDSA(hashes.SHA256()))
+        elif isinstance(public, ed25519.Ed25519PublicKey):
+            _ed25519.verify(public, signature, message)
         elif public is None:
             raise UnsupportedAlgorithm("no ML-DSA-44 here")
         else:

@@ -80,23 +80,24 @@ def parse(data: bytes, *, max_depth: int = MAX_DEPTH, max_fields: int = MAX_FIEL
     return _jcs_slow.parse(data, max_depth, max_fields)
 
 
-def encode(value: JSONValue) -> bytes:
+def encode(value: JSONValue, *, max_depth: int = MAX_ENCODE_DEPTH) -> bytes:
     """The canonical bytes (RFC 8785) of `value`.
 
     Raises InvalidJSONError for a type that is not JSON's, a key that is no string, an integer
-    beyond 2^53-1, NaN, an infinity, a lone surrogate, or nesting deeper than MAX_ENCODE_DEPTH.
+    beyond 2^53-1, NaN, an infinity, a lone surrogate, or nesting deeper than `max_depth`, which
+    is at most MAX_ENCODE_DEPTH.
     """
-    found = _scan(value, MAX_ENCODE_DEPTH)
+    found = _scan(value, max_depth)
     plain = value
     if found == _UNUSUAL:
         plain = _with_integers(value)
-        found = _scan(plain, MAX_ENCODE_DEPTH)
+        found = _scan(plain, max_depth)
     if found == _PLAIN:
         try:
             return orjson.dumps(plain, option=orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER)
         except TypeError:
             pass  # A lone surrogate or a big integer; the slow path names its place.
-    return _jcs_slow.encode(value, MAX_ENCODE_DEPTH)
+    return _jcs_slow.encode(value, max_depth)
 
 
 def canonicalize(

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from provledger import _ed25519
 from provledger.errors import InvalidSignatureError, KeyFormatError
 
 PublicKey: TypeAlias = Ed25519PublicKey | ec.EllipticCurvePublicKey
@@ -144,7 +145,7 @@ def verify_signature(public_key: PublicKey, signature: bytes, message: bytes) ->
     """Verify `signature` over `message`; raises InvalidSignatureError when it does not hold."""
     try:
         if isinstance(public_key, Ed25519PublicKey):
-            public_key.verify(signature, message)
+            _ed25519.verify(public_key, signature, message)
         else:
             public_key.verify(signature, message, _ECDSA_SHA256)
     except InvalidSignature:

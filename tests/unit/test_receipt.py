@@ -1,0 +1,170 @@
+"""Receipts as text: the quick reader and the careful one agree, on good text and on bad."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provledger._receipt_canonical import read_canonical
+from provledger._receipt_strict import read_members
+from provledger.errors import ReceiptFormatError
+from provledger.receipt import Evidence, Proof, Receipt, parse_canonical_receipt, parse_receipt
+from tests.support.chain import Chain, mutation, with_changes
+
+
+def made() -> Receipt:
+    """Return a receipt that has everything: a proof, with evidence of a sink."""
+    chain = Chain()
+    chain.append([mutation(1), mutation(2)])
+    receipt = chain.links[2][0]
+    return with_changes(
+        receipt,
+        proofs=(
+            Proof(
+                chain.origin,
+                7,
+                (bytes(32), bytes([255] * 32)),
+                chain.checkpoint(),
+                (Evidence("file:///a", "file", 5, b"{}"),),
+            ),
+        ),
+    )
+
+
+RECEIPT = made()
+LINE = RECEIPT.encode()
+MASKED = with_changes(
+    RECEIPT,
+    payload=None,
+    fields_mask=("/a",),
+    commitment=type(RECEIPT.commitment)("fields-v1", 8, None, ("WyJh",), (bytes(32),) * 8),
+)
+
+
+@pytest.mark.parametrize("receipt", [RECEIPT, MASKED, with_changes(RECEIPT, previous_hash=None)])
+def test_both_readers_give_back_what_was_written(receipt: Receipt) -> None:
+    assert read_canonical(receipt.encode()) == receipt
+    assert read_members(json.loads(receipt.encode())) == receipt
+    assert parse_canonical_receipt(receipt.encode()) == receipt
+
+
+def test_text_in_another_spelling_is_read_but_not_canonical() -> None:
+    pretty = json.dumps(json.loads(LINE), indent=1).encode()
+    assert read_canonical(pretty) is None
+    assert parse_receipt(pretty) == RECEIPT
+    with pytest.raises(ReceiptFormatError, match="canonical spelling"):
+        parse_canonical_receipt(pretty)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Return the path of every value in a JSON document."""
+    found = [path]
+    if isinstance(value, dict):
+        for name, member in value.items():
+            found += places(member, (*path, name))
+    elif isinstance(value, list):
+        for index, member in enumerate(value):
+            found += places(member, (*path, index))
+    return found
+
+
+PLACES = places(json.loads(LINE))[1:]
+
+
+def put(document: Any, path: tuple[Any, ...], value: Any) -> None:
+    *above, last = path
+    for step in above:
+        document = document[step]
+    document[last] = value
+
+
+ODD_VALUES: tuple[Any, ...] = (
+    None, True, False, 0, 1, -1, 2**32, 2**64, 1.5, 1.0, "", "0", "-1", "+5", "٥", "01", "1_0",
+    str(2**63), "ab", "AB" * 16, "00" * 32, "A" * 43 + "=", "A" * 43, "AAB=", " AAA", "é",
+    [], [[]], ["x"], [1], {}, {"x": 1}, {"secret": "AAAA"},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "path", places(json.loads(LINE))[1:], ids=lambda path: "/".join(map(str, path))
+)
+def test_readers_agree_on_every_member_replaced(path: tuple[Any, ...]) -> None:
+    """Whatever stands in a member's place, canonical text is read alike by both, or by neither."""
+    for odd in ODD_VALUES:
+        value = json.loads(LINE)
+        put(value, path, odd)
+        assert_readers_agree(value)
+
+
+@pytest.mark.parametrize(
+    "path", places(json.loads(LINE))[1:], ids=lambda path: "/".join(map(str, path))
+)
+def test_readers_agree_on_every_member_removed(path: tuple[Any, ...]) -> None:
+    value = json.loads(LINE)
+    *above, last = path
+    holder = value
+    for step in above:
+        holder = holder[step]
+    del holder[last]
+    assert_readers_agree(value)
+
+
+def assert_readers_agree(value: Any) -> None:
+    data = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    quick = read_canonical(data)
+    try:
+        careful = read_members(value) if isinstance(value, dict) else None
+    except ReceiptFormatError:
+        careful = None
+    if quick is not None:
+        assert quick == careful
+    elif careful is not None:
+        # Then the text was good and in a second spelling, such as a payload with 1.0 in it.
+        assert careful.encode() != data
+
+
+@given(st.integers(0, len(LINE) - 1), st.integers(0, 255))
+def test_no_byte_of_canonical_text_is_loose(position: int, byte: int) -> None:
+    changed = LINE[:position] + bytes((byte,)) + LINE[position + 1 :]
+    try:
+        receipt = parse_canonical_receipt(changed)
+    except ReceiptFormatError:
+        return
+    assert receipt.encode() == changed
+    assert (receipt == RECEIPT) == (changed == LINE)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        LINE[:-1] + b',"zzz":1}',
+        LINE.replace(b'{"commitment"', b'{"aaa":1,"commitment"', 1),
+        LINE.replace(b'"kid":', b'"kid":"w","kid":', 1),
+        LINE + b"\n",
+        b" " + LINE,
+        b"\xef\xbb\xbf" + LINE,
+        LINE[:-1],
+        b"",
+        b"[]",
+        b"1",
+        b"\xff",
+    ],
+)
+def test_other_bytes_are_refused(data: bytes) -> None:
+    assert read_canonical(data) is None
+    with pytest.raises(ReceiptFormatError):
+        parse_canonical_receipt(data)
+
+
+def test_payload_deeper_than_a_receipt_may_be_is_refused_by_both() -> None:
+    deep: Any = 1
+    for _ in range(69):
+        deep = [deep]
+    value = json.loads(LINE) | {"payload": deep}
+    assert read_canonical(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()) is None
+    with pytest.raises(ReceiptFormatError):
+        parse_receipt(json.dumps(value).encode())
