@@ -26,6 +26,7 @@ from scripts.error_reasons import REASONS, Reason
 from provledger.rpc.settings import ServerSettings
 from provledger.settings import SettingRow, describe
 from provledger_cli.keys_main import app as keys_app
+from provledger_cli.log_main import app as log_app
 from provledger_cli.main import app as main_app
 from provledger_cli.verbs.fips import app as fips_app
 
@@ -143,7 +144,12 @@ def rpc_block() -> str:
 
 def commands() -> Iterator[tuple[str, Any]]:
     """Every verb with its full name: `provledger up`, `keys list`."""
-    groups = (("provledger", main_app), ("provledger fips", fips_app), ("keys", keys_app))
+    groups = (
+        ("provledger", main_app),
+        ("provledger fips", fips_app),
+        ("provledger log", log_app),
+        ("keys", keys_app),
+    )
     for prefix, app in groups:
         group: Any = typer.main.get_command(app)
         for name, command in group.commands.items():

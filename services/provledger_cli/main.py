@@ -10,6 +10,7 @@ import typer
 
 from provledger_cli import failures, output
 from provledger_cli.keys_main import app as keys_app
+from provledger_cli.log_main import app as log_app
 from provledger_cli.verbs.append import append
 from provledger_cli.verbs.down import down
 from provledger_cli.verbs.export import export
@@ -62,6 +63,7 @@ app.command("verify")(verify)
 app.command("notary")(notary)
 app.add_typer(keys_app, name="keys")
 app.add_typer(fips_app, name="fips")
+app.add_typer(log_app, name="log")
 
 
 def main() -> None:

@@ -17,7 +17,8 @@ Two families hang from one root::
     │   └── KeyFormatError              a JWK, JWKS or key id that cannot be read
     ├── VerificationError               a check was made and does not hold
     │   ├── InvalidProofError           Merkle inclusion and consistency (RFC 9162)
-    │   └── InvalidSignatureError       a signature that does not verify
+    │   ├── InvalidSignatureError       a signature that does not verify
+    │   └── LogDamagedError             a file of a log that does not fit the rest of it
     ├── KMSError                        see `provledger.kms.errors`
     └── StatusError                     crosses gRPC (AIP-193) and is rebuilt on the caller's side
 
@@ -148,6 +149,21 @@ class InvalidProofError(VerificationError):
 
 class InvalidSignatureError(VerificationError):
     """A signature that does not verify under the key it names."""
+
+
+class LogDamagedError(VerificationError):
+    """A tile, bundle, checkpoint or entry of a log that does not fit the rest of it.
+
+    `path` is the file below the log's prefix, "" where it is none; `log_index` the first entry that
+    is known to be wrong, None where no single one is.
+    """
+
+    def __init__(
+        self, message: str, *, check: str, path: str = "", log_index: int | None = None
+    ) -> None:
+        super().__init__(message, check=check)
+        self.path = path
+        self.log_index = log_index
 
 
 class KMSError(ProvledgerError):

@@ -1,0 +1,130 @@
+"""GET of public files, bounded in time and size, and tried again with jitter.
+
+What comes is not believed: whoever asks checks it against signatures and hashes. So plain http is
+taken as well; redirects are not followed. One connection is kept and used again.
+"""
+
+from __future__ import annotations
+
+import http.client
+import random
+import ssl
+import time
+from collections.abc import Callable
+from typing import Final
+from urllib.parse import urlsplit
+
+from provledger.errors import ProvledgerError
+from provledger.retry import RetryPolicy
+
+RETRY: Final = RetryPolicy(attempts=4, base_s=0.25, cap_s=5.0, budget_s=15.0)
+TIMEOUT_S: Final = 10.0
+_PIECE: Final = 64 * 1024
+_MAX_WAIT_S: Final = 10.0
+_BUSY: Final = frozenset({408, 429, 500, 502, 503, 504})
+
+
+class FetchError(ProvledgerError):
+    """A file could not be had: no answer, a wrong status, too long or too slow."""
+
+
+class _AgainError(Exception):
+    """An attempt failed that may go better next time; `wait_s` is what the server asked for."""
+
+    def __init__(self, message: str, wait_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.wait_s = wait_s
+
+
+class Fetcher:
+    """Gets files below one URL. timeout_s: for each attempt as a whole. Not for several threads.
+
+    Raises FetchError for a URL that is none.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        retry: RetryPolicy = RETRY,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        try:
+            parts = urlsplit(url)
+            self._port = parts.port
+        except ValueError:
+            raise FetchError(f"{url!r} is not a URL") from None
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+            raise FetchError(f"{url!r} is not http://HOST/PREFIX or https://HOST/PREFIX")
+        if parts.username is not None or parts.fragment:
+            raise FetchError("a URL with credentials or a fragment is not taken")
+        self.url = url.rstrip("/")
+        self._host = parts.hostname
+        self._prefix = parts.path.rstrip("/")
+        self._context = ssl.create_default_context() if parts.scheme == "https" else None
+        self._timeout_s = timeout_s
+        self._retry = retry
+        self._sleep = sleep
+        self._rng = random.Random()  # noqa: S311 - jitter, not a secret
+        self._connection: http.client.HTTPConnection | None = None
+
+    def get(self, path: str, max_bytes: int) -> bytes | None:
+        """The file, None if the server says that there is none (404, 410).
+
+        Raises:
+            FetchError: it cannot be had, or is longer than `max_bytes`.
+        """
+        delays = self._retry.delays(self._rng)
+        while True:
+            try:
+                return self._attempt(path, max_bytes)
+            except _AgainError as error:
+                delay_s = next(delays, None)
+                if delay_s is None:
+                    raise FetchError(f"{self.url}/{path}: {error}") from error
+                self._sleep(max(delay_s, error.wait_s))
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _attempt(self, path: str, max_bytes: int) -> bytes | None:
+        end_s = time.monotonic() + self._timeout_s
+        try:
+            connection = self._connection = self._connection or self._connect()
+            headers = {"User-Agent": "provledger", "Accept-Encoding": "identity"}
+            connection.request("GET", f"{self._prefix}/{path}", headers=headers)
+            response = connection.getresponse()
+            pieces, size = [], 0
+            while piece := response.read1(_PIECE):
+                size += len(piece)
+                pieces.append(piece)
+                if size > max_bytes:
+                    self.close()
+                    raise FetchError(f"{self.url}/{path}: longer than {max_bytes} bytes")
+                if time.monotonic() > end_s:
+                    raise TimeoutError(f"not whole within {self._timeout_s:g} s")
+            if response.length:
+                raise ConnectionError("the answer was cut off")
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            raise _AgainError(str(error) or type(error).__name__) from error
+        if response.status in (404, 410):
+            return None
+        if response.status in _BUSY:
+            after = response.headers.get("retry-after") or ""
+            wait_s = float(after) if after.isascii() and after.isdigit() else 0.0
+            raise _AgainError(f"status {response.status}", min(wait_s, _MAX_WAIT_S))
+        if response.status != 200:
+            raise FetchError(f"{self.url}/{path}: status {response.status}")
+        return b"".join(pieces)
+
+    def _connect(self) -> http.client.HTTPConnection:
+        if self._context is None:
+            return http.client.HTTPConnection(self._host, self._port, timeout=self._timeout_s)
+        return http.client.HTTPSConnection(
+            self._host, self._port, timeout=self._timeout_s, context=self._context
+        )

@@ -1,0 +1,279 @@
+"""The work behind `log fsck`: a log's files, its stored heads and the ledger's rows, held together.
+
+Two ways to the same walk (`provledger.fsck`):
+
+    data directory   files, heads and rows as they lie there; services may run meanwhile
+    services         published files (a directory or URL), rows as the ledger service lists them
+
+What counts as logged is asked first and the files are read afterwards, so that a log that grows
+meanwhile is never short of an entry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from provledger import checkpoint as checkpoints
+from provledger import note, tiles
+from provledger.api.anchor.v1 import anchor_pb2
+from provledger.client import ReceiptSummary
+from provledger.errors import InputError, LogDamagedError, VerificationError
+from provledger.fsck import BUNDLE, CHECKPOINT, Bundle, Head, LedgerBinder, LogFiles, TreeWalk
+from provledger.hashing import Hasher, suite
+from provledger.keyset import KeySet
+from provledger.verify import Verifier
+from provledger_cli.connect import Remote
+from provledger_cli.failures import CommandError
+from provledger_cli.logfiles import Files
+from provledger_cli.stored import AnchorRows, StoredLog
+
+Progress = Callable[[int, int], None]
+"""Told how many of how many entries were looked at."""
+
+_CATCH_UP_S: Final = 15.0
+_PAGE: Final = 250
+
+
+class Rows(Protocol):
+    """The ledgers' rows, as far as a log is concerned."""
+
+    def ends(self, origin: str) -> list[tuple[bytes, int]]:
+        """(uid, last seq that counts as logged) of the ledgers in a log."""
+        ...
+
+    def hashes(self, ledger_uid: bytes, start_seq: int, count: int) -> Sequence[bytes | None]:
+        """Receipt hashes from a seq on, None where there is no row."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What was looked at and held. `signatures`: False if there were no keys to check them with."""
+
+    origin: str
+    published_size: int
+    size: int
+    ledgers: int
+    tiles: int
+    bundles: int
+    partials: int
+    heads: int
+    signatures: bool
+
+
+class _Checkpoints:
+    """Reads checkpoints, with the keys or, for want of them, without."""
+
+    def __init__(self, keys: KeySet | None) -> None:
+        self._verifier = None if keys is None else Verifier(keys)
+
+    def open(self, signed: bytes, origin: str, name: str) -> checkpoints.Checkpoint:
+        """The checkpoint in a note of that log; raises LogDamagedError."""
+        try:
+            if self._verifier is not None:
+                return self._verifier.open_checkpoint(signed, origin)
+            found = checkpoints.parse(note.parse(signed).text)
+        except InputError as error:
+            raise LogDamagedError(f"{name} cannot be read: {error}", check=CHECKPOINT) from error
+        except VerificationError as error:
+            raise LogDamagedError(f"{name}: {error.message}", check=CHECKPOINT) from error
+        if found.origin != origin:
+            raise LogDamagedError(f"{name} is of another log, {found.origin}", check=CHECKPOINT)
+        return found
+
+
+def check_stored(
+    anchor: AnchorRows,
+    uid: bytes,
+    files: Files,
+    rows: Rows,
+    keys: KeySet | None,
+    on_progress: Progress,
+) -> Checked:
+    """Check a log where it is stored, up to its newest head, published or not.
+
+    Raises:
+        LogDamagedError: for the first thing that does not fit.
+    """
+    reader = _Checkpoints(keys)
+    ends = rows.ends(anchor.log(uid).origin)
+    # The files before the row: what is published is in the database by then.
+    published = files.read("checkpoint")
+    log = anchor.log(uid)
+    hasher = suite(log.suite).tree
+    size, root = 0, hasher(b"")
+    if published is not None:
+        stated = reader.open(published, log.origin, "checkpoint")
+        size, root = stated.size, stated.root
+    if size > log.size:
+        raise LogDamagedError(
+            f"the published checkpoint is of tree size {size}, but the database knows of "
+            f"{log.size} only: it is older than the files",
+            check=CHECKPOINT,
+        )
+    heads = _stored_heads(anchor, log, reader)
+    walk = TreeWalk(files, hasher, size, root, heads)
+    binder = LedgerBinder(log.origin)
+    for bundle in walk.bundles():
+        _compare(binder, bundle, rows)
+        on_progress(bundle.start + len(bundle.entries), log.size)
+    for bundle in _unpublished(files, log, size):
+        _compare(binder, bundle, rows)
+        walk.extend(bundle.entries)
+        on_progress(walk.entries_checked, log.size)
+    walk.finish()
+    binder.finish(ends)
+    return _checked(walk, binder, log.origin, size, keys)
+
+
+def check_published(
+    files: Files,
+    origin: str,
+    hasher: Hasher,
+    least_size: int,
+    ends: list[tuple[bytes, int]],
+    rows: Rows,
+    keys: KeySet | None,
+    on_progress: Progress,
+) -> Checked:
+    """Check a log as it is published, once that reaches `least_size`.
+
+    Raises:
+        LogDamagedError: for the first thing that does not fit.
+        CommandError: nothing that large is published in time.
+    """
+    reader = _Checkpoints(keys)
+    stated = _wait_for_size(files, origin, reader, least_size)
+    walk = TreeWalk(files, hasher, stated.size, stated.root)
+    binder = LedgerBinder(origin)
+    for bundle in walk.bundles():
+        _compare(binder, bundle, rows)
+        on_progress(bundle.start + len(bundle.entries), stated.size)
+    binder.finish(ends)
+    return _checked(walk, binder, origin, stated.size, keys)
+
+
+def _compare(binder: LedgerBinder, bundle: Bundle, rows: Rows) -> None:
+    for run in binder.read(bundle):
+        stored = rows.hashes(run.ledger_uid, run.start_seq, len(run.receipt_hashes))
+        binder.compare(run, stored)
+
+
+def _stored_heads(anchor: AnchorRows, log: StoredLog, reader: _Checkpoints) -> Iterator[Head]:
+    for row in anchor.heads(log.uid, log.size):
+        name = f"stored checkpoint of tree size {row.size}"
+        if row.note is not None:
+            stated = reader.open(row.note, log.origin, name)
+            if (stated.size, stated.root) != (row.size, row.root):
+                raise LogDamagedError(f"{name} does not say what its row does", check=CHECKPOINT)
+        yield Head(row.size, row.root, name)
+
+
+def _unpublished(files: LogFiles, log: StoredLog, size: int) -> Iterator[Bundle]:
+    """Entries from a size on, out of full bundles as far as there are, then out of the database."""
+    while size < log.size:
+        if size >= log.tiled_size:
+            yield Bundle(size, log.tail[size - log.tiled_size : log.size - log.tiled_size])
+            return
+        index, place = divmod(size, tiles.TILE_WIDTH)
+        path = tiles.entries_path(index)
+        data = files.read(path)
+        try:
+            entries = [] if data is None else tiles.decode_bundle(data)
+        except InputError:
+            entries = []
+        if len(entries) != tiles.TILE_WIDTH:
+            raise LogDamagedError(
+                f"{path} is missing or cannot be read", check=BUNDLE, path=path, log_index=size
+            )
+        yield Bundle(size, entries[place:])
+        size += len(entries) - place
+
+
+def _wait_for_size(
+    files: Files, origin: str, reader: _Checkpoints, least_size: int
+) -> checkpoints.Checkpoint:
+    deadline_s = time.monotonic() + _CATCH_UP_S
+    while True:
+        signed = files.read("checkpoint")
+        found = None if signed is None else reader.open(signed, origin, "checkpoint")
+        if found is not None and found.size >= least_size:
+            return found
+        if time.monotonic() > deadline_s:
+            size = 0 if found is None else found.size
+            raise CommandError(
+                f"{files.where} shows a checkpoint of tree size {size}, but the ledgers count on "
+                f"{least_size}",
+                hint="is it the log of these services? Is the anchor publishing?",
+            )
+        time.sleep(0.2)
+
+
+def _checked(
+    walk: TreeWalk, binder: LedgerBinder, origin: str, published_size: int, keys: KeySet | None
+) -> Checked:
+    return Checked(
+        origin=origin,
+        published_size=published_size,
+        size=walk.entries_checked,
+        ledgers=len(binder.ledgers),
+        tiles=walk.tiles_checked,
+        bundles=walk.bundles_checked,
+        partials=walk.partials_checked,
+        heads=walk.heads_checked,
+        signatures=keys is not None,
+    )
+
+
+class ServiceRows:
+    """Rows as the ledger service lists them, each ledger in its order; a `Rows`."""
+
+    def __init__(self, runner: asyncio.Runner, remote: Remote) -> None:
+        self._runner = runner
+        self._remote = remote
+        self._names: dict[bytes, str] = {}
+        self._lists: dict[bytes, AsyncIterator[ReceiptSummary]] = {}
+        self._ready: dict[bytes, deque[bytes]] = {}
+
+    def log(self, name: str) -> Any:
+        """The log as the anchor service describes it; `logs/-` is its default one."""
+        request = anchor_pb2.GetLogRequest(name=name)
+        return self._runner.run(self._remote.call(self._remote.anchor.GetLog, request)).log
+
+    def keys(self) -> KeySet:
+        """The keys that the keys service publishes."""
+        return KeySet.parse(self._runner.run(self._remote.client.jwks()))
+
+    def ends(self, origin: str) -> list[tuple[bytes, int]]:
+        """See `Rows`."""
+        return self._runner.run(self._ends(origin))
+
+    def hashes(self, ledger_uid: bytes, start_seq: int, count: int) -> Sequence[bytes | None]:
+        """See `Rows`; asked for in order."""
+        return self._runner.run(self._hashes(ledger_uid, count))
+
+    async def _ends(self, origin: str) -> list[tuple[bytes, int]]:
+        found = []
+        async for ledger in self._remote.client.list_ledgers(page_size=1000):
+            if ledger.log_origin == origin:
+                self._names[ledger.uid] = ledger.name
+                found.append((ledger.uid, ledger.logged_seq))
+        return found
+
+    async def _hashes(self, uid: bytes, count: int) -> list[bytes | None]:
+        if uid not in self._names:
+            return []
+        ready = self._ready.setdefault(uid, deque())
+        if uid not in self._lists:
+            self._lists[uid] = self._remote.client.list_summaries(self._names[uid], page_size=_PAGE)
+        while len(ready) < count:
+            summary = await anext(self._lists[uid], None)
+            if summary is None:
+                break
+            ready.append(summary.receipt_hash)
+        return [ready.popleft() for _ in range(min(count, len(ready)))]

@@ -1,0 +1,277 @@
+"""`provledger log fsck`: does a log hang together, and does it hold what the ledgers hold?"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from provledger_cli import output
+from provledger_cli.failures import COULD_NOT_TELL, DOES_NOT_HOLD, CommandError
+from provledger_cli.options import (
+    DataDirOption,
+    EndpointOption,
+    JSONOption,
+    TimeoutOption,
+    TLSCAOption,
+    TLSCertOption,
+    TLSKeyOption,
+)
+
+if TYPE_CHECKING:
+    from provledger.errors import LogDamagedError
+    from provledger.keyset import KeySet
+    from provledger_cli.connect import Target
+    from provledger_cli.datadir import DataDir
+    from provledger_cli.fsck import Checked, Progress
+
+
+def fsck(
+    tiles: Annotated[
+        str,
+        typer.Option(
+            "--tiles",
+            envvar="PROVLEDGER_FSCK_TILES",
+            metavar="DIR|URL",
+            help="Where the log's files are (c2sp.org/tlog-tiles), if not in the data directory.",
+            show_default=False,
+        ),
+    ] = "",
+    log: Annotated[
+        str,
+        typer.Option(
+            "--log",
+            envvar="PROVLEDGER_FSCK_LOG",
+            metavar="UID",
+            help="Only the log of this uid, in hex. Default: all of the data directory, or with "
+            "--tiles the anchor's default log.",
+            show_default=False,
+        ),
+    ] = "",
+    keys: Annotated[
+        Path | None,
+        typer.Option(
+            "--keys",
+            envvar="PROVLEDGER_FSCK_JWKS",
+            help="JWK Set to check the checkpoints' signatures with. Default: what the running "
+            "keys service publishes.",
+            show_default=False,
+        ),
+    ] = None,
+    data_dir: DataDirOption = None,
+    endpoint: EndpointOption = None,
+    timeout: TimeoutOption = 60.0,
+    tls_cert: TLSCertOption = None,
+    tls_key: TLSKeyOption = None,
+    tls_ca: TLSCAOption = None,
+    as_json: JSONOption = False,
+) -> None:
+    """Rehash every tile, entry bundle and checkpoint of a log, and compare with the ledgers' rows.
+
+    Every hash is made again from the entries; every entry must be the receipt its ledger has, and
+    every receipt that counts as logged must be there. In a data directory, services may run or not,
+    and heads that are not published yet are checked too. With --tiles, the published files are read
+    there and the rows come from the services.
+
+    Exit code 0: it holds. 1: something does not, and the first bad file or entry is named. 2: it
+    could not be told: something is away, or there were no keys for the signatures.
+
+    Example: provledger log fsck --data-dir ./ledger --keys jwks.json
+    """
+    from provledger.errors import LogDamagedError
+
+    output.use_json(as_json)
+    started_s = time.monotonic()
+    if endpoint and not tiles:
+        raise CommandError(
+            "the files of a log elsewhere are not reached through its services",
+            hint="name them with --tiles: a directory, or the URL under which they are published",
+        )
+    known = None if keys is None else _read_keys(keys)
+    found: list[Checked] = []
+    try:
+        with output.progress("entries") as bar:
+            task = bar.add_task("checking", total=None)
+
+            def on_progress(done: int, total: int) -> None:
+                bar.update(task, completed=done, total=total)
+
+            if tiles:
+                from provledger_cli.connect import target
+
+                where = target(
+                    data_dir, endpoint, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca
+                )
+                found.append(_published(where, tiles, log, known, timeout, on_progress))
+            else:
+                _stored(data_dir, log, known, on_progress, found)
+    except LogDamagedError as error:
+        _say_damage(error, as_json)
+        raise typer.Exit(DOES_NOT_HOLD) from None
+    signed = all(each.signatures for each in found)
+    if as_json:
+        output.document(_document(found, signed, time.monotonic() - started_s))
+    else:
+        _show(found, signed, time.monotonic() - started_s)
+    if not signed:
+        raise typer.Exit(COULD_NOT_TELL)
+
+
+def _published(
+    where: Target,
+    place: str,
+    log: str,
+    keys: KeySet | None,
+    timeout_s: float,
+    on_progress: Progress,
+) -> Checked:
+    import asyncio
+
+    from provledger.client.convert import suite_from_pb
+    from provledger.hashing import suite
+    from provledger_cli import fsck as work
+    from provledger_cli.connect import Remote
+    from provledger_cli.logfiles import open_files
+
+    with asyncio.Runner() as runner:
+        remote = Remote(where, timeout_s=timeout_s)
+        try:
+            rows = work.ServiceRows(runner, remote)
+            described = rows.log(f"logs/{log or '-'}")
+            ends = rows.ends(described.origin)
+            # Asked for again: what counts as logged is covered by now.
+            least_size = rows.log(described.name).tree_size
+            return work.check_published(
+                open_files(place),
+                described.origin,
+                suite(suite_from_pb(described.suite)).tree,
+                least_size,
+                ends,
+                rows,
+                keys or rows.keys(),
+                on_progress,
+            )
+        finally:
+            runner.run(remote.__aexit__(None, None, None))
+
+
+def _stored(
+    path: Path | None,
+    log: str,
+    keys: KeySet | None,
+    on_progress: Progress,
+    found: list[Checked],
+) -> None:
+    from provledger_cli import config as configs
+    from provledger_cli import fsck as work
+    from provledger_cli.datadir import DataDir
+    from provledger_cli.logfiles import DirFiles
+    from provledger_cli.stored import AnchorRows, LedgerRows, open_database
+
+    directory = DataDir.at(path)
+    config = configs.load(directory)
+    if config is None:
+        raise CommandError(
+            f"{directory.path} is not a data directory", hint="name one with --data-dir"
+        )
+    keys = keys or _published_keys(directory)
+    anchor = AnchorRows(open_database(directory, config, "anchor"))
+    rows = LedgerRows(open_database(directory, config, "ledger"))
+    try:
+        uids = [uid for uid in anchor.log_uids() if log in ("", uid.hex())]
+        if not uids:
+            raise CommandError("there is no such log", hint="leave --log out to check all of them")
+        for uid in uids:
+            files = DirFiles(directory.tiles / "logs" / uid.hex())
+            found.append(work.check_stored(anchor, uid, files, rows, keys, on_progress))
+    finally:
+        anchor.close()
+        rows.close()
+
+
+def _published_keys(directory: DataDir) -> KeySet | None:
+    """What the keys service of a data directory publishes, if it runs."""
+    from provledger.errors import ProvledgerError
+    from provledger.keyset import KeySet
+    from provledger_cli.connect import Remote, run_async, target
+
+    async def ask() -> bytes:
+        async with Remote(target(directory.path), timeout_s=5.0) as remote:
+            return await remote.client.jwks()
+
+    if directory.supervisor_pid() is None:
+        return None
+    try:
+        return KeySet.parse(run_async(ask()))
+    except ProvledgerError:
+        return None
+
+
+def _read_keys(path: Path) -> KeySet:
+    from provledger.keyset import MAX_JWKS_BYTES, KeySet
+
+    with path.open("rb") as file:
+        return KeySet.parse(file.read(MAX_JWKS_BYTES + 1))
+
+
+def _document(found: list[Checked], signed: bool, seconds: float) -> dict[str, Any]:
+    return {
+        "holds": True if signed else None,
+        "logs": [
+            {
+                "origin": each.origin,
+                "tree_size": each.size,
+                "published_size": each.published_size,
+                "ledgers": each.ledgers,
+                "entry_bundles": each.bundles,
+                "hash_tiles": each.tiles,
+                "partial_tiles": each.partials,
+                "checkpoints": each.heads,
+                "signatures": "hold" if each.signatures else "not_checked",
+            }
+            for each in found
+        ],
+        "seconds": round(seconds, 3),
+    }
+
+
+def _show(found: list[Checked], signed: bool, seconds: float) -> None:
+    rows = [
+        (
+            each.origin,
+            f"{each.size:,}",
+            f"{each.ledgers:,}",
+            f"{each.bundles:,}",
+            f"{each.tiles:,}",
+            f"{each.partials:,}",
+            f"{each.heads:,}",
+        )
+        for each in found
+    ]
+    columns = ["log", "entries>", "ledgers>", "bundles>", "tiles>", "partial ones>", "heads>"]
+    output.show(output.table("", columns, rows))
+    if signed:
+        output.show(f"[bold green]holds[/]: every hash, row and head, {output.seconds(seconds)}")
+    else:
+        output.show("[bold yellow]hashes and rows hold[/]; signatures were not checked")
+        output.say("[bold]next:[/] give the public keys with --keys")
+
+
+def _say_damage(error: LogDamagedError, as_json: bool) -> None:
+    if as_json:
+        output.document(
+            {
+                "holds": False,
+                "check": error.check,
+                "path": error.path or None,
+                "log_index": error.log_index,
+                "message": error.message,
+            }
+        )
+        return
+    output.show("[bold red]does not hold[/]")
+    where = "" if error.log_index is None else f"log index {error.log_index}"
+    rows = [("file", error.path), ("entry", where), ("check", error.check), ("why", error.message)]
+    output.show(output.card("", rows))

@@ -1,0 +1,127 @@
+"""`log fsck` on a real installation: running and stopped, whole and damaged."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from provledger.errors import LogDamagedError
+from provledger.keyset import KeySet
+from provledger_cli import config, fsck
+from provledger_cli.logfiles import DirFiles
+from provledger_cli.stored import AnchorRows, LedgerRows, open_database
+from tests.e2e.commands import Installation, shipped_mutations
+from tests.support.tiled import flip
+
+
+def check(own: Installation, keys: KeySet) -> fsck.Checked:
+    """What the command does with a data directory, in this process."""
+    settled = config.load(own.data)
+    assert settled is not None
+    anchor = AnchorRows(open_database(own.data, settled, "anchor"))
+    rows = LedgerRows(open_database(own.data, settled, "ledger"))
+    try:
+        (uid,) = anchor.log_uids()
+        files = DirFiles(own.data.tiles / "logs" / uid.hex())
+        return fsck.check_stored(anchor, uid, files, rows, keys, lambda done, total: None)
+    finally:
+        anchor.close()
+        rows.close()
+
+
+def execute(path: Path, statement: str, *values: object) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        assert connection.execute(statement, values).rowcount == 1
+
+
+def test_a_log_is_checked_while_it_runs_and_when_it_stands_still(own: Installation) -> None:
+    own.run("up")
+    (own.work / "m.ndjson").write_bytes(b"".join(shipped_mutations()[:300]))
+    own.run("import", "m.ndjson", "--tenant", "demo", "--batch", "20")
+    own.run("keys", "jwks", "--out", "jwks.json")
+    while_running = own.run("log", "fsck").json
+    (log_dir,) = (own.data.tiles / "logs").iterdir()
+    by_services = own.run("log", "fsck", "--tiles", str(log_dir)).json
+    own.run("down")
+    unsigned = own.run("log", "fsck", check=False)
+    assert unsigned.code == 2
+    assert unsigned.json["logs"][0]["signatures"] == "not_checked"
+    assert while_running["holds"] is by_services["holds"] is True
+    (stopped,) = own.run("log", "fsck", "--keys", "jwks.json").json["logs"]
+    assert stopped["tree_size"] >= 302
+    assert stopped["entry_bundles"] == 2
+    assert stopped["hash_tiles"] >= 3
+    assert stopped["checkpoints"] > 1
+
+    # From here on damage, one thing at a time, each put right again.
+    keys = KeySet.parse((own.work / "jwks.json").read_bytes())
+    assert check(own, keys).size == stopped["tree_size"]
+    for path in sorted(each for each in log_dir.rglob("*") if each.is_file()):
+        data = path.read_bytes()
+        path.write_bytes(flip(data, len(data) // 2, 2))
+        with pytest.raises(LogDamagedError) as caught:
+            check(own, keys)
+        if path.name != "checkpoint":
+            assert caught.value.path == str(path.relative_to(log_dir))
+        path.write_bytes(data)
+    ledger, anchor = (own.data.databases / f"{name}.sqlite3" for name in ("ledger", "anchor"))
+    (log_dir / "checkpoint").rename(own.work / "checkpoint")
+    assert check(own, keys).published_size == 0
+    (own.work / "checkpoint").rename(log_dir / "checkpoint")
+
+    def damaged(path: Path, statement: str, match: str, *values: object) -> None:
+        whole = path.read_bytes()
+        execute(path, statement, *values)
+        with pytest.raises(LogDamagedError, match=match):
+            check(own, keys)
+        for left in (path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+            left.unlink(missing_ok=True)
+        path.write_bytes(whole)
+
+    demo = "ledger_uid = (SELECT ledger_uid FROM ledgers WHERE tenant = 'demo')"
+    cases: list[tuple[Path, str, str]] = [
+        (ledger, f"DELETE FROM entries WHERE seq = 7 AND {demo}", "has no receipt 7"),
+        (
+            ledger,
+            f"UPDATE entries SET receipt_hash = zeroblob(32) WHERE seq = 9 AND {demo}",
+            "has another receipt 9",
+        ),
+        (
+            ledger,
+            f"UPDATE heads SET logged_seq = logged_seq + 1 WHERE {demo}",
+            "counts receipts up to 301 as logged",
+        ),
+        (
+            anchor,
+            "UPDATE checkpoints SET note = (SELECT note FROM checkpoints WHERE size = 1) "
+            "WHERE size = (SELECT max(size) FROM checkpoints)",
+            "does not say what its row does",
+        ),
+        (
+            anchor,
+            "UPDATE checkpoints SET root = zeroblob(32), note = NULL "
+            "WHERE size = (SELECT max(size) FROM checkpoints)",
+            "do not make the root of the stored checkpoint",
+        ),
+        (anchor, "DELETE FROM entries WHERE start_index = 256", "are missing or cannot be read"),
+    ]
+    for path, statement, match in cases:
+        damaged(path, statement, match)
+    assert check(own, keys).size == stopped["tree_size"]
+    forged = _with_flipped_signature(log_dir)
+    with pytest.raises(LogDamagedError, match="not signed by a log key"):
+        check(own, keys)
+    forged()
+
+
+def _with_flipped_signature(log_dir: Path) -> Callable[[], int]:
+    """Change one bit of the published checkpoint's signature; puts it right again when called."""
+    path = log_dir / "checkpoint"
+    whole = path.read_bytes()
+    at = whole.rindex(b" ") + 20
+    path.write_bytes(whole[:at] + (b"A" if whole[at : at + 1] != b"A" else b"B") + whole[at + 1 :])
+    return lambda: path.write_bytes(whole)
