@@ -248,7 +248,9 @@ def sign_batch(*links: Link) -> Batch:
     return Batch(links, body, key.sign(dsse.pae(PAYLOAD_TYPE, body)))
 
 
-def chain(batches: list[Batch]) -> list[tuple[Receipt, bytes]]:
+def chain(
+    batches: list[Batch], ledger: str = LEDGER, uid: bytes = LEDGER_UID
+) -> list[tuple[Receipt, bytes]]:
     """Give every link its place: the receipts without proofs, and their entry bytes."""
     linked: list[tuple[Receipt, bytes]] = []
     previous: bytes | None = None
@@ -258,16 +260,16 @@ def chain(batches: list[Batch]) -> list[tuple[Receipt, bytes]]:
             stated = link.statement
             t_ns = time_ns(link.seq)
             entry = encode_entry(
-                SUITE, LEDGER_UID.hex(), link.seq, t_ns, previous,
+                SUITE, uid.hex(), link.seq, t_ns, previous,
                 link.leaf_hash, link.commitment.root, digest_hex,
             )  # fmt: skip
             made = link.commitment
             path = merkle.inclusion_proof(batch.leaf_hashes, index, hasher=H)
             receipt = Receipt(
-                name=names.receipt_name(LEDGER, stated.receipt_id),
+                name=names.receipt_name(ledger, stated.receipt_id),
                 receipt_type=stated.receipt_type,
-                ledger=LEDGER,
-                ledger_uid=LEDGER_UID,
+                ledger=ledger,
+                ledger_uid=uid,
                 suite=SUITE,
                 seq=link.seq,
                 t_ns=t_ns,
@@ -419,7 +421,10 @@ def example() -> tuple[dict[str, str], dict[str, bytes]]:
         "head.json": envelope + b"\n",
         "checkpoint.txt": signed,
     }
-    return blocks, files
+    from scripts import worked_keys  # it builds on what is here
+
+    more_blocks, more_files = worked_keys.example(linked)
+    return {**blocks, **more_blocks}, {**files, **more_files}
 
 
 def _key_values() -> dict[str, str]:

@@ -7,19 +7,21 @@ alone. Checks and findings have the names of `provledger.report`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from provledger.errors import VerificationError
-from provledger.export import is_export, verify_export
+from provledger.export import ExportReport, is_export, verify_export
+from provledger.key_ledger import lines_of, verify_from_pin, verify_key_ledger
 from provledger.keyset import KeySet
 from provledger.outside import NOBODY, Outside
 from provledger.receipt import MAX_RECEIPT_BYTES
-from provledger.report import Check, CheckResult, Outcome, Status
+from provledger.report import Check, CheckResult, Finding, Outcome, Report, Status
+from provledger.revocation import Trees
 from provledger.verify import Verifier
 from provledger_cli import output
-from provledger_cli.failures import COULD_NOT_TELL, HOLDS
+from provledger_cli.failures import COULD_NOT_TELL, DOES_NOT_HOLD, HOLDS, CommandError
 from provledger_cli.sources import LineSource
 
 MAX_LINE_BYTES: Final = 32 * 1024 * 1024
@@ -45,13 +47,70 @@ class Verdict:
         return HOLDS if self.status is Status.VERIFIED else COULD_NOT_TELL
 
 
+@dataclass(frozen=True, slots=True)
+class Trusted:
+    """What a verification begins with: keys, or the pin of a key ledger that a file carries.
+
+    `key_events` says from how many events of a key ledger the keys were replayed; `trees` what
+    another export has shown of the log; `outside` whom else to believe.
+    """
+
+    keys: KeySet | None = None
+    pin: bytes | None = None
+    key_events: int = 0
+    outside: Outside = NOBODY
+    trees: Trees | None = None
+
+    def verify(self, lines: Iterable[bytes], **options: Any) -> ExportReport:
+        """Verify an export; raises VerificationError."""
+        more = {"outside": self.outside, "trees": self.trees, **options}
+        if self.pin is not None:
+            return verify_from_pin(lines, self.pin, self.keys, **more)
+        return verify_export(lines, self._keys(), key_events=self.key_events, **more)
+
+    def _keys(self) -> KeySet:
+        if self.keys is None:
+            raise CommandError(
+                "a file is verified with keys you trust: give --keys, or --pin where it carries "
+                "the key ledger",
+                hint="whoever runs the services writes them with: provledger keys jwks "
+                "--out jwks.json",
+            )
+        return self.keys
+
+    def verify_one(self, receipt: bytes) -> Report:
+        """Verify one receipt, which has no key ledger with it; raises VerificationError."""
+        if self.pin is not None and self.keys is None:
+            raise CommandError(
+                "a receipt carries no key ledger",
+                hint="give the export that does, or that of the key ledger: --key-ledger FILE",
+            )
+        return Verifier(self._keys(), self.outside, trees=self.trees or {}).verify(receipt)
+
+
+def replayed(trusted: Trusted, path: Path) -> Trusted:
+    """Take the keys from a key ledger in a file, from the pin on; raises VerificationError."""
+    if trusted.pin is None:
+        raise CommandError("--key-ledger needs --pin", hint="give both, or --keys")
+    with LineSource(path, max_line_bytes=MAX_LINE_BYTES) as source:
+        ledger = verify_key_ledger(lines_of(source.lines()), trusted.pin, trusted.keys)
+    # The set, where it was given, knows the planned end of a key that still drains.
+    keys = trusted.keys or ledger.key_set()
+    return replace(trusted, keys=keys, pin=None, key_events=ledger.history.count)
+
+
+def with_history(trusted: Trusted, path: Path) -> Trusted:
+    """Take from another export of the log what it shows of it; raises VerificationError."""
+    with LineSource(path, max_line_bytes=MAX_LINE_BYTES) as source:
+        return replace(trusted, trees=trusted.verify(source.lines()).trees)
+
+
 def verify_file(
     path: Path,
-    keys: KeySet,
+    trusted: Trusted,
     *,
     head: bytes | None = None,
     checkpoint: bytes | None = None,
-    outside: Outside = NOBODY,
     on_progress: Callable[[int, int], None] = lambda position_bytes, receipts: None,
 ) -> Verdict:
     """Verify an export, or a file that holds one receipt.
@@ -64,30 +123,26 @@ def verify_file(
         lines = source.lines()
         start = _first_part(lines)
         if len(start) == 1 and not is_export(start[0]):
-            return _one_receipt(start[0], keys, outside)
+            return _one_receipt(start[0], trusted)
         return verify_lines(
             _chain(start, lines),
-            keys,
+            trusted,
             head=head,
             checkpoint=checkpoint,
-            outside=outside,
             on_progress=lambda count: on_progress(source.position_bytes, count),
         )
 
 
 def verify_lines(
     lines: Iterable[bytes],
-    keys: KeySet,
+    trusted: Trusted,
     *,
     head: bytes | None,
     checkpoint: bytes | None,
     on_progress: Callable[[int], None],
-    outside: Outside = NOBODY,
 ) -> Verdict:
     """Verify an export from its lines; raises VerificationError."""
-    report = verify_export(
-        lines, keys, head=head, checkpoint=checkpoint, progress=on_progress, outside=outside
-    )
+    report = trusted.verify(lines, head=head, checkpoint=checkpoint, progress=on_progress)
     status = report.status
     truncation = {result.check: result.outcome for result in report.results}.get(Check.TRUNCATION)
     # Who gives a head or checkpoint asks a question; without its answer nothing is settled.
@@ -135,8 +190,8 @@ def _chain(start: list[bytes], rest: Iterator[bytes]) -> Iterator[bytes]:
     yield from rest
 
 
-def _one_receipt(data: bytes, keys: KeySet, outside: Outside) -> Verdict:
-    report = Verifier(keys, outside).verify(data)
+def _one_receipt(data: bytes, trusted: Trusted) -> Verdict:
+    report = trusted.verify_one(data)
     return Verdict(
         subject=report.receipt,
         status=report.status,
@@ -166,11 +221,17 @@ def document(verdict: Verdict, seconds: float) -> dict[str, Any]:
     }
 
 
+def failure_code(error: VerificationError) -> int:
+    """The exit code; evidence that is missing, and can be fetched, tells nothing."""
+    return COULD_NOT_TELL if error.finding == Finding.NOT_PLACED else DOES_NOT_HOLD
+
+
 def failure_document(error: VerificationError) -> dict[str, Any]:
     """What does not hold, as JSON."""
+    told = failure_code(error) == DOES_NOT_HOLD
     return {
-        "holds": False,
-        "status": "failed",
+        "holds": False if told else None,
+        "status": "failed" if told else Status.UNVERIFIED.value,
         "receipt": error.receipt,
         "line": error.line,
         "check": error.check,
@@ -208,5 +269,6 @@ def show_failure(error: VerificationError) -> None:
         ("finding", error.finding),
         ("why", error.message),
     ]
-    output.show("[bold red]does not hold[/]")
+    told = failure_code(error) == DOES_NOT_HOLD
+    output.show("[bold red]does not hold[/]" if told else "[bold yellow]could not be told[/]")
     output.show(output.card("", rows))

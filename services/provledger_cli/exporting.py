@@ -21,9 +21,18 @@ from provledger import dsse
 from provledger.api.anchor.v1 import anchor_pb2
 from provledger.client import Ledger
 from provledger.errors import InternalError, NotFoundError, OutOfRangeError, StatusError
-from provledger.export import MAX_CONSISTENCY_PROOFS, ConsistencyProof, ExportHeader, ExportWriter
+from provledger.export import (
+    MAX_CONSISTENCY_PROOFS,
+    BinarySink,
+    ConsistencyProof,
+    ExportHeader,
+    ExportWriter,
+)
 from provledger.head import parse_head
+from provledger.key_events import LEDGER_NAME as KEY_LEDGER_NAME
+from provledger.keyset import KeySet
 from provledger.receipt import Receipt
+from provledger_cli import output
 from provledger_cli.anchoring import log_state, wait_until_anchored
 from provledger_cli.connect import Remote
 from provledger_cli.datadir import sync_directory
@@ -32,6 +41,7 @@ from provledger_cli.failures import CommandError
 RECENT_CHECKPOINTS: Final = 256
 """Earlier published checkpoints that an export carries, unless told otherwise."""
 
+_KEY_LEDGER_WAIT_S: Final = 5.0
 _PAGE_SIZE: Final = 500
 _PAGE_TIMEOUT_S: Final = 120.0
 # Higher levels cost more time than they save space: hashes and signatures do not compress.
@@ -47,6 +57,18 @@ class Plan:
     head: bytes
     checkpoint: bytes
     consistency: tuple[ConsistencyProof, ...]
+    # Lines of the key ledger's export against the same checkpoint; empty where it is left out.
+    key_ledger: tuple[bytes, ...] = ()
+
+    def begin(self, file: BinarySink) -> ExportWriter:
+        """Write what comes before the receipts."""
+        writer = ExportWriter(file, self.header)
+        writer.write_key_ledger(self.key_ledger)
+        return writer
+
+    def end(self, writer: ExportWriter) -> None:
+        """Write what comes after them."""
+        writer.finish(head=self.head, checkpoint=self.checkpoint, consistency=self.consistency)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +79,7 @@ class Exported:
     receipts: int
     tree_size: int
     earlier_checkpoints: int
+    key_events: int
     last_seq: int
     bytes_written: int
     seconds: float
@@ -69,18 +92,24 @@ async def prepare(
     wait_s: float,
     earlier: int = RECENT_CHECKPOINTS,
     known_checkpoints: Sequence[bytes] = (),
+    key_ledger: bool = True,
     on_wait: Callable[[int, int], None] = lambda done, total: None,
 ) -> Plan:
     """Pick the checkpoint to export against, and fetch what belongs to it.
 
     `wait_s` 0 takes what is anchored already. `known_checkpoints` are signed notes held elsewhere,
-    for which a consistency proof is put in as well.
+    for which a consistency proof is put in as well, as for those that revocations name.
+    `key_ledger`: put in the key ledger as of that checkpoint.
 
     Raises:
         CommandError: if what is recorded is not anchored in time.
         StatusError: what the services say.
     """
     ledger = await remote.client.get_ledger(ledger_name)
+    key_ledger = key_ledger and ledger_name != KEY_LEDGER_NAME and remote.has("anchor")
+    if key_ledger:
+        # Else a rotation of this moment could be in the receipts, and not yet in the key ledger.
+        key_ledger = await _key_ledger_anchored(remote, wait_s or _KEY_LEDGER_WAIT_S)
     tree_size = await _tree_size(remote, ledger, wait_s, on_wait)
     signed = await remote.client.get_head(ledger_name, tree_size=tree_size)
     head = parse_head(dsse.decode(signed.head).payload)
@@ -95,7 +124,59 @@ async def prepare(
         tree_size=head.size,
         created_at_ns=time.time_ns(),
     )
-    return Plan(header, head.seq, signed.head, signed.checkpoint, tuple(proofs))
+    events = await _key_ledger_lines(remote, head.size) if key_ledger else []
+    return Plan(header, head.seq, signed.head, signed.checkpoint, tuple(proofs), tuple(events))
+
+
+async def _key_ledger_anchored(remote: Remote, wait_s: float) -> bool:
+    """Wait until the key ledger is anchored as it is now; whether there is one for us to read."""
+    try:
+        _, _, reached = await wait_until_anchored(remote, wait_s, only=KEY_LEDGER_NAME)
+    except StatusError as error:
+        if error.code in ("NOT_FOUND", "PERMISSION_DENIED", "UNAUTHENTICATED"):
+            return False
+        raise
+    if not reached:
+        output.say("the newest key events are not anchored yet: what they say is not in the export")
+    return True
+
+
+async def _key_ledger_lines(remote: Remote, tree_size: int) -> list[bytes]:
+    """The key ledger's export against the checkpoint of a size, as lines."""
+    ledger = await remote.client.get_ledger(KEY_LEDGER_NAME)
+    try:
+        signed = await remote.client.get_head(KEY_LEDGER_NAME, tree_size=tree_size)
+    except (NotFoundError, OutOfRangeError):
+        return []
+    head = parse_head(dsse.decode(signed.head).payload)
+    header = ExportHeader(
+        KEY_LEDGER_NAME, ledger.uid, ledger.suite, head.origin, head.size, time.time_ns()
+    )
+    plan = Plan(header, head.seq, signed.head, signed.checkpoint, ())
+    buffer = Lines()
+    writer = plan.begin(buffer)
+    async for page in receipts(remote, plan):
+        for receipt in page:
+            writer.write(receipt)
+    plan.end(writer)
+    return buffer.take()
+
+
+class Lines:
+    """A file to the writer of exports, a list of lines to their reader."""
+
+    def __init__(self) -> None:
+        self._ready: list[bytes] = []
+
+    def write(self, line: bytes, /) -> int:
+        """Take one line."""
+        self._ready.append(line)
+        return len(line)
+
+    def take(self) -> list[bytes]:
+        """Hand over what was written since the last time."""
+        taken, self._ready = self._ready, []
+        return taken
 
 
 async def receipts(remote: Remote, plan: Plan) -> AsyncIterator[Sequence[Receipt]]:
@@ -137,17 +218,18 @@ async def write_export(
     """Write what is planned to a file, which appears when it is whole."""
     started_s = time.monotonic()
     with _replacing(out) as file:
-        writer = ExportWriter(file, plan.header)
+        writer = plan.begin(file)
         async for page in receipts(remote, plan):
             for receipt in page:
                 writer.write(receipt)
             on_progress(writer.count, plan.last_seq + 1)
-        writer.finish(head=plan.head, checkpoint=plan.checkpoint, consistency=plan.consistency)
+        plan.end(writer)
     return Exported(
         ledger=plan.header.ledger,
         receipts=writer.count,
         tree_size=plan.header.tree_size,
         earlier_checkpoints=len(plan.consistency),
+        key_events=max(0, len(plan.key_ledger) - 3),
         last_seq=plan.last_seq,
         bytes_written=_size(out),
         seconds=time.monotonic() - started_s,
@@ -187,12 +269,14 @@ async def _consistency(
     for note in known:
         text, _, _ = note.rpartition(b"\n\n")
         notes[checkpoints.parse(text + b"\n").size] = note
-    for earlier_size in await _anchored_sizes(remote, size, count):
+    wanted = [*await _sizes_of_revocations(remote), *await _anchored_sizes(remote, size, count)]
+    for earlier_size in wanted:
         if earlier_size not in notes:
             request = anchor_pb2.GetCheckpointRequest(log="logs/-", tree_size=earlier_size)
             try:
                 answer = await remote.call(remote.anchor.GetCheckpoint, request)
             except (NotFoundError, OutOfRangeError):
+                # Larger than the log, or a size that this log signed nothing for.
                 continue
             notes[earlier_size] = answer.checkpoint
     proofs: list[ConsistencyProof] = []
@@ -205,6 +289,14 @@ async def _consistency(
         proof = await remote.call(remote.anchor.GetConsistencyProof, proof_request)
         proofs.append(ConsistencyProof(notes[earlier_size], tuple(proof.hashes)))
     return proofs
+
+
+async def _sizes_of_revocations(remote: Remote) -> list[int]:
+    """Sizes of the checkpoints that revocations name: what revoked keys signed stands on them."""
+    if not remote.has("keys"):
+        return []
+    keys = KeySet.parse(await remote.client.jwks())
+    return [named.size for key in keys for named in key.covered]
 
 
 async def _anchored_sizes(remote: Remote, below: int, count: int) -> list[int]:

@@ -8,37 +8,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import IO, cast
+from dataclasses import replace
 
-from provledger.export import ExportWriter
 from provledger.keyset import KeySet
 from provledger.receipt import Receipt
-from provledger_cli.checking import Verdict, verify_lines
+from provledger_cli.checking import Trusted, Verdict, verify_lines
 from provledger_cli.connect import Remote, Target
-from provledger_cli.exporting import Plan, prepare, receipts
-
-
-class _Lines:
-    """A file to the writer of exports, a list of lines to their reader."""
-
-    def __init__(self) -> None:
-        self.ready: list[bytes] = []
-
-    def write(self, line: bytes) -> int:
-        """Take one line."""
-        self.ready.append(line)
-        return len(line)
-
-    def take(self) -> list[bytes]:
-        """Hand over what was written since the last time."""
-        taken, self.ready = self.ready, []
-        return taken
+from provledger_cli.exporting import Lines, Plan, prepare, receipts
 
 
 def verify_ledger(
     where: Target,
     ledger: str,
-    keys: KeySet | None,
+    trusted: Trusted,
     *,
     head: bytes | None,
     checkpoint: bytes | None,
@@ -46,7 +28,7 @@ def verify_ledger(
     on_rows: Callable[[int, int], None],
     on_receipts: Callable[[int, int], None],
 ) -> Verdict:
-    """Verify a ledger of running services, with their JWKS unless `keys` gives others.
+    """Verify a ledger of running services, with their JWKS unless `trusted` says otherwise.
 
     Raises:
         DataLossError: the first stored row that does not hold.
@@ -63,11 +45,22 @@ def verify_ledger(
                 )
             )
             known = [] if checkpoint is None else [checkpoint]
-            plan = runner.run(prepare(remote, ledger, wait_s=timeout_s, known_checkpoints=known))
+            plan = runner.run(
+                prepare(
+                    remote,
+                    ledger,
+                    wait_s=timeout_s,
+                    known_checkpoints=known,
+                    key_ledger=trusted.pin is not None,
+                )
+            )
+            if trusted.keys is None and trusted.pin is None:
+                registered = KeySet.parse(runner.run(remote.client.jwks()))
+                trusted = replace(trusted, keys=registered)
             total = plan.last_seq + 1
             verdict = verify_lines(
                 _lines(runner, remote, plan),
-                keys or KeySet.parse(runner.run(remote.client.jwks())),
+                trusted,
                 head=head,
                 checkpoint=checkpoint,
                 on_progress=lambda done: on_receipts(done, total),
@@ -80,8 +73,8 @@ def verify_ledger(
 
 
 def _lines(runner: asyncio.Runner, remote: Remote, plan: Plan) -> Iterator[bytes]:
-    buffer = _Lines()
-    writer = ExportWriter(cast(IO[bytes], buffer), plan.header)
+    buffer = Lines()
+    writer = plan.begin(buffer)
     pages = receipts(remote, plan)
     while True:
         yield from buffer.take()
@@ -90,7 +83,7 @@ def _lines(runner: asyncio.Runner, remote: Remote, plan: Plan) -> Iterator[bytes
             break
         for receipt in page:
             writer.write(receipt)
-    writer.finish(head=plan.head, checkpoint=plan.checkpoint, consistency=plan.consistency)
+    plan.end(writer)
     yield from buffer.take()
 
 

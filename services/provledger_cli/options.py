@@ -97,12 +97,18 @@ TimeoutOption: TypeAlias = Annotated[
 ]
 
 
+_PIN_FILE_BYTES = 256
+
+
 def read_pin(text: str) -> bytes:
-    """Read the thumbprint a key ledger is pinned by, 32 bytes.
+    """Read the thumbprint a key ledger is pinned by, 32 bytes; `text` may name a file with it.
 
     Raises:
         CommandError: it is not one.
     """
+    if "/" in text or text.endswith(".pin"):
+        with Path(text).open("r", encoding="ascii", errors="replace") as file:
+            text = file.read(_PIN_FILE_BYTES).strip()
     if re.fullmatch(r"[0-9a-f]{64}", text) is None:
         raise CommandError(
             "--pin is not a thumbprint: 64 lower-case hex digits",

@@ -113,12 +113,14 @@ class Chain:
         """Return the time of the entry at `seq`."""
         return START_NS + seq * 1_000_000
 
-    def receipts(self, tree_size: int | None = None) -> list[Receipt]:
+    def receipts(
+        self, tree_size: int | None = None, *, log_key: str = "checkpoint-1"
+    ) -> list[Receipt]:
         """Return all receipts, proven against one checkpoint."""
         size = tree_size or len(self.leaves)
         hasher = SUITES[self.suite].tree
         hashes = merkle.leaf_hashes(self.leaves[:size], hasher=hasher)
-        signed = self.checkpoint(size)
+        signed = self.checkpoint(size, log_key=log_key)
         evidence = Evidence(
             sink="file:///srv/anchors",
             kind="file",
@@ -146,22 +148,33 @@ class Chain:
             proven.append(with_changes(receipt, proofs=(proof,)))
         return proven
 
-    def checkpoint(self, size: int | None = None, *, leaves: list[bytes] | None = None) -> bytes:
+    def checkpoint(
+        self,
+        size: int | None = None,
+        *,
+        leaves: list[bytes] | None = None,
+        log_key: str = "checkpoint-1",
+    ) -> bytes:
         """Return the signed checkpoint of the log at a size."""
         chosen = (leaves or self.leaves)[: size or len(self.leaves)]
         root = merkle.root(chosen, hasher=SUITES[self.suite].tree)
         text = checkpoint.format(self.origin, len(chosen), root)
-        key = private_key("checkpoint-1")
+        key = private_key(log_key)
         raw = key.public_key().public_bytes_raw()
         key_id = note.note_key_id(self.origin, 1, raw)
         return note.format_note(text, [note.signature_line(self.origin, key_id, key.sign(text))])
 
-    def consistency(self, old_size: int) -> ConsistencyProof:
+    def root_hash(self, size: int | None = None) -> bytes:
+        """Return the root of the log at a size, 32 bytes."""
+        leaves = self.leaves[: size or len(self.leaves)]
+        return merkle.root(leaves, hasher=SUITES[self.suite].tree)
+
+    def consistency(self, old_size: int, *, log_key: str = "checkpoint-1") -> ConsistencyProof:
         """Return the proof that the newest tree extends the one of `old_size`."""
         hasher = SUITES[self.suite].tree
         hashes = merkle.leaf_hashes(self.leaves, hasher=hasher)
         proof = merkle.consistency_proof(hashes, old_size, hasher=hasher)
-        return ConsistencyProof(self.checkpoint(old_size), tuple(proof))
+        return ConsistencyProof(self.checkpoint(old_size, log_key=log_key), tuple(proof))
 
     def head(self, seq: int | None = None) -> bytes:
         """Return the signed head, as of the newest checkpoint, in its envelope."""
@@ -197,10 +210,12 @@ class Chain:
         header: ExportHeader | None = None,
         consistency: Sequence[ConsistencyProof] = (),
         signed: bytes | None = b"",
+        key_ledger: Sequence[bytes] = (),
     ) -> list[bytes]:
         """Return the lines of an export, with a footer that counts and digests what is there."""
         lines = _Lines()
         writer = ExportWriter(lines, header or self.header())
+        writer.write_key_ledger(key_ledger)
         for receipt in self.receipts() if receipts is None else receipts:
             writer.write(receipt)
         writer.finish(

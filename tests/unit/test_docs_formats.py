@@ -26,6 +26,7 @@ from ledger_svc.chain import genesis_payload
 from provledger import names
 from provledger.errors import VerificationError
 from provledger.export import verify_export
+from provledger.key_ledger import verify_from_pin
 from provledger.report import Check, Finding, Outcome, Status
 from provledger.verify import verify_receipt
 from witness_svc import checks
@@ -287,6 +288,32 @@ def test_export(shown: dict[str, str]) -> None:
     assert base64.b64decode(members["head"]).decode() == shown["head-envelope"]
 
 
+def test_key_ledger(shown: dict[str, str]) -> None:
+    """The lines of the key ledger are an export of their own, whose genesis every key endorses."""
+    data = (FILES / "pinned.ndjson").read_bytes()
+    assert data.split(b"\n")[1].decode() == shown["export-key-ledger"]
+    prefix = b'{"keyLedger":'
+    carried = [line for line in data.splitlines() if line.startswith(prefix)]
+    inner = [json.loads(line)["keyLedger"] for line in carried]
+    assert [compact(each).encode() for each in inner] == [x[len(prefix) : -1] for x in carried]
+    header, _, genesis, footer = inner
+    lines = b"".join(compact(each).encode() + b"\n" for each in inner[:-1])
+    assert footer["footer"]["digest"] == sha256(lines).hex()
+    outer = json.loads(data.split(b"\n")[0])["export"]
+    assert header["export"]["treeSize"] == outer["treeSize"] == "6"
+    payload = genesis["payload"]
+    assert compact(payload["event"]) == shown["key-genesis"]
+    signed = pae("application/vnd.provledger.key-event.v1+json", shown["key-genesis"])
+    for each in payload["endorsements"]:
+        key = private_key(shown[f"{each['kid'].removesuffix('-1')}-key"])
+        assert key.sign(signed).hex() == each["sig"]
+    assert len(payload["endorsements"]) == 4
+    pin = payload["event"]["recovery"]["jkt"]
+    assert pin == numbers(shown["recovery-key"])["thumbprint"]
+    assert (FILES / "pin.txt").read_text() == f"{pin}\n"
+    assert pin in (PAGES / "README.md").read_text("utf-8").partition("pinned.ndjson \\")[2]
+
+
 def example_files() -> tuple[list[bytes], bytes, bytes]:
     export = (FILES / "export.ndjson").read_bytes().splitlines(keepends=True)
     return export, (FILES / "jwks.json").read_bytes(), (FILES / "head.json").read_bytes()
@@ -353,6 +380,9 @@ def test_library_verifies_the_example() -> None:
     assert report.status is Status.VERIFIED
     outcomes = {result.check: result.outcome for result in report.results}
     assert outcomes[Check.TRUNCATION] is Outcome.HOLDS
+    pin = bytes.fromhex((FILES / "pin.txt").read_text())
+    pinned = (FILES / "pinned.ndjson").read_bytes().splitlines(keepends=True)
+    assert verify_from_pin(pinned, pin).status is Status.VERIFIED
     single = verify_receipt((FILES / "receipt.json").read_bytes(), keys)
     assert single.status is Status.VERIFIED
 

@@ -4,6 +4,8 @@ An export is lines of RFC 8785 text, each ended by LF (docs/formats/export.md)::
 
     {"export":{"createdAtNs":"..","ledger":"tenants/..","ledgerUid":"..","origin":"..",
                "suite":"blake3","treeSize":"501","v":"1"}}
+    {"keyLedger":<line>}                                    optional: each line of an export of the
+    ...                                                     key ledger, against the same checkpoint
     {"commitment":{..},..,"id":"tenants/..","schema":"v0.2",..}      one receipt a line, seq 0 first
     ...
     {"footer":{"checkpoint":"..","consistency":[{"checkpoint":"..","hashes":[..]}],"count":"501",
@@ -13,6 +15,7 @@ An export is lines of RFC 8785 text, each ended by LF (docs/formats/export.md)::
 Each receipt stands alone; together they are a chain without gap from genesis to signed head.
 `consistency` holds earlier published checkpoints and the proofs that the newest one extends them.
 The digest binds the bytes that nothing signs, against accidents; a forger could recompute it.
+What stands in the key ledger's lines is `provledger.key_ledger`'s to verify, from a pinned genesis.
 
 Truncation is *not checked* unless a head or checkpoint obtained elsewhere is given, which the
 export must reach: it never passes on the export's own word.
@@ -24,7 +27,7 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from provledger import jcs, names
@@ -43,10 +46,12 @@ from provledger.merkle import verify_consistency
 from provledger.outside import NOBODY, Outside
 from provledger.receipt import MAX_RECEIPT_BYTES, Receipt, parse_canonical_receipt
 from provledger.report import Check, CheckResult, Finding, Outcome, Report, Status, status_of
+from provledger.revocation import Trees, is_shown, not_placed
 from provledger.tampering import claimed_name, diagnose
 from provledger.verify import Verifier
 
 FOOTER_PREFIX = b'{"footer":'
+KEY_LEDGER_PREFIX = b'{"keyLedger":'
 MAX_CONSISTENCY_PROOFS = 4096
 
 _STATEMENTS_REMEMBERED = 65_536
@@ -132,6 +137,11 @@ class ExportWriter:
         self.count = 0
         self._line(header.encode())
 
+    def write_key_ledger(self, lines: Iterable[bytes]) -> None:
+        """Write an export of the key ledger, given its lines, before the first receipt."""
+        for line in lines:
+            self._line(KEY_LEDGER_PREFIX + line.removesuffix(b"\n") + b"}")
+
     def write(self, receipt: Receipt) -> None:
         """Write the next receipt; they must come in chain order, from seq 0."""
         self._line(receipt.encode())
@@ -166,6 +176,8 @@ class ExportReport:
     last_hash: bytes
     unverified: int
     results: tuple[CheckResult, ...]
+    trees: Trees = field(default_factory=dict)
+    """Roots of the tree it leads to, and of those that are shown to be prefixes of that."""
 
     @property
     def status(self) -> Status:
@@ -188,6 +200,8 @@ def verify_export(
     checkpoint: bytes | None = None,
     progress: Callable[[int], None] | None = None,
     outside: Outside = NOBODY,
+    trees: Trees | None = None,
+    key_events: int = 0,
 ) -> ExportReport:
     """Verify an export from its lines, each with its LF, reading them once.
 
@@ -198,12 +212,17 @@ def verify_export(
         checkpoint: A signed checkpoint obtained elsewhere, which the export must reach.
         progress: Called with the number of receipts verified so far, now and then.
         outside: Whom else to believe; what it asks for becomes required.
+        trees: What another export has shown (its report's `trees`), to place what revoked keys
+            signed.
+        key_events: From how many events of the key ledger the keys were replayed, 0 if they were
+            not.
 
     Raises:
         VerificationError: for the first thing that does not hold, with `.receipt`, `.line`,
             `.check` and `.finding`.
     """
-    return _ExportVerification(keys, head, checkpoint, progress, outside).run(lines)
+    verification = _ExportVerification(keys, head, checkpoint, progress, outside, trees or {})
+    return verification.run(lines, key_events)
 
 
 class _ExportVerification:
@@ -216,9 +235,11 @@ class _ExportVerification:
         checkpoint: bytes | None,
         progress: Callable[[int], None] | None,
         outside: Outside,
+        trees: Trees,
     ) -> None:
-        self._verifier = Verifier(keys, outside)
+        self._verifier = Verifier(keys, outside, trees=trees)
         self._verifier.unsettled = {}
+        self._trees: dict[tuple[str, int], bytes] = {}
         self._outside_head = None if head is None else self._verifier.open_head(head)
         self._outside_checkpoint = checkpoint
         self._progress = progress
@@ -230,9 +251,10 @@ class _ExportVerification:
         self._weakest: dict[Check, CheckResult] = {}
         self._statements: dict[bytes, None] = {}
 
-    def run(self, lines: Iterable[bytes]) -> ExportReport:
+    def run(self, lines: Iterable[bytes], key_events: int) -> ExportReport:
         reader = iter(lines)
         header = self._header(next(reader, b""))
+        carries_keys = False
         footer: ExportFooter | None = None
         for line in reader:
             self._line_number += 1
@@ -240,6 +262,9 @@ class _ExportVerification:
                 footer = self._footer(line)
                 break
             self._digest.update(line)
+            if line.startswith(KEY_LEDGER_PREFIX) and not self._count:
+                carries_keys = True
+                continue
             self._receipt(header, line, reader)
         if footer is None:
             raise self._error("the file ends without a footer", Check.TRUNCATION, Finding.TRUNCATED)
@@ -248,6 +273,7 @@ class _ExportVerification:
         self._weaken(CheckResult(Check.CHAIN, Outcome.HOLDS, "no gap from the genesis on"))
         for result in self._finish(header, footer):
             self._weakest[result.check] = result
+        self._weaken(_keys_result(key_events, carries_keys))
         return ExportReport(
             header=header,
             count=self._count,
@@ -255,6 +281,7 @@ class _ExportVerification:
             last_hash=b"" if self._previous is None else self._previous.receipt_hash,
             unverified=self._unverified,
             results=tuple(self._weakest[check] for check in Check if check in self._weakest),
+            trees=self._trees,
         )
 
     def _receipt(self, header: ExportHeader, line: bytes, rest: Iterable[bytes]) -> None:
@@ -371,7 +398,6 @@ class _ExportVerification:
         results = [CheckResult(Check.FILE_DIGEST, Outcome.HOLDS, "SHA-256")]
         own = self._own_checkpoint(header, footer)
         earlier = self._earlier(header, footer, own)
-        self._settle_revoked(own, earlier)
         results.append(
             CheckResult(Check.CONSISTENCY, Outcome.HOLDS, f"{len(earlier)} earlier checkpoints")
             if earlier
@@ -384,6 +410,7 @@ class _ExportVerification:
             else CheckResult(Check.HEAD, Outcome.NOT_CHECKED, "the export carries none")
         )
         results.append(self._truncation(header, own, earlier, head))
+        self._settle_revoked(header, own, earlier)
         return results
 
     def _own_checkpoint(self, header: ExportHeader, footer: ExportFooter) -> Checkpoint | None:
@@ -401,29 +428,35 @@ class _ExportVerification:
     def _earlier(
         self, header: ExportHeader, footer: ExportFooter, own: Checkpoint | None
     ) -> dict[int, Checkpoint]:
-        """Check that the export's checkpoint extends every earlier one it carries."""
+        """Check that the export's checkpoint extends every earlier one it carries.
+
+        One that a revoked key signed later than what its revocation names shows nothing, and is
+        passed over.
+        """
         earlier: dict[int, Checkpoint] = {}
         for proof in footer.consistency:
-            old = self._verifier.open_checkpoint(proof.checkpoint, header.origin)
+            try:
+                old = self._verifier.open_checkpoint(proof.checkpoint, header.origin)
+            except VerificationError as error:
+                if error.finding == Finding.CAME_LATER:
+                    continue
+                raise
             self._check_extends(header, old, own, proof.hashes)
             earlier[old.size] = old
         return earlier
 
-    def _settle_revoked(self, own: Checkpoint | None, earlier: dict[int, Checkpoint]) -> None:
+    def _settle_revoked(
+        self, header: ExportHeader, own: Checkpoint | None, earlier: dict[int, Checkpoint]
+    ) -> None:
         """Check that the checkpoints which revocations name place what revoked keys signed."""
-        for (proven, named), receipt in (self._verifier.unsettled or {}).items():
-            known = earlier.get(named.size)
-            if proven == own and known is not None and known.root == named.root:
-                continue
-            error = self._error(
-                f"the key that signed is revoked, and the export does not show that it extends the "
-                f"checkpoint of size {named.size} that the revocation names; export again with it "
-                "(--checkpoint FILE)",
-                Check.KEY_VALIDITY,
-                Finding.KEY_NOT_VALID,
-            )
-            error.receipt = receipt
-            raise error
+        known = [*earlier.values(), *([own] if own is not None else [])]
+        self._trees = {(header.origin, each.size): each.root for each in known}
+        for (found, named), receipt in (self._verifier.unsettled or {}).items():
+            if not is_shown(found, named, self._trees):
+                error = not_placed(found, named, Check.KEY_VALIDITY)
+                error.line = self._line_number
+                error.receipt = receipt
+                raise error
 
     def _check_extends(
         self,
@@ -580,6 +613,14 @@ class _ExportVerification:
         return VerificationError(
             message, check=check, finding=finding, line=self._line_number, receipt=last
         )
+
+
+def _keys_result(key_events: int, carries_keys: bool) -> CheckResult:
+    if key_events:
+        detail = f"{key_events} events from the pinned genesis on"
+        return CheckResult(Check.KEY_LEDGER, Outcome.HOLDS, detail)
+    why = "the part that is here needs a pin" if carries_keys else "the keys were given as they are"
+    return CheckResult(Check.KEY_LEDGER, Outcome.NOT_CHECKED, why)
 
 
 def parse_header(line: bytes) -> ExportHeader:

@@ -30,6 +30,7 @@ class Check(StrEnum):
     HEAD = "head"
     TRUNCATION = "truncation"
     FILE_DIGEST = "file_digest"
+    KEY_LEDGER = "key_ledger"
 
 
 class Outcome(StrEnum):
@@ -61,6 +62,9 @@ class Finding(StrEnum):
     INSERTED = "inserted"
     FOREIGN_LEDGER = "foreign_ledger"
     KEY_NOT_VALID = "key_not_valid"
+    CAME_LATER = "came_later"
+    NEVER_LOGGED = "never_logged"
+    NOT_PLACED = "not_placed"
     PROOF_INVALID = "proof_invalid"
     HEAD_NOT_EXTENDING = "head_not_extending"
     FILE_CHANGED = "file_changed"

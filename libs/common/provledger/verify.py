@@ -22,8 +22,10 @@ and a receipt without a proof of inclusion is *unverified*. Whole exports, chain
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from provledger import checkpoint as checkpoints
@@ -46,7 +48,7 @@ from provledger.errors import (
 from provledger.hashing import SUITES
 from provledger.head import PAYLOAD_TYPE as HEAD_TYPE
 from provledger.head import Head, parse_head
-from provledger.keyset import CoveredCheckpoint, KeyPurpose, KeySet, KeyState, VerificationKey
+from provledger.keyset import KeyPurpose, KeySet, KeyState, VerificationKey
 from provledger.merkle import leaf_hash, verify_inclusion
 from provledger.outside import NOBODY, Outside, check_named
 from provledger.receipt import (
@@ -56,6 +58,15 @@ from provledger.receipt import (
     parse_receipt,
 )
 from provledger.report import Check, CheckResult, Finding, Outcome, Report
+from provledger.revocation import (
+    Trees,
+    Unsettled,
+    check_before,
+    is_same,
+    is_shown,
+    named_for,
+    not_placed,
+)
 from provledger.statement import Statement, parse_statement
 from provledger.witness_batch import (
     PAYLOAD_TYPE,
@@ -107,18 +118,21 @@ class Verifier:
     """
 
     def __init__(
-        self, keys: KeySet | bytes | str | Mapping[str, Any], outside: Outside = NOBODY
+        self,
+        keys: KeySet | bytes | str | Mapping[str, Any],
+        outside: Outside = NOBODY,
+        *,
+        trees: Trees = MappingProxyType({}),
     ) -> None:
         self._outside = outside
+        self._trees = trees
         self._keys = keys if isinstance(keys, KeySet) else KeySet.parse(keys)
         self._batches: dict[tuple[bytes, bytes], tuple[WitnessBatch, bytes]] = {}
         self._revoked: dict[tuple[bytes, bytes], VerificationKey] = {}
         self._checkpoints: dict[tuple[str, bytes], checkpoints.Checkpoint] = {}
-        # What revoked keys signed stands if the checkpoint a receipt is proven in belongs to the
-        # same history as the one the revocation names. An export shows that only at its end, so
-        # that `provledger.export` sets a dictionary and settles it there: the pair of checkpoints,
-        # and the first receipt that needs it.
-        self.unsettled: dict[tuple[checkpoints.Checkpoint, CoveredCheckpoint], str] | None = None
+        # An export shows only at its end which checkpoints are of one history: `provledger.export`
+        # sets a dictionary, and settles there what was put into it.
+        self.unsettled: Unsettled | None = None
 
     def verify(self, receipt: Receipt | LegacyReceipt | bytes | str | Mapping[str, Any]) -> Report:
         """Verify one receipt; see `verify_receipt`."""
@@ -287,30 +301,28 @@ class Verifier:
         Raises:
             VerificationError: the entry came later, was never logged, or cannot be placed.
         """
-        why = "the receipt was never logged, so nothing shows that it was there before"
+        why, finding = "the receipt was never logged", Finding.NEVER_LOGGED
         for proof in receipt.proofs:
-            named = next((each for each in key.covered if each.origin == proof.origin), None)
+            named = named_for(key, proof.origin)
             if named is None:
                 why = f"the revocation names no checkpoint of {proof.origin}"
+                finding = Finding.KEY_NOT_VALID
                 continue
             if proof.log_index >= named.size:
                 why = f"it was logged at {proof.log_index}, after the checkpoint of {named.size}"
+                finding = Finding.CAME_LATER
                 continue
             checkpoint = self.open_checkpoint(proof.checkpoint, proof.origin)
-            same = (checkpoint.size, checkpoint.root) == (named.size, named.root)
-            if not same and self.unsettled is not None:
+            if not is_same(checkpoint, named) and not is_shown(checkpoint, named, self._trees):
+                if self.unsettled is None:
+                    raise not_placed(checkpoint, named, Check.KEY_VALIDITY)
                 self.unsettled.setdefault((checkpoint, named), receipt.name)
-            if same or self.unsettled is not None:
-                detail = f"key {key.kid!r} is revoked; covered by the checkpoint of {named.size}"
-                return _holds(Check.KEY_VALIDITY, detail)
-            why = (
-                f"nothing shows that its checkpoint of {checkpoint.size} and the one of "
-                f"{named.size} that the revocation names belong to one history"
-            )
+            detail = f"key {key.kid!r} is revoked; covered by the checkpoint of {named.size}"
+            return _holds(Check.KEY_VALIDITY, detail)
         raise VerificationError(
             f"key {key.kid!r} is revoked ({key.revocation_reason}): {why}",
             check=Check.KEY_VALIDITY,
-            finding=Finding.KEY_NOT_VALID,
+            finding=finding,
         )
 
     def open_checkpoint(self, signed: bytes, origin: str) -> checkpoints.Checkpoint:
@@ -324,12 +336,14 @@ class Verifier:
         if found is None:
             keys = self._keys.for_purpose(KeyPurpose.CHECKPOINT)
             try:
-                vkeys = [_note_key(key, origin) for key in keys]
-                found, _ = checkpoints.open_checkpoint(signed, vkeys, origin=origin)
+                found = _open_by(keys, signed, origin)
                 allowed = [key for key in keys if _may_sign(key, origin, found)]
                 if len(allowed) != len(keys):
-                    vkeys = [_note_key(key, origin) for key in allowed]
-                    found, _ = checkpoints.open_checkpoint(signed, vkeys, origin=origin)
+                    revoked = [key for key in keys if key.state is KeyState.REVOKED]
+                    try:
+                        found = _open_by(allowed, signed, origin)
+                    except InputError:
+                        self._open_by_revoked(revoked, signed, origin)
             except (InputError, InvalidSignatureError) as error:
                 raise VerificationError(
                     f"the checkpoint is not signed by a log key of {origin!r}: {error}",
@@ -338,6 +352,27 @@ class Verifier:
                 ) from error
             _remember(self._checkpoints, cache_key, found)
         return found
+
+    def _open_by_revoked(self, keys: list[VerificationKey], signed: bytes, origin: str) -> None:
+        """Take a checkpoint that revoked keys signed if it is a prefix of the one that is named.
+
+        Raises:
+            InvalidSignatureError: none of them signed it.
+            VerificationError: it came later, or nothing shows that it did not.
+        """
+        signers = []
+        for key in keys:
+            with suppress(InputError):
+                signers.append((key, _open_by([key], signed, origin)))
+        if not signers:
+            raise InvalidSignatureError("no key that may sign a tree of its size signed it")
+        key, found = signers[0]
+        named = check_before(key, found)
+        if is_shown(found, named, self._trees):
+            return
+        if self.unsettled is None:
+            raise not_placed(found, named, Check.CHECKPOINT_SIGNATURE)
+        self.unsettled.setdefault((found, named), "")
 
     def open_head(self, envelope: bytes) -> Head:
         """Return the head in a DSSE envelope after checking its signature against the key set.
@@ -450,12 +485,18 @@ def check_commitment(receipt: Receipt, statement: Statement) -> bool:
     return False
 
 
+def _open_by(keys: Iterable[VerificationKey], signed: bytes, origin: str) -> checkpoints.Checkpoint:
+    """Read a checkpoint that one of `keys` signed; raises InputError, InvalidSignatureError."""
+    vkeys = [_note_key(key, origin) for key in keys]
+    return checkpoints.open_checkpoint(signed, vkeys, origin=origin)[0]
+
+
 def _may_sign(key: VerificationKey, origin: str, found: checkpoints.Checkpoint) -> bool:
     """Whether a checkpoint key's signature counts for a tree: by its size, never by a time."""
     if key.state is KeyState.REVOKED:
         # Its thief can sign any tree of any size; only the one others hold is beyond him.
-        held = ((each.origin, each.size, each.root) for each in key.covered)
-        return (origin, found.size, found.root) in held
+        named = named_for(key, origin)
+        return named is not None and is_same(found, named)
     return all(each.holds(found.size) for each in key.sizes if each.origin == origin)
 
 

@@ -67,6 +67,15 @@ def export(
             show_default=False,
         ),
     ] = None,
+    key_ledger: Annotated[
+        bool,
+        typer.Option(
+            "--key-ledger/--no-key-ledger",
+            envvar="PROVLEDGER_EXPORT_KEY_LEDGER",
+            help="Put in the key ledger as of the same checkpoint: a verifier then needs its pin, "
+            "and no key set.",
+        ),
+    ] = True,
     head_out: Annotated[
         Path | None,
         typer.Option(
@@ -95,7 +104,8 @@ def export(
 ) -> None:
     """Write all receipts of a ledger, with proofs, checkpoints and the signed head, to one file.
 
-    Verify it anywhere with `provledger verify FILE --keys jwks.json`. A head or checkpoint kept in
+    Verify it anywhere with `provledger verify FILE --pin THUMBPRINT`, by the key ledger it carries,
+    or with --keys jwks.json. A head or checkpoint kept in
     another place later shows that an export was cut short: --head-out, --checkpoint-out.
 
     Example: provledger export --tenant acme --out acme.ndjson.gz
@@ -107,7 +117,7 @@ def export(
     known = [path.read_bytes() for path in checkpoint or ()]
     name = names.ledger_name(tenant, ledger)
     done, plan = run_async(
-        _export(where, name, out, timeout if wait else 0.0, timeout, earlier, known)
+        _export(where, name, out, timeout if wait else 0.0, timeout, earlier, known, key_ledger)
     )
     for path, data in ((head_out, plan.head), (checkpoint_out, plan.checkpoint)):
         if path is not None:
@@ -119,7 +129,7 @@ def export(
         f"{done.receipts:,} receipts of {name} up to seq {done.last_seq:,} "
         f"in {output.seconds(done.seconds)} to {out} ({done.bytes_written:,} bytes)\n"
         f"against the checkpoint of size {done.tree_size:,}, which extends "
-        f"{done.earlier_checkpoints:,} earlier ones"
+        f"{done.earlier_checkpoints:,} earlier ones; with {done.key_events:,} key events"
     )
 
 
@@ -131,6 +141,7 @@ async def _export(
     timeout_s: float,
     earlier: int,
     known: list[bytes],
+    key_ledger: bool,
 ) -> tuple[Exported, Plan]:
     from provledger_cli.connect import Remote
     from provledger_cli.exporting import prepare, write_export
@@ -149,6 +160,7 @@ async def _export(
                 wait_s=wait_s,
                 earlier=earlier,
                 known_checkpoints=known,
+                key_ledger=key_ledger,
                 on_wait=lambda done, total: bar.update(task, completed=done, total=total),
             )
             exported = await write_export(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,7 +11,7 @@ import typer
 from provledger import names
 from provledger_cli import output
 from provledger_cli.datadir import write_atomically
-from provledger_cli.failures import CommandError
+from provledger_cli.failures import DOES_NOT_HOLD, CommandError
 from provledger_cli.options import (
     DataDirOption,
     EndpointOption,
@@ -32,7 +33,8 @@ def get(
         str,
         typer.Argument(
             envvar="PROVLEDGER_RECEIPT",
-            help="Full name, tenants/T/ledgers/L/receipts/ID, or a bare ID with --tenant.",
+            help="Full name, tenants/T/ledgers/L/receipts/ID, a bare ID with --tenant, or the file "
+            "of a receipt that is to be fetched anew.",
             show_default=False,
         ),
     ],
@@ -54,6 +56,16 @@ def get(
             help="Answer only once every sink holds a checkpoint that covers it.",
         ),
     ] = False,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            "--checkpoint",
+            envvar="PROVLEDGER_GET_CHECKPOINT",
+            help="A checkpoint kept elsewhere: prove the receipt against this very one, so that it "
+            "stands on it when a key is revoked.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -89,9 +101,17 @@ def get(
     from provledger_cli.receipts import show_receipt
 
     output.use_json(as_json)
-    full_name = _full_name(name, tenant, ledger)
+    held = _held(name)
+    full_name = _full_name(name, tenant, ledger) if held is None else held.name
     where = target(data_dir, endpoint, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca)
-    receipt = run_async(_get(where, full_name, wait_anchored, timeout))
+    kept = None if checkpoint is None else checkpoint.read_bytes()
+    receipt = run_async(_get(where, full_name, wait_anchored, kept, timeout))
+    if held is not None and replace(receipt, proofs=held.proofs) != held:
+        raise CommandError(
+            f"the services hold another {full_name} than {name}",
+            hint="verify the file with the keys you trust, and keep it",
+            exit_code=DOES_NOT_HOLD,
+        )
     if form == "tlog-proof":
         _write_tlog_proof(receipt, out)
         return
@@ -102,6 +122,19 @@ def get(
         output.raw(receipt.encode() + b"\n")
     elif out is None:
         show_receipt(receipt)
+
+
+def _held(name: str) -> Receipt | None:
+    """The receipt in a file, if a file is named."""
+    from provledger.receipt import MAX_RECEIPT_BYTES, Receipt, parse_receipt
+
+    if not Path(name).is_file():
+        return None
+    with Path(name).open("rb") as file:
+        receipt = parse_receipt(file.read(MAX_RECEIPT_BYTES + 1))
+    if not isinstance(receipt, Receipt):
+        raise CommandError("a receipt v0.1 has no proofs to fetch", hint="name one of v0.2")
+    return receipt
 
 
 def _write_tlog_proof(receipt: Receipt, out: Path | None) -> None:
@@ -132,10 +165,17 @@ def _full_name(name: str, tenant: str, ledger: str) -> str:
     return full_name
 
 
-async def _get(where: Target, name: str, wait_anchored: bool, timeout_s: float) -> Receipt:
+async def _get(
+    where: Target, name: str, wait_anchored: bool, checkpoint: bytes | None, timeout_s: float
+) -> Receipt:
     from provledger_cli.connect import Remote
+    from provledger_cli.receipts import proven_against
 
     async with Remote(where, timeout_s=timeout_s) as remote:
         if wait_anchored:
-            return await remote.client.wait_for_anchor(name)
-        return await remote.client.get_receipt(name)
+            receipt = await remote.client.wait_for_anchor(name)
+        else:
+            receipt = await remote.client.get_receipt(name)
+        if checkpoint is None:
+            return receipt
+        return await proven_against(remote, receipt, checkpoint)

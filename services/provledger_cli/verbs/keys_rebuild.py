@@ -29,7 +29,7 @@ def rebuild(
         Path,
         typer.Argument(
             envvar="PROVLEDGER_KEY_LEDGER",
-            help="Export of the ledger keys of tenant system.",
+            help="Export of the ledger keys of tenant system, or one that carries it.",
             show_default=False,
         ),
     ],
@@ -39,7 +39,8 @@ def rebuild(
             "--pin",
             envvar="PROVLEDGER_KEY_PIN",
             metavar="JKT",
-            help="RFC 7638 thumbprint, in hex, of a key its genesis names: best the recovery key.",
+            help="RFC 7638 thumbprint, in hex, of a key its genesis names, best the recovery "
+            "key; or a file (*.pin) with it.",
             show_default=False,
         ),
     ],
@@ -57,17 +58,21 @@ def rebuild(
 
     Example: keys rebuild keys.ndjson --pin 5a1c...
     """
+    from provledger.key_ledger import lines_of, read_events, verify_key_ledger
+    from provledger_cli.checking import MAX_LINE_BYTES
     from provledger_cli.connect import run_async, target
-    from provledger_cli.key_ledger import read_events, verify_key_ledger
     from provledger_cli.options import read_pin
+    from provledger_cli.sources import LineSource
 
     output.use_json(as_json)
     thumbprint = read_pin(pin)
-    verify_key_ledger(export, thumbprint)
+    with LineSource(export, max_line_bytes=MAX_LINE_BYTES) as source:
+        lines = lines_of(source.lines())
+    verify_key_ledger(lines, thumbprint)
     where = target(
         data_dir, endpoint, first="keys", tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca
     )
-    events = read_events(export)
+    events = read_events(lines)
     if not events:
         raise CommandError(f"{export} holds no key event")
     count = run_async(_rebuild(where, events, thumbprint, timeout))

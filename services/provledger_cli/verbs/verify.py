@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from provledger_cli import output
-from provledger_cli.failures import DOES_NOT_HOLD, CommandError
+from provledger_cli.failures import CommandError
 from provledger_cli.options import (
     DataDirOption,
     EndpointOption,
@@ -23,8 +23,7 @@ from provledger_cli.options import (
 
 if TYPE_CHECKING:
     from provledger.keyset import KeySet
-    from provledger.outside import Outside
-    from provledger_cli.checking import Verdict
+    from provledger_cli.checking import Trusted, Verdict
     from provledger_cli.connect import Target
 
 
@@ -69,8 +68,8 @@ def verify(
         typer.Option(
             "--key-ledger",
             envvar="PROVLEDGER_VERIFY_KEY_LEDGER",
-            help="Export of the ledger keys of tenant system: the keys come from there, verified "
-            "from --pin on. A JWK Set given as well must say the same.",
+            help="An export of the ledger keys of tenant system, or one that carries it: the keys "
+            "come from there, verified from --pin on. A JWK Set given as well must say the same.",
             show_default=False,
         ),
     ] = None,
@@ -80,10 +79,22 @@ def verify(
             "--pin",
             envvar="PROVLEDGER_KEY_PIN",
             metavar="JKT",
-            help="RFC 7638 thumbprint, in hex, of a key that the key ledger's genesis names.",
+            help="RFC 7638 thumbprint, in hex, of a key that the key ledger's genesis names, or a "
+            "file (*.pin) with it. "
+            "Exports carry the key ledger, so that they need no --keys.",
             show_default=False,
         ),
     ] = "",
+    history: Annotated[
+        Path | None,
+        typer.Option(
+            "--history",
+            envvar="PROVLEDGER_VERIFY_HISTORY",
+            help="A newer export of the same log, to show that an older file's checkpoint belongs "
+            "to the history that a revocation covers.",
+            show_default=False,
+        ),
+    ] = None,
     policy: Annotated[
         Path | None,
         typer.Option(
@@ -140,7 +151,9 @@ def verify(
     """Check every receipt of an export, or one receipt, offline; or a ledger where it is stored.
 
     A file is verified with the keys you give and nothing else: no service, database or network,
-    unless --online says so. What --policy, --tsa-cert and --online ask for must be there and hold.
+    unless --online says so. With --pin, the keys are those of the key ledger that the export
+    carries, replayed from its pinned genesis. What --policy, --tsa-cert and --online ask for must
+    be there and hold.
     With --tenant, the services recompute every stored row, and then every receipt is fetched and
     verified here, with the registry's keys unless --keys gives others.
 
@@ -151,22 +164,24 @@ def verify(
     """
     from provledger.errors import VerificationError
     from provledger_cli import checking
+    from provledger_cli.options import read_pin
 
     output.use_json(as_json)
     started_s = time.monotonic()
     outside_head = None if head is None else head.read_bytes().strip()
     outside_checkpoint = None if checkpoint is None else checkpoint.read_bytes()
-    trusted = None if keys is None else _read_keys(keys)
-    if (key_ledger is None) != (not pin):
-        raise CommandError("--key-ledger and --pin go together", hint="give both, or neither")
+    known = None if keys is None else _read_keys(keys)
     try:
-        if key_ledger is not None:
-            trusted = _replayed(key_ledger, pin, trusted)
-        if file is not None:
-            from provledger_cli.trust import outside
+        from provledger_cli.trust import outside
 
-            believed = outside(policy, tsa_cert, tsa_chain, online=online)
-            verdict = _offline(file, trusted, outside_head, outside_checkpoint, believed)
+        believed = outside(policy, tsa_cert, tsa_chain, online=online)
+        trusted = checking.Trusted(known, read_pin(pin) if pin else None, outside=believed)
+        if key_ledger is not None:
+            trusted = checking.replayed(trusted, key_ledger)
+        if history is not None:
+            trusted = checking.with_history(trusted, history)
+        if file is not None:
+            verdict = _offline(file, trusted, outside_head, outside_checkpoint)
         elif tenant:
             from provledger_cli.connect import target
 
@@ -184,7 +199,7 @@ def verify(
             output.document(checking.failure_document(error))
         else:
             checking.show_failure(error)
-        raise typer.Exit(DOES_NOT_HOLD) from None
+        raise typer.Exit(checking.failure_code(error)) from None
     if as_json:
         output.document(checking.document(verdict, time.monotonic() - started_s))
     else:
@@ -200,39 +215,17 @@ def _read_keys(path: Path) -> KeySet:
         return KeySet.parse(file.read(MAX_JWKS_BYTES + 1))
 
 
-def _replayed(path: Path, pin: str, keys: KeySet | None) -> KeySet:
-    """The keys that the key ledger names; the JWK Set, if one was given, must agree with it."""
-    from provledger_cli.key_ledger import verify_key_ledger
-    from provledger_cli.options import read_pin
-
-    history = verify_key_ledger(path, read_pin(pin), keys)
-    # The set, where it was given, knows the planned end of a key that still drains.
-    return history.key_set() if keys is None else keys
-
-
-def _offline(
-    file: Path,
-    keys: KeySet | None,
-    head: bytes | None,
-    checkpoint: bytes | None,
-    believed: Outside,
-) -> Verdict:
+def _offline(file: Path, trusted: Trusted, head: bytes | None, checkpoint: bytes | None) -> Verdict:
     from provledger_cli import checking
 
-    if keys is None:
-        raise CommandError(
-            "a file is verified with keys you trust: give --keys",
-            hint="whoever runs the services writes them with: provledger keys jwks --out jwks.json",
-        )
     size_bytes = file.stat().st_size if str(file) != "-" and file.exists() else None
     with output.progress("receipts", counted=False) as bar:
         task = bar.add_task("verifying", total=size_bytes, done=0)
         verdict = checking.verify_file(
             file,
-            keys,
+            trusted,
             head=head,
             checkpoint=checkpoint,
-            outside=believed,
             on_progress=lambda position, count: bar.update(task, completed=position, done=count),
         )
         bar.update(task, completed=size_bytes or 0, done=verdict.receipts)
@@ -243,7 +236,7 @@ def _against_services(
     where: Target,
     tenant: str,
     ledger: str,
-    keys: KeySet | None,
+    trusted: Trusted,
     head: bytes | None,
     checkpoint: bytes | None,
     timeout_s: float,
@@ -258,7 +251,7 @@ def _against_services(
         return verify_ledger(
             where,
             name,
-            keys,
+            trusted,
             head=head,
             checkpoint=checkpoint,
             timeout_s=timeout_s,

@@ -1,0 +1,257 @@
+"""The key ledger as an export, alone or in the export of another ledger (design §6).
+
+Its events are replayed under their rules (`provledger.key_events`) from a pinned genesis on, and
+then the export itself is verified with the keys that came out: its chain, its log, its witness and
+its signed head are those the history names. So the pin is all that a verifier has to bring.
+
+An export of another ledger carries it in lines `{"keyLedger":<line>}`, against the checkpoint that
+all its proofs lead to (docs/formats/export.md): it is then whole as of that checkpoint.
+
+Pure: lines in, a history out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from provledger.errors import InputError, VerificationError
+from provledger.export import (
+    FOOTER_PREFIX,
+    KEY_LEDGER_PREFIX,
+    ExportHeader,
+    ExportReport,
+    is_export,
+    parse_header,
+    verify_export,
+)
+from provledger.key_events import (
+    CHECK,
+    LEDGER_NAME,
+    EventType,
+    History,
+    SignedEvent,
+    check_key_set,
+    parse_signed,
+    replay,
+)
+from provledger.keyset import KeyPurpose, KeySet, KeyState
+from provledger.outside import NOBODY, Outside
+from provledger.receipt import Receipt, parse_receipt
+from provledger.report import Check, Outcome, Status
+from provledger.revocation import Trees
+
+MAX_KEY_LEDGER_BYTES: Final = 64 * 1024 * 1024
+"""A key event with its proof takes some 4 KiB."""
+
+_TYPES: Final = frozenset(EventType)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyLedger:
+    """A key ledger that holds: what it says of the keys, and what verifying it found."""
+
+    history: History
+    report: ExportReport
+
+    def key_set(self) -> KeySet:
+        """Every key that was active once."""
+        return self.history.key_set()
+
+
+def lines_of(export: Iterable[bytes]) -> list[bytes]:
+    """The lines of the key ledger in an export: all of them, if it is an export of nothing else.
+
+    Reads no further than it must. Raises VerificationError: there is none.
+    """
+    reader = iter(export)
+    first = next(reader, b"")
+    if not is_export(first):
+        raise _broken("the file is no export of a key ledger")
+    if _names_key_ledger(first):
+        return _bounded(first, reader)
+    carried, _ = split(reader)
+    if not carried:
+        raise _broken("the export carries no key ledger")
+    return carried
+
+
+def split(lines: Iterable[bytes]) -> tuple[list[bytes], Iterator[bytes]]:
+    """Take the key ledger off the lines after an export's header; its lines, and the others.
+
+    Raises:
+        VerificationError: it is too large.
+    """
+    reader = iter(lines)
+    carried: list[bytes] = []
+    size = 0
+    for line in reader:
+        if not line.startswith(KEY_LEDGER_PREFIX):
+            return carried, _chain([line], reader)
+        carried.append(line[len(KEY_LEDGER_PREFIX) :].removesuffix(b"}\n") + b"\n")
+        size += len(line)
+        if size > MAX_KEY_LEDGER_BYTES:
+            raise _broken("the key ledger is too large")
+    return carried, iter(())
+
+
+def wrap(lines: Iterable[bytes]) -> list[bytes]:
+    """The lines of a key ledger as an export of another ledger carries them."""
+    return [KEY_LEDGER_PREFIX + line.removesuffix(b"\n") + b"}\n" for line in lines]
+
+
+def read_events(lines: Iterable[bytes]) -> list[tuple[SignedEvent, str]]:
+    """The events of an export, in order, each with its receipt's name; nothing is verified.
+
+    Raises:
+        VerificationError: it is no export of a key ledger.
+    """
+    reader = iter(lines)
+    if not is_export(next(reader, b"")):
+        raise _broken("the file is no export of a key ledger")
+    events: list[tuple[SignedEvent, str]] = []
+    for receipt in _receipts(reader):
+        if receipt.receipt_type not in _TYPES:
+            continue
+        try:
+            if receipt.ledger != LEDGER_NAME or receipt.payload is None:
+                raise VerificationError(f"it is of {receipt.ledger}", check=CHECK)
+            events.append((parse_signed(receipt.payload), receipt.name))
+        except InputError as error:
+            raise VerificationError(
+                f"a key event cannot be read: {error}", check=CHECK, receipt=receipt.name
+            ) from error
+    return events
+
+
+def verify_key_ledger(lines: Sequence[bytes], pin: bytes, keys: KeySet | None = None) -> KeyLedger:
+    """Verify an export of the key ledger from a pinned genesis on.
+
+    `pin` is the RFC 7638 thumbprint, 32 bytes, of a key that the genesis names. `keys`, if given,
+    must say the same as the ledger.
+
+    Raises:
+        VerificationError: the first thing that does not hold, or is not there.
+    """
+    history = replay((signed for signed, _ in read_events(lines)), pin)
+    report = verify_export(lines, _witness_keys_as_they_were(history.key_set()))
+    outcomes = {result.check: result.outcome for result in report.results}
+    if report.status is not Status.VERIFIED or outcomes.get(Check.HEAD) is not Outcome.HOLDS:
+        raise _broken("not all of it is in the log, or no signed head says where it ends")
+    if keys is not None:
+        check_key_set(history, keys)
+    return KeyLedger(history, report)
+
+
+def verify_from_pin(
+    lines: Iterable[bytes],
+    pin: bytes,
+    keys: KeySet | None = None,
+    *,
+    head: bytes | None = None,
+    checkpoint: bytes | None = None,
+    progress: Callable[[int], None] | None = None,
+    outside: Outside = NOBODY,
+    trees: Trees | None = None,
+) -> ExportReport:
+    """Verify an export with the key ledger it carries, and nothing but a pinned thumbprint.
+
+    The key ledger must be whole as of the export's own checkpoint: who leaves out its last events,
+    such as a revocation, would have to leave out what was logged since. (Where it is in a log of
+    its own, its own head and checkpoint say where it ends.) `keys`, if given, must say the same;
+    everything else is as in `provledger.export.verify_export`.
+
+    Raises:
+        VerificationError: the first thing that does not hold, or is not there.
+    """
+    reader = iter(lines)
+    first = next(reader, b"")
+    if _names_key_ledger(first):
+        carried = _bounded(first, reader)
+        rest: Iterable[bytes] = carried
+    else:
+        carried, others = split(reader)
+        if not carried:
+            raise _broken("the export carries no key ledger")
+        rest = _chain([first, *wrap(carried)], others)
+    try:
+        ledger = verify_key_ledger(carried, pin, keys)
+    except VerificationError as error:
+        error.line = None if error.line is None else error.line + (rest is not carried)
+        raise
+    trusted = ledger.key_set()
+    if rest is carried:
+        trusted = _witness_keys_as_they_were(trusted)
+    elif not _as_of_one_tree(ledger.report.header, parse_header(first)):
+        raise _broken("it is as of another checkpoint than the export that carries it")
+    report = verify_export(
+        rest,
+        trusted,
+        head=head,
+        checkpoint=checkpoint,
+        progress=progress,
+        outside=outside,
+        trees=trees,
+        key_events=ledger.history.count,
+    )
+    for tree, root in ledger.report.trees.items():
+        if report.trees.get(tree, root) != root:
+            raise _broken(f"it is in another tree of size {tree[1]} than the export")
+    return report
+
+
+def _as_of_one_tree(inner: ExportHeader, outer: ExportHeader) -> bool:
+    return inner.origin != outer.origin or inner.tree_size == outer.tree_size
+
+
+def _names_key_ledger(header_line: bytes) -> bool:
+    try:
+        return parse_header(header_line).ledger == LEDGER_NAME
+    except InputError as error:
+        raise _broken(f"the header cannot be read: {error}") from error
+
+
+def _bounded(first: bytes, rest: Iterator[bytes]) -> list[bytes]:
+    lines, size = [first], len(first)
+    for line in rest:
+        lines.append(line)
+        size += len(line)
+        if size > MAX_KEY_LEDGER_BYTES:
+            raise _broken("the key ledger is too large")
+    return lines
+
+
+def _chain(start: list[bytes], rest: Iterator[bytes]) -> Iterator[bytes]:
+    yield from start
+    yield from rest
+
+
+def _receipts(lines: Iterator[bytes]) -> Iterator[Receipt]:
+    for line in lines:
+        if line.startswith(FOOTER_PREFIX):
+            return
+        try:
+            receipt = parse_receipt(line)
+        except InputError as error:
+            raise VerificationError(f"a receipt cannot be read: {error}", check=CHECK) from error
+        if isinstance(receipt, Receipt):
+            yield receipt
+
+
+def _witness_keys_as_they_were(keys: KeySet) -> KeySet:
+    """The keys, with revoked witness keys taken as retired.
+
+    The entry that replaces a stolen witness key may still be witnessed by that key. An event holds
+    by its endorsements and by its place in the log; its witness adds nothing to that.
+    """
+    return KeySet(
+        replace(key, state=KeyState.RETIRED, revocation_reason="", covered=())
+        if key.state is KeyState.REVOKED and key.purpose is KeyPurpose.WITNESS
+        else key
+        for key in keys
+    )
+
+
+def _broken(message: str) -> VerificationError:
+    return VerificationError(message, check=CHECK)

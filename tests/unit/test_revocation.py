@@ -1,0 +1,159 @@
+"""What of a revoked key's work stands: covered, came later, never logged, or not to be told."""
+
+from __future__ import annotations
+
+import pytest
+
+from provledger.errors import VerificationError
+from provledger.export import verify_export
+from provledger.keyset import CoveredCheckpoint, KeyPurpose, KeySet, KeyState, VerificationKey
+from provledger.report import Check, Outcome, Status
+from provledger.verify import Verifier
+from tests.support.chain import ORIGIN, Chain, mutation, private_key, sample_chain, with_changes
+
+NAMED = 6
+
+
+def keys(chain: Chain, revoked: str, *, covered: bool = True) -> KeySet:
+    """The keys, one of them revoked after the checkpoint of size 6, another in its place."""
+    named = CoveredCheckpoint(ORIGIN, NAMED, chain.root_hash(NAMED))
+    purposes = {
+        "witness-1": KeyPurpose.WITNESS,
+        "checkpoint-1": KeyPurpose.CHECKPOINT,
+        "checkpoint-2": KeyPurpose.CHECKPOINT,
+        "head-1": KeyPurpose.HEAD,
+    }
+    return KeySet(
+        VerificationKey.from_public_key(
+            private_key(kid).public_key(),
+            kid=kid,
+            purpose=purpose,
+            epoch=int(kid[-1]),
+            state=KeyState.REVOKED if kid == revoked else KeyState.ACTIVE,
+            not_before_ns=0,
+            revocation_reason="stolen" if kid == revoked else "",
+            covered=(named,) if kid == revoked and covered else (),
+        )
+        for kid, purpose in purposes.items()
+    )
+
+
+@pytest.fixture(scope="module")
+def chain() -> Chain:
+    """Leaves: the log's own, the genesis, eight mutations: 10."""
+    return sample_chain((3, 1, 4))
+
+
+def export(chain: Chain, *proven: tuple[int, str], receipts=None, log_key: str = "checkpoint-2"):
+    """An export whose checkpoint `log_key` signs, with earlier ones as (size, key)."""
+    return chain.export(
+        chain.receipts(log_key=log_key) if receipts is None else receipts,
+        signed=chain.checkpoint(log_key=log_key),
+        consistency=[chain.consistency(size, log_key=key) for size, key in proven],
+    )
+
+
+def broken(lines, trusted) -> VerificationError:
+    with pytest.raises(VerificationError) as caught:
+        verify_export(lines, trusted)
+    return caught.value
+
+
+def test_of_a_revoked_witness_key_what_the_checkpoint_covers_stands() -> None:
+    chain = sample_chain((4,))
+    chain.append([mutation(5)], kid="witness-1")
+    early = Chain()
+    early.append([mutation(1 + n) for n in range(4)])
+    trusted = keys(chain, "witness-1")
+    assert len(early.leaves) == NAMED
+    # The very checkpoint, in a receipt and in an export.
+    for receipt in early.receipts():
+        assert Verifier(trusted).verify(receipt).status is Status.VERIFIED
+    # Another one, which the export shows to extend it.
+    covered = chain.receipts(log_key="checkpoint-2")[:5]
+    shown = export(chain, (NAMED, "checkpoint-1"), receipts=covered)
+    trees = verify_export(early.export(), trusted).trees
+    assert trees == {(ORIGIN, NAMED): chain.root_hash(NAMED)}
+    assert "the export ends at" in str(broken(shown, trusted))
+
+
+def test_a_receipt_tells_how_it_stands(chain: Chain) -> None:
+    trusted = keys(chain, "witness-1")
+    receipts = chain.receipts()
+    cases = {
+        "came_later": receipts[5],
+        "never_logged": with_changes(receipts[2], proofs=()),
+        "not_placed": receipts[2],
+    }
+    for finding, receipt in cases.items():
+        with pytest.raises(VerificationError) as caught:
+            Verifier(trusted).verify(receipt)
+        assert (caught.value.finding, caught.value.receipt) == (finding, receipt.name)
+    named = chain.receipts(NAMED)[2]
+    report = Verifier(trusted).verify(named)
+    assert report.status is Status.VERIFIED
+    validity = next(each for each in report.results if each.check is Check.KEY_VALIDITY)
+    assert "covered by the checkpoint of 6" in validity.detail
+    nothing = keys(chain, "witness-1", covered=False)
+    with pytest.raises(VerificationError) as caught:
+        Verifier(nothing).verify(named)
+    assert caught.value.finding == "key_not_valid"
+
+
+def test_what_an_export_has_shown_places_an_older_receipt(chain: Chain) -> None:
+    """Receipts that were fetched at other times lead to other checkpoints of the same history."""
+    trusted = keys(chain, "checkpoint-1")
+    shown = export(chain, (4, "checkpoint-1"), (NAMED, "checkpoint-1"), (8, "checkpoint-2"))
+    report = verify_export(shown, trusted)
+    assert {size for _, size in report.trees} == {4, NAMED, 8, 10}
+    placed = Verifier(trusted, trees=report.trees)
+    old = chain.receipts(4)[1]
+    assert placed.verify(old).status is Status.VERIFIED
+    with pytest.raises(VerificationError) as caught:
+        Verifier(trusted).verify(old)
+    assert caught.value.finding == "not_placed"
+    # Another tree of that size, signed by the thief.
+    fork = Chain(seed="fork")
+    fork.append([mutation(1), mutation(2)])
+    with pytest.raises(VerificationError) as caught:
+        placed.verify(fork.receipts(4)[1])
+    assert caught.value.finding == "not_placed"
+
+
+def test_an_export_after_a_revocation_stands_on_the_new_log_key(chain: Chain) -> None:
+    """Checkpoints that the revoked key signed earlier count, later ones are passed over."""
+    trusted = keys(chain, "checkpoint-1")
+    lines = export(chain, (3, "checkpoint-1"), (NAMED, "checkpoint-1"), (8, "checkpoint-1"))
+    report = verify_export(lines, trusted)
+    assert report.status is Status.VERIFIED
+    results = {each.check: each for each in report.results}
+    assert results[Check.CONSISTENCY].detail == "2 earlier checkpoints"
+    # Without the one that is named, nothing shows where the older one stands.
+    error = broken(export(chain, (3, "checkpoint-1")), trusted)
+    assert error.finding == "not_placed"
+    # The export's own checkpoint, signed by the revoked key alone, came later.
+    own = export(chain, (NAMED, "checkpoint-1"), log_key="checkpoint-1")
+    assert broken(own, trusted).finding == "came_later"
+
+
+def test_an_older_export_stands_with_a_newer_one_of_the_same_log(chain: Chain) -> None:
+    trusted = keys(chain, "checkpoint-1")
+    old = sample_chain((3,))
+    assert old.leaves == chain.leaves[: len(old.leaves)]
+    older = old.export()
+    assert broken(older, trusted).finding == "not_placed"
+    newer = export(chain, (5, "checkpoint-1"), (NAMED, "checkpoint-1"))
+    trees = verify_export(newer, trusted).trees
+    report = verify_export(older, trusted, trees=trees)
+    assert report.status is Status.VERIFIED
+    assert {each.check: each.outcome for each in report.results}[Check.HEAD] is Outcome.HOLDS
+
+
+def test_a_forged_tree_of_the_named_size_does_not_count(chain: Chain) -> None:
+    trusted = keys(chain, "checkpoint-1")
+    forged = [*chain.leaves[:3], b"something else", *chain.leaves[4:]]
+    note = chain.checkpoint(NAMED, leaves=forged)
+    with pytest.raises(VerificationError) as caught:
+        Verifier(trusted).open_checkpoint(note, ORIGIN)
+    assert caught.value.finding == "came_later"
+    Verifier(trusted).open_checkpoint(chain.checkpoint(NAMED), ORIGIN)
