@@ -17,7 +17,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 DATA_DIR_OPTION := $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test lint format protos check-protos breaking bench wheel-check clean
+.PHONY: help setup demo up down test lint format protos check-protos breaking faults bench wheel-check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ check-protos: $(VENV)/.stamp-dev ## Fail if the generated code is not fresh
 
 breaking: $(VENV)/.stamp-dev ## Fail if proto/ breaks what it promised: make breaking ARGS=v0.1.0
 	@$(BIN)/python scripts/protos.py breaking $(ARGS)
+
+faults: $(VENV)/.stamp-dev ## Attack the services with everything there is, for hours: docs/faults.md
+	@PROVLEDGER_FAULTS=full $(BIN)/pytest tests/faults -n $(TEST_WORKERS) --dist loadfile $(ARGS)
 
 bench: $(VENV)/.stamp-dev ## Measure; writes docs/benchmarks.md
 	@$(BIN)/python -m tests.bench $(ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,28 @@ import pytest
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of ours."""
+    parser.addoption(
+        "--fault-seed",
+        type=int,
+        default=None,
+        help="make the choices of an earlier run of tests/faults again",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose a seed; xdist hands it on to its workers."""
+    if config.option.fault_seed is None:
+        config.option.fault_seed = secrets.randbelow(2**32)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Say the seed at the start; tests that use it say it again where they fail."""
+    mode = "full" if os.environ.get("PROVLEDGER_FAULTS") == "full" else "sampled"
+    return f"faults: {mode}, --fault-seed {config.option.fault_seed}"
 
 
 @pytest.fixture(scope="session")

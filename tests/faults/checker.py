@@ -1,0 +1,257 @@
+"""The one invariant, in one place: what clients were told, against what there is. No I/O.
+
+* Every acknowledged receipt is there, exactly once, where and as it was acknowledged, and verifies.
+* Sequences have no gap: each ledger is a chain from its genesis on, and all of it is in the log.
+* Heads never fork: all checkpoints that were ever seen are of one history, which is the log's.
+* Nothing is there that nobody sent, and nothing was refused that no fault excuses.
+
+`check` raises BrokenInvariantError with everything that is wrong, so that one run shows all of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from provledger.checkpoint import Checkpoint
+from provledger.entry import parse_entry, receipt_hash
+from provledger.errors import ProvledgerError, VerificationError
+from provledger.keyset import KeySet
+from provledger.merkle import leaf_hash
+from provledger.proof import CompactRange
+from provledger.receipt import Receipt
+from provledger.report import Check, Outcome
+from provledger.statement import parse_statement
+from provledger.verify import Verifier
+
+MOST_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A request that left; `value` is the new state it asked to record."""
+
+    ledger: str
+    request_id: str
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """A receipt that a client was given."""
+
+    ledger: str
+    request_id: str
+    name: str
+    seq: int
+    t_ns: int
+    receipt_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An answer that no fault excuses."""
+
+    ledger: str
+    request_id: str
+    code: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What the clients know. `sent` by ledger and request id; `checkpoints` are signed notes."""
+
+    sent: Mapping[tuple[str, str], Sent]
+    acknowledged: tuple[Acknowledged, ...]
+    refused: tuple[Refused, ...] = ()
+    checkpoints: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """What there is: all receipts by ledger in chain order, the leaf data of the whole log, the
+    signed notes that sinks and readers of the log find, and the keys."""
+
+    receipts: Mapping[str, Sequence[Receipt]]
+    leaves: Sequence[bytes]
+    checkpoints: Sequence[bytes]
+    keys: KeySet
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What was compared, so that a test can see that it was something."""
+
+    receipts: int
+    acknowledged: int
+    sent: int
+    checkpoints: int
+
+
+class BrokenInvariantError(AssertionError):
+    """The invariant does not hold."""
+
+
+@dataclass
+class _Findings:
+    texts: list[str] = field(default_factory=list)
+
+    def add(self, text: str) -> None:
+        self.texts.append(text)
+
+    def raise_any(self) -> None:
+        if self.texts:
+            more = len(self.texts) - MOST_SHOWN
+            rest = [f"... and {more} more"] if more > 0 else []
+            raise BrokenInvariantError("\n".join([*self.texts[:MOST_SHOWN], *rest]))
+
+
+def check(history: History, holdings: Holdings) -> Summary:
+    """Compare; raises BrokenInvariantError."""
+    findings = _Findings()
+    verifier = Verifier(holdings.keys)
+    for ledger, receipts in holdings.receipts.items():
+        _check_chain(ledger, receipts, findings)
+        _check_each(ledger, receipts, verifier, findings)
+    _check_log(holdings, findings)
+    _check_known(history, holdings, findings)
+    for item in history.refused:
+        findings.add(f"{item.ledger} {item.request_id}: refused: {item}")
+    notes = list(dict.fromkeys([*history.checkpoints, *holdings.checkpoints]))
+    _check_checkpoints(notes, holdings, verifier, findings)
+    findings.raise_any()
+    return Summary(
+        receipts=sum(map(len, holdings.receipts.values())),
+        acknowledged=len({(item.ledger, item.request_id) for item in history.acknowledged}),
+        sent=len(history.sent),
+        checkpoints=len(notes),
+    )
+
+
+def _check_chain(ledger: str, receipts: Sequence[Receipt], findings: _Findings) -> None:
+    """Seq from 0 without gap, each linked to the one before, in the order of their times."""
+    previous: Receipt | None = None
+    for place, receipt in enumerate(receipts):
+        where = f"{ledger} seq {receipt.seq}"
+        if receipt.ledger != ledger or receipt.seq != place:
+            findings.add(f"{where}: stands where seq {place} should be")
+        if receipt.previous_hash != (previous.receipt_hash if previous else None):
+            findings.add(f"{where}: is not linked to the receipt before it")
+        if previous is not None and receipt.t_ns <= previous.t_ns:
+            findings.add(f"{where}: is not later than the receipt before it")
+        previous = receipt
+
+
+def _check_each(
+    ledger: str, receipts: Sequence[Receipt], verifier: Verifier, findings: _Findings
+) -> None:
+    """Each receipt verifies, and a signed checkpoint covers it."""
+    for receipt in receipts:
+        try:
+            report = verifier.verify(receipt)
+        except VerificationError as error:
+            findings.add(f"{ledger} seq {receipt.seq}: does not verify: {error}")
+            continue
+        outcomes = {result.check: result.outcome for result in report.results}
+        if outcomes.get(Check.CHECKPOINT_SIGNATURE) is not Outcome.HOLDS:
+            findings.add(f"{ledger} seq {receipt.seq}: no signed checkpoint covers it")
+
+
+def _check_log(holdings: Holdings, findings: _Findings) -> None:
+    """The log holds each ledger's entries, in order, each once and each where receipts say."""
+    names = {each.ledger_uid: ledger for ledger, all_ in holdings.receipts.items() for each in all_}
+    next_seq: Counter[bytes] = Counter()
+    for index, leaf in enumerate(holdings.leaves[1:], start=1):
+        try:
+            entry = parse_entry(leaf)
+        except ProvledgerError as error:
+            findings.add(f"log index {index}: holds no entry: {error}")
+            continue
+        name = names.get(entry.ledger_uid)
+        seq, next_seq[entry.ledger_uid] = next_seq[entry.ledger_uid], entry.seq + 1
+        if name is None:
+            findings.add(f"log index {index}: is of a ledger that is not there")
+        elif entry.seq != seq:
+            findings.add(f"log index {index}: is {name} seq {entry.seq}, not {seq}")
+        elif entry.seq >= len(holdings.receipts[name]):
+            findings.add(f"log index {index}: {name} denies its seq {entry.seq}")
+        else:
+            receipt = holdings.receipts[name][entry.seq]
+            if receipt.receipt_hash != receipt_hash(entry.suite, leaf):
+                findings.add(f"log index {index}: {name} seq {entry.seq} is another one there")
+            if index not in {proof.log_index for proof in receipt.proofs}:
+                findings.add(f"log index {index}: {name} seq {entry.seq} is said to be elsewhere")
+    for uid, name in names.items():
+        if next_seq[uid] != len(holdings.receipts[name]):
+            findings.add(f"{name}: the log holds {next_seq[uid]} of its receipts")
+
+
+def _check_known(history: History, holdings: Holdings, findings: _Findings) -> None:
+    """Whatever was acknowledged is there as it was; nothing is doubled, nothing invented."""
+    by_request: dict[tuple[str, str], list[Receipt]] = {}
+    for ledger, receipts in holdings.receipts.items():
+        for receipt in receipts:
+            statement = parse_statement(receipt.statement)
+            by_request.setdefault((ledger, statement.request_id), []).append(receipt)
+    ledgers = {ledger for ledger, _ in history.sent}
+    for (ledger, request_id), receipts in by_request.items():
+        if len(receipts) > 1:
+            seqs = [receipt.seq for receipt in receipts]
+            findings.add(f"{ledger} {request_id}: is there {len(seqs)} times, as seq {seqs}")
+        if ledger not in ledgers or receipts[0].seq == 0:
+            continue
+        sent = history.sent.get((ledger, request_id))
+        if sent is None:
+            findings.add(f"{ledger} {request_id}: nobody sent it")
+        elif json.loads(receipts[0].payload or b"null").get("newState") != sent.value:
+            findings.add(f"{ledger} {request_id}: what is recorded is not what was sent")
+    for item in history.acknowledged:
+        where = f"{item.ledger} {item.request_id}"
+        found = by_request.get((item.ledger, item.request_id))
+        if not found:
+            findings.add(f"{where}: was acknowledged as seq {item.seq} and is not there")
+            continue
+        there = found[0]
+        if (there.name, there.seq, there.t_ns, there.receipt_hash) != (
+            item.name,
+            item.seq,
+            item.t_ns,
+            item.receipt_hash,
+        ):
+            findings.add(
+                f"{where}: was acknowledged as {item.name}, seq {item.seq}, and is there as "
+                f"{there.name}, seq {there.seq}"
+            )
+
+
+def _check_checkpoints(
+    notes: Sequence[bytes], holdings: Holdings, verifier: Verifier, findings: _Findings
+) -> None:
+    """Every checkpoint has the root that the log's own leaves have at its size."""
+    wanted: dict[int, list[Checkpoint]] = {}
+    for note in notes:
+        origin = note.split(b"\n", 1)[0].decode()
+        try:
+            found = verifier.open_checkpoint(note, origin)
+        except VerificationError as error:
+            findings.add(f"a checkpoint does not verify: {error}")
+            continue
+        wanted.setdefault(found.size, []).append(found)
+    if len({found.origin for all_ in wanted.values() for found in all_}) > 1:
+        findings.add("there are checkpoints of two logs")
+    tree = CompactRange()
+    for leaf in [*holdings.leaves, None]:
+        root = tree.root()
+        for found in wanted.pop(tree.size, ()):
+            if found.root != root:
+                findings.add(f"FORK: a checkpoint of tree size {found.size} has another root")
+        if leaf is not None:
+            tree.append(leaf_hash(leaf))
+    for size in sorted(wanted):
+        findings.add(f"ROLLED BACK: a checkpoint of tree size {size} was seen; there are "
+                     f"{len(holdings.leaves)} leaves")  # fmt: skip

@@ -1,0 +1,253 @@
+"""The services of one installation as processes that a test can wrap, kill, stop and start again.
+
+As `provledger up` starts them (`provledger_cli.launching`), but without its supervisor, so that a
+fault lasts until the test ends it. Every port is fixed from the beginning, and every call between
+services may be led through a proxy: `route` says where a caller finds the service it needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from provledger_cli import bootstrap, launching
+from provledger_cli.config import Config
+from provledger_cli.datadir import SERVICES, DataDir
+from tests.faults.ports import free_ports
+
+REPO = Path(__file__).resolve().parents[2]
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 30.0
+
+
+class DiedError(Exception):
+    """A service ended before it served."""
+
+
+@dataclass
+class Service:
+    """One process. `pid` is the service's own, which a wrapper's differs from; 0 before it served.
+
+    `module` is what runs (`python -m`), `port` where it listens.
+    """
+
+    name: str
+    kind: str
+    module: str
+    port: int
+    log: Path
+    ready_file: Path
+    process: subprocess.Popen[bytes] | None = None
+    pid: int = 0
+    wrapped: bool = False
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is there, be it halted."""
+        return self.process is not None and self.process.poll() is None
+
+    def kill(self) -> None:
+        """End the process with SIGKILL; returns when it is gone."""
+        if self.process is None:
+            return
+        # What a wrapper runs first: the wrapper ends with it, while strace that is killed lets go.
+        for pid in _children(self.process.pid) if self.wrapped else [self.process.pid]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        self.process.wait(STOP_TIMEOUT_S)
+        self.process, self.pid = None, 0
+
+    def halt(self) -> None:
+        """Stop the process where it is (SIGSTOP)."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a halted process go on."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def terminate(self) -> int:
+        """End the process as an operator does, with SIGTERM; its exit status."""
+        assert self.process is not None
+        try:
+            os.kill(self.pid or self.process.pid, signal.SIGTERM)
+        except ProcessLookupError:
+            pass
+        status = self.process.wait(STOP_TIMEOUT_S)
+        self.process, self.pid = None, 0
+        return status
+
+    def tail(self) -> str:
+        """The end of its log file."""
+        return self.log.read_text(errors="replace")[-4000:] if self.log.exists() else ""
+
+
+class Cluster:
+    """All services of one data directory. `start` and `close` belong together."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        database_urls: Mapping[str, str] | None = None,
+        ledger_replicas: int = 1,
+        modules: Mapping[str, str] | None = None,
+        options: Mapping[str, str] | None = None,
+    ) -> None:
+        """`database_urls` by service (SQLite files otherwise); `modules` replaces what runs;
+        `options` are environment variables of all services."""
+        self.data = DataDir.at(path)
+        self.data.make()
+        self.config = Config("", (self.data.anchors.as_uri(),))
+        self._urls = dict(database_urls or {})
+        self._options = dict(options or {})
+        # Who finds whom elsewhere: (caller's kind, callee) -> port.
+        self._routes: dict[tuple[str, str], int] = {}
+        replicas = [f"ledger{n}" for n in range(2, ledger_replicas + 1)]
+        names = [*SERVICES, *replicas]
+        ports = free_ports(len(names))
+        self.services = {
+            name: Service(
+                name=name,
+                kind="ledger" if name.startswith("ledger") else name,
+                module=(modules or {}).get(name, f"{name.rstrip('23456789')}_svc"),
+                port=port,
+                log=self.data.log(name),
+                ready_file=self.data.ready_file(name),
+            )
+            for name, port in zip(names, ports, strict=True)
+        }
+        # As the supervisor does: a service ends when the write end of this pipe is gone.
+        self._lifeline_fd, self._lifeline_end = os.pipe()
+
+    def __getitem__(self, name: str) -> Service:
+        """A service by its name."""
+        return self.services[name]
+
+    def endpoint(self, name: str) -> str:
+        """Where a service itself listens."""
+        return f"{launching.HOST}:{self.services[name].port}"
+
+    def route(self, caller: str, callee: str, port: int) -> None:
+        """Lead the calls of one kind of service to another through a port; from its next start."""
+        self._routes[caller, callee] = port
+
+    def start(self, names: Iterable[str] = ()) -> None:
+        """Start services, all unless said otherwise, make the first keys, wait until they serve."""
+        wanted = list(names) or list(self.services)
+        for name in wanted:
+            self.spawn(name)
+        for name in wanted:
+            self.wait_ready(name)
+            # The others wait for the keys, and `keys` comes first.
+            if name == "keys" and not (self.data.path / bootstrap.PIN_FILE).exists():
+                asyncio.run(bootstrap.register_first_keys(self.data, self.endpoint("keys")))
+
+    def spawn(
+        self,
+        name: str,
+        *,
+        wrapper: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start one process, without waiting; `wrapper` is a command that runs another one."""
+        service = self.services[name]
+        assert not service.running, f"{name} runs already"
+        service.ready_file.unlink(missing_ok=True)
+        service.pid, service.wrapped = 0, bool(wrapper)
+        command = [sys.executable, "-m", service.module, "--lifeline-fd", str(self._lifeline_fd)]
+        with service.log.open("ab") as log:
+            service.process = subprocess.Popen(
+                [*wrapper, *command],
+                env={**self._environment(service), **(environment or {})},
+                cwd=REPO,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(self._lifeline_fd,),
+                start_new_session=True,
+            )
+
+    def wait_ready(self, name: str, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Wait until a service that was started serves; raises DiedError if it ends before."""
+        service = self.services[name]
+        deadline_s = time.monotonic() + timeout_s
+        while not service.pid:
+            if not service.running:
+                raise DiedError(f"{name} ended before it served:\n{service.tail()}")
+            if time.monotonic() > deadline_s:
+                raise DiedError(f"{name} does not serve after {timeout_s} s:\n{service.tail()}")
+            try:
+                service.pid = int(json.loads(service.ready_file.read_text())["pid"])
+            except (OSError, ValueError):
+                time.sleep(0.02)
+
+    def restart(self, name: str) -> None:
+        """Start a service that is down, plainly, and wait until it serves."""
+        if not self.services[name].running:
+            self.services[name].kill()
+            self.spawn(name)
+        self.wait_ready(name)
+
+    def wait_dead(self, name: str, timeout_s: float) -> bool:
+        """Whether a service ends by itself in that time."""
+        process = self.services[name].process
+        assert process is not None
+        try:
+            process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def close(self) -> None:
+        """End all services, callers before those they call."""
+        for name in reversed(self.services):
+            if self.services[name].running:
+                self.services[name].kill()
+        os.close(self._lifeline_fd)
+        os.close(self._lifeline_end)
+
+    def _environment(self, service: Service) -> dict[str, str]:
+        ports = {name: self.services[name].port for name in SERVICES}
+        ports |= {
+            callee: port for (caller, callee), port in self._routes.items()
+            if caller == service.kind
+        }  # fmt: skip
+        own = f"PROVLEDGER_{service.kind}_".upper()
+        environment = launching.environment(service.kind, self.data, self.config, ports)
+        environment = {
+            name: value
+            for name, value in environment.items()
+            if not name.startswith("PROVLEDGER_") or name.startswith((own, "PROVLEDGER_FIPS"))
+        }
+        environment |= {
+            f"{own}PORT": str(service.port),
+            f"{own}READY_FILE": str(service.ready_file),
+        }
+        if service.kind in self._urls:
+            environment[f"{own}DATABASE_URL"] = self._urls[service.kind]
+        return {**environment, **self._options}
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def eventually(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
+    """Wait until a condition holds; fails with `what` if it does not in time."""
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, f"not within {timeout_s} s: {what}"
+        time.sleep(0.02)

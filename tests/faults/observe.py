@@ -1,0 +1,83 @@
+"""Gathers for the checker what there is once the services are whole again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+from provledger import checkpoint as checkpoints
+from provledger import note, tiles
+from provledger.client import AsyncClient
+from provledger.errors import ProvledgerError
+from provledger.keyset import KeySet
+from tests.faults import checker, record
+from tests.faults.cluster import Cluster
+
+TIMEOUT_S = 90.0
+
+
+def check(cluster: Cluster, log: Path) -> checker.Summary:
+    """Wait until all is logged and anchored, then hold the record at `log` against it."""
+    return checker.check(record.read(log), asyncio.run(gather(cluster)))
+
+
+async def gather(cluster: Cluster) -> checker.Holdings:
+    """Everything there is. All services must run, and nobody may append meanwhile."""
+    endpoint, keys_endpoint = cluster.endpoint("ledger"), cluster.endpoint("keys")
+    async with AsyncClient(endpoint, keys_endpoint=keys_endpoint) as client:
+        size = await _until_published(cluster, client)
+        names = [ledger.name async for ledger in client.list_ledgers()]
+        receipts = {
+            name: [each async for each in client.list_receipts(name, page_size=500)]
+            for name in names
+        }
+        for name in names:
+            await client.verify_range(name)
+        keys = KeySet.parse(await client.jwks())
+    root = next((cluster.data.tiles / "logs").iterdir())
+    seen = [path.read_bytes() for path in cluster.data.anchors.rglob("*.checkpoint")]
+    return checker.Holdings(receipts, read_leaves(root, size), seen, keys)
+
+
+async def _until_published(cluster: Cluster, client: AsyncClient) -> int:
+    """Wait until a published checkpoint, which the sink has, covers everything; its tree size."""
+    deadline_s = time.monotonic() + TIMEOUT_S
+    state: object = None
+    while time.monotonic() < deadline_s:
+        try:
+            ledgers = [ledger async for ledger in client.list_ledgers()]
+        except ProvledgerError as error:
+            state = error
+            continue
+        # Leaf 0 says whose log it is.
+        wanted = 1 + sum(ledger.seq + 1 for ledger in ledgers)
+        published, anchored = _published(cluster), _anchored(cluster)
+        state = {"wanted": wanted, "published": published, "anchored": anchored}
+        if published == anchored == wanted:
+            return wanted
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"not everything is logged and anchored within {TIMEOUT_S} s: {state}")
+
+
+def _published(cluster: Cluster) -> int:
+    return max(map(_size, cluster.data.tiles.glob("logs/*/checkpoint")), default=0)
+
+
+def _anchored(cluster: Cluster) -> int:
+    return max(map(_size, cluster.data.anchors.glob("*/latest")), default=0)
+
+
+def _size(path: Path) -> int:
+    return checkpoints.parse(note.parse(path.read_bytes()).text).size
+
+
+def read_leaves(root: Path, size: int) -> list[bytes]:
+    """The entries of a log, from its files alone, as a reader of c2sp.org/tlog-tiles has them."""
+    leaves: list[bytes] = []
+    while len(leaves) < size:
+        index = len(leaves) // tiles.TILE_WIDTH
+        width = min(tiles.TILE_WIDTH, size - len(leaves))
+        bundle = root / tiles.entries_path(index, width)
+        leaves += tiles.decode_bundle(bundle.read_bytes())
+    return leaves

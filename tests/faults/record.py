@@ -1,0 +1,121 @@
+"""What the clients know: every request, acknowledgement and checkpoint, on disk before it counts.
+
+One file of JSON lines, appended to and synced by the clients alone, as far from the services as a
+test can have it:
+
+    {"sent": "r-17", "ledger": "tenants/a/ledgers/main", "value": {...}}
+    {"acked": "r-17", "ledger": "...", "name": "...", "seq": 4, "tNs": 17, "receiptHash": "<hex>"}
+    {"checkpoint": "<note>"}
+    {"refused": "r-17", "ledger": "...", "code": "INTERNAL", "reason": "..", "message": ".."}
+
+`refused` is an answer that no fault excuses: anything that is neither an acknowledgement nor an
+invitation to come again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tests.faults.checker import Acknowledged, History, Refused, Sent
+
+
+class Record:
+    """The file at `path`. Safe to use from several threads."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._lock = threading.Lock()
+        self._checkpoints: set[bytes] = set()
+
+    def sent(self, items: Iterable[Sent]) -> None:
+        """Requests that are about to leave."""
+        self._write(
+            {"sent": item.request_id, "ledger": item.ledger, "value": item.value} for item in items
+        )
+
+    def acknowledged(self, items: Iterable[Acknowledged]) -> None:
+        """Answers that came."""
+        self._write(
+            {
+                "acked": item.request_id,
+                "ledger": item.ledger,
+                "name": item.name,
+                "seq": item.seq,
+                "tNs": item.t_ns,
+                "receiptHash": item.receipt_hash.hex(),
+            }
+            for item in items
+        )
+
+    def refused(self, item: Refused) -> None:
+        """An answer that should not have come."""
+        self._write(
+            [
+                {
+                    "refused": item.request_id,
+                    "ledger": item.ledger,
+                    "code": item.code,
+                    "reason": item.reason,
+                    "message": item.message,
+                }
+            ]
+        )
+
+    def checkpoint(self, note: bytes) -> None:
+        """A signed checkpoint that was seen."""
+        if note not in self._checkpoints:
+            self._checkpoints.add(note)
+            self._write([{"checkpoint": note.decode()}])
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+    def _write(self, lines: Iterable[dict[str, Any]]) -> None:
+        data = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+        with self._lock:
+            os.write(self._fd, data)
+            os.fdatasync(self._fd)
+
+
+def read(path: Path) -> History:
+    """What a record holds."""
+    sent: dict[tuple[str, str], Sent] = {}
+    acknowledged: list[Acknowledged] = []
+    refused: list[Refused] = []
+    checkpoints: list[bytes] = []
+    for line in path.read_bytes().splitlines():
+        value = json.loads(line)
+        if "sent" in value:
+            item = Sent(value["ledger"], value["sent"], value["value"])
+            sent[item.ledger, item.request_id] = item
+        elif "acked" in value:
+            acknowledged.append(
+                Acknowledged(
+                    ledger=value["ledger"],
+                    request_id=value["acked"],
+                    name=value["name"],
+                    seq=value["seq"],
+                    t_ns=value["tNs"],
+                    receipt_hash=bytes.fromhex(value["receiptHash"]),
+                )
+            )
+        elif "refused" in value:
+            refused.append(
+                Refused(
+                    value["ledger"],
+                    value["refused"],
+                    value["code"],
+                    value["reason"],
+                    value["message"],
+                )
+            )
+        else:
+            checkpoints.append(value["checkpoint"].encode())
+    return History(sent, tuple(acknowledged), tuple(refused), tuple(checkpoints))

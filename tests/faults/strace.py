@@ -1,0 +1,98 @@
+"""Faults at system calls, by strace: a service is killed at, or refused, its Nth call of a name.
+
+strace counts calls for each thread, and the first thread that gets there is hit. Tessera attacks
+its POSIX storage in the same way. The calls are those that change files: between two of them the
+files do not change, so killing at every Nth of each covers every state a crash can leave behind.
+(It is the process that dies, not the machine: what was written and not synced is not lost.)
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+KILL = "signal=KILL"
+
+FILE_CALLS = ("pwrite64", "fsync", "fdatasync", "rename", "link", "unlink", "ftruncate", "mkdir")
+"""Calls that hardly anything but storage makes, so that a service may be wrapped from its start."""
+
+BUSY_CALLS = ("openat", "write")
+"""Calls that starting an interpreter or talking to a socket makes too: strace is attached later."""
+
+_ATTACH_S = 10.0
+
+
+def require() -> None:
+    """Skip the test, visibly, where strace is missing or may not trace."""
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed (scripts/install_test_tools.sh)")
+    probe = subprocess.run(["strace", "-qq", "-o", os.devnull, "true"], check=False)
+    if probe.returncode != 0:
+        pytest.skip("strace may not trace processes here")
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """The `nth` call named `call`; `nth` may be strace's `N+`, from the Nth on."""
+
+    call: str
+    nth: int | str
+    action: str = KILL
+
+    @property
+    def expression(self) -> str:
+        """strace's argument."""
+        return f"inject={self.call}:{self.action}:when={self.nth}"
+
+
+def wrapper(*points: Point, paths: tuple[Path, ...] = ()) -> list[str]:
+    """A command that runs another one with faults; `paths` limits them to calls on those files."""
+    # Not --seccomp-bpf: with it, strace 6.1 leaves signals out in silence.
+    return _options(points, paths)
+
+
+class Attached:
+    """strace attached to a running process, until it or `detach` ends it."""
+
+    def __init__(self, pid: int, *points: Point) -> None:
+        self._process = subprocess.Popen(
+            [*_options(points, ()), "-p", str(pid)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline_s = time.monotonic() + _ATTACH_S
+        while self._process.poll() is None and not _is_traced(pid):
+            assert time.monotonic() < deadline_s, "strace does not attach"
+            time.sleep(0.01)
+
+    def detach(self) -> None:
+        """Let the process go on undisturbed."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+        self._process.wait(_ATTACH_S)
+
+
+def _options(points: tuple[Point, ...], paths: tuple[Path, ...]) -> list[str]:
+    options = ["strace", "-f", "-qq", "-o", os.devnull]
+    for point in points:
+        options += ["-e", point.expression]
+    for path in paths:
+        options += ["-P", str(path)]
+    calls = ",".join(sorted({point.call for point in points}))
+    return [*options, "-e", f"trace={calls}"]
+
+
+def _is_traced(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True  # it is gone already, which the caller will see
+    return "TracerPid:\t0\n" not in status

@@ -1,0 +1,279 @@
+"""Clients that append without pause while services fail, and record what they are told.
+
+Writers append one by one, in batches and in streams, to several ledgers. Whoever hears nothing
+sends the same request ids again, now and then to another replica; now and then a writer gives up
+as a client does that dies, and nobody ever learns what came of its requests. A reader looks up
+what was acknowledged: it must never be denied. A watcher notes every signed checkpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from provledger.api.anchor.v1 import anchor_pb2, anchor_pb2_grpc
+from provledger.client import AsyncClient, CallPolicy, Mutation
+from provledger.client.calls import is_retryable
+from provledger.errors import ProvledgerError, StatusError
+from provledger.rpc.channel import call, channel
+from tests.faults.checker import Acknowledged, Refused, Sent
+from tests.faults.record import Record
+
+LEDGERS = ("tenants/acme/ledgers/main", "tenants/globex/ledgers/main")
+POLICY = CallPolicy(timeout_s=2.0, attempt_timeout_s=1.5)
+SETTLE_S = 60.0
+GIVE_UP = 0.1
+"""How often a writer whose call failed never asks again."""
+
+_REMEMBERED = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How hard to work. `pause_s` is the mean time between two calls of one writer."""
+
+    writers: int = 3
+    batch: int = 8
+    pause_s: float = 0.005
+
+
+class Workload:
+    """Clients of the ledgers at `endpoints`, in a thread of their own, from `start` to `finish`."""
+
+    def __init__(
+        self,
+        endpoints: Sequence[str],
+        anchor: str,
+        record: Record,
+        seed: int,
+        load: Load = Load(),
+        ledgers: Sequence[str] = LEDGERS,
+        excused: Callable[[StatusError], bool] = lambda error: False,
+    ) -> None:
+        """`excused` says which refusals the fault at hand may cause."""
+        self._endpoints = endpoints
+        self._anchor = anchor
+        self._record = record
+        self._seed = seed
+        self._load = load
+        self._ledgers = ledgers
+        self._excused = excused
+        self._acknowledged: deque[Acknowledged] = deque(maxlen=_REMEMBERED)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="workload", daemon=True)
+        self._failure: BaseException | None = None
+        self.acknowledged = 0
+        self.failures = 0
+
+    def __enter__(self) -> Workload:
+        """Start."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        """Finish, unless the test failed already."""
+        self._stop.set()
+        if kind is None:
+            self.finish()
+
+    def finish(self) -> None:
+        """Send what is unanswered until it is answered, then end; raises what went wrong."""
+        self._stop.set()
+        self._thread.join(SETTLE_S + 30.0)
+        assert not self._thread.is_alive(), "requests stay unanswered after the fault is over"
+        if self._failure is not None:
+            raise self._failure
+
+    def wait_for(self, more: int, timeout_s: float = 60.0) -> None:
+        """Wait until that many more receipts are acknowledged."""
+        from tests.faults.cluster import eventually
+
+        target = self.acknowledged + more
+        eventually(
+            lambda: self.acknowledged >= target or not self._thread.is_alive(),
+            f"{more} receipts are acknowledged",
+            timeout_s,
+        )
+        assert self._thread.is_alive(), f"the workload ended: {self._failure!r}"
+
+    # --- in the thread
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._main())
+        except BaseException as error:
+            self._failure = error
+
+    async def _main(self) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            clients = [
+                await stack.enter_async_context(AsyncClient(endpoint, policy=POLICY))
+                for endpoint in self._endpoints
+            ]
+            anchor = await stack.enter_async_context(channel(self._anchor))
+            watching = [
+                asyncio.create_task(self._watch(anchor_pb2_grpc.AnchorServiceStub(anchor))),
+                asyncio.create_task(self._read(clients)),
+            ]
+            writers = [self._write(clients, number) for number in range(self._load.writers)]
+            await asyncio.gather(*writers)
+            for task in watching:
+                task.cancel()
+            ended = await asyncio.gather(*watching, return_exceptions=True)
+            for result in ended:
+                if not isinstance(result, asyncio.CancelledError | None):
+                    raise result
+
+    async def _write(self, clients: Sequence[AsyncClient], number: int) -> None:
+        rng = random.Random(f"{self._seed} {number}")
+        count = 0
+        while not self._stop.is_set():
+            ledger = rng.choice(self._ledgers)
+            kind = rng.choice((self._single, self._batch, self._stream))
+            size = 1 if kind == self._single else rng.randint(1, self._load.batch)
+            drafts = [self._draft(f"{number}-{count + n}-{self._seed}", rng) for n in range(size)]
+            count += size
+            self._record.sent(Sent(ledger, draft.request_id, draft.new_state) for draft in drafts)
+            await self._insist(kind, clients, ledger, drafts, rng)
+            await asyncio.sleep(rng.uniform(0, 2 * self._load.pause_s))
+
+    def _draft(self, request_id: str, rng: random.Random) -> Mutation:
+        return Mutation(
+            action="CREATE",
+            resource_type="Item",
+            resource_id=request_id,
+            actor_id="writer",
+            request_id=request_id,
+            new_state={"id": request_id, "text": rng.choice("abc") * rng.randint(0, 400)},
+        )
+
+    async def _insist(
+        self,
+        kind: Callable[..., Awaitable[Sequence[Acknowledged | StatusError]]],
+        clients: Sequence[AsyncClient],
+        ledger: str,
+        drafts: Sequence[Mutation],
+        rng: random.Random,
+    ) -> None:
+        """Send drafts until each is answered, or give up as somebody does who dies."""
+        deadline_s: float | None = None
+        clock = asyncio.get_running_loop().time
+        while drafts:
+            try:
+                answers = await kind(rng.choice(clients), ledger, drafts)
+            except StatusError as error:
+                answers = [error] * len(drafts)
+            received = [answer for answer in answers if isinstance(answer, Acknowledged)]
+            self._record.acknowledged(received)
+            self.acknowledged += len(received)
+            self._acknowledged.extend(received)
+            again = []
+            for draft, answer in zip(drafts, answers, strict=True):
+                if isinstance(answer, StatusError):
+                    self.failures += 1
+                    if not is_retryable(answer) and not self._excused(answer):
+                        self._refused(ledger, draft.request_id, answer)
+                    else:
+                        again.append(draft)
+            if again and rng.random() < GIVE_UP:
+                return
+            drafts = again
+            if self._stop.is_set() and drafts:
+                deadline_s = deadline_s or clock() + SETTLE_S
+                assert clock() < deadline_s, f"still no answer: {answers[0]}"
+            if again:
+                await asyncio.sleep(0.05)
+
+    def _refused(self, ledger: str, request_id: str, error: StatusError) -> None:
+        self._record.refused(Refused(ledger, request_id, error.code, error.reason, error.message))
+
+    async def _single(
+        self, client: AsyncClient, ledger: str, drafts: Sequence[Mutation]
+    ) -> list[Acknowledged | StatusError]:
+        answers: list[Acknowledged | StatusError] = []
+        for draft in drafts:
+            try:
+                receipt = await client.append(ledger, draft)
+            except StatusError as error:
+                answers.append(error)
+                continue
+            answers.append(
+                Acknowledged(
+                    ledger,
+                    draft.request_id,
+                    receipt.name,
+                    receipt.seq,
+                    receipt.t_ns,
+                    receipt.receipt_hash,
+                )
+            )
+        return answers
+
+    async def _batch(
+        self, client: AsyncClient, ledger: str, drafts: Sequence[Mutation]
+    ) -> list[Acknowledged | StatusError]:
+        results = await client.append_batch(ledger, drafts)
+        return [_answer(ledger, result) for result in results]
+
+    async def _stream(
+        self, client: AsyncClient, ledger: str, drafts: Sequence[Mutation]
+    ) -> list[Acknowledged | StatusError]:
+        answers: list[Acknowledged | StatusError] = []
+        stream = client.append_stream(ledger, drafts)
+        try:
+            async for result in stream:
+                answers.append(_answer(ledger, result))
+        except StatusError as error:
+            answers += [error] * (len(drafts) - len(answers))
+        return answers
+
+    async def _read(self, clients: Sequence[AsyncClient]) -> None:
+        """Look up what was acknowledged."""
+        rng = random.Random(f"{self._seed} reader")
+        while True:
+            await asyncio.sleep(0.05)
+            if not self._acknowledged:
+                continue
+            item = rng.choice(self._acknowledged)
+            try:
+                found = await rng.choice(clients).get_summary(item.name)
+            except StatusError as error:
+                if not is_retryable(error) and not self._excused(error):
+                    self._refused(item.ledger, item.request_id, error)
+                continue
+            assert (found.seq, found.receipt_hash) == (item.seq, item.receipt_hash), item
+
+    async def _watch(self, anchor: anchor_pb2_grpc.AnchorServiceStub) -> None:
+        """Note every signed checkpoint that is shown."""
+        request = anchor_pb2.GetCheckpointRequest(log="logs/-")
+        async for note in _answers(anchor, request):
+            self._record.checkpoint(note)
+
+
+async def _answers(
+    anchor: anchor_pb2_grpc.AnchorServiceStub, request: anchor_pb2.GetCheckpointRequest
+) -> AsyncIterator[bytes]:
+    while True:
+        await asyncio.sleep(0.03)
+        try:
+            yield (await call(anchor.GetCheckpoint, request, timeout_s=1.0)).checkpoint  # type: ignore[arg-type]
+        except ProvledgerError:
+            continue
+
+
+def _answer(ledger: str, result: object) -> Acknowledged | StatusError:
+    from provledger.client import AppendResult
+
+    assert isinstance(result, AppendResult)
+    if result.summary is None:
+        assert result.error is not None
+        return result.error
+    found = result.summary
+    return Acknowledged(
+        ledger, result.request_id, found.name, found.seq, found.t_ns, found.receipt_hash
+    )
