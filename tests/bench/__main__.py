@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tests.bench import endtoend, inprocess
+from tests.bench import anchor, endtoend, inprocess
 from tests.support.postgres import fresh_database, running_postgres
 
 
@@ -35,7 +35,7 @@ def main() -> None:
     """Run what was asked for and print one JSON document."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--full", action="store_true", help="five times as much of everything")
-    parser.add_argument("--only", choices=["inprocess", "sqlite", "postgres"])
+    parser.add_argument("--only", choices=["inprocess", "sqlite", "postgres", "anchor"])
     parser.add_argument("--out", type=Path, help="write the JSON here as well")
     arguments = parser.parse_args()
     result: dict[str, Any] = {"conditions": conditions()}
@@ -49,6 +49,12 @@ def main() -> None:
             with running_postgres(durable=True) as server, fresh_database(server) as url:
                 work = endtoend.run(Path(folder, "postgres"), url, full=arguments.full)
                 result["postgres"] = asyncio.run(work)
+        if arguments.only in (None, "anchor"):
+            with running_postgres(durable=True) as server, fresh_database(server) as url:
+                result["anchor"] = {
+                    "sqlite": anchor.run(Path(folder, "anchor"), None, full=arguments.full),
+                    "postgres": anchor.run(Path(folder, "anchor-pg"), url, full=arguments.full),
+                }
     text = json.dumps(result, indent=2)
     if arguments.out is not None:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)

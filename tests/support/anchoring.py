@@ -140,6 +140,7 @@ def make_log(
     publish_interval_s: float = 0.01,
     clock: Callable[[], int] = lambda: START_NS,
     policy: Policy | None = None,
+    batch_budget_s: float = 0.0,
 ) -> OpenLog:
     """A log, not yet opened, with settings for tests."""
     return OpenLog(
@@ -154,6 +155,7 @@ def make_log(
         max_queued_leaves=20_000,
         clock=clock,
         policy=policy,
+        batch_budget_s=batch_budget_s,
     )
 
 
@@ -187,6 +189,7 @@ async def running_log(
     publish_interval_s: float = 0.01,
     clock: Callable[[], int] = lambda: START_NS,
     policy: Policy | None = None,
+    batch_budget_s: float = 0.0,
 ) -> AsyncIterator[OpenLog]:
     """An open log, made if there is none; closed, not killed, at the end.
 
@@ -208,6 +211,7 @@ async def running_log(
             publish_interval_s=publish_interval_s,
             clock=clock,
             policy=policy,
+            batch_budget_s=batch_budget_s,
         )
         prepare(log)
         try:

@@ -22,12 +22,13 @@ from anchor_svc.storage import (
     Flush,
     LogRow,
     RunStart,
+    postgres,
 )
 from anchor_svc.storage.reads import Reads, read_log
 from anchor_svc.storage.tables import ANCHORS, CHECKPOINTS, ENTRIES, LEDGERS, LOGS, RUNS
 from anchor_svc.submission import LedgerState
 from provledger import tiles
-from provledger.db import Readers, Writer
+from provledger.db import Readers, Writer, is_sqlite
 from provledger.errors import DataLossError
 
 
@@ -39,6 +40,11 @@ class SQLStorage(Reads):
         super().__init__(Readers(engine, threads=2, name="anchor-reader"))
         self._engine = engine
         self._writer = Writer(engine, name="anchor-writer")
+        # Flushes on PostgreSQL are one statement each, and do not wait for other writes.
+        self._single = not is_sqlite(engine)
+        self._flusher = (
+            Writer(engine, name="anchor-flusher", autocommit=True) if self._single else self._writer
+        )
 
     async def create_log(self, log: LogRow, first_entry: bytes) -> LogRow:
         return await self._writer.run(_create_log, log, first_entry, idempotent=True)
@@ -47,13 +53,15 @@ class SQLStorage(Reads):
         return await self._writer.run(_acquire, log_uid, idempotent=True)
 
     async def commit(self, log_uid: bytes, epoch: int, flush: Flush) -> None:
-        await self._writer.run(_commit, log_uid, epoch, flush, idempotent=True)
+        work = _commit_at_once if self._single else _commit
+        await self._flusher.run(work, log_uid, epoch, flush, idempotent=True)
 
     async def store_note(
         self, log_uid: bytes, epoch: int, size: int, note: bytes, tiled_size: int
     ) -> bytes:
-        return await self._writer.run(
-            _store_note, log_uid, epoch, size, note, tiled_size, idempotent=True
+        work = _store_note_at_once if self._single else _store_note
+        return await self._flusher.run(
+            work, log_uid, epoch, size, note, tiled_size, idempotent=True
         )
 
     async def mark_published(self, log_uid: bytes, epoch: int, size: int, now_ns: int) -> None:
@@ -63,6 +71,7 @@ class SQLStorage(Reads):
         await self._writer.run(_add_anchor, log_uid, anchor, idempotent=True)
 
     async def close(self) -> None:
+        await self._flusher.close()
         await self._writer.close()
         await self._readers.close()
         self._engine.dispose()
@@ -111,12 +120,8 @@ def _commit(connection: Connection, log_uid: bytes, epoch: int, flush: Flush) ->
         },
     )
     if moved.rowcount != 1:
-        row = read_log(connection, LOGS.c.log_uid == log_uid)
-        if row is None or row.writer_epoch != epoch:
-            raise FencedError("another process writes to this log now")
-        if (row.size, row.root) == (flush.size, flush.root):
-            return  # an earlier attempt, whose answer was lost
-        raise DataLossError("LOG_ROW_CHANGED", "the size of the log was changed under its writer")
+        _check_not_moved(connection, log_uid, epoch, flush)
+        return
     if flush.pieces:
         _insert_pieces(connection, log_uid, flush.pieces)
         _insert_intent(connection, log_uid, flush.size, flush.root, flush.now_ns)
@@ -127,6 +132,35 @@ def _commit(connection: Connection, log_uid: bytes, epoch: int, flush: Flush) ->
             _UPSERT_LEDGER[connection.dialect.name],
             [_ledger_row(log_uid, state) for state in flush.ledgers],
         )
+
+
+def _commit_at_once(connection: Connection, log_uid: bytes, epoch: int, flush: Flush) -> None:
+    if not postgres.commit(connection, log_uid, epoch, flush):
+        _check_not_moved(connection, log_uid, epoch, flush)
+
+
+def _check_not_moved(connection: Connection, log_uid: bytes, epoch: int, flush: Flush) -> None:
+    """Find out why a flush did not find the log as it was; returns if it is stored already."""
+    row = read_log(connection, LOGS.c.log_uid == log_uid)
+    if row is None or row.writer_epoch != epoch:
+        raise FencedError("another process writes to this log now")
+    if (row.size, row.root) != (flush.size, flush.root):
+        raise DataLossError("LOG_ROW_CHANGED", "the size of the log was changed under its writer")
+
+
+def _store_note_at_once(
+    connection: Connection, log_uid: bytes, epoch: int, size: int, note: bytes, tiled_size: int
+) -> bytes:
+    held, first = postgres.store_note(connection, log_uid, epoch, size, note, tiled_size)
+    if not held:
+        raise FencedError("another process writes to this log now")
+    return _stored_first(first, size)
+
+
+def _stored_first(first: Any, size: int) -> bytes:
+    if first is None:
+        raise DataLossError("CHECKPOINT_LOST", f"the intended checkpoint of size {size} is gone")
+    return bytes(first)
 
 
 def _store_note(
@@ -140,10 +174,7 @@ def _store_note(
     connection.execute(_DROP_ENTRIES, {"for_log": log_uid, "below": tiled_size})
     if stored.rowcount == 1:
         return note
-    first = connection.execute(_READ_NOTE, place).scalar()
-    if first is None:
-        raise DataLossError("CHECKPOINT_LOST", f"the intended checkpoint of size {size} is gone")
-    return bytes(first)
+    return _stored_first(connection.execute(_READ_NOTE, place).scalar(), size)
 
 
 def _mark_published(

@@ -134,10 +134,19 @@ class _Workers:
 
 
 class Writer(_Workers):
-    """The one writing thread of a process."""
+    """The one writing thread of a process.
 
-    def __init__(self, engine: Engine, *, name: str = "db-writer") -> None:
-        super().__init__(engine, threads=1, name=name, options={WRITE_OPTION: True})
+    autocommit: on PostgreSQL, each statement is a transaction of its own, which saves the round
+        trips of BEGIN and COMMIT; for functions that write by one statement.
+    """
+
+    def __init__(
+        self, engine: Engine, *, name: str = "db-writer", autocommit: bool = False
+    ) -> None:
+        options: dict[str, Any] = {WRITE_OPTION: True}
+        if autocommit and not is_sqlite(engine):
+            options["isolation_level"] = "AUTOCOMMIT"
+        super().__init__(engine, threads=1, name=name, options=options)
 
     async def run(
         self,
