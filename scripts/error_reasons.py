@@ -40,7 +40,8 @@ NOT_REASONS = frozenset(_ERROR_CODES.values()) | frozenset(
     # Words of protocols and of other libraries that are written in capitals.
     "UNKNOWN BEGIN CREATE UPDATE DELETE ED25519 ECDSA ES256 GOAWAY RST_STREAM SECONDS XX001 XX002 "
     "CLOCK_BOOTTIME XDG_DATA_HOME HOME PATH FILE SERVING NOT_SERVING SERVICE_UNKNOWN HMAC BLAKE3 "
-    "NAME NONE PKCS11 GRPC_VERBOSITY OPENSSL_CONF OPENSSL_MODULES POST SHA256 COMPLIANCE".split()
+    "NAME NONE PKCS11 GRPC_VERBOSITY OPENSSL_CONF OPENSSL_MODULES POST SHA256 COMPLIANCE "
+    "AUTOCOMMIT".split()
 )
 """Texts in capitals that are no reasons. Names of environment variables are left out by prefix."""
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from anchor_svc.checkpointing import LeafRun
+from anchor_svc.openlog import OpenLog
 from anchor_svc.paging import page_token, read_page_token
 from anchor_svc.reader import Proof, Proven
-from anchor_svc.state import LogIdentity, LogState, SignedCheckpoint
-from anchor_svc.storage import AnchorRow
+from anchor_svc.state import LogIdentity, Promise, SignedCheckpoint
+from anchor_svc.storage import AnchorRow, PolicyRow
 from anchor_svc.submission import (
     MAX_ENTRIES,
     LedgerState,
@@ -23,6 +24,7 @@ from provledger import names
 from provledger.api.anchor.v1 import anchor_pb2 as pb
 from provledger.api.common.v1 import common_pb2
 from provledger.hashing import HASH_BYTES, Hasher
+from provledger.policy import MAX_POLICY_BYTES
 
 MAX_SEQS: Final = 1000
 MAX_SINK_BYTES: Final = 1024
@@ -117,8 +119,8 @@ def log_to_pb(
     thumbprint: bytes,
     size: int,
     published: int,
-    anchored: int,
-    policy: pb.AnchorPolicy | None = None,
+    promise: Promise,
+    tenants: Sequence[Promise] = (),
 ) -> pb.Log:
     """A log, with its sizes as of one moment."""
     return pb.Log(
@@ -130,20 +132,77 @@ def log_to_pb(
         key_thumbprint=thumbprint,
         tree_size=size,
         published_size=published,
-        anchored_size=anchored,
-        policy=policy,
+        anchored_size=promise.anchored_size,
+        policy=promise_to_pb(promise),
+        tenants=[
+            pb.TenantPromise(
+                tenant=own.tenant, anchored_size=own.anchored_size, policy=promise_to_pb(own)
+            )
+            for own in tenants
+        ],
     )
 
 
-def policy_to_pb(state: LogState) -> pb.AnchorPolicy | None:
+def promise_to_pb(promise: Promise) -> pb.AnchorPolicy | None:
     """What was promised of anchoring, and whether it is kept."""
-    if state.policy is None:
+    if promise.policy is None:
         return None
     return pb.AnchorPolicy(
-        fail_closed=state.policy.fail_closed,
-        within_s=state.policy.within_s or 0,
-        overdue=state.overdue,
+        fail_closed=promise.policy.fail_closed,
+        within_s=promise.policy.within_s or 0,
+        overdue=promise.overdue,
     )
+
+
+def tenant_from_pb(value: str) -> str:
+    """Check the name of a tenant, which may be left out."""
+    if value:
+        names.parse_tenant_name(value, "tenant")
+    return value
+
+
+def policy_text_from_pb(value: str) -> bytes:
+    """Check the length of a policy; what it says is for `policies` to check."""
+    text = value.encode()
+    if len(text) > MAX_POLICY_BYTES:
+        raise invalid("text", f"must be at most {MAX_POLICY_BYTES:,} bytes")
+    return text
+
+
+def policy_row_to_pb(log: LogIdentity, row: PolicyRow) -> pb.Policy:
+    """A version of a policy."""
+    return pb.Policy(
+        log=log.name,
+        tenant=row.tenant,
+        version=row.version,
+        text=row.text.decode(),
+        set_at_ns=row.set_at_ns,
+        set_by=row.set_by,
+    )
+
+
+def policy_to_pb(log: OpenLog, tenant: str) -> pb.GetPolicyResponse:
+    """The policy that holds for a tenant, and how far it is kept."""
+    promise = log.state.promise(tenant)
+    row = log.policies.holding(tenant)
+    newest = log.policies.newest(tenant)
+    response = pb.GetPolicyResponse(
+        promise=promise_to_pb(promise),
+        anchored_size=promise.anchored_size,
+        own_version=0 if newest is None else newest.version,
+    )
+    if row is not None:
+        own = bool(row.tenant)
+        response.source = pb.POLICY_SOURCE_TENANT if own else pb.POLICY_SOURCE_LOG
+        response.policy.CopyFrom(policy_row_to_pb(log.identity, row))
+    else:
+        given = promise.policy is not None
+        response.source = pb.POLICY_SOURCE_FILE if given else pb.POLICY_SOURCE_NONE
+        text = "" if promise.policy is None else promise.policy.text.decode()
+        response.policy.CopyFrom(pb.Policy(log=log.identity.name, text=text))
+    if not tenant:
+        response.tenants.extend(log.policies.tenants())
+    return response
 
 
 def runs_to_pb(runs: Sequence[LeafRun]) -> list[pb.LeafRun]:

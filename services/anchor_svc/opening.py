@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from anchor_svc.sinks import AnchorSink, Provable, SinkError, open_sink
@@ -31,28 +31,61 @@ def read_policy(path: Path) -> Policy:
 def open_sinks(uris: Iterable[str], policy: Policy | None) -> list[AnchorSink]:
     """The sinks of settings, then those of the policy; each URI once.
 
-    Cosigners of a policy that share a URL are one sink: one cosigner with keys of two kinds.
-
     Raises:
         ConfigError: one cannot be used, or the policy can never be met with them.
     """
-    wanted = list(dict.fromkeys([*uris, *(policy.sinks.values() if policy else ())]))
-    sinks = [open_sink(uri) for uri in wanted]
+    wanted = {uri: open_sink(uri) for uri in dict.fromkeys(uris)}
+    sinks = sinks_for([policy], wanted)
+    check_meetable(policy, sinks.values())
+    return list(sinks.values())
+
+
+def sinks_for(
+    policies: Iterable[Policy | None],
+    base: Mapping[str, AnchorSink],
+    known: Mapping[str, AnchorSink] | None = None,
+) -> dict[str, AnchorSink]:
+    """The sinks of `base`, then those of policies, by URI; `known` ones are not opened again.
+
+    Cosigners that share a URL are one sink: one cosigner with keys of two kinds.
+
+    Raises:
+        ConfigError: one cannot be used.
+    """
+    known = base if known is None else known
+    sinks = dict(base)
+    by_url: dict[str, dict[VerifierKey, None]] = {}
+    for policy in policies:
+        if policy is None:
+            continue
+        for uri in policy.sinks.values():
+            if uri not in sinks:
+                sinks[uri] = known.get(uri) or open_sink(uri)
+        for cosigner in policy.cosigners.values():
+            if cosigner.url is not None:
+                check_url(cosigner.url)
+                by_url.setdefault(cosigner.url.rstrip("/"), {})[cosigner.key] = None
+    for url, keys in by_url.items():
+        uri = _cosigner_uri(url)
+        there = known.get(uri) or sinks.get(uri)
+        if isinstance(there, CosignerSink) and keys.keys() <= {*there.keys}:
+            sinks[uri] = there
+        else:
+            more = there.keys if isinstance(there, CosignerSink) else ()
+            sinks[uri] = CosignerSink(uri, url, [*dict.fromkeys([*more, *keys])])
+    return sinks
+
+
+def check_meetable(policy: Policy | None, sinks: Iterable[AnchorSink]) -> None:
+    """Refuse a policy that these sinks can never meet; raises ConfigError."""
     if policy is None:
-        return sinks
-    by_url: dict[str, list[VerifierKey]] = {}
-    for cosigner in policy.cosigners.values():
-        if cosigner.url is not None:
-            check_url(cosigner.url)
-            by_url.setdefault(cosigner.url.rstrip("/"), []).append(cosigner.key)
-    sinks += [CosignerSink(_cosigner_uri(url), url, keys) for url, keys in by_url.items()]
+        return
     known = {
         key.public_key for sink in sinks if isinstance(sink, CosignerSink) for key in sink.keys
     }
     reachable = {name for name, item in policy.cosigners.items() if item.key.public_key in known}
     if not policy.met_by(reachable | policy.sinks.keys()):
         raise ConfigError("policy: it can never be met by the sinks and cosigners that have a URL")
-    return sinks
 
 
 def check_usable(sinks: Sequence[AnchorSink], policy: Policy | None, suite: str) -> None:

@@ -9,6 +9,7 @@ from typing import Final
 from anchor_svc.committer import Committer, Outcome, Queued
 from anchor_svc.keys import Keys
 from anchor_svc.overdue import Overdue
+from anchor_svc.policies import Policies
 from anchor_svc.proofs import TileCache
 from anchor_svc.publisher import Publisher
 from anchor_svc.quorum import Quorum
@@ -16,7 +17,7 @@ from anchor_svc.reader import Reader
 from anchor_svc.recovery import check_note
 from anchor_svc.relay import Relays
 from anchor_svc.sinks import AnchorSink
-from anchor_svc.state import LogIdentity, LogState, SignedCheckpoint
+from anchor_svc.state import LogIdentity, LogState, Promise, SignedCheckpoint
 from anchor_svc.storage import LogRow, Storage
 from anchor_svc.submission import Submission, check_suite
 from anchor_svc.tilestore import TileStore
@@ -49,14 +50,13 @@ class OpenLog:
         policy: Policy | None = None,
     ) -> None:
         self.identity = LogIdentity(row.log_uid, row.origin, row.suite)
-        self.state = LogState(has_sinks=bool(sinks), policy=policy)
+        self.state = LogState(Quorum(policy, [sink.uri for sink in sinks]))
         self._storage = storage
         self.store = TileStore(data_dir, row.log_uid)
         cache = TileCache(self.store, self.identity.hasher)
         self.committer = Committer(self.identity, storage, cache, keys, self.state, clock=clock)
-        quorum = Quorum(policy, [sink.uri for sink in sinks])
-        self.reader = Reader(self.identity, storage, self.state, keys, quorum, clock=clock)
-        self.overdue = Overdue(self.identity, storage, self.state, quorum, clock=clock)
+        self.reader = Reader(self.identity, storage, self.state, keys, clock=clock)
+        self.overdue = Overdue(self.identity, storage, self.state, clock=clock)
         self.publisher = Publisher(
             self.identity,
             storage,
@@ -71,9 +71,18 @@ class OpenLog:
             storage,
             self.state,
             sinks,
-            quorum=quorum,
             consistency=self.reader.consistency,
             deadline_s=sink_deadline_s,
+            clock=clock,
+        )
+        self.policies = Policies(
+            self.identity,
+            storage,
+            self.state,
+            self.relays,
+            sinks,
+            policy,
+            epoch=lambda: self.committer.epoch,
             clock=clock,
         )
         self._batcher: GroupCommit[Queued, Outcome] = GroupCommit(
@@ -103,6 +112,7 @@ class OpenLog:
                 SignedCheckpoint(published.size, published.root, published.note)
             )
         await self.relays.open()
+        await self.policies.open()
         await self.overdue.look()
 
     @property
@@ -134,8 +144,10 @@ class OpenLog:
             raise results[0]
         return results[0]
 
-    async def watch(self, *, published: bool) -> AsyncIterator[tuple[SignedCheckpoint, int]]:
-        """The newest checkpoint and the anchored size, now and after each change of either.
+    async def watch(
+        self, *, published: bool, tenant: str = ""
+    ) -> AsyncIterator[tuple[SignedCheckpoint, Promise]]:
+        """The newest checkpoint and how far a promise is kept, now and after each change of either.
 
         Whoever is slow to ask for the next one skips those in between.
         """
@@ -144,10 +156,11 @@ class OpenLog:
             changed = self.state.changed()
             newest = self._newest(published=published)
             if newest is not None:
-                now = (newest.size, self.state.anchored_size, self.state.overdue)
+                promise = self.state.promise(tenant)
+                now = (newest.size, promise.anchored_size, promise.overdue)
                 if now != sent:
                     sent = now
-                    yield newest, self.state.anchored_size
+                    yield newest, promise
                     continue
             await changed.wait()
 

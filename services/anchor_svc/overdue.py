@@ -10,8 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from anchor_svc.quorum import Quorum
-from anchor_svc.state import LogIdentity, LogState
+from anchor_svc.state import LogIdentity, LogState, Promise
 from anchor_svc.storage import Storage
 from provledger import logs, telemetry
 from provledger.errors import StatusError
@@ -26,46 +25,57 @@ _overdue = telemetry.gauge(
 
 
 class Overdue:
-    """Looks once in a while. Belongs to one event loop."""
+    """Looks once in a while, for each promise. Belongs to one event loop."""
 
     def __init__(
         self,
         identity: LogIdentity,
         storage: Storage,
         state: LogState,
-        quorum: Quorum,
         *,
         clock: Callable[[], int],
     ) -> None:
         self._log = identity
         self._storage = storage
         self._state = state
-        self._within_s = quorum.policy.within_s if quorum.policy is not None else None
         self._clock = clock
 
     async def run(self) -> None:
-        """Look for as long as the service runs; returns at once if the policy has no limit."""
-        while self._within_s is not None:
+        """Look for as long as the service runs."""
+        while True:
             try:
                 await self.look()
             except StatusError as error:
                 log.warning("anchor.overdue_not_known", exc_info=error)
-            await asyncio.sleep(min(_LONGEST_S, self._within_s / 4))
+            await asyncio.sleep(self._pause_s())
 
     async def look(self) -> None:
         """Look once, and say so if it changed. Raises StatusError."""
-        if self._within_s is None:
-            return
-        above = max(0, self._state.anchored_size)
-        since_ns = await self._storage.oldest_published(self._log.uid, above)
-        overdue = since_ns is not None and self._clock() - since_ns > self._within_s * _NS
-        if overdue != self._state.overdue:
-            _overdue.set(int(overdue))
+        for promise in list(self._state.promises.values()):
+            await self._look_at(promise)
+
+    def _pause_s(self) -> float:
+        limits = [
+            promise.policy.within_s
+            for promise in self._state.promises.values()
+            if promise.policy is not None and promise.policy.within_s is not None
+        ]
+        return min([_LONGEST_S, *(limit / 4 for limit in limits)])
+
+    async def _look_at(self, promise: Promise) -> None:
+        within_s = None if promise.policy is None else promise.policy.within_s
+        overdue, above = False, max(0, promise.anchored_size)
+        if within_s is not None:
+            since_ns = await self._storage.oldest_published(self._log.uid, above)
+            overdue = since_ns is not None and self._clock() - since_ns > within_s * _NS
+        if overdue != promise.overdue:
+            _overdue.set(int(overdue), {"tenant": promise.tenant})
             say = log.error if overdue else log.warning
             say(
                 "anchor.overdue" if overdue else "anchor.in_time_again",
                 log=self._log.name,
+                tenant=promise.tenant,
                 anchored_size=above,
-                within_s=self._within_s,
+                within_s=within_s,
             )
-            self._state.set_overdue(overdue)
+            self._state.set_overdue(promise, overdue=overdue)

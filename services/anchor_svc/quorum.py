@@ -24,6 +24,7 @@ class Quorum:
         self.policy = policy
         self._sinks = frozenset(sinks)
         self._asks = policy is not None and policy.quorum is not None
+        self.has_sinks = bool(self._sinks) or self._asks
 
     def met(self, rows: Sequence[AnchorRow]) -> bool:
         """Whether the evidence for one checkpoint is enough."""

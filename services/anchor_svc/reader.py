@@ -18,9 +18,8 @@ from anchor_svc.admission import check_entry, damaged_ledger
 from anchor_svc.checkpointing import clip_runs
 from anchor_svc.keys import SIGN_TIMEOUT_S, Keys, signing_failed
 from anchor_svc.proofs import Prover
-from anchor_svc.quorum import Quorum
 from anchor_svc.recovery import check_note
-from anchor_svc.state import LogIdentity, LogState, SignedCheckpoint
+from anchor_svc.state import LogIdentity, LogState, Promise, SignedCheckpoint
 from anchor_svc.storage import AnchorRow, Storage
 from anchor_svc.submission import LedgerState
 from provledger import dsse
@@ -64,7 +63,6 @@ class Reader:
         storage: Storage,
         state: LogState,
         keys: Keys,
-        quorum: Quorum,
         *,
         clock: Callable[[], int],
     ) -> None:
@@ -72,7 +70,6 @@ class Reader:
         self._storage = storage
         self._state = state
         self._keys = keys
-        self._quorum = quorum
         self._clock = clock
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="anchor-proofs")
 
@@ -92,7 +89,8 @@ class Reader:
             if newest is None:
                 raise _no_checkpoint("there is no published checkpoint yet", size)
             return newest
-        for known in (self._state.published, self._state.anchored):
+        anchored = [promise.anchored for promise in self._state.promises.values()]
+        for known in (self._state.published, *anchored):
             if known is not None and known.size == size:
                 return known
         newest = _signed(self._state)
@@ -116,13 +114,16 @@ class Reader:
         row = await self._storage.checkpoint(self._log.uid, size)
         return row is not None and row.published_at_ns is not None
 
-    async def inclusion(self, log_index: int, size: int) -> Proven:
+    async def inclusion(self, log_index: int, size: int, tenant: str = "") -> Proven:
         """Proof of one leaf. The seq in it is -1: nobody asked for a ledger's.
+
+        tenant: whose policy says what is anchored; the log's if it has none, or none is named.
 
         Raises:
             OutOfRangeError, NotFoundError: as `checkpoint`; also for an index beyond the tree.
         """
-        target = await self._resolve(size, log_index)
+        promise = self._state.promise(tenant)
+        target = await self._resolve(size, log_index, promise)
         if log_index >= target.size:
             raise OutOfRangeError(
                 "LOG_INDEX_OUT_OF_RANGE",
@@ -130,17 +131,23 @@ class Reader:
                 metadata={"logIndex": str(log_index), "treeSize": str(target.size)},
             )
         hashes = await self._with_prover(target, lambda prover: prover.inclusion(log_index))
-        return await self._proven([Proof(-1, log_index, hashes)], target)
+        return await self._proven([Proof(-1, log_index, hashes)], target, promise)
 
-    async def batch_inclusion(self, ledger_uid: bytes, seqs: Sequence[int], size: int) -> Proven:
+    async def batch_inclusion(
+        self, ledger_uid: bytes, seqs: Sequence[int], size: int, tenant: str = ""
+    ) -> Proven:
         """Proofs of a ledger's entries, by rising seq; those the checkpoint lacks are left out.
+
+        tenant: as for `inclusion`.
 
         Raises:
             OutOfRangeError, NotFoundError: as `checkpoint`.
             DataLossError: what is stored does not fit together.
         """
         places = await self._places(ledger_uid, seqs)
-        target = await self._resolve(size, places[-1][1] if places else self._state.signed_size)
+        promise = self._state.promise(tenant)
+        last_index = places[-1][1] if places else self._state.signed_size
+        target = await self._resolve(size, last_index, promise)
         covered = [(seq, index) for seq, index in places if index < target.size]
 
         def prove(prover: Prover) -> list[Proof]:
@@ -152,7 +159,7 @@ class Reader:
                     check_entry(prover.entry(index), ledger_uid, seq)
             return [Proof(seq, index, prover.inclusion(index)) for seq, index in covered]
 
-        return await self._proven(await self._with_prover(target, prove), target)
+        return await self._proven(await self._with_prover(target, prove), target, promise)
 
     async def consistency(self, old_size: int, new_size: int) -> tuple[list[bytes], int]:
         """Proof that the tree of `new_size` (0: the newest) extends that of `old_size`."""
@@ -211,11 +218,11 @@ class Reader:
         """What sinks hold, newest first, after a place in that order."""
         return await self._storage.anchors(self._log.uid, after=after, sink=sink, limit=limit)
 
-    async def _resolve(self, size: int, last_index: int) -> SignedCheckpoint:
+    async def _resolve(self, size: int, last_index: int, promise: Promise) -> SignedCheckpoint:
         """The checkpoint to prove against: see the module's docstring."""
         if size:
             return await self.checkpoint(size)
-        anchored = self._state.anchored
+        anchored = promise.anchored
         if anchored is not None and last_index < anchored.size:
             return anchored
         return _signed(self._state)
@@ -254,9 +261,11 @@ class Reader:
         index = min(size - 1, run.start_index + last_seq - run.start_seq)
         return run.start_seq + index - run.start_index, index
 
-    async def _proven(self, proofs: Sequence[Proof], target: SignedCheckpoint) -> Proven:
+    async def _proven(
+        self, proofs: Sequence[Proof], target: SignedCheckpoint, promise: Promise
+    ) -> Proven:
         evidence = await self._storage.evidence(self._log.uid, target.size)
-        return Proven(proofs, target, evidence, self._quorum.met(evidence))
+        return Proven(proofs, target, evidence, promise.quorum.met(evidence))
 
     async def _with_prover(self, target: SignedCheckpoint, work: Callable[[Prover], T]) -> T:
         """`work` on the proofs for a checkpoint, in a thread."""

@@ -19,7 +19,6 @@ import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
-from anchor_svc.quorum import Quorum
 from anchor_svc.sinks import (
     AnchorSink,
     Evidence,
@@ -39,6 +38,7 @@ RETRY: Final = RetryPolicy(attempts=1_000_000, base_s=0.25, cap_s=60.0, budget_s
 MAX_EVIDENCE_BYTES: Final = 64 * 1024
 BREAK_AFTER: Final = 8
 _PAGE: Final = 500
+_PAGES: Final = 40
 
 _lag = telemetry.gauge("anchor.sink.lag", doc="Published leaves that a sink does not cover yet")
 _anchored = telemetry.counter("anchor.sink.anchored", doc="Checkpoints a sink acknowledged")
@@ -68,7 +68,6 @@ class Relays:
         state: LogState,
         sinks: Sequence[AnchorSink],
         *,
-        quorum: Quorum,
         consistency: Callable[[int, int], Awaitable[tuple[Sequence[bytes], int]]],
         deadline_s: float,
         clock: Callable[[], int],
@@ -78,37 +77,65 @@ class Relays:
         self._log = identity
         self._storage = storage
         self._state = state
-        self._sinks = list(sinks)
-        self._quorum = quorum
+        self._sinks = {sink.uri: sink for sink in sinks}
         self._consistency = consistency
         self._deadline_s = deadline_s
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
         self._retry = retry
-        self._names = [sink.uri for sink in self._sinks]
+        # Tasks by sink, while `run` runs; `_other_sinks` tells it that there are others.
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._other_sinks = asyncio.Event()
         # By sink: the largest size it holds, the largest it may hold, and that it is busy with.
         self._cursors: dict[str, int] = {}
         self._floors: dict[str, int] = {}
         self._busy: dict[str, int] = {}
         self._failures: dict[str, int] = {}
 
+    @property
+    def sinks(self) -> list[AnchorSink]:
+        """The sinks that checkpoints go to."""
+        return list(self._sinks.values())
+
     async def open(self) -> None:
         """Read how far each sink is."""
-        self._cursors = dict(await self._storage.cursors(self._log.uid, self._names))
-        # What an earlier process handed over without hearing back was published before.
-        self._floors = dict.fromkeys(self._names, self._state.published_size)
-        await self._find_anchored()
+        await self._read_cursors(list(self._sinks))
+        await self.find_anchored()
+
+    async def use(self, sinks: Sequence[AnchorSink]) -> None:
+        """Relay to these sinks from now on; those that are no longer wanted are closed."""
+        wanted = {sink.uri: sink for sink in sinks}
+        gone = [sink for uri, sink in self._sinks.items() if wanted.get(uri) is not sink]
+        new = [uri for uri, sink in wanted.items() if self._sinks.get(uri) is not sink]
+        await self._read_cursors(new)
+        for sink in gone:
+            task = self._tasks.pop(sink.uri, None)
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
+            await sink.close()
+        self._sinks = wanted
+        self._other_sinks.set()
 
     async def run(self) -> None:
         """Relay to all sinks, as long as the service runs."""
         async with asyncio.TaskGroup() as group:
-            for sink in self._sinks:
-                group.create_task(self._run_one(sink))
+            while True:
+                self._other_sinks.clear()
+                for uri, sink in self._sinks.items():
+                    if uri not in self._tasks:
+                        self._tasks[uri] = group.create_task(self._run_one(sink))
+                await self._other_sinks.wait()
 
     async def close(self) -> None:
         """Release the sinks."""
-        for sink in self._sinks:
+        for sink in self.sinks:
             await sink.close()
+
+    async def _read_cursors(self, names: Sequence[str]) -> None:
+        self._cursors.update(await self._storage.cursors(self._log.uid, names))
+        # What an earlier process handed over without hearing back was published before.
+        self._floors.update(dict.fromkeys(names, self._state.published_size))
 
     async def _run_one(self, sink: AnchorSink) -> None:
         delays = self._retry.delays(self._rng)
@@ -173,7 +200,7 @@ class Relays:
             if published is not None:
                 others = [
                     self._busy.get(name, self._cursors[name])
-                    for name in self._names
+                    for name in self._sinks
                     if name != sink
                 ]
                 cursor = self._cursors[sink]
@@ -217,26 +244,37 @@ class Relays:
             raise SinkError("the evidence is too large to be kept")
         return evidence
 
-    async def _find_anchored(self) -> None:
-        """Find the newest checkpoint that enough sinks hold, from the newest evidence down."""
+    async def find_anchored(self) -> None:
+        """Find, for each promise, the newest checkpoint that keeps it, from the newest evidence
+        down; not for ever: the next one that is anchored covers whatever is older."""
         after: tuple[int, str] | None = None
-        while self._names:
+        for _ in range(_PAGES):
+            missing = [one for one in self._state.promises.values() if one.anchored is None]
+            if not missing:
+                return
             rows = await self._storage.anchors(self._log.uid, after=after, sink="", limit=_PAGE)
             for size in dict.fromkeys(row.size for row in rows):
-                if await self._note_anchored(size):
-                    return
+                await self._note_anchored(size)
             if len(rows) < _PAGE:
                 return
             after = (rows[-1].size, rows[-1].sink)
 
-    async def _note_anchored(self, size: int) -> bool:
-        """Take a checkpoint as anchored if enough sinks hold it; whether they do."""
-        if not self._quorum.met(await self._storage.evidence(self._log.uid, size)):
-            return False
+    async def _note_anchored(self, size: int) -> None:
+        """Take a checkpoint as anchored for every promise that enough sinks hold it for."""
+        behind = [one for one in self._state.promises.values() if one.anchored_size < size]
+        if not behind:
+            return
+        evidence = await self._storage.evidence(self._log.uid, size)
+        # Tenants share quorums, and a quorum may cost signature checks.
+        met = {one.quorum: one.quorum.met(evidence) for one in behind}
+        if not any(met.values()):
+            return
         row = await self._storage.checkpoint(self._log.uid, size)
-        if row is not None and row.note is not None and row.size > self._state.anchored_size:
-            self._state.set_anchored(SignedCheckpoint(row.size, row.root, row.note))
-        return True
+        if row is None or row.note is None:
+            return
+        for promise in behind:
+            if met[promise.quorum] and promise.anchored_size < size:
+                self._state.set_anchored(promise, SignedCheckpoint(row.size, row.root, row.note))
 
     def _record_lag(self, sink: str) -> None:
         lag = max(0, self._state.published_size - self._cursors.get(sink, 0))

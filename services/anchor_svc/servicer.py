@@ -15,6 +15,7 @@ from provledger.api.anchor.v1 import anchor_pb2_grpc
 from provledger.errors import NotFoundError, UnavailableError, UnimplementedError
 from provledger.keyring import ActiveSigner, KeyRing
 from provledger.keyset import KeyPurpose
+from provledger.rpc.auth import current_principal
 from provledger.rpc.key_events import endorsement_to_pb, event_from_pb
 
 Context = Any
@@ -40,8 +41,8 @@ class AnchorServicer(anchor_pb2_grpc.AnchorServiceServicer):
             thumbprint=key.thumbprint,
             size=log.state.signed_size,
             published=log.state.published_size,
-            anchored=log.state.anchored_size,
-            policy=convert.policy_to_pb(log.state),
+            promise=log.state.promise(),
+            tenants=log.state.tenant_promises() if request.with_tenants else (),
         )
         return pb.GetLogResponse(log=message)
 
@@ -72,7 +73,9 @@ class AnchorServicer(anchor_pb2_grpc.AnchorServiceServicer):
         log = self._log(request.log)
         index = convert.size_from_pb(request.log_index, "log_index")
         size = convert.size_from_pb(request.tree_size, "tree_size")
-        return convert.inclusion_to_pb(log.identity, await log.reader.inclusion(index, size))
+        tenant = convert.tenant_from_pb(request.tenant)
+        proven = await log.reader.inclusion(index, size, tenant)
+        return convert.inclusion_to_pb(log.identity, proven)
 
     async def BatchGetInclusionProofs(
         self, request: pb.BatchGetInclusionProofsRequest, context: Context
@@ -82,7 +85,8 @@ class AnchorServicer(anchor_pb2_grpc.AnchorServiceServicer):
         uid = convert.ledger_uid_from_pb(request.ledger_uid)
         seqs = convert.seqs_from_pb(request.seqs)
         size = convert.size_from_pb(request.tree_size, "tree_size")
-        proven = await log.reader.batch_inclusion(uid, seqs, size)
+        tenant = convert.tenant_from_pb(request.tenant)
+        proven = await log.reader.batch_inclusion(uid, seqs, size, tenant)
         return convert.batch_to_pb(log.identity, proven)
 
     async def GetConsistencyProof(
@@ -112,10 +116,12 @@ class AnchorServicer(anchor_pb2_grpc.AnchorServiceServicer):
     ) -> AsyncIterator[pb.WatchCheckpointsResponse]:
         """Send the newest checkpoint, and again whenever it or the anchored size moves on."""
         log = self._log(request.log)
-        async with aclosing(log.watch(published=request.published)) as checkpoints:  # type: ignore[type-var]
-            async for checkpoint, anchored_size in checkpoints:
+        tenant = convert.tenant_from_pb(request.tenant)
+        watch = log.watch(published=request.published, tenant=tenant)
+        async with aclosing(watch) as checkpoints:  # type: ignore[type-var]
+            async for checkpoint, promise in checkpoints:
                 yield convert.watch_to_pb(
-                    checkpoint, anchored_size, convert.policy_to_pb(log.state)
+                    checkpoint, promise.anchored_size, convert.promise_to_pb(promise)
                 )
 
     async def GetLedgerHead(
@@ -136,6 +142,36 @@ class AnchorServicer(anchor_pb2_grpc.AnchorServiceServicer):
         page = convert.anchor_page_from_pb(request, log.identity)
         rows = await log.reader.anchors(page.after, page.sink, page.limit + 1)
         return convert.anchor_page_to_pb(page, log.identity, rows)
+
+    async def SetPolicy(
+        self, request: pb.SetPolicyRequest, context: Context
+    ) -> pb.SetPolicyResponse:
+        """Have a policy hold from now on."""
+        log = self._log(request.log)
+        expected = request.expected_version if request.HasField("expected_version") else None
+        row = await log.policies.set(
+            convert.tenant_from_pb(request.tenant),
+            convert.policy_text_from_pb(request.text),
+            current_principal(),
+            expected_version=expected,
+            validate_only=request.validate_only,
+        )
+        return pb.SetPolicyResponse(policy=convert.policy_row_to_pb(log.identity, row))
+
+    async def GetPolicy(
+        self, request: pb.GetPolicyRequest, context: Context
+    ) -> pb.GetPolicyResponse:
+        """Return the policy that holds, or an earlier version."""
+        log = self._log(request.log)
+        tenant = convert.tenant_from_pb(request.tenant)
+        version = convert.size_from_pb(request.version, "version")
+        if not version:
+            return convert.policy_to_pb(log, tenant)
+        row = await log.policies.version(tenant, version)
+        return pb.GetPolicyResponse(
+            policy=convert.policy_row_to_pb(log.identity, row),
+            source=pb.POLICY_SOURCE_TENANT if tenant else pb.POLICY_SOURCE_LOG,
+        )
 
     async def SignKeyEvent(
         self, request: pb.SignKeyEventRequest, context: Context

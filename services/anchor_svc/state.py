@@ -10,6 +10,7 @@ import asyncio
 from dataclasses import dataclass
 
 from anchor_svc.proofs import View
+from anchor_svc.quorum import Quorum
 from provledger.errors import UnavailableError
 from provledger.hashing import Hasher, suite
 from provledger.policy import Policy
@@ -46,30 +47,58 @@ class SignedCheckpoint:
     note: bytes
 
 
+@dataclass(slots=True, eq=False)
+class Promise:
+    """What makes a checkpoint anchored for the log (`tenant` empty) or one tenant, and how far.
+
+    anchored: the newest checkpoint that enough sinks hold. overdue: whether something published
+    waits for longer than the policy allows.
+    """
+
+    tenant: str
+    quorum: Quorum
+    anchored: SignedCheckpoint | None = None
+    overdue: bool = False
+
+    @property
+    def policy(self) -> Policy | None:
+        """The policy, None if every sink must hold a checkpoint."""
+        return self.quorum.policy
+
+    @property
+    def anchored_size(self) -> int:
+        """Tree size of `anchored`; 0 before the first, -1 if there are no sinks."""
+        if self.anchored is not None:
+            return self.anchored.size
+        return 0 if self.quorum.has_sinks else NO_SINKS
+
+
 class LogState:
     """The newest signed, published and anchored heads, and how to wait for newer ones.
 
     view: newest signed one, with the tree; None until the first is signed.
-    published: newest published one. anchored: newest one that enough sinks hold.
-    anchored_size: its size, 0 before the first, -1 if there are no sinks.
-    policy: what was promised of anchoring. overdue: whether that is broken at the moment.
+    published: newest published one. promises: what counts as anchored, by tenant; the one of the
+    log, which is always there, under "".
     """
 
-    def __init__(self, *, has_sinks: bool, policy: Policy | None = None) -> None:
+    def __init__(self, quorum: Quorum | None = None) -> None:
         self.view: View | None = None
         self.published: SignedCheckpoint | None = None
-        self.anchored: SignedCheckpoint | None = None
-        self.policy: Policy | None = policy
-        self.overdue = False
-        self._has_sinks = has_sinks
+        self.promises: dict[str, Promise] = {"": Promise("", quorum or Quorum(None, ()))}
         self._changed = asyncio.Event()
+
+    def promise(self, tenant: str = "") -> Promise:
+        """What holds for a tenant: its own, or that of the log."""
+        return self.promises.get(tenant) or self.promises[""]
+
+    def tenant_promises(self) -> list[Promise]:
+        """What holds for tenants with a policy of their own."""
+        return [promise for tenant, promise in self.promises.items() if tenant]
 
     @property
     def anchored_size(self) -> int:
-        """Tree size that enough sinks have acknowledged; 0 before the first, -1 without sinks."""
-        if not self._has_sinks:
-            return NO_SINKS
-        return 0 if self.anchored is None else self.anchored.size
+        """Anchored tree size by the log's own policy; 0 before the first, -1 without sinks."""
+        return self.promises[""].anchored_size
 
     @property
     def published_size(self) -> int:
@@ -103,14 +132,19 @@ class LogState:
         self.published = checkpoint
         self._notify()
 
-    def set_anchored(self, checkpoint: SignedCheckpoint) -> None:
-        """A newer head is held by enough sinks."""
-        self.anchored = checkpoint
+    def set_promises(self, promises: dict[str, Promise]) -> None:
+        """Other policies hold from now on."""
+        self.promises = promises
         self._notify()
 
-    def set_overdue(self, overdue: bool) -> None:
-        """Something published waits for longer than the policy allows, or no longer does."""
-        self.overdue = overdue
+    def set_anchored(self, promise: Promise, checkpoint: SignedCheckpoint) -> None:
+        """A newer head is held by the sinks that a policy asks for."""
+        promise.anchored = checkpoint
+        self._notify()
+
+    def set_overdue(self, promise: Promise, *, overdue: bool) -> None:
+        """Something published waits for longer than a policy allows, or no longer does."""
+        promise.overdue = overdue
         self._notify()
 
     def changed(self) -> asyncio.Event:

@@ -57,6 +57,11 @@ class LedgerInfo:
         """`tenants/{tenant}/ledgers/{ledger}`."""
         return f"tenants/{self.tenant}/ledgers/{self.ledger}"
 
+    @property
+    def tenant_name(self) -> str:
+        """`tenants/{tenant}`."""
+        return f"tenants/{self.tenant}"
+
 
 @dataclass(frozen=True, slots=True)
 class Head:

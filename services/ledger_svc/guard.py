@@ -61,11 +61,11 @@ class Guard:
                 while anchoring is later than a fail-closed policy allows.
         """
         if ledger.uid in self._confirmed:
-            self._lag.check(ledger.log_name)
+            self._lag.check(ledger.log_name, ledger.tenant_name)
             return
         async with self._locks.setdefault(ledger.uid, asyncio.Lock()):
             if ledger.uid in self._confirmed:
-                self._lag.check(ledger.log_name)
+                self._lag.check(ledger.log_name, ledger.tenant_name)
                 return
             asked_s, refusal = self._refusals.get(ledger.uid, (float("-inf"), None))
             if refusal is not None and time.monotonic() - asked_s < _ASK_AGAIN_S:
@@ -78,7 +78,7 @@ class Guard:
             self._refusals.pop(ledger.uid, None)
             self._confirmed.add(ledger.uid)
         self._locks.pop(ledger.uid, None)
-        self._lag.check(ledger.log_name)
+        self._lag.check(ledger.log_name, ledger.tenant_name)
 
     async def _ask(self, ledger: LedgerInfo) -> None:
         request = anchor_pb2.GetLedgerStateRequest(log=ledger.log_name, ledger_uid=ledger.uid)

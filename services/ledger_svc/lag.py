@@ -48,16 +48,21 @@ class Lag:
         self._anchor: LogStub = anchor
         self._timeout_s = min(timeout_s, 5.0)
         self._monotonic = monotonic
-        # By log; None for one without a policy that fails closed.
-        self._promises: dict[str, _Promise | None] = {}
+        # By log, then by tenant: those with a policy of their own, and "" for all others; None for
+        # a policy that does not fail closed.
+        self._promises: dict[str, dict[str, _Promise | None]] = {}
 
     def watch(self, log_name: str) -> None:
         """Have a log asked for from now on."""
-        self._promises.setdefault(log_name, None)
+        self._promises.setdefault(log_name, {})
 
-    def check(self, log_name: str) -> None:
-        """Return at once; UnavailableError ANCHOR_OVERDUE while a promise is broken."""
-        promise = self._promises.get(log_name)
+    def check(self, log_name: str, tenant: str = "") -> None:
+        """Return at once; UnavailableError ANCHOR_OVERDUE while a promise is broken.
+
+        tenant: `tenants/{tenant}` for whom something is to be appended.
+        """
+        promises = self._promises.get(log_name, {})
+        promise = promises[tenant] if tenant in promises else promises.get("")
         if promise is None:
             return
         silent_s = self._monotonic() - promise.answered_s
@@ -72,16 +77,21 @@ class Lag:
 
     async def ask(self, log_name: str) -> None:
         """Ask the anchor; raises StatusError if it does not answer."""
-        request = anchor_pb2.GetLogRequest(name=log_name)
+        request = anchor_pb2.GetLogRequest(name=log_name, with_tenants=True)
         response = await call(self._anchor.GetLog, request, timeout_s=self._timeout_s)
-        policy = response.log.policy
-        before = self._promises.get(log_name)
-        promise = None
-        if policy.fail_closed:
-            promise = _Promise(policy.within_s, policy.overdue, self._monotonic())
-        if (before is not None and before.overdue) != (promise is not None and promise.overdue):
-            log.warning("append.anchoring", log=log_name, overdue=policy.overdue)
-        self._promises[log_name] = promise
+        said = {own.tenant: own.policy for own in response.log.tenants}
+        said[""] = response.log.policy
+        before, now_s = self._promises.get(log_name, {}), self._monotonic()
+        promises = {
+            tenant: _Promise(policy.within_s, policy.overdue, now_s) if policy.fail_closed else None
+            for tenant, policy in said.items()
+        }
+        for tenant in before.keys() | promises.keys():
+            was, now = before.get(tenant), promises.get(tenant)
+            if (was is not None and was.overdue) != (now is not None and now.overdue):
+                overdue = now is not None and now.overdue
+                log.warning("append.anchoring", log=log_name, tenant=tenant, overdue=overdue)
+        self._promises[log_name] = promises
 
     async def run(self) -> None:
         """Go on asking, for the life of the service."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from ledger_svc.storage import LogRun, Storage
@@ -37,33 +37,39 @@ class Sinks:
     def __init__(self, anchor: Any, *, timeout_s: float) -> None:
         self._anchor: LogStub = anchor
         self._timeout_s = min(timeout_s, 2.0)
-        self._anchored: dict[str, tuple[float, int | None]] = {}
-        self._asking: dict[str, asyncio.Task[int | None]] = {}
+        # By log: when it was asked, and the size by tenant with its own policy; "" for the rest.
+        self._anchored: dict[str, tuple[float, Mapping[str, int]]] = {}
+        self._asking: dict[str, asyncio.Task[Mapping[str, int]]] = {}
 
-    async def anchored_size(self, log_name: str, *, max_age_s: float = _FRESH_S) -> int | None:
-        """Tree size that every sink has acknowledged, -1 if there are no sinks, None while the
-        anchor does not answer. Not older than `max_age_s`."""
-        asked_s, size = self._anchored.get(log_name, (float("-inf"), None))
-        if time.monotonic() - asked_s <= max_age_s:
-            return size
-        asking = self._asking.get(log_name)
-        if asking is None:
-            asking = self._asking[log_name] = asyncio.create_task(self._ask(log_name))
-        # Whoever gives up waiting leaves the question to the others.
-        return await asyncio.shield(asking)
+    async def anchored_size(
+        self, log_name: str, tenant: str = "", *, max_age_s: float = _FRESH_S
+    ) -> int | None:
+        """Tree size that enough sinks have acknowledged, by the policy for `tenants/{tenant}`.
 
-    async def _ask(self, log_name: str) -> int | None:
-        size: int | None = None
+        -1 if there are no sinks, None while the anchor does not answer. Not older than `max_age_s`.
+        """
+        asked_s, sizes = self._anchored.get(log_name, (float("-inf"), {}))
+        if time.monotonic() - asked_s > max_age_s:
+            asking = self._asking.get(log_name)
+            if asking is None:
+                asking = self._asking[log_name] = asyncio.create_task(self._ask(log_name))
+            # Whoever gives up waiting leaves the question to the others.
+            sizes = await asyncio.shield(asking)
+        return sizes.get(tenant, sizes.get(""))
+
+    async def _ask(self, log_name: str) -> Mapping[str, int]:
+        sizes: dict[str, int] = {}
         try:
-            request = anchor_pb2.GetLogRequest(name=log_name)
+            request = anchor_pb2.GetLogRequest(name=log_name, with_tenants=True)
             response = await call(self._anchor.GetLog, request, timeout_s=self._timeout_s)
-            size = response.log.anchored_size
+            sizes = {own.tenant: own.anchored_size for own in response.log.tenants}
+            sizes[""] = response.log.anchored_size
         except StatusError as error:
             log.debug("anchor.not_asked", log=log_name, reason=error.reason)
         finally:
             self._asking.pop(log_name, None)
-        self._anchored[log_name] = (time.monotonic(), size)
-        return size
+        self._anchored[log_name] = (time.monotonic(), sizes)
+        return sizes
 
 
 class Progress:
@@ -113,8 +119,12 @@ class Progress:
                 metadata={"because": state.read_only_reason},
             )
 
-    async def wait_anchored(self, ledger_uid: bytes, log_name: str, seq: int) -> None:
-        """Return once every sink has the receipt; the caller's deadline bounds the wait.
+    async def wait_anchored(
+        self, ledger_uid: bytes, log_name: str, seq: int, tenant: str = ""
+    ) -> None:
+        """Return once enough sinks have the receipt; the caller's deadline bounds the wait.
+
+        tenant: `tenants/{tenant}` whose policy says which are enough.
 
         Raises:
             FailedPreconditionError: NO_ANCHOR_SINKS, for a log without sinks.
@@ -128,7 +138,7 @@ class Progress:
                 metadata={"seq": str(seq), "column": "log_runs"},
             )
         while True:
-            anchored = await self._sinks.anchored_size(log_name, max_age_s=_POLL_S)
+            anchored = await self._sinks.anchored_size(log_name, tenant, max_age_s=_POLL_S)
             if anchored == NO_SINKS:
                 raise FailedPreconditionError(
                     "NO_ANCHOR_SINKS", "this log has no sinks, so that nothing is ever anchored"

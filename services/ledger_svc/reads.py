@@ -226,7 +226,7 @@ class Reads:
         """Tree size every sink has, as far as the anchor says so at once."""
         try:
             async with asyncio.timeout(_SINKS_WAIT_S):
-                return await self._sinks.anchored_size(ledger.log_name) or 0
+                return await self._sinks.anchored_size(ledger.log_name, ledger.tenant_name) or 0
         except TimeoutError:
             return 0
 
@@ -259,7 +259,11 @@ class Reads:
         self, ledger: LedgerInfo, seqs: Sequence[int], tree_size: int
     ) -> anchor_pb2.BatchGetInclusionProofsResponse | None:
         request = anchor_pb2.BatchGetInclusionProofsRequest(
-            log=ledger.log_name, ledger_uid=ledger.uid, seqs=seqs, tree_size=tree_size
+            log=ledger.log_name,
+            ledger_uid=ledger.uid,
+            seqs=seqs,
+            tree_size=tree_size,
+            tenant=ledger.tenant_name,
         )
         try:
             return await call(

@@ -198,7 +198,8 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         if state == convert.LOGGED:
             await progress.wait_logged(ledger.uid, seq)
         elif state == convert.ANCHORED:
-            await progress.wait_anchored(ledger.uid, ledger.log_name, seq)
+            tenant = ledger.tenant_name
+            await progress.wait_anchored(ledger.uid, ledger.log_name, seq, tenant)
         elif state not in (common_pb2.ANCHOR_STATE_UNSPECIFIED, convert.PENDING):
             raise convert.violation("wait_for", "must be LOGGED or ANCHORED")
 

@@ -317,8 +317,8 @@ async def test_slow_watcher_skips_checkpoints(tmp_path: Path) -> None:
     ledger = Ledger()
     async with running_log(_sqlite(tmp_path), tmp_path) as log:
         heads = log.watch(published=False)
-        first, anchored = await anext(heads)
-        assert (first.size, anchored) == (1, -1)
+        first, promise = await anext(heads)
+        assert (first.size, promise.anchored_size) == (1, -1)
         for _ in range(5):
             ledger.grow(1)
             await submit(log, ledger, len(ledger.entries) - 1)

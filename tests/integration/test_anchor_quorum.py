@@ -70,7 +70,7 @@ async def test_policy_of_cosigner_and_sink(tmp_path: Path) -> None:
             for start in range(0, 20, 5):
                 await submit(log, ledger, start, start + 5)
             await eventually(lambda: log.state.anchored_size == 21)
-            assert not log.state.overdue
+            assert not log.state.promise().overdue
             proven = await log.reader.batch_inclusion(ledger.uid, [0, 19], 0)
             assert proven.anchored
             assert {row.kind for row in proven.evidence} == {"file", "tlog-cosignature"}
@@ -163,14 +163,14 @@ async def test_overdue_is_told_and_ends(tmp_path: Path) -> None:
         await submit(log, ledger)
         await eventually(lambda: log.state.published_size == 4)
         await log.overdue.look()
-        assert not log.state.overdue
+        assert not log.state.promise().overdue
         now_ns += 11 * 1_000_000_000
         await log.overdue.look()
-        assert log.state.overdue
+        assert log.state.promise().overdue
         # Internal logging goes on all the same.
         ledger.grow(2)
         await submit(log, ledger, 3)
         directory.unlink()
         await eventually(lambda: log.state.anchored_size == 6)
         await log.overdue.look()
-        assert not log.state.overdue
+        assert not log.state.promise().overdue

@@ -14,6 +14,7 @@ from anchor_svc.storage import (
     FencedError,
     Flush,
     LogRow,
+    PolicyRow,
     RunStart,
     Storage,
 )
@@ -266,3 +267,18 @@ async def test_anchors_are_listed_newest_first_in_pages(storage: Storage, epoch:
     assert await listed((2, "b"), "", 9) == [(2, "a"), (1, "b"), (1, "a")]
     assert await listed((3, "a"), "a", 9) == [(2, "a"), (1, "a")]
     assert await listed((1, "a"), "", 9) == []
+
+
+async def test_policies_are_kept_by_version(storage: Storage, epoch: int) -> None:
+    first = PolicyRow("", 1, b"quorum none\n", 1, "alice")
+    own = PolicyRow("tenants/acme", 1, b"quorum none\n", 2, "bob")
+    back = PolicyRow("tenants/acme", 2, b"", 3, "bob")
+    for row in (first, own, back, back):
+        assert await storage.add_policy(LOG_UID, epoch, row)
+    assert await storage.policies(LOG_UID) == [first, back]
+    assert await storage.policy(LOG_UID, "tenants/acme", 1) == own
+    assert await storage.policy(LOG_UID, "tenants/acme", 3) is None
+    # Of two who set the same version, one was first.
+    assert not await storage.add_policy(LOG_UID, epoch, replace(first, set_by="carol"))
+    with pytest.raises(FencedError):
+        await storage.add_policy(LOG_UID, epoch - 1, PolicyRow("", 2, b"", 4, "old"))

@@ -71,7 +71,7 @@ class Group:
 class Policy:
     """A policy as it was written. `quorum` is a member's name, or None if nothing is asked.
 
-    within_s: seconds from publication until it must be met, None for no limit.
+    within_s: seconds from publication until it must be met, None for no limit. text: as read.
     """
 
     logs: tuple[LogKey, ...] = ()
@@ -81,6 +81,7 @@ class Policy:
     quorum: str | None = None
     within_s: int | None = None
     fail_closed: bool = False
+    text: bytes = field(default=b"", compare=False, repr=False)
 
     def log_keys(self, origin: str) -> list[note.VerifierKey]:
         """The trusted keys of one log; empty for one that the policy does not name."""
@@ -146,7 +147,7 @@ def parse_policy(data: bytes) -> Policy:
         if words and not words[0].startswith("#"):
             reader.line = number
             reader.read(words)
-    return reader.done()
+    return reader.done(data)
 
 
 class _Reader:
@@ -186,7 +187,7 @@ class _Reader:
         else:
             self._fail(f"not a line of a policy: {keyword!r} with {len(rest)} words")
 
-    def done(self) -> Policy:
+    def done(self, text: bytes) -> Policy:
         if "quorum" not in self._once:
             raise PolicyError(0, "has no quorum line")
         quorum = self._once["quorum"]
@@ -201,6 +202,7 @@ class _Reader:
             quorum=None if quorum == NONE else quorum,
             within_s=None if within is None else int(within[1]) * _SECONDS[within[2]],
             fail_closed=self._once.get("mode") == "fail-closed",
+            text=text,
         )
 
     def _group(self, name: str, how: str, members: tuple[str, ...]) -> None:

@@ -6,6 +6,8 @@
     runs         where each run of a ledger's entries begins, in its chain and in the log
     checkpoints  heads intended, signed (the note is there) and published
     anchors      what each sink returned for a checkpoint: also the sink's cursor
+    policies     what makes a checkpoint anchored, every version; operational, since whoever relies
+                 on a receipt judges by a policy of their own
 
 Trust: the database is *not* trusted for what the log holds. At start-up the root is recomputed
 from tiles and entries, proofs are checked against a signed checkpoint before they leave, and the
@@ -86,6 +88,20 @@ class AnchorRow:
     kind: str
     acknowledged_at_ns: int
     evidence: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRow:
+    """A version of a policy. tenant: `tenants/{tenant}`, or empty for the log's own.
+
+    version: counts from 1. text: empty in a version that took the policy back.
+    """
+
+    tenant: str
+    version: int
+    text: bytes
+    set_at_ns: int
+    set_by: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +223,18 @@ class Storage(Protocol):
 
     async def evidence(self, log_uid: bytes, size: int) -> list[AnchorRow]:
         """What sinks returned for one checkpoint, in order of sink."""
+        ...
+
+    async def add_policy(self, log_uid: bytes, epoch: int, policy: PolicyRow) -> bool:
+        """Store a version of a policy; False if there is that version already, by somebody else."""
+        ...
+
+    async def policies(self, log_uid: bytes) -> list[PolicyRow]:
+        """The newest version for the log and for each tenant, in order of tenant."""
+        ...
+
+    async def policy(self, log_uid: bytes, tenant: str, version: int) -> PolicyRow | None:
+        """One version of a policy."""
         ...
 
     async def close(self) -> None:

@@ -14,9 +14,10 @@ from anchor_svc.storage import (
     CheckpointRow,
     EntryPiece,
     LogRow,
+    PolicyRow,
     RunStart,
 )
-from anchor_svc.storage.tables import ANCHORS, CHECKPOINTS, ENTRIES, LEDGERS, LOGS, RUNS
+from anchor_svc.storage.tables import ANCHORS, CHECKPOINTS, ENTRIES, LEDGERS, LOGS, POLICIES, RUNS
 from anchor_svc.submission import LedgerState
 from provledger import tiles
 from provledger.db import Readers
@@ -83,6 +84,57 @@ class Reads:
 
     async def evidence(self, log_uid: bytes, size: int) -> list[AnchorRow]:
         return await self._readers.run(_evidence, log_uid, size)
+
+    async def policies(self, log_uid: bytes) -> list[PolicyRow]:
+        return await self._readers.run(_policies, log_uid)
+
+    async def policy(self, log_uid: bytes, tenant: str, version: int) -> PolicyRow | None:
+        return await self._readers.run(read_policy, log_uid, tenant, version)
+
+
+def read_policy(
+    connection: Connection, log_uid: bytes, tenant: str, version: int
+) -> PolicyRow | None:
+    """One version of a policy, inside of any transaction."""
+    row = connection.execute(
+        _SELECT_POLICY.where(
+            POLICIES.c.log_uid == log_uid,
+            POLICIES.c.tenant == tenant,
+            POLICIES.c.version == version,
+        )
+    ).first()
+    return None if row is None else _policy_row(row)
+
+
+_SELECT_POLICY = sa.select(
+    POLICIES.c.tenant,
+    POLICIES.c.version,
+    POLICIES.c.text,
+    POLICIES.c.set_at_ns,
+    POLICIES.c.set_by,
+)
+
+
+def _policy_row(row: Any) -> PolicyRow:
+    return PolicyRow(row.tenant, row.version, bytes(row.text), row.set_at_ns, row.set_by)
+
+
+def _policies(connection: Connection, log_uid: bytes) -> list[PolicyRow]:
+    newest = (
+        sa.select(POLICIES.c.tenant, sa.func.max(POLICIES.c.version).label("version"))
+        .where(POLICIES.c.log_uid == log_uid)
+        .group_by(POLICIES.c.tenant)
+        .subquery()
+    )
+    rows = connection.execute(
+        _SELECT_POLICY.join(
+            newest,
+            sa.and_(POLICIES.c.tenant == newest.c.tenant, POLICIES.c.version == newest.c.version),
+        )
+        .where(POLICIES.c.log_uid == log_uid)
+        .order_by(POLICIES.c.tenant)
+    )
+    return [_policy_row(row) for row in rows]
 
 
 def read_log(connection: Connection, where: sa.ColumnElement[bool]) -> LogRow | None:

@@ -8,6 +8,7 @@ an older one still has under way either committed before, and is read at start-u
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -21,11 +22,12 @@ from anchor_svc.storage import (
     FencedError,
     Flush,
     LogRow,
+    PolicyRow,
     RunStart,
     postgres,
 )
-from anchor_svc.storage.reads import Reads, read_log
-from anchor_svc.storage.tables import ANCHORS, CHECKPOINTS, ENTRIES, LEDGERS, LOGS, RUNS
+from anchor_svc.storage.reads import Reads, read_log, read_policy
+from anchor_svc.storage.tables import ANCHORS, CHECKPOINTS, ENTRIES, LEDGERS, LOGS, POLICIES, RUNS
 from anchor_svc.submission import LedgerState
 from provledger import tiles
 from provledger.db import Readers, Writer, is_sqlite
@@ -69,6 +71,9 @@ class SQLStorage(Reads):
 
     async def add_anchor(self, log_uid: bytes, anchor: AnchorRow) -> None:
         await self._writer.run(_add_anchor, log_uid, anchor, idempotent=True)
+
+    async def add_policy(self, log_uid: bytes, epoch: int, policy: PolicyRow) -> bool:
+        return await self._writer.run(_add_policy, log_uid, epoch, policy, idempotent=True)
 
     async def close(self) -> None:
         await self._flusher.close()
@@ -198,6 +203,15 @@ def _add_anchor(connection: Connection, log_uid: bytes, anchor: AnchorRow) -> No
     )
 
 
+def _add_policy(connection: Connection, log_uid: bytes, epoch: int, policy: PolicyRow) -> bool:
+    _require_writer(connection.execute(_HOLD, {"for_log": log_uid, "epoch": epoch}))
+    connection.execute(
+        _INSERT_POLICY[connection.dialect.name], {"log_uid": log_uid, **asdict(policy)}
+    )
+    # After an attempt whose answer was lost, it is ours that is there.
+    return read_policy(connection, log_uid, policy.tenant, policy.version) == policy
+
+
 def _require_writer(held: CursorResult[Any]) -> None:
     """The fence: the update of the log's row, which is locked now, must have found our epoch."""
     if held.rowcount != 1:
@@ -286,6 +300,9 @@ _INSERT_INTENT: Final = sa.insert(CHECKPOINTS).values(
 _INSERT_LOG: Final = {
     name: insert(LOGS).on_conflict_do_nothing(index_elements=["alias"]).returning(LOGS.c.log_uid)
     for name, insert in _INSERTS.items()
+}
+_INSERT_POLICY: Final = {
+    name: insert(POLICIES).on_conflict_do_nothing() for name, insert in _INSERTS.items()
 }
 _INSERT_ANCHOR: Final = {
     name: insert(ANCHORS).on_conflict_do_nothing() for name, insert in _INSERTS.items()

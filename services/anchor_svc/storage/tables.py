@@ -71,3 +71,13 @@ ANCHORS: Final = sa.Table(
     sa.Column("acknowledged_at_ns", sa.BigInteger),
     sa.Column("evidence", sa.LargeBinary),
 )
+POLICIES: Final = sa.Table(
+    "policies",
+    _metadata,
+    sa.Column("log_uid", sa.LargeBinary, primary_key=True),
+    sa.Column("tenant", sa.Text, primary_key=True),
+    sa.Column("version", sa.BigInteger, primary_key=True),
+    sa.Column("text", sa.LargeBinary),
+    sa.Column("set_at_ns", sa.BigInteger),
+    sa.Column("set_by", sa.Text),
+)

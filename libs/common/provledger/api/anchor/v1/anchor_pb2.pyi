@@ -1,6 +1,7 @@
 from provledger.api.common.v1 import common_pb2 as _common_pb2
 from provledger.api.keys.v1 import keys_pb2 as _keys_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
@@ -8,8 +9,21 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class PolicySource(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    POLICY_SOURCE_UNSPECIFIED: _ClassVar[PolicySource]
+    POLICY_SOURCE_TENANT: _ClassVar[PolicySource]
+    POLICY_SOURCE_LOG: _ClassVar[PolicySource]
+    POLICY_SOURCE_FILE: _ClassVar[PolicySource]
+    POLICY_SOURCE_NONE: _ClassVar[PolicySource]
+POLICY_SOURCE_UNSPECIFIED: PolicySource
+POLICY_SOURCE_TENANT: PolicySource
+POLICY_SOURCE_LOG: PolicySource
+POLICY_SOURCE_FILE: PolicySource
+POLICY_SOURCE_NONE: PolicySource
+
 class Log(_message.Message):
-    __slots__ = ("name", "uid", "origin", "suite", "vkey", "key_thumbprint", "tree_size", "published_size", "anchored_size", "policy")
+    __slots__ = ("name", "uid", "origin", "suite", "vkey", "key_thumbprint", "tree_size", "published_size", "anchored_size", "policy", "tenants")
     NAME_FIELD_NUMBER: _ClassVar[int]
     UID_FIELD_NUMBER: _ClassVar[int]
     ORIGIN_FIELD_NUMBER: _ClassVar[int]
@@ -20,6 +34,7 @@ class Log(_message.Message):
     PUBLISHED_SIZE_FIELD_NUMBER: _ClassVar[int]
     ANCHORED_SIZE_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
+    TENANTS_FIELD_NUMBER: _ClassVar[int]
     name: str
     uid: bytes
     origin: str
@@ -30,7 +45,18 @@ class Log(_message.Message):
     published_size: int
     anchored_size: int
     policy: AnchorPolicy
-    def __init__(self, name: _Optional[str] = ..., uid: _Optional[bytes] = ..., origin: _Optional[str] = ..., suite: _Optional[_Union[_common_pb2.Suite, str]] = ..., vkey: _Optional[str] = ..., key_thumbprint: _Optional[bytes] = ..., tree_size: _Optional[int] = ..., published_size: _Optional[int] = ..., anchored_size: _Optional[int] = ..., policy: _Optional[_Union[AnchorPolicy, _Mapping]] = ...) -> None: ...
+    tenants: _containers.RepeatedCompositeFieldContainer[TenantPromise]
+    def __init__(self, name: _Optional[str] = ..., uid: _Optional[bytes] = ..., origin: _Optional[str] = ..., suite: _Optional[_Union[_common_pb2.Suite, str]] = ..., vkey: _Optional[str] = ..., key_thumbprint: _Optional[bytes] = ..., tree_size: _Optional[int] = ..., published_size: _Optional[int] = ..., anchored_size: _Optional[int] = ..., policy: _Optional[_Union[AnchorPolicy, _Mapping]] = ..., tenants: _Optional[_Iterable[_Union[TenantPromise, _Mapping]]] = ...) -> None: ...
+
+class TenantPromise(_message.Message):
+    __slots__ = ("tenant", "anchored_size", "policy")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    ANCHORED_SIZE_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    anchored_size: int
+    policy: AnchorPolicy
+    def __init__(self, tenant: _Optional[str] = ..., anchored_size: _Optional[int] = ..., policy: _Optional[_Union[AnchorPolicy, _Mapping]] = ...) -> None: ...
 
 class AnchorPolicy(_message.Message):
     __slots__ = ("fail_closed", "within_s", "overdue")
@@ -43,10 +69,12 @@ class AnchorPolicy(_message.Message):
     def __init__(self, fail_closed: _Optional[bool] = ..., within_s: _Optional[int] = ..., overdue: _Optional[bool] = ...) -> None: ...
 
 class GetLogRequest(_message.Message):
-    __slots__ = ("name",)
+    __slots__ = ("name", "with_tenants")
     NAME_FIELD_NUMBER: _ClassVar[int]
+    WITH_TENANTS_FIELD_NUMBER: _ClassVar[int]
     name: str
-    def __init__(self, name: _Optional[str] = ...) -> None: ...
+    with_tenants: bool
+    def __init__(self, name: _Optional[str] = ..., with_tenants: _Optional[bool] = ...) -> None: ...
 
 class GetLogResponse(_message.Message):
     __slots__ = ("log",)
@@ -107,14 +135,16 @@ class GetLedgerStateResponse(_message.Message):
     def __init__(self, seq: _Optional[int] = ..., receipt_hash: _Optional[bytes] = ..., log_index: _Optional[int] = ..., tree_size: _Optional[int] = ...) -> None: ...
 
 class GetInclusionProofRequest(_message.Message):
-    __slots__ = ("log", "log_index", "tree_size")
+    __slots__ = ("log", "log_index", "tree_size", "tenant")
     LOG_FIELD_NUMBER: _ClassVar[int]
     LOG_INDEX_FIELD_NUMBER: _ClassVar[int]
     TREE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
     log: str
     log_index: int
     tree_size: int
-    def __init__(self, log: _Optional[str] = ..., log_index: _Optional[int] = ..., tree_size: _Optional[int] = ...) -> None: ...
+    tenant: str
+    def __init__(self, log: _Optional[str] = ..., log_index: _Optional[int] = ..., tree_size: _Optional[int] = ..., tenant: _Optional[str] = ...) -> None: ...
 
 class GetInclusionProofResponse(_message.Message):
     __slots__ = ("proof",)
@@ -123,16 +153,18 @@ class GetInclusionProofResponse(_message.Message):
     def __init__(self, proof: _Optional[_Union[_common_pb2.InclusionProof, _Mapping]] = ...) -> None: ...
 
 class BatchGetInclusionProofsRequest(_message.Message):
-    __slots__ = ("log", "ledger_uid", "seqs", "tree_size")
+    __slots__ = ("log", "ledger_uid", "seqs", "tree_size", "tenant")
     LOG_FIELD_NUMBER: _ClassVar[int]
     LEDGER_UID_FIELD_NUMBER: _ClassVar[int]
     SEQS_FIELD_NUMBER: _ClassVar[int]
     TREE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
     log: str
     ledger_uid: bytes
     seqs: _containers.RepeatedScalarFieldContainer[int]
     tree_size: int
-    def __init__(self, log: _Optional[str] = ..., ledger_uid: _Optional[bytes] = ..., seqs: _Optional[_Iterable[int]] = ..., tree_size: _Optional[int] = ...) -> None: ...
+    tenant: str
+    def __init__(self, log: _Optional[str] = ..., ledger_uid: _Optional[bytes] = ..., seqs: _Optional[_Iterable[int]] = ..., tree_size: _Optional[int] = ..., tenant: _Optional[str] = ...) -> None: ...
 
 class IndexedProof(_message.Message):
     __slots__ = ("seq", "log_index", "hashes")
@@ -199,12 +231,14 @@ class GetCheckpointResponse(_message.Message):
     def __init__(self, checkpoint: _Optional[bytes] = ..., tree_size: _Optional[int] = ..., published: _Optional[bool] = ...) -> None: ...
 
 class WatchCheckpointsRequest(_message.Message):
-    __slots__ = ("log", "published")
+    __slots__ = ("log", "published", "tenant")
     LOG_FIELD_NUMBER: _ClassVar[int]
     PUBLISHED_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
     log: str
     published: bool
-    def __init__(self, log: _Optional[str] = ..., published: _Optional[bool] = ...) -> None: ...
+    tenant: str
+    def __init__(self, log: _Optional[str] = ..., published: _Optional[bool] = ..., tenant: _Optional[str] = ...) -> None: ...
 
 class WatchCheckpointsResponse(_message.Message):
     __slots__ = ("checkpoint", "tree_size", "anchored_size", "policy")
@@ -263,6 +297,68 @@ class ListAnchorsResponse(_message.Message):
     anchors: _containers.RepeatedCompositeFieldContainer[Anchor]
     next_page_token: str
     def __init__(self, anchors: _Optional[_Iterable[_Union[Anchor, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class Policy(_message.Message):
+    __slots__ = ("log", "tenant", "version", "text", "set_at_ns", "set_by")
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    SET_AT_NS_FIELD_NUMBER: _ClassVar[int]
+    SET_BY_FIELD_NUMBER: _ClassVar[int]
+    log: str
+    tenant: str
+    version: int
+    text: str
+    set_at_ns: int
+    set_by: str
+    def __init__(self, log: _Optional[str] = ..., tenant: _Optional[str] = ..., version: _Optional[int] = ..., text: _Optional[str] = ..., set_at_ns: _Optional[int] = ..., set_by: _Optional[str] = ...) -> None: ...
+
+class SetPolicyRequest(_message.Message):
+    __slots__ = ("log", "tenant", "text", "expected_version", "validate_only")
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_VERSION_FIELD_NUMBER: _ClassVar[int]
+    VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    log: str
+    tenant: str
+    text: str
+    expected_version: int
+    validate_only: bool
+    def __init__(self, log: _Optional[str] = ..., tenant: _Optional[str] = ..., text: _Optional[str] = ..., expected_version: _Optional[int] = ..., validate_only: _Optional[bool] = ...) -> None: ...
+
+class SetPolicyResponse(_message.Message):
+    __slots__ = ("policy",)
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    policy: Policy
+    def __init__(self, policy: _Optional[_Union[Policy, _Mapping]] = ...) -> None: ...
+
+class GetPolicyRequest(_message.Message):
+    __slots__ = ("log", "tenant", "version")
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    log: str
+    tenant: str
+    version: int
+    def __init__(self, log: _Optional[str] = ..., tenant: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
+
+class GetPolicyResponse(_message.Message):
+    __slots__ = ("policy", "source", "promise", "anchored_size", "tenants", "own_version")
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    PROMISE_FIELD_NUMBER: _ClassVar[int]
+    ANCHORED_SIZE_FIELD_NUMBER: _ClassVar[int]
+    TENANTS_FIELD_NUMBER: _ClassVar[int]
+    OWN_VERSION_FIELD_NUMBER: _ClassVar[int]
+    policy: Policy
+    source: PolicySource
+    promise: AnchorPolicy
+    anchored_size: int
+    tenants: _containers.RepeatedScalarFieldContainer[str]
+    own_version: int
+    def __init__(self, policy: _Optional[_Union[Policy, _Mapping]] = ..., source: _Optional[_Union[PolicySource, str]] = ..., promise: _Optional[_Union[AnchorPolicy, _Mapping]] = ..., anchored_size: _Optional[int] = ..., tenants: _Optional[_Iterable[str]] = ..., own_version: _Optional[int] = ...) -> None: ...
 
 class SignKeyEventRequest(_message.Message):
     __slots__ = ("event", "kid")

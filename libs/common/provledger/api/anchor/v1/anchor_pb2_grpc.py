@@ -85,6 +85,16 @@ class AnchorServiceStub:
                 request_serializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.ListAnchorsRequest.SerializeToString,
                 response_deserializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.ListAnchorsResponse.FromString,
                 _registered_method=True)
+        self.SetPolicy = channel.unary_unary(
+                '/provledger.api.anchor.v1.AnchorService/SetPolicy',
+                request_serializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.SetPolicyRequest.SerializeToString,
+                response_deserializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.SetPolicyResponse.FromString,
+                _registered_method=True)
+        self.GetPolicy = channel.unary_unary(
+                '/provledger.api.anchor.v1.AnchorService/GetPolicy',
+                request_serializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.GetPolicyRequest.SerializeToString,
+                response_deserializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.GetPolicyResponse.FromString,
+                _registered_method=True)
         self.SignKeyEvent = channel.unary_unary(
                 '/provledger.api.anchor.v1.AnchorService/SignKeyEvent',
                 request_serializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.SignKeyEventRequest.SerializeToString,
@@ -167,6 +177,21 @@ class AnchorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetPolicy(self, request, context):
+        """Sets what makes a checkpoint anchored, for a whole log or for one tenant in it, at once and for
+        good. Every version is kept, with who set it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPolicy(self, request, context):
+        """Returns the policy that holds for a log or a tenant in it, or an earlier version.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SignKeyEvent(self, request, context):
         """Signs a key event with a key of this service's purposes that the keys service announces.
         """
@@ -226,6 +251,16 @@ def add_AnchorServiceServicer_to_server(servicer, server):
                     servicer.ListAnchors,
                     request_deserializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.ListAnchorsRequest.FromString,
                     response_serializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.ListAnchorsResponse.SerializeToString,
+            ),
+            'SetPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetPolicy,
+                    request_deserializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.SetPolicyRequest.FromString,
+                    response_serializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.SetPolicyResponse.SerializeToString,
+            ),
+            'GetPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPolicy,
+                    request_deserializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.GetPolicyRequest.FromString,
+                    response_serializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.GetPolicyResponse.SerializeToString,
             ),
             'SignKeyEvent': grpc.unary_unary_rpc_method_handler(
                     servicer.SignKeyEvent,
@@ -504,6 +539,60 @@ class AnchorService:
             '/provledger.api.anchor.v1.AnchorService/ListAnchors',
             provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.ListAnchorsRequest.SerializeToString,
             provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.ListAnchorsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/provledger.api.anchor.v1.AnchorService/SetPolicy',
+            provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.SetPolicyRequest.SerializeToString,
+            provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.SetPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/provledger.api.anchor.v1.AnchorService/GetPolicy',
+            provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.GetPolicyRequest.SerializeToString,
+            provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.GetPolicyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -55,6 +55,12 @@ class AnchorServiceStub:
     """Signs and returns the head of a ledger as of a checkpoint."""
     ListAnchors: _grpc.UnaryUnaryMultiCallable[_anchor_pb2.ListAnchorsRequest, _anchor_pb2.ListAnchorsResponse]
     """Lists what sinks hold, newest first (AIP-158)."""
+    SetPolicy: _grpc.UnaryUnaryMultiCallable[_anchor_pb2.SetPolicyRequest, _anchor_pb2.SetPolicyResponse]
+    """Sets what makes a checkpoint anchored, for a whole log or for one tenant in it, at once and for
+    good. Every version is kept, with who set it.
+    """
+    GetPolicy: _grpc.UnaryUnaryMultiCallable[_anchor_pb2.GetPolicyRequest, _anchor_pb2.GetPolicyResponse]
+    """Returns the policy that holds for a log or a tenant in it, or an earlier version."""
     SignKeyEvent: _grpc.UnaryUnaryMultiCallable[_anchor_pb2.SignKeyEventRequest, _anchor_pb2.SignKeyEventResponse]
     """Signs a key event with a key of this service's purposes that the keys service announces."""
 
@@ -85,6 +91,12 @@ class AnchorServiceAsyncStub(AnchorServiceStub):
     """Signs and returns the head of a ledger as of a checkpoint."""
     ListAnchors: _aio.UnaryUnaryMultiCallable[_anchor_pb2.ListAnchorsRequest, _anchor_pb2.ListAnchorsResponse]  # type: ignore[assignment]
     """Lists what sinks hold, newest first (AIP-158)."""
+    SetPolicy: _aio.UnaryUnaryMultiCallable[_anchor_pb2.SetPolicyRequest, _anchor_pb2.SetPolicyResponse]  # type: ignore[assignment]
+    """Sets what makes a checkpoint anchored, for a whole log or for one tenant in it, at once and for
+    good. Every version is kept, with who set it.
+    """
+    GetPolicy: _aio.UnaryUnaryMultiCallable[_anchor_pb2.GetPolicyRequest, _anchor_pb2.GetPolicyResponse]  # type: ignore[assignment]
+    """Returns the policy that holds for a log or a tenant in it, or an earlier version."""
     SignKeyEvent: _aio.UnaryUnaryMultiCallable[_anchor_pb2.SignKeyEventRequest, _anchor_pb2.SignKeyEventResponse]  # type: ignore[assignment]
     """Signs a key event with a key of this service's purposes that the keys service announces."""
 
@@ -172,6 +184,24 @@ class AnchorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_anchor_pb2.ListAnchorsResponse, _abc.Awaitable[_anchor_pb2.ListAnchorsResponse]]:
         """Lists what sinks hold, newest first (AIP-158)."""
+
+    @_abc_1.abstractmethod
+    def SetPolicy(
+        self,
+        request: _anchor_pb2.SetPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_anchor_pb2.SetPolicyResponse, _abc.Awaitable[_anchor_pb2.SetPolicyResponse]]:
+        """Sets what makes a checkpoint anchored, for a whole log or for one tenant in it, at once and for
+        good. Every version is kept, with who set it.
+        """
+
+    @_abc_1.abstractmethod
+    def GetPolicy(
+        self,
+        request: _anchor_pb2.GetPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_anchor_pb2.GetPolicyResponse, _abc.Awaitable[_anchor_pb2.GetPolicyResponse]]:
+        """Returns the policy that holds for a log or a tenant in it, or an earlier version."""
 
     @_abc_1.abstractmethod
     def SignKeyEvent(

@@ -1,0 +1,202 @@
+"""Policies set while the anchor runs: for a log, for tenants in it, over gRPC and over restarts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anchor_svc.openlog import OpenLog
+from anchor_svc.policies import MAX_POLICIES
+from anchor_svc.sinks import open_sink
+from anchor_svc.storage import PolicyRow
+from provledger import note
+from provledger.api.anchor.v1 import anchor_pb2 as pb
+from provledger.errors import AbortedError, InvalidArgumentError, NotFoundError
+from provledger.policy import parse_policy
+from tests.integration.test_anchor_quorum import _hurry
+from tests.integration.test_anchor_service import ANY, anchor_on
+from tests.support.anchoring import Ledger, eventually, running_log, submit
+from tests.support.chain import START_NS
+
+pytestmark = pytest.mark.timeout(60)
+
+ACME = "tenants/acme"
+NO_URL = note.format_vkey("example.org", note.COSIGNATURE_ED25519, bytes(range(32)))
+
+
+def copies(directory: Path, *names: str, mode: str = "") -> bytes:
+    """A policy that asks for a copy in each of these directories."""
+    lines = [f"sink {name} file://{directory / name}" for name in names]
+    lines += [f"group all-of-them all {' '.join(names)}", "quorum all-of-them"]
+    return "\n".join([*lines, *([mode] if mode else []), ""]).encode()
+
+
+async def grow(log: OpenLog, ledger: Ledger, count: int = 2) -> int:
+    """Log some more; the size that covers it."""
+    start = len(ledger.entries)
+    ledger.grow(count)
+    return (await submit(log, ledger, start)).tree_size
+
+
+async def test_each_tenant_has_what_its_policy_asks_for(database_url: str, tmp_path: Path) -> None:
+    """The log's sink works; acme asks for one more, which is in the way of itself."""
+    ledger = Ledger()
+    (tmp_path / "second").write_text("in the way")
+    options: dict[str, Any] = {"background": True, "prepare": _hurry}
+    base = open_sink(f"file://{tmp_path}/first")
+    async with running_log(database_url, tmp_path, sinks=[base], **options) as log:
+        row = await log.policies.set(ACME, copies(tmp_path, "first", "second"), "alice")
+        assert (row.version, row.set_by, row.set_at_ns) == (1, "alice", START_NS)
+        size = await grow(log, ledger)
+        await eventually(lambda: log.state.anchored_size == size)
+        assert log.state.promise("tenants/other") is log.state.promise()
+        assert log.state.promise(ACME).anchored_size == 0
+        assert (await log.reader.batch_inclusion(ledger.uid, [1], 0)).anchored
+        assert not (await log.reader.batch_inclusion(ledger.uid, [1], size, ACME)).anchored
+        (tmp_path / "second").unlink()
+        await eventually(lambda: log.state.promise(ACME).anchored_size == size)
+        assert (await log.reader.batch_inclusion(ledger.uid, [1], 0, ACME)).anchored
+    # It is kept, with what was reached, and its sinks are opened again.
+    again = open_sink(f"file://{tmp_path}/first")
+    async with running_log(database_url, tmp_path, sinks=[again], **options) as log:
+        assert log.state.promise(ACME).anchored_size == size
+        assert log.policies.tenants() == [ACME]
+        size = await grow(log, ledger)
+        await eventually(lambda: log.state.promise(ACME).anchored_size == size)
+        # Taken back: the log's holds for acme as well, and the sink that only it named is closed.
+        await log.policies.set(ACME, b"", "bob")
+        assert log.state.promise(ACME) is log.state.promise()
+        assert [sink.uri for sink in log.relays.sinks] == [again.uri]
+        assert (await log.policies.version(ACME, 1)).set_by == "alice"
+        assert (await log.policies.version(ACME, 2)) == PolicyRow(ACME, 2, b"", START_NS, "bob")
+
+
+async def test_policy_of_the_log_replaces_that_of_the_file(tmp_path: Path) -> None:
+    ledger = Ledger()
+    given = parse_policy(copies(tmp_path, "never"))
+    (tmp_path / "never").write_text("in the way")
+    async with running_log(
+        f"sqlite:///{tmp_path}/log.db",
+        tmp_path,
+        sinks=[open_sink(f"file://{tmp_path}/never")],
+        policy=given,
+        background=True,
+        prepare=_hurry,
+    ) as log:
+        size = await grow(log, ledger)
+        await eventually(lambda: log.state.published_size == size)
+        assert log.state.anchored_size == 0
+        await log.policies.set("", copies(tmp_path, "copy"), "alice")
+        # What is published already goes to the new sink, without anything new being logged.
+        await eventually(lambda: log.state.anchored_size == size)
+
+
+async def test_overdue_is_told_for_each_tenant(tmp_path: Path) -> None:
+    now_ns = START_NS
+    ledger = Ledger()
+    (tmp_path / "second").write_text("in the way")
+    async with running_log(
+        f"sqlite:///{tmp_path}/log.db",
+        tmp_path,
+        sinks=[open_sink(f"file://{tmp_path}/first")],
+        background=True,
+        prepare=_hurry,
+        clock=lambda: now_ns,
+    ) as log:
+        await log.policies.set(
+            ACME, copies(tmp_path, "second", mode="within 10m\nmode fail-closed"), "alice"
+        )
+        size = await grow(log, ledger)
+        await eventually(lambda: log.state.anchored_size == size)
+        now_ns += 601 * 1_000_000_000
+        await log.overdue.look()
+        assert log.state.promise(ACME).overdue
+        assert not log.state.promise().overdue
+        # A longer limit ends it at once.
+        await log.policies.set(
+            ACME, copies(tmp_path, "second", mode="within 1h\nmode fail-closed"), "alice"
+        )
+        await log.overdue.look()
+        assert not log.state.promise(ACME).overdue
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        (b"quorum nobody\n", "line 1"),
+        (b"sink a gopher://x\nquorum a\n", "no sink for scheme"),
+        (b"sink a s3://bucket?mode=GOVERNANCE\nquorum a\n", "COMPLIANCE"),
+        (b"sink a file:///x\nquorum a\nmode fail-closed\n", "within"),
+        (f"witness w {NO_URL}\nquorum w\n".encode(), "never be met"),
+    ],
+)
+async def test_bad_policies_are_refused_and_change_nothing(
+    tmp_path: Path, text: bytes, what: str
+) -> None:
+    async with running_log(f"sqlite:///{tmp_path}/log.db", tmp_path) as log:
+        with pytest.raises(InvalidArgumentError, match=what) as refused:
+            await log.policies.set("", text, "alice")
+        assert [violation.field for violation in refused.value.violations] == ["text"]
+        assert log.policies.newest("") is None
+        assert log.state.promise().policy is None
+
+
+async def test_a_repeat_is_no_new_version_and_versions_are_compared(tmp_path: Path) -> None:
+    text = copies(tmp_path, "copy")
+    async with running_log(f"sqlite:///{tmp_path}/log.db", tmp_path) as log:
+        checked = await log.policies.set("", text, "alice", validate_only=True)
+        assert (checked.version, log.policies.newest("")) == (1, None)
+        first = await log.policies.set("", text, "alice", expected_version=0)
+        assert await log.policies.set("", text, "bob") == first
+        with pytest.raises(AbortedError, match="version 1"):
+            await log.policies.set("", b"", "bob", expected_version=0)
+        with pytest.raises(NotFoundError):
+            await log.policies.version("", 2)
+
+
+async def test_stored_policy_that_became_unusable_is_met_by_nothing(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/log.db"
+    async with running_log(url, tmp_path) as log:
+        row = PolicyRow("", 1, b"sink a gopher://x\nquorum a\n", START_NS, "alice")
+        assert await log.policies._storage.add_policy(log.identity.uid, log.committer.epoch, row)
+    async with running_log(url, tmp_path) as log:
+        await grow(log, Ledger())
+        assert log.state.anchored_size == 0
+        await log.policies.set("", b"", "bob")
+        assert log.state.anchored_size == -1
+
+
+async def test_number_of_policies_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert MAX_POLICIES == 1000
+    monkeypatch.setattr("anchor_svc.policies.MAX_POLICIES", 2)
+    async with running_log(f"sqlite:///{tmp_path}/log.db", tmp_path) as log:
+        for number in range(2):
+            await log.policies.set(f"tenants/t{number}", copies(tmp_path, "copy"), "alice")
+        with pytest.raises(Exception, match="at most 2 policies"):
+            await log.policies.set("tenants/t2", copies(tmp_path, "copy"), "alice")
+
+
+async def test_over_grpc(tmp_path: Path) -> None:
+    async with anchor_on(tmp_path, sinks=()) as anchor:
+        none = await anchor.ask("GetPolicy", pb.GetPolicyRequest(log=ANY))
+        assert (none.source, none.own_version, none.anchored_size) == (pb.POLICY_SOURCE_NONE, 0, -1)
+        text = copies(tmp_path, "copy", mode="within 10m").decode()
+        request = pb.SetPolicyRequest(log=ANY, tenant=ACME, text=text, expected_version=0)
+        policy = (await anchor.ask("SetPolicy", request)).policy
+        assert (policy.tenant, policy.version, policy.text) == (ACME, 1, text)
+        assert policy.set_by == "anonymous"
+        got = await anchor.ask("GetPolicy", pb.GetPolicyRequest(log=ANY, tenant=ACME))
+        assert (got.policy, got.source) == (policy, pb.POLICY_SOURCE_TENANT)
+        assert (got.promise.within_s, got.promise.fail_closed) == (600, False)
+        listed = await anchor.ask("GetPolicy", pb.GetPolicyRequest(log=ANY))
+        assert list(listed.tenants) == [ACME]
+        log = (await anchor.ask("GetLog", pb.GetLogRequest(name=ANY, with_tenants=True))).log
+        assert [(own.tenant, own.policy.within_s) for own in log.tenants] == [(ACME, 600)]
+        with pytest.raises(AbortedError):
+            await anchor.ask("SetPolicy", request)
+        with pytest.raises(InvalidArgumentError, match="tenant"):
+            await anchor.ask("SetPolicy", pb.SetPolicyRequest(log=ANY, tenant="acme", text=text))
