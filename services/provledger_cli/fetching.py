@@ -1,4 +1,4 @@
-"""GET of public files, bounded in time and size, and tried again with jitter.
+"""GET of public files, and POST of alarms: bounded in time and size, tried again with jitter.
 
 What comes is not believed: whoever asks checks it against signatures and hashes. So plain http is
 taken as well; redirects are not followed. One connection is kept and used again.
@@ -85,6 +85,22 @@ class Fetcher:
                     raise FetchError(f"{self.url}/{path}: {error}") from error
                 self._sleep(max(delay_s, error.wait_s))
 
+    def post(self, body: bytes) -> None:
+        """Send JSON to the URL itself; any status of 200 to 299 will do.
+
+        Raises:
+            FetchError: it could not be delivered.
+        """
+        delays = self._retry.delays(self._rng)
+        while True:
+            try:
+                return self._post(body)
+            except _AgainError as error:
+                delay_s = next(delays, None)
+                if delay_s is None:
+                    raise FetchError(f"{self.url}: {error}") from error
+                self._sleep(max(delay_s, error.wait_s))
+
     def close(self) -> None:
         """Close the connection."""
         if self._connection is not None:
@@ -121,6 +137,21 @@ class Fetcher:
         if response.status != 200:
             raise FetchError(f"{self.url}/{path}: status {response.status}")
         return b"".join(pieces)
+
+    def _post(self, body: bytes) -> None:
+        try:
+            connection = self._connection = self._connection or self._connect()
+            headers = {"User-Agent": "provledger", "Content-Type": "application/json"}
+            connection.request("POST", self._prefix or "/", body, headers)
+            status = connection.getresponse().status
+        except (OSError, http.client.HTTPException) as error:
+            raise _AgainError(str(error) or type(error).__name__) from error
+        finally:
+            self.close()
+        if status in _BUSY:
+            raise _AgainError(f"status {status}")
+        if not 200 <= status < 300:
+            raise FetchError(f"{self.url}: status {status}")
 
     def _connect(self) -> http.client.HTTPConnection:
         if self._context is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from provledger_cli.verbs.log_fsck import fsck
+from provledger_cli.verbs.log_split_view import split_view
 
 app = typer.Typer(
     name="log",
@@ -22,3 +23,4 @@ def _group() -> None:
 
 
 app.command("fsck")(fsck)
+app.command("split-view")(split_view)

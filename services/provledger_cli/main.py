@@ -18,6 +18,7 @@ from provledger_cli.verbs.fips import app as fips_app
 from provledger_cli.verbs.get import get
 from provledger_cli.verbs.import_ import import_
 from provledger_cli.verbs.list_ import list_
+from provledger_cli.verbs.monitor import monitor
 from provledger_cli.verbs.notary import notary
 from provledger_cli.verbs.status import status
 from provledger_cli.verbs.up import up
@@ -61,6 +62,7 @@ app.command("list")(list_)
 app.command("export")(export)
 app.command("verify")(verify)
 app.command("notary")(notary)
+app.command("monitor")(monitor)
 app.add_typer(keys_app, name="keys")
 app.add_typer(fips_app, name="fips")
 app.add_typer(log_app, name="log")

@@ -18,7 +18,8 @@ Two families hang from one root::
     ├── VerificationError               a check was made and does not hold
     │   ├── InvalidProofError           Merkle inclusion and consistency (RFC 9162)
     │   ├── InvalidSignatureError       a signature that does not verify
-    │   └── LogDamagedError             a file of a log that does not fit the rest of it
+    │   ├── LogDamagedError             a file of a log that does not fit the rest of it
+    │   └── SplitViewError              two heads that one log signed, of two histories
     ├── KMSError                        see `provledger.kms.errors`
     └── StatusError                     crosses gRPC (AIP-193) and is rebuilt on the caller's side
 
@@ -164,6 +165,17 @@ class LogDamagedError(VerificationError):
         super().__init__(message, check=check)
         self.path = path
         self.log_index = log_index
+
+
+class SplitViewError(VerificationError):
+    """A log signed two heads that are not of one history.
+
+    `evidence` proves it to whoever has the log's public key (`provledger.split_view`).
+    """
+
+    def __init__(self, message: str, *, evidence: bytes) -> None:
+        super().__init__(message, check="split_view")
+        self.evidence = evidence
 
 
 class KMSError(ProvledgerError):

@@ -1,0 +1,290 @@
+"""`provledger monitor`: follows any C2SP log by its URL and key, and alarms."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import signal
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import orjson
+import typer
+
+from provledger_cli import output
+from provledger_cli.datadir import default_path
+from provledger_cli.failures import COULD_NOT_TELL, DOES_NOT_HOLD, HOLDS, CommandError
+from provledger_cli.options import JSONOption
+
+if TYPE_CHECKING:
+    from provledger.policy import Policy
+    from provledger_cli.monitor import Look, Monitor
+
+
+def monitor(
+    url: Annotated[
+        str,
+        typer.Argument(
+            envvar="PROVLEDGER_MONITOR_URL",
+            help="The log's URL, or a directory with its files (c2sp.org/tlog-tiles).",
+            show_default=False,
+        ),
+    ],
+    vkey: Annotated[
+        list[str],
+        typer.Option(
+            "--vkey",
+            envvar="PROVLEDGER_MONITOR_VKEY",
+            metavar="KEY",
+            help="The log's verifier key (c2sp.org/signed-note). Repeatable: one of them must have "
+            "signed.",
+            show_default=False,
+        ),
+    ],
+    once: Annotated[
+        bool,
+        typer.Option("--once", envvar="PROVLEDGER_MONITOR_ONCE", help="Look once, then end."),
+    ] = False,
+    interval: Annotated[
+        float,
+        typer.Option(
+            "--interval",
+            envvar="PROVLEDGER_MONITOR_INTERVAL",
+            min=0.05,
+            metavar="SECONDS",
+            help="Time between two looks, a tenth more or less.",
+        ),
+    ] = 60.0,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            "--state",
+            envvar="PROVLEDGER_MONITOR_STATE",
+            help="File that remembers the last head. Evidence of a split view is saved beside it. "
+            "Default: one for each log, in your own data directory.",
+            show_default=False,
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--checkpoint",
+            envvar="PROVLEDGER_MONITOR_CHECKPOINT",
+            metavar="FILE|URL",
+            help="A checkpoint from elsewhere (a sink, a cosigner, a colleague), which must belong "
+            "to the same history and which the log must have reached. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    expect: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--expect",
+            envvar="PROVLEDGER_MONITOR_EXPECT",
+            help="An export, or a receipt: its entries must be in the log. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    max_age: Annotated[
+        int | None,
+        typer.Option(
+            "--max-age",
+            envvar="PROVLEDGER_MONITOR_MAX_AGE",
+            min=1,
+            metavar="SECONDS",
+            help="Alarm when the head is older: by the cosigners of --cosigner or --policy, or "
+            "without any, when the log has not grown for so long.",
+            show_default=False,
+        ),
+    ] = None,
+    cosigner: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--cosigner",
+            envvar="PROVLEDGER_MONITOR_COSIGNER",
+            metavar="KEY",
+            help="Verifier key of a cosigner whose time is believed. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(
+            "--policy",
+            envvar="PROVLEDGER_MONITOR_POLICY",
+            help="Policy (c2sp.org/tlog-policy) whose quorum of cosigners must be fresh.",
+            show_default=False,
+        ),
+    ] = None,
+    tree_hash: Annotated[
+        str,
+        typer.Option(
+            "--tree-hash",
+            envvar="PROVLEDGER_MONITOR_TREE_HASH",
+            help="sha256, or blake3 for a log of suite blake3-all.",
+        ),
+    ] = "sha256",
+    webhook: Annotated[
+        str,
+        typer.Option(
+            "--webhook",
+            envvar="PROVLEDGER_MONITOR_WEBHOOK",
+            metavar="URL",
+            help="POST each alarm there, as JSON, when it begins.",
+            show_default=False,
+        ),
+    ] = "",
+    as_json: JSONOption = False,
+) -> None:
+    """Follow a log from outside: one history, fresh, with our entries in it.
+
+    Needs no account and no service of ours: the public files and the log's key. Every tile is
+    checked against the signed head before anything is computed from it. Two heads that are not of
+    one history are a split view: the evidence is saved, can be checked by anybody with `provledger
+    log split-view`, and the monitor ends.
+
+    Exit code 0: all holds. 1: an alarm stands. 2: it could not be told.
+
+    Example: provledger monitor https://log.example.org/main --vkey KEY --max-age 3600
+    """
+    output.use_json(as_json)
+    if tree_hash not in ("sha256", "blake3"):
+        raise CommandError("--tree-hash is sha256 or blake3")
+    watch, origin = _open(
+        url, vkey, state, checkpoint, expect, max_age, cosigner, policy, tree_hash
+    )
+    if once:
+        look = watch.look()
+        for alarm in look.alarms:
+            _tell(webhook, origin, alarm.as_dict())
+    else:
+        look = _follow(watch, origin, interval, webhook)
+    if as_json:
+        output.document(_document(origin, look))
+    elif once:
+        _show(origin, look)
+    code = _exit_code(look)
+    if code:
+        raise typer.Exit(code)
+
+
+def _open(
+    url: str,
+    vkeys: list[str],
+    state: Path | None,
+    checkpoints: list[str] | None,
+    expect: list[Path] | None,
+    max_age_s: int | None,
+    cosigners: list[str] | None,
+    policy: Path | None,
+    tree_hash: str,
+) -> tuple[Monitor, str]:
+    from provledger import note
+    from provledger.hashing import blake3, sha256
+    from provledger.monitoring import LogView
+    from provledger_cli import monitor as work
+    from provledger_cli.logfiles import open_files
+
+    view = LogView(vkeys, blake3 if tree_hash == "blake3" else sha256)
+    if state is None:
+        name = hashlib.sha256(view.origin.encode()).hexdigest()[:32]
+        state = default_path() / "monitors" / name / "state.json"
+    wanted = work.Wanted(
+        others=checkpoints or (),
+        max_age_s=max_age_s,
+        cosigners=[note.parse_vkey(key) for key in cosigners or ()],
+        policy=_read_policy(policy),
+        expect=expect or (),
+    )
+    watch = work.Monitor(view, open_files(url), work.Memory(state, view), wanted)
+    return watch, view.origin
+
+
+def _read_policy(path: Path | None) -> Policy | None:
+    from provledger.policy import MAX_POLICY_BYTES, parse_policy
+
+    if path is None:
+        return None
+    with path.open("rb") as file:
+        return parse_policy(file.read(MAX_POLICY_BYTES + 1))
+
+
+def _follow(watch: Monitor, origin: str, interval_s: float, webhook: str) -> Look:
+    """Look until a signal comes, or a split view; alarms are log lines as they come and go."""
+    from provledger import logs
+    from provledger_cli.monitor import SPLIT_VIEW
+
+    logs.configure("monitor")
+    log = logs.get(__name__)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    rng = random.Random()  # noqa: S311 - jitter, not a secret
+    standing: dict[str, str] = {}
+    last_size = -1
+    while True:
+        look = watch.look()
+        if look.size != last_size:
+            last_size = look.size
+            log.info("monitor.head", origin=origin, size=look.size)
+        now = {alarm.kind: alarm.message for alarm in look.alarms}
+        now |= {f"unknown: {what}": why for what, why in look.unknown.items()}
+        for alarm in look.alarms:
+            if alarm.kind not in standing:
+                log.error(
+                    "monitor.alarm",
+                    origin=origin,
+                    alarm=alarm.kind,
+                    message=alarm.message,
+                    evidence=alarm.evidence,
+                )
+                _tell(webhook, origin, alarm.as_dict())
+        for what, why in look.unknown.items():
+            if f"unknown: {what}" not in standing:
+                log.warning("monitor.unknown", origin=origin, what=what, why=why)
+        for kind in standing.keys() - now.keys():
+            log.info("monitor.cleared", origin=origin, alarm=kind)
+        standing = now
+        if SPLIT_VIEW in standing or stop.wait(interval_s * rng.uniform(0.9, 1.1)):
+            return look
+
+
+def _tell(webhook: str, origin: str, alarm: dict[str, str]) -> None:
+    """POST an alarm; that it cannot be delivered is said, and hides nothing."""
+    from provledger_cli.fetching import Fetcher, FetchError
+
+    if not webhook:
+        return
+    try:
+        Fetcher(webhook).post(orjson.dumps({"origin": origin, **alarm}))
+    except FetchError as error:
+        output.say(f"the webhook was not told: {error}")
+
+
+def _exit_code(look: Look) -> int:
+    if look.alarms:
+        return DOES_NOT_HOLD
+    return COULD_NOT_TELL if look.unknown else HOLDS
+
+
+def _document(origin: str, look: Look) -> dict[str, Any]:
+    return {
+        "holds": {HOLDS: True, DOES_NOT_HOLD: False}.get(_exit_code(look)),
+        "origin": origin,
+        "tree_size": look.size,
+        "first_look": look.first,
+        "checks": look.held,
+        "not_told": look.unknown,
+        "alarms": [alarm.as_dict() for alarm in look.alarms],
+    }
+
+
+def _show(origin: str, look: Look) -> None:
+    rows = [(what, "holds", why) for what, why in look.held.items()]
+    rows += [(what, "could not tell", why) for what, why in look.unknown.items()]
+    rows += [
+        (alarm.kind, "alarm", " ".join(filter(None, (alarm.message, alarm.evidence))))
+        for alarm in look.alarms
+    ]
+    output.show(output.table(f"{origin}, tree size {look.size:,}", ["check", "outcome", ""], rows))

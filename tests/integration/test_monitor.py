@@ -1,0 +1,340 @@
+"""`provledger monitor` against logs behind a real HTTP server, honest and otherwise."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from provledger.monitoring import LogView
+from provledger.policy import parse_policy
+from provledger.retry import RetryPolicy
+from provledger_cli.failures import CommandError
+from provledger_cli.fetching import Fetcher, FetchError
+from provledger_cli.logfiles import DirFiles, HTTPFiles
+from provledger_cli.monitor import Look, Memory, Monitor, Wanted, receipts_of
+from tests.support.chain import sample_chain
+from tests.support.runbooks import run_all
+from tests.support.tiled import cosign, flip, signed_checkpoint, vkey, write_log
+from tests.support.webroot import WebRoot, webroot
+
+ORIGIN = "log.example/one"
+KEY = vkey(ORIGIN)
+ENTRIES = [b"entry %d" % index for index in range(1000)]
+FORKED = [*ENTRIES[:300], b"another", *ENTRIES[301:]]
+QUICK = RetryPolicy(attempts=3, base_s=0.001, cap_s=0.002, budget_s=1.0)
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[WebRoot]:
+    root = tmp_path / "log"
+    write_log(root, ORIGIN, ENTRIES[:290])
+    with webroot(root) as server:
+        yield server
+
+
+class Clock:
+    """Unix seconds that a test sets."""
+
+    now = 1_800_000_000
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def look(web: WebRoot, state: Path, clock: Clock | None = None, **wanted: Any) -> Look:
+    """One look, by a monitor that knows nothing but its state file."""
+    view = LogView([KEY])
+    fetcher = Fetcher(web.url, retry=QUICK, timeout_s=5.0)
+    watch = Monitor(
+        view,
+        HTTPFiles(fetcher),
+        Memory(state, view),
+        Wanted(**wanted),
+        clock=clock or Clock(),
+        sleep=lambda seconds: None,
+    )
+    try:
+        return watch.look()
+    finally:
+        fetcher.close()
+
+
+def kinds(found: Look) -> list[str]:
+    return [alarm.kind for alarm in found.alarms]
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return tmp_path / "monitor" / "state.json"
+
+
+def test_a_log_that_grows_is_followed(web: WebRoot, state: Path) -> None:
+    first = look(web, state)
+    assert (first.first, first.size, first.alarms, first.unknown) == (True, 290, [], {})
+    for size in (290, 600, 601, 1000):
+        write_log(web.root, ORIGIN, ENTRIES[:size])
+        found = look(web, state)
+        assert (found.first, found.size, found.alarms, found.unknown) == (False, size, [], {})
+    assert json.loads(state.read_bytes())["signed"].encode() == signed_checkpoint(ORIGIN, ENTRIES)
+
+
+def test_a_rewritten_log_is_a_split_view_and_anybody_can_check_the_evidence(
+    web: WebRoot, state: Path, tmp_path: Path
+) -> None:
+    write_log(web.root, ORIGIN, ENTRIES[:600])
+    look(web, state)
+    remembered = state.read_bytes()
+    write_log(web.root, ORIGIN, FORKED[:700])
+    found = look(web, state)
+    assert kinds(found) == ["split_view"]
+    assert state.read_bytes() == remembered
+    command = [sys.executable, "-m", "provledger_cli", "log", "split-view"]
+    evidence = found.alarms[0].evidence
+    for key, code in ((KEY, 0), (vkey(ORIGIN, "another"), 1)):
+        done = subprocess.run(
+            [*command, evidence, "--vkey", key, "--json"], capture_output=True, check=False
+        )
+        assert done.returncode == code, done.stderr
+        assert json.loads(done.stdout)["holds"] is (code == 0)
+    # Two heads of one size need no tile at all.
+    write_log(web.root, ORIGIN, FORKED[:600])
+    assert kinds(look(web, state)) == ["split_view"]
+    # And the remembered history, when it comes back, is as good as before.
+    write_log(web.root, ORIGIN, ENTRIES[:700])
+    assert look(web, state).alarms == []
+
+
+def test_a_log_that_goes_back_is_told_from_one_that_is_read_late(web: WebRoot, state: Path) -> None:
+    write_log(web.root, ORIGIN, ENTRIES[:600])
+    look(web, state)
+    # An old copy of the checkpoint, as a cache may show it: consistent, if nothing new is in it.
+    late = signed_checkpoint(ORIGIN, ENTRIES[:290])
+    (web.root / "checkpoint").write_bytes(late)
+    found = look(web, state)
+    assert (found.size, found.alarms) == (290, [])
+    assert look(web, state).held["consistency"] == "with the head of size 600 seen before"
+    for path in (web.root / "tile/0").rglob("*"):
+        if path.name == "88":
+            path.unlink()
+    assert kinds(look(web, state)) == ["rolled_back"]
+
+
+def test_a_bad_signature_and_damaged_tiles_are_alarms(web: WebRoot, state: Path) -> None:
+    look(web, state)
+    write_log(web.root, ORIGIN, ENTRIES[:600])
+    tile = web.root / "tile/0/002.p/88"
+    tile.write_bytes(flip(tile.read_bytes(), 3))
+    found = look(web, state)
+    assert kinds(found) == ["tiles_damaged"]
+    assert "tile" in found.alarms[0].message
+    signed = signed_checkpoint(ORIGIN, ENTRIES[:600], key="somebody")
+    (web.root / "checkpoint").write_bytes(signed)
+    assert kinds(look(web, state)) == ["checkpoint_signature"]
+
+
+def test_checkpoints_from_elsewhere_are_compared(web: WebRoot, state: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.checkpoint"
+    with webroot(tmp_path) as elsewhere:
+        for place in (str(other), f"{elsewhere.url}/other.checkpoint"):
+            other.write_bytes(signed_checkpoint(ORIGIN, ENTRIES[:257]))
+            found = look(web, state, others=[place])
+            assert found.alarms == []
+            assert found.held[f"checkpoint {place}"] == "of size 257, of the same history"
+            write_log(web.root, ORIGIN, ENTRIES[:400])
+            other.write_bytes(signed_checkpoint(ORIGIN, FORKED[:390]))
+            assert kinds(look(web, state, others=[place])) == ["split_view"]
+            other.write_bytes(signed_checkpoint(ORIGIN, ENTRIES[:390], key="somebody"))
+            assert kinds(look(web, state, others=[place])) == ["checkpoint_signature"]
+    found = look(web, state, others=[f"{elsewhere.url}/other.checkpoint"])
+    assert found.alarms == []
+    assert list(found.unknown) == [f"checkpoint {elsewhere.url}/other.checkpoint"]
+
+
+def test_a_log_that_hides_what_others_hold_is_behind(
+    web: WebRoot, state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("provledger_cli.monitor._PATIENCE_S", 0.0)
+    other = tmp_path / "other.checkpoint"
+    other.write_bytes(signed_checkpoint(ORIGIN, ENTRIES[:900]))
+    assert kinds(look(web, state, others=[str(other)])) == ["behind"]
+
+
+def test_freshness_is_the_cosigners_word_or_growth(web: WebRoot, state: Path) -> None:
+    clock = Clock()
+    assert look(web, state, clock, max_age_s=60).alarms == []
+    clock.now += 61
+    assert kinds(look(web, state, clock, max_age_s=60)) == ["stale"]
+    write_log(web.root, ORIGIN, ENTRIES[:300])
+    assert look(web, state, clock, max_age_s=60).alarms == []
+    signed = (web.root / "checkpoint").read_bytes()
+    one, one_key = cosign(signed, "one.example", clock.now - 10)
+    both, other_key = cosign(one, "other.example", clock.now - 100)
+    policy = parse_policy(
+        f"witness a {one_key}\nwitness b {other_key}\ngroup g all a b\nquorum g\n".encode()
+    )
+    assert kinds(look(web, state, clock, max_age_s=60, policy=policy)) == ["stale"]
+    (web.root / "checkpoint").write_bytes(both)
+    keys = LogView([one_key]).keys
+    assert look(web, state, clock, max_age_s=60, cosigners=keys).alarms == []
+    keys = LogView([other_key]).keys
+    assert kinds(look(web, state, clock, max_age_s=60, cosigners=keys)) == ["stale"]
+    assert kinds(look(web, state, clock, max_age_s=60, policy=policy)) == ["stale"]
+    assert look(web, state, clock, max_age_s=200, policy=policy).alarms == []
+
+
+def test_our_entries_must_be_there(tmp_path: Path, state: Path) -> None:
+    chain = sample_chain((20, 30))
+    export, receipt = tmp_path / "export.ndjson", tmp_path / "receipt.json"
+    export.write_bytes(b"".join(chain.export()))
+    receipt.write_bytes(chain.receipts()[5].encode())
+    assert len(list(receipts_of(export))) == 51
+    root = tmp_path / "log"
+    write_log(root, chain.origin, chain.leaves)
+    view = LogView([vkey(chain.origin)])
+
+    def present(*paths: Path) -> Look:
+        memory = Memory(tmp_path / "s.json", view)
+        return Monitor(view, DirFiles(root), memory, Wanted(expect=paths)).look()
+
+    assert present(export, receipt).held["entries"].startswith("all 52")
+    write_log(root, chain.origin, chain.leaves[:30])
+    (tmp_path / "s.json").unlink()
+    assert list(present(export).unknown) == ["entries"]
+    index = chain.receipts()[5].proofs[0].log_index
+    (tmp_path / "s.json").unlink()
+    changed = [*chain.leaves]
+    changed[index] = b"another"
+    write_log(root, chain.origin, changed)
+    assert kinds(present(receipt)) == ["inclusion"]
+
+
+def test_a_state_that_is_not_ours_is_not_forgotten_silently(web: WebRoot, state: Path) -> None:
+    look(web, state)
+    state.write_bytes(state.read_bytes().replace(b"290", b"291"))
+    with pytest.raises(CommandError, match="not what a monitor"):
+        look(web, state)
+
+
+# --- the client ----------------------------------------------------------------------------------
+
+
+def test_requests_are_bounded_and_tried_again(web: WebRoot, state: Path) -> None:
+    answers = iter([(503, b""), (500, b"")])
+    web.fault = lambda path: next(answers, None)
+    assert look(web, state).size == 290
+    assert web.asked["/checkpoint"] == 3
+    web.fault = lambda path: (503, b"busy")
+    assert "status 503" in look(web, state).unknown["log"]
+    web.fault = lambda path: (302, b"")
+    assert "status 302" in look(web, state).unknown["log"]
+    web.fault = lambda path: (200, b"x" * (2 << 20))
+    assert "longer than" in look(web, state).unknown["log"]
+    web.fault = lambda path: None
+    web.cut = 10
+    assert "log" in look(web, state).unknown
+    web.cut = 0
+    assert look(web, state).alarms == []
+    web.close()
+    assert "log" in look(web, state).unknown
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://x/", "http:///x", "https://u:p@x/", "http://x/?q=1", "http://x:99999/"]
+)
+def test_other_urls_are_refused(url: str) -> None:
+    with pytest.raises(FetchError):
+        Fetcher(url)
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+def _command(web: WebRoot, state: Path, *options: str) -> list[str]:
+    return [
+        *(sys.executable, "-m", "provledger_cli", "monitor", web.url, "--vkey", KEY),
+        *("--state", str(state), "--json", *options),
+    ]
+
+
+def test_the_command_follows_alarms_and_ends_at_a_split_view(
+    web: WebRoot, state: Path, tmp_path: Path
+) -> None:
+    with webroot(tmp_path) as hook:
+        running = subprocess.Popen(
+            _command(web, state, "--interval", "0.05", "--webhook", f"{hook.url}/alarm"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        try:
+            _until(state.exists)
+            tile = web.root / "tile/0/002.p/88"
+            write_log(web.root, ORIGIN, ENTRIES[:600])
+            whole = tile.read_bytes()
+            tile.write_bytes(flip(whole, 0))
+            (web.root / "checkpoint").write_bytes(signed_checkpoint(ORIGIN, ENTRIES[:600]))
+            _until(lambda: bool(hook.posted) or b"\\n600\\n" in state.read_bytes())
+            tile.write_bytes(whole)
+            _until(lambda: b"\\n600\\n" in state.read_bytes())
+            write_log(web.root, ORIGIN, FORKED[:600])
+            out, err = running.communicate(timeout=60)
+        finally:
+            running.kill()
+        assert running.returncode == 1
+        assert [alarm["alarm"] for alarm in json.loads(out)["alarms"]] == ["split_view"]
+        told = [json.loads(body) for body in hook.posted]
+        assert told[-1]["alarm"] == "split_view"
+        assert told[-1]["origin"] == ORIGIN
+    events = [json.loads(line)["event"] for line in err.splitlines() if line.startswith(b"{")]
+    assert events[0] == "monitor.head"
+    assert events.count("monitor.alarm") == len(told)
+
+
+def test_the_command_ends_well_when_it_is_told_to(web: WebRoot, state: Path) -> None:
+    running = subprocess.Popen(
+        _command(web, state, "--interval", "30"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        _until(state.exists)
+        os.kill(running.pid, signal.SIGTERM)
+        out, _ = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert running.returncode == 0
+    assert json.loads(out)["holds"] is True
+
+
+def test_once_says_what_holds_by_its_exit_code(web: WebRoot, state: Path) -> None:
+    done = subprocess.run(_command(web, state, "--once"), capture_output=True, check=False)
+    assert (done.returncode, json.loads(done.stdout)["first_look"]) == (0, True)
+    web.close()
+    done = subprocess.run(_command(web, state, "--once"), capture_output=True, check=False)
+    assert (done.returncode, json.loads(done.stdout)["holds"]) == (2, None)
+
+
+def _until(condition: Any, timeout_s: float = 30.0) -> None:
+    end_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
+
+
+def test_the_runbook_of_a_split_view_does_what_it_says(tmp_path: Path) -> None:
+    write_log(tmp_path / "log", ORIGIN, ENTRIES[:600])
+    view = LogView([KEY])
+    memory = Memory(tmp_path / "monitor" / "state.json", view)
+    Monitor(view, DirFiles(tmp_path / "log"), memory, Wanted()).look()
+    (tmp_path / "held-elsewhere.checkpoint").write_bytes(signed_checkpoint(ORIGIN, ENTRIES[:600]))
+    write_log(tmp_path / "log", ORIGIN, FORKED[:700])
+    said = run_all("split-view", tmp_path, {"VKEY": KEY})
+    assert len(said) == 4
+    assert "a split view is proven" in said[1]
+    assert "a split view is proven" in said[3]

@@ -1,0 +1,74 @@
+"""A directory served over HTTP on loopback, with faults on demand."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+Fault = Callable[[str], tuple[int, bytes] | None]
+"""Given a path: the status and body to answer with instead, or None to serve the file."""
+
+
+class WebRoot:
+    """`root` is what is served; may be changed at any time. `asked` counts requests by path."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.fault: Fault = lambda path: None
+        self.cut = 0
+        self.asked: dict[str, int] = {}
+        self.posted: list[bytes] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                outer.asked[self.path] = outer.asked.get(self.path, 0) + 1
+                status, body = outer.fault(self.path) or outer.file(self.path)
+                self.answer(status, body, outer.cut)
+
+            def do_POST(self) -> None:
+                length = int(self.headers.get("content-length") or 0)
+                outer.posted.append(self.rfile.read(length))
+                self.answer(204, b"", 0)
+
+            def answer(self, status: int, body: bytes, cut: int) -> None:
+                self.send_response(status)
+                if status != 204:
+                    self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body[: len(body) - cut])
+                if cut:
+                    self.close_connection = True
+
+            def log_message(self, *_: object) -> None:
+                return None
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def file(self, path: str) -> tuple[int, bytes]:
+        """The file at a path, or 404."""
+        found = self.root / path.lstrip("/")
+        return (200, found.read_bytes()) if found.is_file() else (404, b"no such file")
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@contextmanager
+def webroot(root: Path) -> Iterator[WebRoot]:
+    """Serve a directory as long as the block runs."""
+    server = WebRoot(root)
+    try:
+        yield server
+    finally:
+        server.close()
