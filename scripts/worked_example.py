@@ -34,6 +34,7 @@ from provledger.head import Head
 from provledger.jwk import thumbprint_of
 from provledger.keyset import KeyPurpose, KeySet, VerificationKey
 from provledger.receipt import Evidence, Opening, Proof, Receipt, WitnessSignature
+from provledger.signing_token import Certificate, Token
 from provledger.statement import Check, Statement
 from provledger.witness_batch import (
     PAYLOAD_TYPE,
@@ -58,6 +59,7 @@ KEYS = {
     "checkpoint-1": Ed25519PrivateKey.from_private_bytes(b"\x02" * 32),
     "head-1": Ed25519PrivateKey.from_private_bytes(b"\x03" * 32),
 }
+TOKEN_KEY = Ed25519PrivateKey.from_private_bytes(b"\x04" * 32)
 PURPOSES = {
     "witness-1": KeyPurpose.WITNESS,
     "checkpoint-1": KeyPurpose.CHECKPOINT,
@@ -232,8 +234,8 @@ def make_links() -> list[Link]:
     return [genesis, mutation, document]
 
 
-def sign_batch(*links: Link) -> Batch:
-    """Sign the statements of some links together."""
+def sign_batch(*links: Link, token: Token | None = None) -> Batch:
+    """Sign the statements of some links together; with a token, by the key in memory."""
     key = KEYS["witness-1"]
     hashes = [link.leaf_hash for link in links]
     body = WitnessBatch(
@@ -244,8 +246,24 @@ def sign_batch(*links: Link) -> Batch:
         thumbprint=thumbprint_of(key.public_key()),
         epoch=1,
         signed_at_ns=time_ns(links[0].seq),
+        token=token,
     ).encode()
-    return Batch(links, body, key.sign(dsse.pae(PAYLOAD_TYPE, body)))
+    signing_key = key if token is None else TOKEN_KEY
+    return Batch(links, body, signing_key.sign(dsse.pae(PAYLOAD_TYPE, body)))
+
+
+def make_token() -> Token:
+    """A token of the witness key, certified at START_NS for five minutes; its 17th use."""
+    certificate = Certificate.of(
+        TOKEN_KEY.public_key(),
+        kid="witness-1",
+        thumbprint=thumbprint_of(KEYS["witness-1"].public_key()),
+        epoch=1,
+        not_before_ns=START_NS,
+        not_after_ns=START_NS + 300 * SECOND_NS,
+        max_uses=20_000,
+    )
+    return Token(certificate, KEYS["witness-1"].sign(certificate.pae), 17)
 
 
 def chain(
@@ -397,6 +415,7 @@ def example() -> tuple[dict[str, str], dict[str, bytes]]:
         **_key_values(),
         **_commitment_values(links),
         **_witness_values(links, batches[1]),
+        **_token_values(links),
         "entry": linked[1][1].decode(),
         "receipt-hash": receipts[1].receipt_hash.hex(),
         "genesis-entry": linked[0][1].decode(),
@@ -427,9 +446,20 @@ def example() -> tuple[dict[str, str], dict[str, bytes]]:
     return {**blocks, **more_blocks}, {**files, **more_files}
 
 
+def _token_values(links: list[Link]) -> dict[str, str]:
+    token = make_token()
+    batch = sign_batch(*links[1:], token=token)
+    return {
+        "token-cert": token.certificate.encode().decode(),
+        "token-sig": token.sig.hex(),
+        "token-body": batch.body.decode(),
+        "token-batch-sig": batch.sig.hex(),
+    }
+
+
 def _key_values() -> dict[str, str]:
     values = {}
-    for kid, key in KEYS.items():
+    for kid, key in {**KEYS, "token-1": TOKEN_KEY}.items():
         raw = key.public_key().public_bytes_raw()
         values[f"{kid.removesuffix('-1')}-key"] = (
             f"seed        {key.private_bytes_raw().hex()}\n"

@@ -18,7 +18,8 @@ from provledger.statement import MAX_STATEMENT_BYTES
 from witness_svc.checks import MAX_PAYLOAD_BYTES
 from witness_svc.config import Settings
 from witness_svc.servicer import WitnessServicer
-from witness_svc.signing import PURPOSE, BatchSigner
+from witness_svc.signing import BatchSigner
+from witness_svc.tokens import PURPOSE, SigningTokens
 from witness_svc.witness import Witness
 
 log = logs.get(__name__)
@@ -51,12 +52,22 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
     except BaseException:
         await ring.close()
         raise
+    tokens = None
+    if settings.signing_token_s:
+        tokens = SigningTokens(
+            ring,
+            clock=clock,
+            lifetime_s=settings.signing_token_s,
+            max_uses=settings.signing_token_uses,
+        )
+        tokens.start()
     signer = BatchSigner(
         ring,
         clock=clock,
         max_statements=settings.max_signed_statements,
         max_queued_statements=settings.max_waiting_statements,
         signatures_in_flight=settings.signatures_in_flight,
+        tokens=tokens,
     )
     witness = Witness(
         signer,
@@ -66,6 +77,8 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
 
     async def close() -> None:
         await witness.close()
+        if tokens is not None:
+            await tokens.close()
         await ring.close()
 
     servicer = WitnessServicer(witness, clock=clock, max_items=settings.max_batch_items, ring=ring)

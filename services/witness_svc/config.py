@@ -48,3 +48,23 @@ class Settings(ServerSettings):
             "max": 64,
         },
     )
+    signing_token_s: float = field(
+        default=0.0,
+        metadata={
+            "doc": "How long a signing token lasts: a key in memory, certified by the active key, "
+            "that keeps appends going while a key service is slow, throttled or away. 0: none. "
+            "docs/trust.md says what it costs.",
+            "unit": "seconds",
+            "min": 0,
+            "max": 300,
+        },
+    )
+    signing_token_uses: int = field(
+        default=20_000,
+        metadata={
+            "doc": "Most signatures by one signing token.",
+            "unit": "signatures",
+            "min": 100,
+            "max": 65_536,
+        },
+    )

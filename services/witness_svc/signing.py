@@ -11,19 +11,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from provledger import logs, telemetry, witness_batch
 from provledger.batching import Flush, GroupCommit
 from provledger.errors import KMSError, ResourceExhaustedError, StatusError, UnavailableError
 from provledger.hashing import SUITES
-from provledger.keyring import ActiveSigner
 from provledger.kms.signing import sign_witness_batch
 from provledger.rpc.errors import as_status_error
+from witness_svc.tokens import PURPOSE, Keys, SigningTokens
 
 log = logs.get(__name__)
-
-PURPOSE: Final = "witness"
 
 SIGN_TIMEOUT_S: Final = 10.0
 """A key service that takes longer counts as away."""
@@ -36,14 +34,6 @@ _batch_size = telemetry.histogram(
 _failures = telemetry.counter(
     "provledger.witness.sign_failures", unit="{failure}", doc="Signatures that were not made."
 )
-
-
-class Keys(Protocol):
-    """Where the active key comes from: `provledger.keyring.KeyRing`."""
-
-    def current(self, purpose: str) -> ActiveSigner:
-        """Return the active key, as one snapshot; raises UnavailableError without one."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +65,10 @@ class BatchSigner:
         max_statements: int,
         max_queued_statements: int,
         signatures_in_flight: int = 1,
+        tokens: SigningTokens | None = None,
     ) -> None:
         self._keys = keys
+        self._tokens = tokens
         self._clock = clock
         self._batchers: dict[str, GroupCommit[_Leaf, _Signed]] = {
             suite: GroupCommit(
@@ -133,6 +125,11 @@ class BatchSigner:
             telemetry.KID: active.kid,
             "provledger.statements": len(leaves),
         }
+        signed_at_ns = active.signing_time_ns(self._clock())
+        token, signer = None, active.signer
+        if self._tokens is not None and (taken := self._tokens.take(active, signed_at_ns)):
+            token, signer = taken
+            attributes["provledger.token_use"] = token.use
         with telemetry.span("witness.sign", attributes, links=links):
             body = witness_batch.WitnessBatch(
                 suite=suite,
@@ -141,14 +138,17 @@ class BatchSigner:
                 kid=active.kid,
                 thumbprint=active.thumbprint,
                 epoch=active.epoch,
-                signed_at_ns=active.signing_time_ns(self._clock()),
+                signed_at_ns=signed_at_ns,
+                token=token,
             )
             encoded = body.encode()
             try:
                 async with asyncio.timeout(SIGN_TIMEOUT_S):
-                    sig = await sign_witness_batch(active.signer, encoded)
+                    sig = await sign_witness_batch(signer, encoded)
             except (KMSError, TimeoutError) as error:
                 _failures.add(1)
+                if token is not None and self._tokens is not None:
+                    self._tokens.drop()
                 log.error(
                     "witness.sign_failed", exc_info=error, kid=active.kid, statements=len(leaves)
                 )

@@ -30,6 +30,8 @@ class Installation:
 
     def __init__(self, work: Path) -> None:
         self.work = work
+        self.settings: dict[str, str] = {}
+        """More variables for every command, and so for the services that `up` starts."""
         self.data = DataDir.at(work / "data")
 
     def run(
@@ -46,7 +48,7 @@ class Installation:
             input=stdin,
             capture_output=True,
             cwd=self.work,
-            env=_environment(),
+            env=_environment() | self.settings,
             check=False,
             timeout=120,
         )
@@ -67,7 +69,7 @@ class Installation:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=self.work,
-            env=_environment(),
+            env=_environment() | self.settings,
         )
 
     def _command(self, arguments: tuple[str, ...], module: str, data_dir: bool) -> list[str]:

@@ -238,6 +238,50 @@ def services() -> Iterator[list[Service]]:
         service.process.wait(30)
 
 
+def test_signing_tokens_are_p256_keys_made_in_the_module(
+    in_fips_mode: Callable[[str], Any], tmp_path: Path
+) -> None:
+    answer = in_fips_mode(
+        f"""
+import asyncio, time
+from pathlib import Path
+from provledger.fips import policy
+from provledger.jwk import Algorithm, algorithm_of, thumbprint_of
+from provledger.keyring import ActiveSigner
+from provledger.keyset import KeyPurpose
+from provledger.kms.errors import KMSIntegrityError
+from provledger.kms.local import LocalProvider
+from witness_svc.tokens import SigningTokens
+
+class Keys:
+    def current(self, purpose):
+        return self.active
+
+async def main():
+    provider = LocalProvider(Path({str(tmp_path)!r}))
+    await provider.create_key("local:w.pem", Algorithm.ECDSA_P256)
+    signer = await provider.open_signer("local:w.pem")
+    keys = Keys()
+    keys.active = ActiveSigner("w", KeyPurpose.WITNESS, 1, thumbprint_of(signer.public_key),
+        signer.public_key, signer.algorithm, signer, 0, None)
+    tokens = SigningTokens(keys, clock=time.time_ns, lifetime_s=60, max_uses=100)
+    await tokens.renew()
+    token, in_memory = tokens.take(keys.active, time.time_ns())
+    made = str(algorithm_of(token.certificate.public_key))
+    policy.activate(ed25519_approved=True, falsify_pairwise=True)
+    try:
+        await tokens.renew()
+    except KMSIntegrityError:
+        return [made, policy.error()]
+
+answer = asyncio.run(main())
+"""
+    )
+    assert answer[0] == Algorithm.ECDSA_P256
+    # A key in memory that fails its pairwise test ends the service, as any other key does.
+    assert "pairwise test of the key at memory:" in answer[1]
+
+
 def test_service_started_directly_puts_itself_into_fips_mode(
     base: Path, tmp_path: Path, services: list[Service]
 ) -> None:

@@ -21,9 +21,11 @@ from provledger.export import ConsistencyProof, ExportHeader, ExportWriter
 from provledger.hashing import SUITES
 from provledger.head import PAYLOAD_TYPE as HEAD_TYPE
 from provledger.head import Head
-from provledger.jwk import thumbprint_of
+from provledger.jwk import jwk_from_public_key, thumbprint_of
 from provledger.keyset import KeyPurpose, KeySet, VerificationKey
 from provledger.receipt import Evidence, Opening, Proof, Receipt, WitnessSignature
+from provledger.signing_token import PAYLOAD_TYPE as TOKEN_TYPE
+from provledger.signing_token import Certificate, Token
 from provledger.statement import Check, Statement
 from provledger.witness_batch import (
     PAYLOAD_TYPE,
@@ -63,6 +65,24 @@ def key_set(
     )
 
 
+def make_token(
+    *, kid: str = "witness-1", key: str = "token", use: int = 1, signer: str = "", **changes: Any
+) -> Token:
+    """Return a token by which `kid` certifies the key with the label `key`; `changes` of it."""
+    values: dict[str, Any] = {
+        "kid": kid,
+        "thumbprint": thumbprint_of(private_key(kid).public_key()),
+        "epoch": 1,
+        "not_before_ns": START_NS - 1_000_000_000,
+        "not_after_ns": START_NS + 200_000_000_000,
+        "max_uses": 100,
+        "jwk": jcs.encode(jwk_from_public_key(private_key(key).public_key())).decode(),
+    }
+    certificate = Certificate(**(values | changes))
+    sig = private_key(signer or kid).sign(dsse.pae(TOKEN_TYPE, certificate.encode()))
+    return Token(certificate, sig, use)
+
+
 @dataclass
 class Chain:
     """One ledger whose every flush was logged; `receipts()` proves all against the newest size."""
@@ -85,9 +105,17 @@ class Chain:
         self.append([("ledger.created", genesis)])
 
     def append(
-        self, items: Sequence[tuple[str, Any]], *, kid: str = "witness-1", signer: str = ""
+        self,
+        items: Sequence[tuple[str, Any]],
+        *,
+        kid: str = "witness-1",
+        signer: str = "",
+        token: Token | None = None,
     ) -> None:
-        """Append one flush of (receipt type, payload value or (media type, bytes))."""
+        """Append one flush of (receipt type, payload value or (media type, bytes)).
+
+        `signer` is the label of the key that signs, that of `kid` by default; give it with a token.
+        """
         made = [
             self._statement(kind, payload, len(self.links) + offset)
             for offset, (kind, payload) in enumerate(items)
@@ -102,6 +130,7 @@ class Chain:
             thumbprint=thumbprint_of(private_key(kid).public_key()),
             epoch=1,
             signed_at_ns=self.now_ns(len(self.links)),
+            token=token,
         ).encode()
         sig = key.sign(dsse.pae(PAYLOAD_TYPE, batch))
         for index, (value, statement, payload, commitment) in enumerate(made):

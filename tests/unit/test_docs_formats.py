@@ -196,6 +196,25 @@ def test_witness_signature(shown: dict[str, str]) -> None:
     assert digest.hex() == shown["signature-digest"]
 
 
+def test_signing_token(shown: dict[str, str]) -> None:
+    cert = json.loads(shown["token-cert"])
+    assert compact(cert) == shown["token-cert"]
+    issuer, in_memory = private_key(shown["witness-key"]), private_key(shown["token-key"])
+    raw = bytes.fromhex(numbers(shown["token-key"])["public key"])
+    x = base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+    assert cert["key"] == {"crv": "Ed25519", "kty": "OKP", "x": x}
+    assert cert["jkt"] == numbers(shown["witness-key"])["thumbprint"]
+    assert int(cert["notAfterNs"]) - int(cert["notBeforeNs"]) == 300 * 10**9
+    kind = "application/vnd.provledger.signing-token.v1+json"
+    assert issuer.sign(pae(kind, shown["token-cert"])).hex() == shown["token-sig"]
+    body = json.loads(shown["token-body"])
+    assert compact(body) == shown["token-body"]
+    assert body.pop("token") == {"cert": cert, "sig": shown["token-sig"], "use": "17"}
+    assert body == json.loads(shown["batch-body"])
+    signed = pae("application/vnd.provledger.witness-batch.v1+json", shown["token-body"])
+    assert in_memory.sign(signed).hex() == shown["token-batch-sig"]
+
+
 def test_entry_and_receipt_hash(shown: dict[str, str]) -> None:
     entry = json.loads(shown["entry"])
     assert compact(entry) == shown["entry"]

@@ -5,7 +5,8 @@ What is checked, in this order, and what it binds:
 - *format*: every member is there, once, in its form;
 - *statement*: the statement's bytes are canonical and agree with the receipt's own members;
 - *witness_signature*: the statement is in the signed batch and the signature verifies;
-- *key_validity*: the key was one of purpose `witness`, of that epoch, valid when it signed;
+- *key_validity*: the key was one of purpose `witness`, of that epoch, valid when it signed; a
+  signing token, where there is one, was valid too, and is used once for each of its numbers;
 - *commitment*: the payload, opened, makes the root the statement names;
 - *entry*: the entry rebuilt from the receipt has the receipt hash it claims;
 - *timestamp*: `timestamp_iso` says the same moment as `t_ns`;
@@ -24,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
@@ -45,9 +46,10 @@ from provledger.errors import (
     ReceiptFormatError,
     VerificationError,
 )
-from provledger.hashing import SUITES
+from provledger.hashing import SUITES, sha256
 from provledger.head import PAYLOAD_TYPE as HEAD_TYPE
 from provledger.head import Head, parse_head
+from provledger.jwk import verify_signature
 from provledger.keyset import KeyPurpose, KeySet, KeyState, VerificationKey
 from provledger.merkle import leaf_hash, verify_inclusion
 from provledger.outside import NOBODY, Outside, check_named
@@ -67,6 +69,7 @@ from provledger.revocation import (
     named_for,
     not_placed,
 )
+from provledger.signing_token import UsesSeen, verify_token
 from provledger.statement import Statement, parse_statement
 from provledger.witness_batch import (
     PAYLOAD_TYPE,
@@ -128,6 +131,7 @@ class Verifier:
         self._trees = trees
         self._keys = keys if isinstance(keys, KeySet) else KeySet.parse(keys)
         self._batches: dict[tuple[bytes, bytes], tuple[WitnessBatch, bytes]] = {}
+        self._token_uses = UsesSeen()
         self._revoked: dict[tuple[bytes, bytes], VerificationKey] = {}
         self._checkpoints: dict[tuple[str, bytes], checkpoints.Checkpoint] = {}
         # An export shows only at its end which checkpoints are of one history: `provledger.export`
@@ -197,12 +201,17 @@ class Verifier:
                     check=Check.KEY_VALIDITY,
                 )
             )
-            _verify_signature(key.verify, signature.sig, dsse.pae(PAYLOAD_TYPE, signature.body))
+            pae = dsse.pae(PAYLOAD_TYPE, signature.body)
+            if batch.token is None:
+                _verify_signature(key.verify, signature.sig, pae)
+            else:
+                in_memory = verify_token(batch.token, key, batch.signed_at_ns)
+                _verify_signature(partial(verify_signature, in_memory), signature.sig, pae)
             if key.state is KeyState.REVOKED and key.covered:
                 # A thief can write any time: only the log tells. Asked for each receipt.
                 self._revoked[cache_key] = key
             else:
-                _key_valid(lambda: key.check_valid_at(batch.signed_at_ns, check=Check.KEY_VALIDITY))
+                self._check_times(key, batch, signature.body)
             digest = signature_digest(batch.suite, signature.body, signature.sig)
             found = batch, digest
             _remember(self._batches, cache_key, found)
@@ -220,6 +229,15 @@ class Verifier:
                 finding=Finding.HASH_CHANGED,
             )
         return found
+
+    def _check_times(self, key: VerificationKey, batch: WitnessBatch, body: bytes) -> None:
+        """Check that the key was valid when it signed, and when it certified a signing token."""
+        times = [batch.signed_at_ns]
+        if batch.token is not None:
+            times.append(batch.token.certificate.not_before_ns)
+            self._token_uses.note(batch.token, sha256(body))
+        for time_ns in times:
+            _key_valid(partial(key.check_valid_at, time_ns, check=Check.KEY_VALIDITY))
 
     def _check_entry(self, receipt: Receipt, entry: bytes) -> None:
         if names.timestamp_iso(receipt.t_ns) != receipt.timestamp_iso:

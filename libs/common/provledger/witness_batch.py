@@ -8,11 +8,13 @@ shape of RFC 9162 §2.1.1::
 Signed is the DSSE PAE (see `provledger.dsse`) of this RFC 8785 text, in one line::
 
     {"epoch":"1","jkt":"<RFC 7638 thumbprint hex>","kid":"witness-1","root":"<hex>",
-     "signedAtNs":"1763665200000000000","size":"500","suite":"blake3","v":"1"}
+     "signedAtNs":"1763665200000000000","size":"500","suite":"blake3","token":{...},"v":"1"}
 
     signature digest = H("provledger/signature/v1\\n" || u32 len(PAE) || PAE || signature)
 
-A batch of one statement is the plain case. Whether the key was valid is asked elsewhere.
+`token` is there only where the signature is by a key in memory that the named key certified
+(`provledger.signing_token`). A batch of one statement is the plain case. Whether the key was valid
+is asked elsewhere.
 """
 
 from __future__ import annotations
@@ -23,24 +25,29 @@ from dataclasses import dataclass
 from provledger import dsse, merkle
 from provledger.errors import ReceiptFormatError
 from provledger.hashing import suite as get_suite
+from provledger.signing_token import TOKEN_RE, Token, parse_token
 
 PAYLOAD_TYPE = "application/vnd.provledger.witness-batch.v1+json"
 STATEMENT_CONTEXT = b"provledger/statement/v1\n"
 SIGNATURE_CONTEXT = b"provledger/signature/v1\n"
 MAX_BODY_BYTES = 1024
+MAX_BODY_WITH_TOKEN_BYTES = 2048
 
 _LEAF_PREFIX = b"\x00" + STATEMENT_CONTEXT
 _BODY_RE = re.compile(
     rb'\{"epoch":"([1-9][0-9]{0,18})","jkt":"([0-9a-f]{64})",'
     rb'"kid":"([A-Za-z0-9][A-Za-z0-9._-]{0,62})","root":"([0-9a-f]{64})",'
     rb'"signedAtNs":"([1-9][0-9]{0,18})","size":"([1-9][0-9]{0,9})",'
-    rb'"suite":"(blake3|blake3-all|fips)","v":"1"\}'
+    rb'"suite":"(blake3|blake3-all|fips)",(?:"token":(' + TOKEN_RE + rb'),)?"v":"1"\}'
 )
 
 
 @dataclass(frozen=True, slots=True)
 class WitnessBatch:
-    """What a witness signs. `root` and `thumbprint` are 32 bytes; `size` counts statements."""
+    """What a witness signs. `root` and `thumbprint` are 32 bytes; `size` counts statements.
+
+    `kid`, `thumbprint` and `epoch` are those of the witness key, also where `token` is there.
+    """
 
     suite: str
     root: bytes
@@ -49,13 +56,15 @@ class WitnessBatch:
     thumbprint: bytes
     epoch: int
     signed_at_ns: int
+    token: Token | None = None
 
     def encode(self) -> bytes:
         """Return the body bytes."""
+        token = "" if self.token is None else f'"token":{self.token.encode().decode("ascii")},'
         return (
             f'{{"epoch":"{self.epoch}","jkt":"{self.thumbprint.hex()}","kid":"{self.kid}",'
             f'"root":"{self.root.hex()}","signedAtNs":"{self.signed_at_ns}",'
-            f'"size":"{self.size}","suite":"{self.suite}","v":"1"}}'
+            f'"size":"{self.size}","suite":"{self.suite}",{token}"v":"1"}}'
         ).encode("ascii")
 
 
@@ -70,7 +79,7 @@ def parse_body(data: bytes) -> WitnessBatch:
         raise ReceiptFormatError(
             "signature.body", "is not the canonical text of a witness batch, version 1"
         )
-    epoch, thumbprint, kid, root, signed_at_ns, size, suite = match.groups()
+    epoch, thumbprint, kid, root, signed_at_ns, size, suite, token = match.groups()
     return WitnessBatch(
         suite=suite.decode(),
         root=bytes.fromhex(root.decode()),
@@ -79,6 +88,7 @@ def parse_body(data: bytes) -> WitnessBatch:
         thumbprint=bytes.fromhex(thumbprint.decode()),
         epoch=int(epoch),
         signed_at_ns=int(signed_at_ns),
+        token=None if token is None else parse_token(token),
     )
 
 

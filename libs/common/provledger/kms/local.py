@@ -129,15 +129,7 @@ def create_key(
     Never replaces a file and never leaves half of one. Raises KMSKeyExistsError,
     KMSPermissionError or KMSUnavailableError (disk full and the like).
     """
-    private_key: PrivateKey
-    if policy.active():
-        from provledger.fips import keygen
-
-        private_key = keygen.generate(algorithm)
-    elif algorithm is Algorithm.ED25519:
-        private_key = Ed25519PrivateKey.generate()
-    else:
-        private_key = ec.generate_private_key(ec.SECP256R1())
+    private_key = _generate(algorithm)
     encryption: KeySerializationEncryption = (
         BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
     )
@@ -162,6 +154,25 @@ def create_key(
     except OSError as error:
         raise KMSUnavailableError(f"key file {path}: {error.strerror}") from None
     return private_key.public_key()
+
+
+def key_in_memory(uri: str, algorithm: Algorithm) -> LocalSigner:
+    """Make a key that no file ever holds; `uri` is what errors call it.
+
+    In FIPS mode the provider makes it, in a process of its own: call it from a thread.
+    """
+    private_key = _generate(algorithm)
+    return LocalSigner(uri, algorithm, private_key.public_key(), private_key)
+
+
+def _generate(algorithm: Algorithm) -> PrivateKey:
+    if policy.active():
+        from provledger.fips import keygen
+
+        return keygen.generate(algorithm)
+    if algorithm is Algorithm.ED25519:
+        return Ed25519PrivateKey.generate()
+    return ec.generate_private_key(ec.SECP256R1())
 
 
 def _open(uri: str, path: Path, passphrase_path: Path | None) -> LocalSigner:

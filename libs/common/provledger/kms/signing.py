@@ -3,7 +3,8 @@
 =====================  =========================================================  ===========
 function               signed bytes                                               purpose
 =====================  =========================================================  ===========
-sign_witness_batch     DSSE PAE over `provledger.witness_batch`                   witness
+sign_witness_batch     DSSE PAE over `provledger.witness_batch`                   witness, token
+sign_certificate       DSSE PAE over `provledger.signing_token.Certificate`       witness
 sign_head              DSSE PAE over `provledger.head`                            head
 sign_key_event         DSSE PAE over `provledger.key_events`                      any: its own
 sign_checkpoint        text of a C2SP checkpoint, note type 0x01 or 0x02          checkpoint
@@ -21,11 +22,17 @@ from __future__ import annotations
 import secrets
 from typing import Final
 
-from provledger import checkpoint, dsse, head, key_events, note, witness_batch
+from provledger import checkpoint, dsse, head, key_events, note, signing_token, witness_batch
 from provledger.errors import InvalidSignatureError, NoteError
 from provledger.fips import policy
 from provledger.fips.pairwise import pairwise_test
-from provledger.jwk import PublicKey, raw_public_bytes, thumbprint_of, verify_signature
+from provledger.jwk import (
+    PublicKey,
+    algorithm_of,
+    raw_public_bytes,
+    thumbprint_of,
+    verify_signature,
+)
 from provledger.keyset import note_type
 from provledger.kms.base import Signer
 from provledger.kms.errors import KMSConfigError, KMSIntegrityError
@@ -41,9 +48,27 @@ async def sign_witness_batch(signer: Signer, body: bytes) -> bytes:
     and what `Signer.sign` raises.
     """
     batch = witness_batch.parse_body(body)
-    if batch.thumbprint != thumbprint_of(signer.public_key):
+    named = batch.thumbprint
+    if batch.token is not None:
+        named = thumbprint_of(batch.token.certificate.public_key)
+    if named != thumbprint_of(signer.public_key):
         raise KMSConfigError(f"the witness batch names another key than the one of kid {batch.kid}")
     return await _sign(signer, dsse.pae(witness_batch.PAYLOAD_TYPE, body))
+
+
+async def sign_certificate(signer: Signer, certificate: signing_token.Certificate) -> bytes:
+    """Return the signature over the PAE of the certificate of a signing token.
+
+    Raises KeyFormatError for one that asks for too much, KMSConfigError for one in the name of
+    another key or for an algorithm that has no tokens, and what `Signer.sign` raises.
+    """
+    certificate.check_bounds()
+    if certificate.thumbprint != thumbprint_of(signer.public_key):
+        raise KMSConfigError(f"the certificate is not in the name of kid {certificate.kid}")
+    in_memory = algorithm_of(certificate.public_key)
+    if signer.algorithm not in signing_token.ALGORITHMS or in_memory is not signer.algorithm:
+        raise KMSConfigError(f"kid {certificate.kid}: a {signer.algorithm} key certifies no tokens")
+    return await _sign(signer, certificate.pae)
 
 
 async def sign_head(signer: Signer, body: bytes) -> bytes:
