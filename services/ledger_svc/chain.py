@@ -284,9 +284,22 @@ def entry_of(
 def check_clock(now_ns: int, database_ns: int, signed_at_ns: int) -> None:
     """Refuse a clock that is more than five minutes ahead of the database's or the witness's.
 
+    The witness's own may be that much ahead neither: what it signs would be dated after the end of
+    its key, once that is rotated, and count no more.
+
     Raises:
         UnavailableError: CLOCK_SKEW. Nothing is written; another replica may be right.
     """
+    # Ours may have stepped back, which is no reason to stop: the database's counts as well.
+    witness_ahead_ns = signed_at_ns - max(now_ns, database_ns)
+    if witness_ahead_ns > MAX_CLOCK_AHEAD_NS:
+        seconds = witness_ahead_ns // 1_000_000_000
+        raise UnavailableError(
+            "CLOCK_SKEW",
+            f"the clock of the witness is {seconds} s ahead of this ledger service's; set it",
+            metadata={"witnessAheadSeconds": str(seconds)},
+            retry_delay_s=5.0,
+        )
     ahead_ns = max(now_ns - database_ns, now_ns - signed_at_ns)
     if ahead_ns > MAX_CLOCK_AHEAD_NS:
         seconds = ahead_ns // 1_000_000_000

@@ -83,7 +83,9 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
 
     servicer = WitnessServicer(witness, clock=clock, max_items=settings.max_batch_items, ring=ring)
     return App(
-        services=[(witness_pb2_grpc.add_WitnessServiceServicer_to_server, servicer)], close=close
+        services=[(witness_pb2_grpc.add_WitnessServiceServicer_to_server, servicer)],
+        close=close,
+        ready=signer.check_ready,
     )
 
 

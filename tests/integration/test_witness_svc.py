@@ -184,6 +184,14 @@ async def health(opened: Witness, service: str = "") -> int:
     return answer.status  # type: ignore[no-any-return]
 
 
+async def until_health(opened: Witness, status: int) -> None:
+    """Wait until health says so, for the witness as for the whole process."""
+    async with asyncio.timeout(TIMEOUT_S):
+        for service in ("", "provledger.api.witness.v1.WitnessService"):
+            while await health(opened, service) != status:  # noqa: ASYNC110 - elsewhere
+                await asyncio.sleep(0.02)
+
+
 def verify(response: pb.WitnessBatchResponse, key_set: KeySet) -> None:
     """Check an answer against the published keys, as any outsider would."""
     body = witness_batch.parse_body(response.body)
@@ -350,8 +358,11 @@ async def test_keys_service_away_is_survived_until_the_lease_ends(
     assert isinstance(error, UnavailableError)
     assert error.reason == "KEY_LEASE_EXPIRED"
     assert error.retry_delay_s
+    # Who asks for health must not be sent here meanwhile.
+    await until_health(witness, health_pb2.HealthCheckResponse.NOT_SERVING)
 
     await keys.start()
+    await until_health(witness, health_pb2.HealthCheckResponse.SERVING)
     async with asyncio.timeout(TIMEOUT_S):
         while True:
             try:

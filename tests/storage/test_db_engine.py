@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -183,6 +184,21 @@ def test_sqlite_commits_are_durable_and_checked(tmp_path: Path) -> None:
         "foreign_keys": 1,
         "busy_timeout": 5000,
     }
+
+
+def test_a_new_sqlite_database_is_closed_to_others(tmp_path: Path) -> None:
+    """Payloads and secrets are in there: whatever the umask, nobody else reads them."""
+    before = os.umask(0o000)
+    try:
+        engine = open_engine(f"sqlite:///{tmp_path / 'a.db'}", "ledger")
+        with begin_write(engine) as connection:
+            connection.exec_driver_sql("CREATE TABLE t (a INTEGER)")
+            modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    finally:
+        os.umask(before)
+    engine.dispose()
+    assert modes.keys() >= {"a.db", "a.db-wal"}
+    assert set(modes.values()) == {0o600}
 
 
 def test_sqlite_ddl_is_rolled_back_with_its_transaction(tmp_path: Path) -> None:

@@ -86,6 +86,8 @@ class FakeGCPKMS:
 
     latency_s: float = 0.0
     denied: set[str] = field(default_factory=set)
+    unauthenticated: bool = False
+    """Whether it refuses everybody's credentials, as it does those dated wrongly."""
     limit: TokenBucket | None = None
     advice_s: float = 0.0
     """RetryInfo of RESOURCE_EXHAUSTED; none if 0."""
@@ -181,6 +183,11 @@ class FakeGCPKMS:
                     self._closing.wait()
                 if fault not in ("", "lost", "hang"):
                     raise _AbortError(code_pb2.Code.Value(fault), "as the test wants it")
+                if self.unauthenticated:
+                    raise _AbortError(
+                        code_pb2.UNAUTHENTICATED,
+                        "Request had invalid authentication credentials.",
+                    )
                 if method in self.denied:
                     raise _AbortError(
                         code_pb2.PERMISSION_DENIED,

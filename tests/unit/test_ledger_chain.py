@@ -97,6 +97,8 @@ def test_genesis_payload_is_canonical() -> None:
         (chain.MAX_CLOCK_AHEAD_NS, 0, False),
         (chain.MAX_CLOCK_AHEAD_NS + 1, 0, True),
         (0, chain.MAX_CLOCK_AHEAD_NS + 1, True),
+        (0, -chain.MAX_CLOCK_AHEAD_NS, False),
+        (0, -chain.MAX_CLOCK_AHEAD_NS - 1, True),
         (-(10**15), -(10**15), False),
     ],
 )

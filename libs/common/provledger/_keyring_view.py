@@ -170,12 +170,23 @@ def _read_key(key: pb.Key, states: Mapping[Any, KeyState] = _STATES) -> Verifica
     return read
 
 
-def no_active_key(purpose: KeyPurpose | str) -> UnavailableError:
-    """Return the error for a purpose without a key that could be opened."""
+def no_active_key(purpose: KeyPurpose | str, kid: str = "", because: str = "") -> UnavailableError:
+    """Return the error for a purpose without a key that could be opened.
+
+    `kid` is the active one, if there is one, and `because` the reason that it cannot be used. Where
+    the key is, and what its provider says, stands in our own log only.
+    """
+    if not kid:
+        return UnavailableError(
+            "NO_ACTIVE_KEY",
+            f"there is no active {purpose} key; make one: keys rotate --purpose {purpose}",
+            metadata={"purpose": str(purpose)},
+            retry_delay_s=1.0,
+        )
     return UnavailableError(
         "NO_ACTIVE_KEY",
-        f"there is no active {purpose} key that this service can sign with; "
-        "its log names the key and what is wrong with it",
-        metadata={"purpose": str(purpose)},
+        f"key {kid!r}, the active {purpose} key, cannot be used ({because}); the log of this "
+        "service says what its provider answered and what to do",
+        metadata={"purpose": str(purpose), "kid": kid, "because": because},
         retry_delay_s=1.0,
     )

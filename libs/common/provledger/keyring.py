@@ -126,6 +126,8 @@ class KeyRing:
         self._snapshot = Snapshot(View(), {})
         # By kid. Kept until `close`: a signature may be in the making when a key is replaced.
         self._opened: dict[str, Signer] = {}
+        # The active key of a purpose that could not be opened: its kid, and the reason.
+        self._unusable: dict[KeyPurpose, tuple[str, str]] = {}
         self._changed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._channel: grpc.aio.Channel | None = None
@@ -168,7 +170,7 @@ class KeyRing:
         snapshot = self._leased()
         signer = snapshot.signers.get(KeyPurpose(purpose))
         if signer is None:
-            raise no_active_key(purpose)
+            raise no_active_key(purpose, *self._unusable.get(KeyPurpose(purpose), ()))
         if signer.not_after_ns is not None and self._clock() > signer.not_after_ns:
             raise no_active_key(purpose)
         return signer
@@ -421,10 +423,15 @@ class KeyRing:
                         purpose=purpose,
                         state=key.state,
                     )
+                    if index == 0:
+                        reason = getattr(error, "reason", KMSUnavailableError.reason)
+                        self._unusable[purpose] = key.kid, reason
                     continue
                 # The view may have moved on meanwhile; the newest one decides.
                 self._publish(self._snapshot.view)
             best = index if best is None else best
+            if index == 0:
+                self._unusable.pop(purpose, None)
             if purpose not in self._overlap:
                 break
         return best == 0 or not view.candidates(purpose)

@@ -1,8 +1,9 @@
 """Engines for the two databases we support, set up so that a commit means durable.
 
-SQLite: `sqlite:///relative/file` or `sqlite:////absolute/file`, one file for each service, WAL
-with `synchronous=FULL`; write transactions begin IMMEDIATE, so that a writer waits for its turn
-at BEGIN and never fails halfway with a stale snapshot (https://www.sqlite.org/lang_transaction.html).
+SQLite: `sqlite:///relative/file` or `sqlite:////absolute/file`, one file for each service, made
+with mode 0600, WAL with `synchronous=FULL`; write transactions begin IMMEDIATE, so that a writer
+waits for its turn at BEGIN and never fails halfway with a stale snapshot
+(https://www.sqlite.org/lang_transaction.html).
 
 PostgreSQL: `postgresql+psycopg://`, also spelt `postgresql://` or `postgres://`. Each service has
 a schema, found through `search_path`; tables are declared without one. READ COMMITTED.
@@ -12,9 +13,10 @@ Statements in errors and logs come without their parameters, which hold payloads
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -77,9 +79,19 @@ def _open_sqlite(url: URL) -> Engine:
         connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False},
         hide_parameters=True,
     )
+    event.listen(engine, "do_connect", _make_private)
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _make_private(_dialect: object, _record: object, arguments: Any, _options: object) -> None:
+    """Make a new file that nobody else can read; SQLite gives WAL and index the same mode."""
+    path = arguments[0]
+    if not path.startswith("file:"):
+        # What is wrong with the path is SQLite's to say.
+        with suppress(OSError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
 def _set_up_sqlite(connection: Any, _record: object) -> None:

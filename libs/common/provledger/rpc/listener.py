@@ -94,6 +94,11 @@ class Server:
         """Say NOT_SERVING for every service while calls are still answered."""
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
 
+    async def serving(self, able: bool) -> None:
+        """Say for every service whether it can do its work."""
+        status = health_pb2.HealthCheckResponse
+        await self._set_health(status.SERVING if able else status.NOT_SERVING)
+
     async def _set_health(self, status: Any) -> None:
         for name in ["", auth.HEALTH_SERVICE, *self.service_names]:
             await self._health.set(name, status)

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from provledger import logs, settings, telemetry
+from provledger.errors import StatusError
 from provledger.fips import launch
 from provledger.fips.watch import announce, until_failed
 from provledger.rpc.listener import Server, check_bind
@@ -46,6 +47,8 @@ Registration = tuple[Callable[[Any, Any], None], object]
 
 LIFELINE_ENV: Final = "PROVLEDGER_LIFELINE_FD"
 
+_READY_POLL_S: Final = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class App:
@@ -55,12 +58,15 @@ class App:
     background: run for the life of the service; one that raises ends it with exit status 1.
     on_drain: awaited as the drain begins, before calls in flight are waited for.
     close: awaited last; flush and close storage here.
+    ready: raises StatusError while the service is up but cannot do its work; asked about once a
+        second, and health says NOT_SERVING for as long.
     """
 
     services: Sequence[Registration]
     background: Sequence[Callable[[], Awaitable[None]]] = field(default=())
     on_drain: Callable[[], Awaitable[None]] | None = None
     close: Callable[[], Awaitable[None]] | None = None
+    ready: Callable[[], None] | None = None
 
 
 async def serve(
@@ -80,6 +86,7 @@ async def serve(
         whatever a background task raised, after the drain.
     """
     background: list[asyncio.Task[None]] = []
+    following: asyncio.Task[None] | None = None
     failed: BaseException | None = None
     try:
         server = Server(config)
@@ -93,10 +100,15 @@ async def serve(
                 on_ready(port)
             background += [asyncio.ensure_future(_run(work)) for work in app.background]
             background.append(asyncio.ensure_future(until_failed()))
+            if app.ready is not None:
+                following = asyncio.ensure_future(_follow(server, app.ready))
             failed = await _until_stopped(stop, background)
         finally:
             _remove_ready_file(config)
             log.info("server.draining", grace_s=config.grace_s)
+            if following is not None:
+                following.cancel()
+                await asyncio.wait({following})
             await server.not_serving()
             if app.on_drain is not None:
                 await app.on_drain()
@@ -109,6 +121,24 @@ async def serve(
             await app.close()
     if failed is not None:
         raise failed
+
+
+async def _follow(server: Server, ready: Callable[[], None]) -> None:
+    """Have health say whether the service is ready, for ever."""
+    able = True
+    while True:
+        try:
+            ready()
+        except StatusError as error:
+            if able:
+                log.warning("server.not_ready", reason=error.reason)
+            now = False
+        else:
+            now = True
+        if now != able:
+            able = now
+            await server.serving(able)
+        await asyncio.sleep(_READY_POLL_S)
 
 
 async def _run(work: Callable[[], Awaitable[None]]) -> None:
