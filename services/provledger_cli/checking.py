@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from provledger import verify_pool
 from provledger.errors import VerificationError
-from provledger.export import ExportReport, is_export, verify_export
+from provledger.export import CheckLines, ExportReport, is_export, verify_export
 from provledger.key_ledger import lines_of, verify_from_pin, verify_key_ledger
 from provledger.keyset import KeySet
 from provledger.outside import NOBODY, Outside
@@ -52,7 +53,8 @@ class Trusted:
     """What a verification begins with: keys, or the pin of a key ledger that a file carries.
 
     `key_events` says from how many events of a key ledger the keys were replayed; `trees` what
-    another export has shown of the log; `outside` whom else to believe.
+    another export has shown of the log; `outside` whom else to believe; `jobs` how many processes
+    check receipts, 0 for one a core.
     """
 
     keys: KeySet | None = None
@@ -60,13 +62,20 @@ class Trusted:
     key_events: int = 0
     outside: Outside = NOBODY
     trees: Trees | None = None
+    jobs: int = 0
 
     def verify(self, lines: Iterable[bytes], **options: Any) -> ExportReport:
         """Verify an export; raises VerificationError."""
         more = {"outside": self.outside, "trees": self.trees, **options}
         if self.pin is not None:
+            more["check_with"] = self._check_lines
             return verify_from_pin(lines, self.pin, self.keys, **more)
-        return verify_export(lines, self._keys(), key_events=self.key_events, **more)
+        keys = self._keys()
+        more["check_lines"] = self._check_lines(keys)
+        return verify_export(lines, keys, key_events=self.key_events, **more)
+
+    def _check_lines(self, keys: KeySet) -> CheckLines:
+        return verify_pool.check_lines(keys, self.outside, trees=self.trees, jobs=self.jobs)
 
     def _keys(self) -> KeySet:
         if self.keys is None:

@@ -133,9 +133,9 @@ class Chain:
             token=token,
         ).encode()
         sig = key.sign(dsse.pae(PAYLOAD_TYPE, batch))
+        paths = merkle.inclusion_proofs(hashes, hasher=SUITES[self.suite].H)
         for index, (value, statement, payload, commitment) in enumerate(made):
-            path = merkle.inclusion_proof(hashes, index, hasher=SUITES[self.suite].H)
-            signature = WitnessSignature(batch, sig, index, tuple(path))
+            signature = WitnessSignature(batch, sig, index, tuple(paths[index]))
             self._link(value, statement, hashes[index], payload, commitment, signature)
 
     def now_ns(self, seq: int) -> int:
@@ -149,6 +149,8 @@ class Chain:
         size = tree_size or len(self.leaves)
         hasher = SUITES[self.suite].tree
         hashes = merkle.leaf_hashes(self.leaves[:size], hasher=hasher)
+        paths = merkle.inclusion_proofs(hashes, hasher=hasher)
+        places = {entry: index for index, entry in enumerate(self.leaves)}
         signed = self.checkpoint(size, log_key=log_key)
         evidence = Evidence(
             sink="file:///srv/anchors",
@@ -164,13 +166,13 @@ class Chain:
         )
         proven = []
         for receipt, entry in self.links:
-            index = self.leaves.index(entry)
+            index = places[entry]
             if index >= size:
                 break
             proof = Proof(
                 origin=self.origin,
                 log_index=index,
-                hashes=tuple(merkle.inclusion_proof(hashes, index, hasher=hasher)),
+                hashes=tuple(paths[index]),
                 checkpoint=signed,
                 evidence=(evidence,),
             )

@@ -20,9 +20,11 @@ from provledger.errors import InputError, VerificationError
 from provledger.export import (
     FOOTER_PREFIX,
     KEY_LEDGER_PREFIX,
+    CheckLines,
     ExportHeader,
     ExportReport,
     is_export,
+    look_at_none,
     parse_header,
     verify_export,
 )
@@ -154,13 +156,15 @@ def verify_from_pin(
     progress: Callable[[int], None] | None = None,
     outside: Outside = NOBODY,
     trees: Trees | None = None,
+    check_with: Callable[[KeySet], CheckLines] = lambda _keys: look_at_none,
 ) -> ExportReport:
     """Verify an export with the key ledger it carries, and nothing but a pinned thumbprint.
 
     The key ledger must be whole as of the export's own checkpoint: who leaves out its last events,
     such as a revocation, would have to leave out what was logged since. (Where it is in a log of
     its own, its own head and checkpoint say where it ends.) `keys`, if given, must say the same;
-    everything else is as in `provledger.export.verify_export`.
+    `check_with` makes a `check_lines` of the keys that the ledger names; everything else is as in
+    `provledger.export.verify_export`.
 
     Raises:
         VerificationError: the first thing that does not hold, or is not there.
@@ -194,6 +198,7 @@ def verify_from_pin(
         outside=outside,
         trees=trees,
         key_events=ledger.history.count,
+        check_lines=check_with(trusted),
     )
     for tree, root in ledger.report.trees.items():
         if report.trees.get(tree, root) != root:

@@ -10,10 +10,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Protocol
 
 from provledger.errors import VerificationError
 from provledger.receipt import Receipt
 from provledger.report import Check, Finding
+
+
+class Linked(Protocol):
+    """What is asked of the receipt before a broken one."""
+
+    @property
+    def seq(self) -> int: ...
+
+    @property
+    def receipt_hash(self) -> bytes: ...
+
 
 _NAME_RE = re.compile(rb'"id":"([a-z0-9/-]{1,256})"')
 _SEQ_RE = re.compile(rb'"seq":"([0-9]{1,19})"')
@@ -29,7 +41,7 @@ def claimed_name(line: bytes) -> str:
 def diagnose(
     error: VerificationError,
     receipt: Receipt | None,
-    previous: Receipt | None,
+    previous: Linked | None,
     rest: Iterable[bytes],
 ) -> None:
     """Set `error.finding` from what surrounds the broken receipt.
@@ -55,7 +67,7 @@ def diagnose(
 
 
 def _changed_member(
-    receipt: Receipt, previous: Receipt | None, expected: int, following: bytes
+    receipt: Receipt, previous: Linked | None, expected: int, following: bytes
 ) -> Finding:
     """Tell which member of an entry was changed, by what its neighbours say of it."""
     linked = previous is None or receipt.previous_hash == previous.receipt_hash

@@ -140,6 +140,16 @@ def verify(
         ),
     ] = "",
     ledger: LedgerOption = "main",
+    jobs: Annotated[
+        int,
+        typer.Option(
+            "--jobs",
+            envvar="PROVLEDGER_VERIFY_JOBS",
+            min=0,
+            max=256,
+            help="Processes that check receipts; 0: one for each core, once there are 2,048.",
+        ),
+    ] = 0,
     data_dir: DataDirOption = None,
     endpoint: EndpointOption = None,
     timeout: TimeoutOption = 60.0,
@@ -175,7 +185,9 @@ def verify(
         from provledger_cli.trust import outside
 
         believed = outside(policy, tsa_cert, tsa_chain, online=online)
-        trusted = checking.Trusted(known, read_pin(pin) if pin else None, outside=believed)
+        trusted = checking.Trusted(
+            known, read_pin(pin) if pin else None, outside=believed, jobs=jobs
+        )
         if key_ledger is not None:
             trusted = checking.replayed(trusted, key_ledger)
         if history is not None:
