@@ -12,11 +12,13 @@ import os
 import platform
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tests.bench import anchor, endtoend, inprocess
+from tests.bench import anchor, endtoend, growth, inprocess
 from tests.support.postgres import fresh_database, running_postgres
 
 
@@ -31,30 +33,66 @@ def conditions() -> dict[str, Any]:
     }
 
 
+@contextmanager
+def postgres() -> Iterator[str]:
+    """Run a server that syncs as in production; yields the URL of an empty database."""
+    with running_postgres(durable=True) as server, fresh_database(server) as url:
+        yield url
+
+
+def on_sqlite(folder: Path, full: bool) -> Any:
+    """Everything together, on SQLite."""
+    return asyncio.run(endtoend.run(folder, None, full=full))
+
+
+def on_postgres(folder: Path, full: bool) -> Any:
+    """Everything together, on PostgreSQL."""
+    with postgres() as url:
+        return asyncio.run(endtoend.run(folder, url, full=full))
+
+
+def the_anchor(folder: Path, full: bool) -> Any:
+    """The anchor alone, on both."""
+    with postgres() as url:
+        return {
+            "sqlite": anchor.run(folder / "sqlite", None, full=full),
+            "postgres": anchor.run(folder / "postgres", url, full=full),
+        }
+
+
+def grown(folder: Path, full: bool) -> Any:
+    """One ledger at growing sizes, on both; the full one appends two million receipts."""
+    found = {"sqlite": asyncio.run(growth.run(folder / "sqlite", None, full=full))}
+    with postgres() as url:
+        found["postgres"] = asyncio.run(growth.run(folder / "postgres", url, full=full))
+    return found
+
+
+SECTIONS: dict[str, Callable[[Path, bool], Any]] = {
+    "inprocess": lambda _folder, full: inprocess.run(full=full),
+    "sqlite": on_sqlite,
+    "postgres": on_postgres,
+    "anchor": the_anchor,
+    "growth": grown,
+}
+"""What can be measured, in order."""
+
+ONLY_WHEN_ASKED = frozenset({"growth"})
+
+
 def main() -> None:
     """Run what was asked for and print one JSON document."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--full", action="store_true", help="five times as much of everything")
-    parser.add_argument("--only", choices=["inprocess", "sqlite", "postgres", "anchor"])
+    parser.add_argument("--only", choices=SECTIONS)
     parser.add_argument("--out", type=Path, help="write the JSON here as well")
     arguments = parser.parse_args()
+    chosen = [arguments.only] if arguments.only else SECTIONS.keys() - ONLY_WHEN_ASKED
     result: dict[str, Any] = {"conditions": conditions()}
-    if arguments.only in (None, "inprocess"):
-        result["inprocess"] = inprocess.run(full=arguments.full)
     with tempfile.TemporaryDirectory() as folder:
-        if arguments.only in (None, "sqlite"):
-            work = endtoend.run(Path(folder, "sqlite"), None, full=arguments.full)
-            result["sqlite"] = asyncio.run(work)
-        if arguments.only in (None, "postgres"):
-            with running_postgres(durable=True) as server, fresh_database(server) as url:
-                work = endtoend.run(Path(folder, "postgres"), url, full=arguments.full)
-                result["postgres"] = asyncio.run(work)
-        if arguments.only in (None, "anchor"):
-            with running_postgres(durable=True) as server, fresh_database(server) as url:
-                result["anchor"] = {
-                    "sqlite": anchor.run(Path(folder, "anchor"), None, full=arguments.full),
-                    "postgres": anchor.run(Path(folder, "anchor-pg"), url, full=arguments.full),
-                }
+        for name, measure in SECTIONS.items():
+            if name in chosen:
+                result[name] = measure(Path(folder, name), arguments.full)
     text = json.dumps(result, indent=2)
     if arguments.out is not None:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)

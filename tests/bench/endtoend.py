@@ -168,16 +168,18 @@ async def run(data_dir: Path, database_url: str | None, *, full: bool) -> dict[s
             ledger = await client.get_ledger(LEDGER)
             result["receipts"] = ledger.seq + 1
             result["memory_mib"] = memory_mib(running)
-        tiles = stored_bytes(data_dir / "tiles")
-    result["tile_bytes_per_receipt"] = round(tiles / result["receipts"])
+    result["bytes_per_receipt"] = bytes_per_receipt(data_dir, database_url, result["receipts"])
+    return result
+
+
+def bytes_per_receipt(data_dir: Path, database_url: str | None, count: int) -> dict[str, int]:
+    """Return what `count` receipts take in the database and in tiles, for each."""
     if database_url is None:
         database = stored_bytes(data_dir / "db")
-        result["database_bytes_per_receipt"] = round(database / result["receipts"])
     else:
-        result["database_bytes_per_receipt"] = round(
-            _postgres_bytes(database_url) / result["receipts"]
-        )
-    return result
+        database = _postgres_bytes(database_url)
+    tiles = stored_bytes(data_dir / "tiles")
+    return {"database": round(database / count), "tiles": round(tiles / count)}
 
 
 def _postgres_bytes(url: str) -> int:
