@@ -10,6 +10,10 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+# Read when gRPC is first imported. Tests start processes while its threads are at work, and its
+# fork handlers must not run in a child that is about to become another program.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 # No deadline: the machines that run this are shared and slow down without warning.
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)

@@ -26,6 +26,7 @@ QUICK = {
     # What waits for a dead process otherwise, and what only makes checks slow.
     "PROVLEDGER_LEDGER_RELAY_LEASE_S": "1",
     "PROVLEDGER_ANCHOR_PUBLISH_INTERVAL_MS": "100",
+    "PROVLEDGER_ANCHOR_SINK_DEADLINE_MS": "1500",
     "PROVLEDGER_LEDGER_WITNESS_TIMEOUT_S": "2",
     "PROVLEDGER_LEDGER_ANCHOR_TIMEOUT_S": "2",
 }
@@ -61,6 +62,8 @@ class Attack:
         self.record_path = record_path
         self._seed = seed
         self.record = Record(record_path)
+        # Where clients find the ledger service, if not where it listens itself.
+        self.ledger_endpoints: list[str] = []
 
     def make_ledgers(self) -> None:
         """Make the ledgers that workloads append to."""
@@ -73,7 +76,7 @@ class Attack:
         self._seed += 1
         replicas = [name for name in self.cluster.services if name.startswith("ledger")]
         return Workload(
-            [self.cluster.endpoint(name) for name in replicas],
+            self.ledger_endpoints or [self.cluster.endpoint(name) for name in replicas],
             self.cluster.endpoint("anchor"),
             self.record,
             self._seed,

@@ -15,6 +15,7 @@ import os
 import pwd
 import secrets
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -51,45 +52,80 @@ def running_postgres(*, durable: bool = False) -> Iterator[str]:
     The URL is one of SQLAlchemy's, `postgresql+psycopg://...`. `durable` keeps fsync on: for
     benchmarks and for tests that kill the server itself; without it everything is much faster.
     """
-    root = Path(tempfile.mkdtemp(prefix="provledger-pg-"))
-    try:
-        user = _unprivileged_user(root)
-        binaries = _installation_for(user, root) / "bin"
-        data = root / "data"
-        log = root / "log"
-        initdb_options = ("--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C")
-        _run([binaries / "initdb", "--no-sync", *initdb_options, data], user)
+    with PostgresServer(durable=durable) as server:
+        yield server.url
+
+
+class PostgresServer:
+    """A server that a test can stop and start again; `running_postgres` is enough for others."""
+
+    def __init__(self, *, durable: bool = False) -> None:
+        self._root = Path(tempfile.mkdtemp(prefix="provledger-pg-"))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._user: dict[str, Any] = {}
+        self._durable = durable
+        self.url = f"postgresql+psycopg://postgres@/postgres?host={self._root}"
+        self.socket_path = str(self._root / ".s.PGSQL.5432")
+
+    def __enter__(self) -> PostgresServer:
+        """Make the database cluster and start."""
+        try:
+            self._user = _unprivileged_user(self._root)
+            self._binaries = _installation_for(self._user, self._root) / "bin"
+            options = ("--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C")
+            initdb = [self._binaries / "initdb", "--no-sync", *options, self._root / "data"]
+            _run(initdb, self._user)
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop and remove everything."""
+        try:
+            self.stop()
+        finally:
+            shutil.rmtree(self._root, ignore_errors=True)
+
+    def start(self) -> None:
+        """Start, and wait until it accepts connections."""
         settings = {
             "listen_addresses": "",
-            "unix_socket_directories": str(root),
+            "unix_socket_directories": str(self._root),
             "max_connections": "200",
-            "fsync": "on" if durable else "off",
+            "fsync": "on" if self._durable else "off",
         }
         options = [f"--{name}={value}" for name, value in settings.items()]
-        with log.open("wb") as output:
-            server = subprocess.Popen(
-                ["/bin/sh", "-c", SUPERVISOR, "sh", binaries / "postgres", "-D", data, *options],
+        command: list[Any] = [self._binaries / "postgres", "-D", self._root / "data", *options]
+        log = self._root / "log"
+        with log.open("ab") as output:
+            self._process = server = subprocess.Popen(
+                ["/bin/sh", "-c", SUPERVISOR, "sh", *command],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                cwd=root,
+                cwd=self._root,
                 start_new_session=True,  # Ctrl-C in the terminal is for the tests, not for it
-                **user,
+                **self._user,
             )
+        _wait_until_ready(server, self.url, log)
+
+    def stop(self, mode: str = "fast") -> None:
+        """Stop: `fast` as an operator does, `immediate` without a checkpoint, `kill` by SIGKILL."""
+        server, self._process = self._process, None
+        if server is None:
+            return
+        assert server.stdin is not None
+        if mode != "fast":
+            pid = int((self._root / "data" / "postmaster.pid").read_text().split()[0])
+            os.kill(pid, signal.SIGQUIT if mode == "immediate" else signal.SIGKILL)
+        server.stdin.close()
         try:
-            url = f"postgresql+psycopg://postgres@/postgres?host={root}"
-            _wait_until_ready(server, url, log)
-            yield url
-        finally:
-            assert server.stdin is not None
-            server.stdin.close()
-            try:
-                server.wait(STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                os.killpg(server.pid, 9)
-                server.wait()
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
+            server.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, 9)
+            server.wait()
 
 
 @contextmanager

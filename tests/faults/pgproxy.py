@@ -1,0 +1,177 @@
+"""A proxy in front of PostgreSQL that breaks connections at statements, on the wire.
+
+It reads the frames of the frontend/backend protocol 3.0 (PostgreSQL documentation, 54.7): type,
+length, content. A client's messages up to its Sync (or one simple Query) make one round trip. At a
+round trip whose text holds a pattern it can
+
+* `cut`: close both connections before the server sees it,
+* `lose`: pass it on, wait for the server's answer, and close instead of handing it over,
+* `stall`: pass it on and hand over no answer until `calm`; the connection is cut then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+from collections import Counter
+from concurrent.futures import Future
+from typing import Final, Literal
+
+Fault = Literal["cut", "lose", "stall"]
+FAULTS: tuple[Fault, ...] = ("cut", "lose", "stall")
+
+_WITHIN_ROUND_TRIP: Final = frozenset(b"PBDEC")  # Parse, Bind, Describe, Execute, Close
+_READY: Final = ord("Z")
+
+
+class PostgresProxy:
+    """Listens on a port of loopback; `socket_path` is the server's unix socket."""
+
+    def __init__(self, port: int, socket_path: str) -> None:
+        self.port = port
+        self._socket_path = socket_path
+        self._lock = threading.Lock()
+        self._faults: list[tuple[re.Pattern[bytes], Fault]] = []
+        self.injected: Counter[tuple[str, Fault]] = Counter()
+        self.statements: Counter[bytes] = Counter()
+        self._thread = threading.Thread(target=self._run, name="pgproxy", daemon=True)
+        self._ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+        self._stalled: set[asyncio.StreamWriter] = set()
+
+    def start(self) -> PostgresProxy:
+        """Listen."""
+        self._thread.start()
+        self._ready.result(30.0)
+        return self
+
+    def close(self) -> None:
+        """Stop, and cut what is open."""
+        loop, stop = self._ready.result(30.0)
+        loop.call_soon_threadsafe(stop.set)
+        self._thread.join(30.0)
+
+    def inject(self, pattern: str, *faults: Fault) -> None:
+        """What the next round trips will meet whose text holds the pattern (case ignored)."""
+        compiled = re.compile(pattern.encode(), re.IGNORECASE)
+        with self._lock:
+            self._faults += [(compiled, fault) for fault in faults]
+
+    def pending(self) -> int:
+        """How many faults have not happened yet."""
+        with self._lock:
+            return len(self._faults)
+
+    def calm(self) -> None:
+        """No more faults; what stalls is cut."""
+        with self._lock:
+            self._faults.clear()
+        loop, _ = self._ready.result(30.0)
+
+        def cut() -> None:
+            for writer in self._stalled:
+                writer.transport.abort()
+            self._stalled.clear()
+
+        loop.call_soon_threadsafe(cut)
+
+    # --- in the thread
+
+    def _run(self) -> None:
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        stop = asyncio.Event()
+        server = await asyncio.start_server(self._connection, "127.0.0.1", self.port)
+        self._ready.set_result((asyncio.get_running_loop(), stop))
+        await stop.wait()
+        server.close()
+
+    async def _connection(
+        self, client_in: asyncio.StreamReader, client_out: asyncio.StreamWriter
+    ) -> None:
+        try:
+            server_in, server_out = await asyncio.open_unix_connection(self._socket_path)
+        except OSError:
+            client_out.transport.abort()
+            return
+        link = _Link(self, client_in, client_out, server_in, server_out)
+        tasks = [asyncio.create_task(link.to_server()), asyncio.create_task(link.to_client())]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for writer in (client_out, server_out):
+            writer.transport.abort()
+
+    def take(self, text: bytes) -> Fault | None:
+        """What a round trip meets."""
+        with self._lock:
+            for place, (pattern, fault) in enumerate(self._faults):
+                if pattern.search(text):
+                    del self._faults[place]
+                    self.injected[pattern.pattern.decode(), fault] += 1
+                    return fault
+        return None
+
+    def stalled(self, writer: asyncio.StreamWriter) -> None:
+        """Take note of a connection that waits for `calm`."""
+        self._stalled.add(writer)
+
+
+class _Link:
+    """One connection; `_losing` says what happens to the answers from now on."""
+
+    def __init__(
+        self,
+        proxy: PostgresProxy,
+        client_in: asyncio.StreamReader,
+        client_out: asyncio.StreamWriter,
+        server_in: asyncio.StreamReader,
+        server_out: asyncio.StreamWriter,
+    ) -> None:
+        self._proxy = proxy
+        self._client_in, self._client_out = client_in, client_out
+        self._server_in, self._server_out = server_in, server_out
+        self._losing: Fault | None = None
+
+    async def to_server(self) -> None:
+        """Pass on the startup message, then round trips."""
+        try:
+            length = await self._client_in.readexactly(4)
+            self._server_out.write(
+                length + await self._client_in.readexactly(int.from_bytes(length, "big") - 4)
+            )
+            trip = bytearray()
+            while True:
+                head = await self._client_in.readexactly(5)
+                trip += head
+                trip += await self._client_in.readexactly(int.from_bytes(head[1:], "big") - 4)
+                # The rest, such as the data of a COPY, is passed on as it comes.
+                if head[0] in _WITHIN_ROUND_TRIP:
+                    continue
+                fault = self._proxy.take(bytes(trip))
+                if fault == "cut":
+                    return
+                self._losing = fault or self._losing
+                self._server_out.write(bytes(trip))
+                await self._server_out.drain()
+                trip.clear()
+        except (asyncio.IncompleteReadError, OSError):
+            return
+
+    async def to_client(self) -> None:
+        """Pass on answers, unless they are lost."""
+        try:
+            while True:
+                head = await self._server_in.readexactly(5)
+                body = await self._server_in.readexactly(int.from_bytes(head[1:], "big") - 4)
+                if self._losing is None:
+                    self._client_out.write(head + body)
+                    await self._client_out.drain()
+                elif self._losing == "lose" and head[0] == _READY:
+                    return
+                elif self._losing == "stall" and head[0] == _READY:
+                    self._proxy.stalled(self._client_out)
+        except (asyncio.IncompleteReadError, OSError):
+            return

@@ -1,0 +1,168 @@
+"""Every RPC, key provider call and sink call fails, times out, or succeeds and loses its answer."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from provledger.client import Client
+from tests.faults.cluster import Cluster, eventually
+from tests.faults.conftest import FULL, QUICK, Attack
+from tests.faults.faulty import DIR_ENV, SIGN_FAULTS, SINK_FAULTS, Faults
+from tests.faults.ports import free_ports
+from tests.faults.proxy import FAULTS, Proxy
+from tests.faults.workload import Load
+
+LOAD = Load(writers=3, batch=4, pause_s=0.03)
+
+EDGES = (
+    ("ledger", "witness"),
+    ("ledger", "anchor"),
+    ("ledger", "keys"),
+    ("witness", "keys"),
+    ("anchor", "keys"),
+    ("client", "ledger"),
+)
+
+# Made all the time by this workload and what the ledger does for it.
+STEADY = {
+    "witness": ("WitnessBatch",),
+    "anchor": ("SubmitLeaves",),
+    "ledger": ("Append", "AppendBatch", "AppendStream", "GetReceipt"),
+    "keys": (),
+}
+
+
+class Between:
+    """An attack whose calls between services, and from the clients, all go through proxies."""
+
+    def __init__(self, attack: Attack, proxies: dict[tuple[str, str], Proxy]) -> None:
+        self.attack = attack
+        self.proxies = proxies
+        self.faults = Faults(attack.record_path.parent / "faults")
+
+    def quiet(self) -> None:
+        """No more faults."""
+        for proxy in self.proxies.values():
+            proxy.calm()
+
+
+@pytest.fixture(scope="module")
+def between(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Between]:
+    """The services on SQLite with a proxy on each way between them."""
+    path = tmp_path_factory.mktemp("between")
+    faults = path / "faults"
+    faults.mkdir()
+    cluster = Cluster(
+        path / "data",
+        modules={"witness": "tests.faults.faulty_witness", "anchor": "tests.faults.faulty_anchor"},
+        options={**QUICK, DIR_ENV: str(faults)},
+    )
+    proxies: dict[tuple[str, str], Proxy] = {}
+    attack = Attack(cluster, path / "record", request.config.getoption("fault_seed"))
+    try:
+        for (caller, callee), port in zip(EDGES, free_ports(len(EDGES)), strict=True):
+            proxies[caller, callee] = Proxy(port, cluster.endpoint(callee)).start()
+            cluster.route(caller, callee, port)
+        cluster.start()
+        attack.make_ledgers()
+        attack.ledger_endpoints = [f"127.0.0.1:{proxies['client', 'ledger'].port}"]
+        yield Between(attack, proxies)
+    finally:
+        attack.close()
+        for proxy in proxies.values():
+            proxy.close()
+
+
+@pytest.fixture(autouse=True)
+def _calm(between: Between) -> Iterator[None]:
+    yield
+    between.quiet()
+
+
+def test_rpcs_fail_and_lose_their_answers(between: Between, rng: random.Random) -> None:
+    """Each fault alone, then all calls of a way at once, now and then."""
+    proxies = between.proxies
+    with between.attack.workload(LOAD) as work:
+        for edge, proxy in proxies.items():
+            for method in STEADY[edge[1]]:
+                faults = [*FAULTS, *FAULTS] if FULL else ["lose", rng.choice(FAULTS)]
+                rng.shuffle(faults)
+                print(edge, method, faults)
+                proxy.inject(method, *faults)
+        for edge, proxy in proxies.items():
+            for method in STEADY[edge[1]]:
+                eventually(lambda: not proxy.pending(method), f"all faults of {method}")  # noqa: B023
+        for _ in range(40 if FULL else 3):
+            edge = rng.choice(EDGES)
+            fault = rng.choice(FAULTS)
+            print("all calls", edge, fault)
+            with proxies[edge].all_calls(fault):
+                eventually(_some_time(rng.uniform(0.1, 1.0)), "a moment")
+        work.wait_for(20)
+    injected = sum((proxy.injected for proxy in proxies.values()), start=type(proxy.injected)())
+    assert {fault for _, fault in injected} >= {"lose"}
+    print(dict(injected))
+    print(between.attack.check())
+
+
+def test_first_calls_of_a_start_fail(between: Between, rng: random.Random) -> None:
+    """What a service asks its neighbours before it serves, and what it asks them once."""
+    cluster = between.attack.cluster
+    with between.attack.workload(LOAD) as work:
+        for service in (
+            ("ledger", "anchor", "witness") if FULL else (rng.choice(["ledger", "anchor"]),)
+        ):
+            for edge, proxy in between.proxies.items():
+                if edge[0] == service:
+                    for method in list(proxy.calls):
+                        proxy.inject(method, *(FAULTS if FULL else [rng.choice(FAULTS)]))
+            cluster[service].kill()
+            cluster.restart(service)
+            work.wait_for(20)
+            between.quiet()
+        work.wait_for(20)
+    print(between.attack.check())
+
+
+def test_making_a_ledger_whose_answer_is_lost(between: Between, rng: random.Random) -> None:
+    """The retry finds what the first attempt made, and does not make another one."""
+    proxy = between.proxies["client", "ledger"]
+    for fault in FAULTS if FULL else ("lose",):
+        name = f"lost-{fault.replace(' ', '-')}"
+        proxy.inject("CreateLedger", fault)
+        with Client(f"127.0.0.1:{proxy.port}") as client:
+            ledger, created = client.create_ledger(name, timeout_s=45.0)
+            assert created is (fault not in ("lose", "stall"))
+            assert client.get_ledger(ledger.name).uid == ledger.uid
+
+
+def test_key_provider_fails(between: Between, rng: random.Random) -> None:
+    """Of witness and anchor, whoever signs next."""
+    _in_process(between, rng, "sign", SIGN_FAULTS)
+
+
+def test_sink_fails(between: Between, rng: random.Random) -> None:
+    _in_process(between, rng, "sink", SINK_FAULTS)
+
+
+def _in_process(between: Between, rng: random.Random, call: str, kinds: tuple[str, ...]) -> None:
+    faults = [*kinds, *kinds, *kinds] if FULL else [*rng.sample(kinds, 2), "lose"]
+    rng.shuffle(faults)
+    print(faults)
+    with between.attack.workload(LOAD) as work:
+        between.faults.inject(call, *faults)
+        eventually(lambda: not between.faults.pending(call), f"all faults of {call}", 240.0)
+        work.wait_for(20)
+    print(between.attack.check())
+
+
+def _some_time(wait_s: float) -> Callable[[], bool]:
+    """A condition that holds after some time: the length of a fault, not a wait for something."""
+    deadline_s = time.monotonic() + wait_s
+    return lambda: time.monotonic() > deadline_s

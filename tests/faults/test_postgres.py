@@ -1,0 +1,278 @@
+"""The services on PostgreSQL, two ledger replicas on one ledger, while the database misbehaves."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy.engine import make_url
+
+from tests.faults.cluster import Cluster, eventually
+from tests.faults.conftest import FULL, QUICK, Attack
+from tests.faults.pgproxy import FAULTS, PostgresProxy
+from tests.faults.ports import free_ports
+from tests.faults.workload import Load
+from tests.support.postgres import PostgresServer, connection_string, fresh_database
+
+pytestmark = pytest.mark.postgres
+
+LOAD = Load(writers=4, batch=4, pause_s=0.03)
+
+STATEMENTS = {
+    "ledger": (
+        "COMMIT", "BEGIN", "(INTO|COPY) .*entries", "(INTO|COPY) .*batches", "UPDATE .*heads",
+        "SELECT .*heads", "log_runs", "",
+    ),
+    "anchor": (
+        "COMMIT", "BEGIN", "INTO .*entries", "UPDATE .*logs", "INTO .*checkpoints",
+        "UPDATE .*checkpoints", "anchors", "ledgers", "runs", "",
+    ),
+    "keys": ("COMMIT", "registry", ""),
+}  # fmt: skip
+"""Patterns of the statements of each service; "" is any."""
+
+
+class OnPostgres:
+    """An attack on services whose database can be restarted, and reached by a proxy or directly."""
+
+    def __init__(
+        self, attack: Attack, server: PostgresServer, url: str, proxies: dict[str, PostgresProxy]
+    ) -> None:
+        self.attack = attack
+        self.server = server
+        self.url = url
+        self.proxies = proxies
+
+    @contextmanager
+    def session(self) -> Iterator[psycopg.Connection[Any]]:
+        """A connection of the test's own, as superuser."""
+        with psycopg.connect(connection_string(self.url), autocommit=True) as connection:
+            yield connection
+
+
+@pytest.fixture(scope="module")
+def postgres(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[OnPostgres]:
+    """A server of the module's own, since it is restarted; with fsync, since it is killed."""
+    path = tmp_path_factory.mktemp("postgres")
+    seed = request.config.getoption("fault_seed")
+    with PostgresServer(durable=True) as server, fresh_database(server.url) as url:
+        proxies = {
+            name: PostgresProxy(port, server.socket_path).start()
+            for name, port in zip(STATEMENTS, free_ports(len(STATEMENTS)), strict=True)
+        }
+        urls = {
+            name: make_url(url)
+            .set(host="127.0.0.1", port=proxy.port, query={"sslmode": "disable",
+                                                           "gssencmode": "disable"})
+            .render_as_string(hide_password=False)
+            for name, proxy in proxies.items()
+        }  # fmt: skip
+        cluster = Cluster(path / "data", database_urls=urls, ledger_replicas=2, options=QUICK)
+        attack = Attack(cluster, path / "record", seed)
+        try:
+            cluster.start()
+            attack.make_ledgers()
+            yield OnPostgres(attack, server, url, proxies)
+        finally:
+            attack.close()
+            for proxy in proxies.values():
+                proxy.close()
+
+
+@pytest.fixture(autouse=True)
+def _calm(postgres: OnPostgres) -> Iterator[None]:
+    yield
+    for proxy in postgres.proxies.values():
+        proxy.calm()
+
+
+def test_statements_are_cut_and_lose_their_answers(
+    postgres: OnPostgres, rng: random.Random
+) -> None:
+    targets = [
+        (service, pattern, fault)
+        for service, patterns in STATEMENTS.items()
+        for pattern in patterns
+        for fault in FAULTS
+        if fault != "stall"
+    ]
+    chosen = targets * 3 if FULL else rng.sample(targets, 6)
+    rng.shuffle(chosen)
+    unmet = []
+    with postgres.attack.workload(LOAD) as work:
+        for service, pattern, fault in chosen:
+            proxy = postgres.proxies[service]
+            proxy.inject(pattern, fault)
+            try:
+                eventually(lambda: not proxy.pending(), "the fault happens", 5.0)  # noqa: B023
+            except AssertionError:
+                unmet.append((service, pattern))
+                proxy.calm()
+        work.wait_for(20)
+    print(f"{len(chosen) - len(unmet)} faults, not met: {unmet}; {postgres.attack.check()}")
+    assert len(unmet) < len(chosen)
+
+
+def test_answers_that_never_come(postgres: OnPostgres, rng: random.Random) -> None:
+    """A database, or the way to it, that hangs: callers hear so in time, and it goes on after."""
+    with postgres.attack.workload(LOAD) as work:
+        for _ in range(12 if FULL else 1):
+            service = rng.choice(("ledger", "anchor"))
+            pattern = rng.choice(STATEMENTS[service])
+            print(service, repr(pattern))
+            proxy = postgres.proxies[service]
+            proxy.inject(pattern, "stall")
+            time.sleep(rng.uniform(0.2, 3.0 if FULL else 1.0))
+            proxy.calm()
+            work.wait_for(10)
+    print(postgres.attack.check())
+
+
+def test_connections_are_terminated(postgres: OnPostgres, rng: random.Random) -> None:
+    cut = 0
+    with postgres.attack.workload(LOAD) as work, postgres.session() as session:
+        for _ in range(60 if FULL else 6):
+            row = session.execute(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid() "
+                "AND random() < %s",
+                [rng.choice((0.3, 1.0))],
+            ).fetchone()
+            assert row is not None
+            cut += row[0]
+            work.wait_for(rng.randint(1, 10))
+        work.wait_for(20)
+    print(f"{cut} connections cut; {postgres.attack.check()}")
+    assert cut > 0
+
+
+def test_server_is_restarted(postgres: OnPostgres, rng: random.Random) -> None:
+    """As an operator does, in a hurry, and by a crash."""
+    modes = ("fast", "immediate", "kill")
+    with postgres.attack.workload(LOAD) as work:
+        for mode in [*modes, *modes, *modes] if FULL else [rng.choice(modes)]:
+            print(mode)
+            postgres.server.stop(mode)
+            time.sleep(rng.uniform(0.0, 1.0))
+            postgres.server.start()
+            work.wait_for(20)
+    print(postgres.attack.check())
+
+
+def test_real_deadlock_is_survived(postgres: OnPostgres, rng: random.Random) -> None:
+    """The service holds a head and wants to insert; we hold the table and want the head."""
+    with postgres.attack.workload(LOAD) as work, postgres.session() as session:
+        before = _deadlocks(session)
+        # PostgreSQL ends the transaction that notices first, and it shall not be ours.
+        session.execute("SET deadlock_timeout = '100s'")
+        for _ in range(10 if FULL else 1):
+            with session.transaction():
+                session.execute("LOCK TABLE ledger.entries IN SHARE MODE")
+                _until_waiting(postgres)
+                session.execute("SELECT ledger_uid FROM ledger.heads FOR UPDATE")
+            work.wait_for(10)
+        eventually(lambda: _deadlocks(session) > before, "PostgreSQL counts a deadlock")
+    print(postgres.attack.check())
+
+
+def _deadlocks(session: psycopg.Connection[Any]) -> int:
+    row = session.execute(
+        "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def _until_waiting(postgres: OnPostgres) -> None:
+    """Until some backend of a service waits for a lock."""
+    with postgres.session() as session:
+
+        def waits() -> bool:
+            row = session.execute("SELECT count(*) FROM pg_locks WHERE NOT granted").fetchone()
+            return row is not None and row[0] > 0
+
+        eventually(waits, "a service waits for our lock")
+
+
+TRIGGER = """
+CREATE SEQUENCE {schema}.faults;
+CREATE FUNCTION {schema}.fault() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+  IF nextval('{schema}.faults') % {every} = 0 THEN
+    RAISE EXCEPTION 'forced by a test' USING ERRCODE = '{state}';
+  END IF;
+  RETURN NEW;
+END $$;
+CREATE TRIGGER fault BEFORE INSERT OR UPDATE ON {schema}.{table}
+  FOR EACH STATEMENT EXECUTE FUNCTION {schema}.fault();
+"""
+
+STATES = {
+    "40001": "serialization_failure", "40P01": "deadlock_detected", "55P03": "lock_not_available",
+    "57014": "query_canceled", "53100": "disk_full", "53200": "out_of_memory",
+    "58030": "io_error", "25006": "read_only_sql_transaction",
+}  # fmt: skip
+
+
+def test_statements_are_refused(postgres: OnPostgres, rng: random.Random) -> None:
+    """By the server itself, with the states that it gives when it cannot go on."""
+    tables = {
+        "ledger": ("entries", "batches", "heads", "log_runs"),
+        "anchor": ("entries", "checkpoints", "logs", "anchors", "ledgers", "runs"),
+    }
+    targets = [
+        (schema, table, state)
+        for schema, names in tables.items()
+        for table in names
+        for state in STATES
+    ]
+    chosen = targets if FULL else [
+        ("ledger", rng.choice(tables["ledger"]), "40001"), rng.choice(targets)
+    ]  # fmt: skip
+    with postgres.attack.workload(LOAD) as work, postgres.session() as session:
+        for schema, table, state in chosen:
+            print(schema, table, STATES[state])
+            values = {"schema": schema, "table": table, "state": state, "every": 2}
+            session.execute(TRIGGER.format(**values))
+            try:
+                eventually(lambda: _raised(session, schema) >= 4, "the trigger fires", 60.0)  # noqa: B023
+            finally:
+                session.execute(
+                    f"DROP TRIGGER fault ON {schema}.{table}; "
+                    f"DROP FUNCTION {schema}.fault; DROP SEQUENCE {schema}.faults"
+                )
+            work.wait_for(10)
+    print(postgres.attack.check())
+
+
+def _raised(session: psycopg.Connection[Any], schema: str) -> int:
+    row = session.execute(f"SELECT last_value FROM {schema}.faults").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def test_replicas_fight_and_are_killed(postgres: OnPostgres, rng: random.Random) -> None:
+    """Two on one ledger, with nothing in common but the row lock of its head."""
+    cluster = postgres.attack.cluster
+    with postgres.attack.workload(LOAD) as work:
+        for _ in range(30 if FULL else 2):
+            name = rng.choice(("ledger", "ledger2"))
+            how = rng.choice(("kill", "halt"))
+            print(how, name)
+            work.wait_for(rng.randint(5, 30))
+            if how == "kill":
+                cluster[name].kill()
+                cluster.restart(name)
+            else:
+                # Long enough for the other one to take its lease.
+                cluster[name].halt()
+                time.sleep(1.5)
+                cluster[name].resume()
+        work.wait_for(20)
+    print(postgres.attack.check())
