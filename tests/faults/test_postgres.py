@@ -25,14 +25,14 @@ LOAD = Load(writers=4, batch=4, pause_s=0.03)
 
 STATEMENTS = {
     "ledger": (
-        "COMMIT", "BEGIN", "(INTO|COPY) .*entries", "(INTO|COPY) .*batches", "UPDATE .*heads",
+        r"COMMIT\b", "BEGIN", "(INTO|COPY) .*entries", "(INTO|COPY) .*batches", "UPDATE .*heads",
         "SELECT .*heads", "log_runs", "",
     ),
     "anchor": (
-        "COMMIT", "BEGIN", "INTO .*entries", "UPDATE .*logs", "INTO .*checkpoints",
+        r"COMMIT\b", "BEGIN", "INTO .*entries", "UPDATE .*logs", "INTO .*checkpoints",
         "UPDATE .*checkpoints", "anchors", "ledgers", "runs", "",
     ),
-    "keys": ("COMMIT", "registry", ""),
+    "keys": (r"COMMIT\b", "registry", ""),
 }  # fmt: skip
 """Patterns of the statements of each service; "" is any."""
 

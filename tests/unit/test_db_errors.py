@@ -34,10 +34,17 @@ def wrapped(*, lost: bool = False, **attributes: Any) -> sa.exc.DBAPIError:
         ({"sqlstate": "25006"}, "UNAVAILABLE", "DATABASE_UNAVAILABLE"),
         ({"sqlstate": "57014"}, "UNAVAILABLE", "DATABASE_TIMEOUT"),
         ({"sqlstate": "53100"}, "UNAVAILABLE", "DATABASE_FULL"),
+        ({"sqlstate": "53200"}, "UNAVAILABLE", "DATABASE_FULL"),
+        ({"sqlstate": "53400"}, "UNAVAILABLE", "DATABASE_FULL"),
+        ({"sqlstate": "53300"}, "UNAVAILABLE", "DATABASE_UNAVAILABLE"),
+        ({"sqlstate": "58030"}, "UNAVAILABLE", "DATABASE_UNAVAILABLE"),  # io_error
+        ({"sqlstate": "57000"}, "UNAVAILABLE", "DATABASE_UNAVAILABLE"),
         ({"sqlstate": "XX001"}, "DATA_LOSS", "DATABASE_CORRUPT"),
         ({"sqlite_errorcode": sqlite3.SQLITE_BUSY}, "ABORTED", "TRANSACTION_CONFLICT"),
         ({"sqlite_errorcode": 517}, "ABORTED", "TRANSACTION_CONFLICT"),  # BUSY_SNAPSHOT
         ({"sqlite_errorcode": sqlite3.SQLITE_FULL}, "UNAVAILABLE", "DATABASE_FULL"),
+        ({"sqlite_errorcode": sqlite3.SQLITE_NOMEM}, "UNAVAILABLE", "DATABASE_FULL"),
+        ({"sqlite_errorcode": sqlite3.SQLITE_PROTOCOL}, "ABORTED", "TRANSACTION_CONFLICT"),
         ({"sqlite_errorcode": 1034}, "UNAVAILABLE", "DATABASE_UNAVAILABLE"),  # IOERR_FSYNC
         ({"sqlite_errorcode": sqlite3.SQLITE_CORRUPT}, "DATA_LOSS", "DATABASE_CORRUPT"),
         ({}, "UNAVAILABLE", "DATABASE_UNAVAILABLE"),

@@ -24,6 +24,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError
 
+from provledger.db.answers import ImpatientConnection
 from provledger.settings import ConfigError
 
 WRITE_OPTION: Final = "provledger_write"
@@ -139,7 +140,7 @@ def _open_postgres(url: URL, schema: str, pool_size: int) -> Engine:
     connect = {key: value for key, value in connect.items() if key not in query}
     if "application_name" not in query:
         connect["application_name"] = f"provledger-{schema}"
-    return sa.create_engine(
+    engine = sa.create_engine(
         url.set(drivername="postgresql+psycopg", query=query),
         connect_args=connect,
         isolation_level="READ COMMITTED",
@@ -148,3 +149,11 @@ def _open_postgres(url: URL, schema: str, pool_size: int) -> Engine:
         pool_pre_ping=True,
         hide_parameters=True,
     )
+    event.listen(engine, "do_connect", _connect_postgres)
+    return engine
+
+
+def _connect_postgres(
+    _dialect: object, _record: object, arguments: Any, options: Any
+) -> ImpatientConnection:
+    return ImpatientConnection.connect(*arguments, **options)

@@ -1,6 +1,7 @@
 """What an error of the database means to a caller.
 
-    connection lost, server starting or stopping, read-only     UNAVAILABLE  DATABASE_UNAVAILABLE
+    connection lost, server starting or stopping, read-only,
+    its files cannot be read or written                         UNAVAILABLE  DATABASE_UNAVAILABLE
     statement took too long                                     UNAVAILABLE  DATABASE_TIMEOUT
     disk or memory full                                         UNAVAILABLE  DATABASE_FULL
     lock not granted, deadlock, serialisation failure           ABORTED      TRANSACTION_CONFLICT
@@ -23,13 +24,20 @@ from provledger.errors import AbortedError, DataLossError, StatusError, Unavaila
 RETRY_DELAY_S: Final = 0.5
 
 # SQLSTATE classes and codes: PostgreSQL documentation, appendix A.
-_PG_CONFLICT: Final = frozenset({"40001", "40P01", "55P03"})
-_PG_FULL: Final = frozenset({"53100", "53200"})
-_PG_UNAVAILABLE: Final = frozenset({"25006", "53300", "57P01", "57P02", "57P03", "57P05", "25P03"})
+_PG_CONFLICT: Final = frozenset({"40000", "40001", "40P01", "55P03"})
+# Too many connections is a lack of resources that has nothing to do with disk or memory.
+_PG_UNAVAILABLE: Final = frozenset({"25006", "25P03", "53300"})
+_PG_FULL_CLASS: Final = "53"
+# Connection exceptions; an operator's intervention; errors of the system around PostgreSQL, such
+# as EIO on one of its files.
+_PG_UNAVAILABLE_CLASSES: Final = ("08", "57", "58")
 _PG_CORRUPT: Final = frozenset({"XX001", "XX002"})
 _PG_TIMEOUT: Final = "57014"
 
-_SQLITE_CONFLICT: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_SQLITE_CONFLICT: Final = frozenset(
+    {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
+)
+_SQLITE_FULL: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_NOMEM})
 _SQLITE_UNAVAILABLE: Final = frozenset(
     {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
 )
@@ -66,12 +74,12 @@ def _from_sqlstate(sqlstate: str, *, lost: bool) -> StatusError | None:
         return AbortedError("TRANSACTION_CONFLICT", "a concurrent transaction was in the way")
     if sqlstate == _PG_TIMEOUT:
         return _unavailable("DATABASE_TIMEOUT", "the database took too long")
-    if sqlstate in _PG_FULL:
-        return _unavailable("DATABASE_FULL", "the database is out of disk or memory")
     if sqlstate in _PG_CORRUPT:
         return DataLossError("DATABASE_CORRUPT", "the database reports damaged data")
-    if lost or sqlstate in _PG_UNAVAILABLE or sqlstate.startswith("08"):
-        return _unavailable("DATABASE_UNAVAILABLE", "the database cannot be reached")
+    if lost or sqlstate in _PG_UNAVAILABLE or sqlstate.startswith(_PG_UNAVAILABLE_CLASSES):
+        return _unavailable("DATABASE_UNAVAILABLE", "the database cannot be reached or used")
+    if sqlstate.startswith(_PG_FULL_CLASS):
+        return _unavailable("DATABASE_FULL", "the database is out of disk or memory")
     return None
 
 
@@ -79,8 +87,8 @@ def _from_sqlite(code: int) -> StatusError | None:
     primary = code & 0xFF  # extended codes keep the primary one in the low byte
     if primary in _SQLITE_CONFLICT:
         return AbortedError("TRANSACTION_CONFLICT", "the database file is locked by another writer")
-    if primary == sqlite3.SQLITE_FULL:
-        return _unavailable("DATABASE_FULL", "the disk of the database file is full")
+    if primary in _SQLITE_FULL:
+        return _unavailable("DATABASE_FULL", "the database is out of disk or memory")
     if primary in _SQLITE_CORRUPT:
         return DataLossError("DATABASE_CORRUPT", "the database file is damaged")
     if primary in _SQLITE_UNAVAILABLE:
