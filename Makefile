@@ -17,7 +17,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 DATA_DIR_OPTION := $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test lint format protos check-protos breaking faults bench wheel-check clean
+.PHONY: help setup demo up down test lint format protos check-protos breaking faults fuzz bench wheel-check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,6 +75,10 @@ breaking: $(VENV)/.stamp-dev ## Fail if proto/ breaks what it promised: make bre
 
 faults: $(VENV)/.stamp-dev ## Attack the services with everything there is, for hours: docs/faults.md
 	@PROVLEDGER_FAULTS=full $(BIN)/pytest tests/faults -n $(TEST_WORKERS) --dist loadfile $(ARGS)
+
+fuzz: $(VENV)/.stamp-dev ## Fuzz every decoder, ten minutes in all: make fuzz ARGS='--seconds 60 json'
+	@$(PIP_INSTALL) --editable '.[fuzz]'
+	@$(BIN)/python -m tests.fuzz $(ARGS)
 
 bench: $(VENV)/.stamp-dev ## Measure; writes docs/benchmarks.md
 	@$(BIN)/python -m tests.bench $(ARGS)

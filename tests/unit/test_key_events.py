@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from provledger import dsse
-from provledger.errors import KeyFormatError, VerificationError
+from provledger import dsse, jcs
+from provledger.api.keys.v1 import keys_pb2
+from provledger.errors import InvalidArgumentError, KeyFormatError, VerificationError
 from provledger.jwk import jwk_from_public_key, thumbprint_of
 from provledger.key_events import (
     PAYLOAD_TYPE,
@@ -33,6 +34,8 @@ from provledger.keyset import (
     SizeRange,
     VerificationKey,
 )
+from provledger.rpc.key_events import event_from_pb
+from tests.support import key_history
 
 ORIGIN = "log.example/1"
 
@@ -268,3 +271,41 @@ def test_a_key_set_that_disagrees_is_an_error() -> None:
     )
     with pytest.raises(VerificationError, match="not in the key ledger"):
         check_key_set(history, KeySet([*keys, extra]))
+
+
+@pytest.mark.parametrize("text", [b"5", b'"text"', b"[]", b'[["a","b"]]', b"null"])
+def test_jwk_of_a_message_that_is_no_object_is_refused(text: bytes) -> None:
+    """It was an internal error once: whoever asked for a signature could have caused it."""
+    message = keys_pb2.KeyEvent(
+        type=keys_pb2.KEY_EVENT_TYPE_CREATED,
+        kid="a",
+        thumbprint=bytes(32),
+        genesis=bytes(32),
+        purpose=keys_pb2.KEY_PURPOSE_WITNESS,
+        jwk=text,
+    )
+    with pytest.raises(InvalidArgumentError, match="not a key event"):
+        event_from_pb(message)
+
+
+@pytest.mark.parametrize("member", ["uri", "reason"])
+@pytest.mark.parametrize("value", [5, [], {}, False])
+def test_member_that_is_no_text_is_refused(member: str, value: Any) -> None:
+    """Falsy ones passed for text that is not there."""
+    kind = {"uri": EventType.CREATED, "reason": EventType.REVOKED}[member]
+    made = key_history.endorsed(
+        KeyEvent(
+            event=kind,
+            at_ns=1,
+            kid="a",
+            thumbprint=key_history.thumbprint("a"),
+            genesis=bytes(32),
+            purpose="witness",
+            jwk=key_history.jwk("a") if kind is EventType.CREATED else {},
+        ),
+        "a",
+    )
+    read = jcs.parse(made.encode())
+    read["event"][member] = value
+    with pytest.raises(KeyFormatError, match="not of its form"):
+        parse_signed(jcs.encode(read))

@@ -557,7 +557,7 @@ def _read_event(value: Mapping[str, Any]) -> KeyEvent:
         kid=names.check_kid(value["kid"]),
         thumbprint=_hex(value["jkt"], 32),
         purpose=KeyPurpose(value["purpose"]).value,
-        uri=value.get("uri", ""),
+        uri=_string(value.get("uri", "")),
         jwk=_jwk(value["jwk"], value["jkt"]) if "jwk" in value else {},
         epoch=_int(value.get("epoch", "0")),
         not_before_ns=_int(value.get("notBeforeNs", "0")),
@@ -566,7 +566,7 @@ def _read_event(value: Mapping[str, Any]) -> KeyEvent:
         if previous is None
         else KeyRef(names.check_kid(previous["kid"]), _hex(previous["jkt"], 32)),
         sizes=tuple(LogSize(_text(e["origin"]), _int(e["size"])) for e in value.get("sizes", ())),
-        reason=value.get("reason", ""),
+        reason=_string(value.get("reason", "")),
         after=tuple(
             CoveredCheckpoint(_text(e["origin"]), _int(e["size"]), _hex(e["root"], 32))
             for e in value.get("after", ())
@@ -611,6 +611,12 @@ def _hex(text: str, length: int) -> bytes:
     if len(raw) != length or raw.hex() != text:
         raise ValueError("not lower-case hex of the right length")
     return raw
+
+
+def _string(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("not a text")
+    return value
 
 
 def _text(value: Any) -> str:

@@ -5,11 +5,12 @@ Whoever signs an event builds its bytes from these members: nobody is asked to s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from provledger import jcs
 from provledger.api.keys.v1 import keys_pb2 as pb
-from provledger.errors import InputError, InvalidArgumentError
+from provledger.errors import InputError, InvalidArgumentError, KeyFormatError
 from provledger.key_events import (
     Endorsement,
     EventType,
@@ -85,7 +86,7 @@ def event_from_pb(message: pb.KeyEvent) -> KeyEvent:
             purpose=_PURPOSES[message.purpose] if message.purpose else "",
             genesis=message.genesis,
             uri=message.uri,
-            jwk=jcs.parse(message.jwk) if message.jwk else {},
+            jwk=_jwk_from_pb(message.jwk) if message.jwk else {},
             epoch=message.epoch,
             not_before_ns=message.not_before_ns,
             not_after_ns=message.not_after_ns,
@@ -100,7 +101,7 @@ def event_from_pb(message: pb.KeyEvent) -> KeyEvent:
                     each.kid,
                     _PURPOSES[each.purpose],
                     each.uri,
-                    jcs.parse(each.jwk),
+                    _jwk_from_pb(each.jwk),
                     each.thumbprint,
                     each.not_before_ns,
                 )
@@ -119,6 +120,13 @@ def event_from_pb(message: pb.KeyEvent) -> KeyEvent:
             "INVALID_KEY_EVENT", "event: has members that its type does not have"
         )
     return read
+
+
+def _jwk_from_pb(data: bytes) -> Mapping[str, str]:
+    value = jcs.parse(data)
+    if not isinstance(value, dict):
+        raise KeyFormatError("a jwk is not a JSON object")
+    return value
 
 
 def covered_from_pb(messages: object) -> tuple[CoveredCheckpoint, ...]:

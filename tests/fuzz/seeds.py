@@ -1,0 +1,270 @@
+"""Inputs that decoders take, to begin from: made here, so that they follow the formats.
+
+What fuzzing found beyond them is in `corpus/`: a file for each target, an input a line, base64.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from provledger import dsse, jcs, key_events, tiles, tlog_proof
+from provledger.api.anchor.v1 import anchor_pb2
+from provledger.api.common.v1 import common_pb2
+from provledger.api.keys.v1 import keys_pb2
+from provledger.api.ledger.v1 import ledger_pb2
+from provledger.api.witness.v1 import witness_pb2
+from provledger.key_events import SignedEvent
+from provledger.keyset import CoveredCheckpoint
+from provledger.receipt import Receipt
+from provledger.rpc.key_events import event_to_pb
+from tests.fuzz import trusted
+from tests.support import key_history
+
+CORPUS = Path(__file__).parent / "corpus"
+
+
+def inputs(name: str) -> list[bytes]:
+    """All inputs of a target: those made here and those found."""
+    return [*SEEDS.get(name, ()), *found(name)]
+
+
+def found(name: str) -> list[bytes]:
+    """What fuzzing found."""
+    path = CORPUS / f"{name}.txt"
+    if not path.exists():
+        return []
+    return [base64.b64decode(line) for line in path.read_text("ascii").splitlines()]
+
+
+def keep(name: str, items: Iterable[bytes]) -> None:
+    """Replace what fuzzing found for a target."""
+    CORPUS.mkdir(exist_ok=True)
+    lines = sorted({base64.b64encode(item).decode("ascii") for item in items}, key=_order)
+    (CORPUS / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines), "ascii")
+
+
+def _order(line: str) -> tuple[int, str]:
+    return len(line), line
+
+
+def _entries() -> list[bytes]:
+    return list(trusted.CHAIN.leaves)
+
+
+def _receipts() -> list[Receipt]:
+    return list(trusted.CHAIN.receipts())
+
+
+def _policy() -> bytes:
+    lines = [
+        f"log {trusted.VKEY} https://log.test/one",
+        "sink locked s3://bucket/p?mode=COMPLIANCE",
+        "sink other file:///x",
+        "group first any locked",
+        "group two 2 first other",
+        "quorum two",
+        "within 10m",
+        "mode fail-closed",
+    ]
+    return "\n".join([*lines, ""]).encode()
+
+
+def _proof() -> bytes:
+    proof = _receipts()[2].proofs[0]
+    return tlog_proof.format_tlog_proof(
+        tlog_proof.TlogProof(proof.log_index, proof.hashes, proof.checkpoint, b"extra")
+    )
+
+
+def _draft(**fields: Any) -> common_pb2.Draft:
+    draft = common_pb2.Draft(
+        request_id="r",
+        actor=common_pb2.Actor(id="a", type="user"),
+        origin=common_pb2.Origin(service="s", trace_id="0" * 31 + "1", upstream_events=["e"]),
+        op_id="o",
+        op_parent_id="p",
+        occurred_at="2024-05-16T00:00:00Z",
+    )
+    draft.MergeFrom(common_pb2.Draft(**fields))
+    return draft
+
+
+def _drafts() -> Iterator[common_pb2.Draft]:
+    states = {"previous_state": b'{"a":1,"b":[2]}', "new_state": b'{"a":2,"b":[]}'}
+    patch = b'[{"op":"replace","path":"/a","value":2},{"op":"remove","path":"/b/0"}]'
+    common: Any = {"resource_type": "T", "resource_id": "i"}
+    fields: Any
+    for action, fields in (
+        (common_pb2.ACTION_CREATE, {"new_state": states["new_state"]}),
+        (common_pb2.ACTION_UPDATE, states),
+        (common_pb2.ACTION_UPDATE, {**states, "diff": patch}),
+        (common_pb2.ACTION_DELETE, {"previous_state": states["previous_state"]}),
+    ):
+        yield _draft(mutation=common_pb2.Mutation(action=action, **common, **fields))
+    for media_type, payload in (("application/json", b'{"x":1.5}'), ("text/plain", b"\xff")):
+        yield _draft(
+            document=common_pb2.Document(
+                receipt_type="evidence.x", media_type=media_type, payload=payload, **common
+            )
+        )
+
+
+def _key_events() -> list[SignedEvent]:
+    key = key_history
+    ref = key_events.KeyRef("witness-1", key.thumbprint("witness-1"))
+    common: Any = {"kid": "a", "thumbprint": key.thumbprint("a"), "genesis": bytes(32), "at_ns": 5}
+    first = key_events.FirstKey(
+        "witness-1", "witness", "local:w.pem", key.jwk("witness-1"), ref.thumbprint, 1
+    )
+    sizes = (key_events.LogSize("log.test/1", 5),)
+    kind = key_events.EventType
+    return [
+        key.endorsed(event, "a", "b")
+        for event in (
+            key_events.KeyEvent(
+                event=kind.GENESIS,
+                at_ns=1,
+                kid="a",
+                thumbprint=key.thumbprint("a"),
+                jwk=key.jwk("a"),
+                first_keys=(first,),
+            ),
+            key_events.KeyEvent(
+                event=kind.CREATED, purpose="witness", uri="local:a.pem", jwk=key.jwk("a"), **common
+            ),
+            key_events.KeyEvent(
+                event=kind.ROTATED,
+                purpose="witness",
+                epoch=2,
+                not_before_ns=3,
+                previous=ref,
+                sizes=sizes,
+                **common,
+            ),
+            key_events.KeyEvent(
+                event=kind.RETIRED, purpose="head", not_after_ns=9, sizes=sizes, **common
+            ),
+            key_events.KeyEvent(
+                event=kind.REVOKED,
+                purpose="witness",
+                reason="lost",
+                after=(CoveredCheckpoint("log.test/1", 5, bytes(32)),),
+                **common,
+            ),
+        )
+    ]
+
+
+_UID = _receipts()[0].ledger_uid
+_JWK = json.dumps(key_history.jwk("k")).encode()
+_HEAD = trusted.CHAIN.head()
+_LINES = trusted.CHAIN.export()
+
+SEEDS: dict[str, list[bytes]] = {
+    "json": [
+        b'{"a":[1,-0.5,1e21,"\\u20ac\\ud83d\\ude00",null,true],"b":{}}',
+        b"9007199254740991",
+        b'"\\u0000"',
+        b"[[[[]]]]",
+    ],
+    "signed_note": [trusted.CHAIN.checkpoint()],
+    "vkey": [trusted.VKEY.encode()],
+    "checkpoint_body": [trusted.CHAIN.checkpoint().partition(b"\n\n")[0] + b"\n"],
+    "signed_checkpoint": [trusted.CHAIN.checkpoint()],
+    "receipt": [each.encode() for each in _receipts()[:3]],
+    "receipt_line": [each.encode() for each in _receipts()[:3]],
+    "export": [b"".join(_LINES)],
+    "export_header": [_LINES[0]],
+    "export_footer": [_LINES[-1]],
+    "tile": [bytes(range(32)) * 3],
+    "bundle": [tiles.encode_bundle(_entries()[:4]), tiles.encode_bundle([b""])],
+    "json_patch": [
+        b'[{"a":[1,2]},[{"op":"add","path":"/a/-","value":3},{"op":"move","from":"/a","path":"/b"},'
+        b'{"op":"copy","from":"/b/0","path":"/c"},{"op":"test","path":"/c","value":1},'
+        b'{"op":"remove","path":"/b/1"},{"op":"replace","path":"","value":{}}]]'
+    ],
+    "json_pointer": [b"/a~1b/~0/0", b""],
+    "envelope": [_HEAD],
+    "signed_head": [_HEAD],
+    "head_body": [dsse.decode(_HEAD).payload],
+    "proof_bundle": [_proof()],
+    "trust_policy": [_policy()],
+    "timestamp_response": [b"\x30\x05\x30\x03\x02\x01\x02", b"\x30\x80"],
+    "timestamp_evidence": [
+        jcs.encode({
+            "v": "1", "alg": "sha256", "imprint": "00" * 32, "nonce": "17", "response": "3005",
+            "chain": [],
+        }),
+    ],
+    "object_lock": [
+        b'{"bucket":"b","key":"k","legalHold":false,"mode":"COMPLIANCE","retainUntilUnixS":"1",'
+        b'"sha256":"00","size":"5","v":"1","versionId":"x"}'
+    ],
+    "jwks": [trusted.KEYS.encode()],
+    "statement_body": [each.statement for each in _receipts()[:3]],
+    "witness_body": [each.signature.body for each in _receipts()[:2]],
+    "log_entry": _entries()[1:3],
+    "key_event": [each.encode() for each in _key_events()],
+    "import_line": [
+        b'{"action":"UPDATE","resource_type":"T","resource_id":"i","actor_id":"a",'
+        b'"previous_state":{"a":1},"new_state":{"a":2},"diff":[{"op":"replace","path":"/a",'
+        b'"value":2}],"origin":{"service":"s","trace_id":"","upstream_events":["e"]}}'
+    ],
+    "page_token": [base64.urlsafe_b64encode(b'{"q":"x","seq":"1","v":"1"}').rstrip(b"=")],
+    "pb_Draft": [each.SerializeToString() for each in _drafts()],
+    "pb_Receipt": [
+        common_pb2.Receipt(
+            name="tenants/a/ledgers/main/receipts/x",
+            seq=1,
+            receipt_hash=bytes(32),
+            payload_hash=bytes(32),
+            ledger_uid=_UID,
+        ).SerializeToString()
+    ],
+    "pb_WitnessBatchRequest": [
+        witness_pb2.WitnessBatchRequest(
+            ledger="tenants/a/ledgers/main",
+            ledger_uid=_UID,
+            suite=common_pb2.SUITE_BLAKE3,
+            items=[witness_pb2.WitnessItem(receipt_id=_UID, principal="p", draft=each)],
+        ).SerializeToString()
+        for each in _drafts()
+    ],
+    "pb_AppendRequest": [
+        ledger_pb2.AppendRequest(ledger="tenants/a/ledgers/main", draft=each).SerializeToString()
+        for each in _drafts()
+    ],
+    "pb_ListReceiptsRequest": [
+        ledger_pb2.ListReceiptsRequest(
+            parent="tenants/a/ledgers/main", resource_type="T", resource_id="i", start_t_ns=1
+        ).SerializeToString()
+    ],
+    "pb_SubmitLeavesRequest": [
+        anchor_pb2.SubmitLeavesRequest(
+            log="logs/-",
+            ledger_uid=_UID,
+            suite=common_pb2.SUITE_BLAKE3,
+            start_seq=0,
+            entries=_entries()[1:4],
+        ).SerializeToString()
+    ],
+    "pb_KeyEvent": [event_to_pb(each.event).SerializeToString() for each in _key_events()],
+    "pb_CreateKeyRequest": [
+        keys_pb2.CreateKeyRequest(
+            kid="k", purpose=keys_pb2.KEY_PURPOSE_WITNESS, uri="local:k.pem", jwk=_JWK
+        ).SerializeToString()
+    ],
+    "pb_RevokeKeyRequest": [keys_pb2.RevokeKeyRequest(kid="k", reason="r").SerializeToString()],
+    "pb_ProposeGenesisRequest": [
+        keys_pb2.ProposeGenesisRequest(recovery_kid="k", recovery_jwk=_JWK).SerializeToString()
+    ],
+    "pb_RebuildRegistryRequest": [
+        keys_pb2.RebuildRegistryRequest(
+            payloads=[each.encode() for each in _key_events()], receipts=["r"] * 5, pin=bytes(32)
+        ).SerializeToString()
+    ],
+}  # fmt: skip

@@ -1,0 +1,308 @@
+"""One function for each decoder: any bytes in, and only errors of ours may come out.
+
+A target also holds what belongs to its decoder: what was read is written back to the same bytes
+where the format is canonical, and read again as the same value where it is not. A broken promise is
+an AssertionError, which a fuzzer takes for a crash like any other exception.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Final
+
+from google.protobuf.message import DecodeError, Message
+
+from anchor_svc import convert as anchor_convert
+from anchor_svc import paging as anchor_paging
+from keys_svc import convert as keys_convert
+from keys_svc import paging as keys_paging
+from ledger_svc import admission
+from ledger_svc import convert as ledger_convert
+from ledger_svc import paging as ledger_paging
+from provledger import (
+    checkpoint,
+    dsse,
+    entry,
+    head,
+    jcs,
+    key_events,
+    note,
+    outside,
+    patch,
+    pointer,
+    policy,
+    statement,
+    tiles,
+    timestamp,
+    tlog_proof,
+    witness_batch,
+)
+from provledger.api.anchor.v1 import anchor_pb2
+from provledger.api.common.v1 import common_pb2
+from provledger.api.keys.v1 import keys_pb2
+from provledger.api.ledger.v1 import ledger_pb2
+from provledger.api.witness.v1 import witness_pb2
+from provledger.client import convert as client_convert
+from provledger.errors import PatchError, ProvledgerError
+from provledger.export import parse_footer, parse_header, verify_export
+from provledger.hashing import sha256
+from provledger.keyset import KeySet
+from provledger.receipt import Receipt, parse_canonical_receipt, parse_receipt
+from provledger.rpc.key_events import event_from_pb
+from provledger.verify import Verifier
+from provledger_cli.lines import draft_from_line
+from tests.fuzz import trusted
+from witness_svc import checks
+from witness_svc import convert as witness_convert
+
+MAX_INPUT_BYTES: Final = 64 * 1024
+
+Target = Callable[[bytes], None]
+TARGETS: dict[str, Target] = {}
+DECODERS: dict[str, Target] = {}
+"""The same without the net: they raise errors of ours too."""
+
+
+def target(function: Target) -> Target:
+    """Register a decoder under its name; errors of ours are what it is expected to raise."""
+
+    @functools.wraps(function)
+    def run(data: bytes) -> None:
+        try:
+            function(data)
+        except ProvledgerError as error:
+            # What an error says must be something that can be shown and logged.
+            str(error).encode()
+
+    DECODERS[function.__name__] = function
+    TARGETS[function.__name__] = run
+    return run
+
+
+# --- the library ---------------------------------------------------------------------------------
+
+
+@target
+def json(data: bytes) -> None:
+    value = jcs.parse(data)
+    text = jcs.encode(value)
+    assert jcs.parse(text) == value
+    assert jcs.encode(jcs.parse(text)) == text
+
+
+@target
+def signed_note(data: bytes) -> None:
+    parsed = note.parse(data)
+    assert data.startswith(parsed.text)
+    note.open(data, [trusted.VKEY])
+
+
+@target
+def vkey(data: bytes) -> None:
+    text = data.decode("utf-8", "surrogateescape")
+    note.open(trusted.CHAIN.checkpoint(), [text])
+
+
+@target
+def checkpoint_body(data: bytes) -> None:
+    found = checkpoint.parse(data)
+    if not found.extensions:
+        assert checkpoint.format(found.origin, found.size, found.root) == data
+
+
+@target
+def signed_checkpoint(data: bytes) -> None:
+    checkpoint.open_checkpoint(data, [trusted.VKEY])
+
+
+@target
+def receipt(data: bytes) -> None:
+    found = parse_receipt(data)
+    if isinstance(found, Receipt):
+        assert parse_receipt(found.encode()) == found
+    Verifier(trusted.KEYS).verify(found)
+
+
+@target
+def receipt_line(data: bytes) -> None:
+    assert parse_canonical_receipt(data).encode() == data
+
+
+@target
+def export(data: bytes) -> None:
+    verify_export(data.splitlines(keepends=True), trusted.KEYS)
+
+
+@target
+def export_header(data: bytes) -> None:
+    assert parse_header(data).encode() + b"\n" == data
+
+
+@target
+def export_footer(data: bytes) -> None:
+    assert parse_footer(data).encode() + b"\n" == data
+
+
+@target
+def tile(data: bytes) -> None:
+    hashes = tiles.parse_tile(data, max(1, min(256, len(data) // 32)))
+    assert b"".join(hashes) == data
+
+
+@target
+def bundle(data: bytes) -> None:
+    assert tiles.encode_bundle(tiles.decode_bundle(data)) == data
+
+
+@target
+def json_patch(data: bytes) -> None:
+    """A document and operations, as one JSON array of two."""
+    value = jcs.parse(data)
+    if not isinstance(value, list) or len(value) != 2:
+        raise PatchError("not a document and a patch")
+    before = jcs.encode(value)
+    jcs.encode(patch.apply(value[0], value[1]))
+    assert jcs.encode(value) == before
+
+
+@target
+def json_pointer(data: bytes) -> None:
+    pointer.parse_pointer(data.decode("utf-8", "surrogateescape"))
+
+
+@target
+def envelope(data: bytes) -> None:
+    dsse.decode(data)
+
+
+@target
+def signed_head(data: bytes) -> None:
+    Verifier(trusted.KEYS).open_head(data)
+
+
+@target
+def head_body(data: bytes) -> None:
+    head.parse_head(data)
+
+
+@target
+def proof_bundle(data: bytes) -> None:
+    assert tlog_proof.format_tlog_proof(tlog_proof.parse_tlog_proof(data)) == data
+
+
+@target
+def trust_policy(data: bytes) -> None:
+    found = policy.parse_policy(data)
+    found.met_by(())
+
+
+@target
+def timestamp_response(data: bytes) -> None:
+    timestamp.verify_token(data, b"message", trusted.AUTHORITY, None)
+
+
+@target
+def timestamp_evidence(data: bytes) -> None:
+    timestamp.check_evidence(data, trusted.CHAIN.checkpoint(), trusted.ORIGIN, [trusted.AUTHORITY])
+
+
+@target
+def object_lock(data: bytes) -> None:
+    outside.parse_object_lock(data)
+
+
+@target
+def jwks(data: bytes) -> None:
+    keys = KeySet.parse(data)
+    assert KeySet.parse(keys.encode()).encode() == keys.encode()
+
+
+@target
+def statement_body(data: bytes) -> None:
+    statement.parse_statement(data)
+
+
+@target
+def witness_body(data: bytes) -> None:
+    witness_batch.parse_body(data)
+
+
+@target
+def log_entry(data: bytes) -> None:
+    assert entry.parse_entry(data).encode() == data
+
+
+@target
+def key_event(data: bytes) -> None:
+    key_events.parse_signed(data)
+
+
+# --- messages ------------------------------------------------------------------------------------
+
+
+def _parsed(kind: type[Message], data: bytes) -> Any:
+    message = kind()
+    try:
+        message.ParseFromString(data)
+    except DecodeError:
+        return None
+    return message
+
+
+def message(kind: type[Message], read: Callable[[Any], object]) -> None:
+    """Register `read`, which takes a message, under the message's name."""
+
+    def run(data: bytes) -> None:
+        found = _parsed(kind, data)
+        if found is not None:
+            read(found)
+
+    run.__name__ = f"pb_{kind.DESCRIPTOR.name}"
+    target(run)
+
+
+def _witness_batch(request: Any) -> None:
+    witness_convert.place_from_pb(request, 1, max_items=1000)
+    for item in witness_convert.items_from_pb(request):
+        try:
+            checks.check(item.draft)
+        except ProvledgerError:
+            continue
+
+
+message(common_pb2.Draft, lambda m: checks.check(witness_convert.draft_from_pb(m)))
+message(common_pb2.Receipt, client_convert.receipt_from_pb)
+message(witness_pb2.WitnessBatchRequest, _witness_batch)
+message(ledger_pb2.AppendRequest, lambda m: admission.check_draft(m.draft))
+message(ledger_pb2.ListReceiptsRequest, ledger_convert.query_from_pb)
+message(anchor_pb2.SubmitLeavesRequest, lambda m: anchor_convert.submission_from_pb(m, sha256))
+message(keys_pb2.KeyEvent, event_from_pb)
+message(keys_pb2.CreateKeyRequest, keys_convert.binding_from_pb)
+message(keys_pb2.RevokeKeyRequest, keys_convert.revocation_from_pb)
+message(keys_pb2.ProposeGenesisRequest, keys_convert.recovery_from_pb)
+message(keys_pb2.RebuildRegistryRequest, keys_convert.rebuild_from_pb)
+
+
+# --- other input of callers ----------------------------------------------------------------------
+
+
+@target
+def import_line(data: bytes) -> None:
+    draft = draft_from_line(data, "default")
+    checks.check(witness_convert.draft_from_pb(draft))
+
+
+@target
+def page_token(data: bytes) -> None:
+    """Tokens are text of a message, which is UTF-8."""
+    text = data.decode("utf-8", "replace")
+    for read in (
+        lambda: ledger_paging.read_page_token(text, {"a": "b"}, frozenset({"seq"})),
+        lambda: anchor_paging.read_page_token(text, "query"),
+        lambda: keys_paging.read_page_token(text, "query"),
+    ):
+        try:
+            read()
+        except ProvledgerError:
+            continue

@@ -1,0 +1,58 @@
+"""The corpus, and inputs near it, through every decoder; `make fuzz` goes on from there."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.fuzz.mutate import damaged
+from tests.fuzz.seeds import CORPUS, SEEDS, inputs
+from tests.fuzz.targets import DECODERS, TARGETS
+
+EXAMPLES = int(os.environ.get("PROVLEDGER_FUZZ_EXAMPLES", "40"))
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_corpus_raises_only_errors_of_ours(name: str) -> None:
+    for data in inputs(name):
+        TARGETS[name](data)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_damaged_inputs_raise_only_errors_of_ours(name: str) -> None:
+    @settings(
+        max_examples=EXAMPLES,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(damaged(inputs(name)))
+    def run(data: bytes) -> None:
+        TARGETS[name](data)
+
+    run()
+
+
+@settings(max_examples=EXAMPLES, database=None)
+@given(data=st.binary(max_size=2000))
+def test_anything_raises_only_errors_of_ours(data: bytes) -> None:
+    for run in TARGETS.values():
+        run(data)
+
+
+# What these take was signed by somebody else, or belongs to another request.
+REFUSED = {"timestamp_response", "timestamp_evidence", "page_token", "pb_Receipt"}
+
+
+@pytest.mark.parametrize("name", sorted(set(TARGETS) - REFUSED))
+def test_inputs_made_here_are_taken(name: str) -> None:
+    """Otherwise fuzzing would begin at the first check and stay there."""
+    for data in SEEDS[name]:
+        DECODERS[name](data)
+
+
+def test_every_target_has_inputs_and_every_input_a_target() -> None:
+    assert set(SEEDS) == set(TARGETS)
+    assert {path.stem for path in CORPUS.glob("*.txt")} <= set(TARGETS)
