@@ -190,6 +190,7 @@ class Committer:
     async def _flush(
         self, submissions: list[Submission], span: telemetry.Span
     ) -> list[Outcome | Exception]:
+        self._state.check_held()
         edge = await self._settle()
         plan = FlushPlan(edge, self._log.hasher)
         placed = await self._admission.admit_all(plan, submissions)
@@ -268,6 +269,7 @@ class Committer:
         self._state.set_view(View(pending.size, pending.root, released, pending.edge, self._cache))
 
     async def _sign(self, size: int, root: bytes, span: telemetry.Span | None) -> bytes:
+        self._state.check_held()
         key, *draining = all_signers(self._keys, KeyPurpose.CHECKPOINT)
         if span is not None:
             span.set(telemetry.KID, key.kid)

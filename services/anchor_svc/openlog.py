@@ -16,6 +16,7 @@ from anchor_svc.quorum import Quorum
 from anchor_svc.reader import Reader
 from anchor_svc.recovery import check_note
 from anchor_svc.relay import Relays
+from anchor_svc.restored import Restored
 from anchor_svc.sinks import AnchorSink
 from anchor_svc.state import LogIdentity, LogState, Promise, SignedCheckpoint
 from anchor_svc.storage import LogRow, Storage
@@ -85,6 +86,14 @@ class OpenLog:
             epoch=lambda: self.committer.epoch,
             clock=clock,
         )
+        self.restored = Restored(
+            self.identity,
+            storage,
+            self.state,
+            self.store.root,
+            lambda: self.relays.sinks,
+            deadline_s=sink_deadline_s,
+        )
         self._batcher: GroupCommit[Queued, Outcome] = GroupCommit(
             self.committer.flush,
             max_items=max_batch_leaves,
@@ -104,6 +113,7 @@ class OpenLog:
             StatusError: the database or the disk cannot be used.
         """
         self.store.open()
+        self.restored.open()
         await self.committer.open()
         published = await self._storage.newest_published(self.identity.uid)
         if published is not None and published.note is not None:
@@ -118,7 +128,12 @@ class OpenLog:
     @property
     def background(self) -> Sequence[Callable[[], Awaitable[None]]]:
         """What has to run as long as the log is open; FencedError ends it."""
-        return (self.committer.heal, self.publisher.run, self.relays.run, self.overdue.run)
+        return (self.committer.heal, self.publisher.run, self._relay, self.overdue.run)
+
+    async def _relay(self) -> None:
+        """Relay to the sinks; after a restore, once they have confirmed it."""
+        await self.restored.run()
+        await self.relays.run()
 
     async def close(self) -> None:
         """Finish the flushes that wait, and release files and sinks."""

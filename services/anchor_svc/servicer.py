@@ -63,6 +63,8 @@ class AnchorServicer(anchor_pb2_grpc.AnchorServiceServicer):
         """Return how far the log holds a ledger."""
         log = self._log(request.log)
         uid = convert.ledger_uid_from_pb(request.ledger_uid)
+        # A ledger that hears how far it is begins to append.
+        log.state.check_held()
         state = await log.reader.ledger_state(uid)
         return convert.ledger_state_to_pb(state, log.state.signed_size)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from anchor_svc.proofs import View
 from anchor_svc.quorum import Quorum
-from provledger.errors import UnavailableError
+from provledger.errors import StatusError, UnavailableError
 from provledger.hashing import Hasher, suite
 from provledger.policy import Policy
 
@@ -85,6 +85,8 @@ class LogState:
         self.view: View | None = None
         self.published: SignedCheckpoint | None = None
         self.promises: dict[str, Promise] = {"": Promise("", quorum or Quorum(None, ()))}
+        # Why nothing may be signed: the log was restored, and nobody has confirmed it yet.
+        self.held: StatusError | None = None
         self._changed = asyncio.Event()
 
     def promise(self, tenant: str = "") -> Promise:
@@ -109,6 +111,11 @@ class LogState:
     def signed_size(self) -> int:
         """Tree size of the newest signed checkpoint; 0 before the first."""
         return 0 if self.view is None else self.view.size
+
+    def check_held(self) -> None:
+        """Raise why nothing may be signed, if that is so."""
+        if self.held is not None:
+            raise self.held
 
     def signed_view(self) -> View:
         """The newest signed head with its tree.

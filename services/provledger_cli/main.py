@@ -12,6 +12,7 @@ from provledger_cli import failures, output
 from provledger_cli.keys_main import app as keys_app
 from provledger_cli.log_main import app as log_app
 from provledger_cli.verbs.append import append
+from provledger_cli.verbs.backup import backup
 from provledger_cli.verbs.down import down
 from provledger_cli.verbs.export import export
 from provledger_cli.verbs.fips import app as fips_app
@@ -20,6 +21,7 @@ from provledger_cli.verbs.import_ import import_
 from provledger_cli.verbs.list_ import list_
 from provledger_cli.verbs.monitor import monitor
 from provledger_cli.verbs.notary import notary
+from provledger_cli.verbs.restore import restore
 from provledger_cli.verbs.status import status
 from provledger_cli.verbs.up import up
 from provledger_cli.verbs.verify import verify
@@ -63,6 +65,8 @@ app.command("export")(export)
 app.command("verify")(verify)
 app.command("notary")(notary)
 app.command("monitor")(monitor)
+app.command("backup")(backup)
+app.command("restore")(restore)
 app.add_typer(keys_app, name="keys")
 app.add_typer(fips_app, name="fips")
 app.add_typer(log_app, name="log")

@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+import pytest
+
 from anchor_svc.relay import MAX_EVIDENCE_BYTES
-from anchor_svc.sinks import AnchorSink, PublishedCheckpoint
+from anchor_svc.sinks import AnchorSink, PublishedCheckpoint, Remembering, SinkIntegrityError
 from tests.support.notary import TinyLog
 
 LOG = TinyLog("log.test/sinks")
+OTHER = TinyLog("log.test/sinks", fork_at=3)
 
 
 class Place(Protocol):
@@ -74,6 +77,29 @@ class SinkSuite:
             checkpoint = published(size, known_size)
             evidence = await sink.anchor(checkpoint)
             place.verify(checkpoint, evidence.kind, evidence.data)
+        await sink.close()
+
+    async def test_what_remembers_says_what_it_holds(self, place: Place) -> None:
+        """After a restore it is asked whether it holds more than we do (`Remembering`)."""
+        sink = place.open()
+        if not isinstance(sink, Remembering):
+            await sink.close()
+            pytest.skip("this sink remembers nothing")
+        assert not await sink.holds(published(7))
+        await sink.anchor(published(7))
+        assert await sink.holds(published(7))
+        await sink.anchor(published(12, known_size=7))
+        assert await sink.holds(published(12))
+        assert await sink.holds(published(40))
+        for stale in (published(7), published(11), published(12, log=OTHER)):
+            with pytest.raises(SinkIntegrityError):
+                await sink.holds(stale)
+        await sink.close()
+        sink = place.open()
+        assert isinstance(sink, Remembering)
+        assert await sink.holds(published(12))
+        # Asking changes nothing: it goes on as before.
+        await sink.anchor(published(13, known_size=12))
         await sink.close()
 
     async def test_name_has_no_credentials_and_stays(self, place: Place) -> None:

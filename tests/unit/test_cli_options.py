@@ -45,7 +45,7 @@ def test_the_verbs_are_those_of_the_manual() -> None:
         *("up", "down", "status", "import", "append", "get", "list", "export", "verify", "notary"),
         *("keys list", "keys show", "keys jwks", "keys rotate", "keys revoke", "keys rebuild"),
         "fips status",
-        *("monitor", "log fsck", "log split-view"),
+        *("backup", "restore", "monitor", "log fsck", "log split-view"),
     }
     root: Any = typer.main.get_command(keys_app)
     assert set(root.commands) == {"list", "show", "jwks", "rotate", "revoke", "rebuild"}

@@ -111,6 +111,27 @@ class Provable(Protocol):
         ...
 
 
+@runtime_checkable
+class Remembering(Protocol):
+    """A sink that can say what it holds of a log, and so notices when the log was rolled back."""
+
+    @property
+    def uri(self) -> str:
+        """See `AnchorSink`."""
+        ...
+
+    async def holds(self, checkpoint: PublishedCheckpoint) -> bool:
+        """Whether its newest checkpoint of this log is this one, or smaller; False if it has none.
+
+        Nothing is left in the sink that was not there before, or only this very checkpoint.
+
+        Raises:
+            SinkIntegrityError: it holds a larger one, or another of this size.
+            SinkError: that cannot be told now.
+        """
+        ...
+
+
 SinkFactory = Callable[[str], AnchorSink]
 
 ENTRY_POINTS: Final = "provledger.sinks"

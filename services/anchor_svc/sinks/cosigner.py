@@ -63,6 +63,21 @@ class CosignerSink:
             )
         raise answer.busy()
 
+    async def holds(self, checkpoint: PublishedCheckpoint) -> bool:
+        """Ask for what it cosigned last, by claiming that it was this; see `Remembering`."""
+        answer = await self._submit(checkpoint, checkpoint.size, _own_note(checkpoint))
+        told = _told_size(answer)
+        if told is not None and told > checkpoint.size:
+            raise SinkIntegrityError(
+                f"it has cosigned a checkpoint of tree size {told}, larger than ours of "
+                f"{checkpoint.size}"
+            )
+        if answer.status == 422 or (answer.status == 409 and told in (None, checkpoint.size)):
+            raise SinkIntegrityError(f"it has cosigned another head of size {checkpoint.size}")
+        if answer.status == 200 or told is not None:
+            return answer.status == 200 or bool(told)
+        raise answer.busy()
+
     async def close(self) -> None:
         """See `AnchorSink`."""
         self._poster.close()

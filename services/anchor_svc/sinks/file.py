@@ -33,6 +33,7 @@ from provledger.settings import ConfigError
 
 KIND: Final = "file"
 LATEST: Final = "latest"
+SUFFIX: Final = ".checkpoint"
 
 
 class FileSink:
@@ -63,6 +64,14 @@ class FileSink:
         except OSError as error:
             raise SinkError(f"the directory cannot be used: {error.strerror}") from error
 
+    async def holds(self, checkpoint: PublishedCheckpoint) -> bool:
+        """Look at `latest`; see `Remembering`."""
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._thread, self._holds, checkpoint)
+        except OSError as error:
+            raise SinkError(f"the directory cannot be used: {error.strerror}") from error
+
     async def close(self) -> None:
         """Let the thread end; what it is doing is not waited for."""
         self._thread.shutdown(wait=False, cancel_futures=True)
@@ -80,6 +89,18 @@ class FileSink:
             "size": str(checkpoint.size),
         }
         return Evidence(KIND, jcs.encode(evidence))
+
+    def _holds(self, checkpoint: PublishedCheckpoint) -> bool:
+        directory = self._root / quote(checkpoint.origin, safe="")
+        self._check_latest(directory / LATEST, checkpoint)
+        # `latest` may have been lost; the files say the same by their names.
+        names = sorted(path.name for path in directory.glob(f"*{SUFFIX}"))
+        ours = f"{checkpoint.size:020}{SUFFIX}"
+        if names and names[-1] > ours:
+            raise SinkIntegrityError(f"there is {names[-1]}, a checkpoint larger than ours")
+        if ours in names and (directory / ours).read_bytes() != checkpoint.note:
+            raise SinkIntegrityError(f"another checkpoint of tree size {checkpoint.size} is there")
+        return bool(names)
 
     def _check_latest(self, path: Path, checkpoint: PublishedCheckpoint) -> None:
         try:

@@ -122,6 +122,11 @@ class S3Sink:
         evidence: Evidence = await self._run(lambda client: self._store(client, checkpoint))
         return evidence
 
+    async def holds(self, checkpoint: PublishedCheckpoint) -> bool:
+        """Look at what is there of the log; see `Remembering`."""
+        held: bool = await self._run(lambda client: self._holds(client, checkpoint))
+        return held
+
     async def close(self) -> None:
         """See `AnchorSink`."""
         self._thread.shutdown(wait=False, cancel_futures=True)
@@ -187,11 +192,13 @@ class S3Sink:
 
     # --- one checkpoint
 
-    def _store(self, client: Any, checkpoint: PublishedCheckpoint) -> Evidence:
-        from botocore.exceptions import ClientError
-
+    def _place(self, checkpoint: PublishedCheckpoint) -> tuple[str, str]:
+        """Where the log's checkpoints are, and the key of this one."""
         directory = f"{self._prefix}{quote(checkpoint.origin, safe='')}/"
-        key = f"{directory}{checkpoint.size:020}.checkpoint"
+        return directory, f"{directory}{checkpoint.size:020}.checkpoint"
+
+    def _refuse_later(self, client: Any, checkpoint: PublishedCheckpoint) -> None:
+        directory, key = self._place(checkpoint)
         later = client.list_objects_v2(
             Bucket=self._bucket, Prefix=directory, StartAfter=key, MaxKeys=1
         )
@@ -200,6 +207,20 @@ class S3Sink:
                 f"there is a checkpoint larger than ours of {checkpoint.size}: our log was rolled "
                 "back, or somebody else writes there"
             )
+
+    def _holds(self, client: Any, checkpoint: PublishedCheckpoint) -> bool:
+        self._refuse_later(client, checkpoint)
+        directory, key = self._place(checkpoint)
+        if self._find(client, key, checkpoint) is not None:
+            return True
+        found = client.list_objects_v2(Bucket=self._bucket, Prefix=directory, MaxKeys=1)
+        return bool(found.get("Contents"))
+
+    def _store(self, client: Any, checkpoint: PublishedCheckpoint) -> Evidence:
+        from botocore.exceptions import ClientError
+
+        _, key = self._place(checkpoint)
+        self._refuse_later(client, checkpoint)
         version = self._find(client, key, checkpoint)
         if version is None:
             hold = {"ObjectLockLegalHoldStatus": "ON"} if self._legal_hold else {}

@@ -46,11 +46,14 @@ _LOCK_WAIT_MS = 120_000
 _TURN = RetryPolicy(attempts=20, base_s=0.05, cap_s=1.0, budget_s=30.0)
 
 
-def migrate(engine: Engine, script_location: str | Path, schema: str) -> None:
+def migrate(
+    engine: Engine, script_location: str | Path, schema: str, *, revision: str = "head"
+) -> None:
     """Bring the service's tables to the newest version; concurrent starters wait for each other.
 
     script_location: package (`ledger_svc.migrations`) or directory that holds `versions/`.
     schema: PostgreSQL schema, made if missing; not used on SQLite.
+    revision: an earlier version to stop at, for restoring what was backed up there.
 
     Raises:
         ConfigError: no such migrations, or the database was migrated by a newer build.
@@ -62,7 +65,7 @@ def migrate(engine: Engine, script_location: str | Path, schema: str) -> None:
     delays = _TURN.delays(random.Random())  # noqa: S311 - jitter, not a secret
     while True:
         try:
-            return _upgrade(engine, config, schema)
+            return _upgrade(engine, config, schema, revision)
         except AbortedError:
             delay_s = next(delays, None)
             if delay_s is None:
@@ -70,13 +73,13 @@ def migrate(engine: Engine, script_location: str | Path, schema: str) -> None:
             time.sleep(delay_s)
 
 
-def _upgrade(engine: Engine, config: Config, schema: str) -> None:
+def _upgrade(engine: Engine, config: Config, schema: str, revision: str) -> None:
     try:
         with begin_write(engine) as connection:
             if not is_sqlite(engine):
                 _prepare_postgres(connection, schema)
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            command.upgrade(config, revision)
     except CommandError as error:
         raise ConfigError(
             f"the database of {schema!r} cannot be migrated by this build: {error}"

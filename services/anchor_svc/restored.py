@@ -1,0 +1,202 @@
+"""After a restore: nothing is signed until the sinks say that they do not remember more.
+
+`provledger restore` leaves `restored.json` in the directory of each log. While it is there the log
+is *held*: no checkpoint is signed, nothing is handed to a sink, and a ledger that asks how far it
+is gets no answer, so that it does not append either. Reads and proofs go on.
+
+Each sink that remembers (`Remembering`) is asked what it holds of the log:
+
+    more than we do           the restored copy is stale: RESTORED_BEHIND, for a person to decide
+    a head of ours, or older  it confirms
+    nothing, though it once   it is not the place it was: it confirms nothing
+    acknowledged something
+
+At least one must confirm and none may be left open; whoever restored an installation without such
+sinks has said so (`accepted`). Then the file is removed, durably, before anything is signed.
+
+Trust: the file is operational. Who removes it lets a stale log go on, and makes a second history
+that sinks and cosigners will refuse; who makes one stops the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from anchor_svc import files
+from anchor_svc.sinks import (
+    AnchorSink,
+    PublishedCheckpoint,
+    Remembering,
+    SinkError,
+    SinkIntegrityError,
+)
+from anchor_svc.state import LogIdentity, LogState, SignedCheckpoint
+from anchor_svc.storage import Storage
+from provledger import logs
+from provledger.errors import FailedPreconditionError, StatusError, UnavailableError
+from provledger.retry import RetryPolicy
+
+log = logs.get(__name__)
+
+MARKER: Final = "restored.json"
+_RETRY: Final = RetryPolicy(attempts=1_000_000, base_s=0.5, cap_s=15.0, budget_s=float("inf"))
+_NEXT: Final = "see docs/runbooks/stale-restore.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one sink said. acknowledged: the largest size the database says it took.
+
+    holds: whether it holds a head that is ours, None if it could not be asked. more: what it holds
+    that we do not, "" if nothing.
+    """
+
+    sink: str
+    acknowledged: int
+    holds: bool | None
+    more: str = ""
+    why: str = ""
+
+
+def decide(answers: Sequence[Answer], *, size: int, accepted: bool) -> None:
+    """Return if the sinks confirm that nothing later than our head of `size` was anchored.
+
+    Raises:
+        FailedPreconditionError: RESTORED_BEHIND, a sink holds more.
+        UnavailableError: RESTORE_NOT_CONFIRMED, nobody said so, or somebody has yet to answer.
+    """
+    for answer in answers:
+        if answer.more:
+            raise FailedPreconditionError(
+                "RESTORED_BEHIND",
+                f"this log was restored at tree size {size}, and {answer.sink} remembers more: "
+                f"{answer.more}. Nothing is signed; restore a newer copy, or {_NEXT}",
+                metadata={"sink": answer.sink, "treeSize": str(size)},
+            )
+    for answer in answers:
+        if answer.holds is None:
+            raise _unconfirmed(f"{answer.sink} does not answer: {answer.why}", size)
+        if not answer.holds and answer.acknowledged and not accepted:
+            raise _unconfirmed(
+                f"{answer.sink} holds nothing of this log, though it once took a checkpoint of "
+                f"tree size {answer.acknowledged}: is it the place it was?",
+                size,
+            )
+    if not accepted and not any(answer.holds for answer in answers):
+        raise _unconfirmed("there is no sink that remembers anything", size)
+
+
+class Restored:
+    """Holds one log after a restore. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        identity: LogIdentity,
+        storage: Storage,
+        state: LogState,
+        directory: Path,
+        sinks: Callable[[], Sequence[AnchorSink]],
+        *,
+        deadline_s: float,
+    ) -> None:
+        self._log = identity
+        self._storage = storage
+        self._state = state
+        self._path = directory / MARKER
+        self._sinks = sinks
+        self._deadline_s = deadline_s
+        self._accepted = False
+        self._rng = random.Random()  # noqa: S311 - jitter, not a secret
+
+    def open(self) -> None:
+        """Hold the log if it was restored and nobody has confirmed it."""
+        try:
+            self._accepted = _read(self._path)
+        except FileNotFoundError:
+            return
+        self._state.held = _unconfirmed("no sink was asked yet", 0)
+        log.warning("anchor.held", log=self._log.name, accepted=self._accepted)
+
+    async def run(self) -> None:
+        """Ask until it is confirmed; returns at once for a log that was not restored."""
+        delays = _RETRY.delays(self._rng)
+        told = ""
+        while self._state.held is not None:
+            try:
+                await self._ask()
+            except StatusError as error:
+                self._state.held = error
+                if error.message != told:
+                    told = error.message
+                    log.error("anchor.held", reason=error.reason, message=told, log=self._log.name)
+                await asyncio.sleep(next(delays, 15.0))
+
+    async def _ask(self) -> None:
+        head = self._state.published or self._signed()
+        size = 0 if head is None else head.size
+        sinks = [sink for sink in self._sinks() if isinstance(sink, Remembering)]
+        acknowledged = await self._storage.cursors(self._log.uid, [sink.uri for sink in sinks])
+        answers = [] if head is None else [await self._one(s, head, acknowledged) for s in sinks]
+        decide(answers, size=size, accepted=self._accepted)
+        await asyncio.to_thread(self._forget)
+        self._state.held = None
+        log.warning(
+            "anchor.confirmed",
+            log=self._log.name,
+            size=size,
+            sinks=[answer.sink for answer in answers if answer.holds],
+        )
+
+    async def _one(
+        self, sink: Remembering, head: SignedCheckpoint, acknowledged: Mapping[str, int]
+    ) -> Answer:
+        checkpoint = PublishedCheckpoint(
+            self._log.origin, head.size, head.root, head.note, known_size=head.size
+        )
+        size = acknowledged.get(sink.uri, 0)
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                return Answer(sink.uri, size, await sink.holds(checkpoint))
+        except SinkIntegrityError as error:
+            return Answer(sink.uri, size, None, more=str(error))
+        except SinkError as error:
+            return Answer(sink.uri, size, None, why=str(error))
+        except TimeoutError:
+            return Answer(sink.uri, size, None, why=f"not within {self._deadline_s} s")
+
+    def _signed(self) -> SignedCheckpoint | None:
+        view = self._state.view
+        return None if view is None else SignedCheckpoint(view.size, view.root, view.note)
+
+    def _forget(self) -> None:
+        self._path.unlink(missing_ok=True)
+        files.sync_dir(self._path.parent)
+
+
+def _read(path: Path) -> bool:
+    """Whether whoever restored has accepted that no sink can confirm it.
+
+    A marker that cannot be read holds the log all the same. Raises FileNotFoundError.
+    """
+    data = path.read_bytes()
+    try:
+        value: Any = json.loads(data)
+        return value["accepted"] is True
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def _unconfirmed(why: str, size: int) -> UnavailableError:
+    return UnavailableError(
+        "RESTORE_NOT_CONFIRMED",
+        f"this log was restored from a backup, and signs nothing until its sinks confirm that they "
+        f"hold nothing later: {why} ({_NEXT})",
+        metadata={"treeSize": str(size)},
+        retry_delay_s=2.0,
+    )

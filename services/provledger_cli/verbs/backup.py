@@ -1,0 +1,89 @@
+"""`provledger backup`: one moment of an installation, in one file, while it runs."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from provledger_cli import output
+from provledger_cli.datadir import DataDir
+from provledger_cli.failures import CommandError
+from provledger_cli.options import DataDirOption, JSONOption
+
+
+def backup(
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            envvar="PROVLEDGER_BACKUP_OUT",
+            help="File to write; .gz at its end compresses. It must not be there yet.",
+            show_default=False,
+        ),
+    ],
+    include_keys: Annotated[
+        bool,
+        typer.Option(
+            "--include-keys",
+            envvar="PROVLEDGER_BACKUP_KEYS",
+            help="Put the private keys of the data directory in as well: whoever has the file can "
+            "then sign in your name.",
+        ),
+    ] = False,
+    data_dir: DataDirOption = None,
+    as_json: JSONOption = False,
+) -> None:
+    """Back up databases, tiles and configuration of a data directory, without stopping anything.
+
+    All services are taken at one moment at which they agree. The file is read again and checked
+    before it gets its name. Private keys stay out unless asked for; payloads, salts and the key of
+    imported lines are in it, so keep it as closed as the data directory itself. Sinks are not in
+    it: they are what a restored copy is compared with.
+
+    Example: provledger backup --out backup.tar.gz --data-dir ./ledger
+    """
+    from provledger_cli import backup as work
+    from provledger_cli import config as configs
+
+    output.use_json(as_json)
+    started_s = time.monotonic()
+    directory = DataDir.at(data_dir)
+    config = configs.load(directory)
+    if config is None:
+        raise CommandError(
+            f"{directory.path} is not a data directory", hint="name one with --data-dir"
+        )
+    if out.exists():
+        raise CommandError(f"{out} is there already", hint="name another file")
+    with output.progress("", counted=False) as bar:
+        task = bar.add_task("backing up", total=None, done=0)
+        manifest = work.write(
+            out,
+            directory,
+            config,
+            with_keys=include_keys,
+            on_progress=lambda what: bar.update(task, description=what),
+        )
+    size = out.stat().st_size
+    if as_json:
+        output.document(
+            {
+                "file": str(out),
+                "bytes": size,
+                "files": len(manifest.members),
+                **manifest.about,
+                "seconds": round(time.monotonic() - started_s, 3),
+            }
+        )
+        return
+    logs = manifest.about["logs"]
+    rows = [
+        ("file", f"{out}, {size:,} bytes, {len(manifest.members):,} files, read again"),
+        *[("log", f"{log['origin']}, tree size {log['size']:,}") for log in logs],
+        ("database", str(manifest.about["database"])),
+        ("private keys", "in it" if include_keys else "not in it: keep them elsewhere"),
+    ]
+    output.show(output.card("Backup", rows))

@@ -1,0 +1,152 @@
+"""Backups of services at work, restored as the runbooks say, and refused where they must be."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from provledger_cli import archive, backup, config
+from provledger_cli.datadir import DataDir
+from provledger_cli.failures import CommandError
+from provledger_cli.restore import Restored, restore
+from tests.e2e.commands import Installation, shipped_mutations
+from tests.support.postgres import connection_string, fresh_database
+from tests.support.runbooks import run_all
+
+MUTATION = {
+    "action": "CREATE",
+    "resource_type": "Account",
+    "resource_id": "42",
+    "actor_id": "alice",
+    "new_state": {"plan": "free"},
+}
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    lines = shipped_mutations()
+    (tmp_path / "m1.ndjson").write_bytes(b"".join(lines[:150]))
+    (tmp_path / "m2.ndjson").write_bytes(b"".join(lines[150:300]))
+    (tmp_path / "mutation.json").write_text(json.dumps(MUTATION))
+    return tmp_path
+
+
+@pytest.fixture
+def two_databases(postgres_url: str) -> Iterator[tuple[str, str]]:
+    with fresh_database(postgres_url) as first, fresh_database(postgres_url) as second:
+        yield first, second
+
+
+class Other(Installation):
+    """An installation whose data directory has another name."""
+
+    def __init__(self, work: Path, name: str) -> None:
+        super().__init__(work)
+        self.data = DataDir.at(work / name)
+        self.name = name
+
+    def _command(self, arguments: tuple[str, ...], module: str, data_dir: bool) -> list[str]:
+        command = super()._command(arguments, module, data_dir)
+        return [self.name if part == "data" else part for part in command]
+
+
+def backed_up(installation: Installation, out: Path) -> archive.Manifest:
+    """What `backup` does, in this process."""
+    settled = config.load(installation.data)
+    assert settled is not None
+    return backup.write(out, installation.data, settled, with_keys=False)
+
+
+@pytest.mark.timeout(600)
+def test_the_runbooks_of_restoring_do_what_they_say(work: Path) -> None:
+    old = Other(work, "ledger")
+    try:
+        old.run("up")
+        old.run("import", "m1.ndjson", "--tenant", "demo", "--batch", "10")
+        # Appends go on while backups are taken; each is of one moment all the same.
+        importing = old.start("import", "m2.ndjson", "--tenant", "demo", "--batch", "2")
+        taken = 0
+        while not taken or (importing.poll() is None and taken < 3):
+            taken += 1
+            manifest = backed_up(old, work / f"{taken}.tar")
+            answer = restore(
+                work / f"{taken}.tar",
+                DataDir.at(work / f"restored{taken}"),
+                database_url="",
+                sinks=(),
+                accepted=False,
+            )
+            assert answer.checked[0].size == manifest.about["logs"][0]["size"]
+            assert "witness-1.pem" in answer.missing_keys
+        assert importing.wait(timeout=120) == 0
+        (work / "1.tar").rename(work / "old.tar.gz")
+        old.run("status", "--wait", "60")
+        assert "anchor.confirmed" in "".join(run_all("restore", work, {}))
+        assert "RESTORED_BEHIND" in "".join(run_all("stale-restore", work, {}))
+    finally:
+        for name in ("ledger", "restored", "stale"):
+            if (work / name).exists():
+                Other(work, name).run("down", check=False)
+
+
+@pytest.mark.postgres
+@pytest.mark.timeout(600)
+def test_postgresql_is_backed_up_and_restored_without_other_tools(
+    work: Path, two_databases: tuple[str, str]
+) -> None:
+    first, second = two_databases
+    old, new = Other(work, "one"), Other(work, "two")
+    try:
+        old.run("up", "--database-url", first)
+        importing = old.start("import", "m1.ndjson", "--tenant", "demo", "--batch", "5")
+        taken = 0
+        while not taken or (importing.poll() is None and taken < 2):
+            taken += 1
+            backed_up(old, work / f"{taken}.tar")
+        assert importing.wait(timeout=120) == 0
+        old.run("down")
+        # Of services that stand still as well.
+        backed_up(old, work / "b.tar.gz")
+        assert first.encode() not in (work / "b.tar.gz").read_bytes()
+        with pytest.raises(CommandError, match="already"):
+            _restored(work, "b.tar.gz", "two", first)
+        for name in [f"{number}.tar" for number in range(1, taken + 1)]:
+            with _emptied(second):
+                assert _restored(work, name, "two", second).missing_keys
+                assert (work / "two").exists()
+            shutil.rmtree(work / "two")
+        _restored(work, "b.tar.gz", "two", second)
+        for path in (work / "one" / "keys").glob("*.pem"):
+            shutil.copy2(path, work / "two" / "keys")
+        new.run("up")
+        new.run("append", "--tenant", "demo", stdin=json.dumps(MUTATION).encode())
+        assert new.run("log", "fsck").json["holds"] is True
+    finally:
+        for each in (old, new):
+            each.run("down", check=False)
+
+
+def _restored(work: Path, file: str, name: str, database_url: str) -> Restored:
+    return restore(
+        work / file,
+        DataDir.at(work / name),
+        database_url=database_url,
+        sinks=(),
+        accepted=False,
+    )
+
+
+@contextmanager
+def _emptied(url: str) -> Iterator[None]:
+    """Whatever schemas of ours the block makes in a database are gone behind it."""
+    yield
+    with psycopg.connect(connection_string(url), autocommit=True) as connection:
+        for schema in ("keys", "anchor", "ledger"):
+            connection.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(schema)))

@@ -1,0 +1,114 @@
+"""A log with a marker of a restore: held until its sinks confirm, and then as it was."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from anchor_svc.openlog import OpenLog
+from anchor_svc.restored import MARKER
+from anchor_svc.servicer import AnchorServicer
+from anchor_svc.sinks.file import FileSink
+from provledger.api.anchor.v1 import anchor_pb2 as pb
+from provledger.errors import FailedPreconditionError, StatusError, UnavailableError
+from tests.support.anchoring import LOG_UID, Ledger, TestKeys, eventually, running_log, submit
+
+
+def sink(path: Path) -> FileSink:
+    return FileSink.from_uri(path.as_uri())
+
+
+def mark(data_dir: Path, *, accepted: bool = False) -> Path:
+    path = data_dir / "logs" / LOG_UID.hex() / MARKER
+    path.write_text(json.dumps({"v": "1", "takenAtNs": "1", "accepted": accepted}))
+    return path
+
+
+async def grown(url: str, data_dir: Path, ledger: Ledger, place: Path) -> None:
+    """A log of that ledger, all of it anchored."""
+    ledger.grow(20)
+    async with running_log(url, data_dir, sinks=[sink(place)], background=True) as log:
+        await submit(log, ledger)
+        await eventually(lambda: log.state.anchored_size == 21)
+
+
+async def refused(log: OpenLog, ledger: Ledger, keys: TestKeys) -> StatusError:
+    """Check that nothing is signed and no ledger is told how far it is; the reason why."""
+    ledger.grow(1)
+    with pytest.raises(StatusError) as caught:
+        await submit(log, ledger, len(ledger.entries) - 1)
+    request = pb.GetLedgerStateRequest(log="logs/-", ledger_uid=ledger.uid)
+    with pytest.raises(type(caught.value)):
+        await AnchorServicer(log, keys).GetLedgerState(request, None)
+    ledger.entries.pop()
+    assert log.state.signed_size == 21
+    return caught.value
+
+
+async def test_sinks_that_hold_no_more_let_it_go_on(database_url: str, tmp_path: Path) -> None:
+    ledger, keys = Ledger(), TestKeys()
+    await grown(database_url, tmp_path, ledger, tmp_path / "sink")
+    marker = mark(tmp_path)
+    places = [sink(tmp_path / "sink")]
+    async with running_log(database_url, tmp_path, keys=keys, sinks=places) as log:
+        error = await refused(log, ledger, keys)
+        assert error.reason == "RESTORE_NOT_CONFIRMED"
+        assert keys.signers[next(iter(keys.signers))].signed == []
+        # Reading goes on.
+        assert (await log.reader.inclusion(3, 0)).checkpoint.size == 21
+        await log.restored.run()
+        assert not marker.exists()
+        ledger.last = ledger.hash_of(19)
+        ledger.grow(1)
+        assert (await submit(log, ledger, 20)).tree_size == 22
+    # And a later start knows nothing of it.
+    async with running_log(database_url, tmp_path, sinks=[sink(tmp_path / "sink")]) as log:
+        assert log.state.held is None
+
+
+async def test_a_sink_that_remembers_more_stops_it(database_url: str, tmp_path: Path) -> None:
+    ledger, keys = Ledger(), TestKeys()
+    await grown(database_url, tmp_path, ledger, tmp_path / "sink")
+    latest = next((tmp_path / "sink").rglob("latest"))
+    latest.write_bytes(latest.read_bytes().replace(b"\n21\n", b"\n22\n", 1))
+    marker = mark(tmp_path, accepted=True)
+    places = [sink(tmp_path / "sink"), sink(tmp_path / "another")]
+    async with running_log(database_url, tmp_path, keys=keys, sinks=places, background=True) as log:
+        await eventually(lambda: isinstance(log.state.held, FailedPreconditionError))
+        error = await refused(log, ledger, keys)
+        assert error.reason == "RESTORED_BEHIND"
+        assert (tmp_path / "sink").as_uri() in error.message
+        assert marker.exists()
+        # Nothing was handed to anybody meanwhile.
+        assert not (tmp_path / "another").exists()
+
+
+async def test_an_emptied_sink_confirms_nothing(database_url: str, tmp_path: Path) -> None:
+    ledger, keys = Ledger(), TestKeys()
+    await grown(database_url, tmp_path, ledger, tmp_path / "sink")
+    marker = mark(tmp_path)
+    (tmp_path / "sink").rename(tmp_path / "moved")
+    async with running_log(
+        database_url, tmp_path, keys=keys, sinks=[sink(tmp_path / "sink")], background=True
+    ) as log:
+        await eventually(lambda: "place it was" in str(log.state.held))
+        assert (await refused(log, ledger, keys)).reason == "RESTORE_NOT_CONFIRMED"
+        # It is brought back, and asked again.
+        (tmp_path / "moved").rename(tmp_path / "sink")
+        async with asyncio.timeout(20):
+            while marker.exists():  # noqa: ASYNC110 - a file
+                await asyncio.sleep(0.01)
+        await eventually(lambda: log.state.held is None)
+
+
+async def test_a_marker_that_cannot_be_read_holds_all_the_same(
+    database_url: str, tmp_path: Path
+) -> None:
+    ledger, keys = Ledger(), TestKeys()
+    await grown(database_url, tmp_path, ledger, tmp_path / "sink")
+    mark(tmp_path).write_text('{"accepted": tr')
+    async with running_log(database_url, tmp_path, keys=keys) as log:
+        assert isinstance(await refused(log, ledger, keys), UnavailableError)

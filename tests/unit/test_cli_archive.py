@@ -1,0 +1,154 @@
+"""A backup that was changed in any way is refused before a single byte of it is written."""
+
+from __future__ import annotations
+
+import io
+import random
+import tarfile
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from provledger_cli import archive
+from provledger_cli.datadir import DataDir
+from provledger_cli.failures import DOES_NOT_HOLD, CommandError
+from provledger_cli.restore import restore
+
+FILES = {"config.json": b"{}", "db/keys.sqlite3": b"x" * 5000, "tiles/logs/aa/checkpoint": b"note"}
+ABOUT = {"database": "sqlite", "logs": [], "takenAtNs": "1"}
+
+
+def made(path: Path, files: dict[str, bytes] = FILES) -> bytes:
+    with path.open("wb") as file:
+        with archive.writing(file, compress=path.name.endswith(".gz")) as writer:
+            for name, data in files.items():
+                writer.add_bytes(name, data)
+            writer.finish(ABOUT)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["b.tar", "b.tar.gz"])
+def test_what_was_written_is_read_again(tmp_path: Path, name: str) -> None:
+    made(tmp_path / name)
+    manifest = archive.verify(tmp_path / name)
+    assert manifest.about == ABOUT
+    read: dict[str, io.BytesIO] = {}
+
+    class Kept(io.BytesIO):
+        def close(self) -> None:
+            return None
+
+    def place(member: str) -> IO[bytes] | None:
+        return read.setdefault(member, Kept()) if member != "config.json" else None
+
+    archive.extract(tmp_path / name, manifest, place)
+    assert {member: file.getvalue() for member, file in read.items()} == {
+        member: data for member, data in FILES.items() if member != "config.json"
+    }
+
+
+def refuse(path: Path, tmp_path: Path) -> CommandError:
+    """Restoring it fails, and nothing is there that was not there before."""
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(CommandError) as caught:
+        restore(path, DataDir.at(tmp_path / "new"), database_url="", sinks=(), accepted=False)
+    assert sorted(tmp_path.rglob("*")) == before
+    return caught.value
+
+
+@pytest.mark.parametrize("name", ["b.tar", "b.tar.gz"])
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_a_flipped_bit_changes_nothing_that_is_read_or_is_found(
+    tmp_path_factory: pytest.TempPathFactory, name: str, seed: int
+) -> None:
+    """Padding, and headers that say nothing of contents, may change; contents and names may not."""
+    rng = random.Random(seed)
+    path = tmp_path_factory.mktemp("flip") / name
+    data = bytearray(made(path))
+    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    path.write_bytes(data)
+    with suppress(CommandError):
+        manifest = archive.verify(path)
+        assert {member.name for member in manifest.members} == set(FILES)
+
+
+@pytest.mark.parametrize("name", ["b.tar", "b.tar.gz"])
+def test_a_file_that_was_cut_off_is_refused(tmp_path: Path, name: str) -> None:
+    data = made(tmp_path / name)
+    for length in (0, 10, len(data) // 3, len(data) // 2):
+        (tmp_path / name).write_bytes(data[:length])
+        assert refuse(tmp_path / name, tmp_path).exit_code == DOES_NOT_HOLD
+
+
+def _with(path: Path, change: str) -> None:
+    """An archive whose manifest is of `FILES`, and whose members are not."""
+    files = dict(FILES)
+    extra: list[tarfile.TarInfo] = []
+    if change == "another":
+        files["db/keys.sqlite3"] = b"y" * 5000
+    elif change == "missing":
+        del files["db/keys.sqlite3"]
+    elif change == "more":
+        files["db/ledger.sqlite3"] = b"z"
+    elif change == "outside":
+        files["../evil"] = b"z"
+    elif change == "absolute":
+        files["/tmp/evil"] = b"z"
+    elif change == "link":
+        link = tarfile.TarInfo("keys/link.pem")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        extra.append(link)
+    good = path.with_name("good.tar")
+    made(good)
+    manifest = archive.verify(good).encode()
+    good.unlink()
+    with tarfile.open(path, "w") as tar:
+        for info in extra:
+            tar.addfile(info)
+        for name, data in [*files.items(), (archive.MANIFEST, manifest)]:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+@pytest.mark.parametrize("change", ["another", "missing", "more", "outside", "absolute", "link"])
+def test_other_members_are_refused(tmp_path: Path, change: str) -> None:
+    _with(tmp_path / "b.tar", change)
+    assert refuse(tmp_path / "b.tar", tmp_path).exit_code == DOES_NOT_HOLD
+
+
+def test_databases_that_are_none_are_refused(tmp_path: Path) -> None:
+    made(
+        tmp_path / "b.tar",
+        {
+            "config.json": b'{"database_url": "", "sinks": []}',
+            **{f"db/{name}.sqlite3": b"x" * 5000 for name in ("keys", "anchor", "ledger")},
+        },
+    )
+    error = refuse(tmp_path / "b.tar", tmp_path)
+    assert error.exit_code == DOES_NOT_HOLD
+    assert "no whole database" in error.message
+
+
+def test_nothing_is_restored_over_what_is_there(tmp_path: Path) -> None:
+    made(tmp_path / "b.tar")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "mine").write_text("precious")
+    assert "not empty" in refuse(tmp_path / "b.tar", tmp_path).message
+
+
+def test_a_backup_of_another_kind_of_database_is_told_apart(tmp_path: Path) -> None:
+    made(tmp_path / "b.tar")
+    with pytest.raises(CommandError, match="backup of sqlite"):
+        restore(
+            tmp_path / "b.tar",
+            DataDir.at(tmp_path / "new"),
+            database_url="postgresql://nowhere/x",
+            sinks=(),
+            accepted=False,
+        )
