@@ -26,7 +26,13 @@ from provledger.jwk import (
     thumbprint_of,
 )
 from provledger.key_events import SignedEvent, parse_signed
-from provledger.keyset import MAX_REASON_BYTES, CoveredCheckpoint, KeyPurpose, KeyState
+from provledger.keyset import (
+    MAX_REASON_BYTES,
+    CoveredCheckpoint,
+    KeyPurpose,
+    KeyState,
+    check_purpose,
+)
 from provledger.kms import check_uri
 from provledger.kms.errors import KMSConfigError
 from provledger.rpc.key_events import covered_from_pb, endorsement_to_pb, event_to_pb
@@ -123,6 +129,7 @@ def binding_from_pb(request: pb.CreateKeyRequest | pb.RotateKeyRequest) -> KeyBi
     violations.raise_if_any()
     algorithm = algorithm_of(public_key_from_jwk(jwk))
     violations.check("jwk", lambda: policy.check_signing_key(algorithm, purpose), None)
+    violations.check("jwk", lambda: check_purpose(algorithm, purpose), None)
     violations.raise_if_any()
     return KeyBinding(kid, purpose, request.uri, jwk, thumbprint)
 

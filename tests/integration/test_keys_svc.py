@@ -152,6 +152,16 @@ class TestLifeOfAKey:
         spelled = json.dumps(json.loads(made["jwk"]) | {"kid": "witness-1", "use": "sig"}, indent=1)
         assert await keys.create(**made | {"jwk": spelled.encode()}) == first
 
+    @pytest.mark.parametrize("algorithm", [Algorithm.ECDSA_P384, Algorithm.ML_DSA_44])
+    async def test_key_that_cannot_sign_checkpoints_is_refused_for_them(
+        self, keys: Keys, algorithm: Algorithm
+    ) -> None:
+        made = keys.make("checkpoint-1", algorithm) | {"purpose": pb.KEY_PURPOSE_CHECKPOINT}
+        with pytest.raises(InvalidArgumentError) as caught:
+            await keys.create(**made)
+        assert [violation.field for violation in caught.value.violations] == ["jwk"]
+        assert "must be Ed25519 or P-256" in caught.value.violations[0].description
+
     async def test_kid_for_another_key_is_refused(self, keys: Keys) -> None:
         await keys.create(**keys.make("witness-1"))
         other = keys.make("witness-2")

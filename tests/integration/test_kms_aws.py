@@ -37,6 +37,9 @@ MESSAGE = b"DSSEv1 2 hi 2 {}"
 SPECS = {
     Algorithm.ED25519: ("ECC_NIST_EDWARDS25519", "ED25519_SHA_512", "RAW"),
     Algorithm.ECDSA_P256: ("ECC_NIST_P256", "ECDSA_SHA_256", "DIGEST"),
+    Algorithm.ECDSA_P384: ("ECC_NIST_P384", "ECDSA_SHA_384", "DIGEST"),
+    Algorithm.ML_DSA_44: ("ML_DSA_44", "ML_DSA_SHAKE_256", "RAW"),
+    Algorithm.ML_DSA_65: ("ML_DSA_65", "ML_DSA_SHAKE_256", "RAW"),
 }
 ED25519 = "ECC_NIST_EDWARDS25519"
 
@@ -78,7 +81,6 @@ async def test_key_signs_what_its_public_half_verifies(
     signer = await kms.open_signer(f"aws-kms:{arn}", tmp_path)
     assert (signer.uri, signer.algorithm) == (f"aws-kms:{arn}", algorithm)
     await signing.self_test(signer, signer.public_key)
-    await signing.sign_checkpoint(signer, "log.example/1", 7, bytes(32))
     verify_signature(signer.public_key, await signer.sign(MESSAGE), MESSAGE)
     for request in aws.signed:
         assert request["KeyId"] == arn, "the ARN itself, never an alias or a bare id"

@@ -39,7 +39,13 @@ from tests.support.token_bucket import TokenBucket
 MESSAGE = b"DSSEv1 2 hi 2 {}"
 ED25519 = "EC_SIGN_ED25519"
 P256 = "EC_SIGN_P256_SHA256"
-KINDS = {Algorithm.ED25519: ED25519, Algorithm.ECDSA_P256: P256}
+KINDS = {
+    Algorithm.ED25519: ED25519,
+    Algorithm.ECDSA_P256: P256,
+    Algorithm.ECDSA_P384: "EC_SIGN_P384_SHA384",
+    Algorithm.ML_DSA_44: "PQ_SIGN_ML_DSA_44",
+    Algorithm.ML_DSA_65: "PQ_SIGN_ML_DSA_65",
+}
 KEY = f"gcp-kms:{PARENT}/cryptoKeys/witness/cryptoKeyVersions/1"
 
 Open = Callable[..., Any]
@@ -80,7 +86,6 @@ async def test_key_signs_what_its_public_half_verifies(
     signer = await kms.open_signer(f"gcp-kms:{name}", tmp_path)
     assert (signer.uri, signer.algorithm) == (f"gcp-kms:{name}", algorithm)
     await signing.self_test(signer, signer.public_key)
-    await signing.sign_checkpoint(signer, "log.example/1", 7, bytes(32))
     verify_signature(signer.public_key, await signer.sign(MESSAGE), MESSAGE)
     assert all(request.name == name for request in gcp.signed), "the exact version"
     await signer.close()
@@ -276,7 +281,9 @@ REFUSALS: dict[str, tuple[str, str, type[KMSError], str]] = {
         "GOOGLE_SYMMETRIC_ENCRYPTION", "ENABLED", KMSConfigError, "purpose is ASYMMETRIC_SIGN"
     ),
     "rsa": ("RSA_SIGN_PSS_2048_SHA256", "ENABLED", KMSConfigError, "EC_SIGN_ED25519 or EC_SIGN_P2"),
-    "p384": ("EC_SIGN_P384_SHA384", "ENABLED", KMSConfigError, "is of algorithm EC_SIGN_P384"),
+    "slh-dsa": (
+        "PQ_SIGN_SLH_DSA_SHA2_128S", "ENABLED", KMSConfigError, "purpose is ASYMMETRIC_SIGN"
+    ),
     "disabled": (ED25519, "DISABLED", KMSKeyDisabledError, "gcloud kms keys versions enable"),
     "destroyed soon": (ED25519, "DESTROY_SCHEDULED", KMSKeyDisabledError, "versions restore"),
     "destroyed": (ED25519, "DESTROYED", KMSKeyDisabledError, "gone for good"),

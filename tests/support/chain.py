@@ -111,23 +111,26 @@ class Chain:
         kid: str = "witness-1",
         signer: str = "",
         token: Token | None = None,
+        key: Any = None,
     ) -> None:
         """Append one flush of (receipt type, payload value or (media type, bytes)).
 
         `signer` is the label of the key that signs, that of `kid` by default; give it with a token.
+        `key` is the private key of `kid`, if it is of another kind.
         """
         made = [
             self._statement(kind, payload, len(self.links) + offset)
             for offset, (kind, payload) in enumerate(items)
         ]
         hashes = [statement_leaf_hash(self.suite, statement) for _, statement, _, _ in made]
-        key = private_key(signer or kid)
+        named = key or private_key(kid)
+        key = key or private_key(signer or kid)
         batch = WitnessBatch(
             suite=self.suite,
             root=batch_root(self.suite, hashes),
             size=len(hashes),
             kid=kid,
-            thumbprint=thumbprint_of(private_key(kid).public_key()),
+            thumbprint=thumbprint_of(named.public_key()),
             epoch=1,
             signed_at_ns=self.now_ns(len(self.links)),
             token=token,

@@ -30,7 +30,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa, utils
+from cryptography.hazmat.primitives.asymmetric import ec, mldsa, rsa, utils
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -43,6 +43,9 @@ SIGNING_ALGORITHMS = {
     "ECC_NIST_EDWARDS25519": ["ED25519_SHA_512", "ED25519_PH_SHA_512"],
     "ECC_NIST_P256": ["ECDSA_SHA_256"],
     "ECC_NIST_P384": ["ECDSA_SHA_384"],
+    "ECC_NIST_P521": ["ECDSA_SHA_512"],
+    "ML_DSA_44": ["ML_DSA_SHAKE_256"],
+    "ML_DSA_65": ["ML_DSA_SHAKE_256"],
     "RSA_2048": ["RSASSA_PKCS1_V1_5_SHA_256", "RSASSA_PSS_SHA_256"],
 }
 HASHES: dict[str, hashes.HashAlgorithm] = {
@@ -115,6 +118,12 @@ def _generate(spec: str) -> Any:
             return ec.generate_private_key(ec.SECP256R1())
         case "ECC_NIST_P384":
             return ec.generate_private_key(ec.SECP384R1())
+        case "ECC_NIST_P521":
+            return ec.generate_private_key(ec.SECP521R1())
+        case "ML_DSA_44":
+            return mldsa.MLDSA44PrivateKey.generate()
+        case "ML_DSA_65":
+            return mldsa.MLDSA65PrivateKey.generate()
         case "RSA_2048":
             return rsa.generate_private_key(65537, 2048)
         case "SYMMETRIC_DEFAULT":
@@ -311,6 +320,12 @@ def _sign(key: Key, algorithm: str, kind: str, message: bytes) -> bytes:
             # ED25519_PH_SHA_512 is Ed25519ph (RFC 8032 §5.1), which no client of ours may ask for.
             raise AWSError("ValidationException", f"MessageType {kind} does not fit {algorithm}")
         return key.private.sign(message)
+    if algorithm == "ML_DSA_SHAKE_256":
+        if kind != "RAW":
+            # DIGEST does not exist for it, and EXTERNAL_MU no client of ours asks for.
+            raise AWSError("ValidationException", f"MessageType {kind} does not fit {algorithm}")
+        made: bytes = key.private.sign(message)
+        return made
     chosen = HASHES[algorithm]
     if kind == "RAW":
         signature: bytes = key.private.sign(message, ec.ECDSA(chosen))

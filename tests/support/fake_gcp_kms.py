@@ -23,7 +23,7 @@ from typing import Any, Self
 
 import grpc
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa, utils
+from cryptography.hazmat.primitives.asymmetric import ec, mldsa, rsa, utils
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from google.protobuf import any_pb2, duration_pb2
@@ -43,6 +43,12 @@ LOCATIONS = ("europe-west3", "global")
 State = kms_v1.CryptoKeyVersion.CryptoKeyVersionState
 Algorithm = kms_v1.CryptoKeyVersion.CryptoKeyVersionAlgorithm
 Purpose = kms_v1.CryptoKey.CryptoKeyPurpose
+
+
+HASHED: dict[str, tuple[str, hashes.HashAlgorithm]] = {
+    "EC_SIGN_P256_SHA256": ("sha256", hashes.SHA256()),
+    "EC_SIGN_P384_SHA384": ("sha384", hashes.SHA384()),
+}
 
 
 @dataclass
@@ -75,6 +81,9 @@ def _generate(algorithm: str) -> Any:
         return ec.generate_private_key(ec.SECP256R1())
     if algorithm == "EC_SIGN_P384_SHA384":
         return ec.generate_private_key(ec.SECP384R1())
+    if algorithm.startswith("PQ_SIGN_ML_DSA_"):
+        kinds: dict[str, Any] = {"44": mldsa.MLDSA44PrivateKey, "65": mldsa.MLDSA65PrivateKey}
+        return kinds[algorithm[-2:]].generate()
     if algorithm.startswith("RSA_SIGN"):
         return rsa.generate_private_key(65537, 2048)
     return None
@@ -249,13 +258,23 @@ class FakeGCPKMS:
                 code_pb2.INVALID_ARGUMENT, f"{version.name} is not an asymmetric key."
             )
         self._usable(version)
-        pem = version.private.public_key().public_bytes(
-            Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
-        )
+        public_key, formats = version.private.public_key(), kms_v1.PublicKey.PublicKeyFormat
+        post_quantum = version.algorithm.startswith("PQ_")
+        if post_quantum != (request.public_key_format == formats.NIST_PQC):
+            raise _AbortError(
+                code_pb2.INVALID_ARGUMENT,
+                f"The public key format is not supported for {version.algorithm}.",
+            )
+        if post_quantum:
+            raw = public_key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+            data = kms_v1.ChecksummedData(data=raw, crc32c_checksum=crc32c(raw))
+            form = {"public_key": data, "public_key_format": formats.NIST_PQC}
+        else:
+            pem = public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+            form = {"pem": pem.decode(), "pem_crc32c": crc32c(pem)}
         answer = kms_v1.PublicKey(
+            **form,
             name=version.name,
-            pem=pem.decode(),
-            pem_crc32c=crc32c(pem),
             algorithm=Algorithm[version.algorithm],
             protection_level=kms_v1.ProtectionLevel[version.protection],
         )
@@ -277,13 +296,14 @@ class FakeGCPKMS:
         if self.tamper_request is not None:
             self.tamper_request(request)
         version = self._find(request.name)
-        hashed = version.algorithm != "EC_SIGN_ED25519"
-        sent = request.digest.sha256 if hashed else request.data
+        # Digest and hash of the algorithms that sign one.
+        hashed = HASHED.get(version.algorithm)
+        sent = getattr(request.digest, hashed[0]) if hashed else request.data
         checksum = request.digest_crc32c if hashed else request.data_crc32c
         if not sent:
             raise _AbortError(
                 code_pb2.INVALID_ARGUMENT,
-                f"{version.algorithm} needs {'digest.sha256' if hashed else 'data'}.",
+                f"{version.algorithm} needs {f'digest.{hashed[0]}' if hashed else 'data'}.",
             )
         if checksum is not None and checksum != crc32c(sent):
             raise _AbortError(
@@ -292,15 +312,15 @@ class FakeGCPKMS:
         self._usable(version)
         self.signed.append(request)
         if hashed:
-            signature = version.private.sign(sent, ec.ECDSA(utils.Prehashed(hashes.SHA256())))
+            signature = version.private.sign(sent, ec.ECDSA(utils.Prehashed(hashed[1])))
         else:
             signature = version.private.sign(sent)
         answer = kms_v1.AsymmetricSignResponse(
             name=version.name,
             signature=signature,
             signature_crc32c=crc32c(signature),
-            verified_digest_crc32c=hashed and checksum is not None,
-            verified_data_crc32c=not hashed and checksum is not None,
+            verified_digest_crc32c=hashed is not None and checksum is not None,
+            verified_data_crc32c=hashed is None and checksum is not None,
             protection_level=kms_v1.ProtectionLevel[version.protection],
         )
         if self.tamper is not None:

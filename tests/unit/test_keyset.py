@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -76,9 +76,16 @@ def key(number: int = 1, **changes: Any) -> VerificationKey:
     return VerificationKey.from_public_key(ed_private(number).public_key(), **(values | changes))
 
 
+def p384_private(number: int) -> ec.EllipticCurvePrivateKey:
+    return ec.derive_private_key(number + 1, ec.SECP384R1())
+
+
 private_keys = st.one_of(
     st.integers(0, 2**250).map(ed_private),
     st.integers(0, 2**250).map(ec_private),
+    st.integers(0, 2**250).map(p384_private),
+    st.binary(min_size=32, max_size=32).map(mldsa.MLDSA44PrivateKey.from_seed_bytes),
+    st.binary(min_size=32, max_size=32).map(mldsa.MLDSA65PrivateKey.from_seed_bytes),
 )
 
 
@@ -101,6 +108,13 @@ class TestThumbprint:
         assert b64url(jwk._hash_members(members)) == expected
         with pytest.raises(jwk.UnsupportedKeyError, match="RSA"):
             thumbprint(members)
+
+    def test_rfc9964_ml_dsa_vector(self) -> None:
+        """RFC 9964 §4: the example key made of 32 zero bytes, whose kid is its thumbprint."""
+        public_key = mldsa.MLDSA44PrivateKey.from_seed_bytes(bytes(32)).public_key()
+        members = jwk_from_public_key(public_key)
+        assert (members["kty"], members["alg"]) == ("AKP", "ML-DSA-44")
+        assert b64url(thumbprint(members)) == "T4xl70S7MT6Zeq6r9V9fPJGVn76wfnXJ21-gyo0Gu6o"
 
     def test_optional_members_do_not_change_it(self) -> None:
         more = {**RFC8037_JWK, "kid": "x", "alg": "EdDSA", "use": "sig", "key_ops": ["verify"]}
@@ -150,6 +164,33 @@ class TestJwk:
         with pytest.raises(KeyFormatError, match=why):
             public_key_from_jwk({**RFC8037_JWK, **change})
 
+    @pytest.mark.parametrize(
+        ("change", "why"),
+        [
+            ({"pub": "AAAA"}, "exactly 1312 bytes"),
+            ({"pub": None}, "unpadded base64url"),
+            ({"alg": "ML-DSA-65"}, "exactly 1952 bytes"),
+            ({"alg": "ML-DSA-87"}, "not supported"),
+            ({"alg": None}, "not supported"),
+            ({"alg": ["ML-DSA-44"]}, "not supported"),
+            ({"priv": "AA"}, "private member"),
+            ({"use": "enc"}, "use"),
+        ],
+    )
+    def test_bad_member_of_an_ml_dsa_key_is_refused(self, change: Any, why: str) -> None:
+        private = mldsa.MLDSA44PrivateKey.from_seed_bytes(bytes(32))
+        with pytest.raises(KeyFormatError, match=why):
+            public_key_from_jwk({**jwk_from_public_key(private.public_key()), **change})
+
+    @pytest.mark.parametrize("curve", ["P-521", "secp256k1", "P-384 "])
+    def test_another_curve_is_not_supported(self, curve: str) -> None:
+        with pytest.raises(jwk.UnsupportedKeyError):
+            public_key_from_jwk({**RFC7517_EC_JWK, "use": "sig", "crv": curve})
+
+    def test_coordinates_of_the_other_curve_are_refused(self) -> None:
+        with pytest.raises(KeyFormatError, match="exactly 48 bytes"):
+            public_key_from_jwk({**RFC7517_EC_JWK, "use": "sig", "crv": "P-384"})
+
     def test_point_off_the_p256_curve_is_refused(self) -> None:
         off = {**RFC7517_EC_JWK, "use": "sig", "y": RFC7517_EC_JWK["x"]}
         with pytest.raises(KeyFormatError, match="not a point"):
@@ -175,9 +216,9 @@ class TestJwk:
         "public_key",
         [
             rsa.generate_private_key(65537, 2048).public_key(),
-            ec.derive_private_key(7, ec.SECP384R1()).public_key(),
+            ec.derive_private_key(7, ec.SECP521R1()).public_key(),
         ],
-        ids=["rsa", "p384"],
+        ids=["rsa", "p521"],
     )
     def test_other_kinds_of_key_objects_are_refused(self, public_key: Any) -> None:
         with pytest.raises(jwk.UnsupportedKeyError):
@@ -192,10 +233,12 @@ class TestVerify:
         k = VerificationKey.from_public_key(
             private.public_key(), kid="k", purpose=KeyPurpose.WITNESS
         )
-        if k.algorithm is Algorithm.ED25519:
-            signature = private.sign(message)
-        else:
+        if k.algorithm is Algorithm.ECDSA_P256:
             signature = private.sign(message, ec.ECDSA(hashes.SHA256()))
+        elif k.algorithm is Algorithm.ECDSA_P384:
+            signature = private.sign(message, ec.ECDSA(hashes.SHA384()))
+        else:
+            signature = private.sign(message)
         k.verify(signature, message)
         with pytest.raises(InvalidSignatureError, match="'k'"):
             k.verify(signature, message + b"x")
@@ -254,6 +297,20 @@ class TestVkey:
             key().vkey(origin)
 
 
+@pytest.mark.parametrize("private", [p384_private(1), mldsa.MLDSA44PrivateKey.generate()])
+def test_a_checkpoint_key_is_of_a_kind_that_notes_know(private: Any) -> None:
+    """Others are left out of a set, as those of unknown kinds are."""
+    with pytest.raises(jwk.UnsupportedKeyError, match="must be Ed25519 or P-256"):
+        VerificationKey.from_public_key(
+            private.public_key(), kid="c", purpose=KeyPurpose.CHECKPOINT
+        )
+    k = VerificationKey.from_public_key(private.public_key(), kid="c", purpose=KeyPurpose.HEAD)
+    doc = {"keys": [k.to_jwk()]}
+    assert KeySet.parse(doc).keys == (k,)
+    doc["keys"][0]["provledger"]["purpose"] = "checkpoint"
+    assert KeySet.parse(doc).ignored == ("c",)
+
+
 instants = st.integers(0, 2**63 - 1)
 
 
@@ -263,10 +320,12 @@ def key_sets(draw: st.DrawFn) -> KeySet:
     keys = {}
     for index, private in enumerate(privates):
         state = draw(st.sampled_from([s for s in KeyState if s is not KeyState.PENDING]))
+        noted = jwk.algorithm_of(private.public_key()) in (Algorithm.ED25519, Algorithm.ECDSA_P256)
+        purposes = [p for p in KeyPurpose if noted or p is not KeyPurpose.CHECKPOINT]
         k = VerificationKey.from_public_key(
             private.public_key(),
             kid=f"k{index}",
-            purpose=draw(st.sampled_from(KeyPurpose)),
+            purpose=draw(st.sampled_from(purposes)),
             epoch=draw(st.integers(1, 2**63 - 1)),
             state=state,
             not_before_ns=draw(instants),
@@ -340,7 +399,7 @@ class TestKeySet:
     def test_keys_of_unknown_kind_are_left_out_and_remembered(self) -> None:
         """RFC 7517 §5; a verifier that meets such a kid says why it does not know it."""
         doc = document(key(1), key(2))
-        doc["keys"].append({"kty": "AKP", "alg": "ML-DSA-44", "kid": "pq-1", "pub": "AA"})
+        doc["keys"].append({"kty": "AKP", "alg": "ML-DSA-87", "kid": "pq-1", "pub": "AA"})
         doc["keys"][1]["provledger"]["purpose"] = "recovery"
         keys = KeySet.parse(doc)
         assert [k.kid for k in keys] == ["witness-1"]

@@ -10,7 +10,7 @@ import pytest
 
 from provledger import checkpoint, dsse, head, note, witness_batch
 from provledger.errors import CheckpointError, NoteError, ReceiptFormatError
-from provledger.jwk import Algorithm, PublicKey, thumbprint_of
+from provledger.jwk import Algorithm, PublicKey, UnsupportedKeyError, thumbprint_of
 from provledger.keyset import KeyPurpose, VerificationKey
 from provledger.kms import Signer, local, signing
 from provledger.kms.errors import KMSConfigError, KMSIntegrityError
@@ -24,6 +24,14 @@ def signer(request: pytest.FixtureRequest, tmp_path: Path) -> Signer:
     path = tmp_path / "key.pem"
     local.create_key(path, request.param)
     return local._open("local:key.pem", path, None)
+
+
+@pytest.fixture(params=[Algorithm.ED25519, Algorithm.ECDSA_P256])
+def log_signer(request: pytest.FixtureRequest, tmp_path: Path) -> Signer:
+    """A key of a kind that signed notes know."""
+    path = tmp_path / "log.pem"
+    local.create_key(path, request.param)
+    return local._open("local:log.pem", path, None)
 
 
 @dataclass
@@ -108,9 +116,9 @@ async def test_batch_that_names_another_key_is_not_signed(signer: Signer) -> Non
         await signing.sign_witness_batch(signer, batch_body(signer, thumbprint=bytes(32)))
 
 
-async def test_checkpoint_is_a_note_that_our_vkey_opens(signer: Signer) -> None:
-    data = await signing.sign_checkpoint(signer, ORIGIN, 7, ROOT)
-    vkey = key_of(signer).vkey(ORIGIN)
+async def test_checkpoint_is_a_note_that_our_vkey_opens(log_signer: Signer) -> None:
+    data = await signing.sign_checkpoint(log_signer, ORIGIN, 7, ROOT)
+    vkey = key_of(log_signer).vkey(ORIGIN)
     assert note.parse_vkey(vkey).name == ORIGIN
     parsed, _ = checkpoint.open_checkpoint(data, [vkey], ORIGIN, exact=True)
     assert (parsed.origin, parsed.size, parsed.root) == (ORIGIN, 7, ROOT)
@@ -129,19 +137,32 @@ async def test_checkpoint_is_a_note_that_our_vkey_opens(signer: Signer) -> None:
     ],
 )
 async def test_values_that_make_no_checkpoint_are_not_signed(
-    signer: Signer, origin: str, size: int, root: bytes, error: type[Exception]
+    log_signer: Signer, origin: str, size: int, root: bytes, error: type[Exception]
 ) -> None:
-    silent = TamperingSigner(signer)
+    silent = TamperingSigner(log_signer)
     with pytest.raises(error):
         await signing.sign_checkpoint(silent, origin, size, root)
 
 
-async def test_wrong_signature_goes_nowhere(signer: Signer) -> None:
+@pytest.mark.parametrize(
+    "algorithm", [Algorithm.ECDSA_P384, Algorithm.ML_DSA_44, Algorithm.ML_DSA_65]
+)
+async def test_checkpoint_is_not_signed_by_keys_that_notes_do_not_know(
+    algorithm: Algorithm, tmp_path: Path
+) -> None:
+    path = tmp_path / "key.pem"
+    local.create_key(path, algorithm)
+    silent = TamperingSigner(local._open("local:key.pem", path, None))
+    with pytest.raises(UnsupportedKeyError, match="must be Ed25519 or P-256"):
+        await signing.sign_checkpoint(silent, ORIGIN, 7, ROOT)
+
+
+async def test_wrong_signature_goes_nowhere(signer: Signer, log_signer: Signer) -> None:
     wrong = TamperingSigner(signer)
     for attempt in (
         signing.sign_witness_batch(wrong, batch_body(signer)),
         signing.sign_head(wrong, head_body()),
-        signing.sign_checkpoint(wrong, ORIGIN, 7, ROOT),
+        signing.sign_checkpoint(TamperingSigner(log_signer), ORIGIN, 7, ROOT),
         signing.self_test(wrong, signer.public_key),
     ):
         with pytest.raises(KMSIntegrityError, match="does not verify"):
@@ -153,7 +174,7 @@ async def test_self_test_passes_for_the_registered_key(signer: Signer) -> None:
 
 
 async def test_self_test_finds_another_key(signer: Signer, tmp_path: Path) -> None:
-    other = local.create_key(tmp_path / "other.pem")
+    other = local.create_key(tmp_path / "another.pem")
     with pytest.raises(KMSIntegrityError, match="not the registered one"):
         await signing.self_test(signer, other)
 

@@ -32,7 +32,7 @@ KEYS = key_set()
 TOKEN = make_token(use=17)
 EC_JWKS = {
     curve: jcs.encode(jwk_from_public_key(ec.derive_private_key(7, curve()).public_key())).decode()
-    for curve in (ec.SECP256R1,)
+    for curve in (ec.SECP256R1, ec.SECP384R1)
 }
 
 

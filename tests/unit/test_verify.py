@@ -7,11 +7,13 @@ from typing import Any
 
 import orjson
 import pytest
+from cryptography.hazmat.primitives.asymmetric import mldsa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from provledger import disclosure, jcs
 from provledger.errors import ReceiptFormatError, VerificationError
+from provledger.keyset import KeyPurpose, KeySet, VerificationKey
 from provledger.receipt import LegacyReceipt, Opening, Receipt, parse_receipt
 from provledger.report import Check, Finding, Outcome, Status
 from provledger.verify import verify_receipt
@@ -32,6 +34,25 @@ def test_every_receipt_of_a_good_chain_is_verified(receipt):
 def test_every_suite_verifies(suite):
     receipts = sample_chain(suite=suite).receipts()
     assert all(verify_receipt(receipt, KEYS).status is Status.VERIFIED for receipt in receipts)
+
+
+@pytest.mark.parametrize("kind", [mldsa.MLDSA44PrivateKey, mldsa.MLDSA65PrivateKey])
+def test_receipts_under_an_ml_dsa_key_verify_and_their_damaged_neighbours_do_not(kind):
+    private = kind.from_seed_bytes(bytes(32))
+    chain = Chain()
+    chain.append([mutation(1), mutation(2)], kid="pq-1", key=private)
+    ours = VerificationKey.from_public_key(
+        private.public_key(), kid="pq-1", purpose=KeyPurpose.WITNESS
+    )
+    keys = KeySet([*KEYS, ours])
+    receipt = chain.receipts()[2]
+    assert verify_receipt(receipt.encode(), keys.encode()).status is Status.VERIFIED
+    sig = receipt.signature.sig
+    for damaged in (sig[:-1], sig + b"\0", bytes([sig[0] ^ 1]) + sig[1:], bytes(len(sig)), b""):
+        signature = dataclasses.replace(receipt.signature, sig=damaged)
+        with pytest.raises(VerificationError) as caught:
+            verify_receipt(with_changes(receipt, signature=signature), keys)
+        assert caught.value.check == Check.WITNESS_SIGNATURE
 
 
 def test_receipts_are_accepted_as_text_value_and_object():

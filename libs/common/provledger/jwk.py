@@ -1,8 +1,13 @@
 """One public key: as an object, as a JWK, as a thumbprint, and verifying with it.
 
-Follows RFC 7517 (JWK), RFC 7518 §6.2 (EC keys), RFC 8037 §2 (Ed25519 keys) and RFC 7638
-(thumbprints). Signatures are what the key management services give: Ed25519 is 64 bytes (RFC 8032),
-ECDSA P-256 is ASN.1 DER over SHA-256 (RFC 3279 §2.2.3), not the raw pair of JOSE.
+Follows RFC 7517 (JWK), RFC 7518 §6.2 (EC keys), RFC 8037 §2 (Ed25519 keys), RFC 9964 (ML-DSA keys)
+and RFC 7638 (thumbprints). Signatures are what the key management services give::
+
+    ed25519      64 bytes (RFC 8032)
+    ecdsa-p256   ASN.1 DER over SHA-256 (RFC 3279 §2.2.3), not the raw pair of JOSE
+    ecdsa-p384   the same over SHA-384
+    ml-dsa-44    2,420 bytes, pure, with an empty context (FIPS 204 §5.2); experimental
+    ml-dsa-65    3,309 bytes; experimental
 
 Left to others: purposes, epochs and sets of keys (`provledger.keyset`), private keys
 (`provledger.kms`). Nothing here accepts a JWK with a private member.
@@ -16,9 +21,9 @@ import re
 from collections.abc import Mapping
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -27,10 +32,16 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from provledger import _ed25519
 from provledger.errors import InvalidSignatureError, KeyFormatError
 
-PublicKey: TypeAlias = Ed25519PublicKey | ec.EllipticCurvePublicKey
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric import mldsa
+
+PublicKey: TypeAlias = (
+    "Ed25519PublicKey | ec.EllipticCurvePublicKey | mldsa.MLDSA44PublicKey | mldsa.MLDSA65PublicKey"
+)
 
 # Built once: constructing it for each call costs as much as a hash.
 _ECDSA_SHA256: Final = ec.ECDSA(hashes.SHA256())
+_ECDSA_SHA384: Final = ec.ECDSA(hashes.SHA384())
 
 # RFC 7518 §6.2.2, §6.3.2, §6.4.1, RFC 8037 §2 and the AKP keys of ML-DSA: what must never be here.
 PRIVATE_MEMBERS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k", "priv"})
@@ -56,11 +67,37 @@ class Algorithm(StrEnum):
 
     ED25519 = "ed25519"
     ECDSA_P256 = "ecdsa-p256"
+    ECDSA_P384 = "ecdsa-p384"
+    ML_DSA_44 = "ml-dsa-44"
+    ML_DSA_65 = "ml-dsa-65"
 
     @property
     def jose(self) -> str:
-        """The `alg` of its JWK (RFC 7518 §3.1, RFC 8037 §3.1)."""
-        return "EdDSA" if self is Algorithm.ED25519 else "ES256"
+        """The `alg` of its JWK (RFC 7518 §3.1, RFC 8037 §3.1, RFC 9964)."""
+        return _JOSE[self]
+
+    @property
+    def experimental(self) -> bool:
+        """Whether it may still change or go: the post-quantum ones."""
+        return self in _ML_DSA_BYTES
+
+
+_JOSE: Final = {
+    Algorithm.ED25519: "EdDSA",
+    Algorithm.ECDSA_P256: "ES256",
+    Algorithm.ECDSA_P384: "ES384",
+    Algorithm.ML_DSA_44: "ML-DSA-44",
+    Algorithm.ML_DSA_65: "ML-DSA-65",
+}
+_CURVES: Final[dict[Algorithm, tuple[str, ec.EllipticCurve, int]]] = {
+    Algorithm.ECDSA_P256: ("P-256", ec.SECP256R1(), 32),
+    Algorithm.ECDSA_P384: ("P-384", ec.SECP384R1(), 48),
+}
+"""Name in a JWK, curve, bytes of a coordinate."""
+_ML_DSA_BYTES: Final = {Algorithm.ML_DSA_44: 1312, Algorithm.ML_DSA_65: 1952}
+"""Bytes of a public key (FIPS 204 §4, table 2)."""
+
+_USE: Final = "use Ed25519, P-256 or P-384"
 
 
 class UnsupportedKeyError(KeyFormatError):
@@ -72,14 +109,27 @@ def algorithm_of(public_key: PublicKey) -> Algorithm:
     if isinstance(public_key, Ed25519PublicKey):
         return Algorithm.ED25519
     if isinstance(public_key, ec.EllipticCurvePublicKey):
-        if isinstance(public_key.curve, ec.SECP256R1):
-            return Algorithm.ECDSA_P256
-        raise UnsupportedKeyError(
-            f"curve {public_key.curve.name} is not supported; use Ed25519 or P-256"
-        )
-    raise UnsupportedKeyError(
-        f"keys of type {type(public_key).__name__} are not supported; use Ed25519 or P-256"
-    )
+        for algorithm, (_, curve, _) in _CURVES.items():
+            if public_key.curve.name == curve.name:
+                return algorithm
+        raise UnsupportedKeyError(f"curve {public_key.curve.name} is not supported; {_USE}")
+    for algorithm in _ML_DSA_BYTES:
+        kind = ml_dsa_type(algorithm, "PublicKey")
+        if kind is not None and isinstance(public_key, kind):
+            return algorithm
+    raise UnsupportedKeyError(f"keys of type {type(public_key).__name__} are not supported; {_USE}")
+
+
+def ml_dsa_type(algorithm: Algorithm, kind: str) -> Any:
+    """The class of ML-DSA keys in `cryptography`; None for others, or where that is too old.
+
+    `kind` is `PublicKey` or `PrivateKey`.
+    """
+    try:
+        from cryptography.hazmat.primitives.asymmetric import mldsa
+    except ImportError:
+        return None
+    return getattr(mldsa, f"{algorithm.jose.replace('-', '')}{kind}", None)
 
 
 def public_key_from_jwk(jwk: Mapping[str, Any]) -> PublicKey:
@@ -98,13 +148,16 @@ def public_key_from_jwk(jwk: Mapping[str, Any]) -> PublicKey:
     if (kty, crv) == ("OKP", "Ed25519"):
         algorithm = Algorithm.ED25519
         material = _coordinate(jwk, "x")
-    elif (kty, crv) == ("EC", "P-256"):
-        algorithm = Algorithm.ECDSA_P256
-        material = b"\x04" + _coordinate(jwk, "x") + _coordinate(jwk, "y")
+    elif kty == "EC" and (named := _by_curve(crv)) is not None:
+        algorithm, length = named
+        material = b"\x04" + _coordinate(jwk, "x", length) + _coordinate(jwk, "y", length)
+    elif kty == "AKP" and (found := _by_alg(jwk.get("alg"))) is not None:
+        algorithm = found
+        material = _coordinate(jwk, "pub", _ML_DSA_BYTES[algorithm])
     elif isinstance(kty, str) and isinstance(crv, str | None):
         raise UnsupportedKeyError(
             f"key type {kty[:32]!r}, curve {(crv or '')[:32]!r} is not supported; "
-            "use OKP with Ed25519 or EC with P-256"
+            "use OKP with Ed25519, or EC with P-256 or P-384"
         )
     else:
         raise KeyFormatError("the JWK needs the text members kty and crv")
@@ -114,10 +167,17 @@ def public_key_from_jwk(jwk: Mapping[str, Any]) -> PublicKey:
 
 def jwk_from_public_key(public_key: PublicKey) -> dict[str, str]:
     """Return the JWK members that RFC 7638 §3.2 requires, and no others."""
-    if algorithm_of(public_key) is Algorithm.ED25519:
+    algorithm = algorithm_of(public_key)
+    if algorithm is Algorithm.ED25519:
         return {"crv": "Ed25519", "kty": "OKP", "x": _b64url(raw_public_bytes(public_key))}
+    if algorithm in _ML_DSA_BYTES:
+        # RFC 9964: `alg` is a required member here, since it is what tells the kinds apart.
+        raw = public_key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+        return {"alg": algorithm.jose, "kty": "AKP", "pub": _b64url(raw)}
+    crv, _, length = _CURVES[algorithm]
     point = public_key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-    return {"crv": "P-256", "kty": "EC", "x": _b64url(point[1:33]), "y": _b64url(point[33:])}
+    x, y = point[1 : 1 + length], point[1 + length :]
+    return {"crv": crv, "kty": "EC", "x": _b64url(x), "y": _b64url(y)}
 
 
 def thumbprint(jwk: Mapping[str, Any]) -> bytes:
@@ -146,10 +206,30 @@ def verify_signature(public_key: PublicKey, signature: bytes, message: bytes) ->
     try:
         if isinstance(public_key, Ed25519PublicKey):
             _ed25519.verify(public_key, signature, message)
+        elif isinstance(public_key, ec.EllipticCurvePublicKey):
+            public_key.verify(signature, message, ecdsa_for(public_key))
         else:
-            public_key.verify(signature, message, _ECDSA_SHA256)
+            public_key.verify(signature, message)
     except InvalidSignature:
         raise InvalidSignatureError("the signature does not verify under this key") from None
+
+
+def ecdsa_for(key: ec.EllipticCurvePublicKey | ec.EllipticCurvePrivateKey) -> ec.ECDSA:
+    """ECDSA with the hash that goes with the curve (RFC 7518 §3.4)."""
+    return _ECDSA_SHA256 if key.key_size == 256 else _ECDSA_SHA384
+
+
+def _by_curve(crv: object) -> tuple[Algorithm, int] | None:
+    """The algorithm of a curve's name, and the bytes of a coordinate."""
+    for algorithm, (name, _, length) in _CURVES.items():
+        if crv == name:
+            return algorithm, length
+    return None
+
+
+def _by_alg(alg: object) -> Algorithm | None:
+    """The ML-DSA algorithm of a JWK's `alg`, which RFC 9964 requires."""
+    return next((each for each in _ML_DSA_BYTES if each.jose == alg), None)
 
 
 def _hash_members(members: Mapping[str, str]) -> bytes:
@@ -158,15 +238,20 @@ def _hash_members(members: Mapping[str, str]) -> bytes:
     return hashlib.sha256(f"{{{text}}}".encode("ascii")).digest()
 
 
-def _coordinate(jwk: Mapping[str, Any], name: str) -> bytes:
-    """Decode one 32-byte coordinate, in its only accepted spelling."""
+def _coordinate(jwk: Mapping[str, Any], name: str, length: int = 32) -> bytes:
+    """Decode a member of so many bytes, in its only accepted spelling."""
+    characters = -(-length * 4 // 3)
     text = jwk.get(name)
     if not isinstance(text, str) or _BASE64URL.fullmatch(text) is None:
         raise KeyFormatError(f"JWK member {name}: must be unpadded base64url text")
-    raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)) if len(text) == 43 else b""
+    raw = (
+        base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)) if len(text) == characters else b""
+    )
     # Re-encoding catches spellings with stray trailing bits, which decode to the same bytes.
-    if len(raw) != 32 or _b64url(raw) != text:
-        raise KeyFormatError(f"JWK member {name}: must be exactly 32 bytes (43 characters)")
+    if len(raw) != length or _b64url(raw) != text:
+        raise KeyFormatError(
+            f"JWK member {name}: must be exactly {length} bytes ({characters} characters)"
+        )
     return raw
 
 
@@ -187,9 +272,18 @@ def _load(algorithm: Algorithm, material: bytes) -> PublicKey:
         if algorithm is Algorithm.ED25519:
             _check_ed25519_point(material)
             return Ed25519PublicKey.from_public_bytes(material)
-        return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), material)
+        if algorithm in _CURVES:
+            curve = _CURVES[algorithm][1]
+            return ec.EllipticCurvePublicKey.from_encoded_point(curve, material)
+        kind = ml_dsa_type(algorithm, "PublicKey")
+        if kind is None:
+            raise UnsupportedAlgorithm(algorithm)
+        loaded: PublicKey = kind.from_public_bytes(material)
+        return loaded
     except ValueError:
         raise KeyFormatError("the JWK is not a point on its curve") from None
+    except UnsupportedAlgorithm:
+        raise UnsupportedKeyError(f"this installation cannot verify {algorithm.jose}") from None
 
 
 def _check_ed25519_point(raw: bytes) -> None:

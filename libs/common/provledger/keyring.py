@@ -438,6 +438,8 @@ class KeyRing:
 
     async def _open(self, key: VerificationKey, uri: str) -> Signer:
         """Open a key and try it once against the registered public half."""
+        if key.algorithm.experimental:
+            log.warning("keyring.experimental_algorithm", kid=key.kid, algorithm=key.algorithm)
         try:
             policy.check_signing_key(key.algorithm, key.purpose)
         except policy.FIPSRefusedError as error:

@@ -148,6 +148,7 @@ class VerificationKey:
         sizes: tuple[SizeRange, ...] = (),
     ) -> Self:
         """Build a key, working out thumbprint and algorithm; raises KeyFormatError."""
+        check_purpose(algorithm_of(public_key), purpose)
         return cls(
             kid=_check_kid(kid),
             purpose=purpose,
@@ -248,7 +249,7 @@ class VerificationKey:
         """Return the C2SP verifier key of this key under the name `origin` (c2sp.org/signed-note).
 
         Type 0x01 for Ed25519, 0x02 for ECDSA P-256, whose key id leaves the name out. Raises
-        NoteError if `origin` cannot be a key name.
+        NoteError if `origin` cannot be a key name, UnsupportedKeyError for other algorithms.
         """
         return note.format_vkey(
             origin, note_type(self.algorithm), raw_public_bytes(self.public_key)
@@ -366,8 +367,25 @@ class KeySet:
 
 
 def note_type(algorithm: Algorithm) -> int:
-    """Return the signature type of c2sp.org/signed-note for a log that signs with `algorithm`."""
-    return note.ED25519 if algorithm is Algorithm.ED25519 else note.ECDSA
+    """Return the signature type of c2sp.org/signed-note for a log that signs with `algorithm`.
+
+    Raises UnsupportedKeyError for one that notes do not know.
+    """
+    try:
+        return _NOTE_TYPES[algorithm]
+    except KeyError:
+        raise UnsupportedKeyError(
+            f"a checkpoint key must be Ed25519 or P-256, which signed notes know, not {algorithm}"
+        ) from None
+
+
+def check_purpose(algorithm: Algorithm, purpose: KeyPurpose) -> None:
+    """Raise UnsupportedKeyError for an algorithm that a key of this purpose cannot have."""
+    if purpose is KeyPurpose.CHECKPOINT:
+        note_type(algorithm)
+
+
+_NOTE_TYPES: Final = {Algorithm.ED25519: note.ED25519, Algorithm.ECDSA_P256: note.ECDSA}
 
 
 def _parse_json(data: bytes | str) -> Mapping[str, Any]:

@@ -45,7 +45,7 @@ from provledger.report import Check, Finding
 PAYLOAD_TYPE: Final = "application/vnd.provledger.signing-token.v1+json"
 MAX_LIFETIME_NS: Final = 300 * 1_000_000_000
 MAX_USES: Final = 65_536
-ALGORITHMS: Final = frozenset({Algorithm.ED25519, Algorithm.ECDSA_P256})
+ALGORITHMS: Final = frozenset({Algorithm.ED25519, Algorithm.ECDSA_P256, Algorithm.ECDSA_P384})
 """Of witness keys that may certify: what else there is, is too long to ride in every batch."""
 
 _MAX_SIG_BYTES: Final = 128

@@ -32,6 +32,10 @@ _OPTIONS: Final = {
 }
 
 
+ALGORITHMS: Final = frozenset(_OPTIONS)
+"""What FIPS mode makes keys of."""
+
+
 def generate(algorithm: Algorithm) -> Ed25519PrivateKey | ec.EllipticCurvePrivateKey:
     """Return a new private key; only in FIPS mode.
 

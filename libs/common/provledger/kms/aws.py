@@ -17,6 +17,9 @@ algorithm   key spec                 SigningAlgorithm  MessageType  what is sent
 ==========  =======================  ================  ===========  ================================
 ed25519     ECC_NIST_EDWARDS25519    ED25519_SHA_512   RAW          the message, 4,096 bytes at most
 ecdsa-p256  ECC_NIST_P256            ECDSA_SHA_256     DIGEST       its SHA-256; the answer is DER
+ecdsa-p384  ECC_NIST_P384            ECDSA_SHA_384     DIGEST       its SHA-384; the answer is DER
+ml-dsa-44   ML_DSA_44                ML_DSA_SHAKE_256  RAW          the message, 4,096 bytes at most
+ml-dsa-65   ML_DSA_65                ML_DSA_SHAKE_256  RAW          the same; both experimental
 ==========  =======================  ================  ===========  ================================
 
 (With a digest or ED25519_PH_SHA_512, Ed25519 would give a signature that no verifier of ours
@@ -40,7 +43,6 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from provledger import logs
 from provledger.errors import KeyFormatError
-from provledger.hashing import sha256
 from provledger.jwk import Algorithm, PublicKey, algorithm_of
 from provledger.kms._aws_client import Client, Reference, is_known_region, parse
 from provledger.kms._aws_errors import disabled
@@ -53,6 +55,7 @@ from provledger.kms.errors import (
 )
 from provledger.kms.remote import (
     CREATING,
+    DIGESTS,
     OPENING,
     SIGNING,
     Caller,
@@ -83,6 +86,9 @@ _SPECS: Final = tuple(
     for name, *words in (
         "ed25519     SIGN_VERIFY  ECC_NIST_EDWARDS25519  ED25519_SHA_512  RAW".split(),
         "ecdsa-p256  SIGN_VERIFY  ECC_NIST_P256          ECDSA_SHA_256    DIGEST".split(),
+        "ecdsa-p384  SIGN_VERIFY  ECC_NIST_P384          ECDSA_SHA_384    DIGEST".split(),
+        "ml-dsa-44   SIGN_VERIFY  ML_DSA_44              ML_DSA_SHAKE_256 RAW".split(),
+        "ml-dsa-65   SIGN_VERIFY  ML_DSA_65              ML_DSA_SHAKE_256 RAW".split(),
     )
 )
 
@@ -95,7 +101,7 @@ class AWSProvider:
 
     @property
     def capabilities(self) -> Capabilities:
-        """Both algorithms, and new keys."""
+        """All algorithms, and new keys."""
         return Capabilities(
             algorithms=frozenset(spec.algorithm for spec in _SPECS), can_create_keys=True
         )
@@ -230,12 +236,12 @@ async def _sign(client: Client, spec: _Spec, message: bytes) -> bytes:
     if spec.message_type == "RAW":
         if len(message) > MAX_RAW_BYTES:
             raise KMSConfigError(
-                f"key {reference.uri}: AWS KMS signs at most {MAX_RAW_BYTES} bytes with Ed25519, "
-                f"these are {len(message)}; use a P-256 key for them"
+                f"key {reference.uri}: AWS KMS signs at most {MAX_RAW_BYTES} bytes with "
+                f"{spec.algorithm}, these are {len(message)}; use a P-256 key for them"
             )
         sent = message
     else:
-        sent = sha256(message)
+        sent = DIGESTS[spec.algorithm](message)
     answer = await client.call(
         "Sign",
         "sign",

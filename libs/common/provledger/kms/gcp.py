@@ -15,7 +15,13 @@ algorithm   key algorithm        what is sent
 ==========  ===================  ==============================================
 ed25519     EC_SIGN_ED25519      `data`: the message
 ecdsa-p256  EC_SIGN_P256_SHA256  `digest`: its SHA-256; the answer is DER
+ecdsa-p384  EC_SIGN_P384_SHA384  `digest`: its SHA-384; the answer is DER
+ml-dsa-44   PQ_SIGN_ML_DSA_44    `data`: the message; experimental
+ml-dsa-65   PQ_SIGN_ML_DSA_65    `data`: the message; experimental
 ==========  ===================  ==============================================
+
+Public keys of ML-DSA come as raw bytes only where asked for in that format, those of other kinds
+as PEM only where not: which kind a key is of we learn by asking.
 
 The client's own retry is switched off: on a dead server it goes on for most of a minute. CRC32C
 (RFC 3720 §B.4) guards what we send and what comes back, as Google's guidelines for data integrity
@@ -40,12 +46,11 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from provledger import logs
 from provledger.errors import KeyFormatError
-from provledger.hashing import sha256
-from provledger.jwk import Algorithm, PublicKey, algorithm_of
+from provledger.jwk import Algorithm, PublicKey, algorithm_of, ml_dsa_type
 from provledger.kms._gcp_client import SCHEME, Reference, connect, parse, translate
 from provledger.kms.base import Capabilities
 from provledger.kms.errors import KMSConfigError, KMSIntegrityError, KMSUnavailableError
-from provledger.kms.remote import CREATING, OPENING, Caller, CreatedKey, RemoteSigner
+from provledger.kms.remote import CREATING, DIGESTS, OPENING, Caller, CreatedKey, RemoteSigner
 
 log = logs.get(__name__)
 
@@ -64,6 +69,9 @@ _SPECS: Final = tuple(
     for name, key_algorithm, sent in (
         "ed25519     EC_SIGN_ED25519      data".split(),
         "ecdsa-p256  EC_SIGN_P256_SHA256  digest".split(),
+        "ecdsa-p384  EC_SIGN_P384_SHA384  digest".split(),
+        "ml-dsa-44   PQ_SIGN_ML_DSA_44    data".split(),
+        "ml-dsa-65   PQ_SIGN_ML_DSA_65    data".split(),
     )
 )
 
@@ -76,7 +84,7 @@ class GCPProvider:
 
     @property
     def capabilities(self) -> Capabilities:
-        """Both algorithms, and new versions of keys."""
+        """All algorithms, and new versions of keys."""
         return Capabilities(
             algorithms=frozenset(spec.algorithm for spec in _SPECS), can_create_keys=True
         )
@@ -165,10 +173,7 @@ async def _describe(client: _Client, caller: Caller) -> tuple[_Spec, PublicKey, 
     uri, name = client.reference.uri, client.reference.name
 
     async def attempt(timeout_s: float) -> tuple[_Spec, PublicKey, str]:
-        request = client.kms.GetPublicKeyRequest(name=name)
-        answer = await client.call("GetPublicKey", "get_public_key", request, timeout_s)
-        pem = answer.pem.encode("utf-8")
-        _check_answer(client, answer.name, pem, answer.pem_crc32c)
+        answer, pem, raw = await _get_public_key(client, name, timeout_s)
         kind = _name(answer.algorithm)
         spec = next((spec for spec in _SPECS if spec.key_algorithm == kind), None)
         if spec is None:
@@ -176,9 +181,29 @@ async def _describe(client: _Client, caller: Caller) -> tuple[_Spec, PublicKey, 
                 f"key {uri}: is of algorithm {kind}; needed is one of algorithm "
                 + " or ".join(spec.key_algorithm for spec in _SPECS)
             )
-        return spec, _load(uri, spec, pem), _name(answer.protection_level)
+        return spec, _load(uri, spec, pem, raw), _name(answer.protection_level)
 
     return await caller.call(attempt)
+
+
+async def _get_public_key(client: _Client, name: str, timeout_s: float) -> tuple[Any, bytes, bytes]:
+    """Return the answer, the key in PEM, and its raw bytes; one of the two is empty."""
+    request = client.kms.GetPublicKeyRequest(name=name)
+    try:
+        answer = await client.call("GetPublicKey", "get_public_key", request, timeout_s)
+    except KMSConfigError as error:
+        # SPEC: "for PQC algorithms, an error will be returned" (PublicKeyFormat, unspecified).
+        request.public_key_format = client.kms.PublicKey.PublicKeyFormat.NIST_PQC
+        try:
+            answer = await client.call("GetPublicKey", "get_public_key", request, timeout_s)
+        except KMSConfigError:
+            raise error from None
+        raw = bytes(answer.public_key.data)
+        _check_answer(client, answer.name, raw, answer.public_key.crc32c_checksum)
+        return answer, b"", raw
+    pem = answer.pem.encode("utf-8")
+    _check_answer(client, answer.name, pem, answer.pem_crc32c)
+    return answer, pem, b""
 
 
 def _name(value: Any) -> str:
@@ -186,9 +211,10 @@ def _name(value: Any) -> str:
     return str(getattr(value, "name", value))
 
 
-def _load(uri: str, spec: _Spec, pem: bytes) -> PublicKey:
+def _load(uri: str, spec: _Spec, pem: bytes, raw: bytes) -> PublicKey:
     try:
-        public_key: Any = load_pem_public_key(pem)
+        kind = ml_dsa_type(spec.algorithm, "PublicKey") if raw else None
+        public_key: Any = kind.from_public_bytes(raw) if kind else load_pem_public_key(pem)
         algorithm = algorithm_of(public_key)
     except (ValueError, UnsupportedAlgorithm, KeyFormatError):
         algorithm = None
@@ -202,8 +228,9 @@ async def _sign(client: _Client, spec: _Spec, message: bytes, timeout_s: float) 
     """Make one attempt at a signature."""
     request = client.kms.AsymmetricSignRequest(name=client.reference.name)
     if spec.hashed:
-        digest = sha256(message)
-        request.digest = client.kms.Digest(sha256=digest)
+        digest = DIGESTS[spec.algorithm](message)
+        field = "sha256" if spec.algorithm is Algorithm.ECDSA_P256 else "sha384"
+        request.digest = client.kms.Digest(**{field: digest})
         request.digest_crc32c = crc32c(digest)
     else:
         request.data = message

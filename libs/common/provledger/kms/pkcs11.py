@@ -7,7 +7,8 @@
 ========== ================ ===========================================================
 algorithm  mechanism        what goes over, what comes back
 ========== ================ ===========================================================
-ECDSA      CKM_ECDSA        SHA-256 made here; raw r ‖ s, re-encoded as DER (RFC 3279)
+ECDSA      CKM_ECDSA        digest made here (SHA-256 for P-256, SHA-384 for P-384); raw
+                            r ‖ s, re-encoded as DER (RFC 3279)
 Ed25519    CKM_EDDSA        the message; 64 bytes (PKCS#11 v3.1 §6.3.16)
 ========== ================ ===========================================================
 
@@ -32,7 +33,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from provledger import logs
-from provledger.hashing import sha256
 from provledger.jwk import Algorithm, PublicKey, raw_public_bytes
 from provledger.kms._pkcs11_token import KeyMissingError, Seat, release, shared_token
 from provledger.kms._pkcs11_uri import PKCS11URI, beside, parse
@@ -45,6 +45,7 @@ from provledger.kms.errors import (
 )
 from provledger.kms.remote import (
     CREATING,
+    DIGESTS,
     OPENING,
     Caller,
     CreatedKey,
@@ -54,7 +55,11 @@ from provledger.kms.remote import (
 
 log = logs.get(__name__)
 
-_P256_PARAMS: Final = bytes.fromhex("06082a8648ce3d030107")
+# Object identifier, curve, bytes of r and of s.
+_CURVES: Final[dict[Algorithm, tuple[bytes, ec.EllipticCurve, int]]] = {
+    Algorithm.ECDSA_P256: (bytes.fromhex("06082a8648ce3d030107"), ec.SECP256R1(), 32),
+    Algorithm.ECDSA_P384: (bytes.fromhex("06052b81040022"), ec.SECP384R1(), 48),
+}
 # The object identifier of RFC 8410, and the name that PKCS#11 v3.0 allows instead.
 _ED25519_PARAMS: Final = (
     bytes.fromhex("06032b6570"),
@@ -81,7 +86,9 @@ class PKCS11Provider:
     @property
     def capabilities(self) -> Capabilities:
         """What PKCS#11 has; a token may have less and says so when a key is opened or made."""
-        return Capabilities(algorithms=frozenset(Algorithm), can_create_keys=True)
+        return Capabilities(
+            algorithms=frozenset({Algorithm.ED25519, *_CURVES}), can_create_keys=True
+        )
 
     def check_uri(self, uri: str) -> None:
         """Raise KMSConfigError unless `uri` is a PKCS#11 URI that names one key; no I/O."""
@@ -129,6 +136,8 @@ class PKCS11Provider:
         parsed = self._parse(uri)
         if not parsed.object:
             raise KMSConfigError(f"key URI {uri!r}: a new key needs a label (object=)")
+        if algorithm not in self.capabilities.algorithms:
+            raise KMSConfigError(f"key URI {uri!r}: {algorithm} is not used in PKCS#11 tokens here")
         token, caller = shared_token(parsed), Caller(uri, CREATING)
         try:
             # Found and logged in to first, as often as it takes: that changes nothing.
@@ -166,14 +175,14 @@ def _signing(uri: PKCS11URI, key: _Found, message: bytes) -> Callable[[Seat], by
         return lambda seat: bytes(
             _private_key(seat, uri, key).sign(message, mechanism=Mechanism.EDDSA)
         )
-    digest = sha256(message)
+    digest, length = DIGESTS[key.algorithm](message), _CURVES[key.algorithm][2]
 
     def sign(seat: Seat) -> bytes:
         raw = _private_key(seat, uri, key).sign(digest, mechanism=Mechanism.ECDSA)
-        if len(raw) != 64:
+        if len(raw) != 2 * length:
             raise KMSIntegrityError(f"key {uri.uri}: the token gave {len(raw)} bytes, not r ‖ s")
         return encode_dss_signature(
-            int.from_bytes(raw[:32], "big"), int.from_bytes(raw[32:], "big")
+            int.from_bytes(raw[:length], "big"), int.from_bytes(raw[length:], "big")
         )
 
     return sign
@@ -251,11 +260,11 @@ def _public_key(uri: PKCS11URI, key: Any, params: bytes, point: bytes) -> _Found
 
     kind = _attribute(key, Attribute.KEY_TYPE)
     try:
-        if kind == KeyType.EC and params == _P256_PARAMS:
-            public_key = ec.EllipticCurvePublicKey.from_encoded_point(
-                ec.SECP256R1(), _unwrapped(point, 65)
-            )
-            return _Found(Algorithm.ECDSA_P256, public_key)
+        for algorithm, (identifier, curve, length) in _CURVES.items():
+            if kind == KeyType.EC and params == identifier:
+                encoded = _unwrapped(point, 1 + 2 * length)
+                public_key = ec.EllipticCurvePublicKey.from_encoded_point(curve, encoded)
+                return _Found(algorithm, public_key)
         if kind == KeyType.EC_EDWARDS and params in _ED25519_PARAMS:
             raw = _unwrapped(point, 32)
             return _Found(Algorithm.ED25519, Ed25519PublicKey.from_public_bytes(raw))
@@ -263,7 +272,7 @@ def _public_key(uri: PKCS11URI, key: Any, params: bytes, point: bytes) -> _Found
         raise KMSConfigError(f"key URI {uri.uri!r}: its public key cannot be read") from None
     raise KMSConfigError(
         f"key URI {uri.uri!r}: has type {getattr(kind, 'name', kind)} on another curve; "
-        "use P-256 or Ed25519"
+        "use P-256, P-384 or Ed25519"
     )
 
 
@@ -284,7 +293,7 @@ def _create(seat: Seat, uri: PKCS11URI, algorithm: Algorithm) -> PublicKey:
             )
     edwards = algorithm is Algorithm.ED25519
     key_type = KeyType.EC_EDWARDS if edwards else KeyType.EC
-    params = _ED25519_PARAMS[1] if edwards else _P256_PARAMS
+    params = _ED25519_PARAMS[1] if edwards else _CURVES[algorithm][0]
     # A session that may write, for as long as it takes.
     session = seat.session.token.open(rw=True)
     try:

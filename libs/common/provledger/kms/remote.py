@@ -17,6 +17,7 @@ All of it ends within `Patience.total_s`. Signatures are not verified here but i
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import importlib
 import random
 import time
@@ -39,6 +40,12 @@ from provledger.retry import RetryPolicy
 T = TypeVar("T")
 
 log = logs.get(__name__)
+
+DIGESTS: Final[dict[Algorithm, Callable[[bytes], bytes]]] = {
+    Algorithm.ECDSA_P256: lambda message: hashlib.sha256(message).digest(),
+    Algorithm.ECDSA_P384: lambda message: hashlib.sha384(message).digest(),
+}
+"""What is sent in place of the message, of algorithms that sign a digest."""
 
 MAX_IN_FLIGHT: Final = 8
 """Calls with one key at once. The witness makes one at a time; this bounds everybody else."""
