@@ -121,7 +121,9 @@ def _is_reason(value: str) -> bool:
         len(value) > 3
         and _REASON_RE.fullmatch(value) is not None
         and value not in NOT_REASONS
-        and not value.startswith(("PROVLEDGER_", "AUDIT_", "OTEL_", "SQLITE_", "PG_"))
+        and not value.startswith(
+            ("PROVLEDGER_", "AUDIT_", "OTEL_", "WITNESS_PRIVATE_", "SQLITE_", "PG_")
+        )
     )
 
 

@@ -8,6 +8,7 @@ active at once. Safe to repeat, and safe to be killed anywhere in between.
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,10 @@ from provledger.kms.local import create_key
 from provledger.kms.signing import sign_key_event
 from provledger.rpc.channel import channel
 from provledger.rpc.key_events import event_from_pb
+from provledger_cli import given_key
 from provledger_cli.config import KEYS, RECOVERY_KID
 from provledger_cli.datadir import DataDir, write_atomically
+from provledger_cli.launching import WITNESS_PRIVATE_KEY
 
 PURPOSES = {
     "witness": keys_pb2.KEY_PURPOSE_WITNESS,
@@ -50,9 +53,18 @@ async def register_first_keys(data_dir: DataDir, keys_address: str) -> list[str]
                 keys_pb2.ListKeysRequest(page_size=1, purpose=PURPOSES[purpose]),
                 policy,
             )
+            given = os.environ.get(WITNESS_PRIVATE_KEY, "") if purpose == "witness" else ""
             if known.keys:
+                if given:
+                    sys.stderr.write(
+                        f"{WITNESS_PRIVATE_KEY} has no effect any more: there is a witness key, "
+                        "which `keys rotate` replaces\n"
+                    )
                 continue
-            uri, jwk = await local_key(data_dir, kid, purpose)
+            if given:
+                uri, jwk = await given_key.take(data_dir, kid, given)
+            else:
+                uri, jwk = await local_key(data_dir, kid, purpose)
             request = keys_pb2.CreateKeyRequest(
                 kid=kid, purpose=PURPOSES[purpose], uri=uri, jwk=jwk
             )

@@ -17,6 +17,9 @@ from provledger_cli.endpoints import Endpoints
 
 HOST = "127.0.0.1"
 
+WITNESS_PRIVATE_KEY = "WITNESS_PRIVATE_KEY"
+"""The variable with a witness key that is there already (`provledger_cli.given_key`)."""
+
 NEEDS = {
     "keys": (),
     "witness": ("keys",),
@@ -66,7 +69,16 @@ def environment(
         suite = {"ledger": "default_suite", "anchor": "suite"}.get(service)
         settings |= {suite: "fips"} if suite else {}
     own = {f"PROVLEDGER_{service}_{name}".upper(): value for name, value in settings.items()}
-    return {**os.environ, **own, "PROVLEDGER_FIPS": "1" if config.fips else "0"}
+    # Services open keys by URI; a key in the environment would be in all four of them.
+    passed = {name: text for name, text in os.environ.items() if name != WITNESS_PRIVATE_KEY}
+    # A local key is what an embedded installation has; `up` and its pages say what that means.
+    development = os.environ.get("PROVLEDGER_DEVELOPMENT", "1")
+    return {
+        **passed,
+        **own,
+        "PROVLEDGER_FIPS": "1" if config.fips else "0",
+        "PROVLEDGER_DEVELOPMENT": development,
+    }
 
 
 def earlier_ports(before: Endpoints | None) -> dict[str, int]:

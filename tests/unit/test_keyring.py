@@ -181,6 +181,21 @@ async def test_active_key_is_opened_and_signs(bench: Bench) -> None:
     verify_signature(current.public_key, await current.signer.sign(b"x"), b"x")
 
 
+@pytest.mark.parametrize("development", ["", "1"])
+async def test_key_in_a_file_is_warned_of_outside_development(
+    bench: Bench,
+    development: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("PROVLEDGER_DEVELOPMENT", development)
+    await bench.say(bench.key("witness-1"))
+    await bench.signing_with("witness-1")
+    warned = [r for r in caplog.records if r.getMessage() == "keyring.local_key"]
+    assert len(warned) == (0 if development else 1)
+    assert all(r.levelname == "WARNING" for r in warned)
+
+
 async def test_keys_of_other_purposes_are_accepted_but_not_opened(bench: Bench) -> None:
     head = bench.key("h1", purpose=pb.KEY_PURPOSE_HEAD)
     await bench.say(bench.key("w1"), head)

@@ -24,6 +24,7 @@ the registered one, since thumbprints are compared. Left to others: what is sign
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import secrets
 import time
@@ -53,6 +54,9 @@ from provledger.rpc.tls import TLSSettings
 __all__ = ["ActiveSigner", "KeyRing", "WatchStub"]
 
 log = logs.get(__name__)
+
+DEVELOPMENT_ENV: Final = "PROVLEDGER_DEVELOPMENT"
+"""1 where keys in files are meant to be: no warning of them."""
 
 OPEN_TIMEOUT_S: Final = 10.0
 """A provider that takes longer to open or try a key counts as away."""
@@ -438,6 +442,13 @@ class KeyRing:
 
     async def _open(self, key: VerificationKey, uri: str) -> Signer:
         """Open a key and try it once against the registered public half."""
+        if uri.startswith("local:") and os.environ.get(DEVELOPMENT_ENV) != "1":
+            log.warning(
+                "keyring.local_key",
+                kid=key.kid,
+                advice="whoever reads the key file can sign as this key, for ever after; use a key "
+                f"service or a token, or set {DEVELOPMENT_ENV}=1 where that does not matter",
+            )
         if key.algorithm.experimental:
             log.warning("keyring.experimental_algorithm", kid=key.kid, algorithm=key.algorithm)
         try:

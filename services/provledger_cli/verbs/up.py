@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from typing import Annotated, Any
 
@@ -69,19 +70,20 @@ def up(
     """Start the four services on loopback and leave them running.
 
     Safe to run again: it starts what is down and leaves the rest alone. The first time, it makes
-    keys in the data directory. Addresses are written to endpoints.json there; the other commands
-    find them by the same --data-dir.
+    keys in the data directory; WITNESS_PRIVATE_KEY (PEM, or a path) gives it a witness key that
+    is there already. Addresses are written to endpoints.json there; the other commands find them
+    by the same --data-dir.
 
     Example: provledger up --data-dir ./ledger
     """
-    from provledger_cli import running
+    from provledger_cli import given_key, running
     from provledger_cli.connect import run_async
 
     output.use_json(as_json)
     directory = DataDir.at(data_dir)
     # Through the environment several sinks come in one text.
     sinks = [part for text in sink or () for part in text.split()]
-    running.set_up(directory, database_url, sinks, fips)
+    given_key.check(os.environ, fips=running.set_up(directory, database_url, sinks, fips).fips)
     if foreground:
         asyncio.run(_in_foreground(directory, timeout, as_json))
         return

@@ -134,6 +134,16 @@ def create_key(
     KMSPermissionError or KMSUnavailableError (disk full and the like).
     """
     private_key = _generate(algorithm)
+    _write_new(path, private_key, passphrase)
+    return private_key.public_key()
+
+
+def store_key(path: Path, key: LocalSigner) -> None:
+    """Put a key that was read elsewhere into a new file, unencrypted; raises as `create_key`."""
+    _write_new(path, key._private_key, None)
+
+
+def _write_new(path: Path, private_key: PrivateKey, passphrase: bytes | None) -> None:
     encryption: KeySerializationEncryption = (
         BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
     )
@@ -157,7 +167,6 @@ def create_key(
         raise KMSPermissionError(f"key file {path}: its directory is not writable by us") from None
     except OSError as error:
         raise KMSUnavailableError(f"key file {path}: {error.strerror}") from None
-    return private_key.public_key()
 
 
 def key_in_memory(uri: str, algorithm: Algorithm) -> LocalSigner:
@@ -195,25 +204,34 @@ def _generate(algorithm: Algorithm) -> PrivateKey:
 def _open(uri: str, path: Path, passphrase_path: Path | None) -> LocalSigner:
     pem = _read_private(path)
     passphrase = _read_passphrase(passphrase_path) if passphrase_path else None
+    return _read(uri, f"key file {path}", pem, passphrase)
+
+
+def read_pem(name: str, pem: bytes) -> LocalSigner:
+    """Read an unencrypted key that stands in no file; raises KMSConfigError, calling it `name`."""
+    return _read(name, name, pem, None)
+
+
+def _read(uri: str, name: str, pem: bytes, passphrase: bytes | None) -> LocalSigner:
     try:
         private_key = load_pem_private_key(pem, passphrase)
     # The library's messages can quote the input, so none of them is passed on.
     except TypeError:
         raise KMSConfigError(
-            f"key file {path}: is not encrypted but a passphrase file is given"
+            f"{name}: is not encrypted but a passphrase file is given"
             if passphrase
-            else f"key file {path}: is encrypted; add ?passphrase-file=<path> to its URI"
+            else f"{name}: is encrypted; add ?passphrase-file=<path> to its URI"
         ) from None
     except (ValueError, UnsupportedAlgorithm):
         raise KMSConfigError(
-            f"key file {path}: is not a private key in PKCS#8 PEM, or its passphrase is wrong"
+            f"{name}: is not a private key in PKCS#8 PEM, or its passphrase is wrong"
         ) from None
     opened: Any = private_key
     try:
         # Other kinds of keys have a public half as well; it is what tells the kinds apart.
         algorithm = algorithm_of(opened.public_key())
     except (KeyFormatError, AttributeError):
-        raise KMSConfigError(f"key file {path}: must hold an Ed25519, P-256 or P-384 key") from None
+        raise KMSConfigError(f"{name}: must hold an Ed25519, P-256 or P-384 key") from None
     return LocalSigner(uri, algorithm, opened.public_key(), opened)
 
 

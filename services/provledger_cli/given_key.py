@@ -1,0 +1,93 @@
+"""WITNESS_PRIVATE_KEY: a witness key that is there already, for those who come from it.
+
+The variable holds a private key in PEM (its line ends may be written `\\n`), or the path of a file
+that does. At the first `provledger up` it becomes the installation's first witness key, as a
+`local:` key: a file is used where it is, under the rules for key files; PEM text is put into the
+data directory, once, with mode 0600. It is not passed on to the services, which open the file.
+
+Later it has no effect: a key is then changed by `keys rotate`, which old receipts survive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import MutableMapping
+from pathlib import Path
+
+import orjson
+
+from provledger.errors import KMSError
+from provledger.jwk import Algorithm, jwk_from_public_key
+from provledger.kms import open_signer
+from provledger.kms.errors import KMSConfigError, KMSKeyExistsError
+from provledger.kms.local import read_pem, store_key
+from provledger_cli.datadir import DataDir
+from provledger_cli.failures import CommandError
+from provledger_cli.launching import WITNESS_PRIVATE_KEY as VARIABLE
+
+
+def check(environment: MutableMapping[str, str], *, fips: bool = False) -> None:
+    """See that what the variable gives can be used, before anything is started.
+
+    A relative path is made absolute in `environment`: the services work elsewhere. In FIPS mode,
+    which we are not in ourselves, the key has to be P-256.
+
+    Raises:
+        CommandError: it cannot; what it holds is not repeated.
+    """
+    given = environment.get(VARIABLE, "")
+    if not given:
+        return
+    try:
+        if _is_pem(given):
+            algorithm = read_pem(VARIABLE, _pem(given)).algorithm
+        else:
+            path = Path(given).expanduser().absolute()
+            environment[VARIABLE] = str(path)
+            algorithm = asyncio.run(open_signer(f"local:{path}", path.parent)).algorithm
+        if fips and algorithm is not Algorithm.ECDSA_P256:
+            raise KMSConfigError(
+                f"it is {algorithm}, and in FIPS mode statements are signed by P-256"
+            )
+    except KMSError as error:
+        raise CommandError(
+            f"{VARIABLE} cannot be used: {error}",
+            hint="it must hold a private key in PKCS#8 PEM, or the path of a file that does; "
+            "unset it to have a new key made",
+        ) from None
+
+
+async def take(data_dir: DataDir, kid: str, given: str) -> tuple[str, bytes]:
+    """Make what the variable gives the key file of `kid`; its URI and public JWK.
+
+    Raises:
+        KMSError: it cannot be used, or the data directory has another key of that name.
+    """
+    uri = f"local:{given}"
+    if _is_pem(given):
+        key = read_pem(VARIABLE, _pem(given))
+        uri, path = f"local:{kid}.pem", data_dir.keys / f"{kid}.pem"
+        try:
+            store_key(path, key)
+        except KMSKeyExistsError:
+            jwk = jwk_from_public_key(key.public_key)
+            if jwk_from_public_key((await open_signer(uri, data_dir.keys)).public_key) != jwk:
+                raise
+    return uri, await _public(uri, data_dir.keys)
+
+
+async def _public(uri: str, key_dir: Path) -> bytes:
+    signer = await open_signer(uri, key_dir)
+    try:
+        return orjson.dumps(jwk_from_public_key(signer.public_key))
+    finally:
+        await signer.close()
+
+
+def _is_pem(given: str) -> bool:
+    return given.lstrip().startswith("-----BEGIN")
+
+
+def _pem(given: str) -> bytes:
+    # Variables are often written in one line.
+    return given.strip().replace("\\n", "\n").encode() + b"\n"
