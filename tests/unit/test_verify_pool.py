@@ -13,7 +13,7 @@ from provledger.export import Checked, ExportHeader, verify_export
 from provledger.keyset import KeySet
 from provledger.outside import Outside
 from provledger.policy import Policy
-from tests.support.chain import Chain, key_set, mutation
+from tests.support.chain import Chain, key_set, make_token, mutation
 
 KEYS = key_set()
 
@@ -69,6 +69,18 @@ def test_several_processes_find_what_one_finds(change, lines: list[bytes]) -> No
     expected = outcome(changed, jobs=1)
     assert isinstance(expected, tuple) == (changed != lines)
     assert outcome(changed, jobs=2) == expected
+
+
+def test_two_uses_of_one_token_are_found_by_processes_that_see_one_each() -> None:
+    chain = Chain()
+    chain.append([mutation(1)], signer="token", token=make_token(use=5))
+    chain.append([mutation(seq) for seq in range(2, 40)])
+    chain.append([mutation(40)], signer="token", token=make_token(use=5))
+    chain.append([mutation(seq) for seq in range(41, 60)])
+    expected = outcome(chain.export(), jobs=1)
+    assert isinstance(expected, tuple)
+    assert "its key was copied" in expected[4]
+    assert outcome(chain.export(), jobs=2) == expected
 
 
 def test_a_killed_process_costs_nothing_but_time(lines: list[bytes]) -> None:

@@ -8,6 +8,7 @@ from provledger._export_lines import Link
 from provledger.errors import VerificationError
 from provledger.head import Head
 from provledger.report import Check, Finding
+from provledger.signing_token import UsesSeen
 
 _STATEMENTS_REMEMBERED: Final = 65_536
 
@@ -18,6 +19,7 @@ class Chain:
     def __init__(self, outside_head: Head | None) -> None:
         self._outside_head = outside_head
         self._statements: dict[bytes, None] = {}
+        self._uses = UsesSeen()
         self.last: Link | None = None
         self.count = 0
         self.unverified = 0
@@ -27,6 +29,9 @@ class Chain:
         VerificationError."""
         self._check_statement_is_new(link)
         self._check_order(link)
+        if link.use is not None:
+            # Again: lines that were checked elsewhere were held against some others only.
+            self._uses.note(*link.use)
         if self._outside_head is not None and link.seq == self._outside_head.seq:
             _check_is(link, self._outside_head)
         self.last = link

@@ -18,7 +18,9 @@ from provledger.keyset import CoveredCheckpoint
 from provledger.receipt import MAX_RECEIPT_BYTES, Receipt, parse_canonical_receipt
 from provledger.report import Check, CheckResult, Finding, Outcome, Status
 from provledger.revocation import Unsettled
+from provledger.signing_token import Token
 from provledger.verify import Verifier
+from provledger.witness_batch import parse_body
 
 
 class Link(NamedTuple):
@@ -26,7 +28,8 @@ class Link(NamedTuple):
 
     `statement` is SHA-256 of the statement, 32 bytes. `results` are those of its checks that were
     not there before, or came out weaker; `unsettled` the pairs of checkpoints that the end of the
-    export has to show to be of one history.
+    export has to show to be of one history; `use` of which signing token its batch is, with
+    SHA-256 of the batch's body, where that is another batch than the last one.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Link(NamedTuple):
     verified: bool
     results: tuple[CheckResult, ...] = ()
     unsettled: tuple[tuple[Checkpoint, CoveredCheckpoint], ...] = ()
+    use: tuple[Token, bytes] | None = None
 
 
 Checked: TypeAlias = Generator[tuple[bytes, Link | None], None, None]
@@ -60,6 +64,7 @@ class LineVerifier:
         self._header = header
         self._verifier = verifier
         self._weakest: dict[Check, Outcome] = {}
+        self._last_body = b""
 
     def read(self, line: bytes) -> Receipt:
         """Read a line, with its LF; raises ReceiptFormatError."""
@@ -83,7 +88,15 @@ class LineVerifier:
             report.status is Status.VERIFIED,
             tuple([result for result in report.results if self._is_news(result)]),
             tuple(unsettled),
+            self._use(receipt.signature.body),
         )
+
+    def _use(self, body: bytes) -> tuple[Token, bytes] | None:
+        if body == self._last_body:
+            return None
+        self._last_body = body
+        token = parse_body(body).token if b'"token":' in body else None
+        return None if token is None else (token, hashlib.sha256(body).digest())
 
     def _is_news(self, result: CheckResult) -> bool:
         if result.check is Check.CHAIN:
