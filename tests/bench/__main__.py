@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tests.bench import anchor, endtoend, growth, inprocess
+from tests.bench import anchor, endtoend, growth, inprocess, kms
 from tests.support.postgres import fresh_database, running_postgres
 
 
@@ -73,6 +73,7 @@ SECTIONS: dict[str, Callable[[Path, bool], Any]] = {
     "sqlite": on_sqlite,
     "postgres": on_postgres,
     "anchor": the_anchor,
+    "kms": lambda folder, full: kms.run(folder, full=full),
     "growth": grown,
 }
 """What can be measured, in order."""

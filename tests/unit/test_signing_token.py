@@ -130,9 +130,14 @@ def refused(token: Token, *, keys: KeySet = KEYS, **options: Any) -> Verificatio
 @pytest.mark.parametrize("suite", ["blake3", "blake3-all", "fips"])
 def test_receipts_under_a_token_are_verified(suite: str) -> None:
     verifier = Verifier(KEYS)
+    details = []
     for receipt in chain_with(TOKEN, suite=suite).receipts():
         assert receipt.kid == "witness-1"
-        assert verifier.verify(receipt).status is Status.VERIFIED
+        report = verifier.verify(receipt)
+        assert report.status is Status.VERIFIED
+        details += [each.detail for each in report.results if each.check is Check.WITNESS_SIGNATURE]
+    under_token = "kid witness-1, by use 17 of a signing token"
+    assert details == ["kid witness-1", under_token, under_token]
 
 
 def test_bounds_are_inclusive() -> None:

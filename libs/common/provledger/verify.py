@@ -175,7 +175,7 @@ class Verifier:
             _HOLDS[Check.FORMAT],
             _HOLDS[Check.STATEMENT],
             _holds(Check.COMMITMENT, "the fields shown") if masked else _HOLDS[Check.COMMITMENT],
-            _holds(Check.WITNESS_SIGNATURE, f"kid {batch.kid}"),
+            _holds(Check.WITNESS_SIGNATURE, _signed_by(batch)),
             validity,
             _HOLDS[Check.ENTRY],
             _HOLDS[Check.TIMESTAMP],
@@ -522,6 +522,12 @@ def _may_sign(key: VerificationKey, origin: str, found: checkpoints.Checkpoint) 
 def _note_key(key: VerificationKey, origin: str) -> note.VerifierKey:
     """Return a log key under the name it signs with; making one costs a curve point."""
     return note.parse_vkey(key.vkey(origin))
+
+
+def _signed_by(batch: WitnessBatch) -> str:
+    if batch.token is None:
+        return f"kid {batch.kid}"
+    return f"kid {batch.kid}, by use {batch.token.use} of a signing token"
 
 
 def _check_in_batch(receipt: Receipt, batch: WitnessBatch) -> bytes:
