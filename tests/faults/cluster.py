@@ -110,6 +110,8 @@ class Cluster:
         self.config = Config("", (self.data.anchors.as_uri(),))
         self._urls = dict(database_urls or {})
         self._options = dict(options or {})
+        # More of it for single services, by name.
+        self.environments: Mapping[str, Mapping[str, str]] = {}
         # Who finds whom elsewhere: (caller's kind, callee) -> port.
         self._routes: dict[tuple[str, str], int] = {}
         replicas = [f"ledger{n}" for n in range(2, ledger_replicas + 1)]
@@ -235,7 +237,7 @@ class Cluster:
         }
         if service.kind in self._urls:
             environment[f"{own}DATABASE_URL"] = self._urls[service.kind]
-        return {**environment, **self._options}
+        return {**environment, **self._options, **self.environments.get(service.name, {})}
 
 
 def _children(pid: int) -> list[int]:

@@ -84,6 +84,10 @@ class Attack:
             **options,  # type: ignore[arg-type]
         )
 
+    def wait_anchored(self) -> None:
+        """Wait until the sink has everything that is recorded."""
+        observe.wait_published(self.cluster)
+
     def check(self) -> Summary:
         """Make everything run again, and hold it against what the clients know."""
         for name, service in self.cluster.services.items():

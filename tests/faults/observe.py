@@ -22,6 +22,16 @@ def check(cluster: Cluster, log: Path) -> checker.Summary:
     return checker.check(record.read(log), asyncio.run(gather(cluster)))
 
 
+def wait_published(cluster: Cluster) -> None:
+    """Wait until a published checkpoint, which the sink has, covers everything."""
+
+    async def wait() -> None:
+        async with AsyncClient(cluster.endpoint("ledger")) as client:
+            await _until_published(cluster, client)
+
+    asyncio.run(wait())
+
+
 async def gather(cluster: Cluster) -> checker.Holdings:
     """Everything there is. All services must run, and nobody may append meanwhile."""
     endpoint, keys_endpoint = cluster.endpoint("ledger"), cluster.endpoint("keys")
@@ -52,7 +62,7 @@ async def _until_published(cluster: Cluster, client: AsyncClient) -> int:
             continue
         # Leaf 0 says whose log it is.
         wanted = 1 + sum(ledger.seq + 1 for ledger in ledgers)
-        published, anchored = _published(cluster), _anchored(cluster)
+        published, anchored = published_size(cluster), _anchored(cluster)
         state = {"wanted": wanted, "published": published, "anchored": anchored}
         if published == anchored == wanted:
             return wanted
@@ -60,7 +70,8 @@ async def _until_published(cluster: Cluster, client: AsyncClient) -> int:
     raise AssertionError(f"not everything is logged and anchored within {TIMEOUT_S} s: {state}")
 
 
-def _published(cluster: Cluster) -> int:
+def published_size(cluster: Cluster) -> int:
+    """Size of the checkpoint that readers of the log find."""
     return max(map(_size, cluster.data.tiles.glob("logs/*/checkpoint")), default=0)
 
 

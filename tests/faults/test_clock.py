@@ -1,0 +1,80 @@
+"""Clocks that are set back an hour while everybody works."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from provledger_cli.datadir import SERVICES
+from tests.faults.clocked import Clock
+from tests.faults.cluster import Cluster, eventually
+from tests.faults.conftest import FULL, QUICK, Attack
+from tests.faults.workload import Load
+
+LOAD = Load(writers=3, batch=4, pause_s=0.03)
+HOUR_S = 3600
+
+
+@pytest.fixture(scope="module")
+def clocked(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[tuple[Attack, dict[str, Clock]]]:
+    """Services of which each has a clock of its own."""
+    path = tmp_path_factory.mktemp("clocked")
+    modules = dict.fromkeys(SERVICES, "tests.faults.clocked")
+    cluster = Cluster(path / "data", options=QUICK, modules=modules)
+    attack = Attack(cluster, path / "record", request.config.getoption("fault_seed"))
+    clocks = {name: Clock(name, path / f"clock-{name}") for name in SERVICES}
+    attack.cluster.environments = {name: clock.environment for name, clock in clocks.items()}
+    try:
+        for clock in clocks.values():
+            # Keys are made when these start, and are not valid before.
+            clock.set(-2 * HOUR_S)
+        attack.cluster.start()
+        attack.make_ledgers()
+        for clock in clocks.values():
+            clock.set(0)
+        yield attack, clocks
+    finally:
+        attack.close()
+
+
+def test_clock_is_set_back_an_hour(
+    clocked: tuple[Attack, dict[str, Clock]], rng: random.Random
+) -> None:
+    """On the whole machine, on that of the ledger alone; and a start in the past."""
+    attack, clocks = clocked
+    with attack.workload(LOAD) as work:
+        work.wait_for(20)
+        for names in (list(clocks), ["ledger"], ["anchor"]):
+            print("set back:", names)
+            for name in names:
+                clocks[name].set(-HOUR_S)
+            work.wait_for(40)
+            name = rng.choice(names)
+            attack.cluster[name].kill()
+            attack.cluster.restart(name)
+            work.wait_for(20)
+            for name in names:
+                clocks[name].set(0)
+            work.wait_for(20)
+            if not FULL:
+                break
+    print(attack.check())
+
+
+def test_clock_behind_the_start_of_its_key_is_said_to_be_wrong(
+    clocked: tuple[Attack, dict[str, Clock]],
+) -> None:
+    """What would be signed then counts for nothing: callers hear which clock to set."""
+    attack, clocks = clocked
+    with attack.workload(LOAD) as work:
+        work.wait_for(20)
+        clocks["witness"].set(-3 * HOUR_S)
+        before = work.failures
+        eventually(lambda: work.failures > before + 3, "appends fail")
+        clocks["witness"].set(0)
+        work.wait_for(20)
+    print(attack.check())

@@ -1,0 +1,138 @@
+"""A database is put back to an earlier copy: it is noticed before anything new is said."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from provledger.client import CallPolicy, Client, Mutation
+from provledger.errors import FailedPreconditionError, StatusError
+from tests.faults import observe, record
+from tests.faults.cluster import DiedError
+from tests.faults.conftest import Attack
+from tests.faults.workload import LEDGERS, Load
+
+LOAD = Load(writers=2, batch=4, pause_s=0.03)
+LEDGER = LEDGERS[0]
+
+
+def _work(attack: Attack) -> None:
+    """Append for a while, until all of it is anchored."""
+    with attack.workload(LOAD) as work:
+        work.wait_for(40)
+    attack.wait_anchored()
+
+
+def _copy(attack: Attack, name: str, to: Path) -> None:
+    """Copy a service's database; it is killed for that, as a snapshot of the disk would."""
+    attack.cluster[name].kill()
+    to.mkdir()
+    for path in attack.cluster.data.databases.glob(f"{name}.sqlite3*"):
+        shutil.copy2(path, to / path.name)
+
+
+def _put_back(attack: Attack, name: str, copy: Path) -> None:
+    attack.cluster[name].kill()
+    for path in attack.cluster.data.databases.glob(f"{name}.sqlite3*"):
+        path.unlink()
+    for path in copy.iterdir():
+        shutil.copy2(path, attack.cluster.data.databases / path.name)
+
+
+def _append(attack: Attack, request_id: str) -> None:
+    policy = CallPolicy(timeout_s=10.0)
+    with Client(attack.cluster.endpoint("ledger"), policy=policy) as client:
+        client.append(
+            LEDGER,
+            Mutation(
+                action="CREATE",
+                resource_type="Item",
+                resource_id="x",
+                actor_id="a",
+                request_id=request_id,
+                new_state={},
+            ),
+        )
+
+
+def test_ledger_database_of_an_earlier_copy(embedded: Attack, tmp_path: Path) -> None:
+    """Nothing is appended; nothing that was anchored is denied by the log; the way out is said."""
+    attack = embedded
+    _work(attack)
+    _copy(attack, "ledger", tmp_path / "early")
+    attack.cluster.restart("ledger")
+    _work(attack)
+    _copy(attack, "ledger", tmp_path / "late")
+    leaves = _leaves(attack)
+
+    _put_back(attack, "ledger", tmp_path / "early")
+    attack.cluster.restart("ledger")
+    with pytest.raises(FailedPreconditionError) as caught:
+        _append(attack, "after")
+    assert caught.value.reason == "LEDGER_BEHIND_ANCHOR"
+    assert "Restore" in caught.value.message
+    assert "ledger.behind_anchor" in attack.cluster["ledger"].tail()
+    with Client(attack.cluster.endpoint("ledger")) as client:
+        behind = client.get_ledger(LEDGER)
+    acknowledged = record.read(attack.record_path).acknowledged
+    assert max(item.seq for item in acknowledged if item.ledger == LEDGER) > behind.seq
+    assert _leaves(attack) == leaves
+
+    _put_back(attack, "ledger", tmp_path / "late")
+    attack.cluster.restart("ledger")
+    _work(attack)
+    print(attack.check())
+
+
+def test_anchor_database_of_an_earlier_copy(embedded: Attack, tmp_path: Path) -> None:
+    """Nothing is signed, the ledger goes on, and all is well when the right one is back."""
+    attack = embedded
+    _work(attack)
+    _copy(attack, "anchor", tmp_path / "early")
+    attack.cluster.restart("anchor")
+    _work(attack)
+    _copy(attack, "anchor", tmp_path / "late")
+    leaves, sunk = _leaves(attack), _sunk(attack)
+
+    _put_back(attack, "anchor", tmp_path / "early")
+    attack.cluster.spawn("anchor")
+    with pytest.raises(DiedError, match=r"DATABASE_BEHIND|older than the data directory"):
+        attack.cluster.wait_ready("anchor")
+    attack.cluster["anchor"].kill()
+    # The ledger was confirmed before; its receipts stay pending.
+    with attack.workload(LOAD) as work:
+        work.wait_for(20)
+    assert (_leaves(attack), _sunk(attack)) == (leaves, sunk)
+
+    _put_back(attack, "anchor", tmp_path / "late")
+    attack.cluster.restart("anchor")
+    _work(attack)
+    print(attack.check())
+
+
+def test_ledger_that_nobody_confirms_says_so(embedded: Attack) -> None:
+    """Started while the anchor is away, it cannot know that it is not behind."""
+    attack = embedded
+    _work(attack)
+    for name in ("anchor", "ledger"):
+        attack.cluster[name].kill()
+    attack.cluster.restart("ledger")
+    with pytest.raises(StatusError) as caught:
+        _append(attack, "unconfirmed")
+    assert (caught.value.code, caught.value.reason) == ("UNAVAILABLE", "ANCHOR_NOT_ASKED")
+    attack.cluster.restart("anchor")
+    _work(attack)
+    print(attack.check())
+
+
+def _leaves(attack: Attack) -> list[bytes]:
+    root = next((attack.cluster.data.tiles / "logs").iterdir())
+    return observe.read_leaves(root, observe.published_size(attack.cluster))
+
+
+def _sunk(attack: Attack) -> dict[str, bytes]:
+    return {
+        path.name: path.read_bytes() for path in attack.cluster.data.anchors.rglob("*.checkpoint")
+    }
