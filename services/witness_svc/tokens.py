@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from provledger import logs, telemetry
-from provledger.errors import ProvledgerError
 from provledger.keyring import ActiveSigner
 from provledger.kms import Signer
 from provledger.kms.errors import KMSConfigError
@@ -179,7 +178,7 @@ class SigningTokens:
         while True:
             try:
                 await self.renew()
-            except (ProvledgerError, TimeoutError, OSError) as error:
+            except Exception as error:  # adapters differ in what else they let through
                 _renewals.add(1, {"outcome": "failed"})
                 # Once for each outage, not for each attempt.
                 if not failing:

@@ -18,6 +18,7 @@ from provledger import jcs, kms
 from provledger.api.keys.v1 import keys_pb2 as pb
 from provledger.errors import UnavailableError
 from provledger.jwk import jwk_from_public_key, thumbprint_of, verify_signature
+from provledger.key_events import EventType, KeyEvent
 from provledger.keyring import ActiveSigner, KeyRing
 from provledger.kms import Signer, local
 from provledger.kms.errors import KMSUnavailableError
@@ -268,6 +269,31 @@ async def test_key_that_is_not_the_registered_one_is_not_used(bench: Bench) -> N
     await bench.until(lambda: bool(bench.opener.opened))
     await bench.say(registered, changed=False)
     assert bench.current_kid() == "NO_ACTIVE_KEY"
+
+
+async def test_key_that_cannot_endorse_is_named_with_the_reason(bench: Bench) -> None:
+    """What a rotation to a key that is disabled, say, is told; where it is stays in our log."""
+    old, new = bench.key("witness-1"), bench.key("witness-2", PENDING)
+    bench.opener.failing.add(new.uri)
+    await bench.say(old, new)
+    await bench.signing_with("witness-1")
+    event = KeyEvent(
+        event=EventType.CREATED,
+        at_ns=NOW_NS,
+        kid="witness-2",
+        thumbprint=new.thumbprint,
+        purpose="witness",
+        genesis=bytes(32),
+        uri=new.uri,
+        jwk=jcs.parse(new.jwk),
+    )
+    with pytest.raises(UnavailableError) as caught:
+        await bench.ring.endorse(event, "witness-2")
+    assert caught.value.reason == "KEY_NOT_USABLE"
+    assert caught.value.metadata == {"kid": "witness-2", "because": "KMS_UNAVAILABLE"}
+    assert new.uri not in str(caught.value)
+    endorsed = await bench.ring.endorse(event, "witness-1")
+    assert endorsed.kid == "witness-1"
 
 
 async def test_revoked_key_is_dropped_at_once(bench: Bench) -> None:

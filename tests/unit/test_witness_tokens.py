@@ -248,6 +248,26 @@ async def test_tokens_are_renewed_in_the_background_and_after_an_outage(
     assert made.tokens._held is None
 
 
+async def test_renewal_survives_whatever_goes_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        tokens_module, "_RETRY", replace(tokens_module._RETRY, base_s=0.001, cap_s=0.001)
+    )
+    broken = [RuntimeError("a bug"), ValueError("another")]
+
+    def make(uri: str, algorithm: Algorithm) -> Any:
+        if broken:
+            raise broken.pop()
+        return key_in_memory(uri, algorithm)
+
+    made = setup(make_key=make)
+    made.tokens.start()
+    try:
+        await until(lambda: made.tokens._held is not None)
+    finally:
+        await made.tokens.close()
+    assert not broken
+
+
 async def test_rotation_brings_a_token_of_the_new_key(monkeypatch: pytest.MonkeyPatch) -> None:
     made = setup()
     made.tokens.start()

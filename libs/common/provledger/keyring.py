@@ -244,10 +244,12 @@ class KeyRing:
                 sig = await sign_key_event(self._opened[kid], event)
         except (KMSError, TimeoutError) as error:
             log.error("keyring.not_endorsed", exc_info=error, kid=kid)
+            because = getattr(error, "reason", KMSUnavailableError.reason)
             raise UnavailableError(
                 "KEY_NOT_USABLE",
-                f"key {kid!r} cannot be opened or does not sign; the log of this service says why",
-                metadata={"kid": kid},
+                f"key {kid!r} cannot be opened or does not sign ({because}); the log of this "
+                "service says what its provider answered and what to do",
+                metadata={"kid": kid, "because": because},
                 retry_delay_s=1.0,
             ) from None
         return Endorsement(kid, key.thumbprint, sig)
