@@ -7,11 +7,13 @@ the events. Safe to be killed anywhere: what is proposed is endorsed again, what
 fixed bytes and a request id made from the event, so that an append that was answered to nobody is
 recognised. Several replicas may do it at once.
 
-Nobody else writes to the tenant `system`: `refuse_system` is asked for every call that would.
+Nobody else writes to the tenant `system`, except probes to a ledger of their own
+(`provledger.rpc.probe`): `refuse_system` or `check_writable` is asked for every call that would.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -31,6 +33,7 @@ from provledger.key_events import LEDGER, LEDGER_NAME, TENANT
 from provledger.keyring import KeyRing
 from provledger.rpc.channel import call
 from provledger.rpc.key_events import event_from_pb
+from provledger.rpc.probe import PROBE_LEDGER, PROBE_LEDGER_NAME, is_probe
 
 log = logs.get(__name__)
 
@@ -48,6 +51,18 @@ def refuse_system(tenant: str) -> None:
             f"ledgers of tenants/{TENANT} are written by the services themselves",
             metadata={"tenant": TENANT},
         )
+
+
+def check_creatable(tenant: str, ledger_id: str) -> None:
+    """As `refuse_system`, but for the ledger of the probes."""
+    if ledger_id != PROBE_LEDGER:
+        refuse_system(tenant)
+
+
+def check_writable(ledger: LedgerInfo, draft: common_pb2.Draft) -> None:
+    """As `refuse_system`, but for a probe into the ledger of the probes."""
+    if ledger.tenant == TENANT and not (ledger.name == PROBE_LEDGER_NAME and is_probe(draft)):
+        refuse_system(ledger.tenant)
 
 
 class KeyLedger:
@@ -132,7 +147,10 @@ class KeyLedger:
         if not genesis and have <= {about.kid}:
             for kid in event.endorser_kids:
                 try:
-                    collected.append(await self._ask(about, kid, about.purpose))
+                    endorsement = await self._ask_while_needed(event, kid)
+                    if endorsement is None:
+                        break
+                    collected.append(endorsement)
                     trouble = None if len(collected) > len(wanted) - len(have) - 1 else trouble
                     break
                 except StatusError as error:
@@ -143,6 +161,27 @@ class KeyLedger:
             raise trouble
         found: pb.JournaledKeyEvent = answer.event
         return found
+
+    async def _ask_while_needed(
+        self, event: pb.JournaledKeyEvent, kid: str
+    ) -> pb.KeyEndorsement | None:
+        """Ask for an old key's endorsement, which may take its time: it is why it is replaced.
+
+        None as soon as somebody else has endorsed the event: the recovery key.
+        """
+        asking = asyncio.ensure_future(self._ask(event.event, kid, event.event.purpose))
+        try:
+            while not asking.done():
+                change = asyncio.ensure_future(self._ring.changed(_TIMEOUT_S))
+                await asyncio.wait((asking, change), return_when=asyncio.FIRST_COMPLETED)
+                change.cancel()
+                now = [e for e in self._ring.view.open_events if e.digest == event.digest]
+                endorsed = {each.kid for e in now for each in e.endorsements}
+                if not asking.done() and (not now or endorsed - {event.event.kid}):
+                    return None
+            return await asking
+        finally:
+            asking.cancel()
 
     async def _ask(self, event: pb.KeyEvent, kid: str, purpose: int) -> pb.KeyEndorsement:
         method, request = self._sign[purpose]

@@ -10,7 +10,7 @@ from ledger_svc import admission, answers, convert, listing, stream
 from ledger_svc.append import Appender
 from ledger_svc.chain import LedgerInfo
 from ledger_svc.genesis import LedgerMaker
-from ledger_svc.key_ledger import refuse_system
+from ledger_svc.key_ledger import check_creatable, check_writable, refuse_system
 from ledger_svc.outcomes import Outcome, Recorded
 from ledger_svc.progress import Progress
 from ledger_svc.reads import LedgerDirectory, Reads
@@ -67,8 +67,8 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
     ) -> ledger_pb2.CreateLedgerResponse:
         """Make a ledger, or find the one that is there."""
         tenant = names.parse_tenant_name(request.parent, "parent")
-        refuse_system(tenant)
         ledger_id = names.check_label(request.ledger_id or DEFAULT_LEDGER, "ledger_id")
+        check_creatable(tenant, ledger_id)
         suite = convert.suite_from_pb(request.suite, "") or None
         ledger, created = await self._parts.maker.create(
             tenant, ledger_id, suite, self._parts.default_suite, current_principal()
@@ -100,7 +100,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
     ) -> ledger_pb2.AppendResponse:
         """Record one draft."""
         ledger = await self._directory.get(request.ledger, "ledger")
-        refuse_system(ledger.tenant)
+        check_writable(ledger, request.draft)
         view = convert.view_from_pb(request.view, convert.FULL)
         (outcome,) = await self._parts.appender.append(ledger, [_admit(request)])
         if not isinstance(outcome, Recorded):

@@ -16,19 +16,18 @@ from pathlib import Path
 from provledger.api.common.v1 import common_pb2
 from provledger.api.keys.v1 import keys_pb2
 from provledger.api.ledger.v1 import ledger_pb2
-from provledger.errors import NotFoundError, StatusError
-from provledger.fips import policy
+from provledger.errors import StatusError
+from provledger.key_events import TENANT
 from provledger.keyset import KeySet, KeyState
-from provledger_cli import config as configs
-from provledger_cli.bootstrap import endorse, local_key
+from provledger.rpc.probe import PROBE_LEDGER, probe_draft
+from provledger_cli.bootstrap import endorse
 from provledger_cli.config import RECOVERY_KID
 from provledger_cli.connect import Remote
 from provledger_cli.failures import CommandError
-from provledger_cli.registry import PURPOSES, purpose_name, state_name
+from provledger_cli.registry import PURPOSES, known_key
 
-PROBE_TENANT = "key-ceremony"
 _POLL_S = 0.05
-_PROBE_S = 0.01
+_PROBE_S = 0.02
 
 Say = Callable[[str], None]
 
@@ -50,17 +49,7 @@ class Probe:
         number, tag = 0, time.time_ns()
         while not stop.is_set():
             number += 1
-            draft = common_pb2.Draft(
-                request_id=f"probe-{tag}-{number}",
-                actor=common_pb2.Actor(id="keys-rotate", type="service"),
-                document=common_pb2.Document(
-                    receipt_type="ceremony.probe",
-                    media_type="application/json",
-                    payload=b"{}",
-                    resource_type="Probe",
-                    resource_id="rotation",
-                ),
-            )
+            draft = probe_draft(f"probe-{tag}-{number}")
             try:
                 request = ledger_pb2.AppendRequest(
                     ledger=ledger, draft=draft, view=common_pb2.RECEIPT_VIEW_BASIC
@@ -80,40 +69,8 @@ class Probe:
             await asyncio.sleep(_PROBE_S)
 
     async def _ledger(self, remote: Remote) -> str:
-        request = ledger_pb2.CreateLedgerRequest(parent=f"tenants/{PROBE_TENANT}")
+        request = ledger_pb2.CreateLedgerRequest(parent=f"tenants/{TENANT}", ledger_id=PROBE_LEDGER)
         return str((await remote.call(remote.ledger.CreateLedger, request)).ledger.name)
-
-
-async def known_key(remote: Remote, kid: str) -> keys_pb2.Key | None:
-    """A key of the registry, or None."""
-    try:
-        request = keys_pb2.GetKeyRequest(name=f"keys/{kid}")
-        key: keys_pb2.Key = (await remote.call(remote.keys.GetKey, request)).key
-    except NotFoundError:
-        return None
-    return key
-
-
-async def new_key(remote: Remote, kid: str, purpose: str) -> tuple[str, bytes]:
-    """Make a key file for `kid`, unless the kid is taken; its URI and JWK."""
-    known = await known_key(remote, kid)
-    usable = known is None or (
-        purpose_name(known) == purpose and state_name(known) in ("pending", "active")
-    )
-    if known is not None and not usable:
-        raise CommandError(
-            f"{kid} was used already: a {state_name(known)} {purpose_name(known)} key",
-            hint="key ids are never used again: choose another --kid",
-        )
-    data_dir = remote.target.data_dir
-    config = configs.load(data_dir)
-    if config is not None and config.fips and not policy.active():
-        # The services could not tell afterwards that a P-256 key was made outside the module.
-        raise CommandError(
-            "this data directory is in FIPS mode, and this command is not",
-            hint="set PROVLEDGER_FIPS=1 and run it again",
-        )
-    return await local_key(data_dir, kid, purpose)
 
 
 async def wait_until_active(remote: Remote, kid: str, timeout_s: float, say: Say) -> keys_pb2.Key:

@@ -6,6 +6,7 @@ was recorded after that checkpoint is for the next export. The file appears when
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import os
 import secrets
@@ -19,6 +20,7 @@ from typing import IO, Final, cast
 from provledger import checkpoint as checkpoints
 from provledger import dsse
 from provledger.api.anchor.v1 import anchor_pb2
+from provledger.api.keys.v1 import keys_pb2
 from provledger.client import Ledger
 from provledger.errors import InternalError, NotFoundError, OutOfRangeError, StatusError
 from provledger.export import (
@@ -42,6 +44,7 @@ RECENT_CHECKPOINTS: Final = 256
 """Earlier published checkpoints that an export carries, unless told otherwise."""
 
 _KEY_LEDGER_WAIT_S: Final = 5.0
+_POLL_S: Final = 0.1
 _PAGE_SIZE: Final = 500
 _PAGE_TIMEOUT_S: Final = 120.0
 # Higher levels cost more time than they save space: hashes and signatures do not compress.
@@ -129,7 +132,16 @@ async def prepare(
 
 
 async def _key_ledger_anchored(remote: Remote, wait_s: float) -> bool:
-    """Wait until the key ledger is anchored as it is now; whether there is one for us to read."""
+    """Wait until the key ledger names all keys that sign, and is anchored as it is then.
+
+    Returns whether there is one for us to read.
+    """
+    behind = await _keys_not_recorded(remote, wait_s)
+    if behind:
+        output.say(
+            f"the key ledger does not name {', '.join(behind)} yet: what they signed is not "
+            "verified by it; export again when `keys list` and the key ledger agree"
+        )
     try:
         _, _, reached = await wait_until_anchored(remote, wait_s, only=KEY_LEDGER_NAME)
     except StatusError as error:
@@ -139,6 +151,29 @@ async def _key_ledger_anchored(remote: Remote, wait_s: float) -> bool:
     if not reached:
         output.say("the newest key events are not anchored yet: what they say is not in the export")
     return True
+
+
+async def _keys_not_recorded(remote: Remote, wait_s: float) -> list[str]:
+    """Kids of keys that sign, and whose event is not in the key ledger after so long.
+
+    After a revocation, a new key signs at once, and its event comes when it can be endorsed.
+    """
+    deadline_s = time.monotonic() + wait_s
+    while remote.has("keys"):
+        known = KeySet.parse(await remote.client.jwks())
+        request = keys_pb2.ListKeyEventsRequest()
+        events = (await remote.call(remote.keys.ListKeyEvents, request)).events
+        behind = {
+            each.event.kid
+            for each in events
+            if each.state != keys_pb2.KEY_EVENT_STATE_RECORDED
+            and each.event.type != keys_pb2.KEY_EVENT_TYPE_RETIRED
+            and each.event.kid in known
+        }
+        if not behind or time.monotonic() >= deadline_s:
+            return sorted(behind)
+        await asyncio.sleep(_POLL_S)
+    return []
 
 
 async def _key_ledger_lines(remote: Remote, tree_size: int) -> list[bytes]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from provledger import names
 from provledger.api.keys.v1 import keys_pb2
+from provledger.errors import NotFoundError
 from provledger_cli.connect import Remote
 
 PURPOSES = {
@@ -31,6 +32,16 @@ def purpose_name(key: keys_pb2.Key) -> str:
 def state_name(key: keys_pb2.Key) -> str:
     """Where it stands, in a word."""
     return _STATE_NAMES.get(key.state, "unknown")
+
+
+async def known_key(remote: Remote, kid: str) -> keys_pb2.Key | None:
+    """A key of the registry, or None."""
+    try:
+        request = keys_pb2.GetKeyRequest(name=f"keys/{kid}")
+        key: keys_pb2.Key = (await remote.call(remote.keys.GetKey, request)).key
+    except NotFoundError:
+        return None
+    return key
 
 
 async def list_keys(remote: Remote, purpose: str = "") -> list[keys_pb2.Key]:

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from provledger import kms
 from provledger.errors import KMSError
 from provledger.jwk import Algorithm, verify_signature
-from provledger.kms import _aws_client, signing
+from provledger.kms import _aws_client, _aws_create, signing
 from provledger.kms.aws import AWSProvider
 from provledger.kms.errors import (
     KMSConfigError,
@@ -27,7 +27,7 @@ from provledger.kms.errors import (
     KMSThrottledError,
     KMSUnavailableError,
 )
-from provledger.kms.remote import MAX_IN_FLIGHT, RemoteSigner
+from provledger.kms.remote import MAX_IN_FLIGHT, RemoteSigner, Wanted
 from tests.support.fake_aws_kms import ACCOUNT, FakeAWSKMS
 from tests.support.token_bucket import TokenBucket
 
@@ -459,27 +459,88 @@ async def test_closed_key_does_not_sign(aws: FakeAWSKMS) -> None:
 # --- new keys ---
 
 
+WANTED = Wanted("witness-2", bytes(range(16)))
+
+
 @pytest.mark.parametrize("algorithm", SPECS)
 async def test_new_key_beside_another_is_ready_to_sign(
     aws: FakeAWSKMS, algorithm: Algorithm
 ) -> None:
     """A new key is unknown to some servers at first, and takes a moment to be enabled."""
     uri = f"aws-kms:{aws.add_key(ED25519)}"
-    created = await AWSProvider().create_beside(uri, algorithm, "witness-2")
+    created = await AWSProvider().create_beside(uri, algorithm, WANTED)
     assert created.uri != uri
-    assert aws.keys[created.uri.removeprefix("aws-kms:")].description == "provledger witness-2"
+    assert not created.found
+    made = aws.keys[created.uri.removeprefix("aws-kms:")]
+    assert made.description == "provledger witness-2"
+    assert made.tags == {
+        "provledger-kid": "witness-2",
+        "provledger-ceremony": "000102030405060708090a0b0c0d0e0f",
+    }
     signer = await AWSProvider().open_signer(created.uri)
     assert (signer.algorithm, signer.public_key) == (algorithm, created.public_key)
     assert signer.protection == "AWS_KMS"
     await signing.self_test(signer, created.public_key)
 
 
-async def test_lost_answer_to_a_new_key_is_not_answered_with_a_second_key(aws: FakeAWSKMS) -> None:
+async def test_a_ceremony_that_is_tried_again_finds_its_key(aws: FakeAWSKMS) -> None:
+    """Among more keys than a page holds, some of them closed to us, one on its way out."""
     uri = f"aws-kms:{aws.add_key(ED25519)}"
+    aws.page_size = 3
+    aws.private_arns = {aws.add_key(ED25519) for _ in range(5)}
+    first = await AWSProvider().create_beside(uri, Algorithm.ED25519, WANTED)
+    again = await AWSProvider().create_beside(uri, Algorithm.ED25519, WANTED)
+    assert (again.uri, again.found, aws.calls["CreateKey"]) == (first.uri, True, 1)
+    other = await AWSProvider().create_beside(
+        uri, Algorithm.ED25519, Wanted("witness-2", bytes(16))
+    )
+    assert other.uri != first.uri
+    aws.keys[first.uri.removeprefix("aws-kms:")].state = "PendingDeletion"
+    third = await AWSProvider().create_beside(uri, Algorithm.ED25519, WANTED)
+    assert third.uri not in (first.uri, other.uri)
+
+
+async def test_a_lost_answer_to_a_new_key_makes_no_second_one(aws: FakeAWSKMS) -> None:
+    """The key that was made is not listed at once either."""
+    uri = f"aws-kms:{aws.add_key(ED25519)}"
+    aws.unlisted_answers = 2
     aws.fail_next("lost")
-    with pytest.raises(KMSUnavailableError, match=r"look for the description 'provledger wit"):
-        await AWSProvider().create_beside(uri, Algorithm.ED25519, "witness-2")
+    created = await AWSProvider().create_beside(uri, Algorithm.ED25519, WANTED)
+    assert created.found
+    assert (len(aws.keys), aws.calls["CreateKey"]) == (2, 1)
+    signer = await AWSProvider().open_signer(created.uri)
+    await signing.self_test(signer, created.public_key)
+
+
+async def test_what_was_made_is_found_later_if_it_cannot_be_found_at_once(
+    aws: FakeAWSKMS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"aws-kms:{aws.add_key(ED25519)}"
+    monkeypatch.setattr(_aws_create, "_LOOK_AGAIN_S", (0.0,))
+    aws.unlisted_answers = 1
+    aws.fail_next("lost")
+    with pytest.raises(KMSUnavailableError, match=r"run it again, which looks for .*=0001020"):
+        await AWSProvider().create_beside(uri, Algorithm.ED25519, WANTED)
     assert len(aws.keys) == 2
+    assert (await AWSProvider().create_beside(uri, Algorithm.ED25519, WANTED)).found
+    assert len(aws.keys) == 2
+
+
+async def test_two_keys_of_one_ceremony_are_not_chosen_from(aws: FakeAWSKMS) -> None:
+    uri = f"aws-kms:{aws.add_key(ED25519)}"
+    for _ in range(2):
+        aws.keys[aws.add_key(ED25519)].tags = {"provledger-ceremony": WANTED.ceremony.hex()}
+    with pytest.raises(KMSConfigError, match="schedule all but one for deletion"):
+        await AWSProvider().create_beside(uri, Algorithm.ED25519, WANTED)
+
+
+@pytest.mark.parametrize("operation", ["ListKeys", "ListResourceTags", "CreateKey"])
+async def test_without_the_right_to_look_nothing_is_made(aws: FakeAWSKMS, operation: str) -> None:
+    uri = f"aws-kms:{aws.add_key(ED25519)}"
+    aws.denied = {operation}
+    with pytest.raises(KMSPermissionError, match=f"kms:{operation}"):
+        await AWSProvider().create_beside(uri, Algorithm.ED25519, WANTED)
+    assert len(aws.keys) == 1
 
 
 async def test_key_under_a_name_of_our_choice_cannot_be_made(aws: FakeAWSKMS) -> None:

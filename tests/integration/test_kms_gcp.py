@@ -32,7 +32,7 @@ from provledger.kms.errors import (
     KMSUnavailableError,
 )
 from provledger.kms.gcp import GCPProvider
-from provledger.kms.remote import RemoteSigner
+from provledger.kms.remote import RemoteSigner, Wanted
 from tests.support.fake_gcp_kms import PARENT, FakeGCPKMS, kms_v1
 from tests.support.token_bucket import TokenBucket
 
@@ -446,12 +446,15 @@ async def test_closed_key_does_not_sign(opened: Open) -> None:
 # --- new keys ---
 
 
+WANTED = Wanted("witness-2", bytes(range(16)))
+
+
 @pytest.mark.parametrize("algorithm", KINDS)
 async def test_new_version_beside_another_is_ready_to_sign(
     gcp: FakeGCPKMS, algorithm: Algorithm
 ) -> None:
     uri = f"gcp-kms:{gcp.add_key(KINDS[algorithm])}"
-    created = await GCPProvider().create_beside(uri, algorithm, "witness-2")
+    created = await GCPProvider().create_beside(uri, algorithm, WANTED)
     assert created.uri == uri[:-1] + "2"
     signer = await GCPProvider().open_signer(created.uri)
     await signing.self_test(signer, created.public_key)
@@ -463,16 +466,32 @@ async def test_new_version_of_another_algorithm_is_refused_before_it_is_made(
 ) -> None:
     uri = f"gcp-kms:{gcp.add_key(ED25519)}"
     with pytest.raises(KMSConfigError, match="new versions of its key are of algorithm EC_SIGN_ED"):
-        await GCPProvider().create_beside(uri, Algorithm.ECDSA_P256, "witness-2")
+        await GCPProvider().create_beside(uri, Algorithm.ECDSA_P256, WANTED)
     assert len(gcp.versions) == 1
 
 
-async def test_lost_answer_to_a_new_version_is_not_answered_with_another(gcp: FakeGCPKMS) -> None:
+async def test_lost_answer_to_a_new_version_makes_no_second_one(gcp: FakeGCPKMS) -> None:
     uri = f"gcp-kms:{gcp.add_key(ED25519)}"
+    gcp.page_size = 1
     gcp.fail_next("lost")
-    with pytest.raises(KMSUnavailableError, match="gcloud kms keys versions list"):
-        await GCPProvider().create_beside(uri, Algorithm.ED25519, "witness-2")
-    assert len(gcp.versions) == 2
+    created = await GCPProvider().create_beside(uri, Algorithm.ED25519, WANTED)
+    assert (created.uri, created.found, len(gcp.versions)) == (uri[:-1] + "2", True, 2)
+    again = await GCPProvider().create_beside(uri, Algorithm.ED25519, WANTED)
+    assert (again.uri, len(gcp.versions)) == (created.uri, 2)
+    # Once it is registered, the next ceremony makes another one.
+    known = Wanted("witness-3", bytes(16), frozenset({uri, created.uri}))
+    third = await GCPProvider().create_beside(uri, Algorithm.ED25519, known)
+    assert (third.uri, third.found) == (uri[:-1] + "3", False)
+
+
+async def test_versions_that_belong_to_nobody_are_not_chosen_from(gcp: FakeGCPKMS) -> None:
+    uri = f"gcp-kms:{gcp.add_key(ED25519)}"
+    gcp.add_key(ED25519, "DESTROYED")
+    for _ in range(2):
+        gcp.add_key(ED25519)
+    with pytest.raises(KMSConfigError, match="several newer versions"):
+        await GCPProvider().create_beside(uri, Algorithm.ED25519, WANTED)
+    assert len(gcp.versions) == 4
 
 
 async def test_version_of_our_own_number_cannot_be_made(gcp: FakeGCPKMS) -> None:

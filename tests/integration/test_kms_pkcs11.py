@@ -28,7 +28,7 @@ from provledger.kms.errors import (
     KMSUnavailableError,
 )
 from provledger.kms.pkcs11 import PKCS11Provider
-from provledger.kms.remote import RemoteSigner
+from provledger.kms.remote import RemoteSigner, Wanted
 from provledger.kms.signing import self_test
 from tests.support import softhsm
 from tests.support.softhsm import Faults, SoftHSM
@@ -169,13 +169,18 @@ async def test_closed_signer_does_not_sign(hsm: SoftHSM, provider: PKCS11Provide
 async def test_key_for_a_rotation_is_made_in_the_same_token(
     hsm: SoftHSM, provider: PKCS11Provider
 ) -> None:
-    uri, label = hsm.uri(TOKEN, name(), more=";id=%05%06"), name()
+    uri, wanted = hsm.uri(TOKEN, name(), more=";id=%05%06"), Wanted(name(), b"\x01" * 16)
     await provider.create_key(uri, Algorithm.ECDSA_P256)
-    created = await provider.create_beside(uri, Algorithm.ECDSA_P256, label)
-    assert created.uri == hsm.uri(TOKEN, label)
+    created = await provider.create_beside(uri, Algorithm.ECDSA_P256, wanted)
+    assert created.uri == hsm.uri(TOKEN, wanted.kid, more=f";id={'%01' * 16}")
     async with opened(provider, created.uri) as signer:
         assert signer.public_key == created.public_key
         await self_test(signer, created.public_key)
+    # Tried again, it is found; what another ceremony made under that name is not taken.
+    again = await provider.create_beside(uri, Algorithm.ECDSA_P256, wanted)
+    assert (again.uri, again.public_key, again.found) == (created.uri, created.public_key, True)
+    with pytest.raises(KMSKeyExistsError):
+        await provider.create_beside(uri, Algorithm.ECDSA_P256, Wanted(wanted.kid, b"\x02" * 16))
 
 
 # --- what cannot be opened -----------------------------------------------------------------------

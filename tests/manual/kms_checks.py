@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import secrets
 import sys
 import tempfile
 import time
@@ -19,7 +20,7 @@ from provledger.errors import KMSError
 from provledger.jwk import verify_signature
 from provledger.kms import registry, signing
 from provledger.kms.errors import KMSKeyNotFoundError, KMSPermissionError
-from provledger.kms.remote import RemoteSigner
+from provledger.kms.remote import RemoteSigner, Wanted
 
 SIGNATURES = 30
 
@@ -56,9 +57,10 @@ async def _check(uri: str, create: bool, wrong_keys: Mapping[str, str]) -> None:
     for part, other in wrong_keys.items():
         await _expect_no_key(uri.replace(part, other), key_dir)
     if create:
-        created = await registry.create_beside(
-            uri, signer.algorithm, key_dir, label="check, delete me"
-        )
+        wanted = Wanted("check-delete-me", secrets.token_bytes(16), frozenset({uri}))
+        created = await registry.create_beside(uri, signer.algorithm, key_dir, wanted)
+        again = await registry.create_beside(uri, signer.algorithm, key_dir, wanted)
+        assert (again.uri, again.found) == (created.uri, True)
         print(f"made {created.uri}; delete it when you have seen it")
         fresh = await kms.open_signer(created.uri, key_dir)
         await signing.self_test(fresh, created.public_key)

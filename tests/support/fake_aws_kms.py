@@ -88,6 +88,9 @@ class Key:
     private: Any
     state: str = "Enabled"
     description: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
+    unlisted_answers: int = 0
+    """So many more times ListKeys leaves it out."""
     creating_answers: int = 0
     """So many more times it is not known, or not ready, as just after CreateKey."""
 
@@ -141,6 +144,11 @@ class FakeAWSKMS:
     clock_ahead_s: float = 0.0
     denied: set[str] = field(default_factory=set)
     limit: TokenBucket | None = None
+    page_size: int = 1000
+    unlisted_answers: int = 0
+    """So many answers of ListKeys leave out a key that was just made."""
+    private_arns: set[str] = field(default_factory=set)
+    """Keys whose policy does not let our caller see their tags."""
     calls: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
     """Of Sign only: `ok` or an error code; a lost answer counts as ok, since the work was done."""
@@ -222,6 +230,10 @@ class FakeAWSKMS:
                     return result
                 case "CreateKey":
                     return self._create_key(request)
+                case "ListKeys":
+                    return self._list_keys(request)
+                case "ListResourceTags":
+                    return self._list_tags(request)
             raise AWSError("UnknownOperationException")
         except AWSError as error:
             if operation == "Sign":
@@ -310,8 +322,37 @@ class FakeAWSKMS:
         arn = self.add_key(request["KeySpec"], request["KeyUsage"], "Creating")
         key = self.keys[arn]
         key.description = request.get("Description", "")
+        key.tags = {each["TagKey"]: each["TagValue"] for each in request.get("Tags", ())}
         key.creating_answers = 4
+        key.unlisted_answers = self.unlisted_answers
         return {"KeyMetadata": key.metadata}
+
+    def _list_keys(self, request: dict[str, Any]) -> dict[str, Any]:
+        listed = []
+        for key in list(self.keys.values()):
+            if key.unlisted_answers > 0:
+                key.unlisted_answers -= 1
+            else:
+                listed.append(key)
+        start = int(request.get("Marker", "0"))
+        end = start + min(request.get("Limit", 100), self.page_size)
+        answer: dict[str, Any] = {
+            "Keys": [
+                {"KeyArn": key.arn, "KeyId": key.arn.rpartition("/")[2]}
+                for key in listed[start:end]
+            ],
+            "Truncated": end < len(listed),
+        }
+        return answer | ({"NextMarker": str(end)} if end < len(listed) else {})
+
+    def _list_tags(self, request: dict[str, Any]) -> dict[str, Any]:
+        key = self.keys.get(request["KeyId"])
+        if key is None:
+            raise AWSError("NotFoundException", f"Key '{request['KeyId']}' does not exist")
+        if key.arn in self.private_arns:
+            raise AWSError("AccessDeniedException", "no resource-based policy allows the action")
+        tags = [{"TagKey": name, "TagValue": value} for name, value in key.tags.items()]
+        return {"Tags": tags, "Truncated": False}
 
 
 def _sign(key: Key, algorithm: str, kind: str, message: bytes) -> bytes:

@@ -98,6 +98,7 @@ class FakeGCPKMS:
     unauthenticated: bool = False
     """Whether it refuses everybody's credentials, as it does those dated wrongly."""
     limit: TokenBucket | None = None
+    page_size: int = 1000
     advice_s: float = 0.0
     """RetryInfo of RESOURCE_EXHAUSTED; none if 0."""
     calls: Counter[str] = field(default_factory=Counter)
@@ -166,6 +167,11 @@ class FakeGCPKMS:
                 self._create,
                 kms_v1.CreateCryptoKeyVersionRequest,
                 kms_v1.CryptoKeyVersion,
+            ),
+            "ListCryptoKeyVersions": (
+                self._list,
+                kms_v1.ListCryptoKeyVersionsRequest,
+                kms_v1.ListCryptoKeyVersionsResponse,
             ),
         }
         return grpc.method_handlers_generic_handler(
@@ -333,6 +339,21 @@ class FakeGCPKMS:
             name=request.name,
             purpose=Purpose.ASYMMETRIC_SIGN,
             version_template=kms_v1.CryptoKeyVersionTemplate(algorithm=Algorithm[first.algorithm]),
+        )
+
+    def _list(self, request: Any) -> Any:
+        listed = [v for n, v in self.versions.items() if n.startswith(f"{request.parent}/")]
+        start = int(request.page_token or "0")
+        end = start + min(request.page_size or 100, self.page_size)
+        return kms_v1.ListCryptoKeyVersionsResponse(
+            crypto_key_versions=[
+                kms_v1.CryptoKeyVersion(
+                    name=each.name, state=State[each.state], algorithm=Algorithm[each.algorithm]
+                )
+                for each in listed[start:end]
+            ],
+            next_page_token=str(end) if end < len(listed) else "",
+            total_size=len(listed),
         )
 
     def _create(self, request: Any) -> Any:

@@ -16,7 +16,7 @@ from provledger.kms import registry
 from provledger.kms.base import Capabilities, Signer
 from provledger.kms.errors import KMSConfigError, KMSNotInstalledError
 from provledger.kms.gcp import crc32c
-from provledger.kms.remote import CreatedKey
+from provledger.kms.remote import CreatedKey, Wanted
 from tests.support.chain import private_key
 
 AWS = "aws-kms:arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
@@ -37,7 +37,7 @@ async def test_missing_library_names_the_extra_and_how_to_install_it(
     monkeypatch.setitem(sys.modules, library, None)
     for attempt in (
         kms.open_signer(uri, tmp_path),
-        registry.create_beside(uri, Algorithm.ED25519, tmp_path, label="k"),
+        registry.create_beside(uri, Algorithm.ED25519, tmp_path, Wanted("k", bytes(16))),
     ):
         with pytest.raises(
             KMSNotInstalledError, match=rf"pip install 'provledger\[{extra}\]'"
@@ -114,8 +114,8 @@ class Namer:
     async def create_key(self, uri: str, algorithm: Algorithm) -> PublicKey:
         raise NotImplementedError
 
-    async def create_beside(self, uri: str, algorithm: Algorithm, label: str) -> CreatedKey:
-        return CreatedKey(f"{uri}/{label}", private_key(label).public_key())
+    async def create_beside(self, uri: str, algorithm: Algorithm, wanted: Wanted) -> CreatedKey:
+        return CreatedKey(f"{uri}/{wanted.kid}", private_key(wanted.kid).public_key())
 
 
 class Opener(Namer):
@@ -134,10 +134,11 @@ async def test_new_key_beside_another_is_made_by_the_same_provider(
         "fixed": registry._Adapter(here, "Opener"),
     }
     monkeypatch.setattr(registry, "_ADAPTERS", adapters)
-    created = await registry.create_beside("test:a", Algorithm.ED25519, tmp_path, label="b")
+    wanted = Wanted("b", bytes(16))
+    created = await registry.create_beside("test:a", Algorithm.ED25519, tmp_path, wanted)
     assert created == CreatedKey("test:a/b", private_key("b").public_key())
     with pytest.raises(KMSConfigError, match="give the new key's URI"):
-        await registry.create_beside("fixed:a", Algorithm.ED25519, tmp_path, label="b")
+        await registry.create_beside("fixed:a", Algorithm.ED25519, tmp_path, wanted)
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,24 @@ def revoke(
             show_default=False,
         ),
     ] = "",
+    uri: Annotated[
+        str,
+        typer.Option(
+            "--uri",
+            envvar="PROVLEDGER_ROTATE_URI",
+            help="Where the key of --replace-by is, if it is not to be made beside the revoked "
+            "one: when that provider is away, or not trusted any more.",
+            show_default=False,
+        ),
+    ] = "",
+    create: Annotated[
+        bool,
+        typer.Option(
+            "--create",
+            envvar="PROVLEDGER_ROTATE_CREATE",
+            help="Make the key at --uri if there is none (local: and pkcs11:).",
+        ),
+    ] = False,
     recovery_key: Annotated[
         Path | None,
         typer.Option(
@@ -95,6 +113,7 @@ def revoke(
         data_dir, endpoint, first="keys", tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca
     )
     covered = [path.read_bytes() for path in after or ()]
+    new = (replace_by, uri, create)
     recovery = recovery_key
     if recovery is None and where.embedded:
         recovery = _recovery_in(where)
@@ -102,7 +121,7 @@ def revoke(
         recovery = recovery.resolve()
         if not recovery.is_file():
             raise CommandError(f"{recovery} is not there", hint="give --recovery-key FILE")
-    done = run_async(_revoke(where, kid, reason, covered, replace_by, recovery, timeout))
+    done = run_async(_revoke(where, kid, reason, covered, new, recovery, timeout))
     if as_json:
         output.document(done)
         return
@@ -129,18 +148,19 @@ async def _revoke(
     kid: str,
     reason: str,
     after: list[bytes],
-    replace_by: str,
+    new: tuple[str, str, bool],
     recovery: Path | None,
     timeout_s: float,
 ) -> dict[str, Any]:
     from provledger.api.keys.v1 import keys_pb2
     from provledger_cli import ceremony
     from provledger_cli.connect import Remote
-    from provledger_cli.registry import key_document, purpose_name, state_name
+    from provledger_cli.registry import key_document, known_key, purpose_name, state_name
 
     started_s = time.monotonic()
+    replace_by = new[0]
     async with Remote(where, timeout_s=timeout_s) as remote:
-        known = await ceremony.known_key(remote, kid)
+        known = await known_key(remote, kid)
         if known is None:
             raise CommandError(f"there is no key {kid}", hint="see `keys list`")
         covered = await _covered(remote, after)
@@ -153,13 +173,13 @@ async def _revoke(
                     f"{kid} is the active {purpose} key",
                     hint="name the key that takes its place: --replace-by NEW",
                 )
-            await _prepare(remote, replace_by, known, recovery, timeout_s)
+            await _prepare(remote, new, known, recovery, timeout_s)
             if recovery is not None:
                 request.replacement_kid = replace_by
         answer = await remote.call(remote.keys.RevokeKey, request)
         if recovery is not None:
             await ceremony.endorse_by_recovery(remote, recovery, {kid, replace_by})
-        receipt = await ceremony.wait_recorded(remote, kid, min(timeout_s, 10.0))
+        receipt = await ceremony.wait_recorded(remote, kid, timeout_s)
         if replaced:
             await ceremony.wait_until_used(remote, purpose, replace_by, 10.0, output.say)
     return {
@@ -172,15 +192,20 @@ async def _revoke(
 
 
 async def _prepare(
-    remote: Remote, replace_by: str, old: keys_pb2.Key, recovery: Path | None, timeout_s: float
+    remote: Remote,
+    new: tuple[str, str, bool],
+    old: keys_pb2.Key,
+    recovery: Path | None,
+    timeout_s: float,
 ) -> None:
     """Make the new key; where no recovery key is at hand, rotate to it by the old one."""
     from provledger.api.keys.v1 import keys_pb2
     from provledger_cli import ceremony
+    from provledger_cli.new_key import new_key
     from provledger_cli.registry import purpose_name
 
-    purpose = purpose_name(old)
-    uri, jwk = await ceremony.new_key(remote, replace_by, purpose)
+    replace_by, at, create_it = new
+    uri, jwk = await new_key(remote, replace_by, purpose_name(old), uri=at, create=create_it)
     if recovery is None:
         output.say(f"without a recovery key, {old.kid} itself has to endorse {replace_by}")
         rotate = keys_pb2.RotateKeyRequest(kid=replace_by, purpose=old.purpose, uri=uri, jwk=jwk)

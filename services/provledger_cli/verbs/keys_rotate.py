@@ -47,8 +47,8 @@ def rotate(
         typer.Option(
             "--uri",
             envvar="PROVLEDGER_ROTATE_URI",
-            help="A key that its signing service can open already, such as local:new.pem; needs "
-            "--jwk. Default: a new key file in the data directory.",
+            help="A key that its signing service can open. Default: a new one is made where the "
+            "current one is, with the rights that this command has there.",
             show_default=False,
         ),
     ] = "",
@@ -57,10 +57,18 @@ def rotate(
         typer.Option(
             "--jwk",
             envvar="PROVLEDGER_ROTATE_JWK",
-            help="Public half of the key at --uri, as JWK.",
+            help="Public half of the key at --uri, as JWK, where this command cannot open it.",
             show_default=False,
         ),
     ] = None,
+    create: Annotated[
+        bool,
+        typer.Option(
+            "--create",
+            envvar="PROVLEDGER_ROTATE_CREATE",
+            help="Make the key at --uri if there is none (local: and pkcs11:).",
+        ),
+    ] = False,
     cancel: Annotated[
         bool,
         typer.Option(
@@ -74,7 +82,8 @@ def rotate(
         typer.Option(
             "--probe/--no-probe",
             envvar="PROVLEDGER_ROTATE_PROBE",
-            help="Append to a ledger of its own meanwhile, to measure what callers see.",
+            help="Append probes to tenants/system/ledgers/probes meanwhile, to measure what "
+            "callers see.",
         ),
     ] = True,
     data_dir: DataDirOption = None,
@@ -87,6 +96,7 @@ def rotate(
 ) -> None:
     """Make another key the active one of its purpose; the old one stays valid while it drains.
 
+    The new key is made where the old one is: a file, an AWS or Google key, an object of the token.
     The change is endorsed by the old key and the new one and written to the key ledger; then every
     signing service moves on. No write fails meanwhile. Killed at any point, running it again with
     the same --kid goes on. Give verifiers a new JWK Set afterwards: keys jwks --out jwks.json
@@ -97,8 +107,8 @@ def rotate(
 
     output.use_json(as_json)
     names.check_kid(kid)
-    if bool(uri) != (jwk is not None):
-        raise CommandError("--uri and --jwk go together", hint="give both, or neither")
+    if not uri and (jwk is not None or create):
+        raise CommandError("--jwk and --create are about the key at --uri", hint="give --uri")
     where = target(
         data_dir, endpoint, first="keys", tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca
     )
@@ -109,13 +119,8 @@ def rotate(
         else:
             output.show(f"the rotation to {kid} is taken back; {kid} stays pending")
         return
-    if not where.embedded and not uri:
-        raise CommandError(
-            "on services elsewhere, the key must be where its signing service can open it",
-            hint="put it there, then give --uri and --jwk",
-        )
     public = jwk.read_bytes() if jwk is not None else b""
-    done = run_async(_rotate(where, kid, purpose, uri, public, timeout, probe))
+    done = run_async(_rotate(where, kid, purpose, uri, public, create, timeout, probe))
     if as_json:
         output.document(done)
         return
@@ -162,16 +167,16 @@ async def _rotate(
     purpose: Purpose,
     uri: str,
     jwk: bytes,
+    create: bool,
     timeout_s: float,
     measure: bool,
 ) -> dict[str, Any]:
     from provledger_cli import ceremony
     from provledger_cli.connect import Remote
+    from provledger_cli.new_key import new_key
 
     async with Remote(where, timeout_s=timeout_s) as remote:
-        if not uri:
-            # A key id that is taken must not leave a key file behind.
-            uri, jwk = await ceremony.new_key(remote, kid, purpose.value)
+        uri, jwk = await new_key(remote, kid, purpose.value, uri=uri, jwk=jwk, create=create)
         probe, stop = ceremony.Probe(), asyncio.Event()
         probing: asyncio.Task[None] | None = None
         if measure and remote.has("ledger"):

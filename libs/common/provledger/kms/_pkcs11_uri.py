@@ -99,12 +99,13 @@ def parse(uri: str, key_dir: Path) -> PKCS11URI:
     )
 
 
-def beside(uri: PKCS11URI, label: str) -> str:
-    """Return the URI of a key called `label` in the same token."""
+def beside(uri: PKCS11URI, label: str, key_id: bytes) -> str:
+    """Return the URI of a key with a label and an id (CKA_ID) in the same token."""
     path, _, query = uri.uri.removeprefix(_SCHEME).partition("?")
     own = ("object", "id", "type")
     kept = [part for part in path.split(";") if part.partition("=")[0] not in own]
     kept.append(f"object={quote(label, safe='')}")
+    kept.append(f"id={''.join(f'%{byte:02X}' for byte in key_id)}")
     return f"{_SCHEME}{';'.join(kept)}?{query}"
 
 

@@ -45,6 +45,7 @@ from provledger import logs
 from provledger.errors import KeyFormatError
 from provledger.jwk import Algorithm, PublicKey, algorithm_of
 from provledger.kms._aws_client import Client, Reference, is_known_region, parse
+from provledger.kms._aws_create import find_or_create
 from provledger.kms._aws_errors import disabled
 from provledger.kms.base import Capabilities
 from provledger.kms.errors import (
@@ -61,6 +62,7 @@ from provledger.kms.remote import (
     Caller,
     CreatedKey,
     RemoteSigner,
+    Wanted,
     shown,
 )
 
@@ -139,11 +141,11 @@ class AWSProvider:
             "--key-usage SIGN_VERIFY --key-spec ECC_NIST_EDWARDS25519, and give its ARN"
         )
 
-    async def create_beside(self, uri: str, algorithm: Algorithm, label: str) -> CreatedKey:
-        """Make a key in the region of the key at `uri`, with the default key policy.
+    async def create_beside(self, uri: str, algorithm: Algorithm, wanted: Wanted) -> CreatedKey:
+        """Make a key in the region of the key at `uri`, or find what the ceremony made there.
 
-        `label` goes into its description. Not repeated when the answer is lost, since AWS would
-        make two: the error then says how to look for it. Raises as `open_signer` does.
+        It has the default key policy and the tags of `provledger.kms._aws_create`. Never made
+        twice when an answer is lost. Raises as `open_signer` does.
         """
         reference = parse(uri)
         spec = next((spec for spec in _SPECS if spec.algorithm is algorithm), None)
@@ -151,15 +153,15 @@ class AWSProvider:
             raise KMSConfigError(f"key {uri}: AWS KMS is not used for {algorithm} here")
         client = await Client.connect(reference, CREATING.attempt_s)
         try:
-            arn = await _create(client, spec, f"provledger {label}", Caller(uri, CREATING))
+            arn, found = await find_or_create(client, spec.key_usage, spec.key_spec, wanted)
             created = f"aws-kms:{arn}" + ("?fips=1" if reference.fips else "")
-            log.info("kms.key_created", uri=created)
+            log.info("kms.key_created", uri=created, kid=wanted.kid, found=found)
             client.reference = parse(created)
             # It takes a few seconds until all of the region's servers know it.
             _, public_key, _ = await _describe(client, Caller(created, CREATING), is_new=True)
         finally:
             await client.close()
-        return CreatedKey(created, public_key)
+        return CreatedKey(created, public_key, found)
 
 
 async def _describe(
@@ -259,29 +261,3 @@ async def _sign(client: Client, spec: _Spec, message: bytes) -> bytes:
     if answer.get("SigningAlgorithm") != spec.signing_algorithm:
         raise KMSIntegrityError(f"key {reference.uri}: AWS KMS signed with another algorithm")
     return signature
-
-
-async def _create(client: Client, spec: _Spec, description: str, caller: Caller) -> str:
-    """Return the ARN of a new key."""
-    reference = client.reference
-
-    async def attempt(timeout_s: float) -> str:
-        answer = await client.call(
-            "CreateKey",
-            "create_key",
-            KeyUsage=spec.key_usage,
-            KeySpec=spec.key_spec,
-            Description=description,
-        )
-        arn: str = answer.get("KeyMetadata", {}).get("Arn", "")
-        if not arn:
-            raise KMSUnavailableError(f"key {reference.uri}: the new key was not described")
-        return arn
-
-    try:
-        return await caller.call(attempt, repeatable=False)
-    except KMSUnavailableError as error:
-        raise KMSUnavailableError(
-            f"{error}; a key may have been made all the same: before trying again, look for the "
-            f"description {description!r} in {reference.region} and delete what is there"
-        ) from None

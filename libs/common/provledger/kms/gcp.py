@@ -37,6 +37,7 @@ signatures (`provledger.kms.signing`).
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -50,7 +51,15 @@ from provledger.jwk import Algorithm, PublicKey, algorithm_of, ml_dsa_type
 from provledger.kms._gcp_client import SCHEME, Reference, connect, parse, translate
 from provledger.kms.base import Capabilities
 from provledger.kms.errors import KMSConfigError, KMSIntegrityError, KMSUnavailableError
-from provledger.kms.remote import CREATING, DIGESTS, OPENING, Caller, CreatedKey, RemoteSigner
+from provledger.kms.remote import (
+    CREATING,
+    DIGESTS,
+    OPENING,
+    Caller,
+    CreatedKey,
+    RemoteSigner,
+    Wanted,
+)
 
 log = logs.get(__name__)
 
@@ -74,6 +83,11 @@ _SPECS: Final = tuple(
         "ml-dsa-65   PQ_SIGN_ML_DSA_65    data".split(),
     )
 )
+
+
+_PAGE: Final = 1000
+_LOOK_AGAIN_S: Final = (0.2, 0.5, 1.0, 2.0)
+_USABLE_STATES: Final = ("ENABLED", "PENDING_GENERATION")
 
 
 class GCPProvider:
@@ -121,23 +135,24 @@ class GCPProvider:
             f"versions create --key={reference.parent}, and give its name"
         )
 
-    async def create_beside(self, uri: str, algorithm: Algorithm, label: str) -> CreatedKey:
+    async def create_beside(self, uri: str, algorithm: Algorithm, wanted: Wanted) -> CreatedKey:
         """Make a further version of the key that `uri` is a version of.
 
-        `label` is not used: versions have numbers only. Not repeated when the answer is lost, since
-        Google would make two. Raises as `open_signer` does; KMSConfigError also if the key's
-        template is for another algorithm.
+        Versions carry no name of ours. So one that is newer than `uri` and belongs to no
+        registered key is taken for what an earlier attempt made; more than one is refused. Raises
+        as `open_signer` does; KMSConfigError also if the key's template is for another algorithm.
         """
         client = await _Client.connect(parse(uri))
         try:
-            created = SCHEME + await _create(client, algorithm, Caller(uri, CREATING))
-            log.info("kms.key_created", uri=created)
+            name, found = await _find_or_create(client, algorithm, wanted, Caller(uri, CREATING))
+            created = SCHEME + name
+            log.info("kms.key_created", uri=created, kid=wanted.kid, found=found)
             client.reference = parse(created)
             # Generating it takes a moment, longer in an HSM.
             _, public_key, _ = await _describe(client, Caller(created, CREATING))
         finally:
             await client.close()
-        return CreatedKey(created, public_key)
+        return CreatedKey(created, public_key, found)
 
 
 class _Client:
@@ -253,8 +268,10 @@ def _check_answer(client: _Client, name: str, data: bytes, checksum: int | None)
         raise KMSIntegrityError(f"key {client.reference.uri}: the answer arrived damaged (CRC32C)")
 
 
-async def _create(client: _Client, algorithm: Algorithm, caller: Caller) -> str:
-    """Return the name of a new version of the key."""
+async def _find_or_create(
+    client: _Client, algorithm: Algorithm, wanted: Wanted, caller: Caller
+) -> tuple[str, bool]:
+    """Return the name of the ceremony's version of the key, and whether it was there already."""
     kms, parent = client.kms, client.reference.parent
 
     async def template(timeout_s: float) -> str:
@@ -276,19 +293,61 @@ async def _create(client: _Client, algorithm: Algorithm, caller: Caller) -> str:
         return name
 
     kind = await caller.call(template)
-    wanted = next((spec.key_algorithm for spec in _SPECS if spec.algorithm is algorithm), "")
-    if kind != wanted:
+    expected = next((spec.key_algorithm for spec in _SPECS if spec.algorithm is algorithm), "")
+    if kind != expected:
         raise KMSConfigError(
             f"key {client.reference.uri}: new versions of its key are of algorithm {kind}, not "
-            f"{wanted}; make another key with --default-algorithm for {algorithm}"
+            f"{expected}; make another key with --default-algorithm for {algorithm}"
         )
+    name = await _find(client, wanted, caller)
+    if name:
+        return name, True
     try:
-        return await caller.call(attempt, repeatable=False)
+        return await caller.call(attempt, repeatable=False), False
     except KMSUnavailableError as error:
+        for delay_s in _LOOK_AGAIN_S:
+            await asyncio.sleep(delay_s)
+            name = await _find(client, wanted, caller)
+            if name:
+                return name, True
         raise KMSUnavailableError(
-            f"{error}; a version may have been made all the same: before trying again, see: "
-            f"gcloud kms keys versions list --key={parent}"
+            f"{error}; whether a version was made is not known: run it again, which looks for one "
+            f"first, or see: gcloud kms keys versions list --key={parent}"
         ) from None
+
+
+async def _find(client: _Client, wanted: Wanted, caller: Caller) -> str:
+    """The name of a newer version that belongs to nobody yet, "" if there is none."""
+
+    async def attempt(timeout_s: float) -> list[str]:
+        request = client.kms.ListCryptoKeyVersionsRequest(
+            parent=client.reference.parent, page_size=_PAGE
+        )
+        pages = await client.call(
+            "ListCryptoKeyVersions", "list_crypto_key_versions", request, timeout_s
+        )
+        try:
+            return [each.name async for each in pages if _name(each.state) in _USABLE_STATES]
+        except Exception as error:
+            raise translate(error, client.reference.uri, "ListCryptoKeyVersions") from None
+
+    number = _number(client.reference.name)
+    found = [
+        name
+        for name in await caller.call(attempt)
+        if _number(name) > number and SCHEME + name not in wanted.known
+    ]
+    if len(found) > 1:
+        raise KMSConfigError(
+            f"key {client.reference.uri}: several newer versions of its key belong to no "
+            f"registered key: {', '.join(found)}; destroy those that are not meant, or give the "
+            "URI of the one that is"
+        )
+    return found[0] if found else ""
+
+
+def _number(version: str) -> int:
+    return int(version.rpartition("/")[2])
 
 
 def _table() -> tuple[int, ...]:

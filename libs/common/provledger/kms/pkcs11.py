@@ -41,6 +41,7 @@ from provledger.kms.errors import (
     KMSConfigError,
     KMSIntegrityError,
     KMSKeyExistsError,
+    KMSKeyNotFoundError,
     KMSUnavailableError,
 )
 from provledger.kms.remote import (
@@ -50,6 +51,7 @@ from provledger.kms.remote import (
     Caller,
     CreatedKey,
     RemoteSigner,
+    Wanted,
     load_library,
 )
 
@@ -150,13 +152,20 @@ class PKCS11Provider:
         finally:
             release(parsed)
 
-    async def create_beside(self, uri: str, algorithm: Algorithm, label: str) -> CreatedKey:
-        """Make a key called `label` in the token that holds the key at `uri`, for a rotation.
+    async def create_beside(self, uri: str, algorithm: Algorithm, wanted: Wanted) -> CreatedKey:
+        """Make a key called after its kid in the token that holds the key at `uri`, or find it.
 
-        Raises what `create_key` raises.
+        Its id (CKA_ID) is the ceremony's: so a key of that name is taken for the one that an
+        earlier attempt made only if it is. Raises what `create_key` raises.
         """
-        created = beside(parse(uri, self.key_dir), label)
-        return CreatedKey(created, await self.create_key(created, algorithm))
+        created = beside(parse(uri, self.key_dir), wanted.kid, wanted.ceremony)
+        try:
+            signer = await self.open_signer(created)
+        except KMSKeyNotFoundError:
+            return CreatedKey(created, await self.create_key(created, algorithm))
+        public_key = signer.public_key
+        await signer.close()
+        return CreatedKey(created, public_key, found=True)
 
     def _parse(self, uri: str) -> PKCS11URI:
         parsed = parse(uri, self.key_dir)

@@ -23,7 +23,7 @@ from typing import Final
 from provledger.jwk import Algorithm, PublicKey
 from provledger.kms.base import Provider, Signer
 from provledger.kms.errors import KMSConfigError, KMSNotInstalledError
-from provledger.kms.remote import CreatedKey, not_installed
+from provledger.kms.remote import CreatedKey, Wanted, not_installed
 
 MAX_URI_BYTES: Final = 1024
 
@@ -95,8 +95,10 @@ async def create_key(uri: str, algorithm: Algorithm, key_dir: Path) -> PublicKey
     return await provider_for(uri, key_dir).create_key(uri, algorithm)
 
 
-async def create_beside(uri: str, algorithm: Algorithm, key_dir: Path, *, label: str) -> CreatedKey:
-    """Make another key where the one at `uri` is, for a rotation; `label` is its kid.
+async def create_beside(
+    uri: str, algorithm: Algorithm, key_dir: Path, wanted: Wanted
+) -> CreatedKey:
+    """Make another key where the one at `uri` is, or find the one made for the same ceremony.
 
     Raises KMSConfigError where the provider cannot, and other subclasses of KMSError.
     """
@@ -106,5 +108,5 @@ async def create_beside(uri: str, algorithm: Algorithm, key_dir: Path, *, label:
         raise KMSConfigError(
             f"key {uri}: this provider does not choose names for new keys; give the new key's URI"
         )
-    created: CreatedKey = await create(uri, algorithm, label)
+    created: CreatedKey = await create(uri, algorithm, wanted)
     return created

@@ -91,11 +91,28 @@ CREATING: Final = Patience(
 
 
 @dataclass(frozen=True, slots=True)
+class Wanted:
+    """The key that a rotation asks for, so that asking again finds what was made.
+
+    `ceremony`, 16 bytes, is the same however often and wherever one rotation is tried; `known` are
+    the URIs of keys that are registered already, which it cannot be.
+    """
+
+    kid: str
+    ceremony: bytes
+    known: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class CreatedKey:
-    """A key that its provider named itself: its exact URI, and its public half."""
+    """A key that its provider named itself: its exact URI, and its public half.
+
+    `found`: an earlier attempt had made it.
+    """
 
     uri: str
     public_key: PublicKey
+    found: bool = False
 
 
 class Caller:
