@@ -32,7 +32,7 @@ from typing import Final
 
 from anchor_svc.admission import Admission
 from anchor_svc.checkpointing import FlushPlan, LeafRun
-from anchor_svc.keys import SIGN_TIMEOUT_S, Keys, all_signers, signing_failed
+from anchor_svc.keys import OVERLAP_TIMEOUT_S, SIGN_TIMEOUT_S, Keys, all_signers, signing_failed
 from anchor_svc.proofs import TileCache, View
 from anchor_svc.recovery import load
 from anchor_svc.state import LogIdentity, LogState
@@ -275,27 +275,37 @@ class Committer:
             span.set(telemetry.KID, key.kid)
         try:
             async with asyncio.timeout(SIGN_TIMEOUT_S):
-                note = await sign_checkpoint(key.signer, self._log.origin, size, root)
-                return await self._sign_with_draining(note, size, root, draining)
+                # At the same time: an overlap makes no flush longer.
+                note, *lines = await asyncio.gather(
+                    self._sign_by(key, size, root),
+                    *(self._line_of_draining(each, size, root) for each in draining),
+                )
+                return b"".join((note, *lines))
         except (KMSError, TimeoutError) as error:
             log.error("anchor.sign_failed", exc_info=error, kid=key.kid, tree_size=size)
             raise signing_failed("the checkpoint", error) from error
 
-    async def _sign_with_draining(
-        self, note: bytes, size: int, root: bytes, draining: Sequence[ActiveSigner]
-    ) -> bytes:
-        """Add the signature lines of replaced keys, for those who know only them.
+    async def _sign_by(self, key: ActiveSigner, size: int, root: bytes) -> bytes:
+        # One snapshot: the kid on the span and the signature are the same object's.
+        attributes: dict[str, telemetry.Attribute] = {
+            telemetry.KID: key.kid,
+            "provledger.tree_size": size,
+        }
+        with telemetry.span("checkpoint.sign", attributes):
+            return await sign_checkpoint(key.signer, self._log.origin, size, root)
+
+    async def _line_of_draining(self, key: ActiveSigner, size: int, root: bytes) -> bytes:
+        """The signature line of a replaced key, for those who know only that one.
 
         One that does not sign any more takes nothing along: the new key's signature is enough.
         """
-        for key in draining:
-            try:
-                signed = await sign_checkpoint(key.signer, self._log.origin, size, root)
-            except KMSError as error:
-                log.warning("anchor.old_key_failed", exc_info=error, kid=key.kid, tree_size=size)
-                continue
-            note += signed.rpartition(b"\n\n")[2]
-        return note
+        try:
+            async with asyncio.timeout(OVERLAP_TIMEOUT_S):
+                signed = await self._sign_by(key, size, root)
+        except (KMSError, TimeoutError) as error:
+            log.warning("anchor.old_key_failed", exc_info=error, kid=key.kid, tree_size=size)
+            return b""
+        return signed.rpartition(b"\n\n")[2]
 
     @contextmanager
     def _faults(self) -> Iterator[None]:

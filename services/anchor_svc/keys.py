@@ -11,6 +11,9 @@ from provledger.keyset import KeyPurpose, VerificationKey
 SIGN_TIMEOUT_S: Final = 5.0
 """How long one signature may take before the provider counts as away."""
 
+OVERLAP_TIMEOUT_S: Final = 2.0
+"""How long a flush waits for a key that was replaced already, whose signature is an extra."""
+
 
 class Keys(Protocol):
     """Keys to sign with now."""

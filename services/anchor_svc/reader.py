@@ -22,7 +22,7 @@ from anchor_svc.recovery import check_note
 from anchor_svc.state import LogIdentity, LogState, Promise, SignedCheckpoint
 from anchor_svc.storage import AnchorRow, Storage
 from anchor_svc.submission import LedgerState
-from provledger import dsse
+from provledger import dsse, telemetry
 from provledger.entry import receipt_hash
 from provledger.errors import KMSError, NotFoundError, OutOfRangeError
 from provledger.head import PAYLOAD_TYPE as HEAD_TYPE
@@ -206,7 +206,8 @@ class Reader:
         body = head.encode()
         try:
             async with asyncio.timeout(SIGN_TIMEOUT_S):
-                signature = await sign_head(key.signer, body)
+                with telemetry.span("head.sign", {telemetry.KID: key.kid}):
+                    signature = await sign_head(key.signer, body)
         except (KMSError, TimeoutError) as error:
             raise signing_failed("the head", error) from error
         signed = dsse.Envelope(HEAD_TYPE, body, (dsse.Signature(key.kid, signature),))

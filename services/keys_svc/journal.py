@@ -13,7 +13,7 @@ Where there is one:
 * a revocation takes effect at once, and is recorded when it can be;
 * one event at a time is sealed and not recorded, so that the order of seals is that of the ledger;
 * before an event is sealed, the whole history and it are replayed under the rules of
-  `provledger.key_events`: nothing that a verifier would refuse ever reaches the ledger.
+  `provledger.key_history`: nothing that a verifier would refuse ever reaches the ledger.
 
 Every transition is safe to repeat.
 """
@@ -22,11 +22,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from functools import lru_cache
-from types import MappingProxyType
 from typing import Final
 
-from keys_svc.registry import EventRecord, EventState, KeyBinding, KeyRecord, Registry
+from keys_svc.proposals import genesis_digest, propose, propose_created, propose_rotated
+from keys_svc.registry import EventRecord, EventState, KeyBinding, Registry
 from provledger import dsse
 from provledger.errors import (
     AlreadyExistsError,
@@ -35,7 +34,6 @@ from provledger.errors import (
     InvalidArgumentError,
     InvalidSignatureError,
     NotFoundError,
-    UnavailableError,
     VerificationError,
 )
 from provledger.jwk import public_key_from_jwk, thumbprint, verify_signature
@@ -44,14 +42,11 @@ from provledger.key_events import (
     Endorsement,
     EventType,
     FirstKey,
-    History,
     KeyEvent,
-    KeyFacts,
-    KeyRef,
     LogSize,
     SignedEvent,
-    replay,
 )
+from provledger.key_history import History
 from provledger.keyset import CoveredCheckpoint, KeyPurpose, KeyState, SizeRange
 
 RECOVERY_PURPOSE: Final = "recovery"
@@ -68,12 +63,24 @@ def history_of(registry: Registry) -> History:
     return _replay(tuple(each.signed for each in done))
 
 
-@lru_cache(maxsize=8)
+class _Replay:
+    """The last history that was asked for: the next one most often begins with the same events.
+
+    Replaced as a whole, from whichever thread; losing it only costs another replay.
+    """
+
+    last: tuple[tuple[SignedEvent, ...], History] = ((), History())
+
+
 def _replay(events: tuple[SignedEvent, ...]) -> History:
-    # Each event is verified once: the histories before it are in the cache.
-    if not events:
-        return History()
-    return _replay(events[:-1]).apply(events[-1])
+    """Each event is verified once in a process, however long the history has become."""
+    before, history = _Replay.last
+    if events[: len(before)] != before:
+        before, history = (), History()
+    for each in events[len(before) :]:
+        history = history.apply(each)
+    _Replay.last = events, history
+    return history
 
 
 def find(registry: Registry, digest: bytes) -> EventRecord:
@@ -152,9 +159,9 @@ def propose_genesis(registry: Registry, recovery: KeyBinding, now_ns: int) -> Re
             if each is not None
         ),
     )
-    registry = _propose(registry, event)
+    registry = propose(registry, event)
     for key in [key for key in registry if key.epoch == 0]:
-        registry = _propose_created(registry, key, now_ns)
+        registry = propose_created(registry, key, now_ns)
     return registry
 
 
@@ -163,7 +170,7 @@ def create(registry: Registry, binding: KeyBinding, now_ns: int) -> Registry:
     after = registry.create(binding, now_ns)
     if not is_kept(registry):
         return after
-    return _propose_created(after, after.get(binding.kid), now_ns)
+    return propose_created(after, after.get(binding.kid), now_ns)
 
 
 def rotate(
@@ -192,7 +199,7 @@ def rotate(
     )
     if not is_kept(registry) or after.get(kid).state is not KeyState.PENDING:
         return after
-    after = _propose_created(after, after.get(kid), now_ns)
+    after = propose_created(after, after.get(kid), now_ns)
     for each in open_events(after):
         if each.event_type is EventType.ROTATED and each.signed.event.purpose == purpose:
             if each.signed.event.kid == kid:
@@ -204,7 +211,7 @@ def rotate(
                 f"{other} --purpose {purpose}) or take it back (the same with --cancel)",
                 metadata={"kid": other, "purpose": purpose.value},
             )
-    return _propose_rotated(after, after.get(kid), now_ns, tuple(sizes))
+    return propose_rotated(after, after.get(kid), now_ns, tuple(sizes))
 
 
 def cancel(registry: Registry, kid: str) -> Registry:
@@ -253,8 +260,8 @@ def revoke(
                 metadata={"kid": replacement_kid},
             )
         if is_kept(registry):
-            changed = _propose_created(changed, new, now_ns)
-            changed = _propose_rotated(changed, new, now_ns, tuple(sizes))
+            changed = propose_created(changed, new, now_ns)
+            changed = propose_rotated(changed, new, now_ns, tuple(sizes))
         changed = changed.activate(replacement_kid, now_ns, drain_ns=0)
     changed = changed.revoke(kid, reason, now_ns, after)
     if not is_kept(registry) or changed is registry:
@@ -262,14 +269,14 @@ def revoke(
     event = KeyEvent(
         event=EventType.REVOKED,
         at_ns=now_ns,
-        genesis=_genesis(changed),
+        genesis=genesis_digest(changed),
         kid=kid,
         thumbprint=record.binding.thumbprint,
         purpose=record.purpose.value,
         reason=reason,
         after=after,
     )
-    return _propose(changed, event)
+    return propose(changed, event)
 
 
 def retire(
@@ -298,14 +305,14 @@ def retire(
         event = KeyEvent(
             event=EventType.RETIRED,
             at_ns=now_ns,
-            genesis=_genesis(changed),
+            genesis=genesis_digest(changed),
             kid=each.kid,
             thumbprint=each.binding.thumbprint,
             purpose=each.purpose.value,
             not_after_ns=each.not_after_ns or 0,
             sizes=tuple(LogSize(o, s) for o, s in sorted(sizes.items())) if checkpoint else (),
         )
-        changed = _propose(changed, event)
+        changed = propose(changed, event)
     return changed
 
 
@@ -350,57 +357,6 @@ def record(registry: Registry, digest: bytes, receipt: str, now_ns: int, drain_n
     return _take_effect(changed, found.signed.event, now_ns, drain_ns)
 
 
-def rebuild(
-    registry: Registry, events: Iterable[tuple[SignedEvent, str]], pin: bytes, now_ns: int
-) -> Registry:
-    """Build an empty registry from the (event, receipt) pairs of a key ledger.
-
-    Raises FailedPreconditionError (REGISTRY_NOT_EMPTY), InvalidArgumentError (KEY_LEDGER_BROKEN).
-    """
-    if registry.keys or registry.events:
-        raise FailedPreconditionError(
-            "REGISTRY_NOT_EMPTY",
-            "a registry that holds keys is not rebuilt; begin with an empty one",
-        )
-    pairs = list(events)
-    try:
-        history = replay((signed for signed, _ in pairs), pin)
-    except VerificationError as error:
-        raise InvalidArgumentError("KEY_LEDGER_BROKEN", f"payloads: {error.message}") from None
-    records = tuple(
-        EventRecord(number, signed, EventState.RECORDED, number, receipt)
-        for number, (signed, receipt) in enumerate(pairs, 1)
-    )
-    keys = {
-        facts.kid: _record_of(facts, number, now_ns)
-        for number, facts in enumerate(history.keys.values(), 1)
-    }
-    return Registry(registry.revision + 1, MappingProxyType(keys), records)
-
-
-def _record_of(facts: KeyFacts, number: int, now_ns: int) -> KeyRecord:
-    # Nobody remembers until when a draining key was meant to drain: it ends now at the latest.
-    not_after_ns = facts.not_after_ns
-    state = facts.state
-    if state is KeyState.DRAINING:
-        not_after_ns = max(now_ns, facts.not_before_ns)
-    return KeyRecord(
-        KeyBinding(
-            facts.kid, KeyPurpose(facts.purpose), facts.uri, dict(facts.jwk), facts.thumbprint
-        ),
-        number,
-        # Retired is not stored: it is draining whose time has passed.
-        KeyState.DRAINING if state is KeyState.RETIRED else state,
-        facts.created_at_ns,
-        facts.epoch,
-        facts.not_before_ns or None,
-        not_after_ns,
-        facts.reason,
-        facts.after,
-        facts.sizes,
-    )
-
-
 def _take_effect(registry: Registry, event: KeyEvent, now_ns: int, drain_ns: int) -> Registry:
     if event.event is EventType.ROTATED:
         key = registry.get(event.kid)
@@ -421,59 +377,6 @@ def _take_effect(registry: Registry, event: KeyEvent, now_ns: int, drain_ns: int
             )
         )
     return registry
-
-
-def _propose_created(registry: Registry, record: KeyRecord, now_ns: int) -> Registry:
-    known = any(
-        each.event_type is EventType.CREATED and each.signed.event.kid == record.kid
-        for each in registry.events
-    )
-    if known or record.epoch > 0:
-        return registry
-    event = KeyEvent(
-        event=EventType.CREATED,
-        at_ns=now_ns,
-        genesis=_genesis(registry),
-        kid=record.kid,
-        thumbprint=record.binding.thumbprint,
-        purpose=record.purpose.value,
-        uri=record.binding.uri,
-        jwk=record.binding.jwk,
-    )
-    return _propose(registry, event)
-
-
-def _propose_rotated(
-    registry: Registry, record: KeyRecord, now_ns: int, sizes: tuple[LogSize, ...]
-) -> Registry:
-    old = registry.active(record.purpose)
-    if old is None:
-        raise UnavailableError(
-            "NO_ACTIVE_KEY", f"there is no {record.purpose.value} key to rotate from"
-        )
-    event = KeyEvent(
-        event=EventType.ROTATED,
-        at_ns=now_ns,
-        genesis=_genesis(registry),
-        kid=record.kid,
-        thumbprint=record.binding.thumbprint,
-        purpose=record.purpose.value,
-        epoch=1 + max(each.epoch for each in registry if each.purpose == record.purpose),
-        # A clock that went back must not end a key before it began.
-        not_before_ns=max(now_ns, (old.not_before_ns or 0) + 1),
-        previous=KeyRef(old.kid, old.binding.thumbprint),
-        sizes=sizes if record.purpose is KeyPurpose.CHECKPOINT else (),
-    )
-    return _propose(registry, event)
-
-
-def _propose(registry: Registry, event: KeyEvent) -> Registry:
-    number = 1 + max((each.number for each in registry.events), default=0)
-    return registry.with_event(EventRecord(number, SignedEvent(event)))
-
-
-def _genesis(registry: Registry) -> bytes:
-    return registry.events[0].signed.event.digest()
 
 
 def _verified(

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from keys_svc import convert, journal
 from keys_svc.live import LiveRegistry
+from keys_svc.rebuilding import rebuild
 from keys_svc.registry import Registry
 from keys_svc.signers import Signers
 from provledger import logs, names
@@ -227,7 +228,7 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
         events = convert.rebuild_from_pb(request)
         now_ns = self._clock()
         registry = await self._live.update(
-            lambda known: journal.rebuild(known, events, request.pin, now_ns)
+            lambda known: rebuild(known, events, request.pin, now_ns)
         )
         log.warning("keys.rebuilt", keys=len(registry.keys), events=len(registry.events))
         return pb.RebuildRegistryResponse(key_count=len(registry.keys))

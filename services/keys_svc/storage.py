@@ -12,6 +12,7 @@ against that, verifiers pin thumbprints.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -23,7 +24,7 @@ from provledger import jcs
 from provledger.db import Readers, Writer
 from provledger.errors import AbortedError, DataLossError, InvalidJSONError, KeyFormatError
 from provledger.jwk import jwk_from_public_key, public_key_from_jwk, thumbprint
-from provledger.key_events import parse_signed
+from provledger.key_events import SignedEvent, parse_signed
 from provledger.keyset import CoveredCheckpoint, KeyPurpose, KeyState, SizeRange
 
 SCHEMA: Final = "keys"
@@ -191,7 +192,7 @@ def _read_events(connection: Connection) -> tuple[EventRecord, ...]:
 
 def _event(row: sa.Row[Any]) -> EventRecord:
     try:
-        signed = parse_signed(bytes(row.signed))
+        signed = _signed(bytes(row.signed))
         state = EventState(row.state)
         intact = signed.event.digest() == bytes(row.digest) and (row.position > 0) == (
             state is not EventState.PROPOSED
@@ -206,6 +207,12 @@ def _event(row: sa.Row[Any]) -> EventRecord:
             metadata={"number": str(row.number)},
         )
     return EventRecord(row.number, signed, state, row.position, row.receipt)
+
+
+@lru_cache(maxsize=4096)
+def _signed(data: bytes) -> SignedEvent:
+    # Read at every change of the registry, and never changed once they are sealed.
+    return parse_signed(data)
 
 
 def _bounds(record: KeyRecord) -> bytes | None:

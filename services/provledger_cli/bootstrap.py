@@ -47,6 +47,13 @@ async def register_first_keys(data_dir: DataDir, keys_address: str) -> list[str]
     policy = CallPolicy(timeout_s=30.0)
     async with channel(keys_address) as opened:
         stub = keys_pb2_grpc.KeysServiceStub(opened)
+        if await _is_lost(data_dir, stub, policy):
+            sys.stderr.write(
+                "the key registry is empty, but this installation has a key ledger: nothing is "
+                "signed until it is rebuilt, with keys rebuild EXPORT "
+                f"--pin {data_dir.path / PIN_FILE}\n"
+            )
+            return registered
         for purpose, kid in KEYS.items():
             known = await unary(
                 stub.ListKeys,
@@ -72,6 +79,12 @@ async def register_first_keys(data_dir: DataDir, keys_address: str) -> list[str]
             registered.append(kid)
         await begin_key_ledger(data_dir, stub, policy)
     return registered
+
+
+async def _is_lost(data_dir: DataDir, stub: Any, policy: CallPolicy) -> bool:
+    """Whether the registry is gone: new first keys would be another history than the ledger's."""
+    known = await unary(stub.ListKeys, keys_pb2.ListKeysRequest(page_size=1), policy)
+    return not known.keys and (data_dir.path / PIN_FILE).exists()
 
 
 async def begin_key_ledger(data_dir: DataDir, stub: Any, policy: CallPolicy) -> None:

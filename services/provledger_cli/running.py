@@ -10,14 +10,20 @@ import sys
 import time
 from collections.abc import Callable
 
+import grpc
+
+from provledger.api.keys.v1 import keys_pb2, keys_pb2_grpc
+from provledger.rpc.channel import channel
 from provledger_cli import config as configs
 from provledger_cli import endpoints, health
+from provledger_cli.bootstrap import PIN_FILE
 from provledger_cli.datadir import SERVICES, DataDir, is_locked
 from provledger_cli.endpoints import SERVING, Endpoints
 from provledger_cli.failures import CommandError
 
 STOP_TIMEOUT_S = 100.0
 _POLL_S = 0.05
+_ASK_S = 2.0
 _LOG_TAIL_LINES = 15
 # A service's exit status for settings it cannot start with, and how often it must say so: the
 # first time it may have been its port, which is then chosen anew.
@@ -56,6 +62,10 @@ def ensure_supervisor(data_dir: DataDir) -> tuple[subprocess.Popen[bytes] | None
     return None, True
 
 
+class RegistryLostError(CommandError):
+    """The key registry is empty, in an installation that has a key ledger."""
+
+
 async def wait_until_serving(
     data_dir: DataDir,
     process: subprocess.Popen[bytes] | None,
@@ -68,7 +78,9 @@ async def wait_until_serving(
     Raises:
         CommandError: with the end of a log, if that takes too long, the supervisor gave up, or a
             service cannot start with its settings.
+        RegistryLostError: they run, and sign nothing until the key registry is rebuilt.
     """
+    has_keys = not (data_dir.path / PIN_FILE).exists()
     deadline_s = time.monotonic() + timeout_s
     while True:
         pid = data_dir.supervisor_pid()
@@ -81,6 +93,16 @@ async def wait_until_serving(
             progress(len(SERVICES) - len(down))
             if not down and await _all_answer(known):
                 return known
+            if not has_keys and "keys" not in down:
+                holds = await _holds_keys(known.services["keys"].endpoint)
+                has_keys = holds is True
+                if holds is False:
+                    raise RegistryLostError(
+                        "the key registry is empty, but this installation has a key ledger: "
+                        "nothing is signed until it is rebuilt",
+                        hint="the services run: with the newest export, keys rebuild EXPORT "
+                        f"--pin {data_dir.path / PIN_FILE}",
+                    )
             for name in down:
                 service = known.services[name]
                 if service.last_exit == _BAD_SETTINGS and service.restarts >= _CERTAIN:
@@ -96,6 +118,17 @@ async def wait_until_serving(
                 down[0] if down else "supervisor",
             )
         await asyncio.sleep(_POLL_S)
+
+
+async def _holds_keys(address: str) -> bool | None:
+    """Whether the registry holds a key; None if it cannot be asked now."""
+    async with channel(address) as opened:
+        stub = keys_pb2_grpc.KeysServiceStub(opened)
+        try:
+            answer = await stub.ListKeys(keys_pb2.ListKeysRequest(page_size=1), timeout=_ASK_S)
+        except grpc.RpcError:
+            return None
+    return bool(answer.keys)
 
 
 async def _all_answer(known: Endpoints) -> bool:

@@ -22,10 +22,9 @@ from provledger.key_events import (
     KeyRef,
     LogSize,
     SignedEvent,
-    check_key_set,
     parse_signed,
-    replay,
 )
+from provledger.key_history import check_key_set, replay
 from provledger.keyset import (
     CoveredCheckpoint,
     KeyPurpose,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from keys_svc import journal
+from keys_svc.rebuilding import rebuild
 from keys_svc.registry import EventState, KeyBinding, Registry
 from provledger.errors import (
     FailedPreconditionError,
@@ -14,8 +17,8 @@ from provledger.errors import (
     NotFoundError,
     StatusError,
 )
-from provledger.key_events import EventType
-from provledger.keyset import CoveredCheckpoint, KeyPurpose, KeyState
+from provledger.key_events import EventType, KeyEvent, KeyRef, SignedEvent
+from provledger.keyset import CoveredCheckpoint, KeyPurpose, KeySet, KeyState
 from tests.unit.test_key_events import C1, H1, R1, W1, W2, W3, Maker
 
 WITNESS = KeyPurpose.WITNESS
@@ -162,7 +165,7 @@ def test_a_drained_key_is_retired_once_all_signers_moved_on(kept: Registry) -> N
 def test_a_registry_is_rebuilt_from_the_ledger(kept: Registry) -> None:
     original = carry(journal.revoke(carry(rotate(kept, W2)), "witness-1", "stolen", 600))
     events = [(e.signed, e.receipt) for e in original.events]
-    rebuilt = journal.rebuild(Registry(), events, R1.thumbprint, 900)
+    rebuilt = rebuild(Registry(), events, R1.thumbprint, 900)
     assert journal.history_of(rebuilt) == journal.history_of(original)
     assert rebuilt.keys.keys() == original.keys.keys()
     for kid, key in rebuilt.keys.items():
@@ -172,6 +175,45 @@ def test_a_registry_is_rebuilt_from_the_ledger(kept: Registry) -> None:
             original.keys[kid].epoch,
         )
     with pytest.raises(InvalidArgumentError, match="pinned"):
-        journal.rebuild(Registry(), events, W3.thumbprint, 900)
+        rebuild(Registry(), events, W3.thumbprint, 900)
     with pytest.raises(FailedPreconditionError, match="empty"):
-        journal.rebuild(original, events, R1.thumbprint, 900)
+        rebuild(original, events, R1.thumbprint, 900)
+
+
+def test_a_history_of_many_years_is_replayed_at_once(kept: Registry) -> None:
+    """Deeper than Python's stack: a rotation a day for years, and the service starts anew."""
+    events = [each.signed for each in kept.events]
+    old, genesis = W1, events[0].event.digest()
+    made = [Maker(f"w-{n}", Ed25519PrivateKey.generate()) for n in range(350)]
+    for number, new in enumerate(made, 2):
+        about: dict[str, Any] = {
+            "kid": new.kid,
+            "thumbprint": new.thumbprint,
+            "purpose": "witness",
+        }
+        created = KeyEvent(
+            event=EventType.CREATED, at_ns=1, genesis=genesis, uri=f"local:{new.kid}.pem",
+            jwk=new.jwk, **about,
+        )  # fmt: skip
+        rotated = KeyEvent(
+            event=EventType.ROTATED, at_ns=1, genesis=genesis, epoch=number,
+            not_before_ns=1000 + number, previous=KeyRef(old.kid, old.thumbprint), **about,
+        )  # fmt: skip
+        retired = KeyEvent(
+            event=EventType.RETIRED, at_ns=1, genesis=genesis, not_after_ns=10**9,
+            kid=old.kid, thumbprint=old.thumbprint, purpose="witness",
+        )  # fmt: skip
+        for event, by in ((created, (old, new)), (rotated, (old, new)), (retired, (new,))):
+            events.append(SignedEvent(event, tuple(key.endorse(event) for key in by)))
+        old = new
+    rebuilt = rebuild(Registry(), [(each, "r") for each in events], R1.thumbprint, 10**10)
+    assert len(rebuilt.events) == len(events) == 1051
+    active = journal.history_of(rebuilt).active("witness")
+    assert active is not None
+    assert (active.kid, active.epoch) == ("w-349", 351)
+    assert rebuilt.active(WITNESS) == rebuilt.get("w-349")
+    # All that a verifier needs for years back, in one set.
+    published = KeySet.parse(rebuilt.key_set(10**10).encode())
+    assert {key.kid for key in published} == {"checkpoint-1", "head-1", "witness-1"} | {
+        each.kid for each in made
+    }

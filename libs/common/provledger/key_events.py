@@ -1,4 +1,4 @@
-"""Key events: the history of an installation's keys, and the rules that make it one (design §6).
+"""Key events: what happens to an installation's keys, in bytes that are endorsed (design §6).
 
 An event is RFC 8785 text; binary is lower-case hex, integers are decimal strings
 (docs/formats/key-events.md)::
@@ -16,48 +16,35 @@ An event is RFC 8785 text; binary is lower-case hex, integers are decimal string
 
 `genesis` is the SHA-256 of the genesis event, so that no event of one installation stands in
 another. Each event is endorsed: signatures over the DSSE PAE of type
-`application/vnd.provledger.key-event.v1+json`. The rules `replay` holds:
+`application/vnd.provledger.key-event.v1+json`. Which events make a history is
+`provledger.key_history`'s to say.
 
-* the genesis is endorsed by every key it names, the recovery key included, and the pinned
-  thumbprint is one of theirs;
-* every later event is endorsed by a key of the same purpose that was valid before it (for a
-  retirement or revocation: another one than the key it is about), or by the recovery key;
-* a key that comes in endorses its own creation and its own activation;
-* a kid and a thumbprint come in once; epochs go up by one; nothing leaves retired or revoked.
-
-Pure: no I/O, no clock. Whether a record is in the log at all is `provledger.verify`'s to check.
+Pure: no I/O, no clock.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final
 
-from provledger import dsse, jcs, names
+from provledger import jcs, names
 from provledger.errors import (
     InputError,
     InvalidJSONError,
-    InvalidSignatureError,
     KeyFormatError,
-    VerificationError,
 )
 from provledger.jwk import (
     jwk_from_public_key,
     public_key_from_jwk,
     thumbprint,
-    verify_signature,
 )
 from provledger.keyset import (
     MAX_REASON_BYTES,
     CoveredCheckpoint,
     KeyPurpose,
-    KeySet,
-    KeyState,
-    SizeRange,
-    VerificationKey,
 )
 
 PAYLOAD_TYPE: Final = "application/vnd.provledger.key-event.v1+json"
@@ -68,7 +55,6 @@ CHECK: Final = "key_ledger"
 
 MAX_EVENT_BYTES: Final = 64 * 1024
 _INT64_MAX: Final = 2**63 - 1
-_LIVE: Final = (KeyState.ACTIVE, KeyState.DRAINING)
 
 
 class EventType(StrEnum):
@@ -145,6 +131,8 @@ class KeyEvent:
     reason: str = ""
     after: tuple[CoveredCheckpoint, ...] = ()
     first_keys: tuple[FirstKey, ...] = ()
+    # Its digest once it was asked for: journals are looked through by it, again and again.
+    _digest: list[bytes] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """The event as a JSON value. Of a genesis, kid, jkt and jwk are the recovery key's."""
@@ -185,7 +173,9 @@ class KeyEvent:
 
     def digest(self) -> bytes:
         """SHA-256 of the bytes: 32 bytes, by which an event is named."""
-        return hashlib.sha256(self.encode()).digest()
+        if not self._digest:
+            self._digest.append(hashlib.sha256(self.encode()).digest())
+        return self._digest[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,274 +213,6 @@ class SignedEvent:
         for each in more:
             known.setdefault(each.thumbprint, each)
         return replace(self, endorsements=tuple(known.values()))
-
-
-@dataclass(frozen=True, slots=True)
-class KeyFacts:
-    """What the history says of one key. `sizes`: from and to which tree size it signs, by log."""
-
-    kid: str
-    purpose: str
-    uri: str
-    jwk: Mapping[str, str] = field(hash=False)
-    thumbprint: bytes
-    created_at_ns: int
-    state: KeyState = KeyState.PENDING
-    epoch: int = 0
-    not_before_ns: int = 0
-    not_after_ns: int | None = None
-    reason: str = ""
-    after: tuple[CoveredCheckpoint, ...] = ()
-    sizes: tuple[SizeRange, ...] = ()
-
-    def verification_key(self) -> VerificationKey:
-        """As verifiers use it; only for keys that were active once."""
-        return VerificationKey.from_public_key(
-            public_key_from_jwk(self.jwk),
-            kid=self.kid,
-            purpose=KeyPurpose(self.purpose),
-            epoch=self.epoch,
-            state=self.state,
-            not_before_ns=self.not_before_ns,
-            not_after_ns=self.not_after_ns,
-            revocation_reason=self.reason,
-            covered=self.after,
-            sizes=self.sizes,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """Where the keys stand after some events. Immutable; `apply` gives the next one."""
-
-    genesis: bytes = b""
-    recovery: KeyRef | None = None
-    recovery_jwk: Mapping[str, str] = field(default_factory=dict, hash=False)
-    keys: Mapping[str, KeyFacts] = field(default_factory=dict, hash=False)
-    count: int = 0
-
-    def key_set(self) -> KeySet:
-        """What a verifier needs: every key that was active once."""
-        return KeySet(each.verification_key() for each in self.keys.values() if each.epoch > 0)
-
-    def apply(self, signed: SignedEvent, *, pin: bytes | None = None) -> History:
-        """The history after one more event; raises VerificationError (check `key_ledger`).
-
-        `pin`, 32 bytes, is asked of the genesis only: a thumbprint among its endorsers.
-        """
-        event = signed.event
-        if (event.event is EventType.GENESIS) != (self.recovery is None):
-            raise _broken(event, "a key ledger begins with its genesis, and has only one")
-        after = self._start(event) if event.event is EventType.GENESIS else self._next(event)
-        endorsers = self._endorsers(signed, after)
-        if event.event is EventType.GENESIS:
-            named = {key.thumbprint for key in event.first_keys} | {event.thumbprint}
-            if not named <= endorsers:
-                raise _broken(event, "not every key it names endorses it")
-            if pin is not None and pin not in named:
-                raise _broken(event, "the pinned thumbprint is none of the genesis")
-        else:
-            self._check_endorsed(event, endorsers)
-        return replace(after, count=self.count + 1)
-
-    def may_endorse(self, event: KeyEvent) -> tuple[str, ...]:
-        """Kids of keys valid before the event that may endorse it, besides the recovery key."""
-        return tuple(
-            each.kid
-            for each in sorted(self.keys.values(), key=lambda key: -key.epoch)
-            if each.purpose == event.purpose
-            and each.state in _LIVE
-            and not (
-                event.event in (EventType.RETIRED, EventType.REVOKED) and each.kid == event.kid
-            )
-        )
-
-    def _check_endorsed(self, event: KeyEvent, endorsers: set[bytes]) -> None:
-        valid = {self.keys[kid].thumbprint for kid in self.may_endorse(event)}
-        if self.recovery is not None:
-            valid.add(self.recovery.thumbprint)
-        if not endorsers & valid:
-            raise _broken(event, "no key that was valid before it, and not the recovery key either")
-        comes_in = event.event in (EventType.CREATED, EventType.ROTATED)
-        if comes_in and event.thumbprint not in endorsers:
-            raise _broken(event, "the key that comes in does not endorse it as well")
-
-    def _endorsers(self, signed: SignedEvent, after: History) -> set[bytes]:
-        """Thumbprints of the keys whose endorsement verifies; one that does not is an error."""
-        jwks = {each.thumbprint: each.jwk for each in after.keys.values()}
-        if after.recovery is not None:
-            jwks[after.recovery.thumbprint] = after.recovery_jwk
-        message = dsse.pae(PAYLOAD_TYPE, signed.event.encode())
-        found: set[bytes] = set()
-        for each in signed.endorsements:
-            jwk = jwks.get(each.thumbprint)
-            if jwk is None or each.thumbprint in found:
-                raise _broken(signed.event, f"endorsed by {each.kid!r}, unknown or twice")
-            known = after.keys.get(each.kid)
-            named = known.thumbprint if known is not None else None
-            if after.recovery is not None and each.kid == after.recovery.kid:
-                named = after.recovery.thumbprint
-            if named != each.thumbprint:
-                raise _broken(signed.event, f"an endorsement calls its key {each.kid!r}: it is not")
-            try:
-                verify_signature(public_key_from_jwk(jwk), each.sig, message)
-            except InvalidSignatureError:
-                raise _broken(
-                    signed.event, f"the endorsement by {each.kid!r} does not verify"
-                ) from None
-            found.add(each.thumbprint)
-        return found
-
-    def _start(self, event: KeyEvent) -> History:
-        keys: dict[str, KeyFacts] = {}
-        thumbprints = {event.thumbprint}
-        for each in event.first_keys:
-            if each.kid in keys or each.kid == event.kid or each.thumbprint in thumbprints:
-                raise _broken(event, f"it names {each.kid!r}, or its key, twice")
-            thumbprints.add(each.thumbprint)
-            keys[each.kid] = KeyFacts(
-                each.kid,
-                each.purpose,
-                each.uri,
-                each.jwk,
-                each.thumbprint,
-                event.at_ns,
-                state=KeyState.ACTIVE,
-                epoch=1,
-                not_before_ns=each.not_before_ns,
-            )
-        if len({key.purpose for key in keys.values()}) != len(keys) or not keys:
-            raise _broken(event, "it names no key, or two of one purpose")
-        return History(
-            genesis=event.digest(),
-            recovery=KeyRef(event.kid, event.thumbprint),
-            recovery_jwk=event.jwk,
-            keys=keys,
-        )
-
-    def _next(self, event: KeyEvent) -> History:
-        if event.genesis != self.genesis:
-            raise _broken(event, "it belongs to another genesis")
-        if event.event is EventType.CREATED:
-            return self._created(event)
-        known = self.keys.get(event.kid)
-        if known is None:
-            raise _broken(event, "there is no such key")
-        if known.thumbprint != event.thumbprint or known.purpose != event.purpose:
-            raise _broken(event, "the kid stands for another key")
-        change = {
-            EventType.ROTATED: self._rotated,
-            EventType.RETIRED: self._retired,
-            EventType.REVOKED: self._revoked,
-        }[event.event]
-        return self._with(*change(event, known))
-
-    def _created(self, event: KeyEvent) -> History:
-        kids = set(self.keys)
-        taken = {key.thumbprint for key in self.keys.values()}
-        if self.recovery is not None:
-            kids.add(self.recovery.kid)
-            taken.add(self.recovery.thumbprint)
-        if event.kid in kids or event.thumbprint in taken:
-            raise _broken(event, "its kid or its key came in before; neither is ever reused")
-        return self._with(
-            KeyFacts(event.kid, event.purpose, event.uri, event.jwk, event.thumbprint, event.at_ns)
-        )
-
-    def _rotated(self, event: KeyEvent, known: KeyFacts) -> Sequence[KeyFacts]:
-        if known.state is not KeyState.PENDING:
-            raise _broken(event, f"the key is {known.state.value}, not pending")
-        old = self.active(event.purpose)
-        if old is None or event.previous != KeyRef(old.kid, old.thumbprint):
-            raise _broken(event, "the key it replaces is not the active one")
-        if event.epoch != old.epoch + 1:
-            raise _broken(event, "the epoch is not the next one")
-        if event.not_before_ns <= old.not_before_ns:
-            raise _broken(event, "it begins before the key it replaces")
-        new = replace(
-            known,
-            state=KeyState.ACTIVE,
-            epoch=event.epoch,
-            not_before_ns=event.not_before_ns,
-            sizes=tuple(SizeRange(each.origin, each.size) for each in event.sizes),
-        )
-        return replace(old, state=KeyState.DRAINING), new
-
-    def _retired(self, event: KeyEvent, known: KeyFacts) -> Sequence[KeyFacts]:
-        if known.state is not KeyState.DRAINING:
-            raise _broken(event, f"the key is {known.state.value}, not draining")
-        if event.not_after_ns < known.not_before_ns:
-            raise _broken(event, "it ends before it begins")
-        starts = {each.origin: each.start for each in known.sizes}
-        sizes = tuple(
-            SizeRange(each.origin, starts.pop(each.origin, 0), each.size) for each in event.sizes
-        ) + tuple(SizeRange(origin, start) for origin, start in starts.items())
-        return (
-            replace(known, state=KeyState.RETIRED, not_after_ns=event.not_after_ns, sizes=sizes),
-        )
-
-    def _revoked(self, event: KeyEvent, known: KeyFacts) -> Sequence[KeyFacts]:
-        if known.state in (KeyState.ACTIVE, KeyState.REVOKED):
-            raise _broken(event, f"the key is {known.state.value}")
-        return (replace(known, state=KeyState.REVOKED, reason=event.reason, after=event.after),)
-
-    def active(self, purpose: str) -> KeyFacts | None:
-        """The key that signs for a purpose."""
-        found = (
-            k for k in self.keys.values() if k.purpose == purpose and k.state is KeyState.ACTIVE
-        )
-        return next(found, None)
-
-    def _with(self, *changed: KeyFacts) -> History:
-        return replace(self, keys={**self.keys, **{key.kid: key for key in changed}})
-
-
-def replay(events: Iterable[SignedEvent], pin: bytes | None) -> History:
-    """Go through a whole history; raises VerificationError for the first broken rule.
-
-    `pin`: thumbprint (32 bytes) of a key of the genesis, from the verifier's configuration; None
-    takes any genesis, for those who hold the history themselves.
-    """
-    history = History()
-    for signed in events:
-        history = history.apply(signed, pin=pin)
-    if history.recovery is None:
-        raise VerificationError("the key ledger holds no genesis", check=CHECK)
-    return history
-
-
-def check_key_set(history: History, keys: KeySet) -> None:
-    """Compare a JWK Set with the key ledger; raises VerificationError where they disagree.
-
-    The end of a draining key is planned until its retirement is recorded, so until then the set
-    may name one that the ledger does not.
-    """
-    expected = {key.kid: key for key in history.key_set()}
-    for key in keys:
-        known = expected.pop(key.kid, None)
-        if known is None:
-            raise VerificationError(
-                f"key {key.kid!r} of the key set is not in the key ledger", check=CHECK
-            )
-        facts = ("thumbprint", "purpose", "epoch", "not_before_ns", "covered", "sizes")
-        differs = [name for name in facts if getattr(key, name) != getattr(known, name)]
-        if (key.state is KeyState.REVOKED) != (known.state is KeyState.REVOKED):
-            differs.append("state")
-        if (key.state is KeyState.ACTIVE) != (known.state is KeyState.ACTIVE):
-            differs.append("state")
-        if known.state is KeyState.RETIRED and key.not_after_ns != known.not_after_ns:
-            differs.append("not_after_ns")
-        if key.revocation_reason != known.revocation_reason:
-            differs.append("revocation_reason")
-        if differs:
-            raise VerificationError(
-                f"the key set and the key ledger disagree about key {key.kid!r}: "
-                f"{', '.join(differs)}",
-                check=CHECK,
-            )
-    if expected:
-        missing = ", ".join(sorted(expected))
-        raise VerificationError(f"the key set leaves out {missing}", check=CHECK)
 
 
 def parse_event(value: Any) -> KeyEvent:
@@ -621,7 +343,3 @@ def _string(value: Any) -> str:
 
 def _text(value: Any) -> str:
     return names.check_text(value, "text", max_bytes=1024)
-
-
-def _broken(event: KeyEvent, why: str) -> VerificationError:
-    return VerificationError(f"{event.event.value} of key {event.kid!r}: {why}", check=CHECK)

@@ -1,6 +1,6 @@
 """The key ledger as an export, alone or in the export of another ledger (design §6).
 
-Its events are replayed under their rules (`provledger.key_events`) from a pinned genesis on, and
+Its events are replayed under their rules (`provledger.key_history`) from a pinned genesis on, and
 then the export itself is verified with the keys that came out: its chain, its log, its witness and
 its signed head are those the history names. So the pin is all that a verifier has to bring.
 
@@ -32,12 +32,10 @@ from provledger.key_events import (
     CHECK,
     LEDGER_NAME,
     EventType,
-    History,
     SignedEvent,
-    check_key_set,
     parse_signed,
-    replay,
 )
+from provledger.key_history import History, check_key_set, replay
 from provledger.keyset import KeyPurpose, KeySet, KeyState
 from provledger.outside import NOBODY, Outside
 from provledger.receipt import Receipt, parse_receipt

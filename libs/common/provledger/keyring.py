@@ -35,7 +35,7 @@ from typing import Any, Final, Protocol
 
 import grpc
 
-from provledger import logs
+from provledger import logs, telemetry
 from provledger._keyring_view import ActiveSigner, Snapshot, View, no_active_key
 from provledger.api.keys.v1 import keys_pb2 as pb
 from provledger.api.keys.v1 import keys_pb2_grpc
@@ -241,7 +241,8 @@ class KeyRing:
             if kid not in self._opened:
                 self._opened[kid] = await self._open(key, view.uris[kid])
             async with asyncio.timeout(OPEN_TIMEOUT_S):
-                sig = await sign_key_event(self._opened[kid], event)
+                with telemetry.span("key_event.sign", {telemetry.KID: kid}):
+                    sig = await sign_key_event(self._opened[kid], event)
         except (KMSError, TimeoutError) as error:
             log.error("keyring.not_endorsed", exc_info=error, kid=kid)
             because = getattr(error, "reason", KMSUnavailableError.reason)

@@ -29,7 +29,8 @@ def rebuild(
         Path,
         typer.Argument(
             envvar="PROVLEDGER_KEY_LEDGER",
-            help="Export of the ledger keys of tenant system, or one that carries it.",
+            help="Any export that carries the key ledger, or an export of the key ledger itself: "
+            "the newest there is.",
             show_default=False,
         ),
     ],
@@ -52,27 +53,22 @@ def rebuild(
     tls_ca: TLSCAOption = None,
     as_json: JSONOption = False,
 ) -> None:
-    """Fill an empty key registry from an export of the key ledger, verified from the pin on.
+    """Fill an empty key registry from the key ledger in an export, verified from the pin on.
 
-    The export is made while all is well: provledger export --tenant system --ledger keys
+    For a registry whose database is lost. Services sign nothing until then; afterwards they go on
+    with the keys that the ledger names. A registry that holds keys is never touched.
 
-    Example: keys rebuild keys.ndjson --pin 5a1c...
+    Example: keys rebuild keys.ndjson --pin key-ledger.pin
     """
-    from provledger.key_ledger import lines_of, read_events, verify_key_ledger
-    from provledger_cli.checking import MAX_LINE_BYTES
     from provledger_cli.connect import run_async, target
     from provledger_cli.options import read_pin
-    from provledger_cli.sources import LineSource
 
     output.use_json(as_json)
     thumbprint = read_pin(pin)
-    with LineSource(export, max_line_bytes=MAX_LINE_BYTES) as source:
-        lines = lines_of(source.lines())
-    verify_key_ledger(lines, thumbprint)
     where = target(
         data_dir, endpoint, first="keys", tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca
     )
-    events = read_events(lines)
+    events = _exported(export, thumbprint)
     if not events:
         raise CommandError(f"{export} holds no key event")
     count = run_async(_rebuild(where, events, thumbprint, timeout))
@@ -80,6 +76,18 @@ def rebuild(
         output.document({"keys": count, "events": len(events)})
     else:
         output.show(f"{count} keys from {len(events)} key events; see `keys list`")
+
+
+def _exported(export: Path, pin: bytes) -> list[tuple[SignedEvent, str]]:
+    """The events of an export, which is verified; raises VerificationError."""
+    from provledger.key_ledger import lines_of, read_events, verify_key_ledger
+    from provledger_cli.checking import MAX_LINE_BYTES
+    from provledger_cli.sources import LineSource
+
+    with LineSource(export, max_line_bytes=MAX_LINE_BYTES) as source:
+        lines = lines_of(source.lines())
+    verify_key_ledger(lines, pin)
+    return read_events(lines)
 
 
 async def _rebuild(

@@ -100,6 +100,9 @@ def up(
                     timeout_s=timeout,
                 )
             )
+    except running.RegistryLostError:
+        # They are left running: it is through them that it is rebuilt.
+        raise
     except CommandError:
         # What did not come up is not left trying behind your back; what ran before goes on.
         if process is not None:

@@ -87,7 +87,7 @@ _SPECS: Final = tuple(
 
 _PAGE: Final = 1000
 _LOOK_AGAIN_S: Final = (0.2, 0.5, 1.0, 2.0)
-_USABLE_STATES: Final = ("ENABLED", "PENDING_GENERATION")
+_USABLE_STATES: Final = frozenset("ENABLED PENDING_GENERATION".split())
 
 
 class GCPProvider:

@@ -1,0 +1,65 @@
+"""Key events as they are proposed: what a change of the registry has to say. Pure."""
+
+from __future__ import annotations
+
+from keys_svc.registry import EventRecord, KeyRecord, Registry
+from provledger.errors import UnavailableError
+from provledger.key_events import EventType, KeyEvent, KeyRef, LogSize, SignedEvent
+from provledger.keyset import KeyPurpose
+
+
+def propose_created(registry: Registry, record: KeyRecord, now_ns: int) -> Registry:
+    """Say that a key comes in, unless that was said."""
+    known = any(
+        each.event_type is EventType.CREATED and each.signed.event.kid == record.kid
+        for each in registry.events
+    )
+    if known or record.epoch > 0:
+        return registry
+    event = KeyEvent(
+        event=EventType.CREATED,
+        at_ns=now_ns,
+        genesis=genesis_digest(registry),
+        kid=record.kid,
+        thumbprint=record.binding.thumbprint,
+        purpose=record.purpose.value,
+        uri=record.binding.uri,
+        jwk=record.binding.jwk,
+    )
+    return propose(registry, event)
+
+
+def propose_rotated(
+    registry: Registry, record: KeyRecord, now_ns: int, sizes: tuple[LogSize, ...]
+) -> Registry:
+    """Say that a key becomes the active one; raises UnavailableError (NO_ACTIVE_KEY)."""
+    old = registry.active(record.purpose)
+    if old is None:
+        raise UnavailableError(
+            "NO_ACTIVE_KEY", f"there is no {record.purpose.value} key to rotate from"
+        )
+    event = KeyEvent(
+        event=EventType.ROTATED,
+        at_ns=now_ns,
+        genesis=genesis_digest(registry),
+        kid=record.kid,
+        thumbprint=record.binding.thumbprint,
+        purpose=record.purpose.value,
+        epoch=1 + max(each.epoch for each in registry if each.purpose == record.purpose),
+        # A clock that went back must not end a key before it began.
+        not_before_ns=max(now_ns, (old.not_before_ns or 0) + 1),
+        previous=KeyRef(old.kid, old.binding.thumbprint),
+        sizes=sizes if record.purpose is KeyPurpose.CHECKPOINT else (),
+    )
+    return propose(registry, event)
+
+
+def propose(registry: Registry, event: KeyEvent) -> Registry:
+    """Put an event into the journal."""
+    number = 1 + max((each.number for each in registry.events), default=0)
+    return registry.with_event(EventRecord(number, SignedEvent(event)))
+
+
+def genesis_digest(registry: Registry) -> bytes:
+    """What the events of this key ledger name as their genesis, 32 bytes."""
+    return registry.events[0].signed.event.digest()
