@@ -14,6 +14,7 @@ import grpc
 from ledger_svc.append import Appender
 from ledger_svc.chain import LedgerInfo, Linked
 from ledger_svc.config import Settings
+from ledger_svc.gate import Gate, parse_quotas
 from ledger_svc.genesis import LedgerMaker
 from ledger_svc.guard import Guard
 from ledger_svc.key_ledger import KeyLedger
@@ -37,9 +38,12 @@ from provledger.keyring import KeyRing
 from provledger.keyset import KeyPurpose
 from provledger.kms import Signer
 from provledger.rpc.channel import channel
+from provledger.rpc.interceptors import Gate as RPCGate
 from provledger.rpc.server import App
 
 log = logs.get(__name__)
+
+LEDGER_SERVICE: Final = "provledger.api.ledger.v1.LedgerService"
 
 _WAIT_FOR_KEY_S: Final = 2.0
 
@@ -56,6 +60,11 @@ class Service:
     maker: LedgerMaker
     directory: LedgerDirectory
     lag: Lag
+    gate: Gate
+
+    def gates(self) -> dict[str, RPCGate]:
+        """What the server asks before it parses a call."""
+        return {f"/{LEDGER_SERVICE}/{name}": self.gate.call for name in ("Append", "AppendBatch")}
 
     async def close(self) -> None:
         """Flush what waits, then close the database. The relay is stopped before."""
@@ -93,6 +102,12 @@ def assemble(
         reads.remember(linked.batch)
         relay.committed(ledger, linked)
 
+    gate = Gate(
+        max_bytes=settings.work_bytes,
+        target_s=settings.queue_target_s,
+        tenant_streams=settings.tenant_streams,
+        quotas=parse_quotas(settings.tenant_quotas),
+    )
     appender = Appender(
         Tools(
             storage=storage,
@@ -106,6 +121,7 @@ def assemble(
             flush_bytes=settings.flush_bytes,
             queue_items=settings.queue_items,
             queue_bytes=settings.queue_bytes,
+            flushed=gate.flushed,
         )
     )
     maker = LedgerMaker(
@@ -130,10 +146,12 @@ def assemble(
             anchor=anchor,
             default_suite=settings.default_suite,
             anchor_timeout_s=timeout_s,
+            gate=gate,
             stream_in_flight=settings.stream_in_flight,
+            stream_bytes=settings.stream_bytes,
         )
     )
-    return Service(servicer, appender, relay, guard, storage, maker, directory, lag)
+    return Service(servicer, appender, relay, guard, storage, maker, directory, lag, gate)
 
 
 async def build(settings: Settings) -> App:
@@ -190,6 +208,7 @@ async def build(settings: Settings) -> App:
         services=[(ledger_pb2_grpc.add_LedgerServiceServicer_to_server, service.servicer)],
         background=background,
         close=close,
+        gates=service.gates(),
     )
 
 

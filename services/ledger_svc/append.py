@@ -5,6 +5,7 @@
 What arrives while a flush runs is the next flush. Two flushes run at a time: while one commits,
 the next one is witnessed; they commit in the order in which they started. The lookup before the
 witness answers repeats without it; the one that decides is made again under the head's lock.
+Flushes and commits of all ledgers take turns, fairly by tenant (`turns`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from ledger_svc import chain
 from ledger_svc.chain import Candidate, LedgerInfo
 from ledger_svc.commit import Commit, Memory, StaleSignatureError
 from ledger_svc.outcomes import Outcome, Recorded, answer_known
-from ledger_svc.tools import Tools
+from ledger_svc.tools import Flushed, Tools
+from ledger_svc.turns import CONTENDED_ITEMS
 from ledger_svc.witnessing import Pending
 from provledger import logs, telemetry
 from provledger.batching import GroupCommit
@@ -74,13 +76,15 @@ class Pipeline:
             max_queued_items=tools.queue_items,
             max_queued_bytes=tools.queue_bytes,
             max_in_flight=_IN_FLIGHT,
+            turns=tools.turns.of(ledger.tenant),
             name="ledger",
         )
 
     async def append(self, items: Sequence[Pending]) -> list[Outcome]:
         """Record admitted drafts; an outcome for each, in order. An answer means durable.
 
-        Drafts of one call stay together, unless they are too large for one message to the witness.
+        Drafts of one call stay in order, and together unless they are too large for one message
+        to the witness or other tenants are waiting.
 
         Raises:
             ResourceExhaustedError: the queue is full.
@@ -89,15 +93,11 @@ class Pipeline:
             FailedPreconditionError: the ledger is read-only, or behind its log.
             DataLossError: the database holds less than was acknowledged.
         """
-        groups = _split(items, self._tools.flush_bytes, self._tools.flush_items)
-        if len(groups) == 1:
-            return await self._submit(groups[0])
-        done = await asyncio.gather(*map(self._submit, groups))
-        return [outcome for outcomes in done for outcome in outcomes]
-
-    async def _submit(self, group: Sequence[Pending]) -> list[Outcome]:
-        size = sum(item.size_bytes for item in group)
-        outcomes = await self._batcher.submit_many(group, size)
+        most = min(self._tools.flush_items, CONTENDED_ITEMS)
+        groups = _split(items, self._tools.flush_bytes, most)
+        outcomes = await self._batcher.submit_groups(
+            [(group, sum(item.size_bytes for item in group)) for group in groups]
+        )
         failed = [item for item in outcomes if isinstance(item, _FlushFailedError)]
         if not failed:
             return outcomes
@@ -115,6 +115,7 @@ class Pipeline:
     async def _flush(self, items: list[Pending]) -> list[Outcome]:
         """Take one flush through the pipeline, committing in the order of the calls."""
         started_s = time.perf_counter()
+        alone = self._tools.turns.running == 1
         before = self._last_turn
         turn = self._last_turn = asyncio.get_running_loop().create_future()
         links = [item.ref for item in items] if telemetry.enabled() else ()
@@ -123,7 +124,11 @@ class Pipeline:
                 outcomes = await self._create(items, before, span)
         finally:
             _end_turn(turn, before)
-        _flush_s.record(time.perf_counter() - started_s)
+        took_s = time.perf_counter() - started_s
+        size_bytes = sum(item.size_bytes for item in items)
+        waited_s = started_s - items[0].since_s
+        self._tools.flushed(Flushed(waited_s, len(items), size_bytes, took_s, alone))
+        _flush_s.record(took_s)
         _flush_items.record(len(items))
         _receipts.add(sum(isinstance(outcome, Recorded) for outcome in outcomes))
         return outcomes
@@ -207,7 +212,8 @@ class Pipeline:
                     raise StaleSignatureError(f"key {seal.kid} is neither active nor draining")
                 if before is not None:
                     await asyncio.wait((before,))
-                outcomes.update(await commit.run(passed, looked_up_seq))
+                async with tools.turns.commit(ledger.tenant, len(passed)):
+                    outcomes.update(await commit.run(passed, looked_up_seq))
                 break
             except StaleSignatureError as error:
                 log.info("append.witnessed_again", ledger=ledger.name, why=str(error))

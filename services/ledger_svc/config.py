@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -78,6 +79,45 @@ class Settings(ServerSettings):
             "doc": "Most bytes of drafts that wait for a flush of one ledger.",
             "unit": "bytes",
             "min": 16 * 1024 * 1024,
+        },
+    )
+    work_bytes: int = field(
+        default=64 * 1024 * 1024,
+        metadata={
+            "doc": "Most bytes of drafts let in and not answered yet, of all ledgers together; "
+            "one tenant has three quarters of it at most.",
+            "unit": "bytes",
+            "min": 16 * 1024 * 1024,
+        },
+    )
+    queue_target_s: float = field(
+        default=0.03,
+        metadata={
+            "doc": "How long a draft may wait for its flush, beside what a signature and a commit "
+            "always take. While drafts wait longer, less work is let in.",
+            "unit": "seconds",
+            "min": 0.001,
+            "max": 10,
+        },
+    )
+    tenant_quotas: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict,
+        metadata={
+            "doc": "Drafts a second by tenant, * for each of the others; without one there is no "
+            "quota. A second's worth may come at once."
+        },
+    )
+    tenant_streams: int = field(
+        default=64,
+        metadata={"doc": "Most AppendStream calls of one tenant.", "unit": "calls", "min": 1},
+    )
+    stream_bytes: int = field(
+        default=2 * 1024 * 1024,
+        metadata={
+            "doc": "Most bytes of drafts of one stream without an answer; then it is not read "
+            "further.",
+            "unit": "bytes",
+            "min": 1024,
         },
     )
     stream_in_flight: int = field(

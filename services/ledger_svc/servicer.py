@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol
 from ledger_svc import admission, answers, convert, listing, stream
 from ledger_svc.append import Appender
 from ledger_svc.chain import LedgerInfo
+from ledger_svc.gate import Gate
 from ledger_svc.genesis import LedgerMaker
 from ledger_svc.key_ledger import check_creatable, check_writable, refuse_system
 from ledger_svc.outcomes import Outcome, Recorded
@@ -45,9 +46,11 @@ class Parts:
     progress: Progress
     maker: LedgerMaker
     anchor: Any
+    gate: Gate
     default_suite: str = "blake3"
     anchor_timeout_s: float = 10.0
     stream_in_flight: int = 512
+    stream_bytes: int = 2 * 1024 * 1024
 
 
 class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
@@ -102,6 +105,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         ledger = await self._directory.get(request.ledger, "ledger")
         check_writable(ledger, request.draft)
         view = convert.view_from_pb(request.view, convert.FULL)
+        self._parts.gate.charge(ledger.tenant, 1)
         (outcome,) = await self._parts.appender.append(ledger, [_admit(request)])
         if not isinstance(outcome, Recorded):
             raise convert.in_field(outcome, "draft")
@@ -117,6 +121,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         view = convert.view_from_pb(request.view, convert.BASIC)
         drafts = request.drafts
         admission.check_batch_size(drafts)
+        self._parts.gate.charge(ledger.tenant, len(drafts))
         outcomes: list[Outcome | None] = [None] * len(drafts)
         items: list[Pending] = []
         places: list[int] = []
@@ -148,6 +153,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         refuse_system(ledger.tenant)
         view = convert.view_from_pb(first.view, convert.BASIC)
         principal = current_principal()
+        gate, tenant = self._parts.gate, ledger.tenant
 
         def check(request: ledger_pb2.AppendStreamRequest) -> None:
             if request.ledger not in ("", ledger.name):
@@ -169,9 +175,17 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
             async for request in request_iterator:
                 yield request
 
-        limit = self._parts.stream_in_flight
-        async for response in stream.answers(requests(), check, submit, answer, limit):
-            yield response
+        steps = stream.Steps(
+            check=check,
+            enter=lambda size: gate.enter(tenant, size),
+            leave=lambda size: gate.leave(tenant, size),
+            submit=submit,
+            answer=answer,
+        )
+        window = stream.Window(self._parts.stream_in_flight, self._parts.stream_bytes)
+        with gate.stream(tenant):
+            async for response in stream.answers(requests(), steps, window):
+                yield response
 
     # --- reads
 

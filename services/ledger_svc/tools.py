@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 from ledger_svc.chain import LedgerInfo, Linked
 from ledger_svc.storage import Storage
+from ledger_svc.turns import Turns
 from ledger_svc.witnessing import WitnessClient
 
 
@@ -33,6 +34,18 @@ class AnyKey:
         return True
 
 
+class Flushed(NamedTuple):
+    """A flush that has ended."""
+
+    waited_s: float
+    """How long its first draft had waited when it began."""
+    drafts: int
+    size_bytes: int
+    took_s: float
+    alone: bool
+    """Whether no other flush ran when it began."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tools:
     """Everything a pipeline needs but its ledger.
@@ -41,6 +54,7 @@ class Tools:
     committed: told of each commit; must not block.
     keys: whether a batch of a kid and epoch may still be committed.
     clock: Unix nanoseconds. random: so many random bytes.
+    turns: who may flush and commit. flushed: told of each flush.
     """
 
     storage: Storage
@@ -54,3 +68,5 @@ class Tools:
     flush_bytes: int = 6 * 1024 * 1024
     queue_items: int = 20_000
     queue_bytes: int = 32 * 1024 * 1024
+    turns: Turns = field(default_factory=Turns)
+    flushed: Callable[[Flushed], None] = lambda _: None

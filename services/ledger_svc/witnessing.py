@@ -8,6 +8,7 @@ whoever holds the keys. Reads of the clock and randomness are the caller's.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -44,10 +45,11 @@ class Pending:
     """An admitted draft on its way through the pipeline.
 
     `receipt_id`, 16 bytes, is given once and kept: it tells a lost answer from a repeat. `ref` is
-    the caller's span, None while tracing is off.
+    the caller's span, None while tracing is off. `since_s` is when it was admitted, by
+    `time.perf_counter`.
     """
 
-    __slots__ = ("draft", "principal", "receipt_id", "ref", "size_bytes")
+    __slots__ = ("draft", "principal", "receipt_id", "ref", "since_s", "size_bytes")
 
     def __init__(
         self, draft: common_pb2.Draft, principal: str, size_bytes: int, ref: object = None
@@ -57,6 +59,7 @@ class Pending:
         self.size_bytes = size_bytes
         self.ref = ref
         self.receipt_id = b""
+        self.since_s = time.perf_counter()
 
 
 @dataclass(frozen=True, slots=True)

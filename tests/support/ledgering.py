@@ -161,7 +161,7 @@ async def eventually(condition: Callable[[], Any], timeout_s: float = 20.0) -> N
 @contextlib.asynccontextmanager
 async def served(service: Service, **options: Any) -> AsyncIterator[grpc.aio.Channel]:
     """The service behind a real socket, with the interceptor; a channel to it."""
-    server = Server(settings("sqlite:///unused", **options))
+    server = Server(settings("sqlite:///unused", **options), gates=service.gates())
     server.add(ledger_pb2_grpc.add_LedgerServiceServicer_to_server, service.servicer)
     port = await server.start()
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 
 import pytest
@@ -261,3 +261,116 @@ def test_every_group_gets_its_own_results_in_order(
         await batcher.close()
 
     asyncio.run(scenario())
+
+
+class HandedTurns:
+    """Turns that come when the test says so."""
+
+    def __init__(self) -> None:
+        self.asked: list[Callable[[], None]] = []
+        self.most: int | None = None
+        self.sizes: list[int] = []
+        self.running = 0
+
+    def ask(self, go: Callable[[], None]) -> None:
+        self.asked.append(go)
+
+    def most_items(self) -> int | None:
+        return self.most
+
+    def took(self, items: int) -> None:
+        self.sizes.append(items)
+        self.running += 1
+
+    def end(self) -> None:
+        self.running -= 1
+
+    def go(self) -> None:
+        self.asked.pop(0)()
+
+
+async def test_batch_grows_until_its_turn_comes() -> None:
+    flush, handed = Recorder(), HandedTurns()
+    batcher = GroupCommit(flush, turns=handed)
+    first = asyncio.ensure_future(batcher.submit(1))
+    await turns()
+    later = [asyncio.ensure_future(batcher.submit(n)) for n in (2, 3)]
+    await turns()
+    assert (len(handed.asked), flush.batches) == (1, [])
+    handed.go()
+    assert await asyncio.gather(first, *later) == [10, 20, 30]
+    assert flush.batches == [[1, 2, 3]]
+    await turns()
+    assert handed.running == 0
+
+
+async def test_turn_may_be_for_less_and_the_rest_asks_again() -> None:
+    flush, handed = Recorder(hold=True), HandedTurns()
+    handed.most = 2
+    batcher = GroupCommit(flush, turns=handed, max_in_flight=2)
+    submitted = asyncio.ensure_future(batcher.submit_groups([([n], 0) for n in range(5)]))
+    await turns()
+    handed.go()
+    handed.go()
+    assert not handed.asked
+    flush.gate.set()
+    await turns()
+    handed.go()
+    assert await submitted == [0, 10, 20, 30, 40]
+    assert handed.sizes == [2, 2, 1]
+
+
+async def test_turn_for_what_was_given_up_is_ended() -> None:
+    handed = HandedTurns()
+    batcher = GroupCommit(Recorder(), turns=handed)
+    task = asyncio.ensure_future(batcher.submit(1))
+    await turns()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    handed.go()
+    assert (handed.sizes, handed.running) == ([0], 0)
+
+
+async def test_close_waits_for_a_turn_that_was_asked_for() -> None:
+    flush, handed = Recorder(), HandedTurns()
+    batcher = GroupCommit(flush, turns=handed)
+    task = asyncio.ensure_future(batcher.submit(1))
+    await turns()
+    closing = asyncio.ensure_future(batcher.close())
+    await turns()
+    assert not closing.done()
+    handed.go()
+    await closing
+    assert await task == 10
+
+
+async def test_groups_are_queued_all_or_none() -> None:
+    flush = Recorder(hold=True)
+    batcher = GroupCommit(flush, max_items=1, max_queued_items=4)
+    running = [asyncio.ensure_future(batcher.submit(n)) for n in range(3)]
+    await turns()
+    with pytest.raises(ResourceExhaustedError):
+        await batcher.submit_groups([([7], 0), ([8], 0), ([9], 0)])
+    assert batcher.stats().queued_items == 2
+    flush.gate.set()
+    await asyncio.gather(*running)
+
+
+async def test_group_that_crashes_fails_by_itself() -> None:
+    crash = RuntimeError("disk")
+
+    async def flush(items: list[int]) -> Sequence[int | Exception]:
+        if 2 in items:
+            raise crash
+        return items
+
+    batcher = GroupCommit(flush, max_items=2)
+    assert await batcher.submit_groups([([1, 1], 0), ([2, 2], 0), ([3], 0)]) == [
+        1,
+        1,
+        crash,
+        crash,
+        3,
+    ]
+    with pytest.raises(RuntimeError):
+        await batcher.submit_groups([([2, 1], 0), ([2], 0)])

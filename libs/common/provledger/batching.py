@@ -12,6 +12,7 @@ callers are told to come back, and when.
     results = await batcher.submit_many(items, size_bytes=size)
 
 Items of one `submit_many` stay together and in order, and cost one future, whatever their number.
+Where several batchers share something, `turns` says when each may take its next batch.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar, cast
+from typing import Final, Generic, Protocol, TypeVar, cast
 
 from provledger import telemetry
 from provledger.errors import InternalError, ResourceExhaustedError, UnavailableError
@@ -48,6 +49,22 @@ _flush_s = telemetry.histogram("batch.flush.duration", doc="One flush, by batche
 _commit_s = telemetry.histogram(
     "batch.commit.duration", doc="From submission to the answer, by batcher"
 )
+
+
+class Turns(Protocol):
+    """Decides when a batcher may flush. Every turn that comes is ended, once."""
+
+    def ask(self, go: Callable[[], None]) -> None:
+        """Call `go` when the turn comes, at once or later, in the same event loop."""
+
+    def most_items(self) -> int | None:
+        """Most items to take in the turn that just came; None for no bound of its own."""
+
+    def took(self, items: int) -> None:
+        """Called with what was taken, before anything else is asked for."""
+
+    def end(self) -> None:
+        """Called when the flush has ended, or nothing was left to be flushed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +106,7 @@ class GroupCommit(Generic[T, R]):
     budget_s: the longest an item waits for others to make its batch full, in seconds; 0 for not at
         all. What it waits for flushes that run comes on top.
     fixed_items: the target of every batch, instead of one that follows the arrival rate.
+    turns: asked before each flush; None flushes as soon as `max_in_flight` allows.
     name: of the batcher, in metrics.
     """
 
@@ -103,6 +121,7 @@ class GroupCommit(Generic[T, R]):
         max_in_flight: int = 1,
         budget_s: float = 0.0,
         fixed_items: int | None = None,
+        turns: Turns | None = None,
         name: str = "",
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -115,6 +134,8 @@ class GroupCommit(Generic[T, R]):
         self._budget_s = budget_s
         self._fixed_items = fixed_items
         self._labels = {"batcher": name}
+        self._turns = turns
+        self._asked: asyncio.Future[None] | None = None
         self._clock = clock
         self._rate = ArrivalRate()
         # The batch that fills up at the head of the queue: what it waits for, and who ends that.
@@ -158,15 +179,22 @@ class GroupCommit(Generic[T, R]):
             UnavailableError: SHUTTING_DOWN, after `close`.
             Whatever `flush` raised.
         """
-        count = len(items)
-        if count == 0:
+        return await self.submit_groups([(items, size_bytes)])
+
+    async def submit_groups(self, groups: Sequence[tuple[Sequence[T], int]]) -> list[R | Exception]:
+        """As `submit_many`, for items that need not be flushed all at once: all of them are queued
+        or none. A flush that raises is the outcome of its own groups; if all do, it is raised.
+        """
+        groups = [(items, size_bytes) for items, size_bytes in groups if items]
+        if not groups:
             return []
         if self._closing:
             raise _shutting_down()
+        count = sum(len(items) for items, _ in groups)
         # An empty queue takes anything, so that no group is too large for ever.
         if self._queue and (
             self._queued_items + count > self._max_queued_items
-            or self._queued_bytes + size_bytes > self._max_queued_bytes
+            or self._queued_bytes + sum(size for _, size in groups) > self._max_queued_bytes
         ):
             raise ResourceExhaustedError(
                 "QUEUE_FULL",
@@ -178,14 +206,19 @@ class GroupCommit(Generic[T, R]):
         if not self._queue:
             self._target = self._next_target(now_s)
         self._rate.add(count, now_s)
-        group: _Group[T, R] = _Group(items, size_bytes, loop.create_future(), now_s)
-        self._queue.append(group)
+        queued: list[_Group[T, R]] = []
+        for items, size_bytes in groups:
+            queued.append(_Group(items, size_bytes, loop.create_future(), now_s))
+            self._queued_bytes += size_bytes
+        self._queue.extend(queued)
         self._queued_items += count
-        self._queued_bytes += size_bytes
         _queue.set(self._queued_items, self._labels)
         self._schedule_pump()
         try:
-            return await group.future
+            if len(queued) == 1:
+                return await queued[0].future
+            futures = [group.future for group in queued]
+            return _joined(queued, await asyncio.gather(*futures, return_exceptions=True))
         finally:
             _commit_s.record(self._clock() - now_s, self._labels)
 
@@ -194,8 +227,11 @@ class GroupCommit(Generic[T, R]):
         self._closing = True
         while self._queue or self._tasks:
             self._pump()
-            if self._tasks:
-                await asyncio.wait(set(self._tasks))
+            waiting: set[asyncio.Future[None]] = set(self._tasks)
+            if self._asked is not None:
+                waiting.add(self._asked)
+            if waiting:
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
 
     def stats(self) -> BatchStats:
         """The present state."""
@@ -250,7 +286,7 @@ class GroupCommit(Generic[T, R]):
 
     def _pump(self) -> None:
         self._pump_scheduled = False
-        while self._queue and len(self._tasks) < self._max_in_flight:
+        while self._queue and self._asked is None and len(self._tasks) < self._max_in_flight:
             wait_s = self._wait_s()
             if wait_s > _CLOCK_STEP_S:
                 if self._timer is None:
@@ -258,26 +294,51 @@ class GroupCommit(Generic[T, R]):
                         wait_s, self._on_timer, context=self._context
                     )
                 return
-            target = self._target
-            groups = self._take()
-            if self._queue:
-                # What stays begins the next batch, and was there before anybody looked at it.
-                self._target = self._next_target(self._clock())
-            if groups:
-                task = asyncio.get_running_loop().create_task(
-                    self._run(groups, target), context=self._context.copy()
-                )
-                self._tasks.add(task)
-                task.add_done_callback(self._on_done)
+            if self._turns is None:
+                self._start(self._max_items)
+            else:
+                self._asked = asyncio.get_running_loop().create_future()
+                self._turns.ask(self._on_turn)
 
-    def _take(self) -> list[_Group[T, R]]:
+    def _on_turn(self) -> None:
+        """Take what has come together until now; where the turn was waited for, that is more."""
+        turns, asked = cast(Turns, self._turns), self._asked
+        self._asked = None
+        if asked is not None and not asked.done():
+            asked.set_result(None)
+        bound = turns.most_items()
+        count = self._start(self._max_items if bound is None else min(bound, self._max_items))
+        if count:
+            self._pump()
+
+    def _start(self, max_items: int) -> int:
+        """Start a flush of what fits, if there is anything; how many items it has."""
+        target = self._target
+        groups = self._take(max_items)
+        if self._queue:
+            # What stays begins the next batch, and was there before anybody looked at it.
+            self._target = self._next_target(self._clock())
+        count = sum(len(group.items) for group in groups)
+        if self._turns is not None:
+            self._turns.took(count)
+        if groups:
+            task = asyncio.get_running_loop().create_task(
+                self._run(groups, target), context=self._context.copy()
+            )
+            self._tasks.add(task)
+            task.add_done_callback(self._on_done)
+        elif self._turns is not None:
+            self._turns.end()
+        return count
+
+    def _take(self, max_items: int) -> list[_Group[T, R]]:
         """The next batch: whole groups, as many as fit, without those given up meanwhile."""
         groups: list[_Group[T, R]] = []
         items = size_bytes = 0
         while self._queue:
             group = self._queue[0]
             if groups and (
-                items + len(group.items) > self._max_items
+                items + len(group.items) > max_items
                 or size_bytes + group.size_bytes > self._max_bytes
             ):
                 break
@@ -317,6 +378,8 @@ class GroupCommit(Generic[T, R]):
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        if self._turns is not None:
+            self._turns.end()
         if self._queue:
             # Not at once: the callers just answered run first, and may submit again.
             self._schedule_pump()
@@ -329,6 +392,24 @@ def _resolve(groups: list[_Group[T, R]], results: Sequence[R | Exception]) -> No
         if not group.future.done():
             group.future.set_result(cast("list[R | Exception]", list(results[start:end])))
         start = end
+
+
+def _joined(
+    groups: Sequence[_Group[T, R]], done: Sequence[list[R | Exception] | BaseException]
+) -> list[R | Exception]:
+    """Outcomes of all groups in order; a group that failed as a whole fails for each item."""
+    failures = [result for result in done if isinstance(result, BaseException)]
+    if len(failures) == len(done):
+        raise failures[0]
+    outcomes: list[R | Exception] = []
+    for group, result in zip(groups, done, strict=True):
+        if isinstance(result, Exception):
+            outcomes.extend([result] * len(group.items))
+        elif isinstance(result, BaseException):
+            raise result
+        else:
+            outcomes.extend(result)
+    return outcomes
 
 
 def _fail(groups: list[_Group[T, R]], exc: Exception) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, aclosing
 from typing import Any, Final, cast
 
@@ -32,6 +32,8 @@ log = logs.get(__name__)
 
 Behaviour = Callable[[Any, Any], Awaitable[Any]]
 Tracer = Callable[[str, Any], AbstractContextManager[object]]
+Gate = Callable[[bytes], AbstractContextManager[object]]
+"""Given a raw request, a context that is held until the call is answered; raises to refuse it."""
 
 DEFAULT_DEADLINE_S: Final = 60.0
 
@@ -45,6 +47,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
     allow: who may call what; None allows everybody.
     deadline_s: limit for unary calls whose caller set none, or one further away.
     trace: opens a span around an RPC, given its name and servicer context; None costs nothing.
+    gates: by unary RPC (`/pkg.Service/Method`), what decides before its request is parsed.
     """
 
     def __init__(
@@ -54,11 +57,13 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         allow: auth.AllowList | None = None,
         deadline_s: float = DEFAULT_DEADLINE_S,
         trace: Tracer | None = None,
+        gates: Mapping[str, Gate] | None = None,
     ) -> None:
         self._authenticate = authenticate
         self._allow = allow
         self._deadline_s = deadline_s
         self._trace = trace
+        self._gates = dict(gates or {})
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._watches: set[asyncio.Task[Any]] = set()
         self._draining = False
@@ -102,6 +107,10 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
             inner = self._watch(_as_coroutine(handler.unary_stream))
             run = self._around(method, inner, unary=False)
             return grpc.unary_stream_rpc_method_handler(run, _strict(decode), encode)
+        gate = self._gates.get(method)
+        if gate is not None:
+            run = self._around(method, _gated(gate, decode, handler.unary_unary), unary=True)
+            return grpc.unary_unary_rpc_method_handler(run, None, encode)
         run = self._around(method, handler.unary_unary, unary=True)
         return grpc.unary_unary_rpc_method_handler(run, _strict(decode), encode)
 
@@ -188,6 +197,20 @@ def _as_coroutine(behaviour: Any) -> Behaviour:
         async with aclosing(responses) as items:  # type: ignore[type-var]
             async for item in items:
                 await context.write(item)
+
+    return run
+
+
+def _gated(gate: Gate, decode: Callable[[bytes], Any], inner: Behaviour) -> Behaviour:
+    """`inner` behind a gate, which sees the request before anything is spent on it."""
+
+    async def run(data: Any, context: Any) -> Any:
+        with gate(data):
+            try:
+                request = decode(data)
+            except (DecodeError, ValueError):
+                raise _malformed() from None
+            return await inner(request, context)
 
     return run
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import grpc
@@ -16,7 +16,7 @@ from grpc_health.v1._async import HealthServicer
 
 from provledger import telemetry
 from provledger.rpc import auth
-from provledger.rpc.interceptors import ServiceInterceptor
+from provledger.rpc.interceptors import Gate, ServiceInterceptor
 from provledger.rpc.settings import ServerSettings
 from provledger.rpc.tls import server_credentials
 from provledger.settings import ConfigError
@@ -25,10 +25,11 @@ from provledger.settings import ConfigError
 class Server:
     """A gRPC server with health, interceptor and TLS, from `ServerSettings`.
 
-    Not yet bound; `start` binds, `drain` stops. One object serves once.
+    Not yet bound; `start` binds, `drain` stops. One object serves once. `gates` decide by RPC,
+    before a request is parsed, whether it is worked on.
     """
 
-    def __init__(self, config: ServerSettings) -> None:
+    def __init__(self, config: ServerSettings, *, gates: Mapping[str, Gate] | None = None) -> None:
         self._config = config
         self._methods: set[str] = set()
         self._tls = config.tls()
@@ -42,6 +43,7 @@ class Server:
             allow=allow,
             deadline_s=config.deadline_s,
             trace=telemetry.rpc_tracer(),
+            gates=gates,
         )
         self._server = grpc.aio.server(
             interceptors=[self._interceptor],

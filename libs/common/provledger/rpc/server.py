@@ -23,7 +23,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -32,6 +32,7 @@ from provledger import logs, settings, telemetry
 from provledger.errors import StatusError
 from provledger.fips import launch
 from provledger.fips.watch import announce, until_failed
+from provledger.rpc.interceptors import Gate
 from provledger.rpc.listener import Server, check_bind
 from provledger.rpc.settings import ServerSettings
 from provledger.settings import ConfigError
@@ -60,6 +61,7 @@ class App:
     close: awaited last; flush and close storage here.
     ready: raises StatusError while the service is up but cannot do its work; asked about once a
         second, and health says NOT_SERVING for as long.
+    gates: by unary RPC, what lets its calls in or not (`provledger.rpc.interceptors`).
     """
 
     services: Sequence[Registration]
@@ -67,6 +69,7 @@ class App:
     on_drain: Callable[[], Awaitable[None]] | None = None
     close: Callable[[], Awaitable[None]] | None = None
     ready: Callable[[], None] | None = None
+    gates: Mapping[str, Gate] = field(default_factory=dict)
 
 
 async def serve(
@@ -89,7 +92,7 @@ async def serve(
     following: asyncio.Task[None] | None = None
     failed: BaseException | None = None
     try:
-        server = Server(config)
+        server = Server(config, gates=app.gates)
         for add_to_server, servicer in app.services:
             server.add(add_to_server, servicer)
         port = await server.start()

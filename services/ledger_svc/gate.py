@@ -1,0 +1,327 @@
+"""The gate: what may come in, decided on the raw bytes of a call, before they are parsed.
+
+Everything from here to the answer counts as in work, in bytes and in units (`overload`). Unary
+calls that do not fit are refused at once, as RESOURCE_EXHAUSTED with the delay after which what
+is ahead of them will be done. Streams are not refused drafts: they are read no further until there
+is room, which their senders feel as flow control.
+
+The tenant is read from the first field of the request. It decides whose share is used and nothing
+else; whether there is such a tenant, and its ledger, is looked at later. Only tenants with work
+here, or with less than their full quota left, are remembered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
+
+from ledger_svc import overload
+from ledger_svc.fairness import FairQueue
+from ledger_svc.overload import Drain, Limiter, Quota
+from ledger_svc.tools import Flushed
+from provledger import telemetry
+from provledger.errors import ResourceExhaustedError
+from provledger.rpc.peek import first_string
+from provledger.settings import ConfigError
+
+OVERLOADED: Final = "OVERLOADED"
+QUOTA_EXCEEDED: Final = "QUOTA_EXCEEDED"
+TOO_MANY_STREAMS: Final = "TOO_MANY_STREAMS"
+
+ANY_TENANT: Final = "*"
+_FREE_CALLS: Final = 2
+"""A tenant may always have so many calls in work: one is recorded while the next is read."""
+_FORGET_ABOVE: Final = 1000
+_NO_ROOM_FOR_STREAM_S: Final = 1.0
+
+_refusals = telemetry.counter(
+    "provledger.ledger.refusals", unit="{call}", doc="Calls kept out by the gate, by reason."
+)
+_in_work_units = telemetry.gauge(
+    "provledger.ledger.in_work", unit="{unit}", doc="Work let in and not answered yet."
+)
+_in_work_bytes = telemetry.gauge(
+    "provledger.ledger.in_work_bytes", unit="By", doc="Bytes of drafts let in, not answered yet."
+)
+_limit_units = telemetry.gauge(
+    "provledger.ledger.work_limit", unit="{unit}", doc="Work that is let in at present."
+)
+
+
+class _Held:
+    """What one tenant has in work."""
+
+    __slots__ = ("calls", "size_bytes", "streams", "units")
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.units = 0
+        self.size_bytes = 0
+        self.streams = 0
+
+
+class Gate:
+    """Lets work in; for one event loop.
+
+    max_bytes: of drafts in work, all tenants together. target_s: how long drafts may wait for
+    their flush, see `Limiter`. tenant_streams: most streams of one tenant. quotas: drafts a second
+    by tenant, `*` for those not named; a tenant without one has no quota.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_bytes: int,
+        target_s: float,
+        tenant_streams: int,
+        quotas: Mapping[str, float] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._max_bytes = max_bytes
+        self._tenant_streams = tenant_streams
+        self._quotas = dict(quotas or {})
+        self._clock = clock
+        self._limiter = Limiter(target_s)
+        self._drain = Drain()
+        self._held: dict[str, _Held] = {}
+        self._filled: dict[str, Quota] = {}
+        self._units = 0
+        self._bytes = 0
+        self._waiting: FairQueue[tuple[int, asyncio.Future[None]]] = FairQueue()
+
+    @property
+    def in_work_bytes(self) -> int:
+        """Bytes let in and not answered yet."""
+        return self._bytes
+
+    @property
+    def in_work_units(self) -> int:
+        """Units let in and not answered yet."""
+        return self._units
+
+    @property
+    def tenants(self) -> int:
+        """How many tenants are remembered."""
+        return len(self._held.keys() | self._filled.keys())
+
+    # --- unary calls
+
+    @contextmanager
+    def call(self, data: bytes) -> Iterator[None]:
+        """Hold a place for a call, given its raw request.
+
+        Raises:
+            ResourceExhaustedError: OVERLOADED or QUOTA_EXCEEDED, and when to come back.
+        """
+        tenant = tenant_of(first_string(data))
+        size_bytes = len(data)
+        units = overload.units_of(size_bytes)
+        self._check_quota(tenant)
+        if not self._fits(tenant, size_bytes):
+            if self._units_full(tenant):
+                self._limiter.refused()
+            self._drain.turned_away(units, self._clock())
+            raise self._refuse(
+                OVERLOADED,
+                "more is being worked on than can be answered in time; try again later",
+                self._drain.retry_delay_s(self._units),
+            )
+        self._enter(tenant, units, size_bytes)
+        try:
+            yield
+        finally:
+            self._leave(tenant, units, size_bytes)
+
+    # --- streams
+
+    @contextmanager
+    def stream(self, tenant: str) -> Iterator[None]:
+        """Hold a place for a stream.
+
+        Raises:
+            ResourceExhaustedError: TOO_MANY_STREAMS.
+        """
+        held = self._hold(tenant)
+        if held.streams >= self._tenant_streams:
+            raise self._refuse(
+                TOO_MANY_STREAMS,
+                f"the tenant has {self._tenant_streams} streams open already",
+                _NO_ROOM_FOR_STREAM_S,
+            )
+        held.streams += 1
+        try:
+            yield
+        finally:
+            held.streams -= 1
+            self._forget(tenant, held)
+
+    async def enter(self, tenant: str, size_bytes: int) -> None:
+        """Wait for a place for a draft of a stream; it is held until `leave`."""
+        await self._wait_for_quota(tenant)
+        if tenant not in self._waiting.tenants and self._fits(tenant, size_bytes):
+            self._enter(tenant, overload.units_of(size_bytes), size_bytes)
+        else:
+            if self._units_full(tenant):
+                self._limiter.refused()
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting.push(tenant, (size_bytes, turn))
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if not turn.cancelled():
+                    self.leave(tenant, size_bytes)
+                raise
+        self.charge(tenant, 1)
+
+    def leave(self, tenant: str, size_bytes: int) -> None:
+        """Give up the place of a draft."""
+        self._leave(tenant, overload.units_of(size_bytes), size_bytes)
+
+    # --- what is told to the gate
+
+    def charge(self, tenant: str, drafts: int) -> None:
+        """Account drafts against the tenant's quota, once it is known how many there are."""
+        quota = self._quota(tenant)
+        if quota is not None:
+            quota.charge(drafts, self._clock())
+
+    def flushed(self, flush: Flushed) -> None:
+        """Take note of a flush."""
+        self._limiter.flushed(
+            waited_s=flush.waited_s,
+            units=flush.drafts + flush.size_bytes / overload.UNIT_BYTES,
+            took_s=flush.took_s,
+            alone=flush.alone,
+            now_s=self._clock(),
+        )
+        _in_work_units.set(self._units)
+        _in_work_bytes.set(self._bytes)
+        _limit_units.set(self._limiter.limit)
+
+    # --- inside
+
+    def _fits(self, tenant: str, size_bytes: int) -> bool:
+        """Whether a tenant may have more in work.
+
+        One that has next to nothing here is kept out by the memory alone, and an idle service
+        takes anything: nothing is too large for ever.
+        """
+        if not self._units:
+            return True
+        if self._bytes + size_bytes > self._max_bytes:
+            return False
+        held = self._held.get(tenant)
+        if held is None or held.calls < _FREE_CALLS:
+            return True
+        return not self._units_full(tenant) and overload.may_enter(
+            held.size_bytes, self._bytes, self._max_bytes
+        )
+
+    def _units_full(self, tenant: str) -> bool:
+        held = self._held.get(tenant)
+        if held is None or held.calls < _FREE_CALLS:
+            return False
+        return not overload.may_enter(held.units, self._units, self._limiter.limit)
+
+    def _enter(self, tenant: str, units: int, size_bytes: int) -> None:
+        held = self._hold(tenant)
+        held.calls += 1
+        held.units += units
+        held.size_bytes += size_bytes
+        self._units += units
+        self._bytes += size_bytes
+
+    def _leave(self, tenant: str, units: int, size_bytes: int) -> None:
+        held = self._held[tenant]
+        held.calls -= 1
+        held.units -= units
+        held.size_bytes -= size_bytes
+        self._units -= units
+        self._bytes -= size_bytes
+        self._forget(tenant, held)
+        self._drain.done(units, self._clock())
+        self._wake()
+
+    def _wake(self) -> None:
+        """Let drafts of streams in as far as there is room again: they enter here and now."""
+        while (room := self._waiting.pop(self._may_wake)) is not None:
+            tenant, (size_bytes, turn) = room
+            if not turn.done():
+                units = overload.units_of(size_bytes)
+                self._waiting.charge(tenant, units)
+                self._enter(tenant, units, size_bytes)
+                turn.set_result(None)
+
+    def _may_wake(self, tenant: str, waiting: tuple[int, asyncio.Future[None]]) -> bool:
+        return waiting[1].done() or self._fits(tenant, waiting[0])
+
+    def _hold(self, tenant: str) -> _Held:
+        held = self._held.get(tenant)
+        if held is None:
+            held = self._held[tenant] = _Held()
+        return held
+
+    def _forget(self, tenant: str, held: _Held) -> None:
+        if not held.calls and not held.streams:
+            self._held.pop(tenant, None)
+
+    def _quota(self, tenant: str) -> Quota | None:
+        rate_per_s = self._quotas.get(tenant, self._quotas.get(ANY_TENANT))
+        if rate_per_s is None:
+            return None
+        quota = self._filled.get(tenant)
+        if quota is None:
+            now_s = self._clock()
+            if len(self._filled) >= _FORGET_ABOVE:
+                full = [name for name, other in self._filled.items() if other.is_full(now_s)]
+                for name in full:
+                    del self._filled[name]
+            quota = self._filled[tenant] = Quota(rate_per_s, now_s)
+        return quota
+
+    def _check_quota(self, tenant: str) -> None:
+        quota = self._quota(tenant)
+        wait_s = 0.0 if quota is None else quota.wait_s(self._clock())
+        if wait_s > 0.0:
+            raise self._refuse(QUOTA_EXCEEDED, "the tenant's quota is used up for now", wait_s)
+
+    async def _wait_for_quota(self, tenant: str) -> None:
+        # Once: whoever sleeps at the same time brings the quota into debt, and waits longer next.
+        quota = self._quota(tenant)
+        wait_s = 0.0 if quota is None else quota.wait_s(self._clock())
+        if wait_s > 0.0:
+            await asyncio.sleep(wait_s)
+
+    def _refuse(self, reason: str, message: str, retry_delay_s: float) -> ResourceExhaustedError:
+        _refusals.add(1, {"reason": reason})
+        return ResourceExhaustedError(reason, message, retry_delay_s=retry_delay_s)
+
+
+def tenant_of(ledger: str) -> str:
+    """The tenant in `tenants/{tenant}/ledgers/{ledger}`; "" where there is none."""
+    parts = ledger.split("/", 2)
+    return parts[1] if len(parts) > 1 and parts[0] == "tenants" else ""
+
+
+def parse_quotas(setting: Mapping[str, tuple[str, ...]]) -> dict[str, float]:
+    """Quotas as configured, `{"acme": ("500",), "*": ("2000",)}`, in drafts a second.
+
+    Raises:
+        ConfigError: one is not a positive number.
+    """
+    quotas: dict[str, float] = {}
+    for tenant, values in setting.items():
+        try:
+            (text,) = values
+            quotas[tenant] = float(text)
+        except ValueError:
+            quotas[tenant] = 0.0
+        if not 0.0 < quotas[tenant] < float("inf"):
+            raise ConfigError(
+                "PROVLEDGER_LEDGER_TENANT_QUOTAS: one positive number of drafts a second for each "
+                "tenant, or for *"
+            )
+    return quotas

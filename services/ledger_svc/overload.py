@@ -1,0 +1,171 @@
+"""How much may be in work, and whose: the decisions of admission, without a clock or I/O.
+
+Work is counted in units, about what half a kibibyte of a draft costs; a call costs some by itself.
+Three things bound it:
+
+- `Limiter`: as much as is answered in time. The signal is how long drafts wait for their flush, as
+  in WeChat's DAGOR (SoCC 2018), not how long an answer takes: a slow key service is no overload.
+  The limit shrinks by a part while they wait too long, and grows by steps while it is what keeps
+  work out (additive increase, multiplicative decrease).
+- `may_enter`: a tenant may hold so many times what is still free (dynamic thresholds, Choudhury
+  and Hahne 1998). One alone gets most of it, many get equal parts, and something always stays free
+  for the next, whom nobody has to be thrown out for.
+- `Quota`: a tenant's own rate, a token bucket that may go into debt, since how much a call brings
+  is known only once it was read.
+
+Times are seconds of any one monotonic clock, given by the caller.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+UNIT_BYTES: Final = 512
+CALL_UNITS: Final = 4
+
+SHARE: Final = 3.0
+"""A tenant may hold this many times what is free: three quarters, if it is alone."""
+
+MIN_UNITS: Final = 256
+MAX_UNITS: Final = 65_536
+_FIRST_UNITS: Final = 8192
+_STEP_UNITS: Final = 64
+_RISE: Final = 0.04
+_CUT: Final = 0.85
+_EVERY_S: Final = 0.05
+"""The limit moves once in so long: what a change does shows only some flushes later."""
+_LEARN: Final = 0.2
+_MIN_RETRY_S: Final = 0.05
+_MAX_RETRY_S: Final = 5.0
+
+
+def units_of(size_bytes: int) -> int:
+    """What a call of so many bytes costs."""
+    return CALL_UNITS + size_bytes // UNIT_BYTES + 1
+
+
+def may_enter(held: float, used: float, limit: float) -> bool:
+    """Whether who holds `held` may hold more, with `used` of `limit` taken by all together."""
+    return held < SHARE * (limit - used)
+
+
+class Limiter:
+    """How many units may be in work. `limit` lies between `MIN_UNITS` and `MAX_UNITS`.
+
+    Every draft waits for one flush to end before its own begins; with a distant key service or a
+    slow disk that alone is long. What a flush takes by itself is learnt from small ones that ran
+    alone. Under a load that leaves none alone it is learnt at the lowest limit: where so little is
+    in work, what still takes long is not the queue.
+
+    target_s: how long a draft may wait for its flush, beside that.
+    """
+
+    def __init__(self, target_s: float) -> None:
+        self._target_s = target_s
+        self._alone_s: float | None = None
+        self._moved_s = float("-inf")
+        self._refused = False
+        self.limit = float(_FIRST_UNITS)
+
+    def refused(self) -> None:
+        """Take note that work was kept out because of the limit."""
+        self._refused = True
+
+    def flushed(
+        self, *, waited_s: float, units: float, took_s: float, alone: bool, now_s: float
+    ) -> None:
+        """Take note of a flush, and move the limit.
+
+        waited_s: how long its first draft had waited. alone: whether no other ran at its start.
+        """
+        alone_s = took_s if self._alone_s is None else self._alone_s
+        if alone and units <= MIN_UNITS:
+            self._alone_s = alone_s + _LEARN * (took_s - alone_s)
+        if now_s - self._moved_s < _EVERY_S:
+            return
+        if waited_s > self._target_s + alone_s:
+            if self.limit <= MIN_UNITS:
+                self._alone_s = max(alone_s, took_s)
+            self.limit = max(float(MIN_UNITS), self.limit * _CUT)
+        elif self._refused:
+            self.limit = min(float(MAX_UNITS), self.limit + max(_STEP_UNITS, self.limit * _RISE))
+        else:
+            return
+        self._refused = False
+        self._moved_s = now_s
+
+
+class Drain:
+    """How fast work is done, and so when to come back. Rates are averages that fade."""
+
+    def __init__(self) -> None:
+        self._since_s: float | None = None
+        self._done = 0.0
+        self._turned_away = 0.0
+        self.units_per_s = 0.0
+        self._herd = 0.0
+
+    def done(self, units: float, now_s: float) -> None:
+        """Take note of finished work."""
+        self._done += units
+        self._fold(now_s)
+
+    def turned_away(self, units: float, now_s: float) -> None:
+        """Take note of work that was told to come back."""
+        self._turned_away += units
+        self._fold(now_s)
+
+    def retry_delay_s(self, waiting_units: float) -> float:
+        """When what waits, and those who were told to come back before, will have been served."""
+        if self.units_per_s <= 0.0:
+            return _MIN_RETRY_S * 4
+        ahead = waiting_units + self._herd + self._turned_away
+        return min(_MAX_RETRY_S, max(_MIN_RETRY_S, ahead / self.units_per_s))
+
+    def _fold(self, now_s: float) -> None:
+        if self._since_s is None:
+            self._since_s = now_s
+            return
+        passed_s = now_s - self._since_s
+        if passed_s < 0.1:
+            return
+        rate = self._done / passed_s
+        # After a pause the old average is as good as gone.
+        keep = 0.7 if passed_s < 1.0 else 0.0
+        self.units_per_s = keep * self.units_per_s + (1.0 - keep) * rate
+        self._herd = keep * self._herd + (1.0 - keep) * self._turned_away
+        self._done = self._turned_away = 0.0
+        self._since_s = now_s
+
+
+class Quota:
+    """A tenant's rate in drafts a second, with a second's worth at once."""
+
+    __slots__ = ("_filled_s", "_rate_per_s", "_tokens")
+
+    def __init__(self, rate_per_s: float, now_s: float) -> None:
+        self._rate_per_s = rate_per_s
+        self._tokens = rate_per_s
+        self._filled_s = now_s
+
+    def wait_s(self, now_s: float) -> float:
+        """How long until the tenant may send again; 0.0 if it may now."""
+        self._fill(now_s)
+        if self._tokens > 0.0:
+            return 0.0
+        return (1.0 - self._tokens) / self._rate_per_s
+
+    def charge(self, drafts: int, now_s: float) -> None:
+        """Account drafts, into debt if need be."""
+        self._fill(now_s)
+        self._tokens -= drafts
+
+    def is_full(self, now_s: float) -> bool:
+        """Whether it holds all it can, and so may be forgotten."""
+        self._fill(now_s)
+        return self._tokens >= self._rate_per_s
+
+    def _fill(self, now_s: float) -> None:
+        earned = max(0.0, now_s - self._filled_s) * self._rate_per_s
+        self._tokens = min(self._rate_per_s, self._tokens + earned)
+        self._filled_s = now_s

@@ -1,0 +1,160 @@
+"""Turns at what all ledgers of a process share: the witness, the event loop, the writing thread.
+
+Each ledger has a queue of its own, so nobody waits in another's; but a tenant with a hundred busy
+ledgers would have a hundred flushes at the witness for one of its neighbour's. So flushes ask
+here: a few run at a time, whose are chosen fairly (`fairness`), and a tenant that has none running
+need not wait for one of another's to end. While several tenants are busy, flushes are small: what
+one stands behind is then a short piece of another's work, and not a thousand receipts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+from ledger_svc.fairness import FairQueue
+from provledger import telemetry
+
+FLUSHES: Final = 4
+"""Flushes that run at once, of all tenants together."""
+CONTENDED_FLUSHES: Final = 2
+"""Flushes that one tenant has running while others are busy too."""
+MOST_FLUSHES: Final = 64
+"""As many may run if each is the only one of its tenant."""
+CONTENDED_ITEMS: Final = 100
+"""Most receipts in a flush while other tenants are busy too."""
+_COMMITS: Final = 2
+"""Commits handed to the writing thread: one that runs and one that follows without a gap."""
+_BUSY_FOR_S: Final = 1.0
+
+_waiting_flushes = telemetry.gauge(
+    "provledger.ledger.waiting_flushes", unit="{flush}", doc="Flushes waiting for their turn."
+)
+
+
+class Turns:
+    """Who may flush, and who may commit; for one event loop."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._asking: FairQueue[Callable[[], None]] = FairQueue()
+        self._running: dict[str, int] = {}
+        self._total = 0
+        self._seen: OrderedDict[str, float] = OrderedDict()
+        self._committing: FairQueue[asyncio.Future[None]] = FairQueue()
+        self._commits = 0
+
+    def of(self, tenant: str) -> TenantTurns:
+        """The turns of one tenant, as a batcher asks for them."""
+        return TenantTurns(self, tenant)
+
+    # --- flushes
+
+    @property
+    def running(self) -> int:
+        """How many flushes run."""
+        return self._total
+
+    def ask(self, tenant: str, go: Callable[[], None]) -> None:
+        """Have `go` called when it is this tenant's turn, perhaps before this returns."""
+        self._seen[tenant] = self._clock()
+        self._seen.move_to_end(tenant)
+        self._asking.push(tenant, go)
+        self._start()
+
+    def took(self, tenant: str, items: int) -> None:
+        """Account what the turn that began is used for."""
+        self._asking.charge(tenant, items)
+
+    def end(self, tenant: str) -> None:
+        """End a turn."""
+        self._total -= 1
+        self._running[tenant] -= 1
+        if not self._running[tenant]:
+            del self._running[tenant]
+        self._start()
+
+    def contended(self, tenant: str) -> bool:
+        """Whether other tenants were busy a moment ago."""
+        past_s = self._clock() - _BUSY_FOR_S
+        while self._seen and next(iter(self._seen.values())) < past_s:
+            self._seen.popitem(last=False)
+        return len(self._seen) > (tenant in self._seen)
+
+    def _start(self) -> None:
+        while (turn := self._asking.pop(self._may_flush)) is not None:
+            tenant, go = turn
+            self._total += 1
+            self._running[tenant] = self._running.get(tenant, 0) + 1
+            go()
+        _waiting_flushes.set(len(self._asking))
+
+    def _may_flush(self, tenant: str, _: object) -> bool:
+        mine = self._running.get(tenant, 0)
+        if not mine:
+            return self._total < MOST_FLUSHES
+        if mine >= CONTENDED_FLUSHES and self.contended(tenant):
+            return False
+        return self._total < FLUSHES
+
+    # --- commits
+
+    @asynccontextmanager
+    async def commit(self, tenant: str, items: int) -> AsyncIterator[None]:
+        """Hold a turn at the writing thread."""
+        if self._commits < _COMMITS and not len(self._committing):
+            self._commits += 1
+        else:
+            turn = asyncio.get_running_loop().create_future()
+            self._committing.push(tenant, turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self._commit_ended()
+                raise
+        self._committing.charge(tenant, items)
+        try:
+            yield
+        finally:
+            self._commit_ended()
+
+    def _commit_ended(self) -> None:
+        self._commits -= 1
+        while self._commits < _COMMITS:
+            turn = self._committing.pop(lambda *_: True)
+            if turn is None:
+                return
+            if not turn[1].done():
+                self._commits += 1
+                turn[1].set_result(None)
+
+
+class TenantTurns:
+    """The turns of one tenant: what a batcher knows of them (`provledger.batching.Turns`)."""
+
+    __slots__ = ("_tenant", "_turns")
+
+    def __init__(self, turns: Turns, tenant: str) -> None:
+        self._turns = turns
+        self._tenant = tenant
+
+    def ask(self, go: Callable[[], None]) -> None:
+        """Have `go` called when it is our turn."""
+        self._turns.ask(self._tenant, go)
+
+    def most_items(self) -> int | None:
+        """Most items to take now; None leaves it to the batcher."""
+        return CONTENDED_ITEMS if self._turns.contended(self._tenant) else None
+
+    def took(self, items: int) -> None:
+        """Say how many items the turn is used for."""
+        self._turns.took(self._tenant, items)
+
+    def end(self) -> None:
+        """End the turn."""
+        self._turns.end(self._tenant)

@@ -1,0 +1,231 @@
+"""Backpressure over real sockets: who is refused, how, and who is not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from ledger_svc import admission
+from ledger_svc.app import LEDGER_SERVICE, Service
+from provledger.api.common.v1 import common_pb2
+from provledger.api.ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from provledger.errors import StatusError
+from provledger.rpc.errors import from_rpc_error
+from tests.inmem.witness import InMemoryWitness
+from tests.support.ledgering import (
+    LEDGER,
+    create_ledger,
+    document,
+    draft,
+    eventually,
+    ledger_service,
+    served,
+    verify_all,
+)
+
+OTHER = "tenants/other/ledgers/main"
+CALLS = 400
+SOME = bytes(20 * 1024)
+
+
+class HeldWitness(InMemoryWitness):
+    """Answers for `OTHER` alone, until `gate` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+
+    async def WitnessBatch(self, request: Any, *args: Any, **options: Any) -> Any:
+        if request.ledger != OTHER:
+            await self.gate.wait()
+        return await super().WitnessBatch(request, *args, **options)
+
+
+@asynccontextmanager
+async def held(tmp_path: Path, **options: Any) -> AsyncIterator[tuple[Service, Any, HeldWitness]]:
+    """A served ledger service that is stuck at the witness, but for `OTHER`; a channel to it."""
+    witness = HeldWitness()
+    witness.gate.set()
+    url = f"sqlite:///{tmp_path / 'ledger.sqlite3'}"
+    options = {"witness_timeout_s": 60.0, **options}
+    async with ledger_service(url, witness, **options) as service, served(service) as channel:
+        await create_ledger(service, OTHER)
+        witness.gate.clear()
+        try:
+            yield service, channel, witness
+        finally:
+            witness.gate.set()
+
+
+def request(item: common_pb2.Draft, ledger: str = LEDGER) -> ledger_pb2.AppendRequest:
+    return ledger_pb2.AppendRequest(ledger=ledger, draft=item, view=common_pb2.RECEIPT_VIEW_BASIC)
+
+
+async def outcome(call: Any) -> StatusError | None:
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        return from_rpc_error(error)
+    return None
+
+
+def is_refusal(error: StatusError | None, reason: str) -> bool:
+    return (
+        error is not None
+        and (error.code, error.reason) == ("RESOURCE_EXHAUSTED", reason)
+        and (error.retry_delay_s or 0.0) >= 0.05
+    )
+
+
+async def test_flood_is_refused_at_once_and_another_tenant_is_served(tmp_path: Path) -> None:
+    async with held(tmp_path) as (service, channel, witness), asyncio.timeout(60):
+        stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+        calls = [
+            asyncio.ensure_future(outcome(stub.Append(request(document(f"r{n}", SOME)))))
+            for n in range(CALLS)
+        ]
+        # All that is refused is refused while nothing at all is answered.
+        await eventually(lambda: any(call.done() for call in calls))
+        assert await outcome(stub.Append(request(draft("mine"), OTHER))) is None
+        batch = ledger_pb2.AppendBatchRequest(
+            ledger=OTHER, drafts=[draft(f"b{n}") for n in range(300)]
+        )
+        assert len((await stub.AppendBatch(batch)).results) == 300
+        witness.gate.set()
+        outcomes = await asyncio.gather(*calls)
+        refused = [error for error in outcomes if error is not None]
+        assert 50 < len(refused) < CALLS - 50
+        assert all(is_refusal(error, "OVERLOADED") for error in refused)
+        # What was let in is recorded, what was refused is not.
+        assert (await verify_all(service)).head_seq == CALLS - len(refused)
+        assert service.gate.in_work_bytes == service.gate.in_work_units == 0
+
+
+async def test_refusal_costs_no_parsing(tmp_path: Path) -> None:
+    """Bytes that are no request are OVERLOADED too, and MALFORMED only when there is room."""
+    broken = request(draft("x")).SerializeToString()[:-3]
+    async with held(tmp_path) as (_, channel, witness), asyncio.timeout(60):
+        stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+        raw = channel.unary_unary(f"/{LEDGER_SERVICE}/Append")
+        assert (await outcome(raw(broken))).reason == "MALFORMED_REQUEST"  # type: ignore[union-attr]
+        calls = [
+            asyncio.ensure_future(outcome(stub.Append(request(document(f"r{n}", SOME)))))
+            for n in range(CALLS)
+        ]
+        await eventually(lambda: any(call.done() for call in calls))
+        assert is_refusal(await outcome(raw(broken)), "OVERLOADED")
+        witness.gate.set()
+        await asyncio.gather(*calls)
+
+
+async def test_memory_in_work_is_bounded_in_bytes(tmp_path: Path) -> None:
+    bound = 16 * 1024 * 1024
+    async with held(tmp_path, work_bytes=bound) as (service, channel, witness), asyncio.timeout(60):
+        stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+        payload = bytes(1000 * 1024)
+        witness.gate.set()
+        ledgers = [f"tenants/flood-{n}/ledgers/main" for n in range(5)]
+        for ledger in ledgers:
+            await create_ledger(service, ledger)
+        witness.gate.clear()
+        calls = [
+            asyncio.ensure_future(outcome(stub.Append(request(document(f"r{n}", payload), ledger))))
+            for n in range(6)
+            for ledger in ledgers
+        ]
+        most = 0
+        while not any(call.done() for call in calls):
+            most = max(most, service.gate.in_work_bytes)
+            await asyncio.sleep(0.005)
+        most = max(most, service.gate.in_work_bytes)
+        assert bound / 2 < most <= bound
+        # The other tenant's megabyte still finds room.
+        mine = request(document("mine", payload), OTHER)
+        assert await outcome(stub.Append(mine)) is None
+        witness.gate.set()
+        outcomes = await asyncio.gather(*calls)
+        assert 10 < sum(is_refusal(error, "OVERLOADED") for error in outcomes) < 30
+
+
+async def test_quota_of_a_tenant_is_its_own(tmp_path: Path) -> None:
+    quotas = {"acme": ("20",)}
+    async with held(tmp_path, tenant_quotas=quotas) as (_, channel, witness), asyncio.timeout(60):
+        witness.gate.set()
+        stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+        batch = ledger_pb2.AppendBatchRequest(
+            ledger=LEDGER, drafts=[draft(f"b{n}") for n in range(400)]
+        )
+        assert len((await stub.AppendBatch(batch)).results) == 400
+        error = await outcome(stub.Append(request(draft("more"))))
+        assert is_refusal(error, "QUOTA_EXCEEDED")
+        assert error is not None
+        # 400 at 20 a second: nineteen seconds of debt, less what has passed.
+        assert 5.0 < (error.retry_delay_s or 0.0) < 19.1
+        assert await outcome(stub.Append(request(draft("mine"), OTHER))) is None
+
+
+async def test_stream_is_read_no_further_than_its_bytes(tmp_path: Path, monkeypatch: Any) -> None:
+    """A client that takes no answers slows itself down, and nobody else."""
+    taken: list[str] = []
+    real = admission.check_draft
+
+    def check_draft(item: common_pb2.Draft) -> int:
+        taken.append(item.request_id)
+        return real(item)
+
+    monkeypatch.setattr(admission, "check_draft", check_draft)
+    options = {"stream_bytes": 64 * 1024, "stream_in_flight": 1000}
+    async with held(tmp_path, **options) as (service, channel, witness), asyncio.timeout(60):
+        witness.gate.set()
+        stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+        items = [document(f"s{n}", bytes(20 * 1024)) for n in range(200)]
+        messages = [ledger_pb2.AppendStreamRequest(draft=item) for item in items]
+        messages[0].ledger = LEDGER
+        messages[0].view = common_pb2.RECEIPT_VIEW_FULL
+        stream = stub.AppendStream(iter(messages))
+        # Answers carry the payload back: transport buffers fill, then the window does.
+        await eventually(lambda: len(taken) >= 3)
+        for n in range(50):
+            assert await outcome(stub.Append(request(draft(f"u{n}")))) is None
+            assert service.gate.in_work_bytes <= 64 * 1024 + 4096
+        assert len(taken) - 50 < 200
+        results = [response.result async for response in stream]
+        assert len(results) == 200
+        assert (await verify_all(service)).head_seq == 250
+
+
+async def test_streams_of_a_tenant_are_counted_and_given_back(tmp_path: Path) -> None:
+    async with held(tmp_path, tenant_streams=2) as (service, channel, _), asyncio.timeout(60):
+        stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+        streams = []
+        for n in range(2):
+            stream = stub.AppendStream()
+            await stream.write(ledger_pb2.AppendStreamRequest(ledger=LEDGER, draft=draft(f"s{n}")))
+            streams.append(stream)
+        await eventually(lambda: service.gate.in_work_units == 10)
+        third = stub.AppendStream(
+            iter([ledger_pb2.AppendStreamRequest(ledger=LEDGER, draft=draft("third"))])
+        )
+        assert is_refusal(await outcome(third.read()), "TOO_MANY_STREAMS")
+        for stream in streams:
+            stream.cancel()
+        other = stub.AppendStream(
+            iter([ledger_pb2.AppendStreamRequest(ledger=OTHER, draft=draft("o"))])
+        )
+        assert (await other.read()).result.receipt.seq == 1
+
+        async def taken_again() -> bool:
+            stream = stub.AppendStream(
+                iter([ledger_pb2.AppendStreamRequest(ledger=LEDGER, draft=draft("again"))])
+            )
+            reading = asyncio.ensure_future(outcome(stream.read()))
+            done, _ = await asyncio.wait({reading}, timeout=0.2)
+            stream.cancel()
+            return not done
+
+        await eventually(taken_again)

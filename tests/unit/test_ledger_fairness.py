@@ -1,0 +1,151 @@
+"""Fair queueing over tenants: shares, order, latecomers, memory."""
+
+from __future__ import annotations
+
+import asyncio
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ledger_svc.fairness import FairQueue
+from ledger_svc.turns import CONTENDED_FLUSHES, CONTENDED_ITEMS, FLUSHES, MOST_FLUSHES, Turns
+
+COSTS = st.lists(st.integers(1, 1000), min_size=20, max_size=20)
+
+
+def anyone(tenant: str, thing: object) -> bool:
+    return True
+
+
+@given(st.dictionaries(st.sampled_from("abcdef"), COSTS, min_size=1))
+def test_backlogged_tenants_get_equal_parts_by_cost(costs: dict[str, list[int]]) -> None:
+    """As long as all of them wait, none is ahead of another by more than one turn of each."""
+    queue: FairQueue[int] = FairQueue()
+    for tenant, things in costs.items():
+        for cost in things:
+            queue.push(tenant, cost)
+    had = dict.fromkeys(costs, 0)
+    while len(queue.tenants) == len(costs):
+        turn = queue.pop(anyone)
+        assert turn is not None
+        tenant, cost = turn
+        queue.charge(tenant, cost)
+        had[tenant] += cost
+        assert max(had.values()) - min(had.values()) <= 2 * 1000
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 100)), max_size=100))
+def test_nothing_is_lost_and_each_tenants_order_is_kept(pushed: list[tuple[str, int]]) -> None:
+    queue: FairQueue[int] = FairQueue()
+    for tenant, thing in pushed:
+        queue.push(tenant, thing)
+    assert len(queue) == len(pushed)
+    popped = []
+    while (turn := queue.pop(anyone)) is not None:
+        popped.append(turn)
+        queue.charge(turn[0], turn[1])
+    for tenant in "abc":
+        assert [x for x in popped if x[0] == tenant] == [x for x in pushed if x[0] == tenant]
+
+
+def test_latecomer_goes_next_but_has_saved_nothing_up() -> None:
+    queue: FairQueue[int] = FairQueue()
+    for n in range(100):
+        queue.push("flood", n)
+    for _ in range(50):
+        assert queue.pop(anyone) is not None
+        queue.charge("flood", 10)
+    for n in range(100):
+        queue.push("late", n)
+    order = []
+    for _ in range(20):
+        turn = queue.pop(anyone)
+        assert turn is not None
+        order.append(turn[0])
+        queue.charge(turn[0], 10)
+    assert "late" in order[:2]
+    assert order.count("late") == order.count("flood") == 10
+
+
+def test_who_may_not_go_is_passed_over_and_keeps_the_place() -> None:
+    queue: FairQueue[str] = FairQueue()
+    queue.push("a", "a1")
+    queue.push("b", "b1")
+    assert queue.pop(lambda tenant, _: tenant == "b") == ("b", "b1")
+    assert queue.pop(lambda tenant, _: tenant == "b") is None
+    assert queue.pop(anyone) == ("a", "a1")
+    assert queue.pop(anyone) is None
+
+
+def test_tenants_that_went_are_forgotten() -> None:
+    queue: FairQueue[int] = FairQueue()
+    for n in range(1000):
+        queue.push(f"tenant-{n}", n)
+        queue.pop(anyone)
+        queue.charge(f"tenant-{n}", 1)
+    assert len(queue._tags) <= 2
+
+
+class Clock:
+    now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_idle_tenant_flushes_beside_a_busy_one() -> None:
+    turns, began = Turns(Clock()), list[str]()
+    for n in range(20):
+        turns.ask("flood", lambda n=n: began.append(f"flood {n}"))  # type: ignore[misc]
+    assert len(began) == FLUSHES
+    turns.ask("quiet", lambda: began.append("quiet"))
+    assert began[-1] == "quiet"
+    # From now on the flood has less at once, and smaller flushes.
+    for _ in range(FLUSHES):
+        turns.end("flood")
+    assert len(began) == FLUSHES + 1 + CONTENDED_FLUSHES
+    assert turns.of("flood").most_items() == CONTENDED_ITEMS
+
+
+def test_tenant_alone_flushes_as_much_as_it_likes() -> None:
+    clock = Clock()
+    turns = Turns(clock)
+    turns.ask("other", lambda: turns.end("other"))
+    turns.ask("alone", lambda: None)
+    assert turns.of("alone").most_items() == CONTENDED_ITEMS
+    clock.now_s += 1.5
+    turns.ask("alone", lambda: None)
+    assert turns.of("alone").most_items() is None
+
+
+def test_many_tenants_are_bounded_all_the_same() -> None:
+    turns, began = Turns(Clock()), list[int]()
+    for n in range(2 * MOST_FLUSHES):
+        turns.ask(f"t{n}", lambda n=n: began.append(n))  # type: ignore[misc]
+    assert len(began) == MOST_FLUSHES
+    turns.end("t0")
+    assert len(began) == MOST_FLUSHES + 1
+
+
+async def test_commits_alternate_and_a_cancelled_wait_leaves_no_gap() -> None:
+    turns, order = Turns(Clock()), list[str]()
+    gate = asyncio.Event()
+
+    async def commit(tenant: str, name: str) -> None:
+        async with turns.commit(tenant, 100):
+            order.append(name)
+            await gate.wait()
+
+    tasks = [asyncio.create_task(commit("flood", f"f{n}")) for n in range(6)]
+    tasks.append(asyncio.create_task(commit("quiet", "q")))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert order == ["f0", "f1"]
+    tasks[2].cancel()
+    gate.set()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert order[2] in ("q", "f3")
+    assert order.index("q") <= 3
+    assert len(order) == 6
+    async with asyncio.timeout(5), turns.commit("flood", 1), turns.commit("flood", 1):
+        pass
