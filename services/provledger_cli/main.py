@@ -19,6 +19,7 @@ from provledger_cli.verbs.fips import app as fips_app
 from provledger_cli.verbs.get import get
 from provledger_cli.verbs.import_ import import_
 from provledger_cli.verbs.list_ import list_
+from provledger_cli.verbs.load import load
 from provledger_cli.verbs.monitor import monitor
 from provledger_cli.verbs.notary import notary
 from provledger_cli.verbs.restore import restore
@@ -63,6 +64,7 @@ app.command("get")(get)
 app.command("list")(list_)
 app.command("export")(export)
 app.command("verify")(verify)
+app.command("load")(load)
 app.command("notary")(notary)
 app.command("monitor")(monitor)
 app.command("backup")(backup)

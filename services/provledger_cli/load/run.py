@@ -1,0 +1,170 @@
+"""A load from its first step to its report: the sweep, what happens in the middle, memory."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from provledger_cli import endpoints
+from provledger_cli.connect import Target
+from provledger_cli.datadir import SERVICES
+from provledger_cli.failures import CommandError
+from provledger_cli.load.fleet import Fleet, Step
+from provledger_cli.load.schedule import Traffic
+
+GROWTH: Final = 1.5
+SATURATED_BELOW: Final = 0.9
+_MOST_STEPS: Final = 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to run. Times in seconds; `at_s` counts from the start of the first step.
+
+    rates: one step each. saturate: then go on, half as much again each time, until less than nine
+    in ten are answered. rotate_at_s, kill: what happens meanwhile.
+    """
+
+    traffic: Traffic
+    rates: Sequence[float]
+    saturate: bool
+    step_s: float
+    processes: int
+    seed: str
+    timeout_s: float
+    rotate_at_s: float | None = None
+    kill: str = ""
+    kill_at_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of it; documents for the report."""
+
+    steps: list[Step]
+    events: list[dict[str, Any]]
+    memory: list[dict[str, Any]]
+
+
+async def run(
+    plan: Plan, where: Target, tag: str, on_step: Callable[[Step, bool], None]
+) -> Outcome:
+    """Run a plan; `on_step` is told of the step that runs, and whether it has ended.
+
+    Raises:
+        CommandError: the services cannot be reached, or an event cannot be made to happen.
+    """
+    before = memory(where)
+    tls = where.tls
+    setup = {
+        "endpoint": where.addresses["ledger"],
+        "tls": [str(path) for path in (tls.cert, tls.key, tls.ca)] if tls else [None] * 3,
+        "traffic": plan.traffic.to_json(),
+        "tag": tag,
+        "timeout_s": plan.timeout_s,
+    }
+    steps: list[Step] = []
+    events: list[dict[str, Any]] = []
+    async with Fleet(plan.processes, setup) as fleet:
+        started_s = time.monotonic()
+        happening = [
+            asyncio.create_task(_after(started_s, at_s, events, do))
+            for at_s, do in _events(plan, where, tag)
+        ]
+        try:
+            rates = list(plan.rates)
+            while len(steps) < len(rates):
+                rate = rates[len(steps)]
+                step = await fleet.run(
+                    rate,
+                    plan.step_s,
+                    plan.seed,
+                    plan.timeout_s,
+                    lambda so_far: on_step(so_far, False),
+                )
+                steps.append(step)
+                on_step(step, True)
+                full = step.answered < SATURATED_BELOW * (step.sent + step.not_sent)
+                if plan.saturate and len(steps) == len(rates) < _MOST_STEPS and not full:
+                    rates.append(round(rate * GROWTH))
+            for task in happening:
+                await task
+        finally:
+            for task in happening:
+                task.cancel()
+    after = memory(where)
+    return Outcome(
+        steps,
+        events,
+        [
+            {"service": name, "start_mib": before.get(name), "end_mib": after.get(name)}
+            for name in SERVICES
+            if name in before or name in after
+        ],
+    )
+
+
+def memory(where: Target) -> dict[str, float]:
+    """Resident memory in MiB of the services of a data directory; of others, nothing is known."""
+    known = endpoints.read(where.data_dir.endpoints) if where.embedded else None
+    found: dict[str, float] = {}
+    for name, service in known.services.items() if known else ():
+        try:
+            with open(f"/proc/{service.pid}/status", encoding="ascii") as status:
+                for line in status:
+                    if line.startswith("VmRSS:"):
+                        found[name] = round(int(line.split()[1]) / 1024, 1)
+        except OSError:
+            continue
+    return found
+
+
+_Do = Callable[[], Any]
+
+
+def _events(plan: Plan, where: Target, tag: str) -> list[tuple[float, _Do]]:
+    events: list[tuple[float, _Do]] = []
+    if plan.rotate_at_s is not None:
+        events.append((plan.rotate_at_s, lambda: _rotate(where, f"load-{tag[-12:]}")))
+    if plan.kill:
+        events.append((plan.kill_at_s, lambda: _kill(where, plan.kill)))
+    return events
+
+
+async def _after(started_s: float, at_s: float, events: list[dict[str, Any]], do: _Do) -> None:
+    await asyncio.sleep(max(0.0, started_s + at_s - time.monotonic()))
+    began_s = time.monotonic()
+    what = await do()
+    took_s = time.monotonic() - began_s
+    events.append({"at_s": round(began_s - started_s, 3), "took_s": round(took_s, 3), **what})
+
+
+async def _rotate(where: Target, kid: str) -> dict[str, Any]:
+    """Rotate the witness's key with the very command an operator uses."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "provledger_cli", "keys", "rotate", "--kid", kid),
+        *("--no-probe", "--json", "--data-dir", str(where.data_dir.path)),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    answer, talk = await process.communicate()
+    if process.returncode:
+        raise CommandError("the rotation failed", details=talk.decode("utf-8", "replace").strip())
+    return {"event": "rotate", "kid": kid, "epoch": json.loads(answer)["key"]["epoch"]}
+
+
+async def _kill(where: Target, service: str) -> dict[str, Any]:
+    """Kill a service without warning; its supervisor starts it again."""
+    known = endpoints.read(where.data_dir.endpoints)
+    pid = known.services[service].pid if known else 0
+    if not pid:
+        raise CommandError(f"{service} does not run, and so cannot be killed")
+    os.kill(pid, signal.SIGKILL)
+    return {"event": "kill", "service": service}

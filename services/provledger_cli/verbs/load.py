@@ -1,0 +1,437 @@
+"""`provledger load`: an open-loop load, a latency curve, thresholds as an exit code."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from provledger_cli import output
+from provledger_cli.failures import COULD_NOT_TELL, DOES_NOT_HOLD, CommandError
+from provledger_cli.options import (
+    DataDirOption,
+    EndpointOption,
+    JSONOption,
+    TimeoutOption,
+    TLSCAOption,
+    TLSCertOption,
+    TLSKeyOption,
+)
+
+if TYPE_CHECKING:
+    from provledger_cli.connect import Target
+    from provledger_cli.load.fleet import Step
+    from provledger_cli.load.judge import Finding
+    from provledger_cli.load.run import Outcome, Plan
+    from provledger_cli.load.schedule import Traffic
+
+_TRAFFIC = "What is sent"
+_SWEEP = "How much, and for how long"
+_MIDDLE = "In the middle"
+_BOUNDS = "What must hold"
+
+
+def load(
+    rates: Annotated[
+        str,
+        typer.Option(
+            "--rates",
+            envvar="PROVLEDGER_LOAD_RATES",
+            rich_help_panel=_SWEEP,
+            metavar="N[,N...]",
+            help="Requests a second, one step each, growing.",
+        ),
+    ] = "50,100,200,400,600,800,1000",
+    saturate: Annotated[
+        bool,
+        typer.Option(
+            "--saturate",
+            envvar="PROVLEDGER_LOAD_SATURATE",
+            rich_help_panel=_SWEEP,
+            help="Then go on, half as much again each time, until one in ten is not answered.",
+        ),
+    ] = False,
+    duration: Annotated[
+        float,
+        typer.Option(
+            "--duration",
+            envvar="PROVLEDGER_LOAD_DURATION",
+            rich_help_panel=_SWEEP,
+            min=0.5,
+            help="Seconds of each step. One rate and a long duration make a soak.",
+        ),
+    ] = 10.0,
+    constant: Annotated[
+        bool,
+        typer.Option(
+            "--constant/--poisson",
+            envvar="PROVLEDGER_LOAD_CONSTANT",
+            rich_help_panel=_SWEEP,
+            help="Evenly spaced arrivals instead of random ones.",
+        ),
+    ] = False,
+    seed: Annotated[
+        str,
+        typer.Option(
+            "--seed",
+            envvar="PROVLEDGER_LOAD_SEED",
+            rich_help_panel=_SWEEP,
+            help="Fixes when what is sent.",
+        ),
+    ] = "1",
+    processes: Annotated[
+        int,
+        typer.Option(
+            "--processes",
+            envvar="PROVLEDGER_LOAD_PROCESSES",
+            rich_help_panel=_SWEEP,
+            min=1,
+            max=64,
+            help="Client processes that share the rate. The report says when they were too few.",
+        ),
+    ] = 2,
+    mix: Annotated[
+        str,
+        typer.Option(
+            "--mix",
+            envvar="PROVLEDGER_LOAD_MIX",
+            rich_help_panel=_TRAFFIC,
+            metavar="KIND[=WEIGHT],...",
+            help="Of single, batch and stream; a message on a stream counts as a request.",
+        ),
+    ] = "single",
+    batch_items: Annotated[
+        int,
+        typer.Option(
+            "--batch-items",
+            envvar="PROVLEDGER_LOAD_BATCH_ITEMS",
+            rich_help_panel=_TRAFFIC,
+            min=1,
+            max=1000,
+            help="Drafts in a batch.",
+        ),
+    ] = 100,
+    tenants: Annotated[
+        str,
+        typer.Option(
+            "--tenants",
+            envvar="PROVLEDGER_LOAD_TENANTS",
+            rich_help_panel=_TRAFFIC,
+            metavar="ID[=WEIGHT],...",
+            help="Tenants by weight, each with a ledger `load`. Receipts are never deleted: give "
+            "tenants that are for this alone.",
+        ),
+    ] = "load",
+    sizes: Annotated[
+        str,
+        typer.Option(
+            "--sizes",
+            envvar="PROVLEDGER_LOAD_SIZES",
+            rich_help_panel=_TRAFFIC,
+            metavar="BYTES[=WEIGHT],...",
+            help="Sizes of the new state, by weight.",
+        ),
+    ] = "1024",
+    rotate_at: Annotated[
+        float | None,
+        typer.Option(
+            "--rotate-at",
+            envvar="PROVLEDGER_LOAD_ROTATE_AT",
+            rich_help_panel=_MIDDLE,
+            min=0.0,
+            help="Rotate the witness's key so many seconds after the start.",
+            show_default=False,
+        ),
+    ] = None,
+    kill: Annotated[
+        str,
+        typer.Option(
+            "--kill",
+            envvar="PROVLEDGER_LOAD_KILL",
+            rich_help_panel=_MIDDLE,
+            metavar="NAME",
+            help="Kill a service of the data directory; its supervisor starts it again.",
+            show_default=False,
+        ),
+    ] = "",
+    kill_at: Annotated[
+        float,
+        typer.Option(
+            "--at",
+            envvar="PROVLEDGER_LOAD_KILL_AT",
+            rich_help_panel=_MIDDLE,
+            min=0.0,
+            help="When to --kill it, in seconds after the start.",
+        ),
+    ] = 1.0,
+    max_p95_ms: Annotated[
+        float | None,
+        typer.Option(
+            "--max-p95-ms",
+            envvar="PROVLEDGER_LOAD_MAX_P95_MS",
+            rich_help_panel=_BOUNDS,
+            help="p95 of every step is at most this.",
+            show_default=False,
+        ),
+    ] = None,
+    min_rate: Annotated[
+        float | None,
+        typer.Option(
+            "--min-rate",
+            envvar="PROVLEDGER_LOAD_MIN_RATE",
+            rich_help_panel=_BOUNDS,
+            help="Answers a second of the best step are at least this.",
+            show_default=False,
+        ),
+    ] = None,
+    max_failed: Annotated[
+        float | None,
+        typer.Option(
+            "--max-failed",
+            envvar="PROVLEDGER_LOAD_MAX_FAILED",
+            rich_help_panel=_BOUNDS,
+            min=0.0,
+            max=1.0,
+            help="Part of all requests that may fail; refusals for overload are none.",
+            show_default=False,
+        ),
+    ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            "--baseline",
+            envvar="PROVLEDGER_LOAD_BASELINE",
+            rich_help_panel=_BOUNDS,
+            help="Report of an earlier run (--json), to be compared with.",
+            show_default=False,
+        ),
+    ] = None,
+    tolerance: Annotated[
+        float,
+        typer.Option(
+            "--tolerance",
+            envvar="PROVLEDGER_LOAD_TOLERANCE",
+            rich_help_panel=_BOUNDS,
+            min=0.0,
+            help="How much worse than the baseline it may be: 0.2 is a fifth.",
+        ),
+    ] = 0.2,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot",
+            envvar="PROVLEDGER_LOAD_PLOT",
+            help="Write the latency curve to this file, as SVG.",
+            show_default=False,
+        ),
+    ] = None,
+    data_dir: DataDirOption = None,
+    endpoint: EndpointOption = None,
+    timeout: TimeoutOption = 10.0,
+    tls_cert: TLSCertOption = None,
+    tls_key: TLSKeyOption = None,
+    tls_ca: TLSCAOption = None,
+    as_json: JSONOption = False,
+) -> None:
+    """Send appends at fixed times, whatever comes back, and tell how long the answers took.
+
+    Latency counts from when a request was due, so a stall shows in every request that it delayed.
+    Nothing is retried. Exit code 1 means that a bound was passed, 2 that it could not be told,
+    such as when the generator itself was late.
+
+    Example: load --rates 50,100,200 --saturate --plot curve.svg
+    """
+    from provledger_cli.connect import run_async, target
+    from provledger_cli.load import judge
+
+    output.use_json(as_json)
+    traffic = _traffic(mix, tenants, sizes, batch_items, constant)
+    plan = _plan(traffic, rates, saturate, duration, processes, seed, timeout)
+    before = _baseline(baseline)
+    where = target(data_dir, endpoint, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca)
+    plan = _with_events(plan, where, rotate_at, kill, kill_at)
+    outcome = run_async(_run(plan, where, timeout))
+    steps = [step.document() for step in outcome.steps]
+    findings = judge.judge(
+        steps,
+        max_p95_ms=max_p95_ms,
+        min_rate=min_rate,
+        max_failed=max_failed,
+        baseline=before,
+        tolerance=tolerance,
+    )
+    word = judge.verdict(findings, steps)
+    if plot is not None:
+        _plot(plot, steps, traffic)
+    if as_json:
+        output.document(_report(plan, outcome, steps, findings, word))
+    else:
+        _show(outcome, findings)
+    if word != "holds":
+        if not findings:
+            output.say("[bold red]nothing was answered[/]")
+        raise typer.Exit(DOES_NOT_HOLD if word == "does not hold" else COULD_NOT_TELL)
+
+
+def _traffic(mix: str, tenants: str, sizes: str, batch_items: int, constant: bool) -> Traffic:
+    from provledger import names
+    from provledger_cli.load import schedule
+
+    weighted = schedule.parse_weights(tenants, "--tenants")
+    return schedule.Traffic(
+        kinds=schedule.parse_kinds(mix),
+        ledgers=[(names.ledger_name(tenant, "load"), weight) for tenant, weight in weighted],
+        sizes=schedule.parse_sizes(sizes),
+        batch_items=batch_items,
+        poisson=not constant,
+    )
+
+
+def _plan(
+    traffic: Traffic,
+    rates: str,
+    saturate: bool,
+    duration: float,
+    processes: int,
+    seed: str,
+    timeout: float,
+) -> Plan:
+    from provledger_cli.load import schedule
+    from provledger_cli.load.run import Plan
+
+    return Plan(
+        traffic=traffic,
+        rates=schedule.parse_rates(rates),
+        saturate=saturate,
+        step_s=duration,
+        processes=processes,
+        seed=seed,
+        timeout_s=timeout,
+    )
+
+
+def _with_events(
+    plan: Plan, where: Target, rotate_at: float | None, kill: str, kill_at: float
+) -> Plan:
+    from dataclasses import replace
+
+    from provledger_cli.datadir import SERVICES
+
+    if (rotate_at is not None or kill) and not where.embedded:
+        raise CommandError(
+            "--rotate-at and --kill are for the services of a data directory",
+            hint="leave --endpoint out",
+        )
+    if kill and kill not in SERVICES:
+        raise CommandError(f"--kill {kill!r} is none of {', '.join(SERVICES)}")
+    return replace(plan, rotate_at_s=rotate_at, kill=kill, kill_at_s=kill_at)
+
+
+def _baseline(path: Path | None) -> Any:
+    import json
+
+    from provledger_cli.load import judge
+
+    if path is None:
+        return None
+    try:
+        return judge.steps_of(json.loads(path.read_bytes()))
+    except ValueError:
+        raise CommandError(
+            f"{path} is not a report of `provledger load --json`", hint="write one with --json"
+        ) from None
+
+
+async def _run(plan: Plan, where: Target, timeout_s: float) -> Outcome:
+    from provledger_cli.connect import Remote
+    from provledger_cli.load import run
+    from provledger_cli.tenancy import ensure_ledger
+
+    async with Remote(where, timeout_s=timeout_s) as remote:
+        for ledger, _ in plan.traffic.ledgers:
+            _, tenant, _, ledger_id = ledger.split("/")
+            await ensure_ledger(remote, tenant, ledger_id)
+    # Request ids must be new in every run, and the seed is not.
+    tag = f"load-{uuid.uuid4().hex[:12]}"
+    with output.progress("requests", counted=False) as bar:
+        task = bar.add_task("starting", total=None, done=0)
+
+        def on_step(step: Step, ended: bool) -> None:
+            bar.update(
+                task,
+                description=_line(step),
+                total=step.rate_per_s * plan.step_s,
+                completed=step.sent + step.not_sent,
+                done=step.answered,
+            )
+            if ended:
+                output.say(_line(step))
+
+        return await run.run(plan, where, tag, on_step)
+
+
+def _line(step: Step) -> str:
+    latency = step.latency
+    refused, failed = sum(step.refused.values()), sum(step.failed.values())
+    return (
+        f"{step.rate_per_s:>7g}/s  answered {step.answered_per_s:>7.1f}/s  "
+        f"p50 {latency.quantile_ms(0.5):.1f} ms  p95 {latency.quantile_ms(0.95):.1f} ms  "
+        f"p99 {latency.quantile_ms(0.99):.1f} ms  refused {refused}  failed {failed}"
+        + ("  [yellow]generator late[/]" if step.late else "")
+    )
+
+
+def _plot(path: Path, steps: list[dict[str, Any]], traffic: Traffic) -> None:
+    from provledger_cli.load.plot import latency_curve
+
+    kinds = ", ".join(name for name, _ in traffic.kinds)
+    path.write_text(latency_curve(steps, f"Latency of appends ({kinds}), from when due"), "utf-8")
+
+
+def _report(
+    plan: Plan,
+    outcome: Outcome,
+    steps: list[dict[str, Any]],
+    findings: list[Finding],
+    word: str,
+) -> dict[str, Any]:
+    best = max(steps, key=lambda step: float(step["answered_per_s"]))
+    return {
+        "traffic": plan.traffic.to_json(),
+        "seed": plan.seed,
+        "processes": plan.processes,
+        "cpus": os.cpu_count(),
+        "load_average": os.getloadavg()[0],
+        "ended_at_unix_s": int(time.time()),
+        "steps": steps,
+        "best": {name: best[name] for name in ("rate_per_s", "answered_per_s", "receipts_per_s")},
+        "events": outcome.events,
+        "memory": outcome.memory,
+        "bounds": [finding.document() for finding in findings],
+        "result": word,
+    }
+
+
+def _show(outcome: Outcome, findings: list[Finding]) -> None:
+    for step in outcome.steps:
+        for name, count in [*step.refused.items(), *step.failed.items()]:
+            output.say(f"{step.rate_per_s:g}/s: {count} times {name}")
+    for event in outcome.events:
+        what = event.get("kid") or event.get("service")
+        output.show(f"{event['event']} {what} after {event['at_s']:.1f} s")
+    if outcome.memory:
+        rows = [
+            [each["service"], _mib(each["start_mib"]), _mib(each["end_mib"])]
+            for each in outcome.memory
+        ]
+        output.show(output.table("memory", ["service", "start>", "end>"], rows))
+    for finding in findings:
+        output.show(f"{finding.check}: [bold]{finding.word}[/]: {finding.detail}")
+
+
+def _mib(value: float | None) -> str:
+    return "gone" if value is None else f"{value:.1f} MiB"

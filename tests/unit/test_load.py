@@ -1,0 +1,197 @@
+"""`provledger load` without services: its schedule, histogram, judgement and plot."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provledger.errors import InputError
+from provledger_cli.load import judge, schedule
+from provledger_cli.load.histogram import Histogram, index_of, upper_of
+from provledger_cli.load.plot import latency_curve
+from provledger_cli.load.schedule import Traffic, arrivals
+
+LEDGER = "tenants/load/ledgers/load"
+DURATIONS = st.lists(st.floats(0, 3600, allow_nan=False), max_size=200)
+
+
+# --- histogram
+
+
+@given(st.integers(0, 2**50))
+def test_bucket_holds_its_value_to_one_part_in_64(value: int) -> None:
+    index = index_of(value)
+    assert value <= upper_of(index) <= value + value // 64
+    assert index == 0 or upper_of(index - 1) < value
+
+
+@given(DURATIONS.filter(bool), st.floats(0.01, 1.0))
+def test_quantile_is_that_of_the_sorted_list_or_a_little_more(
+    durations: list[float], share: float
+) -> None:
+    histogram = Histogram()
+    for each in durations:
+        histogram.record(each)
+    ordered = sorted(round(each * 1e6) for each in durations)
+    exact = ordered[max(0, math.ceil(share * len(ordered) - 1e-9) - 1)]
+    assert exact <= histogram.quantile_ms(share) * 1000 + 1e-3
+    assert histogram.quantile_ms(share) * 1000 <= exact * (1 + 1 / 64) + 1e-3
+    assert histogram.max_ms * 1000 == pytest.approx(ordered[-1])
+
+
+@given(DURATIONS, DURATIONS)
+def test_sum_of_histograms_is_the_histogram_of_all(one: list[float], two: list[float]) -> None:
+    parts = []
+    for durations in (one, two, one + two):
+        histogram = Histogram()
+        for each in durations:
+            histogram.record(each)
+        parts.append(histogram)
+    parts[0].add(Histogram.from_json(parts[1].to_json()))
+    assert parts[0].summary() == parts[2].summary()
+    assert sorted(parts[0].to_json()["counts"]) == sorted(parts[2].to_json()["counts"])  # type: ignore[call-overload]
+
+
+# --- schedule
+
+
+def traffic(**options: Any) -> Traffic:
+    return Traffic(**{"ledgers": [(LEDGER, 1.0)], **options})
+
+
+def test_schedule_depends_on_its_seed_alone() -> None:
+    one = list(arrivals(traffic(), 100, 5, "seed"))
+    assert one == list(arrivals(traffic(), 100, 5, "seed"))
+    assert one != list(arrivals(traffic(), 100, 5, "other"))
+
+
+@given(st.floats(1, 500), st.booleans(), st.integers())
+def test_arrivals_come_in_order_and_at_their_rate(rate: float, poisson: bool, seed: int) -> None:
+    times = [each.at_s for each in arrivals(traffic(poisson=poisson), rate, 4, str(seed))]
+    assert times == sorted(times)
+    assert all(0 <= at_s < 4 for at_s in times)
+    spread = 6 * math.sqrt(4 * rate) if poisson else 1.0
+    assert abs(len(times) - 4 * rate) <= spread + 1
+
+
+def test_mixes_are_drawn_by_weight() -> None:
+    mixed = traffic(
+        kinds=schedule.parse_kinds("single=3,batch=1"),
+        sizes=schedule.parse_sizes("100,2000=3"),
+        ledgers=[("a", 1.0), ("b", 9.0)],
+    )
+    drawn = list(arrivals(mixed, 1000, 5, "1"))
+    for name, share in (("single", 0.75), (2000, 0.75), ("b", 0.9)):
+        found = sum(name in each for each in drawn) / len(drawn)
+        assert found == pytest.approx(share, abs=0.05)
+    assert Traffic.from_json(mixed.to_json()) == mixed
+
+
+@pytest.mark.parametrize(
+    ("parse", "text"),
+    [
+        (schedule.parse_kinds, "single,other"),
+        (schedule.parse_kinds, "single=0"),
+        (schedule.parse_kinds, "single=nan"),
+        (schedule.parse_kinds, ""),
+        (schedule.parse_sizes, "0"),
+        (schedule.parse_sizes, "1e3"),
+        (schedule.parse_sizes, "9999999"),
+        (schedule.parse_rates, "100,50"),
+        (schedule.parse_rates, "0"),
+        (schedule.parse_rates, "inf"),
+        (schedule.parse_rates, "fast"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(parse: Any, text: str) -> None:
+    with pytest.raises(InputError, match="--"):
+        parse(text)
+
+
+# --- judgement
+
+
+def step(rate: float = 100, p95: float = 10, **options: Any) -> dict[str, Any]:
+    return {
+        "rate_per_s": rate,
+        "answered_per_s": rate,
+        "sent": int(rate),
+        "answered": int(rate),
+        "not_sent": 0,
+        "failed": {},
+        "latency_ms": {"p50": p95 / 2, "p95": p95, "p99": 2 * p95},
+        "answer_ms": {"p95": p95},
+        "generator_late": False,
+        **options,
+    }
+
+
+@pytest.mark.parametrize(
+    ("bounds", "steps", "word"),
+    [
+        ({}, [step()], "holds"),
+        ({}, [step(answered=0)], "could not tell"),
+        ({"max_p95_ms": 10}, [step(p95=10)], "holds"),
+        ({"max_p95_ms": 10}, [step(p95=10), step(200, 11)], "does not hold"),
+        ({"max_p95_ms": 10}, [step(p95=11, answer_ms={"p95": 9})], "could not tell"),
+        ({"max_p95_ms": 10}, [step(answered=0)], "could not tell"),
+        ({"min_rate": 100}, [step(50), step(100)], "holds"),
+        ({"min_rate": 101}, [step(100)], "could not tell"),
+        ({"min_rate": 90}, [step(100, answered_per_s=80)], "does not hold"),
+        ({"min_rate": 90}, [step(100, answered_per_s=80, generator_late=True)], "could not tell"),
+        ({"max_failed": 0.0}, [step()], "holds"),
+        ({"max_failed": 0.01}, [step(failed={"UNAVAILABLE": 2})], "does not hold"),
+        ({"max_failed": 0.01}, [step(failed={"UNAVAILABLE": 1})], "holds"),
+        ({"max_failed": 0.5}, [step(sent=0)], "could not tell"),
+        ({"baseline": [step(p95=9)]}, [step(p95=10)], "holds"),
+        ({"baseline": [step(p95=8)]}, [step(p95=10)], "does not hold"),
+        ({"baseline": [step(100), step(200)]}, [step(100)], "holds"),
+        ({"baseline": [step(100)]}, [step(100, answered_per_s=70)], "does not hold"),
+        ({"baseline": [step(50)]}, [step(100)], "could not tell"),
+        ({"max_p95_ms": 1, "min_rate": 500}, [step()], "does not hold"),
+    ],
+)
+def test_judgement(bounds: Any, steps: Any, word: str) -> None:
+    assert judge.verdict(judge.judge(steps, **bounds), steps) == word
+
+
+@pytest.mark.parametrize("document", [None, {}, {"steps": [{}]}, {"steps": 3}])
+def test_baseline_that_is_no_report_is_refused(document: Any) -> None:
+    with pytest.raises(InputError, match="--baseline"):
+        judge.steps_of(document)
+
+
+# --- plot
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(1, 1e5), st.floats(0.001, 1e5), st.integers(0, 100), st.booleans()),
+        max_size=8,
+    ),
+    st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), max_size=20),
+)
+def test_plot_is_a_drawing_of_every_step_that_has_answers(points: Any, title: str) -> None:
+    steps = [
+        step(rate, p95, answered=answered, sent=100, generator_late=late)
+        for rate, p95, answered, late in points
+    ]
+    drawing = ET.fromstring(latency_curve(steps, title))
+    svg = "{http://www.w3.org/2000/svg}"
+    circles = drawing.findall(f"{svg}circle")
+    assert len(circles) == 3 * sum(answered > 0 for _, _, answered, _ in points)
+    for circle in circles:
+        assert 0 <= float(circle.get("cx", "-1")) <= 720
+        assert 0 <= float(circle.get("cy", "-1")) <= 420
+    assert len(drawing.findall(f"{svg}rect")) == 1 + sum(answer < 100 for _, _, answer, _ in points)
+
+
+def test_plot_rises_with_latency() -> None:
+    drawing = ET.fromstring(latency_curve([step(100, 5), step(200, 50)], "t"))
+    heights = [float(c.get("cy", "0")) for c in drawing.iter("{http://www.w3.org/2000/svg}circle")]
+    assert heights[1] < heights[0]
