@@ -27,13 +27,15 @@ POINTS = {
 }  # fmt: skip
 """For each service and call, up to which Nth call the full mode goes; further ones are alike."""
 
-SAMPLE = {"ledger": 2, "anchor": 2, "keys": 1}
+SAMPLE = {"ledger": 1, "anchor": 2, "keys": 1}
 
 
 def _sample(rng: random.Random) -> list[tuple[str, Point]]:
     """Early calls are start and recovery, later ones the same over and over: more of the first."""
     targets = []
     for service, count in SAMPLE.items():
+        if service == "keys" and rng.random() < 0.5:
+            continue  # it hardly ever writes
         for call in rng.sample(list(POINTS[service]), count):
             targets.append(
                 (service, Point(call, 1 + int(POINTS[service][call] * rng.random() ** 2)))
@@ -99,7 +101,7 @@ def test_killed_and_halted_at_any_moment(embedded: Attack, rng: random.Random) -
     """Several at once, too; a halted process is the worst kind of dead, for it comes back."""
     cluster = embedded.cluster
     with embedded.workload(LOAD) as work:
-        for _ in range(150 if FULL else 4):
+        for _ in range(150 if FULL else 2):
             name = rng.choice(list(cluster.services))
             other = rng.choice(list(cluster.services))
             delay_s = rng.uniform(0.0, 0.3)

@@ -138,7 +138,7 @@ def test_answers_that_never_come(postgres: OnPostgres, rng: random.Random) -> No
 def test_connections_are_terminated(postgres: OnPostgres, rng: random.Random) -> None:
     cut = 0
     with postgres.attack.workload(LOAD) as work, postgres.session() as session:
-        for _ in range(60 if FULL else 6):
+        for _ in range(60 if FULL else 4):
             row = session.execute(
                 "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
                 "WHERE datname = current_database() AND pid <> pg_backend_pid() "
@@ -261,7 +261,7 @@ def test_replicas_fight_and_are_killed(postgres: OnPostgres, rng: random.Random)
     """Two on one ledger, with nothing in common but the row lock of its head."""
     cluster = postgres.attack.cluster
     with postgres.attack.workload(LOAD) as work:
-        for _ in range(30 if FULL else 2):
+        for _ in range(30 if FULL else 1):
             name = rng.choice(("ledger", "ledger2"))
             how = rng.choice(("kill", "halt"))
             print(how, name)

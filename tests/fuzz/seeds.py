@@ -21,6 +21,8 @@ from provledger.key_events import SignedEvent
 from provledger.keyset import CoveredCheckpoint
 from provledger.receipt import Receipt
 from provledger.rpc.key_events import event_to_pb
+from provledger.signing_token import Certificate, Token
+from provledger.split_view import SplitView
 from tests.fuzz import trusted
 from tests.support import key_history
 
@@ -111,6 +113,19 @@ def _drafts() -> Iterator[common_pb2.Draft]:
                 receipt_type="evidence.x", media_type=media_type, payload=payload, **common
             )
         )
+
+
+def _token() -> Token:
+    certificate = Certificate(
+        kid="witness-1",
+        thumbprint=bytes(32),
+        epoch=1,
+        jwk=jcs.encode(key_history.jwk("token")).decode(),
+        not_before_ns=1,
+        not_after_ns=2,
+        max_uses=5,
+    )
+    return Token(certificate, bytes(64), 1)
 
 
 def _key_events() -> list[SignedEvent]:
@@ -209,6 +224,20 @@ SEEDS: dict[str, list[bytes]] = {
     "witness_body": [each.signature.body for each in _receipts()[:2]],
     "log_entry": _entries()[1:3],
     "key_event": [each.encode() for each in _key_events()],
+    "signing_token": [_token().encode()],
+    "split_view": [
+        SplitView(
+            trusted.CHAIN.checkpoint(3), trusted.CHAIN.checkpoint(5), bytes(32), (bytes(32),) * 2
+        ).encode()
+    ],
+    "one_disclosure": [
+        base64.urlsafe_b64encode(b'["AAAAAAAAAAAAAAAAAAAAAA","/a",1]').rstrip(b"="),
+        base64.urlsafe_b64encode(b'["AAAAAAAAAAAAAAAAAAAAAA","",[{"b":null}]]').rstrip(b"="),
+    ],
+    "cosign_request": [
+        b"old 1\n" + base64.b64encode(bytes(32)) + b"\n\n" + trusted.CHAIN.checkpoint(),
+        b"old 0\n\n" + trusted.CHAIN.checkpoint(),
+    ],
     "import_line": [
         b'{"action":"UPDATE","resource_type":"T","resource_id":"i","actor_id":"a",'
         b'"previous_state":{"a":1},"new_state":{"a":2},"diff":[{"op":"replace","path":"/a",'

@@ -20,7 +20,9 @@ from keys_svc import paging as keys_paging
 from ledger_svc import admission
 from ledger_svc import convert as ledger_convert
 from ledger_svc import paging as ledger_paging
+from notary_svc import cosigning
 from provledger import (
+    _jcs_slow,
     checkpoint,
     dsse,
     entry,
@@ -44,12 +46,15 @@ from provledger.api.keys.v1 import keys_pb2
 from provledger.api.ledger.v1 import ledger_pb2
 from provledger.api.witness.v1 import witness_pb2
 from provledger.client import convert as client_convert
-from provledger.errors import PatchError, ProvledgerError
+from provledger.disclosure import parse_disclosure
+from provledger.errors import InvalidJSONError, PatchError, ProvledgerError
 from provledger.export import parse_footer, parse_header, verify_export
 from provledger.hashing import sha256
 from provledger.keyset import KeySet
 from provledger.receipt import Receipt, parse_canonical_receipt, parse_receipt
 from provledger.rpc.key_events import event_from_pb
+from provledger.signing_token import parse_token
+from provledger.split_view import parse_split_view
 from provledger.verify import Verifier
 from provledger_cli.lines import draft_from_line
 from tests.fuzz import trusted
@@ -80,13 +85,27 @@ def target(function: Target) -> Target:
     return run
 
 
+class _Refused:
+    """Stands for a value where there is none."""
+
+
 # --- the library ---------------------------------------------------------------------------------
 
 
 @target
 def json(data: bytes) -> None:
-    value = jcs.parse(data)
+    try:
+        slow = _jcs_slow.parse(data, jcs.MAX_DEPTH, jcs.MAX_FIELDS)
+    except InvalidJSONError:
+        slow = _Refused
+    try:
+        value = jcs.parse(data)
+    except InvalidJSONError:
+        assert slow is _Refused, "the fast path refuses what the slow one takes"
+        raise
+    assert slow is not _Refused, "the fast path takes what the slow one refuses"
     text = jcs.encode(value)
+    assert text == _jcs_slow.encode(slow, jcs.MAX_DEPTH)
     assert jcs.parse(text) == value
     assert jcs.encode(jcs.parse(text)) == text
 
@@ -126,7 +145,18 @@ def receipt(data: bytes) -> None:
 
 @target
 def receipt_line(data: bytes) -> None:
-    assert parse_canonical_receipt(data).encode() == data
+    """The reader of exports, which is fast, and the strict one must agree."""
+    try:
+        strict: object = parse_receipt(data)
+    except ProvledgerError:
+        strict = _Refused
+    try:
+        found = parse_canonical_receipt(data)
+    except ProvledgerError:
+        assert not isinstance(strict, Receipt) or strict.encode() != data
+        raise
+    assert found.encode() == data
+    assert found == strict
 
 
 @target
@@ -220,7 +250,7 @@ def jwks(data: bytes) -> None:
 
 @target
 def statement_body(data: bytes) -> None:
-    statement.parse_statement(data)
+    assert statement.parse_statement(data).encode() == data
 
 
 @target
@@ -236,6 +266,27 @@ def log_entry(data: bytes) -> None:
 @target
 def key_event(data: bytes) -> None:
     key_events.parse_signed(data)
+
+
+@target
+def signing_token(data: bytes) -> None:
+    assert parse_token(data).encode() == data
+
+
+@target
+def split_view(data: bytes) -> None:
+    found = parse_split_view(data)
+    assert parse_split_view(found.encode()) == found
+
+
+@target
+def one_disclosure(data: bytes) -> None:
+    parse_disclosure(data.decode("utf-8", "surrogateescape"))
+
+
+@target
+def cosign_request(data: bytes) -> None:
+    cosigning.parse_request(data)
 
 
 # --- messages ------------------------------------------------------------------------------------
