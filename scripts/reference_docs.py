@@ -25,6 +25,7 @@ from scripts.error_reasons import REASONS, Reason
 
 from provledger.rpc.settings import ServerSettings
 from provledger.settings import SettingRow, describe
+from provledger_cli.anchor_main import app as anchor_app
 from provledger_cli.keys_main import app as keys_app
 from provledger_cli.log_main import app as log_app
 from provledger_cli.main import app as main_app
@@ -148,6 +149,7 @@ def commands() -> Iterator[tuple[str, Any]]:
         ("provledger", main_app),
         ("provledger fips", fips_app),
         ("provledger log", log_app),
+        ("provledger anchor", anchor_app),
         ("keys", keys_app),
     )
     for prefix, app in groups:

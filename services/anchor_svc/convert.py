@@ -11,6 +11,7 @@ from anchor_svc.checkpointing import LeafRun
 from anchor_svc.openlog import OpenLog
 from anchor_svc.paging import page_token, read_page_token
 from anchor_svc.reader import Proof, Proven
+from anchor_svc.sinkstatus import SinkStatus
 from anchor_svc.state import LogIdentity, Promise, SignedCheckpoint
 from anchor_svc.storage import AnchorRow, PolicyRow
 from anchor_svc.submission import (
@@ -28,6 +29,7 @@ from provledger.policy import MAX_POLICY_BYTES
 
 MAX_SEQS: Final = 1000
 MAX_SINK_BYTES: Final = 1024
+MAX_ERROR_CHARS: Final = 500
 DEFAULT_PAGE_SIZE: Final = 50
 MAX_PAGE_SIZE: Final = 1000
 _MAX_INT64: Final = 2**63 - 1
@@ -159,6 +161,33 @@ def tenant_from_pb(value: str) -> str:
     if value:
         names.parse_tenant_name(value, "tenant")
     return value
+
+
+def sink_from_pb(value: str) -> str:
+    """Check the URI of a sink, which may be left out."""
+    return names.check_text(value, "sink", max_bytes=MAX_SINK_BYTES, required=False)
+
+
+def sink_to_pb(status: SinkStatus) -> pb.Sink:
+    """A sink, and how it is."""
+    message = pb.Sink(
+        uri=status.uri,
+        tree_size=status.size,
+        lag=status.lag,
+        busy_tree_size=status.busy_size,
+        circuit_open=status.circuit_open,
+    )
+    if status.last is not None:
+        message.evidence_kind = status.last.kind
+        message.acknowledged_at_ns = status.last.acknowledged_at_ns
+    trouble = status.trouble
+    if trouble is not None:
+        message.last_error = trouble.message[:MAX_ERROR_CHARS]
+        message.failed_at_ns = trouble.failed_at_ns
+        message.failures = trouble.failures
+        message.next_try_at_ns = trouble.next_try_at_ns
+        message.needs_person = trouble.needs_person
+    return message
 
 
 def policy_text_from_pb(value: str) -> bytes:

@@ -26,10 +26,11 @@ from anchor_svc.sinks import (
     SinkError,
     SinkIntegrityError,
 )
+from anchor_svc.sinkstatus import SinkStatus, Trouble
 from anchor_svc.state import LogIdentity, LogState, SignedCheckpoint
 from anchor_svc.storage import AnchorRow, Storage
 from provledger import logs, telemetry
-from provledger.errors import ProvledgerError
+from provledger.errors import NotFoundError, ProvledgerError
 from provledger.retry import RetryPolicy
 
 log = logs.get(__name__)
@@ -91,6 +92,9 @@ class Relays:
         self._floors: dict[str, int] = {}
         self._busy: dict[str, int] = {}
         self._failures: dict[str, int] = {}
+        # Sinks that wait after a failure: why and until when, and what ends the wait.
+        self._troubles: dict[str, Trouble] = {}
+        self._wakes: dict[str, asyncio.Event] = {}
 
     @property
     def sinks(self) -> list[AnchorSink]:
@@ -113,9 +117,44 @@ class Relays:
             if task is not None:
                 task.cancel()
                 await asyncio.wait([task])
+            self._troubles.pop(sink.uri, None)
             await sink.close()
         self._sinks = wanted
         self._other_sinks.set()
+
+    async def status(self) -> list[SinkStatus]:
+        """How each sink is."""
+        found = []
+        for uri in list(self._sinks):
+            rows = await self._storage.anchors(self._log.uid, after=None, sink=uri, limit=1)
+            size = self._cursors.get(uri, 0)
+            found.append(
+                SinkStatus(
+                    uri=uri,
+                    size=size,
+                    lag=max(0, self._state.published_size - size),
+                    busy_size=self._busy.get(uri, 0),
+                    last=rows[0] if rows else None,
+                    trouble=self._troubles.get(uri),
+                    circuit_open=self._failures.get(uri, 0) >= BREAK_AFTER,
+                )
+            )
+        return found
+
+    def retry(self, uri: str = "") -> list[str]:
+        """End the wait of a sink, or of all that wait; those that waited.
+
+        Raises:
+            NotFoundError: there is no such sink.
+        """
+        if uri and uri not in self._sinks:
+            raise NotFoundError(
+                "SINK_NOT_FOUND", "this log has no such sink", metadata={"sink": uri}
+            )
+        waiting = [name for name in self._wakes if uri in ("", name)]
+        for name in waiting:
+            self._wakes[name].set()
+        return waiting
 
     async def run(self) -> None:
         """Relay to all sinks, as long as the service runs."""
@@ -153,14 +192,14 @@ class Relays:
             except SinkIntegrityError as error:
                 # Kept at: a newer checkpoint might go through, and the alarm be forgotten.
                 repeat = target
-                wait_s = None
+                wait_s, problem = None, str(error)
                 log.error("anchor.sink_integrity", exc_info=error, sink=sink.uri)
             except ProvledgerError as error:
-                wait_s = getattr(error, "retry_after_s", None)
+                wait_s, problem = getattr(error, "retry_after_s", None), str(error)
                 self._log_failure(sink.uri, error)
             except Exception as error:
                 # A sink may be anybody's code: whatever it raises is its own affair.
-                wait_s = None
+                wait_s, problem = None, type(error).__name__
                 log.error("anchor.sink_failed", exc_info=error, sink=sink.uri)
             finally:
                 self._busy.pop(sink.uri, None)
@@ -173,9 +212,29 @@ class Relays:
                 delay_s = max(delay_s, min(wait_s, self._retry.cap_s))
             if broken:
                 delay_s = max(delay_s, self._retry.cap_s * self._rng.uniform(0.5, 1.0))
-            await asyncio.sleep(delay_s)
+            await self._pause(sink.uri, delay_s, problem, needs_person=repeat is not None)
+
+    async def _pause(self, sink: str, delay_s: float, why: str, *, needs_person: bool) -> None:
+        """Wait before a sink is asked again, or until somebody asks for it."""
+        now_ns = self._clock()
+        self._troubles[sink] = Trouble(
+            message=why,
+            failures=self._failures.get(sink, 0),
+            failed_at_ns=now_ns,
+            next_try_at_ns=now_ns + int(delay_s * 1e9),
+            needs_person=needs_person,
+        )
+        wake = self._wakes[sink] = asyncio.Event()
+        try:
+            async with asyncio.timeout(delay_s):
+                await wake.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._wakes.pop(sink, None)
 
     def _answered(self, sink: str) -> None:
+        self._troubles.pop(sink, None)
         if self._failures.pop(sink, 0) >= BREAK_AFTER:
             _open_circuit.set(0, {"sink": sink})
             log.warning("anchor.sink_back", sink=sink)

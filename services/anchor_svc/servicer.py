@@ -145,6 +145,26 @@ class AnchorServicer(anchor_pb2_grpc.AnchorServiceServicer):
         rows = await log.reader.anchors(page.after, page.sink, page.limit + 1)
         return convert.anchor_page_to_pb(page, log.identity, rows)
 
+    async def ListSinks(
+        self, request: pb.ListSinksRequest, context: Context
+    ) -> pb.ListSinksResponse:
+        """List the sinks of a log, and how each is."""
+        log = self._log(request.log)
+        held = log.state.held
+        return pb.ListSinksResponse(
+            sinks=[convert.sink_to_pb(status) for status in await log.relays.status()],
+            published_size=log.state.published_size,
+            held="" if held is None else held.message,
+        )
+
+    async def RetrySink(
+        self, request: pb.RetrySinkRequest, context: Context
+    ) -> pb.RetrySinkResponse:
+        """Make sinks that wait try now."""
+        log = self._log(request.log)
+        sink = convert.sink_from_pb(request.sink)
+        return pb.RetrySinkResponse(sinks=log.relays.retry(sink))
+
     async def SetPolicy(
         self, request: pb.SetPolicyRequest, context: Context
     ) -> pb.SetPolicyResponse:

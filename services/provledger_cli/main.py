@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from provledger_cli import failures, output
+from provledger_cli.anchor_main import app as anchor_app
 from provledger_cli.keys_main import app as keys_app
 from provledger_cli.log_main import app as log_app
 from provledger_cli.verbs.append import append
@@ -72,6 +73,7 @@ app.command("restore")(restore)
 app.add_typer(keys_app, name="keys")
 app.add_typer(fips_app, name="fips")
 app.add_typer(log_app, name="log")
+app.add_typer(anchor_app, name="anchor")
 
 
 def main() -> None:

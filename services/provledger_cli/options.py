@@ -79,6 +79,16 @@ TenantOption: TypeAlias = Annotated[
 LedgerOption: TypeAlias = Annotated[
     str, typer.Option("--ledger", envvar="PROVLEDGER_LEDGER", help="Ledger id.")
 ]
+LogUidOption: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--log",
+        envvar="PROVLEDGER_LOG_UID",
+        metavar="UID",
+        help="The log, by its uid in hex. Default: the anchor's default log.",
+        show_default=False,
+    ),
+]
 JSONOption: TypeAlias = Annotated[
     bool,
     typer.Option(

@@ -45,6 +45,7 @@ def test_the_verbs_are_those_of_the_manual() -> None:
         *("up", "down", "status", "import", "append", "get", "list", "export", "verify", "notary"),
         *("keys list", "keys show", "keys jwks", "keys rotate", "keys revoke", "keys rebuild"),
         "fips status",
+        *("anchor status", "anchor sinks", "anchor retry", "anchor policy"),
         *("backup", "restore", "monitor", "log fsck", "log split-view"),
         "load",
     }

@@ -298,6 +298,64 @@ class ListAnchorsResponse(_message.Message):
     next_page_token: str
     def __init__(self, anchors: _Optional[_Iterable[_Union[Anchor, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
+class Sink(_message.Message):
+    __slots__ = ("uri", "tree_size", "lag", "busy_tree_size", "evidence_kind", "acknowledged_at_ns", "last_error", "failed_at_ns", "failures", "circuit_open", "next_try_at_ns", "needs_person")
+    URI_FIELD_NUMBER: _ClassVar[int]
+    TREE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    LAG_FIELD_NUMBER: _ClassVar[int]
+    BUSY_TREE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    EVIDENCE_KIND_FIELD_NUMBER: _ClassVar[int]
+    ACKNOWLEDGED_AT_NS_FIELD_NUMBER: _ClassVar[int]
+    LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
+    FAILED_AT_NS_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    CIRCUIT_OPEN_FIELD_NUMBER: _ClassVar[int]
+    NEXT_TRY_AT_NS_FIELD_NUMBER: _ClassVar[int]
+    NEEDS_PERSON_FIELD_NUMBER: _ClassVar[int]
+    uri: str
+    tree_size: int
+    lag: int
+    busy_tree_size: int
+    evidence_kind: str
+    acknowledged_at_ns: int
+    last_error: str
+    failed_at_ns: int
+    failures: int
+    circuit_open: bool
+    next_try_at_ns: int
+    needs_person: bool
+    def __init__(self, uri: _Optional[str] = ..., tree_size: _Optional[int] = ..., lag: _Optional[int] = ..., busy_tree_size: _Optional[int] = ..., evidence_kind: _Optional[str] = ..., acknowledged_at_ns: _Optional[int] = ..., last_error: _Optional[str] = ..., failed_at_ns: _Optional[int] = ..., failures: _Optional[int] = ..., circuit_open: _Optional[bool] = ..., next_try_at_ns: _Optional[int] = ..., needs_person: _Optional[bool] = ...) -> None: ...
+
+class ListSinksRequest(_message.Message):
+    __slots__ = ("log",)
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    log: str
+    def __init__(self, log: _Optional[str] = ...) -> None: ...
+
+class ListSinksResponse(_message.Message):
+    __slots__ = ("sinks", "published_size", "held")
+    SINKS_FIELD_NUMBER: _ClassVar[int]
+    PUBLISHED_SIZE_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    sinks: _containers.RepeatedCompositeFieldContainer[Sink]
+    published_size: int
+    held: str
+    def __init__(self, sinks: _Optional[_Iterable[_Union[Sink, _Mapping]]] = ..., published_size: _Optional[int] = ..., held: _Optional[str] = ...) -> None: ...
+
+class RetrySinkRequest(_message.Message):
+    __slots__ = ("log", "sink")
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    SINK_FIELD_NUMBER: _ClassVar[int]
+    log: str
+    sink: str
+    def __init__(self, log: _Optional[str] = ..., sink: _Optional[str] = ...) -> None: ...
+
+class RetrySinkResponse(_message.Message):
+    __slots__ = ("sinks",)
+    SINKS_FIELD_NUMBER: _ClassVar[int]
+    sinks: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, sinks: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class Policy(_message.Message):
     __slots__ = ("log", "tenant", "version", "text", "set_at_ns", "set_by")
     LOG_FIELD_NUMBER: _ClassVar[int]

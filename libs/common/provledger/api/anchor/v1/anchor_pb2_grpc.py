@@ -85,6 +85,16 @@ class AnchorServiceStub:
                 request_serializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.ListAnchorsRequest.SerializeToString,
                 response_deserializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.ListAnchorsResponse.FromString,
                 _registered_method=True)
+        self.ListSinks = channel.unary_unary(
+                '/provledger.api.anchor.v1.AnchorService/ListSinks',
+                request_serializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.ListSinksRequest.SerializeToString,
+                response_deserializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.ListSinksResponse.FromString,
+                _registered_method=True)
+        self.RetrySink = channel.unary_unary(
+                '/provledger.api.anchor.v1.AnchorService/RetrySink',
+                request_serializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.RetrySinkRequest.SerializeToString,
+                response_deserializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.RetrySinkResponse.FromString,
+                _registered_method=True)
         self.SetPolicy = channel.unary_unary(
                 '/provledger.api.anchor.v1.AnchorService/SetPolicy',
                 request_serializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.SetPolicyRequest.SerializeToString,
@@ -177,6 +187,20 @@ class AnchorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListSinks(self, request, context):
+        """Lists the sinks of a log: what each holds, and what is wrong with it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetrySink(self, request, context):
+        """Makes a sink that waits after a failure try now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SetPolicy(self, request, context):
         """Sets what makes a checkpoint anchored, for a whole log or for one tenant in it, at once and for
         good. Every version is kept, with who set it.
@@ -251,6 +275,16 @@ def add_AnchorServiceServicer_to_server(servicer, server):
                     servicer.ListAnchors,
                     request_deserializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.ListAnchorsRequest.FromString,
                     response_serializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.ListAnchorsResponse.SerializeToString,
+            ),
+            'ListSinks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSinks,
+                    request_deserializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.ListSinksRequest.FromString,
+                    response_serializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.ListSinksResponse.SerializeToString,
+            ),
+            'RetrySink': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetrySink,
+                    request_deserializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.RetrySinkRequest.FromString,
+                    response_serializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.RetrySinkResponse.SerializeToString,
             ),
             'SetPolicy': grpc.unary_unary_rpc_method_handler(
                     servicer.SetPolicy,
@@ -539,6 +573,60 @@ class AnchorService:
             '/provledger.api.anchor.v1.AnchorService/ListAnchors',
             provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.ListAnchorsRequest.SerializeToString,
             provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.ListAnchorsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSinks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/provledger.api.anchor.v1.AnchorService/ListSinks',
+            provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.ListSinksRequest.SerializeToString,
+            provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.ListSinksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetrySink(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/provledger.api.anchor.v1.AnchorService/RetrySink',
+            provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.RetrySinkRequest.SerializeToString,
+            provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.RetrySinkResponse.FromString,
             options,
             channel_credentials,
             insecure,

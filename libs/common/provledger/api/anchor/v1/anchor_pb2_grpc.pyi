@@ -55,6 +55,10 @@ class AnchorServiceStub:
     """Signs and returns the head of a ledger as of a checkpoint."""
     ListAnchors: _grpc.UnaryUnaryMultiCallable[_anchor_pb2.ListAnchorsRequest, _anchor_pb2.ListAnchorsResponse]
     """Lists what sinks hold, newest first (AIP-158)."""
+    ListSinks: _grpc.UnaryUnaryMultiCallable[_anchor_pb2.ListSinksRequest, _anchor_pb2.ListSinksResponse]
+    """Lists the sinks of a log: what each holds, and what is wrong with it."""
+    RetrySink: _grpc.UnaryUnaryMultiCallable[_anchor_pb2.RetrySinkRequest, _anchor_pb2.RetrySinkResponse]
+    """Makes a sink that waits after a failure try now."""
     SetPolicy: _grpc.UnaryUnaryMultiCallable[_anchor_pb2.SetPolicyRequest, _anchor_pb2.SetPolicyResponse]
     """Sets what makes a checkpoint anchored, for a whole log or for one tenant in it, at once and for
     good. Every version is kept, with who set it.
@@ -91,6 +95,10 @@ class AnchorServiceAsyncStub(AnchorServiceStub):
     """Signs and returns the head of a ledger as of a checkpoint."""
     ListAnchors: _aio.UnaryUnaryMultiCallable[_anchor_pb2.ListAnchorsRequest, _anchor_pb2.ListAnchorsResponse]  # type: ignore[assignment]
     """Lists what sinks hold, newest first (AIP-158)."""
+    ListSinks: _aio.UnaryUnaryMultiCallable[_anchor_pb2.ListSinksRequest, _anchor_pb2.ListSinksResponse]  # type: ignore[assignment]
+    """Lists the sinks of a log: what each holds, and what is wrong with it."""
+    RetrySink: _aio.UnaryUnaryMultiCallable[_anchor_pb2.RetrySinkRequest, _anchor_pb2.RetrySinkResponse]  # type: ignore[assignment]
+    """Makes a sink that waits after a failure try now."""
     SetPolicy: _aio.UnaryUnaryMultiCallable[_anchor_pb2.SetPolicyRequest, _anchor_pb2.SetPolicyResponse]  # type: ignore[assignment]
     """Sets what makes a checkpoint anchored, for a whole log or for one tenant in it, at once and for
     good. Every version is kept, with who set it.
@@ -184,6 +192,22 @@ class AnchorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_anchor_pb2.ListAnchorsResponse, _abc.Awaitable[_anchor_pb2.ListAnchorsResponse]]:
         """Lists what sinks hold, newest first (AIP-158)."""
+
+    @_abc_1.abstractmethod
+    def ListSinks(
+        self,
+        request: _anchor_pb2.ListSinksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_anchor_pb2.ListSinksResponse, _abc.Awaitable[_anchor_pb2.ListSinksResponse]]:
+        """Lists the sinks of a log: what each holds, and what is wrong with it."""
+
+    @_abc_1.abstractmethod
+    def RetrySink(
+        self,
+        request: _anchor_pb2.RetrySinkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_anchor_pb2.RetrySinkResponse, _abc.Awaitable[_anchor_pb2.RetrySinkResponse]]:
+        """Makes a sink that waits after a failure try now."""
 
     @_abc_1.abstractmethod
     def SetPolicy(

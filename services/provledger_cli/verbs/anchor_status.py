@@ -1,0 +1,129 @@
+"""`provledger anchor status`: how far a log is, and how far its sinks are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from provledger_cli import output
+from provledger_cli.failures import DOES_NOT_HOLD
+from provledger_cli.options import (
+    DataDirOption,
+    EndpointOption,
+    JSONOption,
+    LogUidOption,
+    TimeoutOption,
+    TLSCAOption,
+    TLSCertOption,
+    TLSKeyOption,
+)
+
+if TYPE_CHECKING:
+    from provledger_cli.anchors import Anchoring
+    from provledger_cli.connect import Target
+
+
+def status(
+    log: LogUidOption = "",
+    data_dir: DataDirOption = None,
+    endpoint: EndpointOption = None,
+    timeout: TimeoutOption = 10.0,
+    tls_cert: TLSCertOption = None,
+    tls_key: TLSKeyOption = None,
+    tls_ca: TLSCAOption = None,
+    as_json: JSONOption = False,
+) -> None:
+    """Show a log's sizes, what its policies promise, and how its sinks are.
+
+    Exit code 0: every sink answers and every promise is kept. 1: one does not, or is not. 2: the
+    anchor could not be asked.
+
+    Example: provledger anchor status
+    """
+    from provledger_cli.connect import run_async, target
+
+    output.use_json(as_json)
+    where = target(
+        data_dir, endpoint, first="anchor", tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca
+    )
+    found = run_async(_ask(where, log, timeout))
+    if as_json:
+        output.document(_document(found))
+    else:
+        _show(found)
+    if not found.well:
+        raise typer.Exit(DOES_NOT_HOLD)
+
+
+async def _ask(where: Target, log: str, timeout_s: float) -> Anchoring:
+    from provledger_cli.anchors import anchoring, log_name
+    from provledger_cli.connect import Remote
+
+    async with Remote(where, timeout_s=timeout_s) as remote:
+        return await anchoring(remote, log_name(log))
+
+
+def _promises(found: Anchoring) -> list[dict[str, Any]]:
+    log = found.log
+    rows = [("", log.anchored_size, log.policy)] if log.HasField("policy") else []
+    rows += [(each.tenant, each.anchored_size, each.policy) for each in log.tenants]
+    return [
+        {
+            "tenant": tenant or None,
+            "anchored_size": size,
+            "mode": "fail-closed" if policy.fail_closed else "fail-open",
+            "within_s": policy.within_s or None,
+            "overdue": policy.overdue,
+        }
+        for tenant, size, policy in rows
+    ]
+
+
+def _document(found: Anchoring) -> dict[str, Any]:
+    from provledger_cli.anchors import sink_document
+
+    log = found.log
+    return {
+        "log": log.name,
+        "origin": log.origin,
+        "vkey": log.vkey,
+        "tree_size": log.tree_size,
+        "published_size": log.published_size,
+        "anchored_size": None if log.anchored_size < 0 else log.anchored_size,
+        "held": found.held or None,
+        "promises": _promises(found),
+        "sinks": [sink_document(sink) for sink in found.sinks],
+        "well": found.well,
+    }
+
+
+def _show(found: Anchoring) -> None:
+    from provledger_cli.anchors import state_of
+
+    log = found.log
+    anchored = "no sinks" if log.anchored_size < 0 else f"{log.anchored_size:,}"
+    rows = [
+        ("log", log.name),
+        ("verifier key", log.vkey),
+        ("signed", f"{log.tree_size:,}"),
+        ("published", f"{log.published_size:,}"),
+        ("anchored", anchored),
+        ("held", found.held),
+    ]
+    for each in _promises(found):
+        within = f" within {each['within_s']} s" if each["within_s"] else ""
+        kept = "overdue" if each["overdue"] else "kept"
+        who = each["tenant"] or "log"
+        rows.append((f"policy of {who}", f"{each['mode']}{within}: {kept}"))
+    output.show(output.card(log.origin, rows))
+    output.show(
+        output.table(
+            "Sinks",
+            ["sink", "state", "holds>", "lag>"],
+            [
+                (sink.uri, state_of(sink), f"{sink.tree_size:,}", f"{sink.lag:,}")
+                for sink in found.sinks
+            ],
+        )
+    )
