@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +15,10 @@ from provledger.timestamp import Authority
 from provledger_cli.failures import CommandError
 
 _MISSING: Final = frozenset({"404", "NoSuchKey", "NoSuchVersion", "NotFound", "NoSuchBucket"})
+_UNLOCKED: Final = frozenset(
+    {"NoSuchObjectLockConfiguration", "ObjectLockConfigurationNotFoundError", "InvalidRequest"}
+)
+_TIMEOUT_S: Final = 10
 
 
 def outside(
@@ -32,7 +38,14 @@ def outside(
 
 
 def ask_s3(client: Any = None) -> AskStore:
-    """Asks S3 for locked copies, with the credentials and endpoint that boto3 finds."""
+    """Asks S3 for locked copies, with the credentials, region and endpoint that boto3 finds.
+
+    Each copy is asked for by its version: that it is there and the very checkpoint, that it is
+    locked in the mode and for as long as the evidence says, and under legal hold if it says so. A
+    lock that was made longer since is as good. What the store does not let us see is not known,
+    and never counts as gone: CommandError. Needs s3:GetObjectVersion, s3:GetObjectRetention, and
+    for copies under legal hold s3:GetObjectLegalHold.
+    """
     asked: set[ObjectLock] = set()
 
     def ask(lock: ObjectLock, signed: bytes) -> None:
@@ -40,34 +53,89 @@ def ask_s3(client: Any = None) -> AskStore:
         if lock in asked:
             return
         try:
-            import boto3
             from botocore.exceptions import BotoCoreError, ClientError
         except ImportError as error:
             raise CommandError("--online needs the extra: install provledger[aws]") from error
         place = {"Bucket": lock.bucket, "Key": lock.key, "VersionId": lock.version_id}
         try:
-            client = client or boto3.client("s3")
+            client = client or _s3_client()
             found = client.get_object(**place)
-            data = found["Body"].read(len(signed) + 1)
+            if found["Body"].read(len(signed) + 1) != signed:
+                raise _broken("the locked copy is of another checkpoint")
+            _check_lock(client, place, found, lock)
         except ClientError as error:
-            code = str(error.response.get("Error", {}).get("Code", ""))
-            if code not in _MISSING:
-                raise CommandError(f"the store says {code}") from error
-            raise _broken("the locked copy is gone") from error
+            code = _code(error)
+            if code in _MISSING:
+                raise _broken(f"the locked copy is gone: {code}") from error
+            raise CommandError(
+                f"the store says {code} to {error.operation_name}",
+                hint="it must let you read the versions, retentions and legal holds of objects",
+            ) from error
         except BotoCoreError as error:
-            raise CommandError(f"the store cannot be asked: {error}") from error
-        if data != signed:
-            raise _broken("the locked copy is of another checkpoint")
-        until = found.get("ObjectLockRetainUntilDate")
-        if (
-            found.get("ObjectLockMode") != lock.mode
-            or until is None
-            or int(until.timestamp()) < lock.retain_until_unix_s
-        ):
-            raise _broken("the copy is there, but not locked as the receipt says")
+            raise CommandError(
+                f"the store cannot be asked: {error}",
+                hint="see that boto3 finds credentials, a region, and with AWS_ENDPOINT_URL_S3 "
+                "the address of a store other than AWS",
+            ) from error
         asked.add(lock)
 
     return ask
+
+
+def _check_lock(client: Any, place: dict[str, str], found: Any, lock: ObjectLock) -> None:
+    """Check that a version is locked as its evidence says, given what came with it.
+
+    A store that may not show us a lock leaves it out, as it does where there is none: then it is
+    asked for the lock by itself, which tells the two apart. Raises VerificationError.
+    """
+    mode, until = found.get("ObjectLockMode"), found.get("ObjectLockRetainUntilDate")
+    if mode is None:
+        said = _ask_for(lambda: client.get_object_retention(**place)).get("Retention", {})
+        mode, until = said.get("Mode"), said.get("RetainUntilDate")
+    if mode is None:
+        raise _broken("the copy is there, but not locked any more")
+    if mode != lock.mode:
+        raise _broken(f"the copy is locked in mode {mode}, not {lock.mode}")
+    if until is None or int(until.timestamp()) < lock.retain_until_unix_s:
+        raise _broken("the copy is locked for a shorter time than the evidence says")
+    if not lock.legal_hold:
+        return
+    held = found.get("ObjectLockLegalHoldStatus")
+    if held is None:
+        said = _ask_for(lambda: client.get_object_legal_hold(**place))
+        held = said.get("LegalHold", {}).get("Status")
+    if held != "ON":
+        raise _broken("the copy is not under legal hold any more")
+
+
+def _ask_for(call: Callable[[], Any]) -> Any:
+    """The answer, empty where the store says that there is nothing."""
+    from botocore.exceptions import ClientError
+
+    try:
+        return call()
+    except ClientError as error:
+        if _code(error) in _UNLOCKED:
+            return {}
+        raise
+
+
+def _s3_client() -> Any:
+    import boto3
+    from botocore.config import Config
+
+    config = Config(
+        connect_timeout=_TIMEOUT_S,
+        read_timeout=_TIMEOUT_S,
+        retries={"mode": "standard", "total_max_attempts": 3},
+        # Stores other than AWS seldom have a host name for each bucket.
+        s3={"addressing_style": "path"} if os.environ.get("AWS_ENDPOINT_URL_S3") else {},
+    )
+    return boto3.client("s3", config=config)
+
+
+def _code(error: Any) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
 
 
 def _broken(message: str) -> VerificationError:
