@@ -122,7 +122,7 @@ def _is_reason(value: str) -> bool:
         and _REASON_RE.fullmatch(value) is not None
         and value not in NOT_REASONS
         and not value.startswith(
-            ("PROVLEDGER_", "AUDIT_", "OTEL_", "WITNESS_PRIVATE_", "SQLITE_", "PG_")
+            ("PROVLEDGER_", "AUDIT_", "AWS_", "OTEL_", "WITNESS_PRIVATE_", "SQLITE_", "PG_")
         )
     )
 

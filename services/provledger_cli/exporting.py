@@ -249,15 +249,24 @@ async def write_export(
     plan: Plan,
     out: Path,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    check: Callable[[Receipt], None] = lambda receipt: None,
+    at_end: Callable[[], None] = lambda: None,
 ) -> Exported:
-    """Write what is planned to a file, which appears when it is whole."""
+    """Write what is planned to a file, which appears when it is whole.
+
+    `check` is given each receipt in its order, and `at_end` called before the file takes its place:
+    what they raise keeps it from doing so.
+    """
     started_s = time.monotonic()
     with _replacing(out) as file:
         writer = plan.begin(file)
         async for page in receipts(remote, plan):
             for receipt in page:
+                check(receipt)
                 writer.write(receipt)
             on_progress(writer.count, plan.last_seq + 1)
+        at_end()
         plan.end(writer)
     return Exported(
         ledger=plan.header.ledger,

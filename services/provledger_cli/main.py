@@ -23,6 +23,7 @@ from provledger_cli.verbs.list_ import list_
 from provledger_cli.verbs.load import load
 from provledger_cli.verbs.monitor import monitor
 from provledger_cli.verbs.notary import notary
+from provledger_cli.verbs.refresh import refresh
 from provledger_cli.verbs.restore import restore
 from provledger_cli.verbs.status import status
 from provledger_cli.verbs.up import up
@@ -68,6 +69,7 @@ app.command("verify")(verify)
 app.command("load")(load)
 app.command("notary")(notary)
 app.command("monitor")(monitor)
+app.command("refresh")(refresh)
 app.command("backup")(backup)
 app.command("restore")(restore)
 app.add_typer(keys_app, name="keys")

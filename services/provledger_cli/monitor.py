@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from provledger import jcs
 from provledger.errors import InputError, LogDamagedError, SplitViewError, VerificationError
-from provledger.export import FOOTER_PREFIX, is_export
+from provledger.export import FOOTER_PREFIX, KEY_LEDGER_PREFIX, is_export
 from provledger.monitoring import LogView, SeenHead, check_present, newest_cosignature
 from provledger.note import VerifierKey
 from provledger.policy import Policy
@@ -297,6 +297,8 @@ def receipts_of(path: Path) -> Iterator[Receipt]:
             for line in lines:
                 if line.startswith(FOOTER_PREFIX):
                     return
+                if line.startswith(KEY_LEDGER_PREFIX):
+                    continue
                 yield parse_canonical_receipt(line.rstrip(b"\n"))
             raise CommandError(f"{path} has no footer: it is cut off", hint="export again")
         parts = [first]

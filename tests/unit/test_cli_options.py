@@ -46,8 +46,8 @@ def test_the_verbs_are_those_of_the_manual() -> None:
         *("keys list", "keys show", "keys jwks", "keys rotate", "keys revoke", "keys rebuild"),
         "fips status",
         *("anchor status", "anchor sinks", "anchor retry", "anchor policy"),
-        *("backup", "restore", "monitor", "log fsck", "log split-view"),
         "load",
+        *("refresh", "backup", "restore", "monitor", "log fsck", "log split-view"),
     }
     root: Any = typer.main.get_command(keys_app)
     assert set(root.commands) == {"list", "show", "jwks", "rotate", "revoke", "rebuild"}

@@ -1,0 +1,207 @@
+"""`provledger refresh`: an old receipt or export gets proofs against a newer checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from provledger_cli import output
+from provledger_cli.datadir import write_atomically
+from provledger_cli.failures import DOES_NOT_HOLD, CommandError
+from provledger_cli.options import (
+    DataDirOption,
+    EndpointOption,
+    JSONOption,
+    TimeoutOption,
+    TLSCAOption,
+    TLSCertOption,
+    TLSKeyOption,
+)
+
+if TYPE_CHECKING:
+    from provledger.keyset import KeySet
+    from provledger.receipt import Receipt
+    from provledger_cli.connect import Target
+
+
+def refresh(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            envvar="PROVLEDGER_REFRESH_FILE",
+            help="A receipt, or an export (plain or .gz).",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            envvar="PROVLEDGER_REFRESH_OUT",
+            help="File to write. Default: the same one, replaced when the new one is whole.",
+            show_default=False,
+        ),
+    ] = None,
+    keys: Annotated[
+        Path | None,
+        typer.Option(
+            "--keys",
+            envvar="PROVLEDGER_REFRESH_JWKS",
+            help="JWK Set with the public keys you trust. Default: what the keys service "
+            "publishes.",
+            show_default=False,
+        ),
+    ] = None,
+    data_dir: DataDirOption = None,
+    endpoint: EndpointOption = None,
+    timeout: TimeoutOption = 60.0,
+    tls_cert: TLSCertOption = None,
+    tls_key: TLSKeyOption = None,
+    tls_ca: TLSCAOption = None,
+    as_json: JSONOption = False,
+) -> None:
+    """Replace the proofs of a receipt, or of an export, by ones that lead to a newer checkpoint.
+
+    Every other byte of a receipt stays. The newer checkpoint is proven to extend the old one, and a
+    receipt is verified before it is written. An export is made anew, up to the ledger's present
+    end; every receipt of the old one must be in it unchanged.
+
+    Exit code 0: written. 1: what the services have is not what you hold. 2: it could not be done.
+
+    Example: provledger refresh receipt.json --keys jwks.json
+    """
+    from provledger.errors import VerificationError
+    from provledger.export import is_export
+    from provledger.keyset import MAX_JWKS_BYTES, KeySet
+    from provledger_cli import checking
+    from provledger_cli.connect import run_async, target
+    from provledger_cli.sources import LineSource
+
+    output.use_json(as_json)
+    trusted = None
+    if keys is not None:
+        with keys.open("rb") as opened:
+            trusted = KeySet.parse(opened.read(MAX_JWKS_BYTES + 1))
+    with LineSource(file, max_line_bytes=1 << 20) as source:
+        whole = is_export(next(source.lines(), b""))
+    where = target(data_dir, endpoint, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca)
+    work = _refresh_export if whole else _refresh_receipt
+    try:
+        done = run_async(work(where, file, out or file, trusted, timeout))
+    except VerificationError as error:
+        if as_json:
+            output.document(checking.failure_document(error))
+        else:
+            checking.show_failure(error)
+        raise typer.Exit(DOES_NOT_HOLD) from None
+    if as_json:
+        output.document(done)
+    else:
+        output.show(
+            f"{done['receipts']:,} receipts in {done['file']}, proven against the checkpoint of "
+            f"size {done['tree_size']:,}"
+        )
+
+
+async def _refresh_receipt(
+    where: Target, file: Path, out: Path, keys: KeySet | None, timeout_s: float
+) -> dict[str, Any]:
+    from provledger import checkpoint as checkpoints
+    from provledger import note
+    from provledger.keyset import KeySet
+    from provledger.refresh import check_same, refreshed
+    from provledger.verify import Verifier
+    from provledger_cli.connect import Remote
+    from provledger_cli.monitor import receipts_of
+
+    (held,) = receipts_of(file)
+    async with Remote(where, timeout_s=timeout_s) as remote:
+        fetched = await remote.client.get_receipt(held.name)
+        check_same(held, fetched)
+        if not fetched.proofs:
+            raise CommandError(f"{held.name} is not logged yet", hint="wait, and run it again")
+        newer = fetched.proofs[0]
+        size = checkpoints.parse(note.parse(newer.checkpoint).text).size
+        consistency = await _consistency(remote, held, newer.origin, size)
+        verifier = Verifier(keys or KeySet.parse(await remote.client.jwks()))
+    found, report = refreshed(held, newer, consistency, verifier)
+    write_atomically(out, found.encode() + b"\n", mode=0o644)
+    return {
+        "file": str(out),
+        "receipts": 1,
+        "tree_size": size,
+        "origin": newer.origin,
+        "status": report.status.value,
+    }
+
+
+async def _consistency(remote: Any, held: Receipt, origin: str, size: int) -> list[bytes]:
+    """The proof from the checkpoint that is held to the newer one; none where none is needed."""
+    from provledger import checkpoint as checkpoints
+    from provledger import note
+    from provledger.api.anchor.v1 import anchor_pb2
+
+    old = [proof for proof in held.proofs if proof.origin == origin]
+    if not old:
+        return []
+    old_size = checkpoints.parse(note.parse(old[0].checkpoint).text).size
+    if old_size >= size:
+        return []
+    log = f"logs/{origin.rpartition('/')[2]}"
+    request = anchor_pb2.GetConsistencyProofRequest(log=log, old_size=old_size, new_size=size)
+    return list((await remote.call(remote.anchor.GetConsistencyProof, request)).hashes)
+
+
+async def _refresh_export(
+    where: Target, file: Path, out: Path, keys: KeySet | None, timeout_s: float
+) -> dict[str, Any]:
+    from provledger.export import parse_header
+    from provledger.refresh import check_same
+    from provledger_cli.connect import Remote
+    from provledger_cli.exporting import prepare, write_export
+    from provledger_cli.monitor import receipts_of
+    from provledger_cli.sources import LineSource
+
+    with LineSource(file, max_line_bytes=1 << 20) as source:
+        header = parse_header(next(source.lines()))
+    old = receipts_of(file)
+
+    def compare(receipt: Receipt) -> None:
+        held = next(old, None)
+        if held is not None:
+            check_same(held, receipt)
+
+    async with Remote(where, timeout_s=timeout_s) as remote:
+        plan = await prepare(remote, header.ledger, wait_s=timeout_s)
+        with output.progress("receipts") as bar:
+            task = bar.add_task("refreshing", total=plan.last_seq + 1)
+            done = await write_export(
+                remote,
+                plan,
+                out,
+                lambda count, total: bar.update(task, completed=count, total=total),
+                check=compare,
+                at_end=lambda: _check_all_there(next(old, None)),
+            )
+    return {
+        "file": str(out),
+        "receipts": done.receipts,
+        "tree_size": done.tree_size,
+        "origin": plan.header.origin,
+        "status": "written",
+    }
+
+
+def _check_all_there(held: Receipt | None) -> None:
+    from provledger.errors import VerificationError
+    from provledger.report import Check, Finding
+
+    if held is not None:
+        raise VerificationError(
+            "the services do not have this receipt any more",
+            check=Check.TRUNCATION,
+            finding=Finding.DELETED,
+            receipt=held.name,
+        )
