@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +15,12 @@ from psycopg import sql
 
 from provledger_cli import archive, backup, config
 from provledger_cli.datadir import DataDir
-from provledger_cli.failures import CommandError
+from provledger_cli.failures import DOES_NOT_HOLD, CommandError
 from provledger_cli.restore import Restored, restore
 from tests.e2e.commands import Installation, shipped_mutations
 from tests.support.postgres import connection_string, fresh_database
 from tests.support.runbooks import run_all
+from tests.support.tiled import flip
 
 MUTATION = {
     "action": "CREATE",
@@ -122,6 +124,12 @@ def test_postgresql_is_backed_up_and_restored_without_other_tools(
                 assert _restored(work, name, "two", second).missing_keys
                 assert (work / "two").exists()
             shutil.rmtree(work / "two")
+        # One bit of a tile, under a manifest that agrees: nothing is left of it in the database.
+        _tampered(work / "b.tar.gz", work / "bad.tar")
+        with pytest.raises(CommandError, match="does not hang together") as caught:
+            _restored(work, "bad.tar", "two", second)
+        assert caught.value.exit_code == DOES_NOT_HOLD
+        assert not (work / "two").exists()
         _restored(work, "b.tar.gz", "two", second)
         for path in (work / "one" / "keys").glob("*.pem"):
             shutil.copy2(path, work / "two" / "keys")
@@ -131,6 +139,22 @@ def test_postgresql_is_backed_up_and_restored_without_other_tools(
     finally:
         for each in (old, new):
             each.run("down", check=False)
+
+
+def _tampered(path: Path, out: Path) -> None:
+    """The same backup with another bit in one tile, and digests that say so."""
+    about = archive.verify(path).about
+    with tarfile.open(path) as tar, out.open("wb") as file:
+        with archive.writing(file, compress=False) as writer:
+            for info in tar:
+                opened = tar.extractfile(info)
+                assert opened is not None
+                data = opened.read()
+                if "/tile/0/" in info.name:
+                    data = flip(data, 40)
+                if info.name != archive.MANIFEST:
+                    writer.add_bytes(info.name, data)
+            writer.finish(about)
 
 
 def _restored(work: Path, file: str, name: str, database_url: str) -> Restored:
