@@ -160,9 +160,13 @@ async def _keys_not_recorded(remote: Remote, wait_s: float) -> list[str]:
     """
     deadline_s = time.monotonic() + wait_s
     while remote.has("keys"):
-        known = KeySet.parse(await remote.client.jwks())
-        request = keys_pb2.ListKeyEventsRequest()
-        events = (await remote.call(remote.keys.ListKeyEvents, request)).events
+        try:
+            known = KeySet.parse(await remote.client.jwks())
+            request = keys_pb2.ListKeyEventsRequest()
+            events = (await remote.call(remote.keys.ListKeyEvents, request)).events
+        except StatusError as error:
+            output.say(f"whether the key ledger names every key is not known: {error.message}")
+            return []
         behind = {
             each.event.kid
             for each in events
@@ -339,7 +343,11 @@ async def _sizes_of_revocations(remote: Remote) -> list[int]:
     """Sizes of the checkpoints that revocations name: what revoked keys signed stands on them."""
     if not remote.has("keys"):
         return []
-    keys = KeySet.parse(await remote.client.jwks())
+    try:
+        keys = KeySet.parse(await remote.client.jwks())
+    except StatusError as error:
+        output.say(f"whether a key was revoked is not known: {error.message}")
+        return []
     return [named.size for key in keys for named in key.covered]
 
 

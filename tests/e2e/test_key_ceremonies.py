@@ -233,6 +233,7 @@ def test_a_revocation_tells_what_is_covered_from_what_came_later(own: Installati
     assert "disagree" in refused.json["message"]
 
 
+@pytest.mark.timeout(400)  # twenty commands, on a machine that may be busy
 def test_a_lost_registry_is_rebuilt_from_the_key_ledger(own: Installation) -> None:
     own.run("up")
     own.run("keys", "rotate", "--kid", "witness-2", "--no-probe")
@@ -260,9 +261,11 @@ def test_a_lost_registry_is_rebuilt_from_the_key_ledger(own: Installation) -> No
     ]
     own.run("up")
     own.run("import", "m.ndjson", "--tenant", "after")
+    own.run("export", "--tenant", "after", "--out", "y.ndjson")
+    pin = ("--pin", str(own.data.path / "key-ledger.pin"))
+    assert own.run("verify", "y.ndjson", *pin, data_dir=False).json["status"] == "verified"
     rotated = own.run("keys", "rotate", "--kid", "witness-3", "--no-probe").json
     assert rotated["key"]["epoch"] == 3
-    assert verify_all(own, "after") == {"witness-2"}
 
 
 def commands_of(runbook: Path) -> Iterator[list[str]]:
