@@ -8,13 +8,14 @@ is still where it was when they were last looked up: every receipt has moved the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, Final
 
 import psycopg
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from ledger_svc.chain import Head, HeadState, LedgerInfo, Linked
+from ledger_svc.chain import Head, HeadState, LedgerInfo, Linked, Row
 from ledger_svc.storage import D, Decide, Known, RowsRefusedError
 from ledger_svc.storage.sql import Sql
 from provledger.errors import AbortedError, DataLossError
@@ -22,6 +23,9 @@ from provledger.errors import AbortedError, DataLossError
 _COPY_TYPES: Final = (
     "bytea int8 int8 bytea bytea bytea int8 int4 int4 text text text text text bytea bytea bytea"
 ).split()
+_INSERT_ONE: Final = "INSERT INTO entries ({entry_names}) VALUES ({entry_marks})"
+_ROWS_AT_ONCE: Final = 50
+_INSERT_MANY: Final = _INSERT_ONE + ", ({entry_marks})" * (_ROWS_AT_ONCE - 1)
 # What the data itself is to blame for; a lost connection or a full disk is not among them.
 _REFUSED: Final = (sa.exc.IntegrityError, sa.exc.DataError, OverflowError, UnicodeError)
 
@@ -79,8 +83,7 @@ def insert(connection: Connection, sql: Sql, linked: Linked) -> None:
     """
     try:
         if sql.is_sqlite:
-            statement = sql("INSERT INTO entries ({entry_names}) VALUES ({entry_marks})")
-            connection.exec_driver_sql(statement, linked.rows)
+            _insert_rows(connection, sql, linked.rows)
         else:
             _copy(
                 connection, sql("COPY entries ({entry_names}) FROM STDIN (FORMAT BINARY)"), linked
@@ -90,6 +93,20 @@ def insert(connection: Connection, sql: Sql, linked: Linked) -> None:
         )
     except _REFUSED as error:
         raise RowsRefusedError(type(error).__name__) from error
+
+
+def _insert_rows(connection: Connection, sql: Sql, rows: Sequence[Row]) -> None:
+    """Many rows by one statement: SQLite works on them without Python's lock, which the event loop
+    has meanwhile; taken and given back for each row, it would be fought over."""
+    start, count = 0, len(rows)
+    if count >= _ROWS_AT_ONCE:
+        statement = sql(_INSERT_MANY)
+        while count - start >= _ROWS_AT_ONCE:
+            chunk = rows[start : start + _ROWS_AT_ONCE]
+            connection.exec_driver_sql(statement, tuple(chain.from_iterable(chunk)))
+            start += _ROWS_AT_ONCE
+    if start < count:
+        connection.exec_driver_sql(sql(_INSERT_ONE), rows[start:])
 
 
 def _copy(connection: Connection, statement: str, linked: Linked) -> None:
