@@ -55,8 +55,9 @@ async def results_of(
     view: common_pb2.ReceiptView,
     field: str,
     first_index: int = 0,
+    first_place: int = 0,
 ) -> list[common_pb2.AppendResult]:
-    """One result for each outcome; `field` with its index is where the draft stands."""
+    """One result for each outcome; `field` with its place is where the draft stands."""
     receipts = await receipts_of(reads, ledger, outcomes, view)
     results = []
     for index, outcome in enumerate(outcomes):
@@ -67,7 +68,7 @@ async def results_of(
                 repeated_request=outcome.repeated,
             )
         else:
-            where = field.format(index=first_index + index)
+            where = field.format(index=first_place + index)
             result = common_pb2.AppendResult(
                 index=first_index + index, error=convert.item_status(outcome, where)
             )

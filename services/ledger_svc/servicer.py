@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -122,23 +122,9 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         drafts = request.drafts
         admission.check_batch_size(drafts)
         self._parts.gate.charge(ledger.tenant, len(drafts))
-        outcomes: list[Outcome | None] = [None] * len(drafts)
-        items: list[Pending] = []
-        places: list[int] = []
-        principal, ref = current_principal(), telemetry.current_ref()
-        for place, draft in enumerate(drafts):
-            try:
-                items.append(Pending(draft, principal, admission.check_draft(draft), ref))
-                places.append(place)
-            except Exception as error:
-                outcomes[place] = error
         if view == convert.FULL:
-            _check_view(items)
-        if items:
-            recorded = await self._parts.appender.append(ledger, items)
-            for place, outcome in zip(places, recorded, strict=True):
-                outcomes[place] = outcome
-        done = [outcome for outcome in outcomes if outcome is not None]
+            _check_view(drafts)
+        done = await self._append(ledger, drafts, current_principal())
         results = await answers.results_of(self._reads, ledger, done, view, "drafts[{index}]")
         return ledger_pb2.AppendBatchResponse(results=results)
 
@@ -158,17 +144,33 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         def check(request: ledger_pb2.AppendStreamRequest) -> None:
             if request.ledger not in ("", ledger.name):
                 raise convert.violation("ledger", "must be empty or the one of the first message")
+            if request.drafts:
+                admission.check_batch_size(request.drafts)
+                if request.HasField("draft"):
+                    raise convert.violation("draft", "must be absent where there are drafts")
 
-        async def submit(draft: common_pb2.Draft) -> Outcome:
-            size = admission.check_draft(draft)
-            item = Pending(draft, principal, size, telemetry.current_ref())
-            return (await self._parts.appender.append(ledger, [item]))[0]
+        async def submit(drafts: Sequence[common_pb2.Draft]) -> list[Outcome]:
+            return await self._append(ledger, drafts, principal)
 
-        async def answer(index: int, outcome: Outcome) -> common_pb2.AppendResult:
-            results = await answers.results_of(
-                self._reads, ledger, [outcome], view, stream.FIELD, index
+        async def answer(
+            portion: stream.Portion, results: Sequence[common_pb2.AppendResult]
+        ) -> None:
+            filled = await answers.results_of(
+                self._reads,
+                ledger,
+                portion.outcomes,
+                view,
+                portion.field,
+                portion.first_index,
+                portion.first_place,
             )
-            return results[0]
+            for result, found in zip(results, filled, strict=True):
+                result.CopyFrom(found)
+
+        async def enter(drafts: int, size_bytes: int) -> None:
+            await gate.enter(tenant, size_bytes)
+            # The gate has accounted for one.
+            gate.charge(tenant, drafts - 1)
 
         async def requests() -> AsyncIterator[ledger_pb2.AppendStreamRequest]:
             yield first
@@ -177,7 +179,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
 
         steps = stream.Steps(
             check=check,
-            enter=lambda size: gate.enter(tenant, size),
+            enter=enter,
             leave=lambda size: gate.leave(tenant, size),
             submit=submit,
             answer=answer,
@@ -186,6 +188,28 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         with gate.stream(tenant):
             async for response in stream.answers(requests(), steps, window):
                 yield response
+
+    async def _append(
+        self, ledger: LedgerInfo, drafts: Sequence[common_pb2.Draft], principal: str
+    ) -> list[Outcome]:
+        """Admit drafts and record those that may be; an outcome for each, in order."""
+        outcomes: list[Outcome | None] = [None] * len(drafts)
+        items: list[Pending] = []
+        places: list[int] = []
+        ref = telemetry.current_ref()
+        for place, draft in enumerate(drafts):
+            try:
+                items.append(Pending(draft, principal, admission.check_draft(draft), ref))
+                places.append(place)
+            except Exception as error:
+                outcomes[place] = error
+        if items:
+            recorded = await self._parts.appender.append(ledger, items)
+            if len(items) == len(drafts):
+                return recorded
+            for place, outcome in zip(places, recorded, strict=True):
+                outcomes[place] = outcome
+        return [outcome for outcome in outcomes if outcome is not None]
 
     # --- reads
 
@@ -267,9 +291,10 @@ def _admit(request: ledger_pb2.AppendRequest) -> Pending:
     return Pending(request.draft, current_principal(), size, telemetry.current_ref())
 
 
-def _check_view(items: list[Pending]) -> None:
+def _check_view(drafts: Sequence[common_pb2.Draft]) -> None:
     """Refuse early what could not be returned: a new state stands in its diff once more."""
-    if len(items) > 1 and 2 * sum(item.size_bytes for item in items) > answers.MAX_FULL_BYTES:
+    size = sum(draft.ByteSize() for draft in drafts)
+    if len(drafts) > 1 and 2 * size > answers.MAX_FULL_BYTES:
         raise convert.violation(
             "view",
             "these receipts are too large to be returned in full in one answer; ask for BASIC",

@@ -5,6 +5,9 @@ whose answers were not taken, so that a client that does not read its answers sl
 and while the service has no room for more of its tenant. A draft that is refused is an answer like
 any other; what ends the stream is a broken stream: another ledger, a message that is none.
 
+A message brings one draft or many. Those of one message are recorded together, and answered
+together, as far as the answers fit into one message.
+
 When the client half-closes, everything read so far is answered, then the stream ends. When it goes
 away, what was read so far is recorded all the same: the same request ids will find it.
 """
@@ -12,40 +15,57 @@ away, what was read so far is recorded all the same: the same request ids will f
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
-from ledger_svc.outcomes import Outcome
+from ledger_svc.outcomes import Outcome, Recorded
 from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2
 
 FIELD: Final = "draft"
+FIELD_OF_MANY: Final = "drafts[{index}]"
+
+MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
+"""Statements and payloads in one answer, beyond which the rest goes into the next one."""
 
 # Tasks that go on although their stream is gone; the event loop itself keeps no reference.
-_running: Final[set[asyncio.Task[Outcome]]] = set()
+_running: Final[set[asyncio.Task[list[Outcome]]]] = set()
+
+
+class Portion(NamedTuple):
+    """Outcomes that are answered together.
+
+    `first_index` counts the drafts of the stream, `first_place` those of their message; `field` is
+    where in a message a draft stands.
+    """
+
+    outcomes: list[Outcome]
+    first_index: int
+    first_place: int
+    field: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Steps:
     """What is done with the requests of one stream.
 
-    check: raises for a request that breaks the stream. enter: waits for a place for a draft of so
-    many bytes; leave: gives it up. submit: records a draft; raises or returns an exception for one
-    that is refused. answer: makes a result of an outcome, given its index.
+    check: raises for a request that breaks the stream. enter: waits for a place for so many drafts
+    of so many bytes; leave: gives up the place of so many bytes. submit: records the drafts of one
+    message; raises, or returns an exception for each that is refused. answer: fills in results.
     """
 
     check: Callable[[ledger_pb2.AppendStreamRequest], None]
-    enter: Callable[[int], Awaitable[None]]
+    enter: Callable[[int, int], Awaitable[None]]
     leave: Callable[[int], None]
-    submit: Callable[[common_pb2.Draft], Awaitable[Outcome]]
-    answer: Callable[[int, Outcome], Awaitable[common_pb2.AppendResult]]
+    submit: Callable[[Sequence[common_pb2.Draft]], Awaitable[list[Outcome]]]
+    answer: Callable[[Portion, Sequence[common_pb2.AppendResult]], Awaitable[None]]
 
 
 class Window:
     """How much of one stream may be without an answer: so many drafts, and bytes of them.
 
-    An empty window takes any draft.
+    An empty window takes any message.
     """
 
     def __init__(self, drafts: int, size_bytes: int) -> None:
@@ -55,33 +75,35 @@ class Window:
         self._held_bytes = 0
         self._changed = asyncio.Event()
 
-    async def acquire(self, size_bytes: int) -> None:
-        """Wait until a draft fits; for one waiter at a time."""
+    async def acquire(self, drafts: int, size_bytes: int) -> None:
+        """Wait until so many drafts fit; for one waiter at a time."""
         while self._held_drafts and (
-            self._held_drafts >= self._drafts or self._held_bytes + size_bytes > self._bytes
+            self._held_drafts + drafts > self._drafts or self._held_bytes + size_bytes > self._bytes
         ):
             self._changed.clear()
             await self._changed.wait()
-        self._held_drafts += 1
+        self._held_drafts += drafts
         self._held_bytes += size_bytes
 
-    def release(self, size_bytes: int) -> None:
-        """Take out a draft whose answer was taken."""
-        self._held_drafts -= 1
+    def release(self, drafts: int, size_bytes: int) -> None:
+        """Take out drafts whose answers were taken."""
+        self._held_drafts -= drafts
         self._held_bytes -= size_bytes
         self._changed.set()
 
 
 @dataclass(frozen=True, slots=True)
-class _Draft:
-    """A draft on its way."""
+class _Message:
+    """The drafts of one message on their way."""
 
-    task: asyncio.Task[Outcome]
+    recording: asyncio.Task[list[Outcome]]
+    count: int
     size_bytes: int
+    is_batch: bool
 
 
-_Queued = _Draft | Exception | None
-"""A draft on its way, what broke the stream, or its end."""
+_Queued = _Message | Exception | None
+"""A message on its way, what broke the stream, or its end."""
 
 
 async def answers(
@@ -96,12 +118,32 @@ async def answers(
             if isinstance(queued, Exception):
                 raise queued
             # Shielded: a client that goes away ends the waiting, not the recording.
-            outcome = await asyncio.shield(queued.task)
-            yield ledger_pb2.AppendStreamResponse(result=await steps.answer(index, outcome))
-            window.release(queued.size_bytes)
-            index += 1
+            outcomes = await asyncio.shield(queued.recording)
+            if queued.is_batch:
+                for portion in portions(outcomes, index):
+                    response = ledger_pb2.AppendStreamResponse()
+                    await steps.answer(portion, [response.results.add() for _ in portion.outcomes])
+                    yield response
+            else:
+                response = ledger_pb2.AppendStreamResponse()
+                await steps.answer(Portion(outcomes, index, 0, FIELD), [response.result])
+                yield response
+            window.release(queued.count, queued.size_bytes)
+            index += queued.count
     finally:
         reader.cancel()
+
+
+def portions(outcomes: list[Outcome], first_index: int) -> Iterator[Portion]:
+    """Outcomes of one message, as many at once as fit into an answer even in the FULL view."""
+    start = size = 0
+    for place, outcome in enumerate(outcomes):
+        size_bytes = outcome.size_bytes if isinstance(outcome, Recorded) else 0
+        if place > start and size + size_bytes > MAX_ANSWER_BYTES:
+            yield Portion(outcomes[start:place], first_index + start, start, FIELD_OF_MANY)
+            start, size = place, 0
+        size += size_bytes
+    yield Portion(outcomes[start:], first_index + start, start, FIELD_OF_MANY)
 
 
 async def _read(
@@ -110,27 +152,31 @@ async def _read(
     window: Window,
     queue: asyncio.Queue[_Queued],
 ) -> None:
-    """Read as long as there is room. What waits for room is one draft, the last one read."""
+    """Read as long as there is room. What waits for room is one message, the last one read."""
     try:
         async for request in requests:
             steps.check(request)
-            size_bytes = request.draft.ByteSize()
-            await window.acquire(size_bytes)
-            await steps.enter(size_bytes)
-            task = asyncio.ensure_future(_submit(steps, request.draft, size_bytes))
-            _running.add(task)
-            task.add_done_callback(_running.discard)
-            queue.put_nowait(_Draft(task, size_bytes))
+            many = request.drafts
+            drafts = list(many) if many else [request.draft]
+            count, size_bytes = len(drafts), request.ByteSize()
+            await window.acquire(count, size_bytes)
+            await steps.enter(count, size_bytes)
+            recording = asyncio.ensure_future(_submit(steps, drafts, size_bytes))
+            _running.add(recording)
+            recording.add_done_callback(_running.discard)
+            queue.put_nowait(_Message(recording, count, size_bytes, bool(many)))
     except Exception as error:
         queue.put_nowait(error)
     else:
         queue.put_nowait(None)
 
 
-async def _submit(steps: Steps, draft: common_pb2.Draft, size_bytes: int) -> Outcome:
+async def _submit(
+    steps: Steps, drafts: Sequence[common_pb2.Draft], size_bytes: int
+) -> list[Outcome]:
     try:
-        return await steps.submit(draft)
+        return await steps.submit(drafts)
     except Exception as error:
-        return error
+        return [error] * len(drafts)
     finally:
         steps.leave(size_bytes)

@@ -45,6 +45,7 @@ class FakeLedger(ledger_pb2_grpc.LedgerServiceServicer):
         self.by_request: dict[str, common_pb2.Receipt] = {}
         self.calls: list[int] = []
         self.stream_sessions = 0
+        self.stream_messages: list[int] = []
         self.break_stream_after: list[int] = []
         self.turned_away_in_stream: set[str] = set()
 
@@ -123,16 +124,27 @@ class FakeLedger(ledger_pb2_grpc.LedgerServiceServicer):
         limit = self.break_stream_after.pop(0) if self.break_stream_after else None
         index = 0
         async for request in request_iterator:
-            if request.draft.request_id in self.turned_away_in_stream:
-                error = UnavailableError("WITNESS_AWAY", "not now")
-                result = common_pb2.AppendResult(index=index, error=status_to_pb(error))
-            else:
-                result = self._result(index, request.draft)
-            if index == limit:
-                # Recorded, but the answer is lost with the connection.
-                raise UnavailableError("DRAINING", "going down")
-            yield ledger_pb2.AppendStreamResponse(result=result)
-            index += 1
+            drafts = request.drafts or [request.draft]
+            self.stream_messages.append(len(drafts))
+            results = []
+            for draft in drafts:
+                if draft.request_id in self.turned_away_in_stream:
+                    error = UnavailableError("WITNESS_AWAY", "not now")
+                    result = common_pb2.AppendResult(index=index, error=status_to_pb(error))
+                else:
+                    result = self._result(index, draft)
+                if index == limit:
+                    # Recorded, but the answer is lost with the connection.
+                    raise UnavailableError("DRAINING", "going down")
+                results.append(result)
+                index += 1
+            if not request.drafts:
+                yield ledger_pb2.AppendStreamResponse(result=results[0])
+                continue
+            # Those of one message may come in several answers.
+            middle = len(results) // 2
+            yield ledger_pb2.AppendStreamResponse(results=results[:middle])
+            yield ledger_pb2.AppendStreamResponse(results=results[middle:])
 
     async def GetReceipt(self, request: Any, context: Any) -> ledger_pb2.GetReceiptResponse:
         await self._before()

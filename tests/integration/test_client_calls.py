@@ -203,16 +203,38 @@ async def test_a_broken_stream_is_continued_and_doubles_nothing(
     assert any(result.repeated for result in results)
 
 
-async def test_an_item_that_a_stream_turned_away_is_appended_alone(
+async def test_items_that_a_stream_turned_away_are_appended_by_calls_of_their_own(
     client: AsyncClient, fake: FakeLedger
 ) -> None:
-    fake.turned_away_in_stream = {"r-1", "r-2"}
+    fake.turned_away_in_stream = {"r-0", "r-1", "r-2"}
     drafts = [create(0), create(1), create(2, actor_id="bad"), create(3)]
     results = [result async for result in client.append_stream(LEDGER, drafts)]
     assert [result.index for result in results] == [0, 1, 2, 3]
     assert [result.error is None for result in results] == [True, True, False, True]
     assert len(fake.receipts) == 3
-    assert fake.calls == [1, 1]
+    # Those that were answered together in one call.
+    assert fake.calls == [2, 1]
+
+
+async def test_drafts_at_hand_share_a_message_and_a_slow_source_waits_for_none(
+    client: AsyncClient, fake: FakeLedger
+) -> None:
+    results = [result async for result in client.append_stream(LEDGER, map(create, range(600)))]
+    assert [result.index for result in results] == list(range(600))
+    assert fake.stream_messages[:2] == [256, 256]
+    fake.stream_messages.clear()
+    answered = asyncio.Event()
+
+    async def one_by_one() -> AsyncIterator[Mutation]:
+        for number in range(600, 605):
+            answered.clear()
+            yield create(number)
+            await answered.wait()
+
+    async for result in client.append_stream(LEDGER, one_by_one()):
+        assert result.error is None
+        answered.set()
+    assert fake.stream_messages == [1] * 5
 
 
 async def test_a_stream_reads_its_source_no_further_than_the_window(

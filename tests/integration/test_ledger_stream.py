@@ -93,6 +93,162 @@ async def test_one_request_at_a_time_is_answered_one_at_a_time(tmp_path: Path) -
         assert await call.read() is grpc.aio.EOF
 
 
+def batches_for(items: list[common_pb2.Draft], size: int) -> list[Request]:
+    requests = [Request(drafts=items[at : at + size]) for at in range(0, len(items), size)]
+    requests[0].ledger = LEDGER
+    return requests
+
+
+async def drain_many(call: Any) -> list[common_pb2.AppendResult]:
+    """The results of messages that each held many drafts."""
+    results: list[common_pb2.AppendResult] = []
+    async for response in call:
+        assert not response.HasField("result")
+        results.extend(response.results)
+    return results
+
+
+@pytest.mark.parametrize("size", [1, 7, 256, 1000])
+async def test_many_drafts_in_a_message_are_recorded_and_answered_in_order(
+    tmp_path: Path, size: int
+) -> None:
+    items = [draft(f"r{n}") for n in range(2000)]
+    async with streaming(tmp_path) as (service, stub), asyncio.timeout(30):
+        call = stub.AppendStream(iter(batches_for(items, size)))
+        results = await drain_many(call)
+        assert [result.index for result in results] == list(range(2000))
+        assert [result.receipt.seq for result in results] == list(range(1, 2001))
+        assert await call.code() is grpc.StatusCode.OK
+        assert (await verify_all(service)).checked_count == 2001
+
+
+async def test_messages_of_one_and_of_many_drafts_may_alternate(tmp_path: Path) -> None:
+    items = iter([draft(f"r{n}") for n in range(60)])
+    requests = []
+    for count in (1, 3, 1, 1, 10, 1, 43):
+        drafts = [next(items) for _ in range(count)]
+        is_batch = count > 1
+        requests.append(Request(drafts=drafts) if is_batch else Request(draft=drafts[0]))
+    requests[0].ledger = LEDGER
+    async with streaming(tmp_path) as (_, stub), asyncio.timeout(20):
+        answers = [answer async for answer in stub.AppendStream(iter(requests))]
+        assert [len(answer.results) for answer in answers] == [0, 3, 0, 0, 10, 0, 43]
+        results = [result for answer in answers for result in (answer.results or [answer.result])]
+        assert [result.receipt.seq for result in results] == list(range(1, 61))
+        assert [result.index for result in results] == list(range(60))
+
+
+@pytest.mark.parametrize("round", range(8))
+async def test_half_close_behind_full_messages_answers_everything(
+    tmp_path: Path, round: int
+) -> None:
+    """Several streams at once, each larger than what may be unanswered, closed at once."""
+    async with (
+        streaming(tmp_path, stream_in_flight=64) as (service, stub),
+        asyncio.timeout(30),
+    ):
+
+        async def one(stream: int) -> int:
+            call = stub.AppendStream()
+            writing = asyncio.create_task(write(call, stream))
+            results = await drain_many(call)
+            await writing
+            return len(results)
+
+        async def write(call: Any, stream: int) -> None:
+            items = [draft(f"s{stream}-{n}") for n in range(300)]
+            for request in batches_for(items, 1 + 37 * round):
+                await call.write(request)
+            await call.done_writing()
+
+        assert await asyncio.gather(*map(one, range(4))) == [300] * 4
+        assert (await verify_all(service)).checked_count == 1201
+
+
+async def test_what_is_wrong_in_a_message_of_many_is_said_where_it_stands(tmp_path: Path) -> None:
+    broken = draft("r2")
+    broken.mutation.new_state = b"{"
+    first = [draft("r0"), draft("r1")]
+    second = [broken, draft("bad id"), draft("r0"), draft("r3")]
+    requests = [Request(ledger=LEDGER, drafts=first), Request(drafts=second)]
+    async with streaming(tmp_path) as (service, stub):
+        results = await drain_many(stub.AppendStream(iter(requests)))
+        assert [result.index for result in results] == list(range(6))
+        errors = [status_from_pb(results[n].error) for n in (2, 3)]
+        assert errors[0].violations[0].field == "drafts[0].mutation.new_state"
+        assert errors[1].violations[0].field == "drafts[1].request_id"
+        assert results[4].repeated_request
+        assert results[5].receipt.seq == 3
+        assert (await verify_all(service)).checked_count == 4
+
+
+async def test_full_receipts_of_a_message_come_in_as_many_answers_as_they_need(
+    tmp_path: Path,
+) -> None:
+    items = [document(f"r{n}", bytes(1024 * 1024)) for n in range(10)]
+    request = Request(ledger=LEDGER, drafts=items, view=common_pb2.RECEIPT_VIEW_FULL)
+    async with streaming(tmp_path) as (_, stub):
+        answers = [answer async for answer in stub.AppendStream(iter([request]))]
+        assert len(answers) > 1
+        results = [result for answer in answers for result in answer.results]
+        assert [result.index for result in results] == list(range(10))
+        assert all(len(result.receipt.payload) == 1024 * 1024 for result in results)
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (Request(draft=draft("x"), drafts=[draft("y")]), "draft"),
+        (Request(drafts=[draft(f"r{n}") for n in range(1001)]), "drafts"),
+    ],
+)
+async def test_messages_that_are_none_break_the_stream(
+    tmp_path: Path, request_: Request, field: str
+) -> None:
+    requests = [*batches_for([draft("r1"), draft("r2")], 2), request_]
+    async with streaming(tmp_path) as (service, stub):
+        call = stub.AppendStream(iter(requests))
+        results: list[common_pb2.AppendResult] = []
+
+        async def read() -> None:
+            async for response in call:
+                results.extend(response.results)
+
+        error = await failure(read)
+        assert error.violations[0].field == field
+        assert [result.receipt.seq for result in results] == [1, 2]
+        assert (await verify_all(service)).checked_count == 3
+
+
+async def test_a_message_larger_than_what_may_be_unanswered_goes_through_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    witness = InMemoryWitness()
+    async with streaming(tmp_path, witness, stream_in_flight=8) as (service, stub):
+        real, gate = witness.WitnessBatch, asyncio.Event()
+        real_check, taken = admission.check_draft, []
+
+        async def held(request: Any, **options: Any) -> Any:
+            await gate.wait()
+            return await real(request, **options)
+
+        def check_draft(item: common_pb2.Draft) -> int:
+            taken.append(item.request_id)
+            return real_check(item)
+
+        replaced: Any = witness
+        replaced.WitnessBatch = held
+        monkeypatch.setattr(admission, "check_draft", check_draft)
+        requests = batches_for([draft(f"r{n}") for n in range(60)], 20)
+        call = stub.AppendStream(iter(requests))
+        await eventually(lambda: len(taken) == 20)
+        await asyncio.sleep(0.1)
+        assert len(taken) == 20
+        gate.set()
+        assert len(await drain_many(call)) == 60
+        assert (await verify_all(service)).checked_count == 61
+
+
 async def test_bad_drafts_are_answers_and_the_stream_goes_on(tmp_path: Path) -> None:
     broken = draft("r1")
     broken.mutation.new_state = b"{"

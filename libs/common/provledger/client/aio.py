@@ -160,7 +160,7 @@ class AsyncClient:
         """
         policy = self._policy
         return await batches.append_all(
-            lambda request, left_s: self._call("AppendBatch", request, left_s),
+            self._append_batch,
             ledger,
             drafts,
             full=full,
@@ -190,8 +190,16 @@ class AsyncClient:
             full=full,
             window=window,
             policy=self._policy,
-            append_one=lambda draft: self._append_one(ledger, draft, full, None),
+            append_again=lambda drafts: batches.append_messages(
+                self._append_batch, ledger, drafts, full=full, policy=self._policy
+            ),
         )
+
+    async def _append_batch(
+        self, request: ledger_pb2.AppendBatchRequest, left_s: float
+    ) -> ledger_pb2.AppendBatchResponse:
+        response: ledger_pb2.AppendBatchResponse = await self._call("AppendBatch", request, left_s)
+        return response
 
     async def _append_one(
         self, ledger: str, draft: common_pb2.Draft, full: bool, timeout_s: float | None

@@ -103,6 +103,23 @@ async def append_all(
     return [results[index] for index in range(len(drafts))]
 
 
+async def append_messages(
+    call: Call,
+    ledger: str,
+    drafts: Sequence[common_pb2.Draft],
+    *,
+    full: bool,
+    policy: CallPolicy,
+) -> list[AppendResult]:
+    """Record drafts that are messages already; as `append_all`, within the policy's timeout."""
+    results: dict[int, AppendResult] = {}
+    deadline_s = time.monotonic() + policy.timeout_s
+    for batch in split(enumerate(drafts)):
+        async for result in _append_batch(call, ledger, batch, full, deadline_s, policy):
+            results[result.index] = result
+    return [results[index] for index in range(len(drafts))]
+
+
 async def _append_batch(
     call: Call,
     ledger: str,

@@ -5,6 +5,9 @@ taken, so a slow reader or service slows the source down instead of filling memo
 connection breaks, or answers stop coming, a new stream starts with the unanswered drafts, in
 order and with their request ids, so nothing is lost or recorded twice.
 
+Drafts that wait to be sent go together in one message, and their answers come together: a source
+that has the next draft at hand gets the speed of batches, a slow one is answered draft by draft.
+
 Three tasks share one `_State`: the pump reads the source, the writer sends, the reader (whoever
 iterates) takes answers. Only the pump ever awaits the source: cancelling the others loses nothing.
 """
@@ -22,6 +25,7 @@ from collections.abc import (
     Callable,
     Iterable,
     Iterator,
+    Sequence,
 )
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -40,10 +44,14 @@ from provledger.client.values import AppendResult
 from provledger.errors import DeadlineExceededError, InternalError, StatusError, UnavailableError
 from provledger.rpc.errors import from_rpc_error
 
-DEFAULT_WINDOW: Final = 256
+DEFAULT_WINDOW: Final = 512
 
-AppendOne = Callable[[common_pb2.Draft], Awaitable[AppendResult]]
-"""Appends one draft by a call of its own, for items that a stream turned away for now."""
+MAX_MESSAGE_DRAFTS: Final = 256
+MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
+"""Bounds of one message: it leaves room in the window for the next one, and on the wire."""
+
+AppendAgain = Callable[[Sequence[common_pb2.Draft]], Awaitable[list[AppendResult]]]
+"""Appends drafts by calls of their own, those that a stream turned away for now."""
 
 
 @dataclass(slots=True)
@@ -66,7 +74,7 @@ async def append_stream(
     full: bool,
     window: int,
     policy: CallPolicy,
-    append_one: AppendOne,
+    append_again: AppendAgain,
 ) -> AsyncGenerator[AppendResult]:
     """Yield one result for each draft, in order.
 
@@ -83,16 +91,19 @@ async def append_stream(
         while not (state.ended and not state.unanswered):
             try:
                 async with aclosing(_session(stub(), ledger, state, full, policy)) as outcomes:
-                    async for outcome in outcomes:
-                        draft = state.unanswered.popleft()
-                        state.window.release()
-                        result = convert.result_from_pb(
-                            outcome, index=index, request_id=draft.request_id, full=full
-                        )
-                        if result.error is not None and is_retryable(result.error):
-                            result = await _alone(append_one, draft, index)
-                        index += 1
-                        yield result
+                    async for answered in outcomes:
+                        done = [state.unanswered.popleft() for _ in answered]
+                        results = [
+                            convert.result_from_pb(
+                                outcome, index=index + n, request_id=draft.request_id, full=full
+                            )
+                            for n, (outcome, draft) in enumerate(zip(answered, done, strict=True))
+                        ]
+                        await _append_again(append_again, done, results)
+                        index += len(results)
+                        for result in results:
+                            state.window.release()
+                            yield result
                         delays, progress_s = waits(policy), time.monotonic()
             except grpc.RpcError as exc:
                 await _before_retry(from_rpc_error(exc), delays, progress_s, policy)
@@ -115,12 +126,24 @@ async def _before_retry(
     await asyncio.sleep(wait_s)
 
 
-async def _alone(append_one: AppendOne, draft: common_pb2.Draft, index: int) -> AppendResult:
-    """Append a draft by a call of its own; a failure is that draft's alone."""
+async def _append_again(
+    append_again: AppendAgain, drafts: Sequence[common_pb2.Draft], results: list[AppendResult]
+) -> None:
+    """Append what was turned away for now by calls of its own, and put its results in place."""
+    places = [
+        place
+        for place, result in enumerate(results)
+        if result.error is not None and is_retryable(result.error)
+    ]
+    if not places:
+        return
     try:
-        return replace(await append_one(draft), index=index)
+        fresh = await append_again([drafts[place] for place in places])
     except StatusError as error:
-        return AppendResult(index, draft.request_id, error=error)
+        # It is a failure of these drafts alone; the stream goes on.
+        fresh = [AppendResult(0, drafts[place].request_id, error=error) for place in places]
+    for place, result in zip(places, fresh, strict=True):
+        results[place] = replace(result, index=results[place].index)
 
 
 async def _pump(drafts: AsyncIterable[Draft] | Iterable[Draft], state: _State) -> None:
@@ -151,8 +174,9 @@ async def _as_async(drafts: AsyncIterable[Draft] | Iterable[Draft]) -> AsyncIter
 
 async def _session(
     stub: Any, ledger: str, state: _State, full: bool, policy: CallPolicy
-) -> AsyncGenerator[common_pb2.AppendResult]:
-    """One connection: resend what is unanswered, go on with the source, yield the answers."""
+) -> AsyncGenerator[Sequence[common_pb2.AppendResult]]:
+    """One connection: resend what is unanswered, go on with the source, yield the answers, as many
+    at once as came together."""
     call = stub.AppendStream(metadata=telemetry.outgoing_metadata())
     writer = asyncio.ensure_future(_write(call, ledger, state, full))
     answered = 0
@@ -161,10 +185,13 @@ async def _session(
             response = await _next_answer(call, state, policy.attempt_timeout_s)
             if response is None:
                 return
-            if response.result.index != answered or not state.unanswered:
+            results = response.results or (response.result,)
+            if len(results) > len(state.unanswered) or any(
+                result.index != answered + n for n, result in enumerate(results)
+            ):
                 raise InternalError("BAD_RESPONSE", "the stream answered out of order")
-            answered += 1
-            yield response.result
+            answered += len(results)
+            yield results
     finally:
         writer.cancel()
         call.cancel()
@@ -174,20 +201,48 @@ async def _session(
 async def _write(call: Any, ledger: str, state: _State, full: bool) -> None:
     view = common_pb2.RECEIPT_VIEW_FULL if full else common_pb2.RECEIPT_VIEW_BASIC
 
-    async def send(draft: common_pb2.Draft) -> None:
-        await call.write(ledger_pb2.AppendStreamRequest(ledger=ledger, draft=draft, view=view))
+    async def send(drafts: Sequence[common_pb2.Draft]) -> None:
+        request = ledger_pb2.AppendStreamRequest(ledger=ledger, view=view)
+        if len(drafts) == 1:
+            request.draft.CopyFrom(drafts[0])
+        else:
+            request.drafts.extend(drafts)
+        await call.write(request)
 
-    for draft in list(state.unanswered):
-        await send(draft)
+    for drafts in _messages(list(state.unanswered)):
+        await send(drafts)
     while not state.ended:
-        fresh = await state.queue.get()
-        if fresh is None:
+        fresh = await _waiting(state.queue)
+        if fresh[-1] is None:
             state.ended = True
-            break
-        # Before it is sent: from here on it counts as perhaps recorded.
-        state.unanswered.append(fresh)
-        await send(fresh)
+        drafts_read = [draft for draft in fresh if draft is not None]
+        # Before they are sent: from here on they count as perhaps recorded.
+        state.unanswered.extend(drafts_read)
+        for drafts in _messages(drafts_read):
+            await send(drafts)
     await call.done_writing()
+
+
+async def _waiting(queue: asyncio.Queue[common_pb2.Draft | None]) -> list[common_pb2.Draft | None]:
+    """All that waits, at least one; nothing comes behind the None at the end."""
+    waiting = [await queue.get()]
+    while not queue.empty():
+        waiting.append(queue.get_nowait())
+    return waiting
+
+
+def _messages(drafts: Sequence[common_pb2.Draft]) -> Iterator[Sequence[common_pb2.Draft]]:
+    """Drafts as they are sent together."""
+    start = size = 0
+    for place, draft in enumerate(drafts):
+        draft_bytes = draft.ByteSize()
+        is_full = place - start >= MAX_MESSAGE_DRAFTS or size + draft_bytes > MAX_MESSAGE_BYTES
+        if place > start and is_full:
+            yield drafts[start:place]
+            start, size = place, 0
+        size += draft_bytes
+    if start < len(drafts):
+        yield drafts[start:]
 
 
 async def _next_answer(

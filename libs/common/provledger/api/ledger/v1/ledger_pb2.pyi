@@ -112,20 +112,24 @@ class AppendBatchResponse(_message.Message):
     def __init__(self, results: _Optional[_Iterable[_Union[_common_pb2.AppendResult, _Mapping]]] = ...) -> None: ...
 
 class AppendStreamRequest(_message.Message):
-    __slots__ = ("ledger", "draft", "view")
+    __slots__ = ("ledger", "draft", "view", "drafts")
     LEDGER_FIELD_NUMBER: _ClassVar[int]
     DRAFT_FIELD_NUMBER: _ClassVar[int]
     VIEW_FIELD_NUMBER: _ClassVar[int]
+    DRAFTS_FIELD_NUMBER: _ClassVar[int]
     ledger: str
     draft: _common_pb2.Draft
     view: _common_pb2.ReceiptView
-    def __init__(self, ledger: _Optional[str] = ..., draft: _Optional[_Union[_common_pb2.Draft, _Mapping]] = ..., view: _Optional[_Union[_common_pb2.ReceiptView, str]] = ...) -> None: ...
+    drafts: _containers.RepeatedCompositeFieldContainer[_common_pb2.Draft]
+    def __init__(self, ledger: _Optional[str] = ..., draft: _Optional[_Union[_common_pb2.Draft, _Mapping]] = ..., view: _Optional[_Union[_common_pb2.ReceiptView, str]] = ..., drafts: _Optional[_Iterable[_Union[_common_pb2.Draft, _Mapping]]] = ...) -> None: ...
 
 class AppendStreamResponse(_message.Message):
-    __slots__ = ("result",)
+    __slots__ = ("result", "results")
     RESULT_FIELD_NUMBER: _ClassVar[int]
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
     result: _common_pb2.AppendResult
-    def __init__(self, result: _Optional[_Union[_common_pb2.AppendResult, _Mapping]] = ...) -> None: ...
+    results: _containers.RepeatedCompositeFieldContainer[_common_pb2.AppendResult]
+    def __init__(self, result: _Optional[_Union[_common_pb2.AppendResult, _Mapping]] = ..., results: _Optional[_Iterable[_Union[_common_pb2.AppendResult, _Mapping]]] = ...) -> None: ...
 
 class GetReceiptRequest(_message.Message):
     __slots__ = ("name", "view", "wait_for")

@@ -128,8 +128,8 @@ class LedgerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AppendStream(self, request_iterator, context):
-        """Records drafts as they come; answers in the order of the requests. The server stops reading
-        while too many are unanswered. Default view: BASIC.
+        """Records drafts as they come, one or many in a message; answers in the order of the requests.
+        The server stops reading while too many are unanswered. Default view: BASIC.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -46,8 +46,8 @@ class LedgerServiceStub:
     AppendBatch: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.AppendBatchRequest, _ledger_pb2.AppendBatchResponse]
     """Records up to 1,000 drafts; each has its own result. Default view: BASIC."""
     AppendStream: _grpc.StreamStreamMultiCallable[_ledger_pb2.AppendStreamRequest, _ledger_pb2.AppendStreamResponse]
-    """Records drafts as they come; answers in the order of the requests. The server stops reading
-    while too many are unanswered. Default view: BASIC.
+    """Records drafts as they come, one or many in a message; answers in the order of the requests.
+    The server stops reading while too many are unanswered. Default view: BASIC.
     """
     GetReceipt: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetReceiptRequest, _ledger_pb2.GetReceiptResponse]
     """Returns one receipt, if asked only once it is anchored. Default view: FULL."""
@@ -78,8 +78,8 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     AppendBatch: _aio.UnaryUnaryMultiCallable[_ledger_pb2.AppendBatchRequest, _ledger_pb2.AppendBatchResponse]  # type: ignore[assignment]
     """Records up to 1,000 drafts; each has its own result. Default view: BASIC."""
     AppendStream: _aio.StreamStreamMultiCallable[_ledger_pb2.AppendStreamRequest, _ledger_pb2.AppendStreamResponse]  # type: ignore[assignment]
-    """Records drafts as they come; answers in the order of the requests. The server stops reading
-    while too many are unanswered. Default view: BASIC.
+    """Records drafts as they come, one or many in a message; answers in the order of the requests.
+    The server stops reading while too many are unanswered. Default view: BASIC.
     """
     GetReceipt: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetReceiptRequest, _ledger_pb2.GetReceiptResponse]  # type: ignore[assignment]
     """Returns one receipt, if asked only once it is anchored. Default view: FULL."""
@@ -143,8 +143,8 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_ledger_pb2.AppendStreamRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_ledger_pb2.AppendStreamResponse], _abc.AsyncIterator[_ledger_pb2.AppendStreamResponse]]:
-        """Records drafts as they come; answers in the order of the requests. The server stops reading
-        while too many are unanswered. Default view: BASIC.
+        """Records drafts as they come, one or many in a message; answers in the order of the requests.
+        The server stops reading while too many are unanswered. Default view: BASIC.
         """
 
     @_abc_1.abstractmethod
