@@ -119,6 +119,7 @@ def assemble(
             random=random,
             flush_items=settings.flush_items,
             flush_bytes=settings.flush_bytes,
+            flush_linger_s=settings.flush_linger_ms / 1000,
             queue_items=settings.queue_items,
             queue_bytes=settings.queue_bytes,
             flushed=gate.flushed,

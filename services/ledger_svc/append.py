@@ -77,6 +77,7 @@ class Pipeline:
             max_queued_bytes=tools.queue_bytes,
             max_in_flight=_IN_FLIGHT,
             turns=tools.turns.of(ledger.tenant),
+            linger_s=tools.flush_linger_s,
             name="ledger",
         )
 

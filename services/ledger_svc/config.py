@@ -65,6 +65,16 @@ class Settings(ServerSettings):
             "max": 7 * 1024 * 1024,
         },
     )
+    flush_linger_ms: float = field(
+        default=5.0,
+        metadata={
+            "doc": "How long a flush waits for callers who were just answered, while a dozen or "
+            "more append one by one; fewer wait for nobody. 0 never waits.",
+            "unit": "milliseconds",
+            "min": 0,
+            "max": 100,
+        },
+    )
     queue_items: int = field(
         default=20_000,
         metadata={

@@ -66,6 +66,7 @@ class Tools:
     random: Callable[[int], bytes]
     flush_items: int = 1000
     flush_bytes: int = 6 * 1024 * 1024
+    flush_linger_s: float = 0.0
     queue_items: int = 20_000
     queue_bytes: int = 32 * 1024 * 1024
     turns: Turns = field(default_factory=Turns)

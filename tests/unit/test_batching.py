@@ -39,6 +39,12 @@ async def turns(count: int = 10) -> None:
         await asyncio.sleep(0)
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Let others have their turn until it holds; the caller sets the limit."""
+    while not condition():
+        await turns(1)
+
+
 async def test_lone_item_is_flushed_at_once() -> None:
     flush = Recorder()
     batcher = GroupCommit(flush)
@@ -169,6 +175,83 @@ async def test_pipelined_flushes_start_in_order() -> None:
     flush.gate.set()
     assert await asyncio.gather(*tasks) == [0, 10, 20, 30]
     assert flush.batches == [[0], [1], [2], [3]]
+
+
+class Callers:
+    """So many callers that submit one item after the other, until told to stop."""
+
+    def __init__(self, batcher: GroupCommit[int, int], count: int) -> None:
+        self._batcher = batcher
+        self.going = True
+        self.tasks = [asyncio.ensure_future(self._submit(n)) for n in range(count)]
+
+    async def _submit(self, number: int) -> None:
+        while self.going:
+            await self._batcher.submit(number)
+
+    async def stop(self) -> None:
+        self.going = False
+        await asyncio.gather(*self.tasks)
+
+
+async def test_a_crowd_is_waited_for() -> None:
+    flush = Recorder()
+    # So long that only what is counted can end the wait.
+    batcher = GroupCommit(flush, max_in_flight=2, linger_s=60.0)
+    callers = Callers(batcher, 40)
+    async with asyncio.timeout(10):
+        await until(lambda: len(flush.batches) >= 20)
+        assert min(len(batch) for batch in flush.batches) >= 24
+        await asyncio.gather(callers.stop(), batcher.close())
+
+
+async def test_no_small_flush_runs_beside_a_large_one() -> None:
+    flush = Recorder(hold=True)
+    batcher = GroupCommit(flush, max_in_flight=2, linger_s=0.001)
+    callers = [asyncio.ensure_future(batcher.submit(n)) for n in range(40)]
+    await flush.started.wait()
+    callers += [asyncio.ensure_future(batcher.submit(n)) for n in range(100, 105)]
+    await asyncio.sleep(0.01)
+    assert [len(batch) for batch in flush.batches] == [40]
+    callers += [asyncio.ensure_future(batcher.submit(n)) for n in range(200, 230)]
+    await turns()
+    assert [len(batch) for batch in flush.batches] == [40, 35]
+    flush.gate.set()
+    await asyncio.gather(*callers)
+
+
+async def test_a_crowd_that_does_not_come_back_is_waited_for_only_so_long() -> None:
+    flush = Recorder()
+    batcher = GroupCommit(flush, linger_s=0.01)
+    await asyncio.gather(*(batcher.submit(n) for n in range(40)))
+    async with asyncio.timeout(10):
+        for number in range(20):
+            assert await batcher.submit(number) == number * 10
+    assert batcher.stats().last_target == 1, "the crowd is forgotten"
+
+
+async def test_a_few_callers_wait_for_nobody() -> None:
+    flush = Recorder()
+    batcher = GroupCommit(flush, linger_s=60.0)
+    callers = Callers(batcher, 8)
+    async with asyncio.timeout(10):
+        await until(lambda: len(flush.batches) >= 50)
+        # A batch of many items is one caller.
+        assert await batcher.submit_many(range(100)) == [n * 10 for n in range(100)]
+        await batcher.submit(1)
+        await callers.stop()
+
+
+async def test_what_waits_for_a_crowd_is_flushed_on_closing() -> None:
+    flush = Recorder()
+    batcher = GroupCommit(flush, linger_s=60.0)
+    await asyncio.gather(*(batcher.submit(n) for n in range(40)))
+    waiting = asyncio.ensure_future(batcher.submit(7))
+    await turns()
+    assert not waiting.done()
+    async with asyncio.timeout(10):
+        await batcher.close()
+    assert await waiting == 70
 
 
 async def test_close_flushes_what_waits_and_refuses_more() -> None:

@@ -8,6 +8,10 @@ at a steady load batches are full; at high load they grow to `max_items`, and wh
 shared by all of them. Without a budget every target is 1. The queue is bounded: when it is full,
 callers are told to come back, and when.
 
+With `linger_s` instead, a batch waits for those who were just answered and will be back, as long as
+there are many of them (`provledger.pacing.Crowd`), and for no longer than that; a second flush runs
+beside a first one only if it is as full. Few callers wait for nobody then either.
+
     batcher = GroupCommit(flush, max_items=1000, max_queued_items=20_000, budget_s=0.008)
     results = await batcher.submit_many(items, size_bytes=size)
 
@@ -28,7 +32,7 @@ from typing import Final, Generic, Protocol, TypeVar, cast
 
 from provledger import telemetry
 from provledger.errors import InternalError, ResourceExhaustedError, UnavailableError
-from provledger.pacing import ArrivalRate, target_items
+from provledger.pacing import ArrivalRate, Crowd, target_items
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -105,6 +109,7 @@ class GroupCommit(Generic[T, R]):
     max_in_flight: flushes running at once; they start in order of submission.
     budget_s: the longest an item waits for others to make its batch full, in seconds; 0 for not at
         all. What it waits for flushes that run comes on top.
+    linger_s: the longest a batch waits for a crowd to come back, in seconds; 0 for not at all.
     fixed_items: the target of every batch, instead of one that follows the arrival rate.
     turns: asked before each flush; None flushes as soon as `max_in_flight` allows.
     name: of the batcher, in metrics.
@@ -120,6 +125,7 @@ class GroupCommit(Generic[T, R]):
         max_queued_bytes: int = 64 * 1024 * 1024,
         max_in_flight: int = 1,
         budget_s: float = 0.0,
+        linger_s: float = 0.0,
         fixed_items: int | None = None,
         turns: Turns | None = None,
         name: str = "",
@@ -132,6 +138,10 @@ class GroupCommit(Generic[T, R]):
         self._max_queued_bytes = max_queued_bytes
         self._max_in_flight = max_in_flight
         self._budget_s = budget_s
+        self._linger_s = linger_s
+        self._crowd = Crowd()
+        self._callers_in_flight = 0
+        self._ended_s = -math.inf
         self._fixed_items = fixed_items
         self._labels = {"batcher": name}
         self._turns = turns
@@ -257,13 +267,22 @@ class GroupCommit(Generic[T, R]):
         """What the batch about to begin waits for, by what is known before its first item."""
         if self._fixed_items is not None:
             return max(1, min(self._fixed_items, self._max_items))
+        if self._linger_s > 0:
+            return self._crowd.target(self._max_items)
         return target_items(self._rate.per_s(now_s), self._budget_s, self._max_items)
 
     def _wait_s(self) -> float:
         """How long the batch at the head of the queue may wait for more, in seconds."""
-        if self._closing or self._budget_s <= 0 or self._queued_items >= self._target:
+        if self._closing or self._queued_items >= self._target:
             return 0.0
         if self._queued_bytes >= self._max_bytes:
+            return 0.0
+        if self._linger_s > 0:
+            if self._tasks:
+                return math.inf  # its end will be heard of
+            began_s = max(self._queue[0].submitted_s, self._ended_s)
+            return began_s + self._linger_s - self._clock()
+        if self._budget_s <= 0:
             return 0.0
         return self._queue[0].submitted_s + self._budget_s - self._clock()
 
@@ -289,7 +308,7 @@ class GroupCommit(Generic[T, R]):
         while self._queue and self._asked is None and len(self._tasks) < self._max_in_flight:
             wait_s = self._wait_s()
             if wait_s > _CLOCK_STEP_S:
-                if self._timer is None:
+                if self._timer is None and wait_s < math.inf:
                     self._timer = asyncio.get_running_loop().call_later(
                         wait_s, self._on_timer, context=self._context
                     )
@@ -315,6 +334,7 @@ class GroupCommit(Generic[T, R]):
         """Start a flush of what fits, if there is anything; how many items it has."""
         target = self._target
         groups = self._take(max_items)
+        self._crowd.see(_callers(groups) + self._callers_in_flight)
         if self._queue:
             # What stays begins the next batch, and was there before anybody looked at it.
             self._target = self._next_target(self._clock())
@@ -357,6 +377,7 @@ class GroupCommit(Generic[T, R]):
         items: list[T] = [item for group in groups for item in group.items]
         started_s = self._clock()
         self._last_items, self._last_target = len(items), target
+        self._callers_in_flight += _callers(groups)
         try:
             results = await self._flush(items)
             if len(results) != len(items):
@@ -369,7 +390,9 @@ class GroupCommit(Generic[T, R]):
         else:
             _resolve(groups, results)
         finally:
-            self._last_flush_s = self._clock() - started_s
+            self._callers_in_flight -= _callers(groups)
+            self._ended_s = self._clock()
+            self._last_flush_s = self._ended_s - started_s
             self._items += len(items)
             self._flushes += 1
             _flush_s.record(self._last_flush_s, self._labels)
@@ -392,6 +415,11 @@ def _resolve(groups: list[_Group[T, R]], results: Sequence[R | Exception]) -> No
         if not group.future.done():
             group.future.set_result(cast("list[R | Exception]", list(results[start:end])))
         start = end
+
+
+def _callers(groups: Sequence[_Group[T, R]]) -> int:
+    """How many of them are of somebody who submits one item after the other."""
+    return sum(len(group.items) == 1 for group in groups)
 
 
 def _joined(

@@ -8,6 +8,11 @@ from __future__ import annotations
 import math
 from typing import Final
 
+CROWD_FROM: Final = 12
+"""Fewer callers than this at once, and none of them waits for another."""
+CROWD_SHARE: Final = 0.6
+"""A batch waits for this part of a crowd: the rest is on its way to or from us."""
+
 TARGET_SHARE: Final = 0.6
 """A target is what arrives in this part of the budget. More than half, so that an estimate a little
 too low still asks for half; less than all, so that the usual unevenness of arrivals fits in."""
@@ -38,6 +43,29 @@ class ArrivalRate:
     def _at(self, now_s: float) -> float:
         age = max(0.0, now_s - self._at_s) / _MEMORY_S
         return self._faded * math.exp(-age) if age < _FORGOTTEN else 0.0
+
+
+class Crowd:
+    """How many callers at once there were of late: the most, fading by a tenth each batch.
+
+    Callers that send one item after the other come back as soon as they are answered. Where many
+    do, waiting for them costs each of them little and shares a flush's cost among all.
+    """
+
+    __slots__ = ("_size",)
+
+    def __init__(self) -> None:
+        self._size = 0.0
+
+    def see(self, callers: int) -> None:
+        """Take note of the callers that are in a batch or wait for one, as the batch begins."""
+        self._size = max(float(callers), self._size * 0.9)
+
+    def target(self, max_items: int) -> int:
+        """How many callers the next batch waits for: 1 to `max_items`, and 1 without a crowd."""
+        if self._size < CROWD_FROM:
+            return 1
+        return min(max_items, math.ceil(self._size * CROWD_SHARE))
 
 
 def target_items(rate_per_s: float, budget_s: float, max_items: int) -> int:
