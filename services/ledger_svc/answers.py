@@ -19,74 +19,61 @@ MAX_FULL_BYTES: Final = 12 * 1024 * 1024
 """Statements and payloads of one answer; signatures and proofs still fit into 16 MiB beside it."""
 
 
-async def receipts_of(
+async def fill_receipts(
     reads: Reads,
     ledger: LedgerInfo,
-    outcomes: Sequence[Outcome],
+    recorded: Sequence[tuple[common_pb2.Receipt, Recorded]],
     view: common_pb2.ReceiptView,
-) -> dict[int, common_pb2.Receipt]:
-    """The receipt of each outcome that has one, by its index.
+) -> None:
+    """Fill in the receipt beside each outcome.
 
     Raises:
         InvalidArgumentError: RESPONSE_TOO_LARGE. Everything is recorded all the same, and the
             same request with another view shows it.
     """
-    fresh = _of(outcomes, repeated=False)
-    repeated = _of(outcomes, repeated=True)
     if view == convert.FULL:
-        _check_size(outcomes)
-    receipts: dict[int, common_pb2.Receipt] = {}
+        _check_size([outcome for _, outcome in recorded])
+    fresh = [(receipt, done.stored) for receipt, done in recorded if not done.repeated]
     if fresh:
-        shown = await reads.fresh(ledger, [stored for _, stored in fresh], view)
-        receipts = {index: receipt for (index, _), receipt in zip(fresh, shown, strict=True)}
-    if repeated:
-        by_seq: dict[int, Stored] = {stored.row.seq: stored for _, stored in repeated}
-        rendered = await reads.render(ledger, [by_seq[seq] for seq in sorted(by_seq)], view)
-        shown_by_seq = {receipt.seq: receipt for receipt in rendered.receipts}
-        for index, stored in repeated:
-            receipts[index] = shown_by_seq[stored.row.seq]
-    return receipts
+        receipts = [receipt for receipt, _ in fresh]
+        await reads.fresh(ledger, [stored for _, stored in fresh], view, receipts)
+    if len(fresh) == len(recorded):
+        return
+    repeated = [(receipt, done.stored) for receipt, done in recorded if done.repeated]
+    by_seq: dict[int, Stored] = {stored.row.seq: stored for _, stored in repeated}
+    rendered = await reads.render(ledger, [by_seq[seq] for seq in sorted(by_seq)], view)
+    shown_by_seq = {receipt.seq: receipt for receipt in rendered.receipts}
+    for receipt, stored in repeated:
+        receipt.CopyFrom(shown_by_seq[stored.row.seq])
 
 
-async def results_of(
+async def fill_results(
     reads: Reads,
     ledger: LedgerInfo,
     outcomes: Sequence[Outcome],
     view: common_pb2.ReceiptView,
     field: str,
+    results: Sequence[common_pb2.AppendResult],
     first_index: int = 0,
     first_place: int = 0,
-) -> list[common_pb2.AppendResult]:
-    """One result for each outcome; `field` with its place is where the draft stands."""
-    receipts = await receipts_of(reads, ledger, outcomes, view)
-    results = []
-    for index, outcome in enumerate(outcomes):
+) -> None:
+    """Fill in the result of each outcome; `field` with its place is where the draft stands."""
+    recorded: list[tuple[common_pb2.Receipt, Recorded]] = []
+    for index, (outcome, result) in enumerate(zip(outcomes, results, strict=True)):
+        result.index = first_index + index
         if isinstance(outcome, Recorded):
-            result = common_pb2.AppendResult(
-                index=first_index + index,
-                receipt=receipts[index],
-                repeated_request=outcome.repeated,
-            )
+            if outcome.repeated:
+                result.repeated_request = True
+            recorded.append((result.receipt, outcome))
         else:
             where = field.format(index=first_place + index)
-            result = common_pb2.AppendResult(
-                index=first_index + index, error=convert.item_status(outcome, where)
-            )
-        results.append(result)
-    return results
+            result.error.CopyFrom(convert.item_status(outcome, where))
+    if recorded:
+        await fill_receipts(reads, ledger, recorded, view)
 
 
-def _of(outcomes: Sequence[Outcome], *, repeated: bool) -> list[tuple[int, Stored]]:
-    """Index and receipt of the outcomes that are, or are not, repeats."""
-    return [
-        (index, outcome.stored)
-        for index, outcome in enumerate(outcomes)
-        if isinstance(outcome, Recorded) and outcome.repeated is repeated
-    ]
-
-
-def _check_size(outcomes: Sequence[Outcome]) -> None:
-    size = sum(outcome.size_bytes for outcome in outcomes if isinstance(outcome, Recorded))
+def _check_size(outcomes: Sequence[Recorded]) -> None:
+    size = sum(outcome.size_bytes for outcome in outcomes)
     if size > MAX_FULL_BYTES and len(outcomes) > 1:
         raise convert.violation(
             "view",

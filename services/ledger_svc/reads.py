@@ -134,14 +134,18 @@ class Reads:
         self._keep(_Batch(batch))
 
     async def fresh(
-        self, ledger: LedgerInfo, stored: Sequence[Stored], view: common_pb2.ReceiptView
-    ) -> list[common_pb2.Receipt]:
-        """Receipts that were just committed, which are in no checkpoint yet."""
+        self,
+        ledger: LedgerInfo,
+        stored: Sequence[Stored],
+        view: common_pb2.ReceiptView,
+        receipts: Sequence[common_pb2.Receipt],
+    ) -> None:
+        """Fill in receipts that were just committed, which are in no checkpoint yet."""
         batches = await self._load_batches(ledger, stored)
         states = [convert.PENDING] * len(stored)
         if view == convert.FULL:
             stored = await self._with_content(ledger, stored)
-        return await self._assemble(ledger, stored, batches, states, view, None)
+        await self._assemble(ledger, stored, batches, states, view, None, receipts)
 
     async def render(
         self,
@@ -162,12 +166,15 @@ class Reads:
         logged_seq = (await self._storage.get_head(ledger.uid)).logged_seq
         if view == convert.BASIC:
             states = await self._states(ledger, stored, logged_seq)
-            return Rendered(await self._assemble(ledger, stored, batches, states, view, None), 0)
+            receipts = [common_pb2.Receipt() for _ in stored]
+            await self._assemble(ledger, stored, batches, states, view, None, receipts)
+            return Rendered(receipts, 0)
         stored = await self._with_content(ledger, stored)
         seqs = [item.row.seq for item in stored if item.row.seq <= logged_seq]
         answer = await self._proofs(ledger, seqs, tree_size) if seqs else None
         states = await self._proven_states(ledger, stored, answer)
-        receipts = await self._assemble(ledger, stored, batches, states, view, answer)
+        receipts = [common_pb2.Receipt() for _ in stored]
+        await self._assemble(ledger, stored, batches, states, view, answer, receipts)
         return Rendered(receipts, tree_size if answer is None else answer.tree_size)
 
     async def _with_content(self, ledger: LedgerInfo, stored: Sequence[Stored]) -> Sequence[Stored]:
@@ -321,10 +328,13 @@ class Reads:
         states: Sequence[common_pb2.AnchorState],
         view: common_pb2.ReceiptView,
         answer: anchor_pb2.BatchGetInclusionProofsResponse | None,
-    ) -> list[common_pb2.Receipt]:
+        receipts: Sequence[common_pb2.Receipt],
+    ) -> None:
+        arguments = (ledger, stored, batches, states, view, answer, receipts)
         if view == convert.FULL and len(stored) >= _THREAD_FROM:
-            return await asyncio.to_thread(_assemble, ledger, stored, batches, states, view, answer)
-        return _assemble(ledger, stored, batches, states, view, answer)
+            await asyncio.to_thread(_assemble, *arguments)
+        else:
+            _assemble(*arguments)
 
 
 def _assemble(
@@ -334,14 +344,15 @@ def _assemble(
     states: Sequence[common_pb2.AnchorState],
     view: common_pb2.ReceiptView,
     answer: anchor_pb2.BatchGetInclusionProofsResponse | None,
-) -> list[common_pb2.Receipt]:
+    receipts: Sequence[common_pb2.Receipt],
+) -> None:
+    """Fill in the receipts of rows."""
     name, suite = ledger.name, SUITES_TO_PB[ledger.suite]
-    receipts = [
-        convert.receipt_to_pb(ledger, name, suite, item, batches[item.row.batch_seq].row.kid, state)
-        for item, state in zip(stored, states, strict=True)
-    ]
+    fill = convert.fill_receipt
+    for receipt, item, state in zip(receipts, stored, states, strict=True):
+        fill(receipt, ledger, name, suite, item, batches[item.row.batch_seq].row.kid, state)
     if view == convert.BASIC:
-        return receipts
+        return
     for receipt, item in zip(receipts, stored, strict=True):
         batch = batches[item.row.batch_seq]
         path = batch.path(ledger.suite, item.row.batch_index)
@@ -351,4 +362,3 @@ def _assemble(
         for proof in answer.proofs:
             if proof.seq in by_seq:
                 convert.add_proof(by_seq[proof.seq], proof, answer)
-    return receipts

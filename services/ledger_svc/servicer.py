@@ -109,8 +109,9 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         (outcome,) = await self._parts.appender.append(ledger, [_admit(request)])
         if not isinstance(outcome, Recorded):
             raise convert.in_field(outcome, "draft")
-        receipts = await answers.receipts_of(self._reads, ledger, [outcome], view)
-        return ledger_pb2.AppendResponse(receipt=receipts[0], repeated_request=outcome.repeated)
+        response = ledger_pb2.AppendResponse(repeated_request=outcome.repeated)
+        await answers.fill_receipts(self._reads, ledger, [(response.receipt, outcome)], view)
+        return response
 
     async def AppendBatch(
         self, request: ledger_pb2.AppendBatchRequest, context: Any
@@ -125,8 +126,10 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         if view == convert.FULL:
             _check_view(drafts)
         done = await self._append(ledger, drafts, current_principal())
-        results = await answers.results_of(self._reads, ledger, done, view, "drafts[{index}]")
-        return ledger_pb2.AppendBatchResponse(results=results)
+        response = ledger_pb2.AppendBatchResponse()
+        results = [response.results.add() for _ in done]
+        await answers.fill_results(self._reads, ledger, done, view, "drafts[{index}]", results)
+        return response
 
     async def AppendStream(
         self, request_iterator: AsyncIterator[ledger_pb2.AppendStreamRequest], context: Any
@@ -155,17 +158,16 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         async def answer(
             portion: stream.Portion, results: Sequence[common_pb2.AppendResult]
         ) -> None:
-            filled = await answers.results_of(
+            await answers.fill_results(
                 self._reads,
                 ledger,
                 portion.outcomes,
                 view,
                 portion.field,
+                results,
                 portion.first_index,
                 portion.first_place,
             )
-            for result, found in zip(results, filled, strict=True):
-                result.CopyFrom(found)
 
         async def enter(drafts: int, size_bytes: int) -> None:
             await gate.enter(tenant, size_bytes)

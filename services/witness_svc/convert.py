@@ -104,14 +104,14 @@ def _content_from_pb(draft: common_pb2.Draft) -> Mutation | Document | None:
 def answer_to_pb(answer: Answer) -> pb.WitnessBatchResponse:
     """Return the response to a call."""
     response = pb.WitnessBatchResponse()
-    results = response.results
+    add = response.results.add
     index = answer.first_index
     for outcome in answer.outcomes:
         if isinstance(outcome, Made):
-            results.append(pb.WitnessResult(witnessed=_made_to_pb(outcome, index)))
+            _fill(add().witnessed, outcome, index)
             index += 1
         else:
-            results.append(pb.WitnessResult(rejection=status_to_pb(outcome)))
+            add().rejection.CopyFrom(status_to_pb(outcome))
     batch = answer.batch
     if batch is not None:
         response.body = batch.body
@@ -123,18 +123,17 @@ def answer_to_pb(answer: Answer) -> pb.WitnessBatchResponse:
     return response
 
 
-def _made_to_pb(made: Made, index: int) -> pb.WitnessedStatement:
+def _fill(witnessed: pb.WitnessedStatement, made: Made, index: int) -> None:
+    """Fill in a result where it stands: made apart, it would be copied with all its bytes."""
     commitment = made.commitment
-    return pb.WitnessedStatement(
-        statement=made.statement,
-        payload=made.payload,
-        receipt_type=made.receipt_type,
-        profile=commitment.profile,
-        commitment_size=commitment.size,
-        secret=commitment.secret,
-        payload_hash=commitment.root,
-        batch_index=index,
-    )
+    witnessed.statement = made.statement
+    witnessed.payload = made.payload
+    witnessed.receipt_type = made.receipt_type
+    witnessed.profile = commitment.profile
+    witnessed.commitment_size = commitment.size
+    witnessed.secret = commitment.secret
+    witnessed.payload_hash = commitment.root
+    witnessed.batch_index = index
 
 
 def _invalid(reason: str, field: str, description: str) -> InvalidArgumentError:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from uuid import UUID
 
 from provledger.errors import IdentifierError
 
@@ -246,7 +245,7 @@ def uuid7(now_ns: int, random_10: bytes) -> bytes:
         | 0b10 << 62
         | int.from_bytes(random_10[2:], "big") & 0x3FFF_FFFF_FFFF_FFFF
     )
-    return UUID(int=value).bytes
+    return value.to_bytes(16, "big")
 
 
 def timestamp_iso(t_ns: int) -> str:

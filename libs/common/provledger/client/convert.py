@@ -124,13 +124,15 @@ def _is_text(value: Any) -> bool:
 
 
 def _draft_to_pb(draft: Draft) -> common_pb2.Draft:
-    message = common_pb2.Draft(
-        request_id=draft.request_id or str(uuid.uuid4()),
-        actor=common_pb2.Actor(id=draft.actor_id, type=draft.actor_type),
-        op_id=draft.op_id,
-        op_parent_id=draft.op_parent_id,
-        occurred_at=_time_text(draft.occurred_at),
-    )
+    # Member by member: half the cost of keyword arguments, and no message is copied.
+    message = common_pb2.Draft()
+    message.request_id = draft.request_id or str(uuid.uuid4())
+    actor = message.actor
+    actor.id = draft.actor_id
+    actor.type = draft.actor_type
+    message.op_id = draft.op_id
+    message.op_parent_id = draft.op_parent_id
+    message.occurred_at = _time_text(draft.occurred_at)
     if draft.origin_service or draft.trace_id or draft.upstream_events:
         message.origin.service = draft.origin_service
         message.origin.trace_id = draft.trace_id
@@ -144,11 +146,12 @@ def _draft_to_pb(draft: Draft) -> common_pb2.Draft:
         mutation.new_state = _json_text(draft.new_state, "new_state")
         mutation.diff = _json_text(draft.diff, "diff")
     elif isinstance(draft, Document):
-        message.document.receipt_type = draft.receipt_type
-        message.document.media_type = draft.media_type
-        message.document.resource_type = draft.resource_type
-        message.document.resource_id = draft.resource_id
-        message.document.payload = _payload(draft)
+        document = message.document
+        document.receipt_type = draft.receipt_type
+        document.media_type = draft.media_type
+        document.resource_type = draft.resource_type
+        document.resource_id = draft.resource_id
+        document.payload = _payload(draft)
     else:
         raise IdentifierError("draft", "must be a Mutation or a Document")
     return message
