@@ -6,6 +6,7 @@ as they are now, in the FULL view with their proofs.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Final
 
@@ -17,6 +18,8 @@ from provledger.api.common.v1 import common_pb2
 
 MAX_FULL_BYTES: Final = 12 * 1024 * 1024
 """Statements and payloads of one answer; signatures and proofs still fit into 16 MiB beside it."""
+
+_STEP_ITEMS: Final = 250
 
 
 async def fill_receipts(
@@ -59,6 +62,8 @@ async def fill_results(
 ) -> None:
     """Fill in the result of each outcome; `field` with its place is where the draft stands."""
     recorded: list[tuple[common_pb2.Receipt, Recorded]] = []
+    if view == convert.FULL:
+        _check_size([outcome for outcome in outcomes if isinstance(outcome, Recorded)])
     for index, (outcome, result) in enumerate(zip(outcomes, results, strict=True)):
         result.index = first_index + index
         if isinstance(outcome, Recorded):
@@ -68,8 +73,11 @@ async def fill_results(
         else:
             where = field.format(index=first_place + index)
             result.error.CopyFrom(convert.item_status(outcome, where))
-    if recorded:
-        await fill_receipts(reads, ledger, recorded, view)
+    for start in range(0, len(recorded), _STEP_ITEMS):
+        if start:
+            # A thousand receipts are some milliseconds of work: others have their turn.
+            await asyncio.sleep(0)
+        await fill_receipts(reads, ledger, recorded[start : start + _STEP_ITEMS], view)
 
 
 def _check_size(outcomes: Sequence[Recorded]) -> None:
