@@ -18,7 +18,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tests.bench import anchor, endtoend, growth, inprocess, kms
+import uvloop
+
+from tests.bench import anchor, endtoend, growth, inprocess, kms, peers, tracing
 from tests.support.postgres import fresh_database, running_postgres
 
 
@@ -42,13 +44,31 @@ def postgres() -> Iterator[str]:
 
 def on_sqlite(folder: Path, full: bool) -> Any:
     """Everything together, on SQLite."""
-    return asyncio.run(endtoend.run(folder, None, full=full))
+    return uvloop.run(endtoend.run(folder, None, full=full))
 
 
 def on_postgres(folder: Path, full: bool) -> Any:
     """Everything together, on PostgreSQL."""
     with postgres() as url:
-        return asyncio.run(endtoend.run(folder, url, full=full))
+        found = uvloop.run(endtoend.run(folder, url, full=full))
+        return {**found, "peers": _compared(peers.run(url, full=full), found)}
+
+
+def _compared(measured: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
+    """Add how our batched and single appends compare with them."""
+    batched = ours["batched_500"]["receipts_per_s"]
+    single = ours["single_8_in_flight"]["receipts_per_s"]
+    return {
+        **measured,
+        "batched_to_copy": round(batched / measured["copy_500"], 3),
+        "batched_to_trigger": round(batched / measured["trigger_500"], 3),
+        "single_8_to_trigger": round(single / measured["trigger_single_8"], 3),
+    }
+
+
+def traced(folder: Path, full: bool) -> Any:
+    """Everything together on SQLite, without tracing and with it."""
+    return uvloop.run(tracing.off_against_on(folder, 50_000 if full else 10_000))
 
 
 def the_anchor(folder: Path, full: bool) -> Any:
@@ -74,6 +94,7 @@ SECTIONS: dict[str, Callable[[Path, bool], Any]] = {
     "postgres": on_postgres,
     "anchor": the_anchor,
     "kms": lambda folder, full: kms.run(folder, full=full),
+    "tracing": traced,
     "growth": grown,
 }
 """What can be measured, in order."""

@@ -7,13 +7,15 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from provledger.client import AsyncClient, Mutation
+from tests.bench.processor import Meter
 from tests.bench.timing import summary_ms
 
 LEDGER = "tenants/bench/ledgers/main"
@@ -40,12 +42,15 @@ def mutations(first: int, count: int) -> Iterator[Mutation]:
 
 
 @contextmanager
-def services(data_dir: Path, database_url: str | None) -> Iterator[dict[str, Any]]:
+def services(
+    data_dir: Path, database_url: str | None, environment: Mapping[str, str] | None = None
+) -> Iterator[dict[str, Any]]:
     """Run the four services on a data directory; yields what `endpoints.json` says."""
+    own = {**os.environ, **(environment or {})}
     command = [sys.executable, "-m", "provledger_cli"]
     options = ["--data-dir", str(data_dir)]
     url = [] if database_url is None else ["--database-url", database_url]
-    subprocess.run([*command, "up", *options, *url], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*command, "up", *options, *url], check=True, stdout=subprocess.DEVNULL, env=own)
     try:
         yield json.loads((data_dir / "endpoints.json").read_text())["services"]
     finally:
@@ -60,17 +65,19 @@ async def client_of(running: dict[str, Any]) -> AsyncIterator[AsyncClient]:
         yield client
 
 
-async def batched(client: AsyncClient, first: int, count: int) -> dict[str, float]:
+async def batched(
+    client: AsyncClient, first: int, count: int, ledger: str = LEDGER, *, size: int = BATCH
+) -> dict[str, Any]:
     """Append in batches, several in flight; every answer means durable and witnessed."""
     drafts = list(mutations(first, count))
-    batches = [drafts[start : start + BATCH] for start in range(0, count, BATCH)]
+    batches = [drafts[start : start + size] for start in range(0, count, size)]
     durations: list[float] = []
 
     async def worker() -> None:
         while batches:
             batch = batches.pop(0)
             start = time.perf_counter()
-            results = await client.append_batch(LEDGER, batch)
+            results = await client.append_batch(ledger, batch)
             durations.append(time.perf_counter() - start)
             failed = [result.error for result in results if result.error is not None]
             if failed:
@@ -82,9 +89,9 @@ async def batched(client: AsyncClient, first: int, count: int) -> dict[str, floa
     return {"receipts_per_s": round(count / seconds), **summary_ms(durations)}
 
 
-async def singles(client: AsyncClient, first: int, count: int, flight: int) -> dict[str, float]:
+async def singles(client: AsyncClient, first: int, count: int, flight: int) -> dict[str, Any]:
     """Append one by one with so many calls in flight."""
-    drafts = mutations(first, count)
+    drafts = iter(list(mutations(first, count)))
     durations: list[float] = []
 
     async def worker() -> None:
@@ -99,11 +106,12 @@ async def singles(client: AsyncClient, first: int, count: int, flight: int) -> d
     return {"receipts_per_s": round(count / seconds), **summary_ms(durations)}
 
 
-async def streamed(client: AsyncClient, first: int, count: int) -> dict[str, float]:
+async def streamed(client: AsyncClient, first: int, count: int) -> dict[str, Any]:
     """Append through one bidirectional stream."""
+    drafts = list(mutations(first, count))
     start = time.perf_counter()
     answered = 0
-    async for result in client.append_stream(LEDGER, mutations(first, count)):
+    async for result in client.append_stream(LEDGER, drafts):
         if result.error is not None:
             raise result.error
         answered += 1
@@ -152,17 +160,34 @@ def stored_bytes(folder: Path) -> int:
 
 async def run(data_dir: Path, database_url: str | None, *, full: bool) -> dict[str, Any]:
     """Run all of them on one backend."""
+    from tests.bench import writers
+    from tests.bench.latency import steady
+
     count = 100_000 if full else 20_000
     with services(data_dir, database_url) as running:
         async with client_of(running) as client:
             result: dict[str, Any] = {"warm_up": await batched(client, 0, 2_000)}
-            result["batched_500"] = await batched(client, 1_000_000, count)
+            result["batched_500"] = await Meter(running).of(
+                count, batched(client, 1_000_000, count)
+            )
             result["seconds_until_logged"] = round(await until_logged(client), 3)
             for flight in (1, 8, 64):
-                result[f"single_{flight}_in_flight"] = await singles(
-                    client, 2_000_000 + flight * 100_000, (count // 20) * min(flight, 4), flight
+                number = (count // 20) * min(flight, 4)
+                result[f"single_{flight}_in_flight"] = await Meter(running).of(
+                    number, singles(client, 2_000_000 + flight * 100_000, number, flight)
                 )
-            result["stream"] = await streamed(client, 9_000_000, count // 4)
+            result["stream"] = await Meter(running).of(count, streamed(client, 9_000_000, count))
+            await until_logged(client)
+            seconds = 30 if full else 6
+            result["steady_200"] = await steady(client, 10_000_000, 200, seconds)
+            result["steady_500"] = await steady(client, 11_000_000, 500, seconds, checkpoint=True)
+            with tempfile.TemporaryDirectory() as folder:
+                result["two_writers"] = await writers.two_against_one(
+                    running, client, Path(folder), database_url, count // 2
+                )
+                result["event_loops"] = await writers.loops(
+                    running, data_dir, Path(folder), count // 2
+                )
             await until_logged(client)
             result["page_of_100_with_proofs"] = await page_of_100(client, 40)
             ledger = await client.get_ledger(LEDGER)
