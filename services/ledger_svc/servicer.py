@@ -21,12 +21,14 @@ from provledger import names, telemetry
 from provledger.api.anchor.v1 import anchor_pb2
 from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2, ledger_pb2_grpc
-from provledger.errors import NotFoundError
+from provledger.errors import NotFoundError, UnavailableError
 from provledger.rpc.auth import current_principal
 from provledger.rpc.channel import call
 
 MAX_VERIFIED_ROWS: Final = 10_000
 DEFAULT_LEDGER: Final = "main"
+
+_NEED_PROOFS: Final = frozenset({convert.LOGGED, convert.ANCHORED})
 
 
 class HeadStub(Protocol):
@@ -231,7 +233,14 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
             )
         await self._wait_for(ledger, stored.row.seq, request.wait_for)
         rendered = await self._reads.render(ledger, [stored], view)
-        return ledger_pb2.GetReceiptResponse(receipt=rendered.receipts[0])
+        receipt = rendered.receipts[0]
+        if view == convert.FULL and request.wait_for in _NEED_PROOFS and not receipt.proofs:
+            # It is logged, but the anchor was too busy to prove it: to call it pending would be
+            # less than what was waited for.
+            raise UnavailableError(
+                "PROOF_UNAVAILABLE", "the anchor did not prove the receipt", retry_delay_s=0.2
+            )
+        return ledger_pb2.GetReceiptResponse(receipt=receipt)
 
     async def _wait_for(self, ledger: LedgerInfo, seq: int, state: common_pb2.AnchorState) -> None:
         progress = self._parts.progress

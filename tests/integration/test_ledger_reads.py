@@ -20,6 +20,7 @@ from provledger.errors import (
     InvalidArgumentError,
     NotFoundError,
     OutOfRangeError,
+    UnavailableError,
 )
 from provledger.head import parse_head
 from provledger.keyset import KeyPurpose, KeySet, VerificationKey
@@ -95,6 +96,27 @@ async def test_receipts_verify_offline_once_they_are_logged(database_url: str) -
             assert receipt.anchor_state in (LOGGED, ANCHORED)
             report = verify_receipt(receipt_from_pb(receipt), key_set(witness, anchor))
             assert report.status == "verified"
+
+
+async def test_what_was_waited_for_is_not_called_pending_for_want_of_a_proof(
+    database_url: str,
+) -> None:
+    anchor = InMemoryAnchor()
+
+    def busy(method: str, request: object) -> None:
+        if method == "BatchGetInclusionProofs":
+            raise UnavailableError("QUEUE_FULL", "not now")
+
+    async with ledger_service(database_url, anchor=anchor, relay=True) as service:
+        name = (await append(service, draft("r1"))).receipt.name
+        await get(service, name, wait_for=LOGGED)
+        anchor.faults.before = busy
+        with pytest.raises(UnavailableError) as caught:
+            await get(service, name, wait_for=LOGGED)
+        assert caught.value.reason == "PROOF_UNAVAILABLE"
+        assert (await get(service, name)).anchor_state == PENDING
+        anchor.faults.before = None
+        assert (await get(service, name, wait_for=LOGGED)).proofs
 
 
 async def test_append_answers_in_full_before_it_is_logged(database_url: str) -> None:
