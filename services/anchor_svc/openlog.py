@@ -123,6 +123,7 @@ class OpenLog:
             )
         await self.relays.open()
         await self.policies.open()
+        await self.restored.look()
         await self.overdue.look()
 
     @property

@@ -14,6 +14,9 @@ Each sink that remembers (`Remembering`) is asked what it holds of the log:
 At least one must confirm and none may be left open; whoever restored an installation without such
 sinks has said so (`accepted`). Then the file is removed, durably, before anything is signed.
 
+Without the file, each start asks as well, once: a snapshot that somebody put back leaves none. What
+holds more then holds the log in the same way; what does not answer within a moment is left alone.
+
 Trust: the file is operational. Who removes it lets a stale log go on, and makes a second history
 that sinks and cosigners will refuse; who makes one stops the log.
 """
@@ -46,6 +49,8 @@ log = logs.get(__name__)
 
 MARKER: Final = "restored.json"
 _RETRY: Final = RetryPolicy(attempts=1_000_000, base_s=0.5, cap_s=15.0, budget_s=float("inf"))
+_LOOK_S: Final = 3.0
+"""How long a start waits for what sinks remember."""
 _NEXT: Final = "see docs/runbooks/stale-restore.md"
 
 
@@ -123,8 +128,29 @@ class Restored:
         self._state.held = _unconfirmed("no sink was asked yet", 0)
         log.warning("anchor.held", log=self._log.name, accepted=self._accepted)
 
+    async def look(self) -> None:
+        """At every start: hold the log if a sink that answers in time remembers more than we do.
+
+        A snapshot of the whole machine that was put back leaves no marker. Sinks that are away
+        hold up nobody here: they refuse later, when they are handed a head.
+        """
+        head = self._state.published or self._signed()
+        if self._state.held is not None or head is None:
+            return
+        sinks = [sink for sink in self._sinks() if isinstance(sink, Remembering)]
+        limit_s = min(self._deadline_s, _LOOK_S)
+        for answer in await asyncio.gather(*(self._one(s, head, {}, limit_s) for s in sinks)):
+            if answer.more:
+                try:
+                    decide([answer], size=head.size, accepted=False)
+                except FailedPreconditionError as error:
+                    self._state.held = error
+                    log.error("anchor.held", reason=error.reason, message=error.message,
+                              log=self._log.name)  # fmt: skip
+                return
+
     async def run(self) -> None:
-        """Ask until it is confirmed; returns at once for a log that was not restored."""
+        """Ask until it is confirmed; returns at once for a log that is not held."""
         delays = _RETRY.delays(self._rng)
         told = ""
         while self._state.held is not None:
@@ -142,7 +168,11 @@ class Restored:
         size = 0 if head is None else head.size
         sinks = [sink for sink in self._sinks() if isinstance(sink, Remembering)]
         acknowledged = await self._storage.cursors(self._log.uid, [sink.uri for sink in sinks])
-        answers = [] if head is None else [await self._one(s, head, acknowledged) for s in sinks]
+        answers = (
+            []
+            if head is None
+            else [await self._one(s, head, acknowledged, self._deadline_s) for s in sinks]
+        )
         decide(answers, size=size, accepted=self._accepted)
         await asyncio.to_thread(self._forget)
         self._state.held = None
@@ -154,21 +184,25 @@ class Restored:
         )
 
     async def _one(
-        self, sink: Remembering, head: SignedCheckpoint, acknowledged: Mapping[str, int]
+        self,
+        sink: Remembering,
+        head: SignedCheckpoint,
+        acknowledged: Mapping[str, int],
+        deadline_s: float,
     ) -> Answer:
         checkpoint = PublishedCheckpoint(
             self._log.origin, head.size, head.root, head.note, known_size=head.size
         )
         size = acknowledged.get(sink.uri, 0)
         try:
-            async with asyncio.timeout(self._deadline_s):
+            async with asyncio.timeout(deadline_s):
                 return Answer(sink.uri, size, await sink.holds(checkpoint))
         except SinkIntegrityError as error:
             return Answer(sink.uri, size, None, more=str(error))
         except SinkError as error:
             return Answer(sink.uri, size, None, why=str(error))
         except TimeoutError:
-            return Answer(sink.uri, size, None, why=f"not within {self._deadline_s} s")
+            return Answer(sink.uri, size, None, why=f"not within {deadline_s} s")
 
     def _signed(self) -> SignedCheckpoint | None:
         view = self._state.view

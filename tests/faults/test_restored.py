@@ -112,6 +112,38 @@ def test_anchor_database_of_an_earlier_copy(embedded: Attack, tmp_path: Path) ->
     print(attack.check())
 
 
+def test_snapshot_of_everything_but_the_sinks(embedded: Attack, tmp_path: Path) -> None:
+    """It agrees with itself: only what is outside remembers more, and is asked before signing."""
+    attack = embedded
+    data = attack.cluster.data
+    _work(attack)
+    _stop(attack)
+    for name in ("db", "tiles"):
+        shutil.copytree(data.path / name, tmp_path / name)
+    attack.cluster.start()
+    _work(attack)
+    _stop(attack)
+    sunk = _sunk(attack)
+    for name in ("db", "tiles"):
+        (data.path / name).rename(tmp_path / f"late-{name}")
+        shutil.copytree(tmp_path / name, data.path / name)
+
+    attack.cluster.start()
+    with pytest.raises(FailedPreconditionError) as caught:
+        _append(attack, "after")
+    assert caught.value.reason == "RESTORED_BEHIND"
+    assert "anchor.held" in attack.cluster["anchor"].tail()
+    assert _sunk(attack) == sunk
+    _stop(attack)
+
+    for name in ("db", "tiles"):
+        shutil.rmtree(data.path / name)
+        (tmp_path / f"late-{name}").rename(data.path / name)
+    attack.cluster.start()
+    _work(attack)
+    print(attack.check())
+
+
 def test_ledger_that_nobody_confirms_says_so(embedded: Attack) -> None:
     """Started while the anchor is away, it cannot know that it is not behind."""
     attack = embedded
@@ -125,6 +157,11 @@ def test_ledger_that_nobody_confirms_says_so(embedded: Attack) -> None:
     attack.cluster.restart("anchor")
     _work(attack)
     print(attack.check())
+
+
+def _stop(attack: Attack) -> None:
+    for name in reversed(attack.cluster.services):
+        attack.cluster[name].kill()
 
 
 def _leaves(attack: Attack) -> list[bytes]:

@@ -11,6 +11,7 @@ import pytest
 from anchor_svc.openlog import OpenLog
 from anchor_svc.restored import MARKER
 from anchor_svc.servicer import AnchorServicer
+from anchor_svc.sinks import PublishedCheckpoint, SinkError
 from anchor_svc.sinks.file import FileSink
 from provledger.api.anchor.v1 import anchor_pb2 as pb
 from provledger.errors import FailedPreconditionError, StatusError, UnavailableError
@@ -112,3 +113,35 @@ async def test_a_marker_that_cannot_be_read_holds_all_the_same(
     mark(tmp_path).write_text('{"accepted": tr')
     async with running_log(database_url, tmp_path, keys=keys) as log:
         assert isinstance(await refused(log, ledger, keys), UnavailableError)
+
+
+async def test_a_start_without_a_marker_asks_too(database_url: str, tmp_path: Path) -> None:
+    """A snapshot of everything that was put back agrees with itself and leaves no marker."""
+    ledger, keys = Ledger(), TestKeys()
+    await grown(database_url, tmp_path, ledger, tmp_path / "sink")
+    latest = next((tmp_path / "sink").rglob("latest"))
+    latest.write_bytes(latest.read_bytes().replace(b"\n21\n", b"\n22\n", 1))
+    places = [sink(tmp_path / "sink"), sink(tmp_path / "another")]
+    async with running_log(database_url, tmp_path, keys=keys, sinks=places, background=True) as log:
+        assert (await refused(log, ledger, keys)).reason == "RESTORED_BEHIND"
+        assert keys.signers[next(iter(keys.signers))].signed == []
+        assert not (tmp_path / "another").exists()
+
+
+class Away(FileSink):
+    """A sink that cannot be asked."""
+
+    async def holds(self, checkpoint: PublishedCheckpoint) -> bool:
+        raise SinkError("away")
+
+
+async def test_a_start_without_a_marker_waits_for_no_sink(
+    database_url: str, tmp_path: Path
+) -> None:
+    ledger = Ledger()
+    await grown(database_url, tmp_path, ledger, tmp_path / "sink")
+    ledger.grow(1)
+    away = Away((tmp_path / "sink").as_uri(), tmp_path / "sink")
+    async with running_log(database_url, tmp_path, sinks=[away]) as log:
+        assert log.state.held is None
+        assert (await submit(log, ledger, 20)).tree_size == 22
