@@ -101,7 +101,7 @@ class Settings(ServerSettings):
         },
     )
     queue_target_s: float = field(
-        default=0.03,
+        default=0.1,
         metadata={
             "doc": "How long a draft may wait for its flush, beside what a signature and a commit "
             "always take. While drafts wait longer, less work is let in.",

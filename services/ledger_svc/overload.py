@@ -26,7 +26,7 @@ CALL_UNITS: Final = 4
 SHARE: Final = 3.0
 """A tenant may hold this many times what is free: three quarters, if it is alone."""
 
-MIN_UNITS: Final = 1024
+MIN_UNITS: Final = 2048
 MAX_UNITS: Final = 65_536
 _FIRST_UNITS: Final = 8192
 _STEP_UNITS: Final = 64
