@@ -73,6 +73,11 @@ class Record:
             self._checkpoints.add(note)
             self._write([{"checkpoint": note.decode()}])
 
+    @property
+    def checkpoints_seen(self) -> int:
+        """How many different ones."""
+        return len(self._checkpoints)
+
     def close(self) -> None:
         """Close the file."""
         os.close(self._fd)

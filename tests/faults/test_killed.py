@@ -14,8 +14,8 @@ from tests.faults.strace import BUSY_CALLS, FILE_CALLS, Attached, Point
 from tests.faults.workload import Load, Workload
 
 LOAD = Load(writers=3, batch=4, pause_s=0.03)
-GO_ON, GO_ON_S = 40, 1.0
-"""So many receipts, and so much time for what runs beside, and a point counts as out of reach."""
+GO_ON, GO_ON_CHECKPOINTS = 40, 12
+"""So many receipts, of the anchor also so many checkpoints, and a point counts as out of reach."""
 
 POINTS = {
     "ledger": {"pwrite64": 150, "fdatasync": 30, "ftruncate": 2, "openat": 12, "write": 30},
@@ -85,12 +85,15 @@ def _dies_at(attack: Attack, work: Workload, name: str, point: Point) -> bool:
         cluster.wait_ready(name)
     except DiedError:
         return True
-    target = work.acknowledged + GO_ON
-    begun_s = time.monotonic()
+    receipts = work.acknowledged + GO_ON
+    checkpoints = attack.record.checkpoints_seen + (GO_ON_CHECKPOINTS if name == "anchor" else 0)
+    deadline_s = time.monotonic() + 60.0
     died = False
-    while not died and (work.acknowledged < target or time.monotonic() < begun_s + GO_ON_S):
+    while not died and (
+        work.acknowledged < receipts or attack.record.checkpoints_seen < checkpoints
+    ):
         died = cluster.wait_dead(name, 0.02)
-        assert time.monotonic() < begun_s + 60.0, f"no progress:\n{cluster[name].tail()}"
+        assert time.monotonic() < deadline_s, f"no progress:\n{cluster[name].tail()}"
     cluster[name].kill()
     if attached is not None:
         attached.detach()
