@@ -27,7 +27,7 @@ help: ## List the targets
 
 $(VENV)/.stamp-run: pyproject.toml constraints.txt
 	@sh scripts/make_venv.sh $(VENV) $(PYTHON)
-	@$(PIP_INSTALL) --editable .
+	@$(PIP_INSTALL) --editable '.[gateway]'
 	@touch $@
 
 $(VENV)/.stamp-dev: $(VENV)/.stamp-run
@@ -39,7 +39,7 @@ setup: $(VENV)/.stamp-dev ## Make .venv with everything that running and develop
 
 # --- running ---------------------------------------------------------------------------------------
 
-demo: $(VENV)/.stamp-run ## Four services, 500 real changes, receipts verified offline, one byte flipped
+demo: $(VENV)/.stamp-run ## All services, 500 real changes, receipts verified offline, one byte flipped
 	@$(BIN)/python -m provledger_cli.demo $(ARGS)
 
 up: $(VENV)/.stamp-run ## Start the services on this machine and leave them running

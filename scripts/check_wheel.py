@@ -23,6 +23,7 @@ PACKAGES = (
     "witness_svc",
     "ledger_svc",
     "anchor_svc",
+    "gateway_svc",
     "notary_svc",
     "provledger_cli",
 )

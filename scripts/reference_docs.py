@@ -33,7 +33,7 @@ from provledger_cli.verbs.fips import app as fips_app
 
 DOCS = REPO / "docs"
 PROTO = REPO / "proto" / "provledger" / "api"
-SERVICES = ("keys", "witness", "ledger", "anchor", "notary")
+SERVICES = ("keys", "witness", "ledger", "anchor", "gateway", "notary")
 
 CALLED_BY = {
     "AnchorService": "commands",
@@ -45,7 +45,7 @@ CALLED_BY = {
     "AnchorService/GetInclusionProof": "whoever wants one",
     "AnchorService/WatchCheckpoints": "whoever wants them",
     "KeysService": "commands",
-    "KeysService/GetJwks": "commands, client",
+    "KeysService/GetJwks": "commands, client, gateway",
     "KeysService/CommitRotation": "nobody yet",
     "KeysService/RevokeKey": "nobody yet",
     "KeysService/WatchKeys": "witness, ledger, anchor",
@@ -91,8 +91,8 @@ def settings_blocks() -> dict[str, str]:
     shared = {item.name for item in dataclasses.fields(ServerSettings)}
     blocks = {"settings-shared": _settings_table(describe(ServerSettings, "service"), shared=True)}
     for service in SERVICES:
-        # The notary speaks HTTP and stands alone: nothing of it is shared.
-        skipped = set() if service == "notary" else shared
+        # These speak HTTP: what the services over gRPC share is not theirs.
+        skipped = set() if service in ("gateway", "notary") else shared
         own = [row for row in settings_of(service) if row.field not in skipped]
         blocks[f"settings-{service}"] = _settings_table(own)
     return blocks

@@ -5,7 +5,7 @@
     options           options that several verbs share, each with its environment twin
     output, failures  what goes to stdout and stderr, and how an error ends a command
     datadir           where things lie in a data directory; endpoints, its file of addresses
-    supervisor        keeps the four services running; `bootstrap` makes their first keys
+    supervisor        keeps the services running; `bootstrap` makes their first keys
     connect           from options to clients of the services
     importing, exporting, checking   the work behind `import`, `export`, `verify`
     demo              `make demo`

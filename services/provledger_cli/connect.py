@@ -26,7 +26,7 @@ from provledger.retry import NO_RETRY
 from provledger.rpc.channel import channel
 from provledger.rpc.tls import TLSSettings
 from provledger_cli import endpoints
-from provledger_cli.datadir import SERVICES, DataDir
+from provledger_cli.datadir import GATEWAY, SERVICES, DataDir
 from provledger_cli.failures import CommandError
 
 R = TypeVar("R")
@@ -83,11 +83,11 @@ def _named(text: str, first: str) -> tuple[str, str]:
     if not equals:
         name, address = first, text
     host, colon, port = address.rpartition(":")
-    if name not in SERVICES or not host or not colon or not port.isdigit():
+    if name not in (*SERVICES, GATEWAY) or not host or not colon or not port.isdigit():
         raise CommandError(
             f"--endpoint {text!r} is not [SERVICE=]HOST:PORT",
             hint=f"for example 127.0.0.1:7001 or keys=127.0.0.1:7001; services: "
-            f"{', '.join(SERVICES)}",
+            f"{', '.join((*SERVICES, GATEWAY))}",
         )
     return name, address
 

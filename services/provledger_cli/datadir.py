@@ -31,7 +31,10 @@ from typing import Any
 from provledger_cli.failures import CommandError
 
 SERVICES = ("keys", "witness", "anchor", "ledger")
-"""The services, in the order in which they are listed everywhere."""
+"""The services over gRPC, in the order in which they are listed everywhere."""
+
+GATEWAY = "gateway"
+"""The service over HTTP, which comes last and only where its extra is installed."""
 
 IMPORT_KEY_BYTES = 32
 

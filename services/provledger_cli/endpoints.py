@@ -8,7 +8,8 @@ It looks like this::
                              "restarts": 0, "last_exit": null, "log": ".../logs/ledger.log"}, ...}}
 
 `state` is `starting`, `serving` or `stopped`; `last_exit` is what the process before ended with,
-negative for a signal. The file stays when the services stop: the ports are tried again then.
+negative for a signal. `gateway` is there where it is installed, and speaks HTTP. The file stays
+when the services stop: the ports are tried again then.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from provledger_cli.datadir import SERVICES, write_json
+from provledger_cli.datadir import GATEWAY, SERVICES, write_json
 from provledger_cli.failures import CommandError
 
 STARTING = "starting"
@@ -75,7 +76,7 @@ def read(path: Path) -> Endpoints | None:
                     last_exit=value["services"][name]["last_exit"],
                     log=str(value["services"][name]["log"]),
                 )
-                for name in SERVICES
+                for name in (*SERVICES, *([GATEWAY] if GATEWAY in value["services"] else []))
             },
         )
     except (FileNotFoundError, NotADirectoryError):

@@ -1,8 +1,10 @@
-"""Whether services answer: the gRPC health protocol (grpc.health.v1), asked once."""
+"""Whether services answer: the gRPC health protocol (grpc.health.v1), or /readyz; asked once."""
 
 from __future__ import annotations
 
 import asyncio
+import http.client
+import ssl
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from provledger.rpc.channel import channel
 from provledger.rpc.tls import TLSSettings
+from provledger_cli.datadir import GATEWAY
 
 SERVING = "serving"
 NOT_SERVING = "not serving"
@@ -37,6 +40,39 @@ async def check_all(
     """Ask all at once; the word for each."""
     names = list(addresses)
     words = await asyncio.gather(
-        *[check(addresses[name], tls, timeout_s=timeout_s) for name in names]
+        *[
+            (check_http if name == GATEWAY else check)(addresses[name], tls, timeout_s=timeout_s)
+            for name in names
+        ]
     )
     return dict(zip(names, words, strict=True))
+
+
+async def check_http(
+    address: str, tls: TLSSettings | None = None, *, timeout_s: float = 2.0
+) -> str:
+    """As `check`, over HTTP; over TLS where the other services speak it, by the same CA."""
+    if not address:
+        return UNREACHABLE
+    return await asyncio.to_thread(_ask_http, address, tls, timeout_s)
+
+
+def _ask_http(address: str, tls: TLSSettings | None, timeout_s: float) -> str:
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    try:
+        connection: http.client.HTTPConnection
+        if tls is None:
+            connection = http.client.HTTPConnection(host, int(port), timeout=timeout_s)
+        else:
+            context = ssl.create_default_context(cafile=str(tls.ca))
+            connection = http.client.HTTPSConnection(
+                host, int(port), timeout=timeout_s, context=context
+            )
+        try:
+            connection.request("GET", "/readyz")
+            return SERVING if connection.getresponse().status == 200 else NOT_SERVING
+        finally:
+            connection.close()
+    except (OSError, http.client.HTTPException, ValueError):
+        return UNREACHABLE

@@ -10,9 +10,10 @@ import os
 import socket
 import sys
 from collections.abc import Mapping
+from importlib.util import find_spec
 
 from provledger_cli.config import Config
-from provledger_cli.datadir import SERVICES, DataDir
+from provledger_cli.datadir import GATEWAY, SERVICES, DataDir
 from provledger_cli.endpoints import Endpoints
 
 HOST = "127.0.0.1"
@@ -25,8 +26,15 @@ NEEDS = {
     "witness": ("keys",),
     "anchor": ("keys",),
     "ledger": ("keys", "witness", "anchor"),
+    GATEWAY: ("keys",),
 }
 """Whose address a service must know; these are started first."""
+
+
+def installed() -> tuple[str, ...]:
+    """The services that can be started here: the gateway needs an extra."""
+    extra = all(find_spec(name) is not None for name in ("starlette", "uvicorn"))
+    return (*SERVICES, GATEWAY) if extra else SERVICES
 
 
 def command(service: str, lifeline_fd: int, *, fips: bool = False) -> list[str]:
@@ -47,7 +55,7 @@ def environment(
         "ready_file": str(data_dir.ready_file(service)),
         "log_format": "json",
     }
-    if service != "witness":
+    if service not in ("witness", GATEWAY):
         settings["database_url"] = config.url(data_dir, service)
     if service == "witness":
         settings |= {"keys_endpoint": address["keys"], "key_dir": str(data_dir.keys)}
@@ -64,6 +72,8 @@ def environment(
             "witness_endpoint": address["witness"],
             "anchor_endpoint": address["anchor"],
         }
+    elif service == GATEWAY:
+        settings |= {"keys_endpoint": address["keys"], "data_dir": str(data_dir.tiles)}
     if config.fips:
         # FIPS mode allows no other suite: a ledger or log that is made without naming one gets it.
         suite = {"ledger": "default_suite", "anchor": "suite"}.get(service)
@@ -83,10 +93,10 @@ def environment(
 
 def earlier_ports(before: Endpoints | None) -> dict[str, int]:
     """The port each service had before, to be tried again; 0, the system's choice, otherwise."""
-    ports = dict.fromkeys(SERVICES, 0)
+    ports = dict.fromkeys(installed(), 0)
     for name, service in before.services.items() if before is not None else ():
         port = service.endpoint.rpartition(":")[2]
-        if port.isdigit() and _is_free(int(port)):
+        if name in ports and port.isdigit() and _is_free(int(port)):
             ports[name] = int(port)
     return ports
 

@@ -17,7 +17,7 @@ from provledger.rpc.channel import channel
 from provledger_cli import config as configs
 from provledger_cli import endpoints, health
 from provledger_cli.bootstrap import PIN_FILE
-from provledger_cli.datadir import SERVICES, DataDir, is_locked
+from provledger_cli.datadir import DataDir, is_locked
 from provledger_cli.endpoints import SERVING, Endpoints
 from provledger_cli.failures import CommandError
 
@@ -73,7 +73,7 @@ async def wait_until_serving(
     *,
     timeout_s: float,
 ) -> Endpoints:
-    """Wait until all four services answer; `progress` is told how many do.
+    """Wait until all services answer; `progress` is told how many do.
 
     Raises:
         CommandError: with the end of a log, if that takes too long, the supervisor gave up, or a
@@ -89,8 +89,8 @@ async def wait_until_serving(
         if known is not None and known.supervisor_pid != pid:
             known = None
         if known is not None:
-            down = [name for name in SERVICES if known.services[name].state != SERVING]
-            progress(len(SERVICES) - len(down))
+            down = [name for name, each in known.services.items() if each.state != SERVING]
+            progress(len(known.services) - len(down))
             if not down and await _all_answer(known):
                 return known
             if not has_keys and "keys" not in down:

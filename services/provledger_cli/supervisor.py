@@ -1,4 +1,4 @@
-"""Keeps the four services of a data directory running: `python -m provledger_cli.supervisor DIR`.
+"""Keeps the services of a data directory running: `python -m provledger_cli.supervisor DIR`.
 
 `provledger up` starts one, detached, for each data directory. It
 
@@ -8,7 +8,7 @@
 * registers the first keys once the keys service answers (`provledger_cli.bootstrap`);
 * writes `endpoints.json` whenever something changes;
 * on SIGUSR1 (`up` again) starts whatever is down at once;
-* on SIGTERM or SIGINT stops the services, ledger first, and ends.
+* on SIGTERM or SIGINT stops the services, callers first, and ends.
 
 Every service inherits the read end of a pipe, its lifeline, and ends when this process is gone,
 however that came about. gRPC is not imported here: a process that starts others must not have its
@@ -34,11 +34,11 @@ from typing import BinaryIO, Final
 
 from provledger_cli import config as configs
 from provledger_cli import endpoints, launching
-from provledger_cli.datadir import SERVICES, DataDir, lock
+from provledger_cli.datadir import DataDir, lock
 from provledger_cli.endpoints import SERVING, STARTING, STOPPED, Endpoints, ServiceState
 from provledger_cli.failures import CommandError
 
-STOP_ORDER: Final = ("ledger", "witness", "anchor", "keys")
+STOP_ORDER: Final = ("gateway", "ledger", "witness", "anchor", "keys")
 """Callers before those they call, so that what is in flight can be finished."""
 
 _BACKOFF_BASE_S: Final = 0.1
@@ -79,7 +79,7 @@ class Supervisor:
         self._config = config
         self._before = endpoints.read(data_dir.endpoints)
         self._ports: dict[str, int] = {}
-        self._services = {name: _Service(name) for name in SERVICES}
+        self._services = {name: _Service(name) for name in launching.installed()}
         self._stopping = asyncio.Event()
         self._rng = random.Random()  # noqa: S311 - jitter, not a secret
         self._lifeline_fd = -1
@@ -233,7 +233,8 @@ class Supervisor:
 
     async def _stop_all(self) -> None:
         for name in STOP_ORDER:
-            process = self._services[name].process
+            service = self._services.get(name)
+            process = None if service is None else service.process
             if process is None:
                 continue
             with contextlib.suppress(ProcessLookupError):

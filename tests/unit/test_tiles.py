@@ -51,6 +51,37 @@ def test_tiles_of_the_specification_s_examples() -> None:
     assert [tiles.partial_width(256, level) for level in range(3)] == [0, 1, 0]
 
 
+@given(st.none() | st.integers(0, tiles.MAX_LEVEL), st.integers(0, 2**63 - 1), st.integers(1, 256))
+def test_a_path_is_read_as_it_was_written(level: int | None, index: int, width: int) -> None:
+    named = tiles.TilePath(level, index, width)
+    assert tiles.parse_path(named.path) == named
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["", "tile", "tile/0", "tile/0/", "tile/0/0", "tile/0/0000", "tile/64/000", "tile/00/000",
+     "tile/-1/000", "tile/0/000/", "/tile/0/000", "tile//000", "tile/0/x000/000", "tile/0/x01/000",
+     "tile/0/001/000", "tile/0/x001", "tile/0/x001/x000", "tile/0/000.p/0", "tile/0/000.p/256",
+     "tile/0/000.p/01", "tile/0/000.p/", "tile/0/000.p", "tile/0/000.p/1/2", "tile/0/../0/000",
+     "tile/entries/0", "tile/Entries/000", "tile/8/0/000", "tile/0/000\n", "tile/0/００0",
+     "tile/0/x009/x223/x372/x036/x854/x775/808", "tile/0/" + "x999/" * 50 + "000", "checkpoint"],
+)  # fmt: skip
+def test_a_tile_has_one_path_and_no_other(path: str) -> None:
+    with pytest.raises(TileError):
+        tiles.parse_path(path)
+
+
+@given(st.integers(1, 300_000))
+def test_a_tile_ends_where_its_last_leaf_does(size: int) -> None:
+    """A tree has exactly the tiles that end within it, and of each row the next one does not."""
+    for tile in tiles.tiles_for_size(size):
+        here = tiles.TilePath(tile.level, tile.index, tile.width)
+        wider = tiles.TilePath(tile.level, tile.index, min(256, tile.width + 1))
+        assert here.end <= size
+        if tile.width < 256:
+            assert wider.end > size
+
+
 @given(st.integers(0, 200_000), st.integers(0, 200_000))
 def test_new_tiles_are_those_the_old_tree_did_not_have(one: int, two: int) -> None:
     old, new = sorted((one, two))

@@ -80,6 +80,7 @@ class _State:
         self.meter: Any = None
         self.providers: list[Any] = []
         self.ratio: float = 1.0
+        self.scraped = False
 
 
 _state: Final = _State()
@@ -269,17 +270,23 @@ def gauge(name: str, *, unit: str = "1", doc: str = "") -> Gauge:
     return Gauge("gauge", name, unit, doc)
 
 
-def configure(service: str, env: Mapping[str, str] | None = None) -> bool:
-    """Switch on what the environment asks for; whether anything was switched on."""
+def configure(service: str, env: Mapping[str, str] | None = None, *, scraped: bool = False) -> bool:
+    """Switch on what the environment asks for; whether anything was switched on.
+
+    scraped: metrics are kept for `scrape` as well, whatever the environment says.
+    """
     environ = os.environ if env is None else env
     mode = environ.get("PROVLEDGER_OTEL", "").lower()
     wanted = bool(environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")) or mode not in ("", "0", "off")
-    if not wanted or environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+    disabled = environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    if not (wanted or scraped) or disabled:
         return False
+    export = ("console" if mode == "console" else "otlp") if wanted else ""
     try:
-        tracer_provider, meter_provider = _providers(service, console=mode == "console")
+        tracer_provider, meter_provider = _providers(service, export, scraped=scraped)
     except ImportError as error:
-        log.warning("telemetry.not_installed", missing=error.name or "", extra="otel")
+        extra = "otel" if wanted else "gateway"
+        log.warning("telemetry.not_installed", missing=error.name or "", extra=extra)
         return False
     if "traceidratio" in environ.get("OTEL_TRACES_SAMPLER", ""):
         try:
@@ -291,22 +298,35 @@ def configure(service: str, env: Mapping[str, str] | None = None) -> bool:
 
 
 def use(tracer_provider: Any, meter_provider: Any) -> None:
-    """Use these OpenTelemetry providers; for `configure`, tests and embedding applications."""
-    _state.trace_api = importlib.import_module("opentelemetry.trace")
-    tracecontext = importlib.import_module("opentelemetry.trace.propagation.tracecontext")
-    _state.propagator = tracecontext.TraceContextTextMapPropagator()
-    _state.tracer = tracer_provider.get_tracer("provledger")
+    """Use these OpenTelemetry providers; for `configure`, tests and embedding applications.
+
+    Without a tracer provider, metrics alone are on.
+    """
+    if tracer_provider is not None:
+        _state.trace_api = importlib.import_module("opentelemetry.trace")
+        tracecontext = importlib.import_module("opentelemetry.trace.propagation.tracecontext")
+        _state.propagator = tracecontext.TraceContextTextMapPropagator()
+        _state.tracer = tracer_provider.get_tracer("provledger")
+        logs.trace_id = current_trace_id
     _state.meter = meter_provider.get_meter("provledger")
-    _state.providers = [tracer_provider, meter_provider]
+    _state.providers = [item for item in (tracer_provider, meter_provider) if item is not None]
     for instrument in _instruments:
         instrument.bind(_state.meter)
-    logs.trace_id = current_trace_id
+
+
+def scrape() -> tuple[bytes, str] | None:
+    """All metrics in Prometheus' text format with its media type; None unless kept for it."""
+    if not _state.scraped:
+        return None
+    exposition: Any = importlib.import_module("prometheus_client")
+    return exposition.generate_latest(), exposition.CONTENT_TYPE_LATEST
 
 
 def shutdown() -> None:
     """Export what is pending and switch off."""
     providers, _state.providers = _state.providers, []
     _state.tracer = _state.meter = None
+    _state.scraped = False
     logs.trace_id = None
     for instrument in _instruments:
         instrument.bind(None)
@@ -314,29 +334,43 @@ def shutdown() -> None:
         provider.shutdown()
 
 
-def _providers(service: str, *, console: bool) -> tuple[Any, Any]:
-    """Tracer and meter provider with their exporters.
+def _providers(service: str, export: str, *, scraped: bool) -> tuple[Any, Any]:
+    """Tracer and meter provider; export: `otlp`, `console`, or "" for no traces and no exporter.
 
-    Imported by name: the packages are an optional extra.
+    Imported by name: the packages are in optional extras.
     """
     sdk = "opentelemetry.sdk"
-    resources = importlib.import_module(f"{sdk}.resources")
-    sdk_trace = importlib.import_module(f"{sdk}.trace")
-    trace_export = importlib.import_module(f"{sdk}.trace.export")
     sdk_metrics = importlib.import_module(f"{sdk}.metrics")
-    metrics_export = importlib.import_module(f"{sdk}.metrics.export")
-    if console:
-        span_exporter = trace_export.ConsoleSpanExporter(out=sys.stderr)
-        metric_exporter = metrics_export.ConsoleMetricExporter(out=sys.stderr)
-    else:
-        otlp = "opentelemetry.exporter.otlp.proto.grpc"
-        span_exporter = importlib.import_module(f"{otlp}.trace_exporter").OTLPSpanExporter()
-        metric_exporter = importlib.import_module(f"{otlp}.metric_exporter").OTLPMetricExporter()
-    resource = resources.Resource.create(
+    resource = importlib.import_module(f"{sdk}.resources").Resource.create(
         {"service.name": f"provledger-{service}", "service.namespace": "provledger"}
     )
-    tracer_provider = sdk_trace.TracerProvider(resource=resource)
-    tracer_provider.add_span_processor(trace_export.BatchSpanProcessor(span_exporter))
-    reader = metrics_export.PeriodicExportingMetricReader(metric_exporter)
-    meter_provider = sdk_metrics.MeterProvider(resource=resource, metric_readers=[reader])
-    return tracer_provider, meter_provider
+    tracer_provider, readers = None, []
+    if export:
+        span_exporter, metric_exporter = _exporters(export)
+        sdk_trace = importlib.import_module(f"{sdk}.trace")
+        trace_export = importlib.import_module(f"{sdk}.trace.export")
+        tracer_provider = sdk_trace.TracerProvider(resource=resource)
+        tracer_provider.add_span_processor(trace_export.BatchSpanProcessor(span_exporter))
+        metrics_export = importlib.import_module(f"{sdk}.metrics.export")
+        readers.append(metrics_export.PeriodicExportingMetricReader(metric_exporter))
+    if scraped:
+        prometheus = importlib.import_module("opentelemetry.exporter.prometheus")
+        readers.append(prometheus.PrometheusMetricReader(scope_info_enabled=False))
+        _state.scraped = True
+    return tracer_provider, sdk_metrics.MeterProvider(resource=resource, metric_readers=readers)
+
+
+def _exporters(export: str) -> tuple[Any, Any]:
+    """Of spans and of metrics."""
+    if export == "console":
+        trace_export = importlib.import_module("opentelemetry.sdk.trace.export")
+        metrics_export = importlib.import_module("opentelemetry.sdk.metrics.export")
+        return (
+            trace_export.ConsoleSpanExporter(out=sys.stderr),
+            metrics_export.ConsoleMetricExporter(out=sys.stderr),
+        )
+    otlp = "opentelemetry.exporter.otlp.proto.grpc"
+    return (
+        importlib.import_module(f"{otlp}.trace_exporter").OTLPSpanExporter(),
+        importlib.import_module(f"{otlp}.metric_exporter").OTLPMetricExporter(),
+    )

@@ -13,6 +13,7 @@ stored and who may read them is decided elsewhere.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,12 @@ MAX_ENTRY_BYTES = 65_535
 """Longest entry that a bundle can hold; longer ones cannot be logged."""
 
 _MAX_INDEX = 2**63 - 1
+# At most seven groups: 2^63-1 has 19 digits.
+_PATH = re.compile(
+    r"tile/(?P<level>entries|[0-9]{1,2})/(?P<index>(?:x[0-9]{3}/){0,6}[0-9]{3})"
+    r"(?:\.p/(?P<width>[0-9]{1,3}))?",
+    re.ASCII,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +45,30 @@ class Tile:
     level: int
     index: int
     width: int
+
+
+@dataclass(frozen=True, slots=True)
+class TilePath:
+    """What a path names: a tile, or where `level` is None an entry bundle."""
+
+    level: int | None
+    index: int
+    width: int
+
+    @property
+    def end(self) -> int:
+        """Leaves that a tree must have for this to be part of it.
+
+        SPEC: nothing of entries that no checkpoint covers may be exposed.
+        """
+        return (self.index * TILE_WIDTH + self.width) << (TILE_HEIGHT * (self.level or 0))
+
+    @property
+    def path(self) -> str:
+        """The path below the log's prefix."""
+        if self.level is None:
+            return entries_path(self.index, self.width)
+        return tile_path(self.level, self.index, self.width)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +92,25 @@ def tile_path(level: int, index: int, width: int = TILE_WIDTH) -> str:
 def entries_path(index: int, width: int = TILE_WIDTH) -> str:
     """Path of an entry bundle below the log's prefix. Raises TileError."""
     return f"tile/entries/{_index_path(index)}{_partial(width)}"
+
+
+def parse_path(path: str) -> TilePath:
+    """Read the path of a tile or bundle below the log's prefix.
+
+    There is one way to write each, so that nothing is known by two names. Raises TileError.
+    """
+    match = _PATH.fullmatch(path)
+    if match is None:
+        raise TileError("this is not the path of a tile")
+    level = None if match["level"] == "entries" else int(match["level"])
+    index = int(match["index"].replace("/", "").replace("x", ""))
+    named = TilePath(level, index, int(match["width"] or TILE_WIDTH))
+    if match["width"] is not None and named.width == TILE_WIDTH:
+        raise TileError("a partial tile has at most 255 hashes")
+    # Building the path checks what is left: the bounds, and groups of zeros in front.
+    if named.path != path:
+        raise TileError("this is not how the path of that tile is written")
+    return named
 
 
 def partial_width(size: int, level: int) -> int:

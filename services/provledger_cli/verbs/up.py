@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from provledger_cli import output
-from provledger_cli.datadir import SERVICES, DataDir
+from provledger_cli.datadir import DataDir
 from provledger_cli.endpoints import Endpoints
 from provledger_cli.failures import CommandError
 from provledger_cli.options import DataDirOption, JSONOption
@@ -67,7 +67,7 @@ def up(
     ] = 90.0,
     as_json: JSONOption = False,
 ) -> None:
-    """Start the four services on loopback and leave them running.
+    """Start the services on loopback and leave them running.
 
     Safe to run again: it starts what is down and leaves the rest alone. The first time, it makes
     keys in the data directory; WITNESS_PRIVATE_KEY (PEM, or a path) gives it a witness key that
@@ -76,7 +76,7 @@ def up(
 
     Example: provledger up --data-dir ./ledger
     """
-    from provledger_cli import given_key, running
+    from provledger_cli import given_key, launching, running
     from provledger_cli.connect import run_async
 
     output.use_json(as_json)
@@ -91,7 +91,7 @@ def up(
     process, was_there = running.ensure_supervisor(directory)
     try:
         with output.progress("services") as bar:
-            task = bar.add_task("starting", total=len(SERVICES))
+            task = bar.add_task("starting", total=len(launching.installed()))
             known = run_async(
                 running.wait_until_serving(
                     directory,
@@ -133,9 +133,7 @@ def _announce(
     if as_json:
         output.document(_document(directory, known, seconds, was_there))
         return
-    rows = [
-        (name, known.services[name].endpoint, str(known.services[name].pid)) for name in SERVICES
-    ]
+    rows = [(name, each.endpoint, str(each.pid)) for name, each in known.services.items()]
     title = "Services" if was_there else f"Services, started in {output.seconds(seconds)}"
     output.show(output.table(title, ["service", "endpoint", "pid>"], rows))
     output.show(f"data directory  {directory.path}\nanchors go to   {', '.join(known.sinks)}")

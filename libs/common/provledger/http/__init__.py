@@ -1,0 +1,1 @@
+"""What services that speak HTTP share; needs the extra `gateway` (docs/adr/0016)."""

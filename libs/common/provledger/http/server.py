@@ -1,0 +1,278 @@
+"""Bootstrap of a service over HTTP: bind, readiness, graceful drain; as `provledger.rpc.server`.
+
+The process contract is the same: a ready file with port and pid, a lifeline whose end begins the
+drain, SIGTERM and SIGINT, a second signal that ends the wait; exit status 0 after a drain, 1 after
+a fault, 2 for settings it cannot start with; FIPS mode by PROVLEDGER_FIPS.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import uvicorn
+
+from provledger import logs, settings, telemetry
+from provledger.fips import launch
+from provledger.fips.watch import announce, until_failed
+from provledger.http.connection import patient
+from provledger.http.settings import HTTPSettings
+from provledger.rpc.listener import check_bind
+from provledger.rpc.server import LIFELINE_ENV, watch_lifeline
+from provledger.settings import ConfigError
+
+log = logs.get(__name__)
+
+S = TypeVar("S", bound=HTTPSettings)
+
+KEEP_ALIVE_S: Final = 5
+MAX_HEAD_BYTES: Final = 16 * 1024
+BACKLOG: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class WebApp:
+    """What a service consists of, made by its `build`.
+
+    asgi: the application. on_drain: called as the drain begins, while requests are still answered.
+    close: awaited last.
+    """
+
+    asgi: Any
+    on_drain: Callable[[], None] | None = None
+    close: Callable[[], Awaitable[None]] | None = None
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn's server, which leaves signals to us."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve(
+    app: WebApp,
+    config: HTTPSettings,
+    *,
+    stop: asyncio.Event,
+    hurry: asyncio.Event | None = None,
+    on_ready: Callable[[int], None] = lambda port: None,
+) -> None:
+    """Run `app` until `stop`, then drain; `hurry` cuts the drain short. `close` comes last.
+
+    Raises:
+        ConfigError: the address or the certificate cannot be used.
+        FIPSSelfTestError: FIPS mode is in its error state.
+    """
+    failed: BaseException | None = None
+    try:
+        check_tls(config)
+        listener = _listener(config.host, config.port)
+        try:
+            server = _Server(_uvicorn_config(app, config))
+            serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+            stopping = asyncio.ensure_future(stop.wait())
+            failing = asyncio.ensure_future(until_failed())
+            # Who connects from now on waits in the backlog for the moment that this takes.
+            port = int(listener.getsockname()[1])
+            _write_ready_file(config.ready_file, port)
+            log.info("server.ready", host=config.host, port=port)
+            on_ready(port)
+            waiting: set[asyncio.Future[Any]] = {serving, stopping, failing}
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            failed = failing.exception() if failing.done() else None
+            stopping.cancel()
+            failing.cancel()
+            if not serving.done():
+                await _drain(app, config, server, serving, hurry)
+            await serving
+        finally:
+            listener.close()
+            _remove_ready_file(config.ready_file)
+    finally:
+        if app.close is not None:
+            await app.close()
+    if failed is not None:
+        raise failed
+
+
+async def _drain(
+    app: WebApp,
+    config: HTTPSettings,
+    server: uvicorn.Server,
+    serving: asyncio.Future[None],
+    hurry: asyncio.Event | None,
+) -> None:
+    _remove_ready_file(config.ready_file)
+    log.info("server.draining", delay_s=config.drain_delay_s, grace_s=config.grace_s)
+    if app.on_drain is not None:
+        app.on_drain()
+    hurried = asyncio.ensure_future((hurry or asyncio.Event()).wait())
+    either: set[asyncio.Future[Any]] = {hurried, serving}
+    await asyncio.wait(either, timeout=config.drain_delay_s, return_when=asyncio.FIRST_COMPLETED)
+    server.should_exit = True
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    server.force_exit = True
+    hurried.cancel()
+
+
+def check_tls(config: HTTPSettings) -> None:
+    """Refuse half a certificate, and a reachable address without one. Raises ConfigError."""
+    if (config.tls_cert is None) != (config.tls_key is None):
+        raise ConfigError("TLS needs tls_cert and tls_key")
+    if config.tls_cert is None:
+        try:
+            check_bind(config.host, tls=False)
+        except ConfigError:
+            raise ConfigError(
+                f"refusing to listen on {config.host!r} without TLS: set tls_cert and tls_key, "
+                "or bind to loopback (host = 127.0.0.1) behind a proxy that speaks TLS"
+            ) from None
+
+
+def _uvicorn_config(app: WebApp, config: HTTPSettings) -> uvicorn.Config:
+    made = uvicorn.Config(
+        app.asgi,
+        host=config.host,
+        port=config.port,
+        # Named, whatever else is installed: h11 bounds the head of a request, httptools does not.
+        http=patient(config.header_timeout_s),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=config.max_connections,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=config.grace_s,
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+        ssl_certfile=config.tls_cert,
+        ssl_keyfile=config.tls_key,
+    )
+    try:
+        made.load()
+    except (OSError, ValueError) as error:
+        # The message of the library is not repeated: it is about key material.
+        raise ConfigError(f"tls_cert and tls_key cannot be used: {type(error).__name__}") from None
+    return made
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+
+
+def _write_ready_file(path: Path | None, port: int) -> None:
+    if path is None:
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps({"port": port, "pid": os.getpid()}) + "\n", "utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ConfigError(f"ready_file {path}: cannot be written: {error.strerror}") from error
+
+
+def _remove_ready_file(path: Path | None) -> None:
+    if path is not None:
+        # A successor may have written its own already; that one stays.
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            if json.loads(path.read_text("utf-8"))["pid"] == os.getpid():
+                path.unlink()
+
+
+def main(
+    service: str,
+    settings_type: type[S],
+    build: Callable[[S], Awaitable[WebApp]],
+    argv: Sequence[str] | None = None,
+) -> None:
+    """Entry point of a service: load settings, build, serve, and exit with its status."""
+    arguments = _arguments(service, argv)
+    try:
+        launch.enter(f"{service}_svc", argv)
+        config = settings.load(settings_type, service, file=arguments.config)
+        check_tls(config)
+    except ConfigError as error:
+        sys.exit(_complain(service, error))
+    human = {"auto": None, "human": True, "json": False}[config.log_format]
+    logs.configure(service, level=config.log_level, human=human)
+    telemetry.configure(service, scraped=True)
+    try:
+        announce()
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_supervised(config, build, arguments.lifeline_fd))
+    except ConfigError as error:
+        sys.exit(_complain(service, error))
+    except Exception as error:
+        log.error("server.failed", exc_info=error)
+        sys.exit(1)
+    finally:
+        telemetry.shutdown()
+
+
+def _complain(service: str, error: ConfigError) -> int:
+    sys.stderr.write(f"provledger {service}: {error}\n")
+    return 2
+
+
+def _arguments(service: str, argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {service}_svc",
+        description=f"The {service} service. Settings are described in docs/configuration.md.",
+    )
+    parser.add_argument("--config", type=Path, help="TOML file with a table for this service")
+    parser.add_argument(
+        "--lifeline-fd",
+        type=int,
+        default=os.environ.get(LIFELINE_ENV),
+        help=f"read end of a pipe; drain when it ends (environment: {LIFELINE_ENV})",
+    )
+    parser.add_argument(launch.FAIL_OPTION, metavar="NAME", help="see docs/fips.md")
+    config_env = os.environ.get("PROVLEDGER_CONFIG")
+    parser.set_defaults(config=Path(config_env) if config_env else None)
+    return parser.parse_args(argv)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+async def _supervised(
+    config: S, build: Callable[[S], Awaitable[WebApp]], lifeline_fd: int | None
+) -> None:
+    """Build and serve, with signals and lifeline heard from the first moment on."""
+    stop, hurry = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        (hurry if stop.is_set() else stop).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    if lifeline_fd is not None:
+        watch_lifeline(lifeline_fd, stop)
+    if config.ready_file is not None:
+        config.ready_file.unlink(missing_ok=True)
+    await serve(await build(config), config, stop=stop, hurry=hurry)

@@ -1,0 +1,174 @@
+"""Logs in a directory, as the anchor lays them out: `<data_dir>/logs/<uid>/checkpoint`, `tile/...`.
+
+Files are read where they lie. Small ones, which every hash tile is, are read at once in the event
+loop: it takes less time than to ask a thread. Large bundles are read by a thread, piece by piece.
+
+Trust: what is read here is passed on unchecked; readers check it against the signed checkpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import stat
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from gateway_svc.published import Published, prefix_of, read_published
+from gateway_svc.source import check_length, missing
+from provledger import logs
+from provledger.errors import DataLossError, NotFoundError, UnavailableError
+from provledger.tiles import TilePath
+
+log = logs.get(__name__)
+
+MAX_CHECKPOINT_BYTES: Final = 256 * 1024
+CHUNK_BYTES: Final = 64 * 1024
+MAX_LOGS: Final = 10_000
+RESCAN_S: Final = 1.0
+"""How often the directory is looked through for logs at most, in seconds."""
+
+_UID = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+class FileContent:
+    """An open file, whose bytes are those of a tile."""
+
+    __slots__ = ("_fd", "etag", "length")
+
+    def __init__(self, fd: int, status: os.stat_result) -> None:
+        self._fd = fd
+        self.length = status.st_size
+        # Files are replaced, never written to: another content has another time.
+        self.etag = f'"{status.st_mtime_ns:x}-{status.st_size:x}"'
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The bytes, at most `CHUNK_BYTES` at a time; fewer than `length` if the file is cut."""
+        if self.length <= CHUNK_BYTES:
+            yield os.read(self._fd, self.length)
+            return
+        left = self.length
+        while left > 0:
+            chunk = await asyncio.to_thread(os.read, self._fd, min(left, CHUNK_BYTES))
+            if not chunk:
+                return
+            left -= len(chunk)
+            yield chunk
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+
+class DirectoryLog:
+    """One log below the directory. The checkpoint is read again whenever it was replaced."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._checkpoint = str(root / "checkpoint")
+        self._seen: tuple[int, int, int] | None = None
+        self._published: Published | None = None
+
+    async def published(self) -> Published:
+        """The checkpoint that lies there now."""
+        return self.read()
+
+    def read(self) -> Published:
+        """As `published`, at once."""
+        try:
+            status = os.stat(self._checkpoint)
+            # Which file it is, besides when it was written: both change when it is replaced.
+            seen = (status.st_ino, status.st_mtime_ns, status.st_size)
+            if self._published is None or seen != self._seen:
+                with open(self._checkpoint, "rb") as file:
+                    self._published = read_published(file.read(MAX_CHECKPOINT_BYTES))
+                self._seen = seen
+        except FileNotFoundError:
+            raise NotFoundError(
+                "CHECKPOINT_NOT_FOUND", "nothing of this log is published yet"
+            ) from None
+        except OSError as error:
+            raise _unreadable(error) from error
+        return self._published
+
+    async def tile(self, tile: TilePath) -> FileContent:
+        """A tile's file, open."""
+        try:
+            fd = os.open(self._root / tile.path, _OPEN)
+        except (FileNotFoundError, NotADirectoryError):
+            raise missing(tile) from None
+        except OSError as error:
+            raise _unreadable(error) from error
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise missing(tile)
+            check_length(tile, status.st_size)
+        except BaseException:
+            os.close(fd)
+            raise
+        return FileContent(fd, status)
+
+
+class DirectorySource:
+    """All logs below the anchor's data directory."""
+
+    def __init__(self, data_dir: Path, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._logs_dir = data_dir / "logs"
+        self._monotonic = monotonic
+        self._by_prefix: dict[str, DirectoryLog] = {}
+        self._by_uid: dict[str, DirectoryLog] = {}
+        self._scanned_s = float("-inf")
+
+    async def find(self, prefix: str) -> DirectoryLog | None:
+        """The log of a prefix; the directory is looked through again for one we do not know."""
+        found = self._by_prefix.get(prefix)
+        if found is None and self._monotonic() - self._scanned_s >= RESCAN_S:
+            await asyncio.to_thread(self._scan)
+            found = self._by_prefix.get(prefix)
+        return found
+
+    async def logs(self) -> Sequence[Published]:
+        """What is published of each log."""
+        await asyncio.to_thread(self._scan)
+        published = []
+        for each in list(self._by_prefix.values()):
+            try:
+                published.append(each.read())
+            except (DataLossError, NotFoundError) as error:
+                log.error("gateway.log_unreadable", exc_info=error)
+        return sorted(published, key=lambda item: item.origin)
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+    def _scan(self) -> None:
+        self._scanned_s = self._monotonic()
+        try:
+            names = [name for name in os.listdir(self._logs_dir) if _UID.fullmatch(name)]
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise _unreadable(error) from error
+        by_prefix = {}
+        for name in sorted(names)[:MAX_LOGS]:
+            each = self._by_uid.setdefault(name, DirectoryLog(self._logs_dir / name))
+            try:
+                by_prefix[prefix_of(each.read().origin)] = each
+            except NotFoundError:
+                continue  # made, but not published
+            except DataLossError as error:
+                log.error("gateway.log_unreadable", exc_info=error, log=name)
+        self._by_prefix = by_prefix
+
+
+def _unreadable(error: OSError) -> UnavailableError:
+    return UnavailableError(
+        "STORAGE_UNAVAILABLE",
+        f"the tiles cannot be read for now: {error.strerror}",
+        retry_delay_s=1.0,
+    )

@@ -1,0 +1,77 @@
+"""The public keys, from the keys service: asked once for all who ask at the same time.
+
+What came back is kept for a few seconds and never longer: a key set that is out of date may hold a
+key that was revoked, so that none is better (503) than an old one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from provledger import note
+from provledger.errors import KeyFormatError, NoteError, NotFoundError
+from provledger.keyset import KeyPurpose, KeySet
+
+
+@dataclass(frozen=True, slots=True)
+class KeyDocument:
+    """A JWK Set as the keys service wrote it, and its strong entity tag."""
+
+    data: bytes
+    etag: str
+
+    def vkeys(self, signed: bytes, origin: str) -> list[str]:
+        """Verifier keys of the log's signatures on a checkpoint, as far as we know them.
+
+        Named, not verified: nobody should take them from here.
+        """
+        try:
+            keys = KeySet.parse(self.data).for_purpose(KeyPurpose.CHECKPOINT)
+            vkeys = [key.vkey(origin) for key in keys]
+            lines = {(line.name, line.note_key_id) for line in note.parse(signed).signatures}
+        except (KeyFormatError, NoteError):
+            return []
+        known = [(vkey, note.parse_vkey(vkey)) for vkey in vkeys]
+        return [vkey for vkey, key in known if (key.name, key.note_key_id) in lines]
+
+
+class Jwks:
+    """The JWK Set of now. Belongs to one event loop.
+
+    fetch: asks the keys service, with a deadline; None where there is none.
+    """
+
+    def __init__(
+        self,
+        fetch: Callable[[], Awaitable[bytes]] | None,
+        *,
+        max_age_s: float,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._fetch = fetch
+        self._max_age_s = max_age_s
+        self._monotonic = monotonic
+        self._lock = asyncio.Lock()
+        self._kept: tuple[float, KeyDocument] | None = None
+
+    async def get(self) -> KeyDocument:
+        """The key set.
+
+        Raises:
+            NotFoundError: no keys service is configured. StatusError: it does not answer.
+        """
+        if self._fetch is None:
+            raise NotFoundError("JWKS_NOT_SERVED", "this gateway knows no keys service")
+        asked_s = self._monotonic()
+        async with self._lock:
+            # An answer to a question put after ours is as good as one of our own.
+            if self._kept is None or asked_s - self._kept[0] >= self._max_age_s:
+                begun_s = self._monotonic()
+                data = await self._fetch()
+                etag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
+                self._kept = (begun_s, KeyDocument(data, etag))
+            return self._kept[1]

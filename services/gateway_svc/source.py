@@ -1,0 +1,103 @@
+"""Where the logs come from: the port that the gateway reads through.
+
+A source finds logs by their prefix, says what is published of one, and hands out tiles. It is asked
+for visible tiles only (`published.check_visible`). Implementations: `directory`, on the anchor's
+disk or a copy of it; `upstream`, by the anchor's RPCs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from gateway_svc.published import Published
+from provledger.errors import DataLossError, NotFoundError
+from provledger.hashing import HASH_BYTES
+from provledger.tiles import TILE_WIDTH, TilePath
+
+
+class Content(Protocol):
+    """The bytes of a tile. Must be closed."""
+
+    @property
+    def length(self) -> int:
+        """How many."""
+        ...
+
+    @property
+    def etag(self) -> str:
+        """Strong entity tag."""
+        ...
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """All of them; to be used once."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what is open."""
+        ...
+
+
+class Log(Protocol):
+    """One log."""
+
+    async def published(self) -> Published:
+        """The checkpoint published last.
+
+        Raises:
+            StatusError: it cannot be had. DataLossError: what is there is none.
+        """
+        ...
+
+    async def tile(self, tile: TilePath) -> Content:
+        """A tile or bundle that a published checkpoint covers.
+
+        Raises:
+            NotFoundError: a partial one that was never published, or is full by now.
+            DataLossError: a full one that is missing, or one of a wrong length.
+            StatusError: it cannot be had.
+        """
+        ...
+
+
+class Source(Protocol):
+    """The logs there are."""
+
+    async def find(self, prefix: str) -> Log | None:
+        """The log that is served below a path."""
+        ...
+
+    async def logs(self) -> Sequence[Published]:
+        """What is published of each log, by origin. Raises StatusError."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of what is open."""
+        ...
+
+
+def missing(tile: TilePath) -> NotFoundError | DataLossError:
+    """The error for a tile that is covered but not there."""
+    if tile.width == TILE_WIDTH:
+        return damaged(tile, "is missing")
+    # SPEC: partial tiles are there for published sizes only, and may go once the full one is.
+    return NotFoundError(
+        "TILE_NOT_FOUND",
+        f"there is no {tile.path}; if the full tile is published, take that",
+        metadata={"tile": tile.path},
+    )
+
+
+def check_length(tile: TilePath, length: int) -> None:
+    """Refuse a hash tile that cannot be whole. Raises DataLossError."""
+    if tile.level is not None and length != tile.width * HASH_BYTES:
+        raise damaged(tile, "is of a wrong length")
+
+
+def damaged(tile: TilePath, what: str) -> DataLossError:
+    """The error for a tile that is not what it was."""
+    return DataLossError(
+        "TILE_DAMAGED",
+        f"{tile.path} {what}; restore it from a backup",
+        metadata={"tile": tile.path},
+    )

@@ -1,0 +1,202 @@
+"""The gateway over HTTP: public, read-only, without state.
+
+    GET /                            the logs, as JSON or as a page
+    GET /<prefix>/checkpoint         the published checkpoint of a log
+    GET /<prefix>/tile/...           its tiles and entry bundles (c2sp.org/tlog-tiles)
+    GET /.well-known/jwks.json       the public keys
+    GET /healthz, /readyz, /metrics  for whoever runs it
+
+`<prefix>` is the origin of a log without its host. Paths are taken as they were sent: an escaped
+one, or one written in any other way than its own, names nothing. HEAD works everywhere.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from starlette.routing import Route, Router
+
+from gateway_svc import convert
+from gateway_svc.answers import IMMUTABLE, Scope, Send, send_bytes, send_problem, send_stream
+from gateway_svc.guard import Guard
+from gateway_svc.jwks import Jwks, KeyDocument
+from gateway_svc.published import check_visible
+from gateway_svc.source import Log, Source
+from provledger import logs, telemetry
+from provledger.errors import InvalidArgumentError, NotFoundError, StatusError, TileError
+from provledger.tiles import parse_path
+
+log = logs.get(__name__)
+
+MAX_PATH_BYTES: Final = 1024
+_published_size = telemetry.gauge("gateway.published_size", doc="Published tree size, by log")
+
+
+class Gateway:
+    """The paths. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        source: Source,
+        jwks: Jwks,
+        *,
+        checkpoint_max_age_s: int,
+        jwks_max_age_s: int,
+    ) -> None:
+        self._source = source
+        self._jwks = jwks
+        self._checkpoint_caching = f"public, max-age={checkpoint_max_age_s}"
+        self._jwks_caching = f"public, max-age={jwks_max_age_s}"
+        self.draining = False
+
+    def app(self, *, request_timeout_s: float, tls: bool) -> Any:
+        """The ASGI application."""
+        routes = [
+            Route("/", _endpoint(self._index)),
+            Route("/.well-known/jwks.json", _endpoint(self._keys)),
+            Route("/healthz", _endpoint(self._healthz)),
+            Route("/readyz", _endpoint(self._readyz)),
+            Route("/metrics", _endpoint(self._metrics)),
+            Route("/{path:path}", _endpoint(self._log)),
+        ]
+        # The bare router: its application would answer errors itself, before the guard sees them.
+        router = Router(routes=routes, redirect_slashes=False)
+        return Guard(router, request_timeout_s=request_timeout_s, tls=tls)
+
+    # --- logs ------------------------------------------------------------------------------------
+
+    async def _log(self, scope: Scope, send: Send) -> None:
+        found, rest = await self._find(path_of(scope))
+        published = await found.published()
+        if rest == "checkpoint":
+            scope["provledger.route"] = "checkpoint"
+            _published_size.set(published.size, {"origin": published.origin})
+            headers = {
+                "content-type": "text/plain; charset=utf-8",
+                "cache-control": self._checkpoint_caching,
+                "etag": published.etag,
+            }
+            await send_bytes(scope, send, 200, headers, published.note)
+            return
+        try:
+            tile = parse_path(rest)
+        except TileError as error:
+            raise InvalidArgumentError("INVALID_TILE", str(error)) from error
+        scope["provledger.route"] = "entries" if tile.level is None else "tile"
+        check_visible(tile, published)
+        content = await found.tile(tile)
+        try:
+            headers = {
+                "content-type": "application/octet-stream",
+                "cache-control": IMMUTABLE,
+                "etag": content.etag,
+            }
+            await send_stream(scope, send, headers, content.length, content.chunks())
+        finally:
+            content.close()
+
+    async def _find(self, path: str) -> tuple[Log, str]:
+        """The log that a path leads into, and what is left of the path."""
+        for prefix, rest in _splits(path):
+            found = await self._source.find(prefix)
+            if found is not None:
+                return found, rest
+        raise NotFoundError("NOT_FOUND", "there is nothing here; GET / lists the logs")
+
+    async def _index(self, scope: Scope, send: Send) -> None:
+        scope["provledger.route"] = "index"
+        published = await self._source.logs()
+        keys: KeyDocument | None = None
+        try:
+            keys = await self._jwks.get()
+        except StatusError as error:
+            log.info("gateway.index_without_keys", reason=error.reason)
+        headers = {"cache-control": self._checkpoint_caching, "vary": "accept"}
+        if _wants_html(scope):
+            headers["content-type"] = "text/html; charset=utf-8"
+            body = convert.index_to_html(published, keys)
+        else:
+            headers["content-type"] = "application/json"
+            body = convert.index_to_json(published, keys)
+        await send_bytes(scope, send, 200, headers, body)
+
+    async def _keys(self, scope: Scope, send: Send) -> None:
+        scope["provledger.route"] = "jwks"
+        document = await self._jwks.get()
+        headers = {
+            "content-type": "application/jwk-set+json",
+            "cache-control": self._jwks_caching,
+            "etag": document.etag,
+        }
+        await send_bytes(scope, send, 200, headers, document.data)
+
+    # --- for whoever runs it ---------------------------------------------------------------------
+
+    async def _healthz(self, scope: Scope, send: Send) -> None:
+        scope["provledger.route"] = "healthz"
+        headers = {"content-type": "text/plain; charset=utf-8", "cache-control": "no-store"}
+        await send_bytes(scope, send, 200, headers, b"ok\n")
+
+    async def _readyz(self, scope: Scope, send: Send) -> None:
+        """Ready is who can read the logs and does not drain. Logs may be none yet."""
+        scope["provledger.route"] = "readyz"
+        state: dict[str, object] = {"ready": not self.draining, "draining": self.draining}
+        try:
+            state["logs"] = len(await self._source.logs())
+        except StatusError as error:
+            state |= {"ready": False, "reason": error.reason}
+        headers = {"content-type": "application/json", "cache-control": "no-store"}
+        status = 200 if state["ready"] else 503
+        await send_bytes(scope, send, status, headers, json.dumps(state).encode() + b"\n")
+
+    async def _metrics(self, scope: Scope, send: Send) -> None:
+        scope["provledger.route"] = "metrics"
+        scraped = telemetry.scrape()
+        if scraped is None:
+            raise NotFoundError("NOT_FOUND", "metrics are switched off (OTEL_SDK_DISABLED)")
+        body, media_type = scraped
+        headers = {"content-type": media_type, "cache-control": "no-store"}
+        await send_bytes(scope, send, 200, headers, body)
+
+
+def path_of(scope: Scope) -> str:
+    """The path as it was sent, without its first slash. Raises InvalidArgumentError."""
+    raw: bytes = scope.get("raw_path") or scope["path"].encode()
+    if len(raw) > MAX_PATH_BYTES or b"%" in raw or not raw.isascii() or not raw.startswith(b"/"):
+        raise InvalidArgumentError("INVALID_PATH", "paths here are plain, short and unescaped")
+    return raw[1:].decode("ascii")
+
+
+def _splits(path: str) -> list[tuple[str, str]]:
+    """Ways to read a path as that of a log and something in it: at most a few."""
+    if path == "checkpoint" or path.startswith("tile/"):
+        return [("", path)]
+    if path.endswith("/checkpoint"):
+        return [(path.removesuffix("/checkpoint"), "checkpoint")]
+    found: list[tuple[str, str]] = []
+    at = -1
+    while (at := path.find("/tile/", at + 1)) >= 0 and len(found) < 4:
+        found.append((path[:at], path[at + 1 :]))
+    return found
+
+
+def _wants_html(scope: Scope) -> bool:
+    accept = b",".join(value for name, value in scope["headers"] if name == b"accept")
+    return b"text/html" in accept
+
+
+def _endpoint(handler: Any) -> Any:
+    """A handler as the ASGI application that a route leads to, which is given every method."""
+
+    class Endpoint:
+        async def __call__(self, scope: Scope, receive: Any, send: Send) -> None:
+            if scope["method"] not in ("GET", "HEAD"):
+                error = InvalidArgumentError(
+                    "METHOD_NOT_ALLOWED", "everything here is read with GET or HEAD"
+                )
+                await send_problem(scope, send, error, 405, allow="GET, HEAD")
+                return
+            await handler(scope, send)
+
+    return Endpoint()

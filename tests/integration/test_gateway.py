@@ -1,0 +1,383 @@
+"""The public read path: a real log's tiles over real HTTP, and what must not be seen there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from anchor_svc.openlog import OpenLog
+from anchor_svc.tree import TILE_WIDTH
+from gateway_svc.config import Settings
+from gateway_svc.jwks import Jwks
+from provledger import checkpoint as checkpoints
+from provledger import merkle, telemetry, tiles
+from provledger.errors import UnavailableError
+from provledger.http.server import check_tls
+from provledger.settings import ConfigError
+from tests.support.anchoring import (
+    Ledger,
+    TestKeys,
+    eventually,
+    log_vkey,
+    read_entries,
+    running_log,
+    submit,
+)
+from tests.support.certs import CertificateAuthority
+from tests.support.gateway import Running, running_gateway
+
+SIZE = 601
+
+
+@pytest.fixture
+async def log(tmp_path: Path) -> AsyncIterator[OpenLog]:
+    """A log of 601 leaves, published at that size and at 101 before."""
+    async with running_log(f"sqlite:///{tmp_path}/anchor.db", tmp_path / "data") as opened:
+        ledger = Ledger()
+        ledger.grow(SIZE - 1)
+        for start, end in ((0, 100), (100, SIZE - 1)):
+            await submit(opened, ledger, start, end)
+            await opened.publisher.publish(opened.state.signed_view())
+        yield opened
+
+
+@pytest.fixture
+async def gateway(log: OpenLog, tmp_path: Path) -> AsyncIterator[Running]:
+    async with running_gateway(tmp_path / "data") as running:
+        yield running
+
+
+def below(log: OpenLog, path: str) -> str:
+    return f"/{log.identity.uid.hex()}/{path}"
+
+
+async def test_the_whole_tree_can_be_read_and_checked(log: OpenLog, gateway: Running) -> None:
+    answer = await gateway.call(below(log, "checkpoint"))
+    assert answer.status == 200
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+    assert answer.headers["cache-control"] == "public, max-age=1"
+    head, _ = checkpoints.open_checkpoint(answer.body, [log_vkey(log)], log.identity.origin)
+    assert head.size == SIZE
+
+    entries: list[bytes] = []
+    hashes: list[bytes] = []
+    for tile in tiles.tiles_for_size(SIZE):
+        got = await gateway.call(below(log, tiles.tile_path(tile.level, tile.index, tile.width)))
+        assert (got.status, got.headers["content-type"]) == (200, "application/octet-stream")
+        assert got.headers["cache-control"] == "public, max-age=31536000, immutable"
+        if tile.level == 0:
+            hashes += tiles.parse_tile(got.body, tile.width)
+            bundle = await gateway.call(below(log, tiles.entries_path(tile.index, tile.width)))
+            entries += tiles.decode_bundle(bundle.body)
+        else:
+            full = hashes[: tile.width * TILE_WIDTH]
+            roots = [
+                merkle.root_of_hashes(full[at : at + TILE_WIDTH])
+                for at in range(0, len(full), TILE_WIDTH)
+            ]
+            assert tiles.parse_tile(got.body, tile.width) == roots
+    assert merkle.leaf_hashes(entries) == hashes
+    assert merkle.root_of_hashes(hashes) == head.root
+    assert entries == read_entries(log)
+
+
+async def test_only_what_is_published_is_seen(log: OpenLog, gateway: Running) -> None:
+    """Full tiles lie on the disk before their checkpoint is published, and partial ones too."""
+    ledger = Ledger("second")
+    ledger.grow(400)
+    await submit(log, ledger)
+    assert log.state.signed_size == SIZE + 400
+    hidden = [
+        tiles.tile_path(0, 2),
+        tiles.entries_path(2),
+        tiles.tile_path(0, 3, (SIZE + 400) % TILE_WIDTH),
+    ]
+    view = log.state.signed_view()
+    # As the publisher does it, killed before the checkpoint is in place.
+    hash_tiles = [(0, 3, [view.tile(0, 3).node(0, place) for place in range(233)])]
+    log.store.write_partials(hash_tiles, [], view.size)
+    for path in hidden:
+        assert (log.store.root / path).exists()
+        answer = await gateway.call(below(log, path))
+        assert answer.status == 404
+        assert json.loads(answer.body)["reason"] == "TILE_NOT_PUBLISHED"
+        # An answer that says "not yet" must not be kept.
+        assert answer.headers["cache-control"] == "no-store"
+    await log.publisher.publish(view)
+    for path in hidden:
+        assert (await gateway.call(below(log, path))).status == 200
+    head = await gateway.call(below(log, "checkpoint"))
+    assert checkpoints.open_checkpoint(head.body, [log_vkey(log)])[0].size == SIZE + 400
+
+
+async def test_partial_tiles_are_those_of_published_sizes(log: OpenLog, gateway: Running) -> None:
+    async def status(path: str) -> int:
+        return (await gateway.call(below(log, path))).status
+
+    assert await status(tiles.tile_path(0, 2, SIZE % TILE_WIDTH)) == 200
+    # Covered, but no checkpoint of that size was ever published.
+    assert await status(tiles.tile_path(0, 2, 50)) == 404
+    # Published at size 101; by now the full tile is there, which readers fall back to.
+    assert await status(tiles.tile_path(0, 0, 101)) == 404
+    assert await status(tiles.tile_path(0, 0)) == 200
+
+
+async def test_a_client_that_has_it_is_told_so(log: OpenLog, gateway: Running) -> None:
+    for path in ("checkpoint", "tile/0/000", "tile/entries/001"):
+        first = await gateway.call(below(log, path))
+        tag = first.headers["etag"]
+        for given in (tag, f'"other", {tag}', f"W/{tag}", "*"):
+            again = await gateway.call(below(log, path), if_none_match=given)
+            assert (again.status, again.body) == (304, b"")
+            assert again.headers["etag"] == tag
+            assert again.headers["cache-control"] == first.headers["cache-control"]
+        assert (await gateway.call(below(log, path), if_none_match='"other"')).body == first.body
+        head = await gateway.call(below(log, path), "HEAD")
+        assert (head.status, head.body) == (200, b"")
+        for name in ("content-length", "content-type", "etag", "cache-control"):
+            assert head.headers[name] == first.headers[name]
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("checkpoint/", 404),
+        ("", 404),
+        ("checkpoint2", 404),
+        ("scratch/x", 404),
+        ("tile/0/0", 400),
+        ("tile/0/000.p/256", 400),
+        ("tile/0/x000/000", 400),
+        ("tile/64/000", 400),
+        ("tile/entries/0", 400),
+        ("tile/0/../0/000", 400),
+        ("tile/0/%30%30%30", 400),
+        ("tile%2f0%2f000", 400),
+        ("%2e%2e/anchor.db", 400),
+        ("../../anchor.db", 404),
+        ("..\\..\\anchor.db", 404),
+        ("tile/0/" + "x999/" * 300 + "000", 400),
+        ("tile/0/500", 404),
+        ("tile/9/000", 404),
+    ],
+)
+async def test_a_path_that_is_none_is_refused(
+    log: OpenLog, gateway: Running, path: str, status: int
+) -> None:
+    answer = await gateway.call(below(log, path))
+    assert answer.status == status
+    problem = json.loads(answer.body)
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert problem["status"] == status
+    assert problem["type"] == f"urn:provledger:error:{problem['reason']}"
+
+
+async def test_no_other_log_and_no_other_method(log: OpenLog, gateway: Running) -> None:
+    assert (await gateway.call(f"/{'0' * 32}/checkpoint")).status == 404
+    assert (await gateway.call("/logs/checkpoint")).status == 404
+    assert (await gateway.call("/checkpoint")).status == 404
+    for method in ("POST", "PUT", "DELETE", "OPTIONS", "PATCH"):
+        for path in (below(log, "checkpoint"), below(log, "tile/0/000"), "/", "/nothing"):
+            answer = await gateway.call(path, method)
+            assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
+
+
+async def test_every_answer_protects_its_reader(log: OpenLog, gateway: Running) -> None:
+    for path in ("/", "/nothing", below(log, "checkpoint"), below(log, "tile/0/000")):
+        headers = (await gateway.call(path)).headers
+        assert headers["x-content-type-options"] == "nosniff"
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert headers["access-control-allow-origin"] == "*"
+        assert "server" not in headers
+        # Without TLS it would be a lie.
+        assert "strict-transport-security" not in headers
+
+
+async def test_a_damaged_tile_is_a_fault_and_not_a_gap(log: OpenLog, gateway: Running) -> None:
+    full, bundle = log.store.root / "tile/0/000", log.store.root / "tile/entries/001"
+    full.write_bytes(full.read_bytes()[:-1])
+    bundle.unlink()
+    for path in ("tile/0/000", "tile/entries/001"):
+        answer = await gateway.call(below(log, path))
+        assert answer.status == 500
+        assert json.loads(answer.body)["metadata"] == {"tile": path}
+    full.unlink()
+    os.symlink(log.store.root / "tile/0/001", full)
+    assert (await gateway.call(below(log, "tile/0/000"))).status == 503
+    (log.store.root / "checkpoint").write_bytes(b"not a note\n")
+    answer = await gateway.call(below(log, "tile/0/001"))
+    assert (answer.status, json.loads(answer.body)["reason"]) == (500, "CHECKPOINT_DAMAGED")
+
+
+async def test_the_index_lists_logs_for_people_and_programs(
+    log: OpenLog, gateway: Running, tmp_path: Path
+) -> None:
+    (found,) = json.loads((await gateway.call("/")).body)["logs"]
+    assert found["origin"] == log.identity.origin
+    assert (found["path"], found["tree_size"]) == (below(log, ""), SIZE)
+    page = await gateway.call("/", accept="text/html,*/*")
+    assert page.headers["content-type"].startswith("text/html")
+    assert log.identity.origin.encode() in page.body
+    # A log that appears later is found; one of an odd name, or without a checkpoint, is none.
+    logs = tmp_path / "data" / "logs"
+    (logs / "scratch").mkdir()
+    (logs / ("ab" * 16)).mkdir()
+    shutil.copytree(log.store.root, logs / "not-a-uid")
+    assert len(json.loads((await gateway.call("/")).body)["logs"]) == 1
+
+
+async def test_without_a_log_there_is_an_empty_index(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path / "none") as gateway:
+        assert json.loads((await gateway.call("/")).body) == {"logs": []}
+        assert (await gateway.call("/readyz")).status == 200
+        assert (await gateway.call("/.well-known/jwks.json")).status == 404
+
+
+async def test_metrics_count_answers_by_route(log: OpenLog, gateway: Running) -> None:
+    assert (await gateway.call("/metrics")).status == 404
+    telemetry.configure("gateway", env={}, scraped=True)
+    try:
+        await _metrics_are_counted(log, gateway)
+    finally:
+        telemetry.shutdown()
+
+
+async def _metrics_are_counted(log: OpenLog, gateway: Running) -> None:
+    await gateway.call(below(log, "tile/0/000"))
+    await gateway.call("/nothing/at/all")
+    answer = await gateway.call("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    text = answer.body.decode()
+    assert 'gateway_requests_total{method="GET",route="tile",status="200"}' in text
+    assert 'gateway_requests_total{method="GET",route="other",status="404"}' in text
+    assert "nothing/at/all" not in text
+
+
+async def test_a_drain_says_so_and_finishes_what_is_asked(log: OpenLog, tmp_path: Path) -> None:
+    ready_file = tmp_path / "ready"
+    async with running_gateway(
+        tmp_path / "data", drain_delay_s=30, ready_file=ready_file
+    ) as gateway:
+        assert json.loads(ready_file.read_text())["port"] == gateway.port
+        assert (await gateway.call("/readyz")).status == 200
+        gateway.stop.set()
+        await eventually(lambda: not ready_file.exists())
+        answer = await gateway.call("/readyz")
+        assert (answer.status, json.loads(answer.body)["draining"]) == (503, True)
+        assert (await gateway.call(below(log, "checkpoint"))).status == 200
+        # A second signal ends the wait.
+        gateway.hurry.set()
+
+
+async def test_a_connection_that_dawdles_is_cut(log: OpenLog, tmp_path: Path) -> None:
+    async with running_gateway(tmp_path / "data", header_timeout_s=0.2) as gateway:
+        silent = await asyncio.open_connection("127.0.0.1", gateway.port)
+        slow = await asyncio.open_connection("127.0.0.1", gateway.port)
+        slow[1].write(b"GET / HTTP/1.1\r\nHost: x\r\n")
+        # An answer has come, and a body that nobody reads goes on.
+        chatty = await asyncio.open_connection("127.0.0.1", gateway.port)
+        chatty[1].write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+        async with asyncio.timeout(10):
+            for reader, _ in (silent, slow, chatty):
+                with contextlib.suppress(ConnectionResetError):
+                    await reader.read()
+        for _, writer in (silent, slow, chatty):
+            writer.close()
+        assert (await gateway.call("/healthz")).status == 200
+
+
+async def test_a_long_head_is_refused(log: OpenLog, gateway: Running) -> None:
+    def send() -> bytes:
+        with socket.create_connection(("127.0.0.1", gateway.port), 10) as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 40_000)
+            return sock.recv(100)
+
+    assert b" 400 " in await asyncio.to_thread(send)
+
+
+async def test_https_shows_our_certificate(log: OpenLog, tmp_path: Path) -> None:
+    ca = CertificateAuthority(tmp_path / "ca")
+    files = ca.issue("localhost")
+    async with running_gateway(
+        tmp_path / "data", tls_cert=files.cert, tls_key=files.key
+    ) as gateway:
+        context = ssl.create_default_context(cafile=str(files.ca))
+        reader, writer = await asyncio.open_connection(
+            "localhost", gateway.port, ssl=context, server_hostname="localhost"
+        )
+        writer.write(f"GET {below(log, 'checkpoint')} HTTP/1.0\r\n\r\n".encode())
+        answer = await reader.read()
+        writer.close()
+        assert b"200 OK" in answer
+        assert b"strict-transport-security" in answer
+
+
+def test_a_reachable_address_needs_tls(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="without TLS"):
+        check_tls(Settings(data_dir=tmp_path, host="0.0.0.0"))
+    with pytest.raises(ConfigError, match="tls_cert and tls_key"):
+        check_tls(Settings(data_dir=tmp_path, tls_cert=tmp_path / "cert"))
+
+
+async def test_the_key_set_is_fetched_once_and_never_kept_too_long() -> None:
+    now, calls = 100.0, 0
+    gate = asyncio.Event()
+
+    async def fetch() -> bytes:
+        nonlocal calls
+        calls += 1
+        await gate.wait()
+        if calls == 3:
+            raise UnavailableError("UNAVAILABLE", "away")
+        return b'{"keys":[]}'
+
+    jwks = Jwks(fetch, max_age_s=5, monotonic=lambda: now)
+    asking = [asyncio.ensure_future(jwks.get()) for _ in range(50)]
+    await asyncio.sleep(0)
+    gate.set()
+    documents = await asyncio.gather(*asking)
+    assert (calls, len({document.etag for document in documents})) == (1, 1)
+    now += 4.9
+    await jwks.get()
+    assert calls == 1
+    now += 0.2
+    await jwks.get()
+    assert calls == 2
+    # A key set that is out of date may hold a key that was revoked: none is better.
+    now += 6
+    with pytest.raises(UnavailableError):
+        await jwks.get()
+
+
+async def test_the_vkeys_shown_are_those_that_signed(log: OpenLog, tmp_path: Path) -> None:
+    from provledger.keyset import KeyPurpose, KeySet, VerificationKey
+    from tests.support.chain import private_key
+
+    keys = TestKeys()
+    signed = keys.current(KeyPurpose.CHECKPOINT)
+    known = [
+        VerificationKey.from_public_key(
+            signed.public_key, kid="one", purpose=KeyPurpose.CHECKPOINT
+        ),
+        VerificationKey.from_public_key(
+            private_key("other").public_key(), kid="other", purpose=KeyPurpose.CHECKPOINT, epoch=2
+        ),
+    ]
+    data = KeySet(known).encode()
+
+    async def fetch() -> bytes:
+        return data
+
+    document = await Jwks(fetch, max_age_s=5).get()
+    note = log.store.read_checkpoint()
+    assert note is not None
+    assert document.vkeys(note, log.identity.origin) == [log_vkey(log)]
