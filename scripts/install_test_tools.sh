@@ -1,13 +1,14 @@
 #!/bin/sh
 # Installs what some tests need and pip cannot bring: SoftHSM2 (a PKCS#11 token in software), a C
-# compiler for the token's faults, strace for faults at system calls, and OpenSSL's FIPS provider.
+# compiler for the token's faults, strace for faults at system calls, OpenSSL's FIPS provider, and the
+# tools of docs/verify-with-other-tools.md.
 # For root on Debian, such as in CI; anywhere else it says what it would install and changes
 # nothing. Tests whose tool is missing are skipped, visibly.
 #
 #     sh scripts/install_test_tools.sh
 set -eu
 
-packages="softhsm2 openssl gcc libc6-dev strace"
+packages="softhsm2 openssl gcc libc6-dev strace openssh-client curl jq xxd"
 
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || [ ! -r /etc/debian_version ]; then
     echo "Not root on Debian: nothing is installed. The tests would like: $packages" >&2

@@ -1,0 +1,119 @@
+"""Programs in Go to hold our logs against: other people's, and a client made of Go's own packages.
+
+Built once for each machine and version, into the user's cache, where Go is and the module proxy can
+be reached; otherwise the test is skipped, and says why. Before the tests, CI runs
+
+    python -m tests.support.go_tools
+
+which builds all of them and never fails. A program that is there already can be named by
+PROVLEDGER_TEST_LITEWITNESS and the like.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+PROGRAMS: Final = {
+    "litewitness": "filippo.io/torchwood/cmd/litewitness@v0.6.1",
+    "fsck": "github.com/transparency-dev/tessera/cmd/fsck@v1.0.4",
+}
+"""By name, with the exact version."""
+
+CLIENT: Final = Path(__file__).parent / "go" / "tlogclient"
+BUILD_S: Final = 420.0
+"""How long one build may take; with its downloads it is about a minute on two quiet cores."""
+
+
+class CannotBuildError(Exception):
+    """Why there is no such program here."""
+
+
+def program(name: str) -> str:
+    """The path of one of `PROGRAMS`, or of `tlogclient`; skips the test if it cannot be had."""
+    try:
+        return _program(name)
+    except CannotBuildError as error:
+        pytest.skip(f"no {name}: {error}")
+
+
+@functools.cache
+def _program(name: str) -> str:
+    given = os.environ.get(f"PROVLEDGER_TEST_{name.upper()}") or shutil.which(name)
+    if name == "fsck":  # every Unix has another program of that name
+        given = os.environ.get("PROVLEDGER_TEST_FSCK")
+    if given:
+        return given
+    if name == "tlogclient":
+        sources = b"".join(path.read_bytes() for path in sorted(CLIENT.iterdir()))
+        path = _cache() / f"tlogclient@{hashlib.sha256(sources).hexdigest()[:16]}"
+        return _build(path, ["go", "build", "-trimpath", "-o", "{out}", "."], CLIENT)
+    package = PROGRAMS[name]
+    path = _cache() / f"{name}@{package.rpartition('@')[2]}"
+    return _build(path, ["go", "install", "-trimpath", package], _cache())
+
+
+def _cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    path = Path(base) / "provledger-tests"
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _build(path: Path, command: list[str], directory: Path) -> str:
+    if path.exists():
+        return str(path)
+    if shutil.which("go") is None:
+        raise CannotBuildError("Go is not installed")
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    # Several test processes may want it at once.
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.exists():
+            return str(path)
+        scratch.mkdir(exist_ok=True)
+        try:
+            subprocess.run(
+                [word.format(out=scratch / "program") for word in command],
+                # A toolchain of another version would be fetched in silence.
+                env={**os.environ, "GOBIN": str(scratch), "GOTOOLCHAIN": "local"},
+                cwd=directory,
+                check=True,
+                capture_output=True,
+                text=True,
+                timeout=BUILD_S,
+            )
+            (built,) = scratch.iterdir()
+            built.replace(path)
+        except subprocess.CalledProcessError as error:
+            raise CannotBuildError(str(error.stderr).strip()[-200:]) from error
+        except subprocess.TimeoutExpired as error:
+            raise CannotBuildError(f"building it takes longer than {BUILD_S:.0f} s") from error
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return str(path)
+
+
+def main() -> None:
+    """Build what can be built, and say what cannot."""
+    for name in (*PROGRAMS, "tlogclient"):
+        started_s = time.monotonic()
+        try:
+            where = _program(name)
+        except CannotBuildError as error:
+            where = f"cannot be had, its tests are skipped: {error}"
+        sys.stdout.write(f"{name}: {where} ({time.monotonic() - started_s:.0f} s)\n")
+
+
+if __name__ == "__main__":
+    main()
