@@ -43,6 +43,7 @@ CALLED_BY = {
     "AnchorService/BatchGetInclusionProofs": "ledger",
     "AnchorService/GetLedgerHead": "ledger",
     "AnchorService/GetInclusionProof": "whoever wants one",
+    "AnchorService/GetCoseReceipt": "commands",
     "AnchorService/WatchCheckpoints": "whoever wants them",
     "KeysService": "commands",
     "KeysService/GetJwks": "commands, client, gateway",

@@ -440,10 +440,11 @@ def example() -> tuple[dict[str, str], dict[str, bytes]]:
         "head.json": envelope + b"\n",
         "checkpoint.txt": signed,
     }
-    from scripts import worked_keys  # it builds on what is here
+    from scripts import worked_cose, worked_keys  # they build on what is here
 
     more_blocks, more_files = worked_keys.example(linked)
-    return {**blocks, **more_blocks}, {**files, **more_files}
+    cose = {name: fence(text) for name, text in worked_cose.values(leaves).items()}
+    return {**blocks, **more_blocks, **cose}, {**files, **more_files}
 
 
 def _token_values(links: list[Link]) -> dict[str, str]:

@@ -59,7 +59,7 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
         undo.push_async_callback(storage.close)
         ring = KeyRing(
             settings.keys_endpoint,
-            [KeyPurpose.CHECKPOINT, KeyPurpose.HEAD],
+            [KeyPurpose.CHECKPOINT, KeyPurpose.HEAD, KeyPurpose.RECEIPT],
             partial(open_signer, key_dir=settings.key_dir),
             clock=clock,
             tls=settings.tls(),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from anchor_svc.committer import Committer, Outcome, Queued
+from anchor_svc.cose import CoseReceipts
 from anchor_svc.keys import Keys
 from anchor_svc.overdue import Overdue
 from anchor_svc.policies import Policies
@@ -58,6 +59,7 @@ class OpenLog:
         self.committer = Committer(self.identity, storage, cache, keys, self.state, clock=clock)
         self.reader = Reader(self.identity, storage, self.state, keys, clock=clock)
         self.overdue = Overdue(self.identity, storage, self.state, clock=clock)
+        self.receipts = CoseReceipts(self.identity, self.reader, keys)
         self.publisher = Publisher(
             self.identity,
             storage,

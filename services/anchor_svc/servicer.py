@@ -79,6 +79,16 @@ class AnchorServicer(anchor_pb2_grpc.AnchorServiceServicer):
         proven = await log.reader.inclusion(index, size, tenant)
         return convert.inclusion_to_pb(log.identity, proven)
 
+    async def GetCoseReceipt(
+        self, request: pb.GetCoseReceiptRequest, context: Context
+    ) -> pb.GetCoseReceiptResponse:
+        """Prove that one entry is in the log, by a COSE receipt."""
+        log = self._log(request.log)
+        index = convert.size_from_pb(request.log_index, "log_index")
+        size = convert.size_from_pb(request.tree_size, "tree_size")
+        receipt, tree_size = await log.receipts.get(index, size)
+        return pb.GetCoseReceiptResponse(receipt=receipt, tree_size=tree_size)
+
     async def BatchGetInclusionProofs(
         self, request: pb.BatchGetInclusionProofsRequest, context: Context
     ) -> pb.BatchGetInclusionProofsResponse:

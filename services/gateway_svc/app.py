@@ -11,7 +11,6 @@ from gateway_svc.web import Gateway
 from provledger.api.keys.v1 import keys_pb2, keys_pb2_grpc
 from provledger.http.server import WebApp
 from provledger.rpc.channel import call, channel
-from provledger.settings import ConfigError
 
 
 async def build(settings: Settings) -> WebApp:
@@ -22,8 +21,6 @@ async def build(settings: Settings) -> WebApp:
     """
     tls = settings.rpc_tls()
     async with AsyncExitStack() as undo:
-        if settings.data_dir is None:
-            raise ConfigError("set data_dir, where the tiles are")
         source = DirectorySource(settings.data_dir)
         undo.push_async_callback(source.close)
         fetch = None

@@ -14,16 +14,11 @@ from provledger.settings import ConfigError
 class Settings(HTTPSettings):
     """Everything the gateway can be told."""
 
-    data_dir: Path | None = field(
-        default=None,
+    data_dir: Path = field(
         metadata={
-            "doc": "The anchor's data_dir, whose tiles are served; reading it is enough. Without "
-            "it, the logs are had from anchor_endpoint."
+            "doc": "The anchor's data_dir, or a mount or copy of it, whose logs are served. "
+            "Reading it is enough."
         },
-    )
-    anchor_endpoint: str | None = field(
-        default=None,
-        metadata={"doc": "host:port of the anchor service, where its data_dir is out of reach."},
     )
     keys_endpoint: str | None = field(
         default=None,

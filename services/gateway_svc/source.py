@@ -1,8 +1,8 @@
 """Where the logs come from: the port that the gateway reads through.
 
 A source finds logs by their prefix, says what is published of one, and hands out tiles. It is asked
-for visible tiles only (`published.check_visible`). Implementations: `directory`, on the anchor's
-disk or a copy of it; `upstream`, by the anchor's RPCs.
+for visible tiles only (`published.check_visible`). One implementation: `directory`, on the
+anchor's disk or a copy of it.
 """
 
 from __future__ import annotations

@@ -123,7 +123,10 @@ def propose_genesis(registry: Registry, recovery: KeyBinding, now_ns: int) -> Re
                 f"the key ledger began with recovery key {each.signed.event.kid!r}",
                 metadata={"kid": each.signed.event.kid},
             )
-    active = [registry.active(purpose) for purpose in KeyPurpose]
+    # Only the key of COSE receipts is one that an installation may do without.
+    optional = [each for each in (registry.active(KeyPurpose.RECEIPT),) if each is not None]
+    needed = [purpose for purpose in KeyPurpose if purpose is not KeyPurpose.RECEIPT]
+    active = [*(registry.active(purpose) for purpose in needed), *optional]
     if any(each is None or each.epoch != 1 for each in active) or any(
         each.epoch > 1 for each in registry
     ):

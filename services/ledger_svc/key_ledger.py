@@ -89,6 +89,7 @@ class KeyLedger:
             pb.KEY_PURPOSE_WITNESS: (witness.SignKeyEvent, witness_pb2.SignKeyEventRequest),
             pb.KEY_PURPOSE_CHECKPOINT: (anchor.SignKeyEvent, anchor_pb2.SignKeyEventRequest),
             pb.KEY_PURPOSE_HEAD: (anchor.SignKeyEvent, anchor_pb2.SignKeyEventRequest),
+            pb.KEY_PURPOSE_RECEIPT: (anchor.SignKeyEvent, anchor_pb2.SignKeyEventRequest),
         }
         self._told: set[bytes] = set()
 

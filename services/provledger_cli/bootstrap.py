@@ -27,7 +27,7 @@ from provledger.kms.signing import sign_key_event
 from provledger.rpc.channel import channel
 from provledger.rpc.key_events import event_from_pb
 from provledger_cli import given_key
-from provledger_cli.config import KEYS, RECOVERY_KID
+from provledger_cli.config import KEYS, OPTIONAL_KEYS, RECOVERY_KID
 from provledger_cli.datadir import DataDir, write_atomically
 from provledger_cli.launching import WITNESS_PRIVATE_KEY
 
@@ -35,6 +35,7 @@ PURPOSES = {
     "witness": keys_pb2.KEY_PURPOSE_WITNESS,
     "checkpoint": keys_pb2.KEY_PURPOSE_CHECKPOINT,
     "head": keys_pb2.KEY_PURPOSE_HEAD,
+    "receipt": keys_pb2.KEY_PURPOSE_RECEIPT,
 }
 
 PIN_FILE = "key-ledger.pin"
@@ -54,7 +55,10 @@ async def register_first_keys(data_dir: DataDir, keys_address: str) -> list[str]
                 f"--pin {data_dir.path / PIN_FILE}\n"
             )
             return registered
+        begun = await unary(stub.ListKeyEvents, keys_pb2.ListKeyEventsRequest(), policy)
         for purpose, kid in KEYS.items():
+            if purpose in OPTIONAL_KEYS and begun.events:
+                continue  # the key ledger began without it
             known = await unary(
                 stub.ListKeys,
                 keys_pb2.ListKeysRequest(page_size=1, purpose=PURPOSES[purpose]),

@@ -14,8 +14,16 @@ from typing import Any
 from provledger_cli.datadir import DataDir, write_json
 from provledger_cli.failures import CommandError
 
-KEYS = {"witness": "witness-1", "checkpoint": "checkpoint-1", "head": "head-1"}
+KEYS = {
+    "witness": "witness-1",
+    "checkpoint": "checkpoint-1",
+    "head": "head-1",
+    "receipt": "receipt-1",
+}
 """First key of each purpose: its kid, and the name of its file without `.pem`."""
+
+OPTIONAL_KEYS = ("receipt",)
+"""Purposes that an installation may be without: made before there was such a thing."""
 
 RECOVERY_KID = "recovery-1"
 """The key that endorses key events when no other can; named in the key ledger's genesis."""

@@ -13,6 +13,7 @@ PURPOSES = {
     "witness": keys_pb2.KEY_PURPOSE_WITNESS,
     "checkpoint": keys_pb2.KEY_PURPOSE_CHECKPOINT,
     "head": keys_pb2.KEY_PURPOSE_HEAD,
+    "receipt": keys_pb2.KEY_PURPOSE_RECEIPT,
 }
 _PURPOSE_NAMES = {value: name for name, value in PURPOSES.items()}
 _STATE_NAMES = {

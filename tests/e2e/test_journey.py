@@ -13,7 +13,11 @@ import orjson
 import pytest
 
 from provledger.client import AsyncClient, Client, Mutation
+from provledger.cose_receipt import verify_cose_receipt
 from provledger.errors import AlreadyExistsError, NotFoundError
+from provledger.keyset import KeySet
+from provledger.rebuild import entry_of
+from provledger.receipt import Receipt, parse_receipt
 from provledger.report import Status
 from provledger.verify import verify_receipt
 from tests.e2e.commands import Installation, exported, shipped_mutations
@@ -101,6 +105,14 @@ def test_append_get_and_list(shared: Installation) -> None:
     assert orjson.loads((shared.work / "r.json").read_bytes()) == receipt
     shared.run("keys", "jwks", "--out", "jwks.json")
     assert shared.run("verify", "r.json", "--keys", "jwks.json", data_dir=False).json["holds"]
+
+    # Its proof alone, as a COSE receipt.
+    shared.run("get", bare, "--tenant", "small", "--format", "cose", "--out", "r.cose")
+    keys = KeySet.parse((shared.work / "jwks.json").read_bytes())
+    parsed = parse_receipt(orjson.dumps(receipt))
+    assert isinstance(parsed, Receipt)
+    proven = verify_cose_receipt((shared.work / "r.cose").read_bytes(), entry_of(parsed), keys)
+    assert proven.origin == receipt["proofs"][0]["origin"]
 
     # The same request id gives the same receipt; with other content it is refused.
     again = shared.run("append", "--tenant", "small", "--request-id", "r-1", stdin=mutation())

@@ -35,7 +35,11 @@ from provledger.kms.errors import KMSUnavailableError
 from provledger.policy import Policy
 from tests.support.chain import START_NS, private_key
 
-KIDS = {KeyPurpose.CHECKPOINT: "checkpoint-1", KeyPurpose.HEAD: "head-1"}
+KIDS = {
+    KeyPurpose.CHECKPOINT: "checkpoint-1",
+    KeyPurpose.HEAD: "head-1",
+    KeyPurpose.RECEIPT: "receipt-1",
+}
 LOG_UID = bytes.fromhex("00112233445566778899aabbccddeeff")
 
 

@@ -55,8 +55,8 @@ def fetch(
 
 
 @asynccontextmanager
-async def running_gateway(data_dir: Path | None, **settings: Any) -> AsyncIterator[Running]:
-    """A gateway over a directory of logs, or over what the settings say."""
+async def running_gateway(data_dir: Path, **settings: Any) -> AsyncIterator[Running]:
+    """A gateway over a directory of logs."""
     config = Settings(data_dir=data_dir, **settings)
     stop, hurry = asyncio.Event(), asyncio.Event()
     ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()

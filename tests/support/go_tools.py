@@ -30,7 +30,9 @@ PROGRAMS: Final = {
 }
 """By name, with the exact version."""
 
-CLIENT: Final = Path(__file__).parent / "go" / "tlogclient"
+OWN: Final = Path(__file__).parent / "go"
+"""Sources of our own: `tlogclient` and `coseverify`, around other people's packages."""
+
 BUILD_S: Final = 420.0
 """How long one build may take; with its downloads it is about a minute on two quiet cores."""
 
@@ -40,7 +42,7 @@ class CannotBuildError(Exception):
 
 
 def program(name: str) -> str:
-    """The path of one of `PROGRAMS`, or of `tlogclient`; skips the test if it cannot be had."""
+    """The path of one of `PROGRAMS`, or of our own; skips the test if it cannot be had."""
     try:
         return _program(name)
     except CannotBuildError as error:
@@ -54,10 +56,10 @@ def _program(name: str) -> str:
         given = os.environ.get("PROVLEDGER_TEST_FSCK")
     if given:
         return given
-    if name == "tlogclient":
-        sources = b"".join(path.read_bytes() for path in sorted(CLIENT.iterdir()))
-        path = _cache() / f"tlogclient@{hashlib.sha256(sources).hexdigest()[:16]}"
-        return _build(path, ["go", "build", "-trimpath", "-o", "{out}", "."], CLIENT)
+    if name not in PROGRAMS:
+        sources = b"".join(path.read_bytes() for path in sorted((OWN / name).iterdir()))
+        path = _cache() / f"{name}@{hashlib.sha256(sources).hexdigest()[:16]}"
+        return _build(path, ["go", "build", "-trimpath", "-o", "{out}", "."], OWN / name)
     package = PROGRAMS[name]
     path = _cache() / f"{name}@{package.rpartition('@')[2]}"
     return _build(path, ["go", "install", "-trimpath", package], _cache())
@@ -106,7 +108,7 @@ def _build(path: Path, command: list[str], directory: Path) -> str:
 
 def main() -> None:
     """Build what can be built, and say what cannot."""
-    for name in (*PROGRAMS, "tlogclient"):
+    for name in (*PROGRAMS, "tlogclient", "coseverify"):
         started_s = time.monotonic()
         try:
             where = _program(name)

@@ -436,3 +436,54 @@ def test_every_check_is_explained() -> None:
 
 def test_example_keys_are_marked_as_public() -> None:
     assert "Never use them" in Path(PAGES / "README.md").read_text("utf-8")
+
+
+def test_the_cose_receipt_is_computed_as_the_page_says() -> None:
+    """CBOR written by hand, byte for byte, from the drawing in docs/formats/cose-receipt.md."""
+
+    def head(major: int, number: int) -> bytes:
+        if number < 24:
+            return bytes([major << 5 | number])
+        if number < 256:
+            return bytes([major << 5 | 24, number])
+        return bytes([major << 5 | 25]) + number.to_bytes(2, "big")
+
+    def data(value: bytes) -> bytes:
+        return head(2, len(value)) + value
+
+    def text(value: str) -> bytes:
+        return head(3, len(value)) + value.encode()
+
+    page = (REPO / "docs" / "formats" / "cose-receipt.md").read_text("utf-8")
+    shown = {
+        name: body.strip()
+        for name, body in re.findall(
+            r"<!-- made: ([a-z-]+) -->\n```text\n(.*?)```", page, re.DOTALL
+        )
+    }
+    log = (REPO / "docs" / "formats" / "log.md").read_text("utf-8")
+    origin, size, root_b64 = (FILES / "checkpoint.txt").read_text("utf-8").split("\n")[:3]
+    path = re.search(r"<!-- made: inclusion -->\n```text\n(.*?)\n```", log, re.DOTALL)
+    assert path is not None
+    hashes = [bytes.fromhex(line) for line in path[1].split("\n")]
+
+    claims = head(5, 2) + head(0, 1) + text(origin) + head(0, 2) + text(size)
+    protected = (
+        head(5, 4)
+        + (head(0, 1) + head(1, 7))  # alg: -8
+        + (head(0, 4) + data(b"receipt-1"))
+        + (head(0, 15) + claims)
+        + (head(0, 395) + head(0, 1))
+    )
+    assert shown["cose-protected"] == protected.hex()
+    root = base64.b64decode(root_b64)
+    message = head(4, 4) + text("Signature1") + data(protected) + data(b"") + data(root)
+    assert shown["cose-signed"] == message.hex()
+    seed = re.search(r"seed +([0-9a-f]{64})", shown["receipt-key"])
+    assert seed is not None
+    signature = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(seed[1])).sign(message)
+    proof = head(4, 3) + head(0, int(size)) + head(0, 2) + head(4, len(hashes))
+    proof += b"".join(data(item) for item in hashes)
+    unprotected = head(5, 1) + head(0, 396) + head(5, 1) + head(1, 0) + head(4, 1) + data(proof)
+    receipt = head(6, 18) + head(4, 4) + data(protected) + unprotected + b"\xf6" + data(signature)
+    assert shown["cose-receipt"] == receipt.hex()

@@ -27,6 +27,7 @@ _PURPOSES: Final = {
     pb.KEY_PURPOSE_WITNESS: KeyPurpose.WITNESS,
     pb.KEY_PURPOSE_CHECKPOINT: KeyPurpose.CHECKPOINT,
     pb.KEY_PURPOSE_HEAD: KeyPurpose.HEAD,
+    pb.KEY_PURPOSE_RECEIPT: KeyPurpose.RECEIPT,
 }
 _STATES: Final = {
     pb.KEY_STATE_ACTIVE: KeyState.ACTIVE,

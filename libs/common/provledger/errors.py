@@ -11,6 +11,7 @@ Two families hang from one root::
     │   ├── TileError                   c2sp.org/tlog-tiles
     │   ├── PolicyError                 c2sp.org/tlog-policy
     │   ├── TlogProofError              c2sp.org/tlog-proof
+    │   ├── CoseReceiptError            COSE receipts (RFC 9942)
     │   ├── EnvelopeError               DSSE
     │   ├── IdentifierError             names and ids of ours
     │   ├── ReceiptFormatError          a receipt, statement or export that cannot be read
@@ -91,6 +92,10 @@ class PolicyError(InputError):
 
 class TlogProofError(InputError):
     """A proof bundle that breaks c2sp.org/tlog-proof."""
+
+
+class CoseReceiptError(InputError):
+    """A COSE receipt that breaks RFC 9942, or is not in its one encoding."""
 
 
 class EnvelopeError(InputError):

@@ -78,6 +78,7 @@ _PURPOSES_PB: Final = {
     KeyPurpose.WITNESS: pb.KEY_PURPOSE_WITNESS,
     KeyPurpose.CHECKPOINT: pb.KEY_PURPOSE_CHECKPOINT,
     KeyPurpose.HEAD: pb.KEY_PURPOSE_HEAD,
+    KeyPurpose.RECEIPT: pb.KEY_PURPOSE_RECEIPT,
 }
 
 

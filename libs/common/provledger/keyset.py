@@ -72,6 +72,7 @@ class KeyPurpose(StrEnum):
     WITNESS = "witness"
     CHECKPOINT = "checkpoint"
     HEAD = "head"
+    RECEIPT = "receipt"
 
 
 class KeyState(StrEnum):

@@ -24,7 +24,7 @@ from provledger_cli.options import (
 )
 
 if TYPE_CHECKING:
-    from provledger.receipt import Receipt
+    from provledger.receipt import Proof, Receipt
     from provledger_cli.connect import Target
 
 
@@ -76,11 +76,12 @@ def get(
         ),
     ] = None,
     form: Annotated[
-        Literal["receipt", "tlog-proof"],
+        Literal["receipt", "tlog-proof", "cose"],
         typer.Option(
             "--format",
             envvar="PROVLEDGER_FORMAT",
-            help="receipt; or tlog-proof: the proof alone, as c2sp.org/tlog-proof has it.",
+            help="receipt; or its proof alone: tlog-proof, as c2sp.org/tlog-proof has it, or cose, "
+            "a COSE receipt (RFC 9942).",
         ),
     ] = "receipt",
     data_dir: DataDirOption = None,
@@ -115,6 +116,9 @@ def get(
     if form == "tlog-proof":
         _write_tlog_proof(receipt, out)
         return
+    if form == "cose":
+        _write(run_async(_cose(where, receipt, timeout)), out)
+        return
     if out is not None:
         write_atomically(out, receipt.encode() + b"\n", mode=0o644)
         output.say(f"wrote {out}")
@@ -141,10 +145,46 @@ def _write_tlog_proof(receipt: Receipt, out: Path | None) -> None:
     from provledger.outside import cosigned_checkpoint
     from provledger.tlog_proof import TlogProof, format_tlog_proof
 
+    proof = _proof(receipt)
+    _write(
+        format_tlog_proof(TlogProof(proof.log_index, proof.hashes, cosigned_checkpoint(proof))), out
+    )
+
+
+async def _cose(where: Target, receipt: Receipt, timeout_s: float) -> bytes:
+    """The COSE receipt for a receipt's first proof, which must verify before it is written."""
+    from provledger import checkpoint, note
+    from provledger.api.anchor.v1 import anchor_pb2
+    from provledger.api.keys.v1 import keys_pb2
+    from provledger.cose_receipt import verify_cose_receipt
+    from provledger.keyset import KeySet
+    from provledger.rebuild import entry_of
+    from provledger_cli.connect import Remote
+
+    proof = _proof(receipt)
+    size = checkpoint.parse(note.parse(proof.checkpoint).text).size
+    async with Remote(where, timeout_s=timeout_s) as remote:
+        request = anchor_pb2.GetCoseReceiptRequest(
+            # The last part of an origin is the log's uid.
+            log=f"logs/{proof.origin.rpartition('/')[2]}",
+            log_index=proof.log_index,
+            tree_size=size,
+        )
+        answer = await remote.call(remote.anchor.GetCoseReceipt, request)
+        keys = await remote.call(remote.keys.GetJwks, keys_pb2.GetJwksRequest())
+    known = KeySet.parse(keys.jwks)
+    verify_cose_receipt(answer.receipt, entry_of(receipt), known, origin=proof.origin)
+    data: bytes = answer.receipt
+    return data
+
+
+def _proof(receipt: Receipt) -> Proof:
     if not receipt.proofs:
         raise CommandError("the receipt has no proof yet", hint="wait for one with --wait-anchored")
-    proof = receipt.proofs[0]
-    data = format_tlog_proof(TlogProof(proof.log_index, proof.hashes, cosigned_checkpoint(proof)))
+    return receipt.proofs[0]
+
+
+def _write(data: bytes, out: Path | None) -> None:
     if out is None:
         output.raw(data)
     else:

@@ -29,6 +29,7 @@ class Purpose(StrEnum):
     WITNESS = "witness"
     CHECKPOINT = "checkpoint"
     HEAD = "head"
+    RECEIPT = "receipt"
 
 
 def list_(

@@ -6,6 +6,7 @@ function               signed bytes                                             
 sign_witness_batch     DSSE PAE over `provledger.witness_batch`                   witness, token
 sign_certificate       DSSE PAE over `provledger.signing_token.Certificate`       witness
 sign_head              DSSE PAE over `provledger.head`                            head
+sign_cose_receipt      COSE Sig_structure over `provledger.cose_receipt`          receipt
 sign_key_event         DSSE PAE over `provledger.key_events`                      any: its own
 sign_checkpoint        text of a C2SP checkpoint, note type 0x01 or 0x02          checkpoint
 self_test              a line that is none of the above                           any
@@ -22,7 +23,16 @@ from __future__ import annotations
 import secrets
 from typing import Final
 
-from provledger import checkpoint, dsse, head, key_events, note, signing_token, witness_batch
+from provledger import (
+    checkpoint,
+    cose_receipt,
+    dsse,
+    head,
+    key_events,
+    note,
+    signing_token,
+    witness_batch,
+)
 from provledger.errors import InvalidSignatureError, NoteError
 from provledger.fips import policy
 from provledger.fips.pairwise import pairwise_test
@@ -37,7 +47,7 @@ from provledger.keyset import note_type
 from provledger.kms.base import Signer
 from provledger.kms.errors import KMSConfigError, KMSIntegrityError
 
-# Neither a PAE, which begins otherwise, nor a note text, which ends in a newline.
+# No PAE and no Sig_structure, which begin otherwise, and no note text, which ends in a newline.
 _SELF_TEST: Final = b"provledger/self-test/v1\n"
 
 
@@ -75,6 +85,18 @@ async def sign_head(signer: Signer, body: bytes) -> bytes:
     """Return the signature over the PAE of a head `body`; raises as `sign_witness_batch` does."""
     head.parse_head(body)
     return await _sign(signer, dsse.pae(head.PAYLOAD_TYPE, body))
+
+
+async def sign_cose_receipt(
+    signer: Signer, kid: str, origin: str, size: int, root: bytes
+) -> tuple[bytes, bytes]:
+    """Return protected header and signature of receipts for the tree of `size` and `root`.
+
+    Raises CoseReceiptError for values that make none, and what `Signer.sign` raises.
+    """
+    protected = cose_receipt.protected_header(signer.algorithm, kid, origin, size)
+    signature = await _sign(signer, cose_receipt.signed_bytes(protected, root))
+    return protected, cose_receipt.cose_signature(signer.algorithm, signature)
 
 
 async def sign_key_event(signer: Signer, event: key_events.KeyEvent) -> bytes:

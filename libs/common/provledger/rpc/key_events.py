@@ -26,6 +26,7 @@ PURPOSES_PB: Final = {
     KeyPurpose.WITNESS: pb.KEY_PURPOSE_WITNESS,
     KeyPurpose.CHECKPOINT: pb.KEY_PURPOSE_CHECKPOINT,
     KeyPurpose.HEAD: pb.KEY_PURPOSE_HEAD,
+    KeyPurpose.RECEIPT: pb.KEY_PURPOSE_RECEIPT,
 }
 _PURPOSES: Final[dict[int, str]] = {number: each.value for each, number in PURPOSES_PB.items()}
 _TYPES_PB: Final = {

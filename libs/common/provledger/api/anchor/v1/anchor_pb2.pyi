@@ -152,6 +152,24 @@ class GetInclusionProofResponse(_message.Message):
     proof: _common_pb2.InclusionProof
     def __init__(self, proof: _Optional[_Union[_common_pb2.InclusionProof, _Mapping]] = ...) -> None: ...
 
+class GetCoseReceiptRequest(_message.Message):
+    __slots__ = ("log", "log_index", "tree_size")
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    LOG_INDEX_FIELD_NUMBER: _ClassVar[int]
+    TREE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    log: str
+    log_index: int
+    tree_size: int
+    def __init__(self, log: _Optional[str] = ..., log_index: _Optional[int] = ..., tree_size: _Optional[int] = ...) -> None: ...
+
+class GetCoseReceiptResponse(_message.Message):
+    __slots__ = ("receipt", "tree_size")
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    TREE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    receipt: bytes
+    tree_size: int
+    def __init__(self, receipt: _Optional[bytes] = ..., tree_size: _Optional[int] = ...) -> None: ...
+
 class BatchGetInclusionProofsRequest(_message.Message):
     __slots__ = ("log", "ledger_uid", "seqs", "tree_size", "tenant")
     LOG_FIELD_NUMBER: _ClassVar[int]

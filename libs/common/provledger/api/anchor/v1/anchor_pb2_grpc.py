@@ -55,6 +55,11 @@ class AnchorServiceStub:
                 request_serializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.GetInclusionProofRequest.SerializeToString,
                 response_deserializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.GetInclusionProofResponse.FromString,
                 _registered_method=True)
+        self.GetCoseReceipt = channel.unary_unary(
+                '/provledger.api.anchor.v1.AnchorService/GetCoseReceipt',
+                request_serializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.GetCoseReceiptRequest.SerializeToString,
+                response_deserializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.GetCoseReceiptResponse.FromString,
+                _registered_method=True)
         self.BatchGetInclusionProofs = channel.unary_unary(
                 '/provledger.api.anchor.v1.AnchorService/BatchGetInclusionProofs',
                 request_serializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.BatchGetInclusionProofsRequest.SerializeToString,
@@ -140,6 +145,13 @@ class AnchorServiceServicer:
 
     def GetInclusionProof(self, request, context):
         """Proves that one entry is in the log.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCoseReceipt(self, request, context):
+        """Proves the same as a COSE receipt (RFC 9942), signed by a key of its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -245,6 +257,11 @@ def add_AnchorServiceServicer_to_server(servicer, server):
                     servicer.GetInclusionProof,
                     request_deserializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.GetInclusionProofRequest.FromString,
                     response_serializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.GetInclusionProofResponse.SerializeToString,
+            ),
+            'GetCoseReceipt': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCoseReceipt,
+                    request_deserializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.GetCoseReceiptRequest.FromString,
+                    response_serializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.GetCoseReceiptResponse.SerializeToString,
             ),
             'BatchGetInclusionProofs': grpc.unary_unary_rpc_method_handler(
                     servicer.BatchGetInclusionProofs,
@@ -411,6 +428,33 @@ class AnchorService:
             '/provledger.api.anchor.v1.AnchorService/GetInclusionProof',
             provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.GetInclusionProofRequest.SerializeToString,
             provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.GetInclusionProofResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCoseReceipt(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/provledger.api.anchor.v1.AnchorService/GetCoseReceipt',
+            provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.GetCoseReceiptRequest.SerializeToString,
+            provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.GetCoseReceiptResponse.FromString,
             options,
             channel_credentials,
             insecure,

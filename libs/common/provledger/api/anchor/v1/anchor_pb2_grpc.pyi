@@ -43,6 +43,8 @@ class AnchorServiceStub:
     """Returns what the log holds of one ledger."""
     GetInclusionProof: _grpc.UnaryUnaryMultiCallable[_anchor_pb2.GetInclusionProofRequest, _anchor_pb2.GetInclusionProofResponse]
     """Proves that one entry is in the log."""
+    GetCoseReceipt: _grpc.UnaryUnaryMultiCallable[_anchor_pb2.GetCoseReceiptRequest, _anchor_pb2.GetCoseReceiptResponse]
+    """Proves the same as a COSE receipt (RFC 9942), signed by a key of its own."""
     BatchGetInclusionProofs: _grpc.UnaryUnaryMultiCallable[_anchor_pb2.BatchGetInclusionProofsRequest, _anchor_pb2.BatchGetInclusionProofsResponse]
     """Proves that a run of a ledger's entries is in the log, all against one checkpoint."""
     GetConsistencyProof: _grpc.UnaryUnaryMultiCallable[_anchor_pb2.GetConsistencyProofRequest, _anchor_pb2.GetConsistencyProofResponse]
@@ -83,6 +85,8 @@ class AnchorServiceAsyncStub(AnchorServiceStub):
     """Returns what the log holds of one ledger."""
     GetInclusionProof: _aio.UnaryUnaryMultiCallable[_anchor_pb2.GetInclusionProofRequest, _anchor_pb2.GetInclusionProofResponse]  # type: ignore[assignment]
     """Proves that one entry is in the log."""
+    GetCoseReceipt: _aio.UnaryUnaryMultiCallable[_anchor_pb2.GetCoseReceiptRequest, _anchor_pb2.GetCoseReceiptResponse]  # type: ignore[assignment]
+    """Proves the same as a COSE receipt (RFC 9942), signed by a key of its own."""
     BatchGetInclusionProofs: _aio.UnaryUnaryMultiCallable[_anchor_pb2.BatchGetInclusionProofsRequest, _anchor_pb2.BatchGetInclusionProofsResponse]  # type: ignore[assignment]
     """Proves that a run of a ledger's entries is in the log, all against one checkpoint."""
     GetConsistencyProof: _aio.UnaryUnaryMultiCallable[_anchor_pb2.GetConsistencyProofRequest, _anchor_pb2.GetConsistencyProofResponse]  # type: ignore[assignment]
@@ -144,6 +148,14 @@ class AnchorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_anchor_pb2.GetInclusionProofResponse, _abc.Awaitable[_anchor_pb2.GetInclusionProofResponse]]:
         """Proves that one entry is in the log."""
+
+    @_abc_1.abstractmethod
+    def GetCoseReceipt(
+        self,
+        request: _anchor_pb2.GetCoseReceiptRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_anchor_pb2.GetCoseReceiptResponse, _abc.Awaitable[_anchor_pb2.GetCoseReceiptResponse]]:
+        """Proves the same as a COSE receipt (RFC 9942), signed by a key of its own."""
 
     @_abc_1.abstractmethod
     def BatchGetInclusionProofs(

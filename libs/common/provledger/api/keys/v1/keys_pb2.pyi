@@ -13,6 +13,7 @@ class KeyPurpose(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     KEY_PURPOSE_WITNESS: _ClassVar[KeyPurpose]
     KEY_PURPOSE_CHECKPOINT: _ClassVar[KeyPurpose]
     KEY_PURPOSE_HEAD: _ClassVar[KeyPurpose]
+    KEY_PURPOSE_RECEIPT: _ClassVar[KeyPurpose]
 
 class KeyState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -42,6 +43,7 @@ KEY_PURPOSE_UNSPECIFIED: KeyPurpose
 KEY_PURPOSE_WITNESS: KeyPurpose
 KEY_PURPOSE_CHECKPOINT: KeyPurpose
 KEY_PURPOSE_HEAD: KeyPurpose
+KEY_PURPOSE_RECEIPT: KeyPurpose
 KEY_STATE_UNSPECIFIED: KeyState
 KEY_STATE_PENDING: KeyState
 KEY_STATE_ACTIVE: KeyState
