@@ -14,6 +14,7 @@ import re
 import stat
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +29,7 @@ log = logs.get(__name__)
 MAX_CHECKPOINT_BYTES: Final = 256 * 1024
 CHUNK_BYTES: Final = 64 * 1024
 MAX_LOGS: Final = 10_000
+THREADS: Final = 4
 RESCAN_S: Final = 1.0
 """How often the directory is looked through for logs at most, in seconds."""
 
@@ -38,10 +40,11 @@ _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 class FileContent:
     """An open file, whose bytes are those of a tile."""
 
-    __slots__ = ("_fd", "etag", "length")
+    __slots__ = ("_fd", "_threads", "etag", "length")
 
-    def __init__(self, fd: int, status: os.stat_result) -> None:
+    def __init__(self, fd: int, status: os.stat_result, threads: Executor) -> None:
         self._fd = fd
+        self._threads = threads
         self.length = status.st_size
         # Files are replaced, never written to: another content has another time.
         self.etag = f'"{status.st_mtime_ns:x}-{status.st_size:x}"'
@@ -51,9 +54,10 @@ class FileContent:
         if self.length <= CHUNK_BYTES:
             yield os.read(self._fd, self.length)
             return
-        left = self.length
+        loop, left = asyncio.get_running_loop(), self.length
         while left > 0:
-            chunk = await asyncio.to_thread(os.read, self._fd, min(left, CHUNK_BYTES))
+            wanted = min(left, CHUNK_BYTES)
+            chunk = await loop.run_in_executor(self._threads, os.read, self._fd, wanted)
             if not chunk:
                 return
             left -= len(chunk)
@@ -67,8 +71,9 @@ class FileContent:
 class DirectoryLog:
     """One log below the directory. The checkpoint is read again whenever it was replaced."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, threads: Executor) -> None:
         self._root = root
+        self._threads = threads
         self._checkpoint = str(root / "checkpoint")
         self._seen: tuple[int, int, int] | None = None
         self._published: Published | None = None
@@ -111,7 +116,7 @@ class DirectoryLog:
         except BaseException:
             os.close(fd)
             raise
-        return FileContent(fd, status)
+        return FileContent(fd, status, self._threads)
 
 
 class DirectorySource:
@@ -123,18 +128,24 @@ class DirectorySource:
         self._by_prefix: dict[str, DirectoryLog] = {}
         self._by_uid: dict[str, DirectoryLog] = {}
         self._scanned_s = float("-inf")
+        self._lock = asyncio.Lock()
+        # Our own, so that nothing else in the process can keep us waiting.
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="gateway-files")
 
     async def find(self, prefix: str) -> DirectoryLog | None:
         """The log of a prefix; the directory is looked through again for one we do not know."""
         found = self._by_prefix.get(prefix)
-        if found is None and self._monotonic() - self._scanned_s >= RESCAN_S:
-            await asyncio.to_thread(self._scan)
+        if found is None:
+            # Who asks while somebody else looks waits for what he finds.
+            async with self._lock:
+                if self._monotonic() - self._scanned_s >= RESCAN_S:
+                    await self._look_through()
             found = self._by_prefix.get(prefix)
         return found
 
     async def logs(self) -> Sequence[Published]:
         """What is published of each log."""
-        await asyncio.to_thread(self._scan)
+        await self._look_through()
         published = []
         for each in list(self._by_prefix.values()):
             try:
@@ -144,7 +155,11 @@ class DirectorySource:
         return sorted(published, key=lambda item: item.origin)
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Let the threads end."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _look_through(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._threads, self._scan)
 
     def _scan(self) -> None:
         self._scanned_s = self._monotonic()
@@ -156,7 +171,7 @@ class DirectorySource:
             raise _unreadable(error) from error
         by_prefix = {}
         for name in sorted(names)[:MAX_LOGS]:
-            each = self._by_uid.setdefault(name, DirectoryLog(self._logs_dir / name))
+            each = self._by_uid.setdefault(name, DirectoryLog(self._logs_dir / name, self._threads))
             try:
                 by_prefix[prefix_of(each.read().origin)] = each
             except NotFoundError:

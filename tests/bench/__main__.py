@@ -20,7 +20,7 @@ from typing import Any
 
 import uvloop
 
-from tests.bench import anchor, endtoend, growth, inprocess, kms, peers, tracing
+from tests.bench import anchor, endtoend, growth, inprocess, kms, peers, reading, tracing
 from tests.support.postgres import fresh_database, running_postgres
 
 
@@ -95,6 +95,7 @@ SECTIONS: dict[str, Callable[[Path, bool], Any]] = {
     "anchor": the_anchor,
     "kms": lambda folder, full: kms.run(folder, full=full),
     "tracing": traced,
+    "reading": lambda folder, full: asyncio.run(reading.run(folder, full=full)),
     "growth": grown,
 }
 """What can be measured, in order."""

@@ -235,6 +235,12 @@ async def test_the_index_lists_logs_for_people_and_programs(
     assert len(json.loads((await gateway.call("/")).body)["logs"]) == 1
 
 
+async def test_a_log_is_found_by_all_who_ask_first(log: OpenLog, tmp_path: Path) -> None:
+    async with running_gateway(tmp_path / "data") as gateway:
+        asking = [gateway.call(below(log, "checkpoint")) for _ in range(20)]
+        assert {answer.status for answer in await asyncio.gather(*asking)} == {200}
+
+
 async def test_without_a_log_there_is_an_empty_index(tmp_path: Path) -> None:
     async with running_gateway(tmp_path / "none") as gateway:
         assert json.loads((await gateway.call("/")).body) == {"logs": []}
