@@ -44,6 +44,7 @@ SERVICES: Final = ("keys", "anchor", "ledger")
 """Those with a database, in the order in which their snapshots are taken."""
 
 _TRIES: Final = 200
+_PAUSE_S: Final = 0.05
 _PIECE: Final = 1 << 20
 _SPOOL_BYTES: Final = 16 << 20
 
@@ -160,7 +161,9 @@ def _config(config: Config) -> bytes:
 @contextmanager
 def _snapshots(data_dir: DataDir, config: Config) -> Iterator[Mapping[str, Connection]]:
     """A connection for each service, inside of a read transaction of one moment."""
-    for _ in range(_TRIES):
+    for attempt in range(_TRIES):
+        if attempt:
+            time.sleep(_PAUSE_S)
         with ExitStack() as opened:
             try:
                 found = (
@@ -188,8 +191,9 @@ def _three_snapshots(data_dir: DataDir, config: Config, opened: ExitStack) -> di
         engine = open_database(data_dir, config, name)
         opened.callback(engine.dispose)
         found[name] = opened.enter_context(engine.connect())
-        # The first read fixes what the transaction sees.
-        found[name].execute(_REVISION).scalar()
+    # The first read fixes what a transaction sees: one right after the other.
+    for connection in found.values():
+        connection.execute(_REVISION).scalar()
     return found
 
 
