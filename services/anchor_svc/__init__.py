@@ -17,7 +17,9 @@ With disk and database:
     relay, sinks/  how published checkpoints get out of the operator's reach
     reader         proofs, checkpoints and heads for whoever asks
     state          where a log stands, for those who wait for it to move on
-    openlog        all of that for one log
+    quorum         what makes a checkpoint anchored; `policies` keeps what was set while running
+    overdue        whether that happens in time
+    openlog        all of that for one log; `openlogs` for all logs of the process
 
 And around it `config`, `convert`, `paging`, `servicer`, `keys`, `app`, `__main__`.
 """

@@ -13,9 +13,10 @@ from anchor_svc.checkpointing import make_origin
 from anchor_svc.config import Settings
 from anchor_svc.opening import check_usable, open_sinks, prove, read_policy
 from anchor_svc.openlog import OpenLog
+from anchor_svc.openlogs import OpenLogs
 from anchor_svc.recovery import LOG_UID_BYTES, create_log
 from anchor_svc.servicer import AnchorServicer
-from anchor_svc.storage import LogRow, Storage
+from anchor_svc.storage import DEFAULT_ALIAS, LogRow, Storage
 from anchor_svc.storage.sql import SQLStorage
 from anchor_svc.storage.tables import MIGRATIONS, SCHEMA
 from provledger import logs
@@ -68,47 +69,67 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
         )
         undo.push_async_callback(ring.close)
         await ring.start()
-        row = await storage.default_log()
-        if row is None:
-            row = await _new_log(settings, storage, await _wait_for_key(ring), clock())
-        check_usable(sinks, policy, row.suite)
+
+        def make(row: LogRow) -> OpenLog:
+            own = sinks if row.alias == DEFAULT_ALIAS else open_sinks(settings.sink_uris(), policy)
+            check_usable(own, policy, row.suite)
+            return OpenLog(
+                row,
+                storage,
+                settings.data_dir,
+                ring,
+                own,
+                publish_interval_s=settings.publish_interval_ms / 1000,
+                sink_deadline_s=settings.sink_deadline_ms / 1000,
+                max_batch_leaves=settings.max_batch_leaves,
+                max_queued_leaves=settings.max_queued_leaves,
+                batch_budget_s=settings.batch_budget_ms / 1000,
+                batch_leaves=settings.batch_leaves,
+                clock=clock,
+                policy=policy,
+            )
+
+        async def create_row(tenant: str, suite_name: str) -> LogRow:
+            key = ring.current(KeyPurpose.CHECKPOINT)
+            return await _new_log(settings, storage, key, clock(), suite_name, tenant)
+
+        rows = await storage.logs()
+        if all(row.alias != DEFAULT_ALIAS for row in rows):
+            key = await _wait_for_key(ring)
+            made = await _new_log(settings, storage, key, clock(), settings.suite, DEFAULT_ALIAS)
+            rows = [made, *rows]
         await prove(sinks)
-        opened = OpenLog(
-            row,
-            storage,
-            settings.data_dir,
-            ring,
-            sinks,
-            publish_interval_s=settings.publish_interval_ms / 1000,
-            sink_deadline_s=settings.sink_deadline_ms / 1000,
-            max_batch_leaves=settings.max_batch_leaves,
-            max_queued_leaves=settings.max_queued_leaves,
-            batch_budget_s=settings.batch_budget_ms / 1000,
-            batch_leaves=settings.batch_leaves,
-            clock=clock,
-            policy=policy,
-        )
+        opened = OpenLogs(make, create_row, max_logs=settings.max_own_logs)
         undo.push_async_callback(opened.close)
-        await opened.open()
-        state = opened.state
-        log.info("anchor.open", log=row.log_uid.hex(), origin=row.origin, size=state.signed_size)
-        ring.log_sizes = lambda: [(row.origin, state.signed_size)]
+        for row in rows:
+            await opened.open(row)
+        ring.log_sizes = lambda: [
+            (one.identity.origin, one.state.signed_size) for one in opened.all()
+        ]
         servicer = AnchorServicer(opened, ring, ring)
         close = undo.pop_all().aclose
     return App(
         services=[(anchor_pb2_grpc.add_AnchorServiceServicer_to_server, servicer)],
-        background=opened.background,
+        background=(opened.run,),
         close=close,
     )
 
 
-async def _new_log(settings: Settings, storage: Storage, key: ActiveSigner, now_ns: int) -> LogRow:
+async def _new_log(
+    settings: Settings,
+    storage: Storage,
+    key: ActiveSigner,
+    now_ns: int,
+    suite_name: str,
+    alias: str,
+) -> LogRow:
     return await create_log(
         storage,
         origin_prefix=settings.origin_prefix,
-        suite_name=settings.suite,
+        suite_name=suite_name,
         keys=[(key.kid, key.thumbprint)],
         now_ns=now_ns,
+        alias=alias,
     )
 
 

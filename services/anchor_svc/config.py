@@ -85,6 +85,16 @@ class Settings(ServerSettings):
             "max": 100_000,
         },
     )
+    max_own_logs: int = field(
+        default=100,
+        metadata={
+            "doc": "Most tenants with a log of their own. Each log costs a writer, its own "
+            "connections to the sinks, and some tasks.",
+            "unit": "logs",
+            "min": 0,
+            "max": 10_000,
+        },
+    )
     batch_budget_ms: float = field(
         default=8.0,
         metadata={

@@ -58,13 +58,19 @@ class AnchorPage:
 def submission_from_pb(request: pb.SubmitLeavesRequest, tree: Hasher) -> Submission:
     """Read and check a submission; `tree` is the hash of the log's tree."""
     uid = ledger_uid_from_pb(request.ledger_uid)
-    suite_name = _SUITES.get(request.suite)
-    if suite_name is None:
-        raise invalid("suite", "must be one of the known suites")
+    suite_name = suite_from_pb(request.suite)
     # Counted before they are taken out of the message: a hostile one holds millions.
     if len(request.entries) > MAX_ENTRIES:
         raise invalid("entries", f"must be 1 to {MAX_ENTRIES:,} entries")
     return parse_submission(uid, suite_name, request.start_seq, list(request.entries), tree)
+
+
+def suite_from_pb(value: int) -> str:
+    """Check a suite, which must be said."""
+    suite_name = _SUITES.get(value)
+    if suite_name is None:
+        raise invalid("suite", "must be one of the known suites")
+    return suite_name
 
 
 def ledger_uid_from_pb(value: bytes) -> bytes:

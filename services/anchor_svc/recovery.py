@@ -19,7 +19,7 @@ from typing import Final
 
 from anchor_svc.checkpointing import first_entry, make_origin
 from anchor_svc.proofs import disagrees_below, tile_root
-from anchor_svc.storage import CheckpointRow, LogRow, Storage
+from anchor_svc.storage import DEFAULT_ALIAS, CheckpointRow, LogRow, Storage
 from anchor_svc.tilestore import TileStore
 from anchor_svc.tree import EMPTY, TILE_WIDTH, Edge, Growth
 from provledger import checkpoint as checkpoints
@@ -54,8 +54,9 @@ async def create_log(
     keys: list[tuple[str, bytes]],
     now_ns: int,
     log_uid: bytes | None = None,
+    alias: str = DEFAULT_ALIAS,
 ) -> LogRow:
-    """Create the default log: its uid is random, its leaf 0 says what it is.
+    """Create a log, by its alias: its uid is random, its leaf 0 says what it is.
 
     Returns the log there is, if another process was first. Raises ConfigError for the prefix.
     """
@@ -71,6 +72,7 @@ async def create_log(
         tiled_size=0,
         writer_epoch=0,
         created_at_ns=now_ns,
+        alias=alias,
     )
     return await storage.create_log(log, entry)
 

@@ -9,6 +9,7 @@ from typing import Any
 from anchor_svc import convert
 from anchor_svc.keys import Keys, vkey
 from anchor_svc.openlog import OpenLog
+from anchor_svc.openlogs import OpenLogs
 from provledger import names
 from provledger.api.anchor.v1 import anchor_pb2 as pb
 from provledger.api.anchor.v1 import anchor_pb2_grpc
@@ -22,11 +23,10 @@ Context = Any
 
 
 class AnchorServicer(anchor_pb2_grpc.AnchorServiceServicer):
-    """Answers for the logs of this process; `default` is the one `logs/-` means."""
+    """Answers for the logs of this process."""
 
-    def __init__(self, default: OpenLog, keys: Keys, ring: KeyRing | None = None) -> None:
-        self._default = default
-        self._logs = {default.identity.uid: default}
+    def __init__(self, logs: OpenLogs, keys: Keys, ring: KeyRing | None = None) -> None:
+        self._logs = logs
         self._keys = keys
         self._ring = ring
         self._last_key: ActiveSigner | None = None
@@ -34,17 +34,16 @@ class AnchorServicer(anchor_pb2_grpc.AnchorServiceServicer):
     async def GetLog(self, request: pb.GetLogRequest, context: Context) -> pb.GetLogResponse:
         """Return a log and where it stands."""
         log = self._log(request.name, "name")
-        key = self._checkpoint_key()
-        message = convert.log_to_pb(
-            log.identity,
-            vkey=vkey(key, log.identity.origin),
-            thumbprint=key.thumbprint,
-            size=log.state.signed_size,
-            published=log.state.published_size,
-            promise=log.state.promise(),
-            tenants=log.state.tenant_promises() if request.with_tenants else (),
-        )
-        return pb.GetLogResponse(log=message)
+        return pb.GetLogResponse(log=self._log_to_pb(log, with_tenants=request.with_tenants))
+
+    async def CreateLog(
+        self, request: pb.CreateLogRequest, context: Context
+    ) -> pb.CreateLogResponse:
+        """Give a tenant a log of its own, or return the one it has."""
+        names.parse_tenant_name(request.tenant, "tenant")
+        suite_name = convert.suite_from_pb(request.suite)
+        log, created = await self._logs.create(request.tenant, suite_name)
+        return pb.CreateLogResponse(log=self._log_to_pb(log), created=created)
 
     async def SubmitLeaves(
         self, request: pb.SubmitLeavesRequest, context: Context
@@ -214,6 +213,18 @@ class AnchorServicer(anchor_pb2_grpc.AnchorServiceServicer):
         endorsement = await self._ring.endorse(event_from_pb(request.event), request.kid)
         return pb.SignKeyEventResponse(endorsement=endorsement_to_pb(endorsement))
 
+    def _log_to_pb(self, log: OpenLog, *, with_tenants: bool = False) -> pb.Log:
+        key = self._checkpoint_key()
+        return convert.log_to_pb(
+            log.identity,
+            vkey=vkey(key, log.identity.origin),
+            thumbprint=key.thumbprint,
+            size=log.state.signed_size,
+            published=log.state.published_size,
+            promise=log.state.promise(),
+            tenants=log.state.tenant_promises() if with_tenants else (),
+        )
+
     def _checkpoint_key(self) -> ActiveSigner:
         """The key that signs checkpoints, or while nobody knows, the last one that did."""
         try:
@@ -225,7 +236,7 @@ class AnchorServicer(anchor_pb2_grpc.AnchorServiceServicer):
 
     def _log(self, name: str, field: str = "log") -> OpenLog:
         uid = names.parse_log_name(name, field)
-        found = self._default if uid is None else self._logs.get(uid)
+        found = self._logs.get(uid)
         if found is None:
             raise NotFoundError("LOG_NOT_FOUND", f"there is no {name} here", metadata={"log": name})
         return found

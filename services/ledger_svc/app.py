@@ -131,6 +131,7 @@ def assemble(
         anchor,
         guard,
         log_name=settings.log_name,
+        own_log_tenants=settings.own_log_tenants,
         timeout_s=timeout_s,
         clock=clock,
         random=random,

@@ -30,6 +30,14 @@ class Settings(ServerSettings):
         default="logs/-",
         metadata={"doc": "Log that new ledgers go to: logs/{log}, or logs/- for the anchor's own."},
     )
+    own_log_tenants: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "doc": "Ids of tenants whose new ledgers go to a log of the tenant's own even if not "
+            "asked for; * for all. Ledgers that share a log show their uids, times and counts to "
+            "each other."
+        },
+    )
     default_suite: Literal["blake3", "blake3-all", "fips"] = field(
         default="blake3", metadata={"doc": "Suite of ledgers made without saying one."}
     )

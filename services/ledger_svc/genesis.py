@@ -8,7 +8,7 @@ payload and its own signature always name the same key.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final, Protocol
 
 from ledger_svc import chain
@@ -17,7 +17,7 @@ from ledger_svc.chain import Candidate, LedgerInfo, Linked, Seal
 from ledger_svc.convert import SUITES_FROM_PB
 from ledger_svc.guard import Guard
 from ledger_svc.storage import Storage
-from ledger_svc.witnessing import Pending, WitnessClient
+from ledger_svc.witnessing import SUITES_TO_PB, Pending, WitnessClient
 from provledger import logs, names
 from provledger.api.anchor.v1 import anchor_pb2
 from provledger.api.common.v1 import common_pb2
@@ -40,10 +40,14 @@ class LogStub(Protocol):
     """What we call of the generated `AnchorServiceStub`."""
 
     GetLog: Callable[..., Awaitable[anchor_pb2.GetLogResponse]]
+    CreateLog: Callable[..., Awaitable[anchor_pb2.CreateLogResponse]]
 
 
 class LedgerMaker:
-    """Makes ledgers; the same call again finds the one that is there."""
+    """Makes ledgers; the same call again finds the one that is there.
+
+    own_log_tenants: whose ledgers go to a log of their own in any case; `*` for everybody's.
+    """
 
     def __init__(
         self,
@@ -53,6 +57,7 @@ class LedgerMaker:
         guard: Guard,
         *,
         log_name: str,
+        own_log_tenants: Collection[str] = (),
         timeout_s: float,
         clock: Callable[[], int],
         random: Callable[[int], bytes],
@@ -62,24 +67,36 @@ class LedgerMaker:
         self._anchor: LogStub = anchor
         self._guard = guard
         self._log_name = log_name
+        self._own_log_tenants = frozenset(own_log_tenants)
         self._timeout_s = timeout_s
         self._clock = clock
         self._random = random
         self._witness_key = _NO_KEY
 
     async def create(
-        self, tenant: str, ledger: str, suite: str | None, default_suite: str, principal: str
+        self,
+        tenant: str,
+        ledger: str,
+        suite: str | None,
+        default_suite: str,
+        principal: str,
+        *,
+        own_log: bool = False,
     ) -> tuple[LedgerInfo, bool]:
         """Make a ledger; (the ledger, whether this call made it). Safe to repeat and to race.
 
+        own_log: its entries go to a log of the tenant's own.
+
         Raises:
-            AlreadyExistsError: it is there with another suite than was asked for.
-            FailedPreconditionError: its suite does not fit the log.
+            AlreadyExistsError: it is there with another suite than was asked for, or in the shared
+                log.
+            FailedPreconditionError: its suite does not fit the log; TOO_MANY_LOGS.
             UnavailableError: the anchor, the witness or the database is away.
         """
         existing = await self._storage.get_ledger(tenant, ledger)
         if existing is None:
-            made = await self._make(tenant, ledger, suite or default_suite, principal)
+            of_log = await self._log(tenant, suite or default_suite, own_log=own_log)
+            made = await self._make(tenant, ledger, suite or default_suite, of_log, principal)
             existing, linked = made
             stored = await self._storage.insert_ledger(existing, linked)
             if stored.uid == existing.uid:
@@ -93,14 +110,33 @@ class LedgerMaker:
                 f"{existing.name} is there already, with suite {existing.suite}",
                 metadata={"ledger": existing.name, "suite": existing.suite},
             )
+        if own_log:
+            shared = await self._log(tenant, existing.suite, own_log=False, shared=True)
+            if shared.name == existing.log_name:
+                raise AlreadyExistsError(
+                    "LEDGER_EXISTS",
+                    f"{existing.name} is there already, in the log that ledgers share",
+                    metadata={"ledger": existing.name, "log": existing.log_name},
+                )
         return existing, False
 
+    async def _log(
+        self, tenant: str, suite: str, *, own_log: bool, shared: bool = False
+    ) -> anchor_pb2.Log:
+        """The log for a ledger: the shared one, or that of the tenant."""
+        ids = self._own_log_tenants
+        if own_log or (not shared and (tenant in ids or "*" in ids)):
+            request = anchor_pb2.CreateLogRequest(
+                tenant=names.tenant_name(tenant), suite=SUITES_TO_PB[suite]
+            )
+            made = await call(self._anchor.CreateLog, request, timeout_s=self._timeout_s)
+            return made.log
+        asked = anchor_pb2.GetLogRequest(name=self._log_name)
+        return (await call(self._anchor.GetLog, asked, timeout_s=self._timeout_s)).log
+
     async def _make(
-        self, tenant: str, ledger: str, suite: str, principal: str
+        self, tenant: str, ledger: str, suite: str, of_log: anchor_pb2.Log, principal: str
     ) -> tuple[LedgerInfo, Linked]:
-        request = anchor_pb2.GetLogRequest(name=self._log_name)
-        response = await call(self._anchor.GetLog, request, timeout_s=self._timeout_s)
-        of_log = response.log
         _check_log(of_log, suite)
         info = LedgerInfo(
             uid=self._random(names.UID_BYTES),

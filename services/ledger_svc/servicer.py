@@ -76,7 +76,12 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         check_creatable(tenant, ledger_id)
         suite = convert.suite_from_pb(request.suite, "") or None
         ledger, created = await self._parts.maker.create(
-            tenant, ledger_id, suite, self._parts.default_suite, current_principal()
+            tenant,
+            ledger_id,
+            suite,
+            self._parts.default_suite,
+            current_principal(),
+            own_log=request.own_log,
         )
         self._directory.add(ledger)
         state = await self._storage.get_head(ledger.uid)

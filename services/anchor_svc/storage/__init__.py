@@ -38,7 +38,8 @@ class LogRow:
     """A log. `size` and `root` (32 bytes) are the tree's, signed or not yet.
 
     tiled_size: leaves below it are in full tiles on disk. writer_epoch: how often a process has
-    taken the log over for writing; only the last one may.
+    taken the log over for writing; only the last one may. alias: `default`, or `tenants/{tenant}`
+    for the log of one tenant.
     """
 
     log_uid: bytes
@@ -49,6 +50,7 @@ class LogRow:
     tiled_size: int
     writer_epoch: int
     created_at_ns: int
+    alias: str = DEFAULT_ALIAS
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +135,12 @@ class Storage(Protocol):
         """The log that `logs/-` means, if it has been created."""
         ...
 
+    async def logs(self) -> list[LogRow]:
+        """All logs, in order of their making."""
+        ...
+
     async def create_log(self, log: LogRow, first_entry: bytes) -> LogRow:
-        """Create the default log with one entry and its head intended, unless there is one.
+        """Create a log with one entry and its head intended, unless there is one of its alias.
 
         Returns the one there is.
         """

@@ -33,6 +33,9 @@ class Reads:
     async def default_log(self) -> LogRow | None:
         return await self._readers.run(read_log, LOGS.c.alias == DEFAULT_ALIAS)
 
+    async def logs(self) -> list[LogRow]:
+        return await self._readers.run(_logs)
+
     async def log(self, log_uid: bytes) -> LogRow:
         row = await self._readers.run(read_log, LOGS.c.log_uid == log_uid)
         if row is None:
@@ -139,20 +142,24 @@ def _policies(connection: Connection, log_uid: bytes) -> list[PolicyRow]:
 
 def read_log(connection: Connection, where: sa.ColumnElement[bool]) -> LogRow | None:
     """The log that matches, inside of any transaction."""
-    row = connection.execute(
-        sa.select(
-            LOGS.c.log_uid,
-            LOGS.c.origin,
-            LOGS.c.suite,
-            LOGS.c.size,
-            LOGS.c.root,
-            LOGS.c.tiled_size,
-            LOGS.c.writer_epoch,
-            LOGS.c.created_at_ns,
-        ).where(where)
-    ).first()
-    if row is None:
-        return None
+    row = connection.execute(_SELECT_LOG.where(where)).first()
+    return None if row is None else _log_row(row)
+
+
+_SELECT_LOG = sa.select(
+    LOGS.c.log_uid,
+    LOGS.c.alias,
+    LOGS.c.origin,
+    LOGS.c.suite,
+    LOGS.c.size,
+    LOGS.c.root,
+    LOGS.c.tiled_size,
+    LOGS.c.writer_epoch,
+    LOGS.c.created_at_ns,
+)
+
+
+def _log_row(row: Any) -> LogRow:
     return LogRow(
         log_uid=bytes(row.log_uid),
         origin=row.origin,
@@ -162,7 +169,13 @@ def read_log(connection: Connection, where: sa.ColumnElement[bool]) -> LogRow | 
         tiled_size=row.tiled_size,
         writer_epoch=row.writer_epoch,
         created_at_ns=row.created_at_ns,
+        alias=row.alias,
     )
+
+
+def _logs(connection: Connection) -> list[LogRow]:
+    rows = connection.execute(_SELECT_LOG.order_by(LOGS.c.created_at_ns, LOGS.c.log_uid))
+    return [_log_row(row) for row in rows]
 
 
 def _pieces(connection: Connection, log_uid: bytes, start_index: int) -> list[EntryPiece]:

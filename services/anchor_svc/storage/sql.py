@@ -16,7 +16,6 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, CursorResult, Engine
 
 from anchor_svc.storage import (
-    DEFAULT_ALIAS,
     AnchorRow,
     EntryPiece,
     FencedError,
@@ -87,7 +86,7 @@ def _create_log(connection: Connection, log: LogRow, first_entry: bytes) -> LogR
         _INSERT_LOG[connection.dialect.name],
         {
             "log_uid": log.log_uid,
-            "alias": DEFAULT_ALIAS,
+            "alias": log.alias,
             "origin": log.origin,
             "suite": log.suite,
             "size": log.size,
@@ -100,7 +99,7 @@ def _create_log(connection: Connection, log: LogRow, first_entry: bytes) -> LogR
     if made.first() is not None:
         _insert_pieces(connection, log.log_uid, [EntryPiece(0, [first_entry])])
         _insert_intent(connection, log.log_uid, log.size, log.root, log.created_at_ns)
-    row = read_log(connection, LOGS.c.alias == DEFAULT_ALIAS)
+    row = read_log(connection, LOGS.c.alias == log.alias)
     assert row is not None  # noqa: S101 - inserted above, by us or before us
     return row
 

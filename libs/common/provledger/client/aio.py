@@ -92,17 +92,20 @@ class AsyncClient:
         ledger: str = "main",
         *,
         suite: str = "",
+        own_log: bool = False,
         timeout_s: float | None = None,
     ) -> tuple[Ledger, bool]:
         """Make a ledger of a tenant, or return the one that is there; True if it was made.
 
         `suite` is `blake3`, `blake3-all`, `fips`, or "" for the service's default.
+        own_log: its entries go to a log of the tenant's own, instead of one that ledgers share.
         """
         request = convert.request(
             ledger_pb2.CreateLedgerRequest,
             parent=f"tenants/{tenant}",
             ledger_id=ledger,
             suite=convert.suite_to_pb(suite),
+            own_log=own_log,
         )
         response = await self._call("CreateLedger", request, timeout_s)
         return convert.ledger_from_pb(response.ledger), response.created

@@ -106,11 +106,14 @@ class Client:
         ledger: str = "main",
         *,
         suite: str = "",
+        own_log: bool = False,
         timeout_s: float | None = None,
     ) -> tuple[Ledger, bool]:
         """Make a ledger of a tenant, or return the one that is there; True if it was made."""
         return self._run(
-            self._client.create_ledger(tenant, ledger, suite=suite, timeout_s=timeout_s)
+            self._client.create_ledger(
+                tenant, ledger, suite=suite, own_log=own_log, timeout_s=timeout_s
+            )
         )
 
     def get_ledger(self, name: str, *, timeout_s: float | None = None) -> Ledger:

@@ -82,6 +82,22 @@ class GetLogResponse(_message.Message):
     log: Log
     def __init__(self, log: _Optional[_Union[Log, _Mapping]] = ...) -> None: ...
 
+class CreateLogRequest(_message.Message):
+    __slots__ = ("tenant", "suite")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    SUITE_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    suite: _common_pb2.Suite
+    def __init__(self, tenant: _Optional[str] = ..., suite: _Optional[_Union[_common_pb2.Suite, str]] = ...) -> None: ...
+
+class CreateLogResponse(_message.Message):
+    __slots__ = ("log", "created")
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    CREATED_FIELD_NUMBER: _ClassVar[int]
+    log: Log
+    created: bool
+    def __init__(self, log: _Optional[_Union[Log, _Mapping]] = ..., created: _Optional[bool] = ...) -> None: ...
+
 class SubmitLeavesRequest(_message.Message):
     __slots__ = ("log", "ledger_uid", "suite", "start_seq", "entries")
     LOG_FIELD_NUMBER: _ClassVar[int]

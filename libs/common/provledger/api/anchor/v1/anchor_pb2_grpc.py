@@ -40,6 +40,11 @@ class AnchorServiceStub:
                 request_serializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.GetLogRequest.SerializeToString,
                 response_deserializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.GetLogResponse.FromString,
                 _registered_method=True)
+        self.CreateLog = channel.unary_unary(
+                '/provledger.api.anchor.v1.AnchorService/CreateLog',
+                request_serializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.CreateLogRequest.SerializeToString,
+                response_deserializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.CreateLogResponse.FromString,
+                _registered_method=True)
         self.SubmitLeaves = channel.unary_unary(
                 '/provledger.api.anchor.v1.AnchorService/SubmitLeaves',
                 request_serializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.SubmitLeavesRequest.SerializeToString,
@@ -123,6 +128,14 @@ class AnchorServiceServicer:
 
     def GetLog(self, request, context):
         """Returns one log; `logs/-` is the default log of this service.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateLog(self, request, context):
+        """Gives a tenant a log of its own, with an origin of its own, for ledgers that are not to share
+        one. The same call again returns the log that is there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -243,6 +256,11 @@ def add_AnchorServiceServicer_to_server(servicer, server):
                     request_deserializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.GetLogRequest.FromString,
                     response_serializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.GetLogResponse.SerializeToString,
             ),
+            'CreateLog': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateLog,
+                    request_deserializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.CreateLogRequest.FromString,
+                    response_serializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.CreateLogResponse.SerializeToString,
+            ),
             'SubmitLeaves': grpc.unary_unary_rpc_method_handler(
                     servicer.SubmitLeaves,
                     request_deserializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.SubmitLeavesRequest.FromString,
@@ -347,6 +365,33 @@ class AnchorService:
             '/provledger.api.anchor.v1.AnchorService/GetLog',
             provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.GetLogRequest.SerializeToString,
             provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.GetLogResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateLog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/provledger.api.anchor.v1.AnchorService/CreateLog',
+            provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.CreateLogRequest.SerializeToString,
+            provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.CreateLogResponse.FromString,
             options,
             channel_credentials,
             insecure,

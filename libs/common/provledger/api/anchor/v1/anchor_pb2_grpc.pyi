@@ -35,6 +35,10 @@ class AnchorServiceStub:
     def __new__(cls, channel: _aio.Channel) -> AnchorServiceAsyncStub: ...
     GetLog: _grpc.UnaryUnaryMultiCallable[_anchor_pb2.GetLogRequest, _anchor_pb2.GetLogResponse]
     """Returns one log; `logs/-` is the default log of this service."""
+    CreateLog: _grpc.UnaryUnaryMultiCallable[_anchor_pb2.CreateLogRequest, _anchor_pb2.CreateLogResponse]
+    """Gives a tenant a log of its own, with an origin of its own, for ledgers that are not to share
+    one. The same call again returns the log that is there.
+    """
     SubmitLeaves: _grpc.UnaryUnaryMultiCallable[_anchor_pb2.SubmitLeavesRequest, _anchor_pb2.SubmitLeavesResponse]
     """Logs the next entries of one ledger; answers when a signed checkpoint covers them. Entries
     that are there already are recognised, other bytes at their place are LEDGER_FORKED.
@@ -77,6 +81,10 @@ class AnchorServiceAsyncStub(AnchorServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetLog: _aio.UnaryUnaryMultiCallable[_anchor_pb2.GetLogRequest, _anchor_pb2.GetLogResponse]  # type: ignore[assignment]
     """Returns one log; `logs/-` is the default log of this service."""
+    CreateLog: _aio.UnaryUnaryMultiCallable[_anchor_pb2.CreateLogRequest, _anchor_pb2.CreateLogResponse]  # type: ignore[assignment]
+    """Gives a tenant a log of its own, with an origin of its own, for ledgers that are not to share
+    one. The same call again returns the log that is there.
+    """
     SubmitLeaves: _aio.UnaryUnaryMultiCallable[_anchor_pb2.SubmitLeavesRequest, _anchor_pb2.SubmitLeavesResponse]  # type: ignore[assignment]
     """Logs the next entries of one ledger; answers when a signed checkpoint covers them. Entries
     that are there already are recognised, other bytes at their place are LEDGER_FORKED.
@@ -122,6 +130,16 @@ class AnchorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_anchor_pb2.GetLogResponse, _abc.Awaitable[_anchor_pb2.GetLogResponse]]:
         """Returns one log; `logs/-` is the default log of this service."""
+
+    @_abc_1.abstractmethod
+    def CreateLog(
+        self,
+        request: _anchor_pb2.CreateLogRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_anchor_pb2.CreateLogResponse, _abc.Awaitable[_anchor_pb2.CreateLogResponse]]:
+        """Gives a tenant a log of its own, with an origin of its own, for ledgers that are not to share
+        one. The same call again returns the log that is there.
+        """
 
     @_abc_1.abstractmethod
     def SubmitLeaves(

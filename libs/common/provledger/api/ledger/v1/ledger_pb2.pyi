@@ -30,14 +30,16 @@ class Ledger(_message.Message):
     def __init__(self, name: _Optional[str] = ..., uid: _Optional[bytes] = ..., suite: _Optional[_Union[_common_pb2.Suite, str]] = ..., log_origin: _Optional[str] = ..., seq: _Optional[int] = ..., receipt_hash: _Optional[bytes] = ..., logged_seq: _Optional[int] = ..., created_at_ns: _Optional[int] = ..., read_only_reason: _Optional[str] = ...) -> None: ...
 
 class CreateLedgerRequest(_message.Message):
-    __slots__ = ("parent", "ledger_id", "suite")
+    __slots__ = ("parent", "ledger_id", "suite", "own_log")
     PARENT_FIELD_NUMBER: _ClassVar[int]
     LEDGER_ID_FIELD_NUMBER: _ClassVar[int]
     SUITE_FIELD_NUMBER: _ClassVar[int]
+    OWN_LOG_FIELD_NUMBER: _ClassVar[int]
     parent: str
     ledger_id: str
     suite: _common_pb2.Suite
-    def __init__(self, parent: _Optional[str] = ..., ledger_id: _Optional[str] = ..., suite: _Optional[_Union[_common_pb2.Suite, str]] = ...) -> None: ...
+    own_log: bool
+    def __init__(self, parent: _Optional[str] = ..., ledger_id: _Optional[str] = ..., suite: _Optional[_Union[_common_pb2.Suite, str]] = ..., own_log: _Optional[bool] = ...) -> None: ...
 
 class CreateLedgerResponse(_message.Message):
     __slots__ = ("ledger", "created")

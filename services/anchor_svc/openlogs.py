@@ -1,0 +1,122 @@
+"""The logs of this process: the default one, which ledgers share, and those of single tenants.
+
+A log costs a writer, its sinks and a few tasks; that is why they are shared unless somebody asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from anchor_svc.openlog import OpenLog
+from anchor_svc.storage import DEFAULT_ALIAS, FencedError, LogRow
+from anchor_svc.submission import check_suite
+from provledger import logs
+from provledger.errors import FailedPreconditionError, UnavailableError
+
+log = logs.get(__name__)
+
+CreateRow = Callable[[str, str], Awaitable[LogRow]]
+"""Makes the log of a tenant (`tenants/{tenant}`) and suite, or finds it."""
+
+
+class OpenLogs:
+    """Logs by uid. Belongs to one event loop.
+
+    make: a log that is not opened yet. max_logs: how many tenants may have one of their own.
+    """
+
+    def __init__(
+        self, make: Callable[[LogRow], OpenLog], create_row: CreateRow, *, max_logs: int
+    ) -> None:
+        self._make = make
+        self._create_row = create_row
+        self._max_logs = max_logs
+        self._by_uid: dict[bytes, OpenLog] = {}
+        self._by_alias: dict[str, OpenLog] = {}
+        self._lock = asyncio.Lock()
+        self._added = asyncio.Event()
+
+    def all(self) -> list[OpenLog]:
+        """Every log of this process."""
+        return list(self._by_uid.values())
+
+    @property
+    def default(self) -> OpenLog:
+        """The log that `logs/-` means."""
+        return self._by_alias[DEFAULT_ALIAS]
+
+    def get(self, uid: bytes | None) -> OpenLog | None:
+        """The log of a uid, or the default one."""
+        return self.default if uid is None else self._by_uid.get(uid)
+
+    async def open(self, row: LogRow) -> OpenLog:
+        """Open a log; raises as `OpenLog.open`."""
+        opened = self._make(row)
+        try:
+            await opened.open()
+        except BaseException:
+            await opened.close()
+            raise
+        self._by_uid[row.log_uid] = self._by_alias[row.alias] = opened
+        self._added.set()
+        log.info(
+            "anchor.open",
+            log=row.log_uid.hex(),
+            origin=row.origin,
+            tenant="" if row.alias == DEFAULT_ALIAS else row.alias,
+            size=opened.state.signed_size,
+        )
+        return opened
+
+    async def create(self, tenant: str, suite_name: str) -> tuple[OpenLog, bool]:
+        """The log of a tenant, made if there is none; (the log, whether this call made it).
+
+        Raises:
+            FailedPreconditionError: SUITE_MISMATCH, it has a log with another tree; TOO_MANY_LOGS.
+            UnavailableError: the database, the disk or the keys cannot be used, or another process
+                writes to the log.
+        """
+        async with self._lock:
+            found = self._by_alias.get(tenant)
+            if found is not None:
+                check_suite(suite_name, found.identity.suite)
+                return found, False
+            if len(self._by_uid) > self._max_logs:
+                raise FailedPreconditionError(
+                    "TOO_MANY_LOGS", f"{self._max_logs} tenants have logs of their own already"
+                )
+            row = await self._create_row(tenant, suite_name)
+            check_suite(suite_name, row.suite)
+            try:
+                return await self.open(row), True
+            except FencedError as error:
+                raise UnavailableError(
+                    "WRITER_FENCED", "another process writes to this log now; ask that one"
+                ) from error
+
+    async def run(self) -> None:
+        """Run what logs have to have running, also of those that are made meanwhile.
+
+        Raises:
+            ExceptionGroup: of FencedError, if another process has taken one of them over.
+        """
+        running: set[bytes] = set()
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._added.clear()
+                for uid, opened in self._by_uid.items():
+                    if uid not in running:
+                        running.add(uid)
+                        for work in opened.background:
+                            group.create_task(_run(work))
+                await self._added.wait()
+
+    async def close(self) -> None:
+        """Finish what waits in each log, and release files and sinks."""
+        for opened in self._by_uid.values():
+            await opened.close()
+
+
+async def _run(work: Callable[[], Awaitable[None]]) -> None:
+    await work()

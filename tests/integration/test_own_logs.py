@@ -1,0 +1,154 @@
+"""Many ledgers on one log, and logs that tenants have for themselves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anchor_svc.app import build
+from ledger_svc import convert
+from provledger.api.anchor.v1 import anchor_pb2 as pb
+from provledger.api.common.v1 import common_pb2
+from provledger.api.ledger.v1 import ledger_pb2
+from provledger.errors import AlreadyExistsError, FailedPreconditionError, InvalidArgumentError
+from provledger.rpc.channel import channel
+from tests.integration.test_anchor_service import (
+    ANY,
+    BLAKE3,
+    Anchor,
+    anchor_on,
+    keys_service,
+    serving,
+    settings,
+)
+from tests.support.anchoring import Ledger, TestKeys, check_log, running_log, submit
+from tests.support.ledgering import append, draft, ledger_service
+
+pytestmark = pytest.mark.timeout(120)
+
+ACME = "tenants/acme"
+
+
+async def test_thousand_ledgers_share_a_log(tmp_path: Path) -> None:
+    """Each grows three times, all at once; every entry is proven in its place."""
+    database_url = f"sqlite:///{tmp_path}/log.db"
+    keys = TestKeys()
+    ledgers = [Ledger(f"ledger-{number}") for number in range(1000)]
+    async with running_log(database_url, tmp_path, keys=keys, batch_budget_s=0.008) as log:
+        for _ in range(3):
+            starts = [len(ledger.entries) for ledger in ledgers]
+            for ledger in ledgers:
+                ledger.grow(1)
+            await asyncio.gather(*map(submit, [log] * 1000, ledgers, starts))
+        assert log.state.signed_size == 3001
+    async with running_log(database_url, tmp_path, keys=keys) as log:
+        # States of ledgers come from the database now, each checked against the log.
+        ledgers[500].grow(2)
+        await submit(log, ledgers[500], 2)
+        await check_log(log, ledgers, keys)
+
+
+async def test_tenant_gets_a_log_of_its_own_over_restarts(tmp_path: Path) -> None:
+    ledger, shared = Ledger("own"), Ledger("shared")
+    ledger.grow(3)
+    shared.grow(2)
+    async with anchor_on(tmp_path) as anchor:
+        request = pb.CreateLogRequest(tenant=ACME, suite=BLAKE3)
+        made = await anchor.ask("CreateLog", request)
+        assert made.created
+        default = await anchor.log()
+        assert made.log.uid != default.uid
+        assert made.log.origin.split("/")[0] == default.origin.split("/")[0]
+        again = await anchor.ask("CreateLog", request)
+        assert (again.log.name, again.created) == (made.log.name, False)
+        await anchor.submit(shared)
+        answer = await anchor.submit(ledger, log=made.log.name)
+        assert (answer.tree_size, answer.runs[0].start_index) == (4, 1)
+        assert (await anchor.log()).tree_size == 3
+        # It is published and anchored on its own, in the same place under another origin.
+        own = made.log.name
+        async with asyncio.timeout(20):
+            while (await _log(anchor, own)).anchored_size < 4:  # noqa: ASYNC110 - over gRPC
+                await asyncio.sleep(0.01)
+        # Neither knows of the other's ledgers.
+        for name, uid in ((own, shared.uid), (ANY, ledger.uid)):
+            request_state = pb.GetLedgerStateRequest(log=name, ledger_uid=uid)
+            assert (await anchor.ask("GetLedgerState", request_state)).seq == -1
+        with pytest.raises(FailedPreconditionError, match="blake3-all"):
+            await anchor.ask(
+                "CreateLog", pb.CreateLogRequest(tenant=ACME, suite=common_pb2.SUITE_BLAKE3_ALL)
+            )
+        for bad in ({"tenant": ""}, {"tenant": "acme"}, {"suite": 0}):
+            values: dict[str, Any] = {"tenant": ACME, "suite": BLAKE3, **bad}
+            with pytest.raises(InvalidArgumentError):
+                await anchor.ask("CreateLog", pb.CreateLogRequest(**values))
+
+
+async def _log(anchor: Any, name: str) -> pb.Log:
+    return (await anchor.ask("GetLog", pb.GetLogRequest(name=name))).log  # type: ignore[no-any-return]
+
+
+@asynccontextmanager
+async def anchor_with(keys: str, directory: Path, **changes: Any) -> AsyncIterator[Anchor]:
+    config = settings(directory, keys, **changes)
+    async with (
+        serving(await build(config), config) as port,
+        channel(f"127.0.0.1:{port}") as opened,
+    ):
+        yield Anchor(opened)
+
+
+async def test_own_logs_are_opened_again_and_bounded(tmp_path: Path) -> None:
+    ledger = Ledger()
+    ledger.grow(5)
+    async with keys_service(tmp_path) as keys:
+        async with anchor_with(keys, tmp_path, max_own_logs=1) as anchor:
+            request = pb.CreateLogRequest(tenant=ACME, suite=BLAKE3)
+            name = (await anchor.ask("CreateLog", request)).log.name
+            await anchor.submit(ledger, 0, 3, log=name)
+            other = pb.CreateLogRequest(tenant="tenants/other", suite=BLAKE3)
+            with pytest.raises(FailedPreconditionError, match="logs of their own"):
+                await anchor.ask("CreateLog", other)
+        async with anchor_with(keys, tmp_path) as anchor:
+            answer = await anchor.submit(ledger, 3, log=name)
+            assert answer.tree_size == 6
+            assert (await anchor.ask("CreateLog", request)).log.name == name
+
+
+async def test_ledgers_of_a_tenant_go_to_its_own_log(database_url: str, tmp_path: Path) -> None:
+    def create(tenant: str, ledger_id: str, **more: Any) -> ledger_pb2.CreateLedgerRequest:
+        parent = f"tenants/{tenant}"
+        return ledger_pb2.CreateLedgerRequest(parent=parent, ledger_id=ledger_id, **more)
+
+    async with (
+        anchor_on(tmp_path) as anchor,
+        ledger_service(
+            database_url,
+            anchor=anchor.stub,  # type: ignore[arg-type]
+            relay=True,
+            own_log_tenants=("always",),
+        ) as service,
+    ):
+        servicer = service.servicer
+        shared = (await servicer.CreateLedger(create("acme", "shared"), None)).ledger
+        own = (await servicer.CreateLedger(create("acme", "own", own_log=True), None)).ledger
+        second = (await servicer.CreateLedger(create("acme", "two", own_log=True), None)).ledger
+        always = (await servicer.CreateLedger(create("always", "main"), None)).ledger
+        repeated = await servicer.CreateLedger(create("acme", "own", own_log=True), None)
+        assert (repeated.ledger.name, repeated.created) == (own.name, False)
+        with pytest.raises(AlreadyExistsError, match="ledgers share"):
+            await servicer.CreateLedger(create("acme", "shared", own_log=True), None)
+        logs = [ledger.log_origin for ledger in (shared, own, second, always)]
+        assert logs[1] == logs[2]
+        assert len(set(logs)) == 3
+        receipt = (await append(service, draft("mine"), ledger=own.name)).receipt
+        wanted = ledger_pb2.GetReceiptRequest(
+            name=receipt.name, view=convert.FULL, wait_for=convert.ANCHORED
+        )
+        anchored = (await servicer.GetReceipt(wanted, None)).receipt
+        assert anchored.proofs[0].origin == own.log_origin != shared.log_origin
