@@ -43,7 +43,7 @@ class Settings(ServerSettings):
     sinks: tuple[str, ...] = field(
         default=(),
         metadata={
-            "doc": "URIs of the sinks that published checkpoints go to: file:///directory, "
+            "doc": "URIs of the sinks that published checkpoints go to: file:///directory[?git=1], "
             "https://host/prefix?protocol=tlog-witness&vkey=KEY, "
             "https://host/path?protocol=rfc3161&cert=FILE&chain=FILE, "
             "s3://bucket/prefix?mode=COMPLIANCE. Those of the policy come on top."

@@ -5,8 +5,10 @@
     <dir>/<origin, percent-encoded>/00000000000000000501.checkpoint    tree size, 20 digits
                                     latest                             the largest of them
 
-Each is a signed note, readable with standard tools. A directory on another machine, or one that is
-copied away, is what makes this worth something; on our own disk it is as good as our disk.
+Each is a signed note, readable with standard tools. With `file:///dir?git=1`, `dir` is a git
+repository (made if it is none) in which each of them is a commit, for `git push` to carry away. A
+directory on another machine, or one that is copied away, is what makes this worth something; on our
+own disk it is as good as our disk.
 
 A file is written under another name, synced, and linked into place, which fails if the name is
 taken: then its bytes must be ours. `latest` only moves forward; a larger one than ours means that
@@ -26,6 +28,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from anchor_svc import files
 from anchor_svc.sinks import Evidence, PublishedCheckpoint, SinkError, SinkIntegrityError
+from anchor_svc.sinks.git import Repository
 from provledger import checkpoint as checkpoints
 from provledger import jcs, note
 from provledger.errors import NoteError
@@ -39,22 +42,25 @@ SUFFIX: Final = ".checkpoint"
 class FileSink:
     """Checkpoints in the directory `root`."""
 
-    def __init__(self, uri: str, root: Path) -> None:
+    def __init__(self, uri: str, root: Path, *, git: bool = False) -> None:
         self.uri = uri
         self._root = root
+        self._repository = Repository(root) if git else None
         # One thread: an attempt that hangs on a dead disk is not overtaken by the next.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="file-sink")
 
     @classmethod
     def from_uri(cls, uri: str) -> FileSink:
-        """The sink of `file:///absolute/directory`; raises ConfigError for anything else."""
+        """The sink of `file:///absolute/directory[?git=1]`; raises ConfigError for others."""
         parts = urlsplit(uri)
         path = Path(unquote(parts.path))
-        if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
+        if parts.netloc not in ("", "localhost") or parts.fragment:
             raise ConfigError("sinks: a file sink looks like file:///absolute/directory")
+        if parts.query not in ("", "git=1"):
+            raise ConfigError("sinks: a file sink knows ?git=1 and nothing else")
         if not path.is_absolute() or "\0" in str(path):
             raise ConfigError("sinks: the directory of a file sink must be absolute")
-        return cls(uri, path)
+        return cls(uri, path, git=bool(parts.query))
 
     async def anchor(self, checkpoint: PublishedCheckpoint) -> Evidence:
         """Write the checkpoint, unless it is there; see `AnchorSink`."""
@@ -88,6 +94,10 @@ class FileSink:
             "sha256": hashlib.sha256(checkpoint.note).hexdigest(),
             "size": str(checkpoint.size),
         }
+        if self._repository is not None:
+            paths = [f"{directory.name}/{name}", f"{directory.name}/{LATEST}"]
+            message = f"{checkpoint.origin}: checkpoint of tree size {checkpoint.size}"
+            evidence["commit"] = self._repository.commit(paths, message)
         return Evidence(KIND, jcs.encode(evidence))
 
     def _holds(self, checkpoint: PublishedCheckpoint) -> bool:

@@ -1,0 +1,181 @@
+"""A git repository as a sink, and a sink of somebody's own, installed as a package."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anchor_svc import sinks
+from anchor_svc.sinks import AnchorSink, PublishedCheckpoint, SinkError, open_sink
+from provledger import jcs
+from provledger.settings import ConfigError
+from tests.conformance.sink_suite import LOG, SinkSuite, published
+
+pytestmark = pytest.mark.timeout(60)
+
+
+class GitPlace:
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def open(self) -> AnchorSink:
+        return open_sink(f"file://{self.directory}?git=1")
+
+    def git(self, *arguments: str) -> str:
+        command = ["git", "-C", str(self.directory), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    def verify(self, checkpoint: PublishedCheckpoint, kind: str, evidence: bytes) -> None:
+        assert kind == "file"
+        value: Any = jcs.parse(evidence)
+        shown = self.git("show", f"{value['commit']}:{value['name']}")
+        assert shown.encode() == checkpoint.note
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+class TestGit(SinkSuite):
+    @pytest.fixture
+    def place(self, tmp_path: Path) -> GitPlace:
+        return GitPlace(tmp_path / "anchors")
+
+    async def test_each_checkpoint_is_one_commit(self, place: GitPlace) -> None:
+        sink = place.open()
+        for size in (3, 5, 5):
+            await sink.anchor(published(size))
+        subjects = place.git("log", "--format=%s").splitlines()
+        assert subjects == [f"{LOG.origin}: checkpoint of tree size {size}" for size in (5, 3)]
+        assert place.git("status", "--porcelain") == ""
+        place.git("fsck", "--strict")
+
+    async def test_written_but_not_committed_is_committed_by_the_next(
+        self, place: GitPlace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sink = place.open()
+        with monkeypatch.context() as patched:
+            patched.setenv("PATH", "/nonexistent")
+            with pytest.raises(ConfigError, match="needs git"):
+                await sink.anchor(published(3))
+        evidence = await sink.anchor(published(3))
+        place.verify(published(3), evidence.kind, evidence.data)
+
+    async def test_lock_of_a_killed_git_is_not_for_ever(self, place: GitPlace) -> None:
+        sink = place.open()
+        await sink.anchor(published(3))
+        lock = place.directory / ".git" / "index.lock"
+        lock.touch()
+        with pytest.raises(SinkError, match=r"index\.lock"):
+            await sink.anchor(published(5))
+        old_s = time.time() - 3600
+        os.utime(lock, (old_s, old_s))
+        await sink.anchor(published(5))
+
+    async def test_repository_above_is_left_alone(self, tmp_path: Path) -> None:
+        above = GitPlace(tmp_path)
+        above.git("init", "--quiet")
+        place = GitPlace(tmp_path / "inner")
+        await place.open().anchor(published(3))
+        assert (place.directory / ".git").is_dir()
+        assert above.git("count-objects").startswith("0 objects")
+
+
+@pytest.mark.parametrize("query", ["git=0", "git=1&x=y", "git", "mode=COMPLIANCE"])
+def test_file_sinks_know_one_parameter(query: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="git=1"):
+        open_sink(f"file://{tmp_path}?{query}")
+
+
+# --- somebody's own -------------------------------------------------------------------------------
+
+BOARD = '''
+"""A notice board in a directory: a sink that knows nothing of Provledger but the interface."""
+import hashlib, pathlib
+from urllib.parse import urlsplit
+from anchor_svc.sinks import Evidence, SinkIntegrityError
+
+class Board:
+    def __init__(self, uri):
+        self.uri = uri
+        self._folder = pathlib.Path(urlsplit(uri).path)
+
+    async def anchor(self, checkpoint):
+        self._folder.mkdir(exist_ok=True)
+        notice = self._folder / str(checkpoint.size)
+        if notice.exists() and notice.read_bytes() != checkpoint.note:
+            raise SinkIntegrityError("another notice is there")
+        notice.write_bytes(checkpoint.note)
+        return Evidence("board", hashlib.sha256(checkpoint.note).digest())
+
+    async def close(self):
+        pass
+'''
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with the package, as an installer lays it out, on the path."""
+    site = tmp_path / "site"
+    info = site / "notice_board-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / "notice_board_sink.py").write_text(BOARD)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: notice-board\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        f"[{sinks.ENTRY_POINTS}]\nboard = notice_board_sink:Board\nbroken = notice_board_sink:No\n"
+    )
+    monkeypatch.syspath_prepend(str(site))
+    return site
+
+
+class TestInstalled(SinkSuite):
+    """It passes the same suite as ours, and was never registered."""
+
+    class Place:
+        def __init__(self, directory: Path) -> None:
+            self.directory = directory
+
+        def open(self) -> AnchorSink:
+            return open_sink(f"board://{self.directory}")
+
+        def verify(self, checkpoint: PublishedCheckpoint, kind: str, evidence: bytes) -> None:
+            assert (kind, evidence) == ("board", hashlib.sha256(checkpoint.note).digest())
+
+    @pytest.fixture
+    def place(self, installed: Path, tmp_path: Path) -> Place:
+        return self.Place(tmp_path / "board")
+
+
+def test_entry_point_that_cannot_be_loaded_is_named(installed: Path) -> None:
+    with pytest.raises(ConfigError, match="notice_board_sink:No"):
+        open_sink("broken:///x")
+
+
+async def test_new_process_finds_it_by_its_scheme(installed: Path, tmp_path: Path) -> None:
+    """As an operator would: the package on the path, its URI in the settings, nothing else."""
+    code = textwrap.dedent(
+        f"""
+        import json, sys
+        from anchor_svc.opening import open_sinks
+        (sink,) = open_sinks(["board://{tmp_path}/board"], None)
+        print(json.dumps([type(sink).__module__, sink.uri]))
+        """
+    )
+    path = os.pathsep.join([str(installed), *sys.path])
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        code,
+        env=os.environ | {"PYTHONPATH": path},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await process.communicate()
+    assert json.loads(output) == ["notice_board_sink", f"board://{tmp_path}/board"]
