@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -28,6 +30,7 @@ from provledger.settings import ConfigError
 from tests.conformance.sink_suite import LOG, SinkSuite, published
 from tests.support import peers
 from tests.support.notary import NOTARY, TinyLog, running_notary
+from tests.support.strict_store import strict_store
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -368,10 +371,11 @@ async def test_evidence_holds_offline_for_its_checkpoint_only(
 # --- object lock ---------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["moto", "minio"], scope="module")
+@pytest.fixture(params=["strict", "minio"], scope="module")
 def store(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[str]:
-    if request.param == "moto":
-        with peers.moto_store() as url:
+    """Stores that enforce Object Lock: what a test finds refused, they refused."""
+    if request.param == "strict":
+        with strict_store() as (url, _):
             yield url
     else:
         with peers.minio_store(tmp_path_factory.mktemp("minio")) as url:
@@ -418,8 +422,6 @@ class TestBucket(SinkSuite):
     async def test_retention_is_what_was_asked_for(
         self, place: BucketPlace, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        import time
-
         monkeypatch.setenv("AUDIT_RETENTION_DAYS", "10")
         evidence = await place.open().anchor(published(7))
         until_s = int(json.loads(evidence.data)["retainUntilUnixS"])
@@ -470,6 +472,82 @@ async def test_store_that_lets_go_of_a_locked_object_is_refused(store: str) -> N
     sink._connect = Loose
     with pytest.raises(ConfigError, match="proves nothing"):
         await sink.check()
+
+
+async def test_what_is_locked_stays_whatever_an_administrator_tries(store: str) -> None:
+    place = BucketPlace(store)
+    evidence = await place.open().anchor(published(7))
+    value = json.loads(evidence.data)
+    where = {"Bucket": value["bucket"], "Key": value["key"], "VersionId": value["versionId"]}
+    until = datetime.fromtimestamp(int(value["retainUntilUnixS"]), UTC)
+    client = place.client
+    tries: list[Callable[[], Any]] = [
+        lambda: client.delete_object(**where),
+        lambda: client.delete_object(**where, BypassGovernanceRetention=True),
+        lambda: client.put_object_retention(
+            **where, Retention={"Mode": "COMPLIANCE", "RetainUntilDate": until - timedelta(days=1)}
+        ),
+        lambda: client.put_object_retention(
+            **where,
+            Retention={"Mode": "GOVERNANCE", "RetainUntilDate": until},
+            BypassGovernanceRetention=True,
+        ),
+        lambda: client.put_bucket_versioning(
+            Bucket=value["bucket"], VersioningConfiguration={"Status": "Suspended"}
+        ),
+        lambda: client.delete_bucket(Bucket=value["bucket"]),
+    ]
+    for attempt in tries:
+        with pytest.raises(client.exceptions.ClientError):
+            attempt()
+    # Hiding it behind a delete marker takes nothing away: it is there by its version.
+    client.delete_object(Bucket=value["bucket"], Key=value["key"])
+    assert client.get_object(**where)["Body"].read() == LOG.checkpoint(7)
+    # Longer is always possible.
+    longer = {"Mode": "COMPLIANCE", "RetainUntilDate": until + timedelta(days=1)}
+    client.put_object_retention(**where, Retention=longer)
+
+
+async def test_upload_that_was_damaged_on_the_way_is_refused_and_tried_again(store: str) -> None:
+    place = BucketPlace(store)
+    sink = place.open()
+    await sink.check()
+
+    class Damaging:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(place.client, name)
+
+        def put_object(self, **arguments: Any) -> Any:
+            return place.client.put_object(**(arguments | {"Body": b"damaged"}))
+
+    sink._client = Damaging()
+    with pytest.raises(SinkError, match=r"Digest|Checksum"):
+        await sink.anchor(published(7))
+    sink._client = place.client
+    evidence = await sink.anchor(published(7))
+    place.verify(published(7), evidence.kind, evidence.data)
+
+
+async def test_bucket_and_retention_come_from_the_environment(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = BucketPlace(store)
+    monkeypatch.setenv("AUDIT_BUCKET", place.bucket)
+    place.uri = f"s3:///own?mode=COMPLIANCE&endpoint={store}"
+    evidence = json.loads((await place.open().anchor(published(7))).data)
+    assert (evidence["bucket"], evidence["key"].split("/")[0]) == (place.bucket, "own")
+    assert abs(int(evidence["retainUntilUnixS"]) - time.time() - 365 * 86400) < 120
+    for bad in ("0", "ten", "36501"):
+        monkeypatch.setenv("AUDIT_RETENTION_DAYS", bad)
+        with pytest.raises(ConfigError, match="AUDIT_RETENTION_DAYS"):
+            place.open()
+
+
+async def test_checkpoints_in_the_bucket_are_remembered(store: str) -> None:
+    place = BucketPlace(store)
+    await place.open().anchor(published(9))
+    assert await place.open().holds_beyond(published(7)) == 9
+    assert await place.open().holds_beyond(published(9)) is None
 
 
 async def test_store_that_is_away_is_an_error_to_retry(store: str) -> None:
