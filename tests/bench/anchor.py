@@ -9,6 +9,7 @@ are durable.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from anchor_svc.submission import Submission, parse_submission
 from provledger import telemetry
 from provledger.hashing import suite
 from provledger.tlog_proof import TlogProof, format_tlog_proof
+from tests.bench.plot import Line, chart
 from tests.bench.timing import summary_ms
 from tests.support.anchoring import Ledger, TestKeys, running_log
 
@@ -200,3 +202,29 @@ def run(folder: Path, url: str | None, *, full: bool) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     url = url or f"sqlite:///{folder / 'anchor.sqlite3'}"
     return uvloop.run(_measure(folder, url, full=full))
+
+
+def plots(results: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """SVG charts by file name: commit latency, and fill, against the arrival rate."""
+    latency, fill = [], []
+    for name, result in results.items():
+        rows = result["by_rate"]
+        for which in ("p50", "p95"):
+            points = [(row["rate"], row[f"{which}_ms"]) for row in rows]
+            latency.append(Line(f"{name}, {which}", points))
+        fill.append(Line(name, [(row["rate"], row["fill"]) for row in rows]))
+    ends = [latency[0].points[0][0], latency[0].points[-1][0]]
+    highest = max(y for line in latency for _, y in line.points)
+    fill.append(Line("must", [(x, 0.85) for x in ends], dashed=True))
+    return {
+        "anchor-commit.svg": chart(
+            "From SubmitLeaves to the signed checkpoint",
+            "leaves a second",
+            "milliseconds",
+            latency,
+            y_max=max(16.0, math.ceil(highest / 8) * 8.0),
+        ),
+        "anchor-fill.svg": chart(
+            "Batch fill", "leaves a second", "part of the target", fill, y_max=1.0
+        ),
+    }

@@ -46,6 +46,7 @@ class InMemoryAnchor:
         self.sinks = sinks
         self.anchoring = True
         self.policy: anchor_pb2.AnchorPolicy | None = None
+        self.tenants: list[anchor_pb2.TenantPromise] = []
         self._anchored = 0
         self.leaves: list[bytes] = [merkle.leaf_hash(b'{"log":{}}')]
         self.ledgers: dict[bytes, list[_Logged]] = {}
@@ -81,6 +82,7 @@ class InMemoryAnchor:
                 published_size=len(self.leaves),
                 anchored_size=self.anchored_size,
                 policy=self.policy,
+                tenants=self.tenants if request.with_tenants else (),
             )
         )
 

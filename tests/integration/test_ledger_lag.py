@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
+from ledger_svc import convert
 from ledger_svc.lag import ANCHOR_OVERDUE, Lag
 from provledger.api.anchor.v1 import anchor_pb2
+from provledger.api.ledger.v1 import ledger_pb2
 from provledger.errors import UnavailableError
 from tests.inmem.anchor import InMemoryAnchor
-from tests.support.ledgering import append, draft, ledger_service
+from tests.support.ledgering import append, create_ledger, draft, ledger_service
 
 LOG = "logs/-"
 
@@ -77,3 +79,43 @@ async def test_appends_are_refused_and_taken_again(database_url: str) -> None:
         for name in service.lag._promises:
             await service.lag.ask(name)
         await append(service, draft("second"))
+
+
+async def test_only_the_tenant_whose_promise_is_broken_is_refused(database_url: str) -> None:
+    anchor = InMemoryAnchor()
+    ledgers = ["tenants/strict/ledgers/main", "tenants/calm/ledgers/main"]
+    anchor.tenants = [
+        anchor_pb2.TenantPromise(tenant="tenants/strict", policy=policy(overdue=True))
+    ]
+    async with ledger_service(database_url, anchor=anchor, create=False) as service:
+        for name in ledgers:
+            await create_ledger(service, name)
+        await service.lag.ask(service.lag._promises.copy().popitem()[0])
+        with pytest.raises(UnavailableError) as refused:
+            await append(service, draft("first"), ledger=ledgers[0])
+        assert refused.value.reason == ANCHOR_OVERDUE
+        await append(service, draft("first"), ledger=ledgers[1])
+        # The log's own promise does not hold for whoever has one of their own.
+        anchor.policy = policy(overdue=True)
+        anchor.tenants = [anchor_pb2.TenantPromise(tenant="tenants/strict", policy=policy())]
+        await service.lag.ask(service.lag._promises.copy().popitem()[0])
+        await append(service, draft("second"), ledger=ledgers[0])
+        with pytest.raises(UnavailableError):
+            await append(service, draft("second"), ledger=ledgers[1])
+
+
+async def test_a_tenants_receipts_are_anchored_by_its_own_policy(database_url: str) -> None:
+    anchor = InMemoryAnchor()
+    anchor.tenants = [anchor_pb2.TenantPromise(tenant="tenants/strict", anchored_size=0)]
+    ledgers = ["tenants/strict/ledgers/main", "tenants/calm/ledgers/main"]
+    async with ledger_service(database_url, anchor=anchor, create=False, relay=True) as service:
+        states = []
+        for name, state in zip(ledgers[::-1], (convert.ANCHORED, convert.LOGGED), strict=True):
+            await create_ledger(service, name)
+            receipt = (await append(service, draft("first"), ledger=name)).receipt
+            wanted = ledger_pb2.GetReceiptRequest(
+                name=receipt.name, view=convert.BASIC, wait_for=state
+            )
+            answer = await service.servicer.GetReceipt(wanted, None)
+            states.append(answer.receipt.anchor_state)
+        assert states == [convert.ANCHORED, convert.LOGGED]
