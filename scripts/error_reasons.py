@@ -41,7 +41,7 @@ NOT_REASONS = frozenset(_ERROR_CODES.values()) | frozenset(
     "UNKNOWN BEGIN CREATE UPDATE DELETE ED25519 ECDSA ES256 GOAWAY RST_STREAM SECONDS XX001 XX002 "
     "CLOCK_BOOTTIME XDG_DATA_HOME HOME PATH FILE SERVING NOT_SERVING SERVICE_UNKNOWN HMAC BLAKE3 "
     "NAME NONE PKCS11 GRPC_VERBOSITY OPENSSL_CONF OPENSSL_MODULES POST SHA256 COMPLIANCE "
-    "AUTOCOMMIT ES384 HEAD".split()
+    "AUTOCOMMIT ES384 HEAD LC_ALL".split()
 )
 """Texts in capitals that are no reasons. Names of environment variables are left out by prefix."""
 
@@ -122,7 +122,7 @@ def _is_reason(value: str) -> bool:
         and _REASON_RE.fullmatch(value) is not None
         and value not in NOT_REASONS
         and not value.startswith(
-            ("PROVLEDGER_", "AUDIT_", "AWS_", "OTEL_", "WITNESS_PRIVATE_", "SQLITE_", "PG_")
+            ("PROVLEDGER_", "AUDIT_", "AWS_", "OTEL_", "WITNESS_PRIVATE_", "SQLITE_", "PG_", "GIT_")
         )
     )
 

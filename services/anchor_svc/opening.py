@@ -67,7 +67,7 @@ def sinks_for(
                 by_url.setdefault(cosigner.url.rstrip("/"), {})[cosigner.key] = None
     for url, keys in by_url.items():
         uri = _cosigner_uri(url)
-        there = known.get(uri) or sinks.get(uri)
+        there = sinks.get(uri) or known.get(uri)
         if isinstance(there, CosignerSink) and keys.keys() <= {*there.keys}:
             sinks[uri] = there
         else:

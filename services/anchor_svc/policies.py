@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 from anchor_svc.opening import check_meetable, check_usable, prove, sinks_for
@@ -102,30 +103,51 @@ class Policies:
             StatusError: it could not be stored.
         """
         async with self._lock:
-            sinks = await self._check(tenant, text)
-            newest = self._rows.get(tenant) or PolicyRow(tenant, 0, b"", 0, "")
-            if expected_version not in (None, newest.version):
-                raise _changed(newest.version)
-            if newest.text == text:
-                return newest
-            row = PolicyRow(tenant, newest.version + 1, text, self._clock(), set_by)
-            if validate_only:
-                return row
-            if not newest.version and len(self._rows) >= MAX_POLICIES:
-                raise FailedPreconditionError(
-                    "TOO_MANY_POLICIES", f"a log has at most {MAX_POLICIES:,} policies"
+            sinks, opened = await self._check(tenant, text)
+            try:
+                row, changed = await self._decide(
+                    tenant, text, set_by, expected_version, validate_only=validate_only
                 )
-            await self._store(row)
-            log.warning(
-                "anchor.policy_set",
-                log=self._log.name,
-                tenant=tenant,
-                version=row.version,
-                by=set_by,
-                sha256=hashlib.sha256(text).hexdigest(),
-            )
-            await self._hold({**self._rows, tenant: row}, sinks)
+                if changed:
+                    await self._hold({**self._rows, tenant: row}, sinks)
+                    opened = []
+            finally:
+                for sink in opened:
+                    await sink.close()
             return row
+
+    async def _decide(
+        self,
+        tenant: str,
+        text: bytes,
+        set_by: str,
+        expected_version: int | None,
+        *,
+        validate_only: bool,
+    ) -> tuple[PolicyRow, bool]:
+        """The version that a checked policy becomes, stored, and whether it is a new one."""
+        newest = self._rows.get(tenant) or PolicyRow(tenant, 0, b"", 0, "")
+        if expected_version not in (None, newest.version):
+            raise _changed(newest.version)
+        if newest.text == text:
+            return newest, False
+        row = PolicyRow(tenant, newest.version + 1, text, self._clock(), set_by)
+        if validate_only:
+            return row, False
+        if not newest.version and len(self._rows) >= MAX_POLICIES:
+            raise FailedPreconditionError(
+                "TOO_MANY_POLICIES", f"a log has at most {MAX_POLICIES:,} policies"
+            )
+        await self._store(row)
+        log.warning(
+            "anchor.policy_set",
+            log=self._log.name,
+            tenant=tenant,
+            version=row.version,
+            by=set_by,
+            sha256=hashlib.sha256(text).hexdigest(),
+        )
+        return row, True
 
     async def version(self, tenant: str, version: int) -> PolicyRow:
         """An earlier version; raises NotFoundError."""
@@ -150,20 +172,30 @@ class Policies:
         """Tenants with a policy of their own, in order."""
         return sorted(tenant for tenant, row in self._rows.items() if tenant and row.text)
 
-    async def _check(self, tenant: str, text: bytes) -> dict[str, AnchorSink]:
-        """Check a policy's text; the sinks that are wanted with it."""
+    async def _check(
+        self, tenant: str, text: bytes
+    ) -> tuple[dict[str, AnchorSink], list[AnchorSink]]:
+        """Check a policy's text; the sinks that are wanted with it, and those opened for it."""
         others = [row.text for name, row in self._rows.items() if name != tenant and row.text]
         known = {**self._base, **{sink.uri: sink for sink in self._relays.sinks}}
+        opened: list[AnchorSink] = []
         try:
             policy = parse_policy(text) if text else None
-            policies = [self._given, *map(parse_policy, others), policy]
-            sinks = sinks_for(policies, self._base, known)
+            sinks = dict(self._base)
+            for other in others:
+                # One that became unusable is no reason to refuse another.
+                with suppress(ConfigError, PolicyError):
+                    sinks = sinks_for([parse_policy(other)], sinks, known)
+            sinks = sinks_for([policy], sinks, known)
+            opened = [sink for uri, sink in sinks.items() if known.get(uri) is not sink]
             check_meetable(policy, sinks.values())
             check_usable(list(sinks.values()), policy, self._log.suite)
-            await prove([sink for uri, sink in sinks.items() if uri not in known])
+            await prove(opened)
         except (ConfigError, PolicyError) as error:
+            for sink in opened:
+                await sink.close()
             raise invalid("text", str(error)) from error
-        return sinks
+        return sinks, opened
 
     async def _store(self, row: PolicyRow) -> None:
         try:

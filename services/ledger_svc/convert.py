@@ -89,6 +89,7 @@ def ledger_to_pb(ledger: LedgerInfo, state: HeadState) -> ledger_pb2.Ledger:
         logged_seq=state.logged_seq,
         created_at_ns=ledger.created_at_ns,
         read_only_reason=state.read_only_reason,
+        log=ledger.log_name,
     )
 
 

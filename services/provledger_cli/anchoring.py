@@ -11,6 +11,9 @@ from provledger.api.anchor.v1 import anchor_pb2
 from provledger.client import Ledger
 from provledger_cli.connect import Remote
 
+DEFAULT_LOG = "logs/-"
+"""The log that ledgers share."""
+
 _POLL_S = 0.1
 
 
@@ -30,9 +33,11 @@ class LogState:
         return self.anchored_size is None or self.anchored_size >= self.tree_size
 
 
-async def log_state(remote: Remote, *, timeout_s: float | None = None) -> LogState:
-    """The state of the service's log."""
-    request = anchor_pb2.GetLogRequest(name="logs/-")
+async def log_state(
+    remote: Remote, *, name: str = DEFAULT_LOG, timeout_s: float | None = None
+) -> LogState:
+    """The state of a log."""
+    request = anchor_pb2.GetLogRequest(name=name)
     log = (await remote.call(remote.anchor.GetLog, request, timeout_s=timeout_s)).log
     return LogState(
         name=log.name,
@@ -64,8 +69,9 @@ async def wait_until_anchored(
     goals: dict[str, int] | None = None
     goal_size = 0
     while True:
-        log = await log_state(remote)
         found = [await remote.client.get_ledger(only)] if only else await ledgers(remote)
+        name = found[0].log or DEFAULT_LOG if only else DEFAULT_LOG
+        log = await log_state(remote, name=name)
         if goals is None:
             goals = {ledger.name: ledger.seq for ledger in found}
         logged = {ledger.name: ledger.logged_seq for ledger in found}
@@ -75,7 +81,7 @@ async def wait_until_anchored(
             goal_size = 0
         elif not goal_size:
             # All is logged: what the log holds now is what the sinks have to reach.
-            goal_size = (await log_state(remote)).tree_size
+            goal_size = (await log_state(remote, name=name)).tree_size
         anchored = log.anchored_size is None or log.anchored_size >= goal_size
         if not open_seqs and anchored:
             on_progress(total, total)

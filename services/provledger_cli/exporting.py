@@ -35,7 +35,7 @@ from provledger.key_events import LEDGER_NAME as KEY_LEDGER_NAME
 from provledger.keyset import KeySet
 from provledger.receipt import Receipt
 from provledger_cli import output
-from provledger_cli.anchoring import log_state, wait_until_anchored
+from provledger_cli.anchoring import DEFAULT_LOG, log_state, wait_until_anchored
 from provledger_cli.connect import Remote
 from provledger_cli.datadir import sync_directory
 from provledger_cli.failures import CommandError
@@ -112,13 +112,16 @@ async def prepare(
     key_ledger = key_ledger and ledger_name != KEY_LEDGER_NAME and remote.has("anchor")
     if key_ledger:
         # Else a rotation of this moment could be in the receipts, and not yet in the key ledger.
-        key_ledger = await _key_ledger_anchored(remote, wait_s or _KEY_LEDGER_WAIT_S)
+        key_ledger = await _key_ledger_anchored(
+            remote, wait_s or _KEY_LEDGER_WAIT_S, log=ledger.log
+        )
     tree_size = await _tree_size(remote, ledger, wait_s, on_wait)
     signed = await remote.client.get_head(ledger_name, tree_size=tree_size)
     head = parse_head(dsse.decode(signed.head).payload)
     proofs: list[ConsistencyProof] = []
     if remote.has("anchor"):
-        proofs = await _consistency(remote, head.size, earlier, known_checkpoints)
+        log = ledger.log or DEFAULT_LOG
+        proofs = await _consistency(remote, log, head.size, earlier, known_checkpoints)
     header = ExportHeader(
         ledger=ledger.name,
         ledger_uid=ledger.uid,
@@ -131,10 +134,10 @@ async def prepare(
     return Plan(header, head.seq, signed.head, signed.checkpoint, tuple(proofs), tuple(events))
 
 
-async def _key_ledger_anchored(remote: Remote, wait_s: float) -> bool:
+async def _key_ledger_anchored(remote: Remote, wait_s: float, *, log: str) -> bool:
     """Wait until the key ledger names all keys that sign, and is anchored as it is then.
 
-    Returns whether there is one for us to read.
+    Returns whether there is one for us to read, in the same log.
     """
     behind = await _keys_not_recorded(remote, wait_s)
     if behind:
@@ -143,13 +146,17 @@ async def _key_ledger_anchored(remote: Remote, wait_s: float) -> bool:
             "verified by it; export again when `keys list` and the key ledger agree"
         )
     try:
-        _, _, reached = await wait_until_anchored(remote, wait_s, only=KEY_LEDGER_NAME)
+        (own,), _, reached = await wait_until_anchored(remote, wait_s, only=KEY_LEDGER_NAME)
     except StatusError as error:
         if error.code in ("NOT_FOUND", "PERMISSION_DENIED", "UNAUTHENTICATED"):
             return False
         raise
     if not reached:
         output.say("the newest key events are not anchored yet: what they say is not in the export")
+    if own.log != log:
+        # An export is proven against one checkpoint.
+        output.say(f"the key ledger is in another log: export {KEY_LEDGER_NAME} by itself")
+        return False
     return True
 
 
@@ -299,7 +306,7 @@ async def _tree_size(
                 f"not everything in {ledger.name} was anchored within {wait_s:.0f} s",
                 hint="see `provledger status`; --no-wait exports what is anchored already",
             )
-    log = await log_state(remote)
+    log = await log_state(remote, name=ledger.log or DEFAULT_LOG)
     if log.anchored_size is None:
         return log.published_size
     if log.anchored_size == 0:
@@ -310,17 +317,18 @@ async def _tree_size(
 
 
 async def _consistency(
-    remote: Remote, size: int, count: int, known: Sequence[bytes]
+    remote: Remote, log: str, size: int, count: int, known: Sequence[bytes]
 ) -> list[ConsistencyProof]:
     """Earlier checkpoints with the proofs that the one of this size extends them, oldest first."""
     notes: dict[int, bytes] = {}
     for note in known:
         text, _, _ = note.rpartition(b"\n\n")
         notes[checkpoints.parse(text + b"\n").size] = note
-    wanted = [*await _sizes_of_revocations(remote), *await _anchored_sizes(remote, size, count)]
+    anchored = await _anchored_sizes(remote, log, size, count)
+    wanted = [*await _sizes_of_revocations(remote), *anchored]
     for earlier_size in wanted:
         if earlier_size not in notes:
-            request = anchor_pb2.GetCheckpointRequest(log="logs/-", tree_size=earlier_size)
+            request = anchor_pb2.GetCheckpointRequest(log=log, tree_size=earlier_size)
             try:
                 answer = await remote.call(remote.anchor.GetCheckpoint, request)
             except (NotFoundError, OutOfRangeError):
@@ -332,7 +340,7 @@ async def _consistency(
         if not 0 < earlier_size <= size or len(proofs) == MAX_CONSISTENCY_PROOFS:
             continue
         proof_request = anchor_pb2.GetConsistencyProofRequest(
-            log="logs/-", old_size=earlier_size, new_size=size
+            log=log, old_size=earlier_size, new_size=size
         )
         proof = await remote.call(remote.anchor.GetConsistencyProof, proof_request)
         proofs.append(ConsistencyProof(notes[earlier_size], tuple(proof.hashes)))
@@ -351,12 +359,12 @@ async def _sizes_of_revocations(remote: Remote) -> list[int]:
     return [named.size for key in keys for named in key.covered]
 
 
-async def _anchored_sizes(remote: Remote, below: int, count: int) -> list[int]:
+async def _anchored_sizes(remote: Remote, log: str, below: int, count: int) -> list[int]:
     """Sizes of the newest checkpoints that a sink was given, all smaller than `below`."""
     sizes: dict[int, None] = {}
     token = ""
     while len(sizes) < count:
-        request = anchor_pb2.ListAnchorsRequest(log="logs/-", page_size=1000, page_token=token)
+        request = anchor_pb2.ListAnchorsRequest(log=log, page_size=1000, page_token=token)
         try:
             page = await remote.call(remote.anchor.ListAnchors, request)
         except StatusError as error:

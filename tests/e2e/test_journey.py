@@ -77,6 +77,30 @@ def test_import_export_and_verify_offline(shared: Installation) -> None:
         assert receipt["payload"]["newState"] == given.get("new_state")
 
 
+def test_ledger_in_a_log_of_its_own_is_exported_and_verified(shared: Installation) -> None:
+    with Client(endpoint(shared)) as client:
+        ledger, made = client.create_ledger("loner", own_log=True)
+        common, _ = client.create_ledger("sociable")
+        assert made
+        assert ledger.log_origin != common.log_origin
+        draft = Mutation(
+            action="CREATE",
+            resource_type="Account",
+            resource_id="1",
+            actor_id="tester",
+            actor_type="service",
+            new_state=b'{"plan":"free"}',
+        )
+        client.append(ledger.name, draft)
+    done = shared.run("export", "--tenant", "loner", "--out", "own.ndjson")
+    assert done.json["receipts"] == 2
+    assert "key ledger is in another log" in done.talk
+    shared.run("keys", "jwks", "--out", "own-jwks.json")
+    verify = ("verify", "own.ndjson", "--keys", "own-jwks.json")
+    verdict = shared.run(*verify, data_dir=False).json
+    assert (verdict["holds"], verdict["receipts"]) == (True, 2)
+
+
 def test_a_flipped_byte_is_named(shared: Installation) -> None:
     shared.run("append", "--tenant", "flip", stdin=mutation(request_id="one"))
     shared.run("append", "--tenant", "flip", stdin=mutation(request_id="two"))

@@ -164,6 +164,7 @@ async def test_stored_policy_that_became_unusable_is_met_by_nothing(tmp_path: Pa
     async with running_log(url, tmp_path) as log:
         await grow(log, Ledger())
         assert log.state.anchored_size == 0
+        await log.policies.set(ACME, copies(tmp_path, "copy"), "bob")
         await log.policies.set("", b"", "bob")
         assert log.state.anchored_size == -1
 

@@ -546,8 +546,9 @@ async def test_bucket_and_retention_come_from_the_environment(
 async def test_checkpoints_in_the_bucket_are_remembered(store: str) -> None:
     place = BucketPlace(store)
     await place.open().anchor(published(9))
-    assert await place.open().holds_beyond(published(7)) == 9
-    assert await place.open().holds_beyond(published(9)) is None
+    assert await place.open().holds(published(9))
+    with pytest.raises(SinkIntegrityError, match="larger than ours"):
+        await place.open().holds(published(7))
 
 
 async def test_store_that_is_away_is_an_error_to_retry(store: str) -> None:

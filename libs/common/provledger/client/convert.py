@@ -291,4 +291,5 @@ def ledger_from_pb(message: ledger_pb2.Ledger) -> Ledger:
         logged_seq=message.logged_seq,
         created_at_ns=message.created_at_ns,
         read_only_reason=message.read_only_reason,
+        log=message.log,
     )

@@ -86,7 +86,7 @@ class Ledger:
     """A hash chain. `seq` is its last receipt's, `logged_seq` the last one in a checkpoint, or -1.
 
     `uid` is 16 bytes, `receipt_hash` 32, `created_at_ns` Unix nanoseconds. `read_only_reason` is
-    "" while it takes entries.
+    "" while it takes entries. `log` is `logs/{log}` at the anchor, "" from an older service.
     """
 
     name: str
@@ -98,6 +98,7 @@ class Ledger:
     logged_seq: int
     created_at_ns: int
     read_only_reason: str
+    log: str = ""
 
 
 @dataclass(frozen=True, slots=True)

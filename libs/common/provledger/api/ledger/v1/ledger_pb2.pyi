@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Ledger(_message.Message):
-    __slots__ = ("name", "uid", "suite", "log_origin", "seq", "receipt_hash", "logged_seq", "created_at_ns", "read_only_reason")
+    __slots__ = ("name", "uid", "suite", "log_origin", "seq", "receipt_hash", "logged_seq", "created_at_ns", "read_only_reason", "log")
     NAME_FIELD_NUMBER: _ClassVar[int]
     UID_FIELD_NUMBER: _ClassVar[int]
     SUITE_FIELD_NUMBER: _ClassVar[int]
@@ -18,6 +18,7 @@ class Ledger(_message.Message):
     LOGGED_SEQ_FIELD_NUMBER: _ClassVar[int]
     CREATED_AT_NS_FIELD_NUMBER: _ClassVar[int]
     READ_ONLY_REASON_FIELD_NUMBER: _ClassVar[int]
+    LOG_FIELD_NUMBER: _ClassVar[int]
     name: str
     uid: bytes
     suite: _common_pb2.Suite
@@ -27,7 +28,8 @@ class Ledger(_message.Message):
     logged_seq: int
     created_at_ns: int
     read_only_reason: str
-    def __init__(self, name: _Optional[str] = ..., uid: _Optional[bytes] = ..., suite: _Optional[_Union[_common_pb2.Suite, str]] = ..., log_origin: _Optional[str] = ..., seq: _Optional[int] = ..., receipt_hash: _Optional[bytes] = ..., logged_seq: _Optional[int] = ..., created_at_ns: _Optional[int] = ..., read_only_reason: _Optional[str] = ...) -> None: ...
+    log: str
+    def __init__(self, name: _Optional[str] = ..., uid: _Optional[bytes] = ..., suite: _Optional[_Union[_common_pb2.Suite, str]] = ..., log_origin: _Optional[str] = ..., seq: _Optional[int] = ..., receipt_hash: _Optional[bytes] = ..., logged_seq: _Optional[int] = ..., created_at_ns: _Optional[int] = ..., read_only_reason: _Optional[str] = ..., log: _Optional[str] = ...) -> None: ...
 
 class CreateLedgerRequest(_message.Message):
     __slots__ = ("parent", "ledger_id", "suite", "own_log")
