@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -46,17 +47,20 @@ class Moody:
         return None
 
 
+def _servicer(log: OpenLog) -> AnchorServicer:
+    logs: Any = SimpleNamespace(get=lambda uid: log)
+    return AnchorServicer(logs, TestKeys())
+
+
 async def listed(log: OpenLog) -> dict[str, Any]:
-    answer = await AnchorServicer(log, TestKeys()).ListSinks(
-        pb.ListSinksRequest(log="logs/-"), None
-    )
+    answer = await _servicer(log).ListSinks(pb.ListSinksRequest(log="logs/-"), None)
     assert answer.held == ""
     return {sink.uri: sink for sink in answer.sinks}
 
 
 async def retried(log: OpenLog, sink: str = "") -> list[str]:
     request = pb.RetrySinkRequest(log="logs/-", sink=sink)
-    return list((await AnchorServicer(log, TestKeys()).RetrySink(request, None)).sinks)
+    return list((await _servicer(log).RetrySink(request, None)).sinks)
 
 
 async def test_a_sink_that_fails_shows_why_and_can_be_asked_at_once(tmp_path: Path) -> None:

@@ -152,6 +152,20 @@ class OpenSSLAuthority:
 
 
 @contextlib.contextmanager
+def moto_store() -> Iterator[str]:
+    """moto's address. It refuses to delete what is locked; what else it does not enforce, and what
+    does, is in `tests.support.strict_store`."""
+    server_module = pytest.importorskip("moto.server", reason="moto is not installed")
+    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        yield f"http://{host}:{port}"
+    finally:
+        server.stop()
+
+
+@contextlib.contextmanager
 def minio_store(directory: Path) -> Iterator[str]:
     """MinIO's address; its users are those of `ROOT`."""
     program = _minio(directory)
