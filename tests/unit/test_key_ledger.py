@@ -49,6 +49,18 @@ def test_with_a_key_set_alone_the_key_ledger_is_not_checked(both) -> None:
     assert outcome(report, Check.KEY_LEDGER) is Outcome.NOT_CHECKED
 
 
+def test_a_broken_receipt_behind_a_key_ledger_is_named_by_its_line(both) -> None:
+    chain, keys = both
+    receipts = chain.receipts()
+    receipts[2] = with_changes(receipts[2], t_ns=receipts[2].t_ns + 1)
+    lines = chain.export(receipts, key_ledger=keys.export())
+    with pytest.raises(VerificationError) as caught:
+        verify_from_pin(lines, PIN)
+    assert caught.value.receipt == receipts[2].name
+    assert caught.value.line is not None
+    assert receipts[2].name.encode() in lines[caught.value.line - 1]
+
+
 BROKEN: dict[str, tuple[Callable[[Chain, Chain], list[bytes]], str]] = {
     "no key ledger": (lambda c, k: c.export(), "carries no key ledger"),
     "an event left out": (

@@ -137,10 +137,10 @@ def verify_export(
             "the head given is of another ledger", Check.TRUNCATION, Finding.FOREIGN_LEDGER
         )
     chain = Chain(outside_head)
-    receipts = _Receipts(header, verifier, chain)
+    receipts = _Receipts(header, verifier, chain, reading)
     # Closed on every way out, so that who checks lines ahead can clean up.
     with closing(check_lines(header, reading.receipt_lines())) as checked:
-        receipts.run(checked, reading.first_receipt_line, progress)
+        receipts.run(checked, progress)
     footer = reading.footer(chain)
     results = receipts.weakest | {
         Check.CHAIN: CheckResult(Check.CHAIN, Outcome.HOLDS, "no gap from the genesis on"),
@@ -244,18 +244,16 @@ class _Reading:
 class _Receipts:
     """Checks the receipts of an export in order; `weakest` has the weakest result of each check."""
 
-    def __init__(self, header: ExportHeader, verifier: Verifier, chain: Chain) -> None:
+    def __init__(
+        self, header: ExportHeader, verifier: Verifier, chain: Chain, reading: _Reading
+    ) -> None:
         self._lines = LineVerifier(header, verifier)
         self._chain = chain
+        self._reading = reading
         self.weakest: dict[Check, CheckResult] = {}
         self.unsettled: Unsettled = {}
 
-    def run(
-        self,
-        checked: Checked,
-        first_line: int,
-        progress: Callable[[int], None] | None,
-    ) -> None:
+    def run(self, checked: Checked, progress: Callable[[int], None] | None) -> None:
         """Check all of them; raises VerificationError."""
         chain = self._chain
         for line, link in checked:
@@ -267,12 +265,12 @@ class _Receipts:
                 chain.add(link)
             except ReceiptFormatError as error:
                 broken = VerificationError(str(error), check=Check.FORMAT, finding=Finding.FORMAT)
-                raise self._named(broken, line, first_line) from error
+                raise self._named(broken, line) from error
             except VerificationError as error:
                 if receipt is None:
                     receipt = self._lines.read(line)
                 diagnose(error, receipt, chain.last, (rest for rest, _ in checked))
-                raise self._named(error, line, first_line) from error
+                raise self._named(error, line) from error
             for result in link.results:
                 known = self.weakest.get(result.check)
                 if known is None or result.outcome is Outcome.NOT_CHECKED is not known.outcome:
@@ -282,8 +280,9 @@ class _Receipts:
             if progress is not None and chain.count % 256 == 0:
                 progress(chain.count)
 
-    def _named(self, error: VerificationError, line: bytes, first_line: int) -> VerificationError:
-        error.line = first_line + self._chain.count
+    def _named(self, error: VerificationError, line: bytes) -> VerificationError:
+        # Lines may have been read ahead of the one that is broken.
+        error.line = self._reading.first_receipt_line + self._chain.count
         error.receipt = error.receipt or claimed_name(line)
         return error
 
