@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -265,3 +267,19 @@ def test_unusable_data_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be used"):
         lock_data_dir(tmp_path / "file")
+
+
+def test_another_process_that_looks_does_not_take_the_wal_away(tmp_path: Path) -> None:
+    """Each connection of a pool must keep the locks of the others, or the last commits are lost."""
+    path = tmp_path / "x.sqlite3"
+    engine = open_engine(f"sqlite:///{path}", "x")
+    with begin_write(engine) as one, engine.connect() as two:
+        one.execute(sa.text("CREATE TABLE t (a INTEGER)"))
+        two.execute(sa.text("SELECT 1"))
+    wal = path.with_name("x.sqlite3-wal")
+    with engine.connect(), engine.connect():
+        looked = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); "
+        looked += "print(c.execute('SELECT count(*) FROM t').fetchall()); c.close()"
+        subprocess.run([sys.executable, "-c", looked, str(path)], check=True)
+        assert wal.exists()
+    engine.dispose()

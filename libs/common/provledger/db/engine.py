@@ -93,9 +93,11 @@ def _make_private(_dialect: object, _record: object, arguments: Any, _options: o
     """Make a new file that nobody else can read; SQLite gives WAL and index the same mode."""
     path = arguments[0]
     if not path.startswith("file:"):
+        # A file that is there must not be opened: closing it would give up this process's locks on
+        # it (fcntl, POSIX.1), and whoever opened the database next would remove the WAL under us.
         # What is wrong with the path is SQLite's to say.
         with suppress(OSError):
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
 def _set_up_sqlite(connection: Any, _record: object) -> None:
