@@ -72,6 +72,7 @@ def test_the_runbooks_of_restoring_do_what_they_say(work: Path) -> None:
     try:
         old.run("up")
         old.run("import", "m1.ndjson", "--tenant", "demo", "--batch", "10")
+        old.run("status", "--wait", "60")
         # Appends go on while backups are taken; each is of one moment all the same.
         importing = old.start("import", "m2.ndjson", "--tenant", "demo", "--batch", "2")
         taken = 0
