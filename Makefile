@@ -51,7 +51,7 @@ down: $(VENV)/.stamp-run ## Stop the services that `make up` started
 # --- checking --------------------------------------------------------------------------------------
 
 test: $(VENV)/.stamp-dev ## All tests, with real SQLite, PostgreSQL and gRPC
-	@$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile $(ARGS)
+	@$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/.stamp-dev ## Style, types, import rules, contracts
 	$(BIN)/ruff check

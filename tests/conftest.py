@@ -36,6 +36,20 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.fault_seed = secrets.randbelow(2**32)
 
 
+# Folders whose tests wait for processes more than they compute.
+_FIRST = ("e2e", "faults", "integration")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what waits, so that no worker is left with it when the quick ones are done."""
+
+    def place(item: pytest.Item) -> int:
+        folder = item.path.parent.name
+        return _FIRST.index(folder) if folder in _FIRST else len(_FIRST)
+
+    items.sort(key=place)
+
+
 def pytest_report_header(config: pytest.Config) -> str:
     """Say the seed at the start; tests that use it say it again where they fail."""
     mode = "full" if os.environ.get("PROVLEDGER_FAULTS") == "full" else "sampled"

@@ -107,14 +107,16 @@ def test_a_flipped_byte_is_named(shared: Installation) -> None:
     shared.run("export", "--tenant", "flip", "--out", "flip.ndjson")
     shared.run("keys", "jwks", "--out", "jwks.json")
     lines = (shared.work / "flip.ndjson").read_bytes().splitlines(keepends=True)
-    name = orjson.loads(lines[2])["id"]
-    lines[2] = lines[2].replace(b'"plan":"pro"', b'"plan":"pra"', 1)
+    # The key ledger stands above the receipts.
+    broken = next(place for place, line in enumerate(lines) if b'"plan":"pro"' in line)
+    name = orjson.loads(lines[broken])["id"]
+    lines[broken] = lines[broken].replace(b'"plan":"pro"', b'"plan":"pra"', 1)
     (shared.work / "flipped.ndjson").write_bytes(b"".join(lines))
     answer = shared.run(
         "verify", "flipped.ndjson", "--keys", "jwks.json", check=False, data_dir=False
     )
     assert answer.code == 1
-    assert (answer.json["receipt"], answer.json["line"]) == (name, 3)
+    assert (answer.json["receipt"], answer.json["line"]) == (name, broken + 1)
 
 
 def test_append_get_and_list(shared: Installation) -> None:
