@@ -31,10 +31,14 @@ from tests.support.chain import key_set, sample_chain, with_changes
 pytest.importorskip("boto3")
 
 
-@pytest.fixture(scope="module")
-def store() -> Iterator[str]:
-    with peers.moto_store() as url:
-        yield url
+@pytest.fixture(params=["moto", "minio"], scope="module")
+def store(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[str]:
+    if request.param == "moto":
+        with peers.moto_store() as url:
+            yield url
+    else:
+        with peers.minio_store(tmp_path_factory.mktemp("minio")) as url:
+            yield url
 
 
 @pytest.fixture
@@ -159,7 +163,7 @@ async def test_the_command_asks_the_store_that_the_environment_names(
     (tmp_path / "r.json").write_bytes(receipt.encode())
     (tmp_path / "jwks.json").write_bytes(key_set().encode())
     command = [sys.executable, "-m", "provledger_cli", "verify", "r.json", "--keys", "jwks.json"]
-    names = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y", "AWS_REGION": "us-east-1"}
+    names = {name.upper(): text for name, text in peers.ROOT.items()} | {"AWS_REGION": "us-east-1"}
     environment = {**_environment(), **names, "AWS_ENDPOINT_URL_S3": store}
     done = subprocess.run(
         [*command, "--online", "--json"],

@@ -1,7 +1,7 @@
 """Other people's programs to anchor at: `openssl ts`, S3 stores; and a server that misbehaves.
 
 What is not installed is skipped, with the reason. MinIO: on the PATH, or in PROVLEDGER_TEST_MINIO,
-or built by `PROVLEDGER_TEST_BUILD_PEERS=1` where Go is (it takes minutes).
+or built by `tests.support.go_tools`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.support import go_tools
 
 Reply = tuple[int, dict[str, str], bytes]
 """Status, headers and body of an answer."""
@@ -168,7 +170,7 @@ def moto_store() -> Iterator[str]:
 @contextlib.contextmanager
 def minio_store(directory: Path) -> Iterator[str]:
     """MinIO's address; its users are those of `ROOT`."""
-    program = _minio(directory)
+    program = go_tools.program("minio")
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
@@ -202,33 +204,6 @@ def s3_client(endpoint: str) -> Any:
 
     config = Config(retries={"total_max_attempts": 3}, s3={"addressing_style": "path"})
     return boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", config=config, **ROOT)
-
-
-def _minio(directory: Path) -> str:
-    found = os.environ.get("PROVLEDGER_TEST_MINIO") or shutil.which("minio")
-    if found:
-        return found
-    if os.environ.get("PROVLEDGER_TEST_BUILD_PEERS") != "1" or shutil.which("go") is None:
-        pytest.skip("no MinIO: set PROVLEDGER_TEST_MINIO, or PROVLEDGER_TEST_BUILD_PEERS=1 with Go")
-    return go_install("github.com/minio/minio@latest", "minio")
-
-
-def go_install(package: str, name: str) -> str:
-    """A program built by Go into the user's cache, once; skips the test if that cannot be done."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "provledger-tests"
-    program = cache / name
-    if not program.exists():
-        built = subprocess.run(
-            ["go", "install", package],
-            env={**os.environ, "GOBIN": str(cache), "GOFLAGS": "-mod=mod"},
-            cwd="/",
-            check=False,
-            capture_output=True,
-            text=True,
-        )
-        if built.returncode:
-            pytest.skip(f"{package} cannot be built: {built.stderr.strip()[-200:]}")
-    return str(program)
 
 
 def _wait_for_port(port: int) -> None:
