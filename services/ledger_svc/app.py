@@ -89,9 +89,10 @@ def assemble(
     guard = Guard(storage, anchor, lag, timeout_s=timeout_s)
     sinks = Sinks(anchor, timeout_s=timeout_s)
     progress = Progress(storage, sinks)
-    reads = Reads(storage, anchor, sinks)
+    reads = Reads(storage, anchor, sinks, progress)
     limits = RelayLimits(
         poll_s=settings.relay_poll_s,
+        linger_s=settings.relay_linger_ms / 1000,
         lease_s=settings.relay_lease_s,
         memory_bytes=settings.relay_memory_bytes,
         anchor_timeout_s=timeout_s,

@@ -147,6 +147,16 @@ class Settings(ServerSettings):
             "max": 10_000,
         },
     )
+    relay_linger_ms: float = field(
+        default=20.0,
+        metadata={
+            "doc": "How long receipts gather before they are brought to the log, while nobody "
+            "waits for one of them to be logged. 0 brings them at once.",
+            "unit": "milliseconds",
+            "min": 0,
+            "max": 1000,
+        },
+    )
     relay_poll_s: float = field(
         default=0.25,
         metadata={

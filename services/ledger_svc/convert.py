@@ -41,6 +41,16 @@ def view_from_pb(
     return view
 
 
+def check_wait_for(state: common_pb2.AnchorState) -> None:
+    """Refuse a state that nothing can be waited for to get to.
+
+    Raises:
+        InvalidArgumentError: neither LOGGED nor ANCHORED, nor none.
+    """
+    if state not in (common_pb2.ANCHOR_STATE_UNSPECIFIED, PENDING, LOGGED, ANCHORED):
+        raise violation("wait_for", "must be LOGGED or ANCHORED")
+
+
 def suite_from_pb(suite: common_pb2.Suite, default: str) -> str:
     """The name of a suite, or the default where none is said.
 

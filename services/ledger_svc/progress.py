@@ -80,16 +80,34 @@ class Progress:
         self._sinks = sinks
         self._logged: dict[bytes, int] = {}
         self._changed: dict[bytes, asyncio.Event] = {}
+        # Set as soon as somebody waits, for the relay that lets receipts gather meanwhile.
+        self._wanted: dict[bytes, asyncio.Event] = {}
         # When the database was asked last, so that a thousand who wait do not ask a thousand times.
         self._asked_s: dict[bytes, float] = {}
 
     def logged(self, ledger_uid: bytes, seq: int) -> None:
-        """Take note that all up to and including `seq` is in the log, and recorded."""
+        """Take note that all up to and including `seq` is in the log."""
         if seq > self._logged.get(ledger_uid, -1):
             self._logged[ledger_uid] = seq
             changed = self._changed.pop(ledger_uid, None)
             if changed is not None:
                 changed.set()
+
+    def is_logged(self, ledger_uid: bytes, seq: int) -> bool:
+        """Whether the receipt is in the log, as far as this process has heard."""
+        return self._logged.get(ledger_uid, -1) >= seq
+
+    def logged_seq(self, ledger_uid: bytes) -> int:
+        """Up to where the log has a ledger, as far as this process has heard; at least -1."""
+        return self._logged.get(ledger_uid, -1)
+
+    async def wanted(self, ledger_uid: bytes, timeout_s: float) -> None:
+        """Return as soon as somebody waits for a receipt to be logged, or after `timeout_s`."""
+        if ledger_uid in self._changed:
+            return
+        wanted = self._wanted[ledger_uid] = asyncio.Event()
+        await _wait(wanted, timeout_s)
+        self._wanted.pop(ledger_uid, None)
 
     async def wait_logged(self, ledger_uid: bytes, seq: int) -> None:
         """Return once the log has the receipt; the caller's deadline bounds the wait.
@@ -100,6 +118,9 @@ class Progress:
         while self._logged.get(ledger_uid, -1) < seq:
             # Before asking, so that nothing is missed in between.
             changed = self._changed.setdefault(ledger_uid, asyncio.Event())
+            wanted = self._wanted.get(ledger_uid)
+            if wanted is not None:
+                wanted.set()
             now_s = time.monotonic()
             if now_s - self._asked_s.get(ledger_uid, float("-inf")) >= _POLL_S:
                 self._asked_s[ledger_uid] = now_s
@@ -130,13 +151,7 @@ class Progress:
             FailedPreconditionError: NO_ANCHOR_SINKS, for a log without sinks.
         """
         await self.wait_logged(ledger_uid, seq)
-        index = index_of(await self._storage.log_runs(ledger_uid, seq, seq), seq)
-        if index is None:
-            raise DataLossError(
-                "CHAIN_BROKEN",
-                f"the place of receipt {seq} in the log is missing",
-                metadata={"seq": str(seq), "column": "log_runs"},
-            )
+        index = await self._index_of(ledger_uid, seq)
         while True:
             anchored = await self._sinks.anchored_size(log_name, tenant, max_age_s=_POLL_S)
             if anchored == NO_SINKS:
@@ -145,6 +160,26 @@ class Progress:
                 )
             if anchored is not None and anchored > index:
                 return
+            await asyncio.sleep(_POLL_S)
+
+    async def _index_of(self, ledger_uid: bytes, seq: int) -> int:
+        """The log index of a logged receipt, which is stored a moment after it was logged.
+
+        Raises:
+            DataLossError: CHAIN_BROKEN, it should be stored and is not.
+        """
+        while True:
+            # Before the runs: whatever it counts as logged has one.
+            logged_seq = (await self._storage.get_head(ledger_uid)).logged_seq
+            index = index_of(await self._storage.log_runs(ledger_uid, seq, seq), seq)
+            if index is not None:
+                return index
+            if logged_seq >= seq:
+                raise DataLossError(
+                    "CHAIN_BROKEN",
+                    f"the place of receipt {seq} in the log is missing",
+                    metadata={"seq": str(seq), "column": "log_runs"},
+                )
             await asyncio.sleep(_POLL_S)
 
 

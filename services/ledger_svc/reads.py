@@ -16,7 +16,8 @@ from typing import Any, Final, Protocol
 from ledger_svc import chain, convert
 from ledger_svc.batch_tree import BatchTree
 from ledger_svc.chain import BatchRow, LedgerInfo, Stored
-from ledger_svc.progress import Sinks, index_of
+from ledger_svc.progress import Progress, Sinks, index_of
+from ledger_svc.proving import Proving
 from ledger_svc.storage import LogRun, Storage
 from ledger_svc.witnessing import SUITES_TO_PB
 from provledger import logs, names
@@ -123,10 +124,12 @@ class Rendered:
 class Reads:
     """Puts receipts together."""
 
-    def __init__(self, storage: Storage, anchor: Any, sinks: Sinks) -> None:
+    def __init__(self, storage: Storage, anchor: Any, sinks: Sinks, progress: Progress) -> None:
         self._storage = storage
+        self._progress = progress
         self._anchor: ProofStub = anchor
         self._sinks = sinks
+        self._proving = Proving(lambda ledger, seqs: self._proofs(ledger, seqs, 0))
         self._batches: OrderedDict[tuple[bytes, int], _Batch] = OrderedDict()
 
     def remember(self, batch: BatchRow) -> None:
@@ -147,6 +150,25 @@ class Reads:
             stored = await self._with_content(ledger, stored)
         await self._assemble(ledger, stored, batches, states, view, None, receipts)
 
+    async def just_logged(
+        self, ledger: LedgerInfo, stored: Stored, receipt: common_pb2.Receipt
+    ) -> None:
+        """Fill in, whole, a receipt that was waited for until the log took it.
+
+        It is proved together with all others that were waited for at this moment, to the newest
+        checkpoint. Where the anchor does not prove it, it is shown as pending.
+        """
+        batches = await self._load_batches(ledger, (stored,))
+        content = await self._with_content(ledger, (stored,))
+        proven = await self._proving.prove(ledger, stored.row.seq)
+        answer, proof = proven.answer, proven.by_seq.get(stored.row.seq)
+        state = convert.PENDING
+        if answer is not None and proof is not None:
+            anchored = answer.tree_size if answer.anchored else await self._anchored_size(ledger)
+            state = convert.ANCHORED if proof.log_index < anchored else convert.LOGGED
+            convert.add_proof(receipt, proof, answer)
+        await self._assemble(ledger, content, batches, (state,), convert.FULL, None, (receipt,))
+
     async def render(
         self,
         ledger: LedgerInfo,
@@ -163,7 +185,11 @@ class Reads:
         if not stored:
             return Rendered([], tree_size)
         batches = await self._load_batches(ledger, stored)
-        logged_seq = (await self._storage.get_head(ledger.uid)).logged_seq
+        # What was said to be logged stays so, although it may not be stored yet.
+        logged_seq = max(
+            (await self._storage.get_head(ledger.uid)).logged_seq,
+            self._progress.logged_seq(ledger.uid),
+        )
         if view == convert.BASIC:
             states = await self._states(ledger, stored, logged_seq)
             receipts = [common_pb2.Receipt() for _ in stored]

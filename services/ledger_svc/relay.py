@@ -3,7 +3,9 @@
 Work is found by `heads.seq > heads.logged_seq`, one leased relay for each ledger: there is no
 global cursor, since rows commit out of order (design §5, "Anchor"). What was just committed is
 handed over in memory as far as that has room, the rest is read from the database. A chunk is
-submitted, its places are stored with `logged_seq` in one transaction, then comes the next one.
+submitted, then comes the next one; the places of several are stored with `logged_seq` a moment
+later (`recorder`). While nobody waits for a receipt to be logged, some milliseconds are let go by
+between two chunks, so that a signed checkpoint covers more of them.
 
 After a crash everything behind `logged_seq` is submitted again: the log recognises what it has, and
 says where. What the log refuses for good, LEDGER_FORKED, latches the ledger read-only. Everything
@@ -24,6 +26,7 @@ from typing import Any, Final, Protocol
 from ledger_svc import guard
 from ledger_svc.chain import LedgerInfo, Linked
 from ledger_svc.progress import Progress
+from ledger_svc.recorder import LeaseLostError, Recorder
 from ledger_svc.storage import LogRun, Storage
 from ledger_svc.storage.relays import merge_runs
 from ledger_svc.witnessing import SUITES_TO_PB
@@ -37,6 +40,8 @@ log = logs.get(__name__)
 
 MAX_CHUNK_ITEMS: Final = 1000
 MAX_CHUNK_BYTES: Final = 4 * 1024 * 1024
+_FEW_ITEMS: Final = 250
+"""A chunk of fewer entries is followed by a pause."""
 LEDGER_FORKED: Final = "LEDGER_FORKED"
 _IDLE_S: Final = 2.0
 _RETRY: Final = RetryPolicy(attempts=1_000_000, base_s=0.1, cap_s=5.0, budget_s=float("inf"))
@@ -55,9 +60,10 @@ class AnchorStub(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelayLimits:
-    """poll_s, lease_s: seconds. memory_bytes: of entries handed over, for all ledgers together."""
+    """poll_s, lease_s, linger_s: seconds. memory_bytes: of entries handed over, for all ledgers."""
 
     poll_s: float = 0.25
+    linger_s: float = 0.0
     lease_s: float = 10.0
     memory_bytes: int = 16 * 1024 * 1024
     anchor_timeout_s: float = 10.0
@@ -152,7 +158,9 @@ class _LedgerRelay:
         self._relay = relay
         self._ledger = ledger
         self._work = asyncio.Event()
+        # What the log has; the recorder stores it.
         self._logged_seq = -1
+        self._submitted_s = float("-inf")
         # The last seq we were told of; None where only the database knows.
         self._head_seq: int | None = None
 
@@ -170,6 +178,8 @@ class _LedgerRelay:
             try:
                 await self._work_until_idle()
                 return
+            except LeaseLostError:
+                continue
             except StatusError as error:
                 if self._logged_seq > failed_at_seq:
                     delays, failing = _RETRY.delays(self._relay.rng), False
@@ -206,23 +216,43 @@ class _LedgerRelay:
             return
         if state.read_only_reason:
             return
-        leased_s = time.monotonic()
         self._logged_seq = state.logged_seq
-        await self._compare()
-        self._head_seq = None
-        while True:
-            self._work.clear()
-            if await self._step():
-                leased_s = time.monotonic()
-                continue
+        recorder = Recorder(
+            relay.storage, ledger.uid, relay.owner, lease_s, state.logged_seq, self._work.set
+        )
+        try:
+            await self._compare()
+            self._head_seq = None
+            while await self._work_or_idle(recorder):
+                pass
+            await recorder.settle()
+        finally:
+            await recorder.close()
+        await self._release_lease()
+
+    async def _work_or_idle(self, recorder: Recorder) -> bool:
+        """Log what there is, or wait until there is something; False after a while without."""
+        self._work.clear()
+        recorder.check()
+        submitted = await self._step(recorder)
+        if not submitted:
             # Each chunk renews the lease. What another replica commits is found by the search.
-            idle_s = min(_IDLE_S, lease_s / 3) - (time.monotonic() - leased_s)
+            idle_s = min(_IDLE_S, self._relay.limits.lease_s / 3)
+            idle_s -= time.monotonic() - recorder.renewed_s
             try:
                 async with asyncio.timeout(max(0.0, idle_s)):
                     await self._work.wait()
             except TimeoutError:
-                await self._release_lease()
-                return
+                return False
+        if submitted < _FEW_ITEMS:
+            await self._gather()
+        return True
+
+    async def _gather(self) -> None:
+        """Let receipts gather since the last chunk, until somebody waits for one of them."""
+        wait_s = self._submitted_s + self._relay.limits.linger_s - time.monotonic()
+        if wait_s > 0.0:
+            await self._relay.progress.wanted(self._ledger.uid, wait_s)
 
     async def _compare(self) -> None:
         """Compare the log with the database before anything is submitted."""
@@ -245,14 +275,14 @@ class _LedgerRelay:
             )
         relay.progress.logged(ledger.uid, self._logged_seq)
 
-    async def _step(self) -> bool:
-        """Submit and record the next chunk; False if there is none."""
+    async def _step(self, recorder: Recorder) -> int:
+        """Submit the next chunk; how many entries it had, 0 if there is none."""
         relay, ledger = self._relay, self._ledger
         start_seq = self._logged_seq + 1
         entries: Sequence[bytes] = relay.take(ledger.uid, start_seq)
         if not entries:
             if self._head_seq is not None and self._head_seq <= self._logged_seq:
-                return False
+                return 0
             read = await relay.storage.entries_for_log(
                 ledger, start_seq, MAX_CHUNK_ITEMS, MAX_CHUNK_BYTES
             )
@@ -260,7 +290,7 @@ class _LedgerRelay:
             self._head_seq = read.state.head.seq
             _lag.set(max(0, self._head_seq - self._logged_seq))
             if not entries:
-                return False
+                return 0
         request = anchor_pb2.SubmitLeavesRequest(
             log=ledger.log_name,
             ledger_uid=ledger.uid,
@@ -276,16 +306,11 @@ class _LedgerRelay:
             policy=NO_RETRY,
         )
         runs = _runs(response, start_seq, len(entries))
-        recorded = await relay.storage.record_runs(
-            ledger.uid, runs, self._logged_seq, relay.owner, relay.limits.lease_s
-        )
-        if recorded:
-            self._logged_seq += len(entries)
-        else:
-            # Another replica took the lease meanwhile, and did the same.
-            self._logged_seq = (await relay.storage.get_head(ledger.uid)).logged_seq
+        self._submitted_s = time.monotonic()
+        self._logged_seq += len(entries)
+        recorder.add(runs)
         relay.progress.logged(ledger.uid, self._logged_seq)
-        return True
+        return len(entries)
 
 
 def _runs(response: anchor_pb2.SubmitLeavesResponse, start_seq: int, count: int) -> list[LogRun]:

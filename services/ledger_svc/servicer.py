@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -21,12 +22,15 @@ from provledger import names, telemetry
 from provledger.api.anchor.v1 import anchor_pb2
 from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2, ledger_pb2_grpc
-from provledger.errors import NotFoundError, UnavailableError
+from provledger.errors import NotFoundError, StatusError, UnavailableError
 from provledger.rpc.auth import current_principal
 from provledger.rpc.channel import call
 
 MAX_VERIFIED_ROWS: Final = 10_000
 DEFAULT_LEDGER: Final = "main"
+MAX_APPEND_WAIT_S: Final = 5.0
+_WAIT_SHARE: Final = 0.8
+"""The part of a caller's deadline that an append may wait after it is durable."""
 
 _NEED_PROOFS: Final = frozenset({convert.LOGGED, convert.ANCHORED})
 
@@ -112,13 +116,48 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         ledger = await self._directory.get(request.ledger, "ledger")
         check_writable(ledger, request.draft)
         view = convert.view_from_pb(request.view, convert.FULL)
+        if request.wait_for:
+            convert.check_wait_for(request.wait_for)
         self._parts.gate.charge(ledger.tenant, 1)
         (outcome,) = await self._parts.appender.append(ledger, [_admit(request)])
         if not isinstance(outcome, Recorded):
             raise convert.in_field(outcome, "draft")
         response = ledger_pb2.AppendResponse(repeated_request=outcome.repeated)
+        if request.wait_for in _NEED_PROOFS:
+            await self._fill_later(ledger, outcome, request.wait_for, view, response, context)
+            return response
         await answers.fill_receipts(self._reads, ledger, [(response.receipt, outcome)], view)
         return response
+
+    async def _fill_later(
+        self,
+        ledger: LedgerInfo,
+        outcome: Recorded,
+        state: common_pb2.AnchorState,
+        view: common_pb2.ReceiptView,
+        response: ledger_pb2.AppendResponse,
+        context: Any,
+    ) -> None:
+        """Fill in a durable receipt once it has got as far as `state`, or no later than allowed.
+
+        Whatever keeps it from getting there, it is recorded: it is returned as it is then.
+        """
+        seq, left_s = outcome.stored.row.seq, context.time_remaining()
+        wait_s = MAX_APPEND_WAIT_S
+        if left_s is not None:
+            wait_s = min(wait_s, _WAIT_SHARE * left_s)
+        waited = not self._parts.progress.is_logged(ledger.uid, seq)
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._wait_for(ledger, seq, state)
+            reached = True
+        except (TimeoutError, StatusError):
+            reached = False
+        if reached and waited and state == convert.LOGGED and view == convert.FULL:
+            await self._reads.just_logged(ledger, outcome.stored, response.receipt)
+            return
+        rendered = await self._reads.render(ledger, [outcome.stored], view)
+        response.receipt.CopyFrom(rendered.receipts[0])
 
     async def AppendBatch(
         self, request: ledger_pb2.AppendBatchRequest, context: Any
@@ -236,9 +275,14 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
                 f"there is no receipt {request.name}",
                 metadata={"receipt": request.name},
             )
+        convert.check_wait_for(request.wait_for)
+        waited = not self._parts.progress.is_logged(ledger.uid, stored.row.seq)
         await self._wait_for(ledger, stored.row.seq, request.wait_for)
-        rendered = await self._reads.render(ledger, [stored], view)
-        receipt = rendered.receipts[0]
+        if waited and request.wait_for == convert.LOGGED and view == convert.FULL:
+            receipt = common_pb2.Receipt()
+            await self._reads.just_logged(ledger, stored, receipt)
+        else:
+            receipt = (await self._reads.render(ledger, [stored], view)).receipts[0]
         if view == convert.FULL and request.wait_for in _NEED_PROOFS and not receipt.proofs:
             # It is logged, but the anchor was too busy to prove it: to call it pending would be
             # less than what was waited for.
@@ -254,8 +298,6 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         elif state == convert.ANCHORED:
             tenant = ledger.tenant_name
             await progress.wait_anchored(ledger.uid, ledger.log_name, seq, tenant)
-        elif state not in (common_pb2.ANCHOR_STATE_UNSPECIFIED, convert.PENDING):
-            raise convert.violation("wait_for", "must be LOGGED or ANCHORED")
 
     async def ListReceipts(
         self, request: ledger_pb2.ListReceiptsRequest, context: Any

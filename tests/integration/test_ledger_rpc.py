@@ -11,6 +11,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from provledger import checkpoint, merkle, note
 from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from provledger.errors import StatusError
@@ -113,6 +114,62 @@ async def test_every_method_is_served(url: str) -> None:
         assert (await stub.GetHead(ledger_pb2.GetHeadRequest(name=name))).head
         verified = await stub.VerifyRange(ledger_pb2.VerifyRangeRequest(name=name, end_seq=9))
         assert verified.checked_count == 2
+
+
+async def test_an_append_may_wait_for_its_proof(url: str) -> None:
+    anchor = InMemoryAnchor()
+    async with (
+        ledger_service(url, anchor=anchor, relay=True) as service,
+        served(service) as channel,
+    ):
+        stub: Any = ledger_pb2_grpc.LedgerServiceStub(channel)
+
+        async def append(
+            n: int, state: common_pb2.AnchorState = common_pb2.ANCHOR_STATE_LOGGED
+        ) -> ledger_pb2.AppendResponse:
+            request = ledger_pb2.AppendRequest(ledger=LEDGER, draft=draft(f"r{n}"), wait_for=state)
+            answer: ledger_pb2.AppendResponse = await stub.Append(request, timeout=30)
+            return answer
+
+        anchor.anchoring = False
+        answers = await asyncio.gather(*(append(n) for n in range(40)))
+        for n, answer in enumerate(answers):
+            receipt = answer.receipt
+            assert receipt.anchor_state == common_pb2.ANCHOR_STATE_LOGGED
+            (proof,) = receipt.proofs
+            merkle.verify_inclusion(
+                proof.log_index,
+                checkpoint.parse(note.open(proof.checkpoint, [anchor.vkey]).text).size,
+                anchor.leaves[proof.log_index],
+                list(proof.hashes),
+                checkpoint.parse(note.open(proof.checkpoint, [anchor.vkey]).text).root,
+            )
+            shown = (await stub.GetReceipt(ledger_pb2.GetReceiptRequest(name=receipt.name))).receipt
+            assert shown.statement == receipt.statement, n
+            assert shown.anchor_state == common_pb2.ANCHOR_STATE_LOGGED
+            assert [item.log_index for item in shown.proofs] == [proof.log_index]
+        # One question a receipt is what reading them took; they were proved together before.
+        assert anchor.faults.calls.count("BatchGetInclusionProofs") < 2 * len(answers) - 20
+        repeated = await append(7)
+        assert repeated.repeated_request
+        assert repeated.receipt.proofs == answers[7].receipt.proofs
+        anchor.anchoring = True
+        anchored = await append(99, common_pb2.ANCHOR_STATE_ANCHORED)
+        assert anchored.receipt.anchor_state == common_pb2.ANCHOR_STATE_ANCHORED
+        error = await refusal(append(100, 17))  # type: ignore[arg-type]
+        assert (error.code, error.violations[0].field) == ("INVALID_ARGUMENT", "wait_for")
+
+
+async def test_an_append_whose_log_is_away_is_answered_all_the_same(url: str) -> None:
+    async with ledger_service(url) as service, served(service) as channel:
+        stub: Any = ledger_pb2_grpc.LedgerServiceStub(channel)
+        request = ledger_pb2.AppendRequest(
+            ledger=LEDGER, draft=draft("r1"), wait_for=common_pb2.ANCHOR_STATE_LOGGED
+        )
+        receipt = (await stub.Append(request, timeout=1.0)).receipt
+        assert receipt.anchor_state == common_pb2.ANCHOR_STATE_PENDING
+        assert receipt.statement
+        assert not receipt.proofs
 
 
 async def test_stop_under_load_loses_nothing_that_was_answered(url: str) -> None:

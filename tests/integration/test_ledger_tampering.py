@@ -102,7 +102,9 @@ HEAD = "WHERE ledger_uid = :main"
 BATCH = "WHERE ledger_uid = :main AND batch_seq = 6"
 BATCH_REST = "kid, first_index, body, sig, leaf_hashes, siblings"
 TREE = "batches.first_index, batches.leaf_hashes or batches.siblings"
-FLIP_LAST = "substr({0}, 1, length({0}) - 1) || x'00'"
+# One byte in sixteen at the end of an Ed25519 signature is 0 already.
+OTHER_END = "CASE substr({0}, -1) WHEN x'00' THEN x'01' ELSE x'00' END"
+FLIP_LAST = "substr({0}, 1, length({0}) - 1) || " + OTHER_END
 
 
 def flipped(column: str) -> str:

@@ -137,12 +137,28 @@ class AsyncClient:
 
     # --- appending -------------------------------------------------------------------------------
 
-    async def append(self, ledger: str, draft: Draft, *, timeout_s: float | None = None) -> Receipt:
+    async def append(
+        self,
+        ledger: str,
+        draft: Draft,
+        *,
+        wait_for: AnchorState = AnchorState.UNKNOWN,
+        timeout_s: float | None = None,
+    ) -> Receipt:
         """Record one draft in the ledger of this full name; its receipt, once it is durable.
 
         The receipt has no proofs yet, unless its request id is an old one: see `wait_for_anchor`.
+        With `wait_for=AnchorState.LOGGED` the answer comes some milliseconds later, with the proof
+        and the signed checkpoint it leads to; where the log takes longer than five seconds, or
+        than most of the deadline, it comes without: look at `receipt.proofs`.
         """
-        result = await self._append_one(ledger, convert.draft_to_pb(draft), True, timeout_s)
+        result = await self._append_one(
+            ledger,
+            convert.draft_to_pb(draft),
+            True,
+            timeout_s,
+            convert.anchor_state_to_pb(wait_for),
+        )
         if result.receipt is None:
             raise InternalError("BAD_RESPONSE", "the answer holds no receipt")
         return result.receipt
@@ -205,13 +221,20 @@ class AsyncClient:
         return response
 
     async def _append_one(
-        self, ledger: str, draft: common_pb2.Draft, full: bool, timeout_s: float | None
+        self,
+        ledger: str,
+        draft: common_pb2.Draft,
+        full: bool,
+        timeout_s: float | None,
+        wait_for: common_pb2.AnchorState = common_pb2.ANCHOR_STATE_UNSPECIFIED,
     ) -> AppendResult:
         refusal = batches.too_large(draft, "draft")
         if refusal is not None:
             raise refusal
         view = common_pb2.RECEIPT_VIEW_FULL if full else common_pb2.RECEIPT_VIEW_BASIC
-        request = convert.request(ledger_pb2.AppendRequest, ledger=ledger, draft=draft, view=view)
+        request = convert.request(
+            ledger_pb2.AppendRequest, ledger=ledger, draft=draft, view=view, wait_for=wait_for
+        )
         response = await self._call("Append", request, timeout_s)
         outcome = common_pb2.AppendResult(
             receipt=response.receipt, repeated_request=response.repeated_request

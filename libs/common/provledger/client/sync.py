@@ -130,9 +130,19 @@ class Client:
 
     # --- appending -------------------------------------------------------------------------------
 
-    def append(self, ledger: str, draft: Draft, *, timeout_s: float | None = None) -> Receipt:
-        """Record one draft in the ledger of this full name; its receipt, once it is durable."""
-        return self._run(self._client.append(ledger, draft, timeout_s=timeout_s))
+    def append(
+        self,
+        ledger: str,
+        draft: Draft,
+        *,
+        wait_for: AnchorState = AnchorState.UNKNOWN,
+        timeout_s: float | None = None,
+    ) -> Receipt:
+        """Record one draft in the ledger of this full name; its receipt, once it is durable.
+
+        With `wait_for=AnchorState.LOGGED` it has its proof, as a rule: see `AsyncClient.append`.
+        """
+        return self._run(self._client.append(ledger, draft, wait_for=wait_for, timeout_s=timeout_s))
 
     def append_batch(
         self,

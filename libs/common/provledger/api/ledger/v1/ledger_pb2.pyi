@@ -82,14 +82,16 @@ class ListLedgersResponse(_message.Message):
     def __init__(self, ledgers: _Optional[_Iterable[_Union[Ledger, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class AppendRequest(_message.Message):
-    __slots__ = ("ledger", "draft", "view")
+    __slots__ = ("ledger", "draft", "view", "wait_for")
     LEDGER_FIELD_NUMBER: _ClassVar[int]
     DRAFT_FIELD_NUMBER: _ClassVar[int]
     VIEW_FIELD_NUMBER: _ClassVar[int]
+    WAIT_FOR_FIELD_NUMBER: _ClassVar[int]
     ledger: str
     draft: _common_pb2.Draft
     view: _common_pb2.ReceiptView
-    def __init__(self, ledger: _Optional[str] = ..., draft: _Optional[_Union[_common_pb2.Draft, _Mapping]] = ..., view: _Optional[_Union[_common_pb2.ReceiptView, str]] = ...) -> None: ...
+    wait_for: _common_pb2.AnchorState
+    def __init__(self, ledger: _Optional[str] = ..., draft: _Optional[_Union[_common_pb2.Draft, _Mapping]] = ..., view: _Optional[_Union[_common_pb2.ReceiptView, str]] = ..., wait_for: _Optional[_Union[_common_pb2.AnchorState, str]] = ...) -> None: ...
 
 class AppendResponse(_message.Message):
     __slots__ = ("receipt", "repeated_request")
