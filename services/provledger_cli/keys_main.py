@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from provledger_cli import failures
+from provledger_cli.verbs.keys_init import init
 from provledger_cli.verbs.keys_jwks import jwks
 from provledger_cli.verbs.keys_list import list_
 from provledger_cli.verbs.keys_rebuild import rebuild
@@ -23,6 +24,7 @@ app = typer.Typer(
 app.command("list")(list_)
 app.command("show")(show)
 app.command("jwks")(jwks)
+app.command("init")(init)
 app.command("rotate")(rotate)
 app.command("revoke")(revoke)
 app.command("rebuild")(rebuild)

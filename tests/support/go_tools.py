@@ -26,6 +26,7 @@ from typing import Final
 import pytest
 
 PROGRAMS: Final = {
+    "helm": "helm.sh/helm/v3/cmd/helm@v3.17.3",
     "litewitness": "filippo.io/torchwood/cmd/litewitness@v0.6.1",
     "fsck": "github.com/transparency-dev/tessera/cmd/fsck@v1.0.4",
     # An S3 store that enforces Object Lock. It has no versions in Go's sense; this is a commit.
@@ -33,11 +34,11 @@ PROGRAMS: Final = {
 }
 """By name, with the exact version."""
 
-LARGE: Final = frozenset({"minio"})
-"""What tests use but do not build."""
+LARGE: Final = frozenset({"helm", "minio"})
+"""What tests use but do not build: minutes each."""
 
 OWN: Final = Path(__file__).parent / "go"
-"""Sources of our own: `tlogclient` and `coseverify`, around other people's packages."""
+"""Sources of our own, around other people's packages."""
 
 BUILD_S: Final = 900.0
 """How long one build may take. On two cores with nothing in any cache it is about a minute, and for
@@ -117,7 +118,7 @@ def _build(path: Path, command: list[str], directory: Path) -> str:
 
 def main() -> None:
     """Build what can be built, and say what cannot."""
-    for name in (*PROGRAMS, "tlogclient", "coseverify"):
+    for name in (*PROGRAMS, "tlogclient", "coseverify", "manifests"):
         started_s = time.monotonic()
         try:
             where = _program(name)

@@ -44,13 +44,14 @@ def test_the_verbs_are_those_of_the_manual() -> None:
     assert set(commands()) == {
         *("up", "down", "status", "import", "append", "get", "list", "export", "verify", "notary"),
         *("keys list", "keys show", "keys jwks", "keys rotate", "keys revoke", "keys rebuild"),
+        "keys init",
         "fips status",
         *("anchor status", "anchor sinks", "anchor retry", "anchor policy"),
         "load",
         *("refresh", "backup", "restore", "monitor", "log fsck", "log split-view"),
     }
     root: Any = typer.main.get_command(keys_app)
-    assert set(root.commands) == {"list", "show", "jwks", "rotate", "revoke", "rebuild"}
+    assert set(root.commands) == {"list", "show", "jwks", "init", "rotate", "revoke", "rebuild"}
 
 
 @pytest.mark.parametrize("name", commands())

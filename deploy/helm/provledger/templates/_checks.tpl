@@ -1,0 +1,47 @@
+{{/* What must be given, and what does not go together: said before anything is rendered. */}}
+
+{{- define "provledger.checks" -}}
+{{- $wrong := list -}}
+{{- if not .Values.image.repository }}{{ $wrong = append $wrong "image.repository: where your image is (deploy/docker/Dockerfile builds one)" }}{{ end -}}
+{{- range $name := splitList " " (include "provledger.components" .) -}}
+{{- $values := index $.Values $name -}}
+{{- if not $values.tls.secret }}{{ $wrong = append $wrong (printf "%s.tls.secret: a Secret with tls.crt, tls.key and ca.crt; no service listens without TLS" $name) }}{{ end -}}
+{{- if and (has $name (list "keys" "ledger" "anchor")) (not $values.database.secret) }}{{ $wrong = append $wrong (printf "%s.database.secret: a Secret with the URL of its PostgreSQL database" $name) }}{{ end -}}
+{{- range $key, $value := $values.settings -}}
+{{- if has $key (list "host" "port" "tls_cert" "tls_key" "tls_ca" "rpc_tls_cert" "rpc_tls_key" "rpc_tls_ca" "allowed_callers" "database_url" "data_dir" "key_dir" "keys_endpoint" "witness_endpoint" "anchor_endpoint" "ready_file" "policy" "sinks" "logs" "name") -}}
+{{- $wrong = append $wrong (printf "%s.settings.%s: the chart sets this itself" $name $key) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.gateway.enabled (not .Values.gateway.tls.rpcSecret) }}{{ $wrong = append $wrong "gateway.tls.rpcSecret: a Secret with the certificate it shows to the keys service" }}{{ end -}}
+{{- if gt (int .Values.anchor.replicas) 1 }}{{ $wrong = append $wrong "anchor.replicas: a log has one writer" }}{{ end -}}
+{{- if .Values.notary.enabled -}}
+{{- if or (not .Values.notary.name) (not .Values.notary.logs) }}{{ $wrong = append $wrong "notary.name and notary.logs: who it is, and whose logs it cosigns" }}{{ end -}}
+{{- if and (gt (int .Values.notary.replicas) 1) (not .Values.notary.database.secret) }}{{ $wrong = append $wrong "notary.replicas: more than one needs notary.database.secret" }}{{ end -}}
+{{- end -}}
+{{- if not .Values.callers.operators }}{{ $wrong = append $wrong "callers.operators: names in the certificates of those who may call everything, such as the one of firstKeys.tls.secret" }}{{ end -}}
+{{- $first := .Values.firstKeys -}}
+{{- if $first.enabled -}}
+{{- range $name := list "witness" "checkpoint" "head" "recovery" -}}
+{{- if not (index $first $name) }}{{ $wrong = append $wrong (printf "firstKeys.%s: URI of a key that is there (or firstKeys.enabled=false, to run `keys init` yourself)" $name) }}{{ end -}}
+{{- end -}}
+{{- if not $first.tls.secret }}{{ $wrong = append $wrong "firstKeys.tls.secret: the certificate its Job shows" }}{{ end -}}
+{{- end -}}
+{{- range $name := list "witness" "checkpoint" "head" "receipt" -}}
+{{- if and (hasPrefix "local:" (index $first $name)) (not $.Values.keyFiles.secret) }}{{ $wrong = append $wrong (printf "keyFiles.secret: firstKeys.%s is a file of it" $name) }}{{ end -}}
+{{- end -}}
+{{- if and $first.enabled (hasPrefix "local:" $first.recovery) (not $first.recoverySecret) }}{{ $wrong = append $wrong "firstKeys.recoverySecret: firstKeys.recovery is a file of it" }}{{ end -}}
+{{- if .Values.fips.enabled -}}
+{{- $suites := dict "ledger" (.Values.ledger.settings.default_suite | default "fips") "anchor" (.Values.anchor.settings.suite | default "fips") -}}
+{{- range $name, $suite := $suites -}}
+{{- if ne $suite "fips" }}{{ $wrong = append $wrong (printf "fips.enabled: suite %s of the %s service is not allowed in FIPS mode" $suite $name) }}{{ end -}}
+{{- end -}}
+{{- if .Values.notary.enabled }}{{ $wrong = append $wrong "fips.enabled: the notary has no FIPS mode; give it a release of its own" }}{{ end -}}
+{{- range $item := concat .Values.extraEnv .Values.keys.extraEnv .Values.witness.extraEnv .Values.ledger.extraEnv .Values.anchor.extraEnv .Values.gateway.extraEnv -}}
+{{- if has $item.name (list "PROVLEDGER_FIPS" "PROVLEDGER_FIPS_DIR" "PROVLEDGER_FIPS_MODULE" "OPENSSL_CONF" "OPENSSL_MODULES" "AWS_USE_FIPS_ENDPOINT") }}{{ $wrong = append $wrong (printf "fips.enabled: %s is the chart's to set" $item.name) }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- if $wrong -}}
+{{- fail (printf "\nThese values are missing or wrong (docs/helm.md):\n  - %s\n" (join "\n  - " $wrong)) -}}
+{{- end -}}
+{{- end -}}

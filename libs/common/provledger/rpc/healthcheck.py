@@ -1,0 +1,78 @@
+"""Asks one service of this machine for its health: `python -m provledger.rpc.healthcheck keys`.
+
+For probes of an orchestrator, which cannot show a client certificate themselves. Port and
+certificates are those of the service's own settings (environment PROVLEDGER_<SERVICE>_*), so that
+a probe needs nothing of its own. The service's certificate is held against the CA; which of its
+names is expected comes from the same certificate, since the address asked is loopback.
+
+Exit status: 0 SERVING, 1 anything else, 2 settings that cannot be used. It imports little: it runs
+every few seconds, in the pod's own share of the processor.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from provledger.settings import env_name
+
+TIMEOUT_S: Final = 4.0
+"""For the connection and the answer; a probe's own timeout should be longer."""
+
+
+def main(argv: list[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
+    """The exit status."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if len(arguments) != 1:
+        sys.stderr.write("usage: python -m provledger.rpc.healthcheck SERVICE\n")
+        return 2
+    names = ("port", "tls_ca", "tls_key", "tls_cert")
+    port_text, *paths = [environ.get(env_name(arguments[0], name), "") for name in names]
+    try:
+        port = int(port_text)
+        opened = _channel(f"127.0.0.1:{port}", [Path(path).read_bytes() for path in paths if path])
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"cannot ask for health: {type(error).__name__}: {error}\n")
+        return 2
+    with opened:
+        stub: Any = health_pb2_grpc.HealthStub(opened)
+        try:
+            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S)
+        except grpc.RpcError as error:
+            code: grpc.StatusCode = error.code()
+            sys.stderr.write(f"{code.name}\n")
+            return 1
+    status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+    sys.stderr.write(f"{status}\n")
+    return 0 if answer.status == health_pb2.HealthCheckResponse.SERVING else 1
+
+
+def _channel(address: str, tls: list[bytes]) -> grpc.Channel:
+    if not tls:
+        return grpc.insecure_channel(address)
+    if len(tls) != 3:
+        raise ValueError("TLS needs a certificate, a key and a CA")
+    options = (("grpc.ssl_target_name_override", _name(tls[2])),)
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(*tls), options=options)
+
+
+def _name(chain: bytes) -> str:
+    """A DNS name of our certificate, which is the server's as well."""
+    from cryptography import x509
+
+    certificate = x509.load_pem_x509_certificates(chain)[0]
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        return names.get_values_for_type(x509.DNSName)[0]
+    except (x509.ExtensionNotFound, IndexError):
+        raise ValueError("the certificate has no DNS name, which callers hold it against") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

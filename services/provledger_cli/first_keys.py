@@ -1,0 +1,107 @@
+"""The first keys of services that this machine's `up` does not run: opened, registered, begun with.
+
+::
+
+    open every key ──> register those whose purpose has none ──> propose the genesis ──> endorse it
+                                                                 (the ledger service does the rest)
+
+No key is made here: what signs for years is made under the operator's eyes, in the provider. Safe
+to repeat, and safe to be killed anywhere: a purpose that has its key is left alone, and so is a key
+ledger that has begun. A registry that is empty although the installation has a key ledger is lost,
+not new; it is refused, for new first keys would be another history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from provledger.api.keys.v1 import keys_pb2
+from provledger.api.ledger.v1 import ledger_pb2
+from provledger.errors import KMSError, NotFoundError, StatusError
+from provledger.jwk import jwk_from_public_key
+from provledger.key_events import LEDGER_NAME
+from provledger.kms import open_signer
+from provledger_cli import output
+from provledger_cli.bootstrap import PURPOSES, endorse
+from provledger_cli.config import KEYS, RECOVERY_KID
+from provledger_cli.connect import Remote
+from provledger_cli.failures import CommandError
+from provledger_cli.registry import list_keys, purpose_name
+
+_ASK_S: Final = 5.0
+"""How long the ledger service is asked whether there is a key ledger; it may not be up yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class FirstKeys:
+    """What was done: kids registered now, and the thumbprint (32 bytes) verifiers pin."""
+
+    registered: tuple[str, ...]
+    pin: bytes
+
+
+async def begin(remote: Remote, uris: Mapping[str, str], recovery: str, key_dir: Path) -> FirstKeys:
+    """Register the keys at `uris`, by purpose, and begin the key ledger with a recovery key.
+
+    Raises:
+        CommandError: a key cannot be opened, or the registry is lost rather than new.
+        StatusError: as the keys service says.
+    """
+    known = {purpose_name(key) for key in await list_keys(remote)}
+    if not known:
+        await _check_new(remote)
+    events = await remote.call(remote.keys.ListKeyEvents, keys_pb2.ListKeyEventsRequest())
+    begun = events.events[0] if events.events else None
+    if begun is not None and begun.state != keys_pb2.KEY_EVENT_STATE_PROPOSED:
+        return FirstKeys((), bytes(begun.event.thumbprint))
+    # All are opened before the first is registered: a typing mistake then leaves nothing behind.
+    jwks = {name: await _public_jwk(name, uri, key_dir) for name, uri in uris.items()}
+    recovery_jwk = await _public_jwk("recovery", recovery, key_dir)
+    registered = []
+    for purpose, jwk in jwks.items():
+        if purpose in known:
+            continue
+        request = keys_pb2.CreateKeyRequest(
+            kid=KEYS[purpose], purpose=PURPOSES[purpose], uri=uris[purpose], jwk=jwk
+        )
+        await remote.call(remote.keys.CreateKey, request)
+        registered.append(KEYS[purpose])
+    genesis = keys_pb2.ProposeGenesisRequest(recovery_kid=RECOVERY_KID, recovery_jwk=recovery_jwk)
+    begun = (await remote.call(remote.keys.ProposeGenesis, genesis)).event
+    await endorse(remote.keys, remote.policy, begun, RECOVERY_KID, recovery, key_dir)
+    return FirstKeys(tuple(registered), bytes(begun.event.thumbprint))
+
+
+async def _check_new(remote: Remote) -> None:
+    if not remote.has("ledger"):
+        return
+    try:
+        request = ledger_pb2.GetLedgerRequest(name=LEDGER_NAME)
+        await remote.call(remote.ledger.GetLedger, request, timeout_s=_ASK_S)
+    except NotFoundError:
+        return
+    except StatusError as error:
+        # On a first start the ledger service may well wait for what is made here.
+        output.say(f"whether there is a key ledger could not be asked: {error.reason}")
+        return
+    raise CommandError(
+        f"the key registry is empty, but there is a key ledger, {LEDGER_NAME}",
+        hint="it is lost, not new: restore its database, or run keys rebuild EXPORT --pin JKT",
+    )
+
+
+async def _public_jwk(name: str, uri: str, key_dir: Path) -> bytes:
+    try:
+        signer = await open_signer(uri, key_dir)
+    except KMSError as error:
+        raise CommandError(
+            f"the {name} key cannot be opened: {error}", hint="nothing was registered"
+        ) from None
+    public_key = signer.public_key
+    await signer.close()
+    return orjson.dumps(jwk_from_public_key(public_key))

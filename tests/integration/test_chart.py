@@ -1,0 +1,244 @@
+"""The Helm chart: what it refuses, what it renders, and who may call whom by its policies."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from provledger import settings
+from provledger.settings import ConfigError
+from tests.support.rendered import CHART, Manifest, helm, of_kind, pod_of, render, values
+
+pytestmark = pytest.mark.timeout(300)  # the decoder may have to be built first
+
+SETS = {
+    "production": ("production",),
+    "gcp": ("gcp",),
+    "local": ("local",),
+    "fips": ("local", "fips"),
+    "aws-fips": ("production", "fips"),
+}
+
+
+@pytest.fixture(scope="module", params=list(SETS))
+def manifests(request: pytest.FixtureRequest) -> list[Manifest]:
+    return render(*values(*SETS[request.param]))
+
+
+@pytest.mark.parametrize("name", list(SETS))
+def test_lint_finds_nothing(name: str) -> None:
+    helm("lint", "--strict", str(CHART), *values(*SETS[name]))
+
+
+def test_without_values_it_names_all_that_is_missing() -> None:
+    refused = helm("template", "demo", str(CHART), check=False)
+    assert refused.returncode != 0
+    needed = ["image.repository", "keys.tls.secret", "ledger.database.secret", "callers.operators",
+              "firstKeys.witness", "firstKeys.recovery", "gateway.tls.rpcSecret"]  # fmt: skip
+    assert [name for name in needed if f"- {name}: " not in refused.stderr] == []
+
+
+@pytest.mark.parametrize(
+    ("sets", "option", "message"),
+    [
+        (("local",), "anchor.replicas=2", "anchor.replicas"),
+        (("local",), "keys.settings.port=1", "keys.settings.port: the chart sets this itself"),
+        (("local",), "ledgr.replicas=2", "ledgr"),
+        (("local",), "firstKeys.witness=vault:x", "firstKeys.witness"),
+        (("local",), "keyFiles.secret=", "keyFiles.secret: firstKeys.witness is a file of it"),
+        (("local",), "witness.tls.secret=", "no service listens without TLS"),
+        (("local",), "image.digest=sha256:12", "image.digest"),
+        (("gcp",), "notary.replicas=2", "notary.database.secret"),
+        (("local", "fips"), "ledger.settings.default_suite=blake3", "suite blake3 of the ledger"),
+        (("local", "fips"), "anchor.settings.suite=blake3-all", "suite blake3-all of the anchor"),
+        (("gcp", "fips"), "image.tag=x", "the notary has no FIPS mode"),
+        (("local", "fips"), "extraEnv[0].name=OPENSSL_CONF", "OPENSSL_CONF is the chart's to set"),
+    ],
+)
+def test_what_cannot_work_is_refused(sets: tuple[str, ...], option: str, message: str) -> None:
+    refused = helm("template", "demo", str(CHART), *values(*sets), "--set", option, check=False)
+    assert refused.returncode != 0
+    assert message in refused.stderr
+
+
+def test_every_pod_is_restricted(manifests: list[Manifest]) -> None:
+    """The Pod Security Standard `restricted`, a read-only root, and no token of the cluster's."""
+    for each in [*of_kind(manifests, "Deployment").values(), *of_kind(manifests, "Job").values()]:
+        spec = pod_of(each)["spec"]
+        assert spec["automountServiceAccountToken"] is False
+        # With service links, PROVLEDGER_KEYS_PORT would be tcp://10.0.0.1:7001.
+        assert spec["enableServiceLinks"] is False
+        pod = spec["securityContext"]
+        assert pod["runAsNonRoot"]
+        assert pod["runAsUser"] != 0
+        assert pod["seccompProfile"] == {"type": "RuntimeDefault"}
+        (container,) = spec["containers"]
+        context = container["securityContext"]
+        assert context["readOnlyRootFilesystem"] is True
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["privileged"] is False
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert container["resources"]["requests"]
+        assert container["resources"]["limits"]["memory"]
+        assert not any("hostPath" in volume for volume in spec["volumes"])
+
+
+def test_settings_are_settings_of_the_services(
+    manifests: list[Manifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each service reads its environment, and finds everything it needs and nothing unknown."""
+    for name, each in of_kind(manifests, "Deployment").items():
+        (container,) = pod_of(each)["spec"]["containers"]
+        env = {item["name"]: item.get("value", "sqlite:///x") for item in container["env"]}
+        config = settings.load(_settings_of(name), name, env=env)
+        assert config.host == "0.0.0.0"
+        assert config.tls_cert is not None
+        assert config.port == container["ports"][0]["containerPort"]
+        # A drain has to end before the kill comes.
+        grace_s = pod_of(each)["spec"]["terminationGracePeriodSeconds"]
+        assert grace_s >= getattr(config, "grace_s", 0) + 10
+        env["PROVLEDGER_" + name.upper() + "_TYPO"] = "1"
+        with pytest.raises(ConfigError):
+            settings.load(_settings_of(name), name, env=env)
+
+
+def _settings_of(name: str) -> Any:
+    from importlib import import_module
+
+    return import_module(f"{name}_svc.config").Settings
+
+
+def test_callers_are_allowed_what_they_do_and_no_more() -> None:
+    from provledger.rpc.auth import AllowList
+
+    deployments = of_kind(render(*values("production")), "Deployment")
+    lists = {}
+    for name in ("keys", "witness", "ledger", "anchor"):
+        (container,) = pod_of(deployments[name])["spec"]["containers"]
+        env = {item["name"]: item.get("value", "sqlite:///x") for item in container["env"]}
+        config = settings.load(_settings_of(name), name, env=env)
+        lists[name] = AllowList(config.allowed_callers)
+    api = "/provledger.api."
+    operator = "spiffe://example.org/operators/provledger"
+
+    def may(service: str, method: str) -> set[str]:
+        callers = lists[service].callers(f"{api}{service}.v1.{service.title()}Service/{method}")
+        assert callers is not None
+        return {caller.removeprefix("demo-provledger-") for caller in callers} - {operator}
+
+    assert may("keys", "WatchKeys") == {"witness", "ledger", "anchor"}
+    assert may("keys", "RecordKeyEvent") == {"ledger"}
+    assert may("keys", "GetJwks") == {"gateway"}
+    for method in ("CreateKey", "RotateKey", "RevokeKey", "ProposeGenesis", "RebuildRegistry"):
+        assert may("keys", method) == set()
+    assert may("witness", "WitnessBatch") == {"ledger"}
+    assert may("anchor", "SubmitLeaves") == {"ledger"}
+    clients = {f"spiffe://example.org/ns/shop/sa/{name}" for name in ("orders", "billing")}
+    assert may("ledger", "Append") == clients
+
+
+def test_fips_is_set_everywhere() -> None:
+    manifests = render(*values("production", "fips"))
+    found = {**of_kind(manifests, "Deployment"), **of_kind(manifests, "Job")}
+    for name, each in found.items():
+        (container,) = pod_of(each)["spec"]["containers"]
+        env = {item["name"]: item.get("value") for item in container["env"]}
+        assert env["PROVLEDGER_FIPS"] == "1", name
+        # Private copies of the module need a place that is writable and may execute.
+        assert env["PROVLEDGER_FIPS_DIR"] == "/run/provledger/fips"
+        assert env["AWS_USE_FIPS_ENDPOINT"] == "true"
+        assert env.get("PROVLEDGER_ANCHOR_SUITE") == ("fips" if name == "anchor" else None)
+        assert env.get("PROVLEDGER_LEDGER_DEFAULT_SUITE") == ("fips" if name == "ledger" else None)
+    off = of_kind(render(*values("production")), "Deployment")["keys"]
+    assert {"name": "PROVLEDGER_FIPS", "value": "0"} in pod_of(off)["spec"]["containers"][0]["env"]
+
+
+def test_budgets_are_for_what_has_replicas() -> None:
+    manifests = render(*values("production"))
+    budgets = of_kind(manifests, "PodDisruptionBudget")
+    replicas = {n: d["spec"]["replicas"] for n, d in of_kind(manifests, "Deployment").items()}
+    assert set(budgets) == {name for name, count in replicas.items() if count > 1}
+    # One writer: the new anchor starts when the old one is gone.
+    assert of_kind(manifests, "Deployment")["anchor"]["spec"]["strategy"]["type"] == "Recreate"
+
+
+# --- who calls whom
+
+EDGES = {
+    ("ledger", "keys"), ("ledger", "witness"), ("ledger", "anchor"),
+    ("witness", "keys"), ("anchor", "keys"), ("gateway", "keys"),
+    ("first-keys", "keys"), ("first-keys", "ledger"),
+    ("client", "ledger"), ("operator", "keys"), ("operator", "witness"), ("operator", "ledger"),
+    ("operator", "anchor"), ("operator", "gateway"),
+    ("client", "gateway"), ("stranger", "gateway"),
+}  # fmt: skip
+
+
+def test_policies_admit_the_calls_of_the_design_and_nothing_else() -> None:
+    """Both ends must agree: the caller's egress and the ingress of the one it calls."""
+    operators = "networkPolicy.operators[0].podSelector.matchLabels.role=operator"
+    manifests = render(*values("local"), "--set", operators)
+    policies = of_kind(manifests, "NetworkPolicy")
+    pods = {**of_kind(manifests, "Deployment"), **of_kind(manifests, "Job")}
+    labels = {name: pod_of(each)["metadata"]["labels"] for name, each in pods.items()}
+    outside = {
+        "client": {"provledger.dev/client": "true"},
+        "operator": {"role": "operator"},
+        "stranger": {"app": "x"},
+    }
+    for name, policy in policies.items():
+        assert _matches(policy["spec"]["podSelector"], labels[name])
+        assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    found = {
+        (caller, called)
+        for caller, theirs in (labels | outside).items()
+        for called in labels
+        if caller != called
+        and _admits(policies[called]["spec"].get("ingress", []), "from", theirs)
+        and (
+            caller in outside
+            or _admits(policies[caller]["spec"].get("egress", []), "to", labels[called])
+        )
+    }
+    assert found == EDGES
+
+
+def test_only_signing_services_reach_key_services() -> None:
+    for name, policy in of_kind(render(*values("gcp")), "NetworkPolicy").items():
+        ports = {
+            port["port"] for rule in policy["spec"]["egress"] for port in rule.get("ports", [])
+        }
+        assert (443 in ports) == (name in ("witness", "anchor", "first-keys")), name
+        assert (5432 in ports) == (name in ("keys", "ledger", "anchor")), name
+
+
+def _admits(rules: list[Any], end: str, labels: dict[str, str]) -> bool:
+    """Whether a rule for the services' port lets pods of these labels in this namespace through."""
+    for rule in rules:
+        if {"protocol": "TCP", "port": "service"} not in rule.get("ports", []):
+            continue
+        peers = rule.get(end)
+        if not peers or any(
+            _matches(p["podSelector"], labels) for p in peers if "podSelector" in p
+        ):
+            return True
+    return False
+
+
+def _matches(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+    assert set(selector) == {"matchLabels"}
+    return bool(selector["matchLabels"].items() <= labels.items())
+
+
+# --- the image
+
+
+def test_the_image_runs_as_the_user_that_the_chart_names() -> None:
+    text = (Path(CHART).parents[1] / "docker" / "Dockerfile").read_text()
+    user = re.search(r"^USER (\d+)", text, re.MULTILINE)
+    pod = pod_of(of_kind(render(*values("local")), "Deployment")["keys"])["spec"]
+    assert user is not None
+    assert int(user[1]) == pod["securityContext"]["runAsUser"]
