@@ -9,7 +9,8 @@ Pure, in the order in which an entry meets them:
 With disk and database:
 
     storage/       everything kept in a database, on SQLite or PostgreSQL (`migrations/`)
-    tilestore      the C2SP tiles of a log; `files` writes them so that they last
+    tilestore      the C2SP tiles of a log, in a directory (`tilefiles`; `files` writes so that it
+                   lasts) or a bucket (`bucketfiles`); `pieces` gives published ones away
     proofs         proofs and entries, read from tiles, checked before they leave
     admission      what a submission needs looked up; `recovery` what a log needs at start-up
     committer      the flush: admit, store, sign, tile, release

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Final
 
+from anchor_svc.bucketfiles import BucketFiles
 from anchor_svc.checkpointing import make_origin
 from anchor_svc.config import Settings
 from anchor_svc.opening import check_usable, open_sinks, prove, read_policy
@@ -19,6 +21,7 @@ from anchor_svc.servicer import AnchorServicer
 from anchor_svc.storage import DEFAULT_ALIAS, LogRow, Storage
 from anchor_svc.storage.sql import SQLStorage
 from anchor_svc.storage.tables import MIGRATIONS, SCHEMA
+from anchor_svc.tilefiles import TileFiles
 from provledger import logs
 from provledger.api.anchor.v1 import anchor_pb2_grpc
 from provledger.db import is_sqlite, lock_data_dir, migrate, open_engine
@@ -28,10 +31,12 @@ from provledger.keyring import ActiveSigner, KeyRing
 from provledger.keyset import KeyPurpose
 from provledger.kms import open_signer
 from provledger.rpc.server import App
+from provledger.s3 import Bucket, BucketURI
 
 log = logs.get(__name__)
 
 _PATIENCE_S: Final = 5.0
+_BUCKET_THREADS: Final = 16
 
 
 async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) -> App:
@@ -70,6 +75,8 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
         undo.push_async_callback(ring.close)
         await ring.start()
 
+        files = _tile_files(settings, undo)
+
         def make(row: LogRow) -> OpenLog:
             own = sinks if row.alias == DEFAULT_ALIAS else open_sinks(settings.sink_uris(), policy)
             check_usable(own, policy, row.suite)
@@ -87,6 +94,7 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
                 batch_leaves=settings.batch_leaves,
                 clock=clock,
                 policy=policy,
+                files=files(row.log_uid),
             )
 
         async def create_row(tenant: str, suite_name: str) -> LogRow:
@@ -113,6 +121,17 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
         background=(opened.run,),
         close=close,
     )
+
+
+def _tile_files(settings: Settings, undo: AsyncExitStack) -> Callable[[bytes], TileFiles | None]:
+    """Where the files of a log are, by its uid; None for `data_dir`."""
+    if not settings.tile_store:
+        return lambda uid: None
+    bucket = Bucket(BucketURI.parse(settings.tile_store, "tile_store"))
+    undo.callback(bucket.close)
+    threads = ThreadPoolExecutor(_BUCKET_THREADS, thread_name_prefix="anchor-bucket")
+    undo.callback(threads.shutdown, wait=False, cancel_futures=True)
+    return lambda uid: BucketFiles(bucket, uid, threads)
 
 
 async def _new_log(

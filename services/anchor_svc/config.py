@@ -22,6 +22,14 @@ class Settings(ServerSettings):
             "logs/{uid}/tile/... Back it up together with the database."
         }
     )
+    tile_store: str = field(
+        default="",
+        metadata={
+            "doc": "Where the tiles of the logs are kept instead of data_dir: "
+            "s3://bucket/prefix[?endpoint=https://host][&region=NAME], below it logs/{uid}/... "
+            "The bucket should be private and keep versions. data_dir is needed all the same."
+        },
+    )
     keys_endpoint: str = field(
         metadata={"doc": "host:port of the keys service, which says what keys are active."}
     )

@@ -24,8 +24,10 @@ from anchor_svc.submission import (
 from provledger import names
 from provledger.api.anchor.v1 import anchor_pb2 as pb
 from provledger.api.common.v1 import common_pb2
+from provledger.errors import TileError
 from provledger.hashing import HASH_BYTES, Hasher
 from provledger.policy import MAX_POLICY_BYTES
+from provledger.tiles import TilePath, parse_path
 
 MAX_SEQS: Final = 1000
 MAX_SINK_BYTES: Final = 1024
@@ -33,6 +35,7 @@ MAX_ERROR_CHARS: Final = 500
 DEFAULT_PAGE_SIZE: Final = 50
 MAX_PAGE_SIZE: Final = 1000
 _MAX_INT64: Final = 2**63 - 1
+_ALL_LOGS: Final = "logs"
 
 _SUITES: Final[dict[int, str]] = {
     common_pb2.SUITE_BLAKE3: "blake3",
@@ -120,11 +123,42 @@ def anchor_page_to_pb(
     return response
 
 
+def log_page_from_pb(request: pb.ListLogsRequest) -> tuple[bytes, int]:
+    """Read and check a listing of logs: (uid after which it begins, how many)."""
+    if request.page_size < 0:
+        raise invalid("page_size", "must not be negative")
+    limit = min(request.page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
+    if not request.page_token:
+        return b"", limit
+    _, uid = read_page_token(request.page_token, _ALL_LOGS)
+    try:
+        return bytes.fromhex(uid), limit
+    except ValueError:
+        raise invalid("page_token", "is not a token that ListLogs gave out") from None
+
+
+def log_page_to_pb(shown: Sequence[pb.Log], *, more: bool) -> pb.ListLogsResponse:
+    """A page of logs; `more` if others follow."""
+    token = page_token((0, shown[-1].uid.hex()), _ALL_LOGS) if more else ""
+    return pb.ListLogsResponse(logs=shown, next_page_token=token)
+
+
+def tile_from_pb(request: pb.GetTileRequest) -> tuple[TilePath, int, int]:
+    """Read and check what piece is wanted: (tile, offset, most bytes)."""
+    try:
+        tile = parse_path(request.path)
+    except TileError as error:
+        raise invalid("path", str(error)) from error
+    if request.max_bytes < 0:
+        raise invalid("max_bytes", "must not be negative")
+    return tile, size_from_pb(request.offset, "offset"), request.max_bytes
+
+
 def log_to_pb(
     log: LogIdentity,
     *,
-    vkey: str,
-    thumbprint: bytes,
+    vkey: str = "",
+    thumbprint: bytes = b"",
     size: int,
     published: int,
     promise: Promise,

@@ -22,6 +22,7 @@ from anchor_svc.sinks import AnchorSink
 from anchor_svc.state import LogIdentity, LogState, Promise, SignedCheckpoint
 from anchor_svc.storage import LogRow, Storage
 from anchor_svc.submission import Submission, check_suite
+from anchor_svc.tilefiles import TileFiles
 from anchor_svc.tilestore import TileStore
 from provledger import telemetry
 from provledger.batching import GroupCommit
@@ -50,11 +51,12 @@ class OpenLog:
         batch_leaves: int = 0,
         clock: Callable[[], int],
         policy: Policy | None = None,
+        files: TileFiles | None = None,
     ) -> None:
         self.identity = LogIdentity(row.log_uid, row.origin, row.suite)
         self.state = LogState(Quorum(policy, [sink.uri for sink in sinks]))
         self._storage = storage
-        self.store = TileStore(data_dir, row.log_uid)
+        self.store = TileStore(data_dir, row.log_uid, files)
         cache = TileCache(self.store, self.identity.hasher)
         self.committer = Committer(self.identity, storage, cache, keys, self.state, clock=clock)
         self.reader = Reader(self.identity, storage, self.state, keys, clock=clock)

@@ -1,4 +1,4 @@
-"""Page tokens of ListAnchors (AIP-158): opaque to callers, tied to the query they came from.
+"""Page tokens of listings (AIP-158): opaque to callers, tied to the query they came from.
 
 A token holds the place after which the next page begins, in the order of (size, sink), so that
 anchors that arrive meanwhile shift nothing. It is no secret and guards nothing: whoever makes one
@@ -35,7 +35,7 @@ def read_page_token(token: str, query: str) -> tuple[int, str]:
         except ValueError:
             match = None
     if match is None or "\0" in sink or int(match[2]) >= 2**63:
-        raise _bad_token("is not a token that ListAnchors gave out")
+        raise _bad_token("is not a token that this listing gave out")
     if match[1].decode("ascii") != _digest(query):
         raise _bad_token("belongs to a request with other parameters; repeat those, or start anew")
     return int(match[2]), sink

@@ -10,6 +10,7 @@ from anchor_svc import convert
 from anchor_svc.keys import Keys, vkey
 from anchor_svc.openlog import OpenLog
 from anchor_svc.openlogs import OpenLogs
+from anchor_svc.pieces import read_piece
 from provledger import names
 from provledger.api.anchor.v1 import anchor_pb2 as pb
 from provledger.api.anchor.v1 import anchor_pb2_grpc
@@ -35,6 +36,29 @@ class AnchorServicer(anchor_pb2_grpc.AnchorServiceServicer):
         """Return a log and where it stands."""
         log = self._log(request.name, "name")
         return pb.GetLogResponse(log=self._log_to_pb(log, with_tenants=request.with_tenants))
+
+    async def ListLogs(self, request: pb.ListLogsRequest, context: Context) -> pb.ListLogsResponse:
+        """List the logs of this process."""
+        after, limit = convert.log_page_from_pb(request)
+        opened = sorted(self._logs.all(), key=lambda log: log.identity.uid)
+        following = [log for log in opened if log.identity.uid > after]
+        shown = [
+            convert.log_to_pb(
+                log.identity,
+                size=log.state.signed_size,
+                published=log.state.published_size,
+                promise=log.state.promise(),
+            )
+            for log in following[:limit]
+        ]
+        return convert.log_page_to_pb(shown, more=len(following) > limit)
+
+    async def GetTile(self, request: pb.GetTileRequest, context: Context) -> pb.GetTileResponse:
+        """Return a tile that is published, or a piece of it."""
+        log = self._log(request.log)
+        tile, offset, max_bytes = convert.tile_from_pb(request)
+        piece = await read_piece(log.store, log.state, tile, offset, max_bytes)
+        return pb.GetTileResponse(data=piece.data, total_bytes=piece.total, digest=piece.digest)
 
     async def CreateLog(
         self, request: pb.CreateLogRequest, context: Context

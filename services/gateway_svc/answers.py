@@ -68,6 +68,12 @@ async def send_stream(
     await send({"type": "http.response.body"})
 
 
+async def send_redirect(scope: Scope, send: Send, url: str, max_age_s: int) -> None:
+    """Send the client to where it finds this for some time."""
+    headers = {"location": url, "cache-control": f"public, max-age={max_age_s}"}
+    await send_bytes(scope, send, 307, headers, b"")
+
+
 async def send_problem(
     scope: Scope, send: Send, error: StatusError, status: int | None = None, **headers: str
 ) -> None:

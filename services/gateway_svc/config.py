@@ -14,10 +14,68 @@ from provledger.settings import ConfigError
 class Settings(HTTPSettings):
     """Everything the gateway can be told."""
 
-    data_dir: Path = field(
+    data_dir: Path | None = field(
+        default=None,
         metadata={
             "doc": "The anchor's data_dir, or a mount or copy of it, whose logs are served. "
-            "Reading it is enough."
+            "Reading it is enough. Exactly one of this, tile_store and anchor_endpoint is needed."
+        },
+    )
+    tile_store: str = field(
+        default="",
+        metadata={
+            "doc": "The anchor's tile_store, if its tiles are in a bucket: "
+            "s3://bucket/prefix[?endpoint=https://host][&region=NAME]."
+        },
+    )
+    anchor_endpoint: str | None = field(
+        default=None,
+        metadata={
+            "doc": "host:port of the anchor, if neither its disk nor a bucket can be read: logs "
+            "are asked for by ListLogs, GetCheckpoint and GetTile."
+        },
+    )
+    cache_mib: int = field(
+        default=64,
+        metadata={
+            "doc": "Most memory for tiles from a bucket or the anchor, which never change.",
+            "unit": "MiB",
+            "min": 0,
+            "max": 65_536,
+        },
+    )
+    checkpoint_poll_ms: int = field(
+        default=200,
+        metadata={
+            "doc": "How old a checkpoint from a bucket or the anchor may be before it is asked "
+            "for again, once for all who want it.",
+            "unit": "milliseconds",
+            "min": 0,
+            "max": 60_000,
+        },
+    )
+    redirect_s: int = field(
+        default=0,
+        metadata={
+            "doc": "With tile_store: send readers of full tiles to the store, with a presigned "
+            "URL that holds this long. 0 passes them through instead.",
+            "unit": "seconds",
+            "min": 0,
+            "max": 604_800,
+        },
+    )
+    redirect_endpoint: str = field(
+        default="",
+        metadata={"doc": "URL of the store as readers reach it, if it is not that of tile_store."},
+    )
+    gzip_cache_mib: int = field(
+        default=32,
+        metadata={
+            "doc": "Most memory for entry bundles as gzip, made once for who accepts it. 0 sends "
+            "them as they are.",
+            "unit": "MiB",
+            "min": 0,
+            "max": 65_536,
         },
     )
     keys_endpoint: str | None = field(

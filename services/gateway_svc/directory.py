@@ -78,8 +78,8 @@ class DirectoryLog:
         self._seen: tuple[int, int, int] | None = None
         self._published: Published | None = None
 
-    async def published(self) -> Published:
-        """The checkpoint that lies there now."""
+    async def published(self, covering: int | None = None) -> Published:
+        """The checkpoint that lies there now: looking is cheap."""
         return self.read()
 
     def read(self) -> Published:
@@ -153,6 +153,11 @@ class DirectorySource:
             except (DataLossError, NotFoundError) as error:
                 log.error("gateway.log_unreadable", exc_info=error)
         return sorted(published, key=lambda item: item.origin)
+
+    async def count(self) -> int:
+        """How many logs there are."""
+        await self._look_through()
+        return len(self._by_prefix)
 
     async def close(self) -> None:
         """Let the threads end."""

@@ -1,13 +1,14 @@
 """Where the logs come from: the port that the gateway reads through.
 
 A source finds logs by their prefix, says what is published of one, and hands out tiles. It is asked
-for visible tiles only (`published.check_visible`). One implementation: `directory`, on the
-anchor's disk or a copy of it.
+for visible tiles only (`published.check_visible`). Two implementations: `directory`, on the
+anchor's disk or a copy of it, and `remote`, in a bucket or behind the anchor's RPCs.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from gateway_svc.published import Published
@@ -38,19 +39,27 @@ class Content(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """Where a reader finds a tile himself, and for how many seconds caches may remember that."""
+
+    url: str
+    max_age_s: int
+
+
 class Log(Protocol):
     """One log."""
 
-    async def published(self) -> Published:
-        """The checkpoint published last.
+    async def published(self, covering: int | None = None) -> Published:
+        """The checkpoint published last; or an earlier one, if it covers that many leaves.
 
         Raises:
             StatusError: it cannot be had. DataLossError: what is there is none.
         """
         ...
 
-    async def tile(self, tile: TilePath) -> Content:
-        """A tile or bundle that a published checkpoint covers.
+    async def tile(self, tile: TilePath) -> Content | Redirect:
+        """A tile or bundle that a published checkpoint covers, or where it is.
 
         Raises:
             NotFoundError: a partial one that was never published, or is full by now.
@@ -69,6 +78,10 @@ class Source(Protocol):
 
     async def logs(self) -> Sequence[Published]:
         """What is published of each log, by origin. Raises StatusError."""
+        ...
+
+    async def count(self) -> int:
+        """How many logs there are, as of a moment ago. Raises StatusError."""
         ...
 
     async def close(self) -> None:

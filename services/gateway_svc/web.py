@@ -18,11 +18,21 @@ from typing import Any, Final
 from starlette.routing import Route, Router
 
 from gateway_svc import convert
-from gateway_svc.answers import IMMUTABLE, Scope, Send, send_bytes, send_problem, send_stream
+from gateway_svc.answers import (
+    IMMUTABLE,
+    Scope,
+    Send,
+    not_modified,
+    send_bytes,
+    send_problem,
+    send_redirect,
+    send_stream,
+)
+from gateway_svc.compressing import Compressor, accepts_gzip
 from gateway_svc.guard import Guard
 from gateway_svc.jwks import Jwks, KeyDocument
-from gateway_svc.published import check_visible
-from gateway_svc.source import Log, Source
+from gateway_svc.published import Published, check_visible
+from gateway_svc.source import Content, Log, Redirect, Source
 from provledger import logs, telemetry
 from provledger.errors import InvalidArgumentError, NotFoundError, StatusError, TileError
 from provledger.tiles import parse_path
@@ -43,12 +53,18 @@ class Gateway:
         *,
         checkpoint_max_age_s: int,
         jwks_max_age_s: int,
+        gzip_cache_bytes: int = 0,
     ) -> None:
         self._source = source
         self._jwks = jwks
         self._checkpoint_caching = f"public, max-age={checkpoint_max_age_s}"
         self._jwks_caching = f"public, max-age={jwks_max_age_s}"
+        self._compressor = Compressor(gzip_cache_bytes)
         self.draining = False
+
+    def close(self) -> None:
+        """Let the thread that compresses end."""
+        self._compressor.close()
 
     def app(self, *, request_timeout_s: float, tls: bool) -> Any:
         """The ASGI application."""
@@ -67,34 +83,54 @@ class Gateway:
     # --- logs ------------------------------------------------------------------------------------
 
     async def _log(self, scope: Scope, send: Send) -> None:
-        found, rest = await self._find(path_of(scope))
-        published = await found.published()
+        path = path_of(scope)
+        found, rest = await self._find(path)
         if rest == "checkpoint":
-            scope["provledger.route"] = "checkpoint"
-            _published_size.set(published.size, {"origin": published.origin})
-            headers = {
-                "content-type": "text/plain; charset=utf-8",
-                "cache-control": self._checkpoint_caching,
-                "etag": published.etag,
-            }
-            await send_bytes(scope, send, 200, headers, published.note)
+            await self._checkpoint(scope, send, await found.published())
             return
         try:
             tile = parse_path(rest)
         except TileError as error:
             raise InvalidArgumentError("INVALID_TILE", str(error)) from error
         scope["provledger.route"] = "entries" if tile.level is None else "tile"
-        check_visible(tile, published)
+        check_visible(tile, await found.published(tile.end))
         content = await found.tile(tile)
+        if isinstance(content, Redirect):
+            await send_redirect(scope, send, content.url, content.max_age_s)
+            return
         try:
             headers = {
                 "content-type": "application/octet-stream",
                 "cache-control": IMMUTABLE,
                 "etag": content.etag,
             }
+            if tile.level is None and self._compressor.takes(content):
+                headers["vary"] = "accept-encoding"
+                if accepts_gzip(scope):
+                    await self._send_gzipped(scope, send, headers, path, content)
+                    return
             await send_stream(scope, send, headers, content.length, content.chunks())
         finally:
             content.close()
+
+    async def _checkpoint(self, scope: Scope, send: Send, published: Published) -> None:
+        scope["provledger.route"] = "checkpoint"
+        _published_size.set(published.size, {"origin": published.origin})
+        headers = {
+            "content-type": "text/plain; charset=utf-8",
+            "cache-control": self._checkpoint_caching,
+            "etag": published.etag,
+        }
+        await send_bytes(scope, send, 200, headers, published.note)
+
+    async def _send_gzipped(
+        self, scope: Scope, send: Send, headers: dict[str, str], path: str, content: Content
+    ) -> None:
+        # Other bytes, so another strong tag.
+        headers |= {"content-encoding": "gzip", "etag": f'{content.etag[:-1]}-gzip"'}
+        unchanged = not_modified(scope, headers["etag"])
+        body = b"" if unchanged else await self._compressor.gzipped(path, content)
+        await send_bytes(scope, send, 200, headers, body)
 
     async def _find(self, path: str) -> tuple[Log, str]:
         """The log that a path leads into, and what is left of the path."""
@@ -143,7 +179,7 @@ class Gateway:
         scope["provledger.route"] = "readyz"
         state: dict[str, object] = {"ready": not self.draining, "draining": self.draining}
         try:
-            state["logs"] = len(await self._source.logs())
+            state["logs"] = await self._source.count()
         except StatusError as error:
             state |= {"ready": False, "reason": error.reason}
         headers = {"content-type": "application/json", "cache-control": "no-store"}

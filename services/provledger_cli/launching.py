@@ -64,6 +64,8 @@ def environment(
             "keys_endpoint": address["keys"],
             "key_dir": str(data_dir.keys),
             "data_dir": str(data_dir.tiles),
+            # Backups, and the gateway beside it, take tiles from the data directory.
+            "tile_store": "",
             "sinks": ",".join(config.sinks),
         }
     elif service == "ledger":

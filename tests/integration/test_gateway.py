@@ -9,7 +9,7 @@ import os
 import shutil
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,37 +22,58 @@ from provledger import checkpoint as checkpoints
 from provledger import merkle, telemetry, tiles
 from provledger.errors import UnavailableError
 from provledger.http.server import check_tls
+from provledger.s3 import Bucket
 from provledger.settings import ConfigError
+from tests.support import peers
 from tests.support.anchoring import (
     Ledger,
     TestKeys,
     eventually,
     log_vkey,
     read_entries,
-    running_log,
     submit,
 )
 from tests.support.certs import CertificateAuthority
-from tests.support.gateway import Running, running_gateway
+from tests.support.gateway import Running, filled_log, gateway_at, running_gateway, tile_bucket
 
 SIZE = 601
 
 
+EVERYWHERE = pytest.mark.parametrize("place", ["directory", "bucket", "anchor"], indirect=True)
+"""Where the gateway reads from; without this mark, the anchor's directory."""
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[str]:
+    with peers.moto_store() as url:
+        yield url
+
+
 @pytest.fixture
-async def log(tmp_path: Path) -> AsyncIterator[OpenLog]:
-    """A log of 601 leaves, published at that size and at 101 before."""
-    async with running_log(f"sqlite:///{tmp_path}/anchor.db", tmp_path / "data") as opened:
-        ledger = Ledger()
-        ledger.grow(SIZE - 1)
-        for start, end in ((0, 100), (100, SIZE - 1)):
-            await submit(opened, ledger, start, end)
-            await opened.publisher.publish(opened.state.signed_view())
+def place(request: pytest.FixtureRequest) -> str:
+    return str(getattr(request, "param", "directory"))
+
+
+@pytest.fixture
+def bucket(
+    place: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Bucket | None]:
+    if place != "bucket":
+        yield None
+        return
+    with tile_bucket(request.getfixturevalue("store"), monkeypatch) as made:
+        yield made
+
+
+@pytest.fixture
+async def log(tmp_path: Path, bucket: Bucket | None) -> AsyncIterator[OpenLog]:
+    async with filled_log(tmp_path, SIZE, bucket) as opened:
         yield opened
 
 
 @pytest.fixture
-async def gateway(log: OpenLog, tmp_path: Path) -> AsyncIterator[Running]:
-    async with running_gateway(tmp_path / "data") as running:
+async def gateway(log: OpenLog, place: str, bucket: Bucket | None) -> AsyncIterator[Running]:
+    async with gateway_at(place, log, bucket) as running:
         yield running
 
 
@@ -60,6 +81,7 @@ def below(log: OpenLog, path: str) -> str:
     return f"/{log.identity.uid.hex()}/{path}"
 
 
+@EVERYWHERE
 async def test_the_whole_tree_can_be_read_and_checked(log: OpenLog, gateway: Running) -> None:
     answer = await gateway.call(below(log, "checkpoint"))
     assert answer.status == 200
@@ -90,6 +112,7 @@ async def test_the_whole_tree_can_be_read_and_checked(log: OpenLog, gateway: Run
     assert entries == read_entries(log)
 
 
+@EVERYWHERE
 async def test_only_what_is_published_is_seen(log: OpenLog, gateway: Running) -> None:
     """Full tiles lie on the disk before their checkpoint is published, and partial ones too."""
     ledger = Ledger("second")
@@ -106,7 +129,7 @@ async def test_only_what_is_published_is_seen(log: OpenLog, gateway: Running) ->
     hash_tiles = [(0, 3, [view.tile(0, 3).node(0, place) for place in range(233)])]
     log.store.write_partials(hash_tiles, [], view.size)
     for path in hidden:
-        assert (log.store.root / path).exists()
+        assert log.store.read_file(tiles.parse_path(path)) is not None
         answer = await gateway.call(below(log, path))
         assert answer.status == 404
         assert json.loads(answer.body)["reason"] == "TILE_NOT_PUBLISHED"
@@ -119,6 +142,7 @@ async def test_only_what_is_published_is_seen(log: OpenLog, gateway: Running) ->
     assert checkpoints.open_checkpoint(head.body, [log_vkey(log)])[0].size == SIZE + 400
 
 
+@EVERYWHERE
 async def test_partial_tiles_are_those_of_published_sizes(log: OpenLog, gateway: Running) -> None:
     async def status(path: str) -> int:
         return (await gateway.call(below(log, path))).status
@@ -131,6 +155,7 @@ async def test_partial_tiles_are_those_of_published_sizes(log: OpenLog, gateway:
     assert await status(tiles.tile_path(0, 0)) == 200
 
 
+@EVERYWHERE
 async def test_a_client_that_has_it_is_told_so(log: OpenLog, gateway: Running) -> None:
     for path in ("checkpoint", "tile/0/000", "tile/entries/001"):
         first = await gateway.call(below(log, path))

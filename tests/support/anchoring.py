@@ -22,6 +22,7 @@ from anchor_svc.storage import Storage
 from anchor_svc.storage.sql import SQLStorage
 from anchor_svc.storage.tables import MIGRATIONS, SCHEMA
 from anchor_svc.submission import parse_submission
+from anchor_svc.tilefiles import TileFiles
 from provledger import checkpoint as checkpoints
 from provledger import merkle
 from provledger.db import migrate, open_engine
@@ -145,6 +146,7 @@ def make_log(
     clock: Callable[[], int] = lambda: START_NS,
     policy: Policy | None = None,
     batch_budget_s: float = 0.0,
+    files: TileFiles | None = None,
 ) -> OpenLog:
     """A log, not yet opened, with settings for tests."""
     return OpenLog(
@@ -160,6 +162,7 @@ def make_log(
         clock=clock,
         policy=policy,
         batch_budget_s=batch_budget_s,
+        files=files,
     )
 
 
@@ -194,6 +197,7 @@ async def running_log(
     clock: Callable[[], int] = lambda: START_NS,
     policy: Policy | None = None,
     batch_budget_s: float = 0.0,
+    files: TileFiles | None = None,
 ) -> AsyncIterator[OpenLog]:
     """An open log, made if there is none; closed, not killed, at the end.
 
@@ -216,6 +220,7 @@ async def running_log(
             clock=clock,
             policy=policy,
             batch_budget_s=batch_budget_s,
+            files=files,
         )
         prepare(log)
         try:

@@ -82,6 +82,44 @@ class GetLogResponse(_message.Message):
     log: Log
     def __init__(self, log: _Optional[_Union[Log, _Mapping]] = ...) -> None: ...
 
+class ListLogsRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListLogsResponse(_message.Message):
+    __slots__ = ("logs", "next_page_token")
+    LOGS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    logs: _containers.RepeatedCompositeFieldContainer[Log]
+    next_page_token: str
+    def __init__(self, logs: _Optional[_Iterable[_Union[Log, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class GetTileRequest(_message.Message):
+    __slots__ = ("log", "path", "offset", "max_bytes")
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    MAX_BYTES_FIELD_NUMBER: _ClassVar[int]
+    log: str
+    path: str
+    offset: int
+    max_bytes: int
+    def __init__(self, log: _Optional[str] = ..., path: _Optional[str] = ..., offset: _Optional[int] = ..., max_bytes: _Optional[int] = ...) -> None: ...
+
+class GetTileResponse(_message.Message):
+    __slots__ = ("data", "total_bytes", "digest")
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    total_bytes: int
+    digest: bytes
+    def __init__(self, data: _Optional[bytes] = ..., total_bytes: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
+
 class CreateLogRequest(_message.Message):
     __slots__ = ("tenant", "suite")
     TENANT_FIELD_NUMBER: _ClassVar[int]

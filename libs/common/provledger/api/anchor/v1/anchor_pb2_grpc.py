@@ -40,6 +40,16 @@ class AnchorServiceStub:
                 request_serializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.GetLogRequest.SerializeToString,
                 response_deserializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.GetLogResponse.FromString,
                 _registered_method=True)
+        self.ListLogs = channel.unary_unary(
+                '/provledger.api.anchor.v1.AnchorService/ListLogs',
+                request_serializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.ListLogsRequest.SerializeToString,
+                response_deserializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.ListLogsResponse.FromString,
+                _registered_method=True)
+        self.GetTile = channel.unary_unary(
+                '/provledger.api.anchor.v1.AnchorService/GetTile',
+                request_serializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.GetTileRequest.SerializeToString,
+                response_deserializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.GetTileResponse.FromString,
+                _registered_method=True)
         self.CreateLog = channel.unary_unary(
                 '/provledger.api.anchor.v1.AnchorService/CreateLog',
                 request_serializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.CreateLogRequest.SerializeToString,
@@ -128,6 +138,21 @@ class AnchorServiceServicer:
 
     def GetLog(self, request, context):
         """Returns one log; `logs/-` is the default log of this service.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLogs(self, request, context):
+        """Lists the logs of this service (AIP-158).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTile(self, request, context):
+        """Returns a tile or an entry bundle (c2sp.org/tlog-tiles), or a piece of it, of what the published
+        checkpoint covers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -256,6 +281,16 @@ def add_AnchorServiceServicer_to_server(servicer, server):
                     request_deserializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.GetLogRequest.FromString,
                     response_serializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.GetLogResponse.SerializeToString,
             ),
+            'ListLogs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLogs,
+                    request_deserializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.ListLogsRequest.FromString,
+                    response_serializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.ListLogsResponse.SerializeToString,
+            ),
+            'GetTile': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTile,
+                    request_deserializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.GetTileRequest.FromString,
+                    response_serializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.GetTileResponse.SerializeToString,
+            ),
             'CreateLog': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateLog,
                     request_deserializer=provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.CreateLogRequest.FromString,
@@ -365,6 +400,60 @@ class AnchorService:
             '/provledger.api.anchor.v1.AnchorService/GetLog',
             provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.GetLogRequest.SerializeToString,
             provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.GetLogResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLogs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/provledger.api.anchor.v1.AnchorService/ListLogs',
+            provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.ListLogsRequest.SerializeToString,
+            provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.ListLogsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/provledger.api.anchor.v1.AnchorService/GetTile',
+            provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.GetTileRequest.SerializeToString,
+            provledger_dot_api_dot_anchor_dot_v1_dot_anchor__pb2.GetTileResponse.FromString,
             options,
             channel_credentials,
             insecure,

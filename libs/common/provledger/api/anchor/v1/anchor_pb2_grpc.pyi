@@ -35,6 +35,12 @@ class AnchorServiceStub:
     def __new__(cls, channel: _aio.Channel) -> AnchorServiceAsyncStub: ...
     GetLog: _grpc.UnaryUnaryMultiCallable[_anchor_pb2.GetLogRequest, _anchor_pb2.GetLogResponse]
     """Returns one log; `logs/-` is the default log of this service."""
+    ListLogs: _grpc.UnaryUnaryMultiCallable[_anchor_pb2.ListLogsRequest, _anchor_pb2.ListLogsResponse]
+    """Lists the logs of this service (AIP-158)."""
+    GetTile: _grpc.UnaryUnaryMultiCallable[_anchor_pb2.GetTileRequest, _anchor_pb2.GetTileResponse]
+    """Returns a tile or an entry bundle (c2sp.org/tlog-tiles), or a piece of it, of what the published
+    checkpoint covers.
+    """
     CreateLog: _grpc.UnaryUnaryMultiCallable[_anchor_pb2.CreateLogRequest, _anchor_pb2.CreateLogResponse]
     """Gives a tenant a log of its own, with an origin of its own, for ledgers that are not to share
     one. The same call again returns the log that is there.
@@ -81,6 +87,12 @@ class AnchorServiceAsyncStub(AnchorServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetLog: _aio.UnaryUnaryMultiCallable[_anchor_pb2.GetLogRequest, _anchor_pb2.GetLogResponse]  # type: ignore[assignment]
     """Returns one log; `logs/-` is the default log of this service."""
+    ListLogs: _aio.UnaryUnaryMultiCallable[_anchor_pb2.ListLogsRequest, _anchor_pb2.ListLogsResponse]  # type: ignore[assignment]
+    """Lists the logs of this service (AIP-158)."""
+    GetTile: _aio.UnaryUnaryMultiCallable[_anchor_pb2.GetTileRequest, _anchor_pb2.GetTileResponse]  # type: ignore[assignment]
+    """Returns a tile or an entry bundle (c2sp.org/tlog-tiles), or a piece of it, of what the published
+    checkpoint covers.
+    """
     CreateLog: _aio.UnaryUnaryMultiCallable[_anchor_pb2.CreateLogRequest, _anchor_pb2.CreateLogResponse]  # type: ignore[assignment]
     """Gives a tenant a log of its own, with an origin of its own, for ledgers that are not to share
     one. The same call again returns the log that is there.
@@ -130,6 +142,24 @@ class AnchorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_anchor_pb2.GetLogResponse, _abc.Awaitable[_anchor_pb2.GetLogResponse]]:
         """Returns one log; `logs/-` is the default log of this service."""
+
+    @_abc_1.abstractmethod
+    def ListLogs(
+        self,
+        request: _anchor_pb2.ListLogsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_anchor_pb2.ListLogsResponse, _abc.Awaitable[_anchor_pb2.ListLogsResponse]]:
+        """Lists the logs of this service (AIP-158)."""
+
+    @_abc_1.abstractmethod
+    def GetTile(
+        self,
+        request: _anchor_pb2.GetTileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_anchor_pb2.GetTileResponse, _abc.Awaitable[_anchor_pb2.GetTileResponse]]:
+        """Returns a tile or an entry bundle (c2sp.org/tlog-tiles), or a piece of it, of what the published
+        checkpoint covers.
+        """
 
     @_abc_1.abstractmethod
     def CreateLog(

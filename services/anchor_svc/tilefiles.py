@@ -1,0 +1,109 @@
+"""Where the files of a log are: the port, and a directory.
+
+Files of tiles are *immutable*: what a name stands for never changes, so that writing it again is
+harmless. Only `checkpoint` is replaced. Another place is `bucketfiles`, a bucket.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+from anchor_svc import files
+from provledger.errors import DataLossError
+
+
+class TileFiles(Protocol):
+    """Files by their path below the log's prefix. Blocking; one writer, many readers.
+
+    Raises OSError or UnavailableError while the place cannot be used; what was to be written is
+    there or not then, and is written again.
+    """
+
+    def open(self) -> None:
+        """Make ready to write."""
+        ...
+
+    def write(self, contents: Iterable[tuple[str, bytes]]) -> None:
+        """Write immutable files by path; all are durable when this returns.
+
+        Raises:
+            DataLossError: there is one with another content, where that can be seen.
+        """
+        ...
+
+    def read(self, path: str) -> bytes | None:
+        """A file, None if there is none."""
+        ...
+
+    def replace_checkpoint(self, note: bytes) -> None:
+        """Replace `checkpoint`; durable when this returns, and never seen half written."""
+        ...
+
+    def drop_partials(self, full_path: str) -> None:
+        """Remove the partial tiles of a full one; what cannot be removed now stays."""
+        ...
+
+
+class DirectoryFiles:
+    """Files below a directory; unfinished ones are in `scratch/` there."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._scratch = root / "scratch"
+        self._known_dirs: set[Path] = set()
+
+    def open(self) -> None:
+        """Make the directory if it is missing, and clear away what was never finished."""
+        files.make_dirs(self._scratch)
+        files.clear_scratch(self._scratch)
+
+    def write(self, contents: Iterable[tuple[str, bytes]]) -> None:
+        """See `TileFiles`; what is there is replaced by the same."""
+        try:
+            self._write(contents)
+        except OSError:
+            # Perhaps a directory is gone; the next attempt makes what is missing.
+            self._known_dirs.clear()
+            raise
+
+    def read(self, path: str) -> bytes | None:
+        """See `TileFiles`."""
+        try:
+            return (self._root / path).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def replace_checkpoint(self, note: bytes) -> None:
+        """See `TileFiles`."""
+        files.write_atomic(self._root / "checkpoint", note, self._scratch)
+
+    def drop_partials(self, full_path: str) -> None:
+        """See `TileFiles`."""
+        partials = (self._root / full_path).with_name(f"{Path(full_path).name}.p")
+        self._known_dirs.discard(partials)
+        shutil.rmtree(partials, ignore_errors=True)
+
+    def _write(self, contents: Iterable[tuple[str, bytes]]) -> None:
+        dirs: set[Path] = set()
+        for name, data in contents:
+            path = self._root / name
+            if path.parent not in self._known_dirs:
+                files.make_dirs(path.parent)
+                # Bounded: a thousand tiles share a directory, and partial ones come and go.
+                if len(self._known_dirs) > 256:
+                    self._known_dirs.clear()
+                self._known_dirs.add(path.parent)
+            files.move_in(files.write_scratch(data, self._scratch), path)
+            dirs.add(path.parent)
+        for directory in dirs:
+            files.sync_dir(directory)
+
+
+def damaged(path: str, what: str) -> DataLossError:
+    """The error for a tile or bundle that is not what it was."""
+    return DataLossError(
+        "TILE_DAMAGED", f"{path} {what}; restore it from a backup", metadata={"tile": path}
+    )

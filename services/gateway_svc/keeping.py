@@ -1,0 +1,81 @@
+"""What is kept in memory, within a bound, and fetched once for all who want it at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, TypeVar
+
+from provledger import telemetry
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+_OVERHEAD_BYTES = 512
+"""Counted for each item besides its bytes: small ones are not free."""
+
+_hits = telemetry.counter("gateway.cache_requests", doc="Questions to our caches, by outcome")
+_size = telemetry.gauge("gateway.cache_bytes", unit="By", doc="Bytes in our caches")
+
+
+class Kept(Generic[K, V]):
+    """Immutable things, the least recently used going first. Belongs to one event loop."""
+
+    def __init__(self, name: str, max_bytes: int) -> None:
+        self._name = name
+        self._max_bytes = max_bytes
+        self._items: OrderedDict[K, tuple[V, int]] = OrderedDict()
+        self.bytes = 0
+
+    def get(self, key: K) -> V | None:
+        """What is kept under a key."""
+        found = self._items.get(key)
+        _hits.add(1, {"cache": self._name, "hit": found is not None})
+        if found is None:
+            return None
+        self._items.move_to_end(key)
+        return found[0]
+
+    def put(self, key: K, value: V, size: int) -> None:
+        """Keep something of `size` bytes; what there is no room for is not kept."""
+        old = self._items.pop(key, None)
+        if old is not None:
+            self.bytes -= old[1]
+        cost = size + _OVERHEAD_BYTES
+        if cost <= self._max_bytes:
+            self._items[key] = (value, cost)
+            self.bytes += cost
+            while self.bytes > self._max_bytes:
+                _, (_, freed) = self._items.popitem(last=False)
+                self.bytes -= freed
+        _size.set(self.bytes, {"cache": self._name})
+
+
+class Once(Generic[K, V]):
+    """Work that is under way is not begun a second time. Belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self._running: dict[K, asyncio.Task[V]] = {}
+
+    async def do(self, key: K, work: Callable[[], Awaitable[V]]) -> V:
+        """The result of `work`, of the one that runs already if there is one.
+
+        Who gives up does not take it away from the others.
+        """
+        task = self._running.get(key)
+        if task is None:
+            task = asyncio.ensure_future(_awaited(work))
+            self._running[key] = task
+            task.add_done_callback(lambda done: self._ended(key, done))
+        return await asyncio.shield(task)
+
+    def _ended(self, key: K, task: asyncio.Task[V]) -> None:
+        self._running.pop(key, None)
+        # Taken, so that an error that nobody waits for any more is not reported as forgotten.
+        if not task.cancelled():
+            task.exception()
+
+
+async def _awaited(work: Callable[[], Awaitable[V]]) -> V:
+    return await work()

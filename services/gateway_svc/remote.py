@@ -1,0 +1,277 @@
+"""Logs that are somewhere else: in a bucket (`bucket`), or behind the anchor's RPCs (`anchor`).
+
+What is immutable is fetched once and kept, as far as there is room: a gateway with nothing but an
+address answers from memory what is asked for often. Files come in pieces of at most `PIECE_BYTES`,
+so that a request holds no more than one, however large the bundle and slow the reader. A checkpoint
+is asked for again when it is older than `max_age_s`, once for all who wait; tiles that the one we
+have covers need none that is newer, and are served while the place is away.
+
+Trust: what is fetched is passed on unchecked; readers check it against the signed checkpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from gateway_svc.keeping import Kept, Once
+from gateway_svc.published import Published, prefix_of, read_published
+from gateway_svc.source import Content, Redirect, check_length, missing
+from provledger import logs
+from provledger.errors import DataLossError, NotFoundError, StatusError, UnavailableError
+from provledger.tiles import TILE_WIDTH, TilePath
+
+log = logs.get(__name__)
+
+PIECE_BYTES: Final = 256 * 1024
+MAX_LOGS: Final = 10_000
+MAX_FETCHES: Final = 32
+"""Requests to the place at once; who comes later waits his turn, or until his deadline."""
+RESCAN_S: Final = 1.0
+"""How often the place is asked what logs there are at most, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Bytes of a file; `total` is its length, `tag` names the content of all of it."""
+
+    data: bytes
+    total: int
+    tag: str
+
+
+class Place(Protocol):
+    """Where files of logs are. Each method raises StatusError if it cannot be asked."""
+
+    async def names(self) -> Sequence[str]:
+        """What the place calls its logs, at most `MAX_LOGS`."""
+        ...
+
+    async def checkpoint(self, name: str) -> bytes | None:
+        """The published checkpoint of a log, None before the first."""
+        ...
+
+    async def piece(self, name: str, tile: TilePath, offset: int, tag: str | None) -> Piece | None:
+        """A piece of at most `PIECE_BYTES` of a visible tile, None if there is no such file.
+
+        With `tag`, a piece of that content and no other.
+        """
+        ...
+
+    async def redirect(self, name: str, tile: TilePath) -> Redirect | None:
+        """Where a reader gets a full tile himself, if that is how it is done here."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of what is open."""
+        ...
+
+
+class RemoteContent:
+    """A tile or bundle, of which the first piece is here."""
+
+    __slots__ = ("_first", "_rest", "etag", "length")
+
+    def __init__(self, first: Piece, rest: Callable[[int, str], AsyncIterator[bytes]]) -> None:
+        self._first = first
+        self._rest = rest
+        self.length = first.total
+        self.etag = f'"{first.tag}"'
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """See `Content`; raises StatusError if the place goes away in between."""
+        yield self._first.data
+        if len(self._first.data) < self.length:
+            async for data in self._rest(len(self._first.data), self._first.tag):
+                yield data
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class RemoteLog:
+    """One log at the place. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        name: str,
+        place: Place,
+        kept: Kept[tuple[str, str, int], Piece],
+        fetches: asyncio.Semaphore,
+        *,
+        max_age_s: float,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self.name = name
+        self._place = place
+        self._kept = kept
+        self._fetches = fetches
+        self._max_age_s = max_age_s
+        self._monotonic = monotonic
+        self._once: Once[tuple[str, int], Piece] = Once()
+        self._lock = asyncio.Lock()
+        self._seen_s = float("-inf")
+        self._published: Published | None = None
+
+    @property
+    def known(self) -> Published | None:
+        """The checkpoint that we saw last."""
+        return self._published
+
+    async def published(self, covering: int | None = None) -> Published:
+        """See `Log`."""
+        known = self._published
+        if known is not None and covering is not None and covering <= known.size:
+            return known
+        asked_s = self._monotonic()
+        if known is not None and asked_s - self._seen_s < self._max_age_s:
+            return known
+        async with self._lock:
+            # An answer to a question that was put after ours is as good as one of our own.
+            if self._published is None or self._seen_s < asked_s:
+                begun_s = self._monotonic()
+                await self._look()
+                self._seen_s = begun_s
+        if self._published is None:
+            raise NotFoundError("CHECKPOINT_NOT_FOUND", "nothing of this log is published yet")
+        return self._published
+
+    async def tile(self, tile: TilePath) -> Content | Redirect:
+        """See `Log`."""
+        if tile.width == TILE_WIDTH:
+            elsewhere = await self._place.redirect(self.name, tile)
+            if elsewhere is not None:
+                return elsewhere
+        first = await self._piece(tile, 0, None)
+        check_length(tile, first.total)
+
+        async def rest(offset: int, tag: str) -> AsyncIterator[bytes]:
+            while offset < first.total:
+                piece = await self._piece(tile, offset, tag)
+                if piece.tag != tag or not piece.data:
+                    raise DataLossError("TILE_DAMAGED", f"{tile.path} changed while it was read")
+                offset += len(piece.data)
+                yield piece.data
+
+        return RemoteContent(first, rest)
+
+    async def _look(self) -> None:
+        async with self._fetches:
+            signed = await self._place.checkpoint(self.name)
+        if signed is None:
+            self._published = None
+        elif self._published is None or signed != self._published.note:
+            self._published = read_published(signed)
+
+    async def _piece(self, tile: TilePath, offset: int, tag: str | None) -> Piece:
+        key = (self.name, tile.path, offset)
+        piece = self._kept.get(key)
+        if piece is not None and tag in (None, piece.tag):
+            return piece
+        return await self._once.do((tile.path, offset), lambda: self._fetch(tile, offset, tag))
+
+    async def _fetch(self, tile: TilePath, offset: int, tag: str | None) -> Piece:
+        async with self._fetches:
+            piece = await self._place.piece(self.name, tile, offset, tag)
+        if piece is None:
+            raise missing(tile)
+        # What cannot be whole is not kept: the next reader finds it repaired.
+        check_length(tile, piece.total)
+        self._kept.put((self.name, tile.path, offset), piece, len(piece.data))
+        return piece
+
+
+class RemoteSource:
+    """All logs at a place. max_age_s: how old a checkpoint may be; cache_bytes: for pieces."""
+
+    def __init__(
+        self,
+        place: Place,
+        *,
+        max_age_s: float,
+        cache_bytes: int,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._place = place
+        self._max_age_s = max_age_s
+        self._monotonic = monotonic
+        self._kept: Kept[tuple[str, str, int], Piece] = Kept("pieces", cache_bytes)
+        self._fetches = asyncio.Semaphore(MAX_FETCHES)
+        self._by_name: dict[str, RemoteLog] = {}
+        self._by_prefix: dict[str, RemoteLog] = {}
+        self._scanned_s = float("-inf")
+        self._failed: StatusError | None = None
+        self._lock = asyncio.Lock()
+
+    async def find(self, prefix: str) -> RemoteLog | None:
+        """See `Source`; the place is asked again for a log that we do not know."""
+        if prefix not in self._by_prefix:
+            await self._scan()
+        return self._by_prefix.get(prefix)
+
+    async def count(self) -> int:
+        """See `Source`."""
+        await self._scan()
+        return len(self._by_prefix)
+
+    async def logs(self) -> Sequence[Published]:
+        """See `Source`."""
+        await self._scan()
+        found = await asyncio.gather(
+            *(each.published() for each in self._by_prefix.values()), return_exceptions=True
+        )
+        for error in found:
+            if isinstance(error, UnavailableError):
+                raise error
+            if isinstance(error, BaseException):
+                log.error("gateway.log_unreadable", exc_info=error)
+        published = [one for one in found if isinstance(one, Published)]
+        return sorted(published, key=lambda item: item.origin)
+
+    async def close(self) -> None:
+        """See `Source`."""
+        await self._place.close()
+
+    async def _scan(self) -> None:
+        """Ask what logs there are, unless that was done a moment ago. Raises StatusError."""
+        # Who asks while somebody else looks waits for what he finds.
+        async with self._lock:
+            if self._monotonic() - self._scanned_s >= RESCAN_S:
+                self._failed = None
+                try:
+                    await self._look_through()
+                except StatusError as error:
+                    self._failed = error
+                self._scanned_s = self._monotonic()
+            if self._failed is not None:
+                raise self._failed
+
+    async def _look_through(self) -> None:
+        async with self._fetches:
+            names = await self._place.names()
+        new = [self._log(name) for name in names if name not in self._by_name]
+        known = [self._by_name[name] for name in names if name in self._by_name]
+        # An origin never changes: only logs that are new to us are asked for theirs.
+        results = await asyncio.gather(*(one.published() for one in new), return_exceptions=True)
+        for one, result in zip(new, results, strict=True):
+            if isinstance(result, Published):
+                self._by_name[one.name] = one
+                known.append(one)
+            elif isinstance(result, DataLossError):
+                log.error("gateway.log_unreadable", exc_info=result, log=one.name)
+            elif not isinstance(result, NotFoundError):  # made, but not published
+                raise result
+        self._by_prefix = {prefix_of(one.known.origin): one for one in known if one.known}
+
+    def _log(self, name: str) -> RemoteLog:
+        return RemoteLog(
+            name,
+            self._place,
+            self._kept,
+            self._fetches,
+            max_age_s=self._max_age_s,
+            monotonic=self._monotonic,
+        )

@@ -1,0 +1,426 @@
+"""The gateway without the anchor's disk: pieces, what is kept, outages, redirects, compression."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anchor_svc.openlog import OpenLog
+from gateway_svc.app import build
+from gateway_svc.config import Settings
+from gateway_svc.keeping import Kept, Once
+from gateway_svc.published import Published
+from gateway_svc.remote import PIECE_BYTES, Piece, RemoteSource
+from gateway_svc.source import Redirect
+from provledger import tiles
+from provledger.api.anchor.v1 import anchor_pb2 as pb
+from provledger.api.anchor.v1 import anchor_pb2_grpc
+from provledger.errors import (
+    DataLossError,
+    InvalidArgumentError,
+    NotFoundError,
+    OutOfRangeError,
+    UnavailableError,
+)
+from provledger.rpc.channel import call, channel
+from provledger.s3 import Bucket
+from provledger.settings import ConfigError
+from tests.support import peers
+from tests.support.anchoring import LOG_UID, Ledger, submit
+from tests.support.gateway import (
+    filled_log,
+    gateway_at,
+    serving_anchor,
+    tile_bucket,
+)
+from tests.support.tiled import signed_checkpoint, tile_files
+
+SIZE = 601
+UID = LOG_UID.hex()
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[str]:
+    with peers.moto_store() as url:
+        yield url
+
+
+@pytest.fixture
+def bucket(store: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    with tile_bucket(store, monkeypatch) as made:
+        yield made
+
+
+@pytest.fixture
+async def log(tmp_path: Path) -> AsyncIterator[OpenLog]:
+    async with filled_log(tmp_path, SIZE) as opened:
+        yield opened
+
+
+# --- the anchor's RPCs ---------------------------------------------------------------------------
+
+
+async def test_a_tile_comes_in_pieces_that_make_the_whole(log: OpenLog) -> None:
+    whole = (log.store.root / "tile/entries/001").read_bytes()
+    async with serving_anchor(log) as endpoint, channel(endpoint) as opened:
+        stub = anchor_pb2_grpc.AnchorServiceStub(opened)
+
+        async def get(path: str, **given: Any) -> pb.GetTileResponse:
+            request = pb.GetTileRequest(log="logs/-", path=path, **given)
+            return await call(stub.GetTile, request, timeout_s=20)
+
+        got = b""
+        while len(got) < len(whole):
+            piece = await get("tile/entries/001", offset=len(got), max_bytes=10_000)
+            assert piece.total_bytes == len(whole)
+            assert 0 < len(piece.data) <= 10_000
+            got += piece.data
+        assert got == whole
+        for path, given, error in [
+            ("tile/0/0", {}, InvalidArgumentError),
+            ("../anchor.db", {}, InvalidArgumentError),
+            ("checkpoint", {}, InvalidArgumentError),
+            ("tile/0/000", {"offset": -1}, InvalidArgumentError),
+            ("tile/0/000", {"max_bytes": -1}, InvalidArgumentError),
+            ("tile/0/000", {"offset": 8192}, OutOfRangeError),
+            ("tile/0/002.p/50", {}, NotFoundError),
+            ("tile/0/002.p/90", {}, NotFoundError),
+            ("tile/0/003", {}, NotFoundError),
+        ]:
+            with pytest.raises(error):
+                await get(path, **given)
+        (log.store.root / "tile/0/001").unlink()
+        with pytest.raises(DataLossError):
+            await get("tile/0/001")
+
+
+async def test_what_is_signed_and_not_published_is_not_given_away(log: OpenLog) -> None:
+    more = Ledger("more")
+    more.grow(400)
+    await submit(log, more)
+    assert (log.store.root / "tile/0/002").exists()
+    async with serving_anchor(log) as endpoint, channel(endpoint) as opened:
+        stub = anchor_pb2_grpc.AnchorServiceStub(opened)
+        request = pb.GetTileRequest(log=f"logs/{UID}", path="tile/0/002")
+        with pytest.raises(NotFoundError) as caught:
+            await call(stub.GetTile, request, timeout_s=20)
+        assert caught.value.reason == "TILE_NOT_PUBLISHED"
+        await log.publisher.publish(log.state.signed_view())
+        answer = await call(stub.GetTile, request, timeout_s=20)
+        assert answer.data == (log.store.root / "tile/0/002").read_bytes()
+
+
+async def test_logs_are_listed_page_by_page(log: OpenLog) -> None:
+    async with serving_anchor(log) as endpoint, channel(endpoint) as opened:
+        stub = anchor_pb2_grpc.AnchorServiceStub(opened)
+        page = await call(stub.ListLogs, pb.ListLogsRequest(page_size=1), timeout_s=20)
+        (one,) = page.logs
+        assert (one.name, one.origin) == (f"logs/{UID}", log.identity.origin)
+        assert (one.published_size, page.next_page_token) == (SIZE, "")
+        for bad in (
+            pb.ListLogsRequest(page_size=-1),
+            pb.ListLogsRequest(page_token="x"),
+        ):
+            with pytest.raises(InvalidArgumentError):
+                await call(stub.ListLogs, bad, timeout_s=20)
+
+
+# --- outages -------------------------------------------------------------------------------------
+
+
+async def test_what_was_read_once_is_served_while_the_anchor_is_away(log: OpenLog) -> None:
+    paths = [f"/{UID}/{path}" for path in ("tile/0/000", "tile/0/002.p/89", "tile/entries/001")]
+    async with serving_anchor(log) as endpoint:
+        stack = gateway_at("anchor", log, None, anchor_endpoint=endpoint, rpc_deadline_s=0.3)
+        gateway = await stack.__aenter__()
+        before = [await gateway.call(path) for path in (*paths, f"/{UID}/checkpoint")]
+        assert {answer.status for answer in before} == {200}
+    try:
+        after = [await gateway.call(path) for path in paths]
+        assert [(each.status, each.body) for each in after] == [
+            (each.status, each.body) for each in before[:3]
+        ]
+        # A checkpoint says what is newest: better none than an old one. Nor may it be kept.
+        checkpoint = await gateway.call(f"/{UID}/checkpoint")
+        assert (checkpoint.status, checkpoint.headers["cache-control"]) == (503, "no-store")
+        assert (await gateway.call(f"/{UID}/tile/0/001")).status == 503
+        # What logs there are is remembered for a second.
+        async with asyncio.timeout(10):
+            while (await gateway.call("/readyz")).status != 503:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+    finally:
+        await stack.__aexit__(None, None, None)
+
+
+# --- a bucket ------------------------------------------------------------------------------------
+
+
+async def test_readers_of_full_tiles_are_sent_to_the_bucket(tmp_path: Path, bucket: Bucket) -> None:
+    async with (
+        filled_log(tmp_path, SIZE, bucket) as log,
+        gateway_at("bucket", log, bucket, redirect_s=60) as gateway,
+    ):
+        more = Ledger("more")
+        more.grow(400)
+        await submit(log, more)
+        for path in ("tile/0/001", "tile/entries/000"):
+            answer = await gateway.call(f"/{UID}/{path}")
+            assert (answer.status, answer.body) == (307, b"")
+            assert answer.headers["cache-control"] == "public, max-age=30"
+
+            def follow(url: str = answer.headers["location"]) -> tuple[bytes, str]:
+                with urllib.request.urlopen(url, timeout=20) as opened:
+                    return opened.read(), opened.headers["cache-control"]
+
+            parsed = tiles.parse_path(path)
+            expected = (log.store.read_file(parsed), "public, max-age=31536000, immutable")
+            assert await asyncio.to_thread(follow) == expected
+        # In the bucket already, and not published: no way leads there. What may be missing is
+        # looked up here, and a checkpoint is always ours to give.
+        assert log.store.read_file(tiles.parse_path("tile/0/002")) is not None
+        assert (await gateway.call(f"/{UID}/tile/0/002")).status == 404
+        assert (await gateway.call(f"/{UID}/tile/0/002.p/89")).status == 200
+        assert (await gateway.call(f"/{UID}/tile/0/002.p/50")).status == 404
+        assert (await gateway.call(f"/{UID}/checkpoint")).status == 200
+
+
+async def test_what_does_not_belong_to_a_log_is_none(tmp_path: Path, bucket: Bucket) -> None:
+    async with filled_log(tmp_path, SIZE, bucket) as log, gateway_at("bucket", log, bucket) as one:
+        bucket.put_new("logs/not-a-uid/checkpoint", log.store.read_checkpoint() or b"")
+        bucket.put_new(f"logs/{'0' * 32}/checkpoint", b"not a note")
+        bucket.put_new(f"logs/{'1' * 32}/tile/0/000", b"x")
+        (found,) = json.loads((await one.call("/")).body)["logs"]
+        assert found["origin"] == log.identity.origin
+        bucket.delete([f"logs/{UID}/tile/0/001"])
+        answer = await one.call(f"/{UID}/tile/0/001")
+        assert (answer.status, json.loads(answer.body)["reason"]) == (500, "TILE_DAMAGED")
+
+
+# --- gzip ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["directory", "anchor"])
+async def test_bundles_are_compressed_for_who_accepts_it(log: OpenLog, place: str) -> None:
+    async with gateway_at(place, log, None) as gateway:
+        for path in (f"/{UID}/tile/entries/000", f"/{UID}/tile/entries/002.p/89"):
+            plain = await gateway.call(path)
+            packed = await gateway.call(path, accept_encoding="br, gzip;q=0.5")
+            assert packed.headers["content-encoding"] == "gzip"
+            assert gzip.decompress(packed.body) == plain.body
+            assert len(packed.body) < len(plain.body)
+            assert "content-encoding" not in plain.headers
+            assert plain.headers["vary"] == packed.headers["vary"] == "accept-encoding"
+            # Other bytes have another strong tag, and each is known again.
+            assert plain.headers["etag"] != packed.headers["etag"]
+            tag = packed.headers["etag"]
+            again = await gateway.call(path, accept_encoding="gzip", if_none_match=tag)
+            assert (again.status, again.headers["etag"]) == (304, tag)
+            head = await gateway.call(path, "HEAD", accept_encoding="gzip")
+            assert head.headers["content-length"] == str(len(packed.body))
+            for refused in ("identity", "gzip;q=0", "gzip; q=0.0, *", ""):
+                answer = await gateway.call(path, accept_encoding=refused)
+                assert (answer.body, "content-encoding" in answer.headers) == (plain.body, False)
+        # Hashes do not shrink.
+        for path in (f"/{UID}/tile/0/000", f"/{UID}/checkpoint"):
+            answer = await gateway.call(path, accept_encoding="gzip")
+            assert not {"content-encoding", "vary"} & answer.headers.keys()
+    async with gateway_at(place, log, None, gzip_cache_mib=0) as gateway:
+        answer = await gateway.call(f"/{UID}/tile/entries/000", accept_encoding="gzip")
+        assert not {"content-encoding", "vary"} & answer.headers.keys()
+
+
+# --- the remote source, at a place in memory -----------------------------------------------------
+
+
+class MemoryPlace:
+    """Logs in memory; `asked` counts, `away` fails."""
+
+    def __init__(self, **logs: dict[str, bytes]) -> None:
+        self.logs = logs
+        self.asked: list[str] = []
+        self.away = False
+
+    def _ask(self, what: str) -> None:
+        self.asked.append(what)
+        if self.away:
+            raise UnavailableError("STORAGE_UNAVAILABLE", "away")
+
+    async def names(self) -> list[str]:
+        self._ask("names")
+        return list(self.logs)
+
+    async def checkpoint(self, name: str) -> bytes | None:
+        self._ask("checkpoint")
+        await asyncio.sleep(0)
+        return self.logs[name].get("checkpoint")
+
+    async def piece(
+        self, name: str, tile: tiles.TilePath, offset: int, tag: str | None
+    ) -> Piece | None:
+        self._ask(f"{tile.path}@{offset}")
+        await asyncio.sleep(0)
+        data = self.logs[name].get(tile.path)
+        if data is None:
+            return None
+        return Piece(data[offset : offset + PIECE_BYTES], len(data), f"tag-{hash(data)}")
+
+    async def redirect(self, name: str, tile: tiles.TilePath) -> Redirect | None:
+        return None
+
+    async def close(self) -> None:
+        return None
+
+
+ENTRIES = [bytes([number % 251]) * 3000 for number in range(600)]
+"""Bundles of three quarters of a mebibyte: three pieces and a bit."""
+
+
+def memory_log(size: int = 600) -> dict[str, bytes]:
+    signed = signed_checkpoint("log.test/x", ENTRIES[:size])
+    return {**tile_files(ENTRIES, size), "checkpoint": signed}
+
+
+async def _read(source: RemoteSource, path: str) -> bytes:
+    found = await source.find("x")
+    assert found is not None
+    content = await found.tile(tiles.parse_path(path))
+    assert not isinstance(content, Redirect)
+    return b"".join([chunk async for chunk in content.chunks()])
+
+
+async def test_large_bundles_come_in_pieces_and_are_asked_for_once() -> None:
+    place = MemoryPlace(a=memory_log())
+    source = RemoteSource(place, max_age_s=10, cache_bytes=10_000_000)
+    results = await asyncio.gather(*(_read(source, "tile/entries/000") for _ in range(20)))
+    assert set(results) == {place.logs["a"]["tile/entries/000"]}
+    pieces = [what for what in place.asked if "@" in what]
+    assert len(pieces) == 3 == len(set(pieces))
+    assert place.asked.count("checkpoint") == 1
+    place.away = True
+    assert await _read(source, "tile/entries/000") == results[0]
+
+
+async def test_what_there_is_no_room_for_is_fetched_again() -> None:
+    place = MemoryPlace(a=memory_log())
+    source = RemoteSource(place, max_age_s=10, cache_bytes=0)
+    for _ in range(2):
+        assert await _read(source, "tile/0/000") == place.logs["a"]["tile/0/000"]
+    assert place.asked.count("tile/0/000@0") == 2
+
+
+async def test_a_bundle_that_changes_while_it_is_read_is_cut_off() -> None:
+    place = MemoryPlace(a=memory_log())
+    source = RemoteSource(place, max_age_s=10, cache_bytes=0)
+    found = await source.find("x")
+    assert found is not None
+    content = await found.tile(tiles.parse_path("tile/entries/000"))
+    assert not isinstance(content, Redirect)
+    chunks = content.chunks()
+    await anext(chunks)
+    place.logs["a"]["tile/entries/000"] = b"z" * content.length
+    with pytest.raises(DataLossError):
+        await anext(chunks)
+
+
+async def test_a_checkpoint_is_asked_for_once_while_it_is_young() -> None:
+    now = 100.0
+    place = MemoryPlace(a=memory_log(300))
+    source = RemoteSource(place, max_age_s=0.2, cache_bytes=0, monotonic=lambda: now)
+    found = await source.find("x")
+    assert found is not None
+    place.logs["a"] = memory_log(600)
+    assert (await found.published()).size == 300
+    now += 0.21
+    place.asked.clear()
+    fresh = await asyncio.gather(*(found.published() for _ in range(10)))
+    assert {one.size for one in fresh if isinstance(one, Published)} == {600}
+    assert place.asked == ["checkpoint"]
+    # What the one we have covers needs no newer one; whoever asks for the newest hears the truth.
+    now, place.away = now + 10, True
+    assert (await found.published(covering=512)).size == 600
+    for covering in (None, 601):
+        with pytest.raises(UnavailableError):
+            await found.published(covering)
+
+
+async def test_a_fault_of_one_moment_is_not_remembered() -> None:
+    now = 100.0
+    place = MemoryPlace(a=memory_log())
+    place.away = True
+    source = RemoteSource(place, max_age_s=1, cache_bytes=0, monotonic=lambda: now)
+    for _ in range(3):
+        with pytest.raises(UnavailableError):
+            await source.find("x")
+    assert place.asked == ["names"]  # nobody is asked more than once in a second
+    now, place.away = now + 1.1, False
+    assert await source.find("x") is not None
+    assert await source.find("y") is None
+    place.logs["b"] = {"checkpoint": signed_checkpoint("log.test/y", ENTRIES[:3])}
+    now += 1.1
+    assert await source.find("y") is not None
+    assert [one.origin for one in await source.logs()] == ["log.test/x", "log.test/y"]
+    assert await source.count() == 2
+
+
+async def test_hash_tiles_of_a_wrong_length_are_not_kept() -> None:
+    place = MemoryPlace(a=memory_log())
+    source = RemoteSource(place, max_age_s=10, cache_bytes=10_000_000)
+    whole = place.logs["a"]["tile/0/000"]
+    place.logs["a"]["tile/0/000"] = whole[:-1]
+    with pytest.raises(DataLossError):
+        await _read(source, "tile/0/000")
+    place.logs["a"]["tile/0/000"] = whole
+    assert await _read(source, "tile/0/000") == whole
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    kept: Kept[int, str] = Kept("test", 3 * 1512)
+    for number in (1, 2, 3):
+        kept.put(number, str(number), 1000)
+    assert kept.get(1) == "1"
+    kept.put(4, "4", 1000)
+    assert [kept.get(number) for number in (1, 2, 3, 4)] == ["1", None, "3", "4"]
+    kept.put(1, "other", 500)
+    assert kept.bytes == 2 * 1512 + 1012
+    kept.put(5, "5", 10_000)
+    assert kept.get(5) is None
+    assert kept.bytes <= 3 * 1512
+
+
+async def test_who_gives_up_takes_nothing_from_the_others() -> None:
+    once: Once[str, int] = Once()
+    gate = asyncio.Event()
+
+    async def work() -> int:
+        await gate.wait()
+        return 7
+
+    waiting = [asyncio.ensure_future(once.do("x", work)) for _ in range(3)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    await asyncio.sleep(0)
+    gate.set()
+    assert await asyncio.gather(*waiting[1:]) == [7, 7]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"data_dir": Path("x"), "anchor_endpoint": "127.0.0.1:1"},
+        {"tile_store": "s3://b", "anchor_endpoint": "127.0.0.1:1"},
+        {"data_dir": Path("x"), "redirect_s": 60},
+        {"tile_store": "s3://b?region=x", "redirect_endpoint": "http://store.example"},
+        {"tile_store": "/somewhere"},
+    ],
+)
+async def test_settings_name_one_place(given: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        await build(Settings(**given))
