@@ -45,7 +45,7 @@ class End:
         Raises:
             VerificationError: for the first thing that does not hold.
         """
-        self._verifier.unsettled = unsettled
+        self._verifier.leave_unsettled(unsettled)
         own = self._own_checkpoint(footer)
         earlier = self._earlier(footer, own)
         head = self._own_head(footer, own)

@@ -76,7 +76,7 @@ class LineVerifier:
         """Check a receipt that stands in the export; raises VerificationError."""
         self._check_place(receipt)
         unsettled: Unsettled = {}
-        self._verifier.unsettled = unsettled
+        self._verifier.leave_unsettled(unsettled)
         report = self._verifier.verify(receipt)
         return Link(
             receipt.name,

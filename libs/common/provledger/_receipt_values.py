@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from binascii import b2a_base64
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
@@ -82,6 +82,17 @@ class Receipt:
     commitment: Opening
     fields_mask: tuple[str, ...] | None = None
     proofs: tuple[Proof, ...] = ()
+    # No part of the value: a copy with another payload begins without it.
+    _payload_read: Any = field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def payload_read(self) -> Any:
+        """The payload as `jcs.parse` would read it, where a reader left it; None otherwise."""
+        return self._payload_read
+
+    def remember_payload(self, value: Any) -> None:
+        """Leave what `jcs.parse` would make of the payload, so that it is parsed once."""
+        object.__setattr__(self, "_payload_read", value)
 
     def encode(self) -> bytes:
         """Return the receipt as RFC 8785 text in one line, without a line end."""

@@ -31,6 +31,7 @@ __all__ = [
     "MAX_FIELDS",
     "MAX_INTEGER",
     "JSONValue",
+    "canonical_part",
     "canonicalize",
     "encode",
     "parse",
@@ -118,6 +119,21 @@ def canonicalize(
             pass  # Something is wrong with it; `parse` says what and where.
     value = parse(data, max_depth=max_depth, max_fields=max_fields)
     return value, encode(value)
+
+
+def canonical_part(value: JSONValue) -> bytes | None:
+    """The canonical bytes of a value that orjson read as a part of some text, None if unsure.
+
+    `parse` makes that very value of these bytes, if they have less than `MAX_FIELDS` commas. None
+    is for the other functions to judge. That no member was lost is for the caller to make sure of:
+    the whole text must come out again as it was.
+    """
+    if _scan(value, MAX_DEPTH) != _PLAIN:
+        return None
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER)
+    except TypeError:
+        return None
 
 
 # --- why the fast path is right ------------------------------------------------------------

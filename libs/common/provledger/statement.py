@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -170,6 +170,38 @@ def parse_statement(data: bytes) -> Statement:
     if statement.encode() != data:
         raise ReceiptFormatError("statement", "is not the canonical text of a statement")
     return statement
+
+
+class Bound(NamedTuple):
+    """What of a statement its receipt repeats, or what tells how to open the payload."""
+
+    ledger: str
+    ledger_uid: bytes
+    receipt_id: str
+    receipt_type: str
+    media_type: str
+    profile: str
+    payload_hash: bytes
+
+
+def read_bound(data: bytes) -> Bound:
+    """Read so much of a statement; raises ReceiptFormatError as `parse_statement` does."""
+    plain = _statement_plain.match(data) if len(data) <= MAX_STATEMENT_BYTES else None
+    if plain is not None:
+        (
+            _, _, _, _, profile, ledger, ledger_uid, media_type, _, _, _, _, _, _, _, receipt_id,
+            receipt_type, _, resource_id, resource_type, _, _, digest_name, digest, subject,
+        ) = plain  # fmt: skip
+        if digest_name == DIGEST_NAMES[profile] and subject == f"{resource_type}/{resource_id}":
+            return Bound(
+                ledger, bytes.fromhex(ledger_uid), receipt_id, receipt_type, media_type, profile,
+                bytes.fromhex(digest),
+            )  # fmt: skip
+    made = parse_statement(data)
+    return Bound(
+        made.ledger, made.ledger_uid, made.receipt_id, made.receipt_type, made.media_type,
+        made.profile, made.payload_hash,
+    )  # fmt: skip
 
 
 def _from_plain(members: _statement_plain.Members) -> Statement | None:

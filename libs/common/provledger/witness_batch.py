@@ -20,6 +20,7 @@ is asked elsewhere.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from provledger import dsse, merkle
@@ -103,7 +104,7 @@ def batch_root(suite: str, leaf_hashes: list[bytes]) -> bytes:
 
 
 def verify_batch_path(
-    suite: str, batch: WitnessBatch, index: int, leaf_hash: bytes, path: list[bytes]
+    suite: str, batch: WitnessBatch, index: int, leaf_hash: bytes, path: Sequence[bytes]
 ) -> None:
     """Check that a statement is in a batch.
 
@@ -117,5 +118,9 @@ def verify_batch_path(
 
 def signature_digest(suite: str, body: bytes, sig: bytes) -> bytes:
     """Return the 32-byte digest by which entries bind the witness's signature."""
-    pae = dsse.pae(PAYLOAD_TYPE, body)
+    return digest_of_signed(suite, dsse.pae(PAYLOAD_TYPE, body), sig)
+
+
+def digest_of_signed(suite: str, pae: bytes, sig: bytes) -> bytes:
+    """Return the same digest, given the bytes that were signed."""
     return get_suite(suite).H(SIGNATURE_CONTEXT + len(pae).to_bytes(4, "big") + pae + sig)

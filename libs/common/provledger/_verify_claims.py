@@ -1,0 +1,123 @@
+"""What a receipt says, held against what was signed and committed to; see `provledger.verify`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from provledger import jcs, names
+from provledger.disclosure import BLOB_PROFILE, commit_blob, commit_fields, verify_disclosures
+from provledger.errors import (
+    InvalidJSONError,
+    InvalidProofError,
+    ReceiptFormatError,
+    VerificationError,
+)
+from provledger.receipt import Receipt
+from provledger.report import Check, Finding
+from provledger.statement import Bound, read_bound
+from provledger.witness_batch import WitnessBatch, statement_leaf_hash, verify_batch_path
+
+_MUTATION: Final = "mutation"
+
+
+def check_statement(receipt: Receipt) -> Bound:
+    """Check that the statement is canonical and says what the receipt's own members say.
+
+    Raises:
+        VerificationError: naming the first member at odds.
+    """
+    try:
+        stated = read_bound(receipt.statement)
+    except ReceiptFormatError as error:
+        raise VerificationError(
+            str(error), check=Check.STATEMENT, finding=Finding.STATEMENT_CHANGED
+        ) from error
+    if stated.ledger_uid != receipt.ledger_uid or stated.ledger != receipt.ledger:
+        raise VerificationError(
+            "the statement was made for another ledger",
+            check=Check.STATEMENT,
+            finding=Finding.FOREIGN_LEDGER,
+        )
+    if names.receipt_name(stated.ledger, stated.receipt_id) != receipt.name:
+        raise _at_odds("id")
+    if stated.receipt_type != receipt.receipt_type:
+        raise _at_odds("receiptType")
+    if stated.payload_hash != receipt.payload_hash:
+        raise _at_odds("payloadHash", Finding.HASH_CHANGED)
+    if stated.profile != receipt.commitment.profile:
+        raise _at_odds("commitment.profile")
+    return stated
+
+
+def _at_odds(member: str, finding: Finding = Finding.STATEMENT_CHANGED) -> VerificationError:
+    return VerificationError(
+        f"{member} is not what the statement says", check=Check.STATEMENT, finding=finding
+    )
+
+
+def check_signer(receipt: Receipt, batch: WitnessBatch) -> None:
+    """Check that the receipt names the key and the suite of its batch; raises VerificationError."""
+    if batch.kid != receipt.kid:
+        raise VerificationError(
+            "kid is not the one that signed",
+            check=Check.WITNESS_SIGNATURE,
+            finding=Finding.SIGNATURE_CHANGED,
+        )
+    if batch.suite != receipt.suite:
+        raise VerificationError(
+            "suite is not the one that was signed",
+            check=Check.WITNESS_SIGNATURE,
+            finding=Finding.HASH_CHANGED,
+        )
+
+
+def check_in_batch(receipt: Receipt, batch: WitnessBatch) -> bytes:
+    """Return the statement's leaf hash after checking that the signed batch holds it.
+
+    Raises:
+        VerificationError: the path does not lead from it to the signed root.
+    """
+    signature = receipt.signature
+    statement_hash = statement_leaf_hash(batch.suite, receipt.statement)
+    try:
+        verify_batch_path(batch.suite, batch, signature.index, statement_hash, signature.path)
+    except InvalidProofError as error:
+        raise VerificationError(
+            "the statement is not in the batch that was signed",
+            check=Check.STATEMENT,
+            finding=Finding.STATEMENT_CHANGED,
+        ) from error
+    return statement_hash
+
+
+def check_commitment(receipt: Receipt, stated: Bound) -> bool:
+    """Check the payload against its commitment; return True if only part of it is shown.
+
+    Raises:
+        VerificationError: if what is shown does not make the root the statement names.
+    """
+    opening = receipt.commitment
+    if opening.secret is None:
+        shown = verify_disclosures(receipt.payload_hash, opening.disclosures, opening.digests)
+        if opening.size != len(opening.digests) or list(receipt.fields_mask or ()) != sorted(shown):
+            raise _payload_changed("fields_mask or size is not what is disclosed")
+        return True
+    if receipt.fields_mask is not None or receipt.payload is None:
+        raise _payload_changed("a payload that is shown in full has no fields_mask")
+    try:
+        if opening.profile == BLOB_PROFILE:
+            made = commit_blob(stated.media_type, receipt.payload, opening.secret)
+        else:
+            value = receipt.payload_read
+            if value is None:
+                value = jcs.parse(receipt.payload)
+            made = commit_fields(value, opening.secret, mutation=stated.receipt_type == _MUTATION)
+    except (InvalidJSONError, ReceiptFormatError) as error:
+        raise _payload_changed(f"the payload cannot be committed to: {error}") from error
+    if made.root != receipt.payload_hash or made.size != opening.size:
+        raise _payload_changed("the payload, its secret or its size is not what was committed to")
+    return False
+
+
+def _payload_changed(message: str) -> VerificationError:
+    return VerificationError(message, check=Check.COMMITMENT, finding=Finding.PAYLOAD_CHANGED)
