@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import grpc
 
+from ledger_svc import reading_gate
 from ledger_svc.append import Appender
 from ledger_svc.chain import LedgerInfo, Linked
 from ledger_svc.config import Settings
@@ -20,6 +21,7 @@ from ledger_svc.guard import Guard
 from ledger_svc.key_ledger import KeyLedger
 from ledger_svc.lag import Lag
 from ledger_svc.progress import Progress, Sinks
+from ledger_svc.reading_gate import ReadingGate
 from ledger_svc.reads import LedgerDirectory, Reads
 from ledger_svc.relay import Relay, RelayLimits
 from ledger_svc.servicer import LedgerServicer, Parts
@@ -61,10 +63,16 @@ class Service:
     directory: LedgerDirectory
     lag: Lag
     gate: Gate
+    reading_gate: ReadingGate
 
     def gates(self) -> dict[str, RPCGate]:
         """What the server asks before it parses a call."""
-        return {f"/{LEDGER_SERVICE}/{name}": self.gate.call for name in ("Append", "AppendBatch")}
+        gates: dict[str, RPCGate] = {
+            f"/{LEDGER_SERVICE}/{name}": self.reading_gate.call for name in reading_gate.RPCS
+        }
+        for name in ("Append", "AppendBatch"):
+            gates[f"/{LEDGER_SERVICE}/{name}"] = self.gate.call
+        return gates
 
     async def close(self) -> None:
         """Flush what waits, then close the database. The relay is stopped before."""
@@ -154,7 +162,18 @@ def assemble(
             stream_bytes=settings.stream_bytes,
         )
     )
-    return Service(servicer, appender, relay, guard, storage, maker, directory, lag, gate)
+    return Service(
+        servicer,
+        appender,
+        relay,
+        guard,
+        storage,
+        maker,
+        directory,
+        lag,
+        gate,
+        ReadingGate(settings.read_calls),
+    )
 
 
 async def build(settings: Settings) -> App:

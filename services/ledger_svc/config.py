@@ -125,6 +125,15 @@ class Settings(ServerSettings):
             "quota. A second's worth may come at once."
         },
     )
+    read_calls: int = field(
+        default=1024,
+        metadata={
+            "doc": "Most reads in work at a time, of all tenants together, those that wait for an "
+            "anchor among them; one tenant has three quarters of it at most.",
+            "unit": "calls",
+            "min": 16,
+        },
+    )
     tenant_streams: int = field(
         default=64,
         metadata={"doc": "Most AppendStream calls of one tenant.", "unit": "calls", "min": 1},

@@ -24,6 +24,7 @@ from ledger_svc.overload import Drain, Limiter, Quota
 from ledger_svc.tools import Flushed
 from provledger import telemetry
 from provledger.errors import ResourceExhaustedError
+from provledger.names import tenant_of
 from provledger.rpc.peek import first_string
 from provledger.settings import ConfigError
 
@@ -124,7 +125,7 @@ class Gate:
             if self._units_full(tenant):
                 self._limiter.refused()
             self._drain.turned_away(units, self._clock())
-            raise self._refuse(
+            raise refuse(
                 OVERLOADED,
                 "more is being worked on than can be answered in time; try again later",
                 self._drain.retry_delay_s(self._units),
@@ -146,7 +147,7 @@ class Gate:
         """
         held = self._hold(tenant)
         if held.streams >= self._tenant_streams:
-            raise self._refuse(
+            raise refuse(
                 TOO_MANY_STREAMS,
                 f"the tenant has {self._tenant_streams} streams open already",
                 _NO_ROOM_FOR_STREAM_S,
@@ -286,7 +287,7 @@ class Gate:
         quota = self._quota(tenant)
         wait_s = 0.0 if quota is None else quota.wait_s(self._clock())
         if wait_s > 0.0:
-            raise self._refuse(QUOTA_EXCEEDED, "the tenant's quota is used up for now", wait_s)
+            raise refuse(QUOTA_EXCEEDED, "the tenant's quota is used up for now", wait_s)
 
     async def _wait_for_quota(self, tenant: str) -> None:
         # Once: whoever sleeps at the same time brings the quota into debt, and waits longer next.
@@ -295,15 +296,11 @@ class Gate:
         if wait_s > 0.0:
             await asyncio.sleep(wait_s)
 
-    def _refuse(self, reason: str, message: str, retry_delay_s: float) -> ResourceExhaustedError:
-        _refusals.add(1, {"reason": reason})
-        return ResourceExhaustedError(reason, message, retry_delay_s=retry_delay_s)
 
-
-def tenant_of(ledger: str) -> str:
-    """The tenant in `tenants/{tenant}/ledgers/{ledger}`; "" where there is none."""
-    parts = ledger.split("/", 2)
-    return parts[1] if len(parts) > 1 and parts[0] == "tenants" else ""
+def refuse(reason: str, message: str, retry_delay_s: float) -> ResourceExhaustedError:
+    """The error that a call is refused with, counted."""
+    _refusals.add(1, {"reason": reason})
+    return ResourceExhaustedError(reason, message, retry_delay_s=retry_delay_s)
 
 
 def parse_quotas(setting: Mapping[str, tuple[str, ...]]) -> dict[str, float]:

@@ -17,9 +17,10 @@ from provledger.errors import (
     InvalidArgumentError,
     InvalidJSONError,
     NotFoundError,
+    ResourceExhaustedError,
     UnavailableError,
 )
-from provledger.retry import RetryPolicy
+from provledger.retry import NO_RETRY, RetryPolicy
 from tests.integration.client_simulator import (
     EXHAUSTED,
     HANGS,
@@ -386,3 +387,22 @@ def test_the_blocking_client_is_shared_between_threads() -> None:
         for thread in threads:
             thread.join()
         assert len(fake.receipts) == 20
+
+
+async def test_client_holds_back_what_an_overloaded_service_would_refuse(
+    fake: FakeLedger,
+) -> None:
+    """Its caller hears RESOURCE_EXHAUSTED with a delay all the same, and the service little."""
+    once = CallPolicy(retry=NO_RETRY)
+    fake.faults.extend([EXHAUSTED] * 1000)
+    async with serving(fake) as endpoint, AsyncClient(endpoint, policy=once) as client:
+        for number in range(300):
+            with pytest.raises(ResourceExhaustedError) as caught:
+                await client.append(LEDGER, create(number))
+            assert caught.value.retry_delay_s == 0.05
+        assert len(fake.calls) < 100
+        # Another tenant's calls are not held back.
+        before = len(fake.calls)
+        with pytest.raises(ResourceExhaustedError, match="full"):
+            await client.append("tenants/other/ledgers/main", create(1))
+        assert len(fake.calls) == before + 1

@@ -229,3 +229,28 @@ async def test_streams_of_a_tenant_are_counted_and_given_back(tmp_path: Path) ->
             return not done
 
         await eventually(taken_again)
+
+
+async def test_reads_are_bounded_by_tenant_and_leave_room_for_another(tmp_path: Path) -> None:
+    """Reads that wait for an anchor fill their tenant's share; what comes then is refused."""
+    async with held(tmp_path, read_calls=16) as (service, channel, witness), asyncio.timeout(60):
+        witness.gate.set()
+        stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+        append = ledger_pb2.AppendRequest(
+            ledger=LEDGER, draft=draft("r"), view=common_pb2.RECEIPT_VIEW_BASIC
+        )
+        name = (await stub.Append(append)).receipt.name
+        wait = ledger_pb2.GetReceiptRequest(name=name, wait_for=common_pb2.ANCHOR_STATE_ANCHORED)
+        calls = [stub.GetReceipt(wait) for _ in range(20)]
+        waiting = [asyncio.ensure_future(outcome(call)) for call in calls]
+        await eventually(lambda: sum(call.done() for call in waiting) == 8)
+        assert service.reading_gate.in_work == 12
+        assert all(is_refusal(call.result(), "OVERLOADED") for call in waiting if call.done())
+        mine = ledger_pb2.GetLedgerRequest(name=LEDGER)
+        assert is_refusal(await outcome(stub.GetLedger(mine)), "OVERLOADED")
+        assert await outcome(stub.GetLedger(ledger_pb2.GetLedgerRequest(name=OTHER))) is None
+        for call in calls:
+            call.cancel()
+        await eventually(lambda: not service.reading_gate.in_work)
+        assert await outcome(stub.GetLedger(mine)) is None
+        assert not service.reading_gate.tenants

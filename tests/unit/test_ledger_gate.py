@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger_svc import overload
-from ledger_svc.gate import Gate, parse_quotas, tenant_of
+from ledger_svc.gate import Gate, parse_quotas
 from ledger_svc.overload import Quota, may_enter
 from provledger.api.ledger.v1 import ledger_pb2
 from provledger.errors import ResourceExhaustedError
+from provledger.names import tenant_of
 from provledger.rpc.peek import MAX_TEXT_BYTES, first_string
 from provledger.settings import ConfigError
 from tests.support.overload import Simulation, request_of

@@ -64,6 +64,13 @@ def receipt_name(ledger: str, receipt_id: str) -> str:
     return f"{ledger}/receipts/{receipt_id}"
 
 
+def tenant_of(name: str) -> str:
+    """The tenant in any name that begins with `tenants/{tenant}`, unchecked; "" where there is
+    none."""
+    parts = name.split("/", 2)
+    return parts[1] if len(parts) > 1 and parts[0] == "tenants" else ""
+
+
 def parse_tenant_name(name: str, field: str = "parent") -> str:
     """Return the tenant id of `tenants/{tenant}`."""
     match = _TENANT_RE.fullmatch(name)

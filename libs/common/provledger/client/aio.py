@@ -34,6 +34,7 @@ from provledger.errors import FailedPreconditionError, InternalError
 from provledger.receipt import Receipt
 from provledger.rpc.channel import channel
 from provledger.rpc.tls import TLSSettings
+from provledger.throttle import Throttles
 
 _NO_FILTER: Final = ReceiptFilter()
 _VERIFY_ROWS: Final = 10_000
@@ -64,6 +65,7 @@ class AsyncClient:
         self._policy = policy
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._ledger_stub: Any = None
+        self._throttles = Throttles()
 
     async def __aenter__(self) -> AsyncClient:
         """Return the client itself."""
@@ -459,4 +461,5 @@ class AsyncClient:
             self._policy,
             timeout_s=timeout_s,
             attempt_timeout_s=attempt_timeout_s,
+            throttle=self._throttles.of_request(request),
         )

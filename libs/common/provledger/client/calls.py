@@ -4,6 +4,8 @@ An attempt whose answer was lost (its own deadline passed, the connection broke)
 what happened at the service. It is repeated all the same, because every write of ours carries a
 request id and every read may be repeated: this is where the client differs from the calls
 between services (`provledger.rpc.channel`), which leave a lost answer to their caller.
+
+Attempts that an overloaded service would refuse are held back (`provledger.throttle`).
 """
 
 from __future__ import annotations
@@ -18,9 +20,10 @@ from typing import Any, Final, TypeVar
 import grpc
 
 from provledger import telemetry
-from provledger.errors import DeadlineExceededError, StatusError
+from provledger.errors import DeadlineExceededError, ResourceExhaustedError, StatusError
 from provledger.retry import RetryPolicy, honour
 from provledger.rpc.errors import MESSAGE_TOO_LARGE, from_rpc_error
+from provledger.throttle import Throttle
 
 R = TypeVar("R")
 
@@ -78,8 +81,11 @@ async def unary(
     *,
     timeout_s: float | None = None,
     attempt_timeout_s: float | None = None,
+    throttle: Throttle | None = None,
 ) -> R:
     """Call a unary method of a stub until it answers; its response.
+
+    throttle: asked before each attempt, and told of its end.
 
     Raises:
         StatusError: what the service said, or, when time runs out, what the last attempt met.
@@ -94,9 +100,18 @@ async def unary(
         if remaining_s <= 0.0:
             raise error or DeadlineExceededError("DEADLINE_EXCEEDED", "no time left for the call")
         try:
-            return await method(request, timeout=min(remaining_s, limit_s), metadata=metadata)
+            if throttle is not None:
+                throttle.check(time.monotonic(), _rng.random())
+            response = await method(request, timeout=min(remaining_s, limit_s), metadata=metadata)
+            if throttle is not None:
+                throttle.ended(time.monotonic(), None)
+            return response
+        except ResourceExhaustedError as held_back:
+            error = held_back
         except grpc.RpcError as exc:
             error = from_rpc_error(exc)
+            if throttle is not None:
+                throttle.ended(time.monotonic(), error)
         wait_s = next_wait(error, delays) if is_retryable(error) else None
         # Giving up at once beats waiting for a deadline that will pass during the wait.
         if wait_s is None or time.monotonic() + wait_s >= deadline_s:

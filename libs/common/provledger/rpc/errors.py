@@ -32,6 +32,7 @@ DOMAIN: Final = "provledger"
 DETAILS_KEY: Final = "grpc-status-details-bin"
 MAX_STATUS_BYTES: Final = 4096
 MESSAGE_TOO_LARGE: Final = "MESSAGE_TOO_LARGE"
+PEER_CANCELLED: Final = "PEER_CANCELLED"
 
 _MAX_MESSAGE_BYTES: Final = 768
 _MAX_VALUE_BYTES: Final = 256
@@ -249,8 +250,9 @@ def from_rpc_error(exc: grpc.RpcError) -> StatusError:
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "essage larger than max" in message:
         reason = MESSAGE_TOO_LARGE
     elif code is grpc.StatusCode.CANCELLED:
-        # We did not cancel (that is asyncio.CancelledError), so the peer is going down.
-        reason, name = "PEER_CANCELLED", "UNAVAILABLE"
+        # We did not cancel (that is asyncio.CancelledError): the peer is going down, or has more
+        # calls waiting for it than gRPC keeps.
+        reason, name = PEER_CANCELLED, "UNAVAILABLE"
     return _build(name, reason, message, {}, [], None)
 
 
