@@ -130,7 +130,7 @@ class BatchSigner:
         if self._tokens is not None and (taken := self._tokens.take(active, signed_at_ns)):
             token, signer = taken
             attributes["provledger.token_use"] = token.use
-        with telemetry.span("witness.sign", attributes, links=links):
+        with telemetry.span("witness.sign", attributes, links=links) as span:
             body = witness_batch.WitnessBatch(
                 suite=suite,
                 root=witness_batch.batch_root(suite, leaf_hashes),
@@ -142,6 +142,8 @@ class BatchSigner:
                 token=token,
             )
             encoded = body.encode()
+            # The body holds it too, so that a receipt leads to the span that signed it.
+            span.set("provledger.batch_root", body.root.hex())
             try:
                 async with asyncio.timeout(SIGN_TIMEOUT_S):
                     sig = await sign_witness_batch(signer, encoded)

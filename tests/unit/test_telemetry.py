@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -115,6 +116,28 @@ async def test_trace_of_the_caller_goes_on_in_the_callee(recorded: Recorded) -> 
     server_span = spans[f"{SERVICE}/Echo"]
     assert server_span.parent.span_id == spans["caller"].context.span_id
     assert server_span.attributes["rpc.method"] == "Echo"
+
+
+def test_a_collector_that_never_answers_does_not_hold_up_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A drain goes on although the last spans cannot be handed over."""
+    monkeypatch.setattr(telemetry, "SHUTDOWN_S", 0.05)
+    asked, answer = threading.Event(), threading.Event()
+
+    class Hanging:
+        def shutdown(self) -> None:
+            asked.set()
+            answer.wait()
+
+        def get_tracer(self, name: str) -> object:
+            return object()
+
+    telemetry.use(Hanging(), MeterProvider(shutdown_on_exit=False))
+    telemetry.shutdown()
+    assert asked.is_set()
+    assert not telemetry.enabled()
+    answer.set()
 
 
 @pytest.mark.parametrize("mode", ["console", "1"])

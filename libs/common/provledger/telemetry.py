@@ -18,6 +18,8 @@ import importlib
 import os
 import random
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final, Protocol
@@ -29,6 +31,10 @@ log = logs.get(__name__)
 KID: Final = "provledger.kid"
 Attribute = str | bool | int | float
 Attributes = Mapping[str, Attribute]
+
+SHUTDOWN_S: Final = 2.0
+"""How long the end of a process waits for what is not exported yet. A collector that is away must
+not hold up a drain: OpenTelemetry itself would go on trying for half a minute."""
 
 MAX_LINKS: Final = 128
 """Links on one span at most, as in OpenTelemetry's default limits."""
@@ -323,15 +329,21 @@ def scrape() -> tuple[bytes, str] | None:
 
 
 def shutdown() -> None:
-    """Export what is pending and switch off."""
+    """Export what is pending, for `SHUTDOWN_S` at most, and switch off."""
     providers, _state.providers = _state.providers, []
     _state.tracer = _state.meter = None
     _state.scraped = False
     logs.trace_id = None
     for instrument in _instruments:
         instrument.bind(None)
-    for provider in providers:
-        provider.shutdown()
+    deadline_s = time.monotonic() + SHUTDOWN_S
+    ending = [threading.Thread(target=each.shutdown, daemon=True) for each in providers]
+    for thread in ending:
+        thread.start()
+    for thread in ending:
+        thread.join(max(0.0, deadline_s - time.monotonic()))
+    if any(thread.is_alive() for thread in ending):
+        log.warning("telemetry.not_exported", waited_s=SHUTDOWN_S)
 
 
 def _providers(service: str, export: str, *, scraped: bool) -> tuple[Any, Any]:
@@ -349,7 +361,7 @@ def _providers(service: str, export: str, *, scraped: bool) -> tuple[Any, Any]:
         span_exporter, metric_exporter = _exporters(export)
         sdk_trace = importlib.import_module(f"{sdk}.trace")
         trace_export = importlib.import_module(f"{sdk}.trace.export")
-        tracer_provider = sdk_trace.TracerProvider(resource=resource)
+        tracer_provider = sdk_trace.TracerProvider(resource=resource, shutdown_on_exit=False)
         tracer_provider.add_span_processor(trace_export.BatchSpanProcessor(span_exporter))
         metrics_export = importlib.import_module(f"{sdk}.metrics.export")
         readers.append(metrics_export.PeriodicExportingMetricReader(metric_exporter))
@@ -357,7 +369,10 @@ def _providers(service: str, export: str, *, scraped: bool) -> tuple[Any, Any]:
         prometheus = importlib.import_module("opentelemetry.exporter.prometheus")
         readers.append(prometheus.PrometheusMetricReader(scope_info_enabled=False))
         _state.scraped = True
-    return tracer_provider, sdk_metrics.MeterProvider(resource=resource, metric_readers=readers)
+    # `shutdown` ends them, within its time; what OpenTelemetry does at exit has no limit of ours.
+    return tracer_provider, sdk_metrics.MeterProvider(
+        resource=resource, metric_readers=readers, shutdown_on_exit=False
+    )
 
 
 def _exporters(export: str) -> tuple[Any, Any]:
