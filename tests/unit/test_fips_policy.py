@@ -55,9 +55,10 @@ def test_blake3_is_refused_however_it_is_come_by() -> None:
 
 
 @pytest.mark.parametrize("purpose", list(KeyPurpose))
-def test_p256_may_sign_for_every_purpose(purpose: KeyPurpose) -> None:
+def test_ecdsa_may_sign_for_every_purpose(purpose: KeyPurpose) -> None:
     policy.activate(ed25519_approved=False)
     policy.check_signing_key(P256, purpose)
+    policy.check_signing_key(Algorithm.ECDSA_P384, purpose)
 
 
 def test_ed25519_may_sign_checkpoints_where_the_provider_offers_it() -> None:

@@ -42,7 +42,7 @@ def assert_python(loaded: Loaded) -> Evidence:
     if _hashlib.get_fips_mode() != 1:
         raise FIPSAssertionError("Python's hashlib is not in FIPS mode")
     _must_refuse("Python's hashlib", "MD5", lambda: _hashlib.openssl_md5(b""))
-    for name in ("sha256", "shake_256"):
+    for name in ("sha256", "sha384", "shake_256"):
         # Python falls back to code of its own for what OpenSSL refuses.
         if getattr(hashlib, name) is not getattr(_hashlib, f"openssl_{name}"):
             raise FIPSAssertionError(f"hashlib.{name} is not OpenSSL's")

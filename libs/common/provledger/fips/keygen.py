@@ -23,11 +23,10 @@ from provledger.jwk import Algorithm
 
 _TIMEOUT_S: Final = 30.0
 _PROVIDERS: Final = ("-provider", "fips", "-provider", "base", "-propquery", "fips=yes")
+_EC: Final = ("-algorithm", "EC", "-pkeyopt", "ec_param_enc:named_curve", "-pkeyopt")
 _OPTIONS: Final = {
-    Algorithm.ECDSA_P256: (
-        *("-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"),
-        *("-pkeyopt", "ec_param_enc:named_curve"),
-    ),
+    Algorithm.ECDSA_P256: (*_EC, "ec_paramgen_curve:P-256"),
+    Algorithm.ECDSA_P384: (*_EC, "ec_paramgen_curve:P-384"),
     Algorithm.ED25519: ("-algorithm", "ED25519"),
 }
 

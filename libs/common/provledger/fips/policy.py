@@ -7,7 +7,7 @@ and the blake3 wheel knows no OpenSSL. So what may be used is decided here:
 ========================= ========================================================
 statements, entries, logs suite `fips`: SHA-256 throughout
 field salts               SHAKE256
-signatures                ECDSA P-256 over SHA-256
+signatures                ECDSA P-256 over SHA-256, P-384 over SHA-384
 checkpoint signatures     also Ed25519, where the loaded provider offers it
 key files                 PBES2 with PBKDF2-HMAC-SHA256 and AES-256-CBC
 ========================= ========================================================
@@ -28,6 +28,7 @@ SUITES: Final = frozenset({"fips"})
 """Suites of ledgers and logs that may be used (design §4)."""
 
 _P256: Final = "ecdsa-p256"
+_P384: Final = "ecdsa-p384"
 _ED25519: Final = "ed25519"
 _CHECKPOINT: Final = "checkpoint"
 
@@ -134,7 +135,8 @@ def check_signing_key(algorithm: str, purpose: str) -> None:
     `algorithm` is a `provledger.jwk.Algorithm`, `purpose` a `provledger.keyset.KeyPurpose` (both
     are text).
     """
-    if not _mode.active or algorithm == _P256:
+    # That signed notes know no P-384 is the key set's to say, in FIPS mode or not.
+    if not _mode.active or algorithm in (_P256, _P384):
         return
     if algorithm == _ED25519 and purpose == _CHECKPOINT:
         if _mode.ed25519_approved:
@@ -143,7 +145,8 @@ def check_signing_key(algorithm: str, purpose: str) -> None:
             "the loaded FIPS provider does not offer Ed25519; give the checkpoint key P-256"
         )
     raise FIPSRefusedError(
-        f"a key of type {algorithm} may not sign for purpose {purpose} in FIPS mode; use P-256"
+        f"a key of type {algorithm} may not sign for purpose {purpose} in FIPS mode; use P-256 "
+        "or P-384"
     )
 
 

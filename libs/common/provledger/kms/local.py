@@ -183,7 +183,7 @@ def _generate(algorithm: Algorithm) -> PrivateKey:
         from provledger.fips import keygen
 
         if algorithm not in keygen.ALGORITHMS:
-            raise KMSConfigError(f"a {algorithm} key is not made in FIPS mode; use P-256")
+            raise KMSConfigError(f"a {algorithm} key is not made in FIPS mode; use P-256 or P-384")
         return keygen.generate(algorithm)
     if algorithm is Algorithm.ED25519:
         return Ed25519PrivateKey.generate()
