@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -75,16 +75,21 @@ async def make(storage: Storage, ledger: LedgerInfo | None = None) -> LedgerInfo
 
 
 async def append(
-    storage: Storage, ledger: LedgerInfo, *candidates: Candidate, known_seq: int = -1
+    storage: Storage,
+    ledger: LedgerInfo,
+    *candidates: Candidate,
+    known_seq: int = -1,
+    known: chain.Head | None = None,
+    clock: Callable[[], int] = time.time_ns,
 ) -> Decided:
     def decide(state: HeadState, known: Mapping[str, Known], database_ns: int) -> Decided:
-        assert abs(database_ns - time.time_ns()) < 60_000_000_000
+        assert min(abs(database_ns - now()) for now in (time.time_ns, clock)) < 60_000_000_000
         fresh = [item for item in candidates if item.request_id not in known]
         linked = chain.link(ledger, state.head, seal(), fresh, NOW_NS) if fresh else None
         return Decided(linked, known, state)
 
     ids = [item.request_id for item in candidates]
-    return await storage.append(ledger.uid, ids, known_seq, decide)
+    return await storage.append(ledger.uid, ids, known_seq, decide, known=known, clock=clock)
 
 
 # --- schema --------------------------------------------------------------------------------------
@@ -214,6 +219,99 @@ async def test_request_ids_are_looked_up_under_the_lock(storage: Storage) -> Non
     assert [row.request_id for row in decided.linked.rows] == ["r3"]
     # The head is where the caller looked them up: not asked again.
     assert (await append(storage, ledger, candidate("r9"), known_seq=3)).known == {}
+
+
+def statements(storage: Storage) -> list[str]:
+    """What is sent to the database from now on."""
+    sent: list[str] = []
+    sa.event.listen(
+        storage._engine,  # type: ignore[attr-defined]
+        "before_cursor_execute",
+        lambda _connection, _cursor, statement, *_: sent.append(statement),
+    )
+    return sent
+
+
+async def test_a_known_head_takes_one_statement_and_stores_the_same(storage: Storage) -> None:
+    ledger = await make(storage)
+    first = await append(storage, ledger, candidate("r1"), candidate("r2"))
+    assert first.linked is not None
+    sent = statements(storage)
+    resource = '\u00e9\U0001f600 \\ "{,}'
+    given = [candidate("r3", resource_id=resource, payload=b""), candidate("r4")]
+    second = await append(storage, ledger, *given, known_seq=2, known=first.linked.head)
+    if not storage._sql.is_sqlite:  # type: ignore[attr-defined]
+        assert len(sent) == 1
+    assert second.linked is not None
+    stored = await storage.get_rows(ledger.uid, [3, 4], full=True)
+    assert [item.row for item in stored] == second.linked.rows
+    assert stored[0].previous_hash == first.linked.head.receipt_hash
+    assert await storage.get_batches(ledger.uid, [3]) == {3: second.linked.batch}
+    assert (await storage.get_head(ledger.uid)).head == second.linked.head
+
+
+async def test_a_head_that_was_not_what_was_known_is_read(storage: Storage) -> None:
+    ledger = await make(storage)
+    first = await append(storage, ledger, candidate("r1"))
+    assert first.linked is not None
+    last = first.linked.head
+    for number, wrong in enumerate(
+        (
+            replace(last, seq=0),
+            replace(last, t_ns=last.t_ns + 1),
+            replace(last, receipt_hash=bytes(32)),
+        )
+    ):
+        before = (await storage.get_head(ledger.uid)).head
+        done = await append(
+            storage, ledger, candidate("r1"), candidate(f"n{number}"), known_seq=0, known=wrong
+        )
+        assert list(done.known) == ["r1"]
+        assert done.state.head == before
+        assert done.linked is not None
+        assert [row.seq for row in done.linked.rows] == [before.seq + 1]
+    stored = await storage.get_rows(ledger.uid, [1, 2, 3, 4], full=True)
+    assert [item.row.request_id for item in stored] == ["r1", "n0", "n1", "n2"]
+
+
+async def test_a_known_head_that_takes_no_more_is_read(storage: Storage) -> None:
+    ledger = await make(storage)
+    last = (await storage.get_head(ledger.uid)).head
+    await storage.latch(ledger.uid, "because")
+    done = await append(storage, ledger, candidate("r1"), known_seq=0, known=last)
+    # The decision was made on what is stored, and would have refused it.
+    assert done.state.read_only_reason == "because"
+
+
+async def test_a_clock_far_ahead_is_for_the_database_to_judge(storage: Storage) -> None:
+    ledger = await make(storage)
+    last = (await storage.get_head(ledger.uid)).head
+    sent = statements(storage)
+    ahead = lambda: time.time_ns() + 10**12  # noqa: E731
+    # `decide` sees the database's time, and stores it all the same: that is its business.
+    done = await append(storage, ledger, candidate("r1"), known_seq=0, known=last, clock=ahead)
+    assert done.linked is not None
+    assert len(sent) > 1
+
+
+async def test_a_known_head_and_rows_that_are_refused(storage: Storage) -> None:
+    ledger = await make(storage)
+    last = (await storage.get_head(ledger.uid)).head
+    for bad in ({"batch_index": 2**70}, {"resource_id": "\ud800"}):
+        with pytest.raises(RowsRefusedError):
+            await append(storage, ledger, candidate("r1", **bad), known_seq=0, known=last)
+    twice = candidate("r3", receipt_id=candidate("x").receipt_id)
+    with pytest.raises(RowsRefusedError):
+        await append(
+            storage,
+            ledger,
+            twice,
+            candidate("r4", receipt_id=twice.receipt_id),
+            known_seq=0,
+            known=last,
+        )
+    assert (await storage.get_head(ledger.uid)).head == last
+    await append(storage, ledger, candidate("r1"), known_seq=0, known=last)
 
 
 async def test_request_ids_belong_to_their_ledger(storage: Storage) -> None:

@@ -3,6 +3,7 @@
     tables      the schema
     database    `Database`, the implementation in SQLAlchemy Core for SQLite and PostgreSQL
     appends     the transaction of a flush
+    quick       the same for a small one, as one statement
     lookups     reads
     relays      leases, and what the log has
 
@@ -16,11 +17,12 @@ Atomic updates run a pure decision inside of the transaction: `append(..., decid
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
 
-from ledger_svc.chain import BatchRow, HeadState, LedgerInfo, Linked, Row, Stored
+from ledger_svc.chain import BatchRow, Head, HeadState, LedgerInfo, Linked, Row, Stored
 
 
 class Known(NamedTuple):
@@ -132,11 +134,22 @@ class Storage(Protocol):
         """Where those of the request ids are that are in the chain."""
 
     async def append(
-        self, ledger_uid: bytes, request_ids: Sequence[str], known_seq: int, decide: Decide[D]
+        self,
+        ledger_uid: bytes,
+        request_ids: Sequence[str],
+        known_seq: int,
+        decide: Decide[D],
+        *,
+        known: Head | None = None,
+        clock: Callable[[], int] = time.time_ns,
     ) -> D:
         """Run `decide` under the lock of the head and store what it links; durable on return.
 
         Request ids are looked up again, unless the head is still at `known_seq`.
+
+        known: the head at `known_seq`, where the caller has it. A database may then decide for that
+            one at once, by `clock` (Unix nanoseconds) instead of its own time, and store it if the
+            head still is as it was.
 
         Raises:
             RowsRefusedError: the data cannot be stored as it is; nothing was.

@@ -26,8 +26,8 @@ _COPY_TYPES: Final = (
 _INSERT_ONE: Final = "INSERT INTO entries ({entry_names}) VALUES ({entry_marks})"
 _ROWS_AT_ONCE: Final = 50
 _INSERT_MANY: Final = _INSERT_ONE + ", ({entry_marks})" * (_ROWS_AT_ONCE - 1)
-# What the data itself is to blame for; a lost connection or a full disk is not among them.
-_REFUSED: Final = (sa.exc.IntegrityError, sa.exc.DataError, OverflowError, UnicodeError)
+REFUSED: Final = (sa.exc.IntegrityError, sa.exc.DataError, OverflowError, UnicodeError)
+"""What the data itself is to blame for; a lost connection or a full disk is not among them."""
 
 
 def append(
@@ -91,7 +91,7 @@ def insert(connection: Connection, sql: Sql, linked: Linked) -> None:
         connection.exec_driver_sql(
             sql("INSERT INTO batches ({batch_names}) VALUES ({batch_marks})"), tuple(linked.batch)
         )
-    except _REFUSED as error:
+    except REFUSED as error:
         raise RowsRefusedError(type(error).__name__) from error
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, Final, ParamSpec, TypeVar
 
 from sqlalchemy.engine import Connection, Engine
 
-from ledger_svc.chain import BatchRow, HeadState, LedgerInfo, Linked, Stored
+from ledger_svc.chain import BatchRow, Head, HeadState, LedgerInfo, Linked, Stored
 from ledger_svc.storage import (
     D,
     Decide,
@@ -19,6 +20,7 @@ from ledger_svc.storage import (
     Verified,
     appends,
     lookups,
+    quick,
     relays,
     verification,
 )
@@ -30,19 +32,33 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+_LOOKUP_THREADS: Final = 2
+
+
 class Database:
-    """Implements `ledger_svc.storage.Storage`: one writing thread, a few reading ones."""
+    """Implements `ledger_svc.storage.Storage`: one writing thread, a few reading ones.
+
+    What is one statement needs no transaction around it: on PostgreSQL it has threads of its own,
+    whose connections commit by themselves, and takes one round trip to the server.
+    """
 
     def __init__(self, engine: Engine, *, reader_threads: int = 4) -> None:
         self._engine = engine
         self._sql = Sql(is_sqlite=is_sqlite(engine))
         self._writer = Writer(engine, name="ledger-writer")
         self._readers = Readers(engine, threads=reader_threads, name="ledger-reader")
+        self._quick: Writer | None = None
+        self._lookups = self._readers
+        if not self._sql.is_sqlite:
+            self._quick = Writer(engine, name="ledger-quick", autocommit=True)
+            self._lookups = Readers(
+                engine, threads=_LOOKUP_THREADS, name="ledger-lookup", autocommit=True
+            )
 
     @classmethod
     def open(cls, url: str, *, reader_threads: int = 4) -> Database:
         """A database by its URL; nothing is connected yet."""
-        engine = open_engine(url, SCHEMA, pool_size=reader_threads + 2)
+        engine = open_engine(url, SCHEMA, pool_size=reader_threads + _LOOKUP_THREADS + 3)
         return cls(engine, reader_threads=reader_threads)
 
     def migrate(self) -> None:
@@ -52,6 +68,9 @@ class Database:
     async def close(self) -> None:
         """End the threads and connections."""
         await self._writer.close()
+        if self._quick is not None:
+            await self._quick.close()
+            await self._lookups.close()
         await self._readers.close()
         self._engine.dispose()
 
@@ -59,6 +78,12 @@ class Database:
         self, fn: Callable[Concatenate[Connection, Sql, P], R], *args: P.args, **_: P.kwargs
     ) -> R:
         return await self._readers.run(fn, self._sql, *args)
+
+    async def _look_up(
+        self, fn: Callable[Concatenate[Connection, Sql, P], R], *args: P.args, **_: P.kwargs
+    ) -> R:
+        """As `_read`, for functions of one statement."""
+        return await self._lookups.run(fn, self._sql, *args)
 
     async def _write(
         self, fn: Callable[Concatenate[Connection, Sql, P], R], *args: P.args, **_: P.kwargs
@@ -76,7 +101,7 @@ class Database:
 
     async def get_ledger(self, tenant: str, ledger: str) -> LedgerInfo | None:
         """A ledger by its ids."""
-        return await self._read(lookups.get_ledger, tenant, ledger)
+        return await self._look_up(lookups.get_ledger, tenant, ledger)
 
     async def list_ledgers(
         self, tenant: str, after: tuple[str, str], limit: int
@@ -86,19 +111,33 @@ class Database:
 
     async def get_head(self, ledger_uid: bytes) -> HeadState:
         """The head of a ledger that exists."""
-        return await self._read(lookups.get_head, ledger_uid)
+        return await self._look_up(lookups.get_head, ledger_uid)
 
     # --- appends
 
     async def find_requests(self, ledger_uid: bytes, request_ids: Sequence[str]) -> FoundRequests:
         """Where those of the request ids are that are in the chain."""
-        return await self._read(lookups.find_requests, ledger_uid, request_ids)
+        return await self._look_up(lookups.find_requests, ledger_uid, request_ids)
 
     async def append(
-        self, ledger_uid: bytes, request_ids: Sequence[str], known_seq: int, decide: Decide[D]
+        self,
+        ledger_uid: bytes,
+        request_ids: Sequence[str],
+        known_seq: int,
+        decide: Decide[D],
+        *,
+        known: Head | None = None,
+        clock: Callable[[], int] = time.time_ns,
     ) -> D:
         """Run `decide` under the lock of the head and store what it links; durable on return."""
         run: Callable[..., D] = appends.append
+        if self._quick is not None and known is not None and len(request_ids) <= quick.MAX_ROWS:
+            attempt: Callable[..., D | None] = quick.append
+            decided = await self._quick.run(
+                attempt, self._sql, ledger_uid, known, clock, decide, idempotent=True
+            )
+            if decided is not None:
+                return decided
         return await self._writer.run(
             run, self._sql, ledger_uid, request_ids, known_seq, decide, idempotent=True
         )
@@ -107,7 +146,7 @@ class Database:
 
     async def get_receipt(self, ledger_uid: bytes, receipt_id: bytes) -> Stored | None:
         """A receipt by its id."""
-        return await self._read(lookups.get_receipt, ledger_uid, receipt_id)
+        return await self._look_up(lookups.get_receipt, ledger_uid, receipt_id)
 
     async def get_rows(self, ledger_uid: bytes, seqs: Sequence[int], *, full: bool) -> list[Stored]:
         """Receipts by seq, in order."""
@@ -123,7 +162,7 @@ class Database:
         self, ledger_uid: bytes, batch_seqs: Sequence[int]
     ) -> dict[int, BatchRow]:
         """Signed batches by their seq."""
-        return await self._read(lookups.get_batches, ledger_uid, batch_seqs)
+        return await self._look_up(lookups.get_batches, ledger_uid, batch_seqs)
 
     async def verify_range(self, ledger: LedgerInfo, start_seq: int, end_seq: int) -> Verified:
         """Recompute stored rows."""
@@ -133,7 +172,7 @@ class Database:
 
     async def log_runs(self, ledger_uid: bytes, first_seq: int, last_seq: int) -> list[LogRun]:
         """Runs that overlap a range of seqs, in order."""
-        return await self._read(lookups.log_runs, ledger_uid, first_seq, last_seq)
+        return await self._look_up(lookups.log_runs, ledger_uid, first_seq, last_seq)
 
     async def find_unlogged(self, owner: str) -> list[LedgerInfo]:
         """Ledgers with receipts that are not logged, and no lease of another owner."""

@@ -8,8 +8,7 @@ from typing import Any, Final
 from sqlalchemy.engine import Connection
 
 from ledger_svc.chain import BatchRow, Head, HeadState, LedgerInfo, Row, Stored
-from ledger_svc.storage import FoundRequests, ListQuery, LogRun, Scan
-from ledger_svc.storage.appends import find_known
+from ledger_svc.storage import FoundRequests, Known, ListQuery, LogRun, Scan
 from ledger_svc.storage.sql import Sql
 from provledger.errors import DataLossError
 
@@ -57,8 +56,18 @@ def find_requests(
     connection: Connection, sql: Sql, ledger_uid: bytes, request_ids: Sequence[str]
 ) -> FoundRequests:
     """Where request ids are; what is not found was not there as of the head: it is one snapshot."""
-    head = get_head(connection, sql, ledger_uid).head
-    return FoundRequests(head.seq, find_known(connection, sql, ledger_uid, request_ids))
+    rows = connection.exec_driver_sql(
+        sql(
+            "SELECT h.seq, e.request_id, e.seq, e.receipt_id, {size} "
+            "FROM heads h LEFT JOIN entries e "
+            "ON e.ledger_uid = h.ledger_uid AND e.request_id {among} WHERE h.ledger_uid = ?"
+        ),
+        (sql.values(request_ids), ledger_uid),
+    ).all()
+    if not rows:
+        raise DataLossError("HEAD_MISSING", "the ledger has no row in heads")
+    known = {row[1]: Known(row[2], row[3], row[4]) for row in rows if row[1] is not None}
+    return FoundRequests(rows[0][0], known)
 
 
 def get_receipt(
