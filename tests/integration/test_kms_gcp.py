@@ -484,14 +484,57 @@ async def test_lost_answer_to_a_new_version_makes_no_second_one(gcp: FakeGCPKMS)
     assert (third.uri, third.found) == (uri[:-1] + "3", False)
 
 
-async def test_versions_that_belong_to_nobody_are_not_chosen_from(gcp: FakeGCPKMS) -> None:
+async def test_version_that_was_there_before_the_ceremony_is_never_taken(gcp: FakeGCPKMS) -> None:
+    """Newer than the active one and registered nowhere, but made by somebody else."""
     uri = f"gcp-kms:{gcp.add_key(ED25519)}"
     gcp.add_key(ED25519, "DESTROYED")
-    for _ in range(2):
-        gcp.add_key(ED25519)
-    with pytest.raises(KMSConfigError, match="several newer versions"):
+    gcp.add_key(ED25519)
+    created = await GCPProvider().create_beside(uri, Algorithm.ED25519, WANTED)
+    assert (created.uri, created.found) == (uri[:-1] + "4", False)
+    # Another ceremony, of a key that is not registered yet, does not take that one either.
+    other = await GCPProvider().create_beside(uri, Algorithm.ED25519, Wanted("w3", bytes(16)))
+    assert (other.uri, other.found) == (uri[:-1] + "5", False)
+
+
+@pytest.mark.parametrize("killed_after", ["labels", "version"])
+async def test_ceremony_that_was_killed_goes_on_with_what_it_made(
+    gcp: FakeGCPKMS, killed_after: str
+) -> None:
+    uri = f"gcp-kms:{gcp.add_key(ED25519)}"
+    gcp.labels[uri.removeprefix("gcp-kms:").rpartition("/cryptoKeyVersions")[0]] = {"team": "a"}
+    if killed_after == "labels":
+        gcp.denied = {"CreateCryptoKeyVersion"}
+        with pytest.raises(KMSPermissionError):
+            await GCPProvider().create_beside(uri, Algorithm.ED25519, WANTED)
+        gcp.denied = set()
+    else:
         await GCPProvider().create_beside(uri, Algorithm.ED25519, WANTED)
-    assert len(gcp.versions) == 4
+    again = await GCPProvider().create_beside(uri, Algorithm.ED25519, WANTED)
+    assert (again.uri, len(gcp.versions)) == (uri[:-1] + "2", 2)
+    assert again.found == (killed_after == "version")
+    (labels,) = gcp.labels.values()
+    assert labels == {
+        "team": "a",
+        "provledger-ceremony": WANTED.ceremony.hex(),
+        "provledger-after": "1",
+    }
+
+
+async def test_of_several_versions_made_meanwhile_none_is_chosen(gcp: FakeGCPKMS) -> None:
+    uri = f"gcp-kms:{gcp.add_key(ED25519)}"
+    await GCPProvider().create_beside(uri, Algorithm.ED25519, WANTED)
+    gcp.add_key(ED25519)
+    with pytest.raises(KMSConfigError, match="several versions of its key were made since"):
+        await GCPProvider().create_beside(uri, Algorithm.ED25519, WANTED)
+    assert len(gcp.versions) == 3
+
+
+async def test_nothing_is_made_where_the_ceremony_cannot_be_written_down(gcp: FakeGCPKMS) -> None:
+    uri = f"gcp-kms:{gcp.add_key(ED25519)}"
+    gcp.denied = {"UpdateCryptoKey"}
+    with pytest.raises(KMSPermissionError, match=r"UpdateCryptoKey.*roles/cloudkms\.admin"):
+        await GCPProvider().create_beside(uri, Algorithm.ED25519, WANTED)
+    assert len(gcp.versions) == 1
 
 
 async def test_version_of_our_own_number_cannot_be_made(gcp: FakeGCPKMS) -> None:

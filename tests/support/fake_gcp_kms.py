@@ -13,6 +13,7 @@ that takes its time to act, RESOURCE_EXHAUSTED with RetryInfo, answers lost afte
 from __future__ import annotations
 
 import importlib
+import re
 import threading
 import time
 from collections import Counter, deque
@@ -49,6 +50,9 @@ HASHED: dict[str, tuple[str, hashes.HashAlgorithm]] = {
     "EC_SIGN_P256_SHA256": ("sha256", hashes.SHA256()),
     "EC_SIGN_P384_SHA384": ("sha384", hashes.SHA384()),
 }
+
+
+_LABEL = re.compile(r"[a-z0-9_-]{0,63}")
 
 
 @dataclass
@@ -114,6 +118,8 @@ class FakeGCPKMS:
 
     def __post_init__(self) -> None:
         self.versions: dict[str, Version] = {}
+        self.labels: dict[str, dict[str, str]] = {}
+        """Of keys, by name; versions have none."""
         self._faults: deque[tuple[str, int]] = deque()
         self._lock = threading.Lock()
         self._closing = threading.Event()
@@ -163,6 +169,7 @@ class FakeGCPKMS:
                 kms_v1.AsymmetricSignResponse,
             ),
             "GetCryptoKey": (self._get_crypto_key, kms_v1.GetCryptoKeyRequest, kms_v1.CryptoKey),
+            "UpdateCryptoKey": (self._update, kms_v1.UpdateCryptoKeyRequest, kms_v1.CryptoKey),
             "CreateCryptoKeyVersion": (
                 self._create,
                 kms_v1.CreateCryptoKeyVersionRequest,
@@ -206,7 +213,8 @@ class FakeGCPKMS:
                 if method in self.denied:
                     raise _AbortError(
                         code_pb2.PERMISSION_DENIED,
-                        f"Permission 'cloudkms.{method}' denied on resource '{request.name}' "
+                        f"Permission 'cloudkms.{method}' denied on resource "
+                        f"'{getattr(request, 'name', getattr(request, 'parent', method))}' "
                         "(or it may not exist).",
                     )
                 answer = function(request)
@@ -339,7 +347,17 @@ class FakeGCPKMS:
             name=request.name,
             purpose=Purpose.ASYMMETRIC_SIGN,
             version_template=kms_v1.CryptoKeyVersionTemplate(algorithm=Algorithm[first.algorithm]),
+            labels=self.labels.get(request.name, {}),
         )
+
+    def _update(self, request: Any) -> Any:
+        if list(request.update_mask.paths) != ["labels"]:
+            raise _AbortError(code_pb2.INVALID_ARGUMENT, "update_mask is required")
+        labels = dict(request.crypto_key.labels)
+        if not all(_LABEL.fullmatch(text) for pair in labels.items() for text in pair):
+            raise _AbortError(code_pb2.INVALID_ARGUMENT, "Invalid label")
+        self.labels[request.crypto_key.name] = labels
+        return self._get_crypto_key(kms_v1.GetCryptoKeyRequest(name=request.crypto_key.name))
 
     def _list(self, request: Any) -> Any:
         listed = [v for n, v in self.versions.items() if n.startswith(f"{request.parent}/")]

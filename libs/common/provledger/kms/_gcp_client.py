@@ -139,10 +139,14 @@ def translate(error: Exception, uri: str, method: str) -> KMSError:
             "key and version"
         )
     if code is grpc.StatusCode.PERMISSION_DENIED:
+        remedy = (
+            "grant roles/cloudkms.signer and roles/cloudkms.publicKeyViewer on the key to the "
+            "service's account"
+        )
+        if method in ("UpdateCryptoKey", "CreateCryptoKeyVersion", "ListCryptoKeyVersions"):
+            remedy = f"whoever rotates needs cloudkms.* for it ({method}): roles/cloudkms.admin"
         return KMSPermissionError(
-            f"key {uri}: we are not allowed to call {method}, or it is not there ({said}); grant "
-            "roles/cloudkms.signer and roles/cloudkms.publicKeyViewer on the key to the service's "
-            "account"
+            f"key {uri}: we are not allowed to call {method}, or it is not there ({said}); {remedy}"
         )
     if code is grpc.StatusCode.UNAUTHENTICATED:
         return KMSPermissionError(

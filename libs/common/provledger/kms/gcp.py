@@ -7,7 +7,8 @@ What the service's account needs on the key::
 
     roles/cloudkms.publicKeyViewer   cloudkms.cryptoKeyVersions.viewPublicKey, to open it
     roles/cloudkms.signer            cloudkms.cryptoKeyVersions.useToSign, to sign
-    cloudkms.cryptoKeys.get and cloudkms.cryptoKeyVersions.create
+    cloudkms.cryptoKeys.get, cloudkms.cryptoKeys.update, cloudkms.cryptoKeyVersions.list and
+    cloudkms.cryptoKeyVersions.create
                                      only for whoever rotates keys without naming the new one
 
 ==========  ===================  ==============================================
@@ -37,7 +38,6 @@ signatures (`provledger.kms.signing`).
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -49,8 +49,9 @@ from provledger import logs
 from provledger.errors import KeyFormatError
 from provledger.jwk import Algorithm, PublicKey, algorithm_of, ml_dsa_type
 from provledger.kms._gcp_client import SCHEME, Reference, connect, parse, translate
+from provledger.kms._gcp_create import Ceremony
 from provledger.kms.base import Capabilities
-from provledger.kms.errors import KMSConfigError, KMSIntegrityError, KMSUnavailableError
+from provledger.kms.errors import KMSConfigError, KMSIntegrityError
 from provledger.kms.remote import (
     CREATING,
     DIGESTS,
@@ -83,11 +84,6 @@ _SPECS: Final = tuple(
         "ml-dsa-65   PQ_SIGN_ML_DSA_65    data".split(),
     )
 )
-
-
-_PAGE: Final = 1000
-_LOOK_AGAIN_S: Final = (0.2, 0.5, 1.0, 2.0)
-_USABLE_STATES: Final = frozenset("ENABLED PENDING_GENERATION".split())
 
 
 class GCPProvider:
@@ -138,13 +134,15 @@ class GCPProvider:
     async def create_beside(self, uri: str, algorithm: Algorithm, wanted: Wanted) -> CreatedKey:
         """Make a further version of the key that `uri` is a version of.
 
-        Versions carry no name of ours. So one that is newer than `uri` and belongs to no
-        registered key is taken for what an earlier attempt made; more than one is refused. Raises
-        as `open_signer` does; KMSConfigError also if the key's template is for another algorithm.
+        A version that an earlier attempt of the same ceremony made is taken, and no other
+        (`provledger.kms._gcp_create`). Raises as `open_signer` does; KMSConfigError also if the
+        key's template is for another algorithm.
         """
         client = await _Client.connect(parse(uri))
         try:
-            name, found = await _find_or_create(client, algorithm, wanted, Caller(uri, CREATING))
+            expected = next((s.key_algorithm for s in _SPECS if s.algorithm is algorithm), "")
+            ceremony = Ceremony(client, wanted, Caller(uri, CREATING))
+            name, found = await ceremony.find_or_create(expected)
             created = SCHEME + name
             log.info("kms.key_created", uri=created, kid=wanted.kid, found=found)
             client.reference = parse(created)
@@ -266,88 +264,6 @@ def _check_answer(client: _Client, name: str, data: bytes, checksum: int | None)
         raise KMSIntegrityError(f"key {client.reference.uri}: another key version answered")
     if checksum is None or checksum != crc32c(data):
         raise KMSIntegrityError(f"key {client.reference.uri}: the answer arrived damaged (CRC32C)")
-
-
-async def _find_or_create(
-    client: _Client, algorithm: Algorithm, wanted: Wanted, caller: Caller
-) -> tuple[str, bool]:
-    """Return the name of the ceremony's version of the key, and whether it was there already."""
-    kms, parent = client.kms, client.reference.parent
-
-    async def template(timeout_s: float) -> str:
-        request = kms.GetCryptoKeyRequest(name=parent)
-        key = await client.call("GetCryptoKey", "get_crypto_key", request, timeout_s)
-        return _name(key.version_template.algorithm)
-
-    async def attempt(timeout_s: float) -> str:
-        request = kms.CreateCryptoKeyVersionRequest(
-            parent=parent,
-            crypto_key_version=kms.CryptoKeyVersion(
-                state=kms.CryptoKeyVersion.CryptoKeyVersionState.ENABLED
-            ),
-        )
-        version = await client.call(
-            "CreateCryptoKeyVersion", "create_crypto_key_version", request, timeout_s
-        )
-        name: str = version.name
-        return name
-
-    kind = await caller.call(template)
-    expected = next((spec.key_algorithm for spec in _SPECS if spec.algorithm is algorithm), "")
-    if kind != expected:
-        raise KMSConfigError(
-            f"key {client.reference.uri}: new versions of its key are of algorithm {kind}, not "
-            f"{expected}; make another key with --default-algorithm for {algorithm}"
-        )
-    name = await _find(client, wanted, caller)
-    if name:
-        return name, True
-    try:
-        return await caller.call(attempt, repeatable=False), False
-    except KMSUnavailableError as error:
-        for delay_s in _LOOK_AGAIN_S:
-            await asyncio.sleep(delay_s)
-            name = await _find(client, wanted, caller)
-            if name:
-                return name, True
-        raise KMSUnavailableError(
-            f"{error}; whether a version was made is not known: run it again, which looks for one "
-            f"first, or see: gcloud kms keys versions list --key={parent}"
-        ) from None
-
-
-async def _find(client: _Client, wanted: Wanted, caller: Caller) -> str:
-    """The name of a newer version that belongs to nobody yet, "" if there is none."""
-
-    async def attempt(timeout_s: float) -> list[str]:
-        request = client.kms.ListCryptoKeyVersionsRequest(
-            parent=client.reference.parent, page_size=_PAGE
-        )
-        pages = await client.call(
-            "ListCryptoKeyVersions", "list_crypto_key_versions", request, timeout_s
-        )
-        try:
-            return [each.name async for each in pages if _name(each.state) in _USABLE_STATES]
-        except Exception as error:
-            raise translate(error, client.reference.uri, "ListCryptoKeyVersions") from None
-
-    number = _number(client.reference.name)
-    found = [
-        name
-        for name in await caller.call(attempt)
-        if _number(name) > number and SCHEME + name not in wanted.known
-    ]
-    if len(found) > 1:
-        raise KMSConfigError(
-            f"key {client.reference.uri}: several newer versions of its key belong to no "
-            f"registered key: {', '.join(found)}; destroy those that are not meant, or give the "
-            "URI of the one that is"
-        )
-    return found[0] if found else ""
-
-
-def _number(version: str) -> int:
-    return int(version.rpartition("/")[2])
 
 
 def _table() -> tuple[int, ...]:
