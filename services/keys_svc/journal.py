@@ -169,10 +169,14 @@ def propose_genesis(registry: Registry, recovery: KeyBinding, now_ns: int) -> Re
 
 
 def create(registry: Registry, binding: KeyBinding, now_ns: int) -> Registry:
-    """As `Registry.create`, with its event."""
-    after = registry.create(binding, now_ns)
+    """As `Registry.create`, with its event.
+
+    With a key ledger no key is active before an event says so, the first of its purpose included.
+    """
     if not is_kept(registry):
-        return after
+        return registry.create(binding, now_ns)
+    known = registry.is_registered(binding)
+    after = registry if known else registry.add_pending(binding, now_ns)
     return propose_created(after, after.get(binding.kid), now_ns)
 
 

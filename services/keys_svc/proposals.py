@@ -34,7 +34,8 @@ def propose_rotated(
 ) -> Registry:
     """Say that a key becomes the active one; raises UnavailableError (NO_ACTIVE_KEY)."""
     old = registry.active(record.purpose)
-    if old is None:
+    epoch = 1 + max(each.epoch for each in registry if each.purpose == record.purpose)
+    if old is None and epoch > 1:
         raise UnavailableError(
             "NO_ACTIVE_KEY", f"there is no {record.purpose.value} key to rotate from"
         )
@@ -45,10 +46,10 @@ def propose_rotated(
         kid=record.kid,
         thumbprint=record.binding.thumbprint,
         purpose=record.purpose.value,
-        epoch=1 + max(each.epoch for each in registry if each.purpose == record.purpose),
+        epoch=epoch,
         # A clock that went back must not end a key before it began.
-        not_before_ns=max(now_ns, (old.not_before_ns or 0) + 1),
-        previous=KeyRef(old.kid, old.binding.thumbprint),
+        not_before_ns=max(now_ns, (old.not_before_ns or 0) + 1) if old is not None else now_ns,
+        previous=KeyRef(old.kid, old.binding.thumbprint) if old is not None else None,
         sizes=sizes if record.purpose is KeyPurpose.CHECKPOINT else (),
     )
     return propose(registry, event)

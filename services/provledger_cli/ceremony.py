@@ -22,7 +22,7 @@ from provledger.keyset import KeySet, KeyState
 from provledger.rpc.probe import PROBE_LEDGER, probe_draft
 from provledger_cli.bootstrap import endorse
 from provledger_cli.config import RECOVERY_KID
-from provledger_cli.connect import Remote
+from provledger_cli.connect import Remote, Target
 from provledger_cli.failures import CommandError
 from provledger_cli.registry import PURPOSES, known_key
 
@@ -114,6 +114,8 @@ async def _stage(remote: Remote, kid: str) -> str:
     }.get(waiting[0].event.type, "its event")
     if waiting[0].state == keys_pb2.KEY_EVENT_STATE_SEALED:
         return f"{what} is endorsed and goes to the key ledger"
+    if waiting[0].event.type == keys_pb2.KEY_EVENT_TYPE_ROTATED and waiting[0].event.epoch == 1:
+        return f"{what} waits to be endorsed by the recovery key and the new one"
     return f"{what} waits to be endorsed by the old key and the new one (is the ledger service up?)"
 
 
@@ -153,6 +155,38 @@ async def endorse_by_recovery(remote: Remote, path: Path, kids: set[str]) -> int
             await endorse(remote.keys, remote.policy, each, recovery_kid, uri, path.parent)
             done += 1
     return done
+
+
+async def introduce(remote: Remote, kid: str, recovery: Path | None) -> None:
+    """Have the recovery key let in the first key of a purpose that the key ledger began without.
+
+    Raises:
+        CommandError: there is no recovery key at hand.
+    """
+    events = (await remote.call(remote.keys.ListKeyEvents, keys_pb2.ListKeyEventsRequest())).events
+    waits = [each for each in events if each.event.kid == kid]
+    if all(each.state == keys_pb2.KEY_EVENT_STATE_RECORDED for each in waits):
+        return
+    if recovery is None:
+        raise CommandError(
+            f"{kid} is the first key of its purpose: only the recovery key can let it in",
+            hint="it stays pending; run the same command again with --recovery-key FILE",
+        )
+    await endorse_by_recovery(remote, recovery, {kid})
+
+
+def recovery_file(where: Target, given: Path | None) -> Path | None:
+    """The recovery key's file, as an absolute path: the one given, or that of the data directory.
+
+    Raises:
+        CommandError: the one given is not there.
+    """
+    if given is None:
+        kept = where.data_dir.keys / f"{RECOVERY_KID}.pem"
+        return kept.resolve() if where.embedded and kept.is_file() else None
+    if not given.is_file():
+        raise CommandError(f"{given} is not there", hint="give --recovery-key FILE")
+    return given.resolve()
 
 
 async def wait_recorded(remote: Remote, kid: str, timeout_s: float) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import ssl
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -11,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from provledger.client import Client, Mutation
 from provledger.errors import PermissionDeniedError
 from provledger.fips import module
 from provledger.fips.errors import FIPSConfigError
-from provledger.jwk import Algorithm
+from provledger.jwk import Algorithm, jwk_from_public_key
 from provledger.kms.local import create_key
 from provledger.verify import verify_receipt
 from tests.support.certs import CertificateAuthority
@@ -71,12 +76,12 @@ def start(
     nodes: list[Node] = []
 
     def start(
-        *sets: str, algorithm: Algorithm = Algorithm.ED25519
+        *sets: str, algorithm: Algorithm = Algorithm.ED25519, more: tuple[str, ...] = ()
     ) -> tuple[Node, CertificateAuthority]:
         ports = [word for name in SERVICES for word in ("--set", f"{name}.port={free_port()}")]
         secrets, authority = _secrets(tmp_path, postgres_database_url, algorithm)
         (tmp_path / "node").mkdir()
-        node = Node(tmp_path / "node", render(*values(*sets), *ports), secrets)
+        node = Node(tmp_path / "node", render(*values(*sets), *ports, *more), secrets)
         nodes.append(node)
         for name in node.pods():
             node.start(name)
@@ -132,6 +137,52 @@ def _receipt_verifies(node: Node, authority: CertificateAuthority, suite: str) -
     assert report.status == "verified"
 
 
+def _first_key_of_a_new_purpose(node: Node, authority: CertificateAuthority, pin: str) -> None:
+    """An operator, from outside: the key ledger began without a receipt key, and gets one."""
+    tls = authority.issue("operator", dns=("operator.example.org",))
+    where = [
+        *("--endpoint", f"keys=localhost:{node.port('keys')}"),
+        *("--endpoint", f"ledger=localhost:{node.port('ledger')}"),
+        *("--endpoint", f"anchor=localhost:{node.port('anchor')}"),
+        *("--tls-cert", str(tls.cert), "--tls-key", str(tls.key), "--tls-ca", str(tls.ca)),
+    ]
+    work = node.root.parent
+    key = load_pem_private_key((work / "receipt-1.pem").read_bytes(), None)
+    assert isinstance(key, Ed25519PrivateKey)
+    (work / "receipt-1.jwk").write_text(json.dumps(jwk_from_public_key(key.public_key())))
+    rotate = ["keys", "rotate", "--kid", "receipt-1", "--purpose", "receipt", "--no-probe"]
+    rotate += ["--uri", "local:receipt-1.pem", "--jwk", "receipt-1.jwk", *where]
+    refused = _command(work, *rotate)
+    assert refused.returncode == 2
+    assert "only the recovery key can let it in" in refused.stdout + refused.stderr
+    done = _command(work, *rotate, "--recovery-key", "recovery-1.pem")
+    assert done.returncode == 0, done.stderr
+    made = json.loads(done.stdout)
+    assert (made["key"]["state"], made["key"]["epoch"], made["previous"]) == ("active", 1, None)
+    assert made["signers"]  # the anchor signs with it
+    for command in (
+        ["export", "--tenant", "shop", "--out", "x.ndjson", *where],
+        ["verify", "x.ndjson", "--pin", pin],
+    ):
+        done = _command(work, *command)
+        assert done.returncode == 0, done.stderr
+    outcomes = {each["check"]: each["outcome"] for each in json.loads(done.stdout)["checks"]}
+    assert outcomes["key_ledger"] == "holds"
+
+
+def _command(work: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    env = {name: text for name, text in os.environ.items() if not name.startswith("PROVLEDGER_")}
+    return subprocess.run(
+        [sys.executable, "-m", "provledger_cli", *words, "--json"],
+        env=env,
+        cwd=work,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
 def _without_certificate(node: Node, name: str, ca: Path) -> None:
     """TLS, but nothing shown: no service talks to that."""
     import grpc
@@ -148,11 +199,11 @@ def _without_certificate(node: Node, name: str, ca: Path) -> None:
 def test_rendered_pods_serve_over_mutual_tls(
     start: Callable[..., tuple[Node, CertificateAuthority]],
 ) -> None:
-    node, authority = start("local")
+    node, authority = start("local", more=("--set", "firstKeys.receipt="))
     _wait_until_ready(node)
     first = _document(node.output("first-keys"))
     pin = first["pin"]
-    assert first["registered"] == ["witness-1", "checkpoint-1", "head-1", "receipt-1"]
+    assert first["registered"] == ["witness-1", "checkpoint-1", "head-1"]
     assert len(bytes.fromhex(pin)) == 32
     _receipt_verifies(node, authority, "blake3")
     for name in ("keys", "witness", "ledger", "anchor"):
@@ -161,6 +212,7 @@ def test_rendered_pods_serve_over_mutual_tls(
     assert node.start("first-keys").wait(TIMEOUT_S) == 0, node.output("first-keys")
     assert _document(node.output("first-keys")) == {"registered": [], "pin": pin}
     del node.running["first-keys"]
+    _first_key_of_a_new_purpose(node, authority, pin)
     assert set(node.stop().values()) == {0}
 
 

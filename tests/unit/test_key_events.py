@@ -155,6 +155,33 @@ def test_checkpoint_keys_are_bounded_by_tree_sizes() -> None:
     assert keys["checkpoint-2"].sizes == (SizeRange(ORIGIN, 40),)
 
 
+# The first key of a purpose that the genesis does not name.
+X1 = maker("receipt-1", 41)
+FIRST_CREATED = about(EventType.CREATED, X1, "receipt", uri="local:receipt-1.pem", jwk=X1.jwk)
+FIRST_ACTIVE = about(EventType.ROTATED, X1, "receipt", epoch=1, not_before_ns=300)
+
+
+def test_the_recovery_key_lets_in_the_first_key_of_a_new_purpose() -> None:
+    events = [START, signed(FIRST_CREATED, R1, X1), signed(FIRST_ACTIVE, R1, X1)]
+    keys = replay(events, R1.thumbprint).keys
+    assert (keys["receipt-1"].state, keys["receipt-1"].epoch) == (KeyState.ACTIVE, 1)
+    assert all(keys[each.kid].state is KeyState.ACTIVE for each in (W1, C1, H1))
+    assert parse_signed(events[2].encode()) == events[2]
+    # From then on they rotate like all others.
+    second = maker("receipt-2", 42)
+    created = about(EventType.CREATED, second, "receipt", uri="x:", jwk=second.jwk)
+    rotated = about(
+        EventType.ROTATED,
+        second,
+        "receipt",
+        epoch=2,
+        not_before_ns=400,
+        previous=KeyRef(X1.kid, X1.thumbprint),
+    )
+    events += [signed(created, X1, second), signed(rotated, X1, second)]
+    assert replay(events, R1.thumbprint).keys["receipt-1"].state is KeyState.DRAINING
+
+
 BROKEN: list[tuple[str, Callable[[], list[SignedEvent]], str]] = [
     ("no genesis", list, "no genesis"),
     ("a later event first", lambda: GOOD[1:], "begins with its genesis"),
@@ -188,6 +215,24 @@ BROKEN: list[tuple[str, Callable[[], list[SignedEvent]], str]] = [
         "begins before the old one",
         lambda: [*GOOD[:2], signed(replace(ROTATED, not_before_ns=50), W1, W2)],
         "begins before",
+    ),
+    (
+        "a new purpose without the recovery key",
+        lambda: [START, signed(FIRST_CREATED, W1, X1)],
+        "valid before",
+    ),
+    (
+        "a new purpose's key made active without the recovery key",
+        lambda: [START, signed(FIRST_CREATED, R1, X1), signed(FIRST_ACTIVE, X1)],
+        "valid before",
+    ),
+    (
+        "a second first key of a purpose, past the active one",
+        lambda: [
+            *GOOD[:2],
+            signed(about(EventType.ROTATED, W2, epoch=1, not_before_ns=300), R1, W2),
+        ],
+        "not the active one",
     ),
     ("retired by itself", lambda: [*GOOD[:3], signed(RETIRED, W1)], "valid before"),
     ("revoked by itself", lambda: [*GOOD[:3], signed(REVOKED, W1)], "valid before"),

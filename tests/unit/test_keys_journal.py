@@ -18,12 +18,13 @@ from provledger.errors import (
     StatusError,
 )
 from provledger.key_events import EventType, KeyEvent, KeyRef, SignedEvent
+from provledger.key_history import check_key_set
 from provledger.keyset import CoveredCheckpoint, KeyPurpose, KeySet, KeyState
-from tests.unit.test_key_events import C1, H1, R1, W1, W2, W3, Maker
+from tests.unit.test_key_events import C1, H1, R1, W1, W2, W3, X1, Maker
 
 WITNESS = KeyPurpose.WITNESS
 DRAIN_NS = 1000
-MAKERS = {each.kid: each for each in (W1, W2, W3, C1, H1, R1)}
+MAKERS = {each.kid: each for each in (W1, W2, W3, C1, H1, R1, X1)}
 
 
 def binding(key: Maker, purpose: KeyPurpose = WITNESS) -> KeyBinding:
@@ -149,6 +150,30 @@ def test_a_stolen_active_key_is_replaced_by_the_recovery_key_alone(kept: Registr
     keys = journal.history_of(done).keys
     assert keys["witness-1"].state is KeyState.REVOKED
     assert keys["witness-2"].state is KeyState.ACTIVE
+
+
+def test_the_first_key_of_a_new_purpose_waits_for_the_recovery_key(kept: Registry) -> None:
+    """A key ledger that is older than the keys of COSE receipts."""
+    first = binding(X1, KeyPurpose.RECEIPT)
+    # Registering it is not enough: a key set with it would disagree with the key ledger.
+    created = journal.create(kept, first, 300)
+    assert created.get("receipt-1").state is KeyState.PENDING
+    assert created.active(KeyPurpose.RECEIPT) is None
+    proposed = journal.rotate(
+        created, "receipt-1", KeyPurpose.RECEIPT, 400, drain_ns=DRAIN_NS, binding=first
+    )
+    stuck = carry(proposed)
+    assert stuck.get("receipt-1").state is KeyState.PENDING
+    for each in journal.open_events(stuck):
+        event = each.signed.event
+        stuck = journal.endorse(stuck, event.digest(), [R1.endorse(event)])
+    done = carry(stuck)
+    assert not journal.open_events(done)
+    assert (done.get("receipt-1").state, done.get("receipt-1").epoch) == (KeyState.ACTIVE, 1)
+    check_key_set(journal.history_of(done), done.key_set(600))
+    events = [(e.signed, e.receipt) for e in done.events]
+    again = rebuild(Registry(), events, R1.thumbprint, 700)
+    assert again.get("receipt-1").state is KeyState.ACTIVE
 
 
 def test_a_drained_key_is_retired_once_all_signers_moved_on(kept: Registry) -> None:

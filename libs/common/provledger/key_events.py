@@ -296,8 +296,10 @@ def _read_event(value: Mapping[str, Any]) -> KeyEvent:
     )
     if (kind is EventType.CREATED) != bool(event.jwk):
         raise KeyFormatError("a created key, and no other event but the genesis, names a jwk")
-    if (kind is EventType.ROTATED) != (event.previous is not None):
-        raise KeyFormatError("a rotation, and nothing else, names the previous key")
+    # The first key of a purpose that the genesis does not name replaces none.
+    replaces = kind is EventType.ROTATED and event.epoch != 1
+    if replaces != (event.previous is not None):
+        raise KeyFormatError("a rotation from epoch 2 on, and nothing else, names the previous key")
     if event.reason:
         names.check_text(event.reason, "reason", max_bytes=MAX_REASON_BYTES)
     return event

@@ -6,7 +6,8 @@
   thumbprint is one of theirs;
 * every later event is endorsed by a key of the same purpose that was valid before it (for a
   retirement or revocation: another one than the key it is about), or by the recovery key;
-* a key that comes in endorses its own creation and its own activation;
+* a key that comes in endorses its own creation and its own activation; the first one of a purpose
+  that the genesis does not name replaces none, so that only the recovery key can let it in;
 * a kid and a thumbprint come in once; epochs go up by one; nothing leaves retired or revoked.
 
 Pure: no I/O, no clock. Whether a record is in the log at all is `provledger.key_ledger`'s to check.
@@ -210,11 +211,11 @@ class History:
         if known.state is not KeyState.PENDING:
             raise _broken(event, f"the key is {known.state.value}, not pending")
         old = self.active(event.purpose)
-        if old is None or event.previous != KeyRef(old.kid, old.thumbprint):
+        if event.previous != (KeyRef(old.kid, old.thumbprint) if old is not None else None):
             raise _broken(event, "the key it replaces is not the active one")
-        if event.epoch != old.epoch + 1:
+        if event.epoch != 1 + max(k.epoch for k in self._of(event.purpose)):
             raise _broken(event, "the epoch is not the next one")
-        if event.not_before_ns <= old.not_before_ns:
+        if old is not None and event.not_before_ns <= old.not_before_ns:
             raise _broken(event, "it begins before the key it replaces")
         new = replace(
             known,
@@ -223,7 +224,7 @@ class History:
             not_before_ns=event.not_before_ns,
             sizes=tuple(SizeRange(each.origin, each.size) for each in event.sizes),
         )
-        return replace(old, state=KeyState.DRAINING), new
+        return (new,) if old is None else (replace(old, state=KeyState.DRAINING), new)
 
     def _retired(self, event: KeyEvent, known: KeyFacts) -> Sequence[KeyFacts]:
         if known.state is not KeyState.DRAINING:
@@ -245,10 +246,10 @@ class History:
 
     def active(self, purpose: str) -> KeyFacts | None:
         """The key that signs for a purpose."""
-        found = (
-            k for k in self.keys.values() if k.purpose == purpose and k.state is KeyState.ACTIVE
-        )
-        return next(found, None)
+        return next((k for k in self._of(purpose) if k.state is KeyState.ACTIVE), None)
+
+    def _of(self, purpose: str) -> Iterable[KeyFacts]:
+        return (key for key in self.keys.values() if key.purpose == purpose)
 
     def _with(self, *changed: KeyFacts) -> History:
         return replace(self, keys={**self.keys, **{key.kid: key for key in changed}})

@@ -103,6 +103,7 @@ def revoke(
 
     Example: keys revoke witness-1 --after kept/checkpoint.txt --reason "laptop stolen"
     """
+    from provledger_cli.ceremony import recovery_file
     from provledger_cli.connect import run_async, target
 
     output.use_json(as_json)
@@ -114,13 +115,7 @@ def revoke(
     )
     covered = [path.read_bytes() for path in after or ()]
     new = (replace_by, uri, create)
-    recovery = recovery_key
-    if recovery is None and where.embedded:
-        recovery = _recovery_in(where)
-    if recovery is not None:
-        recovery = recovery.resolve()
-        if not recovery.is_file():
-            raise CommandError(f"{recovery} is not there", hint="give --recovery-key FILE")
+    recovery = recovery_file(where, recovery_key)
     done = run_async(_revoke(where, kid, reason, covered, new, recovery, timeout))
     if as_json:
         output.document(done)
@@ -134,13 +129,6 @@ def revoke(
     ]  # fmt: skip
     output.show(output.card("", rows))
     output.say("[bold]next:[/] give verifiers the new keys: keys jwks --out jwks.json")
-
-
-def _recovery_in(where: Target) -> Path | None:
-    from provledger_cli.config import RECOVERY_KID
-
-    path = where.data_dir.keys / f"{RECOVERY_KID}.pem"
-    return path if path.is_file() else None
 
 
 async def _revoke(

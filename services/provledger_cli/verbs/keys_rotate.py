@@ -86,6 +86,16 @@ def rotate(
             "callers see.",
         ),
     ] = True,
+    recovery_key: Annotated[
+        Path | None,
+        typer.Option(
+            "--recovery-key",
+            envvar="PROVLEDGER_RECOVERY_KEY",
+            help="The recovery key's file. Needed for the first key of a purpose that the key "
+            "ledger began without. Default: the one in the data directory, if it is there still.",
+            show_default=False,
+        ),
+    ] = None,
     data_dir: DataDirOption = None,
     endpoint: EndpointOption = None,
     timeout: TimeoutOption = 30.0,
@@ -103,6 +113,7 @@ def rotate(
 
     Example: keys rotate --kid witness-2
     """
+    from provledger_cli.ceremony import recovery_file
     from provledger_cli.connect import run_async, target
 
     output.use_json(as_json)
@@ -120,7 +131,8 @@ def rotate(
             output.show(f"the rotation to {kid} is taken back; {kid} stays pending")
         return
     public = jwk.read_bytes() if jwk is not None else b""
-    done = run_async(_rotate(where, kid, purpose, uri, public, create, timeout, probe))
+    recovery = recovery_file(where, recovery_key)
+    done = run_async(_rotate(where, kid, purpose, uri, public, create, timeout, probe, recovery))
     if as_json:
         output.document(done)
         return
@@ -170,6 +182,7 @@ async def _rotate(
     create: bool,
     timeout_s: float,
     measure: bool,
+    recovery: Path | None,
 ) -> dict[str, Any]:
     from provledger_cli import ceremony
     from provledger_cli.connect import Remote
@@ -182,7 +195,7 @@ async def _rotate(
         if measure and remote.has("ledger"):
             probing = asyncio.create_task(probe.run(remote, stop))
         try:
-            done = await _ceremony(remote, kid, purpose, uri, jwk, timeout_s)
+            done = await _ceremony(remote, kid, purpose, uri, jwk, timeout_s, recovery)
             if probing is not None and purpose is Purpose.WITNESS:
                 await _wait_for(lambda: kid in probe.first_under or probing.done(), 5.0)
         finally:
@@ -202,7 +215,13 @@ async def _rotate(
 
 
 async def _ceremony(
-    remote: Remote, kid: str, purpose: Purpose, uri: str, jwk: bytes, timeout_s: float
+    remote: Remote,
+    kid: str,
+    purpose: Purpose,
+    uri: str,
+    jwk: bytes,
+    timeout_s: float,
+    recovery: Path | None,
 ) -> dict[str, Any]:
     from provledger.api.keys.v1 import keys_pb2
     from provledger_cli import ceremony
@@ -220,6 +239,8 @@ async def _ceremony(
         )
         answer = await remote.call(remote.keys.RotateKey, request)
         bar.update(task, completed=1)
+        if not answer.HasField("previous"):
+            await ceremony.introduce(remote, kid, recovery)
         key = await ceremony.wait_until_active(remote, kid, timeout_s, say)
         bar.update(task, completed=2, description="active; signing services move on")
         signers = await ceremony.wait_until_used(

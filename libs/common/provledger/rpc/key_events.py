@@ -109,8 +109,6 @@ def event_from_pb(message: pb.KeyEvent) -> KeyEvent:
                 for each in message.first_keys
             ),
         )
-        if event.event is EventType.ROTATED and event.previous is None:
-            raise KeyError("previous_kid")
         read = parse_event(event.to_json())
     except (KeyError, InputError) as error:
         raise InvalidArgumentError(
