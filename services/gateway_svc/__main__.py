@@ -10,7 +10,7 @@ if __name__ == "__main__":
         from gateway_svc.config import Settings
         from provledger.http.server import main
     except ModuleNotFoundError as error:
-        if error.name not in ("starlette", "uvicorn"):
+        if error.name not in ("httptools", "starlette", "uvicorn"):
             raise
         sys.stderr.write(
             f"provledger gateway: {error.name} is missing: install provledger[gateway]\n"

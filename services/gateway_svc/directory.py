@@ -1,7 +1,7 @@
 """Logs in a directory, as the anchor lays them out: `<data_dir>/logs/<uid>/checkpoint`, `tile/...`.
 
-Files are read where they lie. Small ones, which every hash tile is, are read at once in the event
-loop: it takes less time than to ask a thread. Large bundles are read by a thread, piece by piece.
+Files are read where they lie. Nearly all are read at once, in the event loop and in one call: it
+takes less time than to ask a thread. Large bundles are read by a thread, piece by piece.
 
 Trust: what is read here is passed on unchecked; readers check it against the signed checkpoint.
 """
@@ -27,7 +27,8 @@ from provledger.tiles import TilePath
 log = logs.get(__name__)
 
 MAX_CHECKPOINT_BYTES: Final = 256 * 1024
-CHUNK_BYTES: Final = 64 * 1024
+CHUNK_BYTES: Final = 256 * 1024
+"""Most that is read at once: a bundle of 256 entries of a kibibyte, or 32 hash tiles."""
 MAX_LOGS: Final = 10_000
 THREADS: Final = 4
 RESCAN_S: Final = 1.0

@@ -33,7 +33,7 @@ NEEDS = {
 
 def installed() -> tuple[str, ...]:
     """The services that can be started here: the gateway needs an extra."""
-    extra = all(find_spec(name) is not None for name in ("starlette", "uvicorn"))
+    extra = all(find_spec(name) is not None for name in ("httptools", "starlette", "uvicorn"))
     return (*SERVICES, GATEWAY) if extra else SERVICES
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -326,13 +327,68 @@ async def test_a_connection_that_dawdles_is_cut(log: OpenLog, tmp_path: Path) ->
         assert (await gateway.call("/healthz")).status == 200
 
 
-async def test_a_long_head_is_refused(log: OpenLog, gateway: Running) -> None:
+@pytest.mark.parametrize(
+    "sent",
+    [
+        [b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 40_000],
+        [b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 40_000 + b"\r\n\r\n"],
+        [b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 4_000 + b"\r\n"],
+        [b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n"],
+        [b"GET / HTTP/1.1\r\nHost: x\r\nX: ", *[b"a" * 1000] * 40],
+    ],
+    ids=["endless", "one header", "many headers", "path", "in pieces"],
+)
+async def test_a_long_head_is_refused(log: OpenLog, gateway: Running, sent: list[bytes]) -> None:
     def send() -> bytes:
         with socket.create_connection(("127.0.0.1", gateway.port), 10) as sock:
-            sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 40_000)
+            with contextlib.suppress(ConnectionError):
+                for piece in sent:
+                    sock.sendall(piece)
             return sock.recv(100)
 
     assert b" 400 " in await asyncio.to_thread(send)
+    assert (await gateway.call("/healthz")).status == 200
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost : x\r\n\r\n",
+        b"GET / HTTP/1.1\nHost: x\n\n",
+        b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc",
+    ],
+)
+async def test_what_is_no_request_is_refused(log: OpenLog, gateway: Running, head: bytes) -> None:
+    def send() -> bytes:
+        with socket.create_connection(("127.0.0.1", gateway.port), 10) as sock:
+            sock.sendall(head)
+            return sock.recv(100)
+
+    assert (await asyncio.to_thread(send)).startswith(b"HTTP/1.1 400")
+
+
+async def test_requests_in_a_row_are_answered_in_order_and_not_without_end(
+    log: OpenLog, gateway: Running
+) -> None:
+    def send(count: int) -> bytes:
+        paths = ["healthz", "nothing", *["healthz"] * (count - 2)]
+        heads = b"".join(f"GET /{path} HTTP/1.1\r\nHost: x\r\n\r\n".encode() for path in paths)
+        got = b""
+        with socket.create_connection(("127.0.0.1", gateway.port), 10) as sock:
+            sock.sendall(heads)
+            with contextlib.suppress(ConnectionError):
+                while got.count(b"HTTP/1.1 ") < count and (data := sock.recv(65536)):
+                    got += data
+        return got
+
+    answers = await asyncio.to_thread(send, 20)
+    assert re.findall(rb"HTTP/1.1 ([0-9]+)", answers) == [b"200", b"404", *[b"200"] * 18]
+    # A thousand, sent as one: who waits for none of them is cut off.
+    assert (await asyncio.to_thread(send, 1000)).count(b"HTTP/1.1 ") < 1000
+    assert (await gateway.call("/healthz")).status == 200
 
 
 async def test_https_shows_our_certificate(log: OpenLog, tmp_path: Path) -> None:

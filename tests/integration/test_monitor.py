@@ -30,7 +30,7 @@ ORIGIN = "log.example/one"
 KEY = vkey(ORIGIN)
 ENTRIES = [b"entry %d" % index for index in range(1000)]
 FORKED = [*ENTRIES[:300], b"another", *ENTRIES[301:]]
-QUICK = RetryPolicy(attempts=3, base_s=0.001, cap_s=0.002, budget_s=1.0)
+QUICK = RetryPolicy(attempts=4, base_s=0.001, cap_s=0.002, budget_s=1.0)
 
 
 @pytest.fixture

@@ -146,8 +146,8 @@ def _uvicorn_config(app: WebApp, config: HTTPSettings) -> uvicorn.Config:
         app.asgi,
         host=config.host,
         port=config.port,
-        # Named, whatever else is installed: h11 bounds the head of a request, httptools does not.
-        http=patient(config.header_timeout_s),
+        # Ours, with the bounds that no parser has by itself (ADR 0026).
+        http=patient(config.header_timeout_s, MAX_HEAD_BYTES),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -159,7 +159,6 @@ def _uvicorn_config(app: WebApp, config: HTTPSettings) -> uvicorn.Config:
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=config.grace_s,
-        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         ssl_certfile=config.tls_cert,
         ssl_keyfile=config.tls_key,
     )
