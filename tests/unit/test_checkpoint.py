@@ -107,6 +107,52 @@ def test_open_checkpoint_returns_what_the_log_signed() -> None:
     assert [item.name for item in whole.unverified] == ["w"]
 
 
+PLAIN = signed(checkpoint.format(ORIGIN, 7, ROOT), ORIGIN)
+VKEY = note.parse_vkey(note.format_vkey(ORIGIN, note.ED25519, PUBLIC))
+OTHER_KEY = note.parse_vkey(
+    note.format_vkey(
+        ORIGIN,
+        note.ED25519,
+        ed25519.Ed25519PrivateKey.from_private_bytes(b"\x04" * 32).public_key().public_bytes_raw(),
+    )
+)
+
+
+@pytest.mark.parametrize("vkeys", [[VKEY], [OTHER_KEY, VKEY]])
+def test_the_plainest_checkpoint_is_read_alike_in_both_ways(vkeys: list[note.VerifierKey]) -> None:
+    read = checkpoint.open_plain(PLAIN, vkeys, ORIGIN)
+    assert read == checkpoint.Checkpoint(ORIGIN, 7, ROOT)
+    assert read == checkpoint.open_checkpoint(PLAIN, vkeys, ORIGIN)[0]
+
+
+@given(st.integers(0, len(PLAIN) - 1), st.integers(0, 255))
+def test_what_is_changed_in_a_plain_checkpoint_is_never_read(position: int, byte: int) -> None:
+    changed = PLAIN[:position] + bytes((byte,)) + PLAIN[position + 1 :]
+    read = checkpoint.open_plain(changed, [VKEY], ORIGIN)
+    assert (read is not None) == (changed == PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("data", "vkeys", "origin"),
+    [
+        (PLAIN, [], ORIGIN),
+        (PLAIN, [OTHER_KEY], ORIGIN),
+        (PLAIN, [VKEY, VKEY], ORIGIN),
+        (PLAIN, [VKEY], "log.example/2"),
+        (PLAIN, [], "\ud800"),
+        (PLAIN + b"\n", [VKEY], ORIGIN),
+        (PLAIN + PLAIN.splitlines(keepends=True)[-1], [VKEY], ORIGIN),
+        (signed(checkpoint.format(ORIGIN, 0, sha256(b"")), ORIGIN), [VKEY], ORIGIN),
+        (PLAIN.replace(b"\n7\n", b"\n07\n"), [VKEY], ORIGIN),
+        (b"", [VKEY], ORIGIN),
+    ],
+)
+def test_other_checkpoints_are_left_to_the_careful_reader(
+    data: bytes, vkeys: list[note.VerifierKey], origin: str
+) -> None:
+    assert checkpoint.open_plain(data, vkeys, origin) is None
+
+
 def test_open_checkpoint_refuses_other_origins_and_signers() -> None:
     body = checkpoint.format(ORIGIN, 7, ROOT)
     with pytest.raises(CheckpointError):

@@ -24,6 +24,7 @@ ORDER = 2**252 + 27742317777372353535851937790883648493
 @given(st.binary(max_size=2048))
 def test_signature_of_any_message_verifies(message: bytes) -> None:
     _ed25519.verify(PUBLIC, KEY.sign(message), message)
+    _ed25519.verify_raw(PUBLIC.public_bytes_raw(), KEY.sign(message), message)
 
 
 @given(st.binary(max_size=64), st.integers(0, 511))
@@ -32,6 +33,14 @@ def test_signature_with_any_bit_flipped_is_refused(message: bytes, bit: int) -> 
     signature[bit // 8] ^= 1 << bit % 8
     with pytest.raises(InvalidSignature):
         _ed25519.verify(PUBLIC, bytes(signature), message)
+    with pytest.raises(InvalidSignature):
+        _ed25519.verify_raw(PUBLIC.public_bytes_raw(), bytes(signature), message)
+
+
+@pytest.mark.parametrize("length", [0, 31, 33])
+def test_key_of_another_length_never_reaches_libsodium(length: int) -> None:
+    with pytest.raises(ValueError, match="32 bytes"):
+        _ed25519.verify_raw((PUBLIC.public_bytes_raw() * 2)[:length], KEY.sign(b"x"), b"x")
 
 
 @pytest.mark.parametrize("length", [0, 1, 32, 63, 65, 128])
@@ -69,3 +78,4 @@ def test_where_libsodium_is_stricter_openssl_has_the_last_word() -> None:
         nacl.bindings.crypto_sign_open(signature + message, PUBLIC.public_bytes_raw())
     PUBLIC.verify(signature, message)
     _ed25519.verify(PUBLIC, signature, message)
+    _ed25519.verify_raw(PUBLIC.public_bytes_raw(), signature, message)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from provledger import jcs
 from provledger._receipt_canonical import read_canonical
 from provledger._receipt_strict import read_members
 from provledger.errors import ReceiptFormatError
@@ -43,9 +45,14 @@ MASKED = with_changes(
     fields_mask=("/a",),
     commitment=type(RECEIPT.commitment)("fields-v1", 8, None, ("WyJh",), (bytes(32),) * 8),
 )
+BLOB = with_changes(
+    RECEIPT, payload=b"\0\1", commitment=type(RECEIPT.commitment)("blob-v1", 0, bytes(16))
+)
 
 
-@pytest.mark.parametrize("receipt", [RECEIPT, MASKED, with_changes(RECEIPT, previous_hash=None)])
+@pytest.mark.parametrize(
+    "receipt", [RECEIPT, MASKED, BLOB, with_changes(RECEIPT, previous_hash=None)]
+)
 def test_both_readers_give_back_what_was_written(receipt: Receipt) -> None:
     assert read_canonical(receipt.encode()) == receipt
     assert read_members(json.loads(receipt.encode())) == receipt
@@ -58,6 +65,35 @@ def test_text_in_another_spelling_is_read_but_not_canonical() -> None:
     assert parse_receipt(pretty) == RECEIPT
     with pytest.raises(ReceiptFormatError, match="canonical spelling"):
         parse_canonical_receipt(pretty)
+
+
+def test_a_document_in_loose_base64_is_not_canonical() -> None:
+    loose = BLOB.encode().replace(b'"payload":"AAE="', b'"payload":"AAF="')
+    assert loose != BLOB.encode()
+    assert read_canonical(loose) is None
+    with pytest.raises(ReceiptFormatError, match="payload"):
+        parse_receipt(loose)
+
+
+def test_text_of_every_character_has_one_canonical_form() -> None:
+    """The quick reader compares with what msgspec writes, which must be what RFC 8785 says."""
+    texts = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+    assert [text for text in texts if msgspec.json.encode(text) != jcs.encode(text)] == []
+
+
+def test_a_payload_is_parsed_once_and_a_changed_one_again() -> None:
+    receipt = parse_canonical_receipt(LINE)
+    assert receipt.payload_read == jcs.parse(receipt.payload or b"")
+    assert with_changes(receipt, payload=b"{}").payload_read is None
+
+
+@pytest.mark.parametrize(
+    "payload", [b'{"a":0.1}', b'{"a":1e+21}', b'{"\xf0\x9f\x98\x80":1}', b"null"]
+)
+def test_unusual_payloads_are_read_alike(payload: bytes) -> None:
+    receipt = with_changes(RECEIPT, payload=payload)
+    assert read_canonical(receipt.encode()) == receipt
+    assert read_members(json.loads(receipt.encode())) == receipt
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

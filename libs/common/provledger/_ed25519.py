@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from provledger.fips import policy
 
 _SIGNATURE_BYTES: Final = 64
+_KEY_BYTES: Final = 32
 
 
 def verify(public_key: Ed25519PublicKey, signature: bytes, message: bytes) -> None:
@@ -26,15 +27,26 @@ def verify(public_key: Ed25519PublicKey, signature: bytes, message: bytes) -> No
 
     Raises `cryptography.exceptions.InvalidSignature` when it does not hold.
     """
-    if not policy.active() and len(signature) == _SIGNATURE_BYTES:
-        sign_open, bad = _libsodium()
-        try:
-            sign_open(signature + message, public_key.public_bytes_raw())
-        except bad:
-            pass
-        else:
-            return
-    public_key.verify(signature, message)
+    if not _holds(public_key.public_bytes_raw(), signature, message):
+        public_key.verify(signature, message)
+
+
+def verify_raw(public_key: bytes, signature: bytes, message: bytes) -> None:
+    """Verify by a key in its 32 bytes, one that loads; see `verify`."""
+    if not _holds(public_key, signature, message):
+        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
+
+
+def _holds(public_key: bytes, signature: bytes, message: bytes) -> bool:
+    """Whether libsodium was asked and says yes."""
+    if policy.active() or len(signature) != _SIGNATURE_BYTES or len(public_key) != _KEY_BYTES:
+        return False
+    sign_open, bad = _libsodium()
+    try:
+        sign_open(signature + message, public_key)
+    except bad:
+        return False
+    return True
 
 
 @cache

@@ -1,51 +1,95 @@
 """Reading a receipt in its canonical spelling: quickly, and checked at the end.
 
-One comparison does what looking at every member would: text that comes out again as it was read
-has no second spelling, and no member twice. What writing would not show is looked at here: that the
-members are those of a receipt, their types and ranges, and that base64, hex and numbers in text
-have no second spelling either.
+One comparison does what looking at every member would: what was read is written again, and text
+that comes out as it went in has no second spelling, no member that is unknown or there twice, and
+no loose base64. msgspec reads and writes, by the types below, whose members stand in the order of
+canonical text; it writes strings and integers as RFC 8785 does. What writing would not show is
+looked at here: ranges and lengths, hex and decimal text, and the payload, whose text it hands on.
 """
 
 from __future__ import annotations
 
-from binascii import a2b_base64, b2a_base64
-from collections.abc import Callable
-from functools import lru_cache
-from operator import itemgetter
-from struct import Struct
-from typing import Any, Final
+from typing import Final
 
+import msgspec
 import orjson
+from msgspec import UNSET, UnsetType
 
 from provledger import jcs, names
-from provledger._receipt_strict import (
-    MAX_EVIDENCE,
-    MAX_HASHES,
-    MAX_PROOFS,
-    read_evidence,
-    read_opening,
-    read_payload,
+from provledger._receipt_strict import MAX_DEPTH, MAX_EVIDENCE, MAX_HASHES, MAX_PROOFS
+from provledger._receipt_values import (
+    SCHEMA,
+    Evidence,
+    Opening,
+    Proof,
+    Receipt,
+    WitnessSignature,
 )
-from provledger._receipt_values import SCHEMA, Opening, Proof, Receipt, WitnessSignature
 from provledger.disclosure import BLOB_PROFILE, FIELDS_PROFILE, MAX_FIELDS
 from provledger.errors import InputError
 
 _SMALL_INT_END: Final = 2**32
 _INT64_END: Final = 2**63
-_PROFILES: Final = frozenset((FIELDS_PROFILE, BLOB_PROFILE))
 _UID_CHARS: Final = 32
 _HASH_CHARS: Final = 64
-# Members in the order of canonical text. As many as these, each of them there: these and no others.
-_MEMBERS: Final = itemgetter(
-    "commitment", "fields_mask", "id", "kid", "ledger", "ledgerUid", "payload", "payloadHash",
-    "previousHash", "proofs", "receiptHash", "receiptType", "schema", "seq", "signature",
-    "statement", "suite", "t_ns", "timestamp_iso",
-)  # fmt: skip
-_SIGNATURE_MEMBERS: Final = itemgetter("body", "index", "path", "sig")
-_PROOF_MEMBERS: Final = itemgetter("checkpoint", "evidence", "hashes", "kind", "logIndex", "origin")
-_OPENING_MEMBERS: Final = itemgetter("profile", "secret", "size")
-_only_text = frozenset((str,)).issuperset
-_only_44 = frozenset((44,)).issuperset
+_only_32 = frozenset((32,)).issuperset
+
+
+class _Signature(msgspec.Struct, gc=False):
+    body: bytes
+    index: int
+    path: tuple[bytes, ...]
+    sig: bytes
+
+
+class _Opening(msgspec.Struct, gc=False, kw_only=True):
+    digests: tuple[bytes, ...] | UnsetType = UNSET
+    disclosures: tuple[str, ...] | UnsetType = UNSET
+    profile: str
+    secret: bytes | UnsetType = UNSET
+    size: int
+
+
+class _Evidence(msgspec.Struct, gc=False):
+    acknowledged_at: str = msgspec.field(name="acknowledgedAtNs")
+    evidence: bytes
+    kind: str
+    sink: str
+
+
+class _Proof(msgspec.Struct, gc=False):
+    checkpoint: str
+    evidence: tuple[_Evidence, ...]
+    hashes: tuple[bytes, ...]
+    kind: str
+    log_index: str = msgspec.field(name="logIndex")
+    origin: str
+
+
+class _Text(msgspec.Struct, gc=False):
+    commitment: _Opening
+    fields_mask: tuple[str, ...] | None
+    id: str
+    kid: str
+    ledger: str
+    ledger_uid: str = msgspec.field(name="ledgerUid")
+    payload: msgspec.Raw
+    payload_hash: str = msgspec.field(name="payloadHash")
+    previous_hash: str | None = msgspec.field(name="previousHash")
+    proofs: tuple[_Proof, ...]
+    receipt_hash: str = msgspec.field(name="receiptHash")
+    receipt_type: str = msgspec.field(name="receiptType")
+    schema: str
+    seq: str
+    signature: _Signature
+    statement: bytes
+    suite: str
+    t_ns: str
+    timestamp_iso: str
+
+
+_read: Final = msgspec.json.Decoder(_Text).decode
+_write: Final = msgspec.json.Encoder().encode
 
 
 def read_canonical(data: bytes) -> Receipt | None:
@@ -53,109 +97,107 @@ def read_canonical(data: bytes) -> Receipt | None:
     if data.count(b",") >= MAX_FIELDS:
         return None
     try:
-        value = orjson.loads(data)
-        receipt = _take_members(value)
-        # All other names are ASCII, all other leaves text or small integers: with the payload's
-        # canonical text in its place, orjson's sorted output is RFC 8785's.
-        if receipt.payload is not None and receipt.commitment.profile == FIELDS_PROFILE:
-            value["payload"] = orjson.Fragment(receipt.payload)
-        return receipt if orjson.dumps(value, option=orjson.OPT_SORT_KEYS) == data else None
-    except (ValueError, TypeError, KeyError, AttributeError, InputError):
+        text = _read(data)
+        return _take(text) if _write(text) == data else None
+    except (ValueError, InputError, RecursionError):
         return None
 
 
-def _take_members(value: dict[str, Any]) -> Receipt:
-    """Take a receipt from its members; raises one of the errors above for what cannot be one."""
-    (
-        commitment, mask, name, kid, ledger, ledger_uid, payload, payload_hash, previous, proofs,
-        receipt_hash, receipt_type, schema, seq, signature, statement, suite, t_ns, timestamp_iso,
-    ) = _MEMBERS(value)  # fmt: skip
-    texts = [name, receipt_type, ledger, suite, timestamp_iso]
-    if mask is not None:
-        texts += _list(mask)
-    opening = _take_opening(commitment)
-    taken = tuple([_take_proof(item, texts) for item in _list(proofs)])
-    if not (
-        len(value) == 19 and schema == SCHEMA and _only_text(map(type, texts))
-        and len(taken) <= MAX_PROOFS
-    ):  # fmt: skip
-        raise ValueError
+def _take(text: _Text) -> Receipt:
+    """Make a receipt of text that is canonical but for its payload; raises ValueError."""
+    signature = text.signature
+    previous = text.previous_hash
     # One conversion for all hex.
-    linked = "" if previous is None else previous
-    digits = ledger_uid + payload_hash + receipt_hash + linked
+    digits = text.ledger_uid + text.payload_hash + text.receipt_hash + (previous or "")
     raw = bytes.fromhex(digits)
     if not (
-        raw.hex() == digits and len(ledger_uid) == _UID_CHARS
-        and len(payload_hash) == len(receipt_hash) == _HASH_CHARS
+        text.schema == SCHEMA
+        and raw.hex() == digits
+        and len(text.ledger_uid) == _UID_CHARS
+        and len(text.payload_hash) == len(text.receipt_hash) == _HASH_CHARS
         and (previous is None or len(previous) == _HASH_CHARS)
-    ):  # fmt: skip
+        and 0 <= signature.index < _SMALL_INT_END
+        and len(text.proofs) <= MAX_PROOFS
+    ):
         raise ValueError
-    value_read, text = None, None
-    if opening.secret is not None and opening.profile == FIELDS_PROFILE:
-        value_read, text = payload, jcs.canonical_part(payload)
+    opening = _take_opening(text.commitment)
+    payload, value = _take_payload(bytes(text.payload), opening)
     receipt = Receipt(
-        name=name,
-        receipt_type=receipt_type,
-        ledger=ledger,
+        name=text.id,
+        receipt_type=text.receipt_type,
+        ledger=text.ledger,
         ledger_uid=raw[:16],
-        suite=suite,
-        seq=_take_decimal(seq),
-        t_ns=_take_decimal(t_ns),
-        timestamp_iso=timestamp_iso,
-        previous_hash=raw[80:] or None,
+        suite=text.suite,
+        seq=_take_decimal(text.seq),
+        t_ns=_take_decimal(text.t_ns),
+        timestamp_iso=text.timestamp_iso,
+        previous_hash=None if previous is None else raw[80:],
         payload_hash=raw[16:48],
         receipt_hash=raw[48:80],
-        kid=names.check_kid(kid),
-        statement=_take_base64(statement),
-        payload=read_payload(payload, opening) if text is None else text,
-        signature=_take_signature(signature),
+        kid=names.check_kid(text.kid),
+        statement=text.statement,
+        payload=payload,
+        signature=WitnessSignature(
+            signature.body, signature.sig, signature.index, _take_hashes(signature.path)
+        ),
         commitment=opening,
-        fields_mask=None if mask is None else tuple(mask),
-        proofs=taken,
+        fields_mask=text.fields_mask,
+        proofs=tuple([_take_proof(proof) for proof in text.proofs]),
     )
-    if text is not None:
-        receipt.remember_payload(value_read)
+    if value is not None:
+        receipt.remember_payload(value)
     return receipt
 
 
-def _take_opening(value: dict[str, Any]) -> Opening:
-    if "secret" not in value:
-        return read_opening(value)
-    profile, secret, size = _OPENING_MEMBERS(value)
-    if len(value) != 3 or profile not in _PROFILES or not _is_index(size):
+def _take_payload(text: bytes, opening: Opening) -> tuple[bytes | None, jcs.JSONValue]:
+    """Return the payload's bytes and, where `jcs.parse` would make it of them, its value."""
+    value = orjson.loads(text)
+    if opening.secret is None:
+        if value is not None or text != b"null":
+            raise ValueError
+        return None, None
+    if opening.profile == BLOB_PROFILE:
+        blob: bytes = msgspec.json.decode(text, type=bytes)
+        if _write(blob) != text:
+            raise ValueError
+        return blob, None
+    written = jcs.canonical_part(value)
+    if written is None:
+        value, written = None, jcs.encode(value, max_depth=MAX_DEPTH)
+    if written != text:
         raise ValueError
-    return Opening(profile, size, _take_base64(secret))
+    return text, value
 
 
-def _take_signature(value: dict[str, Any]) -> WitnessSignature:
-    body, index, path, sig = _SIGNATURE_MEMBERS(value)
-    if len(value) != 4 or not _is_index(index):
+def _take_opening(opening: _Opening) -> Opening:
+    if opening.profile not in (FIELDS_PROFILE, BLOB_PROFILE) or not (
+        0 <= opening.size < _SMALL_INT_END
+    ):
         raise ValueError
-    return WitnessSignature(_take_base64(body), _take_base64(sig), index, _take_hashes(path))
-
-
-def _take_proof(value: dict[str, Any], texts: list[Any]) -> Proof:
-    checkpoint, evidence, hashes, kind, log_index, origin = _PROOF_MEMBERS(value)
-    if len(value) != 6 or kind != "inclusion" or len(_list(evidence)) > MAX_EVIDENCE:
+    secret, digests, shown = opening.secret, opening.digests, opening.disclosures
+    if secret is not UNSET:
+        if digests is not UNSET or shown is not UNSET:
+            raise ValueError
+        return Opening(opening.profile, opening.size, secret)
+    if digests is UNSET or shown is UNSET or opening.profile != FIELDS_PROFILE:
         raise ValueError
-    texts.append(origin)
+    return Opening(opening.profile, opening.size, None, shown, _take_hashes(digests))
+
+
+def _take_proof(proof: _Proof) -> Proof:
+    if proof.kind != "inclusion" or len(proof.evidence) > MAX_EVIDENCE:
+        raise ValueError
     return Proof(
-        origin=origin,
-        log_index=_take_decimal(log_index),
-        hashes=_take_hashes(hashes),
-        checkpoint=checkpoint.encode(),
-        evidence=tuple([read_evidence(item, "evidence") for item in evidence]) if evidence else (),
+        proof.origin,
+        _take_decimal(proof.log_index),
+        _take_hashes(proof.hashes),
+        proof.checkpoint.encode(),
+        tuple([_take_evidence(item) for item in proof.evidence]) if proof.evidence else (),
     )
 
 
-def _list(value: Any) -> list[Any]:
-    if type(value) is not list:
-        raise TypeError
-    return value
-
-
-def _is_index(value: Any) -> bool:
-    return type(value) is int and 0 <= value < _SMALL_INT_END
+def _take_evidence(item: _Evidence) -> Evidence:
+    return Evidence(item.sink, item.kind, _take_decimal(item.acknowledged_at), item.evidence)
 
 
 def _take_decimal(text: str) -> int:
@@ -165,35 +207,7 @@ def _take_decimal(text: str) -> int:
     return number
 
 
-def _take_base64(text: str) -> bytes:
-    data = a2b_base64(text)
-    if b2a_base64(data, newline=False) != text.encode():
+def _take_hashes(hashes: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    if (hashes and not _only_32(map(len, hashes))) or len(hashes) > MAX_HASHES:
         raise ValueError
-    return data
-
-
-def _take_hashes(items: list[str]) -> tuple[bytes, ...]:
-    """Take hashes of 32 bytes, all in one conversion.
-
-    Their base64 is 43 characters, the last of which ends in two zero bits, and a `=`. With an `A`,
-    six zero bits, in place of that it is the base64 of 33 bytes, of which the last one is zero.
-    """
-    count = len(_list(items))
-    if not count:
-        return ()
-    joined = "".join(items)
-    padded = joined.replace("=", "A")
-    raw = a2b_base64(padded, strict_mode=True)
-    if not (
-        count <= MAX_HASHES
-        and _only_44(map(len, items))
-        and joined[43::44].count("=") == joined.count("=") == count
-        and raw[32::33] == bytes(count)
-    ):
-        raise ValueError
-    return _splitter(count)(raw)
-
-
-@lru_cache(maxsize=256)
-def _splitter(count: int) -> Callable[[bytes], tuple[bytes, ...]]:
-    return Struct("32sx" * count).unpack
+    return hashes

@@ -260,6 +260,8 @@ def remember(cache: dict[Any, Any], key: Any, value: Any) -> None:
 def _open_by(keys: Iterable[VerificationKey], signed: bytes, origin: str) -> checkpoints.Checkpoint:
     """Read a checkpoint that one of `keys` signed; raises InputError, InvalidSignatureError."""
     vkeys = [_note_key(key, origin) for key in keys]
+    if (plain := checkpoints.open_plain(signed, vkeys, origin)) is not None:
+        return plain
     return checkpoints.open_checkpoint(signed, vkeys, origin=origin)[0]
 
 

@@ -274,12 +274,15 @@ def _trailing_ones(number: int) -> int:
     return (~number & (number + 1)).bit_length() - 1
 
 
+_only_bytes = frozenset((bytes,)).issuperset
+_only_hash_length = frozenset((HASH_BYTES,)).issuperset
+
+
 def _check_hashes(proof: Sequence[bytes]) -> None:
     if not isinstance(proof, list | tuple):
         _fail("proof must be a list of hashes")
-    for item in proof:
-        if type(item) is not bytes or len(item) != HASH_BYTES:
-            _fail("proof holds something that is not a hash of 32 bytes")
+    if not _only_bytes(map(type, proof)) or not _only_hash_length(map(len, proof)):
+        _fail("proof holds something that is not a hash of 32 bytes")
 
 
 def _check_hash(value: bytes, what: str) -> None:

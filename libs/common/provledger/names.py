@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from provledger.errors import IdentifierError
 
@@ -258,5 +259,10 @@ def uuid7(now_ns: int, random_10: bytes) -> bytes:
 def timestamp_iso(t_ns: int) -> str:
     """Format Unix nanoseconds as RFC 3339 with nine decimals and `Z`, without rounding."""
     seconds, nanoseconds = divmod(t_ns, 1_000_000_000)
-    moment = datetime.fromtimestamp(seconds, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{nanoseconds:09d}Z"
+    return f"{_second_iso(seconds)}.{nanoseconds:09d}Z"
+
+
+@lru_cache(maxsize=64)
+def _second_iso(unix_s: int) -> str:
+    # Receipts come by the thousand in a second.
+    return f"{datetime.fromtimestamp(unix_s, UTC):%Y-%m-%dT%H:%M:%S}"

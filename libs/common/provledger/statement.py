@@ -24,16 +24,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import orjson
 
-from provledger import _statement_plain, disclosure
+from provledger import _statement_canonical, disclosure
 from provledger.errors import ReceiptFormatError
 
-STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-PREDICATE_TYPE = "urn:provledger:statement:v1"
+STATEMENT_TYPE = _statement_canonical.TYPE
+PREDICATE_TYPE = _statement_canonical.PREDICATE_TYPE
 MAX_STATEMENT_BYTES = 32_768
 SALT_BYTES = 16
 
@@ -157,9 +156,9 @@ def parse_statement(data: bytes) -> Statement:
     """
     if len(data) > MAX_STATEMENT_BYTES:
         raise ReceiptFormatError("statement", f"is longer than {MAX_STATEMENT_BYTES} bytes")
-    plain = _statement_plain.match(data)
-    if plain is not None and (made := _from_plain(plain)) is not None:
-        return made
+    text = _statement_canonical.read(data)
+    if text is not None:
+        return _from_text(text)
     try:
         # A lenient reader will do: what it lets pass does not survive the comparison below.
         value = orjson.loads(data)
@@ -186,66 +185,47 @@ class Bound(NamedTuple):
 
 def read_bound(data: bytes) -> Bound:
     """Read so much of a statement; raises ReceiptFormatError as `parse_statement` does."""
-    plain = _statement_plain.match(data) if len(data) <= MAX_STATEMENT_BYTES else None
-    if plain is not None:
-        (
-            _, _, _, _, profile, ledger, ledger_uid, media_type, _, _, _, _, _, _, _, receipt_id,
-            receipt_type, _, resource_id, resource_type, _, _, digest_name, digest, subject,
-        ) = plain  # fmt: skip
-        if digest_name == DIGEST_NAMES[profile] and subject == f"{resource_type}/{resource_id}":
-            return Bound(
-                ledger, bytes.fromhex(ledger_uid), receipt_id, receipt_type, media_type, profile,
-                bytes.fromhex(digest),
-            )  # fmt: skip
-    made = parse_statement(data)
+    text = _statement_canonical.read(data) if len(data) <= MAX_STATEMENT_BYTES else None
+    if text is None:
+        made = parse_statement(data)
+        return Bound(
+            made.ledger, made.ledger_uid, made.receipt_id, made.receipt_type, made.media_type,
+            made.profile, made.payload_hash,
+        )  # fmt: skip
+    said = text.predicate
     return Bound(
-        made.ledger, made.ledger_uid, made.receipt_id, made.receipt_type, made.media_type,
-        made.profile, made.payload_hash,
+        said.ledger, bytes.fromhex(said.ledger_uid), said.receipt_id, said.receipt_type,
+        said.media_type, said.profile, bytes.fromhex(text.digest),
     )  # fmt: skip
 
 
-def _from_plain(members: _statement_plain.Members) -> Statement | None:
-    """Return the statement whose text fits the template, None if its members are at odds."""
-    (
-        action, actor_id, actor_type, checks, profile, ledger, ledger_uid, media_type,
-        occurred_at, op_id, op_parent_id, service, trace_id, upstream, principal, receipt_id,
-        receipt_type, request_id, resource_id, resource_type, salt, witnessed_at_ns,
-        digest_name, digest, subject,
-    ) = members  # fmt: skip
-    if digest_name != DIGEST_NAMES[profile] or subject != f"{resource_type}/{resource_id}":
-        return None
+def _from_text(text: _statement_canonical.Text) -> Statement:
+    said = text.predicate
+    origin = said.origin or _statement_canonical.Origin()
     return Statement(
-        ledger=ledger,
-        ledger_uid=bytes.fromhex(ledger_uid),
-        receipt_id=receipt_id,
-        request_id=request_id,
-        receipt_type=receipt_type,
-        action=action,
-        resource_type=resource_type,
-        resource_id=resource_id,
-        actor_id=actor_id,
-        actor_type=actor_type,
-        principal=principal,
-        origin_service=service,
-        trace_id=trace_id,
-        upstream_events=_statement_plain.events(upstream),
-        op_id=op_id,
-        op_parent_id=op_parent_id,
-        occurred_at=occurred_at,
-        witnessed_at_ns=int(witnessed_at_ns),
-        media_type=media_type,
-        profile=profile,
-        payload_hash=bytes.fromhex(digest),
-        checks=_plain_checks(checks),
-        salt=bytes.fromhex(salt),
-    )
-
-
-@lru_cache(maxsize=1024)
-def _plain_checks(text: str) -> tuple[Check, ...]:
-    # Most statements name the same few checks.
-    return tuple(
-        Check(item["name"], item["version"], item["result"]) for item in orjson.loads(text)
+        ledger=said.ledger,
+        ledger_uid=bytes.fromhex(said.ledger_uid),
+        receipt_id=said.receipt_id,
+        request_id=said.request_id,
+        receipt_type=said.receipt_type,
+        action=said.action or "",
+        resource_type=said.resource_type,
+        resource_id=said.resource_id,
+        actor_id=said.actor.id,
+        actor_type=said.actor.type or "",
+        principal=said.principal,
+        origin_service=origin.service or "",
+        trace_id=origin.trace_id or "",
+        upstream_events=origin.upstream or (),
+        op_id=said.op_id or "",
+        op_parent_id=said.op_parent_id or "",
+        occurred_at=said.occurred_at or "",
+        witnessed_at_ns=int(said.witnessed_at),
+        media_type=said.media_type,
+        profile=said.profile,
+        payload_hash=bytes.fromhex(text.digest),
+        checks=tuple([Check(each.name, each.version, each.result) for each in said.checks]),
+        salt=bytes.fromhex(said.salt),
     )
 
 

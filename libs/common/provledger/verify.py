@@ -60,6 +60,7 @@ _ALONE: Final = CheckResult(Check.CHAIN, Outcome.NOT_CHECKED, "needs the receipt
 _TRUNCATION: Final = CheckResult(
     Check.TRUNCATION, Outcome.NOT_CHECKED, "needs a head obtained elsewhere"
 )
+_NOBODY_SAYS: Final = NOBODY.check(())
 _NO_PROOF: Final = tuple(
     CheckResult(check, Outcome.NOT_CHECKED, "the receipt has no proof yet")
     for check in (Check.INCLUSION, Check.CHECKPOINT_SIGNATURE, Check.SINK_EVIDENCE)
@@ -251,6 +252,8 @@ class Verifier:
 
     def _check_others(self, proofs: tuple[Proof, ...]) -> list[CheckResult]:
         """Check what others say of the checkpoints."""
+        if self._outside is NOBODY and not any(proof.evidence for proof in proofs):
+            return _NOBODY_SAYS
         if self._outside.ask_store is not None:
             # A store is asked for each receipt: it may answer otherwise by then.
             return self._outside.check(proofs)
