@@ -137,6 +137,67 @@ def test_a_proof_holds_for_its_own_position_only(data: st.DataObject) -> None:
 
 
 @given(st.data())
+def test_a_known_tree_answers_each_time_as_if_it_were_the_first(data: st.DataObject) -> None:
+    """Whatever was asked before, good or bad: no answer differs from that of `verify_inclusion`."""
+    size = data.draw(st.integers(1, 70))
+    hashes = leaves(size)
+    root = merkle.root_of_hashes(hashes)
+    proofs = merkle.inclusion_proofs(hashes)
+    tree = merkle.KnownTree(size, root)
+    near = st.integers(0, size - 1)
+    for _ in range(data.draw(st.integers(1, 12))):
+        index, claimed, of = data.draw(near), data.draw(near), data.draw(near)
+        kind = data.draw(
+            st.sampled_from(["good", "good", "index", "leaf", "spliced", "long", "bit"])
+        )
+        leaf, proof = hashes[index], list(proofs[index])
+        if kind == "leaf":
+            leaf = hashes[of]
+        elif kind == "spliced":
+            cut = data.draw(st.integers(0, len(proof)))
+            proof = proof[:cut] + proofs[of][cut:]
+        elif kind == "long":
+            proof = [*proof, bytes(32)][: data.draw(st.integers(0, len(proof) + 1))]
+        elif kind == "bit" and proof:
+            at = data.draw(st.integers(0, len(proof) - 1))
+            proof[at] = bytes([proof[at][0] ^ 1]) + proof[at][1:]
+        place = claimed if kind == "index" else index
+        try:
+            merkle.verify_inclusion(place, size, leaf, proof, root)
+        except InvalidProofError:
+            with pytest.raises(InvalidProofError):
+                tree.verify(place, leaf, tuple(proof))
+        else:
+            tree.verify(place, leaf, tuple(proof))
+
+
+def test_a_known_tree_hashes_what_neighbours_share_once() -> None:
+    hashes = leaves(1024)
+    proofs = merkle.inclusion_proofs(hashes)
+    count = 0
+
+    def counted(data: bytes) -> bytes:
+        nonlocal count
+        count += 1
+        return sha256(data)
+
+    tree = merkle.KnownTree(1024, merkle.root_of_hashes(hashes), counted)
+    for index, leaf in enumerate(hashes):
+        tree.verify(index, leaf, proofs[index])
+    # The first two in full, and then as many as the tree has nodes.
+    assert count < 20 + 2 * 1024
+
+
+@pytest.mark.parametrize("index", [-1, 4, 2**63, "1", None])
+def test_a_known_tree_has_no_leaf_outside_of_it(index: Any) -> None:
+    hashes = leaves(4)
+    tree = merkle.KnownTree(4, merkle.root_of_hashes(hashes))
+    for _ in range(2):
+        with pytest.raises(InvalidProofError):
+            tree.verify(index, hashes[0], merkle.inclusion_proof(hashes, 0))
+
+
+@given(st.data())
 def test_a_history_that_was_rewritten_is_not_consistent(data: st.DataObject) -> None:
     new = data.draw(st.integers(2, 70))
     old = data.draw(st.integers(1, new - 1))

@@ -77,8 +77,8 @@ def test_a_document_in_loose_base64_is_not_canonical() -> None:
 
 def test_text_of_every_character_has_one_canonical_form() -> None:
     """The quick reader compares with what msgspec writes, which must be what RFC 8785 says."""
-    texts = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
-    assert [text for text in texts if msgspec.json.encode(text) != jcs.encode(text)] == []
+    every = "".join(chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000)
+    assert msgspec.json.encode(every) == jcs.encode(every)
 
 
 def test_a_payload_is_parsed_once_and_a_changed_one_again() -> None:
@@ -180,6 +180,7 @@ def test_no_byte_of_canonical_text_is_loose(position: int, byte: int) -> None:
         LINE[:-1] + b',"zzz":1}',
         LINE.replace(b'{"commitment"', b'{"aaa":1,"commitment"', 1),
         LINE.replace(b'"kid":', b'"kid":"w","kid":', 1),
+        LINE.replace(b'"schema":"v0.2"', b'"schema":"v0.3"'),
         LINE + b"\n",
         b" " + LINE,
         b"\xef\xbb\xbf" + LINE,

@@ -64,6 +64,8 @@ class LineVerifier:
         self._header = header
         self._verifier = verifier
         self._weakest: dict[Check, Outcome] = {}
+        self._last_results: tuple[CheckResult, ...] = ()
+        self._last_status = Status.UNVERIFIED
         self._last_body = b""
 
     def read(self, line: bytes) -> Receipt:
@@ -78,6 +80,11 @@ class LineVerifier:
         unsettled: Unsettled = {}
         self._verifier.leave_unsettled(unsettled)
         report = self._verifier.verify(receipt)
+        news: tuple[CheckResult, ...] = ()
+        # Most receipts have the results of the one before, and those are the same objects.
+        if report.results != self._last_results:
+            self._last_results, self._last_status = report.results, report.status
+            news = tuple([result for result in report.results if self._is_news(result)])
         return Link(
             receipt.name,
             receipt.seq,
@@ -85,8 +92,8 @@ class LineVerifier:
             receipt.previous_hash,
             receipt.receipt_hash,
             hashlib.sha256(receipt.statement).digest(),
-            report.status is Status.VERIFIED,
-            tuple([result for result in report.results if self._is_news(result)]),
+            self._last_status is Status.VERIFIED,
+            news,
             tuple(unsettled),
             self._use(receipt.signature.body),
         )

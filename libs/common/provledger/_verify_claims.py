@@ -12,10 +12,11 @@ from provledger.errors import (
     ReceiptFormatError,
     VerificationError,
 )
+from provledger.merkle import KnownTree
 from provledger.receipt import Receipt
 from provledger.report import Check, Finding
 from provledger.statement import Bound, read_bound
-from provledger.witness_batch import WitnessBatch, statement_leaf_hash, verify_batch_path
+from provledger.witness_batch import WitnessBatch, statement_leaf_hash
 
 _MUTATION: Final = "mutation"
 
@@ -71,8 +72,8 @@ def check_signer(receipt: Receipt, batch: WitnessBatch) -> None:
         )
 
 
-def check_in_batch(receipt: Receipt, batch: WitnessBatch) -> bytes:
-    """Return the statement's leaf hash after checking that the signed batch holds it.
+def check_in_batch(receipt: Receipt, batch: WitnessBatch, tree: KnownTree) -> bytes:
+    """Return the statement's leaf hash after checking that the signed batch, a tree, holds it.
 
     Raises:
         VerificationError: the path does not lead from it to the signed root.
@@ -80,7 +81,7 @@ def check_in_batch(receipt: Receipt, batch: WitnessBatch) -> bytes:
     signature = receipt.signature
     statement_hash = statement_leaf_hash(batch.suite, receipt.statement)
     try:
-        verify_batch_path(batch.suite, batch, signature.index, statement_hash, signature.path)
+        tree.verify(signature.index, statement_hash, signature.path)
     except InvalidProofError as error:
         raise VerificationError(
             "the statement is not in the batch that was signed",
@@ -108,10 +109,14 @@ def check_commitment(receipt: Receipt, stated: Bound) -> bool:
         if opening.profile == BLOB_PROFILE:
             made = commit_blob(stated.media_type, receipt.payload, opening.secret)
         else:
-            value = receipt.payload_read
-            if value is None:
-                value = jcs.parse(receipt.payload)
-            made = commit_fields(value, opening.secret, mutation=stated.receipt_type == _MUTATION)
+            read = receipt.payload_read
+            value = jcs.parse(receipt.payload) if read is None else read
+            made = commit_fields(
+                value,
+                opening.secret,
+                mutation=stated.receipt_type == _MUTATION,
+                plain=read is not None,
+            )
     except (InvalidJSONError, ReceiptFormatError) as error:
         raise _payload_changed(f"the payload cannot be committed to: {error}") from error
     if made.root != receipt.payload_hash or made.size != opening.size:

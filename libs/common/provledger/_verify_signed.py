@@ -21,11 +21,12 @@ from provledger.errors import (
     ReceiptFormatError,
     VerificationError,
 )
-from provledger.hashing import sha256
+from provledger.hashing import SUITES, Hasher, sha256
 from provledger.head import PAYLOAD_TYPE as HEAD_TYPE
 from provledger.head import Head, parse_head
 from provledger.jwk import verify_signature
 from provledger.keyset import KeyPurpose, KeySet, KeyState, VerificationKey
+from provledger.merkle import KnownTree
 from provledger.receipt import Receipt, WitnessSignature
 from provledger.report import Check, CheckResult, Finding, Outcome
 from provledger.revocation import (
@@ -49,11 +50,13 @@ _Value = TypeVar("_Value")
 class SignedBatch:
     """A batch whose signature verifies.
 
-    `digest` is its signature digest, 32 bytes; `result` says who signed. `revoked` is its key where
+    `tree` is that of its statements, `digest` its signature digest, 32 bytes; `result` says who
+    signed. `revoked` is its key where
     that was revoked, but what it signed before may stand: the log has to tell, for each receipt.
     """
 
     batch: WitnessBatch
+    tree: KnownTree
     digest: bytes
     result: CheckResult
     revoked: VerificationKey | None = None
@@ -70,6 +73,7 @@ class Signed:
         self._trees = trees
         self._batches: dict[tuple[bytes, bytes], SignedBatch] = {}
         self._checkpoints: dict[tuple[str, bytes], checkpoints.Checkpoint] = {}
+        self._log_trees: dict[tuple[str, bytes, Hasher], KnownTree] = {}
         self._token_uses = UsesSeen()
         # An export shows only at its end which checkpoints are of one history: `provledger.export`
         # sets a dictionary, and settles there what was put into it.
@@ -117,6 +121,7 @@ class Signed:
             self._check_times(key, batch, body)
         return SignedBatch(
             batch,
+            KnownTree(batch.size, batch.root, SUITES[batch.suite].H),
             digest_of_signed(batch.suite, pae, sig),
             CheckResult(Check.WITNESS_SIGNATURE, Outcome.HOLDS, signer),
             revoked,
@@ -142,6 +147,16 @@ class Signed:
         if found is None:
             found = self._open_checkpoint(signed, origin)
             remember(self._checkpoints, cache_key, found)
+        return found
+
+    def log_tree(self, signed: bytes, origin: str, hasher: Hasher) -> KnownTree:
+        """Return the tree of a checkpoint; raises VerificationError as `checkpoint` does."""
+        cache_key = (origin, signed, hasher)
+        found = self._log_trees.get(cache_key)
+        if found is None:
+            checkpoint = self.checkpoint(signed, origin)
+            found = KnownTree(checkpoint.size, checkpoint.root, hasher)
+            remember(self._log_trees, cache_key, found)
         return found
 
     def _open_checkpoint(self, signed: bytes, origin: str) -> checkpoints.Checkpoint:

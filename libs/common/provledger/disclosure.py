@@ -64,6 +64,7 @@ _sha256 = hashlib.sha256
 _to_base64 = binascii.b2a_base64
 _dumps = orjson.dumps
 _pointer_of = itemgetter(0)
+_SORTED = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,18 +127,24 @@ def list_size(count: int) -> int:
     return max(MIN_LIST_SIZE, 1 << (count - 1).bit_length())
 
 
-def commit_fields(value: Any, secret: bytes, *, mutation: bool = False) -> Commitment:
+def commit_fields(
+    value: Any, secret: bytes, *, mutation: bool = False, plain: bool = False
+) -> Commitment:
     """Commit to a JSON payload field by field.
 
     Args:
         value: The parsed payload, as `provledger.jcs.parse` returns it.
         secret: 32 fresh random bytes.
         mutation: True for the payload of a mutation, whose patch operations are fields.
+        plain: True where `jcs.canonical_part` had an answer for the value, so that all of it is
+            known to have its RFC 8785 text from orjson.
 
     Raises:
         InvalidJSONError: if there are more than 4,096 fields or a value has no canonical form.
     """
-    return commit_walked(walk(value, mutation=mutation), secret)
+    fields = walk(value, mutation=mutation)
+    digests = _digests(fields, secret, _plain_disclosures if plain else _disclosures)
+    return Commitment(FIELDS_PROFILE, _fields_root(digests), len(digests), secret)
 
 
 def commit_walked(fields: list[tuple[str, Any]], secret: bytes) -> Commitment:
@@ -265,12 +272,18 @@ def _stream(secret: bytes, fields: int, decoys: int) -> bytes:
     return hashlib.shake_256(_SALTS_CONTEXT + secret).digest(length)
 
 
-def _digests(fields: list[tuple[str, Any]], secret: bytes) -> list[bytes]:
+def _digests(
+    fields: list[tuple[str, Any]],
+    secret: bytes,
+    disclose: Callable[[list[tuple[str, Any]], Sequence[bytes]], list[bytes]] | None = None,
+) -> list[bytes]:
     """Return the sorted digests and decoys. This is the hottest part of an append."""
     count = len(fields)
     decoys = list_size(count) - count
     random = _splitter(count, decoys)(_stream(secret, count, decoys))
-    digests = [_sha256(text).digest() for text in _disclosures(fields, random[:count])]
+    digests = [
+        _sha256(text).digest() for text in (disclose or _disclosures)(fields, random[:count])
+    ]
     digests += random[count:]
     # No two are equal, unless somebody found a collision of SHA-256; verifiers make sure.
     digests.sort()
@@ -285,7 +298,7 @@ def _splitter(salts: int, decoys: int) -> Callable[[bytes], tuple[bytes, ...]]:
 
 def _disclosures(fields: list[tuple[str, Any]], salts: Sequence[bytes]) -> list[bytes]:
     """Return the disclosure of each field under its salt."""
-    texts = _to_base64(_SALT_PADDING.join(salts), newline=False).translate(_TO_URL).decode("ascii")
+    texts = _salt_texts(salts)
     start = 0
     lines = []
     for pointer, value in fields:
@@ -297,6 +310,26 @@ def _disclosures(fields: list[tuple[str, Any]], salts: Sequence[bytes]) -> list[
             # The parts of a canonical array are canonical, so only the value needs more care.
             opened = _dumps((salt, pointer))[:-1]
             lines.append(_to_base64(b"%b,%b]" % (opened, jcs.encode(value))))
+    return _made(lines)
+
+
+def _plain_disclosures(fields: list[tuple[str, Any]], salts: Sequence[bytes]) -> list[bytes]:
+    """Return the same for values that orjson writes as RFC 8785 does, all of them."""
+    texts = _salt_texts(salts)
+    return _made(
+        [
+            _to_base64(_dumps((texts[start : start + _SALT_CHARS], *field), option=_SORTED))
+            for start, field in zip(range(0, len(texts), _SALT_STEP), fields, strict=True)
+        ]
+    )
+
+
+def _salt_texts(salts: Sequence[bytes]) -> str:
+    """The base64url of each salt, at every 24th character."""
+    return _to_base64(_SALT_PADDING.join(salts), newline=False).translate(_TO_URL).decode("ascii")
+
+
+def _made(lines: list[bytes]) -> list[bytes]:
     # Each line ends in a line feed; one pass over all makes base64url without padding of them.
     made = b"".join(lines).translate(_TO_URL, b"=").split(b"\n")
     made.pop()

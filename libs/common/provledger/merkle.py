@@ -169,6 +169,82 @@ def verify_inclusion(
         _fail("inclusion proof leads to another root")
 
 
+class KnownTree:
+    """A tree of known size and root, asked for leaf after leaf; see `verify_inclusion`.
+
+    Neighbours share most of their way to the root: from where the hash, the place and all that is
+    left of the proof are those of the leaf before, the rest was folded already, and is not hashed
+    again. Only leaves that were found are remembered. Not safe for use by several threads at once.
+    """
+
+    __slots__ = ("_asked", "_founds", "_hasher", "_index", "_levels", "_proof", "root", "size")
+
+    def __init__(self, size: int, root: bytes, hasher: Hasher = sha256) -> None:
+        self.size = size
+        self.root = root
+        self._hasher = hasher
+        self._asked = False
+        self._index = 0
+        # Of the leaf before: its proof, and what was hashed with each step, on which level.
+        self._proof: tuple[bytes, ...] = ()
+        self._founds: list[bytes] = []
+        self._levels: list[int] = []
+
+    def verify(self, index: int, leaf_hash: bytes, proof: Sequence[bytes]) -> None:
+        """Check that a leaf is there, as `verify_inclusion` does; raises InvalidProofError."""
+        if not self._asked:
+            # Many are asked only once.
+            self._asked = True
+            verify_inclusion(index, self.size, leaf_hash, proof, self.root, self._hasher)
+            return
+        if type(index) is not int or not 0 <= index < self.size:
+            _fail("leaf index is not inside the tree")
+        _check_hash(leaf_hash, "leaf hash")
+        _check_hashes(proof)
+        steps = tuple(proof)
+        founds, levels = self._fold(index, leaf_hash, steps)
+        self._index, self._proof, self._founds, self._levels = index, steps, founds, levels
+
+    def _fold(
+        self, index: int, leaf_hash: bytes, proof: tuple[bytes, ...]
+    ) -> tuple[list[bytes], list[int]]:
+        """RFC 9162 §2.1.3.2 step 4, up to where the leaf before was."""
+        hasher = self._hasher
+        new = constructor_of(hasher)
+        known = self._levels
+        # On this level and above it, both leaves lie under the same nodes.
+        shared = (index ^ self._index).bit_length()
+        founds: list[bytes] = []
+        levels: list[int] = []
+        found, level, fn, sn = leaf_hash, 0, index, self.size - 1
+        for place, sibling in enumerate(proof):
+            if level >= shared and level in known:
+                before = known.index(level)
+                if self._founds[before] == found and self._proof[before:] == proof[place:]:
+                    return founds + self._founds[before:], levels + known[before:]
+            founds.append(found)
+            levels.append(level)
+            if sn == 0:
+                _fail("proof is too long for this position")
+            if fn & 1 or fn == sn:
+                data = _NODE + sibling + found
+                while not fn & 1 and fn:
+                    fn >>= 1
+                    sn >>= 1
+                    level += 1
+            else:
+                data = _NODE + found + sibling
+            found = hasher(data) if new is None else new(data).digest()
+            fn >>= 1
+            sn >>= 1
+            level += 1
+        if sn:
+            _fail("proof is too short for this position")
+        if found != self.root:
+            _fail("inclusion proof leads to another root")
+        return founds, levels
+
+
 def verify_consistency(
     old_size: int,
     new_size: int,

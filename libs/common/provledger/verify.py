@@ -41,7 +41,7 @@ from provledger.errors import InvalidProofError, ReceiptFormatError, Verificatio
 from provledger.hashing import SUITES
 from provledger.head import Head
 from provledger.keyset import KeySet
-from provledger.merkle import leaf_hash, verify_inclusion
+from provledger.merkle import leaf_hash
 from provledger.outside import NOBODY, Outside, check_named
 from provledger.receipt import LegacyReceipt, Proof, Receipt, parse_receipt
 from provledger.report import Check, CheckResult, Finding, Outcome, Report
@@ -146,7 +146,7 @@ class Verifier:
         stated = check_statement(receipt)
         signed = self._signed.batch(receipt.signature)
         check_signer(receipt, signed.batch)
-        statement_hash = check_in_batch(receipt, signed.batch)
+        statement_hash = check_in_batch(receipt, signed.batch, signed.tree)
         masked = check_commitment(receipt, stated)
         entry = encode_entry(
             receipt.suite,
@@ -222,23 +222,16 @@ class Verifier:
         leaf = leaf_hash(entry, hasher)
         sizes: list[int] = []
         for proof in proofs:
-            checkpoint = self._signed.checkpoint(proof.checkpoint, proof.origin)
+            tree = self._signed.log_tree(proof.checkpoint, proof.origin, hasher)
             try:
-                verify_inclusion(
-                    proof.log_index,
-                    checkpoint.size,
-                    leaf,
-                    proof.hashes,
-                    checkpoint.root,
-                    hasher=hasher,
-                )
+                tree.verify(proof.log_index, leaf, proof.hashes)
             except InvalidProofError as error:
                 raise VerificationError(
                     f"the entry is not at index {proof.log_index} of {proof.origin}",
                     check=Check.INCLUSION,
                     finding=Finding.PROOF_INVALID,
                 ) from error
-            sizes.append(checkpoint.size)
+            sizes.append(tree.size)
         common = _common(proofs)
         found = self._evidence.get(common)
         if found is None:
