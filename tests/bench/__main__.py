@@ -100,6 +100,9 @@ SECTIONS: dict[str, Callable[[Path, bool], Any]] = {
 }
 """What can be measured, in order."""
 
+PLOTS: dict[str, Callable[[Any], dict[str, str]]] = {"anchor": anchor.plots, "growth": growth.plots}
+"""What is drawn of it."""
+
 ONLY_WHEN_ASKED = frozenset({"growth"})
 
 
@@ -109,7 +112,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="five times as much of everything")
     parser.add_argument("--only", choices=SECTIONS)
     parser.add_argument("--out", type=Path, help="write the JSON here as well")
-    parser.add_argument("--plots", type=Path, help="write the anchor's charts (SVG) to this folder")
+    parser.add_argument("--plots", type=Path, help="write charts (SVG) to this folder")
     arguments = parser.parse_args()
     chosen = [arguments.only] if arguments.only else SECTIONS.keys() - ONLY_WHEN_ASKED
     result: dict[str, Any] = {"conditions": conditions()}
@@ -117,10 +120,11 @@ def main() -> None:
         for name, measure in SECTIONS.items():
             if name in chosen:
                 result[name] = measure(Path(folder, name), arguments.full)
-    if arguments.plots is not None and "anchor" in result:
+    if arguments.plots is not None:
         arguments.plots.mkdir(parents=True, exist_ok=True)
-        for name, svg in anchor.plots(result["anchor"]).items():
-            (arguments.plots / name).write_text(svg)
+        for section, draw in PLOTS.items():
+            for name, svg in draw(result[section]).items() if section in result else ():
+                (arguments.plots / name).write_text(svg)
     text = json.dumps(result, indent=2)
     if arguments.out is not None:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)

@@ -58,9 +58,12 @@ def services(
 
 
 @asynccontextmanager
-async def client_of(running: dict[str, Any]) -> AsyncIterator[AsyncClient]:
+async def client_of(
+    running: dict[str, Any], *, share_calls: bool = True
+) -> AsyncIterator[AsyncClient]:
     """Open a client and make the benchmark's ledger."""
-    async with AsyncClient(running["ledger"]["endpoint"]) as client:
+    endpoint = running["ledger"]["endpoint"]
+    async with AsyncClient(endpoint, share_calls=share_calls) as client:
         await client.create_ledger("bench")
         yield client
 
@@ -175,6 +178,11 @@ async def run(data_dir: Path, database_url: str | None, *, full: bool) -> dict[s
                 number = (count // 20) * min(flight, 4)
                 result[f"single_{flight}_in_flight"] = await Meter(running).of(
                     number, singles(client, 2_000_000 + flight * 100_000, number, flight)
+                )
+            async with client_of(running, share_calls=False) as unshared:
+                number = count // 5
+                result["single_64_own_calls"] = await Meter(running).of(
+                    number, singles(unshared, 3_000_000, number, 64)
                 )
             result["stream"] = await Meter(running).of(count, streamed(client, 9_000_000, count))
             await until_logged(client)

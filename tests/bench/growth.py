@@ -6,6 +6,7 @@ places, lists, the length of proofs, bytes stored for a receipt, and memory are 
 
 from __future__ import annotations
 
+import math
 import random
 import sys
 import time
@@ -16,6 +17,7 @@ from typing import Any
 from provledger.client import AsyncClient
 from provledger.client.values import ReceiptFilter
 from tests.bench import endtoend
+from tests.bench.plot import Line, chart
 from tests.bench.timing import summary_ms
 
 SIZES = (2_000, 5_000, 20_000)
@@ -48,6 +50,34 @@ async def run(data_dir: Path, database_url: str | None, *, full: bool) -> dict[s
                 )
                 sys.stderr.write(f"{size:>9,} receipts: {appended['receipts_per_s']:,} a second\n")
     return {"by_size": rows}
+
+
+def plots(result: dict[str, Any]) -> dict[str, str]:
+    """Charts by file name: the rate of appends, and what a read costs, against the size."""
+    appends, reads, hashes = [], [], []
+    for name, found in result.items():
+        rows = found["by_size"]
+        appends.append(Line(name, [(row["receipts"], row["appends_per_s"]) for row in rows]))
+        reads.append(
+            Line(name, [(row["receipts"], row["get_with_proof"]["p50_ms"]) for row in rows])
+        )
+        hashes.append(Line(name, [(row["receipts"], row["longest_proof_hashes"]) for row in rows]))
+    size = "receipts in the ledger"
+    return {
+        "growth-appends.svg": chart(
+            "Batched appends as a ledger grows", size, "receipts a second", appends, y_max=16_000
+        ),
+        "growth-reads.svg": chart(
+            "A receipt with its proof, read at random",
+            size,
+            "milliseconds, p50",
+            reads,
+            y_max=4 * math.ceil(max(y for line in reads for _, y in line.points) / 4),
+        ),
+        "growth-proofs.svg": chart(
+            "Hashes in the longest inclusion path", size, "hashes", hashes[:1], y_max=24
+        ),
+    }
 
 
 async def _grow(client: AsyncClient, size: int, target: int) -> int:

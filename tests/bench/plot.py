@@ -47,7 +47,7 @@ def chart(title: str, x_label: str, y_label: str, lines: Sequence[Line], *, y_ma
             'stroke="#d0d7de"/>'
         )
         parts.append(_text(LEFT - 6, py(y) + 4, f"{y:g}", anchor="end"))
-    parts += [_text(px(x), HEIGHT - BOTTOM + 16, f"{x:g}") for x in xs]
+    parts += [_text(px(x), HEIGHT - BOTTOM + 16, f"{x:,.0f}") for x in xs]
     for place, line in enumerate(lines):
         colour = COLOURS[place % len(COLOURS)]
         points = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in line.points)

@@ -132,6 +132,29 @@ async def test_a_restarted_service_is_found_again(fake: FakeLedger) -> None:
     assert len(fake.receipts) == 2
 
 
+async def test_appends_at_once_share_calls_and_nothing_else(
+    client: AsyncClient, fake: FakeLedger
+) -> None:
+    fake.faults.extend([UNAVAILABLE, LOST_ANSWER])
+    drafts = [create(n) for n in range(40)]
+    drafts[17] = create(17, actor_id="bad")
+    done = await asyncio.gather(
+        *(client.append(LEDGER, draft) for draft in drafts), return_exceptions=True
+    )
+    error = done.pop(17)
+    assert isinstance(error, InvalidArgumentError)
+    assert error.reason == "INVALID_IDENTIFIER"
+    recorded = {receipt.name for receipt in fake.receipts}
+    assert len(recorded) == len(fake.receipts) == 39
+    assert {receipt.name for receipt in done if not isinstance(receipt, BaseException)} == recorded
+    assert len(fake.calls) < 10
+    # Told not to, each goes by itself.
+    async with AsyncClient(client._endpoint, policy=QUICK, share_calls=False) as other:
+        before = len(fake.calls)
+        await asyncio.gather(*(other.append(LEDGER, create(n)) for n in range(100, 110)))
+        assert len(fake.calls) == before + 10
+
+
 async def test_a_batch_is_split_and_every_draft_answered_in_order(
     client: AsyncClient, fake: FakeLedger
 ) -> None:

@@ -25,7 +25,6 @@ _COPY_TYPES: Final = (
 ).split()
 _INSERT_ONE: Final = "INSERT INTO entries ({entry_names}) VALUES ({entry_marks})"
 _ROWS_AT_ONCE: Final = 50
-_INSERT_MANY: Final = _INSERT_ONE + ", ({entry_marks})" * (_ROWS_AT_ONCE - 1)
 REFUSED: Final = (sa.exc.IntegrityError, sa.exc.DataError, OverflowError, UnicodeError)
 """What the data itself is to blame for; a lost connection or a full disk is not among them."""
 
@@ -98,15 +97,13 @@ def insert(connection: Connection, sql: Sql, linked: Linked) -> None:
 def _insert_rows(connection: Connection, sql: Sql, rows: Sequence[Row]) -> None:
     """Many rows by one statement: SQLite works on them without Python's lock, which the event loop
     has meanwhile; taken and given back for each row, it would be fought over."""
-    start, count = 0, len(rows)
-    if count >= _ROWS_AT_ONCE:
-        statement = sql(_INSERT_MANY)
-        while count - start >= _ROWS_AT_ONCE:
-            chunk = rows[start : start + _ROWS_AT_ONCE]
-            connection.exec_driver_sql(statement, tuple(chain.from_iterable(chunk)))
-            start += _ROWS_AT_ONCE
-    if start < count:
-        connection.exec_driver_sql(sql(_INSERT_ONE), rows[start:])
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        chunk = rows[start : start + _ROWS_AT_ONCE]
+        # The driver keeps as many prepared statements as there are lengths, and then some.
+        connection.exec_driver_sql(
+            sql(_INSERT_ONE + ", ({entry_marks})" * (len(chunk) - 1)),
+            tuple(chain.from_iterable(chunk)),
+        )
 
 
 def _copy(connection: Connection, statement: str, linked: Linked) -> None:

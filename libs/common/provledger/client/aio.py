@@ -7,6 +7,7 @@ anything is sent, a StatusError for what a service says or for a service that ca
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Final
@@ -19,6 +20,7 @@ from provledger.api.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from provledger.client import batches, convert
 from provledger.client.calls import DEFAULT_CALL_POLICY, CallPolicy, unary
 from provledger.client.drafts import Draft
+from provledger.client.singles import SingleAppends
 from provledger.client.stream import DEFAULT_WINDOW, append_stream
 from provledger.client.values import (
     AnchorState,
@@ -49,6 +51,8 @@ class AsyncClient:
         keys_endpoint: `host:port` of the keys service; only `jwks` needs it.
         tls: Certificates for mutual TLS; None on loopback.
         policy: Deadlines and retries.
+        share_calls: Whether single appends that are under way at once may share calls, see
+            `provledger.client.singles`; each is answered by itself all the same.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class AsyncClient:
         keys_endpoint: str = "",
         tls: TLSSettings | None = None,
         policy: CallPolicy = DEFAULT_CALL_POLICY,
+        share_calls: bool = True,
     ) -> None:
         self._endpoint = endpoint
         self._keys_endpoint = keys_endpoint
@@ -66,6 +71,7 @@ class AsyncClient:
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._ledger_stub: Any = None
         self._throttles = Throttles()
+        self._singles = SingleAppends(self._append_one, self._append_some) if share_calls else None
 
     async def __aenter__(self) -> AsyncClient:
         """Return the client itself."""
@@ -82,6 +88,8 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the channels; calls in flight are cancelled. May be called twice."""
+        if self._singles is not None:
+            await self._singles.close()
         channels, self._channels, self._ledger_stub = self._channels, {}, None
         for opened in channels.values():
             await opened.close()
@@ -154,13 +162,18 @@ class AsyncClient:
         and the signed checkpoint it leads to; where the log takes longer than five seconds, or
         than most of the deadline, it comes without: look at `receipt.proofs`.
         """
-        result = await self._append_one(
-            ledger,
-            convert.draft_to_pb(draft),
-            True,
-            timeout_s,
-            convert.anchor_state_to_pb(wait_for),
-        )
+        message = convert.draft_to_pb(draft)
+        refusal = batches.too_large(message, "draft")
+        if refusal is not None:
+            raise refusal
+        within_s = self._policy.timeout_s if timeout_s is None else timeout_s
+        if self._singles is None or wait_for is not AnchorState.UNKNOWN:
+            state = convert.anchor_state_to_pb(wait_for)
+            result = await self._append_one(ledger, message, within_s, state)
+        else:
+            result = await self._singles.append(ledger, message, within_s)
+        if result.error is not None:
+            raise result.error
         if result.receipt is None:
             raise InternalError("BAD_RESPONSE", "the answer holds no receipt")
         return result.receipt
@@ -226,22 +239,33 @@ class AsyncClient:
         self,
         ledger: str,
         draft: common_pb2.Draft,
-        full: bool,
-        timeout_s: float | None,
+        timeout_s: float,
         wait_for: common_pb2.AnchorState = common_pb2.ANCHOR_STATE_UNSPECIFIED,
     ) -> AppendResult:
-        refusal = batches.too_large(draft, "draft")
-        if refusal is not None:
-            raise refusal
-        view = common_pb2.RECEIPT_VIEW_FULL if full else common_pb2.RECEIPT_VIEW_BASIC
         request = convert.request(
-            ledger_pb2.AppendRequest, ledger=ledger, draft=draft, view=view, wait_for=wait_for
+            ledger_pb2.AppendRequest,
+            ledger=ledger,
+            draft=draft,
+            view=common_pb2.RECEIPT_VIEW_FULL,
+            wait_for=wait_for,
         )
         response = await self._call("Append", request, timeout_s)
         outcome = common_pb2.AppendResult(
             receipt=response.receipt, repeated_request=response.repeated_request
         )
-        return convert.result_from_pb(outcome, index=0, request_id=draft.request_id, full=full)
+        return convert.result_from_pb(outcome, index=0, request_id=draft.request_id, full=True)
+
+    def _append_some(
+        self, ledger: str, drafts: Sequence[common_pb2.Draft], timeout_s: float
+    ) -> AsyncIterator[AppendResult]:
+        return batches.append_some(
+            self._append_batch,
+            ledger,
+            list(enumerate(drafts)),
+            True,
+            time.monotonic() + timeout_s,
+            self._policy,
+        )
 
     # --- reading ---------------------------------------------------------------------------------
 

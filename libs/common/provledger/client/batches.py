@@ -98,7 +98,7 @@ async def append_all(
             items.append((index, message))
     deadline_s = time.monotonic() + timeout_s
     for batch in split(items):
-        async for result in _append_batch(call, ledger, batch, full, deadline_s, policy):
+        async for result in append_some(call, ledger, batch, full, deadline_s, policy):
             results[result.index] = result
     return [results[index] for index in range(len(drafts))]
 
@@ -115,12 +115,12 @@ async def append_messages(
     results: dict[int, AppendResult] = {}
     deadline_s = time.monotonic() + policy.timeout_s
     for batch in split(enumerate(drafts)):
-        async for result in _append_batch(call, ledger, batch, full, deadline_s, policy):
+        async for result in append_some(call, ledger, batch, full, deadline_s, policy):
             results[result.index] = result
     return [results[index] for index in range(len(drafts))]
 
 
-async def _append_batch(
+async def append_some(
     call: Call,
     ledger: str,
     batch: list[_Item],
@@ -128,12 +128,19 @@ async def _append_batch(
     deadline_s: float,
     policy: CallPolicy,
 ) -> AsyncIterator[AppendResult]:
-    """Send one batch, then again what was turned away for now."""
+    """Send what fits one call, then again what was turned away for now; results as they are final.
+
+    Raises:
+        StatusError: where the call fails for good.
+    """
     view = common_pb2.RECEIPT_VIEW_FULL if full else common_pb2.RECEIPT_VIEW_BASIC
     delays = waits(policy)
     while True:
-        request = ledger_pb2.AppendBatchRequest(
-            ledger=ledger, drafts=[message for _, message in batch], view=view
+        request = convert.request(
+            ledger_pb2.AppendBatchRequest,
+            ledger=ledger,
+            drafts=[message for _, message in batch],
+            view=view,
         )
         response = await call(request, deadline_s - time.monotonic())
         if len(response.results) != len(batch):

@@ -1,0 +1,208 @@
+"""Single appends that are under way at once share calls, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from provledger.api.common.v1 import common_pb2
+from provledger.client import singles
+from provledger.client.singles import MAX_CALLS, SingleAppends
+from provledger.client.values import AppendResult
+from provledger.errors import (
+    DeadlineExceededError,
+    FieldViolation,
+    InvalidArgumentError,
+    ResourceExhaustedError,
+    StatusError,
+    UnavailableError,
+)
+
+LEDGER = "tenants/acme/ledgers/main"
+
+
+class Service:
+    """Answers calls when it is let to; refuses the request ids in `bad`."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+        self.gates: list[asyncio.Event] = []
+        self.bad: set[str] = set()
+        self.fails: StatusError | None = None
+
+    async def one(self, ledger: str, draft: common_pb2.Draft, timeout_s: float) -> AppendResult:
+        await self._call([draft])
+        return AppendResult(0, draft.request_id)
+
+    async def many(
+        self, ledger: str, drafts: Sequence[common_pb2.Draft], timeout_s: float
+    ) -> AsyncIterator[AppendResult]:
+        await self._call(drafts)
+        for index, draft in enumerate(drafts):
+            error = None
+            if draft.request_id in self.bad:
+                field = f"drafts[{index}].mutation.new_state"
+                error = InvalidArgumentError(
+                    "INVALID_JSON",
+                    f"{field}: no",
+                    metadata={"pointer": "/a"},
+                    violations=[FieldViolation(field, "no", "INVALID_JSON")],
+                )
+            yield AppendResult(index, draft.request_id, error=error)
+
+    async def _call(self, drafts: Sequence[common_pb2.Draft]) -> None:
+        gate = asyncio.Event()
+        self.calls.append([draft.request_id for draft in drafts])
+        self.gates.append(gate)
+        await gate.wait()
+        if self.fails is not None:
+            raise self.fails
+
+    async def answer(self, call: int) -> None:
+        self.gates[call].set()
+        await turns()
+
+
+async def turns() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def draft(request_id: str, size: int = 0) -> common_pb2.Draft:
+    return common_pb2.Draft(
+        request_id=request_id, mutation=common_pb2.Mutation(new_state=bytes(size))
+    )
+
+
+def start(
+    desk: SingleAppends, *ids: str, timeout_s: float = 60.0
+) -> list[asyncio.Task[AppendResult]]:
+    return [asyncio.create_task(desk.append(LEDGER, draft(one), timeout_s)) for one in ids]
+
+
+async def test_a_few_go_at_once_and_the_rest_together() -> None:
+    service = Service()
+    desk = SingleAppends(service.one, service.many)
+    ids = [f"r{n}" for n in range(MAX_CALLS + 3)]
+    tasks = start(desk, *ids)
+    await turns()
+    assert service.calls == [[one] for one in ids[:MAX_CALLS]]
+    await service.answer(MAX_CALLS - 1)
+    assert service.calls[MAX_CALLS:] == [ids[MAX_CALLS:]]
+    for call in range(len(service.calls)):
+        await service.answer(call)
+    assert [(await task).request_id for task in tasks] == ids
+    # Nothing is kept of a ledger that nobody appends to.
+    assert not desk._lanes
+    assert not desk._tasks
+
+
+async def test_each_has_an_outcome_of_its_own() -> None:
+    service = Service()
+    service.bad = {"x1"}
+    desk = SingleAppends(service.one, service.many)
+    first = start(desk, *[f"r{n}" for n in range(MAX_CALLS)])
+    shared = start(desk, "x0", "x1", "x2")
+    await turns()
+    for call in range(MAX_CALLS + 1):
+        await service.answer(call)
+    assert [(await task).error for task in first] == [None] * MAX_CALLS
+    good, bad, other = [await task for task in shared]
+    assert (good.error, other.error) == (None, None)
+    # As if it had gone in a call of its own.
+    assert bad.error is not None
+    assert bad.error.message == "draft.mutation.new_state: no"
+    assert bad.error.violations[0].field == "draft.mutation.new_state"
+    assert (bad.error.reason, bad.error.metadata) == ("INVALID_JSON", {"pointer": "/a"})
+
+
+async def test_a_shared_call_that_fails_fails_those_in_it_only() -> None:
+    service = Service()
+    desk = SingleAppends(service.one, service.many)
+    first = start(desk, *[f"r{n}" for n in range(MAX_CALLS)])
+    shared = start(desk, "x0", "x1")
+    await turns()
+    await service.answer(0)
+    later = start(desk, "y0", "y1")
+    await turns()
+    service.fails = UnavailableError("AWAY", "away")
+    await service.answer(MAX_CALLS)
+    for task in shared:
+        with pytest.raises(UnavailableError):
+            await task
+    service.fails = None
+    for call in range(len(service.calls)):
+        await service.answer(call)
+    for task in [*first, *later]:
+        assert (await task).error is None
+
+
+async def test_a_caller_who_leaves_is_not_sent_and_harms_nobody() -> None:
+    service = Service()
+    desk = SingleAppends(service.one, service.many)
+    first = start(desk, *[f"r{n}" for n in range(MAX_CALLS)])
+    leaving, staying = start(desk, "x0", "x1")
+    await turns()
+    leaving.cancel()
+    await turns()
+    for call in range(MAX_CALLS):
+        await service.answer(call)
+    await service.answer(MAX_CALLS)
+    assert service.calls[MAX_CALLS:] == [["x1"]]
+    assert (await staying).request_id == "x1"
+    await asyncio.gather(*first)
+
+
+async def test_the_time_of_each_is_its_own() -> None:
+    service = Service()
+    desk = SingleAppends(service.one, service.many)
+    first = start(desk, *[f"r{n}" for n in range(MAX_CALLS)])
+    await turns()
+    (hasty,) = start(desk, "x0", timeout_s=0.01)
+    (patient,) = start(desk, "x1")
+    with pytest.raises(DeadlineExceededError):
+        await hasty
+    for call in range(MAX_CALLS + 1):
+        await service.answer(min(call, len(service.gates) - 1))
+    assert (await patient).error is None
+    await asyncio.gather(*first)
+
+
+async def test_shared_calls_and_the_queue_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(singles, "MAX_SHARED_BYTES", 1000)
+    monkeypatch.setattr(singles, "MAX_WAITING", 5)
+    service = Service()
+    desk = SingleAppends(service.one, service.many)
+    first = start(desk, *[f"r{n}" for n in range(MAX_CALLS)])
+    await turns()
+    sizes = {"a": 400, "b": 400, "c": 400, "d": 5000, "e": 1}
+    waiting = [
+        asyncio.create_task(desk.append(LEDGER, draft(name, size), 60.0))
+        for name, size in sizes.items()
+    ]
+    await turns()
+    with pytest.raises(ResourceExhaustedError):
+        await desk.append(LEDGER, draft("f"), 60.0)
+    call = 0
+    while not all(task.done() for task in [*first, *waiting]):
+        await service.answer(call)
+        call += 1
+    assert service.calls[MAX_CALLS:] == [["a", "b"], ["c"], ["d"], ["e"]]
+
+
+async def test_close_ends_what_is_under_way() -> None:
+    service = Service()
+    desk = SingleAppends(service.one, service.many)
+    first = start(desk, *[f"r{n}" for n in range(MAX_CALLS)])
+    shared = start(desk, "x0", "x1")
+    await turns()
+    await service.answer(0)
+    await desk.close()
+    for task in shared:
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    for call in range(MAX_CALLS):
+        await service.answer(call)
+    await asyncio.gather(*first)
