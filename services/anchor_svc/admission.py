@@ -4,6 +4,10 @@ States and runs of ledgers come from a database we do not trust for what the log
 checked, when it is first read, against the entry it names; a run, before a difference under it
 counts as a fork, against the entry it leads to. So damage of ours is DATA_LOSS and never latches
 somebody's ledger.
+
+A state is *in flight* from the moment a flush is planned that changes it until its signed head is
+released: that flush builds on it already, but what it says is not in a signed tree yet, and is
+forgotten if the flush fails.
 """
 
 from __future__ import annotations
@@ -35,21 +39,37 @@ _forks = telemetry.counter("anchor.forks", doc="Submissions that showed a second
 
 
 class Admission:
-    """Admits submissions to the next flush. For the one writer of a log, one flush at a time."""
+    """Admits submissions to the next flush. For the one writer of a log, one plan at a time."""
 
     def __init__(self, log_uid: bytes, storage: Storage, state: LogState) -> None:
         self._log_uid = log_uid
         self._storage = storage
         self._state = state
         self._ledgers: OrderedDict[bytes, LedgerState] = OrderedDict()
+        self._in_flight: dict[bytes, LedgerState] = {}
 
     def forget(self) -> None:
         """Drop what is remembered of ledgers: it may not be what is stored."""
         self._ledgers.clear()
+        self._in_flight.clear()
+
+    def launch(self, states: Collection[LedgerState]) -> None:
+        """Build on states of a flush that is on its way."""
+        self._in_flight.update((state.ledger_uid, state) for state in states)
+
+    def repeats_in_flight(self, submissions: Sequence[Submission]) -> bool:
+        """Whether one brings seqs again that are in flight: no signed tree can be asked for."""
+        for submission in submissions:
+            state = self._in_flight.get(submission.ledger_uid)
+            if state is not None and submission.start_seq <= state.seq:
+                return True
+        return False
 
     def remember(self, states: Collection[LedgerState]) -> None:
-        """Take over states that have just been stored."""
+        """Take over states that have been stored, and are in a signed tree."""
         for state in states:
+            if self._in_flight.get(state.ledger_uid) is state:
+                del self._in_flight[state.ledger_uid]
             self._ledgers[state.ledger_uid] = state
             self._ledgers.move_to_end(state.ledger_uid)
         while len(self._ledgers) > MAX_CACHED_LEDGERS:
@@ -115,7 +135,9 @@ class Admission:
         states: dict[bytes, LedgerState | StatusError] = {}
         unknown = []
         for uid in uids:
-            if uid in self._ledgers:
+            if uid in self._in_flight:
+                states[uid] = self._in_flight[uid]
+            elif uid in self._ledgers:
                 states[uid] = self._ledgers[uid]
                 self._ledgers.move_to_end(uid)
             else:

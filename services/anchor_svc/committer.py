@@ -4,16 +4,20 @@
 
     1  admit     each submission on its own; a bad one fails alone          (pure)
     2  commit    entries, runs, ledgers, the log's size, the head intended  (one transaction)
-    3  sign      the head, by the key of purpose `checkpoint`
-    4  tile      full tiles and bundles to disk, synced
-    5  release   the note stored; entries that are in tiles dropped         (one transaction)
-    6  answer    whoever waits for these entries, whoever watches checkpoints
+       sign      the head, by the key of purpose `checkpoint`, meanwhile
+    3  tile      full tiles and bundles to disk, synced
+    4  release   the note stored; entries that are in tiles dropped         (one transaction)
+    5  answer    whoever waits for these entries, whoever watches checkpoints
+
+Flushes overlap: the next is planned upon the tree of this one as soon as it is launched
+(`pipeline`). Nobody is told anything before all that its answer builds on is released.
 
 Killed between any two of these, the next start finds what is left to do (`recovery`). If a step
-fails while the process lives on, callers get UNAVAILABLE and the same is left to do before anything
-new is admitted: by the flush of a retry or by `heal`, whichever comes first. After a doubtful
-commit all that is held in memory is thrown away and read again. A retry finds its entries there and
-waits for nothing but the checkpoint.
+fails while the process lives on, callers of this flush and of those behind it get UNAVAILABLE; all
+that is held in memory is thrown away and read again, and the newest stored head is signed before
+anything new is admitted: by the flush of a retry or by `heal`, whichever comes first. A retry finds
+its entries there and waits for nothing but the checkpoint. Heads that were overtaken like that stay
+intended for ever; what they covered is covered by the newest.
 
 Only one process writes to a log: the one that acquired it last. One that finds itself fenced
 answers nothing any more, and its service ends.
@@ -24,8 +28,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
@@ -33,10 +37,11 @@ from typing import Final
 from anchor_svc.admission import Admission
 from anchor_svc.checkpointing import FlushPlan, LeafRun
 from anchor_svc.keys import OVERLAP_TIMEOUT_S, SIGN_TIMEOUT_S, Keys, all_signers, signing_failed
+from anchor_svc.pipeline import Flight, Pipeline
 from anchor_svc.proofs import TileCache, View
 from anchor_svc.recovery import load
 from anchor_svc.state import LogIdentity, LogState
-from anchor_svc.storage import FencedError, LogRow, Storage
+from anchor_svc.storage import FencedError, LogRow, Signed, Storage
 from anchor_svc.submission import Submission
 from anchor_svc.tree import TILE_WIDTH, Edge, Growth
 from provledger import logs, telemetry
@@ -75,7 +80,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
-    """A head that is intended and not released. `growth`: tiles that may not be on disk yet."""
+    """A head that was found intended. `growth`: tiles that may not be on disk yet."""
 
     size: int
     root: bytes
@@ -86,7 +91,8 @@ class _Pending:
 class Committer:
     """The only writer of one log. Belongs to one event loop.
 
-    Owned by whoever holds `_lock`: `_edge`, `_pending` and what `_admission` remembers.
+    Owned by whoever holds `_lock`: `_edge`, `_pending` and what `_admission` builds on; launching.
+    budget_s: how long the batcher lets a batch fill up, which says how many flushes overlap.
     """
 
     def __init__(
@@ -98,6 +104,7 @@ class Committer:
         state: LogState,
         *,
         clock: Callable[[], int],
+        budget_s: float = 0.0,
     ) -> None:
         self._log = identity
         self._storage = storage
@@ -108,7 +115,16 @@ class Committer:
         self._clock = clock
         self._admission = Admission(identity.uid, storage, state)
         self._lock = asyncio.Lock()
-        # The tree as it is stored; None: not known, to be read again before anything else.
+        self.pipeline = Pipeline(
+            identity.uid,
+            storage,
+            cache.store,
+            self._sign,
+            released=self._released,
+            epoch=lambda: self.epoch,
+            budget_s=budget_s,
+        )
+        # The tree with all that was launched; None: not known, to be read before anything else.
         self._edge: Edge | None = None
         self._pending: _Pending | None = None
         self._unfinished = asyncio.Event()
@@ -165,49 +181,96 @@ class Committer:
             async with asyncio.timeout(delay_s):
                 await self.fenced.wait()
 
-    async def flush(self, items: list[Queued]) -> Sequence[Outcome | Exception]:
+    async def close(self) -> None:
+        """Return when nothing runs any more; call it when nothing is flushed any more."""
+        await self.pipeline.idle()
+
+    async def flush(self, items: list[Queued]) -> Awaitable[Sequence[Outcome | Exception]]:
         """Log submissions; for `provledger.batching.GroupCommit`.
 
         An item stands for one entry: a submission comes as often as it has entries, so that
-        batches are counted in entries, and gets as many times the same answer.
+        batches are counted in entries, and gets as many times the same answer. Returns once they
+        are committed; what it returns waits for the signed checkpoint.
         """
         groups = [(item, sum(1 for _ in same)) for item, same in groupby(items)]
         queued = [item for item, _ in groups]
         started_s = time.perf_counter()
-        attributes = {"provledger.entries": len(items)}
-        links = [item.ref for item in queued]
-        async with self._lock:
-            with telemetry.span("anchor.commit", attributes, links=links) as span, self._faults():
-                outcomes = await self._flush([item.submission for item in queued], span)
-        _commit_s.record(time.perf_counter() - started_s)
-        _batch.record(len(items))
-        return [
-            outcome
-            for outcome, (_, count) in zip(outcomes, groups, strict=True)
-            for _ in range(count)
-        ]
+        with ExitStack() as stack:
+            attributes = {"provledger.entries": len(items)}
+            links = [item.ref for item in queued]
+            span = stack.enter_context(telemetry.span("anchor.commit", attributes, links=links))
+            stack.enter_context(self._faults())
+            async with self._lock:
+                flight, placed = await self._launch([item.submission for item in queued], span)
+            if flight is not None:
+                await flight.committed
+            rest = stack.pop_all()
 
-    async def _flush(
+        async def answer() -> Sequence[Outcome | Exception]:
+            with rest:
+                if flight is not None:
+                    await flight.released
+            size = self._state.signed_size
+            _commit_s.record(time.perf_counter() - started_s)
+            _batch.record(len(items))
+            return [
+                place if isinstance(place, StatusError) else Outcome(place, size)
+                for place, (_, count) in zip(placed, groups, strict=True)
+                for _ in range(count)
+            ]
+
+        return answer()
+
+    async def _launch(
         self, submissions: list[Submission], span: telemetry.Span
-    ) -> list[Outcome | Exception]:
+    ) -> tuple[Flight | None, list[list[LeafRun] | StatusError]]:
+        """Step 1, and the beginning of 2; the flight that the answers have to wait for."""
         self._state.check_held()
         edge = await self._settle()
+        if self._admission.repeats_in_flight(submissions):
+            await self.pipeline.landed()
         plan = FlushPlan(edge, self._log.hasher)
         placed = await self._admission.admit_all(plan, submissions)
         if any(isinstance(place, DataLossError) for place in placed):
             # Rows that another writer has moved on look damaged to one that was replaced.
             await self._check_fence()
+        if plan.leaves:
+            planned = plan.finish(self._clock())
+            flight = self.pipeline.launch(planned, span)
+            self._edge = planned.edge
+            self._admission.launch(planned.flush.ledgers)
+            return flight, placed
         if plan.states:
-            await self._commit(plan, span)
-        size = self._state.signed_size
-        return [
-            place if isinstance(place, StatusError) else Outcome(place, size) for place in placed
-        ]
+            # Only latches: there is no head to tell by whether it was stored, so it goes alone.
+            await self.pipeline.landed()
+            self._edge = None
+            await self._storage.commit(self._log.uid, self.epoch, plan.finish(self._clock()).flush)
+            self._edge = edge
+            self._admission.remember(plan.states.values())
+        # What the answers say may build on what is still on its way.
+        return self.pipeline.newest(), placed
+
+    def _released(self, flights: Sequence[Flight]) -> None:
+        """Step 5, for flights whose notes are stored; in order."""
+        for flight in flights:
+            self._admission.remember(flight.planned.flush.ledgers)
+            _leaves.add(flight.size - flight.planned.flush.old_size)
+        newest = flights[-1]
+        self._show(newest.size, newest.planned.flush.root, newest.stored_note, newest.planned.edge)
+
+    def _show(self, size: int, root: bytes, note: bytes | None, edge: Edge) -> None:
+        assert note is not None  # noqa: S101 - released heads are signed
+        self._state.set_view(View(size, root, note, edge, self._cache))
 
     async def _settle(self) -> Edge:
         """Finish whatever an earlier flush, or an earlier process, left unfinished."""
         if self.fenced.is_set():
             raise FencedError("another process writes to this log now")
+        if self.pipeline.failure is not None:
+            # Writes that are under way may still take effect.
+            await self.pipeline.idle()
+            self.pipeline.reset()
+            self._edge = None
         edge = self._edge
         if edge is None:
             edge = await self._reload()
@@ -221,12 +284,17 @@ class Committer:
         row = await self._check_fence()
         stored = await load(self._storage, self._store, row)
         signed = stored.signed
+        if (0 if signed is None else signed.size) < self._state.signed_size:
+            raise DataLossError(
+                "DATABASE_BEHIND",
+                f"the database has forgotten the checkpoint of tree size {self._state.signed_size}"
+                ", which was released; nothing more is signed",
+                metadata={"storedSize": str(stored.newest.size)},
+            )
         if signed is not None and signed.note is not None:
             # The view leads to these tiles.
             await asyncio.to_thread(self._store.write_growth, stored.growth)
-            self._state.set_view(
-                View(signed.size, signed.root, signed.note, stored.edge, self._cache)
-            )
+            self._show(signed.size, signed.root, signed.note, stored.edge)
         self._admission.forget()
         self._edge = stored.edge
         self._pending = None
@@ -242,31 +310,15 @@ class Committer:
             raise FencedError("another process writes to this log now")
         return row
 
-    async def _commit(self, plan: FlushPlan, span: telemetry.Span) -> None:
-        """Steps 2 to 6 for a plan that changes something."""
-        planned = plan.finish(self._clock())
-        # From here on only the database knows: if this fails in any way, it is asked again.
-        self._edge = None
-        await self._storage.commit(self._log.uid, self.epoch, planned.flush)
-        self._edge = planned.edge
-        self._admission.remember(plan.states.values())
-        if plan.leaves:
-            _leaves.add(plan.leaves)
-            flush = planned.flush
-            self._pending = _Pending(flush.size, flush.root, planned.edge, planned.growth)
-            await self._release(self._pending, span)
-
-    async def _release(self, pending: _Pending, span: telemetry.Span | None = None) -> None:
-        """Steps 3 to 6 for an intended head; may be repeated until it succeeds."""
-        note = await self._sign(pending.size, pending.root, span)
+    async def _release(self, pending: _Pending) -> None:
+        """Steps 2 to 5 for a head that was found intended; may be repeated until it succeeds."""
+        note = await self._sign(pending.size, pending.root, None)
         if pending.growth.tiles:
             await asyncio.to_thread(self._store.write_growth, pending.growth)
-        tiled_size = pending.size - pending.size % TILE_WIDTH
-        released = await self._storage.store_note(
-            self._log.uid, self.epoch, pending.size, note, tiled_size
-        )
+        signed = Signed({pending.size: note}, pending.size - pending.size % TILE_WIDTH)
+        released = await self._storage.store_notes(self._log.uid, self.epoch, signed)
         self._pending = None
-        self._state.set_view(View(pending.size, pending.root, released, pending.edge, self._cache))
+        self._show(pending.size, pending.root, released[pending.size], pending.edge)
 
     async def _sign(self, size: int, root: bytes, span: telemetry.Span | None) -> bytes:
         self._state.check_held()

@@ -10,6 +10,7 @@ from anchor_svc.committer import Committer, Outcome, Queued
 from anchor_svc.cose import CoseReceipts
 from anchor_svc.keys import Keys
 from anchor_svc.overdue import Overdue
+from anchor_svc.pipeline import MAX_FLIGHTS
 from anchor_svc.policies import Policies
 from anchor_svc.proofs import TileCache
 from anchor_svc.publisher import Publisher
@@ -58,7 +59,15 @@ class OpenLog:
         self._storage = storage
         self.store = TileStore(data_dir, row.log_uid, files)
         cache = TileCache(self.store, self.identity.hasher)
-        self.committer = Committer(self.identity, storage, cache, keys, self.state, clock=clock)
+        self.committer = Committer(
+            self.identity,
+            storage,
+            cache,
+            keys,
+            self.state,
+            clock=clock,
+            budget_s=batch_budget_s,
+        )
         self.reader = Reader(self.identity, storage, self.state, keys, clock=clock)
         self.overdue = Overdue(self.identity, storage, self.state, clock=clock)
         self.receipts = CoseReceipts(self.identity, self.reader, keys)
@@ -104,6 +113,10 @@ class OpenLog:
             max_bytes=MAX_BATCH_BYTES,
             max_queued_items=max_queued_leaves,
             max_queued_bytes=MAX_QUEUED_BYTES,
+            # The pipeline gives the turns, and says by them how many flushes overlap.
+            turns=self.committer.pipeline,
+            max_in_flight=MAX_FLIGHTS,
+            max_unanswered=MAX_FLIGHTS,
             budget_s=batch_budget_s,
             fixed_items=batch_leaves or None,
             name="anchor",
@@ -143,6 +156,7 @@ class OpenLog:
     async def close(self) -> None:
         """Finish the flushes that wait, and release files and sinks."""
         await self._batcher.close()
+        await self.committer.close()
         self.reader.close()
         await self.relays.close()
 

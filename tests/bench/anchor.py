@@ -13,7 +13,7 @@ import math
 import random
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,13 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from anchor_svc.openlog import OpenLog
 from anchor_svc.storage import Storage
+from anchor_svc.storage.sql import SQLStorage
 from anchor_svc.submission import Submission, parse_submission
 from provledger import telemetry
+from provledger.db import is_sqlite
 from provledger.hashing import suite
 from provledger.tlog_proof import TlogProof, format_tlog_proof
+from tests.bench.delay import further_away, slower_commits
 from tests.bench.plot import Line, chart
 from tests.bench.timing import summary_ms
 from tests.support.anchoring import Ledger, TestKeys, running_log
@@ -53,24 +56,6 @@ class SlowKeys(TestKeys):
                 return signature
 
             signer.sign = sign  # type: ignore[method-assign]
-
-
-class SlowStorage:
-    """A database whose writes take 10 ms longer, each."""
-
-    def __init__(self, inner: Storage) -> None:
-        self._inner = inner
-
-    def __getattr__(self, name: str) -> Any:
-        plain = getattr(self._inner, name)
-        if name not in ("commit", "store_note", "mark_published", "add_anchor"):
-            return plain
-
-        async def slow(*args: Any) -> Any:
-            await asyncio.sleep(DELAY_S)
-            return await plain(*args)
-
-        return slow
 
 
 @contextmanager
@@ -128,11 +113,17 @@ async def at_rate(log: OpenLog, ledgers: list[Ledger], rate: int, seconds: float
     warm_up = leaves(ledgers, int(rate * WARM_UP_S))
     submissions = leaves(ledgers, int(rate * seconds))
     await run(warm_up, count=False)
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     with measured_fill() as batches:
         await run(submissions, count=True)
-    reached = len(submissions) / (time.perf_counter() - start)
-    return {"rate": rate, "reached": round(reached), **summary_ms(durations), **batches}
+    spent_s, cpu_s = time.perf_counter() - start, time.process_time() - cpu
+    return {
+        "rate": rate,
+        "reached": round(len(submissions) / spent_s),
+        **summary_ms(durations),
+        **batches,
+        "cpu_ms_per_leaf": round(1000 * cpu_s / len(submissions), 3),
+    }
 
 
 async def catch_up(log: OpenLog, ledgers: list[Ledger], count: int) -> dict[str, float]:
@@ -178,7 +169,9 @@ async def _measure(folder: Path, url: str, *, full: bool) -> dict[str, Any]:
     ledgers = [Ledger(f"ledger-{number}") for number in range(LEDGERS)]
 
     def slow(storage: Storage) -> Storage:
-        return SlowStorage(storage)
+        if isinstance(storage, SQLStorage) and is_sqlite(storage.engine):
+            slower_commits(storage.engine, DELAY_S)
+        return storage
 
     options: dict[str, Any] = {
         "background": True,
@@ -189,8 +182,10 @@ async def _measure(folder: Path, url: str, *, full: bool) -> dict[str, Any]:
         for rate in RATES:
             result["by_rate"].append(await at_rate(log, ledgers, rate, seconds))
         result["proofs"].append(await proof_size(log))
-    async with running_log(url, folder, keys=SlowKeys(), wrap=slow, **options) as log:
-        result["with_10_ms_added"] = await at_rate(log, ledgers, 1000, seconds)
+    distant = nullcontext(url) if url.startswith("sqlite") else further_away(url, DELAY_S)
+    with distant as slow_url:
+        async with running_log(slow_url, folder, keys=SlowKeys(), wrap=slow, **options) as log:
+            result["with_10_ms_added"] = await at_rate(log, ledgers, 1000, seconds)
     async with running_log(url, folder, **options) as log:
         result["catch_up"] = await catch_up(log, ledgers[:10], 360_000 if full else 60_000)
         result["proofs"].append(await proof_size(log))

@@ -94,7 +94,7 @@ class _InterruptedStorage:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._inner, name)
-        if name not in ("commit", "store_note"):
+        if name not in ("commit", "store_notes"):
             return method
 
         async def call(*args: Any) -> Any:
@@ -119,8 +119,8 @@ STEPS = [
     "before tiles",
     "some tiles",
     "after tiles",
-    "before store_note",
-    "after store_note",
+    "before store_notes",
+    "after store_notes",
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -16,10 +17,12 @@ from anchor_svc.storage import (
     LogRow,
     PolicyRow,
     RunStart,
+    Signed,
     Storage,
 )
 from anchor_svc.storage.sql import SQLStorage
 from anchor_svc.submission import LedgerState
+from provledger.db import open_engine
 from provledger.errors import DataLossError
 from tests.support.anchoring import LOG_UID, open_storage
 
@@ -46,6 +49,10 @@ def _flush(old: int, entries: list[bytes], **changes: object) -> Flush:
     pieces = [EntryPiece(old, entries)] if entries else []
     flush = Flush(old, size, bytes([size % 256]) * 32, pieces, [], [], 1000 + size)
     return replace(flush, **changes)  # type: ignore[arg-type]
+
+
+async def _note(storage: Storage, epoch: int, size: int, note: bytes, tiled: int = 0) -> bytes:
+    return (await storage.store_notes(LOG_UID, epoch, Signed({size: note}, tiled)))[size]
 
 
 async def test_default_log_is_created_once(storage: Storage) -> None:
@@ -103,6 +110,111 @@ async def test_flush_onto_another_size_is_refused(storage: Storage, epoch: int) 
     with pytest.raises(DataLossError):
         await storage.commit(LOG_UID, epoch, _flush(5, [b"a"]))
     assert (await storage.log(LOG_UID)).size == 1
+    await storage.commit(LOG_UID, epoch, _flush(1, [b"a"]))
+    for other in (
+        _flush(1, [b"b"], root=b"x" * 32),
+        _flush(1, [], root=b"\x01" * 32, ledgers=[LedgerState(UID, "blake3", forked_seq=0)]),
+    ):
+        with pytest.raises(DataLossError):
+            await storage.commit(LOG_UID, epoch, other)
+    assert (await storage.log(LOG_UID)).size == 2
+    assert await storage.ledgers(LOG_UID, [UID]) == {}
+
+
+async def test_flush_repeated_after_the_next_one_changes_nothing(
+    storage: Storage, epoch: int
+) -> None:
+    """Its answer was lost, and the one behind it was on its way already."""
+    first, note = _flush(1, [b"a"], runs=[RunStart(UID, 0, 1)]), Signed({1: b"note"})
+    state = LedgerState(UID, "fips", 1, b"h" * 32, 2, 0)
+    await storage.commit(LOG_UID, epoch, first, note)
+    await storage.commit(LOG_UID, epoch, _flush(2, [b"b"], ledgers=[state]))
+    assert await storage.commit(LOG_UID, epoch, first, note) == {1: b"note"}
+    assert (await storage.log(LOG_UID)).size == 3
+    assert await storage.ledgers(LOG_UID, [UID]) == {UID: state}
+
+
+async def test_flush_stores_earlier_ones_that_are_not_stored(storage: Storage, epoch: int) -> None:
+    state = LedgerState(UID, "fips", 1, b"h" * 32, 2, 0)
+    first = _flush(1, [b"a"], runs=[RunStart(UID, 0, 1)], ledgers=[state])
+    second = _flush(2, [b"b"], ledgers=[replace(state, seq=2)], earlier=[first])
+    third = _flush(3, [b"c"], earlier=[first, second])
+    await storage.commit(LOG_UID, epoch, first)
+    await storage.commit(LOG_UID, epoch, third)
+    await storage.commit(LOG_UID, epoch, second)
+    assert (await storage.log(LOG_UID)).size == 4
+    pieces = await storage.pieces(LOG_UID, 1)
+    assert [[*piece.entries] for piece in pieces] == [[b"a"], [b"b"], [b"c"]]
+    assert (await storage.ledgers(LOG_UID, [UID]))[UID].seq == 2
+    gap = _flush(9, [b"d"], earlier=[_flush(8, [b"e"])])
+    with pytest.raises(DataLossError):
+        await storage.commit(LOG_UID, epoch, gap)
+
+
+async def test_flush_takes_notes_of_earlier_heads_along(storage: Storage, epoch: int) -> None:
+    await storage.commit(LOG_UID, epoch, _flush(1, [b"a"]))
+    await _note(storage, epoch, 1, b"earlier")
+    signed = Signed({1: b"later", 2: b"second"})
+    stored = await storage.commit(LOG_UID, epoch, _flush(2, [b"b"]), signed)
+    assert stored == {1: b"earlier", 2: b"second"}
+    newest = await storage.newest_signed(LOG_UID)
+    assert newest is not None
+    assert (newest.size, newest.note) == (2, b"second")
+    with pytest.raises(DataLossError):
+        await storage.commit(LOG_UID, epoch, _flush(9, [b"c"]), Signed({3: b"third"}))
+    head = await storage.checkpoint(LOG_UID, 3)
+    assert head is not None
+    assert head.note is None
+
+
+@pytest.mark.parametrize("overtaken", [False, True])
+async def test_flushes_on_their_way_at_once_take_effect_in_order(
+    storage: SQLStorage, epoch: int, database_url: str, overtaken: bool
+) -> None:
+    """The row of the log is locked by somebody else, so that all of them wait for it together,
+    the first one in front or behind."""
+    if storage.lanes == 1:
+        pytest.skip("one thread writes")
+    engine = open_engine(database_url, "anchor")
+    with engine.begin() as connection:
+        connection.exec_driver_sql("SELECT 1 FROM logs FOR UPDATE")
+        made: list[Flush] = []
+        flushes = []
+        for size in range(1, storage.lanes):
+            state = LedgerState(UID, "fips", size, b"h" * 32, size, 0)
+            runs = [RunStart(UID, size, size)]
+            made.append(_flush(size, [b"%d" % size], earlier=[*made], ledgers=[state], runs=runs))
+        for flush in reversed(made) if overtaken else made:
+            flushes.append(asyncio.ensure_future(storage.commit(LOG_UID, epoch, flush)))
+            await asyncio.to_thread(_wait_for_waiting, database_url, len(flushes))
+    await asyncio.gather(*flushes)
+    engine.dispose()
+    assert (await storage.log(LOG_UID)).size == storage.lanes
+    pieces = await storage.pieces(LOG_UID, 1)
+    assert [[*piece.entries] for piece in pieces] == [
+        [b"%d" % size] for size in range(1, storage.lanes)
+    ]
+    for size in range(2, storage.lanes + 1):
+        head = await storage.checkpoint(LOG_UID, size)
+        assert head is not None
+        assert (head.root, head.intended_at_ns) == (bytes([size]) * 32, 1000 + size)
+    assert (await storage.ledgers(LOG_UID, [UID]))[UID].seq == storage.lanes - 1
+    assert len(await storage.runs(LOG_UID, UID, 1, 99)) == storage.lanes - 1
+
+
+def _wait_for_waiting(database_url: str, count: int) -> None:
+    """Return when that many statements of this database wait for a lock."""
+    engine = open_engine(database_url, "watcher")
+    deadline_s = time.monotonic() + 10
+    with engine.connect() as connection:
+        waiting = (
+            "SELECT count(*) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        while connection.exec_driver_sql(waiting).scalar_one() < count:
+            connection.rollback()
+            assert time.monotonic() < deadline_s
+    engine.dispose()
 
 
 async def test_failed_flush_leaves_nothing(storage: Storage, epoch: int) -> None:
@@ -133,7 +245,7 @@ async def test_every_write_of_a_fenced_process_is_refused(storage: Storage, epoc
     with pytest.raises(FencedError):
         await storage.commit(LOG_UID, epoch, _flush(1, [b"a"]))
     with pytest.raises(FencedError):
-        await storage.store_note(LOG_UID, epoch, 2, b"note", 0)
+        await _note(storage, epoch, 2, b"note")
     with pytest.raises(FencedError):
         await storage.mark_published(LOG_UID, epoch, 2, 5)
     row = await storage.log(LOG_UID)
@@ -144,8 +256,8 @@ async def test_every_write_of_a_fenced_process_is_refused(storage: Storage, epoc
 
 
 async def test_first_note_of_a_size_stays(storage: Storage, epoch: int) -> None:
-    assert await storage.store_note(LOG_UID, epoch, 1, b"first note", 0) == b"first note"
-    assert await storage.store_note(LOG_UID, epoch, 1, b"second note", 0) == b"first note"
+    assert await _note(storage, epoch, 1, b"first note") == b"first note"
+    assert await _note(storage, epoch, 1, b"second note") == b"first note"
     signed = await storage.newest_signed(LOG_UID)
     assert signed is not None
     assert signed.note == b"first note"
@@ -155,14 +267,14 @@ async def test_note_of_a_head_that_was_never_intended_is_refused(
     storage: Storage, epoch: int
 ) -> None:
     with pytest.raises(DataLossError):
-        await storage.store_note(LOG_UID, epoch, 9, b"note", 0)
+        await _note(storage, epoch, 9, b"note")
 
 
 async def test_releasing_drops_entries_that_are_in_full_tiles(storage: Storage, epoch: int) -> None:
     entries = [bytes([number]) for number in range(255)]
     tail = [EntryPiece(1, entries), EntryPiece(256, [b"x", b"y"])]
     await storage.commit(LOG_UID, epoch, _flush(1, [*entries, b"x"], size=258, pieces=tail))
-    await storage.store_note(LOG_UID, epoch, 258, b"note", 256)
+    await _note(storage, epoch, 258, b"note", 256)
     assert (await storage.log(LOG_UID)).tiled_size == 256
     assert [piece.start_index for piece in await storage.pieces(LOG_UID, 0)] == [256]
 
@@ -171,7 +283,7 @@ async def test_damaged_entries_are_data_loss(database_url: str) -> None:
     storage = await asyncio.to_thread(open_storage, database_url)
     assert isinstance(storage, SQLStorage)
     await storage.create_log(LOG, b"first")
-    with storage._engine.begin() as connection:
+    with storage.engine.begin() as connection:
         connection.exec_driver_sql("DELETE FROM entries")
         placeholders = "?, 0, ?" if "sqlite" in database_url else "%s, 0, %s"
         connection.exec_driver_sql(
@@ -212,7 +324,7 @@ async def test_heads_are_intended_signed_and_published_in_turn(
     assert await newest() == (1, None, None)
     await storage.mark_published(LOG_UID, epoch, 1, 5)
     assert await newest() == (1, None, None)
-    await storage.store_note(LOG_UID, epoch, 1, b"note", 0)
+    await _note(storage, epoch, 1, b"note")
     assert await newest() == (1, 1, None)
     await storage.mark_published(LOG_UID, epoch, 1, 5)
     await storage.mark_published(LOG_UID, epoch, 1, 6)
@@ -247,7 +359,7 @@ async def test_oldest_published_above_a_size(storage: Storage, epoch: int) -> No
     for size, now_ns in ((1, 50), (2, 60), (3, 70)):
         if size > 1:
             await storage.commit(LOG_UID, epoch, _flush(size - 1, [b"a"]))
-        await storage.store_note(LOG_UID, epoch, size, b"note", 0)
+        await _note(storage, epoch, size, b"note")
         await storage.mark_published(LOG_UID, epoch, size, now_ns)
     assert await storage.oldest_published(LOG_UID, 0) == 50
     assert await storage.oldest_published(LOG_UID, 1) == 60

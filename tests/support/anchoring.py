@@ -24,7 +24,7 @@ from anchor_svc.storage.tables import MIGRATIONS, SCHEMA
 from anchor_svc.submission import parse_submission
 from anchor_svc.tilefiles import TileFiles
 from provledger import checkpoint as checkpoints
-from provledger import merkle
+from provledger import merkle, note
 from provledger.db import migrate, open_engine
 from provledger.entry import Entry, receipt_hash
 from provledger.errors import UnavailableError
@@ -272,11 +272,17 @@ def read_entries(log: OpenLog) -> list[bytes]:
     return [*entries, *view.edge.entries][: view.size]
 
 
-async def check_log(log: OpenLog, ledgers: Sequence[Ledger], keys: TestKeys) -> None:
+async def check_log(
+    log: OpenLog,
+    ledgers: Sequence[Ledger],
+    keys: TestKeys,
+    *,
+    let_out: Sequence[bytes] | None = None,
+) -> None:
     """Check everything there is to check of a log that holds exactly these ledgers, whole.
 
     The tree is computed again from the entries by the plain definition; nothing of what made it is
-    used.
+    used. let_out: the notes that left their process, where others were signed and thrown away.
     """
     view = log.state.signed_view()
     opened, _ = checkpoints.open_checkpoint(
@@ -309,7 +315,10 @@ async def check_log(log: OpenLog, ledgers: Sequence[Ledger], keys: TestKeys) -> 
                     proof.log_index, view.size, hashes[proof.log_index], path, opened.root, hasher
                 )
     # SPEC: never two heads of one size (design §4, "Log").
-    signed = [checkpoints.parse(text) for text in keys.signers[KeyPurpose.CHECKPOINT].signed]
+    texts = keys.signers[KeyPurpose.CHECKPOINT].signed
+    if let_out is not None:
+        texts = [note.parse(each).text for each in let_out]
+    signed = [checkpoints.parse(text) for text in texts]
     assert len({head.size for head in signed}) == len({(head.size, head.root) for head in signed})
     for head in signed:
         assert head.root == merkle.root_of_hashes(hashes[: head.size], hasher)

@@ -17,6 +17,9 @@ beside a first one only if it is as full. Few callers wait for nobody then eithe
 
 Items of one `submit_many` stay together and in order, and cost one future, whatever their number.
 Where several batchers share something, `turns` says when each may take its next batch.
+
+A flush in two parts returns an awaitable of its results instead of them: the next one may begin,
+and what is left of this one goes on beside it.
 """
 
 from __future__ import annotations
@@ -28,16 +31,20 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Generic, Protocol, TypeVar, cast
+from typing import Final, Generic, TypeAlias, TypeVar, cast
 
 from provledger import telemetry
+from provledger._batching_port import BatchStats, Turns
 from provledger.errors import InternalError, ResourceExhaustedError, UnavailableError
 from provledger.pacing import ArrivalRate, Crowd, target_items
+
+__all__ = ["BatchStats", "GroupCommit", "Turns"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-Flush = Callable[[list[T]], Awaitable[Sequence[R | Exception]]]
+Results: TypeAlias = Sequence[R | Exception]
+Flush = Callable[[list[T]], Awaitable[Results[R] | Awaitable[Results[R]]]]
 
 _MIN_RETRY_DELAY_S: Final = 0.05
 _MAX_RETRY_DELAY_S: Final = 5.0
@@ -55,42 +62,6 @@ _commit_s = telemetry.histogram(
 )
 
 
-class Turns(Protocol):
-    """Decides when a batcher may flush. Every turn that comes is ended, once."""
-
-    def ask(self, go: Callable[[], None]) -> None:
-        """Call `go` when the turn comes, at once or later, in the same event loop."""
-
-    def most_items(self) -> int | None:
-        """Most items to take in the turn that just came; None for no bound of its own."""
-
-    def took(self, items: int) -> None:
-        """Called with what was taken, before anything else is asked for."""
-
-    def end(self) -> None:
-        """Called when the flush has ended, or nothing was left to be flushed."""
-
-
-@dataclass(frozen=True, slots=True)
-class BatchStats:
-    """A batcher's state, for metrics; taken at one moment."""
-
-    queued_items: int
-    queued_bytes: int
-    flushes_in_flight: int
-    flushes: int
-    """Flushes finished since the start."""
-    items: int
-    """Items in those flushes."""
-    last_items: int
-    """Items of the flush that began last."""
-    last_fill: float
-    """The same as a part of its target; more than 1 after a queue."""
-    last_flush_s: float
-    last_target: int
-    """Items for which that batch would have waited."""
-
-
 @dataclass(slots=True, eq=False)
 class _Group(Generic[T, R]):
     items: Sequence[T]
@@ -104,9 +75,11 @@ class GroupCommit(Generic[T, R]):
 
     flush: takes the items of a batch in order of submission and returns as many results, each a
         value or an exception for that item. If it raises, all its callers get that exception.
+        Instead of the results it may return an awaitable of them, and counts as in flight no more.
     max_items, max_bytes: bounds of one batch; a larger group goes alone, and is not split.
     max_queued_items, max_queued_bytes: bounds of what waits.
     max_in_flight: flushes running at once; they start in order of submission.
+    max_unanswered: the same, with those that have returned and whose results are still to come.
     budget_s: the longest an item waits for others to make its batch full, in seconds; 0 for not at
         all. What it waits for flushes that run comes on top.
     linger_s: the longest a batch waits for a crowd to come back, in seconds; 0 for not at all.
@@ -124,6 +97,7 @@ class GroupCommit(Generic[T, R]):
         max_queued_items: int = 20_000,
         max_queued_bytes: int = 64 * 1024 * 1024,
         max_in_flight: int = 1,
+        max_unanswered: int = 16,
         budget_s: float = 0.0,
         linger_s: float = 0.0,
         fixed_items: int | None = None,
@@ -137,6 +111,8 @@ class GroupCommit(Generic[T, R]):
         self._max_queued_items = max_queued_items
         self._max_queued_bytes = max_queued_bytes
         self._max_in_flight = max_in_flight
+        self._max_unanswered = max(max_unanswered, max_in_flight)
+        self._in_flight = 0
         self._budget_s = budget_s
         self._linger_s = linger_s
         self._crowd = Crowd()
@@ -158,6 +134,8 @@ class GroupCommit(Generic[T, R]):
         self._queued_items = 0
         self._queued_bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        # Those of them that are not in flight any more.
+        self._unanswered: set[asyncio.Task[None]] = set()
         self._pump_scheduled = False
         self._closing = False
         self._flushes = 0
@@ -244,7 +222,7 @@ class GroupCommit(Generic[T, R]):
         return BatchStats(
             queued_items=self._queued_items,
             queued_bytes=self._queued_bytes,
-            flushes_in_flight=len(self._tasks),
+            flushes_in_flight=self._in_flight,
             flushes=self._flushes,
             items=self._items,
             last_items=self._last_items,
@@ -285,7 +263,7 @@ class GroupCommit(Generic[T, R]):
     def _schedule_pump(self) -> None:
         """Start flushes at the end of this turn of the loop: what arrives in one turn, as the
         requests read from one socket do, goes together."""
-        if self._pump_scheduled or len(self._tasks) >= self._max_in_flight:
+        if self._pump_scheduled or not self._has_room():
             return
         if self._timer is not None:
             if self._wait_s() > 0:
@@ -295,13 +273,17 @@ class GroupCommit(Generic[T, R]):
         self._pump_scheduled = True
         asyncio.get_running_loop().call_soon(self._pump, context=self._context)
 
+    def _has_room(self) -> bool:
+        """Whether one more flush may run."""
+        return self._in_flight < self._max_in_flight and len(self._tasks) < self._max_unanswered
+
     def _on_timer(self) -> None:
         self._timer = None
         self._pump()
 
     def _pump(self) -> None:
         self._pump_scheduled = False
-        while self._queue and self._asked is None and len(self._tasks) < self._max_in_flight:
+        while self._queue and self._asked is None and self._has_room():
             wait_s = self._wait_s()
             if wait_s > _CLOCK_STEP_S:
                 if self._timer is None and wait_s < math.inf:
@@ -342,6 +324,7 @@ class GroupCommit(Generic[T, R]):
                 self._run(groups, target), context=self._context.copy()
             )
             self._tasks.add(task)
+            self._in_flight += 1
             task.add_done_callback(self._on_done)
         elif self._turns is not None:
             self._turns.end()
@@ -376,6 +359,12 @@ class GroupCommit(Generic[T, R]):
         self._callers_in_flight += _callers(groups)
         try:
             results = await self._flush(items)
+            if isinstance(results, Awaitable):
+                self._unanswered.add(cast("asyncio.Task[None]", asyncio.current_task()))
+                self._land()
+                if self._queue:
+                    self._schedule_pump()
+                results = await results
             if len(results) != len(items):
                 raise InternalError("INTERNAL", "a flush returned another number of results")
         except asyncio.CancelledError:
@@ -397,10 +386,18 @@ class GroupCommit(Generic[T, R]):
             _sizes.record(len(items), self._labels)
             _fill.record(min(1.0, len(items) / target), self._labels)
 
-    def _on_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+    def _land(self) -> None:
+        """A flush has ended, or its first part has."""
+        self._in_flight -= 1
         if self._turns is not None:
             self._turns.end()
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task in self._unanswered:
+            self._unanswered.discard(task)
+        else:
+            self._land()
         if self._queue:
             # Not at once: the callers just answered run first, and may submit again.
             self._schedule_pump()

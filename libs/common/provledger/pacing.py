@@ -17,6 +17,7 @@ TARGET_SHARE: Final = 0.6
 """A target is what arrives in this part of the budget. More than half, so that an estimate a little
 too low still asks for half; less than all, so that the usual unevenness of arrivals fits in."""
 
+_OVERLAP_WINDOW: Final = 100
 _MEMORY_S: Final = 0.5
 # A quiet spell of this many time constants leaves nothing worth the exponential.
 _FORGOTTEN: Final = 40.0
@@ -66,6 +67,35 @@ class Crowd:
         if self._size < CROWD_FROM:
             return 1
         return min(max_items, math.ceil(self._size * CROWD_SHARE))
+
+
+class Overlap:
+    """How many flushes may overlap: as many as begin while the quickest of late took its way.
+
+    Only waiting overlaps. What a distant database or key takes is in the quickest flush too; what a
+    busy machine adds is not, and flushes that share work are better merged than run side by side.
+    """
+
+    __slots__ = ("_earlier_s", "_least_s", "_seen")
+
+    def __init__(self) -> None:
+        self._least_s = self._earlier_s = math.inf
+        self._seen = 0
+
+    def see(self, flush_s: float) -> None:
+        """Take note of how long a flush took."""
+        self._least_s = min(self._least_s, flush_s)
+        self._seen += 1
+        if self._seen >= _OVERLAP_WINDOW:
+            self._earlier_s, self._least_s, self._seen = self._least_s, math.inf, 0
+
+    def most(self, budget_s: float, most: int) -> int:
+        """How many at once, 1 to `most`, where batches begin a target's time apart."""
+        least_s = min(self._least_s, self._earlier_s)
+        spacing_s = budget_s * TARGET_SHARE
+        if spacing_s <= 0 or math.isinf(least_s):
+            return 1
+        return max(1, min(most, math.ceil(least_s / spacing_s)))
 
 
 def target_items(rate_per_s: float, budget_s: float, max_items: int) -> int:

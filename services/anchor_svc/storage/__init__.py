@@ -111,8 +111,11 @@ class Flush:
     """What one flush adds, in one transaction.
 
     `size` and `root` are those of the tree with it. Where it brings entries, the head is stored
-    as intended, before anybody is asked to sign it; where it only changes states of ledgers,
+    as intended, before its signature goes anywhere; where it only changes states of ledgers,
     `size` is `old_size`.
+
+    earlier: flushes right before it that bring entries and are on their way too, in order. Which of
+    them arrives first does not matter: each stores those before it that are not stored yet.
     """
 
     old_size: int
@@ -122,6 +125,22 @@ class Flush:
     runs: Sequence[RunStart]
     ledgers: Sequence[LedgerState]
     now_ns: int
+    earlier: Sequence[Flush] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """Signed notes to store, by the tree size of their intended heads.
+
+    tiled_size: full tiles are on disk up to there, and entries below it are dropped; 0 if no tile
+    was written since the last time.
+    """
+
+    notes: Mapping[int, bytes]
+    tiled_size: int = 0
+
+
+NONE_SIGNED: Final = Signed({})
 
 
 class Storage(Protocol):
@@ -176,16 +195,26 @@ class Storage(Protocol):
         """The ledger's last run that begins below an index, and the run after it."""
         ...
 
-    async def commit(self, log_uid: bytes, epoch: int, flush: Flush) -> None:
-        """Store a flush, all or nothing."""
+    @property
+    def lanes(self) -> int:
+        """How many flushes and notes can be written at the same time."""
         ...
 
-    async def store_note(
-        self, log_uid: bytes, epoch: int, size: int, note: bytes, tiled_size: int
-    ) -> bytes:
-        """Store the note of an intended head, unless it has one already; returns the stored one.
+    async def commit(
+        self, log_uid: bytes, epoch: int, flush: Flush, signed: Signed = NONE_SIGNED
+    ) -> Mapping[int, bytes]:
+        """Store a flush, and notes of earlier heads as `store_notes` does, all or nothing.
 
-        `tiled_size` is where full tiles on disk end: entries below it are dropped here.
+        Raises:
+            DataLossError: neither this flush nor one of `earlier` follows upon what is stored.
+        """
+        ...
+
+    async def store_notes(self, log_uid: bytes, epoch: int, signed: Signed) -> Mapping[int, bytes]:
+        """Store the notes of intended heads that have none yet; returns the stored ones, by size.
+
+        Raises:
+            DataLossError: there is no such intended head.
         """
         ...
 

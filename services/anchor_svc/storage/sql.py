@@ -3,11 +3,16 @@
 Writes begin by the fence: the log's row is updated `WHERE writer_epoch = <ours>`, which also locks
 it until the end of the transaction. A new writer raises the epoch in the same row, so that whatever
 an older one still has under way either committed before, and is read at start-up, or fails.
+
+On PostgreSQL several flushes can be on their way, each on a connection of its own: that lock makes
+them one after the other. On SQLite one thread writes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import heapq
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -16,6 +21,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, CursorResult, Engine
 
 from anchor_svc.storage import (
+    NONE_SIGNED,
     AnchorRow,
     EntryPiece,
     FencedError,
@@ -23,6 +29,7 @@ from anchor_svc.storage import (
     LogRow,
     PolicyRow,
     RunStart,
+    Signed,
     postgres,
 )
 from anchor_svc.storage.reads import Reads, read_log, read_policy
@@ -32,6 +39,9 @@ from provledger import tiles
 from provledger.db import Readers, Writer, is_sqlite
 from provledger.errors import DataLossError
 
+_LANES: Final = 6
+"""Connections to PostgreSQL that flushes and notes are written by; made when they are needed."""
+
 
 class SQLStorage(Reads):
     """Everything of the anchor in one database. `engine` has been migrated, and is owned from now
@@ -39,13 +49,34 @@ class SQLStorage(Reads):
 
     def __init__(self, engine: Engine) -> None:
         super().__init__(Readers(engine, threads=2, name="anchor-reader"))
-        self._engine = engine
+        self.engine = engine
         self._writer = Writer(engine, name="anchor-writer")
         # Flushes on PostgreSQL are one statement each, and do not wait for other writes.
         self._single = not is_sqlite(engine)
-        self._flusher = (
-            Writer(engine, name="anchor-flusher", autocommit=True) if self._single else self._writer
+        self._flushers = (
+            [Writer(engine, name="anchor-flusher", autocommit=True) for _ in range(_LANES)]
+            if self._single
+            else [self._writer]
         )
+        # A heap: who is used most is quickest, its statements are prepared.
+        self._free = [*range(self.lanes)]
+
+    @property
+    def lanes(self) -> int:
+        """How many flushes and notes can be written at the same time."""
+        return len(self._flushers)
+
+    @contextmanager
+    def _lane(self) -> Iterator[Writer]:
+        """The first lane that is free, or else the first, behind what runs in it."""
+        if not self._free:
+            yield self._flushers[0]
+            return
+        lane = heapq.heappop(self._free)
+        try:
+            yield self._flushers[lane]
+        finally:
+            heapq.heappush(self._free, lane)
 
     async def create_log(self, log: LogRow, first_entry: bytes) -> LogRow:
         return await self._writer.run(_create_log, log, first_entry, idempotent=True)
@@ -53,20 +84,23 @@ class SQLStorage(Reads):
     async def acquire(self, log_uid: bytes) -> LogRow:
         return await self._writer.run(_acquire, log_uid, idempotent=True)
 
-    async def commit(self, log_uid: bytes, epoch: int, flush: Flush) -> None:
+    async def commit(
+        self, log_uid: bytes, epoch: int, flush: Flush, signed: Signed = NONE_SIGNED
+    ) -> Mapping[int, bytes]:
         work = _commit_at_once if self._single else _commit
-        await self._flusher.run(work, log_uid, epoch, flush, idempotent=True)
+        with self._lane() as lane:
+            return await lane.run(work, log_uid, epoch, flush, signed, idempotent=True)
 
-    async def store_note(
-        self, log_uid: bytes, epoch: int, size: int, note: bytes, tiled_size: int
-    ) -> bytes:
-        work = _store_note_at_once if self._single else _store_note
-        return await self._flusher.run(
-            work, log_uid, epoch, size, note, tiled_size, idempotent=True
-        )
+    async def store_notes(self, log_uid: bytes, epoch: int, signed: Signed) -> Mapping[int, bytes]:
+        work = _store_notes_at_once if self._single else _store_notes
+        with self._lane() as lane:
+            return await lane.run(work, log_uid, epoch, signed, idempotent=True)
 
     async def mark_published(self, log_uid: bytes, epoch: int, size: int, now_ns: int) -> None:
-        await self._writer.run(_mark_published, log_uid, epoch, size, now_ns, idempotent=True)
+        # Not in a transaction of several round trips: it would keep flushes waiting for its lock.
+        work = _mark_published_at_once if self._single else _mark_published
+        with self._lane() as lane:
+            await lane.run(work, log_uid, epoch, size, now_ns, idempotent=True)
 
     async def add_anchor(self, log_uid: bytes, anchor: AnchorRow) -> None:
         await self._writer.run(_add_anchor, log_uid, anchor, idempotent=True)
@@ -75,10 +109,10 @@ class SQLStorage(Reads):
         return await self._writer.run(_add_policy, log_uid, epoch, policy, idempotent=True)
 
     async def close(self) -> None:
-        await self._flusher.close()
-        await self._writer.close()
+        for flusher in {*self._flushers, self._writer}:
+            await flusher.close()
         await self._readers.close()
-        self._engine.dispose()
+        self.engine.dispose()
 
 
 def _create_log(connection: Connection, log: LogRow, first_entry: bytes) -> LogRow:
@@ -112,7 +146,15 @@ def _acquire(connection: Connection, log_uid: bytes) -> LogRow:
     return row
 
 
-def _commit(connection: Connection, log_uid: bytes, epoch: int, flush: Flush) -> None:
+def _commit(
+    connection: Connection, log_uid: bytes, epoch: int, flush: Flush, signed: Signed
+) -> Mapping[int, bytes]:
+    for each in (*flush.earlier, flush):
+        _commit_one(connection, log_uid, epoch, each)
+    return _store_notes(connection, log_uid, epoch, signed) if signed.notes else {}
+
+
+def _commit_one(connection: Connection, log_uid: bytes, epoch: int, flush: Flush) -> None:
     moved = connection.execute(
         _GROW,
         {
@@ -138,47 +180,80 @@ def _commit(connection: Connection, log_uid: bytes, epoch: int, flush: Flush) ->
         )
 
 
-def _commit_at_once(connection: Connection, log_uid: bytes, epoch: int, flush: Flush) -> None:
-    if not postgres.commit(connection, log_uid, epoch, flush):
+def _commit_at_once(
+    connection: Connection, log_uid: bytes, epoch: int, flush: Flush, signed: Signed
+) -> Mapping[int, bytes]:
+    stored = postgres.commit(connection, log_uid, epoch, flush, signed)
+    if stored is None:
         _check_not_moved(connection, log_uid, epoch, flush)
+        return _store_notes_at_once(connection, log_uid, epoch, signed) if signed.notes else {}
+    return _first_stored(connection, log_uid, signed, stored)
 
 
 def _check_not_moved(connection: Connection, log_uid: bytes, epoch: int, flush: Flush) -> None:
-    """Find out why a flush did not find the log as it was; returns if it is stored already."""
+    """Find out why a flush did not find the log as it was; returns if it is stored already.
+
+    A later one has stored it then, or an attempt whose answer was lost.
+    """
     row = read_log(connection, LOGS.c.log_uid == log_uid)
     if row is None or row.writer_epoch != epoch:
         raise FencedError("another process writes to this log now")
-    if (row.size, row.root) != (flush.size, flush.root):
+    head = {"for_log": log_uid, "at_size": flush.size}
+    stored = connection.execute(_READ_ROOT, head).scalar()
+    if flush.size == flush.old_size or stored is None or bytes(stored) != flush.root:
         raise DataLossError("LOG_ROW_CHANGED", "the size of the log was changed under its writer")
 
 
-def _store_note_at_once(
-    connection: Connection, log_uid: bytes, epoch: int, size: int, note: bytes, tiled_size: int
-) -> bytes:
-    held, first = postgres.store_note(connection, log_uid, epoch, size, note, tiled_size)
-    if not held:
+def _store_notes_at_once(
+    connection: Connection, log_uid: bytes, epoch: int, signed: Signed
+) -> Mapping[int, bytes]:
+    stored = postgres.store_notes(connection, log_uid, epoch, signed)
+    if stored is None:
         raise FencedError("another process writes to this log now")
-    return _stored_first(first, size)
+    return _first_stored(connection, log_uid, signed, stored)
 
 
-def _stored_first(first: Any, size: int) -> bytes:
+def _first_stored(
+    connection: Connection, log_uid: bytes, signed: Signed, stored: int
+) -> Mapping[int, bytes]:
+    """The notes that are stored: those just given if they were the first, as they are mostly."""
+    if stored == len(signed.notes):
+        return signed.notes
+    return {size: _read_note(connection, log_uid, size) for size in signed.notes}
+
+
+def _read_note(connection: Connection, log_uid: bytes, size: int) -> bytes:
+    first = connection.execute(_READ_NOTE, {"for_log": log_uid, "at_size": size}).scalar()
     if first is None:
         raise DataLossError("CHECKPOINT_LOST", f"the intended checkpoint of size {size} is gone")
     return bytes(first)
 
 
-def _store_note(
-    connection: Connection, log_uid: bytes, epoch: int, size: int, note: bytes, tiled_size: int
-) -> bytes:
-    fence = {"for_log": log_uid, "epoch": epoch, "new_tiled_size": tiled_size}
-    _require_writer(connection.execute(_SET_TILED, fence))
-    # SPEC: released is only the first signature stored for a size (design §4, "Log").
-    place = {"for_log": log_uid, "at_size": size}
-    stored = connection.execute(_STORE_NOTE, {**place, "new_note": note})
-    connection.execute(_DROP_ENTRIES, {"for_log": log_uid, "below": tiled_size})
-    if stored.rowcount == 1:
-        return note
-    return _stored_first(connection.execute(_READ_NOTE, place).scalar(), size)
+def _store_notes(
+    connection: Connection, log_uid: bytes, epoch: int, signed: Signed
+) -> Mapping[int, bytes]:
+    fence = {"for_log": log_uid, "epoch": epoch}
+    if signed.tiled_size:
+        _require_writer(
+            connection.execute(_SET_TILED, {**fence, "new_tiled_size": signed.tiled_size})
+        )
+        connection.execute(_DROP_ENTRIES, {"for_log": log_uid, "below": signed.tiled_size})
+    else:
+        _require_writer(connection.execute(_HOLD, fence))
+    notes = {}
+    for size, note in signed.notes.items():
+        # SPEC: released is only the first signature stored for a size (design §4, "Log").
+        place = {"for_log": log_uid, "at_size": size, "new_note": note}
+        first = connection.execute(_STORE_NOTE, place).rowcount == 1
+        notes[size] = note if first else _read_note(connection, log_uid, size)
+    return notes
+
+
+def _mark_published_at_once(
+    connection: Connection, log_uid: bytes, epoch: int, size: int, now_ns: int
+) -> None:
+    if not postgres.mark_published(connection, log_uid, epoch, size, now_ns):
+        raise FencedError("another process writes to this log now")
 
 
 def _mark_published(
@@ -273,8 +348,14 @@ _GROW: Final = (
     .where(_THIS_LOG, _OUR_EPOCH, LOGS.c.size == sa.bindparam("old_size"))
     .values(size=sa.bindparam("new_size"), root=sa.bindparam("new_root"))
 )
+_NEW_TILED: Final = sa.bindparam("new_tiled_size", type_=sa.BigInteger)
+# Notes may be stored in another order than they were made.
 _SET_TILED: Final = (
-    sa.update(LOGS).where(_THIS_LOG, _OUR_EPOCH).values(tiled_size=sa.bindparam("new_tiled_size"))
+    sa.update(LOGS)
+    .where(_THIS_LOG, _OUR_EPOCH)
+    .values(
+        tiled_size=sa.case((LOGS.c.tiled_size > _NEW_TILED, LOGS.c.tiled_size), else_=_NEW_TILED)
+    )
 )
 _HOLD: Final = sa.update(LOGS).where(_THIS_LOG, _OUR_EPOCH).values(writer_epoch=LOGS.c.writer_epoch)
 _STORE_NOTE: Final = (
@@ -283,6 +364,7 @@ _STORE_NOTE: Final = (
     .values(note=sa.bindparam("new_note"))
 )
 _READ_NOTE: Final = sa.select(CHECKPOINTS.c.note).where(_THIS_HEAD)
+_READ_ROOT: Final = sa.select(CHECKPOINTS.c.root).where(_THIS_HEAD)
 _PUBLISH: Final = (
     sa.update(CHECKPOINTS)
     .where(_THIS_HEAD, CHECKPOINTS.c.note.is_not(None), CHECKPOINTS.c.published_at_ns.is_(None))
