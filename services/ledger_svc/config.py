@@ -59,6 +59,15 @@ class Settings(ServerSettings):
             "max": 120,
         },
     )
+    # What waits here stands before admission, and before other tenants' calls.
+    max_concurrent_streams: int = field(
+        default=256,
+        metadata={
+            "doc": "Most calls at once on one connection; more wait at their caller.",
+            "unit": "calls",
+            "min": 1,
+        },
+    )
     flush_items: int = field(
         default=1000,
         metadata={"doc": "Most receipts in one flush.", "unit": "items", "min": 1, "max": 1000},

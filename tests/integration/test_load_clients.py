@@ -135,3 +135,17 @@ async def test_client_process_that_cannot_start_is_told_of() -> None:
     with pytest.raises(CommandError, match="ended by itself"):
         async with Fleet(1, {**setup("127.0.0.1:1"), "traffic": {"nonsense": 1}}):
             pass
+
+
+async def test_clients_that_hold_back_hear_no_more_refusals_than_they_need(tmp_path: Path) -> None:
+    """Of calls beyond a quota most are never sent; all are counted as refused."""
+    quotas = {"acme": ("20",)}
+    async with listening(tmp_path, tenant_quotas=quotas) as (service, _, endpoint):
+        async with asyncio.timeout(90), Fleet(1, setup(endpoint)) as fleet:
+            step = await fleet.run(200.0, 2.0, "1", 20.0, ignore, hold_back=True)
+        assert 0 < step.in_time <= step.answered == (await verify_all(service)).head_seq
+    assert set(step.refused) == {"QUOTA_EXCEEDED", "THROTTLED"}
+    assert step.answered + step.refused.total() == step.sent
+    assert step.refused["THROTTLED"] > step.refused["QUOTA_EXCEEDED"]
+    assert step.refusal.count == step.refused["QUOTA_EXCEEDED"]
+    assert step.cpu_s > 0.0

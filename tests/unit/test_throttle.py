@@ -62,7 +62,7 @@ def test_service_sees_little_more_than_it_answers(times: float) -> None:
     service.seen = service.answered = 0
     held_back = run(throttle, service, 1000.0 * times, 4.0, 6.0)
     assert service.answered > 0.95 * 6000
-    assert service.seen < 1.25 * service.answered
+    assert service.seen < 1.3 * service.answered
     assert held_back
     assert {(error.reason, error.retry_delay_s) for error in held_back} == {(THROTTLED, 0.7)}
 
@@ -71,7 +71,7 @@ def test_nothing_is_held_back_from_a_service_that_refuses_nothing() -> None:
     """However slow it is: a call counts when it has ended."""
     throttle = Throttle()
     for n in range(10_000):
-        throttle.check(n / 1000, 0.0)
+        throttle.check(n / 1000, 0.0)  # 10,000 in flight
     for n in range(10_000):
         throttle.ended(10.0 + n / 1000, None)
         throttle.check(10.0 + n / 1000, 0.0)
@@ -111,3 +111,15 @@ def test_tenants_have_their_own_and_are_forgotten() -> None:
     for n in range(MAX_TENANTS):
         throttles.of(f"t{n + 1}")
     assert throttles.of("t0") is not first
+
+
+def test_calls_in_flight_are_bounded() -> None:
+    throttle = Throttle(max_in_flight=2)
+    throttle.check(0.0, 0.9)
+    throttle.check(0.0, 0.9)
+    with pytest.raises(ResourceExhaustedError) as caught:
+        throttle.check(0.0, 0.9)
+    assert caught.value.reason == THROTTLED
+    assert caught.value.retry_delay_s
+    throttle.ended(0.1, None)
+    throttle.check(0.1, 0.9)

@@ -30,6 +30,8 @@ class Step:
     seconds: float
     sent: int = 0
     answered: int = 0
+    in_time: int = 0
+    """Of these, before the step's time was up."""
     receipts: int = 0
     not_sent: int = 0
     refused: Counter[str] = field(default_factory=Counter)
@@ -41,11 +43,16 @@ class Step:
     by_kind: dict[str, Histogram] = field(default_factory=dict)
     by_ledger: dict[str, Histogram] = field(default_factory=dict)
     longest_gap_s: float = 0.0
+    cpu_s: float = 0.0
+    """Processor time of the client processes."""
+    name: str = ""
+    """What the step is for, where it is not one of a sweep."""
 
     def add(self, tally: Mapping[str, Any]) -> None:
         """Add what one process counted."""
         self.sent += tally["sent"]
         self.answered += tally["answered"]
+        self.in_time += tally["in_time"]
         self.receipts += tally["receipts"]
         self.not_sent += tally["not_sent"]
         self.refused.update(tally["refused"])
@@ -58,11 +65,17 @@ class Step:
             for name, each in tally[theirs].items():
                 mine.setdefault(name, Histogram()).add(Histogram.from_json(each))
         self.longest_gap_s = max(self.longest_gap_s, tally["longest_gap_s"])
+        self.cpu_s += tally["cpu_s"]
 
     @property
     def answered_per_s(self) -> float:
         """Requests answered with a receipt, a second of the step."""
         return self.answered / self.seconds
+
+    @property
+    def throughput_per_s(self) -> float:
+        """Requests answered a second while the step lasted: without what was queued up then."""
+        return self.in_time / self.seconds
 
     @property
     def late(self) -> bool:
@@ -78,6 +91,7 @@ class Step:
             "sent": self.sent,
             "answered": self.answered,
             "answered_per_s": round(self.answered_per_s, 1),
+            "throughput_per_s": round(self.throughput_per_s, 1),
             "receipts_per_s": round(self.receipts / self.seconds, 1),
             "refused": dict(self.refused),
             "failed": dict(self.failed),
@@ -90,6 +104,8 @@ class Step:
             "longest_gap_ms": round(self.longest_gap_s * 1000, 3),
             "lateness_ms": self.lateness.summary(),
             "generator_late": self.late,
+            "client_cpu_s": round(self.cpu_s, 3),
+            **({"name": self.name} if self.name else {}),
         }
 
 
@@ -142,8 +158,13 @@ class Fleet:
         seed: str,
         timeout_s: float,
         on_progress: Callable[[Step], None],
+        *,
+        hold_back: bool = False,
     ) -> Step:
-        """Run one step; every process sends its part of the rate."""
+        """Run one step; every process sends its part of the rate.
+
+        hold_back: as the Python client does (`provledger.throttle`).
+        """
         latest: list[Mapping[str, Any] | None] = [None] * self._count
         start_s = time.monotonic() + _START_IN_S
 
@@ -154,6 +175,7 @@ class Fleet:
                 "seconds": seconds,
                 "seed": f"{seed}/{rate_per_s}/{number}",
                 "timeout_s": timeout_s,
+                "hold_back": hold_back,
             }
             await _write(process, order)
             while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from provledger_cli import endpoints
 from provledger_cli.connect import Target
 from provledger_cli.datadir import SERVICES
 from provledger_cli.failures import CommandError
+from provledger_cli.load import overload
 from provledger_cli.load.fleet import Fleet, Step
 from provledger_cli.load.schedule import Traffic
 
@@ -29,12 +31,14 @@ class Plan:
     """What to run. Times in seconds; `at_s` counts from the start of the first step.
 
     rates: one step each. saturate: then go on, half as much again each time, until less than nine
-    in ten are answered. rotate_at_s, kill: what happens meanwhile.
+    in ten are answered. overload: then twice the best rate, see `overload`. rotate_at_s, kill: what
+    happens meanwhile.
     """
 
     traffic: Traffic
     rates: Sequence[float]
     saturate: bool
+    overload: bool = False
     step_s: float
     processes: int
     seed: str
@@ -46,11 +50,22 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of it; documents for the report."""
+    """What came of it; documents for the report. overloaded: steps beyond the sweep."""
 
     steps: list[Step]
+    overloaded: list[Step]
     events: list[dict[str, Any]]
     memory: list[dict[str, Any]]
+
+    @property
+    def best(self) -> Step:
+        """The step of the sweep that had most answers while it lasted."""
+        return best_of(self.steps)
+
+
+def best_of(steps: Sequence[Step]) -> Step:
+    """The step with most answers while it lasted."""
+    return max(steps, key=lambda step: step.throughput_per_s)
 
 
 async def run(
@@ -71,6 +86,7 @@ async def run(
         "timeout_s": plan.timeout_s,
     }
     steps: list[Step] = []
+    overloaded: list[Step] = []
     events: list[dict[str, Any]] = []
     async with Fleet(plan.processes, setup) as fleet:
         started_s = time.monotonic()
@@ -78,48 +94,75 @@ async def run(
             asyncio.create_task(_after(started_s, at_s, events, do))
             for at_s, do in _events(plan, where, tag)
         ]
+
+        async def run_step(name: str, rate: float, hold_back: bool, by: Fleet = fleet) -> Step:
+            step = await by.run(
+                rate,
+                plan.step_s,
+                plan.seed,
+                plan.timeout_s,
+                lambda so_far: on_step(so_far, False),
+                hold_back=hold_back,
+            )
+            step.name = name
+            on_step(step, True)
+            return step
+
         try:
             rates = list(plan.rates)
             while len(steps) < len(rates):
                 rate = rates[len(steps)]
-                step = await fleet.run(
-                    rate,
-                    plan.step_s,
-                    plan.seed,
-                    plan.timeout_s,
-                    lambda so_far: on_step(so_far, False),
-                )
+                step = await run_step("", rate, False)
                 steps.append(step)
-                on_step(step, True)
-                full = step.answered < SATURATED_BELOW * (step.sent + step.not_sent)
+                full = step.in_time < SATURATED_BELOW * (step.sent + step.not_sent)
                 if plan.saturate and len(steps) == len(rates) < _MOST_STEPS and not full:
                     rates.append(round(rate * GROWTH))
+            if plan.overload:
+                quiet = {
+                    **setup,
+                    "tag": f"{tag}-quiet",
+                    "traffic": overload.QUIET_TRAFFIC.to_json(),
+                }
+                async with Fleet(1, quiet) as other:
+                    overloaded = await overload.run(
+                        best_of(steps), run_step, functools.partial(run_step, by=other)
+                    )
             for task in happening:
                 await task
         finally:
             for task in happening:
                 task.cancel()
     after = memory(where)
+    highest = memory(where, "VmHWM:")
     return Outcome(
         steps,
+        overloaded,
         events,
         [
-            {"service": name, "start_mib": before.get(name), "end_mib": after.get(name)}
+            {
+                "service": name,
+                "start_mib": before.get(name),
+                "end_mib": after.get(name),
+                "highest_mib": highest.get(name),
+            }
             for name in SERVICES
             if name in before or name in after
         ],
     )
 
 
-def memory(where: Target) -> dict[str, float]:
-    """Resident memory in MiB of the services of a data directory; of others, nothing is known."""
+def memory(where: Target, line_of: str = "VmRSS:") -> dict[str, float]:
+    """Resident memory in MiB of the services of a data directory; of others, nothing is known.
+
+    line_of: `/proc/PID/status` has it now, or `VmHWM:`, the highest since its start.
+    """
     known = endpoints.read(where.data_dir.endpoints) if where.embedded else None
     found: dict[str, float] = {}
     for name, service in known.services.items() if known else ():
         try:
             with open(f"/proc/{service.pid}/status", encoding="ascii") as status:
                 for line in status:
-                    if line.startswith("VmRSS:"):
+                    if line.startswith(line_of):
                         found[name] = round(int(line.split()[1]) / 1024, 1)
         except OSError:
             continue

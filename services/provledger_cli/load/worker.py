@@ -14,6 +14,7 @@ import asyncio
 import itertools
 import json
 import os
+import random
 import sys
 import time
 from collections import Counter, deque
@@ -25,15 +26,19 @@ import grpc
 
 from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2, ledger_pb2_grpc
-from provledger.errors import StatusError, UnavailableError
+from provledger.errors import ResourceExhaustedError, StatusError, UnavailableError
+from provledger.names import tenant_of
 from provledger.rpc.channel import channel
 from provledger.rpc.errors import from_rpc_error, status_from_pb
 from provledger.rpc.tls import TLSSettings
+from provledger.throttle import THROTTLED, Throttle, Throttles
 from provledger_cli.load.histogram import Histogram
 from provledger_cli.load.schedule import Arrival, Traffic, arrivals
 
 MAX_OUTSTANDING: Final = 20_000
 """Requests without an answer in one process; what is due beyond that is counted as not sent."""
+MAX_IN_FLIGHT: Final = 64
+"""Of one tenant, in one process that holds back: `CallPolicy.max_in_flight`."""
 _PROGRESS_S: Final = 0.5
 _FIELDS: Final = 14
 
@@ -43,8 +48,9 @@ clock = time.monotonic
 class Tally:
     """What one step came to, in one process."""
 
-    def __init__(self) -> None:
-        self.sent = self.answered = self.receipts = self.not_sent = 0
+    def __init__(self, end_s: float = float("inf")) -> None:
+        self._end_s = end_s
+        self.sent = self.answered = self.receipts = self.not_sent = self.in_time = 0
         self.refused: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
         self.latency = Histogram()
@@ -55,6 +61,7 @@ class Tally:
         self.by_ledger: dict[str, Histogram] = {}
         self.longest_gap_s = 0.0
         self._last_s: float | None = None
+        self._started_cpu_s = time.process_time()
 
     def done(self, arrival: Arrival, due_s: float, sent_s: float, receipts: int) -> None:
         """Note an answer that came now."""
@@ -62,6 +69,7 @@ class Tally:
         self.answer.record(now_s - sent_s)
         took_s = now_s - due_s
         self.answered += 1
+        self.in_time += now_s <= self._end_s
         self.receipts += receipts
         self.latency.record(took_s)
         self.by_kind.setdefault(arrival.kind, Histogram()).record(took_s)
@@ -71,10 +79,14 @@ class Tally:
         self._last_s = now_s
 
     def error(self, error: StatusError, sent_s: float) -> None:
-        """Note a refusal (the service had no room) or a failure (anything else)."""
+        """Note a refusal (the service had no room) or a failure (anything else).
+
+        What was held back and not sent is no measure of how fast the service refuses.
+        """
         if error.code == "RESOURCE_EXHAUSTED":
             self.refused[error.reason] += 1
-            self.refusal.record(clock() - sent_s)
+            if error.reason != THROTTLED:
+                self.refusal.record(clock() - sent_s)
         else:
             self.failed[error.reason] += 1
 
@@ -83,6 +95,7 @@ class Tally:
         return {
             "sent": self.sent,
             "answered": self.answered,
+            "in_time": self.in_time,
             "receipts": self.receipts,
             "not_sent": self.not_sent,
             "refused": dict(self.refused),
@@ -94,6 +107,7 @@ class Tally:
             "by_kind": {name: each.to_json() for name, each in self.by_kind.items()},
             "by_ledger": {name: each.to_json() for name, each in self.by_ledger.items()},
             "longest_gap_s": self.longest_gap_s,
+            "cpu_s": time.process_time() - self._started_cpu_s,
         }
 
 
@@ -139,11 +153,44 @@ class _Stream:
                 answer.exception()
 
 
-class Sender:
-    """Sends requests of all kinds over one connection."""
+class Connections:
+    """One connection for each tenant, as tenants are different programs."""
 
-    def __init__(self, stub: Any, traffic: Traffic, tag: str, timeout_s: float) -> None:
-        self._stub = stub
+    def __init__(self, endpoint: str, tls: TLSSettings | None) -> None:
+        self._endpoint = endpoint
+        self._tls = tls
+        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._stubs: dict[str, Any] = {}
+
+    def open(self, tenant: str) -> grpc.aio.Channel:
+        """The channel of a tenant, which connects when it is first used."""
+        if tenant not in self._channels:
+            # Channels of one process otherwise share a connection.
+            options = [("grpc.use_local_subchannel_pool", 1)]
+            opened = channel(self._endpoint, self._tls, options=options)
+            self._channels[tenant] = opened
+            self._stubs[tenant] = ledger_pb2_grpc.LedgerServiceStub(opened)
+        return self._channels[tenant]
+
+    def stub(self, ledger: str) -> Any:
+        """The stub for a ledger."""
+        tenant = tenant_of(ledger)
+        self.open(tenant)
+        return self._stubs[tenant]
+
+    async def close(self) -> None:
+        """Close all of them."""
+        for opened in self._channels.values():
+            await opened.close()
+
+
+class Sender:
+    """Sends requests of all kinds."""
+
+    def __init__(
+        self, connections: Connections, traffic: Traffic, tag: str, timeout_s: float
+    ) -> None:
+        self._connections = connections
         self._traffic = traffic
         self._tag = tag
         self._timeout_s = timeout_s
@@ -177,7 +224,7 @@ class Sender:
             draft=self._draft(arrival.size_bytes),
             view=common_pb2.RECEIPT_VIEW_BASIC,
         )
-        await self._stub.Append(request, timeout=self._timeout_s)
+        await self._connections.stub(arrival.ledger).Append(request, timeout=self._timeout_s)
         return 1
 
     async def _batch(self, arrival: Arrival) -> int:
@@ -186,7 +233,9 @@ class Sender:
             ledger=arrival.ledger,
             drafts=[self._draft(size) for _ in range(self._traffic.batch_items)],
         )
-        response = await self._stub.AppendBatch(request, timeout=self._timeout_s)
+        response = await self._connections.stub(arrival.ledger).AppendBatch(
+            request, timeout=self._timeout_s
+        )
         receipts: int = sum(result.HasField("receipt") for result in response.results)
         if not receipts:
             raise status_from_pb(response.results[0].error)
@@ -195,7 +244,9 @@ class Sender:
     async def _streamed(self, arrival: Arrival) -> int:
         stream = self._streams.get(arrival.ledger)
         if stream is None or stream.broken:
-            stream = self._streams[arrival.ledger] = _Stream(self._stub, arrival.ledger)
+            stream = self._streams[arrival.ledger] = _Stream(
+                self._connections.stub(arrival.ledger), arrival.ledger
+            )
         async with asyncio.timeout(self._timeout_s):
             result = await stream.append(self._draft(arrival.size_bytes))
         if result.HasField("error"):
@@ -227,24 +278,51 @@ def _state(size_bytes: int) -> bytes:
     return json.dumps(state).encode()
 
 
-async def step(sender: Sender, traffic: Traffic, order: dict[str, Any]) -> Tally:
-    """Run one step: send what is due when it is due, then wait for what is on its way."""
-    tally, tasks = Tally(), set[asyncio.Task[None]]()
-    start_s = float(order["start_s"])
-    progress_s = start_s + _PROGRESS_S
+class _Sending:
+    """Sends requests and counts what comes of them. If `hold_back`, as the Python client does."""
 
-    async def one(arrival: Arrival, due_s: float) -> None:
-        sent_s = clock()
+    def __init__(self, sender: Sender, tally: Tally, hold_back: bool) -> None:
+        self._sender = sender
+        self._tally = tally
+        self._throttles = Throttles(MAX_IN_FLIGHT) if hold_back else None
+        self._rng = random.Random()  # noqa: S311 - chance, not a secret
+
+    async def one(self, arrival: Arrival, due_s: float) -> None:
+        """Send one request that is due."""
+        tally, sent_s = self._tally, clock()
         tally.lateness.record(sent_s - due_s)
         tally.sent += 1
+        throttle: Throttle | None = None
+        if self._throttles is not None and arrival.kind != "stream":
+            throttle = self._throttles.of(tenant_of(arrival.ledger))
+        if throttle is not None:
+            try:
+                throttle.check(sent_s, self._rng.random())
+            except ResourceExhaustedError as error:
+                tally.error(error, sent_s)
+                return
+        failed: StatusError | None = None
         try:
-            receipts = await sender.send(arrival)
+            receipts = await self._sender.send(arrival)
         except StatusError as error:
             tally.error(error, sent_s)
+            failed = error
         except TimeoutError:
             tally.failed["no answer"] += 1
         else:
             tally.done(arrival, due_s, sent_s, receipts)
+        finally:
+            if throttle is not None:
+                throttle.ended(clock(), failed)
+
+
+async def step(sender: Sender, traffic: Traffic, order: dict[str, Any]) -> Tally:
+    """Run one step: send what is due when it is due, then wait for what is on its way."""
+    tally = Tally(order["start_s"] + order["seconds"])
+    tasks = set[asyncio.Task[None]]()
+    sending = _Sending(sender, tally, order.get("hold_back", False))
+    start_s = float(order["start_s"])
+    progress_s = start_s + _PROGRESS_S
 
     for arrival in arrivals(traffic, order["rate_per_s"], order["seconds"], order["seed"]):
         due_s = start_s + arrival.at_s
@@ -254,7 +332,7 @@ async def step(sender: Sender, traffic: Traffic, order: dict[str, Any]) -> Tally
         if len(tasks) >= MAX_OUTSTANDING:
             tally.not_sent += 1
         else:
-            task = asyncio.create_task(one(arrival, due_s))
+            task = asyncio.create_task(sending.one(arrival, due_s))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
         if clock() >= progress_s:
@@ -274,15 +352,18 @@ async def work(setup: dict[str, Any]) -> None:
     traffic = Traffic.from_json(setup["traffic"])
     paths = [Path(path) if path else None for path in setup["tls"]]
     tls = TLSSettings.from_paths(*paths)
-    async with channel(setup["endpoint"], tls) as opened:
-        await opened.channel_ready()
-        stub = ledger_pb2_grpc.LedgerServiceStub(opened)
-        sender = Sender(stub, traffic, setup["tag"], setup["timeout_s"])
+    connections = Connections(setup["endpoint"], tls)
+    try:
+        for ledger, _ in traffic.ledgers:
+            await connections.open(tenant_of(ledger)).channel_ready()
+        sender = Sender(connections, traffic, setup["tag"], setup["timeout_s"])
         _say({"ready": True})
         while line := await asyncio.to_thread(sys.stdin.readline):
             tally = await step(sender, traffic, json.loads(line))
             _say({"result": tally.to_json()})
         await sender.close()
+    finally:
+        await connections.close()
 
 
 def _say(value: dict[str, Any]) -> None:

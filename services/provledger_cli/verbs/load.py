@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,7 +23,6 @@ from provledger_cli.options import (
 if TYPE_CHECKING:
     from provledger_cli.connect import Target
     from provledger_cli.load.fleet import Step
-    from provledger_cli.load.judge import Finding
     from provledger_cli.load.run import Outcome, Plan
     from provledger_cli.load.schedule import Traffic
 
@@ -53,6 +50,16 @@ def load(
             envvar="PROVLEDGER_LOAD_SATURATE",
             rich_help_panel=_SWEEP,
             help="Then go on, half as much again each time, until one in ten is not answered.",
+        ),
+    ] = False,
+    overload_too: Annotated[
+        bool,
+        typer.Option(
+            "--overload",
+            envvar="PROVLEDGER_LOAD_OVERLOAD",
+            rich_help_panel=_SWEEP,
+            help="After that, send twice the best rate, by clients that send on and by clients "
+            "that hold back; and see what a quiet tenant notices.",
         ),
     ] = False,
     duration: Annotated[
@@ -246,11 +253,11 @@ def load(
     Example: load --rates 50,100,200 --saturate --plot curve.svg
     """
     from provledger_cli.connect import run_async, target
-    from provledger_cli.load import judge
+    from provledger_cli.load import judge, overload, report
 
     output.use_json(as_json)
     traffic = _traffic(mix, tenants, sizes, batch_items, constant)
-    plan = _plan(traffic, rates, saturate, duration, processes, seed, timeout)
+    plan = _plan(traffic, rates, saturate, overload_too, duration, processes, seed, timeout)
     before = _baseline(baseline)
     where = target(data_dir, endpoint, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca)
     plan = _with_events(plan, where, rotate_at, kill, kill_at)
@@ -264,13 +271,15 @@ def load(
         baseline=before,
         tolerance=tolerance,
     )
+    if outcome.overloaded:
+        findings += overload.findings(outcome.best, outcome.overloaded)
     word = judge.verdict(findings, steps)
     if plot is not None:
         _plot(plot, steps, traffic)
     if as_json:
-        output.document(_report(plan, outcome, steps, findings, word))
+        output.document(report.document(plan, outcome, steps, findings, word))
     else:
-        _show(outcome, findings)
+        report.show(outcome, findings)
     if word != "holds":
         if not findings:
             output.say("[bold red]nothing was answered[/]")
@@ -295,6 +304,7 @@ def _plan(
     traffic: Traffic,
     rates: str,
     saturate: bool,
+    overload: bool,
     duration: float,
     processes: int,
     seed: str,
@@ -306,7 +316,8 @@ def _plan(
     return Plan(
         traffic=traffic,
         rates=schedule.parse_rates(rates),
-        saturate=saturate,
+        saturate=saturate or overload,
+        overload=overload,
         step_s=duration,
         processes=processes,
         seed=seed,
@@ -348,11 +359,12 @@ def _baseline(path: Path | None) -> Any:
 
 async def _run(plan: Plan, where: Target, timeout_s: float) -> Outcome:
     from provledger_cli.connect import Remote
-    from provledger_cli.load import run
+    from provledger_cli.load import overload, report, run
     from provledger_cli.tenancy import ensure_ledger
 
+    ledgers = [ledger for ledger, _ in plan.traffic.ledgers]
     async with Remote(where, timeout_s=timeout_s) as remote:
-        for ledger, _ in plan.traffic.ledgers:
+        for ledger in [*ledgers, overload.QUIET_LEDGER] if plan.overload else ledgers:
             _, tenant, _, ledger_id = ledger.split("/")
             await ensure_ledger(remote, tenant, ledger_id)
     # Request ids must be new in every run, and the seed is not.
@@ -363,26 +375,15 @@ async def _run(plan: Plan, where: Target, timeout_s: float) -> Outcome:
         def on_step(step: Step, ended: bool) -> None:
             bar.update(
                 task,
-                description=_line(step),
+                description=report.line(step),
                 total=step.rate_per_s * plan.step_s,
                 completed=step.sent + step.not_sent,
                 done=step.answered,
             )
             if ended:
-                output.say(_line(step))
+                output.say(report.line(step))
 
         return await run.run(plan, where, tag, on_step)
-
-
-def _line(step: Step) -> str:
-    latency = step.latency
-    refused, failed = sum(step.refused.values()), sum(step.failed.values())
-    return (
-        f"{step.rate_per_s:>7g}/s  answered {step.answered_per_s:>7.1f}/s  "
-        f"p50 {latency.quantile_ms(0.5):.1f} ms  p95 {latency.quantile_ms(0.95):.1f} ms  "
-        f"p99 {latency.quantile_ms(0.99):.1f} ms  refused {refused}  failed {failed}"
-        + ("  [yellow]generator late[/]" if step.late else "")
-    )
 
 
 def _plot(path: Path, steps: list[dict[str, Any]], traffic: Traffic) -> None:
@@ -390,48 +391,3 @@ def _plot(path: Path, steps: list[dict[str, Any]], traffic: Traffic) -> None:
 
     kinds = ", ".join(name for name, _ in traffic.kinds)
     path.write_text(latency_curve(steps, f"Latency of appends ({kinds}), from when due"), "utf-8")
-
-
-def _report(
-    plan: Plan,
-    outcome: Outcome,
-    steps: list[dict[str, Any]],
-    findings: list[Finding],
-    word: str,
-) -> dict[str, Any]:
-    best = max(steps, key=lambda step: float(step["answered_per_s"]))
-    return {
-        "traffic": plan.traffic.to_json(),
-        "seed": plan.seed,
-        "processes": plan.processes,
-        "cpus": os.cpu_count(),
-        "load_average": os.getloadavg()[0],
-        "ended_at_unix_s": int(time.time()),
-        "steps": steps,
-        "best": {name: best[name] for name in ("rate_per_s", "answered_per_s", "receipts_per_s")},
-        "events": outcome.events,
-        "memory": outcome.memory,
-        "bounds": [finding.document() for finding in findings],
-        "result": word,
-    }
-
-
-def _show(outcome: Outcome, findings: list[Finding]) -> None:
-    for step in outcome.steps:
-        for name, count in [*step.refused.items(), *step.failed.items()]:
-            output.say(f"{step.rate_per_s:g}/s: {count} times {name}")
-    for event in outcome.events:
-        what = event.get("kid") or event.get("service")
-        output.show(f"{event['event']} {what} after {event['at_s']:.1f} s")
-    if outcome.memory:
-        rows = [
-            [each["service"], _mib(each["start_mib"]), _mib(each["end_mib"])]
-            for each in outcome.memory
-        ]
-        output.show(output.table("memory", ["service", "start>", "end>"], rows))
-    for finding in findings:
-        output.show(f"{finding.check}: [bold]{finding.word}[/]: {finding.detail}")
-
-
-def _mib(value: float | None) -> str:
-    return "gone" if value is None else f"{value:.1f} MiB"

@@ -70,7 +70,7 @@ class AsyncClient:
         self._policy = policy
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._ledger_stub: Any = None
-        self._throttles = Throttles()
+        self._throttles = Throttles(policy.max_in_flight)
         self._singles = SingleAppends(self._append_one, self._append_some) if share_calls else None
 
     async def __aenter__(self) -> AsyncClient:

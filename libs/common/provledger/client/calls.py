@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar
 import grpc
 
 from provledger import telemetry
-from provledger.errors import DeadlineExceededError, ResourceExhaustedError, StatusError
+from provledger.errors import DeadlineExceededError, StatusError
 from provledger.retry import RetryPolicy, honour
 from provledger.rpc.errors import MESSAGE_TOO_LARGE, from_rpc_error
 from provledger.throttle import Throttle
@@ -49,11 +49,14 @@ class CallPolicy:
     timeout_s: for a call with all its attempts, in seconds, unless the call says otherwise.
     attempt_timeout_s: for one attempt, in seconds; then its answer counts as lost.
     retry: the waits between attempts; the timeout ends them, so it allows any number.
+    max_in_flight: appends of one tenant under way at a time, from one client; an attempt beyond
+        that is THROTTLED. 0 for any number: they wait for the connection.
     """
 
     timeout_s: float = 60.0
     attempt_timeout_s: float = 20.0
     retry: RetryPolicy = PATIENT
+    max_in_flight: int = 0
 
 
 DEFAULT_CALL_POLICY: Final = CallPolicy()
@@ -102,21 +105,33 @@ async def unary(
         try:
             if throttle is not None:
                 throttle.check(time.monotonic(), _rng.random())
-            response = await method(request, timeout=min(remaining_s, limit_s), metadata=metadata)
-            if throttle is not None:
-                throttle.ended(time.monotonic(), None)
-            return response
-        except ResourceExhaustedError as held_back:
-            error = held_back
-        except grpc.RpcError as exc:
-            error = from_rpc_error(exc)
-            if throttle is not None:
-                throttle.ended(time.monotonic(), error)
+            return await _attempt(method, request, min(remaining_s, limit_s), metadata, throttle)
+        except StatusError as failed:
+            error = failed
         wait_s = next_wait(error, delays) if is_retryable(error) else None
         # Giving up at once beats waiting for a deadline that will pass during the wait.
         if wait_s is None or time.monotonic() + wait_s >= deadline_s:
             raise error
         await asyncio.sleep(wait_s)
+
+
+async def _attempt(
+    method: Callable[..., Awaitable[R]],
+    request: Any,
+    timeout_s: float,
+    metadata: Any,
+    throttle: Throttle | None,
+) -> R:
+    error: StatusError | None = None
+    try:
+        return await method(request, timeout=timeout_s, metadata=metadata)
+    except grpc.RpcError as exc:
+        error = from_rpc_error(exc)
+        raise error from None
+    finally:
+        # However it ended: a call that was cancelled is no longer in flight either.
+        if throttle is not None:
+            throttle.ended(time.monotonic(), error)
 
 
 def waits(policy: CallPolicy) -> Iterator[float]:

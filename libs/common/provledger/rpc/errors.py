@@ -249,7 +249,9 @@ def from_rpc_error(exc: grpc.RpcError) -> StatusError:
     reason, name = code.name, code.name
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "essage larger than max" in message:
         reason = MESSAGE_TOO_LARGE
-    elif code is grpc.StatusCode.CANCELLED:
+    elif code is grpc.StatusCode.CANCELLED or (
+        code is grpc.StatusCode.UNAVAILABLE and "error code: REFUSED_STREAM" in message
+    ):
         # We did not cancel (that is asyncio.CancelledError): the peer is going down, or has more
         # calls waiting for it than gRPC keeps.
         reason, name = PEER_CANCELLED, "UNAVAILABLE"

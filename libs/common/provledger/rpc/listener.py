@@ -133,6 +133,9 @@ def server_options(config: ServerSettings) -> list[tuple[str, Any]]:
         ("grpc.max_receive_message_length", config.max_message_bytes),
         ("grpc.max_send_message_length", config.max_message_bytes),
         ("grpc.max_concurrent_streams", config.max_concurrent_streams),
+        # More calls than that wait at their caller, who is slowed down alone. gRPC would otherwise
+        # refuse some from well below the limit on, without details.
+        ("grpc.http.overload_protection", 0),
         # Otherwise two servers share a port in silence, and calls go to either.
         ("grpc.so_reuseport", 0),
         # Find dead peers within a minute; let clients ping every 10 s, idle ones included.

@@ -1,0 +1,110 @@
+"""Twice of what the services can do, and who notices: the steps, and what they came to.
+
+The best step of the sweep before says what can be done. Twice that is sent, by clients that send on
+whatever they hear, and by clients that hold back as the Python client does, with a bound on the
+calls in flight. Meanwhile a quiet tenant sends a little, from a process of its own; before, alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
+
+from provledger.names import ledger_name
+from provledger.rpc.errors import PEER_CANCELLED
+from provledger.throttle import THROTTLED
+from provledger_cli.load.fleet import Step
+from provledger_cli.load.judge import Finding, Word
+from provledger_cli.load.schedule import Traffic
+
+TIMES: Final = 2.0
+KEEPS: Final = 0.9
+"""Part of the best rate that is still answered."""
+QUIET_PER_S: Final = 20.0
+QUIET_LEDGER: Final = ledger_name("load-quiet", "load")
+QUIET_TRAFFIC: Final = Traffic(ledgers=[(QUIET_LEDGER, 1.0)])
+QUIET_TIMES: Final = 2.0
+"""How many times longer than alone the quiet tenant may wait beside a flood, at p95."""
+
+ALONE: Final = "quiet, alone"
+PLAIN: Final = "twice, sending on"
+HELD_BACK: Final = "twice, holding back"
+QUIET: Final = "quiet, beside "
+"""What the quiet tenant's steps are called beside those of a flood."""
+
+RunStep = Callable[[str, float, bool], Awaitable[Step]]
+"""Run a step: its name, requests a second, whether clients hold back."""
+
+
+async def run(best: Step, flood: RunStep, quiet: RunStep) -> list[Step]:
+    """Run the steps, given the best one of a sweep, and what runs steps of either kind."""
+    rate = TIMES * best.throughput_per_s
+    steps = [await quiet(ALONE, QUIET_PER_S, False)]
+    for name, hold_back in ((PLAIN, False), (HELD_BACK, True)):
+        steps += await asyncio.gather(
+            flood(name, rate, hold_back), quiet(QUIET + name, QUIET_PER_S, False)
+        )
+    return steps
+
+
+def summary(best: Step, steps: Sequence[Step]) -> dict[str, Any]:
+    """For the JSON report; times in milliseconds, latencies from when a request was due."""
+    of = {step.name: step for step in steps}
+    return {
+        "best_per_s": round(best.throughput_per_s, 1),
+        "best_p95_ms": best.latency.quantile_ms(0.95),
+        "sending_on": _flood(best, of[PLAIN]),
+        "holding_back": _flood(best, of[HELD_BACK]),
+        "quiet_p95_ms": {
+            "alone": of[ALONE].latency.quantile_ms(0.95),
+            "beside_sending_on": of[QUIET + PLAIN].latency.quantile_ms(0.95),
+            "beside_holding_back": of[QUIET + HELD_BACK].latency.quantile_ms(0.95),
+        },
+    }
+
+
+def findings(best: Step, steps: Sequence[Step]) -> list[Finding]:
+    """What must hold where clients hold back; where they do not, it is only told."""
+    of = {step.name: step for step in steps}
+    share = of[HELD_BACK].throughput_per_s / best.throughput_per_s if best.in_time else 0.0
+    throughput: Word = "holds" if share >= KEEPS else "does not hold"
+    found = [
+        Finding(
+            "overload throughput",
+            throughput if best.in_time else "could not tell",
+            f"{share:.2f} of the best rate, at least {KEEPS:.2f}",
+        )
+    ]
+    beside = of[QUIET + HELD_BACK]
+    alone_ms = of[ALONE].latency.quantile_ms(0.95)
+    beside_ms = beside.latency.quantile_ms(0.95)
+    quiet: Word = "holds" if beside_ms <= QUIET_TIMES * alone_ms else "does not hold"
+    late = of[ALONE].late or beside.late
+    found.append(
+        Finding(
+            "overload quiet p95",
+            "could not tell" if not alone_ms or (quiet != "holds" and late) else quiet,
+            f"{beside_ms:.3g} ms beside a flood, {alone_ms:.3g} ms alone, "
+            f"at most {QUIET_TIMES:g} times that",
+        )
+    )
+    return found
+
+
+def _flood(best: Step, step: Step) -> dict[str, Any]:
+    refused = step.refused.total()
+    held_back = step.refused[THROTTLED]
+    return {
+        "sent_per_s": round((step.sent - held_back) / step.seconds, 1),
+        "throughput_per_s": round(step.throughput_per_s, 1),
+        "of_best": round(step.throughput_per_s / best.throughput_per_s, 3)
+        if best.in_time
+        else None,
+        "p95_ms": step.latency.quantile_ms(0.95),
+        "held_back": held_back,
+        "refused": refused - held_back,
+        "refusal_p50_ms": step.refusal.quantile_ms(0.5),
+        "refusal_p99_ms": step.refusal.quantile_ms(0.99),
+        "cancelled_by_grpc": step.failed[PEER_CANCELLED],
+    }

@@ -1,0 +1,67 @@
+"""What twice the best rate came to: ratios, and what is a failure and what is not."""
+
+from __future__ import annotations
+
+import pytest
+
+from provledger_cli.load import overload
+from provledger_cli.load.fleet import Step
+
+
+def step(rate: float, in_time: int, p95_s: float, name: str = "", **counts: int) -> Step:
+    made = Step(rate, 10.0, sent=round(rate * 10), answered=in_time, in_time=in_time, name=name)
+    made.latency.record(p95_s)
+    made.lateness.record(0.0)
+    made.refused.update(counts)
+    return made
+
+
+def run(held_back: int = 9500, quiet_s: float = 0.015) -> list[Step]:
+    return [
+        step(20, 200, 0.010, overload.ALONE),
+        step(2000, 7000, 3.0, overload.PLAIN, OVERLOADED=13_000),
+        step(20, 200, 2.0, overload.QUIET + overload.PLAIN),
+        step(2000, held_back, 0.1, overload.HELD_BACK, THROTTLED=9000, OVERLOADED=1000),
+        step(20, 200, quiet_s, overload.QUIET + overload.HELD_BACK),
+    ]
+
+
+BEST = step(1000, 10_000, 0.05)
+
+
+async def test_steps_are_twice_the_best_beside_a_quiet_tenant() -> None:
+    ran: list[tuple[str, str, float, bool]] = []
+
+    async def flood(name: str, rate: float, hold_back: bool) -> Step:
+        ran.append(("flood", name, rate, hold_back))
+        return step(rate, 1, 0.1, name)
+
+    async def quiet(name: str, rate: float, hold_back: bool) -> Step:
+        ran.append(("quiet", name, rate, hold_back))
+        return step(rate, 1, 0.1, name)
+
+    steps = await overload.run(BEST, flood, quiet)
+    assert ran[0] == ("quiet", overload.ALONE, overload.QUIET_PER_S, False)
+    assert [each[2:] for each in ran if each[0] == "flood"] == [(2000.0, False), (2000.0, True)]
+    overload.summary(BEST, steps)
+
+
+def test_summary_tells_refusals_from_what_was_never_sent() -> None:
+    found = overload.summary(BEST, run())
+    assert found["best_per_s"] == 1000
+    assert found["sending_on"]["of_best"] == 0.7
+    assert found["holding_back"]["of_best"] == 0.95
+    assert found["holding_back"]["sent_per_s"] == 1100
+    assert (found["holding_back"]["held_back"], found["holding_back"]["refused"]) == (9000, 1000)
+    assert found["quiet_p95_ms"]["beside_sending_on"] == pytest.approx(2000, rel=0.02)
+
+
+def test_findings_hold_and_do_not() -> None:
+    assert [each.word for each in overload.findings(BEST, run())] == ["holds", "holds"]
+    less, later = overload.findings(BEST, run(8000, 0.025))
+    assert (less.word, later.word) == ("does not hold", "does not hold")
+    late = run(9500, 0.025)
+    late[-1].not_sent = 1
+    assert overload.findings(BEST, late)[1].word == "could not tell"
+    nothing = step(1000, 0, 0.1)
+    assert overload.findings(nothing, run())[0].word == "could not tell"
