@@ -1,7 +1,9 @@
 """GET of public files, and POST of alarms: bounded in time and size, tried again with jitter.
 
 What comes is not believed: whoever asks checks it against signatures and hashes. So plain http is
-taken as well; redirects are not followed. One connection is kept and used again.
+taken as well. One connection is kept and used again. Tiles may be somewhere else: one redirect of
+theirs is followed, to https only (to loopback also http, if we came from there), so that a log can
+send us no deeper into a network than anybody's web page.
 """
 
 from __future__ import annotations
@@ -12,16 +14,18 @@ import ssl
 import time
 from collections.abc import Callable
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from provledger.errors import ProvledgerError
 from provledger.retry import RetryPolicy
+from provledger.rpc.listener import is_loopback
 
 RETRY: Final = RetryPolicy(attempts=4, base_s=0.25, cap_s=5.0, budget_s=15.0)
 TIMEOUT_S: Final = 10.0
 _PIECE: Final = 64 * 1024
 _MAX_WAIT_S: Final = 10.0
 _BUSY: Final = frozenset({408, 429, 500, 502, 503, 504})
+_ELSEWHERE: Final = frozenset({301, 302, 307, 308})
 
 
 class FetchError(ProvledgerError):
@@ -111,32 +115,67 @@ class Fetcher:
         end_s = time.monotonic() + self._timeout_s
         try:
             connection = self._connection = self._connection or self._connect()
-            headers = {"User-Agent": "provledger", "Accept-Encoding": "identity"}
-            connection.request("GET", f"{self._prefix}/{path}", headers=headers)
-            response = connection.getresponse()
-            pieces, size = [], 0
-            while piece := response.read1(_PIECE):
-                size += len(piece)
-                pieces.append(piece)
-                if size > max_bytes:
-                    self.close()
-                    raise FetchError(f"{self.url}/{path}: longer than {max_bytes} bytes")
-                if time.monotonic() > end_s:
-                    raise TimeoutError(f"not whole within {self._timeout_s:g} s")
-            if response.length:
-                raise ConnectionError("the answer was cut off")
+            status, headers, data = self._ask(
+                connection, f"{self._prefix}/{path}", max_bytes, end_s
+            )
+            elsewhere = headers.get("location")
+            if status in _ELSEWHERE and elsewhere and path.startswith("tile/"):
+                status, headers, data = self._follow(elsewhere, path, max_bytes, end_s)
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise _AgainError(str(error) or type(error).__name__) from error
-        if response.status in (404, 410):
+        if status in (404, 410):
             return None
-        if response.status in _BUSY:
-            after = response.headers.get("retry-after") or ""
+        if status in _BUSY:
+            after = headers.get("retry-after") or ""
             wait_s = float(after) if after.isascii() and after.isdigit() else 0.0
-            raise _AgainError(f"status {response.status}", min(wait_s, _MAX_WAIT_S))
-        if response.status != 200:
-            raise FetchError(f"{self.url}/{path}: status {response.status}")
-        return b"".join(pieces)
+            raise _AgainError(f"status {status}", min(wait_s, _MAX_WAIT_S))
+        if status != 200:
+            raise FetchError(f"{self.url}/{path}: status {status}")
+        if len(data) > max_bytes:
+            raise FetchError(f"{self.url}/{path}: longer than {max_bytes} bytes")
+        return data
+
+    def _follow(
+        self, location: str, path: str, max_bytes: int, end_s: float
+    ) -> tuple[int, http.client.HTTPMessage, bytes]:
+        """The answer at the place that a tile's redirect names."""
+        try:
+            parts = urlsplit(urljoin(f"{self.url}/{path}", location))
+            host, port = parts.hostname or "", parts.port
+        except ValueError:
+            raise FetchError(f"{self.url}/{path}: redirects to what is no URL") from None
+        near = self._context is None and is_loopback(self._host) and is_loopback(host)
+        if not host or not (parts.scheme == "https" or (parts.scheme == "http" and near)):
+            raise FetchError(f"{self.url}/{path}: redirects to {parts.scheme}://{host}, not https")
+        context = ssl.create_default_context() if parts.scheme == "https" else None
+        connection = _connect(host, port, self._timeout_s, context)
+        try:
+            target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
+            return self._ask(connection, target, max_bytes, end_s)
+        finally:
+            connection.close()
+
+    def _ask(
+        self, connection: http.client.HTTPConnection, target: str, max_bytes: int, end_s: float
+    ) -> tuple[int, http.client.HTTPMessage, bytes]:
+        """Status, headers and body of one answer; of a body longer than that, a bit more."""
+        headers = {"User-Agent": "provledger", "Accept-Encoding": "identity"}
+        connection.request("GET", target, headers=headers)
+        response = connection.getresponse()
+        pieces, size = [], 0
+        while size <= max_bytes and (piece := response.read1(_PIECE)):
+            size += len(piece)
+            pieces.append(piece)
+            if time.monotonic() > end_s:
+                raise TimeoutError(f"not whole within {self._timeout_s:g} s")
+        if size > max_bytes:
+            self.close()
+        elif response.length:
+            raise ConnectionError("the answer was cut off")
+        # Read to its end, it is not closed by itself, and the connection would take no request.
+        response.close()
+        return response.status, response.headers, b"".join(pieces)
 
     def _post(self, body: bytes) -> None:
         try:
@@ -154,8 +193,12 @@ class Fetcher:
             raise FetchError(f"{self.url}: status {status}")
 
     def _connect(self) -> http.client.HTTPConnection:
-        if self._context is None:
-            return http.client.HTTPConnection(self._host, self._port, timeout=self._timeout_s)
-        return http.client.HTTPSConnection(
-            self._host, self._port, timeout=self._timeout_s, context=self._context
-        )
+        return _connect(self._host, self._port, self._timeout_s, self._context)
+
+
+def _connect(
+    host: str, port: int | None, timeout_s: float, context: ssl.SSLContext | None
+) -> http.client.HTTPConnection:
+    if context is None:
+        return http.client.HTTPConnection(host, port, timeout=timeout_s)
+    return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)

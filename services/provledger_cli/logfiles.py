@@ -1,4 +1,6 @@
-"""The files of a log (c2sp.org/tlog-tiles), in a directory or behind a URL; see `provledger.fsck`.
+"""A log's files (c2sp.org/tlog-tiles), in a directory, behind a URL or in a bucket.
+
+See `provledger.fsck`.
 
 Nothing that is read here is believed.
 """
@@ -7,12 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from provledger import tiles
 from provledger.hashing import HASH_BYTES
+from provledger.settings import ConfigError
 from provledger_cli.failures import CommandError
 from provledger_cli.fetching import Fetcher
+
+if TYPE_CHECKING:
+    from provledger.s3 import Bucket
 
 MAX_CHECKPOINT_BYTES: Final = 1 << 20
 _MAX_TILE_BYTES: Final = tiles.TILE_WIDTH * HASH_BYTES
@@ -68,19 +74,49 @@ class HTTPFiles:
         return ()
 
 
-Files = DirFiles | HTTPFiles
+class BucketFiles:
+    """A log's files below a prefix of a bucket, with the credentials that boto3 finds."""
+
+    def __init__(self, bucket: Bucket, where: str) -> None:
+        self._bucket = bucket
+        self.where = where
+
+    def read(self, path: str) -> bytes | None:
+        """See `LogFiles`; raises UnavailableError."""
+        found = self._bucket.get(path, max_bytes=_limit(path) + 1)
+        return None if found is None else found.data
+
+    def partial_widths(self, path: str) -> Sequence[int]:
+        """See `LogFiles`."""
+        names = [key.rpartition("/")[2] for key in self._bucket.keys(f"{path}.p/")]
+        return sorted(int(name) for name in names if name.isdigit() and 0 < int(name) < 256)
+
+
+Files = DirFiles | HTTPFiles | BucketFiles
 
 
 def open_files(place: str) -> Files:
-    """The files at a URL or in a directory; raises CommandError."""
+    """The files at a URL, in a bucket or in a directory; raises CommandError."""
+    if place.startswith("s3://"):
+        return _open_bucket(place)
     if place.startswith(("http://", "https://")):
         return HTTPFiles(Fetcher(place))
     root = Path(place)
     if not root.is_dir():
         raise CommandError(
-            f"{place} is neither a directory nor a URL", hint="name where `checkpoint` is found"
+            f"{place} is neither a directory nor http://, https:// or s3://",
+            hint="name where `checkpoint` is found",
         )
     return DirFiles(root)
+
+
+def _open_bucket(uri: str) -> BucketFiles:
+    from provledger.s3 import Bucket, BucketURI
+
+    try:
+        return BucketFiles(Bucket(BucketURI.parse(uri, "the bucket")), uri)
+    except ConfigError as error:
+        raise CommandError(str(error)) from error
 
 
 def _limit(path: str) -> int:

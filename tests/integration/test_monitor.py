@@ -30,7 +30,7 @@ ORIGIN = "log.example/one"
 KEY = vkey(ORIGIN)
 ENTRIES = [b"entry %d" % index for index in range(1000)]
 FORKED = [*ENTRIES[:300], b"another", *ENTRIES[301:]]
-QUICK = RetryPolicy(attempts=4, base_s=0.001, cap_s=0.002, budget_s=1.0)
+QUICK = RetryPolicy(attempts=3, base_s=0.001, cap_s=0.002, budget_s=1.0)
 
 
 @pytest.fixture
@@ -225,6 +225,32 @@ def test_a_state_that_is_not_ours_is_not_forgotten_silently(web: WebRoot, state:
 
 
 # --- the client ----------------------------------------------------------------------------------
+
+
+def test_one_connection_is_used_again(web: WebRoot) -> None:
+    fetcher = Fetcher(web.url, retry=RetryPolicy(attempts=1))
+    for path, found in [("tile/0/000", True), ("none", False), ("tile/entries/000", True)] * 3:
+        assert (fetcher.get(path, 1 << 20) is not None) is found
+    assert web.connections == 1
+
+
+def test_a_tile_may_be_somewhere_else_but_not_anywhere(web: WebRoot, state: Path) -> None:
+    (web.root / "moved").write_bytes((web.root / "tile/0/000").read_bytes())
+    web.locations = {"/tile/0/000": f"{web.url}/moved?signed=1", "/checkpoint": f"{web.url}/moved"}
+    fetcher = Fetcher(web.url, retry=QUICK)
+    assert fetcher.get("tile/0/000", 8192) == (web.root / "moved").read_bytes()
+    with pytest.raises(FetchError, match="longer"):
+        fetcher.get("tile/0/000", 8191)
+    with pytest.raises(FetchError, match="status 307"):
+        fetcher.get("checkpoint", 1 << 20)
+    for bad in ("http://log.example/x", "ftp://127.0.0.1/x", "http://[", "file:///etc"):
+        web.locations = {"/tile/0/000": bad}
+        with pytest.raises(FetchError, match="redirects"):
+            fetcher.get("tile/0/000", 8192)
+    # One is followed, and no more.
+    web.locations = {"/tile/0/000": f"{web.url}/tile/0/001", "/tile/0/001": f"{web.url}/moved"}
+    with pytest.raises(FetchError, match="status 307"):
+        fetcher.get("tile/0/000", 8192)
 
 
 def test_requests_are_bounded_and_tried_again(web: WebRoot, state: Path) -> None:

@@ -21,12 +21,26 @@ class WebRoot:
         self.cut = 0
         self.asked: dict[str, int] = {}
         self.posted: list[bytes] = []
+        # Where paths are redirected to, and how many connections there were.
+        self.locations: dict[str, str] = {}
+        self.connections = 0
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
+            def setup(self) -> None:
+                outer.connections += 1
+                super().setup()
+
             def do_GET(self) -> None:
+                location = outer.locations.get(self.path.partition("?")[0])
+                if location is not None:
+                    self.send_response(307)
+                    self.send_header("location", location)
+                    self.send_header("content-length", "0")
+                    self.end_headers()
+                    return
                 outer.asked[self.path] = outer.asked.get(self.path, 0) + 1
                 status, body = outer.fault(self.path) or outer.file(self.path)
                 self.answer(status, body, outer.cut)
@@ -55,7 +69,7 @@ class WebRoot:
 
     def file(self, path: str) -> tuple[int, bytes]:
         """The file at a path, or 404."""
-        found = self.root / path.lstrip("/")
+        found = self.root / path.partition("?")[0].lstrip("/")
         return (200, found.read_bytes()) if found.is_file() else (404, b"no such file")
 
     def close(self) -> None:

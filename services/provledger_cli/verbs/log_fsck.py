@@ -35,7 +35,8 @@ def fsck(
             "--tiles",
             envvar="PROVLEDGER_FSCK_TILES",
             metavar="DIR|URL",
-            help="Where the log's files are (c2sp.org/tlog-tiles), if not in the data directory.",
+            help="Where the log's files are (c2sp.org/tlog-tiles), if not in the data directory: a "
+            "directory, a URL (such as the gateway's), or s3://bucket/prefix/logs/UID.",
             show_default=False,
         ),
     ] = "",

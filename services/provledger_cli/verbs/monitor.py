@@ -27,7 +27,8 @@ def monitor(
         str,
         typer.Argument(
             envvar="PROVLEDGER_MONITOR_URL",
-            help="The log's URL, or a directory with its files (c2sp.org/tlog-tiles).",
+            help="The log's URL, or a directory or s3:// prefix with its files "
+            "(c2sp.org/tlog-tiles).",
             show_default=False,
         ),
     ],
