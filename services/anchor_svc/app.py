@@ -47,7 +47,8 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
 
     Raises:
         ConfigError: settings that cannot be used, or an embedded database that is in use.
-        DataLossError: what is stored does not fit together; the message says where.
+        DataLossError: what is stored of the shared log does not fit together; the message says
+            where. Another log is kept closed then.
         StatusError: the database cannot be reached.
     """
     launch.check_suite_setting("PROVLEDGER_ANCHOR_SUITE", settings.suite)
@@ -110,7 +111,7 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
         opened = OpenLogs(make, create_row, max_logs=settings.max_own_logs)
         undo.push_async_callback(opened.close)
         for row in rows:
-            await opened.open(row)
+            await opened.open_stored(row)
         ring.log_sizes = lambda: [
             (one.identity.origin, one.state.signed_size) for one in opened.all()
         ]

@@ -1,6 +1,9 @@
 """The logs of this process: the default one, which ledgers share, and those of single tenants.
 
 A log costs a writer, its sinks and a few tasks; that is why they are shared unless somebody asks.
+
+The log of a tenant whose stored bytes do not fit together is *damaged*: it is not opened, whoever
+asks for it hears why, and the others go on. The shared one stops the service.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from anchor_svc.openlog import OpenLog
 from anchor_svc.storage import DEFAULT_ALIAS, FencedError, LogRow
 from anchor_svc.submission import check_suite
 from provledger import logs
-from provledger.errors import FailedPreconditionError, UnavailableError
+from provledger.errors import DataLossError, FailedPreconditionError, UnavailableError
 
 log = logs.get(__name__)
 
@@ -34,6 +37,7 @@ class OpenLogs:
         self._max_logs = max_logs
         self._by_uid: dict[bytes, OpenLog] = {}
         self._by_alias: dict[str, OpenLog] = {}
+        self._damaged: dict[bytes, tuple[str, DataLossError]] = {}
         self._lock = asyncio.Lock()
         self._added = asyncio.Event()
 
@@ -47,8 +51,43 @@ class OpenLogs:
         return self._by_alias[DEFAULT_ALIAS]
 
     def get(self, uid: bytes | None) -> OpenLog | None:
-        """The log of a uid, or the default one."""
+        """The log of a uid, or the default one; None if there is none.
+
+        Raises:
+            DataLossError: it is damaged.
+        """
+        if uid in self._damaged:
+            raise self._damaged[uid][1]
         return self.default if uid is None else self._by_uid.get(uid)
+
+    async def open_stored(self, row: LogRow) -> None:
+        """Open a log at the start; one of a tenant that is damaged is kept closed.
+
+        Raises:
+            DataLossError: the shared log is damaged.
+            StatusError: the database or the disk cannot be used.
+        """
+        try:
+            await self.open(row)
+        except DataLossError as error:
+            if row.alias == DEFAULT_ALIAS:
+                raise
+            name = f"logs/{row.log_uid.hex()}"
+            log.error(
+                "anchor.log_damaged",
+                log=name,
+                tenant=row.alias,
+                reason=error.reason,
+                message=error.message,
+            )
+            self._damaged[row.log_uid] = (
+                row.alias,
+                DataLossError(
+                    error.reason,
+                    f"{name}: {error.message}",
+                    metadata={**error.metadata, "log": name},
+                ),
+            )
 
     async def open(self, row: LogRow) -> OpenLog:
         """Open a log; raises as `OpenLog.open`."""
@@ -74,6 +113,7 @@ class OpenLogs:
 
         Raises:
             FailedPreconditionError: SUITE_MISMATCH, it has a log with another tree; TOO_MANY_LOGS.
+            DataLossError: it has one that is damaged.
             UnavailableError: the database, the disk or the keys cannot be used, or another process
                 writes to the log.
         """
@@ -82,6 +122,9 @@ class OpenLogs:
             if found is not None:
                 check_suite(suite_name, found.identity.suite)
                 return found, False
+            for alias, damage in self._damaged.values():
+                if alias == tenant:
+                    raise damage
             if len(self._by_uid) > self._max_logs:
                 raise FailedPreconditionError(
                     "TOO_MANY_LOGS", f"{self._max_logs} tenants have logs of their own already"

@@ -15,7 +15,12 @@ from ledger_svc import convert
 from provledger.api.anchor.v1 import anchor_pb2 as pb
 from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2
-from provledger.errors import AlreadyExistsError, FailedPreconditionError, InvalidArgumentError
+from provledger.errors import (
+    AlreadyExistsError,
+    DataLossError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+)
 from provledger.rpc.channel import channel
 from tests.integration.test_anchor_service import (
     ANY,
@@ -118,6 +123,55 @@ async def test_own_logs_are_opened_again_and_bounded(tmp_path: Path) -> None:
             answer = await anchor.submit(ledger, 3, log=name)
             assert answer.tree_size == 6
             assert (await anchor.ask("CreateLog", request)).log.name == name
+
+
+async def test_damaged_log_of_a_tenant_stops_nobody_else(tmp_path: Path) -> None:
+    ledger, other, shared = Ledger("a"), Ledger("b"), Ledger("shared")
+    for each in (ledger, other, shared):
+        each.grow(300)
+    async with keys_service(tmp_path) as keys:
+        async with anchor_with(keys, tmp_path) as anchor:
+            wanted = [
+                pb.CreateLogRequest(tenant=f"tenants/{name}", suite=BLAKE3) for name in ("a", "b")
+            ]
+            names = [(await anchor.ask("CreateLog", request)).log.name for request in wanted]
+            await anchor.submit(ledger, 0, 280, log=names[0])
+            await anchor.submit(other, 0, 280, log=names[1])
+            await anchor.submit(shared, 0, 280)
+        (tile,) = tmp_path.glob(f"**/{names[0].removeprefix('logs/')}/tile/0/000")
+        whole = tile.read_bytes()
+        tile.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+        async with anchor_with(keys, tmp_path) as anchor:
+            state = pb.GetLedgerStateRequest(log=names[0], ledger_uid=ledger.uid)
+            asks = [
+                lambda: anchor.ask("CreateLog", wanted[0]),
+                lambda: anchor.ask("GetLog", pb.GetLogRequest(name=names[0])),
+                lambda: anchor.ask("GetLedgerState", state),
+                lambda: anchor.submit(ledger, 280, log=names[0]),
+            ]
+            for ask in asks:
+                with pytest.raises(DataLossError) as caught:
+                    await ask()
+                assert caught.value.reason == "ROOT_MISMATCH"
+                assert caught.value.metadata["tile"] == "tile/0/000"
+                assert caught.value.metadata["log"] == names[0]
+            assert (await anchor.submit(other, 280, log=names[1])).tree_size == 301
+            assert (await anchor.submit(shared, 280)).tree_size == 301
+            listed = await anchor.ask("ListLogs", pb.ListLogsRequest())
+            assert names[0] not in [log.name for log in listed.logs]
+        tile.write_bytes(whole)
+        async with anchor_with(keys, tmp_path) as anchor:
+            assert (await anchor.submit(ledger, 280, log=names[0])).tree_size == 301
+        (tile,) = tmp_path.glob(f"**/{await _shared_uid(keys, tmp_path)}/tile/0/000")
+        tile.write_bytes(b"damaged")
+        with pytest.raises(DataLossError):
+            async with anchor_with(keys, tmp_path):
+                pass
+
+
+async def _shared_uid(keys: str, directory: Path) -> str:
+    async with anchor_with(keys, directory) as anchor:
+        return (await anchor.log()).name.removeprefix("logs/")
 
 
 async def test_ledgers_of_a_tenant_go_to_its_own_log(database_url: str, tmp_path: Path) -> None:
