@@ -30,7 +30,7 @@ def check(environment: MutableMapping[str, str], *, fips: bool = False) -> None:
     """See that what the variable gives can be used, before anything is started.
 
     A relative path is made absolute in `environment`: the services work elsewhere. In FIPS mode,
-    which we are not in ourselves, the key has to be P-256.
+    which we are not in ourselves, the key has to be P-256 or P-384.
 
     Raises:
         CommandError: it cannot; what it holds is not repeated.
@@ -45,9 +45,9 @@ def check(environment: MutableMapping[str, str], *, fips: bool = False) -> None:
             path = Path(given).expanduser().absolute()
             environment[VARIABLE] = str(path)
             algorithm = asyncio.run(open_signer(f"local:{path}", path.parent)).algorithm
-        if fips and algorithm is not Algorithm.ECDSA_P256:
+        if fips and algorithm not in (Algorithm.ECDSA_P256, Algorithm.ECDSA_P384):
             raise KMSConfigError(
-                f"it is {algorithm}, and in FIPS mode statements are signed by P-256"
+                f"it is {algorithm}, and in FIPS mode statements are signed by P-256 or P-384"
             )
     except KMSError as error:
         raise CommandError(

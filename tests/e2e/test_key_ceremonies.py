@@ -10,16 +10,18 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.e2e.commands import SERVICES, Installation, exported, shipped_mutations
+from tests.e2e.killing import NOT_CALLED
 from tests.e2e.steady import Load, address_of, append_steadily, verify_all
 
-RUNBOOKS = Path(__file__).resolve().parents[2] / "docs" / "runbooks"
+REPOSITORY = Path(__file__).resolve().parents[2]
+RUNBOOKS = REPOSITORY / "docs" / "runbooks"
 
 
 async def test_rotation_under_load_fails_no_call(own: Installation) -> None:
@@ -58,25 +60,72 @@ async def test_rotation_under_load_fails_no_call(own: Installation) -> None:
     assert len([line for line in lines if line.startswith(f"— {lines[0]} ")]) == 2
 
 
-@pytest.mark.parametrize("service", ["command", *SERVICES])
-def test_a_ceremony_killed_anywhere_ends_when_run_again(own: Installation, service: str) -> None:
-    """Killed after growing delays, so that every step is hit; each time run again to its end."""
+ROTATION = ("ListKeys", "RotateKey", "GetJwks", "ListKeyEvents", "GetKey", "ListSigners")
+REVOCATION = ("ListKeys", "CreateKey", "RevokeKey", "ListKeyEvents", "EndorseKeyEvent")
+"""The calls of a ceremony, each a step at which it may be killed."""
+
+
+def killed_and_run_again(
+    own: Installation, victim: str, method: str, *ceremony: str
+) -> dict[str, Any]:
+    """Kill the command or a service after the answer to `method`; what running it again says."""
+    pid = 0 if victim == "command" else own.pid(victim)
+    command = [sys.executable, "-m", "tests.e2e.killing", str(pid), method, *ceremony]
+    env = {name: text for name, text in os.environ.items() if not name.startswith("PROVLEDGER_")}
+    where = ["--data-dir", str(own.data.path), "--json", "--timeout", "60"]
+    killed = subprocess.run(
+        [*command, *where], cwd=REPOSITORY, env=env, capture_output=True, check=False, timeout=120
+    )
+    assert killed.returncode != NOT_CALLED, f"{method} is not called: {killed.stderr.decode()}"
+    assert (killed.returncode == -signal.SIGKILL) == (victim == "command"), killed.stderr.decode()
+    again: dict[str, Any] = own.run(*ceremony, "--timeout", "60").json
+    return again
+
+
+@pytest.mark.timeout(400)
+def test_a_rotation_killed_anywhere_ends_when_run_again(own: Installation) -> None:
+    """The command after each of its calls; each service while the event is on its way."""
+    # Whoever dies is waited for as long as what he last reported counts.
+    own.settings["PROVLEDGER_KEYS_LEASE_MS"] = "6000"
     own.run("up")
-    for number, delay_s in enumerate((0.55, 0.62, 0.70), 2):
-        arguments = ("keys", "rotate", "--kid", f"witness-{number}", "--no-probe")
-        started = own.start(*arguments)
-        time.sleep(delay_s)
-        if service == "command":
-            os.kill(started.pid, signal.SIGKILL)
-        else:
-            own.kill(service)
-        started.communicate()
-        own.run("up")
-        again = own.run(*arguments, "--timeout", "60").json
+    kills = [("command", method) for method in ROTATION]
+    kills += [(service, "RotateKey") for service in SERVICES]
+    for number, (victim, method) in enumerate(kills, 2):
+        rotate = ("keys", "rotate", "--kid", f"witness-{number}", "--no-probe")
+        again = killed_and_run_again(own, victim, method, *rotate)
         assert (again["key"]["state"], again["key"]["epoch"]) == ("active", number)
     own.run("export", "--tenant", "system", "--ledger", "keys", "--out", "k.ndjson")
     kinds = [each["receiptType"] for each in exported(own.work / "k.ndjson")]
-    assert kinds.count("key.created") == kinds.count("key.rotated") == 3
+    assert kinds.count("key.created") == kinds.count("key.rotated") == len(kills)
+
+
+@pytest.mark.timeout(400)
+def test_a_revocation_killed_anywhere_ends_when_run_again(own: Installation) -> None:
+    """Each time of the active key, which is replaced: by the recovery key, then by the old one."""
+    own.run("up")
+    kills = [("command", method) for method in REVOCATION]
+    kills += [(service, "RevokeKey") for service in ("keys", "ledger")]
+    without = [("command", "RotateKey"), ("command", "RevokeKey"), ("keys", "RotateKey")]
+    for number, (victim, method) in enumerate((*kills, *without), 1):
+        if number == len(kills) + 1:
+            own.data.keys.joinpath("recovery-1.pem").rename(own.work / "recovery-1.pem")
+        revoke = ("keys", "revoke", f"witness-{number}", "--reason", "stolen")
+        replaced = ("--replace-by", f"witness-{number + 1}")
+        again = killed_and_run_again(own, victim, method, *revoke, *replaced)
+        assert again["key"]["state"] == "revoked"
+        assert again["receipt"], "it is in the key ledger"
+    last = number + 1
+    known = {key["kid"]: key for key in own.run("keys", "list").json["keys"]}
+    assert (known[f"witness-{last}"]["state"], known[f"witness-{last}"]["epoch"]) == (
+        "active",
+        last,
+    )
+    (own.work / "m.ndjson").write_bytes(b"".join(shipped_mutations()[:5]))
+    own.run("import", "m.ndjson", "--tenant", "load")
+    assert verify_all(own, "load") == {f"witness-{last}"}
+    kinds = [each["receiptType"] for each in exported(own.work / "k.ndjson")]
+    assert kinds.count("key.created") == kinds.count("key.rotated") == last - 1
+    assert kinds.count("key.revoked") == last - 1
 
 
 def test_a_rotation_waits_for_the_ledger_service_and_can_be_taken_back(own: Installation) -> None:

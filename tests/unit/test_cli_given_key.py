@@ -123,7 +123,8 @@ def test_a_file_open_to_others_stops_the_start(tmp_path: Path) -> None:
         given_key.check({VARIABLE: str(path)})
 
 
-def test_fips_mode_takes_p256_only() -> None:
+def test_fips_mode_takes_ecdsa_only() -> None:
+    given_key.check({VARIABLE: pem(ec.derive_private_key(7, ec.SECP384R1()))}, fips=True)
     given_key.check({VARIABLE: pem(P256)}, fips=True)
     with pytest.raises(CommandError, match="P-256"):
         given_key.check({VARIABLE: pem(ED25519)}, fips=True)
