@@ -230,12 +230,13 @@ class Reader:
 
     async def _places(self, ledger_uid: bytes, seqs: Sequence[int]) -> list[tuple[int, int]]:
         """(seq, log index) of those seqs that are in the log, signed or not yet."""
-        state = await self.ledger_state(ledger_uid)
+        state, stored = await self._storage.ledger_runs(
+            self._log.uid, ledger_uid, seqs[0], seqs[-1] + 1
+        )
         wanted = [seq for seq in seqs if state is not None and seq <= state.seq]
         if not wanted:
             return []
         first, end = wanted[0], wanted[-1] + 1
-        stored = await self._storage.runs(self._log.uid, ledger_uid, first, end)
         places = []
         runs = iter(clip_runs(stored, first, end))
         run = next(runs, None)
@@ -265,7 +266,10 @@ class Reader:
     async def _proven(
         self, proofs: Sequence[Proof], target: SignedCheckpoint, promise: Promise
     ) -> Proven:
-        evidence = await self._storage.evidence(self._log.uid, target.size)
+        published = self._state.published
+        evidence: Sequence[AnchorRow] = ()
+        if published is not None and target.size <= published.size:
+            evidence = await self._storage.evidence(self._log.uid, target.size)
         return Proven(proofs, target, evidence, promise.quorum.met(evidence))
 
     async def _with_prover(self, target: SignedCheckpoint, work: Callable[[Prover], T]) -> T:

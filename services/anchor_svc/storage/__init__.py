@@ -189,6 +189,11 @@ class Storage(Protocol):
         """Runs that hold seqs from `start_seq` to before `end_seq`, in order."""
         ...
 
+    async def ledger_runs(
+        self, log_uid: bytes, ledger_uid: bytes, start_seq: int, end_seq: int
+    ) -> tuple[LedgerState | None, list[RunStart]]:
+        """`ledgers` of one and `runs` of it, as of the same moment."""
+
     async def runs_around(
         self, log_uid: bytes, ledger_uid: bytes, log_index: int
     ) -> tuple[RunStart, RunStart | None] | None:

@@ -55,6 +55,11 @@ class Reads:
     ) -> list[RunStart]:
         return await self._readers.run(_runs, log_uid, ledger_uid, start_seq, end_seq)
 
+    async def ledger_runs(
+        self, log_uid: bytes, ledger_uid: bytes, start_seq: int, end_seq: int
+    ) -> tuple[LedgerState | None, list[RunStart]]:
+        return await self._readers.run(_ledger_runs, log_uid, ledger_uid, start_seq, end_seq)
+
     async def runs_around(
         self, log_uid: bytes, ledger_uid: bytes, log_index: int
     ) -> tuple[RunStart, RunStart | None] | None:
@@ -224,6 +229,15 @@ def _ledgers(
         for row in rows
     )
     return {state.ledger_uid: state for state in states}
+
+
+def _ledger_runs(
+    connection: Connection, log_uid: bytes, ledger_uid: bytes, start_seq: int, end_seq: int
+) -> tuple[LedgerState | None, list[RunStart]]:
+    state = _ledgers(connection, log_uid, [ledger_uid]).get(ledger_uid)
+    if state is None:
+        return None, []
+    return state, _runs(connection, log_uid, ledger_uid, start_seq, end_seq)
 
 
 def _runs(
