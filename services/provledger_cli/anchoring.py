@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from provledger.api.anchor.v1 import anchor_pb2
@@ -38,7 +38,32 @@ async def log_state(
 ) -> LogState:
     """The state of a log."""
     request = anchor_pb2.GetLogRequest(name=name)
-    log = (await remote.call(remote.anchor.GetLog, request, timeout_s=timeout_s)).log
+    return _state((await remote.call(remote.anchor.GetLog, request, timeout_s=timeout_s)).log)
+
+
+async def all_logs(remote: Remote) -> list[LogState]:
+    """The states of all logs that the anchor serves: the shared one first, then those of tenants.
+
+    One that is damaged is not among them.
+    """
+    shared = await log_state(remote)
+    found = [shared]
+    request = anchor_pb2.ListLogsRequest(page_size=1000)
+    while True:
+        page = await remote.call(remote.anchor.ListLogs, request)
+        found += [_state(log) for log in page.logs if log.name != shared.name]
+        if not page.next_page_token:
+            return found
+        request.page_token = page.next_page_token
+
+
+def unserved(found: Iterable[Ledger], logs: Iterable[LogState]) -> list[str]:
+    """Names of logs that ledgers are in and that the anchor does not serve."""
+    served = {log.name for log in logs} | {"", DEFAULT_LOG}
+    return sorted({ledger.log for ledger in found} - served)
+
+
+def _state(log: anchor_pb2.Log) -> LogState:
     return LogState(
         name=log.name,
         origin=log.origin,
@@ -62,31 +87,39 @@ async def wait_until_anchored(
 ) -> tuple[list[Ledger], LogState, bool]:
     """Wait until what is recorded now, in one ledger or in all, is held by every sink.
 
-    `on_progress` is told how many of how many receipts are. Returns the last state seen, and
-    whether it was reached in time.
+    All means all logs, also those of single tenants; `only` means the log of that ledger.
+
+    `on_progress` is told how many of how many receipts are. Returns the last state seen, of the
+    ledger's log or of the shared one, and whether it was reached in time.
     """
     deadline_s = time.monotonic() + timeout_s
     goals: dict[str, int] | None = None
-    goal_size = 0
+    goal_sizes: dict[str, int] = {}
     while True:
         found = [await remote.client.get_ledger(only)] if only else await ledgers(remote)
-        name = found[0].log or DEFAULT_LOG if only else DEFAULT_LOG
-        log = await log_state(remote, name=name)
+        logs = (
+            [await log_state(remote, name=found[0].log or DEFAULT_LOG)]
+            if only
+            else await all_logs(remote)
+        )
         if goals is None:
             goals = {ledger.name: ledger.seq for ledger in found}
         logged = {ledger.name: ledger.logged_seq for ledger in found}
         open_seqs = sum(max(0, seq - logged.get(name, seq)) for name, seq in goals.items())
         total = sum(goals.values()) + len(goals)
-        if open_seqs:
-            goal_size = 0
-        elif not goal_size:
-            # All is logged: what the log holds now is what the sinks have to reach.
-            goal_size = (await log_state(remote, name=name)).tree_size
-        anchored = log.anchored_size is None or log.anchored_size >= goal_size
-        if not open_seqs and anchored:
+        if not open_seqs and not goal_sizes:
+            # All is logged: what the logs hold now is what the sinks have to reach. Asked for
+            # again, since the last entries may have come in between.
+            for log in logs:
+                goal_sizes[log.name] = (await log_state(remote, name=log.name)).tree_size
+        anchored = all(
+            log.anchored_size is None or log.anchored_size >= goal_sizes.get(log.name, 0)
+            for log in logs
+        )
+        if not open_seqs and anchored and not (not only and unserved(found, logs)):
             on_progress(total, total)
-            return found, log, True
+            return found, logs[0], True
         on_progress(min(total - open_seqs, total - 1), total)
         if time.monotonic() >= deadline_s:
-            return found, log, False
+            return found, logs[0], False
         await asyncio.sleep(_POLL_S)

@@ -92,6 +92,13 @@ def test_ledger_in_a_log_of_its_own_is_exported_and_verified(shared: Installatio
             new_state=b'{"plan":"free"}',
         )
         client.append(ledger.name, draft)
+    status = shared.run("status", "--wait", "30").json
+    assert status["all_anchored"]
+    assert status["logs"][0] == status["log"]
+    sizes = {log["origin"]: (log["tree_size"], log["anchored_size"]) for log in status["logs"]}
+    assert sizes[ledger.log_origin] == (3, 3)
+    (known,) = [each for each in status["ledgers"] if each["name"] == ledger.name]
+    assert known["log"] in {log["name"] for log in status["logs"][1:]}
     done = shared.run("export", "--tenant", "loner", "--out", "own.ndjson")
     assert done.json["receipts"] == 2
     assert "key ledger is in another log" in done.talk

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -42,7 +43,7 @@ def status(
     tls_ca: TLSCAOption = None,
     as_json: JSONOption = False,
 ) -> None:
-    """Show the services' health, the ledgers, and how much of them is anchored.
+    """Show the services' health, the ledgers, the logs, and how much of them is anchored.
 
     Exit code 0: all services answer, and with --wait all is anchored. 1: something does not serve,
     or is not anchored in time. 2: a service could not be reached.
@@ -54,11 +55,11 @@ def status(
 
     output.use_json(as_json)
     where = target(data_dir, endpoint, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca)
-    words, found, log, anchored = run_async(_status(where, wait))
+    words, found, logs, anchored = run_async(_status(where, wait))
     if as_json:
-        output.document(_document(where, words, found, log, anchored))
+        output.document(_document(where, words, found, logs, anchored))
     else:
-        _show(where, words, found, log)
+        _show(where, words, found, logs)
     if health.UNREACHABLE in words.values():
         output.say("[bold]next:[/] start what is down with `provledger up`")
         raise typer.Exit(COULD_NOT_TELL)
@@ -71,33 +72,37 @@ def status(
 
 async def _status(
     where: Target, wait_s: float
-) -> tuple[dict[str, str], list[Ledger], LogState | None, bool]:
+) -> tuple[dict[str, str], list[Ledger], list[LogState], bool]:
     from provledger_cli import health
-    from provledger_cli.anchoring import ledgers, log_state, wait_until_anchored
+    from provledger_cli.anchoring import all_logs, ledgers, unserved, wait_until_anchored
     from provledger_cli.connect import Remote
 
     words = await health.check_all(where.addresses, where.tls)
     serving = {name for name, word in words.items() if word == health.SERVING}
     found: list[Ledger] = []
-    log: LogState | None = None
+    logs: list[LogState] = []
     async with Remote(where, timeout_s=max(10.0, wait_s)) as remote:
         if wait_s and {"ledger", "anchor"} <= serving:
             with output.progress("receipts") as bar:
                 task = bar.add_task("anchoring", total=None)
-                return words, *await wait_until_anchored(
+                found, _, anchored = await wait_until_anchored(
                     remote,
                     wait_s,
                     on_progress=lambda done, total: bar.update(task, completed=done, total=total),
                 )
+            return words, found, await all_logs(remote), anchored
         if "ledger" in serving:
             found = await ledgers(remote)
         if "anchor" in serving:
-            log = await log_state(remote)
+            logs = await all_logs(remote)
+            for name in unserved(found, logs):
+                output.say(f"[bold]{name}[/] is not served: the anchor's own log says why")
     logged = all(ledger.logged_seq >= ledger.seq for ledger in found)
-    return words, found, log, log is not None and log.all_anchored and logged
+    anchored = bool(logs) and all(log.all_anchored for log in logs)
+    return words, found, logs, anchored and logged and not unserved(found, logs)
 
 
-def _show(where: Target, words: dict[str, str], found: list[Ledger], log: LogState | None) -> None:
+def _show(where: Target, words: dict[str, str], found: list[Ledger], logs: list[LogState]) -> None:
     known = endpoints.read(where.data_dir.endpoints) if where.embedded else None
     rows = []
     for name, address in where.addresses.items():
@@ -124,11 +129,14 @@ def _show(where: Target, words: dict[str, str], found: list[Ledger], log: LogSta
                 ],
             )
         )
-    if log is not None:
+    held = []
+    for log in logs:
         anchored = "no sinks" if log.anchored_size is None else str(log.anchored_size)
-        row = (log.origin, str(log.tree_size), str(log.published_size), anchored)
+        held.append((log.origin, str(log.tree_size), str(log.published_size), anchored))
+    if held:
+        title = "Log" if len(held) == 1 else "Logs"
         output.show(
-            output.table("Log", ["origin", "size>", "published>", "held by all sinks>"], [row])
+            output.table(title, ["origin", "size>", "published>", "held by all sinks>"], held)
         )
 
 
@@ -136,7 +144,7 @@ def _document(
     where: Target,
     words: dict[str, str],
     found: list[Ledger],
-    log: LogState | None,
+    logs: list[LogState],
     anchored: bool,
 ) -> dict[str, Any]:
     return {
@@ -154,17 +162,12 @@ def _document(
                 "logged_seq": ledger.logged_seq,
                 "receipt_hash": ledger.receipt_hash,
                 "read_only_reason": ledger.read_only_reason,
+                "log": ledger.log,
             }
             for ledger in found
         ],
-        "log": None
-        if log is None
-        else {
-            "name": log.name,
-            "origin": log.origin,
-            "tree_size": log.tree_size,
-            "published_size": log.published_size,
-            "anchored_size": log.anchored_size,
-        },
+        # The shared one, and then all.
+        "log": asdict(logs[0]) if logs else None,
+        "logs": [asdict(log) for log in logs],
         "all_anchored": anchored,
     }
