@@ -20,7 +20,7 @@ from typing import Any
 
 import uvloop
 
-from tests.bench import anchor, endtoend, growth, inprocess, kms, peers, reading, tracing
+from tests.bench import anchor, endtoend, growth, inprocess, kms, many, peers, reading, tracing
 from tests.support.postgres import fresh_database, running_postgres
 
 
@@ -88,6 +88,15 @@ def grown(folder: Path, full: bool) -> Any:
     return found
 
 
+def many_ledgers(folder: Path, full: bool) -> Any:
+    """A thousand ledgers on one log, on both."""
+    with postgres() as url:
+        return {
+            "sqlite": asyncio.run(many.run(folder / "sqlite", None)),
+            "postgres": asyncio.run(many.run(folder / "postgres", url)),
+        }
+
+
 SECTIONS: dict[str, Callable[[Path, bool], Any]] = {
     "inprocess": lambda _folder, full: inprocess.run(full=full),
     "sqlite": on_sqlite,
@@ -97,13 +106,14 @@ SECTIONS: dict[str, Callable[[Path, bool], Any]] = {
     "tracing": traced,
     "reading": lambda folder, full: asyncio.run(reading.run(folder, full=full)),
     "growth": grown,
+    "many": many_ledgers,
 }
 """What can be measured, in order."""
 
 PLOTS: dict[str, Callable[[Any], dict[str, str]]] = {"anchor": anchor.plots, "growth": growth.plots}
 """What is drawn of it."""
 
-ONLY_WHEN_ASKED = frozenset({"growth"})
+ONLY_WHEN_ASKED = frozenset({"growth", "many"})
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 
 from anchor_svc.openlog import OpenLog
+from anchor_svc.sinks import Evidence, PublishedCheckpoint, SinkError
 from anchor_svc.storage import Storage
 from anchor_svc.storage.sql import SQLStorage
 from anchor_svc.submission import Submission, parse_submission
@@ -126,8 +127,31 @@ async def at_rate(log: OpenLog, ledgers: list[Ledger], rate: int, seconds: float
     }
 
 
-async def catch_up(log: OpenLog, ledgers: list[Ledger], count: int) -> dict[str, float]:
-    """Log what piled up: in submissions of 1,000, one at a time for each ledger."""
+class Away:
+    """A sink that is away until it is told to be back; it counts the checkpoints it takes."""
+
+    uri = "away:bench"
+
+    def __init__(self) -> None:
+        self.back = False
+        self.taken = 0
+
+    async def anchor(self, checkpoint: PublishedCheckpoint) -> Evidence:
+        """Take it, if back."""
+        if not self.back:
+            raise SinkError("away")
+        self.taken += 1
+        return Evidence("bench", b"%d" % checkpoint.size)
+
+    async def close(self) -> None:
+        """Nothing to release."""
+
+
+async def catch_up(log: OpenLog, ledgers: list[Ledger], count: int, sink: Away) -> dict[str, float]:
+    """Log what piled up: in submissions of 1,000, one at a time for each ledger.
+
+    Then the sink is back as well, and is asked at once.
+    """
     tree = suite("blake3").tree
     spent = 0.0
 
@@ -144,8 +168,21 @@ async def catch_up(log: OpenLog, ledgers: list[Ledger], count: int) -> dict[str,
     before = log.state.signed_size
     for ledger in ledgers:
         await relay(ledger)
-    logged = log.state.signed_size - before
-    return {"leaves": logged, "leaves_per_s": round(logged / spent)}
+    size = log.state.signed_size
+    while log.state.published_size < size:  # noqa: ASYNC110 - once a second
+        await asyncio.sleep(0.01)
+    sink.back = True
+    start = time.perf_counter()
+    while log.state.anchored_size < size:
+        log.relays.retry()
+        await asyncio.sleep(0.001)
+    return {
+        "leaves": size - before,
+        "leaves_per_s": round((size - before) / spent),
+        "seconds": round(spent, 2),
+        "sink_caught_up_ms": round(1000 * (time.perf_counter() - start), 1),
+        "sink_took_checkpoints": sink.taken,
+    }
 
 
 async def proof_size(log: OpenLog) -> dict[str, int]:
@@ -186,8 +223,10 @@ async def _measure(folder: Path, url: str, *, full: bool) -> dict[str, Any]:
     with distant as slow_url:
         async with running_log(slow_url, folder, keys=SlowKeys(), wrap=slow, **options) as log:
             result["with_10_ms_added"] = await at_rate(log, ledgers, 1000, seconds)
-    async with running_log(url, folder, **options) as log:
-        result["catch_up"] = await catch_up(log, ledgers[:10], 360_000 if full else 60_000)
+    # An hour at 100 leaves a second.
+    sink, missed = Away(), 360_000 if full else 60_000
+    async with running_log(url, folder, sinks=[sink], **options) as log:
+        result["catch_up"] = await catch_up(log, ledgers[:10], missed, sink)
         result["proofs"].append(await proof_size(log))
     return result
 

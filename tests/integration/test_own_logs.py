@@ -22,6 +22,7 @@ from provledger.errors import (
     InvalidArgumentError,
 )
 from provledger.rpc.channel import channel
+from tests.bench import many
 from tests.integration.test_anchor_service import (
     ANY,
     BLAKE3,
@@ -56,6 +57,14 @@ async def test_thousand_ledgers_share_a_log(tmp_path: Path) -> None:
         ledgers[500].grow(2)
         await submit(log, ledgers[500], 2)
         await check_log(log, ledgers, keys)
+
+
+async def test_many_ledgers_of_the_ledger_service_share_a_log(
+    database_url: str, tmp_path: Path
+) -> None:
+    """A hundred; `make bench ARGS="--only many"` does it with a thousand."""
+    found = await many.run(tmp_path, database_url, ledgers=100)
+    assert found["verified"] == 20
 
 
 async def test_tenant_gets_a_log_of_its_own_over_restarts(tmp_path: Path) -> None:
