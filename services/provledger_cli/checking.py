@@ -70,14 +70,15 @@ class Trusted:
         if self.pin is not None:
             more["check_with"] = self._check_lines
             return verify_from_pin(lines, self.pin, self.keys, **more)
-        keys = self._keys()
+        keys = self.known_keys()
         more["check_lines"] = self._check_lines(keys)
         return verify_export(lines, keys, key_events=self.key_events, **more)
 
     def _check_lines(self, keys: KeySet) -> CheckLines:
         return verify_pool.check_lines(keys, self.outside, trees=self.trees, jobs=self.jobs)
 
-    def _keys(self) -> KeySet:
+    def known_keys(self) -> KeySet:
+        """The keys; CommandError if none were given."""
         if self.keys is None:
             raise CommandError(
                 "a file is verified with keys you trust: give --keys, or --pin where it carries "
@@ -94,7 +95,7 @@ class Trusted:
                 "a receipt carries no key ledger",
                 hint="give the export that does, or that of the key ledger: --key-ledger FILE",
             )
-        return Verifier(self._keys(), self.outside, trees=self.trees or {}).verify(receipt)
+        return Verifier(self.known_keys(), self.outside, trees=self.trees or {}).verify(receipt)
 
 
 def replayed(trusted: Trusted, path: Path) -> Trusted:
@@ -259,9 +260,13 @@ def show(verdict: Verdict, seconds: float) -> None:
         )
         for result in verdict.results
     ]
+    cose = verdict.details.get("cose_receipt")
+    if cose is not None:
+        detail = f"log index {cose['log_index']} of {cose['tree_size']}, by key {cose['kid']}"
+        rows.append(("cose_receipt", "holds", detail))
     output.show(output.table("", ["check", "outcome", ""], rows))
     what = f"{verdict.receipts:,} receipts of {verdict.subject}"
-    if verdict.receipts == 1 and "/receipts/" in verdict.subject:
+    if not verdict.receipts or (verdict.receipts == 1 and "/receipts/" in verdict.subject):
         what = verdict.subject
     if verdict.status is Status.VERIFIED:
         output.show(f"[bold green]verified[/]: {what}, in {output.seconds(seconds)}")

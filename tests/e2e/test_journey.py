@@ -146,6 +146,9 @@ def test_append_get_and_list(shared: Installation) -> None:
     assert isinstance(parsed, Receipt)
     proven = verify_cose_receipt((shared.work / "r.cose").read_bytes(), entry_of(parsed), keys)
     assert proven.origin == receipt["proofs"][0]["origin"]
+    given = ("verify", "r.json", "--cose", "r.cose", "--keys", "jwks.json")
+    told = shared.run(*given, data_dir=False).json
+    assert (told["holds"], told["cose_receipt"]["log_index"]) == (True, proven.log_index)
 
     # The same request id gives the same receipt; with other content it is refused.
     again = shared.run("append", "--tenant", "small", "--request-id", "r-1", stdin=mutation())

@@ -34,7 +34,12 @@ from cryptography.hazmat.primitives.asymmetric.utils import (
 )
 
 from provledger import merkle
-from provledger.errors import CoseReceiptError, InvalidProofError, VerificationError
+from provledger.errors import (
+    CoseReceiptError,
+    InvalidProofError,
+    InvalidSignatureError,
+    VerificationError,
+)
 from provledger.hashing import HASH_BYTES
 from provledger.jwk import Algorithm
 from provledger.keyset import KeyPurpose, KeySet, KeyState
@@ -181,7 +186,11 @@ def verify_cose_receipt(
     if receipt.algorithm is Algorithm.ECDSA_P256:
         r, s = signature[:_P256_BYTES], signature[_P256_BYTES:]
         signature = encode_dss_signature(int.from_bytes(r, "big"), int.from_bytes(s, "big"))
-    key.verify(signature, signed_bytes(receipt.protected, root))
+    try:
+        key.verify(signature, signed_bytes(receipt.protected, root))
+    except InvalidSignatureError as error:
+        message = f"{error.message}: it was made for another entry, or was changed"
+        raise InvalidSignatureError(message, check=CHECK) from error
     return receipt
 
 

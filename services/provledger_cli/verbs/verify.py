@@ -130,6 +130,25 @@ def verify(
             help="Ask the store (S3, by the credentials boto3 finds) for the locked copies.",
         ),
     ] = False,
+    cose: Annotated[
+        Path | None,
+        typer.Option(
+            "--cose",
+            envvar="PROVLEDGER_VERIFY_COSE",
+            help="A COSE receipt (RFC 9942) of the receipt in FILE, or of --entry, which must hold "
+            "as well.",
+            show_default=False,
+        ),
+    ] = None,
+    entry: Annotated[
+        Path | None,
+        typer.Option(
+            "--entry",
+            envvar="PROVLEDGER_VERIFY_ENTRY",
+            help="Instead of FILE, with --cose: an entry, as the bytes that were logged.",
+            show_default=False,
+        ),
+    ] = None,
     tenant: Annotated[
         str,
         typer.Option(
@@ -163,7 +182,7 @@ def verify(
     A file is verified with the keys you give and nothing else: no service, database or network,
     unless --online says so. With --pin, the keys are those of the key ledger that the export
     carries, replayed from its pinned genesis. What --policy, --tsa-cert and --online ask for must
-    be there and hold.
+    be there and hold. A COSE receipt of one entry is checked with --cose.
     With --tenant, the services recompute every stored row, and then every receipt is fetched and
     verified here, with the registry's keys unless --keys gives others.
 
@@ -192,7 +211,9 @@ def verify(
             trusted = checking.replayed(trusted, key_ledger)
         if history is not None:
             trusted = checking.with_history(trusted, history)
-        if file is not None:
+        if cose is not None or entry is not None:
+            verdict = _cose(file, entry, cose, trusted)
+        elif file is not None:
             verdict = _offline(file, trusted, outside_head, outside_checkpoint)
         elif tenant:
             from provledger_cli.connect import target
@@ -218,6 +239,20 @@ def verify(
         checking.show(verdict, time.monotonic() - started_s)
     if verdict.exit_code:
         raise typer.Exit(verdict.exit_code)
+
+
+def _cose(file: Path | None, entry: Path | None, cose: Path | None, trusted: Trusted) -> Verdict:
+    from provledger_cli.cose import verify_entry_and_cose, verify_receipt_and_cose
+
+    if cose is None or (file is None) == (entry is None):
+        raise CommandError(
+            "--cose goes with one receipt, or with --entry",
+            hint="name the receipt's file, or the entry's; an export holds many",
+        )
+    if entry is not None:
+        return verify_entry_and_cose(entry, cose, trusted)
+    assert file is not None  # noqa: S101 - just looked at
+    return verify_receipt_and_cose(file, cose, trusted)
 
 
 def _read_keys(path: Path) -> KeySet:

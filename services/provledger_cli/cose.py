@@ -1,0 +1,72 @@
+"""The work behind `verify --cose`: a COSE receipt (RFC 9942), offline, for a receipt or an entry.
+
+A COSE receipt says that an entry is in a log, and nothing else: neither that its ledger hangs
+together, nor what the statement says. So for a receipt its own checks are made as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from provledger.cose_receipt import CHECK, MAX_BYTES, CoseReceipt, verify_cose_receipt
+from provledger.errors import VerificationError
+from provledger.rebuild import entry_of
+from provledger.receipt import MAX_RECEIPT_BYTES, Receipt, parse_receipt
+from provledger.report import Status
+from provledger.tiles import MAX_ENTRY_BYTES
+from provledger_cli.checking import Trusted, Verdict, verify_file
+from provledger_cli.failures import CommandError
+
+
+def verify_receipt_and_cose(path: Path, cose: Path, trusted: Trusted) -> Verdict:
+    """Verify a receipt in a file, and a COSE receipt of its entry.
+
+    Raises:
+        VerificationError: one of them does not hold, or they are of two logs.
+        CoseReceiptError: the COSE receipt cannot be read.
+    """
+    receipt = parse_receipt(_read(path, MAX_RECEIPT_BYTES))
+    if not isinstance(receipt, Receipt):
+        raise CommandError("a receipt v0.1 is in no log", hint="name one of v0.2")
+    verdict = verify_file(path, trusted, head=None, checkpoint=None, on_progress=_quietly)
+    keys = trusted.known_keys()
+    found = verify_cose_receipt(_read(cose, MAX_BYTES), entry_of(receipt), keys)
+    if found.origin not in {proof.origin for proof in receipt.proofs} and receipt.proofs:
+        raise VerificationError(
+            f"the COSE receipt is of the log {found.origin}, and the receipt of another",
+            check=CHECK,
+        )
+    return replace(verdict, details=verdict.details | {CHECK: _document(found)})
+
+
+def verify_entry_and_cose(path: Path, cose: Path, trusted: Trusted) -> Verdict:
+    """Verify a COSE receipt of an entry, given as the bytes that were logged; raises as above."""
+    entry = _read(path, MAX_ENTRY_BYTES)
+    found = verify_cose_receipt(_read(cose, MAX_BYTES), entry, trusted.known_keys())
+    details = {CHECK: _document(found)}
+    return Verdict(f"the entry at log index {found.log_index}", Status.VERIFIED, 0, (), details)
+
+
+def _document(found: CoseReceipt) -> dict[str, Any]:
+    return {
+        "outcome": "holds",
+        "kid": found.kid,
+        "origin": found.origin,
+        "tree_size": found.tree_size,
+        "log_index": found.log_index,
+    }
+
+
+def _read(path: Path, max_bytes: int) -> bytes:
+    # One byte more than there may be shows that it is too long.
+    with path.open("rb") as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise CommandError(f"{path} is longer than {max_bytes:,} bytes", hint="is it that file?")
+    return data
+
+
+def _quietly(position: int, count: int) -> None:
+    """Nobody needs to hear how far one receipt is."""

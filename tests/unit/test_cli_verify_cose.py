@@ -1,0 +1,117 @@
+"""`provledger verify --cose`: COSE receipts offline, with exit codes that scripts can rely on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from provledger import merkle
+from provledger.cose_receipt import (
+    cose_signature,
+    encode_cose_receipt,
+    protected_header,
+    signed_bytes,
+)
+from provledger.jwk import Algorithm
+from provledger.keyset import KeyPurpose, KeySet, KeyState, VerificationKey
+from provledger.rebuild import entry_of
+from tests.support.chain import key_set, private_key, sample_chain
+
+CHAIN = sample_chain()
+SEQ = 5
+
+
+def keys(**changes: Any) -> bytes:
+    """The keys of the chain, and one of purpose `receipt`."""
+    own = VerificationKey.from_public_key(
+        private_key("receipt-1").public_key(),
+        kid="receipt-1",
+        purpose=KeyPurpose.RECEIPT,
+        **changes,
+    )
+    return KeySet([*key_set(), own]).encode()
+
+
+def cose(seq: int, origin: str = CHAIN.origin) -> bytes:
+    """The COSE receipt of a receipt's entry, in the tree of all leaves."""
+    index = CHAIN.receipts()[seq].proofs[0].log_index
+    hashes = merkle.leaf_hashes(CHAIN.leaves)
+    size = len(hashes)
+    protected = protected_header(Algorithm.ED25519, "receipt-1", origin, size)
+    message = signed_bytes(protected, merkle.root_of_hashes(hashes))
+    signature = cose_signature(Algorithm.ED25519, private_key("receipt-1").sign(message))
+    path = tuple(merkle.inclusion_proof(hashes, index))
+    return encode_cose_receipt(protected, signature, size, index, path)
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    receipt = CHAIN.receipts()[SEQ]
+    (tmp_path / "r.json").write_bytes(receipt.encode())
+    (tmp_path / "entry").write_bytes(entry_of(receipt))
+    (tmp_path / "r.cose").write_bytes(cose(SEQ))
+    (tmp_path / "jwks.json").write_bytes(keys())
+    return tmp_path
+
+
+def verify(work: Path, *arguments: str) -> tuple[int, Any]:
+    """Run the command; (exit code, JSON document, None if there was none)."""
+    done = subprocess.run(
+        [sys.executable, "-m", "provledger_cli", "verify", *arguments, "--json"],
+        cwd=work,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, json.loads(done.stdout) if done.stdout.strip() else None
+
+
+def test_a_cose_receipt_holds_beside_a_receipt_and_for_an_entry(work: Path) -> None:
+    expected = {
+        "outcome": "holds",
+        "kid": "receipt-1",
+        "origin": CHAIN.origin,
+        "tree_size": len(CHAIN.leaves),
+        "log_index": CHAIN.receipts()[SEQ].proofs[0].log_index,
+    }
+    code, answer = verify(work, "r.json", "--cose", "r.cose", "--keys", "jwks.json")
+    assert (code, answer["holds"], answer["cose_receipt"]) == (0, True, expected)
+    assert {check["check"] for check in answer["checks"]} >= {"inclusion", "witness_signature"}
+    code, answer = verify(work, "--entry", "entry", "--cose", "r.cose", "--keys", "jwks.json")
+    assert (code, answer["holds"], answer["cose_receipt"]) == (0, True, expected)
+
+
+def test_what_does_not_hold_is_said_by_exit_code_one(work: Path) -> None:
+    options = ("--cose", "r.cose", "--keys", "jwks.json")
+    (work / "r.cose").write_bytes(cose(SEQ + 1))  # of another entry
+    for subject in (("r.json",), ("--entry", "entry")):
+        code, answer = verify(work, *subject, *options)
+        assert (code, answer["holds"], answer["check"]) == (1, False, "cose_receipt")
+    (work / "r.cose").write_bytes(cose(SEQ, "log.test/other"))
+    code, answer = verify(work, "r.json", *options)
+    assert (code, answer["holds"]) == (1, False)
+    (work / "r.cose").write_bytes(cose(SEQ))
+    (work / "jwks.json").write_bytes(keys(state=KeyState.REVOKED))
+    code, answer = verify(work, "--entry", "entry", *options)
+    assert (code, answer["holds"]) == (1, False)
+
+
+def test_what_cannot_be_told_is_exit_code_two(work: Path) -> None:
+    (work / "bad.cose").write_bytes(b"no receipt")
+    (work / "none.json").write_bytes(key_set().encode())
+    for arguments in (
+        ("r.json", "--cose", "bad.cose", "--keys", "jwks.json"),
+        ("r.json", "--cose", "missing.cose", "--keys", "jwks.json"),
+        ("--entry", "entry", "--cose", "r.cose"),
+        ("--entry", "entry", "--keys", "jwks.json"),
+        ("--cose", "r.cose", "--keys", "jwks.json"),
+        ("r.json", "--entry", "entry", "--cose", "r.cose", "--keys", "jwks.json"),
+    ):
+        code, answer = verify(work, *arguments)
+        assert code == 2, (arguments, answer)
+        assert answer is None or not answer.get("holds")
