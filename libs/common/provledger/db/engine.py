@@ -24,7 +24,6 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError
 
-from provledger.db.answers import ImpatientConnection
 from provledger.settings import ConfigError
 
 WRITE_OPTION: Final = "provledger_write"
@@ -163,7 +162,8 @@ def _open_postgres(url: URL, schema: str, pool_size: int) -> Engine:
     return engine
 
 
-def _connect_postgres(
-    _dialect: object, _record: object, arguments: Any, options: Any
-) -> ImpatientConnection:
+def _connect_postgres(_dialect: object, _record: object, arguments: Any, options: Any) -> Any:
+    # Imported here: what runs on SQLite does without psycopg.
+    from provledger.db.answers import ImpatientConnection
+
     return ImpatientConnection.connect(*arguments, **options)
