@@ -190,6 +190,7 @@ SEEDS: dict[str, list[bytes]] = {
     "vkey": [trusted.VKEY.encode()],
     "checkpoint_body": [trusted.CHAIN.checkpoint().partition(b"\n\n")[0] + b"\n"],
     "signed_checkpoint": [trusted.CHAIN.checkpoint()],
+    "cose": trusted.COSE_RECEIPTS,
     "receipt": [each.encode() for each in _receipts()[:3]],
     "receipt_line": [each.encode() for each in _receipts()[:3]],
     "export": [b"".join(_LINES)],

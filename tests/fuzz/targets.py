@@ -24,6 +24,7 @@ from notary_svc import cosigning
 from provledger import (
     _jcs_slow,
     checkpoint,
+    cose_receipt,
     dsse,
     entry,
     head,
@@ -183,6 +184,16 @@ def tile(data: bytes) -> None:
 @target
 def bundle(data: bytes) -> None:
     assert tiles.encode_bundle(tiles.decode_bundle(data)) == data
+
+
+@target
+def cose(data: bytes) -> None:
+    found = cose_receipt.parse_cose_receipt(data)
+    again = cose_receipt.encode_cose_receipt(
+        found.protected, found.signature, found.tree_size, found.log_index, found.hashes
+    )
+    assert cose_receipt.parse_cose_receipt(again) == found
+    cose_receipt.verify_cose_receipt(data, trusted.COSE_ENTRY, trusted.COSE_KEYS)
 
 
 @target

@@ -10,11 +10,22 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from provledger.keyset import KeyPurpose
+from provledger import cose_receipt, merkle
+from provledger.jwk import Algorithm
+from provledger.keyset import KeyPurpose, KeySet, VerificationKey
 from provledger.timestamp import Authority
-from tests.support.chain import ORIGIN, Chain, key_set, sample_chain
+from tests.support.chain import ORIGIN, Chain, key_set, private_key, sample_chain
 
-__all__ = ["AUTHORITY", "CHAIN", "KEYS", "ORIGIN", "VKEY"]
+__all__ = [
+    "AUTHORITY",
+    "CHAIN",
+    "COSE_ENTRY",
+    "COSE_KEYS",
+    "COSE_RECEIPTS",
+    "KEYS",
+    "ORIGIN",
+    "VKEY",
+]
 
 CHAIN: Final[Chain] = sample_chain()
 KEYS: Final = key_set()
@@ -41,3 +52,27 @@ def _authority() -> Authority:
 
 
 AUTHORITY: Final = _authority()
+
+
+COSE_ENTRY: Final = b"entry 3"
+_COSE_KEY: Final = private_key("receipt-1")
+COSE_KEYS: Final = KeySet(
+    [
+        VerificationKey.from_public_key(
+            _COSE_KEY.public_key(), kid="receipt-1", purpose=KeyPurpose.RECEIPT
+        )
+    ]
+)
+
+
+def _cose_receipt(size: int) -> bytes:
+    """A COSE receipt for `COSE_ENTRY`, the fourth of so many entries."""
+    leaves = merkle.leaf_hashes([f"entry {number}".encode() for number in range(size)])
+    protected = cose_receipt.protected_header(Algorithm.ED25519, "receipt-1", ORIGIN, size)
+    root = merkle.root_of_hashes(leaves)
+    signature = _COSE_KEY.sign(cose_receipt.signed_bytes(protected, root))
+    path = tuple(merkle.inclusion_proof(leaves, 3))
+    return cose_receipt.encode_cose_receipt(protected, signature, size, 3, path)
+
+
+COSE_RECEIPTS: Final = [_cose_receipt(size) for size in (4, 7, 300)]
