@@ -51,6 +51,8 @@ def test_without_values_it_names_all_that_is_missing() -> None:
         (("local",), "keyFiles.secret=", "keyFiles.secret: firstKeys.witness is a file of it"),
         (("local",), "witness.tls.secret=", "no service listens without TLS"),
         (("local",), "image.digest=sha256:12", "image.digest"),
+        (("local",), "gateway.tilesFrom=store", "anchor.tileStore: gateway.tilesFrom is store"),
+        (("production",), "gateway.tilesFrom=volume", "not on a volume"),
         (("gcp",), "notary.replicas=2", "notary.database.secret"),
         (("local", "fips"), "ledger.settings.default_suite=blake3", "suite blake3 of the ledger"),
         (("local", "fips"), "anchor.settings.suite=blake3-all", "suite blake3-all of the anchor"),
@@ -136,6 +138,7 @@ def test_callers_are_allowed_what_they_do_and_no_more() -> None:
         assert may("keys", method) == set()
     assert may("witness", "WitnessBatch") == {"ledger"}
     assert may("anchor", "SubmitLeaves") == {"ledger"}
+    assert may("anchor", "GetTile") == {"ledger"}  # the gateway reads the bucket
     clients = {f"spiffe://example.org/ns/shop/sa/{name}" for name in ("orders", "billing")}
     assert may("ledger", "Append") == clients
 
@@ -169,7 +172,7 @@ def test_budgets_are_for_what_has_replicas() -> None:
 
 EDGES = {
     ("ledger", "keys"), ("ledger", "witness"), ("ledger", "anchor"),
-    ("witness", "keys"), ("anchor", "keys"), ("gateway", "keys"),
+    ("witness", "keys"), ("anchor", "keys"), ("gateway", "keys"), ("gateway", "anchor"),
     ("first-keys", "keys"), ("first-keys", "ledger"),
     ("client", "ledger"), ("operator", "keys"), ("operator", "witness"), ("operator", "ledger"),
     ("operator", "anchor"), ("operator", "gateway"),
@@ -204,6 +207,20 @@ def test_policies_admit_the_calls_of_the_design_and_nothing_else() -> None:
         )
     }
     assert found == EDGES
+
+
+@pytest.mark.parametrize("source", ["store", "volume"])
+def test_gateway_that_reads_elsewhere_does_not_call_the_anchor(source: str) -> None:
+    store = ("--set", "anchor.tileStore=s3://bucket/x") if source == "store" else ()
+    manifests = render(*values("local"), "--set", f"gateway.tilesFrom={source}", *store)
+    (container,) = pod_of(of_kind(manifests, "Deployment")["gateway"])["spec"]["containers"]
+    env = {item["name"]: item.get("value") for item in container["env"]}
+    assert "PROVLEDGER_GATEWAY_ANCHOR_ENDPOINT" not in env
+    policies = of_kind(manifests, "NetworkPolicy")
+    labels = pod_of(of_kind(manifests, "Deployment")["gateway"])["metadata"]["labels"]
+    assert not _admits(policies["anchor"]["spec"]["ingress"], "from", labels)
+    mounted = [mount["name"] for mount in container["volumeMounts"]]
+    assert ("data" in mounted) == (source == "volume")
 
 
 def test_only_signing_services_reach_key_services() -> None:

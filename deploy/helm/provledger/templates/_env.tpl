@@ -62,6 +62,11 @@
 {{- else if eq .name "witness" -}}
 *={{ $p.ledger }}
 {{- else -}}
+{{- if eq $root.Values.gateway.tilesFrom "anchor" -}}
+{{- range $method := list "ListLogs" "GetCheckpoint" "GetTile" -}}
+{{ $api }}/{{ $method }}={{ $p.gateway }},{{ $p.ledger }},{{ $operators }};
+{{- end -}}
+{{- end -}}
 *={{ $p.ledger }},{{ $operators }}
 {{- end -}}
 {{- end -}}
@@ -87,8 +92,13 @@
 {{- $_ := set $own "anchor_endpoint" (include "provledger.address" (dict "root" $root "name" "anchor")) -}}
 {{- if $root.Values.fips.enabled }}{{ $_ := set $own "default_suite" "fips" }}{{ end -}}
 {{- end -}}
-{{- if has $name (list "anchor" "gateway" "notary") -}}
+{{- if or (has $name (list "anchor" "notary")) (and (eq $name "gateway") (eq $values.tilesFrom "volume")) -}}
 {{- $_ := set $own "data_dir" "/var/lib/provledger/data" -}}
+{{- end -}}
+{{- if and (eq $name "anchor") $values.tileStore }}{{ $_ := set $own "tile_store" $values.tileStore }}{{ end -}}
+{{- if eq $name "gateway" -}}
+{{- if eq $values.tilesFrom "anchor" }}{{ $_ := set $own "anchor_endpoint" (include "provledger.address" (dict "root" $root "name" "anchor")) }}{{ end -}}
+{{- if eq $values.tilesFrom "store" }}{{ $_ := set $own "tile_store" $root.Values.anchor.tileStore }}{{ end -}}
 {{- end -}}
 {{- if eq $name "anchor" -}}
 {{- if $root.Values.fips.enabled }}{{ $_ := set $own "suite" "fips" }}{{ end -}}

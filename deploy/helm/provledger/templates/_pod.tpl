@@ -18,7 +18,7 @@ exec:
 {{- $values := index $root.Values $name -}}
 {{- $grpc := has $name (list "keys" "witness" "ledger" "anchor") -}}
 {{- $signs := has $name (list "witness" "anchor") -}}
-{{- $data := has $name (list "anchor" "gateway" "notary") -}}
+{{- $data := or (has $name (list "anchor" "notary")) (and (eq $name "gateway") (eq $values.tilesFrom "volume")) -}}
 {{- $file := "" -}}
 {{- if and (eq $name "anchor") $values.policy }}{{ $file = "policy" }}{{ end -}}
 {{- if eq $name "notary" }}{{ $file = "logs" }}{{ end -}}
@@ -148,7 +148,7 @@ spec:
   {{- if $values.affinity }}
   affinity:
     {{- toYaml $values.affinity | nindent 4 }}
-  {{- else if and (eq $name "gateway") (not (has "ReadWriteMany" $root.Values.anchor.persistence.accessModes)) }}
+  {{- else if and (eq $name "gateway") $data (not (has "ReadWriteMany" $root.Values.anchor.persistence.accessModes)) }}
   affinity:
     podAffinity:
       requiredDuringSchedulingIgnoredDuringExecution:
