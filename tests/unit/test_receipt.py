@@ -189,6 +189,10 @@ def test_no_byte_of_canonical_text_is_loose(position: int, byte: int) -> None:
         b"[]",
         b"1",
         b"\xff",
+        b'{"a":' + b"[" * 100_000,
+        LINE.replace(
+            b'"payload":{', b'"payload":{"deep":' + b"[" * 100_000 + b"1" + b"]" * 100_000 + b","
+        ),
     ],
 )
 def test_other_bytes_are_refused(data: bytes) -> None:

@@ -21,6 +21,7 @@ from provledger.statement import (
     _from_text,
     _from_value,
     parse_statement,
+    read_bound,
 )
 
 FULL = Statement(
@@ -328,3 +329,11 @@ def test_statement_over_the_limit_is_refused() -> None:
     assert parse_statement(fits.encode()) == fits
     with pytest.raises(ReceiptFormatError, match="longer"):
         parse_statement(dataclasses.replace(fits, request_id=fits.request_id + "x").encode())
+
+
+@pytest.mark.parametrize("deep", [b'{"a":' + b'{"a":' * 6000, b'{"a":' + b"[" * 16000])
+def test_nesting_without_end_is_our_error(deep: bytes) -> None:
+    with pytest.raises(ReceiptFormatError):
+        parse_statement(deep)
+    with pytest.raises(ReceiptFormatError):
+        read_bound(deep)

@@ -113,7 +113,7 @@ def read(data: bytes) -> Text | None:
     try:
         text = _read(data)
         return text if _write(text) == data and _is_sound(text) else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
