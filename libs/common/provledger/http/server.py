@@ -1,34 +1,24 @@
 """Bootstrap of a service over HTTP: bind, readiness, graceful drain; as `provledger.rpc.server`.
 
-The process contract is the same: a ready file with port and pid, a lifeline whose end begins the
-drain, SIGTERM and SIGINT, a second signal that ends the wait; exit status 0 after a drain, 1 after
-a fault, 2 for settings it cannot start with; FIPS mode by PROVLEDGER_FIPS.
+The process around it is that of `provledger.process`.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
-import json
-import os
-import signal
 import socket
-import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import uvicorn
 
-from provledger import logs, settings, telemetry
-from provledger.fips import launch
-from provledger.fips.watch import announce, until_failed
+from provledger import logs, process
+from provledger.fips.watch import until_failed
 from provledger.http.connection import patient
 from provledger.http.settings import HTTPSettings
 from provledger.rpc.listener import check_bind
-from provledger.rpc.server import LIFELINE_ENV, watch_lifeline
 from provledger.settings import ConfigError
 
 log = logs.get(__name__)
@@ -86,7 +76,7 @@ async def serve(
             failing = asyncio.ensure_future(until_failed())
             # Who connects from now on waits in the backlog for the moment that this takes.
             port = int(listener.getsockname()[1])
-            _write_ready_file(config.ready_file, port)
+            process.write_ready_file(config.ready_file, port, {})
             log.info("server.ready", host=config.host, port=port)
             on_ready(port)
             waiting: set[asyncio.Future[Any]] = {serving, stopping, failing}
@@ -99,7 +89,7 @@ async def serve(
             await serving
         finally:
             listener.close()
-            _remove_ready_file(config.ready_file)
+            process.remove_ready_file(config.ready_file)
     finally:
         if app.close is not None:
             await app.close()
@@ -114,7 +104,7 @@ async def _drain(
     serving: asyncio.Future[None],
     hurry: asyncio.Event | None,
 ) -> None:
-    _remove_ready_file(config.ready_file)
+    process.remove_ready_file(config.ready_file)
     log.info("server.draining", delay_s=config.drain_delay_s, grace_s=config.grace_s)
     if app.on_drain is not None:
         app.on_drain()
@@ -178,25 +168,6 @@ def _listener(host: str, port: int) -> socket.socket:
         raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}") from error
 
 
-def _write_ready_file(path: Path | None, port: int) -> None:
-    if path is None:
-        return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps({"port": port, "pid": os.getpid()}) + "\n", "utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise ConfigError(f"ready_file {path}: cannot be written: {error.strerror}") from error
-
-
-def _remove_ready_file(path: Path | None) -> None:
-    if path is not None:
-        # A successor may have written its own already; that one stays.
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            if json.loads(path.read_text("utf-8"))["pid"] == os.getpid():
-                path.unlink()
-
-
 def main(
     service: str,
     settings_type: type[S],
@@ -204,74 +175,8 @@ def main(
     argv: Sequence[str] | None = None,
 ) -> None:
     """Entry point of a service: load settings, build, serve, and exit with its status."""
-    arguments = _arguments(service, argv)
-    try:
-        launch.enter(f"{service}_svc", argv)
-        config = settings.load(settings_type, service, file=arguments.config)
-        check_tls(config)
-    except ConfigError as error:
-        sys.exit(_complain(service, error))
-    human = {"auto": None, "human": True, "json": False}[config.log_format]
-    logs.configure(service, level=config.log_level, human=human)
-    telemetry.configure(service, scraped=True)
-    try:
-        announce()
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_supervised(config, build, arguments.lifeline_fd))
-    except ConfigError as error:
-        sys.exit(_complain(service, error))
-    except Exception as error:
-        log.error("server.failed", exc_info=error)
-        sys.exit(1)
-    finally:
-        telemetry.shutdown()
 
+    async def run(app: WebApp, config: S, stop: asyncio.Event, hurry: asyncio.Event) -> None:
+        await serve(app, config, stop=stop, hurry=hurry)
 
-def _complain(service: str, error: ConfigError) -> int:
-    sys.stderr.write(f"provledger {service}: {error}\n")
-    return 2
-
-
-def _arguments(service: str, argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {service}_svc",
-        description=f"The {service} service. Settings are described in docs/configuration.md.",
-    )
-    parser.add_argument("--config", type=Path, help="TOML file with a table for this service")
-    parser.add_argument(
-        "--lifeline-fd",
-        type=int,
-        default=os.environ.get(LIFELINE_ENV),
-        help=f"read end of a pipe; drain when it ends (environment: {LIFELINE_ENV})",
-    )
-    parser.add_argument(launch.FAIL_OPTION, metavar="NAME", help="see docs/fips.md")
-    config_env = os.environ.get("PROVLEDGER_CONFIG")
-    parser.set_defaults(config=Path(config_env) if config_env else None)
-    return parser.parse_args(argv)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
-
-
-async def _supervised(
-    config: S, build: Callable[[S], Awaitable[WebApp]], lifeline_fd: int | None
-) -> None:
-    """Build and serve, with signals and lifeline heard from the first moment on."""
-    stop, hurry = asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def on_signal() -> None:
-        (hurry if stop.is_set() else stop).set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
-    if lifeline_fd is not None:
-        watch_lifeline(lifeline_fd, stop)
-    if config.ready_file is not None:
-        config.ready_file.unlink(missing_ok=True)
-    await serve(await build(config), config, stop=stop, hurry=hurry)
+    process.main(service, settings_type, check_tls, build, run, argv, scraped=True)
