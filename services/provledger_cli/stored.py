@@ -39,6 +39,11 @@ _HASHES = sa.text(
     "SELECT seq, receipt_hash FROM entries WHERE ledger_uid = :ledger AND seq >= :start "
     "AND seq < :end"
 )
+_KEY_EVENTS = sa.text(
+    "SELECT e.receipt_type, e.payload FROM entries e JOIN ledgers l "
+    "ON l.ledger_uid = e.ledger_uid WHERE l.tenant = 'system' AND l.ledger = 'keys' "
+    "AND e.seq > 0 ORDER BY e.seq"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +140,14 @@ class LedgerRows:
         bounds = {"ledger": ledger_uid, "start": start_seq, "end": start_seq + count}
         found = {row.seq: bytes(row.receipt_hash) for row in _rows(self._engine, _HASHES, bounds)}
         return [found.get(seq) for seq in range(start_seq, start_seq + count)]
+
+    def key_events(self) -> list[tuple[str, bytes]]:
+        """(receipt type, payload) of the key ledger's receipts after its genesis, in order.
+
+        Empty if there is no key ledger. A payload that is gone is empty, which is no event.
+        """
+        rows = _rows(self._engine, _KEY_EVENTS)
+        return [(row.receipt_type, bytes(row.payload or b"")) for row in rows]
 
     def close(self) -> None:
         """Close the connections."""

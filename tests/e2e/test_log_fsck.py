@@ -47,6 +47,29 @@ def test_a_log_is_checked_while_it_runs_and_when_it_stands_still(own: Installati
     (log_dir,) = (own.data.tiles / "logs").iterdir()
     by_services = own.run("log", "fsck", "--tiles", str(log_dir)).json
     own.run("down")
+    # No service runs: the keys are those of the stored key ledger, from its pin on.
+    replayed = own.run("log", "fsck").json
+    assert (replayed["holds"], replayed["logs"][0]["signatures"]) == (True, "hold")
+    pin = own.data.path / "key-ledger.pin"
+    wrong = own.run("log", "fsck", "--pin", "0" * 64, check=False)
+    assert (wrong.code, wrong.json["check"]) == (1, "key_ledger")
+    # An event whose content is gone is not passed over; nor is one that is called something else.
+    events = own.data.databases / "ledger.sqlite3"
+    whole = events.read_bytes()
+    of_keys = "ledger_uid = (SELECT ledger_uid FROM ledgers WHERE ledger = 'keys') AND seq = 1"
+    for change, code in (
+        ("payload = x''", 1),
+        ("payload = x'7b7d'", 1),
+        ("receipt_type = 'x'", 2),
+    ):
+        execute(events, f"UPDATE entries SET {change} WHERE {of_keys}")
+        assert own.run("log", "fsck", check=False).code == code
+        events.write_bytes(whole)
+        for left in ("-wal", "-shm"):
+            events.with_name(f"{events.name}{left}").unlink(missing_ok=True)
+    pinned = pin.read_text().strip()
+    pin.unlink()
+    assert own.run("log", "fsck", "--pin", pinned).json["holds"] is True
     unsigned = own.run("log", "fsck", check=False)
     assert unsigned.code == 2
     assert unsigned.json["logs"][0]["signatures"] == "not_checked"

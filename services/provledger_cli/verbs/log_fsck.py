@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from provledger_cli.connect import Target
     from provledger_cli.datadir import DataDir
     from provledger_cli.fsck import Checked, Progress
+    from provledger_cli.stored import LedgerRows
 
 
 def fsck(
@@ -57,10 +58,22 @@ def fsck(
             "--keys",
             envvar="PROVLEDGER_FSCK_JWKS",
             help="JWK Set to check the checkpoints' signatures with. Default: what the running "
-            "keys service publishes.",
+            "keys service publishes, or else what the stored key ledger says, from its pin on.",
             show_default=False,
         ),
     ] = None,
+    pin: Annotated[
+        str,
+        typer.Option(
+            "--pin",
+            envvar="PROVLEDGER_KEY_PIN",
+            metavar="JKT",
+            help="RFC 7638 thumbprint, in hex, of a key of the key ledger's genesis, or a file "
+            "(*.pin) with it: take the keys from the stored key ledger from there on. Default, "
+            "where no service runs: the data directory's own key-ledger.pin.",
+            show_default=False,
+        ),
+    ] = "",
     data_dir: DataDirOption = None,
     endpoint: EndpointOption = None,
     timeout: TimeoutOption = 60.0,
@@ -79,7 +92,7 @@ def fsck(
     Exit code 0: it holds. 1: something does not, and the first bad file or entry is named. 2: it
     could not be told: something is away, or there were no keys for the signatures.
 
-    Example: provledger log fsck --data-dir ./ledger --keys jwks.json
+    Example: provledger log fsck --data-dir ./ledger
     """
     from provledger.errors import LogDamagedError
 
@@ -90,6 +103,8 @@ def fsck(
             "the files of a log elsewhere are not reached through its services",
             hint="name them with --tiles: a directory, or the URL under which they are published",
         )
+    if pin and (tiles or keys):
+        raise CommandError("--pin is for the key ledger of a data directory", hint="leave it out")
     known = None if keys is None else _read_keys(keys)
     found: list[Checked] = []
     try:
@@ -107,7 +122,7 @@ def fsck(
                 )
                 found.append(_published(where, tiles, log, known, timeout, on_progress))
             else:
-                _stored(data_dir, log, known, on_progress, found)
+                _stored(data_dir, log, known, pin, on_progress, found)
     except LogDamagedError as error:
         _say_damage(error, as_json)
         raise typer.Exit(DOES_NOT_HOLD) from None
@@ -162,6 +177,7 @@ def _stored(
     path: Path | None,
     log: str,
     keys: KeySet | None,
+    pin: str,
     on_progress: Progress,
     found: list[Checked],
 ) -> None:
@@ -177,10 +193,12 @@ def _stored(
         raise CommandError(
             f"{directory.path} is not a data directory", hint="name one with --data-dir"
         )
-    keys = keys or _published_keys(directory)
+    if keys is None and not pin:
+        keys = _published_keys(directory)
     anchor = AnchorRows(open_database(directory, config, "anchor"))
     rows = LedgerRows(open_database(directory, config, "ledger"))
     try:
+        keys = keys or _replayed_keys(directory, rows, pin)
         uids = [uid for uid in anchor.log_uids() if log in ("", uid.hex())]
         if not uids:
             raise CommandError("there is no such log", hint="leave --log out to check all of them")
@@ -208,6 +226,37 @@ def _published_keys(directory: DataDir) -> KeySet | None:
         return KeySet.parse(run_async(ask()))
     except ProvledgerError:
         return None
+
+
+def _replayed_keys(directory: DataDir, rows: LedgerRows, pin: str) -> KeySet | None:
+    """What the stored key ledger says, replayed from a pin on; None without the one or the other.
+
+    The walk misses a receipt that is not there, and the replay an event that is not signed or does
+    not follow; so none that is awkward, such as a revocation, can be passed over.
+
+    Raises:
+        LogDamagedError: an event of it is not signed as it must be.
+    """
+    from provledger.errors import InputError, LogDamagedError, VerificationError
+    from provledger.key_events import EventType, parse_signed
+    from provledger.key_history import replay
+    from provledger_cli.bootstrap import PIN_FILE
+    from provledger_cli.options import read_pin
+
+    file = directory.path / PIN_FILE
+    stored = rows.key_events()
+    if not stored or not (pin or file.is_file()):
+        return None
+    pinned = read_pin(pin or str(file))
+    if any(kind not in {each.value for each in EventType} for kind, _ in stored):
+        # Of a later version, or changed: whatever it says of keys, we would not know.
+        return None
+    try:
+        return replay((parse_signed(payload) for _, payload in stored), pinned).key_set()
+    except (InputError, VerificationError) as error:
+        raise LogDamagedError(
+            f"the key ledger does not hold: {error}", check="key_ledger"
+        ) from error
 
 
 def _read_keys(path: Path) -> KeySet:
