@@ -115,6 +115,7 @@ class OpenLog:
             max_queued_bytes=MAX_QUEUED_BYTES,
             # The pipeline gives the turns, and says by them how many flushes overlap.
             turns=self.committer.pipeline,
+            patience=self.committer.pipeline.patience,
             max_in_flight=MAX_FLIGHTS,
             max_unanswered=MAX_FLIGHTS,
             budget_s=batch_budget_s,

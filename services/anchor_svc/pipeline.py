@@ -40,6 +40,8 @@ from provledger.pacing import Overlap
 MAX_FLIGHTS: Final = 16
 """Most flushes that are begun and not released."""
 
+_OVERLAPPING_PATIENCE: Final = 0.65
+
 _flights = telemetry.gauge("anchor.flights", doc="Flushes begun and not yet released")
 
 
@@ -144,6 +146,15 @@ class Pipeline:
         self._boarding = min(self._boarding, self._turns)
         self._grant()
         self._write_notes()
+
+    def patience(self) -> float:
+        """The part of the budget that a batch waits: less than all where commits overlap.
+
+        A leaf pays for two far writes anyway there, and the last one of a batch is not worth what
+        the first one waits for it.
+        """
+        overlaps = self._overlap.most(self._budget_s, self._storage.lanes) > 1
+        return _OVERLAPPING_PATIENCE if overlaps else 1.0
 
     def _grant(self) -> None:
         lanes = self._storage.lanes

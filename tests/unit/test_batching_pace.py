@@ -148,6 +148,12 @@ def test_fixed_size_and_interval() -> None:
     assert sum(slow.fills) / len(slow.fills) < 0.5
 
 
+def test_batch_waits_as_long_as_patience_lasts_for_the_same_target() -> None:
+    seen = load(500, poisson, flush_s=0.0, patience=lambda: 0.5)
+    assert max(seen.waits_s) <= BUDGET_S / 2 + 1e-6
+    assert max(seen.targets) == max(load(500, poisson, flush_s=0.0).targets) == 3
+
+
 def test_a_target_never_exceeds_the_ceiling() -> None:
     seen = load(5000, even, budget_s=0.5, max_items=100, seconds=2.2)
     assert max(seen.targets) == 100

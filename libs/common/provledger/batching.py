@@ -82,6 +82,8 @@ class GroupCommit(Generic[T, R]):
     max_unanswered: the same, with those that have returned and whose results are still to come.
     budget_s: the longest an item waits for others to make its batch full, in seconds; 0 for not at
         all. What it waits for flushes that run comes on top.
+    patience: the part of the budget that a batch waits at most, asked anew each time; its target is
+        that of the whole.
     linger_s: the longest a batch waits for a crowd to come back, in seconds; 0 for not at all.
     fixed_items: the target of every batch, instead of one that follows the arrival rate.
     turns: asked before each flush; None flushes as soon as `max_in_flight` allows.
@@ -99,6 +101,7 @@ class GroupCommit(Generic[T, R]):
         max_in_flight: int = 1,
         max_unanswered: int = 16,
         budget_s: float = 0.0,
+        patience: Callable[[], float] = lambda: 1.0,
         linger_s: float = 0.0,
         fixed_items: int | None = None,
         turns: Turns | None = None,
@@ -114,6 +117,7 @@ class GroupCommit(Generic[T, R]):
         self._max_unanswered = max(max_unanswered, max_in_flight)
         self._in_flight = 0
         self._budget_s = budget_s
+        self._patience = patience
         self._linger_s = linger_s
         self._crowd = Crowd()
         self._callers_in_flight = 0
@@ -258,7 +262,8 @@ class GroupCommit(Generic[T, R]):
             return began_s + self._linger_s - self._clock()
         if self._budget_s <= 0:
             return 0.0
-        return self._queue[0].submitted_s + self._budget_s - self._clock()
+        limit_s = self._budget_s * self._patience()
+        return self._queue[0].submitted_s + limit_s - self._clock()
 
     def _schedule_pump(self) -> None:
         """Start flushes at the end of this turn of the loop: what arrives in one turn, as the
