@@ -20,7 +20,7 @@ VALIDATION: Final = (
 
 INSIDE: Final = (
     "SHA-256 of statements, entries, fields and logs; SHAKE256 of field salts (Python's hashlib)",
-    "ECDSA P-256 signing and verifying with local keys (package cryptography)",
+    "ECDSA P-256 and P-384 signing and verifying with local keys (package cryptography)",
     "Ed25519 signing and verifying of checkpoints, if the provider offers it",
     "making of local keys (openssl genpkey), decrypting of key files (PBKDF2, AES-256-CBC)",
     "TLS and SCRAM towards PostgreSQL, as far as psycopg's OpenSSL does them",
@@ -33,7 +33,7 @@ OUTSIDE: Final = (
     "Python's own hashlib.md5 and hashlib.blake2b: they still work, our code does not use them",
     "the blake3 wheel: refused by our allow-list",
     "random numbers for salts, secrets and ids: the kernel's (os.urandom)",
-    "arithmetic around P-256 keys in libcrypto proper, such as loading and checking public keys",
+    "arithmetic around EC keys in libcrypto proper, such as loading and checking public keys",
     "SQLite, zlib, Python: no cryptography that a receipt depends on",
     "keys in a KMS or PKCS#11 token: inside that module, under that module's own certificate",
     "digests that a caller gives ready-made: which are allowed is decided by our allow-list",
