@@ -11,7 +11,8 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from provledger.api.anchor.v1 import anchor_pb2
+from provledger.api.anchor.v1 import anchor_pb2, anchor_pb2_grpc
+from provledger.api.common.v1 import common_pb2
 from provledger.api.keys.v1 import keys_pb2
 from provledger.api.ledger.v1 import ledger_pb2
 from provledger.api.witness.v1 import witness_pb2
@@ -53,6 +54,10 @@ def test_bad_requests_get_typed_errors(embedded: Attack, rng: random.Random, ser
 
 
 def test_services_are_whole_afterwards(embedded: Attack) -> None:
+    """Beside a log that one of the requests made, which they do by chance, and this one surely."""
+    right = anchor_pb2.CreateLogRequest(tenant="tenants/chance", suite=common_pb2.SUITE_BLAKE3)
+    with sync_channel(embedded.cluster.endpoint("anchor")) as channel:
+        anchor_pb2_grpc.AnchorServiceStub(channel).CreateLog(right, timeout=TIMEOUT_S)
     with embedded.workload() as work:
         work.wait_for(50)
     for name, service in embedded.cluster.services.items():
