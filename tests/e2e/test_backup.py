@@ -92,9 +92,11 @@ def test_the_runbooks_of_restoring_do_what_they_say(work: Path) -> None:
         (work / "1.tar").rename(work / "old.tar.gz")
         old.run("status", "--wait", "60")
         assert "anchor.confirmed" in "".join(run_all("restore", work, {}))
+        # The record of a loss is a mutation like any other.
+        (work / "loss.json").write_bytes((work / "mutation.json").read_bytes())
         assert "RESTORED_BEHIND" in "".join(run_all("stale-restore", work, {}))
     finally:
-        for name in ("ledger", "restored", "stale"):
+        for name in ("ledger", "restored", "stale", "next"):
             if (work / name).exists():
                 Other(work, name).run("down", check=False)
 
