@@ -29,7 +29,7 @@ _HELD: Final = """held AS (
 
 _GROWN: Final = """grown AS (
   UPDATE logs SET size = %(size)s, root = %(root)s{tiled}
-  FROM held WHERE logs.log_uid = held.log_uid AND held.size = ANY(%(old_sizes)s::bigint[])
+  FROM held WHERE logs.log_uid = held.log_uid AND held.size {follows}
   RETURNING logs.log_uid, held.size AS old_size
 )"""
 
@@ -55,6 +55,12 @@ _INTENDED: Final = """intended AS (
   FROM grown, unnest(%(sizes)s::bigint[], %(roots)s::bytea[], %(times_ns)s::bigint[])
     AS head (size, root, now_ns)
   WHERE head.size > grown.old_size
+)"""
+
+# The same for a flush that brings no earlier ones: an array costs as much as ten plain values.
+_INTENDED_ALONE: Final = """intended AS (
+  INSERT INTO checkpoints (log_uid, size, root, intended_at_ns)
+  SELECT log_uid, %(size)s, %(root)s, %(now_ns)s FROM grown
 )"""
 
 _RUNS: Final = """begun_runs AS (
@@ -86,6 +92,13 @@ _NOTES: Final = """stored AS (
   RETURNING checkpoints.size
 )"""
 
+_ONE_NOTE: Final = """stored AS (
+  UPDATE checkpoints SET note = %(note)s FROM {source}
+  WHERE checkpoints.log_uid = {source}.log_uid AND checkpoints.size = %(note_size)s
+    AND checkpoints.note IS NULL
+  RETURNING checkpoints.size
+)"""
+
 # What a statement reads, it reads as of before itself: `logs.tiled_size` is an old one. From there
 # on, so that it does not look at what was dropped long ago.
 _DROPPED: Final = """dropped AS (
@@ -102,20 +115,23 @@ _PUBLISHED: Final = """published AS (
 
 
 @cache
-def _commit_text(*, grows: bool, runs: bool, ledgers: bool, notes: bool, tiled: bool) -> str:
+def _commit_text(
+    *, alone: bool, grows: bool, runs: bool, ledgers: bool, notes: int, tiled: bool
+) -> str:
     """The statement that stores a flush; what has nothing to do is left out, and costs nothing."""
-    parts = [_HELD, _GROWN.format(tiled=f", {_TILED}" if tiled else "")]
-    parts += [_ENTRIES, _INTENDED] if grows else []
+    follows = "= %(old_size)s" if alone else "= ANY(%(old_sizes)s::bigint[])"
+    parts = [_HELD, _GROWN.format(tiled=f", {_TILED}" if tiled else "", follows=follows)]
+    parts += [_ENTRIES, _INTENDED_ALONE if alone else _INTENDED] if grows else []
     parts += [_RUNS] if runs else []
     parts += [_LEDGERS] if ledgers else []
-    parts += [_NOTES.format(source="grown")] if notes else []
+    parts += [(_NOTES if notes > 1 else _ONE_NOTE).format(source="grown")] if notes else []
     parts += [_DROPPED.format(source="grown")] if tiled else []
     return _select(parts, "grown", *(["stored"] if notes else []))
 
 
 @cache
-def _notes_text(*, tiled: bool) -> str:
-    parts = [_HELD, _NOTES.format(source="held")]
+def _notes_text(*, notes: int, tiled: bool) -> str:
+    parts = [_HELD, (_NOTES if notes > 1 else _ONE_NOTE).format(source="held")]
     parts += [_SET_TILED, _DROPPED.format(source="held")] if tiled else []
     return _select(parts, "held", "stored")
 
@@ -137,18 +153,23 @@ def commit(
     values: dict[str, Any] = {
         "log_uid": log_uid,
         "epoch": epoch,
-        "old_sizes": [each.old_size for each in flushes],
         "size": flush.size,
         "root": flush.root,
         **_note_values(signed),
     }
+    if flush.earlier:
+        values |= {
+            "old_sizes": [each.old_size for each in flushes],
+            "sizes": [each.size for each in flushes],
+            "roots": [each.root for each in flushes],
+            "times_ns": [each.now_ns for each in flushes],
+        }
+    else:
+        values |= {"old_size": flush.old_size, "now_ns": flush.now_ns}
     grows = flush.size > flush.old_size
     if grows:
         pieces = [piece for each in flushes for piece in each.pieces]
         values |= {
-            "sizes": [each.size for each in flushes],
-            "roots": [each.root for each in flushes],
-            "times_ns": [each.now_ns for each in flushes],
             "start_indices": [piece.start_index for piece in pieces],
             "bundles": [tiles.encode_bundle(piece.entries) for piece in pieces],
         }
@@ -170,10 +191,11 @@ def commit(
             "forks": [state.forked_seq for state in states],
         }
     text = _commit_text(
+        alone=not flush.earlier,
         grows=grows,
         runs=bool(runs),
         ledgers=bool(ledgers),
-        notes=bool(signed.notes),
+        notes=min(len(signed.notes), 2),
         tiled=bool(signed.tiled_size),
     )
     grown, *stored = connection.exec_driver_sql(text, values).one()
@@ -183,7 +205,7 @@ def commit(
 def store_notes(connection: Connection, log_uid: bytes, epoch: int, signed: Signed) -> int | None:
     """Store notes of intended heads; how many were the first, None if the fence did not hold."""
     values = {"log_uid": log_uid, "epoch": epoch, **_note_values(signed)}
-    text = _notes_text(tiled=bool(signed.tiled_size))
+    text = _notes_text(notes=min(len(signed.notes), 2), tiled=bool(signed.tiled_size))
     held, stored = connection.exec_driver_sql(text, values).one()
     return int(stored) if held == 1 else None
 
@@ -199,7 +221,9 @@ def mark_published(
 
 def _note_values(signed: Signed) -> dict[str, Any]:
     values: dict[str, Any] = {}
-    if signed.notes:
+    if len(signed.notes) == 1:
+        ((values["note_size"], values["note"]),) = signed.notes.items()
+    elif signed.notes:
         values |= {"note_sizes": [*signed.notes], "notes": [*signed.notes.values()]}
     if signed.tiled_size:
         values["tiled_size"] = signed.tiled_size
