@@ -152,15 +152,16 @@ def test_sink_fails(between: Between, rng: random.Random) -> None:
 
 
 def _in_process(between: Between, rng: random.Random, call: str, kinds: tuple[str, ...]) -> None:
-    # Waits grow with each failure in a row, to a minute: a round of them ends with a success.
+    # Waits grow with each failure in a row, to a minute: after a round of them comes a success.
     rounds = [list(kinds) for _ in range(3)] if FULL else [[rng.choice(kinds), "fail", "lose"]]
-    with between.attack.workload(LOAD) as work:
-        for faults in rounds:
-            rng.shuffle(faults)
-            print(faults)
+    for faults in rounds:
+        rng.shuffle(faults)
+        print(faults)
+        with between.attack.workload(LOAD) as work:
             between.faults.inject(call, *faults)
             eventually(lambda: not between.faults.pending(call), f"all faults of {call}", 240.0)
             work.wait_for(20)
+        between.attack.wait_anchored()
     print(between.attack.check())
 
 
