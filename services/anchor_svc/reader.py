@@ -15,13 +15,13 @@ from itertools import groupby
 from typing import Final, TypeVar
 
 from anchor_svc.admission import check_entry, damaged_ledger
-from anchor_svc.checkpointing import clip_runs
+from anchor_svc.checkpointing import LeafRun, clip_runs
 from anchor_svc.keys import SIGN_TIMEOUT_S, Keys, signing_failed
 from anchor_svc.proofs import Prover
 from anchor_svc.recovery import check_note
 from anchor_svc.state import LogIdentity, LogState, Promise, SignedCheckpoint
 from anchor_svc.storage import AnchorRow, Storage
-from anchor_svc.submission import LedgerState
+from anchor_svc.submission import LedgerState, Submission
 from provledger import dsse, telemetry
 from provledger.entry import receipt_hash
 from provledger.errors import KMSError, NotFoundError, OutOfRangeError
@@ -160,6 +160,27 @@ class Reader:
             return [Proof(seq, index, prover.inclusion(index)) for seq, index in covered]
 
         return await self._proven(await self._with_prover(target, prove), target, promise)
+
+    async def just_logged(self, submission: Submission, runs: Sequence[LeafRun]) -> Proven:
+        """Proofs of what was logged a moment ago in these runs, to the newest signed checkpoint.
+
+        Raises:
+            DataLossError: what is stored is not what was logged.
+        """
+        target = _signed(self._state)
+        places = [
+            (run.start_seq + step, run.start_index + step)
+            for run in runs
+            for step in range(run.count)
+        ]
+
+        def prove(prover: Prover) -> list[Proof]:
+            for leaf_hash, (_, index) in zip(submission.leaf_hashes, places, strict=True):
+                if leaf_hash != prover.leaf_hash(index):
+                    raise damaged_ledger(submission.ledger_uid)
+            return [Proof(seq, index, prover.inclusion(index)) for seq, index in places]
+
+        return Proven(await self._with_prover(target, prove), target, (), False)
 
     async def consistency(self, old_size: int, new_size: int) -> tuple[list[bytes], int]:
         """Proof that the tree of `new_size` (0: the newest) extends that of `old_size`."""

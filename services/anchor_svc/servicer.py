@@ -11,16 +11,19 @@ from anchor_svc.keys import Keys, vkey
 from anchor_svc.openlog import OpenLog
 from anchor_svc.openlogs import OpenLogs
 from anchor_svc.pieces import read_piece
+from provledger import logs as logging
 from provledger import names
 from provledger.api.anchor.v1 import anchor_pb2 as pb
 from provledger.api.anchor.v1 import anchor_pb2_grpc
-from provledger.errors import NotFoundError, UnavailableError, UnimplementedError
+from provledger.errors import NotFoundError, StatusError, UnavailableError, UnimplementedError
 from provledger.keyring import ActiveSigner, KeyRing
 from provledger.keyset import KeyPurpose
 from provledger.rpc.auth import current_principal
 from provledger.rpc.key_events import endorsement_to_pb, event_from_pb
 
 Context = Any
+
+_log = logging.get(__name__)
 
 
 class AnchorServicer(anchor_pb2_grpc.AnchorServiceServicer):
@@ -76,9 +79,18 @@ class AnchorServicer(anchor_pb2_grpc.AnchorServiceServicer):
         log = self._log(request.log)
         submission = convert.submission_from_pb(request, log.identity.hasher)
         outcome = await log.submit(submission)
-        return pb.SubmitLeavesResponse(
+        response = pb.SubmitLeavesResponse(
             runs=convert.runs_to_pb(outcome.runs), tree_size=outcome.tree_size
         )
+        if request.with_proofs:
+            try:
+                proven = await log.reader.just_logged(submission, outcome.runs)
+            except StatusError as error:
+                # It is logged all the same; whoever asks for a proof hears what is wrong.
+                _log.warning("anchor.not_proven", reason=error.reason)
+            else:
+                response.proofs.CopyFrom(convert.batch_to_pb(log.identity, proven))
+        return response
 
     async def GetLedgerState(
         self, request: pb.GetLedgerStateRequest, context: Context

@@ -105,7 +105,7 @@ def assemble(
         memory_bytes=settings.relay_memory_bytes,
         anchor_timeout_s=timeout_s,
     )
-    relay = Relay(storage, anchor, progress, limits)
+    relay = Relay(storage, anchor, progress, limits, learn=reads.learn)
 
     def committed(ledger: LedgerInfo, linked: Linked) -> None:
         reads.remember(linked.batch)

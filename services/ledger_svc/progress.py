@@ -97,13 +97,17 @@ class Progress:
         """Whether the receipt is in the log, as far as this process has heard."""
         return self._logged.get(ledger_uid, -1) >= seq
 
+    def is_awaited(self, ledger_uid: bytes) -> bool:
+        """Whether somebody waits for a receipt of the ledger to be logged."""
+        return ledger_uid in self._changed
+
     def logged_seq(self, ledger_uid: bytes) -> int:
         """Up to where the log has a ledger, as far as this process has heard; at least -1."""
         return self._logged.get(ledger_uid, -1)
 
     async def wanted(self, ledger_uid: bytes, timeout_s: float) -> None:
         """Return as soon as somebody waits for a receipt to be logged, or after `timeout_s`."""
-        if ledger_uid in self._changed:
+        if self.is_awaited(ledger_uid):
             return
         wanted = self._wanted[ledger_uid] = asyncio.Event()
         await _wait(wanted, timeout_s)

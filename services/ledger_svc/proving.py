@@ -2,7 +2,8 @@
 
 When the relay says that a stretch of a ledger is in the log, everybody who waited for a receipt in
 it wants a proof at the same moment, to the same checkpoint. What is asked while one question is on
-its way is the next question, so that there is one at a time for each ledger.
+its way is the next question, so that there is one at a time for each ledger. A short stretch the
+log has mostly proved with its answer already, and nobody need ask.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ from provledger.api.anchor.v1 import anchor_pb2
 
 MAX_SEQS: Final = 1000
 """What one question may hold; see `BatchGetInclusionProofsRequest.seqs`."""
+
+MAX_TOLD: Final = 256
+"""Ledgers whose last proofs are kept for a moment."""
+_TOLD_S: Final = 0.5
 
 Answer: TypeAlias = anchor_pb2.BatchGetInclusionProofsResponse
 Ask: TypeAlias = Callable[[LedgerInfo, Sequence[int]], Awaitable[Answer | None]]
@@ -45,15 +50,31 @@ class Proving:
 
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
+        # By ledger, what the log proved without being asked: for those it is just waking.
+        self._told: dict[bytes, Proven] = {}
         # By ledger: the questions not asked yet, the first of them being filled up no more.
         self._waiting: dict[bytes, list[_Question]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def learn(self, ledger_uid: bytes, answer: Answer) -> None:
+        """Take note of proofs that came with the log's answer, for a moment."""
+        if len(self._told) >= MAX_TOLD and ledger_uid not in self._told:
+            return
+        proven = self._told[ledger_uid] = Proven(answer)
+        asyncio.get_running_loop().call_later(_TOLD_S, self._forget, ledger_uid, proven)
+
+    def _forget(self, ledger_uid: bytes, proven: Proven) -> None:
+        if self._told.get(ledger_uid) is proven:
+            del self._told[ledger_uid]
 
     async def prove(self, ledger: LedgerInfo, seq: int) -> Proven:
         """The proof of a logged receipt, with those of others who asked in this moment.
 
         Whether there is one shows in `by_seq`: an anchor that is away proves nothing.
         """
+        told = self._told.get(ledger.uid)
+        if told is not None and seq in told.by_seq:
+            return told
         questions = self._waiting.get(ledger.uid)
         if questions is None:
             questions = self._waiting[ledger.uid] = []

@@ -150,6 +150,10 @@ class Reads:
             stored = await self._with_content(ledger, stored)
         await self._assemble(ledger, stored, batches, states, view, None, receipts)
 
+    def learn(self, ledger_uid: bytes, answer: anchor_pb2.BatchGetInclusionProofsResponse) -> None:
+        """Take note of proofs that came with the log's answer."""
+        self._proving.learn(ledger_uid, answer)
+
     async def just_logged(
         self, ledger: LedgerInfo, stored: Stored, receipt: common_pb2.Receipt
     ) -> None:

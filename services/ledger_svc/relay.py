@@ -21,7 +21,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 from ledger_svc import guard
 from ledger_svc.chain import LedgerInfo, Linked
@@ -40,6 +40,8 @@ log = logs.get(__name__)
 
 MAX_CHUNK_ITEMS: Final = 1000
 MAX_CHUNK_BYTES: Final = 4 * 1024 * 1024
+_PROVEN_ITEMS: Final = 128
+"""Entries of a chunk that are proved at once, if somebody waits for one of them."""
 _FEW_ITEMS: Final = 250
 """A chunk of fewer entries is followed by a pause."""
 LEDGER_FORKED: Final = "LEDGER_FORKED"
@@ -49,6 +51,9 @@ _RETRY: Final = RetryPolicy(attempts=1_000_000, base_s=0.1, cap_s=5.0, budget_s=
 _lag = telemetry.gauge(
     "provledger.ledger.relay_lag", unit="{receipt}", doc="Receipts committed, but not yet logged."
 )
+
+
+Proofs: TypeAlias = anchor_pb2.BatchGetInclusionProofsResponse
 
 
 class AnchorStub(Protocol):
@@ -80,8 +85,10 @@ class Relay:
         limits: RelayLimits,
         *,
         owner: str = "",
+        learn: Callable[[bytes, Proofs], None] = lambda *_: None,
     ) -> None:
         self.storage = storage
+        self.learn = learn
         self.anchor: AnchorStub = anchor
         self.progress = progress
         self.limits = limits
@@ -297,6 +304,7 @@ class _LedgerRelay:
             suite=SUITES_TO_PB[ledger.suite],
             start_seq=start_seq,
             entries=entries,
+            with_proofs=len(entries) <= _PROVEN_ITEMS and relay.progress.is_awaited(ledger.uid),
         )
         # One attempt: the retries of this relay are slower, and say so in the log.
         response = await call(
@@ -309,6 +317,8 @@ class _LedgerRelay:
         self._submitted_s = time.monotonic()
         self._logged_seq += len(entries)
         recorder.add(runs)
+        if response.HasField("proofs"):
+            relay.learn(ledger.uid, response.proofs)
         relay.progress.logged(ledger.uid, self._logged_seq)
         return len(entries)
 

@@ -45,6 +45,7 @@ class InMemoryAnchor:
         self._head_key = Ed25519PrivateKey.generate()
         self.sinks = sinks
         self.anchoring = True
+        self.proves = True
         self.policy: anchor_pb2.AnchorPolicy | None = None
         self.tenants: list[anchor_pb2.TenantPromise] = []
         self._anchored = 0
@@ -94,6 +95,11 @@ class InMemoryAnchor:
     ) -> anchor_pb2.SubmitLeavesResponse:
         self.faults.enter("SubmitLeaves", request)
         response = self._submit(request)
+        if request.with_proofs and self.proves:
+            seqs = range(request.start_seq, request.start_seq + len(request.entries))
+            response.proofs.CopyFrom(self._prove(request.ledger_uid, list(seqs), 0))
+            response.proofs.ClearField("evidence")
+            response.proofs.anchored = False
         self.faults.leave("SubmitLeaves", request)
         return response
 
@@ -154,12 +160,17 @@ class InMemoryAnchor:
         seqs = list(request.seqs)
         if sorted(set(seqs)) != seqs or not 1 <= len(seqs) <= 1000:
             raise InvalidArgumentError("INVALID_FIELD", "seqs must be strictly increasing")
-        size = request.tree_size or len(self.leaves)
+        return self._prove(request.ledger_uid, seqs, request.tree_size)
+
+    def _prove(
+        self, ledger_uid: bytes, seqs: list[int], tree_size: int
+    ) -> anchor_pb2.BatchGetInclusionProofsResponse:
+        size = tree_size or len(self.leaves)
         if size > len(self.leaves):
             raise NotFoundError("CHECKPOINT_NOT_FOUND", "no checkpoint of that size")
         if size not in self._proofs:
             self._proofs = {size: merkle.inclusion_proofs(self.leaves[:size])}
-        logged = self.ledgers.get(request.ledger_uid, [])
+        logged = self.ledgers.get(ledger_uid, [])
         proofs = [
             anchor_pb2.IndexedProof(
                 seq=seq,

@@ -182,6 +182,28 @@ async def test_from_submission_to_anchored_proof(anchor: Anchor) -> None:
     assert single.proof.checkpoint == batch.checkpoint
 
 
+async def test_proofs_come_with_the_answer_if_they_are_wanted(anchor: Anchor) -> None:
+    ledger, log = Ledger(), await anchor.log()
+    ledger.grow(700)
+    assert not (await anchor.submit(ledger, 0, 300)).HasField("proofs")
+    # Over the edge of a tile, and once more, half of it known.
+    for start, end in ((300, 600), (500, 700)):
+        answer = await anchor.submit(ledger, start, end, with_proofs=True)
+        proofs = answer.proofs
+        opened, _ = checkpoints.open_checkpoint(
+            proofs.checkpoint, [log.vkey], log.origin, exact=True
+        )
+        assert opened.size == proofs.tree_size >= answer.tree_size
+        assert [proof.seq for proof in proofs.proofs] == list(range(start, end))
+        for proof in proofs.proofs:
+            leaf = merkle.leaf_hash(ledger.entries[proof.seq])
+            path = [proof.hashes[at : at + 32] for at in range(0, len(proof.hashes), 32)]
+            merkle.verify_inclusion(proof.log_index, opened.size, leaf, path, opened.root)
+        # No sink has it yet, whatever the policy says.
+        assert not proofs.anchored
+        assert not proofs.evidence
+
+
 async def test_heads_consistency_and_checkpoints(anchor: Anchor) -> None:
     ledger = Ledger()
     ledger.grow(300)

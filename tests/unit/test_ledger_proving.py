@@ -99,6 +99,31 @@ async def test_an_error_reaches_all_who_asked_and_nobody_else() -> None:
     assert 3 in (await later).by_seq
 
 
+async def test_what_came_with_the_answer_of_the_log_is_not_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    anchor = Anchor()
+    anchor.may_answer.set()
+    desk = Proving(anchor.ask)
+    desk.learn(
+        ledger().uid,
+        anchor_pb2.BatchGetInclusionProofsResponse(
+            proofs=[anchor_pb2.IndexedProof(seq=4, log_index=9)], tree_size=10
+        ),
+    )
+    assert (await desk.prove(ledger(), 4)).by_seq[4].log_index == 9
+    assert not anchor.asked
+    # Another receipt, and another ledger.
+    await desk.prove(ledger(), 5)
+    await desk.prove(ledger(2), 4)
+    assert anchor.asked == [(ledger().uid, [5]), (ledger(2).uid, [4])]
+    monkeypatch.setattr(proving, "MAX_TOLD", 1)
+    desk.learn(ledger(3).uid, anchor_pb2.BatchGetInclusionProofsResponse())
+    assert list(desk._told) == [ledger().uid]
+    desk._forget(ledger().uid, desk._told[ledger().uid])
+    assert not desk._told
+
+
 async def test_a_caller_who_leaves_takes_nothing_from_the_others() -> None:
     anchor = Anchor()
     desk = Proving(anchor.ask)

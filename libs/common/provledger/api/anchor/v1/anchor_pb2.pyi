@@ -137,26 +137,30 @@ class CreateLogResponse(_message.Message):
     def __init__(self, log: _Optional[_Union[Log, _Mapping]] = ..., created: _Optional[bool] = ...) -> None: ...
 
 class SubmitLeavesRequest(_message.Message):
-    __slots__ = ("log", "ledger_uid", "suite", "start_seq", "entries")
+    __slots__ = ("log", "ledger_uid", "suite", "start_seq", "entries", "with_proofs")
     LOG_FIELD_NUMBER: _ClassVar[int]
     LEDGER_UID_FIELD_NUMBER: _ClassVar[int]
     SUITE_FIELD_NUMBER: _ClassVar[int]
     START_SEQ_FIELD_NUMBER: _ClassVar[int]
     ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    WITH_PROOFS_FIELD_NUMBER: _ClassVar[int]
     log: str
     ledger_uid: bytes
     suite: _common_pb2.Suite
     start_seq: int
     entries: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, log: _Optional[str] = ..., ledger_uid: _Optional[bytes] = ..., suite: _Optional[_Union[_common_pb2.Suite, str]] = ..., start_seq: _Optional[int] = ..., entries: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    with_proofs: bool
+    def __init__(self, log: _Optional[str] = ..., ledger_uid: _Optional[bytes] = ..., suite: _Optional[_Union[_common_pb2.Suite, str]] = ..., start_seq: _Optional[int] = ..., entries: _Optional[_Iterable[bytes]] = ..., with_proofs: _Optional[bool] = ...) -> None: ...
 
 class SubmitLeavesResponse(_message.Message):
-    __slots__ = ("runs", "tree_size")
+    __slots__ = ("runs", "tree_size", "proofs")
     RUNS_FIELD_NUMBER: _ClassVar[int]
     TREE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PROOFS_FIELD_NUMBER: _ClassVar[int]
     runs: _containers.RepeatedCompositeFieldContainer[LeafRun]
     tree_size: int
-    def __init__(self, runs: _Optional[_Iterable[_Union[LeafRun, _Mapping]]] = ..., tree_size: _Optional[int] = ...) -> None: ...
+    proofs: BatchGetInclusionProofsResponse
+    def __init__(self, runs: _Optional[_Iterable[_Union[LeafRun, _Mapping]]] = ..., tree_size: _Optional[int] = ..., proofs: _Optional[_Union[BatchGetInclusionProofsResponse, _Mapping]] = ...) -> None: ...
 
 class LeafRun(_message.Message):
     __slots__ = ("start_seq", "start_index", "count")
