@@ -70,6 +70,14 @@ class StoredHead:
     note: bytes | None
 
 
+def _missing_from(log_index: int) -> LogDamagedError:
+    return LogDamagedError(
+        f"the stored entries from log index {log_index} on are missing or cannot be read",
+        check="stored_entries",
+        log_index=log_index,
+    )
+
+
 class AnchorRows:
     """The anchor's database, read only."""
 
@@ -95,12 +103,11 @@ class AnchorRows:
             except TileError:
                 entries = []
             if piece.start_index != at or not entries:
-                raise LogDamagedError(
-                    f"the stored entries from log index {at} on are missing or cannot be read",
-                    check="stored_entries",
-                    log_index=at,
-                )
+                raise _missing_from(at)
             tail += entries
+        # Published tiles may hold them too, but the next flush begins with what stands here.
+        if row.tiled_size + len(tail) < row.size:
+            raise _missing_from(row.tiled_size + len(tail))
         return StoredLog(uid, row.origin, row.suite, row.size, row.tiled_size, tail)
 
     def heads(self, uid: bytes, upto: int) -> Iterator[StoredHead]:

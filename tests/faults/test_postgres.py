@@ -22,6 +22,8 @@ from tests.support.postgres import PostgresServer, connection_string, fresh_data
 pytestmark = pytest.mark.postgres
 
 LOAD = Load(writers=4, batch=4, pause_s=0.03)
+# Flushes that take more than one statement: a single one has all its locks before it moves a head.
+LARGE_LOAD = Load(writers=4, batch=400, pause_s=0.03)
 
 STATEMENTS = {
     "ledger": (
@@ -168,7 +170,7 @@ def test_server_is_restarted(postgres: OnPostgres, rng: random.Random) -> None:
 
 def test_real_deadlock_is_survived(postgres: OnPostgres, rng: random.Random) -> None:
     """The service holds a head and wants to insert; we hold the table and want the head."""
-    with postgres.attack.workload(LOAD) as work, postgres.session() as session:
+    with postgres.attack.workload(LARGE_LOAD) as work, postgres.session() as session:
         before = _deadlocks(session)
         # PostgreSQL ends the transaction that notices first, and it shall not be ours.
         session.execute("SET deadlock_timeout = '100s'")

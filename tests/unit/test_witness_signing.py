@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -344,5 +345,11 @@ async def test_a_signature_has_one_span_that_names_its_key_and_links_its_calls()
     calls = {span.name: span.context.span_id for span in spans if span.name in "abc"}
     one, other = [span for span in spans if span.name == "witness.sign"]
     for span, count, links in ((one, 2, {"a"}), (other, 4, {"b", "c"})):
-        assert span.attributes == {"provledger.kid": "witness-1", "provledger.statements": count}
+        assert span.attributes is not None
+        assert dict(span.attributes) == {
+            "provledger.kid": "witness-1",
+            "provledger.statements": count,
+            "provledger.batch_root": ANY,
+        }
+        assert len(str(span.attributes["provledger.batch_root"])) == 64
         assert {link.context.span_id for link in span.links} == {calls[name] for name in links}

@@ -299,4 +299,5 @@ async def test_spans_carry_the_kid_of_the_key_that_certified() -> None:
         "provledger.kid": "witness-1",
         "provledger.statements": 2,
         "provledger.token_use": 1,
+        "provledger.batch_root": spans["witness.sign"]["provledger.batch_root"],
     }

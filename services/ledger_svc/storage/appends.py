@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any, Final
 
-import psycopg
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
@@ -108,6 +107,8 @@ def _insert_rows(connection: Connection, sql: Sql, rows: Sequence[Row]) -> None:
 
 def _copy(connection: Connection, statement: str, linked: Linked) -> None:
     """Binary COPY, half again as fast as prepared inserts and without their parameter limits."""
+    import psycopg  # eighty milliseconds that SQLite's users need not wait for
+
     raw: Any = connection.connection.driver_connection
     try:
         with raw.cursor() as cursor, cursor.copy(statement) as copy:
