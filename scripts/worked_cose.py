@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from scripts.worked_example import ORIGIN
+from scripts.worked_base import ORIGIN
 
 from provledger import cose_receipt, merkle
 from provledger.jwk import Algorithm, thumbprint_of

@@ -10,7 +10,7 @@ import io
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from scripts import worked_example as base
+from scripts import worked_base as base
 from scripts.doc_blocks import fence
 
 from provledger import disclosure, dsse, jcs, names

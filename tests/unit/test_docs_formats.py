@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from blake3 import blake3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from scripts import worked_example
+from scripts import worked_base, worked_example
 from scripts.doc_blocks import REPO, fill, read
 
 from anchor_svc.checkpointing import first_entry
@@ -360,8 +360,8 @@ def test_services_make_the_same_bytes(shown: dict[str, str]) -> None:
         occurred_at="2024-05-16T09:12:00+00:00",
         content=mutation,
     )
-    at_ns = worked_example.time_ns(1)
-    uid = worked_example.LEDGER_UID
+    at_ns = worked_base.time_ns(1)
+    uid = worked_base.LEDGER_UID
     made = StatementMaker(Place("tenants/acme/ledgers/main", uid, "blake3", at_ns)).make(
         draft,
         checks.check(draft),
@@ -373,7 +373,7 @@ def test_services_make_the_same_bytes(shown: dict[str, str]) -> None:
     assert made.payload.decode() == shown["payload"]
     assert made.leaf_hash.hex() == shown["statement-leaf-hash"]
 
-    log_uid, origin = worked_example.LOG_UID, worked_example.ORIGIN
+    log_uid, origin = worked_base.LOG_UID, worked_base.ORIGIN
     log_key = bytes.fromhex(numbers(shown["checkpoint-key"])["thumbprint"])
     witness_key = bytes.fromhex(numbers(shown["witness-key"])["thumbprint"])
     genesis = genesis_payload("blake3", origin, log_uid, log_key, witness_key)
@@ -386,7 +386,7 @@ async def test_file_sink_returns_the_evidence_shown(shown: dict[str, str], tmp_p
     sink = open_sink(tmp_path.as_uri())
     signed = shown["checkpoint"].encode() + b"\n"
     root = bytes.fromhex(shown["log-root"])
-    published = PublishedCheckpoint(worked_example.ORIGIN, 4, root, signed)
+    published = PublishedCheckpoint(worked_base.ORIGIN, 4, root, signed)
     evidence = await sink.anchor(published)
     await sink.close()
     assert evidence.kind == "file"
