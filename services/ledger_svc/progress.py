@@ -95,7 +95,7 @@ class Progress:
 
     def is_logged(self, ledger_uid: bytes, seq: int) -> bool:
         """Whether the receipt is in the log, as far as this process has heard."""
-        return self._logged.get(ledger_uid, -1) >= seq
+        return self.logged_seq(ledger_uid) >= seq
 
     def is_awaited(self, ledger_uid: bytes) -> bool:
         """Whether somebody waits for a receipt of the ledger to be logged."""

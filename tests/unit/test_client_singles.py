@@ -206,3 +206,27 @@ async def test_close_ends_what_is_under_way() -> None:
     for call in range(MAX_CALLS):
         await service.answer(call)
     await asyncio.gather(*first)
+
+
+async def test_close_sends_nothing_of_what_waits() -> None:
+    service = Service()
+    desk = SingleAppends(service.one, service.many)
+    first = start(desk, *[f"r{n}" for n in range(MAX_CALLS)])
+    shared = start(desk, "x0", "x1")
+    await turns()
+    await service.answer(0)
+    # One shared call is under way, and as many others as there may be; these wait.
+    more = start(desk, "y0")
+    await turns()
+    waiting = start(desk, "z0", "z1")
+    await turns()
+    sent = len(service.calls)
+    await desk.close()
+    await turns()
+    assert len(service.calls) == sent
+    for task in [*shared, *more, *waiting]:
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    for call in range(1, MAX_CALLS):
+        await service.answer(call)
+    await asyncio.gather(*first)

@@ -105,7 +105,11 @@ class SingleAppends:
             ) from None
 
     async def close(self) -> None:
-        """Cancel what is under way."""
+        """Cancel what is under way or waits; nothing more is sent."""
+        # First those that wait: the end of a call would send them.
+        for lane in self._lanes.values():
+            while lane.waiting:
+                lane.waiting.popleft().future.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
