@@ -171,16 +171,14 @@ def test_server_is_restarted(postgres: OnPostgres, rng: random.Random) -> None:
 def test_real_deadlock_is_survived(postgres: OnPostgres, rng: random.Random) -> None:
     """The service holds a head and wants to insert; we hold the table and want the head."""
     with postgres.attack.workload(LARGE_LOAD) as work, postgres.session() as session:
-        before = _deadlocks(session)
         # PostgreSQL ends the transaction that notices first, and it shall not be ours.
         session.execute("SET deadlock_timeout = '100s'")
         for _ in range(10 if FULL else 1):
-            with session.transaction():
-                session.execute("LOCK TABLE ledger.entries IN SHARE MODE")
-                _until_waiting(postgres)
-                session.execute("SELECT ledger_uid FROM ledger.heads FOR UPDATE")
+            before = _deadlocks(session)
+            while not _provoke_deadlock(session):
+                work.wait_for(10)
             work.wait_for(10)
-        eventually(lambda: _deadlocks(session) > before, "PostgreSQL counts a deadlock")
+            eventually(lambda: _deadlocks(session) > before, "PostgreSQL counts a deadlock")  # noqa: B023
     print(postgres.attack.check())
 
 
@@ -192,15 +190,32 @@ def _deadlocks(session: psycopg.Connection[Any]) -> int:
     return int(row[0])
 
 
-def _until_waiting(postgres: OnPostgres) -> None:
-    """Until some backend of a service waits for a lock."""
-    with postgres.session() as session:
+# Who waits for the table with nothing written or locked before is one statement, not yet begun.
+WAITS_WITH_A_HEAD = """
+SELECT count(*) FROM pg_locks wanted JOIN pg_locks own USING (pid)
+WHERE wanted.relation = 'ledger.entries'::regclass AND NOT wanted.granted
+  AND own.locktype = 'transactionid' AND own.granted
+"""
 
-        def waits() -> bool:
-            row = session.execute("SELECT count(*) FROM pg_locks WHERE NOT granted").fetchone()
-            return row is not None and row[0] > 0
 
-        eventually(waits, "a service waits for our lock")
+def _provoke_deadlock(session: psycopg.Connection[Any]) -> bool:
+    """Take the table, and the heads once a service waits for the table with one of them.
+
+    Not if everything that comes to wait is a single statement: it has to be let through.
+    """
+
+    def waits() -> bool:
+        row = session.execute(WAITS_WITH_A_HEAD).fetchone()
+        return row is not None and row[0] > 0
+
+    with session.transaction():
+        session.execute("LOCK TABLE ledger.entries IN SHARE MODE")
+        try:
+            eventually(waits, "a service waits for our lock", 2.0)
+        except AssertionError:
+            return False
+        session.execute("SELECT ledger_uid FROM ledger.heads FOR UPDATE")
+    return True
 
 
 TRIGGER = """

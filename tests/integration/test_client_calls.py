@@ -104,6 +104,14 @@ async def test_the_last_error_is_raised_when_time_is_up(
     assert caught.value.reason == "DRAINING"
 
 
+async def test_a_passed_deadline_says_what_the_attempt_before_it_met(
+    client: AsyncClient, fake: FakeLedger
+) -> None:
+    fake.faults.extend([UNAVAILABLE, *[HANGS] * 10])
+    with pytest.raises(DeadlineExceededError, match="DRAINING"):
+        await client.append(LEDGER, create(1), timeout_s=2.0)
+
+
 async def test_a_service_that_is_not_there_is_unavailable() -> None:
     async with AsyncClient("127.0.0.1:1", policy=QUICK) as client:
         with pytest.raises(UnavailableError):

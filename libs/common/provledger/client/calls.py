@@ -91,7 +91,8 @@ async def unary(
     throttle: asked before each attempt, and told of its end.
 
     Raises:
-        StatusError: what the service said, or, when time runs out, what the last attempt met.
+        StatusError: what the service said, or, when time runs out, what the last attempt met. If
+            that ran out of time itself, the message says what the attempt before it met.
     """
     deadline_s = time.monotonic() + (policy.timeout_s if timeout_s is None else timeout_s)
     limit_s = policy.attempt_timeout_s if attempt_timeout_s is None else attempt_timeout_s
@@ -107,12 +108,22 @@ async def unary(
                 throttle.check(time.monotonic(), _rng.random())
             return await _attempt(method, request, min(remaining_s, limit_s), metadata, throttle)
         except StatusError as failed:
-            error = failed
+            error = _with_reason_before(failed, error)
         wait_s = next_wait(error, delays) if is_retryable(error) else None
         # Giving up at once beats waiting for a deadline that will pass during the wait.
         if wait_s is None or time.monotonic() + wait_s >= deadline_s:
             raise error
         await asyncio.sleep(wait_s)
+
+
+def _with_reason_before(error: StatusError, before: StatusError | None) -> StatusError:
+    """The last attempt often has too little time left to hear what the ones before heard."""
+    if before is None or not isinstance(error, DeadlineExceededError):
+        return error
+    if isinstance(before, DeadlineExceededError):
+        return before
+    met = f"the attempt before met {before.reason}: {before.message}"
+    return DeadlineExceededError(error.reason, f"no answer in time; {met}")
 
 
 async def _attempt(
