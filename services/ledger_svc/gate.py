@@ -243,7 +243,9 @@ class Gate:
         self._units -= units
         self._bytes -= size_bytes
         self._forget(tenant, held)
-        self._drain.done(units, self._clock())
+        self._drain.done(units, self._units, self._clock())
+        if not self._units:
+            self._limiter.drained()
         self._wake()
 
     def _wake(self) -> None:

@@ -35,6 +35,10 @@ _CUT: Final = 0.85
 _EVERY_S: Final = 0.05
 """The limit moves once in so long: what a change does shows only some flushes later."""
 _LEARN: Final = 0.2
+_SPAN_S: Final = 0.1
+"""How long work is counted before it says anything about the pace."""
+_FADE: Final = 0.3
+_FORGET_S: Final = 10.0
 _MIN_RETRY_S: Final = 0.05
 _MAX_RETRY_S: Final = 5.0
 
@@ -87,33 +91,59 @@ class Limiter:
             if self.limit <= MIN_UNITS:
                 self._alone_s = max(alone_s, took_s)
             self.limit = max(float(MIN_UNITS), self.limit * _CUT)
-        elif self._refused:
+        elif self._refused or self.limit < _FIRST_UNITS:
             self.limit = min(float(MAX_UNITS), self.limit + max(_STEP_UNITS, self.limit * _RISE))
         else:
             return
         self._refused = False
         self._moved_s = now_s
 
+    def drained(self) -> None:
+        """Take note that nothing is in work: whatever kept drafts waiting is over."""
+        self.limit = max(self.limit, float(_FIRST_UNITS))
+
 
 class Drain:
-    """How fast work is done, and so when to come back. Rates are averages that fade."""
+    """How fast work can be done, and so when to come back.
+
+    How fast work *is* done tells that only while there is more than can be done; otherwise it is
+    done as fast as it comes. So of the spans of time that are looked at, those count in which work
+    was turned away. The pace is their fading average; it is not known at first, and no more once it
+    is `_FORGET_S` old.
+    """
 
     def __init__(self) -> None:
-        self._since_s: float | None = None
+        self._span_s: float | None = None
+        self._goes_on = False
         self._done = 0.0
         self._turned_away = 0.0
-        self.units_per_s = 0.0
         self._herd = 0.0
+        self._learnt_s = 0.0
+        self.units_per_s = 0.0
+        """Units a second; 0.0 while it is not known."""
 
-    def done(self, units: float, now_s: float) -> None:
-        """Take note of finished work."""
-        self._done += units
-        self._fold(now_s)
+    def done(self, units: float, left_units: float, now_s: float) -> None:
+        """Take note of finished work, and of how much is still in work."""
+        if self._span_s is None:
+            self._span_s = now_s
+        else:
+            self._done += units
+            if now_s - self._span_s >= _SPAN_S:
+                self._end_span(now_s)
+        if left_units <= 0.0:
+            # The time until more comes is nobody's work.
+            self._span_s = None
+            self._goes_on = False
+            self._done = self._turned_away = self._herd = 0.0
 
     def turned_away(self, units: float, now_s: float) -> None:
         """Take note of work that was told to come back."""
+        if not self._turned_away and not self._goes_on:
+            # What was done until now was all there was to do.
+            self._span_s, self._done = now_s, 0.0
+        if now_s - self._learnt_s > _FORGET_S:
+            self.units_per_s = 0.0
         self._turned_away += units
-        self._fold(now_s)
 
     def retry_delay_s(self, waiting_units: float) -> float:
         """When what waits, and those who were told to come back before, will have been served."""
@@ -122,20 +152,16 @@ class Drain:
         ahead = waiting_units + self._herd + self._turned_away
         return min(_MAX_RETRY_S, max(_MIN_RETRY_S, ahead / self.units_per_s))
 
-    def _fold(self, now_s: float) -> None:
-        if self._since_s is None:
-            self._since_s = now_s
-            return
-        passed_s = now_s - self._since_s
-        if passed_s < 0.1:
-            return
-        rate = self._done / passed_s
-        # After a pause the old average is as good as gone.
-        keep = 0.7 if passed_s < 1.0 else 0.0
-        self.units_per_s = keep * self.units_per_s + (1.0 - keep) * rate
-        self._herd = keep * self._herd + (1.0 - keep) * self._turned_away
+    def _end_span(self, now_s: float) -> None:
+        self._goes_on = self._turned_away > 0.0
+        if self._goes_on and self._span_s is not None:
+            rate = self._done / (now_s - self._span_s)
+            keep = 1.0 - _FADE if self.units_per_s else 0.0
+            self.units_per_s = keep * self.units_per_s + (1.0 - keep) * rate
+            self._learnt_s = now_s
+        self._herd += _FADE * (self._turned_away - self._herd)
         self._done = self._turned_away = 0.0
-        self._since_s = now_s
+        self._span_s = now_s
 
 
 class Quota:

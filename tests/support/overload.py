@@ -1,7 +1,7 @@
 """The ledger's gate and turns around a pretended service, in pretended time.
 
-What is real: `Gate` and `Turns`. What is not: a flush of n calls takes `fixed_s` of waiting (a
-signature, a disk) and n times `per_call_s` of the one processor, and the clock jumps from event to
+What is real: `Gate` and `Turns`. What is not: a flush takes `fixed_s` of waiting (a signature, a
+disk) and, for each draft, `per_call_s` of the one processor, and the clock jumps from event to
 event. Calls that run at once share the processor in short slices, as in an event loop that is
 never blocked for long. Nothing depends on the machine.
 """
@@ -62,6 +62,8 @@ class _Call:
     place: AbstractContextManager[None]
     came_s: float
     size_bytes: int
+    drafts: int
+    answered: Callable[[], None]
 
 
 class Simulation:
@@ -113,13 +115,41 @@ class Simulation:
             self.at(time_s, lambda ledger=ledger: self._arrive(ledger, data))  # type: ignore[misc]
             time_s += rng.expovariate(rate_per_s)
 
+    def crowd(self, tenant: str, flight: int, from_s: float, until_s: float) -> None:
+        """So many callers, each of whom sends one single call after the other."""
+        data = request_of(tenant)
+
+        def send() -> None:
+            if self.now_s < until_s:
+                self._arrive((tenant, 0), data, answered=send)
+
+        for _ in range(flight):
+            self.at(from_s, send)
+
+    def burst(self, tenant: str, at_s: float, *, calls: int, drafts: int) -> None:
+        """Batches that come all at once."""
+        data = request_of(tenant, 1200 * drafts)
+        for _ in range(calls):
+            self.at(at_s, lambda: self._arrive((tenant, 0), data, drafts=drafts))
+
+    def pace(self, at_s: float, per_call_s: float) -> None:
+        """From then on, a draft takes so much of the processor."""
+        self.at(at_s, lambda: setattr(self, "per_call_s", per_call_s))
+
     def run(self) -> dict[str, Seen]:
         while self._events:
             self.now_s, _, do = heapq.heappop(self._events)
             do()
         return self.seen
 
-    def _arrive(self, ledger: _Ledger, data: bytes) -> None:
+    def _arrive(
+        self,
+        ledger: _Ledger,
+        data: bytes,
+        *,
+        drafts: int = 1,
+        answered: Callable[[], None] = lambda: None,
+    ) -> None:
         seen = self.seen.setdefault(ledger[0], Seen())
         place = self.gate.call(data)
         try:
@@ -128,7 +158,9 @@ class Simulation:
             seen.refusals.append(error)
             return
         self.most_bytes = max(self.most_bytes, self.gate.in_work_bytes)
-        self._queues.setdefault(ledger, deque()).append(_Call(place, self.now_s, len(data)))
+        self._queues.setdefault(ledger, deque()).append(
+            _Call(place, self.now_s, len(data), drafts, answered)
+        )
         self._pump(ledger)
 
     def _pump(self, ledger: _Ledger) -> None:
@@ -146,8 +178,12 @@ class Simulation:
         turn = self.turns.of(self._who(ledger))
         queue = self._queues[ledger]
         most = turn.most_items() or _FLUSH_ITEMS
-        calls = [queue.popleft() for _ in range(min(most, len(queue)))]
-        turn.took(len(calls))
+        calls: list[_Call] = []
+        drafts = 0
+        while queue and (not calls or drafts + queue[0].drafts <= most):
+            calls.append(queue.popleft())
+            drafts += calls[-1].drafts
+        turn.took(drafts)
         started_s, alone = self.now_s, self.turns.running == 1
         self._flushing[ledger] = self._flushing.get(ledger, 0) + 1
 
@@ -157,7 +193,7 @@ class Simulation:
         def done() -> None:
             self._done(ledger, calls, started_s, alone)
 
-        self._jobs.append((self.per_call_s * len(calls), worked))
+        self._jobs.append((self.per_call_s * drafts, worked))
         if len(self._jobs) == 1:
             self._work()
         self._pump(ledger)
@@ -182,9 +218,11 @@ class Simulation:
         size_bytes = sum(call.size_bytes for call in calls)
         waited_s = started_s - calls[0].came_s
         took_s = self.now_s - started_s
-        self.gate.flushed(Flushed(waited_s, len(calls), size_bytes, took_s, alone))
+        drafts = sum(call.drafts for call in calls)
+        self.gate.flushed(Flushed(waited_s, drafts, size_bytes, took_s, alone))
         for call in calls:
             call.place.__exit__(None, None, None)
             self.seen[ledger[0]].answered_s.append((self.now_s, self.now_s - call.came_s))
+            call.answered()
         self.turns.of(self._who(ledger)).end()
         self._pump(ledger)
