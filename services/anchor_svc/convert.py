@@ -9,6 +9,7 @@ from typing import Final
 
 from anchor_svc.checkpointing import LeafRun
 from anchor_svc.openlog import OpenLog
+from anchor_svc.openlogs import DamagedLog
 from anchor_svc.paging import page_token, read_page_token
 from anchor_svc.reader import Proof, Proven
 from anchor_svc.sinkstatus import SinkStatus
@@ -143,6 +144,31 @@ def log_page_to_pb(shown: Sequence[pb.Log], *, more: bool) -> pb.ListLogsRespons
     return pb.ListLogsResponse(logs=shown, next_page_token=token)
 
 
+def listed_to_pb(log: OpenLog | DamagedLog) -> pb.Log:
+    """A log as listings have it: without keys and tenants; of a damaged one, what is wrong."""
+    if isinstance(log, OpenLog):
+        return log_to_pb(
+            log.identity,
+            size=log.state.signed_size,
+            published=log.state.published_size,
+            promise=log.state.promise(),
+        )
+    identity = LogIdentity(log.row.log_uid, log.row.origin, log.row.suite)
+    return pb.Log(
+        name=identity.name,
+        uid=identity.uid,
+        origin=identity.origin,
+        suite=_SUITES_PB[identity.suite],
+        state=pb.LOG_STATE_DAMAGED,
+        damage=pb.LogDamage(
+            tenant=log.row.alias,
+            reason=log.error.reason,
+            message=log.error.message,
+            tile=log.error.metadata.get("tile", ""),
+        ),
+    )
+
+
 def tile_from_pb(request: pb.GetTileRequest) -> tuple[TilePath, int, int]:
     """Read and check what piece is wanted: (tile, offset, most bytes)."""
     try:
@@ -176,6 +202,7 @@ def log_to_pb(
         published_size=published,
         anchored_size=promise.anchored_size,
         policy=promise_to_pb(promise),
+        state=pb.LOG_STATE_SERVING,
         tenants=[
             pb.TenantPromise(
                 tenant=own.tenant, anchored_size=own.anchored_size, policy=promise_to_pb(own)

@@ -3,24 +3,36 @@
 A log costs a writer, its sinks and a few tasks; that is why they are shared unless somebody asks.
 
 The log of a tenant whose stored bytes do not fit together is *damaged*: it is not opened, whoever
-asks for it hears why, and the others go on. The shared one stops the service.
+asks for it hears why, and the others go on. Listings and a metric tell of it; health does not: it
+is of the service, and would take the others away. The shared one stops the service.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from anchor_svc.openlog import OpenLog
 from anchor_svc.storage import DEFAULT_ALIAS, FencedError, LogRow
 from anchor_svc.submission import check_suite
-from provledger import logs
+from provledger import logs, telemetry
 from provledger.errors import DataLossError, FailedPreconditionError, UnavailableError
 
 log = logs.get(__name__)
 
 CreateRow = Callable[[str, str], Awaitable[LogRow]]
 """Makes the log of a tenant (`tenants/{tenant}`) and suite, or finds it."""
+
+_logs = telemetry.gauge("anchor.logs", doc="Logs of this process, by state: serving or damaged")
+
+
+@dataclass(frozen=True, slots=True)
+class DamagedLog:
+    """A log of a tenant that is kept closed, and what whoever asks for it hears."""
+
+    row: LogRow
+    error: DataLossError
 
 
 class OpenLogs:
@@ -37,13 +49,17 @@ class OpenLogs:
         self._max_logs = max_logs
         self._by_uid: dict[bytes, OpenLog] = {}
         self._by_alias: dict[str, OpenLog] = {}
-        self._damaged: dict[bytes, tuple[str, DataLossError]] = {}
+        self._damaged: dict[bytes, DamagedLog] = {}
         self._lock = asyncio.Lock()
         self._added = asyncio.Event()
 
     def all(self) -> list[OpenLog]:
         """Every log of this process."""
         return list(self._by_uid.values())
+
+    def damaged(self) -> list[DamagedLog]:
+        """Every log that was found damaged at the start."""
+        return list(self._damaged.values())
 
     @property
     def default(self) -> OpenLog:
@@ -57,7 +73,7 @@ class OpenLogs:
             DataLossError: it is damaged.
         """
         if uid in self._damaged:
-            raise self._damaged[uid][1]
+            raise self._damaged[uid].error
         return self.default if uid is None else self._by_uid.get(uid)
 
     async def open_stored(self, row: LogRow) -> None:
@@ -80,14 +96,15 @@ class OpenLogs:
                 reason=error.reason,
                 message=error.message,
             )
-            self._damaged[row.log_uid] = (
-                row.alias,
+            self._damaged[row.log_uid] = DamagedLog(
+                row,
                 DataLossError(
                     error.reason,
                     f"{name}: {error.message}",
                     metadata={**error.metadata, "log": name},
                 ),
             )
+            self._count()
 
     async def open(self, row: LogRow) -> OpenLog:
         """Open a log; raises as `OpenLog.open`."""
@@ -99,6 +116,7 @@ class OpenLogs:
             raise
         self._by_uid[row.log_uid] = self._by_alias[row.alias] = opened
         self._added.set()
+        self._count()
         log.info(
             "anchor.open",
             log=row.log_uid.hex(),
@@ -122,9 +140,9 @@ class OpenLogs:
             if found is not None:
                 check_suite(suite_name, found.identity.suite)
                 return found, False
-            for alias, damage in self._damaged.values():
-                if alias == tenant:
-                    raise damage
+            for damaged in self._damaged.values():
+                if damaged.row.alias == tenant:
+                    raise damaged.error
             if len(self._by_uid) > self._max_logs:
                 raise FailedPreconditionError(
                     "TOO_MANY_LOGS", f"{self._max_logs} tenants have logs of their own already"
@@ -154,6 +172,10 @@ class OpenLogs:
                         for work in opened.background:
                             group.create_task(_run(work))
                 await self._added.wait()
+
+    def _count(self) -> None:
+        _logs.set(len(self._by_uid), {"state": "serving"})
+        _logs.set(len(self._damaged), {"state": "damaged"})
 
     async def close(self) -> None:
         """Finish what waits in each log, and release files and sinks."""

@@ -9,7 +9,7 @@ from typing import Any
 from anchor_svc import convert
 from anchor_svc.keys import Keys, vkey
 from anchor_svc.openlog import OpenLog
-from anchor_svc.openlogs import OpenLogs
+from anchor_svc.openlogs import DamagedLog, OpenLogs
 from anchor_svc.pieces import read_piece
 from provledger import logs as logging
 from provledger import names
@@ -41,19 +41,14 @@ class AnchorServicer(anchor_pb2_grpc.AnchorServiceServicer):
         return pb.GetLogResponse(log=self._log_to_pb(log, with_tenants=request.with_tenants))
 
     async def ListLogs(self, request: pb.ListLogsRequest, context: Context) -> pb.ListLogsResponse:
-        """List the logs of this process."""
+        """List the logs of this process, damaged ones too."""
         after, limit = convert.log_page_from_pb(request)
-        opened = sorted(self._logs.all(), key=lambda log: log.identity.uid)
-        following = [log for log in opened if log.identity.uid > after]
-        shown = [
-            convert.log_to_pb(
-                log.identity,
-                size=log.state.signed_size,
-                published=log.state.published_size,
-                promise=log.state.promise(),
-            )
-            for log in following[:limit]
-        ]
+        found: dict[bytes, OpenLog | DamagedLog] = {
+            **{log.identity.uid: log for log in self._logs.all()},
+            **{damaged.row.log_uid: damaged for damaged in self._logs.damaged()},
+        }
+        following = sorted(uid for uid in found if uid > after)
+        shown = [convert.listed_to_pb(found[uid]) for uid in following[:limit]]
         return convert.log_page_to_pb(shown, more=len(following) > limit)
 
     async def GetTile(self, request: pb.GetTileRequest, context: Context) -> pb.GetTileResponse:

@@ -33,7 +33,9 @@ class AnchorPlace:
         while len(found) < MAX_LOGS:
             request = anchor_pb2.ListLogsRequest(page_size=_PAGE, page_token=token)
             page = await call(self._stub.ListLogs, request, timeout_s=self._deadline_s)
-            found += [each.name for each in page.logs]
+            # What is damaged is not served; the anchor refuses each question about it.
+            served = (each for each in page.logs if each.state != anchor_pb2.LOG_STATE_DAMAGED)
+            found += [each.name for each in served]
             token = page.next_page_token
             if not token:
                 break

@@ -6,30 +6,36 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from provledger.api.anchor.v1 import anchor_pb2
 from provledger.client import Ledger
+from provledger_cli.anchors import DEFAULT_LOG, damage_document, listed
 from provledger_cli.connect import Remote
-
-DEFAULT_LOG = "logs/-"
-"""The log that ledgers share."""
 
 _POLL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class LogState:
-    """A log's sizes; `anchored_size` is None where no sinks are configured."""
+    """A log's sizes; `anchored_size` is None where no sinks are configured.
+
+    damage: what is wrong with one that the anchor does not serve, None for the others. Nothing is
+        known of its sizes.
+    """
 
     name: str
     origin: str
     tree_size: int
     published_size: int
     anchored_size: int | None
+    damage: dict[str, Any] | None = None
 
     @property
     def all_anchored(self) -> bool:
-        """Whether every sink, if there are any, holds all that is logged."""
+        """Whether every sink, if there are any, holds all that is logged; of a damaged log, no."""
+        if self.damage is not None:
+            return False
         return self.anchored_size is None or self.anchored_size >= self.tree_size
 
 
@@ -42,24 +48,14 @@ async def log_state(
 
 
 async def all_logs(remote: Remote) -> list[LogState]:
-    """The states of all logs that the anchor serves: the shared one first, then those of tenants.
-
-    One that is damaged is not among them.
-    """
+    """The states of all logs: the shared one first, then those of tenants, damaged ones too."""
     shared = await log_state(remote)
-    found = [shared]
-    request = anchor_pb2.ListLogsRequest(page_size=1000)
-    while True:
-        page = await remote.call(remote.anchor.ListLogs, request)
-        found += [_state(log) for log in page.logs if log.name != shared.name]
-        if not page.next_page_token:
-            return found
-        request.page_token = page.next_page_token
+    return [shared, *(_state(log) for log in await listed(remote) if log.name != shared.name)]
 
 
 def unserved(found: Iterable[Ledger], logs: Iterable[LogState]) -> list[str]:
     """Names of logs that ledgers are in and that the anchor does not serve."""
-    served = {log.name for log in logs} | {"", DEFAULT_LOG}
+    served = {log.name for log in logs if log.damage is None} | {"", DEFAULT_LOG}
     return sorted({ledger.log for ledger in found} - served)
 
 
@@ -70,6 +66,7 @@ def _state(log: anchor_pb2.Log) -> LogState:
         tree_size=log.tree_size,
         published_size=log.published_size,
         anchored_size=None if log.anchored_size < 0 else log.anchored_size,
+        damage=damage_document(log),
     )
 
 
@@ -87,7 +84,8 @@ async def wait_until_anchored(
 ) -> tuple[list[Ledger], LogState, bool]:
     """Wait until what is recorded now, in one ledger or in all, is held by every sink.
 
-    All means all logs, also those of single tenants; `only` means the log of that ledger.
+    All means all logs, also those of single tenants; `only` means the log of that ledger. What is
+    in a damaged log is never anchored.
 
     `on_progress` is told how many of how many receipts are. Returns the last state seen, of the
     ledger's log or of the shared one, and whether it was reached in time.
@@ -100,7 +98,7 @@ async def wait_until_anchored(
         logs = (
             [await log_state(remote, name=found[0].log or DEFAULT_LOG)]
             if only
-            else await all_logs(remote)
+            else [log for log in await all_logs(remote) if log.damage is None]
         )
         if goals is None:
             goals = {ledger.name: ledger.seq for ledger in found}

@@ -7,34 +7,82 @@ from dataclasses import dataclass
 from typing import Any
 
 from provledger.api.anchor.v1 import anchor_pb2 as pb
+from provledger.errors import DataLossError
 from provledger_cli.connect import Remote
+
+DEFAULT_LOG = "logs/-"
+"""The log that ledgers share."""
 
 
 @dataclass(frozen=True, slots=True)
 class Anchoring:
-    """A log and its sinks, at one moment."""
+    """A log and its sinks, at one moment; and the damaged logs among those that were asked for."""
 
     log: pb.Log
     sinks: tuple[pb.Sink, ...]
     held: str
+    damaged: tuple[pb.Log, ...] = ()
 
     @property
     def well(self) -> bool:
-        """Whether every sink answers, no promise is broken and nothing is held."""
+        """Whether every sink answers, no promise is broken, nothing is held and no log damaged."""
         overdue = [self.log.policy, *(tenant.policy for tenant in self.log.tenants)]
         return (
             not self.held
+            and not self.damaged
             and not any(sink.last_error for sink in self.sinks)
             and not any(each.overdue for each in overdue)
         )
 
 
 async def anchoring(remote: Remote, log: str) -> Anchoring:
-    """Ask for a log by name, `logs/-` for the default one."""
+    """Ask for a log by name; `logs/-` is the default one, and tells of all that are damaged.
+
+    Raises:
+        DataLossError: it is damaged, and the anchor does not say more of it.
+    """
     request = pb.GetLogRequest(name=log, with_tenants=True)
-    found = (await remote.call(remote.anchor.GetLog, request)).log
+    try:
+        found = (await remote.call(remote.anchor.GetLog, request)).log
+    except DataLossError:
+        for damaged in await damaged_logs(remote):
+            if damaged.name == log:
+                return Anchoring(damaged, (), "", (damaged,))
+        raise
     answer = await remote.call(remote.anchor.ListSinks, pb.ListSinksRequest(log=found.name))
-    return Anchoring(found, tuple(answer.sinks), answer.held)
+    others = await damaged_logs(remote) if log == DEFAULT_LOG else []
+    return Anchoring(found, tuple(answer.sinks), answer.held, tuple(others))
+
+
+async def listed(remote: Remote) -> list[pb.Log]:
+    """Every log of the anchor, damaged ones too."""
+    found: list[pb.Log] = []
+    request = pb.ListLogsRequest(page_size=1000)
+    while True:
+        page = await remote.call(remote.anchor.ListLogs, request)
+        found += page.logs
+        if not page.next_page_token:
+            return found
+        request.page_token = page.next_page_token
+
+
+async def damaged_logs(remote: Remote) -> list[pb.Log]:
+    """The logs that the anchor found damaged and does not serve."""
+    return [log for log in await listed(remote) if log.state == pb.LOG_STATE_DAMAGED]
+
+
+def damage_document(log: pb.Log) -> dict[str, Any] | None:
+    """What is wrong with a log as JSON; None for one that is served."""
+    if log.state != pb.LOG_STATE_DAMAGED:
+        return None
+    return {
+        "log": log.name,
+        "origin": log.origin,
+        "tenant": log.damage.tenant,
+        "reason": log.damage.reason,
+        "message": log.damage.message,
+        "tile": log.damage.tile or None,
+    }
 
 
 def sink_document(sink: pb.Sink) -> dict[str, Any]:

@@ -35,7 +35,8 @@ from provledger.key_events import LEDGER_NAME as KEY_LEDGER_NAME
 from provledger.keyset import KeySet
 from provledger.receipt import Receipt
 from provledger_cli import output
-from provledger_cli.anchoring import DEFAULT_LOG, log_state, wait_until_anchored
+from provledger_cli.anchoring import log_state, wait_until_anchored
+from provledger_cli.anchors import DEFAULT_LOG
 from provledger_cli.connect import Remote
 from provledger_cli.datadir import sync_directory
 from provledger_cli.failures import CommandError

@@ -92,6 +92,7 @@ class Anchor:
     """A client of one anchor service."""
 
     def __init__(self, opened: grpc.aio.Channel) -> None:
+        self.channel = opened
         self.stub = anchor_pb2_grpc.AnchorServiceStub(opened)
 
     async def ask(self, method: str, request: Any) -> Any:

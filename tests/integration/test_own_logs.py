@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, NumberDataPoint
+from opentelemetry.sdk.trace import TracerProvider
 
 from anchor_svc.app import build
+from gateway_svc.anchor import AnchorPlace
 from ledger_svc import convert
+from provledger import telemetry
 from provledger.api.anchor.v1 import anchor_pb2 as pb
 from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2
@@ -38,6 +43,17 @@ from tests.support.ledgering import append, draft, ledger_service
 pytestmark = pytest.mark.timeout(120)
 
 ACME = "tenants/acme"
+
+
+@pytest.fixture
+def metrics() -> Iterator[InMemoryMetricReader]:
+    reader = InMemoryMetricReader()
+    tracer = TracerProvider(shutdown_on_exit=False)
+    telemetry.use(tracer, MeterProvider([reader], shutdown_on_exit=False))
+    try:
+        yield reader
+    finally:
+        telemetry.shutdown()
 
 
 async def test_thousand_ledgers_share_a_log(tmp_path: Path) -> None:
@@ -134,7 +150,9 @@ async def test_own_logs_are_opened_again_and_bounded(tmp_path: Path) -> None:
             assert (await anchor.ask("CreateLog", request)).log.name == name
 
 
-async def test_damaged_log_of_a_tenant_stops_nobody_else(tmp_path: Path) -> None:
+async def test_damaged_log_of_a_tenant_stops_nobody_else_and_is_seen(
+    tmp_path: Path, metrics: InMemoryMetricReader
+) -> None:
     ledger, other, shared = Ledger("a"), Ledger("b"), Ledger("shared")
     for each in (ledger, other, shared):
         each.grow(300)
@@ -166,16 +184,57 @@ async def test_damaged_log_of_a_tenant_stops_nobody_else(tmp_path: Path) -> None
                 assert caught.value.metadata["log"] == names[0]
             assert (await anchor.submit(other, 280, log=names[1])).tree_size == 301
             assert (await anchor.submit(shared, 280)).tree_size == 301
-            listed = await anchor.ask("ListLogs", pb.ListLogsRequest())
-            assert names[0] not in [log.name for log in listed.logs]
+            by_name = {log.name: log for log in await _listed(anchor)}
+            assert len(by_name) == 3
+            closed = by_name.pop(names[0])
+            assert (closed.state, closed.tree_size) == (pb.LOG_STATE_DAMAGED, 0)
+            assert closed.origin.endswith(names[0].removeprefix("logs/"))
+            damage = closed.damage
+            assert (damage.tenant, damage.reason) == ("tenants/a", "ROOT_MISMATCH")
+            assert damage.tile == "tile/0/000"
+            assert names[0] in damage.message
+            assert {log.state for log in by_name.values()} == {pb.LOG_STATE_SERVING}
+            assert not any(log.HasField("damage") for log in by_name.values())
+            # Readers of what is published are not sent to it.
+            place = AnchorPlace(anchor.channel, deadline_s=20)
+            assert names[0] not in await place.names()
+            assert names[1] in await place.names()
+            assert _logs_by_state(metrics) == {"serving": 2, "damaged": 1}
         tile.write_bytes(whole)
         async with anchor_with(keys, tmp_path) as anchor:
             assert (await anchor.submit(ledger, 280, log=names[0])).tree_size == 301
+            assert {log.state for log in await _listed(anchor)} == {pb.LOG_STATE_SERVING}
         (tile,) = tmp_path.glob(f"**/{await _shared_uid(keys, tmp_path)}/tile/0/000")
         tile.write_bytes(b"damaged")
         with pytest.raises(DataLossError):
             async with anchor_with(keys, tmp_path):
                 pass
+
+
+def _logs_by_state(metrics: InMemoryMetricReader) -> dict[object, float]:
+    data = metrics.get_metrics_data()
+    assert data is not None
+    return {
+        (point.attributes or {})["state"]: point.value
+        for resource in data.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        if metric.name == "anchor.logs"
+        for point in metric.data.data_points
+        if isinstance(point, NumberDataPoint)
+    }
+
+
+async def _listed(anchor: Anchor) -> list[pb.Log]:
+    """All logs, a page each."""
+    found: list[pb.Log] = []
+    request = pb.ListLogsRequest(page_size=1)
+    while True:
+        page = await anchor.ask("ListLogs", request)
+        found += page.logs
+        if not page.next_page_token:
+            return found
+        request.page_token = page.next_page_token
 
 
 async def _shared_uid(keys: str, directory: Path) -> str:

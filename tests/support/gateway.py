@@ -16,6 +16,7 @@ import pytest
 
 from anchor_svc.bucketfiles import BucketFiles
 from anchor_svc.openlog import OpenLog
+from anchor_svc.openlogs import DamagedLog
 from anchor_svc.servicer import AnchorServicer
 from gateway_svc.app import build
 from gateway_svc.config import Settings
@@ -37,6 +38,9 @@ class TheseLogs:
 
     def all(self) -> list[OpenLog]:
         return list(self._logs)
+
+    def damaged(self) -> list[DamagedLog]:
+        return []
 
     def get(self, uid: bytes | None) -> OpenLog | None:
         found = [log for log in self._logs if uid in (None, log.identity.uid)]

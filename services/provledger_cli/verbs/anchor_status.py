@@ -34,9 +34,11 @@ def status(
     tls_ca: TLSCAOption = None,
     as_json: JSONOption = False,
 ) -> None:
-    """Show a log's sizes, what its policies promise, and how its sinks are.
+    """Show a log's sizes, what its policies promise, and how its sinks are; and damaged logs.
 
-    Exit code 0: every sink answers and every promise is kept. 1: one does not, or is not. 2: the
+    Without --log it also names every log that was found damaged and is not served.
+
+    Exit code 0: every sink answers, every promise is kept and no log is damaged. 1: not so. 2: the
     anchor could not be asked.
 
     Example: provledger anchor status
@@ -81,24 +83,43 @@ def _promises(found: Anchoring) -> list[dict[str, Any]]:
 
 
 def _document(found: Anchoring) -> dict[str, Any]:
-    from provledger_cli.anchors import sink_document
+    from provledger_cli.anchors import damage_document, sink_document
 
     log = found.log
     return {
         "log": log.name,
         "origin": log.origin,
-        "vkey": log.vkey,
+        "state": "damaged" if damage_document(log) else "serving",
+        "vkey": log.vkey or None,
         "tree_size": log.tree_size,
         "published_size": log.published_size,
         "anchored_size": None if log.anchored_size < 0 else log.anchored_size,
         "held": found.held or None,
         "promises": _promises(found),
         "sinks": [sink_document(sink) for sink in found.sinks],
+        "damaged": [damage_document(each) for each in found.damaged],
         "well": found.well,
     }
 
 
 def _show(found: Anchoring) -> None:
+    if found.log not in found.damaged:
+        _show_log(found)
+    if found.damaged:
+        output.show(
+            output.table(
+                "Damaged logs, which are not served",
+                ["log", "tenant", "reason", "what is wrong"],
+                [
+                    (log.name, log.damage.tenant, log.damage.reason, log.damage.message)
+                    for log in found.damaged
+                ],
+            )
+        )
+        output.say("[bold]next:[/] docs/runbooks/damaged-log.md")
+
+
+def _show_log(found: Anchoring) -> None:
     from provledger_cli.anchors import state_of
 
     log = found.log

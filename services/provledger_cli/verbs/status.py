@@ -45,8 +45,8 @@ def status(
 ) -> None:
     """Show the services' health, the ledgers, the logs, and how much of them is anchored.
 
-    Exit code 0: all services answer, and with --wait all is anchored. 1: something does not serve,
-    or is not anchored in time. 2: a service could not be reached.
+    Exit code 0: all services answer, no log is damaged, and with --wait all is anchored. 1: one
+    does not serve, is damaged, or is not anchored in time. 2: a service could not be reached.
 
     Example: provledger status --wait 30
     """
@@ -65,8 +65,12 @@ def status(
         raise typer.Exit(COULD_NOT_TELL)
     if health.NOT_SERVING in words.values():
         raise typer.Exit(DOES_NOT_HOLD)
+    damaged = [log for log in logs if log.damage is not None]
+    for log in damaged:
+        output.say(f"[bold]{log.name}[/] is damaged, and not served: `provledger anchor status`")
     if wait and not anchored:
         output.say(f"not everything was anchored within {output.seconds(wait)}")
+    if damaged or (wait and not anchored):
         raise typer.Exit(DOES_NOT_HOLD)
 
 
@@ -95,7 +99,10 @@ async def _status(
             found = await ledgers(remote)
         if "anchor" in serving:
             logs = await all_logs(remote)
+            damaged = {log.name for log in logs if log.damage is not None}
             for name in unserved(found, logs):
+                if name in damaged:
+                    continue
                 output.say(f"[bold]{name}[/] is not served: the anchor's own log says why")
     logged = all(ledger.logged_seq >= ledger.seq for ledger in found)
     anchored = bool(logs) and all(log.all_anchored for log in logs)
@@ -132,7 +139,8 @@ def _show(where: Target, words: dict[str, str], found: list[Ledger], logs: list[
     held = []
     for log in logs:
         anchored = "no sinks" if log.anchored_size is None else str(log.anchored_size)
-        held.append((log.origin, str(log.tree_size), str(log.published_size), anchored))
+        row = (log.origin, str(log.tree_size), str(log.published_size), anchored)
+        held.append(row if log.damage is None else (log.origin, "damaged", "", ""))
     if held:
         title = "Log" if len(held) == 1 else "Logs"
         output.show(

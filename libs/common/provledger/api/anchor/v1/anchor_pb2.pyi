@@ -9,6 +9,12 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class LogState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    LOG_STATE_UNSPECIFIED: _ClassVar[LogState]
+    LOG_STATE_SERVING: _ClassVar[LogState]
+    LOG_STATE_DAMAGED: _ClassVar[LogState]
+
 class PolicySource(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     POLICY_SOURCE_UNSPECIFIED: _ClassVar[PolicySource]
@@ -16,6 +22,9 @@ class PolicySource(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     POLICY_SOURCE_LOG: _ClassVar[PolicySource]
     POLICY_SOURCE_FILE: _ClassVar[PolicySource]
     POLICY_SOURCE_NONE: _ClassVar[PolicySource]
+LOG_STATE_UNSPECIFIED: LogState
+LOG_STATE_SERVING: LogState
+LOG_STATE_DAMAGED: LogState
 POLICY_SOURCE_UNSPECIFIED: PolicySource
 POLICY_SOURCE_TENANT: PolicySource
 POLICY_SOURCE_LOG: PolicySource
@@ -23,7 +32,7 @@ POLICY_SOURCE_FILE: PolicySource
 POLICY_SOURCE_NONE: PolicySource
 
 class Log(_message.Message):
-    __slots__ = ("name", "uid", "origin", "suite", "vkey", "key_thumbprint", "tree_size", "published_size", "anchored_size", "policy", "tenants")
+    __slots__ = ("name", "uid", "origin", "suite", "vkey", "key_thumbprint", "tree_size", "published_size", "anchored_size", "policy", "tenants", "state", "damage")
     NAME_FIELD_NUMBER: _ClassVar[int]
     UID_FIELD_NUMBER: _ClassVar[int]
     ORIGIN_FIELD_NUMBER: _ClassVar[int]
@@ -35,6 +44,8 @@ class Log(_message.Message):
     ANCHORED_SIZE_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
     TENANTS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    DAMAGE_FIELD_NUMBER: _ClassVar[int]
     name: str
     uid: bytes
     origin: str
@@ -46,7 +57,21 @@ class Log(_message.Message):
     anchored_size: int
     policy: AnchorPolicy
     tenants: _containers.RepeatedCompositeFieldContainer[TenantPromise]
-    def __init__(self, name: _Optional[str] = ..., uid: _Optional[bytes] = ..., origin: _Optional[str] = ..., suite: _Optional[_Union[_common_pb2.Suite, str]] = ..., vkey: _Optional[str] = ..., key_thumbprint: _Optional[bytes] = ..., tree_size: _Optional[int] = ..., published_size: _Optional[int] = ..., anchored_size: _Optional[int] = ..., policy: _Optional[_Union[AnchorPolicy, _Mapping]] = ..., tenants: _Optional[_Iterable[_Union[TenantPromise, _Mapping]]] = ...) -> None: ...
+    state: LogState
+    damage: LogDamage
+    def __init__(self, name: _Optional[str] = ..., uid: _Optional[bytes] = ..., origin: _Optional[str] = ..., suite: _Optional[_Union[_common_pb2.Suite, str]] = ..., vkey: _Optional[str] = ..., key_thumbprint: _Optional[bytes] = ..., tree_size: _Optional[int] = ..., published_size: _Optional[int] = ..., anchored_size: _Optional[int] = ..., policy: _Optional[_Union[AnchorPolicy, _Mapping]] = ..., tenants: _Optional[_Iterable[_Union[TenantPromise, _Mapping]]] = ..., state: _Optional[_Union[LogState, str]] = ..., damage: _Optional[_Union[LogDamage, _Mapping]] = ...) -> None: ...
+
+class LogDamage(_message.Message):
+    __slots__ = ("tenant", "reason", "message", "tile")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    TILE_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    reason: str
+    message: str
+    tile: str
+    def __init__(self, tenant: _Optional[str] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., tile: _Optional[str] = ...) -> None: ...
 
 class TenantPromise(_message.Message):
     __slots__ = ("tenant", "anchored_size", "policy")

@@ -144,7 +144,7 @@ class AnchorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListLogs(self, request, context):
-        """Lists the logs of this service (AIP-158).
+        """Lists the logs of this service (AIP-158), also those that it found damaged and does not serve.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,7 +36,7 @@ class AnchorServiceStub:
     GetLog: _grpc.UnaryUnaryMultiCallable[_anchor_pb2.GetLogRequest, _anchor_pb2.GetLogResponse]
     """Returns one log; `logs/-` is the default log of this service."""
     ListLogs: _grpc.UnaryUnaryMultiCallable[_anchor_pb2.ListLogsRequest, _anchor_pb2.ListLogsResponse]
-    """Lists the logs of this service (AIP-158)."""
+    """Lists the logs of this service (AIP-158), also those that it found damaged and does not serve."""
     GetTile: _grpc.UnaryUnaryMultiCallable[_anchor_pb2.GetTileRequest, _anchor_pb2.GetTileResponse]
     """Returns a tile or an entry bundle (c2sp.org/tlog-tiles), or a piece of it, of what the published
     checkpoint covers.
@@ -88,7 +88,7 @@ class AnchorServiceAsyncStub(AnchorServiceStub):
     GetLog: _aio.UnaryUnaryMultiCallable[_anchor_pb2.GetLogRequest, _anchor_pb2.GetLogResponse]  # type: ignore[assignment]
     """Returns one log; `logs/-` is the default log of this service."""
     ListLogs: _aio.UnaryUnaryMultiCallable[_anchor_pb2.ListLogsRequest, _anchor_pb2.ListLogsResponse]  # type: ignore[assignment]
-    """Lists the logs of this service (AIP-158)."""
+    """Lists the logs of this service (AIP-158), also those that it found damaged and does not serve."""
     GetTile: _aio.UnaryUnaryMultiCallable[_anchor_pb2.GetTileRequest, _anchor_pb2.GetTileResponse]  # type: ignore[assignment]
     """Returns a tile or an entry bundle (c2sp.org/tlog-tiles), or a piece of it, of what the published
     checkpoint covers.
@@ -149,7 +149,7 @@ class AnchorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _anchor_pb2.ListLogsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_anchor_pb2.ListLogsResponse, _abc.Awaitable[_anchor_pb2.ListLogsResponse]]:
-        """Lists the logs of this service (AIP-158)."""
+        """Lists the logs of this service (AIP-158), also those that it found damaged and does not serve."""
 
     @_abc_1.abstractmethod
     def GetTile(
