@@ -6,7 +6,6 @@ was recorded after that checkpoint is for the next export. The file appears when
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import os
 import secrets
@@ -20,7 +19,6 @@ from typing import IO, Final, cast
 from provledger import checkpoint as checkpoints
 from provledger import dsse
 from provledger.api.anchor.v1 import anchor_pb2
-from provledger.api.keys.v1 import keys_pb2
 from provledger.client import Ledger
 from provledger.errors import InternalError, NotFoundError, OutOfRangeError, StatusError
 from provledger.export import (
@@ -30,7 +28,7 @@ from provledger.export import (
     ExportHeader,
     ExportWriter,
 )
-from provledger.head import parse_head
+from provledger.head import Head, parse_head
 from provledger.key_events import LEDGER_NAME as KEY_LEDGER_NAME
 from provledger.keyset import KeySet
 from provledger.receipt import Receipt
@@ -40,12 +38,12 @@ from provledger_cli.anchors import DEFAULT_LOG
 from provledger_cli.connect import Remote
 from provledger_cli.datadir import sync_directory
 from provledger_cli.failures import CommandError
+from provledger_cli.key_ledger_wait import key_ledger_anchored
 
 RECENT_CHECKPOINTS: Final = 256
 """Earlier published checkpoints that an export carries, unless told otherwise."""
 
 _KEY_LEDGER_WAIT_S: Final = 5.0
-_POLL_S: Final = 0.1
 _PAGE_SIZE: Final = 500
 _PAGE_TIMEOUT_S: Final = 120.0
 # Higher levels cost more time than they save space: hashes and signatures do not compress.
@@ -61,7 +59,7 @@ class Plan:
     head: bytes
     checkpoint: bytes
     consistency: tuple[ConsistencyProof, ...]
-    # Lines of the key ledger's export against the same checkpoint; empty where it is left out.
+    # Lines of the key ledger's export; empty where it is left out.
     key_ledger: tuple[bytes, ...] = ()
 
     def begin(self, file: BinarySink) -> ExportWriter:
@@ -103,19 +101,19 @@ async def prepare(
 
     `wait_s` 0 takes what is anchored already. `known_checkpoints` are signed notes held elsewhere,
     for which a consistency proof is put in as well, as for those that revocations name.
-    `key_ledger`: put in the key ledger as of that checkpoint.
+    `key_ledger`: put in the key ledger as of that checkpoint, or where it is in another log, as of
+    one of that log from then on.
 
     Raises:
         CommandError: if what is recorded is not anchored in time.
         StatusError: what the services say.
     """
     ledger = await remote.client.get_ledger(ledger_name)
-    key_ledger = key_ledger and ledger_name != KEY_LEDGER_NAME and remote.has("anchor")
-    if key_ledger:
+    patience_s = wait_s or _KEY_LEDGER_WAIT_S
+    key_log: str | None = None
+    if key_ledger and ledger_name != KEY_LEDGER_NAME and remote.has("anchor"):
         # Else a rotation of this moment could be in the receipts, and not yet in the key ledger.
-        key_ledger = await _key_ledger_anchored(
-            remote, wait_s or _KEY_LEDGER_WAIT_S, log=ledger.log
-        )
+        key_log = await key_ledger_anchored(remote, patience_s)
     tree_size = await _tree_size(remote, ledger, wait_s, on_wait)
     signed = await remote.client.get_head(ledger_name, tree_size=tree_size)
     head = parse_head(dsse.decode(signed.head).payload)
@@ -131,71 +129,30 @@ async def prepare(
         tree_size=head.size,
         created_at_ns=time.time_ns(),
     )
-    events = await _key_ledger_lines(remote, head.size) if key_ledger else []
+    events: list[bytes] = []
+    if key_log == ledger.log:
+        events = await _key_ledger_lines(remote, head.size)
+    elif key_log is not None:
+        events = await _key_ledger_of_another_log(remote, key_log, head, patience_s)
     return Plan(header, head.seq, signed.head, signed.checkpoint, tuple(proofs), tuple(events))
 
 
-async def _key_ledger_anchored(remote: Remote, wait_s: float, *, log: str) -> bool:
-    """Wait until the key ledger names all keys that sign, and is anchored as it is then.
+async def _key_ledger_lines(remote: Remote, tree_size: int, signed_from_ns: int = 0) -> list[bytes]:
+    """The key ledger's export against the checkpoint of a size, as lines.
 
-    Returns whether there is one for us to read, in the same log.
+    `signed_from_ns`: its head must not be signed before. Raises CommandError if it is.
     """
-    behind = await _keys_not_recorded(remote, wait_s)
-    if behind:
-        output.say(
-            f"the key ledger does not name {', '.join(behind)} yet: what they signed is not "
-            "verified by it; export again when `keys list` and the key ledger agree"
-        )
-    try:
-        (own,), _, reached = await wait_until_anchored(remote, wait_s, only=KEY_LEDGER_NAME)
-    except StatusError as error:
-        if error.code in ("NOT_FOUND", "PERMISSION_DENIED", "UNAUTHENTICATED"):
-            return False
-        raise
-    if not reached:
-        output.say("the newest key events are not anchored yet: what they say is not in the export")
-    if own.log != log:
-        # An export is proven against one checkpoint.
-        output.say(f"the key ledger is in another log: export {KEY_LEDGER_NAME} by itself")
-        return False
-    return True
-
-
-async def _keys_not_recorded(remote: Remote, wait_s: float) -> list[str]:
-    """Kids of keys that sign, and whose event is not in the key ledger after so long.
-
-    After a revocation, a new key signs at once, and its event comes when it can be endorsed.
-    """
-    deadline_s = time.monotonic() + wait_s
-    while remote.has("keys"):
-        try:
-            known = KeySet.parse(await remote.client.jwks())
-            request = keys_pb2.ListKeyEventsRequest()
-            events = (await remote.call(remote.keys.ListKeyEvents, request)).events
-        except StatusError as error:
-            output.say(f"whether the key ledger names every key is not known: {error.message}")
-            return []
-        behind = {
-            each.event.kid
-            for each in events
-            if each.state != keys_pb2.KEY_EVENT_STATE_RECORDED
-            and each.event.type != keys_pb2.KEY_EVENT_TYPE_RETIRED
-            and each.event.kid in known
-        }
-        if not behind or time.monotonic() >= deadline_s:
-            return sorted(behind)
-        await asyncio.sleep(_POLL_S)
-    return []
-
-
-async def _key_ledger_lines(remote: Remote, tree_size: int) -> list[bytes]:
-    """The key ledger's export against the checkpoint of a size, as lines."""
     ledger = await remote.client.get_ledger(KEY_LEDGER_NAME)
     try:
         signed = await remote.client.get_head(KEY_LEDGER_NAME, tree_size=tree_size)
     except (NotFoundError, OutOfRangeError):
         return []
     head = parse_head(dsse.decode(signed.head).payload)
+    if head.signed_at_ns < signed_from_ns:
+        raise CommandError(
+            "the anchor's clock went back between two heads, and the key ledger's seems the older",
+            hint="export again",
+        )
     header = ExportHeader(
         KEY_LEDGER_NAME, ledger.uid, ledger.suite, head.origin, head.size, time.time_ns()
     )
@@ -207,6 +164,22 @@ async def _key_ledger_lines(remote: Remote, tree_size: int) -> list[bytes]:
             writer.write(receipt)
     plan.end(writer)
     return buffer.take()
+
+
+async def _key_ledger_of_another_log(
+    remote: Remote, log: str, head: Head, wait_s: float
+) -> list[bytes]:
+    """The key ledger's export against a checkpoint of its own log, taken after `head` was signed.
+
+    No tree joins the two: a verifier goes by the times of their heads (docs/formats/export.md).
+    """
+    # Again: what it said when we asked first may be older than what that head covers.
+    await key_ledger_anchored(remote, wait_s)
+    size = await _anchored_size(remote, log)
+    if not size:
+        output.say("nothing of the key ledger is anchored yet: it is not in the export")
+        return []
+    return await _key_ledger_lines(remote, size, head.signed_at_ns)
 
 
 class Lines:
@@ -307,14 +280,18 @@ async def _tree_size(
                 f"not everything in {ledger.name} was anchored within {wait_s:.0f} s",
                 hint="see `provledger status`; --no-wait exports what is anchored already",
             )
-    log = await log_state(remote, name=ledger.log or DEFAULT_LOG)
-    if log.anchored_size is None:
-        return log.published_size
-    if log.anchored_size == 0:
+    size = await _anchored_size(remote, ledger.log or DEFAULT_LOG)
+    if not size:
         raise CommandError(
             "nothing is anchored yet", hint="wait for it with `provledger status --wait 30`"
         )
-    return log.anchored_size
+    return size
+
+
+async def _anchored_size(remote: Remote, log: str) -> int:
+    """Tree size that every sink holds, or that is published where there are no sinks."""
+    state = await log_state(remote, name=log)
+    return state.published_size if state.anchored_size is None else state.anchored_size
 
 
 async def _consistency(

@@ -210,8 +210,11 @@ class Chain:
         proof = merkle.consistency_proof(hashes, old_size, hasher=hasher)
         return ConsistencyProof(self.checkpoint(old_size, log_key=log_key), tuple(proof))
 
-    def head(self, seq: int | None = None) -> bytes:
-        """Return the signed head, as of the newest checkpoint, in its envelope."""
+    def head(self, seq: int | None = None, *, signed_at_ns: int = 0) -> bytes:
+        """Return the signed head, as of the newest checkpoint, in its envelope.
+
+        It is signed when its entry was made, unless told otherwise.
+        """
         receipt, entry = self.links[-1 if seq is None else seq]
         index = self.leaves.index(entry)
         size = len(self.leaves) if seq is None else index + 1
@@ -225,7 +228,7 @@ class Chain:
             root=merkle.root(self.leaves[:size], hasher=SUITES[self.suite].tree),
             kid="head-1",
             epoch=1,
-            signed_at_ns=self.now_ns(receipt.seq),
+            signed_at_ns=signed_at_ns or self.now_ns(receipt.seq),
         ).encode()
         sig = private_key("head-1").sign(dsse.pae(HEAD_TYPE, body))
         return dsse.encode(dsse.Envelope(HEAD_TYPE, body, (dsse.Signature("head-1", sig),)))

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from provledger import jcs
 from provledger.errors import VerificationError
 from provledger.export import KEY_LEDGER_PREFIX, verify_export
 from provledger.key_ledger import lines_of, verify_from_pin, verify_key_ledger, wrap
 from provledger.keyset import CoveredCheckpoint, KeySet
 from provledger.report import Check, Outcome, Status
-from tests.support.chain import ORIGIN, Chain, key_set, mutation, sample_chain, with_changes
+from tests.support.chain import (
+    ORIGIN,
+    START_NS,
+    Chain,
+    key_set,
+    mutation,
+    sample_chain,
+    with_changes,
+)
 from tests.support.key_history import PIN, in_one_log, key_chain, replaced, thumbprint
+from tests.support.tiled import flip
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +136,143 @@ def test_a_revocation_in_the_key_ledger_decides() -> None:
     with pytest.raises(VerificationError) as caught:
         verify_from_pin(lines, PIN)
     assert (caught.value.finding, caught.value.receipt) == ("came_later", chain.links[4][0].name)
+
+
+# --- a ledger that has a log of its own, and so another one than the key ledger
+
+OWN = "provledger.test/own"
+SIGNED_NS = START_NS + 60_000_000_000
+
+
+def own_log(changes: int = 4) -> Chain:
+    return sample_chain((changes,), origin=OWN)
+
+
+def signed(chain: Chain, at_ns: int = SIGNED_NS, **options: Any) -> list[bytes]:
+    """An export whose head is signed at a time."""
+    return chain.export(head=chain.head(signed_at_ns=at_ns), **options)
+
+
+def test_a_ledger_in_its_own_log_verifies_from_a_pin_alone() -> None:
+    chain, keys = own_log(), key_chain()
+    for later_ns in (0, 1):
+        lines = signed(chain, key_ledger=signed(keys, SIGNED_NS + later_ns))
+        report = verify_from_pin(lines, PIN)
+        assert (report.status, report.count) == (Status.VERIFIED, 5)
+        (found,) = [each for each in report.results if each.check is Check.KEY_LEDGER]
+        assert found.outcome is Outcome.HOLDS
+        assert f"tree size {len(keys.leaves)} of {ORIGIN}" in found.detail
+    assert verify_export(lines, key_set()).status is Status.VERIFIED
+
+
+def test_what_was_revoked_in_another_log_is_found_and_what_stood_before_stands() -> None:
+    chain = own_log()
+    size = len(chain.leaves)
+    named = CoveredCheckpoint(OWN, size, chain.root_hash())
+    keys = key_chain(replaced("witness-1", "witness-2", "witness", named))
+    before = signed(chain, key_ledger=signed(keys))
+    assert verify_from_pin(before, PIN).status is Status.VERIFIED
+    chain.append([mutation(9)])
+    later = [chain.consistency(size)]
+    with pytest.raises(VerificationError) as caught:
+        verify_from_pin(signed(chain, consistency=later, key_ledger=signed(keys)), PIN)
+    assert (caught.value.finding, caught.value.receipt) == ("came_later", chain.links[-1][0].name)
+    # Nor does it help to put in a key ledger of before, as another file carries it.
+    old = signed(key_chain(), SIGNED_NS - 1)
+    with pytest.raises(VerificationError, match="older than the export"):
+        verify_from_pin(signed(chain, consistency=later, key_ledger=old), PIN)
+
+
+def _footer(lines: list[bytes], change: Callable[[dict[str, Any]], None]) -> list[bytes]:
+    """The same lines with something else in the footer."""
+    value: Any = jcs.parse(lines[-1].strip())
+    change(value["footer"])
+    return [*lines[:-1], jcs.encode(value) + b"\n"]
+
+
+def _with_checkpoint(note: Callable[[bytes], bytes]) -> Callable[[Chain, Chain], list[bytes]]:
+    """Another checkpoint in the key ledger's footer; each of its receipts has it as well."""
+
+    def make(chain: Chain, keys: Chain) -> list[bytes]:
+        whole = keys.checkpoint()
+        receipts = [
+            with_changes(each, proofs=(replace(each.proofs[0], checkpoint=note(whole)),))
+            for each in keys.receipts()
+        ]
+        return signed(chain, key_ledger=signed(keys, receipts=receipts, signed=note(whole)))
+
+    return make
+
+
+def _other_root(note: bytes) -> bytes:
+    lines = note.split(b"\n")
+    lines[2] = base64.b64encode(bytes(32))
+    return b"\n".join(lines)
+
+
+DAMAGED_NEIGHBOURS: dict[str, tuple[Callable[[Chain, Chain], list[bytes]], str]] = {
+    "its checkpoint has a flipped bit": (
+        _with_checkpoint(lambda n: flip(n, len(n) - 20)),
+        "known key does not verify",
+    ),
+    "its checkpoint has another root": (_with_checkpoint(_other_root), "known key does not verify"),
+    "its checkpoint is of another size": (
+        _with_checkpoint(lambda n: n.replace(b"\n4\n", b"\n5\n")),
+        "known key does not verify",
+    ),
+    "its checkpoint says it is of the other log": (
+        _with_checkpoint(lambda n: n.replace(ORIGIN.encode(), OWN.encode())),
+        "no signature by a known key",
+    ),
+    "its checkpoint is that of the export": (
+        lambda c, k: signed(c, key_ledger=signed(k, signed=c.checkpoint())),
+        "no signature by a known key",
+    ),
+    "a stranger signed its checkpoint": (
+        lambda c, k: signed(
+            c,
+            key_ledger=signed(
+                k,
+                receipts=k.receipts(log_key="stranger"),
+                signed=k.checkpoint(log_key="stranger"),
+            ),
+        ),
+        "no signature by a known key",
+    ),
+    "its checkpoint is left out": (
+        lambda c, k: signed(
+            c, key_ledger=_footer(signed(k), lambda footer: footer.update(checkpoint=None))
+        ),
+        "another tree than the checkpoint",
+    ),
+    "its head is left out": (
+        lambda c, k: signed(c, key_ledger=k.export(head=None)),
+        "no signed head",
+    ),
+    "the export's head is left out": (
+        lambda c, k: c.export(head=None, key_ledger=signed(k)),
+        "no signed head",
+    ),
+    "its head was signed before the export's": (
+        lambda c, k: signed(c, key_ledger=signed(k, SIGNED_NS - 1)),
+        "older than the export",
+    ),
+    "its head is that of the export": (
+        lambda c, k: signed(c, key_ledger=k.export(head=c.head(signed_at_ns=SIGNED_NS))),
+        "another ledger",
+    ),
+    "an event is left out": (
+        lambda c, k: signed(
+            c, key_ledger=k.export(k.receipts()[:-1], head=k.head(signed_at_ns=SIGNED_NS))
+        ),
+        "the export ends at",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED_NEIGHBOURS)
+def test_a_key_ledger_in_another_log_that_does_not_hold_is_refused(name: str) -> None:
+    make, why = DAMAGED_NEIGHBOURS[name]
+    pending = replaced("witness-1", "witness-2", "witness", CoveredCheckpoint(ORIGIN, 1, bytes(32)))
+    with pytest.raises(VerificationError, match=why):
+        verify_from_pin(make(own_log(), key_chain(pending[:1])), PIN)

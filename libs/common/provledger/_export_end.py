@@ -18,7 +18,7 @@ class End:
     """Checks the footer against the chain above it.
 
     `trees` holds, afterwards, the roots of the tree that the export leads to and of those shown to
-    be prefixes of it.
+    be prefixes of it, and `head` the export's own head, None if it carries none.
     """
 
     def __init__(
@@ -38,6 +38,7 @@ class End:
         self._outside_head = outside_head
         self._outside_checkpoint = outside_checkpoint
         self.trees: Trees = {}
+        self.head: Head | None = None
 
     def check(self, footer: ExportFooter, unsettled: Unsettled) -> list[CheckResult]:
         """Check all of it; `unsettled` is what the receipts left to the end.
@@ -48,7 +49,7 @@ class End:
         self._verifier.leave_unsettled(unsettled)
         own = self._own_checkpoint(footer)
         earlier = self._earlier(footer, own)
-        head = self._own_head(footer, own)
+        self.head = head = self._own_head(footer, own)
         results = [
             CheckResult(Check.CONSISTENCY, Outcome.HOLDS, f"{len(earlier)} earlier checkpoints")
             if earlier

@@ -5,7 +5,7 @@ An export is lines of RFC 8785 text, each ended by LF (docs/formats/export.md)::
     {"export":{"createdAtNs":"..","ledger":"tenants/..","ledgerUid":"..","origin":"..",
                "suite":"blake3","treeSize":"501","v":"1"}}
     {"keyLedger":<line>}                                    optional: each line of an export of the
-    ...                                                     key ledger, against the same checkpoint
+    ...                                                     key ledger, as of that checkpoint
     {"commitment":{..},..,"id":"tenants/..","schema":"v0.2",..}      one receipt a line, seq 0 first
     ...
     {"footer":{"checkpoint":"..","consistency":[{"checkpoint":"..","hashes":[..]}],"count":"501",
@@ -45,6 +45,7 @@ from provledger._export_format import (
 )
 from provledger._export_lines import Checked, CheckLines, LineVerifier, Link, look_at_none
 from provledger.errors import ReceiptFormatError, VerificationError
+from provledger.head import Head
 from provledger.keyset import KeySet
 from provledger.outside import NOBODY, Outside
 from provledger.receipt import Receipt
@@ -87,6 +88,8 @@ class ExportReport:
     results: tuple[CheckResult, ...]
     trees: Trees = field(default_factory=dict)
     """Roots of the tree it leads to, and of those that are shown to be prefixes of that."""
+    head: Head | None = None
+    """Its own signed head, None if it carries none."""
 
     @property
     def status(self) -> Status:
@@ -165,6 +168,7 @@ def verify_export(
         unverified=chain.unverified,
         results=tuple(results[check] for check in Check if check in results),
         trees=end.trees,
+        head=end.head,
     )
 
 

@@ -5,7 +5,9 @@ then the export itself is verified with the keys that came out: its chain, its l
 its signed head are those the history names. So the pin is all that a verifier has to bring.
 
 An export of another ledger carries it in lines `{"keyLedger":<line>}`, against the checkpoint that
-all its proofs lead to (docs/formats/export.md): it is then whole as of that checkpoint.
+all its proofs lead to (docs/formats/export.md): it is then whole as of that checkpoint. Where the
+two are in different logs, no tree joins them: it has a checkpoint of its own, and its head must not
+be signed before that of the export.
 
 Pure: lines in, a history out.
 """
@@ -39,7 +41,7 @@ from provledger.key_history import History, check_key_set, replay
 from provledger.keyset import KeyPurpose, KeySet, KeyState
 from provledger.outside import NOBODY, Outside
 from provledger.receipt import Receipt, parse_receipt
-from provledger.report import Check, Outcome, Status
+from provledger.report import Check, CheckResult, Outcome, Status
 from provledger.revocation import Trees
 
 MAX_KEY_LEDGER_BYTES: Final = 64 * 1024 * 1024
@@ -159,8 +161,8 @@ def verify_from_pin(
     """Verify an export with the key ledger it carries, and nothing but a pinned thumbprint.
 
     The key ledger must be whole as of the export's own checkpoint: who leaves out its last events,
-    such as a revocation, would have to leave out what was logged since. (Where it is in a log of
-    its own, its own head and checkpoint say where it ends.) `keys`, if given, must say the same;
+    such as a revocation, would have to leave out what was logged since. Where it is in another log,
+    its head must not be signed before that of the export. `keys`, if given, must say the same;
     `check_with` makes a `check_lines` of the keys that the ledger names; everything else is as in
     `provledger.export.verify_export`.
 
@@ -201,11 +203,36 @@ def verify_from_pin(
     for tree, root in ledger.report.trees.items():
         if report.trees.get(tree, root) != root:
             raise _broken(f"it is in another tree of size {tree[1]} than the export")
-    return report
+    if ledger.report.header.origin == report.header.origin:
+        return report
+    _check_not_older(ledger.report, report)
+    return _as_of_another_log(report, ledger)
 
 
 def _as_of_one_tree(inner: ExportHeader, outer: ExportHeader) -> bool:
     return inner.origin != outer.origin or inner.tree_size == outer.tree_size
+
+
+def _check_not_older(ledger: ExportReport, export: ExportReport) -> None:
+    """Check by the heads that a key ledger in another log is no older than the export."""
+    if ledger.head is None or export.head is None:
+        raise _broken("it is in another log, and no signed head says as of when the export is")
+    if ledger.head.signed_at_ns < export.head.signed_at_ns:
+        raise _broken("it is in another log, and older than the export that carries it")
+
+
+def _as_of_another_log(report: ExportReport, ledger: KeyLedger) -> ExportReport:
+    """The report, which says where the key ledger was found to end."""
+    header = ledger.report.header
+    detail = (
+        f"{ledger.history.count} events from the pinned genesis on, as of tree size "
+        f"{header.tree_size} of {header.origin}, by a head no older than the export's"
+    )
+    result = CheckResult(Check.KEY_LEDGER, Outcome.HOLDS, detail)
+    return replace(
+        report,
+        results=tuple(result if each.check is result.check else each for each in report.results),
+    )
 
 
 def _names_key_ledger(header_line: bytes) -> bool:

@@ -72,7 +72,7 @@ def export(
         typer.Option(
             "--key-ledger/--no-key-ledger",
             envvar="PROVLEDGER_EXPORT_KEY_LEDGER",
-            help="Put in the key ledger as of the same checkpoint: a verifier then needs its pin, "
+            help="Put in the key ledger, as of the same moment: a verifier then needs its pin, "
             "and no key set.",
         ),
     ] = True,
