@@ -41,6 +41,11 @@ class BucketFiles:
         # Of the checkpoint that was there when we looked last; owned by the publisher's thread.
         self._etag: str | None = None
 
+    @property
+    def elsewhere(self) -> str:
+        """See `TileFiles`: the URI that `provledger log fsck --tiles` takes."""
+        return self._bucket.uri.join(self._prefix).text
+
     def open(self) -> None:
         """See `TileFiles`: nothing is unfinished in a bucket."""
 

@@ -22,6 +22,11 @@ class TileFiles(Protocol):
     there or not then, and is written again.
     """
 
+    @property
+    def elsewhere(self) -> str:
+        """The place, if it is not the log's own directory; without anything secret."""
+        ...
+
     def open(self) -> None:
         """Make ready to write."""
         ...
@@ -54,6 +59,11 @@ class DirectoryFiles:
         self._root = root
         self._scratch = root / "scratch"
         self._known_dirs: set[Path] = set()
+
+    @property
+    def elsewhere(self) -> str:
+        """See `TileFiles`."""
+        return ""
 
     def open(self) -> None:
         """Make the directory if it is missing, and clear away what was never finished."""

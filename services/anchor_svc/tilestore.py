@@ -6,6 +6,7 @@
                   /tile/<L>/<N>           full hash tiles: written once, never changed
                   /tile/<L>/<N>.p/<W>     partial ones, of published sizes only
                   /tile/entries/<N>       entry bundles, likewise
+                  /tiles-elsewhere        in the directory, if all of the above is in a bucket
 
 Full tiles are there as soon as a signed checkpoint covers them, a little before it is published:
 whoever serves these files must not serve beyond `checkpoint`.
@@ -21,7 +22,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Final
 
+from anchor_svc.files import make_dirs, write_atomic
 from anchor_svc.tilefiles import DirectoryFiles, TileFiles, damaged
 from anchor_svc.tree import Growth, level_widths
 from provledger import tiles
@@ -30,12 +33,15 @@ from provledger.hashing import HASH_BYTES
 
 __all__ = ["TileStore", "damaged"]
 
+ELSEWHERE: Final = "tiles-elsewhere"
+"""A file of this name says where a log's files are, if they are not beside it."""
+
 
 class TileStore:
     """Files of one log. Blocking; for use in threads, by one writer and many readers.
 
     root: the log's directory on this machine. `files` are there unless they are given; what a
-    restore leaves (`restored`) is there in any case.
+    restore leaves (`restored`) is there in any case, and `ELSEWHERE` if files are not.
     """
 
     def __init__(self, data_dir: Path, log_uid: bytes, files: TileFiles | None = None) -> None:
@@ -45,6 +51,13 @@ class TileStore:
     def open(self) -> None:
         """Make ready to write, and clear away what was never finished."""
         self._files.open()
+        place = self.root / ELSEWHERE
+        if self._files.elsewhere:
+            # Who looks into the directory, as a backup does, should not take it for all there is.
+            make_dirs(self.root)
+            write_atomic(place, self._files.elsewhere.encode() + b"\n", self.root)
+        else:
+            place.unlink(missing_ok=True)
 
     def write_growth(self, growth: Growth) -> None:
         """Write full tiles and bundles; durable when this returns. Repeating it is harmless."""

@@ -38,6 +38,7 @@ from provledger_cli.bootstrap import PIN_FILE
 from provledger_cli.config import Config
 from provledger_cli.datadir import DataDir
 from provledger_cli.failures import CommandError
+from provledger_cli.logfiles import elsewhere
 from provledger_cli.stored import open_database
 
 SERVICES: Final = ("keys", "anchor", "ledger")
@@ -81,7 +82,7 @@ def write(
     """Write a backup to `out`, which appears when it is whole and was read again.
 
     Raises:
-        CommandError: something cannot be read, or `out` not be written.
+        CommandError: something cannot be read, or `out` not be written; tiles are in a bucket.
     """
     scratch = out.with_name(f".{out.name}.{secrets.token_hex(6)}")
     try:
@@ -118,6 +119,8 @@ def _write_all(
     with _snapshots(data_dir, config) as connections:
         taken_at_ns = time.time_ns()
         logs = _logs(connections["anchor"])
+        for log in logs:
+            _refuse_elsewhere(data_dir, log)
         revisions = {
             name: str(connection.execute(_REVISION).scalar())
             for name, connection in connections.items()
@@ -284,6 +287,17 @@ def _dump_postgres(writer: archive.Writer, name: str, connection: Connection) ->
 
 
 # --- tiles ---------------------------------------------------------------------------------------
+
+
+def _refuse_elsewhere(data_dir: DataDir, log: LogAt) -> None:
+    """Refuse a log whose tiles are in a bucket: without them the backup could not be restored."""
+    place = elsewhere(data_dir.tiles / "logs" / log.uid.hex())
+    if place:
+        raise CommandError(
+            f"the tiles of {log.origin} are not in {data_dir.path}, but in {place}",
+            hint="back up database and bucket by their own means: docs/runbooks/restore.md, "
+            '"Tiles in a bucket"',
+        )
 
 
 def _write_tiles(

@@ -25,6 +25,18 @@ _MAX_TILE_BYTES: Final = tiles.TILE_WIDTH * HASH_BYTES
 _MAX_BUNDLE_BYTES: Final = tiles.TILE_WIDTH * (tiles.MAX_ENTRY_BYTES + 2)
 
 
+ELSEWHERE: Final = "tiles-elsewhere"
+"""Left by an anchor in a log's directory, if it keeps the log's files in a bucket."""
+
+
+def elsewhere(root: Path) -> str:
+    """The URI of a log's files, if they are not in its directory; else ""."""
+    try:
+        return (root / ELSEWHERE).read_text("utf-8").strip()
+    except FileNotFoundError:
+        return ""
+
+
 class DirFiles:
     """A log's files below a directory."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
@@ -14,11 +15,14 @@ import pytest
 
 from anchor_svc.bucketfiles import BucketFiles
 from anchor_svc.openlog import OpenLog
+from anchor_svc.sinks.file import FileSink
 from anchor_svc.tilefiles import DirectoryFiles
-from provledger.errors import DataLossError, UnavailableError
+from anchor_svc.tilestore import TileStore
+from provledger.errors import DataLossError, FailedPreconditionError, UnavailableError
 from provledger.retry import RetryPolicy
 from provledger.s3 import Bucket, BucketURI
 from provledger.settings import ConfigError
+from provledger_cli.logfiles import elsewhere
 from tests.support import peers
 from tests.support.anchoring import LOG_UID, Ledger, eventually, running_log, submit
 from tests.support.strict_store import strict_store
@@ -138,6 +142,51 @@ async def test_a_log_goes_on_from_its_bucket(tmp_path: Path, files: BucketFiles)
         await submit(log, more)
         await log.publisher.publish(log.state.signed_view())
         assert log.state.published_size == SIZE + 300
+
+
+async def test_a_database_older_than_its_bucket_is_noticed_and_read_beside_a_copy(
+    tmp_path: Path, files: BucketFiles, bucket: Bucket, client: Client
+) -> None:
+    """What docs/runbooks/stale-restore.md says of tiles in a bucket."""
+    ledger = Ledger()
+    ledger.grow(400)
+
+    def sink() -> FileSink:
+        return FileSink.from_uri((tmp_path / "sink").as_uri())
+
+    async with logging(tmp_path, files) as log:
+        await submit(log, ledger, 0, 300)
+        await log.publisher.publish(log.state.signed_view())
+    shutil.copy2(tmp_path / "a.db", tmp_path / "old.db")
+    of_then = files.read("checkpoint")
+    assert of_then is not None
+    async with logging(tmp_path, files, sinks=[sink()], background=True) as log:
+        await submit(log, ledger, 300)
+        await eventually(lambda: log.state.anchored_size == 401)
+
+    before = {key: files.read(key) for key in ("checkpoint", "tile/0/000")}
+    keys = sorted(bucket.keys(""))
+    with pytest.raises(DataLossError) as caught:
+        async with logging(tmp_path, files, "old"):
+            pass
+    assert caught.value.reason == "DATABASE_BEHIND"
+    assert caught.value.metadata == {"publishedSize": "401", "storedSize": "301"}
+    assert sorted(bucket.keys("")) == keys
+    assert {key: files.read(key) for key in before} == before
+
+    # A copy of the prefix, with the checkpoint's version of then, serves the old database.
+    archive = Bucket(bucket.uri.join("archive"), lambda uri: client, retry=QUICK)
+    for key in keys:
+        data = files.read(key.removeprefix(f"logs/{LOG_UID.hex()}/"))
+        archive.put_new(key, of_then if key.endswith("/checkpoint") else data or b"")
+    with ThreadPoolExecutor(4) as threads:
+        copied = BucketFiles(archive, LOG_UID, threads)
+        async with logging(tmp_path, copied, "old", sinks=[sink()], background=True) as log:
+            assert (await log.reader.inclusion(280, 0)).checkpoint.size == 301
+            assert getattr(log.state.held, "reason", "") == "RESTORED_BEHIND"
+            with pytest.raises(FailedPreconditionError):
+                await submit(log, ledger, 300)
+    assert copied.read("checkpoint") == of_then
 
 
 async def test_an_answer_that_was_lost_is_recognised(
@@ -273,3 +322,27 @@ def test_both_places_keep_the_contract(files: BucketFiles, tmp_path: Path) -> No
 def test_what_is_no_place_is_refused(uri: str) -> None:
     with pytest.raises(ConfigError, match="tile_store: "):
         BucketURI.parse(uri, "tile_store")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://bucket",
+        "s3://bucket/a/b",
+        "s3://bucket/a?endpoint=http://127.0.0.1:9000",
+        "s3://bucket/a?endpoint=https://store.example&region=eu-west-1",
+    ],
+)
+def test_a_place_is_written_as_it_is_read(uri: str) -> None:
+    place = BucketURI.parse(uri, "tile_store")
+    assert place.text == uri
+    assert BucketURI.parse(place.join("logs/1").text, "x") == place.join("logs/1")
+
+
+def test_the_directory_says_where_the_files_are(tmp_path: Path, files: BucketFiles) -> None:
+    store = TileStore(tmp_path, LOG_UID, files)
+    store.open()
+    assert elsewhere(store.root) == files.elsewhere
+    assert files.elsewhere.partition("?")[0].endswith(f"/a/b/logs/{LOG_UID.hex()}")
+    TileStore(tmp_path, LOG_UID).open()
+    assert elsewhere(store.root) == ""

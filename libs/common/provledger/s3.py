@@ -21,10 +21,10 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, TypeVar
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 from provledger.errors import UnavailableError
 from provledger.retry import RetryPolicy
@@ -72,6 +72,18 @@ class BucketURI:
             check_endpoint(given["endpoint"], setting)
         prefix = parts.path.strip("/")
         return cls(parts.netloc, prefix, given.get("endpoint"), given.get("region"))
+
+    @property
+    def text(self) -> str:
+        """The URI again."""
+        given = {"endpoint": self.endpoint, "region": self.region}
+        query = urlencode({name: value for name, value in given.items() if value}, safe=":/")
+        path = f"/{self.prefix}" if self.prefix else ""
+        return f"s3://{self.bucket}{path}" + (f"?{query}" if query else "")
+
+    def join(self, path: str) -> BucketURI:
+        """A place below this one."""
+        return replace(self, prefix=f"{self.prefix}/{path}".strip("/"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,8 @@ def backup(
     All services are taken at one moment at which they agree. The file is read again and checked
     before it gets its name. Private keys stay out unless asked for; payloads, salts and the key of
     imported lines are in it, so keep it as closed as the data directory itself. Sinks are not in
-    it: they are what a restored copy is compared with.
+    it: they are what a restored copy is compared with. An anchor that keeps its tiles in a bucket
+    is not backed up by this: that is refused, and names the bucket.
 
     Example: provledger backup --out backup.tar.gz --data-dir ./ledger
     """

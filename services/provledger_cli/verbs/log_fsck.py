@@ -184,7 +184,7 @@ def _stored(
     from provledger_cli import config as configs
     from provledger_cli import fsck as work
     from provledger_cli.datadir import DataDir
-    from provledger_cli.logfiles import DirFiles
+    from provledger_cli.logfiles import DirFiles, elsewhere
     from provledger_cli.stored import AnchorRows, LedgerRows, open_database
 
     directory = DataDir.at(path)
@@ -204,6 +204,12 @@ def _stored(
             raise CommandError("there is no such log", hint="leave --log out to check all of them")
         for uid in uids:
             files = DirFiles(directory.tiles / "logs" / uid.hex())
+            place = elsewhere(files.root)
+            if place:
+                raise CommandError(
+                    f"the files of logs/{uid.hex()} are in {place}",
+                    hint=f"with services running: --tiles '{place}' --log {uid.hex()}",
+                )
             found.append(work.check_stored(anchor, uid, files, rows, keys, on_progress))
     finally:
         anchor.close()
