@@ -80,7 +80,8 @@ fuzz: $(VENV)/.stamp-dev ## Fuzz every decoder, ten minutes in all: make fuzz AR
 	@$(PIP_INSTALL) --editable '.[fuzz]'
 	@$(BIN)/python -m tests.fuzz $(ARGS)
 
-bench: $(VENV)/.stamp-dev ## Measure; writes docs/benchmarks.md
+bench: $(VENV)/.stamp-dev ## Measure, with JSON on stdout: docs/benchmarks.md
+	@$(PIP_INSTALL) py-spy
 	@$(BIN)/python -m tests.bench $(ARGS)
 
 wheel-check: $(VENV)/.stamp-dev ## Build the wheel, install it alone, run it

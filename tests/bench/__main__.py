@@ -20,7 +20,18 @@ from typing import Any
 
 import uvloop
 
-from tests.bench import anchor, endtoend, growth, inprocess, kms, many, peers, reading, tracing
+from tests.bench import (
+    anchor,
+    endtoend,
+    growth,
+    inprocess,
+    kms,
+    many,
+    peers,
+    profile,
+    reading,
+    tracing,
+)
 from tests.support.postgres import fresh_database, running_postgres
 
 
@@ -88,6 +99,15 @@ def grown(folder: Path, full: bool) -> Any:
     return found
 
 
+def profiled(folder: Path, full: bool) -> Any:
+    """Where the time of an append goes, on both."""
+    with postgres() as url:
+        return {
+            "sqlite": uvloop.run(profile.run(folder / "sqlite", None)),
+            "postgres": uvloop.run(profile.run(folder / "postgres", url)),
+        }
+
+
 def many_ledgers(folder: Path, full: bool) -> Any:
     """A thousand ledgers on one log, on both."""
     with postgres() as url:
@@ -107,13 +127,14 @@ SECTIONS: dict[str, Callable[[Path, bool], Any]] = {
     "reading": lambda folder, full: asyncio.run(reading.run(folder, full=full)),
     "growth": grown,
     "many": many_ledgers,
+    "profile": profiled,
 }
 """What can be measured, in order."""
 
 PLOTS: dict[str, Callable[[Any], dict[str, str]]] = {"anchor": anchor.plots, "growth": growth.plots}
 """What is drawn of it."""
 
-ONLY_WHEN_ASKED = frozenset({"growth", "many"})
+ONLY_WHEN_ASKED = frozenset({"growth", "many", "profile"})
 
 
 def main() -> None:
