@@ -1,14 +1,14 @@
 """Outcomes of appends as results of RPCs.
 
 Receipts of this very flush are shown as pending, without a question to anybody; repeats are shown
-as they are now, in the FULL view with their proofs.
+as they are now, in the FULL view with their proofs. So are those that were waited for.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, TypeAlias
 
 from ledger_svc import convert
 from ledger_svc.chain import LedgerInfo, Stored
@@ -21,11 +21,16 @@ MAX_FULL_BYTES: Final = 12 * 1024 * 1024
 
 _STEP_ITEMS: Final = 250
 
+Filled: TypeAlias = Sequence[tuple[common_pb2.Receipt, Recorded]]
+"""Receipts of an answer, each beside the outcome it is filled in from."""
+
+Fill: TypeAlias = Callable[[Filled], Awaitable[None]]
+
 
 async def fill_receipts(
     reads: Reads,
     ledger: LedgerInfo,
-    recorded: Sequence[tuple[common_pb2.Receipt, Recorded]],
+    recorded: Filled,
     view: common_pb2.ReceiptView,
 ) -> None:
     """Fill in the receipt beside each outcome.
@@ -40,14 +45,42 @@ async def fill_receipts(
     if fresh:
         receipts = [receipt for receipt, _ in fresh]
         await reads.fresh(ledger, [stored for _, stored in fresh], view, receipts)
-    if len(fresh) == len(recorded):
-        return
-    repeated = [(receipt, done.stored) for receipt, done in recorded if done.repeated]
-    by_seq: dict[int, Stored] = {stored.row.seq: stored for _, stored in repeated}
+    if len(fresh) < len(recorded):
+        await _render(reads, ledger, [each for each in recorded if each[1].repeated], view)
+
+
+async def fill_waited(
+    reads: Reads,
+    ledger: LedgerInfo,
+    recorded: Filled,
+    view: common_pb2.ReceiptView,
+    *,
+    just_logged: bool,
+) -> None:
+    """Fill in receipts that were waited for, as they are now.
+
+    just_logged: the log has taken them in this moment, and they are wanted whole.
+
+    Raises:
+        InvalidArgumentError: RESPONSE_TOO_LARGE; see `fill_receipts`.
+    """
+    if view == convert.FULL:
+        _check_size([outcome for _, outcome in recorded])
+    if just_logged:
+        stored = [done.stored for _, done in recorded]
+        await reads.just_logged(ledger, stored, [receipt for receipt, _ in recorded])
+    else:
+        await _render(reads, ledger, recorded, view)
+
+
+async def _render(
+    reads: Reads, ledger: LedgerInfo, recorded: Filled, view: common_pb2.ReceiptView
+) -> None:
+    by_seq: dict[int, Stored] = {done.stored.row.seq: done.stored for _, done in recorded}
     rendered = await reads.render(ledger, [by_seq[seq] for seq in sorted(by_seq)], view)
     shown_by_seq = {receipt.seq: receipt for receipt in rendered.receipts}
-    for receipt, stored in repeated:
-        receipt.CopyFrom(shown_by_seq[stored.row.seq])
+    for receipt, done in recorded:
+        receipt.CopyFrom(shown_by_seq[done.stored.row.seq])
 
 
 async def fill_results(
@@ -59,8 +92,12 @@ async def fill_results(
     results: Sequence[common_pb2.AppendResult],
     first_index: int = 0,
     first_place: int = 0,
+    fill: Fill | None = None,
 ) -> None:
-    """Fill in the result of each outcome; `field` with its place is where the draft stands."""
+    """Fill in the result of each outcome; `field` with its place is where the draft stands.
+
+    fill: fills in receipts, instead of `fill_receipts`.
+    """
     recorded: list[tuple[common_pb2.Receipt, Recorded]] = []
     if view == convert.FULL:
         _check_size([outcome for outcome in outcomes if isinstance(outcome, Recorded)])
@@ -77,7 +114,8 @@ async def fill_results(
         if start:
             # A thousand receipts are some milliseconds of work: others have their turn.
             await asyncio.sleep(0)
-        await fill_receipts(reads, ledger, recorded[start : start + _STEP_ITEMS], view)
+        step = recorded[start : start + _STEP_ITEMS]
+        await (fill_receipts(reads, ledger, step, view) if fill is None else fill(step))
 
 
 def _check_size(outcomes: Sequence[Recorded]) -> None:

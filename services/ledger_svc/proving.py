@@ -72,9 +72,23 @@ class Proving:
 
         Whether there is one shows in `by_seq`: an anchor that is away proves nothing.
         """
+        (proven,) = await self.prove_all(ledger, (seq,))
+        return proven
+
+    async def prove_all(self, ledger: LedgerInfo, seqs: Sequence[int]) -> list[Proven]:
+        """As `prove`, for some receipts at once, in order."""
         told = self._told.get(ledger.uid)
-        if told is not None and seq in told.by_seq:
-            return told
+        known = frozenset[int]() if told is None else told.by_seq.keys()
+        found = [told if seq in known else self._question(ledger, seq) for seq in seqs]
+        # Whoever gives up waiting leaves the question to the others.
+        return [
+            await asyncio.shield(each.future) if isinstance(each, _Question) else each
+            for each in found
+            if each is not None
+        ]
+
+    def _question(self, ledger: LedgerInfo, seq: int) -> _Question:
+        """The question that will be asked next, with this receipt in it."""
         questions = self._waiting.get(ledger.uid)
         if questions is None:
             questions = self._waiting[ledger.uid] = []
@@ -86,8 +100,7 @@ class Proving:
             questions.append(_Question())
         question = questions[-1]
         question.seqs.add(seq)
-        # Whoever gives up waiting leaves the question to the others.
-        return await asyncio.shield(question.future)
+        return question
 
     async def _run(self, ledger: LedgerInfo, questions: list[_Question]) -> None:
         """Ask until nobody waits any more."""

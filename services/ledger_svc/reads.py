@@ -155,23 +155,30 @@ class Reads:
         self._proving.learn(ledger_uid, answer)
 
     async def just_logged(
-        self, ledger: LedgerInfo, stored: Stored, receipt: common_pb2.Receipt
+        self,
+        ledger: LedgerInfo,
+        stored: Sequence[Stored],
+        receipts: Sequence[common_pb2.Receipt],
     ) -> None:
-        """Fill in, whole, a receipt that was waited for until the log took it.
+        """Fill in, whole, receipts that were waited for until the log took them.
 
-        It is proved together with all others that were waited for at this moment, to the newest
-        checkpoint. Where the anchor does not prove it, it is shown as pending.
+        They are proved together with all others that were waited for at this moment, to the newest
+        checkpoint. What the anchor does not prove is shown as pending.
         """
-        batches = await self._load_batches(ledger, (stored,))
-        content = await self._with_content(ledger, (stored,))
-        proven = await self._proving.prove(ledger, stored.row.seq)
-        answer, proof = proven.answer, proven.by_seq.get(stored.row.seq)
-        state = convert.PENDING
-        if answer is not None and proof is not None:
-            anchored = answer.tree_size if answer.anchored else await self._anchored_size(ledger)
-            state = convert.ANCHORED if proof.log_index < anchored else convert.LOGGED
-            convert.add_proof(receipt, proof, answer)
-        await self._assemble(ledger, content, batches, (state,), convert.FULL, None, (receipt,))
+        batches = await self._load_batches(ledger, stored)
+        content = await self._with_content(ledger, stored)
+        seqs = [item.row.seq for item in stored]
+        found = await self._proving.prove_all(ledger, seqs)
+        states = []
+        for seq, proven, receipt in zip(seqs, found, receipts, strict=True):
+            answer, proof = proven.answer, proven.by_seq.get(seq)
+            state = convert.PENDING
+            if answer is not None and proof is not None:
+                size = answer.tree_size if answer.anchored else await self._anchored_size(ledger)
+                state = convert.ANCHORED if proof.log_index < size else convert.LOGGED
+                convert.add_proof(receipt, proof, answer)
+            states.append(state)
+        await self._assemble(ledger, content, batches, states, convert.FULL, None, receipts)
 
     async def render(
         self,

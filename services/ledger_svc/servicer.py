@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Protocol
 
 from ledger_svc import admission, answers, convert, listing, stream
@@ -123,41 +124,42 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         if not isinstance(outcome, Recorded):
             raise convert.in_field(outcome, "draft")
         response = ledger_pb2.AppendResponse(repeated_request=outcome.repeated)
+        filled = [(response.receipt, outcome)]
         if request.wait_for in _NEED_PROOFS:
-            await self._fill_later(ledger, outcome, request.wait_for, view, response, context)
-            return response
-        await answers.fill_receipts(self._reads, ledger, [(response.receipt, outcome)], view)
+            fill = await self._waited(ledger, [outcome], request.wait_for, view, context)
+            await fill(filled)
+        else:
+            await answers.fill_receipts(self._reads, ledger, filled, view)
         return response
 
-    async def _fill_later(
+    async def _waited(
         self,
         ledger: LedgerInfo,
-        outcome: Recorded,
+        outcomes: Sequence[Outcome],
         state: common_pb2.AnchorState,
         view: common_pb2.ReceiptView,
-        response: ledger_pb2.AppendResponse,
         context: Any,
-    ) -> None:
-        """Fill in a durable receipt once it has got as far as `state`, or no later than allowed.
+    ) -> answers.Fill:
+        """Wait until durable receipts have got as far as `state`, or as long as allowed.
 
-        Whatever keeps it from getting there, it is recorded: it is returned as it is then.
+        Whatever keeps them from getting there, they are recorded: what is returned fills them in
+        as they are then.
         """
-        seq, left_s = outcome.stored.row.seq, context.time_remaining()
+        seqs = [outcome.stored.row.seq for outcome in outcomes if isinstance(outcome, Recorded)]
+        seq, left_s = max(seqs, default=-1), context.time_remaining()
         wait_s = MAX_APPEND_WAIT_S
         if left_s is not None:
             wait_s = min(wait_s, _WAIT_SHARE * left_s)
         waited = not self._parts.progress.is_logged(ledger.uid, seq)
         try:
             async with asyncio.timeout(wait_s):
-                await self._wait_for(ledger, seq, state)
+                if seqs:
+                    await self._wait_for(ledger, seq, state)
             reached = True
         except (TimeoutError, StatusError):
             reached = False
-        if reached and waited and state == convert.LOGGED and view == convert.FULL:
-            await self._reads.just_logged(ledger, outcome.stored, response.receipt)
-            return
-        rendered = await self._reads.render(ledger, [outcome.stored], view)
-        response.receipt.CopyFrom(rendered.receipts[0])
+        just_logged = reached and waited and state == convert.LOGGED and view == convert.FULL
+        return partial(answers.fill_waited, self._reads, ledger, view=view, just_logged=just_logged)
 
     async def AppendBatch(
         self, request: ledger_pb2.AppendBatchRequest, context: Any
@@ -167,6 +169,8 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         refuse_system(ledger.tenant)
         view = convert.view_from_pb(request.view, convert.BASIC)
         drafts = request.drafts
+        if request.wait_for:
+            convert.check_wait_for(request.wait_for)
         admission.check_batch_size(drafts)
         self._parts.gate.charge(ledger.tenant, len(drafts))
         if view == convert.FULL:
@@ -174,7 +178,11 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         done = await self._append(ledger, drafts, current_principal())
         response = ledger_pb2.AppendBatchResponse()
         results = [response.results.add() for _ in done]
-        await answers.fill_results(self._reads, ledger, done, view, "drafts[{index}]", results)
+        fill = None
+        if request.wait_for in _NEED_PROOFS:
+            fill = await self._waited(ledger, done, request.wait_for, view, context)
+        field = "drafts[{index}]"
+        await answers.fill_results(self._reads, ledger, done, view, field, results, fill=fill)
         return response
 
     async def AppendStream(
@@ -280,7 +288,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         await self._wait_for(ledger, stored.row.seq, request.wait_for)
         if waited and request.wait_for == convert.LOGGED and view == convert.FULL:
             receipt = common_pb2.Receipt()
-            await self._reads.just_logged(ledger, stored, receipt)
+            await self._reads.just_logged(ledger, (stored,), (receipt,))
         else:
             receipt = (await self._reads.render(ledger, [stored], view)).receipts[0]
         if view == convert.FULL and request.wait_for in _NEED_PROOFS and not receipt.proofs:

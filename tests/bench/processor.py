@@ -24,7 +24,11 @@ class Usage(NamedTuple):
 
     def minus(self, before: Usage) -> Usage:
         """What was used since."""
-        return Usage(*(now - then for now, then in zip(self, before, strict=True)))
+        return Usage(
+            self.user_s - before.user_s,
+            self.system_s - before.system_s,
+            self.switches - before.switches,
+        )
 
 
 def usage(pid: int) -> Usage:
@@ -35,7 +39,8 @@ def usage(pid: int) -> Usage:
         for folder in Path("/proc").iterdir()
         if folder.name.isdigit() and _parent(folder) == pid
     ]
-    return Usage(*map(sum, zip(*map(_of, folders), strict=True)))
+    users_s, systems_s, switches = zip(*map(_of, folders), strict=True)
+    return Usage(sum(users_s), sum(systems_s), sum(switches))
 
 
 def seconds(pid: int) -> float:

@@ -163,6 +163,63 @@ async def test_an_append_may_wait_for_its_proof(url: str, told: bool) -> None:
         assert (error.code, error.violations[0].field) == ("INVALID_ARGUMENT", "wait_for")
 
 
+@pytest.mark.parametrize("told", [True, False], ids=["told", "asked"])
+async def test_a_batch_may_wait_for_its_proofs(url: str, told: bool) -> None:
+    """For those of it that were recorded, repeats and neighbours of a bad one too."""
+    anchor = InMemoryAnchor()
+    anchor.proves = told
+    anchor.anchoring = False
+    async with (
+        ledger_service(url, anchor=anchor, relay=True) as service,
+        served(service) as channel,
+    ):
+        stub: Any = ledger_pb2_grpc.LedgerServiceStub(channel)
+        early = await stub.Append(ledger_pb2.AppendRequest(ledger=LEDGER, draft=draft("r0")))
+        request = ledger_pb2.AppendBatchRequest(
+            ledger=LEDGER,
+            drafts=[draft("r0"), draft("r1"), draft("bad id\n"), draft("r2"), draft("r1")],
+            view=common_pb2.RECEIPT_VIEW_FULL,
+            wait_for=common_pb2.ANCHOR_STATE_LOGGED,
+        )
+        results = (await stub.AppendBatch(request, timeout=30)).results
+        assert [item.repeated_request for item in results] == [True, False, False, False, True]
+        assert results[2].error.code
+        for item in (results[0], results[1], results[3], results[4]):
+            assert item.receipt.anchor_state == common_pb2.ANCHOR_STATE_LOGGED
+            (proof,) = item.receipt.proofs
+            signed = checkpoint.parse(note.open(proof.checkpoint, [anchor.vkey]).text)
+            leaf = anchor.leaves[proof.log_index]
+            merkle.verify_inclusion(
+                proof.log_index, signed.size, leaf, list(proof.hashes), signed.root
+            )
+        assert results[0].receipt.name == early.receipt.name
+        assert results[4].receipt == results[1].receipt
+        anchor.anchoring = True
+        request.view = common_pb2.RECEIPT_VIEW_BASIC
+        request.wait_for = common_pb2.ANCHOR_STATE_ANCHORED
+        results = (await stub.AppendBatch(request, timeout=30)).results
+        assert [item.receipt.anchor_state for item in results if item.HasField("receipt")] == [
+            common_pb2.ANCHOR_STATE_ANCHORED
+        ] * 4
+        only_bad = ledger_pb2.AppendBatchRequest(
+            ledger=LEDGER, drafts=[draft("bad id\n")], wait_for=common_pb2.ANCHOR_STATE_ANCHORED
+        )
+        assert (await stub.AppendBatch(only_bad, timeout=30)).results[0].error.code
+        request.wait_for = 17  # type: ignore[assignment]
+        error = await refusal(stub.AppendBatch(request))
+        assert (error.code, error.violations[0].field) == ("INVALID_ARGUMENT", "wait_for")
+
+
+async def test_a_batch_whose_log_is_away_is_answered_all_the_same(url: str) -> None:
+    async with ledger_service(url) as service, served(service) as channel:
+        stub: Any = ledger_pb2_grpc.LedgerServiceStub(channel)
+        request = ledger_pb2.AppendBatchRequest(
+            ledger=LEDGER, drafts=[draft("r1")], wait_for=common_pb2.ANCHOR_STATE_LOGGED
+        )
+        (result,) = (await stub.AppendBatch(request, timeout=1.0)).results
+        assert result.receipt.anchor_state == common_pb2.ANCHOR_STATE_PENDING
+
+
 async def test_an_append_whose_log_is_away_is_answered_all_the_same(url: str) -> None:
     async with ledger_service(url) as service, served(service) as channel:
         stub: Any = ledger_pb2_grpc.LedgerServiceStub(channel)

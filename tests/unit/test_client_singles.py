@@ -9,7 +9,7 @@ import pytest
 
 from provledger.api.common.v1 import common_pb2
 from provledger.client import singles
-from provledger.client.singles import MAX_CALLS, SingleAppends
+from provledger.client.singles import MAX_CALLS, MAX_LONG_CALLS, Aim, SingleAppends
 from provledger.client.values import AppendResult
 from provledger.errors import (
     DeadlineExceededError,
@@ -20,7 +20,8 @@ from provledger.errors import (
     UnavailableError,
 )
 
-LEDGER = "tenants/acme/ledgers/main"
+AIM = Aim("tenants/acme/ledgers/main")
+LONG = Aim(AIM.ledger, common_pb2.ANCHOR_STATE_LOGGED)
 
 
 class Service:
@@ -32,12 +33,12 @@ class Service:
         self.bad: set[str] = set()
         self.fails: StatusError | None = None
 
-    async def one(self, ledger: str, draft: common_pb2.Draft, timeout_s: float) -> AppendResult:
+    async def one(self, aim: Aim, draft: common_pb2.Draft, timeout_s: float) -> AppendResult:
         await self._call([draft])
         return AppendResult(0, draft.request_id)
 
     async def many(
-        self, ledger: str, drafts: Sequence[common_pb2.Draft], timeout_s: float
+        self, aim: Aim, drafts: Sequence[common_pb2.Draft], timeout_s: float
     ) -> AsyncIterator[AppendResult]:
         await self._call(drafts)
         for index, draft in enumerate(drafts):
@@ -77,9 +78,9 @@ def draft(request_id: str, size: int = 0) -> common_pb2.Draft:
 
 
 def start(
-    desk: SingleAppends, *ids: str, timeout_s: float = 60.0
+    desk: SingleAppends, *ids: str, timeout_s: float = 60.0, aim: Aim = AIM
 ) -> list[asyncio.Task[AppendResult]]:
-    return [asyncio.create_task(desk.append(LEDGER, draft(one), timeout_s)) for one in ids]
+    return [asyncio.create_task(desk.append(aim, draft(one), timeout_s)) for one in ids]
 
 
 async def test_a_few_go_at_once_and_the_rest_together() -> None:
@@ -179,12 +180,12 @@ async def test_shared_calls_and_the_queue_are_bounded(monkeypatch: pytest.Monkey
     await turns()
     sizes = {"a": 400, "b": 400, "c": 400, "d": 5000, "e": 1}
     waiting = [
-        asyncio.create_task(desk.append(LEDGER, draft(name, size), 60.0))
+        asyncio.create_task(desk.append(AIM, draft(name, size), 60.0))
         for name, size in sizes.items()
     ]
     await turns()
     with pytest.raises(ResourceExhaustedError):
-        await desk.append(LEDGER, draft("f"), 60.0)
+        await desk.append(AIM, draft("f"), 60.0)
     call = 0
     while not all(task.done() for task in [*first, *waiting]):
         await service.answer(call)
@@ -230,3 +231,52 @@ async def test_close_sends_nothing_of_what_waits() -> None:
     for call in range(1, MAX_CALLS):
         await service.answer(call)
     await asyncio.gather(*first)
+
+
+async def test_those_who_wait_for_the_log_share_with_their_like(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(singles, "MAX_LINGER_S", 3600.0)
+    service = Service()
+    desk = SingleAppends(service.one, service.many)
+    ids = [f"r{n}" for n in range(MAX_LONG_CALLS + 2)]
+    long = start(desk, *ids, aim=LONG)
+    short = start(desk, "s0")
+    await turns()
+    assert service.calls == [*[[one] for one in ids[:MAX_LONG_CALLS]], ["s0"]]
+    await service.answer(0)
+    assert service.calls[MAX_LONG_CALLS + 1 :] == [ids[MAX_LONG_CALLS:]]
+    for call in range(len(service.calls)):
+        await service.answer(call)
+    assert [(await task).request_id for task in [*long, *short]] == [*ids, "s0"]
+    assert not desk._lanes
+
+
+async def test_nobody_waits_long_for_calls_that_wait_for_the_log(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While the log is away they take seconds, and what is not sent is not recorded."""
+    monkeypatch.setattr(singles, "MAX_LINGER_S", 0.0)
+    service = Service()
+    desk = SingleAppends(service.one, service.many)
+    first = start(desk, *[f"r{n}" for n in range(MAX_LONG_CALLS)], aim=LONG)
+    late = start(desk, "x0", "x1", aim=LONG)
+    async with asyncio.timeout(10):
+        while len(service.calls) <= MAX_LONG_CALLS:
+            await turns()
+    assert service.calls[MAX_LONG_CALLS:] == [["x0", "x1"]]
+    for call in range(len(service.calls)):
+        await service.answer(call)
+    assert [(await task).error for task in [*first, *late]] == [None] * (MAX_LONG_CALLS + 2)
+
+
+async def test_who_has_little_time_to_wait_for_the_log_asks_alone() -> None:
+    service = Service()
+    desk = SingleAppends(service.one, service.many)
+    ids = [f"r{n}" for n in range(MAX_LONG_CALLS + 2)]
+    tasks = start(desk, *ids, timeout_s=1.0, aim=LONG)
+    await turns()
+    assert service.calls == [[one] for one in ids]
+    for call in range(len(ids)):
+        await service.answer(call)
+    await asyncio.gather(*tasks)

@@ -20,7 +20,7 @@ from provledger.api.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from provledger.client import batches, convert
 from provledger.client.calls import DEFAULT_CALL_POLICY, CallPolicy, unary
 from provledger.client.drafts import Draft
-from provledger.client.singles import SingleAppends
+from provledger.client.singles import Aim, SingleAppends
 from provledger.client.stream import DEFAULT_WINDOW, append_stream
 from provledger.client.values import (
     AnchorState,
@@ -167,11 +167,9 @@ class AsyncClient:
         if refusal is not None:
             raise refusal
         within_s = self._policy.timeout_s if timeout_s is None else timeout_s
-        if self._singles is None or wait_for is not AnchorState.UNKNOWN:
-            state = convert.anchor_state_to_pb(wait_for)
-            result = await self._append_one(ledger, message, within_s, state)
-        else:
-            result = await self._singles.append(ledger, message, within_s)
+        aim = Aim(ledger, convert.anchor_state_to_pb(wait_for))
+        append = self._append_one if self._singles is None else self._singles.append
+        result = await append(aim, message, within_s)
         if result.error is not None:
             raise result.error
         if result.receipt is None:
@@ -184,13 +182,14 @@ class AsyncClient:
         drafts: Sequence[Draft],
         *,
         full: bool = False,
+        wait_for: AnchorState = AnchorState.UNKNOWN,
         timeout_s: float | None = None,
     ) -> list[AppendResult]:
         """Record any number of drafts; one result for each, in order.
 
         One bad draft never fails its neighbours: look at each result's `error`. Calls are split by
         count and bytes and sent in turn, and `timeout_s` is for all of them. `full` returns whole
-        receipts, otherwise there are summaries.
+        receipts, otherwise there are summaries. `wait_for` is as in `append`, for each call.
         """
         policy = self._policy
         return await batches.append_all(
@@ -200,6 +199,7 @@ class AsyncClient:
             full=full,
             timeout_s=policy.timeout_s if timeout_s is None else timeout_s,
             policy=policy,
+            wait_for=convert.anchor_state_to_pb(wait_for),
         )
 
     def append_stream(
@@ -236,18 +236,14 @@ class AsyncClient:
         return response
 
     async def _append_one(
-        self,
-        ledger: str,
-        draft: common_pb2.Draft,
-        timeout_s: float,
-        wait_for: common_pb2.AnchorState = common_pb2.ANCHOR_STATE_UNSPECIFIED,
+        self, aim: Aim, draft: common_pb2.Draft, timeout_s: float
     ) -> AppendResult:
         request = convert.request(
             ledger_pb2.AppendRequest,
-            ledger=ledger,
+            ledger=aim.ledger,
             draft=draft,
             view=common_pb2.RECEIPT_VIEW_FULL,
-            wait_for=wait_for,
+            wait_for=aim.wait_for,
         )
         response = await self._call("Append", request, timeout_s)
         outcome = common_pb2.AppendResult(
@@ -256,15 +252,16 @@ class AsyncClient:
         return convert.result_from_pb(outcome, index=0, request_id=draft.request_id, full=True)
 
     def _append_some(
-        self, ledger: str, drafts: Sequence[common_pb2.Draft], timeout_s: float
+        self, aim: Aim, drafts: Sequence[common_pb2.Draft], timeout_s: float
     ) -> AsyncIterator[AppendResult]:
         return batches.append_some(
             self._append_batch,
-            ledger,
+            aim.ledger,
             list(enumerate(drafts)),
             True,
             time.monotonic() + timeout_s,
             self._policy,
+            aim.wait_for,
         )
 
     # --- reading ---------------------------------------------------------------------------------

@@ -75,6 +75,7 @@ async def append_all(
     full: bool,
     timeout_s: float,
     policy: CallPolicy,
+    wait_for: common_pb2.AnchorState = common_pb2.ANCHOR_STATE_UNSPECIFIED,
 ) -> list[AppendResult]:
     """Record all drafts; one result for each, in order.
 
@@ -98,7 +99,7 @@ async def append_all(
             items.append((index, message))
     deadline_s = time.monotonic() + timeout_s
     for batch in split(items):
-        async for result in append_some(call, ledger, batch, full, deadline_s, policy):
+        async for result in append_some(call, ledger, batch, full, deadline_s, policy, wait_for):
             results[result.index] = result
     return [results[index] for index in range(len(drafts))]
 
@@ -127,6 +128,7 @@ async def append_some(
     full: bool,
     deadline_s: float,
     policy: CallPolicy,
+    wait_for: common_pb2.AnchorState = common_pb2.ANCHOR_STATE_UNSPECIFIED,
 ) -> AsyncIterator[AppendResult]:
     """Send what fits one call, then again what was turned away for now; results as they are final.
 
@@ -141,6 +143,7 @@ async def append_some(
             ledger=ledger,
             drafts=[message for _, message in batch],
             view=view,
+            wait_for=wait_for,
         )
         response = await call(request, deadline_s - time.monotonic())
         if len(response.results) != len(batch):

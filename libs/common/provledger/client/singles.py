@@ -3,7 +3,8 @@
 A few go each in a call of its own, at once. While `MAX_CALLS` of them to one ledger are under way,
 the next ones wait for the first of these to be answered, and then go together, as one AppendBatch:
 with many callers, what a call costs is paid once for all of them. Each caller has an answer or an
-error of its own all the same.
+error of its own all the same. Those that wait for the log go with others that wait for the same,
+and are never kept from being recorded by calls that wait for it in vain.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import re
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from provledger.api.common.v1 import common_pb2
@@ -28,6 +30,15 @@ from provledger.errors import (
 MAX_CALLS: Final = 2
 """Calls under way to one ledger before appends share them."""
 
+MAX_LONG_CALLS: Final = 4
+"""The same for calls that wait for the log, and spend most of their time so."""
+
+MAX_LINGER_S: Final = 0.01
+"""How long an append waits for the end of such a call: while the log is away, that is seconds."""
+
+MIN_SHARED_WAIT_S: Final = 10.0
+"""Who wants to wait for less asks alone: the service waits no longer than most of a deadline."""
+
 MAX_SHARED_BYTES: Final = 1024 * 1024
 """Bytes of drafts in a shared call: receipts come back whole."""
 
@@ -35,10 +46,24 @@ MAX_WAITING: Final = 20_000
 _RETRY_DELAY_S: Final = 0.1
 _IN_BATCH: Final = re.compile(r"\bdrafts\[\d+\]")
 
-One: TypeAlias = Callable[[str, common_pb2.Draft, float], Awaitable[AppendResult]]
-"""Appends one draft to a ledger with a time limit in seconds."""
 
-Many: TypeAlias = Callable[[str, Sequence[common_pb2.Draft], float], AsyncIterator[AppendResult]]
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """What appends that share a call have in common: the ledger, and what they wait for."""
+
+    ledger: str
+    wait_for: common_pb2.AnchorState = common_pb2.ANCHOR_STATE_UNSPECIFIED
+
+    @property
+    def max_calls(self) -> int:
+        """Calls that may be under way before they are shared."""
+        return MAX_LONG_CALLS if self.wait_for else MAX_CALLS
+
+
+One: TypeAlias = Callable[[Aim, common_pb2.Draft, float], Awaitable[AppendResult]]
+"""Appends one draft with a time limit in seconds."""
+
+Many: TypeAlias = Callable[[Aim, Sequence[common_pb2.Draft], float], AsyncIterator[AppendResult]]
 """Appends some drafts; the result of each as it is known, with its index."""
 
 
@@ -53,13 +78,14 @@ class _Waiting:
 
 
 class _Lane:
-    """The appends to one ledger."""
+    """The appends with one aim. `timer`: sends what waits, where that must not be for long."""
 
-    __slots__ = ("calls", "waiting")
+    __slots__ = ("calls", "timer", "waiting")
 
     def __init__(self) -> None:
         self.calls = 0
         self.waiting: deque[_Waiting] = deque()
+        self.timer: asyncio.TimerHandle | None = None
 
 
 class SingleAppends:
@@ -68,10 +94,10 @@ class SingleAppends:
     def __init__(self, one: One, many: Many) -> None:
         self._one = one
         self._many = many
-        self._lanes: dict[str, _Lane] = {}
+        self._lanes: dict[Aim, _Lane] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def append(self, ledger: str, draft: common_pb2.Draft, timeout_s: float) -> AppendResult:
+    async def append(self, aim: Aim, draft: common_pb2.Draft, timeout_s: float) -> AppendResult:
         """Append a draft; its result, which may hold an error.
 
         Raises:
@@ -79,15 +105,17 @@ class SingleAppends:
             ResourceExhaustedError: QUEUE_FULL, too many wait here.
             StatusError: the call failed.
         """
-        lane = self._lanes.get(ledger)
+        if aim.wait_for and timeout_s < MIN_SHARED_WAIT_S:
+            return await self._one(aim, draft, timeout_s)
+        lane = self._lanes.get(aim)
         if lane is None:
-            lane = self._lanes[ledger] = _Lane()
-        if lane.calls < MAX_CALLS and not lane.waiting:
+            lane = self._lanes[aim] = _Lane()
+        if lane.calls < aim.max_calls and not lane.waiting:
             lane.calls += 1
             try:
-                return await self._one(ledger, draft, timeout_s)
+                return await self._one(aim, draft, timeout_s)
             finally:
-                self._ended(ledger, lane)
+                self._ended(aim, lane)
         if len(lane.waiting) >= MAX_WAITING:
             raise ResourceExhaustedError(
                 "QUEUE_FULL",
@@ -96,6 +124,9 @@ class SingleAppends:
             )
         item = _Waiting(draft, time.monotonic() + timeout_s)
         lane.waiting.append(item)
+        if aim.wait_for and lane.timer is None:
+            loop = asyncio.get_running_loop()
+            lane.timer = loop.call_later(MAX_LINGER_S, self._send, aim, lane, True)
         try:
             async with asyncio.timeout(timeout_s):
                 return await item.future
@@ -108,31 +139,40 @@ class SingleAppends:
         """Cancel what is under way or waits; nothing more is sent."""
         # First those that wait: the end of a call would send them.
         for lane in self._lanes.values():
+            if lane.timer is not None:
+                lane.timer.cancel()
             while lane.waiting:
                 lane.waiting.popleft().future.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _ended(self, ledger: str, lane: _Lane) -> None:
+    def _ended(self, aim: Aim, lane: _Lane) -> None:
         lane.calls -= 1
-        while lane.calls < MAX_CALLS and (items := _take(lane.waiting)):
+        self._send(aim, lane)
+        if not lane.calls:
+            self._lanes.pop(aim, None)
+
+    def _send(self, aim: Aim, lane: _Lane, overdue: bool = False) -> None:
+        """Send what waits: in as many calls as may be under way, or all once it is overdue."""
+        while (overdue or lane.calls < aim.max_calls) and (items := _take(lane.waiting)):
             lane.calls += 1
-            task = asyncio.get_running_loop().create_task(self._run(ledger, lane, items))
+            task = asyncio.get_running_loop().create_task(self._run(aim, lane, items))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        if not lane.calls:
-            self._lanes.pop(ledger, None)
+        if lane.timer is not None and not lane.waiting:
+            lane.timer.cancel()
+            lane.timer = None
 
-    async def _run(self, ledger: str, lane: _Lane, items: list[_Waiting]) -> None:
+    async def _run(self, aim: Aim, lane: _Lane, items: list[_Waiting]) -> None:
         """Send some together, and give each its result as it comes."""
         timeout_s = max(item.deadline_s for item in items) - time.monotonic()
         try:
             if len(items) == 1:
-                _answer(items[0], await self._one(ledger, items[0].draft, timeout_s))
+                _answer(items[0], await self._one(aim, items[0].draft, timeout_s))
             else:
                 drafts = [item.draft for item in items]
-                async for result in self._many(ledger, drafts, timeout_s):
+                async for result in self._many(aim, drafts, timeout_s):
                     _answer(items[result.index], result)
         except BaseException as error:
             for item in items:
@@ -144,7 +184,7 @@ class SingleAppends:
             if not isinstance(error, Exception):
                 raise
         finally:
-            self._ended(ledger, lane)
+            self._ended(aim, lane)
 
 
 def _take(waiting: deque[_Waiting]) -> list[_Waiting]:

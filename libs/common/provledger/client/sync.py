@@ -150,10 +150,15 @@ class Client:
         drafts: Sequence[Draft],
         *,
         full: bool = False,
+        wait_for: AnchorState = AnchorState.UNKNOWN,
         timeout_s: float | None = None,
     ) -> list[AppendResult]:
         """Record any number of drafts; one result for each, in order."""
-        return self._run(self._client.append_batch(ledger, drafts, full=full, timeout_s=timeout_s))
+        return self._run(
+            self._client.append_batch(
+                ledger, drafts, full=full, wait_for=wait_for, timeout_s=timeout_s
+            )
+        )
 
     def append_stream(
         self,

@@ -102,14 +102,16 @@ class AppendResponse(_message.Message):
     def __init__(self, receipt: _Optional[_Union[_common_pb2.Receipt, _Mapping]] = ..., repeated_request: _Optional[bool] = ...) -> None: ...
 
 class AppendBatchRequest(_message.Message):
-    __slots__ = ("ledger", "drafts", "view")
+    __slots__ = ("ledger", "drafts", "view", "wait_for")
     LEDGER_FIELD_NUMBER: _ClassVar[int]
     DRAFTS_FIELD_NUMBER: _ClassVar[int]
     VIEW_FIELD_NUMBER: _ClassVar[int]
+    WAIT_FOR_FIELD_NUMBER: _ClassVar[int]
     ledger: str
     drafts: _containers.RepeatedCompositeFieldContainer[_common_pb2.Draft]
     view: _common_pb2.ReceiptView
-    def __init__(self, ledger: _Optional[str] = ..., drafts: _Optional[_Iterable[_Union[_common_pb2.Draft, _Mapping]]] = ..., view: _Optional[_Union[_common_pb2.ReceiptView, str]] = ...) -> None: ...
+    wait_for: _common_pb2.AnchorState
+    def __init__(self, ledger: _Optional[str] = ..., drafts: _Optional[_Iterable[_Union[_common_pb2.Draft, _Mapping]]] = ..., view: _Optional[_Union[_common_pb2.ReceiptView, str]] = ..., wait_for: _Optional[_Union[_common_pb2.AnchorState, str]] = ...) -> None: ...
 
 class AppendBatchResponse(_message.Message):
     __slots__ = ("results",)
