@@ -8,6 +8,8 @@ run one after the other, and see the size that the one before left. (A plain UPD
 the size looks at the row as of its own beginning, and would not wait for the other.) All the rest
 hangs on that, so that nothing happens where the lock finds another epoch, or a size that none of a
 statement's flushes follows upon. Of those it brings along, it stores what lies beyond that size.
+
+Arrays travel in binary (`%b`): as text, psycopg writes them in Python, 18 µs for each kilobyte.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ _SET_TILED: Final = """tiled AS (
 _ENTRIES: Final = """added_entries AS (
   INSERT INTO entries (log_uid, start_index, bundle)
   SELECT grown.log_uid, piece.start_index, piece.bundle
-  FROM grown, unnest(%(start_indices)s::bigint[], %(bundles)s::bytea[])
+  FROM grown, unnest(%(start_indices)b::bigint[], %(bundles)b::bytea[])
     AS piece (start_index, bundle)
   WHERE piece.start_index >= grown.old_size
 )"""
@@ -52,7 +54,7 @@ _ENTRIES: Final = """added_entries AS (
 _INTENDED: Final = """intended AS (
   INSERT INTO checkpoints (log_uid, size, root, intended_at_ns)
   SELECT grown.log_uid, head.size, head.root, head.now_ns
-  FROM grown, unnest(%(sizes)s::bigint[], %(roots)s::bytea[], %(times_ns)s::bigint[])
+  FROM grown, unnest(%(sizes)b::bigint[], %(roots)b::bytea[], %(times_ns)b::bigint[])
     AS head (size, root, now_ns)
   WHERE head.size > grown.old_size
 )"""
@@ -66,7 +68,7 @@ _INTENDED_ALONE: Final = """intended AS (
 _RUNS: Final = """begun_runs AS (
   INSERT INTO runs (log_uid, ledger_uid, start_seq, start_index)
   SELECT grown.log_uid, run.ledger_uid, run.start_seq, run.start_index
-  FROM grown, unnest(%(run_ledgers)s::bytea[], %(run_seqs)s::bigint[], %(run_indices)s::bigint[])
+  FROM grown, unnest(%(run_ledgers)b::bytea[], %(run_seqs)b::bigint[], %(run_indices)b::bigint[])
     AS run (ledger_uid, start_seq, start_index)
   WHERE run.start_index >= grown.old_size
 )"""
@@ -75,8 +77,8 @@ _LEDGERS: Final = """moved_ledgers AS (
   INSERT INTO ledgers
     (log_uid, ledger_uid, suite, seq, receipt_hash, log_index, run_start_seq, forked_seq)
   SELECT grown.log_uid, ledger.* FROM grown, unnest(
-      %(uids)s::bytea[], %(suites)s::text[], %(seqs)s::bigint[], %(receipt_hashes)s::bytea[],
-      %(log_indices)s::bigint[], %(run_starts)s::bigint[], %(forks)s::bigint[]
+      %(uids)b::bytea[], %(suites)b::text[], %(seqs)b::bigint[], %(receipt_hashes)b::bytea[],
+      %(log_indices)b::bigint[], %(run_starts)b::bigint[], %(forks)s::bigint[]
     ) AS ledger (ledger_uid, suite, seq, receipt_hash, log_index, run_start_seq, forked_seq)
   ON CONFLICT (log_uid, ledger_uid) DO UPDATE SET
     seq = excluded.seq, receipt_hash = excluded.receipt_hash, log_index = excluded.log_index,
@@ -86,7 +88,7 @@ _LEDGERS: Final = """moved_ledgers AS (
 # SPEC: released is only the first signature stored for a size (design §4, "Log").
 _NOTES: Final = """stored AS (
   UPDATE checkpoints SET note = signed.note
-  FROM {source}, unnest(%(note_sizes)s::bigint[], %(notes)s::bytea[]) AS signed (size, note)
+  FROM {source}, unnest(%(note_sizes)b::bigint[], %(notes)b::bytea[]) AS signed (size, note)
   WHERE checkpoints.log_uid = {source}.log_uid AND checkpoints.size = signed.size
     AND checkpoints.note IS NULL
   RETURNING checkpoints.size
@@ -119,7 +121,7 @@ def _commit_text(
     *, alone: bool, grows: bool, runs: bool, ledgers: bool, notes: int, tiled: bool
 ) -> str:
     """The statement that stores a flush; what has nothing to do is left out, and costs nothing."""
-    follows = "= %(old_size)s" if alone else "= ANY(%(old_sizes)s::bigint[])"
+    follows = "= %(old_size)s" if alone else "= ANY(%(old_sizes)b::bigint[])"
     parts = [_HELD, _GROWN.format(tiled=f", {_TILED}" if tiled else "", follows=follows)]
     parts += [_ENTRIES, _INTENDED_ALONE if alone else _INTENDED] if grows else []
     parts += [_RUNS] if runs else []
