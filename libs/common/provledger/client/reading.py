@@ -1,0 +1,252 @@
+"""What a client reads: ledgers, receipts, heads, keys."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final
+
+from provledger.api.common.v1 import common_pb2
+from provledger.api.keys.v1 import keys_pb2, keys_pb2_grpc
+from provledger.api.ledger.v1 import ledger_pb2
+from provledger.client import convert
+from provledger.client.calls import unary
+from provledger.client.transport import Transport
+from provledger.client.values import (
+    AnchorState,
+    Ledger,
+    RangeReport,
+    ReceiptFilter,
+    ReceiptPage,
+    ReceiptSummary,
+    SignedHead,
+)
+from provledger.errors import FailedPreconditionError
+from provledger.receipt import Receipt
+
+_NO_FILTER: Final = ReceiptFilter()
+_VERIFY_ROWS: Final = 10_000
+_WAIT_ATTEMPT_S: Final = 30.0
+
+
+class Reading(Transport):
+    """The reads of `AsyncClient`."""
+
+    # --- ledgers ---------------------------------------------------------------------------------
+
+    async def get_ledger(self, name: str, *, timeout_s: float | None = None) -> Ledger:
+        """Return a ledger by its full name."""
+        request = convert.request(ledger_pb2.GetLedgerRequest, name=name)
+        response = await self._call("GetLedger", request, timeout_s)
+        return convert.ledger_from_pb(response.ledger)
+
+    async def list_ledgers(
+        self, tenant: str = "-", *, page_size: int = 0, timeout_s: float | None = None
+    ) -> AsyncIterator[Ledger]:
+        """Yield the ledgers of a tenant, or of all with `-`, by name."""
+        token = ""
+        while True:
+            request = convert.request(
+                ledger_pb2.ListLedgersRequest,
+                parent=f"tenants/{tenant}",
+                page_size=page_size,
+                page_token=token,
+            )
+            response = await self._call("ListLedgers", request, timeout_s)
+            for ledger in response.ledgers:
+                yield convert.ledger_from_pb(ledger)
+            token = response.next_page_token
+            if not token:
+                return
+
+    # --- receipts --------------------------------------------------------------------------------
+
+    async def get_receipt(self, name: str, *, timeout_s: float | None = None) -> Receipt:
+        """Return a receipt by its full name, with the proofs that exist so far."""
+        request = convert.request(
+            ledger_pb2.GetReceiptRequest, name=name, view=common_pb2.RECEIPT_VIEW_FULL
+        )
+        response = await self._call("GetReceipt", request, timeout_s)
+        return convert.receipt_from_pb(response.receipt)
+
+    async def get_summary(self, name: str, *, timeout_s: float | None = None) -> ReceiptSummary:
+        """Return a receipt's identity, position and hashes, and how far it has got."""
+        request = convert.request(
+            ledger_pb2.GetReceiptRequest, name=name, view=common_pb2.RECEIPT_VIEW_BASIC
+        )
+        response = await self._call("GetReceipt", request, timeout_s)
+        return convert.summary_from_pb(response.receipt)
+
+    async def wait_for_anchor(
+        self,
+        name: str,
+        *,
+        state: AnchorState = AnchorState.ANCHORED,
+        timeout_s: float | None = None,
+    ) -> Receipt:
+        """Return a receipt once it has got as far as `state`, with its proofs.
+
+        Raises DeadlineExceededError if that takes longer than `timeout_s`.
+        """
+        request = convert.request(
+            ledger_pb2.GetReceiptRequest,
+            name=name,
+            view=common_pb2.RECEIPT_VIEW_FULL,
+            wait_for=convert.anchor_state_to_pb(state),
+        )
+        response = await self._call("GetReceipt", request, timeout_s, _WAIT_ATTEMPT_S)
+        return convert.receipt_from_pb(response.receipt)
+
+    async def list_page(
+        self,
+        ledger: str,
+        where: ReceiptFilter = _NO_FILTER,
+        *,
+        page_size: int = 0,
+        page_token: str = "",
+        tree_size: int = 0,
+        timeout_s: float | None = None,
+    ) -> ReceiptPage:
+        """Return one page of receipts in chain order, all proved against one checkpoint.
+
+        `tree_size` picks the checkpoint; 0 takes the newest when the first page is read.
+        """
+        request = self._list_request(ledger, where, page_size, page_token, tree_size)
+        request.view = common_pb2.RECEIPT_VIEW_FULL
+        response = await self._call("ListReceipts", request, timeout_s)
+        return ReceiptPage(
+            receipts=tuple([convert.receipt_from_pb(item) for item in response.receipts]),
+            next_page_token=response.next_page_token,
+            tree_size=response.tree_size,
+        )
+
+    async def list_receipts(
+        self,
+        ledger: str,
+        where: ReceiptFilter = _NO_FILTER,
+        *,
+        page_size: int = 0,
+        tree_size: int = 0,
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[Receipt]:
+        """Yield receipts in chain order, page by page; `timeout_s` is for each page."""
+        token = ""
+        while True:
+            page = await self.list_page(
+                ledger,
+                where,
+                page_size=page_size,
+                page_token=token,
+                tree_size=tree_size,
+                timeout_s=timeout_s,
+            )
+            for receipt in page.receipts:
+                yield receipt
+            token = page.next_page_token
+            if not token:
+                return
+
+    async def list_summaries(
+        self,
+        ledger: str,
+        where: ReceiptFilter = _NO_FILTER,
+        *,
+        page_size: int = 0,
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[ReceiptSummary]:
+        """Yield summaries in chain order, page by page; `timeout_s` is for each page."""
+        token = ""
+        while True:
+            request = self._list_request(ledger, where, page_size, token)
+            request.view = common_pb2.RECEIPT_VIEW_BASIC
+            response = await self._call("ListReceipts", request, timeout_s)
+            for item in response.receipts:
+                yield convert.summary_from_pb(item)
+            token = response.next_page_token
+            if not token:
+                return
+
+    def _list_request(
+        self, ledger: str, where: ReceiptFilter, page_size: int, token: str, tree_size: int = 0
+    ) -> ledger_pb2.ListReceiptsRequest:
+        return convert.request(
+            ledger_pb2.ListReceiptsRequest,
+            parent=ledger,
+            page_size=page_size,
+            page_token=token,
+            resource_type=where.resource_type,
+            resource_id=where.resource_id,
+            actor_id=where.actor_id,
+            receipt_type=where.receipt_type,
+            start_t_ns=where.start_t_ns,
+            end_t_ns=where.end_t_ns,
+            tree_size=tree_size,
+        )
+
+    # --- proving ---------------------------------------------------------------------------------
+
+    async def get_head(
+        self, ledger: str, *, tree_size: int = 0, timeout_s: float | None = None
+    ) -> SignedHead:
+        """Return the signed head of a ledger as of a checkpoint; 0 means the newest.
+
+        Kept elsewhere, it is what later shows that an export was cut short.
+        """
+        request = convert.request(ledger_pb2.GetHeadRequest, name=ledger, tree_size=tree_size)
+        response = await self._call("GetHead", request, timeout_s)
+        return SignedHead(response.head, response.checkpoint)
+
+    async def verify_range(
+        self,
+        ledger: str,
+        *,
+        start_seq: int = 0,
+        end_seq: int | None = None,
+        progress: Callable[[int], None] | None = None,
+        timeout_s: float | None = None,
+    ) -> RangeReport:
+        """Have the service recompute its stored chain, by default all of it; what it covered.
+
+        `end_seq` is inclusive. `progress` is told the number of rows checked so far; `timeout_s` is
+        for each 10,000 of them.
+
+        Raises:
+            DataLossError: naming the first row that does not hold.
+        """
+        if end_seq is None:
+            end_seq = (await self.get_ledger(ledger)).seq
+        report = RangeReport(start_seq, start_seq - 1, 0, end_seq, b"")
+        while report.checked_seq < end_seq:
+            first = report.checked_seq + 1
+            request = convert.request(
+                ledger_pb2.VerifyRangeRequest,
+                name=ledger,
+                start_seq=first,
+                end_seq=min(end_seq, first + _VERIFY_ROWS - 1),
+            )
+            response = await self._call("VerifyRange", request, timeout_s, self._policy.timeout_s)
+            if response.checked_seq < first:
+                raise FailedPreconditionError(
+                    "RANGE_BEYOND_HEAD", f"the ledger ends at seq {response.head_seq}"
+                )
+            report = RangeReport(
+                start_seq,
+                response.checked_seq,
+                report.checked_count + response.checked_count,
+                response.head_seq,
+                response.receipt_hash,
+            )
+            if progress is not None:
+                progress(report.checked_count)
+        return report
+
+    async def jwks(self, *, timeout_s: float | None = None) -> bytes:
+        """Return the JWK Set a verifier needs, as JSON text; needs `keys_endpoint`."""
+        if not self._keys_endpoint:
+            raise FailedPreconditionError(
+                "NO_KEYS_ENDPOINT", "give the client a keys_endpoint to fetch the JWK Set"
+            )
+        stub: Any = keys_pb2_grpc.KeysServiceStub(self._channel(self._keys_endpoint))
+        request = keys_pb2.GetJwksRequest()
+        response = await unary(stub.GetJwks, request, self._policy, timeout_s=timeout_s)
+        jwks: bytes = response.jwks
+        return jwks
