@@ -165,8 +165,9 @@ class Settings(ServerSettings):
             "max": 10_000,
         },
     )
+    # Checkpoints are published once a second: what nobody waits for is in no hurry.
     relay_linger_ms: float = field(
-        default=20.0,
+        default=100.0,
         metadata={
             "doc": "How long receipts gather before they are brought to the log, while nobody "
             "waits for one of them to be logged. 0 brings them at once.",
