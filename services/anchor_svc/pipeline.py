@@ -18,7 +18,8 @@ what is stored has to be read again first (`committer`).
 
 `Pipeline` also gives the batcher its turns: a batch is closed when it can be written, so that what
 arrives while writes are under way goes together. It lets overlap what only waits (see
-`provledger.pacing.Overlap`).
+`provledger.pacing.Overlap`). It waits as well while the key has enough to sign: one that is bound
+to a rate gets fewer and larger batches, and not more heads than it can sign in time.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ from anchor_svc.storage import Flush, Signed, Storage
 from anchor_svc.tilestore import TileStore
 from anchor_svc.tree import TILE_WIDTH
 from provledger import telemetry
-from provledger.pacing import Overlap
+from provledger.errors import StatusError
+from provledger.pacing import Overlap, Signing
 
 MAX_FLIGHTS: Final = 16
 """Most flushes that are begun and not released."""
@@ -60,13 +62,15 @@ class Flight:
     tree size, when its signed head is. Either fails if the flush does.
     """
 
-    __slots__ = ("committed", "note", "planned", "released", "stored_note")
+    __slots__ = ("committed", "note", "planned", "released", "signed", "stored_note")
 
     def __init__(self, planned: Planned) -> None:
         loop = asyncio.get_running_loop()
         self.planned = planned
         self.committed: asyncio.Future[None] = loop.create_future()
         self.released: asyncio.Future[int] = loop.create_future()
+        # Whether the key has signed it; the signature goes nowhere yet.
+        self.signed = False
         # Its signature, once the head is durable and its tiles are on disk.
         self.note: bytes | None = None
         # The note that is stored for it, the first one.
@@ -113,6 +117,7 @@ class Pipeline:
         self._budget_s = budget_s
         self._monotonic = monotonic
         self._overlap = Overlap()
+        self._signing = Signing()
         # In order; the first `_noted` of them have their note stored, or on its way there.
         self._flights: deque[Flight] = deque()
         self._noted = 0
@@ -160,11 +165,18 @@ class Pipeline:
         lanes = self._storage.lanes
         if self._waiting is None or self._turns + self._note_writes >= lanes:
             return
+        if self.failure is None:
+            at_key = self._unsigned() + self._boarding
+            if at_key >= self._signing.most(MAX_FLIGHTS):
+                return  # again when one is signed
         if self._turns < self._overlap.most(self._budget_s, lanes):
             go, self._waiting = self._waiting, None
             self._turns += 1
             self._boarding += 1
             go()
+
+    def _unsigned(self) -> int:
+        return sum(not flight.signed for flight in self._flights)
 
     # --- flights
 
@@ -225,13 +237,25 @@ class Pipeline:
 
     async def _prepare(self, flight: Flight, span: telemetry.Span | None) -> None:
         planned = flight.planned
-        note = await self._sign(flight.size, planned.flush.root, span)
+        note = await self._signed_by_key(flight, span)
         # SPEC: the signature goes nowhere before the intended head is stored (design §4, "Log").
         await flight.committed
         if planned.growth.tiles:
             await asyncio.to_thread(self._store.write_growth, planned.growth)
         flight.note = note
         self._write_notes()
+
+    async def _signed_by_key(self, flight: Flight, span: telemetry.Span | None) -> bytes:
+        started_s, at_once = self._monotonic(), self._unsigned()
+        try:
+            note = await self._sign(flight.size, flight.planned.flush.root, span)
+        except StatusError:
+            self._signing.failed()
+            raise
+        self._signing.see(self._monotonic() - started_s, at_once)
+        flight.signed = True
+        self._grant()
+        return note
 
     def _write_notes(self) -> None:
         """Store the notes that are ready, unless a flush takes them along or no lane is free."""
@@ -296,6 +320,8 @@ class Pipeline:
             # Nobody wants these signatures any more. What is being written goes on to its end.
             for preparing in self._preparing:
                 preparing.cancel()
+            # Who waited for the key finds out what to do, or is told.
+            self._grant()
 
 
 def _signed(flights: Sequence[Flight]) -> Signed:

@@ -21,6 +21,8 @@ from anchor_svc.storage import NONE_SIGNED, Flush, Signed, Storage
 from provledger.db import begin_write, open_engine
 from provledger.errors import DataLossError, FailedPreconditionError, UnavailableError
 from provledger.keyset import KeyPurpose
+from provledger.kms.errors import KMSThrottledError
+from provledger.kms.remote import RemoteSigner
 from provledger.pacing import Overlap
 from tests.support.anchoring import (
     Ledger,
@@ -30,6 +32,7 @@ from tests.support.anchoring import (
     running_log,
     submit,
 )
+from tests.support.token_bucket import TokenBucket
 
 STEPS = (
     "before commit",
@@ -250,6 +253,71 @@ async def test_log_heals_itself_with_flushes_under_way(
             assert (-1 if state is None else state.seq) + 1 >= answered.get(ledger.uid, 0)
         assert (await submit_everything(log, ledgers))[1] == 0
         await check_log(log, ledgers, keys, let_out=hazard.let_out)
+
+
+class Throttled:
+    """The checkpoint key behind a provider that signs so many a second.
+
+    What is between, retries, deadlines and the learned rate, is what every remote key has.
+    """
+
+    def __init__(self, signer: Any, rate_per_s: float) -> None:
+        self._sign = signer.sign
+        self._bucket = TokenBucket(rate_per_s, 1)
+        self.refused = 0
+        self.remote = RemoteSigner(
+            "test-kms:checkpoint-1",
+            signer.algorithm,
+            signer.public_key,
+            self._once,
+            release=signer.close,
+        )
+
+    async def _once(self, message: bytes, timeout_s: float) -> bytes:
+        if not self._bucket.take():
+            self.refused += 1
+            raise KMSThrottledError("over the rate", retry_delay_s=0.0)
+        signature: bytes = await self._sign(message)
+        return signature
+
+
+@pytest.mark.parametrize("rate_per_s", [4, 20])
+async def test_key_that_is_throttled_loses_nothing_and_forks_nothing(
+    database_url: str, tmp_path: Path, rate_per_s: float
+) -> None:
+    """Appenders wait, or are told to come back; what they repeat is there, once."""
+    keys, ledgers, hazard = TestKeys(), make_ledgers(), Hazard(seed=8)
+    answered: dict[bytes, int] = {}
+    async with running_log(
+        database_url,
+        tmp_path,
+        keys=keys,
+        wrap=hazard.wrap,
+        prepare=hazard.prepare,
+        background=True,
+    ) as log:
+        signer = keys.signers[KeyPurpose.CHECKPOINT]
+        throttled = Throttled(signer, rate_per_s)
+        signer.sign = throttled.remote.sign  # type: ignore[method-assign]
+        failed = 1
+        async with asyncio.timeout(60):
+            while failed:
+                # Anything else than UNAVAILABLE, and the gap behind it, is raised here.
+                told, failed = await submit_everything(log, ledgers)
+                for uid, end in told.items():
+                    answered[uid] = max(answered.get(uid, 0), end)
+                for ledger in ledgers:
+                    state = await log.reader.ledger_state(ledger.uid)
+                    assert (-1 if state is None else state.seq) + 1 >= answered.get(ledger.uid, 0)
+        assert throttled.refused
+        assert hazard.most > 1
+        await check_log(log, ledgers, keys, let_out=hazard.let_out)
+        signed = log.state.signed_view()
+    # And it is what is stored.
+    del keys.signers[KeyPurpose.CHECKPOINT].sign
+    async with running_log(database_url, tmp_path, keys=keys) as log:
+        assert log.state.signed_view().note == signed.note
+        await check_log(log, ledgers, keys, let_out=[*hazard.let_out, signed.note])
 
 
 class Gate(Hazard):

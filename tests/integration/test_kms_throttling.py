@@ -221,6 +221,26 @@ async def test_caller_that_gives_up_leaves_its_turn_to_the_next() -> None:
         pass
 
 
+async def test_caller_that_gives_up_leaves_its_place_in_the_schedule() -> None:
+    """Else those who come after it wait for calls that nobody makes."""
+    clock = Clock()
+    limiter = KeyLimiter(URI, clock=clock)
+    limiter.rate.throttled(clock(), clock())  # 9 calls a second
+
+    async def use() -> None:
+        async with limiter.turn(clock() + 60):
+            pytest.fail("it was given up before")
+
+    free_s = limiter.rate.wait_s(clock())
+    tasks = [asyncio.ensure_future(use()) for _ in range(5)]
+    await turns()
+    assert limiter.rate.wait_s(clock()) == pytest.approx(free_s + 5 / 9)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert limiter.rate.wait_s(clock()) == pytest.approx(free_s)
+
+
 class Clock:
     def __init__(self) -> None:
         self.now_s = 100.0

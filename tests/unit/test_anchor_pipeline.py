@@ -176,10 +176,11 @@ def load(
     rate: float,
     *,
     sign_s: Callable[[random.Random], float] = lambda _: DELAY_S,
+    key: Callable[[], Callable[[], Awaitable[None]]] | None = None,
     seconds: float = SETTLING_S + 3.0,
     **options: Any,
 ) -> Seen:
-    """Leaves at random at a steady rate."""
+    """Leaves at random at a steady rate. `key` makes what signs, instead of one of `sign_s`."""
 
     async def main() -> Seen:
         clock = asyncio.get_running_loop().time
@@ -189,7 +190,7 @@ def load(
         async def sign() -> None:
             await asyncio.sleep(sign_s(rng))
 
-        anchor = Anchor(seen, sign)
+        anchor = Anchor(seen, sign if key is None else key())
         tasks = set()
 
         async def one() -> None:
@@ -258,6 +259,41 @@ def test_slow_key_bounds_what_is_under_way() -> None:
     assert seen.most_flights <= MAX_FLIGHTS
     assert seen.errors == []
     assert seen.latency_ms(0.95) < 900
+
+
+class BoundKey:
+    """A key that signs so many a second, and refuses whoever would wait longer than 1.5 s."""
+
+    def __init__(self, rate_per_s: float) -> None:
+        self._each_s = 1 / rate_per_s
+        self._free_s = 0.0
+
+    async def __call__(self) -> None:
+        now_s = asyncio.get_running_loop().time()
+        at_s = max(now_s, self._free_s)
+        if at_s - now_s > 1.5:
+            raise UnavailableError("SIGNING_UNAVAILABLE", "too many wait for it already")
+        self._free_s = at_s + self._each_s
+        await asyncio.sleep(self._free_s - now_s)
+
+
+@pytest.mark.parametrize("rate_per_s", [3, 5, 20, 100])
+def test_a_key_that_is_bound_to_a_rate_gets_fewer_heads_and_refuses_none(rate_per_s: float) -> None:
+    seen = load(500, lanes=6, delay_s=lambda _: 0.001, key=lambda: BoundKey(rate_per_s))
+    assert seen.errors == []
+    assert seen.released == sorted(seen.released)
+    # It has something to sign all the time, or nearly.
+    assert len(seen.released) >= 0.7 * rate_per_s * (SETTLING_S + 3.0)
+
+
+def test_who_waits_for_a_key_that_fails_hears_of_it() -> None:
+    async def fail() -> None:
+        await asyncio.sleep(0.3)
+        raise UnavailableError("SIGNING_UNAVAILABLE", "away")
+
+    seen = load(500, lanes=6, delay_s=lambda _: 0.001, key=lambda: fail, seconds=0.6)
+    assert len(seen.errors) > 200
+    assert seen.answered == []
 
 
 @pytest.mark.parametrize("rate", [300, 1000])

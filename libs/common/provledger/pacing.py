@@ -18,6 +18,9 @@ TARGET_SHARE: Final = 0.6
 too low still asks for half; less than all, so that the usual unevenness of arrivals fits in."""
 
 _OVERLAP_WINDOW: Final = 100
+_SIGNING_WAIT_S: Final = 0.5
+"""Seconds that a signature may wait for those before it; a third of what key adapters allow."""
+_SIGNING_AT_FIRST: Final = 4
 _MEMORY_S: Final = 0.5
 # A quiet spell of this many time constants leaves nothing worth the exponential.
 _FORGOTTEN: Final = 40.0
@@ -96,6 +99,32 @@ class Overlap:
         if spacing_s <= 0 or math.isinf(least_s):
             return 1
         return max(1, min(most, math.ceil(least_s / spacing_s)))
+
+
+class Signing:
+    """How many signatures to wait for at once: no more than one key makes in `_SIGNING_WAIT_S`.
+
+    A key that is bound to a rate serves who asked first, and refuses at once whoever would wait too
+    long. So it is asked for few at a time, and what arrives meanwhile shares the next ones.
+    """
+
+    __slots__ = ("_most",)
+
+    def __init__(self) -> None:
+        self._most = _SIGNING_AT_FIRST
+
+    def see(self, waited_s: float, at_once: int) -> None:
+        """Take note of a signature that took so long, the last of so many at once."""
+        fit = int(_SIGNING_WAIT_S * at_once / max(waited_s, 1e-6))
+        self._most = max(1, min(self._most + 1, fit))
+
+    def failed(self) -> None:
+        """Take note of one that was not made."""
+        self._most = 1
+
+    def most(self, most: int) -> int:
+        """How many at once, 1 to `most`."""
+        return min(self._most, most)
 
 
 def target_items(rate_per_s: float, budget_s: float, max_items: int) -> int:

@@ -101,6 +101,11 @@ class LearnedRate:
         self._next_s = max(self._next_s, now_s - self._policy.burst_s) + 1 / self._rate_per_s
         return wait_s
 
+    def give_back(self) -> None:
+        """Give up a place that was reserved: the call is not made, and others need not wait."""
+        if self._rate_per_s is not None:
+            self._next_s -= 1 / self._rate_per_s
+
     def succeeded(self, now_s: float) -> None:
         """Note a call that was served; lets the rate grow if it is what holds us back."""
         self._forget_successes(now_s)
@@ -211,7 +216,11 @@ class KeyLimiter:
             raise self.too_busy("over the provider's rate limit")
         wait_s = self.rate.reserve(now_s)
         if wait_s > 0:
-            await asyncio.sleep(wait_s)
+            try:
+                await asyncio.sleep(wait_s)
+            except BaseException:
+                self.rate.give_back()
+                raise
 
 
 class OutageGate:
