@@ -114,6 +114,7 @@ def assemble(
     gate = Gate(
         max_bytes=settings.work_bytes,
         target_s=settings.queue_target_s,
+        small_calls=settings.small_calls,
         tenant_streams=settings.tenant_streams,
         quotas=parse_quotas(settings.tenant_quotas),
     )

@@ -68,6 +68,16 @@ class Settings(ServerSettings):
             "min": 1,
         },
     )
+    listeners: int = field(
+        default=8,
+        metadata={
+            "doc": "Sockets that listen on the port, among which Linux spreads connections. "
+            "A call waits to be looked at behind those of its own socket only.",
+            "unit": "sockets",
+            "min": 1,
+            "max": 64,
+        },
+    )
     flush_items: int = field(
         default=1000,
         metadata={"doc": "Most receipts in one flush.", "unit": "items", "min": 1, "max": 1000},
@@ -125,6 +135,15 @@ class Settings(ServerSettings):
             "unit": "seconds",
             "min": 0.001,
             "max": 10,
+        },
+    )
+    small_calls: int = field(
+        default=2048,
+        metadata={
+            "doc": "Most calls of at most 4 KiB in work, of all tenants together; more are "
+            "refused. Refusing one costs what answering it does, so time does not bound them.",
+            "unit": "calls",
+            "min": 16,
         },
     )
     tenant_quotas: Mapping[str, tuple[str, ...]] = field(

@@ -5,6 +5,10 @@ calls that do not fit are refused at once, as RESOURCE_EXHAUSTED with the delay 
 is ahead of them will be done. Streams are not refused drafts: they are read no further until there
 is room, which their senders feel as flow control.
 
+Small calls cost as much to refuse as to answer, and refusing them would save no time for anybody.
+They are bounded by their number instead, and by how many a connection may have at once; and they
+are not counted against what is let in by time, so that a flood of them keeps out no batch.
+
 The tenant is read from the first field of the request. It decides whose share is used and nothing
 else; whether there is such a tenant, and its ledger, is looked at later. Only tenants with work
 here, or with less than their full quota left, are remembered.
@@ -55,11 +59,13 @@ _limit_units = telemetry.gauge(
 class _Held:
     """What one tenant has in work."""
 
-    __slots__ = ("calls", "size_bytes", "streams", "units")
+    __slots__ = ("calls", "size_bytes", "small_calls", "streams", "units")
 
     def __init__(self) -> None:
         self.calls = 0
+        self.small_calls = 0
         self.units = 0
+        """Without those of small calls."""
         self.size_bytes = 0
         self.streams = 0
 
@@ -68,8 +74,9 @@ class Gate:
     """Lets work in; for one event loop.
 
     max_bytes: of drafts in work, all tenants together. target_s: how long drafts may wait for
-    their flush, see `Limiter`. tenant_streams: most streams of one tenant. quotas: drafts a second
-    by tenant, `*` for those not named; a tenant without one has no quota.
+    their flush, see `Limiter`. small_calls: most small unary calls in work, all tenants together.
+    tenant_streams: most streams of one tenant. quotas: drafts a second by tenant, `*` for those not
+    named; a tenant without one has no quota.
     """
 
     def __init__(
@@ -77,11 +84,13 @@ class Gate:
         *,
         max_bytes: int,
         target_s: float,
+        small_calls: int,
         tenant_streams: int,
         quotas: Mapping[str, float] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._max_bytes = max_bytes
+        self._max_small_calls = small_calls
         self._tenant_streams = tenant_streams
         self._quotas = dict(quotas or {})
         self._clock = clock
@@ -90,6 +99,8 @@ class Gate:
         self._held: dict[str, _Held] = {}
         self._filled: dict[str, Quota] = {}
         self._units = 0
+        self._small_calls = 0
+        self._small_units = 0
         self._bytes = 0
         self._waiting: FairQueue[tuple[int, asyncio.Future[None]]] = FairQueue()
 
@@ -120,9 +131,10 @@ class Gate:
         tenant = tenant_of(first_string(data))
         size_bytes = len(data)
         units = overload.units_of(size_bytes)
+        small = size_bytes <= overload.SMALL_CALL_BYTES
         self._check_quota(tenant)
-        if not self._fits(tenant, size_bytes):
-            if self._units_full(tenant):
+        if not self._fits(tenant, size_bytes, small):
+            if not small and self._units_full(tenant):
                 self._limiter.refused()
             self._drain.turned_away(units, self._clock())
             raise refuse(
@@ -130,11 +142,11 @@ class Gate:
                 "more is being worked on than can be answered in time; try again later",
                 self._drain.retry_delay_s(self._units),
             )
-        self._enter(tenant, units, size_bytes)
+        self._enter(tenant, units, size_bytes, small)
         try:
             yield
         finally:
-            self._leave(tenant, units, size_bytes)
+            self._leave(tenant, units, size_bytes, small)
 
     # --- streams
 
@@ -204,7 +216,7 @@ class Gate:
 
     # --- inside
 
-    def _fits(self, tenant: str, size_bytes: int) -> bool:
+    def _fits(self, tenant: str, size_bytes: int, small: bool = False) -> bool:
         """Whether a tenant may have more in work.
 
         One that has next to nothing here is kept out by the memory alone, and an idle service
@@ -217,31 +229,41 @@ class Gate:
         held = self._held.get(tenant)
         if held is None or held.calls < _FREE_CALLS:
             return True
-        return not self._units_full(tenant) and overload.may_enter(
-            held.size_bytes, self._bytes, self._max_bytes
-        )
+        if small:
+            full = not overload.may_enter(
+                held.small_calls, self._small_calls, self._max_small_calls
+            )
+        else:
+            full = self._units_full(tenant)
+        return not full and overload.may_enter(held.size_bytes, self._bytes, self._max_bytes)
 
     def _units_full(self, tenant: str) -> bool:
         held = self._held.get(tenant)
         if held is None or held.calls < _FREE_CALLS:
             return False
-        return not overload.may_enter(held.units, self._units, self._limiter.limit)
+        used = self._units - self._small_units
+        return not overload.may_enter(held.units, used, self._limiter.limit)
 
-    def _enter(self, tenant: str, units: int, size_bytes: int) -> None:
-        held = self._hold(tenant)
-        held.calls += 1
-        held.units += units
+    def _enter(self, tenant: str, units: int, size_bytes: int, small: bool = False) -> None:
+        self._hold(tenant)
+        self._count(tenant, 1, units, size_bytes, small)
+
+    def _count(self, tenant: str, calls: int, units: int, size_bytes: int, small: bool) -> None:
+        held = self._held[tenant]
+        held.calls += calls
         held.size_bytes += size_bytes
+        if small:
+            held.small_calls += calls
+            self._small_calls += calls
+            self._small_units += units
+        else:
+            held.units += units
         self._units += units
         self._bytes += size_bytes
 
-    def _leave(self, tenant: str, units: int, size_bytes: int) -> None:
+    def _leave(self, tenant: str, units: int, size_bytes: int, small: bool = False) -> None:
+        self._count(tenant, -1, -units, -size_bytes, small)
         held = self._held[tenant]
-        held.calls -= 1
-        held.units -= units
-        held.size_bytes -= size_bytes
-        self._units -= units
-        self._bytes -= size_bytes
         self._forget(tenant, held)
         self._drain.done(units, self._units, self._clock())
         if not self._units:

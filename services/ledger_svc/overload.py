@@ -22,6 +22,8 @@ from typing import Final
 
 UNIT_BYTES: Final = 512
 CALL_UNITS: Final = 4
+SMALL_CALL_BYTES: Final = 4096
+"""Refusing a call of no more than this costs about as much as answering it."""
 
 SHARE: Final = 3.0
 """A tenant may hold this many times what is free: three quarters, if it is alone."""

@@ -108,7 +108,7 @@ async def test_flood_is_refused_at_once_and_another_tenant_is_served(tmp_path: P
 
 async def test_refusal_costs_no_parsing(tmp_path: Path) -> None:
     """Bytes that are no request are OVERLOADED too, and MALFORMED only when there is room."""
-    broken = request(draft("x")).SerializeToString()[:-3]
+    broken = request(document("x", SOME)).SerializeToString()[:-3]
     async with held(tmp_path) as (_, channel, witness), asyncio.timeout(60):
         stub = ledger_pb2_grpc.LedgerServiceStub(channel)
         raw = channel.unary_unary(f"/{LEDGER_SERVICE}/Append")

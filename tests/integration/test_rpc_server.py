@@ -48,10 +48,12 @@ async def test_health_knows_the_server_and_each_service() -> None:
         assert await health(server.port, SERVICE) == NOT_SERVING
 
 
-async def test_taken_port_is_refused() -> None:
-    async with serving(EchoServicer()) as server:
+@pytest.mark.parametrize(("theirs", "ours"), [(1, 1), (1, 4), (4, 1), (4, 4)])
+async def test_taken_port_is_refused(theirs: int, ours: int) -> None:
+    """Even where each of them would share it with itself."""
+    async with serving(EchoServicer(), ServerSettings(listeners=theirs)) as server:
         with pytest.raises(ConfigError, match="cannot listen"):
-            await Server(ServerSettings(port=server.port)).start()
+            await Server(ServerSettings(port=server.port, listeners=ours)).start()
 
 
 async def until_refused(stub: EchoStub) -> None:

@@ -78,6 +78,7 @@ class Simulation:
         settings: dict[str, Any] = {
             "max_bytes": 64 * 1024 * 1024,
             "target_s": 0.03,
+            "small_calls": 2048,
             "tenant_streams": 8,
             **options,
         }

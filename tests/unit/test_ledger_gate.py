@@ -23,6 +23,8 @@ from tests.support.overload import Simulation, request_of
 
 CAPACITY = 3000
 KIB = 1024
+LARGE = 6 * KIB
+"""Bytes of a call that is not small."""
 
 
 class Clock:
@@ -33,7 +35,7 @@ class Clock:
 
 
 def gate(clock: Callable[[], float] | None = None, **options: Any) -> Gate:
-    defaults = {"max_bytes": 1024 * KIB, "target_s": 0.03, "tenant_streams": 2}
+    defaults = {"max_bytes": 1024 * KIB, "target_s": 0.03, "small_calls": 100, "tenant_streams": 2}
     return Gate(clock=clock or Clock(), **{**defaults, **options})
 
 
@@ -46,7 +48,7 @@ def alone() -> dict[float, tuple[Simulation, Any]]:
     runs = {}
     for times in (1.0, 2.0):
         simulation = Simulation(per_call_s=1 / CAPACITY)
-        simulation.arrivals("acme", CAPACITY * times, 3.0, seed=7)
+        simulation.arrivals("acme", CAPACITY * times, 3.0, seed=7, size_bytes=LARGE)
         runs[times] = (simulation, simulation.run()["acme"])
     return runs
 
@@ -63,7 +65,7 @@ def test_what_is_let_in_is_answered_in_time(alone: Any) -> None:
 
 
 def test_memory_is_bounded_by_what_drains_in_time(alone: Any) -> None:
-    assert alone[2.0][0].most_bytes < 2048 * KIB
+    assert alone[2.0][0].most_bytes < 4096 * KIB
     assert alone[2.0][0].gate.in_work_bytes == alone[2.0][0].gate.in_work_units == 0
     assert alone[2.0][0].gate.tenants == 0
 
@@ -103,13 +105,61 @@ def test_flood_leaves_another_tenant_nearly_alone(fair: bool) -> None:
         assert seen["quiet"].p95_s(1.0) > 4 * quiet_s
 
 
-def test_two_floods_get_as_much_as_each_other() -> None:
+@pytest.mark.parametrize("size_bytes", [1200, LARGE])
+def test_two_floods_get_as_much_as_each_other(size_bytes: int) -> None:
     simulation = Simulation(per_call_s=1 / CAPACITY)
-    simulation.arrivals("more", 3 * CAPACITY, 2.0, seed=5)
-    simulation.arrivals("less", 1 * CAPACITY, 2.0, seed=6)
+    simulation.arrivals("more", 3 * CAPACITY, 2.0, seed=5, size_bytes=size_bytes)
+    simulation.arrivals("less", 1 * CAPACITY, 2.0, seed=6, size_bytes=size_bytes)
     seen = simulation.run()
     rates = [seen[name].rate(1.0, 2.0) for name in ("more", "less")]
     assert min(rates) > 0.8 * max(rates)
+
+
+# --- small calls
+
+
+def taken(subject: Gate, held: ExitStack, data: bytes) -> int:
+    """How many calls get in until one is refused; all of them stay."""
+    for count in range(10_000):
+        place = subject.call(data)
+        try:
+            held.enter_context(place)
+        except ResourceExhaustedError:
+            return count
+    raise AssertionError("nothing was refused")
+
+
+def test_small_calls_are_not_refused_for_the_time_they_wait() -> None:
+    """Two full connections at ten times what can be done: refusing would make it no faster."""
+    simulation = Simulation(per_call_s=1 / 300, target_s=0.03)
+    simulation.crowd("acme", 512, 0.0, 6.0)
+    seen = simulation.run()["acme"]
+    assert not seen.refusals
+    assert seen.rate(2.0, 6.0) > 0.8 * 300
+
+
+def test_small_calls_are_bounded_by_number_and_shared_by_tenant() -> None:
+    subject = gate(small_calls=100, max_bytes=1024 * KIB)
+    small = request_of("acme", overload.SMALL_CALL_BYTES - 100)
+    with ExitStack() as held:
+        assert taken(subject, held, small) == 75
+        assert taken(subject, held, request_of("other")) == 19
+        with subject.call(request_of("third")):
+            pass
+    assert subject.in_work_units == subject.in_work_bytes == subject.tenants == 0
+
+
+def test_small_calls_and_batches_do_not_keep_each_other_out() -> None:
+    """Neither another tenant's nor one of its own."""
+    batch, small = request_of("acme", 400 * KIB), request_of("acme")
+    counts = []
+    for order in ((batch, small), (small, batch)):
+        subject = gate(max_bytes=64 * 1024 * KIB, small_calls=4000)
+        with ExitStack() as held:
+            counts.append({len(data): taken(subject, held, data) for data in order})
+    assert counts[0] == counts[1]
+    assert counts[0][len(small)] == 3000
+    assert counts[0][len(batch)] > 4
 
 
 # --- single decisions

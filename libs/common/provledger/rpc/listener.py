@@ -1,13 +1,21 @@
 """The gRPC server object: what is bound, registered and reported healthy.
 
 `provledger.rpc.server` runs one for the life of a process; tests may use it directly.
+
+gRPC has one queue of calls that it has not shown us yet for each RPC of a server, and shows them
+one at a time: a call waits behind all that came before it, on whatever connection. So there may be
+several gRPC servers on the port, in this one event loop, and Linux gives each connection to one of
+them (SO_REUSEPORT, socket(7)): a flood then stands before few other callers.
 """
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import socket
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import grpc
@@ -45,17 +53,22 @@ class Server:
             trace=telemetry.rpc_tracer(),
             gates=gates,
         )
-        self._server = grpc.aio.server(
-            interceptors=[self._interceptor],
-            options=server_options(config),
-            maximum_concurrent_rpcs=config.max_concurrent_rpcs,
-        )
+        count = config.listeners if sys.platform == "linux" else 1
+        self._servers = [
+            grpc.aio.server(
+                interceptors=[self._interceptor],
+                options=server_options(config, shared=count > 1),
+                maximum_concurrent_rpcs=-(-config.max_concurrent_rpcs // count),
+            )
+            for _ in range(count)
+        ]
         self._health = HealthServicer()
         self.port = 0
 
     def add(self, add_to_server: Callable[[Any, Any], None], servicer: object) -> None:
         """Register a servicer with its generated `add_XServicer_to_server`."""
-        add_to_server(servicer, _Registrar(self._server, self._methods))
+        for server in self._servers:
+            add_to_server(servicer, _Registrar(server, self._methods))
 
     @property
     def service_names(self) -> list[str]:
@@ -70,27 +83,36 @@ class Server:
         """
         if self._allow is not None:
             self._allow.check_known(self._methods)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        address = join_host_port(self._config.host, self._config.port)
-        credentials = None if self._tls is None else server_credentials(self._tls)
+        for server in self._servers:
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        host, port = self._config.host, self._config.port
         try:
-            if credentials is None:
-                self.port = self._server.add_insecure_port(address)
-            else:
-                self.port = self._server.add_secure_port(address, credentials)
-        except RuntimeError as error:
+            # The system itself never chooses a port that somebody has.
+            with claimed(host, port) if len(self._servers) > 1 and port else nullcontext():
+                for server in self._servers:
+                    port = self.port = self._bind(server, join_host_port(host, port))
+        except (RuntimeError, OSError) as error:
             raise ConfigError(
-                f"cannot listen on {address}: taken, or no address of ours"
+                f"cannot listen on {join_host_port(host, port)}: taken, or no address of ours"
             ) from error
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
-        await self._server.start()
+        for server in self._servers:
+            await server.start()
         return self.port
+
+    def _bind(self, server: Any, address: str) -> int:
+        bound: int
+        if self._tls is None:
+            bound = server.add_insecure_port(address)
+        else:
+            bound = server.add_secure_port(address, server_credentials(self._tls))
+        return bound
 
     async def drain(self, grace_s: float) -> None:
         """Health NOT_SERVING, end watches, wait for calls in flight, then cancel the rest."""
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self._interceptor.end_watches()
-        await self._server.stop(grace_s)
+        await asyncio.gather(*(server.stop(grace_s) for server in self._servers))
 
     async def not_serving(self) -> None:
         """Say NOT_SERVING for every service while calls are still answered."""
@@ -127,8 +149,30 @@ def _authenticate(context: Any) -> str:
     return auth.principal_from_auth_context(context.auth_context())
 
 
-def server_options(config: ServerSettings) -> list[tuple[str, Any]]:
-    """gRPC options that bound what a caller can make the server hold."""
+@contextmanager
+def claimed(host: str, port: int) -> Iterator[None]:
+    """Make sure that we share a port with nobody, while our sockets are bound to it.
+
+    With SO_REUSEPORT, whoever else sets it gets a part of the connections, in silence. That nobody
+    listens yet, binding without it shows; a name in Linux's abstract namespace (unix(7)), which
+    goes with its process, keeps out another of us that starts at the same moment.
+
+    Raises:
+        OSError: it is taken, or no address of ours.
+    """
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as name:
+        name.bind(f"\0provledger/listener/{port}")
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+        yield
+
+
+def server_options(config: ServerSettings, *, shared: bool = False) -> list[tuple[str, Any]]:
+    """gRPC options that bound what a caller can make the server hold; `shared` is the port."""
     return [
         ("grpc.max_receive_message_length", config.max_message_bytes),
         ("grpc.max_send_message_length", config.max_message_bytes),
@@ -136,8 +180,8 @@ def server_options(config: ServerSettings) -> list[tuple[str, Any]]:
         # More calls than that wait at their caller, who is slowed down alone. gRPC would otherwise
         # refuse some from well below the limit on, without details.
         ("grpc.http.overload_protection", 0),
-        # Otherwise two servers share a port in silence, and calls go to either.
-        ("grpc.so_reuseport", 0),
+        # Otherwise two services share a port in silence, and calls go to either.
+        ("grpc.so_reuseport", int(shared)),
         # Find dead peers within a minute; let clients ping every 10 s, idle ones included.
         ("grpc.keepalive_time_ms", 40_000),
         ("grpc.keepalive_timeout_ms", 15_000),

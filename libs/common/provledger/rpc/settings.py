@@ -54,6 +54,16 @@ class ServerSettings:
         default=8192,
         metadata={"doc": "Most calls at once in all; more are refused.", "unit": "calls", "min": 1},
     )
+    listeners: int = field(
+        default=1,
+        metadata={
+            "doc": "Sockets that listen on the port, among which Linux spreads connections; "
+            "elsewhere there is one.",
+            "unit": "sockets",
+            "min": 1,
+            "max": 64,
+        },
+    )
     deadline_s: float = field(
         default=60.0,
         metadata={
