@@ -1,7 +1,7 @@
 """Run the notary: `python -m notary_svc`; `--vkeys` prints what others trust it by, and ends.
 
-Needs the extra `gateway`. Exit status: 0 after a signal, 1 after a fault, 2 for settings it cannot
-start with.
+Needs the extra `gateway`. SIGTERM and SIGINT begin the drain, a second signal ends the wait. Exit
+status: 0 after a drain, 1 after a fault, 2 for settings it cannot start with.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from notary_svc.config import Settings
-from provledger import logs, settings, telemetry
+from provledger import logs, process, settings, telemetry
 from provledger.settings import ConfigError
 
 
@@ -44,12 +44,15 @@ def main(argv: list[str] | None = None) -> int:
         human = {"auto": None, "human": True, "json": False}[config.log_format]
         logs.configure("notary", level=config.log_level, human=human)
         telemetry.configure("notary")
-        asyncio.run(serve(config))
+
+        async def run() -> None:
+            stop, hurry = process.hear_signals()
+            await serve(config, stop=stop, hurry=hurry)
+
+        asyncio.run(run())
     except (ConfigError, OSError) as error:
         sys.stderr.write(f"provledger notary: {error}\n")
         return 2
-    except KeyboardInterrupt:
-        return 0
     except Exception as error:
         logs.get("notary_svc").error("notary.failed", exc_info=error)
         return 1

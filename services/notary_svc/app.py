@@ -1,15 +1,14 @@
-"""Puts the notary together from its settings and runs it, until SIGTERM or SIGINT."""
+"""Puts the notary together from its settings and runs it, until it is told to stop."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import os
 import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Final
 
 import uvicorn
 
@@ -17,15 +16,19 @@ from notary_svc.config import Settings
 from notary_svc.signing import Cosigner
 from notary_svc.storage.sql import SQLStorage
 from notary_svc.web import Notary
-from provledger import logs
+from provledger import logs, process
 from provledger.db import lock_data_dir
 from provledger.errors import InputError
+from provledger.http.server import DeafServer
 from provledger.note import VerifierKey
 from provledger.policy import MAX_POLICY_BYTES, parse_policy
 from provledger.rpc.listener import check_bind
 from provledger.settings import ConfigError
 
 log = logs.get(__name__)
+
+GRACE_S: Final = 5
+"""How long a drain waits for requests in flight."""
 
 
 def open_cosigner(settings: Settings) -> Cosigner:
@@ -57,9 +60,10 @@ async def serve(
     *,
     clock: Callable[[], int] = time.time_ns,
     on_ready: Callable[[int], None] = lambda port: None,
-    stop: asyncio.Event | None = None,
+    stop: asyncio.Event,
+    hurry: asyncio.Event | None = None,
 ) -> None:
-    """Run the notary until a signal, or `stop`.
+    """Run the notary until `stop`, then answer what is in flight; `hurry` ends that wait.
 
     Raises:
         ConfigError: settings it cannot start with. StatusError: the database cannot be used.
@@ -79,7 +83,7 @@ async def serve(
             app = Notary(cosigner, trusted, storage, clock=clock).app()
             for vkey in cosigner.vkeys:
                 log.info("notary.vkey", vkey=vkey)
-            await _listen(settings, app, on_ready, stop)
+            await _listen(settings, app, on_ready, stop, hurry or asyncio.Event())
         finally:
             await storage.close()
 
@@ -88,7 +92,8 @@ async def _listen(
     settings: Settings,
     app: object,
     on_ready: Callable[[int], None],
-    stop: asyncio.Event | None,
+    stop: asyncio.Event,
+    hurry: asyncio.Event,
 ) -> None:
     config = uvicorn.Config(
         app,  # type: ignore[arg-type] # Starlette is an ASGI application
@@ -102,29 +107,36 @@ async def _listen(
         lifespan="off",
         limit_concurrency=settings.max_connections,
         timeout_keep_alive=5,
-        timeout_graceful_shutdown=5,
+        timeout_graceful_shutdown=GRACE_S,
     )
     config.load()
     listener = _listener(settings.host, settings.port)
-    server = uvicorn.Server(config)
+    server = DeafServer(config)
     serving = asyncio.ensure_future(server.serve(sockets=[listener]))
     try:
         # Who connects from now on waits in the backlog for the moment that this takes.
         port = int(listener.getsockname()[1])
-        _write_ready_file(settings.ready_file, port)
+        process.write_ready_file(settings.ready_file, port, {})
         log.info("notary.ready", host=settings.host, port=port)
         on_ready(port)
-        if stop is not None:
-            stopping = asyncio.ensure_future(stop.wait())
-            await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            stopping.cancel()
-            server.should_exit = True
+        await _either(serving, stop)
+        process.remove_ready_file(settings.ready_file)
+        log.info("notary.draining", grace_s=GRACE_S)
+        server.should_exit = True
+        await _either(serving, hurry)
+        server.force_exit = True
         await serving
     finally:
         server.should_exit = True
         listener.close()
-        if settings.ready_file is not None:
-            settings.ready_file.unlink(missing_ok=True)
+        process.remove_ready_file(settings.ready_file)
+
+
+async def _either(serving: asyncio.Future[None], event: asyncio.Event) -> None:
+    told = asyncio.ensure_future(event.wait())
+    waiting: set[asyncio.Future[Any]] = {serving, told}
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    told.cancel()
 
 
 def _listener(host: str, port: int) -> socket.socket:
@@ -133,10 +145,3 @@ def _listener(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=256)
     except OSError as error:
         raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}") from error
-
-
-def _write_ready_file(path: Path | None, port: int) -> None:
-    if path is not None:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps({"port": port, "pid": os.getpid()}) + "\n", "utf-8")
-        os.replace(temporary, path)

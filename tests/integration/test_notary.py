@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -82,4 +92,77 @@ async def test_refuses_to_start(tmp_path: Path, changes: dict[str, object], mess
     policy.write_text(f"log {LOG.vkey}\nquorum none\n")
     values: dict[str, object] = {"name": NOTARY, "data_dir": tmp_path / "data", "logs": policy}
     with pytest.raises(ConfigError, match=message):
-        await serve(Settings(**(values | changes)))  # type: ignore[arg-type]
+        await serve(Settings(**(values | changes)), stop=asyncio.Event())  # type: ignore[arg-type]
+
+
+class Command:
+    """`provledger notary` as a process, ready to serve; whatever is left of it ends with the block.
+
+    `half_sent` is a request of which the notary waits for the rest.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        (directory / "logs.policy").write_text(f"log {LOG.vkey}\nquorum none\n")
+        self._ready = directory / "ready"
+        options = {"name": NOTARY, "data-dir": directory / "data", "port": 0}
+        options["logs"] = directory / "logs.policy"
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "provledger_cli", "notary"),
+                *(part for name, value in options.items() for part in (f"--{name}", str(value))),
+            ],
+            env={**os.environ, "PROVLEDGER_NOTARY_READY_FILE": str(self._ready)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+
+    def __enter__(self) -> Command:
+        self._until(self._ready.exists)
+        port = json.loads(self._ready.read_text())["port"]
+        body = LOG.request(0, 5)
+        head = f"POST /add-checkpoint HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        self.half_sent = socket.create_connection(("127.0.0.1", port), timeout=20)
+        self.half_sent.sendall(head.encode() + body[:10])
+        self.rest = body[10:]
+        # Connections are taken in order: behind this answer, the one above is known.
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=20) as answer:
+            assert answer.status == 200
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.half_sent.close()
+        self.process.kill()
+        self.process.communicate(timeout=30)
+
+    def drain(self) -> None:
+        """Tell it to end, and return when it drains."""
+        self.process.terminate()
+        self._until(lambda: not self._ready.exists())
+
+    def _until(self, condition: Callable[[], bool]) -> None:
+        end_s = time.monotonic() + 60
+        while not condition():
+            assert self.process.poll() is None, self.process.communicate()[1].decode()
+            assert time.monotonic() < end_s
+            time.sleep(0.01)
+
+
+def test_the_command_answers_what_is_in_flight_and_exits_with_0(tmp_path: Path) -> None:
+    with Command(tmp_path) as notary:
+        notary.drain()
+        notary.half_sent.sendall(notary.rest)
+        answer = http.client.HTTPResponse(notary.half_sent)
+        answer.begin()
+        assert answer.status == 200
+        note.open(LOG.checkpoint(5) + answer.read(), Cosigner.open(NOTARY, tmp_path / "data").vkeys)
+        assert notary.process.wait(timeout=60) == 0
+
+
+def test_a_second_signal_ends_the_wait(tmp_path: Path) -> None:
+    with Command(tmp_path) as notary:
+        notary.drain()
+        notary.process.send_signal(signal.SIGINT)
+        assert notary.process.wait(timeout=60) == 0
+        log = notary.process.stderr
+        assert log is not None
+        assert b"notary.draining" in log.read()

@@ -136,14 +136,7 @@ async def _supervised(
     lifeline_fd: int | None,
 ) -> None:
     """Build and serve, with signals and lifeline heard from the first moment on."""
-    stop, hurry = asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def on_signal() -> None:
-        (hurry if stop.is_set() else stop).set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
+    stop, hurry = hear_signals()
     if lifeline_fd is not None:
         watch_lifeline(lifeline_fd, stop)
     if config.ready_file is not None:
@@ -166,6 +159,19 @@ async def _supervised(
 
 async def _build(build: Callable[[S], Awaitable[A]], config: S) -> A:
     return await build(config)
+
+
+def hear_signals() -> tuple[asyncio.Event, asyncio.Event]:
+    """Two events for the running loop: the first signal to end, and the second."""
+    stop, hurry = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        (hurry if stop.is_set() else stop).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    return stop, hurry
 
 
 def watch_lifeline(fd: int, stop: asyncio.Event) -> None:

@@ -43,8 +43,11 @@ class WebApp:
     close: Callable[[], Awaitable[None]] | None = None
 
 
-class _Server(uvicorn.Server):
-    """Uvicorn's server, which leaves signals to us."""
+class DeafServer(uvicorn.Server):
+    """Uvicorn's server, which leaves signals to us.
+
+    Its own way is to drain, and then to let the signal end the process after all.
+    """
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -70,7 +73,7 @@ async def serve(
         check_tls(config)
         listener = _listener(config.host, config.port)
         try:
-            server = _Server(_uvicorn_config(app, config))
+            server = DeafServer(_uvicorn_config(app, config))
             serving = asyncio.ensure_future(server.serve(sockets=[listener]))
             stopping = asyncio.ensure_future(stop.wait())
             failing = asyncio.ensure_future(until_failed())
