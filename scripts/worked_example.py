@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from scripts import worked_cose, worked_keys
+from scripts import worked_cose, worked_evidence, worked_keys
 from scripts.doc_blocks import REPO, apply, fence, fill, names_in
 from scripts.worked_base import (
     KEYS,
@@ -102,8 +102,9 @@ def example() -> tuple[dict[str, str], dict[str, bytes]]:
         "checkpoint.txt": signed,
     }
     more_blocks, more_files = worked_keys.example(linked)
-    cose = {name: fence(text) for name, text in worked_cose.values(leaves).items()}
-    return {**blocks, **more_blocks, **cose}, {**files, **more_files}
+    others = {**worked_cose.values(leaves), **worked_evidence.values(leaves)}
+    fenced = {name: fence(text) for name, text in others.items()}
+    return {**blocks, **more_blocks, **fenced}, {**files, **more_files}
 
 
 def _token_values(links: list[Link]) -> dict[str, str]:

@@ -262,6 +262,26 @@ def test_checkpoint(shown: dict[str, str]) -> None:
     assert evidence["sha256"] == sha256(shown["checkpoint"].encode() + b"\n").hex()
 
 
+def test_cosignature_and_proof_bundle(shown: dict[str, str]) -> None:
+    """c2sp.org/tlog-cosignature and tlog-proof, as evidence.md has them."""
+    name, key_id, public = numbers(shown["cosigner-key"])["vkey"].split("+")
+    key = private_key(shown["cosigner-key"])
+    raw = b"\x04" + key.public_key().public_bytes_raw()
+    assert base64.b64decode(public) == raw
+    assert sha256(f"{name}\n".encode() + raw)[:4].hex() == key_id
+    text, _, own_line = shown["checkpoint"].rpartition("\n\n")
+    when = 1763665206
+    message = f"cosignature/v1\ntime {when}\n{text}\n"
+    assert shown["cosigned-message"] == message.rstrip("\n")
+    blob = bytes.fromhex(key_id) + when.to_bytes(8, "big") + key.sign(message.encode())
+    line = f"\u2014 {name} {base64.b64encode(blob).decode()}"
+    assert shown["cosigned-checkpoint"] == f"{text}\n\n{own_line}\n{line}"
+    path = [base64.b64encode(step).decode() for step in lines_of_hex(shown["inclusion"])]
+    assert shown["tlog-proof"] == "\n".join(
+        ["c2sp.org/tlog-proof@v1", "index 2", *path, "", shown["cosigned-checkpoint"]]
+    )
+
+
 def test_head(shown: dict[str, str]) -> None:
     body, envelope = json.loads(shown["head-body"]), json.loads(shown["head-envelope"])
     assert compact(body) == shown["head-body"]
