@@ -30,6 +30,7 @@ from notary_svc.signing import Cosigner
 from provledger import note
 from provledger.api.anchor.v1 import anchor_pb2 as pb
 from provledger.api.ledger.v1 import ledger_pb2
+from provledger.errors import DataLossError
 from provledger.policy import parse_policy
 from tests.integration.test_anchor_quorum import _hurry
 from tests.integration.test_anchor_service import ANY, Anchor, anchor_on
@@ -38,6 +39,7 @@ from tests.support.anchoring import Ledger, TestKeys, check_log, eventually, run
 from tests.support.chain import START_NS
 from tests.support.ledgering import append, draft, ledger_service
 from tests.support.notary import NOTARY
+from tests.support.tiled import flip
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.faults]
 
@@ -213,6 +215,26 @@ async def test_notary_killed_in_the_middle_of_a_load(tmp_path: Path) -> None:
         await notary.start()
         await load
         await append_and_wait(service, 5, "after")
+
+
+async def test_bit_flipped_in_a_tile_reaches_no_appender(database_url: str, tmp_path: Path) -> None:
+    """Entries are logged, and proven where it is not needed; what needs it is DATA_LOSS."""
+    keys, ledger = TestKeys(), Ledger()
+    ledger.grow(900)
+    async with running_log(database_url, tmp_path, keys=keys) as log:
+        await submit(log, ledger, 0, 300)
+        tile = log.store.root / "tile/0/000"
+        whole = tile.read_bytes()
+        tile.write_bytes(flip(whole, 40))
+        for start in range(300, 900, 200):
+            assert (await submit(log, ledger, start, start + 200)).tree_size == start + 201
+            assert (await log.reader.inclusion(start + 10, 0)).checkpoint.size == start + 201
+            with pytest.raises(DataLossError) as caught:
+                await log.reader.inclusion(7, 0)
+            assert caught.value.metadata["tile"] == "tile/0/000"
+        tile.write_bytes(whole)
+        assert (await log.reader.inclusion(7, 0)).checkpoint.size == 901
+        await check_log(log, [ledger], keys)
 
 
 @pytest.mark.parametrize("jump_ns", [HOUR_NS, -HOUR_NS])

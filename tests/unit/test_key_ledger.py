@@ -276,3 +276,23 @@ def test_a_key_ledger_in_another_log_that_does_not_hold_is_refused(name: str) ->
     pending = replaced("witness-1", "witness-2", "witness", CoveredCheckpoint(ORIGIN, 1, bytes(32)))
     with pytest.raises(VerificationError, match=why):
         verify_from_pin(make(own_log(), key_chain(pending[:1])), PIN)
+
+
+def test_a_key_ledger_taken_out_is_held_against_a_head_from_elsewhere() -> None:
+    old, now = (
+        key_chain(),
+        key_chain(
+            replaced("head-1", "head-2", "head", CoveredCheckpoint(ORIGIN, 2, bytes(32)))[:1]
+        ),
+    )
+    elsewhere = now.head()
+    chain = own_log()
+    for keys, reached in ((now, True), (old, False)):
+        lines = signed(chain, key_ledger=signed(keys))
+        assert verify_from_pin(lines, PIN).status is Status.VERIFIED
+        if reached:
+            report = verify_from_pin(lines_of(lines), PIN, head=elsewhere)
+            assert outcome(report, Check.TRUNCATION) is Outcome.HOLDS
+        else:
+            with pytest.raises(VerificationError, match="the head given"):
+                verify_from_pin(lines_of(lines), PIN, head=elsewhere)
