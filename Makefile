@@ -74,7 +74,7 @@ breaking: $(VENV)/.stamp-dev ## Fail if proto/ breaks what it promised: make bre
 	@$(BIN)/python scripts/protos.py breaking $(ARGS)
 
 faults: $(VENV)/.stamp-dev ## Attack the services with everything there is, for hours: docs/faults.md
-	@PROVLEDGER_FAULTS=full $(BIN)/pytest tests/faults -n $(TEST_WORKERS) --dist loadfile $(ARGS)
+	@PROVLEDGER_FAULTS=full $(BIN)/pytest tests/faults tests/e2e/test_key_ceremonies.py -n $(TEST_WORKERS) --dist loadfile $(ARGS)
 
 fuzz: $(VENV)/.stamp-dev ## Fuzz every decoder, ten minutes in all: make fuzz ARGS='--seconds 60 json'
 	@$(PIP_INSTALL) --editable '.[fuzz]'
