@@ -25,7 +25,7 @@ CONTENDED_FLUSHES: Final = 2
 """Flushes that one tenant has running while others are busy too."""
 MOST_FLUSHES: Final = 64
 """As many may run if each is the only one of its tenant."""
-CONTENDED_ITEMS: Final = 250
+CONTENDED_ITEMS: Final = 100
 """Most receipts in a flush while other tenants are busy too."""
 _COMMITS: Final = 2
 """Commits handed to the writing thread: one that runs and one that follows without a gap."""
