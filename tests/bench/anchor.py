@@ -21,6 +21,7 @@ import uvloop
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 
 from anchor_svc.openlog import OpenLog
 from anchor_svc.sinks import Evidence, PublishedCheckpoint, SinkError
@@ -63,7 +64,9 @@ class SlowKeys(TestKeys):
 def measured_fill() -> Iterator[dict[str, float]]:
     """Fill and size of the batches that are flushed meanwhile, by the batcher's own metrics."""
     reader = InMemoryMetricReader()
-    telemetry.use(TracerProvider(), MeterProvider(metric_readers=[reader]))
+    # Tracing as it would be in production: what samples everything is not measured here.
+    tracing = TracerProvider(sampler=TraceIdRatioBased(0.01))
+    telemetry.use(tracing, MeterProvider(metric_readers=[reader]))
     found: dict[str, float] = {}
     try:
         yield found
