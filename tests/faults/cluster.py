@@ -193,12 +193,14 @@ class Cluster:
             except (OSError, ValueError):
                 time.sleep(0.02)
 
-    def restart(self, name: str) -> None:
-        """Start a service that is down, plainly, and wait until it serves."""
-        if not self.services[name].running:
-            self.services[name].kill()
-            self.spawn(name)
-        self.wait_ready(name)
+    def restart(self, *names: str) -> None:
+        """Start services that are down, plainly; wait until all serve: they need each other."""
+        for name in names:
+            if not self.services[name].running:
+                self.services[name].kill()
+                self.spawn(name)
+        for name in names:
+            self.wait_ready(name)
 
     def wait_dead(self, name: str, timeout_s: float) -> bool:
         """Whether a service ends by itself in that time."""

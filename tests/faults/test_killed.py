@@ -116,11 +116,10 @@ def test_killed_and_halted_at_any_moment(embedded: Attack, rng: random.Random) -
                 time.sleep(rng.uniform(0.05, 3.0 if FULL else 0.5))
                 cluster[name].resume()
                 continue
-            cluster[name].kill()
-            if how == "kill both" and other != name:
-                cluster[other].kill()
-                cluster.restart(other)
-            cluster.restart(name)
+            victims = {name, other} if how == "kill both" else {name}
+            for victim in sorted(victims):
+                cluster[victim].kill()
+            cluster.restart(*sorted(victims))
         work.wait_for(20)
     print(embedded.check())
 
