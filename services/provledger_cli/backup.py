@@ -34,9 +34,8 @@ from provledger import tiles
 from provledger.db import as_storage_error
 from provledger.hashing import HASH_BYTES
 from provledger_cli import archive
-from provledger_cli.bootstrap import PIN_FILE
 from provledger_cli.config import Config
-from provledger_cli.datadir import DataDir
+from provledger_cli.datadir import PIN_FILE, DataDir
 from provledger_cli.failures import CommandError
 from provledger_cli.logfiles import elsewhere
 from provledger_cli.stored import open_database

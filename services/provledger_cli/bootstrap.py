@@ -28,7 +28,7 @@ from provledger.rpc.channel import channel
 from provledger.rpc.key_events import event_from_pb
 from provledger_cli import given_key
 from provledger_cli.config import KEYS, OPTIONAL_KEYS, RECOVERY_KID
-from provledger_cli.datadir import DataDir, write_atomically
+from provledger_cli.datadir import PIN_FILE, DataDir, write_atomically
 from provledger_cli.launching import WITNESS_PRIVATE_KEY
 
 PURPOSES = {
@@ -37,9 +37,6 @@ PURPOSES = {
     "head": keys_pb2.KEY_PURPOSE_HEAD,
     "receipt": keys_pb2.KEY_PURPOSE_RECEIPT,
 }
-
-PIN_FILE = "key-ledger.pin"
-"""Where the thumbprint is kept that verifiers pin the key ledger by."""
 
 
 async def register_first_keys(data_dir: DataDir, keys_address: str) -> list[str]:

@@ -11,6 +11,7 @@
     tiles/             what the log serves (C2SP layout)
     logs/              one log file for each service and for the supervisor
     run/               ready files
+    key-ledger.pin     thumbprint that verifiers pin the key ledger by
     import.key         random key that makes request ids for imported lines
 
 Trust: whoever can read this directory can sign in its name; whoever can write it can put receipts
@@ -36,6 +37,7 @@ SERVICES = ("keys", "witness", "anchor", "ledger")
 GATEWAY = "gateway"
 """The service over HTTP, which comes last and only where its extra is installed."""
 
+PIN_FILE = "key-ledger.pin"
 IMPORT_KEY_BYTES = 32
 
 

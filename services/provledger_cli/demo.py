@@ -27,12 +27,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from provledger_cli.datadir import PIN_FILE
 from provledger_cli.failures import DOES_NOT_HOLD, HOLDS
 
 MUTATIONS = "demo-mutations.ndjson"
 TENANT = "demo"
 NEW_KID = "witness-2"
-PIN_FILE = "key-ledger.pin"
 
 _console = Console(highlight=False, soft_wrap=True)
 

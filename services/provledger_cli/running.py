@@ -16,8 +16,7 @@ from provledger.api.keys.v1 import keys_pb2, keys_pb2_grpc
 from provledger.rpc.channel import channel
 from provledger_cli import config as configs
 from provledger_cli import endpoints, health
-from provledger_cli.bootstrap import PIN_FILE
-from provledger_cli.datadir import DataDir, is_locked
+from provledger_cli.datadir import PIN_FILE, DataDir, is_locked
 from provledger_cli.endpoints import SERVING, Endpoints
 from provledger_cli.failures import CommandError
 

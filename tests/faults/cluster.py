@@ -20,7 +20,7 @@ from pathlib import Path
 
 from provledger_cli import bootstrap, launching
 from provledger_cli.config import Config
-from provledger_cli.datadir import SERVICES, DataDir
+from provledger_cli.datadir import PIN_FILE, SERVICES, DataDir
 from tests.faults.ports import free_ports
 
 REPO = Path(__file__).resolve().parents[2]
@@ -151,7 +151,7 @@ class Cluster:
         for name in wanted:
             self.wait_ready(name)
             # The others wait for the keys, and `keys` comes first.
-            if name == "keys" and not (self.data.path / bootstrap.PIN_FILE).exists():
+            if name == "keys" and not (self.data.path / PIN_FILE).exists():
                 asyncio.run(bootstrap.register_first_keys(self.data, self.endpoint("keys")))
 
     def spawn(

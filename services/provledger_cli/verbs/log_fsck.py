@@ -246,7 +246,7 @@ def _replayed_keys(directory: DataDir, rows: LedgerRows, pin: str) -> KeySet | N
     from provledger.errors import InputError, LogDamagedError, VerificationError
     from provledger.key_events import EventType, parse_signed
     from provledger.key_history import replay
-    from provledger_cli.bootstrap import PIN_FILE
+    from provledger_cli.datadir import PIN_FILE
     from provledger_cli.options import read_pin
 
     file = directory.path / PIN_FILE
