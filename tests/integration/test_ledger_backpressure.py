@@ -106,6 +106,29 @@ async def test_flood_is_refused_at_once_and_another_tenant_is_served(tmp_path: P
         assert service.gate.in_work_bytes == service.gate.in_work_units == 0
 
 
+async def test_small_calls_are_bounded_by_number(tmp_path: Path) -> None:
+    """What is beyond it is refused while nothing is answered; a batch finds room all the same."""
+    async with held(tmp_path, small_calls=64) as (service, channel, witness), asyncio.timeout(60):
+        stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+        calls = [
+            asyncio.ensure_future(outcome(stub.Append(request(draft(f"r{n}"))))) for n in range(150)
+        ]
+        await eventually(lambda: sum(call.done() for call in calls) == 150 - 48)
+        assert all(is_refusal(call.result(), "OVERLOADED") for call in calls if call.done())
+        assert await outcome(stub.Append(request(draft("mine"), OTHER))) is None
+        batch = ledger_pb2.AppendBatchRequest(
+            ledger=LEDGER, drafts=[document(f"b{n}", SOME) for n in range(3)]
+        )
+        waiting = asyncio.ensure_future(stub.AppendBatch(batch))
+        before = service.gate.in_work_units
+        await eventually(lambda: service.gate.in_work_units > before)
+        witness.gate.set()
+        assert len((await waiting).results) == 3
+        await asyncio.gather(*calls)
+        assert (await verify_all(service)).head_seq == 48 + 3
+        assert service.gate.in_work_bytes == service.gate.tenants == 0
+
+
 async def test_refusal_costs_no_parsing(tmp_path: Path) -> None:
     """Bytes that are no request are OVERLOADED too, and MALFORMED only when there is room."""
     broken = request(document("x", SOME)).SerializeToString()[:-3]
