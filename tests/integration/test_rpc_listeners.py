@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from provledger.rpc.channel import channel
-from provledger.rpc.listener import Server, claimed
+from provledger.rpc.listener import Server, calls_of_listener, claimed
 from provledger.rpc.server import ServerSettings
 from tests.support.echo import EchoServicer, EchoStub, serving
 
@@ -96,6 +96,12 @@ async def test_drain_ends_calls_at_every_socket() -> None:
             outcomes = await asyncio.gather(*calls, return_exceptions=True)
         assert all(isinstance(outcome, grpc.aio.AioRpcError) for outcome in outcomes)
         assert not listening(server.port)
+
+
+def test_listener_has_its_part_of_the_calls_and_room_for_four_connections() -> None:
+    config = ServerSettings(max_concurrent_rpcs=8192, max_concurrent_streams=256)
+    assert [calls_of_listener(config, count) for count in (1, 2, 8, 64)] == [8192, 4096, 1024, 1024]
+    assert calls_of_listener(ServerSettings(max_concurrent_rpcs=100), 8) == 100
 
 
 async def test_two_that_start_at_the_same_moment_do_not_share_a_port() -> None:

@@ -16,7 +16,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, Final
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -28,6 +28,9 @@ from provledger.rpc.interceptors import Gate, ServiceInterceptor
 from provledger.rpc.settings import ServerSettings
 from provledger.rpc.tls import server_credentials
 from provledger.settings import ConfigError
+
+_FULL_CONNECTIONS: Final = 4
+"""So many connections with all the calls they may have find room at any one listener."""
 
 
 class Server:
@@ -58,7 +61,7 @@ class Server:
             grpc.aio.server(
                 interceptors=[self._interceptor],
                 options=server_options(config, shared=count > 1),
-                maximum_concurrent_rpcs=-(-config.max_concurrent_rpcs // count),
+                maximum_concurrent_rpcs=calls_of_listener(config, count),
             )
             for _ in range(count)
         ]
@@ -147,6 +150,15 @@ class _Registrar:
 
 def _authenticate(context: Any) -> str:
     return auth.principal_from_auth_context(context.auth_context())
+
+
+def calls_of_listener(config: ServerSettings, count: int) -> int:
+    """Most calls at once of one of so many: an equal part, but room for a few full connections.
+
+    What is beyond it gRPC refuses without details, and chance may bring several to one socket.
+    """
+    whole = config.max_concurrent_rpcs
+    return max(-(-whole // count), min(whole, _FULL_CONNECTIONS * config.max_concurrent_streams))
 
 
 @contextmanager
