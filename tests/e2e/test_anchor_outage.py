@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.commands import Installation, shipped_mutations
-from tests.faults.ports import free_ports
 from tests.support.certs import CertificateAuthority
+from tests.support.ports import free_ports
 from tests.support.runbooks import RUNBOOKS, run_all
 from tests.support.tiled import cosign, signed_checkpoint, vkey
 

@@ -25,7 +25,8 @@ from provledger.jwk import Algorithm, jwk_from_public_key
 from provledger.kms.local import create_key
 from provledger.verify import verify_receipt
 from tests.support.certs import CertificateAuthority
-from tests.support.rendered import Node, free_port, render, values
+from tests.support.ports import free_port
+from tests.support.rendered import Node, render, values
 
 TIMEOUT_S = 120.0
 SERVICES = ("keys", "witness", "anchor", "ledger", "gateway")

@@ -15,8 +15,8 @@ import pytest
 
 from provledger_cli import config, endpoints, launching
 from tests.e2e.commands import Installation, shipped_mutations
-from tests.faults.ports import free_ports
 from tests.support import peers
+from tests.support.ports import free_ports
 from tests.support.tiled import flip
 
 BUCKET = "tiles"

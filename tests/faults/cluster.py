@@ -21,7 +21,7 @@ from pathlib import Path
 from provledger_cli import bootstrap, launching
 from provledger_cli.config import Config
 from provledger_cli.datadir import PIN_FILE, SERVICES, DataDir
-from tests.faults.ports import free_ports
+from tests.support.ports import free_ports
 
 REPO = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 60.0

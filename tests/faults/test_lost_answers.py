@@ -12,9 +12,9 @@ from provledger.client import Client
 from tests.faults.cluster import Cluster, eventually
 from tests.faults.conftest import FULL, QUICK, Attack
 from tests.faults.faulty import DIR_ENV, SIGN_FAULTS, SINK_FAULTS, Faults
-from tests.faults.ports import free_ports
 from tests.faults.proxy import FAULTS, Proxy
 from tests.faults.workload import Load
+from tests.support.ports import free_ports
 
 LOAD = Load(writers=3, batch=4, pause_s=0.03)
 

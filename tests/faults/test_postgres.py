@@ -15,8 +15,8 @@ from sqlalchemy.engine import make_url
 from tests.faults.cluster import Cluster, eventually
 from tests.faults.conftest import FULL, QUICK, Attack
 from tests.faults.pgproxy import FAULTS, PostgresProxy
-from tests.faults.ports import free_ports
 from tests.faults.workload import Load
+from tests.support.ports import free_ports
 from tests.support.postgres import PostgresServer, connection_string, fresh_database
 
 pytestmark = pytest.mark.postgres

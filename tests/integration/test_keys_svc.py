@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -43,6 +42,7 @@ from provledger.rpc.channel import call, channel
 from provledger.rpc.errors import from_rpc_error
 from provledger.rpc.server import serve
 from provledger.settings import ConfigError
+from tests.support.ports import free_port
 
 WITNESS, HEAD = pb.KEY_PURPOSE_WITNESS, pb.KEY_PURPOSE_HEAD
 TIMEOUT_S = 20.0
@@ -465,12 +465,6 @@ def process(database_url: str, tmp_path: Path, port: int) -> Iterator[Process]:
     finally:
         popen.kill()
         popen.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class TestKeyRing:

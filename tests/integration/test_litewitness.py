@@ -23,6 +23,7 @@ from provledger import _base64, note
 from provledger.hashing import sha256
 from tests.conformance.sink_suite import LOG, published
 from tests.support import go_tools
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.timeout(1000)  # the first time on a machine, it is built
 
@@ -55,7 +56,7 @@ def witness(program: str, tmp_path: Path) -> Iterator[tuple[str, str]]:
         run("ssh-add", tmp_path / "key")
         fingerprint = run("ssh-add", "-l").split()[1]
         database = tmp_path / "witness.db"
-        port = _free_port()
+        port = free_port()
         log = tmp_path / "log"
         with log.open("w") as output:
             server = subprocess.Popen(
@@ -93,13 +94,6 @@ async def test_litewitness_cosigns_our_log(witness: tuple[str, str]) -> None:
         assert len(opened.signatures) == 2
         assert opened.text == note.parse(checkpoint.note).text
     await sink.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def _listens(port: int) -> bool:

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -37,16 +36,10 @@ from provledger.rpc.channel import call, channel
 from provledger.rpc.errors import from_rpc_error, status_from_pb
 from provledger.rpc.server import App, ServerSettings, serve
 from provledger.settings import ConfigError
+from tests.support.ports import free_port
 from witness_svc.config import Settings
 
 TIMEOUT_S = 20.0
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ from provledger.db import answers, open_engine
 from provledger.db.workers import Readers, Writer
 from provledger.errors import UnavailableError
 from tests.faults.pgproxy import PostgresProxy
-from tests.faults.ports import free_ports
+from tests.support.ports import free_ports
 
 pytestmark = pytest.mark.postgres
 

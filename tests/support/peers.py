@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from tests.support import go_tools
+from tests.support.ports import free_port
 
 Reply = tuple[int, dict[str, str], bytes]
 """Status, headers and body of an answer."""
@@ -171,9 +172,7 @@ def moto_store() -> Iterator[str]:
 def minio_store(directory: Path) -> Iterator[str]:
     """MinIO's address; its users are those of `ROOT`."""
     program = go_tools.program("minio")
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
+    port = free_port()
     environment = {
         **os.environ,
         "MINIO_ROOT_USER": ROOT["aws_access_key_id"],

@@ -12,7 +12,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -64,13 +63,6 @@ def pod_of(manifest: Manifest) -> Manifest:
     """The pod template of a Deployment or Job."""
     template: Manifest = manifest["spec"]["template"]
     return template
-
-
-def free_port() -> int:
-    """A port that is free now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @dataclass

@@ -23,3 +23,8 @@ def free_ports(count: int) -> list[int]:
         if port not in found:
             found.append(port)
     return found
+
+
+def free_port() -> int:
+    """One of `free_ports`."""
+    return free_ports(1)[0]
