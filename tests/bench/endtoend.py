@@ -21,7 +21,7 @@ from tests.bench.timing import summary_ms
 
 LEDGER = "tenants/bench/ledgers/main"
 BATCH = 500
-IN_FLIGHT = 4
+IN_FLIGHT = 6
 
 
 def mutations(first: int, count: int) -> Iterator[Mutation]:
