@@ -325,6 +325,14 @@ async def test_lasting_failures_are_raised(
     assert made is None or attempts.made == made
 
 
+async def test_last_attempt_with_little_time_left_does_not_hide_the_throttling() -> None:
+    patience = Patience(attempt_s=60.0, total_s=0.2)
+    with pytest.raises(KMSThrottledError):
+        await Caller(URI, patience).call(Attempts([THROTTLED, HANGING]))
+    with pytest.raises(KMSUnavailableError):
+        await Caller(URI, patience).call(Attempts([HANGING]))
+
+
 @pytest.mark.parametrize("failure", [AWAY, HANGING])
 async def test_what_must_not_be_done_twice_is_tried_once(failure: BaseException) -> None:
     attempts = Attempts([failure])

@@ -146,6 +146,7 @@ class Caller:
         deadline_s = self._clock() + self._patience.total_s
         delays = self._patience.retry.delays(self._rng)
         doubted = False
+        before: KMSError | None = None
         while True:
             failure: KMSError
             try:
@@ -158,11 +159,15 @@ class Caller:
                 failure = error
                 if not repeatable:
                     raise
+                if isinstance(before, KMSThrottledError) and self._clock() >= deadline_s:
+                    # What was left of the time was too short to be refused once more.
+                    failure = before
             except KMSIntegrityError as error:
                 log.error("kms.integrity", exc_info=error, uri=self._uri)
                 if doubted:
                     raise
                 failure, doubted = error, True
+            before = failure
             delay_s = next(delays, None)
             if isinstance(failure, KMSThrottledError) and delay_s is not None:
                 delay_s = max(delay_s, failure.retry_delay_s)
