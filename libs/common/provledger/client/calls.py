@@ -121,9 +121,10 @@ def _with_reason_before(error: StatusError, before: StatusError | None) -> Statu
     if before is None or not isinstance(error, DeadlineExceededError):
         return error
     if isinstance(before, DeadlineExceededError):
-        return before
+        # It says already what was met before it; another reason is the service's own.
+        return before if before.reason == error.reason else error
     met = f"the attempt before met {before.reason}: {before.message}"
-    return DeadlineExceededError(error.reason, f"no answer in time; {met}")
+    return DeadlineExceededError(error.reason, f"{error.message}; {met}", metadata=error.metadata)
 
 
 async def _attempt(
