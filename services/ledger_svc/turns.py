@@ -106,17 +106,17 @@ class Turns:
     @asynccontextmanager
     async def commit(self, tenant: str, items: int) -> AsyncIterator[None]:
         """Hold a turn at the writing thread."""
-        if self._commits < _COMMITS and not len(self._committing):
-            self._commits += 1
-        else:
-            turn = asyncio.get_running_loop().create_future()
-            self._committing.push(tenant, turn)
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
-                    self._commit_ended()
-                raise
+        # Through the queue even if it is empty: a turn that nobody waited for must not be held
+        # against its tenant once somebody else comes.
+        turn = asyncio.get_running_loop().create_future()
+        self._committing.push(tenant, turn)
+        self._start_commits()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._commit_ended()
+            raise
         self._committing.charge(tenant, items)
         try:
             yield
@@ -125,6 +125,9 @@ class Turns:
 
     def _commit_ended(self) -> None:
         self._commits -= 1
+        self._start_commits()
+
+    def _start_commits(self) -> None:
         while self._commits < _COMMITS:
             turn = self._committing.pop(lambda *_: True)
             if turn is None:

@@ -149,3 +149,31 @@ async def test_commits_alternate_and_a_cancelled_wait_leaves_no_gap() -> None:
     assert len(order) == 6
     async with asyncio.timeout(5), turns.commit("flood", 1), turns.commit("flood", 1):
         pass
+
+
+async def test_commits_that_nobody_waited_for_are_not_held_against_a_tenant() -> None:
+    turns, order = Turns(Clock()), list[str]()
+    for _ in range(1000):
+        async with turns.commit("steady", 1000):
+            pass
+    gate = asyncio.Event()
+
+    async def commit(tenant: str) -> None:
+        async with turns.commit(tenant, 1000):
+            order.append(tenant)
+            await gate.wait()
+
+    names = [name for _ in range(20) for name in ("new", "steady")]
+    tasks = [asyncio.create_task(commit(name)) for name in names]
+    await asyncio.sleep(0)
+    gate.set()
+    await asyncio.gather(*tasks)
+    assert order[:20].count("steady") in (9, 10, 11)
+
+
+async def test_tenants_that_came_once_are_forgotten() -> None:
+    turns = Turns(Clock())
+    for n in range(1000):
+        async with turns.commit(f"t{n}", 1):
+            pass
+    assert len(turns._committing._tags) <= 2
