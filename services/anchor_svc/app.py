@@ -24,7 +24,7 @@ from anchor_svc.storage.tables import MIGRATIONS, SCHEMA
 from anchor_svc.tilefiles import TileFiles
 from provledger import logs
 from provledger.api.anchor.v1 import anchor_pb2_grpc
-from provledger.db import is_sqlite, lock_data_dir, migrate, open_engine
+from provledger.db import check_durable, is_sqlite, lock_data_dir, migrate, open_engine
 from provledger.errors import UnavailableError
 from provledger.fips import launch
 from provledger.keyring import ActiveSigner, KeyRing
@@ -61,6 +61,7 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
         if is_sqlite(engine):
             # Without this, a second process on the same file would fence the first by mistake.
             undo.enter_context(lock_data_dir(settings.data_dir, "anchor"))
+        await asyncio.to_thread(check_durable, engine)
         await asyncio.to_thread(migrate, engine, MIGRATIONS, SCHEMA)
         storage = SQLStorage(engine)
         undo.push_async_callback(storage.close)

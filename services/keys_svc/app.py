@@ -12,7 +12,7 @@ from keys_svc.live import LiveRegistry
 from keys_svc.servicer import KeysServicer
 from keys_svc.storage import MIGRATIONS, SCHEMA, SQLStorage
 from provledger.api.keys.v1 import keys_pb2_grpc
-from provledger.db import migrate, open_engine
+from provledger.db import check_durable, migrate, open_engine
 from provledger.rpc.server import App
 from provledger.settings import ConfigError
 
@@ -25,6 +25,7 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
             "service could still use a key whose signatures no longer count"
         )
     engine = open_engine(settings.database_url, SCHEMA, pool_size=2)
+    await asyncio.to_thread(check_durable, engine)
     await asyncio.to_thread(migrate, engine, MIGRATIONS, SCHEMA)
     storage = SQLStorage(engine)
     live = LiveRegistry(storage, poll_interval_s=settings.poll_interval_s)

@@ -95,6 +95,8 @@ class PostgresServer:
             "unix_socket_directories": str(self._root),
             "max_connections": "200",
             "fsync": "on" if self._durable else "off",
+            # What services want to hear before they use a server that does not sync.
+            "provledger.allow_fsync_off": "off" if self._durable else "on",
         }
         options = [f"--{name}={value}" for name, value in settings.items()]
         command: list[Any] = [self._binaries / "postgres", "-D", self._root / "data", *options]

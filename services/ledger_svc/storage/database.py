@@ -26,7 +26,7 @@ from ledger_svc.storage import (
 )
 from ledger_svc.storage.sql import Sql
 from ledger_svc.storage.tables import SCHEMA
-from provledger.db import Readers, Writer, is_sqlite, migrate, open_engine
+from provledger.db import Readers, Writer, check_durable, is_sqlite, migrate, open_engine
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -62,7 +62,8 @@ class Database:
         return cls(engine, reader_threads=reader_threads)
 
     def migrate(self) -> None:
-        """Bring the schema up to date; blocking."""
+        """Look whether commits are durable, and bring the schema up to date; blocking."""
+        check_durable(self._engine)
         migrate(self._engine, "ledger_svc.migrations", SCHEMA)
 
     async def close(self) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from notary_svc.cosigning import Cosigned, origin_id
 from notary_svc.storage import Decide
-from provledger.db import Readers, Writer, migrate, open_engine
+from provledger.db import Readers, Writer, check_durable, migrate, open_engine
 
 SCHEMA: Final = "notary"
 MIGRATIONS: Final = "notary_svc.migrations"
@@ -37,6 +37,7 @@ class SQLStorage:
     def open(cls, url: str) -> SQLStorage:
         """Open and migrate a database; ConfigError or StatusError if it cannot be used."""
         engine = open_engine(url, SCHEMA)
+        check_durable(engine)
         migrate(engine, MIGRATIONS, SCHEMA)
         return cls(engine)
 

@@ -1,16 +1,18 @@
 """Databases: SQLite files and PostgreSQL schemas, through SQLAlchemy Core.
 
-    engine    open_engine, begin_write
-    workers   Writer, Readers: database work in threads, never on the event loop
-    migrate   migrate: Alembic, run at start-up
-    lock      lock_data_dir
-    errors    what a database error means to a caller
+    engine      open_engine, begin_write
+    workers     Writer, Readers: database work in threads, never on the event loop
+    migrate     migrate: Alembic, run at start-up
+    durability  check_durable: a server that does not sync is refused, at start-up
+    lock        lock_data_dir
+    errors      what a database error means to a caller
 
 A service's storage imports what it needs from here.
 """
 
 from __future__ import annotations
 
+from provledger.db.durability import check_durable
 from provledger.db.engine import begin_write, is_sqlite, open_engine
 from provledger.db.errors import as_storage_error
 from provledger.db.lock import DirLock, lock_data_dir
@@ -23,6 +25,7 @@ __all__ = [
     "Writer",
     "as_storage_error",
     "begin_write",
+    "check_durable",
     "is_sqlite",
     "lock_data_dir",
     "migrate",

@@ -6,7 +6,9 @@ waits for its turn at BEGIN and never fails halfway with a stale snapshot
 (https://www.sqlite.org/lang_transaction.html).
 
 PostgreSQL: `postgresql+psycopg://`, also spelt `postgresql://` or `postgres://`. Each service has
-a schema, found through `search_path`; tables are declared without one. READ COMMITTED.
+a schema, found through `search_path`; tables are declared without one. READ COMMITTED. Whatever
+server, database, role or URL say, a commit waits until it is on disk (`synchronous_commit`), and on
+that of a synchronous standby if there is one; what cannot be set is in `durability`.
 
 Statements in errors and logs come without their parameters, which hold payloads.
 """
@@ -33,6 +35,14 @@ SQLITE_CHECKPOINT_PAGES: Final = 2000
 """The WAL is copied back when it has grown to so many pages: 16 MiB."""
 STATEMENT_TIMEOUT_S: Final = 30.0
 LOCK_TIMEOUT_S: Final = 5.0
+
+# `off` answers before the commit is on disk; `local` and `remote_write` before it is on the disk of
+# a standby that the server was told to wait for, and that may become the server. Only
+# `remote_apply` is more than `on` (PostgreSQL 18, 19.5.1).
+_COMMIT_DURABLY: Final = (
+    "SELECT set_config('synchronous_commit', 'on', false) "
+    "WHERE current_setting('synchronous_commit') <> 'remote_apply'"
+)
 
 _POSTGRES: Final = frozenset({"postgresql", "postgres", "postgresql+psycopg"})
 _SCHEMA: Final = re.compile(r"^[a-z_][a-z0-9_]{0,62}$")
@@ -166,4 +176,14 @@ def _connect_postgres(_dialect: object, _record: object, arguments: Any, options
     # Imported here: what runs on SQLite does without psycopg.
     from provledger.db.answers import ImpatientConnection
 
-    return ImpatientConnection.connect(*arguments, **options)
+    connection = ImpatientConnection.connect(*arguments, **options)
+    try:
+        # By itself: rolled back, it would be undone. Not among the session's options, which would
+        # hide what the role asks for.
+        connection.autocommit = True
+        connection.execute(_COMMIT_DURABLY)
+        connection.autocommit = False
+    except BaseException:
+        connection.close()
+        raise
+    return connection

@@ -1,0 +1,68 @@
+"""What a commit is worth is for the database server to say; asked once, when a service starts.
+
+    fsync off             refused: a power cut may lose what was acknowledged, or all of it
+    synchronous_commit    refused, unless as our sessions set it: something in between undoes it
+    full_page_writes off  said as an error: safe only where 8 KiB are written whole or not at all
+
+Whoever runs a server without fsync on purpose (its storage is replicated elsewhere; nothing in it
+matters) says so where it was switched off: `provledger.allow_fsync_off = on`, for the server, the
+database or the role, or in the options of the URL.
+
+SQLite is set up by `engine`, and has nothing that could weaken it from outside.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+
+from provledger import logs
+from provledger.db.engine import is_sqlite
+from provledger.db.errors import as_storage_error
+from provledger.settings import ConfigError
+
+log = logs.get(__name__)
+
+ALLOWED: Final = "provledger.allow_fsync_off"
+_SETTINGS: Final = ("fsync", "full_page_writes", "synchronous_commit")
+_QUERY: Final = sa.text(
+    "SELECT "
+    + ", ".join(f"current_setting('{name}') AS {name}" for name in _SETTINGS)
+    + f", current_setting('{ALLOWED}', true) AS allowed"
+)
+
+
+def check_durable(engine: Engine) -> None:
+    """Refuse a server on which what is committed may be lost; blocking.
+
+    Raises:
+        ConfigError: it does not sync, and nobody said that this is wanted.
+        StatusError: the database cannot be reached.
+    """
+    if is_sqlite(engine):
+        return
+    try:
+        with engine.connect() as connection:
+            found = connection.execute(_QUERY).one()
+    except sa.exc.SQLAlchemyError as error:
+        storage_error = as_storage_error(error)
+        if storage_error is None:
+            raise
+        raise storage_error from error
+    if found.synchronous_commit not in ("on", "remote_apply"):
+        raise ConfigError(
+            f"the database answers with synchronous_commit={found.synchronous_commit}, though it "
+            "was set to on: connect without a pooler that resets sessions"
+        )
+    if found.fsync != "on":
+        if found.allowed != "on":
+            raise ConfigError(
+                "the database server runs with fsync=off: a power cut may lose what was "
+                f"acknowledged. Switch it on, or say that this is wanted: set {ALLOWED}=on in the "
+                "same place"
+            )
+        log.warning("database.fsync_off")
+    if found.full_page_writes != "on":
+        log.error("database.full_page_writes_off")
