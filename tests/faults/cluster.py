@@ -144,10 +144,11 @@ class Cluster:
         self._routes[caller, callee] = port
 
     def start(self, names: Iterable[str] = ()) -> None:
-        """Start services, all unless said otherwise, make the first keys, wait until they serve."""
+        """Start those services that do not run, make the first keys, wait until all serve."""
         wanted = list(names) or list(self.services)
         for name in wanted:
-            self.spawn(name)
+            if not self.services[name].running:
+                self.spawn(name)
         for name in wanted:
             self.wait_ready(name)
             # The others wait for the keys, and `keys` comes first.

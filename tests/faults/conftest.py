@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import random
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -40,6 +42,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(3600 if FULL else 300))
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many of the points of attack were reached, which a green test does not show."""
+    reports = [each for outcome in ("passed", "failed")
+               for each in terminalreporter.stats.get(outcome, ())]  # fmt: skip
+    reached = [text for report in reports for name, text in report.user_properties
+               if name == "points"]  # fmt: skip
+    if reached:
+        terminalreporter.section("points of attack")
+        for text in reached:
+            terminalreporter.line(str(text))
+
+
 @pytest.fixture
 def fault_seed(request: pytest.FixtureRequest) -> int:
     """The seed of the run; with it, `--fault-seed` makes the same choices again."""
@@ -51,16 +65,32 @@ def fault_seed(request: pytest.FixtureRequest) -> int:
 @pytest.fixture
 def rng(request: pytest.FixtureRequest, fault_seed: int) -> random.Random:
     """Choices of one test, the same whichever tests run beside it."""
-    return random.Random(fault_seed ^ zlib.crc32(request.node.nodeid.encode()))
+    return random.Random(seed_of(fault_seed, request.node.nodeid))
+
+
+def seed_of(fault_seed: int, node_id: str) -> int:
+    """The seed of one test's choices."""
+    return fault_seed ^ zlib.crc32(node_id.encode())
+
+
+@pytest.fixture(autouse=True)
+def _test_that_runs(request: pytest.FixtureRequest) -> None:
+    Attack.node_id = request.node.nodeid
 
 
 class Attack:
     """Services under attack by one test: a workload, and the check at its end."""
 
+    node_id: ClassVar[str] = ""
+    """The test that runs. Services outlive it, and what its clients send must not hang on which
+    tests they have seen before."""
+
     def __init__(self, cluster: Cluster, record_path: Path, seed: int) -> None:
+        """`seed` is that of the run."""
         self.cluster = cluster
         self.record_path = record_path
         self._seed = seed
+        self._workloads: Counter[str] = Counter()
         self.record = Record(record_path)
         # Where clients find the ledger service, if not where it listens itself.
         self.ledger_endpoints: list[str] = []
@@ -72,14 +102,15 @@ class Attack:
                 client.create_ledger(name.split("/")[1])
 
     def workload(self, load: Load = NORMAL, **options: object) -> Workload:
-        """Clients; each call's requests are new ones."""
-        self._seed += 1
+        """Clients; each call's requests are new ones, the same in each run with the same seed."""
+        self._workloads[self.node_id] += 1
+        seed = f"{seed_of(self._seed, self.node_id):08x}-{self._workloads[self.node_id]}"
         replicas = [name for name in self.cluster.services if name.startswith("ledger")]
         return Workload(
             self.ledger_endpoints or [self.cluster.endpoint(name) for name in replicas],
             self.cluster.endpoint("anchor"),
             self.record,
-            self._seed,
+            seed,
             load,
             **options,  # type: ignore[arg-type]
         )

@@ -9,6 +9,7 @@ files do not change, so killing at every Nth of each covers every state a crash 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,11 +21,24 @@ import pytest
 
 KILL = "signal=KILL"
 
-FILE_CALLS = ("pwrite64", "fsync", "fdatasync", "rename", "link", "unlink", "ftruncate", "mkdir")
+FILE_CALLS = (
+    "pwrite64", "fsync", "fdatasync", "rename", "link", "unlink", "ftruncate", "mkdir", "fchown",
+)  # fmt: skip
 """Calls that hardly anything but storage makes, so that a service may be wrapped from its start."""
 
 BUSY_CALLS = ("openat", "write")
 """Calls that starting an interpreter or talking to a socket makes too: strace is attached later."""
+
+CHANGING_CALLS = (
+    "write", "writev", "pwrite64", "pwritev", "pwritev2", "sendfile", "splice", "vmsplice", "tee",
+    "copy_file_range", "fallocate", "ftruncate", "truncate", "rename", "renameat", "renameat2",
+    "link", "linkat", "symlink", "symlinkat", "unlink", "unlinkat", "rmdir", "mkdir", "mkdirat",
+    "mknod", "mknodat", "creat", "open", "openat", "openat2", "chmod", "fchmod", "fchmodat",
+    "chown", "fchown", "fchownat", "lchown", "utime", "utimes", "futimesat", "utimensat",
+    "setxattr", "lsetxattr", "fsetxattr", "removexattr", "lremovexattr", "fremovexattr", "fsync",
+    "fdatasync", "sync_file_range", "sync", "syncfs", "msync", "mmap", "io_uring_setup",
+)  # fmt: skip
+"""Every call of Linux by which a file, its name or what is known of it can change or be synced."""
 
 _ATTACH_S = 10.0
 
@@ -56,6 +70,34 @@ def wrapper(*points: Point, paths: tuple[Path, ...] = ()) -> list[str]:
     """A command that runs another one with faults; `paths` limits them to calls on those files."""
     # Not --seccomp-bpf: with it, strace 6.1 leaves signals out in silence.
     return _options(points, paths)
+
+
+def recorder(trace: Path) -> list[str]:
+    """A command that runs another one and writes down its calls that can change files."""
+    calls = ",".join(f"?{call}" for call in CHANGING_CALLS)
+    # With file names (-y); here, where nothing is injected, the kernel may do the filtering.
+    return ["strace", "-f", "-y", "--seccomp-bpf", "-o", str(trace), "-e", f"trace={calls}"]
+
+
+_CALL = re.compile(r"^\d+ +(\w+)\(")
+_READ_ONLY = re.compile(r"O_RDONLY(?!.*O_CREAT)|MAP_PRIVATE|MAP_SHARED, .*-shm>")
+"""Opening to read, mapping what stays in memory, and SQLite's index of its WAL, which is made anew
+from the WAL by whoever opens the database first."""
+
+
+def recorded(trace: Path, below: Path, without: tuple[Path, ...]) -> dict[str, str]:
+    """The changing calls that were made on files below a directory, each with a line that shows it.
+
+    `without` are files and directories in there that do not count.
+    """
+    found: dict[str, str] = {}
+    for line in trace.read_text(errors="replace").splitlines():
+        made = _CALL.match(line)
+        if made is None or str(below) not in line or _READ_ONLY.search(line):
+            continue
+        if not any(str(path) in line for path in without):
+            found.setdefault(made[1], line)
+    return found
 
 
 class Attached:

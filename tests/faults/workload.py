@@ -50,12 +50,12 @@ class Workload:
         endpoints: Sequence[str],
         anchor: str,
         record: Record,
-        seed: int,
+        seed: str,
         load: Load = Load(),
         ledgers: Sequence[str] = LEDGERS,
         excused: Callable[[StatusError], bool] = lambda error: False,
     ) -> None:
-        """`excused` says which refusals the fault at hand may cause."""
+        """`seed` is part of each request id; `excused` says which refusals the fault may cause."""
         self._endpoints = endpoints
         self._anchor = anchor
         self._record = record
