@@ -77,7 +77,8 @@ class Gateway:
             Route("/{path:path}", _endpoint(self._log)),
         ]
         # The bare router: its application would answer errors itself, before the guard sees them.
-        router = Router(routes=routes, redirect_slashes=False)
+        # A path that no route takes, such as one with a line feed in it, is an error of ours too.
+        router = Router(routes=routes, redirect_slashes=False, default=_endpoint(self._log))
         return Guard(router, request_timeout_s=request_timeout_s, tls=tls)
 
     # --- logs ------------------------------------------------------------------------------------

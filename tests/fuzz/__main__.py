@@ -1,9 +1,10 @@
-"""Coverage-guided fuzzing of the decoders: `make fuzz ARGS='--seconds 600 receipt json'`.
+"""Coverage-guided fuzzing of the decoders: `make fuzz ARGS='--each 60 receipt json'`.
 
 Each target runs in a process of its own, under atheris (libFuzzer), one after another, and begins
-from its corpus. What covers more than that is kept in `corpus/` if `--keep` is given, as few inputs
-as cover it all. An input that crashes a target, takes longer than 10 s or more than 1 GiB is kept
-in any case: it is a regression test from then on. Exits with 1 if there was one.
+from its corpus. They share `--seconds` in equal parts, or have `--each` of their own. What covers
+more than that is kept in `corpus/` if `--keep` is given, as few inputs as cover it all. An input
+that crashes a target, takes longer than 10 s or more than 1 GiB is kept in any case: it is a
+regression test from then on. Exits with 1 if there was one.
 """
 
 from __future__ import annotations
@@ -29,13 +30,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="default: all of them")
     parser.add_argument("--seconds", type=int, default=600, help="for all targets together")
+    parser.add_argument(
+        "--each",
+        type=int,
+        metavar="SECONDS",
+        help="for each target, instead of a part of --seconds",
+    )
     parser.add_argument("--keep", action="store_true", help="add to the corpus what covers more")
     arguments = parser.parse_args()
     unknown = set(arguments.targets) - set(TARGETS)
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(TARGETS)}")
     names = arguments.targets or list(TARGETS)
-    each_s = max(1, arguments.seconds // len(names))
+    each_s = max(1, arguments.each or arguments.seconds // len(names))
     broken = []
     for name in names:
         with tempfile.TemporaryDirectory() as scratch:

@@ -10,12 +10,13 @@ import sys
 
 import atheris
 
+from tests.fuzz.instrumented import INSTRUMENTED
+
 
 def main() -> None:
     """Instrument, load, fuzz."""
     name, *options = sys.argv[1:]
-    ours = ["provledger", "anchor_svc", "keys_svc", "ledger_svc", "witness_svc", "provledger_cli"]
-    with atheris.instrument_imports(include=[*ours, "rfc8785"]):
+    with atheris.instrument_imports(include=INSTRUMENTED):
         from tests.fuzz.targets import TARGETS
     again = os.environ.get("PROVLEDGER_FUZZ_AGAIN", sys.argv[0])
     atheris.Setup([again, *options], TARGETS[name])

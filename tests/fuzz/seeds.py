@@ -7,24 +7,21 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from provledger import dsse, jcs, key_events, tiles, tlog_proof
-from provledger.api.anchor.v1 import anchor_pb2
 from provledger.api.common.v1 import common_pb2
-from provledger.api.keys.v1 import keys_pb2
-from provledger.api.ledger.v1 import ledger_pb2
-from provledger.api.witness.v1 import witness_pb2
 from provledger.key_events import SignedEvent
 from provledger.keyset import CoveredCheckpoint
 from provledger.receipt import Receipt
 from provledger.rpc.key_events import event_to_pb
 from provledger.signing_token import Certificate, Token
 from provledger.split_view import SplitView
-from tests.fuzz import trusted
+from tests.fuzz import key_registries, trusted, webs
 from tests.support import key_history
+from tests.support.good_requests import SERVICES, World, drafts, good_requests
 
 CORPUS = Path(__file__).parent / "corpus"
 
@@ -80,39 +77,6 @@ def _proof() -> bytes:
     return tlog_proof.format_tlog_proof(
         tlog_proof.TlogProof(proof.log_index, proof.hashes, proof.checkpoint, b"extra")
     )
-
-
-def _draft(**fields: Any) -> common_pb2.Draft:
-    draft = common_pb2.Draft(
-        request_id="r",
-        actor=common_pb2.Actor(id="a", type="user"),
-        origin=common_pb2.Origin(service="s", trace_id="0" * 31 + "1", upstream_events=["e"]),
-        op_id="o",
-        op_parent_id="p",
-        occurred_at="2024-05-16T00:00:00Z",
-    )
-    draft.MergeFrom(common_pb2.Draft(**fields))
-    return draft
-
-
-def _drafts() -> Iterator[common_pb2.Draft]:
-    states = {"previous_state": b'{"a":1,"b":[2]}', "new_state": b'{"a":2,"b":[]}'}
-    patch = b'[{"op":"replace","path":"/a","value":2},{"op":"remove","path":"/b/0"}]'
-    common: Any = {"resource_type": "T", "resource_id": "i"}
-    fields: Any
-    for action, fields in (
-        (common_pb2.ACTION_CREATE, {"new_state": states["new_state"]}),
-        (common_pb2.ACTION_UPDATE, states),
-        (common_pb2.ACTION_UPDATE, {**states, "diff": patch}),
-        (common_pb2.ACTION_DELETE, {"previous_state": states["previous_state"]}),
-    ):
-        yield _draft(mutation=common_pb2.Mutation(action=action, **common, **fields))
-    for media_type, payload in (("application/json", b'{"x":1.5}'), ("text/plain", b"\xff")):
-        yield _draft(
-            document=common_pb2.Document(
-                receipt_type="evidence.x", media_type=media_type, payload=payload, **common
-            )
-        )
 
 
 def _token() -> Token:
@@ -175,7 +139,28 @@ def _key_events() -> list[SignedEvent]:
 
 
 _UID = _receipts()[0].ledger_uid
-_JWK = json.dumps(key_history.jwk("k")).encode()
+_LOG = f"logs/{bytes(16).hex()}"
+_WORLD = World(
+    tenant="tenants/acme",
+    ledger="tenants/acme/ledgers/main",
+    ledger_uid=_UID,
+    receipt=key_registries.RECEIPT_NAME,
+    log=_LOG,
+    own_log=_LOG,
+    submitted_uid=_UID,
+    entries=_entries()[1:4],
+    kid="witness-1",
+    spare_kid=key_registries.SPARE,
+    spare_jwk=json.dumps(key_history.jwk(key_registries.SPARE)).encode(),
+    recovery_kid=key_registries.RECOVERY,
+    recovery_jwk=json.dumps(key_history.jwk(key_registries.RECOVERY)).encode(),
+    event=event_to_pb(key_registries.SEALED.signed.event),
+    digest=key_registries.SEALED.signed.event.digest(),
+    endorsements=key_registries.ENDORSEMENTS,
+    payloads=[key_registries.GENESIS.encode()],
+    pin=key_registries.PIN,
+    policy=_policy().decode(),
+)
 _HEAD = trusted.CHAIN.head()
 _LINES = trusted.CHAIN.export()
 
@@ -236,8 +221,18 @@ SEEDS: dict[str, list[bytes]] = {
         base64.urlsafe_b64encode(b'["AAAAAAAAAAAAAAAAAAAAAA","",[{"b":null}]]').rstrip(b"="),
     ],
     "cosign_request": [
-        b"old 1\n" + base64.b64encode(bytes(32)) + b"\n\n" + trusted.CHAIN.checkpoint(),
+        b"\n".join([b"old %d" % webs.OLD_SIZE, *map(base64.b64encode, webs.PROOF), b""])
+        + b"\n" + trusted.CHAIN.checkpoint(),
         b"old 0\n\n" + trusted.CHAIN.checkpoint(),
+    ],
+    "gateway_request": [
+        b"GET /log/checkpoint\nif-none-match: \"a\", W/\"b\"",
+        b"HEAD /log/tile/0/000",
+        b"GET /log/tile/1/000.p/17?x=y",
+        b"GET /log/tile/entries/x001/x002/000.p/3\naccept-encoding: br, gzip;q=0.5",
+        b"GET /\naccept: text/html",
+        b"GET /.well-known/jwks.json",
+        b"POST /readyz",
     ],
     "import_line": [
         b'{"action":"UPDATE","resource_type":"T","resource_id":"i","actor_id":"a",'
@@ -245,7 +240,7 @@ SEEDS: dict[str, list[bytes]] = {
         b'"value":2}],"origin":{"service":"s","trace_id":"","upstream_events":["e"]}}'
     ],
     "page_token": [base64.urlsafe_b64encode(b'{"q":"x","seq":"1","v":"1"}').rstrip(b"=")],
-    "pb_Draft": [each.SerializeToString() for each in _drafts()],
+    "pb_Draft": [each.SerializeToString() for each in drafts()],
     "pb_Receipt": [
         common_pb2.Receipt(
             name="tenants/a/ledgers/main/receipts/x",
@@ -255,46 +250,11 @@ SEEDS: dict[str, list[bytes]] = {
             ledger_uid=_UID,
         ).SerializeToString()
     ],
-    "pb_WitnessBatchRequest": [
-        witness_pb2.WitnessBatchRequest(
-            ledger="tenants/a/ledgers/main",
-            ledger_uid=_UID,
-            suite=common_pb2.SUITE_BLAKE3,
-            items=[witness_pb2.WitnessItem(receipt_id=_UID, principal="p", draft=each)],
-        ).SerializeToString()
-        for each in _drafts()
-    ],
-    "pb_AppendRequest": [
-        ledger_pb2.AppendRequest(ledger="tenants/a/ledgers/main", draft=each).SerializeToString()
-        for each in _drafts()
-    ],
-    "pb_ListReceiptsRequest": [
-        ledger_pb2.ListReceiptsRequest(
-            parent="tenants/a/ledgers/main", resource_type="T", resource_id="i", start_t_ns=1
-        ).SerializeToString()
-    ],
-    "pb_SubmitLeavesRequest": [
-        anchor_pb2.SubmitLeavesRequest(
-            log="logs/-",
-            ledger_uid=_UID,
-            suite=common_pb2.SUITE_BLAKE3,
-            start_seq=0,
-            entries=_entries()[1:4],
-        ).SerializeToString()
-    ],
     "pb_KeyEvent": [event_to_pb(each.event).SerializeToString() for each in _key_events()],
-    "pb_CreateKeyRequest": [
-        keys_pb2.CreateKeyRequest(
-            kid="k", purpose=keys_pb2.KEY_PURPOSE_WITNESS, uri="local:k.pem", jwk=_JWK
-        ).SerializeToString()
-    ],
-    "pb_RevokeKeyRequest": [keys_pb2.RevokeKeyRequest(kid="k", reason="r").SerializeToString()],
-    "pb_ProposeGenesisRequest": [
-        keys_pb2.ProposeGenesisRequest(recovery_kid="k", recovery_jwk=_JWK).SerializeToString()
-    ],
-    "pb_RebuildRegistryRequest": [
-        keys_pb2.RebuildRegistryRequest(
-            payloads=[each.encode() for each in _key_events()], receipts=["r"] * 5, pin=bytes(32)
-        ).SerializeToString()
-    ],
 }  # fmt: skip
+
+for _service, _descriptor in SERVICES.items():
+    for _method in _descriptor.methods:
+        SEEDS[f"rpc_{_service}_{_method.name}"] = [
+            each.SerializeToString() for each in good_requests(_service, _method.name, _WORLD)
+        ]

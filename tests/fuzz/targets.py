@@ -2,25 +2,20 @@
 
 A target also holds what belongs to its decoder: what was read is written back to the same bytes
 where the format is canonical, and read again as the same value where it is not. A broken promise is
-an AssertionError, which a fuzzer takes for a crash like any other exception.
+an AssertionError, which a fuzzer takes for a crash like any other exception. Requests of every RPC
+are in `rpcs`, what comes over HTTP in `webs`.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from google.protobuf.message import DecodeError, Message
 
-from anchor_svc import convert as anchor_convert
 from anchor_svc import paging as anchor_paging
-from keys_svc import convert as keys_convert
 from keys_svc import paging as keys_paging
-from ledger_svc import admission
-from ledger_svc import convert as ledger_convert
 from ledger_svc import paging as ledger_paging
-from notary_svc import cosigning
 from provledger import (
     _jcs_slow,
     checkpoint,
@@ -41,16 +36,12 @@ from provledger import (
     tlog_proof,
     witness_batch,
 )
-from provledger.api.anchor.v1 import anchor_pb2
 from provledger.api.common.v1 import common_pb2
 from provledger.api.keys.v1 import keys_pb2
-from provledger.api.ledger.v1 import ledger_pb2
-from provledger.api.witness.v1 import witness_pb2
 from provledger.client import convert as client_convert
 from provledger.disclosure import parse_disclosure
 from provledger.errors import InvalidJSONError, PatchError, ProvledgerError
 from provledger.export import parse_footer, parse_header, verify_export
-from provledger.hashing import sha256
 from provledger.keyset import KeySet
 from provledger.receipt import Receipt, parse_canonical_receipt, parse_receipt
 from provledger.rpc.key_events import event_from_pb
@@ -58,32 +49,12 @@ from provledger.signing_token import parse_token
 from provledger.split_view import parse_split_view
 from provledger.verify import Verifier
 from provledger_cli.lines import draft_from_line
-from tests.fuzz import trusted
+from tests.fuzz import rpcs, trusted, webs
+from tests.fuzz.registering import DECODERS, MAX_INPUT_BYTES, TARGETS, target
 from witness_svc import checks
 from witness_svc import convert as witness_convert
 
-MAX_INPUT_BYTES: Final = 64 * 1024
-
-Target = Callable[[bytes], None]
-TARGETS: dict[str, Target] = {}
-DECODERS: dict[str, Target] = {}
-"""The same without the net: they raise errors of ours too."""
-
-
-def target(function: Target) -> Target:
-    """Register a decoder under its name; errors of ours are what it is expected to raise."""
-
-    @functools.wraps(function)
-    def run(data: bytes) -> None:
-        try:
-            function(data)
-        except ProvledgerError as error:
-            # What an error says must be something that can be shown and logged.
-            str(error).encode()
-
-    DECODERS[function.__name__] = function
-    TARGETS[function.__name__] = run
-    return run
+__all__ = ["DECODERS", "MAX_INPUT_BYTES", "TARGETS", "rpcs", "webs"]
 
 
 class _Refused:
@@ -295,11 +266,6 @@ def one_disclosure(data: bytes) -> None:
     parse_disclosure(data.decode("utf-8", "surrogateescape"))
 
 
-@target
-def cosign_request(data: bytes) -> None:
-    cosigning.parse_request(data)
-
-
 # --- messages ------------------------------------------------------------------------------------
 
 
@@ -324,26 +290,9 @@ def message(kind: type[Message], read: Callable[[Any], object]) -> None:
     target(run)
 
 
-def _witness_batch(request: Any) -> None:
-    witness_convert.place_from_pb(request, 1, max_items=1000)
-    for item in witness_convert.items_from_pb(request):
-        try:
-            checks.check(item.draft)
-        except ProvledgerError:
-            continue
-
-
 message(common_pb2.Draft, lambda m: checks.check(witness_convert.draft_from_pb(m)))
 message(common_pb2.Receipt, client_convert.receipt_from_pb)
-message(witness_pb2.WitnessBatchRequest, _witness_batch)
-message(ledger_pb2.AppendRequest, lambda m: admission.check_draft(m.draft))
-message(ledger_pb2.ListReceiptsRequest, ledger_convert.query_from_pb)
-message(anchor_pb2.SubmitLeavesRequest, lambda m: anchor_convert.submission_from_pb(m, sha256))
 message(keys_pb2.KeyEvent, event_from_pb)
-message(keys_pb2.CreateKeyRequest, keys_convert.binding_from_pb)
-message(keys_pb2.RevokeKeyRequest, keys_convert.revocation_from_pb)
-message(keys_pb2.ProposeGenesisRequest, keys_convert.recovery_from_pb)
-message(keys_pb2.RebuildRegistryRequest, keys_convert.rebuild_from_pb)
 
 
 # --- other input of callers ----------------------------------------------------------------------

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.fuzz.instrumented import INSTRUMENTED
 from tests.fuzz.mutate import damaged
 from tests.fuzz.seeds import CORPUS, SEEDS, inputs
 from tests.fuzz.targets import DECODERS, TARGETS
+from tests.support.good_requests import SERVICES
 
+REPO = Path(__file__).resolve().parents[2]
 EXAMPLES = int(os.environ.get("PROVLEDGER_FUZZ_EXAMPLES", "40"))
 
 
@@ -51,6 +55,23 @@ def test_inputs_made_here_are_taken(name: str) -> None:
     """Otherwise fuzzing would begin at the first check and stay there."""
     for data in SEEDS[name]:
         DECODERS[name](data)
+
+
+def test_every_rpc_has_a_target() -> None:
+    """A method that is added to a contract has one at once, and needs a good request."""
+    names = {
+        f"rpc_{service}_{method.name}"
+        for service, descriptor in SERVICES.items()
+        for method in descriptor.methods
+    }
+    assert len(names) >= 47
+    assert names <= set(TARGETS)
+
+
+def test_all_of_ours_is_instrumented() -> None:
+    """A decoder whose code the fuzzer cannot see is fuzzed blindly."""
+    ours = {path.parent.name for path in (REPO / "services").glob("*/__init__.py")}
+    assert ours | {"provledger"} <= set(INSTRUMENTED)
 
 
 def test_every_target_has_inputs_and_every_input_a_target() -> None:

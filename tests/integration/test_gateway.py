@@ -188,6 +188,7 @@ async def test_a_client_that_has_it_is_told_so(log: OpenLog, gateway: Running) -
         ("tile/0/../0/000", 400),
         ("tile/0/%30%30%30", 400),
         ("tile%2f0%2f000", 400),
+        ("tile/0%0a/000", 400),
         ("%2e%2e/anchor.db", 400),
         ("../../anchor.db", 404),
         ("..\\..\\anchor.db", 404),
