@@ -73,7 +73,7 @@ def test_an_absent_state_is_empty() -> None:
 def test_every_draft_without_a_request_id_gets_one_of_its_own() -> None:
     draft = mutation()
     first, second = convert.draft_to_pb(draft), convert.draft_to_pb(draft)
-    assert uuid.UUID(first.request_id).version == 4
+    assert uuid.UUID(first.request_id).version == 7
     assert first.request_id != second.request_id
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 from sqlalchemy.engine import Connection
 
 from ledger_svc.chain import BatchRow, Head, HeadState, LedgerInfo, Row, Stored
-from ledger_svc.storage import FoundRequests, Known, ListQuery, LogRun, Scan
+from ledger_svc.storage import FoundRequests, Known, ListQuery, LogRun, Scan, spans
 from ledger_svc.storage.sql import Sql
 from provledger.errors import DataLossError
 
@@ -183,18 +183,9 @@ def log_runs(
 
 # --- listing -------------------------------------------------------------------------------------
 
-_BY_RESOURCE: Final = (
+_BY_INDEX: Final = (
     "SELECT seq, {size}, receipt_type, resource_type, actor_id FROM entries "
-    "WHERE ledger_uid = ? AND resource_type = ? AND resource_id = ? AND seq >= ? AND seq <= ? "
-    "ORDER BY seq LIMIT ?"
-)
-_BY_ACTOR: Final = (
-    "SELECT seq, {size}, receipt_type, resource_type, actor_id FROM entries "
-    "WHERE ledger_uid = ? AND actor_id = ? AND seq >= ? AND seq <= ? ORDER BY seq LIMIT ?"
-)
-_BY_SEQ: Final = (
-    "SELECT seq, {size}, receipt_type, resource_type, actor_id FROM entries "
-    "WHERE ledger_uid = ? AND seq >= ? AND seq <= ? ORDER BY seq LIMIT ?"
+    "WHERE ledger_uid = ?{columns} AND seq >= ? AND seq <= ? ORDER BY seq LIMIT ?"
 )
 
 
@@ -215,12 +206,9 @@ def scan(
     first_seq, last_seq = _time_bounds(connection, sql, ledger_uid, query, after_seq)
     if first_seq > last_seq:
         return Scan((), (), max(after_seq, last_seq), ended=True)
-    statement, parameters = _index_for(query)
     rest = _Rest.of(query)
     wanted = scan_limit if rest.any else limit
-    rows = connection.exec_driver_sql(
-        sql(statement), (ledger_uid, *parameters, first_seq, last_seq, wanted)
-    ).all()
+    rows = _rows(connection, sql, ledger_uid, _index_for(query), first_seq, last_seq, wanted)
     seqs: list[int] = []
     sizes: list[int] = []
     position = after_seq
@@ -261,13 +249,32 @@ class _Rest:
         )
 
 
-def _index_for(query: ListQuery) -> tuple[str, list[str]]:
-    """The scan by the index that narrows it most: a resource, else an actor, else the chain."""
+def _index_for(query: ListQuery) -> list[tuple[str, str]]:
+    """What the index that narrows it most decides: a resource, else an actor, else the chain."""
     if query.resource_id:
-        return _BY_RESOURCE, [query.resource_type, query.resource_id]
+        return [("resource_type", query.resource_type), ("resource_id", query.resource_id)]
     if query.actor_id:
-        return _BY_ACTOR, [query.actor_id]
-    return _BY_SEQ, []
+        return [("actor_id", query.actor_id)]
+    return []
+
+
+def _rows(
+    connection: Connection,
+    sql: Sql,
+    ledger_uid: bytes,
+    conditions: Sequence[tuple[str, str]],
+    first_seq: int,
+    last_seq: int,
+    limit: int,
+) -> Sequence[Sequence[Any]]:
+    if conditions and sql.is_sqlite:
+        return spans.search(connection, sql, ledger_uid, conditions, first_seq, last_seq, limit)
+    columns = "".join(f" AND {column} = ?" for column, _ in conditions)
+    values = [value for _, value in conditions]
+    return connection.exec_driver_sql(
+        sql(_BY_INDEX.replace("{columns}", columns)),
+        (ledger_uid, *values, first_seq, last_seq, limit),
+    ).all()
 
 
 def _time_bounds(

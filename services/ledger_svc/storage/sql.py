@@ -8,6 +8,7 @@ A statement is written once, with `?` for a parameter and these words in braces:
     {entry} {batch} {ledger} {state}      the columns of `e`ntries, batches, `l`edgers and `h`eads
     {light}        those of `e`ntries, with statement, payload and secret empty
     {size}         bytes of statement and payload
+    {span}         SQLite's span of an entry in the chain (`storage.spans`)
     {entry_names} {entry_marks} {batch_names} {batch_marks}      the same, for inserts
 
 and sent through `Connection.exec_driver_sql`: prepared once by the driver, without SQLAlchemy's
@@ -23,9 +24,12 @@ import orjson
 
 from ledger_svc.chain import BatchRow, Row
 
+SPAN_BITS: Final = 13
+
 _COLUMNS: Final = {
     "entry": ", ".join(f"e.{name}" for name in Row._fields),
     "size": "length(statement) + length(payload)",
+    "span": f"e.seq >> {SPAN_BITS}",
     "entry_names": ", ".join(Row._fields),
     "entry_marks": ", ".join("?" * len(Row._fields)),
     "batch": ", ".join(BatchRow._fields),

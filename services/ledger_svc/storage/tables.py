@@ -16,6 +16,8 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from ledger_svc.storage.sql import SPAN_BITS
+
 SCHEMA: Final = "ledger"
 """PostgreSQL schema of the service."""
 
@@ -78,14 +80,17 @@ entries: Final = sa.Table(
 
 sa.Index("entries_request", entries.c.ledger_uid, entries.c.request_id, unique=True)
 sa.Index("entries_receipt", entries.c.ledger_uid, entries.c.receipt_id, unique=True)
-sa.Index(
-    "entries_resource",
-    entries.c.ledger_uid,
-    entries.c.resource_type,
-    entries.c.resource_id,
-    entries.c.seq,
-)
-sa.Index("entries_actor", entries.c.ledger_uid, entries.c.actor_id, entries.c.seq)
+# The two that receipts fall on all over the place. SQLite has them in spans (`storage.spans`).
+_RESOURCE: Final = (entries.c.resource_type, entries.c.resource_id, entries.c.seq)
+_ACTOR: Final = (entries.c.actor_id, entries.c.seq)
+for _name, _columns in (("entries_resource", _RESOURCE), ("entries_actor", _ACTOR)):
+    sa.Index(_name, entries.c.ledger_uid, *_columns).ddl_if("postgresql")
+    sa.Index(
+        f"{_name}_span",
+        entries.c.ledger_uid,
+        sa.text(f"(seq >> {SPAN_BITS})"),
+        *_columns,
+    ).ddl_if("sqlite")
 
 batches: Final = sa.Table(
     "batches",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import uuid
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -95,11 +94,12 @@ async def _append(
     timeout_s: float,
 ) -> tuple[Receipt, bool]:
     from provledger.client.convert import receipt_from_pb
+    from provledger.client.drafts import new_request_id
     from provledger_cli.connect import Remote
     from provledger_cli.lines import draft_from_line
     from provledger_cli.tenancy import ensure_ledger
 
-    draft = draft_from_line(data.strip(), request_id or str(uuid.uuid4()))
+    draft = draft_from_line(data.strip(), request_id or new_request_id())
     if request_id:
         draft.request_id = request_id
     async with Remote(where, timeout_s=timeout_s) as remote:

@@ -7,7 +7,6 @@ naming the field. Whether it is true is for `provledger.verify` to say.
 from __future__ import annotations
 
 import dataclasses
-import uuid
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
@@ -16,7 +15,7 @@ from google.protobuf.message import Message
 from provledger import jcs, names
 from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2
-from provledger.client.drafts import Document, Draft, Mutation
+from provledger.client.drafts import Document, Draft, Mutation, new_request_id
 from provledger.client.values import AnchorState, AppendResult, Ledger, ReceiptSummary
 from provledger.errors import IdentifierError, InvalidJSONError, ReceiptFormatError
 from provledger.receipt import Evidence, Opening, Proof, Receipt, WitnessSignature
@@ -126,7 +125,7 @@ def _is_text(value: Any) -> bool:
 def _draft_to_pb(draft: Draft) -> common_pb2.Draft:
     # Member by member: half the cost of keyword arguments, and no message is copied.
     message = common_pb2.Draft()
-    message.request_id = draft.request_id or str(uuid.uuid4())
+    message.request_id = draft.request_id or new_request_id()
     actor = message.actor
     actor.id = draft.actor_id
     actor.type = draft.actor_type

@@ -6,9 +6,13 @@ and names the field that is wrong. Here only what cannot be written down at all 
 
 from __future__ import annotations
 
+import os
+import time
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypeAlias
+
+from provledger import names
 
 Action: TypeAlias = Literal["CREATE", "UPDATE", "DELETE"]
 
@@ -27,7 +31,8 @@ class Draft:
             erased later, while a payload can.
         actor_type: Kind of actor, such as `user`, `service`, `bot`; "" means not said.
         request_id: Makes a retry return the same receipt; 1 to 128 printable ASCII characters. The
-            client makes a UUID where it is "". Give your own to be safe across restarts of yours.
+            client makes a UUID where it is "". Give your own to be safe across restarts of yours:
+            best one that begins with the time or counts up, as UUIDv7 do.
         occurred_at: When it happened: RFC 3339 text, kept as written, or an aware datetime.
         origin_service: Name of the service that made the change.
         trace_id: W3C trace id, 32 lower-case hex digits.
@@ -73,3 +78,9 @@ class Document(Draft):
     receipt_type: str
     media_type: str
     payload: Any
+
+
+def new_request_id() -> str:
+    """Make a request id, a UUIDv7 of this moment: ids that follow each other fall on one page of
+    the ledger's index, where ids at random have a page written for each."""
+    return names.receipt_id_text(names.uuid7(time.time_ns(), os.urandom(10)))
