@@ -11,7 +11,6 @@ The process around it is that of `provledger.process`.
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
@@ -19,6 +18,7 @@ from typing import Any, Final, TypeVar
 from provledger import logs, process
 from provledger.errors import StatusError
 from provledger.fips.watch import until_failed
+from provledger.rpc import memory
 from provledger.rpc.interceptors import Gate
 from provledger.rpc.listener import Server, check_bind
 from provledger.rpc.settings import ServerSettings
@@ -33,8 +33,6 @@ Registration = tuple[Callable[[Any, Any], None], object]
 """A generated `add_XServicer_to_server` and the servicer to add."""
 
 _READY_POLL_S: Final = 0.5
-_COLLECT_AFTER: Final = (20_000, 20, 50)
-"""Objects, and collections of each younger generation, until the next one is collected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +81,7 @@ async def serve(
             server.add(add_to_server, servicer)
         port = await server.start()
         try:
-            _spare_the_collector()
+            memory.settle()
             more = {"host": config.host, "tls": config.tls() is not None}
             process.write_ready_file(config.ready_file, port, more)
             log.info("server.ready", host=config.host, port=port, services=server.service_names)
@@ -165,17 +163,6 @@ async def _drain(server: Server, grace_s: float, hurry: asyncio.Event | None) ->
             # A later stop with a shorter grace period overrides the earlier one.
             await server.drain(0.0)
     await draining
-
-
-def _spare_the_collector() -> None:
-    """Have Python look for cycles rarely, and never among what lives as long as the service.
-
-    A batch of a thousand drafts makes and drops some ten thousand objects, all freed by their
-    reference counts; a look at each seven hundred of them finds nothing and stops the event loop.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_COLLECT_AFTER)
 
 
 def main(
