@@ -146,7 +146,7 @@ def assemble(
         clock=clock,
         random=random,
     )
-    directory = LedgerDirectory(storage)
+    directory = LedgerDirectory(storage, guard)
     servicer = LedgerServicer(
         Parts(
             storage=storage,
@@ -159,6 +159,7 @@ def assemble(
             default_suite=settings.default_suite,
             anchor_timeout_s=timeout_s,
             gate=gate,
+            guard=guard,
             stream_in_flight=settings.stream_in_flight,
             stream_bytes=settings.stream_bytes,
         )

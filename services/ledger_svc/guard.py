@@ -1,9 +1,13 @@
-"""Asks the log what it holds of a ledger, before the first append of this process to it.
+"""Asks the log what it holds of a ledger, before anything is appended or said not to be there.
 
-A database restored from an older backup would go on from an older head and fork the chain. The log
-remembers more than the database then, and the append is refused with nothing written
-(design §5, "Anchor"). Until the log has answered once for a ledger, appends to it are refused as
-UNAVAILABLE; after that the log may be away for as long as it likes.
+A database restored from an older backup would go on from an older head and fork the chain, and
+deny receipts that were anchored. The log remembers more than the database then: an append is
+refused with nothing written (design §5, "Anchor"), and so is whatever would say that a receipt does
+not exist: a lookup that finds nothing, the end of a list, a check up to the head. What is found is
+answered in any case.
+
+Until the log has answered once for a ledger, the same is refused as UNAVAILABLE; after that the log
+may be away for as long as it likes.
 """
 
 from __future__ import annotations
@@ -25,7 +29,12 @@ log = logs.get(__name__)
 
 LEDGER_BEHIND_ANCHOR: Final = "LEDGER_BEHIND_ANCHOR"
 _ASK_AGAIN_S: Final = 0.25
+_PATIENCE_S: Final = 0.25
+"""How long what was found waits for the log to say that there is no more."""
 _AWAY: Final = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "CANCELLED"})
+_HELD: Final = frozenset({"RESTORED_BEHIND", "RESTORE_NOT_CONFIRMED"})
+_STALE: Final = _HELD | {LEDGER_BEHIND_ANCHOR}
+"""Reasons that say something of the database, and not only that nobody answers."""
 
 
 class StateStub(Protocol):
@@ -52,20 +61,29 @@ class Guard:
         self._confirmed.add(ledger.uid)
 
     async def check(self, ledger: LedgerInfo) -> None:
-        """Return at once for a ledger that was confirmed; otherwise ask.
+        """Return if the ledger may be appended to: it is confirmed, and anchored in time.
 
         Raises:
-            FailedPreconditionError: LEDGER_BEHIND_ANCHOR, with what to do about it; or
-                LOG_NOT_FOUND.
-            UnavailableError: ANCHOR_NOT_ASKED, while the anchor has not answered; ANCHOR_OVERDUE,
-                while anchoring is later than a fail-closed policy allows.
+            FailedPreconditionError, UnavailableError: as `confirm`; also ANCHOR_OVERDUE, while
+                anchoring is later than a fail-closed policy allows.
+        """
+        if ledger.uid not in self._confirmed:
+            await self.confirm(ledger)
+        self._lag.check(ledger.log_name, ledger.tenant_name)
+
+    async def confirm(self, ledger: LedgerInfo) -> None:
+        """Return if the database holds all that the log holds of the ledger; ask if need be.
+
+        Raises:
+            FailedPreconditionError: LEDGER_BEHIND_ANCHOR, with what to do about it; RESTORED_BEHIND
+                of the log itself; or LOG_NOT_FOUND.
+            UnavailableError: ANCHOR_NOT_ASKED, while the anchor has not answered;
+                RESTORE_NOT_CONFIRMED, while it waits for its sinks.
         """
         if ledger.uid in self._confirmed:
-            self._lag.check(ledger.log_name, ledger.tenant_name)
             return
         async with self._locks.setdefault(ledger.uid, asyncio.Lock()):
             if ledger.uid in self._confirmed:
-                self._lag.check(ledger.log_name, ledger.tenant_name)
                 return
             asked_s, refusal = self._refusals.get(ledger.uid, (float("-inf"), None))
             if refusal is not None and time.monotonic() - asked_s < _ASK_AGAIN_S:
@@ -73,12 +91,42 @@ class Guard:
             try:
                 await self._ask(ledger)
             except StatusError as error:
-                self._refusals[ledger.uid] = (time.monotonic(), error)
-                raise
+                # What was found out stays known while nobody answers.
+                known = refusal if _is_stale(refusal) and not _is_stale(error) else error
+                self._refusals[ledger.uid] = (time.monotonic(), known or error)
+                raise known or error from error.__cause__
             self._refusals.pop(ledger.uid, None)
             self._confirmed.add(ledger.uid)
         self._locks.pop(ledger.uid, None)
-        self._lag.check(ledger.log_name, ledger.tenant_name)
+
+    async def may_end(self, ledger: LedgerInfo) -> bool:
+        """Whether it is known, within a moment, that a list of the ledger ends where it does."""
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                await self.confirm(ledger)
+        except (StatusError, TimeoutError):
+            return False
+        return True
+
+    def stale_reason(self, ledger: LedgerInfo) -> str:
+        """Why what is stored is known to be, or suspected of being, too old; "" if it is not."""
+        _, refusal = self._refusals.get(ledger.uid, (0.0, None))
+        return refusal.reason if refusal is not None and _is_stale(refusal) else ""
+
+    def check_known(self, ledger: LedgerInfo) -> None:
+        """Raise what `confirm` last said of the database, without asking."""
+        if self.stale_reason(ledger):
+            raise self._refusals[ledger.uid][1]
+
+    def check_database(self) -> None:
+        """Raise what is known of any ledger: where one is too old, another may be missing.
+
+        Raises:
+            FailedPreconditionError, UnavailableError: LEDGER_BEHIND_ANCHOR and the like.
+        """
+        for _, refusal in self._refusals.values():
+            if _is_stale(refusal):
+                raise refusal
 
     async def _ask(self, ledger: LedgerInfo) -> None:
         request = anchor_pb2.GetLedgerStateRequest(log=ledger.log_name, ledger_uid=ledger.uid)
@@ -95,16 +143,21 @@ class Guard:
                     "have: it is another one, or it lost its data",
                     metadata={"ledger": ledger.name, "log": ledger.log_name},
                 ) from error
-            if error.code not in _AWAY:
+            if error.code not in _AWAY or error.reason in _HELD:
                 raise
             raise UnavailableError(
                 "ANCHOR_NOT_ASKED",
                 f"{ledger.name}: the anchor must be asked once, after a start, whether the log "
-                "holds more than the database does, and it does not answer",
+                "holds more than the database does, and it does not answer. Until then nothing is "
+                "appended, and nothing is said not to be there",
                 metadata={"ledger": ledger.name},
                 retry_delay_s=error.retry_delay_s or 0.5,
             ) from error
         await compare(self._storage, ledger, held)
+
+
+def _is_stale(refusal: StatusError | None) -> bool:
+    return refusal is not None and refusal.reason in _STALE
 
 
 async def compare(
@@ -130,7 +183,8 @@ async def compare(
     raise FailedPreconditionError(
         LEDGER_BEHIND_ANCHOR,
         f"{ledger.name} {what}: this database is older than what was published. Nothing is "
-        "written. Restore a newer backup, or the database itself, and start again",
+        "written, and nothing is said not to be there. Restore a newer backup, or the database "
+        "itself, and start again",
         metadata={
             "ledger": ledger.name,
             "headSeq": str(head_seq),

@@ -1,11 +1,17 @@
-"""Listings of receipts and ledgers, page by page (AIP-158)."""
+"""Listings of receipts and ledgers, page by page (AIP-158).
+
+A page without a next one says that there is nothing more. While the log may hold more than the
+database does, that is not said: what is there is listed, and the page behind it is the guard's
+error.
+"""
 
 from __future__ import annotations
 
 from typing import Final
 
 from ledger_svc import admission, convert, paging
-from ledger_svc.chain import LedgerInfo
+from ledger_svc.chain import HeadState, LedgerInfo
+from ledger_svc.guard import Guard
 from ledger_svc.reads import Reads
 from ledger_svc.storage import Scan, Storage
 from provledger import names
@@ -21,9 +27,18 @@ _LEDGER_POSITION: Final = frozenset({"after"})
 
 
 async def list_receipts(
-    storage: Storage, reads: Reads, ledger: LedgerInfo, request: ledger_pb2.ListReceiptsRequest
+    storage: Storage,
+    reads: Reads,
+    guard: Guard,
+    ledger: LedgerInfo,
+    request: ledger_pb2.ListReceiptsRequest,
 ) -> ledger_pb2.ListReceiptsResponse:
-    """One page of the receipts of a ledger, in chain order."""
+    """One page of the receipts of a ledger, in chain order.
+
+    Raises:
+        FailedPreconditionError, UnavailableError: as `Guard.confirm`, in place of an empty last
+            page.
+    """
     limit = admission.page_size(request.page_size)
     view = convert.view_from_pb(request.view, convert.BASIC)
     if request.tree_size < 0 or (request.tree_size and view != convert.FULL):
@@ -54,7 +69,12 @@ async def list_receipts(
     response = ledger_pb2.ListReceiptsResponse(
         receipts=rendered.receipts, tree_size=rendered.tree_size
     )
-    if not scan.ended:
+    ended = scan.ended
+    if ended and scan.seqs:
+        ended = await guard.may_end(ledger)
+    elif ended:
+        await guard.confirm(ledger)
+    if not ended:
         response.next_page_token = paging.page_token(
             query, {"p": str(scan.position), "t": str(rendered.tree_size)}
         )
@@ -71,8 +91,15 @@ def _cut(scan: Scan) -> Scan:
     return scan
 
 
+def ledger_to_pb(guard: Guard, ledger: LedgerInfo, state: HeadState) -> ledger_pb2.Ledger:
+    """A ledger, which takes no entries either while what is stored of it is known to be too old."""
+    shown = convert.ledger_to_pb(ledger, state)
+    shown.read_only_reason = state.read_only_reason or guard.stale_reason(ledger)
+    return shown
+
+
 async def list_ledgers(
-    storage: Storage, request: ledger_pb2.ListLedgersRequest
+    storage: Storage, guard: Guard, request: ledger_pb2.ListLedgersRequest
 ) -> ledger_pb2.ListLedgersResponse:
     """One page of ledgers, by tenant and ledger id."""
     limit = admission.page_size(request.page_size)
@@ -87,7 +114,7 @@ async def list_ledgers(
         after = (before, behind)
     found = await storage.list_ledgers(tenant, after, limit + 1)
     response = ledger_pb2.ListLedgersResponse(
-        ledgers=[convert.ledger_to_pb(ledger, state) for ledger, state in found[:limit]]
+        ledgers=[ledger_to_pb(guard, ledger, state) for ledger, state in found[:limit]]
     )
     if len(found) > limit:
         last, _ = found[limit - 1]

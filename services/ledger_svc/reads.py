@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 from ledger_svc import chain, convert
 from ledger_svc.batch_tree import BatchTree
 from ledger_svc.chain import BatchRow, LedgerInfo, Stored
+from ledger_svc.guard import Guard
 from ledger_svc.progress import Progress, Sinks, index_of
 from ledger_svc.proving import Proving
 from ledger_svc.storage import LogRun, Storage
@@ -57,8 +58,9 @@ class ProofStub(Protocol):
 class LedgerDirectory:
     """Ledgers by name. They never change, so that they are looked up once."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, guard: Guard) -> None:
         self._storage = storage
+        self._guard = guard
         self._known: OrderedDict[str, LedgerInfo] = OrderedDict()
 
     async def get(self, name: str, field: str) -> LedgerInfo:
@@ -67,6 +69,8 @@ class LedgerDirectory:
         Raises:
             IdentifierError: not a ledger's name.
             NotFoundError: LEDGER_NOT_FOUND; also where there is no such tenant.
+            FailedPreconditionError, UnavailableError: it is not there, in a database that is known
+                to be too old (`Guard.check_database`).
         """
         found = self._known.get(name)
         if found is not None:
@@ -74,6 +78,7 @@ class LedgerDirectory:
         tenant, ledger = names.parse_ledger_name(name, field)
         stored = await self._storage.get_ledger(tenant, ledger)
         if stored is None:
+            self._guard.check_database()
             raise NotFoundError(
                 "LEDGER_NOT_FOUND", f"there is no ledger {name}", metadata={"ledger": name}
             )

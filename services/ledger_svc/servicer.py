@@ -13,6 +13,7 @@ from ledger_svc.append import Appender
 from ledger_svc.chain import LedgerInfo
 from ledger_svc.gate import Gate
 from ledger_svc.genesis import LedgerMaker
+from ledger_svc.guard import Guard
 from ledger_svc.key_ledger import check_creatable, check_writable, refuse_system
 from ledger_svc.outcomes import Outcome, Recorded
 from ledger_svc.progress import Progress
@@ -54,6 +55,7 @@ class Parts:
     maker: LedgerMaker
     anchor: Any
     gate: Gate
+    guard: Guard
     default_suite: str = "blake3"
     anchor_timeout_s: float = 10.0
     stream_in_flight: int = 512
@@ -68,6 +70,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         self._storage = parts.storage
         self._directory = parts.directory
         self._reads = parts.reads
+        self._guard = parts.guard
         self._head_stub: HeadStub = parts.anchor
 
     # --- ledgers
@@ -91,7 +94,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         self._directory.add(ledger)
         state = await self._storage.get_head(ledger.uid)
         return ledger_pb2.CreateLedgerResponse(
-            ledger=convert.ledger_to_pb(ledger, state), created=created
+            ledger=listing.ledger_to_pb(self._guard, ledger, state), created=created
         )
 
     async def GetLedger(
@@ -100,13 +103,14 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         """One ledger with its head."""
         ledger = await self._directory.get(request.name, "name")
         state = await self._storage.get_head(ledger.uid)
-        return ledger_pb2.GetLedgerResponse(ledger=convert.ledger_to_pb(ledger, state))
+        shown = listing.ledger_to_pb(self._guard, ledger, state)
+        return ledger_pb2.GetLedgerResponse(ledger=shown)
 
     async def ListLedgers(
         self, request: ledger_pb2.ListLedgersRequest, context: Any
     ) -> ledger_pb2.ListLedgersResponse:
         """Ledgers of a tenant, or of all."""
-        return await listing.list_ledgers(self._storage, request)
+        return await listing.list_ledgers(self._storage, self._guard, request)
 
     # --- appends
 
@@ -278,6 +282,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         ledger = await self._directory.get(ledger_name, "name")
         stored = await self._storage.get_receipt(ledger.uid, names.receipt_id_bytes(receipt_id))
         if stored is None:
+            await self._guard.confirm(ledger)
             raise NotFoundError(
                 "RECEIPT_NOT_FOUND",
                 f"there is no receipt {request.name}",
@@ -312,7 +317,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
     ) -> ledger_pb2.ListReceiptsResponse:
         """Receipts of one ledger in chain order."""
         ledger = await self._directory.get(request.parent, "parent")
-        return await listing.list_receipts(self._storage, self._reads, ledger, request)
+        return await listing.list_receipts(self._storage, self._reads, self._guard, ledger, request)
 
     async def GetHead(
         self, request: ledger_pb2.GetHeadRequest, context: Any
@@ -331,7 +336,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
     async def VerifyRange(
         self, request: ledger_pb2.VerifyRangeRequest, context: Any
     ) -> ledger_pb2.VerifyRangeResponse:
-        """Recompute what is stored; a fault is DATA_LOSS."""
+        """Recompute what is stored; a fault is DATA_LOSS. The end is the log's to confirm."""
         ledger = await self._directory.get(request.name, "name")
         start_seq, end_seq = request.start_seq, request.end_seq
         if start_seq < 0:
@@ -341,6 +346,9 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         end_seq = min(end_seq, start_seq + MAX_VERIFIED_ROWS - 1)
         verified = await self._storage.verify_range(ledger, start_seq, end_seq)
         await self._reads.check_places(ledger, start_seq, verified.checked_seq)
+        if end_seq >= verified.head_seq:
+            await self._guard.confirm(ledger)
+        self._guard.check_known(ledger)
         return ledger_pb2.VerifyRangeResponse(
             checked_seq=verified.checked_seq,
             checked_count=verified.checked_count,

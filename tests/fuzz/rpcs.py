@@ -96,6 +96,7 @@ def _ledger() -> LedgerServicer:
         maker=BEHIND,
         anchor=BEHIND,
         gate=gate,
+        guard=BEHIND,
     )
     return LedgerServicer(parts)
 

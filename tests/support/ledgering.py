@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 import grpc
+import sqlalchemy as sa
 
 from ledger_svc.app import Service, assemble
 from ledger_svc.config import Settings
@@ -144,6 +145,19 @@ async def verify_all(service: Service, name: str = LEDGER) -> ledger_pb2.VerifyR
     """Recompute every stored row of a ledger of at most 10,000."""
     request = ledger_pb2.VerifyRangeRequest(name=name, start_seq=0, end_seq=10**9)
     return await service.servicer.VerifyRange(request, None)
+
+
+def go_back_to(connection: sa.Connection, seq: int) -> None:
+    """Make the database look as it did when `seq` was the last receipt."""
+    for statement in (
+        "DELETE FROM entries WHERE seq > :seq",
+        "DELETE FROM batches WHERE batch_seq > :seq",
+        "UPDATE log_runs SET count = :seq + 1",
+        "UPDATE heads SET seq = :seq, logged_seq = :seq, "
+        "receipt_hash = (SELECT receipt_hash FROM entries WHERE seq = :seq), "
+        "t_ns = (SELECT t_ns FROM entries WHERE seq = :seq)",
+    ):
+        connection.execute(sa.text(statement), {"seq": seq})
 
 
 async def eventually(condition: Callable[[], Any], timeout_s: float = 20.0) -> None:

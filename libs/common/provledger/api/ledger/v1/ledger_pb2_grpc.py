@@ -136,14 +136,16 @@ class LedgerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetReceipt(self, request, context):
-        """Returns one receipt, if asked only once it is anchored. Default view: FULL.
+        """Returns one receipt, if asked only once it is anchored. Default view: FULL. One that is not there
+        is NOT_FOUND only if the log holds no more of the ledger than the database does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListReceipts(self, request, context):
-        """Lists receipts of one ledger in chain order (AIP-158). Default view: BASIC.
+        """Lists receipts of one ledger in chain order (AIP-158). Default view: BASIC. While the log may
+        hold more than the database does, the page behind the last receipt is that error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -158,7 +160,8 @@ class LedgerServiceServicer:
 
     def VerifyRange(self, request, context):
         """Recomputes a range of the stored chain, every column of every row, and says what it checked.
-        A broken row is DATA_LOSS naming the first one.
+        A broken row is DATA_LOSS naming the first one. Up to the head it succeeds only if the log holds
+        no more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -50,14 +50,19 @@ class LedgerServiceStub:
     The server stops reading while too many are unanswered. Default view: BASIC.
     """
     GetReceipt: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetReceiptRequest, _ledger_pb2.GetReceiptResponse]
-    """Returns one receipt, if asked only once it is anchored. Default view: FULL."""
+    """Returns one receipt, if asked only once it is anchored. Default view: FULL. One that is not there
+    is NOT_FOUND only if the log holds no more of the ledger than the database does.
+    """
     ListReceipts: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListReceiptsRequest, _ledger_pb2.ListReceiptsResponse]
-    """Lists receipts of one ledger in chain order (AIP-158). Default view: BASIC."""
+    """Lists receipts of one ledger in chain order (AIP-158). Default view: BASIC. While the log may
+    hold more than the database does, the page behind the last receipt is that error.
+    """
     GetHead: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetHeadRequest, _ledger_pb2.GetHeadResponse]
     """Returns the signed head of a ledger (docs/formats/head.md)."""
     VerifyRange: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.VerifyRangeRequest, _ledger_pb2.VerifyRangeResponse]
     """Recomputes a range of the stored chain, every column of every row, and says what it checked.
-    A broken row is DATA_LOSS naming the first one.
+    A broken row is DATA_LOSS naming the first one. Up to the head it succeeds only if the log holds
+    no more.
     """
 
 @_typing.type_check_only
@@ -82,14 +87,19 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     The server stops reading while too many are unanswered. Default view: BASIC.
     """
     GetReceipt: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetReceiptRequest, _ledger_pb2.GetReceiptResponse]  # type: ignore[assignment]
-    """Returns one receipt, if asked only once it is anchored. Default view: FULL."""
+    """Returns one receipt, if asked only once it is anchored. Default view: FULL. One that is not there
+    is NOT_FOUND only if the log holds no more of the ledger than the database does.
+    """
     ListReceipts: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListReceiptsRequest, _ledger_pb2.ListReceiptsResponse]  # type: ignore[assignment]
-    """Lists receipts of one ledger in chain order (AIP-158). Default view: BASIC."""
+    """Lists receipts of one ledger in chain order (AIP-158). Default view: BASIC. While the log may
+    hold more than the database does, the page behind the last receipt is that error.
+    """
     GetHead: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetHeadRequest, _ledger_pb2.GetHeadResponse]  # type: ignore[assignment]
     """Returns the signed head of a ledger (docs/formats/head.md)."""
     VerifyRange: _aio.UnaryUnaryMultiCallable[_ledger_pb2.VerifyRangeRequest, _ledger_pb2.VerifyRangeResponse]  # type: ignore[assignment]
     """Recomputes a range of the stored chain, every column of every row, and says what it checked.
-    A broken row is DATA_LOSS naming the first one.
+    A broken row is DATA_LOSS naming the first one. Up to the head it succeeds only if the log holds
+    no more.
     """
 
 class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -153,7 +163,9 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.GetReceiptRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.GetReceiptResponse, _abc.Awaitable[_ledger_pb2.GetReceiptResponse]]:
-        """Returns one receipt, if asked only once it is anchored. Default view: FULL."""
+        """Returns one receipt, if asked only once it is anchored. Default view: FULL. One that is not there
+        is NOT_FOUND only if the log holds no more of the ledger than the database does.
+        """
 
     @_abc_1.abstractmethod
     def ListReceipts(
@@ -161,7 +173,9 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.ListReceiptsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.ListReceiptsResponse, _abc.Awaitable[_ledger_pb2.ListReceiptsResponse]]:
-        """Lists receipts of one ledger in chain order (AIP-158). Default view: BASIC."""
+        """Lists receipts of one ledger in chain order (AIP-158). Default view: BASIC. While the log may
+        hold more than the database does, the page behind the last receipt is that error.
+        """
 
     @_abc_1.abstractmethod
     def GetHead(
@@ -178,7 +192,8 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.VerifyRangeResponse, _abc.Awaitable[_ledger_pb2.VerifyRangeResponse]]:
         """Recomputes a range of the stored chain, every column of every row, and says what it checked.
-        A broken row is DATA_LOSS naming the first one.
+        A broken row is DATA_LOSS naming the first one. Up to the head it succeeds only if the log holds
+        no more.
         """
 
 def add_LedgerServiceServicer_to_server(servicer: LedgerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

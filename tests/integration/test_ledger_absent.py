@@ -1,0 +1,205 @@
+"""What is not found is said not to exist only if the log has no more. On both databases."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from ledger_svc.app import Service
+from provledger.api.ledger.v1 import ledger_pb2
+from provledger.db import begin_write
+from provledger.errors import (
+    FailedPreconditionError,
+    NotFoundError,
+    StatusError,
+    UnavailableError,
+)
+from tests.inmem.anchor import InMemoryAnchor
+from tests.support.ledgering import (
+    LEDGER,
+    append,
+    append_batch,
+    create_ledger,
+    draft,
+    eventually,
+    go_back_to,
+    ledger_service,
+    verify_all,
+)
+
+BEHIND = "LEDGER_BEHIND_ANCHOR"
+NOBODY = f"{LEDGER}/receipts/01890000-0000-7000-8000-000000000000"
+
+
+async def restored(url: str, anchor: InMemoryAnchor) -> list[str]:
+    """A database put back to its receipt 1, while the log has 3 and 4; names of all, by seq."""
+    async with ledger_service(url, anchor=anchor, relay=True) as service:
+        drafts = [draft(f"r{n}", resource_id=f"item/{n}") for n in range(1, 5)]
+        made = await append_batch(service, drafts)
+        await eventually(lambda: len(anchor.leaves) == 6)
+        with begin_write(service.storage._engine) as connection:  # type: ignore[attr-defined]
+            genesis = connection.execute(sa.text("SELECT receipt_id FROM entries WHERE seq = 0"))
+            uid = bytes(genesis.scalar_one()).hex()
+            go_back_to(connection, 2)
+    first = f"{LEDGER}/receipts/{uid[:8]}-{uid[8:12]}-{uid[12:16]}-{uid[16:20]}-{uid[20:]}"
+    return [first, *(result.receipt.name for result in made)]
+
+
+async def get(service: Service, name: str) -> int:
+    request = ledger_pb2.GetReceiptRequest(name=name)
+    return int((await service.servicer.GetReceipt(request, None)).receipt.seq)
+
+
+async def listed(service: Service, **options: Any) -> tuple[list[int], StatusError | None]:
+    """Seqs page by page, and what came in place of the end."""
+    seqs: list[int] = []
+    request = ledger_pb2.ListReceiptsRequest(parent=LEDGER, **options)
+    while True:
+        try:
+            page = await service.servicer.ListReceipts(request, None)
+        except StatusError as error:
+            return seqs, error
+        seqs += [receipt.seq for receipt in page.receipts]
+        request.page_token = page.next_page_token
+        if not page.next_page_token:
+            return seqs, None
+
+
+async def shown(service: Service) -> list[str]:
+    """Why the ledger takes no entries, by each RPC that shows it."""
+    one = await service.servicer.GetLedger(ledger_pb2.GetLedgerRequest(name=LEDGER), None)
+    request = ledger_pb2.ListLedgersRequest(parent="tenants/-")
+    (listed,) = (await service.servicer.ListLedgers(request, None)).ledgers
+    again = await create_ledger(service)
+    return [one.ledger.read_only_reason, listed.read_only_reason, again.read_only_reason]
+
+
+async def test_lost_receipts_are_not_denied(database_url: str) -> None:
+    anchor = InMemoryAnchor()
+    names = await restored(database_url, anchor)
+    async with ledger_service(database_url, anchor=anchor, create=False) as service:
+        for name in (*names[3:], NOBODY):
+            with pytest.raises(FailedPreconditionError) as caught:
+                await get(service, name)
+            assert (caught.value.reason, caught.value.metadata["loggedSeq"]) == (BEHIND, "4")
+        assert [await get(service, name) for name in names[:3]] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("page_size", [0, 1, 3])
+async def test_a_list_of_an_older_copy_has_no_end(database_url: str, page_size: int) -> None:
+    """What is there is listed; then it is said that there is more."""
+    anchor = InMemoryAnchor()
+    await restored(database_url, anchor)
+    async with ledger_service(database_url, anchor=anchor, create=False) as service:
+        for options, expected in (
+            ({}, [0, 1, 2]),
+            ({"resource_type": "Version", "resource_id": "item/2"}, [2]),
+            ({"resource_type": "Version", "resource_id": "item/4"}, []),
+            ({"start_t_ns": 2**62}, []),
+        ):
+            seqs, error = await listed(service, page_size=page_size, **options)
+            assert seqs == expected
+            assert error is not None
+            assert error.reason == BEHIND
+
+
+async def test_an_older_copy_is_not_verified(database_url: str) -> None:
+    anchor = InMemoryAnchor()
+    await restored(database_url, anchor)
+    async with ledger_service(database_url, anchor=anchor, create=False) as service:
+        within = ledger_pb2.VerifyRangeRequest(name=LEDGER, start_seq=0, end_seq=1)
+        # Nobody has asked yet, and nothing is said of the end.
+        assert (await service.servicer.VerifyRange(within, None)).checked_seq == 1
+        with pytest.raises(FailedPreconditionError) as caught:
+            await verify_all(service)
+        assert caught.value.reason == BEHIND
+        # From then on it is known.
+        with pytest.raises(FailedPreconditionError):
+            await service.servicer.VerifyRange(within, None)
+
+
+async def test_an_older_copy_is_shown_as_such(database_url: str) -> None:
+    """So are ledgers that are not there: they may have been made after the copy."""
+    anchor = InMemoryAnchor()
+    await restored(database_url, anchor)
+    other = "tenants/acme/ledgers/other"
+    async with ledger_service(database_url, anchor=anchor, create=False) as service:
+        assert await shown(service) == [""] * 3
+        with pytest.raises(FailedPreconditionError):
+            await append(service, draft("r9"))
+        assert await shown(service) == [BEHIND] * 3
+        # What was found out stays known while the anchor is away.
+        anchor.faults.down = True
+        with pytest.raises(FailedPreconditionError):
+            await eventually(lambda: append(service, draft("r9")))
+        assert await shown(service) == [BEHIND] * 3
+        with pytest.raises(FailedPreconditionError) as caught:
+            await service.servicer.GetLedger(ledger_pb2.GetLedgerRequest(name=other), None)
+        assert caught.value.reason == BEHIND
+        with pytest.raises(FailedPreconditionError):
+            await create_ledger(service, other)
+
+
+async def test_while_nobody_can_tell_only_what_is_there_is_said(database_url: str) -> None:
+    anchor = InMemoryAnchor()
+    async with ledger_service(database_url, anchor=anchor, relay=True) as service:
+        name = (await append(service, draft("r1"))).receipt.name
+        await eventually(lambda: len(anchor.leaves) == 3)
+    anchor.faults.down = True
+    async with ledger_service(
+        database_url, anchor=anchor, create=False, anchor_timeout_s=0.2
+    ) as service:
+        assert await get(service, name) == 1
+        seqs, error = await listed(service)
+        assert (seqs, error and error.reason) == ([0, 1], "ANCHOR_NOT_ASKED")
+        for refused in (get(service, NOBODY), verify_all(service)):
+            with pytest.raises(UnavailableError) as caught:
+                await refused
+            assert caught.value.reason == "ANCHOR_NOT_ASKED"
+        # Nothing is known of the database itself.
+        assert await shown(service) == [""] * 3
+
+        anchor.faults.down = False
+        await eventually(lambda: _is_denied(service))
+        # Confirmed once, it is so without the anchor.
+        anchor.faults.down = True
+        assert await _is_denied(service)
+        assert await listed(service) == ([0, 1], None)
+        assert (await verify_all(service)).head_seq == 1
+
+
+@pytest.mark.parametrize("error", [FailedPreconditionError, UnavailableError])
+async def test_held_log_is_reason_to_doubt(database_url: str, error: type[StatusError]) -> None:
+    """Everything was restored: what the log itself has is too old, or nobody knows yet."""
+    anchor = InMemoryAnchor()
+    async with ledger_service(database_url, anchor=anchor):
+        pass
+    unavailable = error is UnavailableError
+    reason = "RESTORE_NOT_CONFIRMED" if unavailable else "RESTORED_BEHIND"
+
+    def held(method: str, request: Any) -> None:
+        if method == "GetLedgerState":
+            raise error(reason, "held")
+
+    anchor.faults.before = held
+    async with ledger_service(
+        database_url, anchor=anchor, create=False, anchor_timeout_s=0.2
+    ) as service:
+        with pytest.raises(error) as caught:
+            await get(service, NOBODY)
+        assert caught.value.reason == reason
+        seqs, end = await listed(service)
+        assert (seqs, end and end.reason) == ([0], reason)
+        assert await shown(service) == [reason] * 3
+
+
+async def _is_denied(service: Service) -> bool:
+    try:
+        await get(service, NOBODY)
+    except NotFoundError:
+        return True
+    except UnavailableError:
+        return False
+    raise AssertionError("it was found")
