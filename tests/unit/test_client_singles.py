@@ -193,6 +193,57 @@ async def test_shared_calls_and_the_queue_are_bounded(monkeypatch: pytest.Monkey
     assert service.calls[MAX_CALLS:] == [["a", "b"], ["c"], ["d"], ["e"]]
 
 
+class Clock:
+    now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.mark.parametrize(("max_wait_s", "timeout_s"), [(0.25, 60.0), (0.0, 0.25), (9.0, 0.25)])
+async def test_who_would_wait_for_too_long_hears_so_at_once(
+    max_wait_s: float, timeout_s: float
+) -> None:
+    service, clock = Service(), Clock()
+    desk = SingleAppends(service.one, service.many, max_wait_s=max_wait_s, clock=clock)
+    first = start(desk, *[f"r{n}" for n in range(MAX_CALLS)])
+    waiting = start(desk, "a", "b")
+    await turns()
+    clock.now_s += 0.25
+    waiting += start(desk, "c")
+    await turns()
+    clock.now_s += 1.0
+    with pytest.raises(ResourceExhaustedError) as caught:
+        await desk.append(AIM, draft("d"), timeout_s)
+    assert (caught.value.reason, caught.value.retry_delay_s) == ("QUEUE_FULL", 1.0)
+    # Whoever was let in is sent, and then there is room again.
+    await service.answer(0)
+    assert service.calls[MAX_CALLS:] == [["a", "b", "c"]]
+    (late,) = start(desk, "e", timeout_s=timeout_s)
+    for call in (1, 2, 3):
+        await service.answer(call)
+    assert service.calls[-1] == ["e"]
+    assert [(await task).error for task in [*first, *waiting, late]] == [None] * (MAX_CALLS + 4)
+
+
+async def test_one_who_left_keeps_nobody_out() -> None:
+    service, clock = Service(), Clock()
+    desk = SingleAppends(service.one, service.many, max_wait_s=0.25, clock=clock)
+    first = start(desk, *[f"r{n}" for n in range(MAX_CALLS)])
+    leaving = start(desk, "a", "b")
+    await turns()
+    clock.now_s += 1.0
+    for task in leaving:
+        task.cancel()
+    await turns()
+    (staying,) = start(desk, "c")
+    await turns()
+    for call in range(MAX_CALLS + 1):
+        await service.answer(min(call, len(service.gates) - 1))
+    assert (await staying).error is None
+    await asyncio.gather(*first)
+
+
 async def test_close_ends_what_is_under_way() -> None:
     service = Service()
     desk = SingleAppends(service.one, service.many)

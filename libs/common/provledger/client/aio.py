@@ -47,7 +47,11 @@ class AsyncClient(Reading):
         share_calls: bool = True,
     ) -> None:
         super().__init__(endpoint, keys_endpoint, tls, policy)
-        self._singles = SingleAppends(self._append_one, self._append_some) if share_calls else None
+        self._singles = (
+            SingleAppends(self._append_one, self._append_some, max_wait_s=policy.max_wait_s)
+            if share_calls
+            else None
+        )
 
     async def __aenter__(self) -> AsyncClient:
         """Return the client itself."""

@@ -51,12 +51,17 @@ class CallPolicy:
     retry: the waits between attempts; the timeout ends them, so it allows any number.
     max_in_flight: appends of one tenant under way at a time, from one client; an attempt beyond
         that is THROTTLED. 0 for any number: they wait for the connection.
+    max_wait_s: how long single appends that share calls may wait in the client to be sent, in
+        seconds. While the first in line has waited for longer, others are refused at once, as
+        RESOURCE_EXHAUSTED: those that are let in keep their latency. 0 for as long as their
+        timeout, so that they wait out a service that is away.
     """
 
     timeout_s: float = 60.0
     attempt_timeout_s: float = 20.0
     retry: RetryPolicy = PATIENT
     max_in_flight: int = 0
+    max_wait_s: float = 0.0
 
 
 DEFAULT_CALL_POLICY: Final = CallPolicy()

@@ -5,6 +5,8 @@ the next ones wait for the first of these to be answered, and then go together, 
 with many callers, what a call costs is paid once for all of them. Each caller has an answer or an
 error of its own all the same. Those that wait for the log go with others that wait for the same,
 and are never kept from being recorded by calls that wait for it in vain.
+
+Whoever comes when the first in line has waited for longer than he would himself is told so at once.
 """
 
 from __future__ import annotations
@@ -68,12 +70,13 @@ Many: TypeAlias = Callable[[Aim, Sequence[common_pb2.Draft], float], AsyncIterat
 
 
 class _Waiting:
-    __slots__ = ("deadline_s", "draft", "future", "size_bytes")
+    __slots__ = ("deadline_s", "draft", "future", "since_s", "size_bytes")
 
-    def __init__(self, draft: common_pb2.Draft, deadline_s: float) -> None:
+    def __init__(self, draft: common_pb2.Draft, now_s: float, timeout_s: float) -> None:
         self.draft = draft
         self.size_bytes = draft.ByteSize()
-        self.deadline_s = deadline_s
+        self.since_s = now_s
+        self.deadline_s = now_s + timeout_s
         self.future: asyncio.Future[AppendResult] = asyncio.get_running_loop().create_future()
 
 
@@ -89,11 +92,24 @@ class _Lane:
 
 
 class SingleAppends:
-    """The single appends of a client; for one event loop."""
+    """The single appends of a client; for one event loop.
 
-    def __init__(self, one: One, many: Many) -> None:
+    max_wait_s: how long one may wait to be sent, in seconds; 0 for as long as its time limit. Not
+        how long it does: those that were let in are sent whatever happens to those behind them.
+    """
+
+    def __init__(
+        self,
+        one: One,
+        many: Many,
+        *,
+        max_wait_s: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._one = one
         self._many = many
+        self._max_wait_s = max_wait_s
+        self._clock = clock
         self._lanes: dict[Aim, _Lane] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -102,7 +118,7 @@ class SingleAppends:
 
         Raises:
             DeadlineExceededError: it took longer. It may be recorded all the same.
-            ResourceExhaustedError: QUEUE_FULL, too many wait here.
+            ResourceExhaustedError: QUEUE_FULL, too many wait here, or for too long.
             StatusError: the call failed.
         """
         if aim.wait_for and timeout_s < MIN_SHARED_WAIT_S:
@@ -116,13 +132,9 @@ class SingleAppends:
                 return await self._one(aim, draft, timeout_s)
             finally:
                 self._ended(aim, lane)
-        if len(lane.waiting) >= MAX_WAITING:
-            raise ResourceExhaustedError(
-                "QUEUE_FULL",
-                f"{MAX_WAITING} appends wait in this client already",
-                retry_delay_s=_RETRY_DELAY_S,
-            )
-        item = _Waiting(draft, time.monotonic() + timeout_s)
+        now_s = self._clock()
+        self._check_wait(lane, now_s, timeout_s)
+        item = _Waiting(draft, now_s, timeout_s)
         lane.waiting.append(item)
         if aim.wait_for and lane.timer is None:
             loop = asyncio.get_running_loop()
@@ -147,6 +159,25 @@ class SingleAppends:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def _check_wait(self, lane: _Lane, now_s: float, timeout_s: float) -> None:
+        """Refuse one that would wait for too long, by how long the first in line has waited."""
+        while lane.waiting and lane.waiting[0].future.done():
+            lane.waiting.popleft()
+        if len(lane.waiting) >= MAX_WAITING:
+            raise ResourceExhaustedError(
+                "QUEUE_FULL",
+                f"{MAX_WAITING} appends wait in this client already",
+                retry_delay_s=_RETRY_DELAY_S,
+            )
+        waited_s = now_s - lane.waiting[0].since_s if lane.waiting else 0.0
+        limit_s = min(self._max_wait_s or timeout_s, timeout_s)
+        if waited_s > limit_s:
+            raise ResourceExhaustedError(
+                "QUEUE_FULL",
+                f"appends wait in this client for {waited_s:.3g} s already",
+                retry_delay_s=max(_RETRY_DELAY_S, waited_s - limit_s),
+            )
+
     def _ended(self, aim: Aim, lane: _Lane) -> None:
         lane.calls -= 1
         self._send(aim, lane)
@@ -166,7 +197,7 @@ class SingleAppends:
 
     async def _run(self, aim: Aim, lane: _Lane, items: list[_Waiting]) -> None:
         """Send some together, and give each its result as it comes."""
-        timeout_s = max(item.deadline_s for item in items) - time.monotonic()
+        timeout_s = max(item.deadline_s for item in items) - self._clock()
         try:
             if len(items) == 1:
                 _answer(items[0], await self._one(aim, items[0].draft, timeout_s))
