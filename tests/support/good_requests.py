@@ -5,6 +5,7 @@ What is made here is damaged elsewhere, by a fuzzer or one field at a time.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,7 +63,6 @@ class World:
 def draft(**fields: Any) -> common_pb2.Draft:
     """A draft, but for its content."""
     made = common_pb2.Draft(
-        request_id="r",
         actor=common_pb2.Actor(id="a", type="user"),
         origin=common_pb2.Origin(service="s", trace_id="0" * 31 + "1", upstream_events=["e"]),
         op_id="o",
@@ -74,23 +74,28 @@ def draft(**fields: Any) -> common_pb2.Draft:
 
 
 def drafts() -> Iterator[common_pb2.Draft]:
-    """One of each kind, all with the same request id."""
+    """One of each kind, with request ids of their own."""
     states = {"previous_state": b'{"a":1,"b":[2]}', "new_state": b'{"a":2,"b":[]}'}
     patch = b'[{"op":"replace","path":"/a","value":2},{"op":"remove","path":"/b/0"}]'
     common: Any = {"resource_type": "T", "resource_id": "i"}
     fields: Any
+    number = itertools.count(1)
     for action, fields in (
         (common_pb2.ACTION_CREATE, {"new_state": states["new_state"]}),
         (common_pb2.ACTION_UPDATE, states),
         (common_pb2.ACTION_UPDATE, {**states, "diff": patch}),
         (common_pb2.ACTION_DELETE, {"previous_state": states["previous_state"]}),
     ):
-        yield draft(mutation=common_pb2.Mutation(action=action, **common, **fields))
+        yield draft(
+            request_id=str(next(number)),
+            mutation=common_pb2.Mutation(action=action, **common, **fields),
+        )
     for media_type, payload in (("application/json", b'{"x":1.5}'), ("text/plain", b"\xff")):
         yield draft(
+            request_id=str(next(number)),
             document=common_pb2.Document(
                 receipt_type="evidence.x", media_type=media_type, payload=payload, **common
-            )
+            ),
         )
 
 
