@@ -108,12 +108,18 @@ class Policies:
                 row, changed = await self._decide(
                     tenant, text, set_by, expected_version, validate_only=validate_only
                 )
+                if row.text != text:
+                    for sink in opened:
+                        await sink.close()
+                    sinks, opened = await self._check(tenant, row.text)
                 if changed:
                     await self._hold({**self._rows, tenant: row}, sinks)
                     opened = []
             finally:
                 for sink in opened:
                     await sink.close()
+            if row.text != text:
+                raise _changed(row.version)
             return row
 
     async def _decide(
@@ -125,8 +131,13 @@ class Policies:
         *,
         validate_only: bool,
     ) -> tuple[PolicyRow, bool]:
-        """The version that a checked policy becomes, stored, and whether it is a new one."""
+        """The version that a checked policy becomes, stored, and whether it is a new one.
+
+        It may be another policy: one that a call stored before which never heard so.
+        """
         newest = self._rows.get(tenant) or PolicyRow(tenant, 0, b"", 0, "")
+        if (newest.text, newest.set_by, newest.version - 1) == (text, set_by, expected_version):
+            return newest, False  # the same call again, whose answer was lost
         if expected_version not in (None, newest.version):
             raise _changed(newest.version)
         if newest.text == text:
@@ -138,7 +149,7 @@ class Policies:
             raise FailedPreconditionError(
                 "TOO_MANY_POLICIES", f"a log has at most {MAX_POLICIES:,} policies"
             )
-        await self._store(row)
+        row = await self._store(row)
         log.warning(
             "anchor.policy_set",
             log=self._log.name,
@@ -197,15 +208,15 @@ class Policies:
             raise invalid("text", str(error)) from error
         return sinks, opened
 
-    async def _store(self, row: PolicyRow) -> None:
+    async def _store(self, row: PolicyRow) -> PolicyRow:
+        """Store a version; the one that is there then, which may be an earlier attempt's."""
         try:
             stored = await self._storage.add_policy(self._log.uid, self._epoch(), row)
         except FencedError as error:
             raise UnavailableError(
                 "WRITER_FENCED", "another process writes to this log now; ask that one"
             ) from error
-        if not stored:
-            raise _changed(row.version)
+        return row if stored else await self.version(row.tenant, row.version)
 
     async def _hold(self, rows: Mapping[str, PolicyRow], sinks: Mapping[str, AnchorSink]) -> None:
         """Make promises of what was set, and find out how far each is kept."""

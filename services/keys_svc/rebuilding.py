@@ -17,18 +17,24 @@ def rebuild(
 ) -> Registry:
     """Build an empty registry from the (event, receipt) pairs of a key ledger.
 
+    One that has exactly these events already is returned as it is: the answer to an earlier call
+    may have been lost.
+
     Raises FailedPreconditionError (REGISTRY_NOT_EMPTY), InvalidArgumentError (KEY_LEDGER_BROKEN).
     """
-    if registry.keys or registry.events:
+    pairs = list(events)
+    known = [(each.signed, each.receipt) for each in registry.events]
+    if (registry.keys or known) and known != pairs:
         raise FailedPreconditionError(
             "REGISTRY_NOT_EMPTY",
             "a registry that holds keys is not rebuilt; begin with an empty one",
         )
-    pairs = list(events)
     try:
         history = replay((signed for signed, _ in pairs), pin)
     except VerificationError as error:
         raise InvalidArgumentError("KEY_LEDGER_BROKEN", f"payloads: {error.message}") from None
+    if known:
+        return registry
     records = tuple(
         EventRecord(number, signed, EventState.RECORDED, number, receipt)
         for number, (signed, receipt) in enumerate(pairs, 1)

@@ -13,7 +13,7 @@ from anchor_svc.sinks import open_sink
 from anchor_svc.storage import PolicyRow
 from provledger import note
 from provledger.api.anchor.v1 import anchor_pb2 as pb
-from provledger.errors import AbortedError, InvalidArgumentError, NotFoundError
+from provledger.errors import AbortedError, InvalidArgumentError, NotFoundError, UnavailableError
 from provledger.policy import parse_policy
 from tests.integration.test_anchor_quorum import _hurry
 from tests.integration.test_anchor_service import ANY, anchor_on
@@ -150,10 +150,43 @@ async def test_a_repeat_is_no_new_version_and_versions_are_compared(tmp_path: Pa
         assert (checked.version, log.policies.newest("")) == (1, None)
         first = await log.policies.set("", text, "alice", expected_version=0)
         assert await log.policies.set("", text, "bob") == first
+        # The same call again, its answer lost; of somebody else it would not be the same.
+        assert await log.policies.set("", text, "alice", expected_version=0) == first
+        with pytest.raises(AbortedError, match="version 1"):
+            await log.policies.set("", text, "bob", expected_version=0)
         with pytest.raises(AbortedError, match="version 1"):
             await log.policies.set("", b"", "bob", expected_version=0)
         with pytest.raises(NotFoundError):
             await log.policies.version("", 2)
+
+
+async def test_what_was_stored_and_not_heard_of_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database gave no answer, for so long that the call was given up, and had it all along."""
+    text, other = copies(tmp_path, "copy"), copies(tmp_path, "other")
+    async with running_log(f"sqlite:///{tmp_path}/log.db", tmp_path) as log:
+        storage = log.policies._storage
+        add = storage.add_policy
+
+        async def add_and_lose(log_uid: bytes, epoch: int, policy: PolicyRow) -> bool:
+            assert await add(log_uid, epoch, policy)
+            raise UnavailableError("DATABASE_UNAVAILABLE", "no answer")
+
+        for tenant in ("", ACME):
+            with monkeypatch.context() as patched:
+                patched.setattr(storage, "add_policy", add_and_lose)
+                with pytest.raises(UnavailableError):
+                    await log.policies.set(tenant, text, "alice")
+        again = await log.policies.set("", text, "alice")
+        assert (again.version, log.policies.holding("")) == (1, again)
+        # Something else: it is after what nobody knew to be there, which holds until then.
+        with pytest.raises(AbortedError, match="version 1"):
+            await log.policies.set(ACME, other, "bob")
+        held = log.policies.holding(ACME)
+        assert held is not None
+        assert held.text == text
+        assert (await log.policies.set(ACME, other, "bob")).version == 2
 
 
 async def test_stored_policy_that_became_unusable_is_met_by_nothing(tmp_path: Path) -> None:
@@ -197,7 +230,9 @@ async def test_over_grpc(tmp_path: Path) -> None:
         assert list(listed.tenants) == [ACME]
         log = (await anchor.ask("GetLog", pb.GetLogRequest(name=ANY, with_tenants=True))).log
         assert [(own.tenant, own.policy.within_s) for own in log.tenants] == [(ACME, 600)]
+        assert (await anchor.ask("SetPolicy", request)).policy == policy
+        other = pb.SetPolicyRequest(log=ANY, tenant=ACME, text="", expected_version=0)
         with pytest.raises(AbortedError):
-            await anchor.ask("SetPolicy", request)
+            await anchor.ask("SetPolicy", other)
         with pytest.raises(InvalidArgumentError, match="tenant"):
             await anchor.ask("SetPolicy", pb.SetPolicyRequest(log=ANY, tenant="acme", text=text))

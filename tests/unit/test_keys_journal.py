@@ -201,8 +201,13 @@ def test_a_registry_is_rebuilt_from_the_ledger(kept: Registry) -> None:
         )
     with pytest.raises(InvalidArgumentError, match="pinned"):
         rebuild(Registry(), events, W3.thumbprint, 900)
+    assert rebuild(rebuilt, events, R1.thumbprint, 901) is rebuilt  # the first answer was lost
+    with pytest.raises(InvalidArgumentError, match="pinned"):
+        rebuild(rebuilt, events, W3.thumbprint, 901)
     with pytest.raises(FailedPreconditionError, match="empty"):
-        rebuild(original, events, R1.thumbprint, 900)
+        rebuild(rebuilt, events[:-1], R1.thumbprint, 900)
+    with pytest.raises(FailedPreconditionError, match="empty"):
+        rebuild(kept, events, R1.thumbprint, 900)
 
 
 def test_a_history_of_many_years_is_replayed_at_once(kept: Registry) -> None:
