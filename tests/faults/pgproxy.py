@@ -1,12 +1,15 @@
 """A proxy in front of PostgreSQL that breaks connections at statements, on the wire.
 
 It reads the frames of the frontend/backend protocol 3.0 (PostgreSQL documentation, 54.7): type,
-length, content. A client's messages up to its Sync (or one simple Query) make one round trip. At a
-round trip whose text holds a pattern it can
+length, content. A client's messages up to its Sync (or one simple Query) make one round trip. Its
+text are the statements that it executes, also those that were prepared before and are only named
+in it. At a round trip whose text holds a pattern it can
 
 * `cut`: close both connections before the server sees it,
 * `lose`: pass it on, wait for the server's answer, and close instead of handing it over,
 * `stall`: pass it on and hand over no answer until `calm`; the connection is cut then.
+
+It keeps a list of all statements that were made, and can put others words into them (`replace`).
 """
 
 from __future__ import annotations
@@ -22,19 +25,27 @@ Fault = Literal["cut", "lose", "stall"]
 FAULTS: tuple[Fault, ...] = ("cut", "lose", "stall")
 
 _WITHIN_ROUND_TRIP: Final = frozenset(b"PBDEC")  # Parse, Bind, Describe, Execute, Close
-_READY: Final = ord("Z")
+_PARSE, _BIND, _QUERY, _TERMINATE, _READY = b"PBQXZ"
+
+_SPACE: Final = re.compile(rb"\s+")
+_PARAMETER: Final = re.compile(rb"\$\d+(::[\w\[\]]+)?")
+_LISTS: Final = re.compile(rb"\([$, ]*\)(, ?\([$, ]*\))*")
 
 
 class PostgresProxy:
     """Listens on a port of loopback; `socket_path` is the server's unix socket."""
 
-    def __init__(self, port: int, socket_path: str) -> None:
+    def __init__(
+        self, port: int, socket_path: str, replace: tuple[bytes, bytes] = (b"", b"")
+    ) -> None:
+        """`replace`: words to replace in each statement, and what by."""
         self.port = port
+        self.replace = replace
         self._socket_path = socket_path
         self._lock = threading.Lock()
         self._faults: list[tuple[re.Pattern[bytes], Fault]] = []
         self.injected: Counter[tuple[str, Fault]] = Counter()
-        self.statements: Counter[bytes] = Counter()
+        self.statements: Counter[str] = Counter()
         self._thread = threading.Thread(target=self._run, name="pgproxy", daemon=True)
         self._ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
         self._stalled: set[asyncio.StreamWriter] = set()
@@ -104,9 +115,11 @@ class PostgresProxy:
         for writer in (client_out, server_out):
             writer.transport.abort()
 
-    def take(self, text: bytes) -> Fault | None:
-        """What a round trip meets."""
+    def take(self, statements: list[bytes]) -> Fault | None:
+        """What a round trip meets that executes these."""
+        text = b"\n".join(statements)
         with self._lock:
+            self.statements.update(map(_shape, statements))
             for place, (pattern, fault) in enumerate(self._faults):
                 if pattern.search(text):
                     del self._faults[place]
@@ -134,6 +147,7 @@ class _Link:
         self._client_in, self._client_out = client_in, client_out
         self._server_in, self._server_out = server_in, server_out
         self._losing: Fault | None = None
+        self._prepared: dict[bytes, bytes] = {}
 
     async def to_server(self) -> None:
         """Pass on the startup message, then round trips."""
@@ -142,23 +156,39 @@ class _Link:
             self._server_out.write(
                 length + await self._client_in.readexactly(int.from_bytes(length, "big") - 4)
             )
-            trip = bytearray()
+            trip, statements = bytearray(), list[bytes]()
             while True:
                 head = await self._client_in.readexactly(5)
-                trip += head
-                trip += await self._client_in.readexactly(int.from_bytes(head[1:], "big") - 4)
+                body = await self._client_in.readexactly(int.from_bytes(head[1:], "big") - 4)
+                kind = head[0]
+                statements += self._executed(kind, body)
+                if kind in (_PARSE, _QUERY) and self._proxy.replace[0]:
+                    body = body.replace(*self._proxy.replace)
+                trip += head[:1] + (len(body) + 4).to_bytes(4, "big") + body
                 # The rest, such as the data of a COPY, is passed on as it comes.
-                if head[0] in _WITHIN_ROUND_TRIP:
+                if kind in _WITHIN_ROUND_TRIP:
                     continue
-                fault = self._proxy.take(bytes(trip))
+                fault = self._proxy.take(statements) if kind != _TERMINATE else None
                 if fault == "cut":
                     return
                 self._losing = fault or self._losing
                 self._server_out.write(bytes(trip))
                 await self._server_out.drain()
                 trip.clear()
+                statements.clear()
         except (asyncio.IncompleteReadError, OSError):
             return
+
+    def _executed(self, kind: int, body: bytes) -> list[bytes]:
+        """The statements that a message executes."""
+        if kind == _QUERY:
+            return [body.rstrip(b"\0")]
+        if kind == _PARSE:
+            name, text = body.split(b"\0", 2)[:2]
+            self._prepared[name] = text
+        elif kind == _BIND:
+            return [self._prepared[body.split(b"\0", 2)[1]]]
+        return []
 
     async def to_client(self) -> None:
         """Pass on answers, unless they are lost."""
@@ -175,3 +205,9 @@ class _Link:
                     self._proxy.stalled(self._client_out)
         except (asyncio.IncompleteReadError, OSError):
             return
+
+
+def _shape(statement: bytes) -> str:
+    """A statement without what differs from one time to the next."""
+    text = _PARAMETER.sub(b"$", _SPACE.sub(b" ", statement).strip())
+    return _LISTS.sub(b"($)", text).decode()

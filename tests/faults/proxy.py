@@ -6,15 +6,21 @@ and details on as they are. Per RPC it can
 * `fail`: answer UNAVAILABLE at once; the service never hears of the call,
 * `time out`: let the call through to nobody and never answer,
 * `lose`: let the service do its work to the end, then answer UNAVAILABLE instead of what it said,
-* `stall`: the same, but never answer.
+* `stall`: the same, but never answer,
+* `slow`: hold the answer back for a while,
+* `late`: never answer, and hand the call over when the caller has given up on it, and most often
+  had his answer from another attempt.
+
+A stream that has no end of its own is done with its first message.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, Literal, cast
@@ -23,8 +29,14 @@ import grpc
 
 from provledger.rpc.channel import channel
 
-Fault = Literal["fail", "time out", "lose", "stall"]
-FAULTS: tuple[Fault, ...] = ("fail", "time out", "lose", "stall")
+Fault = Literal["fail", "time out", "lose", "stall", "slow", "late"]
+FAULTS: tuple[Fault, ...] = ("fail", "time out", "lose", "stall", "slow", "late")
+
+SLOW_S = 0.5
+LATE_S = 1.5
+"""After what callers of the tests wait for, unless they are services."""
+
+ENDLESS = frozenset({"WatchKeys", "WatchCheckpoints"})
 
 _HOP_BY_HOP = frozenset({"user-agent", "grpc-accept-encoding", "te", "content-type"})
 
@@ -43,6 +55,7 @@ class Proxy:
         self._everything: Fault | None = None
         self.injected: Counter[tuple[str, Fault]] = Counter()
         self.calls: Counter[str] = Counter()
+        self._late: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
         self._ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 
@@ -67,6 +80,11 @@ class Proxy:
         """How many of an RPC's faults have not happened yet."""
         with self._lock:
             return len(self._faults.get(method, ()))
+
+    @property
+    def on_the_way(self) -> int:
+        """How many late calls have not been handed over and answered yet."""
+        return len(self._late)
 
     def calm(self) -> None:
         """No more faults."""
@@ -100,6 +118,12 @@ class Proxy:
             await stop.wait()
             await server.stop(0.0)
 
+    def later(self, call: Coroutine[Any, Any, None]) -> None:
+        """Make a call although nobody waits for it any more."""
+        task = asyncio.create_task(call)
+        self._late.add(task)
+        task.add_done_callback(self._late.discard)
+
     def next_fault(self, method: str) -> Fault | None:
         """What a call of an RPC meets."""
         with self._lock:
@@ -130,26 +154,31 @@ class _Everything(grpc.GenericRpcHandler):
     async def _pass_on(
         self, path: str, requests: AsyncIterator[bytes], context: Any
     ) -> AsyncIterator[bytes]:
-        fault = self._proxy.next_fault(path.rpartition("/")[2])
+        method = path.rpartition("/")[2]
+        fault = self._proxy.next_fault(method)
         if fault == "fail":
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the proxy refuses this call")
-        if fault == "time out":
+        if fault == "late" and method not in ENDLESS:
+            held: list[bytes] = []
+            self._proxy.later(self._hand_over(path, held, _metadata(context)))
+            async for request in requests:
+                held.append(request)
+        if fault in ("time out", "late"):
             await asyncio.Event().wait()
         left_s = context.time_remaining()
-        metadata = [
-            (key, value)
-            for key, value in context.invocation_metadata()
-            if key not in _HOP_BY_HOP and not key.startswith("grpc-")
-        ]
         call: Any = self._out.stream_stream(path)(
             cast(Any, requests),
             timeout=None if fault in ("lose", "stall") else left_s,
-            metadata=metadata,
+            metadata=_metadata(context),
         )
         try:
             async for answer in call:
-                if fault is None:
+                if fault == "slow":
+                    await asyncio.sleep(SLOW_S)
+                if fault in (None, "slow"):
                     yield answer
+                elif method in ENDLESS:
+                    break
             status = None
         except grpc.aio.AioRpcError as error:
             status = error
@@ -162,3 +191,23 @@ class _Everything(grpc.GenericRpcHandler):
         if status is not None:
             context.set_trailing_metadata(tuple(status.trailing_metadata() or ()))
             await context.abort(status.code(), status.details() or "")
+
+    async def _hand_over(self, path: str, held: list[bytes], metadata: Any) -> None:
+        await asyncio.sleep(LATE_S)
+
+        async def requests() -> AsyncIterator[bytes]:
+            for request in held:
+                yield request
+
+        call: Any = self._out.stream_stream(path)(cast(Any, requests()), metadata=metadata)
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            async for _ in call:
+                pass
+
+
+def _metadata(context: Any) -> list[tuple[str, Any]]:
+    return [
+        (key, value)
+        for key, value in context.invocation_metadata()
+        if key not in _HOP_BY_HOP and not key.startswith("grpc-")
+    ]

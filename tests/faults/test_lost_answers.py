@@ -1,7 +1,9 @@
-"""Every RPC, key provider call and sink call fails, times out, or succeeds and loses its answer."""
+"""What services ask of each other, of key provider and sink, fails, takes too long, or loses its
+answer, while clients work. What callers ask of services is in `test_every_rpc`."""
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -9,23 +11,19 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from provledger.client import Client
+from tests.faults import rpc_calls
+from tests.faults.between import AT_LAST, BETWEEN, Edge
 from tests.faults.cluster import Cluster, eventually
-from tests.faults.conftest import FULL, QUICK, Attack
+from tests.faults.conftest import FULL, QUICK, Attack, seed_of
 from tests.faults.faulty import DIR_ENV, SIGN_FAULTS, SINK_FAULTS, Faults
-from tests.faults.proxy import FAULTS, Proxy
+from tests.faults.proxy import FAULTS, Fault, Proxy
+from tests.faults.rpcs import Caller
 from tests.faults.workload import Load
 from tests.support.ports import free_ports
 
 LOAD = Load(writers=3, batch=4, pause_s=0.03)
 
-EDGES = (
-    ("ledger", "witness"),
-    ("ledger", "anchor"),
-    ("ledger", "keys"),
-    ("witness", "keys"),
-    ("anchor", "keys"),
-    ("client", "ledger"),
-)
+EDGES: tuple[Edge, ...] = (*BETWEEN, ("client", "ledger"))
 
 # Made all the time by this workload and what the ledger does for it.
 STEADY = {
@@ -39,7 +37,7 @@ STEADY = {
 class Between:
     """An attack whose calls between services, and from the clients, all go through proxies."""
 
-    def __init__(self, attack: Attack, proxies: dict[tuple[str, str], Proxy]) -> None:
+    def __init__(self, attack: Attack, proxies: dict[Edge, Proxy]) -> None:
         self.attack = attack
         self.proxies = proxies
         self.faults = Faults(attack.record_path.parent / "faults")
@@ -63,7 +61,7 @@ def between(
         modules={"witness": "tests.faults.faulty_witness", "anchor": "tests.faults.faulty_anchor"},
         options={**QUICK, DIR_ENV: str(faults)},
     )
-    proxies: dict[tuple[str, str], Proxy] = {}
+    proxies: dict[Edge, Proxy] = {}
     attack = Attack(cluster, path / "record", request.config.getoption("fault_seed"))
     try:
         for (caller, callee), port in zip(EDGES, free_ports(len(EDGES)), strict=True):
@@ -163,6 +161,69 @@ def _in_process(between: Between, rng: random.Random, call: str, kinds: tuple[st
             work.wait_for(20)
         between.attack.wait_anchored()
     print(between.attack.check())
+
+
+def test_calls_between_services(between: Between, rng: random.Random, fault_seed: int) -> None:
+    """Each of them, on an occasion that makes the service call; and there are no others."""
+    table = [
+        (edge, method, fault)
+        for edge, methods in BETWEEN.items()
+        for method, occasion in methods.items()
+        for fault in FAULTS
+        if occasion not in AT_LAST
+    ]
+    rng.shuffle(table)
+    # What is not answered at all is waited for as long as the service does: not in a sample.
+    lost = [row for row in table if row[2] == "lose"][:5]
+    refused = [row for row in table if row[2] == "fail"][:1]
+    with between.attack.workload(LOAD) as work:
+        asyncio.run(_between(between, table if FULL else [*lost, *refused], fault_seed))
+        work.wait_for(20)
+    for edge, methods in BETWEEN.items():
+        assert between.proxies[edge].calls.keys() <= methods.keys(), edge
+    print(between.attack.check())
+
+
+async def _between(
+    between: Between, chosen: list[tuple[Edge, str, Fault]], fault_seed: int
+) -> None:
+    cluster = between.attack.cluster
+    # Past the proxies between services, but through some for the callers' own calls.
+    ports = free_ports(len(cluster.services))
+    clients = {
+        name: Proxy(port, cluster.endpoint(name)).start()
+        for name, port in zip(cluster.services, ports, strict=True)
+    }
+    tag = f"{seed_of(fault_seed, between.attack.node_id):08x}"
+    try:
+        async with Caller(cluster, clients, tag) as caller:
+            await rpc_calls.prepare(caller)
+            for edge, method, fault in chosen:
+                print(*edge, method, fault, flush=True)
+                proxy = between.proxies[edge]
+                proxy.inject(method, fault)
+                async with asyncio.timeout(120.0):
+                    while proxy.pending(method):
+                        await BETWEEN[edge][method](caller)
+                    while proxy.on_the_way:  # noqa: ASYNC110
+                        await asyncio.sleep(0.02)
+                    # Whatever came of it, and of what was handed over late, the next one works.
+                    await BETWEEN[edge][method](caller)
+    finally:
+        for proxy in clients.values():
+            proxy.close()
+
+
+def test_logs_of_their_own(between: Between, rng: random.Random, fault_seed: int) -> None:
+    """The last test here: its logs are none that the checker knows."""
+    rows = [
+        (edge, method, fault)
+        for edge, methods in BETWEEN.items()
+        for method, occasion in methods.items()
+        for fault in (FAULTS if FULL else (rng.choice(("fail", "lose")),))
+        if occasion in AT_LAST
+    ]
+    asyncio.run(_between(between, rows, fault_seed))
 
 
 def _some_time(wait_s: float) -> Callable[[], bool]:
