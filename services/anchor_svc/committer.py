@@ -133,7 +133,7 @@ class Committer:
         self.fenced = asyncio.Event()
 
     async def open(self) -> None:
-        """Take the log over, rebuild its edge, and sign what was intended, if that can be done.
+        """Take the log over and rebuild its edge; nothing is signed yet.
 
         Raises:
             DataLossError: what is stored does not fit together.
@@ -143,6 +143,17 @@ class Committer:
             with self._faults():
                 self.epoch = (await self._storage.acquire(self._log.uid)).writer_epoch
                 await self._reload()
+
+    async def finish(self) -> None:
+        """Sign what was intended when the log was closed, if that can be done now.
+
+        Raises:
+            DataLossError, StatusError: as `open`.
+        """
+        if self._state.held is not None:
+            return
+        async with self._lock:
+            with self._faults():
                 try:
                     await self._settle()
                 except UnavailableError as error:

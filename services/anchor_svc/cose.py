@@ -41,6 +41,7 @@ class CoseReceipts:
             FailedPreconditionError: the tree is not SHA-256 or has one leaf, which RFC 9942 does
                 not know.
             UnavailableError: there is no key to sign with for now.
+            StatusError: why the log is held.
         """
         if self._log.hasher is not sha256:
             raise FailedPreconditionError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
+from anchor_svc.state import LogState
 from provledger.errors import KMSError, UnavailableError
 from provledger.keyring import ActiveSigner
 from provledger.keyset import KeyPurpose, VerificationKey
@@ -21,6 +22,24 @@ class Keys(Protocol):
     def current(self, purpose: KeyPurpose | str) -> ActiveSigner:
         """The key for a purpose; UnavailableError if there is none, or nobody knows."""
         ...
+
+
+class LogKeys:
+    """The keys as one log may use them: not at all while it is held."""
+
+    def __init__(self, keys: Keys, state: LogState) -> None:
+        self._keys = keys
+        self._state = state
+
+    def current(self, purpose: KeyPurpose | str) -> ActiveSigner:
+        """As `Keys.current`; raises why the log is held, if it is."""
+        self._state.check_held()
+        return self._keys.current(purpose)
+
+    def all_current(self, purpose: KeyPurpose) -> tuple[ActiveSigner, ...]:
+        """As `all_signers`; raises why the log is held, if it is."""
+        self._state.check_held()
+        return all_signers(self._keys, purpose)
 
 
 def all_signers(keys: Keys, purpose: KeyPurpose) -> tuple[ActiveSigner, ...]:

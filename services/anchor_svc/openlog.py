@@ -8,7 +8,7 @@ from typing import Final
 
 from anchor_svc.committer import Committer, Outcome, Queued
 from anchor_svc.cose import CoseReceipts
-from anchor_svc.keys import Keys
+from anchor_svc.keys import Keys, LogKeys
 from anchor_svc.overdue import Overdue
 from anchor_svc.pipeline import MAX_FLIGHTS
 from anchor_svc.policies import Policies
@@ -58,6 +58,7 @@ class OpenLog:
         self.state = LogState(Quorum(policy, [sink.uri for sink in sinks]))
         self._storage = storage
         self.store = TileStore(data_dir, row.log_uid, files)
+        keys = LogKeys(keys, self.state)
         cache = TileCache(self.store, self.identity.hasher)
         self.committer = Committer(
             self.identity,
@@ -142,6 +143,7 @@ class OpenLog:
         await self.relays.open()
         await self.policies.open()
         await self.restored.look()
+        await self.committer.finish()
         await self.overdue.look()
 
     @property

@@ -61,6 +61,11 @@ class OpenLogs:
         """Every log that was found damaged at the start."""
         return list(self._damaged.values())
 
+    def check_held(self) -> None:
+        """Raise why a log of ours may not sign, if one may not: what is about all of them waits."""
+        for opened in self._by_uid.values():
+            opened.state.check_held()
+
     @property
     def default(self) -> OpenLog:
         """The log that `logs/-` means."""
@@ -130,7 +135,8 @@ class OpenLogs:
         """The log of a tenant, made if there is none; (the log, whether this call made it).
 
         Raises:
-            FailedPreconditionError: SUITE_MISMATCH, it has a log with another tree; TOO_MANY_LOGS.
+            FailedPreconditionError: SUITE_MISMATCH, it has a log with another tree; TOO_MANY_LOGS;
+                another log is held, so that this one may be there and was not restored.
             DataLossError: it has one that is damaged.
             UnavailableError: the database, the disk or the keys cannot be used, or another process
                 writes to the log.
@@ -143,6 +149,7 @@ class OpenLogs:
             for damaged in self._damaged.values():
                 if damaged.row.alias == tenant:
                     raise damaged.error
+            self.check_held()
             if len(self._by_uid) > self._max_logs:
                 raise FailedPreconditionError(
                     "TOO_MANY_LOGS", f"{self._max_logs} tenants have logs of their own already"

@@ -206,6 +206,7 @@ class Reader:
         Raises:
             NotFoundError: the log holds nothing of that ledger at that size.
             UnavailableError: there is no key to sign with for now.
+            StatusError: why the log is held. A head says what the last receipt is now.
         """
         target = await self.checkpoint(size)
         seq, index = await self._last_place(ledger_uid, target.size)

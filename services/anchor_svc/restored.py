@@ -1,8 +1,9 @@
 """After a restore: nothing is signed until the sinks say that they do not remember more.
 
 `provledger restore` leaves `restored.json` in the directory of each log. While it is there the log
-is *held*: no checkpoint is signed, nothing is handed to a sink, and a ledger that asks how far it
-is gets no answer, so that it does not append either. Reads and proofs go on.
+is *held*: nothing is signed, no checkpoint, head, COSE receipt or key event, nothing is handed to
+a sink, and a ledger that asks how far it is gets no answer, so that it does not append either.
+Reads and proofs go on.
 
 Each sink that remembers (`Remembering`) is asked what it holds of the log:
 

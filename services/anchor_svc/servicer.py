@@ -241,6 +241,7 @@ class AnchorServicer(anchor_pb2_grpc.AnchorServiceServicer):
         """Endorse a key event, whose bytes are built here from its members."""
         if self._ring is None:
             raise UnimplementedError("NO_KEY_RING", "this service holds no key ring")
+        self._logs.check_held()
         endorsement = await self._ring.endorse(event_from_pb(request.event), request.kid)
         return pb.SignKeyEventResponse(endorsement=endorsement_to_pb(endorsement))
 

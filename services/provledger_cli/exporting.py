@@ -20,7 +20,13 @@ from provledger import checkpoint as checkpoints
 from provledger import dsse
 from provledger.api.anchor.v1 import anchor_pb2
 from provledger.client import Ledger
-from provledger.errors import InternalError, NotFoundError, OutOfRangeError, StatusError
+from provledger.errors import (
+    FailedPreconditionError,
+    InternalError,
+    NotFoundError,
+    OutOfRangeError,
+    StatusError,
+)
 from provledger.export import (
     MAX_CONSISTENCY_PROOFS,
     BinarySink,
@@ -52,11 +58,14 @@ _GZIP_LEVEL: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What an export is pinned to: its header, the head's envelope, what goes in the footer."""
+    """What an export is pinned to: its header, the head's envelope, what goes in the footer.
+
+    head: None for what a held log signs no head of.
+    """
 
     header: ExportHeader
     last_seq: int
-    head: bytes
+    head: bytes | None
     checkpoint: bytes
     consistency: tuple[ConsistencyProof, ...]
     # Lines of the key ledger's export; empty where it is left out.
@@ -115,7 +124,13 @@ async def prepare(
         # Else a rotation of this moment could be in the receipts, and not yet in the key ledger.
         key_log = await key_ledger_anchored(remote, patience_s)
     tree_size = await _tree_size(remote, ledger, wait_s, on_wait)
-    signed = await remote.client.get_head(ledger_name, tree_size=tree_size)
+    try:
+        signed = await remote.client.get_head(ledger_name, tree_size=tree_size)
+    except FailedPreconditionError as error:
+        if error.reason != "RESTORED_BEHIND":
+            raise
+        output.say(f"{error.message}\nThis is an archive of what the copy has, without a head")
+        return await _archive(remote, ledger, earlier, known_checkpoints)
     head = parse_head(dsse.decode(signed.head).payload)
     proofs: list[ConsistencyProof] = []
     if remote.has("anchor"):
@@ -135,6 +150,29 @@ async def prepare(
     elif key_log is not None:
         events = await _key_ledger_of_another_log(remote, key_log, head, patience_s)
     return Plan(header, head.seq, signed.head, signed.checkpoint, tuple(proofs), tuple(events))
+
+
+async def _archive(
+    remote: Remote, ledger: Ledger, earlier: int, known_checkpoints: Sequence[bytes]
+) -> Plan:
+    """All that is logged of a copy that is older than what was anchored.
+
+    Its log signs nothing any more, and so stands still: the newest checkpoint covers it.
+    """
+    log = ledger.log or DEFAULT_LOG
+    signed = await remote.call(
+        remote.anchor.GetCheckpoint, anchor_pb2.GetCheckpointRequest(log=log)
+    )
+    proofs = await _consistency(remote, log, signed.tree_size, earlier, known_checkpoints)
+    header = ExportHeader(
+        ledger=ledger.name,
+        ledger_uid=ledger.uid,
+        suite=ledger.suite,
+        origin=ledger.log_origin,
+        tree_size=signed.tree_size,
+        created_at_ns=time.time_ns(),
+    )
+    return Plan(header, ledger.logged_seq, None, signed.checkpoint, tuple(proofs))
 
 
 async def _key_ledger_lines(remote: Remote, tree_size: int, signed_from_ns: int = 0) -> list[bytes]:
@@ -225,7 +263,7 @@ async def receipts(remote: Remote, plan: Plan) -> AsyncIterator[Sequence[Receipt
     if count != plan.last_seq + 1:
         raise InternalError(
             "INCOMPLETE_LISTING",
-            f"the ledger listed {count} receipts, its head says {plan.last_seq + 1}",
+            f"the ledger listed {count} receipts, there should be {plan.last_seq + 1}",
         )
 
 

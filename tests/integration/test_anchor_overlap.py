@@ -29,6 +29,7 @@ from tests.support.anchoring import (
     TestKeys,
     check_log,
     eventually,
+    keys_of,
     running_log,
     submit,
 )
@@ -83,7 +84,7 @@ class Hazard:
     def prepare(self, log: OpenLog) -> None:
         """Put it between a log and its key and files; let flushes overlap as if all were far."""
         log.committer.pipeline._overlap = _Everything()
-        signer = log.committer._keys.signers[KeyPurpose.CHECKPOINT]  # type: ignore[attr-defined]
+        signer = keys_of(log).signers[KeyPurpose.CHECKPOINT]
         sign = type(signer).sign
 
         async def signing(message: bytes) -> bytes:
@@ -92,7 +93,7 @@ class Hazard:
             await self.at("after sign")
             return signature
 
-        signer.sign = signing
+        signer.sign = signing  # type: ignore[method-assign]
         write_growth = log.store.write_growth
 
         def writing(growth: Any) -> None:

@@ -24,6 +24,7 @@ from tests.support.anchoring import (
     TestKeys,
     check_log,
     eventually,
+    keys_of,
     read_entries,
     running_log,
     submit,
@@ -60,9 +61,7 @@ class Interrupted:
 
     def prepare(self, log: OpenLog) -> None:
         """Put the steps of key and files into a log."""
-        keys = log.committer._keys
-        assert isinstance(keys, TestKeys)
-        signer = keys.signers[KeyPurpose.CHECKPOINT]
+        signer = keys_of(log).signers[KeyPurpose.CHECKPOINT]
         sign = type(signer).sign
 
         async def signing(message: bytes) -> bytes:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from anchor_svc.committer import Outcome
-from anchor_svc.keys import vkey
+from anchor_svc.keys import LogKeys, vkey
 from anchor_svc.openlog import OpenLog
 from anchor_svc.recovery import create_log
 from anchor_svc.sinks import AnchorSink
@@ -164,6 +164,14 @@ def make_log(
         batch_budget_s=batch_budget_s,
         files=files,
     )
+
+
+def keys_of(log: OpenLog) -> TestKeys:
+    """The keys that a log of `make_log` was given."""
+    keys = log.committer._keys
+    assert isinstance(keys, LogKeys)
+    assert isinstance(keys._keys, TestKeys)
+    return keys._keys
 
 
 async def new_row(storage: Storage, keys: TestKeys, suite_name: str = "blake3") -> Any:

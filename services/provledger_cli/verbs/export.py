@@ -120,7 +120,7 @@ def export(
         _export(where, name, out, timeout if wait else 0.0, timeout, earlier, known, key_ledger)
     )
     for path, data in ((head_out, plan.head), (checkpoint_out, plan.checkpoint)):
-        if path is not None:
+        if path is not None and data is not None:
             write_atomically(path, data, mode=0o644)
     if as_json:
         output.document({"file": str(out), **asdict(done)})

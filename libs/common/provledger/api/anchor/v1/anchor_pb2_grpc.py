@@ -224,7 +224,8 @@ class AnchorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetLedgerHead(self, request, context):
-        """Signs and returns the head of a ledger as of a checkpoint.
+        """Signs and returns the head of a ledger as of a checkpoint. Refused while the log is held, as all
+        that signs: after a restore, until its sinks have confirmed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

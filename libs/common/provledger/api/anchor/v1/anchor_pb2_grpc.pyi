@@ -64,7 +64,9 @@ class AnchorServiceStub:
     WatchCheckpoints: _grpc.UnaryStreamMultiCallable[_anchor_pb2.WatchCheckpointsRequest, _anchor_pb2.WatchCheckpointsResponse]
     """Sends the newest checkpoint at once and each later one as it appears; a slow reader skips some."""
     GetLedgerHead: _grpc.UnaryUnaryMultiCallable[_anchor_pb2.GetLedgerHeadRequest, _anchor_pb2.GetLedgerHeadResponse]
-    """Signs and returns the head of a ledger as of a checkpoint."""
+    """Signs and returns the head of a ledger as of a checkpoint. Refused while the log is held, as all
+    that signs: after a restore, until its sinks have confirmed.
+    """
     ListAnchors: _grpc.UnaryUnaryMultiCallable[_anchor_pb2.ListAnchorsRequest, _anchor_pb2.ListAnchorsResponse]
     """Lists what sinks hold, newest first (AIP-158)."""
     ListSinks: _grpc.UnaryUnaryMultiCallable[_anchor_pb2.ListSinksRequest, _anchor_pb2.ListSinksResponse]
@@ -116,7 +118,9 @@ class AnchorServiceAsyncStub(AnchorServiceStub):
     WatchCheckpoints: _aio.UnaryStreamMultiCallable[_anchor_pb2.WatchCheckpointsRequest, _anchor_pb2.WatchCheckpointsResponse]  # type: ignore[assignment]
     """Sends the newest checkpoint at once and each later one as it appears; a slow reader skips some."""
     GetLedgerHead: _aio.UnaryUnaryMultiCallable[_anchor_pb2.GetLedgerHeadRequest, _anchor_pb2.GetLedgerHeadResponse]  # type: ignore[assignment]
-    """Signs and returns the head of a ledger as of a checkpoint."""
+    """Signs and returns the head of a ledger as of a checkpoint. Refused while the log is held, as all
+    that signs: after a restore, until its sinks have confirmed.
+    """
     ListAnchors: _aio.UnaryUnaryMultiCallable[_anchor_pb2.ListAnchorsRequest, _anchor_pb2.ListAnchorsResponse]  # type: ignore[assignment]
     """Lists what sinks hold, newest first (AIP-158)."""
     ListSinks: _aio.UnaryUnaryMultiCallable[_anchor_pb2.ListSinksRequest, _anchor_pb2.ListSinksResponse]  # type: ignore[assignment]
@@ -243,7 +247,9 @@ class AnchorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _anchor_pb2.GetLedgerHeadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_anchor_pb2.GetLedgerHeadResponse, _abc.Awaitable[_anchor_pb2.GetLedgerHeadResponse]]:
-        """Signs and returns the head of a ledger as of a checkpoint."""
+        """Signs and returns the head of a ledger as of a checkpoint. Refused while the log is held, as all
+        that signs: after a restore, until its sinks have confirmed.
+        """
 
     @_abc_1.abstractmethod
     def ListAnchors(
