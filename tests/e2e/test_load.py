@@ -5,7 +5,12 @@ from __future__ import annotations
 import json
 from xml.etree import ElementTree as ET
 
+from provledger_cli import endpoints
 from tests.e2e.commands import Installation
+
+LINE = (
+    b'{"action":"CREATE","resource_type":"T","resource_id":"i","actor_id":"a","new_state":{"a":1}}'
+)
 
 
 def test_load_with_a_rotation_in_the_middle(own: Installation) -> None:
@@ -44,7 +49,45 @@ def test_load_with_a_rotation_in_the_middle(own: Installation) -> None:
     compared = own.run(*again, "--baseline", "before.json", "--tolerance", "1000")
     assert {each["check"] for each in compared.json["bounds"]} == {
         "baseline p95 at 40/s",
+        "baseline p99 at 40/s",
+        "baseline refused at 40/s",
         "baseline rate",
     }
     not_ours = own.run(*again, "--kill", "postgres", check=False)
     assert not_ours.code == 2
+
+
+def pid_of(own: Installation, service: str) -> int:
+    known = endpoints.read(own.data.endpoints)
+    return 0 if known is None else known.services[service].pid
+
+
+def test_load_with_a_kill_in_the_middle(own: Installation) -> None:
+    """The bounds notice it, the service comes back by itself, and nothing answered is lost."""
+    own.run("up")
+    before = pid_of(own, "ledger")
+    answer = own.run(
+        *("load", "--rates", "30", "--duration", "4", "--processes", "1"),
+        *("--tenants", "one", "--kill", "ledger", "--at", "1", "--timeout", "3"),
+        *("--max-failed", "0", "--max-gap-ms", "200", "--max-memory-mib", "1"),
+        check=False,
+    )
+    report = answer.json
+    assert (answer.code, report["result"]) == (1, "does not hold")
+    found = {each["check"]: each["result"] for each in report["bounds"]}
+    assert found["max-failed"] == "does not hold"
+    assert found["max-memory-mib of ledger"] == "does not hold"
+    # A process cannot begin in that time; the generator may have been late, which is said.
+    assert found["max-gap-ms at 30/s"] in ("does not hold", "could not tell")
+    (event,) = report["events"]
+    assert (event["event"], event["service"]) == ("kill", "ledger")
+    (step,) = report["steps"]
+    assert sum(step["failed"].values()) > 0
+    assert step["longest_gap_ms"] > 200
+    # It runs again, as another process.
+    own.run("status", "--wait", "30")
+    own.run("append", "--tenant", "one", "--ledger", "load", stdin=LINE)
+    assert pid_of(own, "ledger") not in (0, before)
+    verified = own.run("verify", "--tenant", "one", "--ledger", "load").json
+    # What was recorded and could not be told any more is there besides.
+    assert verified["stored_rows_checked"] - 2 >= step["answered"] > 0

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provledger.errors import InputError
-from provledger_cli.load import judge, schedule
+from provledger_cli.load import judge, schedule, worker
 from provledger_cli.load.histogram import Histogram, index_of, upper_of
 from provledger_cli.load.plot import latency_curve
 from provledger_cli.load.schedule import Traffic, arrivals
@@ -125,10 +125,22 @@ def step(rate: float = 100, p95: float = 10, **options: Any) -> dict[str, Any]:
         "not_sent": 0,
         "failed": {},
         "latency_ms": {"p50": p95 / 2, "p95": p95, "p99": 2 * p95},
-        "answer_ms": {"p95": p95},
+        "answer_ms": {"p95": p95, "p99": 2 * p95},
+        "refused": {},
+        "longest_gap_ms": p95,
         "generator_late": False,
         **options,
     }
+
+
+def memory(highest_mib: float | None) -> dict[str, Any]:
+    return {"service": "ledger", "start_mib": 1, "end_mib": 1, "highest_mib": highest_mib}
+
+
+WORSE_P99: dict[str, Any] = {
+    "latency_ms": {"p95": 10, "p99": 25},
+    "answer_ms": {"p95": 10, "p99": 25},
+}
 
 
 @pytest.mark.parametrize(
@@ -139,6 +151,22 @@ def step(rate: float = 100, p95: float = 10, **options: Any) -> dict[str, Any]:
         ({"max_p95_ms": 10}, [step(p95=10)], "holds"),
         ({"max_p95_ms": 10}, [step(p95=10), step(200, 11)], "does not hold"),
         ({"max_p95_ms": 10}, [step(p95=11, answer_ms={"p95": 9})], "could not tell"),
+        ({"max_p95_ms": 10}, [step(p95=11, answer_ms={"p95": 10.5})], "does not hold"),
+        ({"max_p99_ms": 20}, [step(p95=10)], "holds"),
+        ({"max_p99_ms": 19}, [step(p95=10)], "does not hold"),
+        ({"max_p99_ms": 19}, [step(answer_ms={"p99": 18})], "could not tell"),
+        ({"max_p99_ms": 19}, [step(answered=0)], "could not tell"),
+        ({"max_refused": 0.0}, [step()], "holds"),
+        ({"max_refused": 0.01}, [step(refused={"OVERLOADED": 1})], "holds"),
+        ({"max_refused": 0.01}, [step(), step(refused={"OVERLOADED": 2})], "does not hold"),
+        ({"max_refused": 0.5}, [step(sent=0)], "could not tell"),
+        ({"max_gap_ms": 10}, [step(longest_gap_ms=10)], "holds"),
+        ({"max_gap_ms": 10}, [step(longest_gap_ms=11)], "does not hold"),
+        ({"max_gap_ms": 10}, [step(longest_gap_ms=11, generator_late=True)], "could not tell"),
+        ({"max_memory_mib": 10, "memory": [memory(10), memory(9)]}, [step()], "holds"),
+        ({"max_memory_mib": 10, "memory": [memory(9), memory(11)]}, [step()], "does not hold"),
+        ({"max_memory_mib": 10, "memory": [memory(None)]}, [step()], "could not tell"),
+        ({"max_memory_mib": 10, "memory": []}, [step()], "could not tell"),
         ({"max_p95_ms": 10}, [step(answered=0)], "could not tell"),
         ({"min_rate": 100}, [step(50), step(100)], "holds"),
         ({"min_rate": 101}, [step(100)], "could not tell"),
@@ -150,6 +178,12 @@ def step(rate: float = 100, p95: float = 10, **options: Any) -> dict[str, Any]:
         ({"max_failed": 0.5}, [step(sent=0)], "could not tell"),
         ({"baseline": [step(p95=9)]}, [step(p95=10)], "holds"),
         ({"baseline": [step(p95=8)]}, [step(p95=10)], "does not hold"),
+        ({"baseline": [step()]}, [step(**WORSE_P99)], "does not hold"),
+        ({"baseline": [step(**WORSE_P99)]}, [step()], "holds"),
+        ({"baseline": [step()]}, [step(refused={"OVERLOADED": 1})], "does not hold"),
+        ({"baseline": [step(sent=1000)]}, [step(sent=1000, refused={"X": 1})], "holds"),
+        ({"baseline": [step(refused={"X": 10})]}, [step(refused={"X": 12})], "holds"),
+        ({"baseline": [step(refused={"X": 10})]}, [step(refused={"X": 13})], "does not hold"),
         ({"baseline": [step(100), step(200)]}, [step(100)], "holds"),
         ({"baseline": [step(100)]}, [step(100, answered_per_s=70)], "does not hold"),
         ({"baseline": [step(50)]}, [step(100)], "could not tell"),
@@ -160,7 +194,33 @@ def test_judgement(bounds: Any, steps: Any, word: str) -> None:
     assert judge.verdict(judge.judge(steps, **bounds), steps) == word
 
 
-@pytest.mark.parametrize("document", [None, {}, {"steps": [{}]}, {"steps": 3}])
+def test_a_client_that_hears_nothing_counts_it_until_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who was answered once and never again was without an answer from then on."""
+    tally = worker.Tally(100.0, 110.0)
+    arrival = schedule.Arrival(0.0, "single", LEDGER, 1)
+    gaps = []
+    for now_s in (102.0, 103.0, 104.5):
+        monkeypatch.setattr(worker, "clock", lambda now_s=now_s: now_s)
+        tally.done(arrival, 101.0, 101.5, 1)
+        gaps.append(tally.longest_gap_s)
+    tally.ended()
+    assert [*gaps, tally.longest_gap_s] == [2.0, 2.0, 2.0, 5.5]
+
+
+def test_latency_is_lateness_and_what_the_service_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that one within a bound that their sum passes says who made the difference."""
+    tally = worker.Tally(0.0, 10.0)
+    monkeypatch.setattr(worker, "clock", lambda: 7.0)
+    tally.done(schedule.Arrival(0.0, "single", LEDGER, 1), 1.0, 3.0, 1)
+    assert tally.latency.max_ms == 6000
+    assert tally.answer.max_ms == 4000
+
+
+@pytest.mark.parametrize(
+    "document", [None, {}, {"steps": [{}]}, {"steps": 3}, {"steps": [{**step(), "refused": []}]}]
+)
 def test_baseline_that_is_no_report_is_refused(document: Any) -> None:
     with pytest.raises(InputError, match="--baseline"):
         judge.steps_of(document)

@@ -1,19 +1,23 @@
 """Whether a load came out as it should: thresholds, and a run from before. Pure.
 
-Three answers, as everywhere: it holds, it does not, could not tell. Latency from when a request
-was due may be the generator's own doing in part; from when it was sent it is not. Between the two,
-whose fault it was is not known.
+Three answers, as everywhere: it holds, it does not, could not tell. The latency of a request is
+what the generator sent it late, and then what the service took (`worker`): if the second alone is
+within a bound that both together pass, the generator made the difference, and what would have been
+without it is not known.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from provledger.errors import InputError
 
 Word = Literal["holds", "does not hold", "could not tell"]
+
+FEW_REFUSED: Final = 0.001
+"""So small a part of the requests may be refused whatever was refused in a baseline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,24 +37,40 @@ def judge(
     steps: Sequence[Mapping[str, Any]],
     *,
     max_p95_ms: float | None = None,
+    max_p99_ms: float | None = None,
     min_rate: float | None = None,
     max_failed: float | None = None,
+    max_refused: float | None = None,
+    max_gap_ms: float | None = None,
+    max_memory_mib: float | None = None,
+    memory: Sequence[Mapping[str, Any]] = (),
     baseline: Sequence[Mapping[str, Any]] | None = None,
     tolerance: float = 0.2,
 ) -> list[Finding]:
     """Findings about steps, as `Step.document` gives them.
 
-    max_p95_ms: for every step. min_rate: for the best step, in answers a second. max_failed: part
-    of the requests of all steps that may fail; refusals do not count. baseline: steps of an
-    earlier run; those of the same rate are compared, and the best with the best.
+    max_p95_ms, max_p99_ms: for every step. min_rate: for the best step, in answers a second.
+    max_failed: part of the requests of all steps that may fail; refusals do not count. max_refused:
+    part of those of every step that may be refused. max_gap_ms: longest time in which a client
+    process had no answer, in every step. max_memory_mib: for every service of `memory`, at its
+    highest. baseline: steps of an earlier run; those of the same rate are compared, and the best
+    with the best.
     """
     findings: list[Finding] = []
     if max_p95_ms is not None:
-        findings += [_latency(step, max_p95_ms, "max-p95-ms") for step in steps]
+        findings += [_latency(step, max_p95_ms, "max-p95-ms", "p95") for step in steps]
+    if max_p99_ms is not None:
+        findings += [_latency(step, max_p99_ms, "max-p99-ms", "p99") for step in steps]
     if min_rate is not None:
         findings.append(_rate(steps, min_rate, "min-rate"))
     if max_failed is not None:
         findings.append(_failed(steps, max_failed))
+    if max_refused is not None:
+        findings += [_refused(step, max_refused, "max-refused") for step in steps]
+    if max_gap_ms is not None:
+        findings += [_gap(step, max_gap_ms) for step in steps]
+    if max_memory_mib is not None:
+        findings += _memory(memory, max_memory_mib)
     if baseline is not None:
         findings += _compare(steps, baseline, tolerance)
     return findings
@@ -72,22 +92,24 @@ def steps_of(document: Any) -> list[Mapping[str, Any]]:
         steps = document["steps"]
         for step in steps:
             float(step["rate_per_s"]), float(step["answered_per_s"])
-            float(step["latency_ms"]["p95"])
-    except (KeyError, TypeError, ValueError):
+            float(step["latency_ms"]["p95"]), float(step["latency_ms"]["p99"])
+            int(step["sent"]), sum(step["refused"].values())
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise InputError("--baseline is not a report of `provledger load --json`") from None
     return list(steps)
 
 
-def _latency(step: Mapping[str, Any], bound_ms: float, check: str) -> Finding:
+def _latency(step: Mapping[str, Any], bound_ms: float, check: str, which: str) -> Finding:
     name = f"{check} at {step['rate_per_s']:g}/s"
-    p95_ms = step["latency_ms"]["p95"]
-    detail = f"p95 {p95_ms:.3g} ms, at most {bound_ms:.3g} ms"
+    found_ms, answer_ms = step["latency_ms"][which], step["answer_ms"][which]
+    detail = f"{which} {found_ms:.3g} ms, at most {bound_ms:.3g} ms"
     if not step["answered"]:
         return Finding(name, "could not tell", "nothing was answered")
-    if p95_ms <= bound_ms:
+    if found_ms <= bound_ms:
         return Finding(name, "holds", detail)
-    if step["answer_ms"]["p95"] <= bound_ms:
-        return Finding(name, "could not tell", f"{detail}; but the generator was late itself")
+    if answer_ms <= bound_ms:
+        own = f"{answer_ms:.3g} ms from when sent: the generator was late itself"
+        return Finding(name, "could not tell", f"{detail}; but {own}")
     return Finding(name, "does not hold", detail)
 
 
@@ -114,6 +136,42 @@ def _failed(steps: Sequence[Mapping[str, Any]], bound: float) -> Finding:
     return Finding("max-failed", word, f"{failed} of {sent} failed, at most {bound:.2%}")
 
 
+def _refused(step: Mapping[str, Any], bound: float, check: str) -> Finding:
+    name = f"{check} at {step['rate_per_s']:g}/s"
+    if not step["sent"]:
+        return Finding(name, "could not tell", "nothing was sent")
+    refused = sum(step["refused"].values())
+    word: Word = "holds" if refused <= bound * step["sent"] else "does not hold"
+    return Finding(name, word, f"{refused} of {step['sent']} refused, at most {bound:.2%}")
+
+
+def _gap(step: Mapping[str, Any], bound_ms: float) -> Finding:
+    name = f"max-gap-ms at {step['rate_per_s']:g}/s"
+    found_ms = step["longest_gap_ms"]
+    detail = f"{found_ms:.0f} ms without an answer, at most {bound_ms:g} ms"
+    if found_ms <= bound_ms:
+        return Finding(name, "holds", detail)
+    if step["generator_late"]:
+        return Finding(name, "could not tell", f"{detail}; but the generator was late itself")
+    return Finding(name, "does not hold", detail)
+
+
+def _memory(memory: Sequence[Mapping[str, Any]], bound_mib: float) -> list[Finding]:
+    if not memory:
+        why = "only the memory of services of a data directory is known"
+        return [Finding("max-memory-mib", "could not tell", why)]
+    findings = []
+    for each in memory:
+        name, found_mib = f"max-memory-mib of {each['service']}", each["highest_mib"]
+        if found_mib is None:
+            findings.append(Finding(name, "could not tell", "it is gone"))
+            continue
+        word: Word = "holds" if found_mib <= bound_mib else "does not hold"
+        detail = f"{found_mib:.0f} MiB at its highest, at most {bound_mib:g} MiB"
+        findings.append(Finding(name, word, detail))
+    return findings
+
+
 def _compare(
     steps: Sequence[Mapping[str, Any]], baseline: Sequence[Mapping[str, Any]], tolerance: float
 ) -> list[Finding]:
@@ -121,14 +179,15 @@ def _compare(
     same = [step for step in steps if step["rate_per_s"] in before]
     if not same:
         return [Finding("baseline", "could not tell", "it has no step of the same rate")]
-    findings = [
-        _latency(
-            step,
-            before[step["rate_per_s"]]["latency_ms"]["p95"] * (1 + tolerance),
-            "baseline p95",
-        )
-        for step in same
-    ]
+    findings: list[Finding] = []
+    for step in same:
+        old = before[step["rate_per_s"]]
+        for which in ("p95", "p99"):
+            bound_ms = old["latency_ms"][which] * (1 + tolerance)
+            findings.append(_latency(step, bound_ms, f"baseline {which}", which))
+        refused = sum(old["refused"].values()) / max(1, old["sent"])
+        bound = max(FEW_REFUSED, refused * (1 + tolerance))
+        findings.append(_refused(step, bound, "baseline refused"))
     # Only what was sent in both can be compared.
     best = max(float(before[step["rate_per_s"]]["answered_per_s"]) for step in same)
     findings.append(_rate(same, best * (1 - tolerance), "baseline rate"))

@@ -46,9 +46,9 @@ clock = time.monotonic
 
 
 class Tally:
-    """What one step came to, in one process."""
+    """What one step came to, in one process. `start_s`, `end_s`: when requests are due."""
 
-    def __init__(self, end_s: float = float("inf")) -> None:
+    def __init__(self, start_s: float, end_s: float) -> None:
         self._end_s = end_s
         self.sent = self.answered = self.receipts = self.not_sent = self.in_time = 0
         self.refused: Counter[str] = Counter()
@@ -60,7 +60,7 @@ class Tally:
         self.by_kind: dict[str, Histogram] = {}
         self.by_ledger: dict[str, Histogram] = {}
         self.longest_gap_s = 0.0
-        self._last_s: float | None = None
+        self._last_s = start_s
         self._started_cpu_s = time.process_time()
 
     def done(self, arrival: Arrival, due_s: float, sent_s: float, receipts: int) -> None:
@@ -74,9 +74,15 @@ class Tally:
         self.latency.record(took_s)
         self.by_kind.setdefault(arrival.kind, Histogram()).record(took_s)
         self.by_ledger.setdefault(arrival.ledger, Histogram()).record(took_s)
-        if self._last_s is not None:
-            self.longest_gap_s = max(self.longest_gap_s, now_s - self._last_s)
+        self._gap_until(now_s)
         self._last_s = now_s
+
+    def ended(self) -> None:
+        """Note that the step is over: who had no more answers had none until its end."""
+        self._gap_until(self._end_s)
+
+    def _gap_until(self, now_s: float) -> None:
+        self.longest_gap_s = max(self.longest_gap_s, now_s - self._last_s)
 
     def error(self, error: StatusError, sent_s: float) -> None:
         """Note a refusal (the service had no room) or a failure (anything else).
@@ -318,7 +324,7 @@ class _Sending:
 
 async def step(sender: Sender, traffic: Traffic, order: dict[str, Any]) -> Tally:
     """Run one step: send what is due when it is due, then wait for what is on its way."""
-    tally = Tally(order["start_s"] + order["seconds"])
+    tally = Tally(order["start_s"], order["start_s"] + order["seconds"])
     tasks = set[asyncio.Task[None]]()
     sending = _Sending(sender, tally, order.get("hold_back", False))
     start_s = float(order["start_s"])
@@ -344,6 +350,7 @@ async def step(sender: Sender, traffic: Traffic, order: dict[str, Any]) -> Tally
     for task in tasks:
         tally.failed["no answer"] += 1
         task.cancel()
+    tally.ended()
     return tally
 
 

@@ -185,6 +185,16 @@ def load(
             show_default=False,
         ),
     ] = None,
+    max_p99_ms: Annotated[
+        float | None,
+        typer.Option(
+            "--max-p99-ms",
+            envvar="PROVLEDGER_LOAD_MAX_P99_MS",
+            rich_help_panel=_BOUNDS,
+            help="p99 of every step is at most this.",
+            show_default=False,
+        ),
+    ] = None,
     min_rate: Annotated[
         float | None,
         typer.Option(
@@ -207,6 +217,40 @@ def load(
             show_default=False,
         ),
     ] = None,
+    max_refused: Annotated[
+        float | None,
+        typer.Option(
+            "--max-refused",
+            envvar="PROVLEDGER_LOAD_MAX_REFUSED",
+            rich_help_panel=_BOUNDS,
+            min=0.0,
+            max=1.0,
+            help="Part of the requests of every step that may be refused for overload.",
+            show_default=False,
+        ),
+    ] = None,
+    max_gap_ms: Annotated[
+        float | None,
+        typer.Option(
+            "--max-gap-ms",
+            envvar="PROVLEDGER_LOAD_MAX_GAP_MS",
+            rich_help_panel=_BOUNDS,
+            min=0.0,
+            help="In no step a client process is without any answer for longer than this.",
+            show_default=False,
+        ),
+    ] = None,
+    max_memory_mib: Annotated[
+        float | None,
+        typer.Option(
+            "--max-memory-mib",
+            envvar="PROVLEDGER_LOAD_MAX_MEMORY_MIB",
+            rich_help_panel=_BOUNDS,
+            min=0.0,
+            help="Resident memory of every service of the data directory, at its highest.",
+            show_default=False,
+        ),
+    ] = None,
     baseline: Annotated[
         Path | None,
         typer.Option(
@@ -224,7 +268,8 @@ def load(
             envvar="PROVLEDGER_LOAD_TOLERANCE",
             rich_help_panel=_BOUNDS,
             min=0.0,
-            help="How much worse than the baseline it may be: 0.2 is a fifth.",
+            help="How much worse than the baseline it may be, in p95, p99, refusals and rate: 0.2 "
+            "is a fifth.",
         ),
     ] = 0.2,
     plot: Annotated[
@@ -251,6 +296,8 @@ def load(
     such as when the generator itself was late.
 
     Example: load --rates 50,100,200 --saturate --plot curve.svg
+
+    Example: load --rates 200 --max-p95-ms 40 --max-p99-ms 100 --max-refused 0 --max-gap-ms 500
     """
     from provledger_cli.connect import run_async, target
     from provledger_cli.load import judge, overload, report
@@ -266,8 +313,13 @@ def load(
     findings = judge.judge(
         steps,
         max_p95_ms=max_p95_ms,
+        max_p99_ms=max_p99_ms,
         min_rate=min_rate,
         max_failed=max_failed,
+        max_refused=max_refused,
+        max_gap_ms=max_gap_ms,
+        max_memory_mib=max_memory_mib,
+        memory=outcome.memory,
         baseline=before,
         tolerance=tolerance,
     )
