@@ -18,7 +18,14 @@ def test_load_with_a_rotation_in_the_middle(own: Installation) -> None:
     own.run("up")
     answer = own.run(
         *("load", "--rates", "20,40", "--duration", "2", "--processes", "1"),
-        *("--mix", "single=4,batch=1,stream=2", "--batch-items", "5", "--tenants", "one,two=3"),
+        *(
+            "--mix",
+            "single=4,shared=2,batch=1,stream=2",
+            "--batch-items",
+            "5",
+            "--tenants",
+            "one,two=3",
+        ),
         *("--rotate-at", "1", "--plot", "curve.svg", "--max-failed", "0"),
     )
     report = answer.json

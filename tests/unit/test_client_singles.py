@@ -217,18 +217,36 @@ async def test_who_would_wait_for_too_long_hears_so_at_once(
         await desk.append(AIM, draft("d"), timeout_s)
     assert (caught.value.reason, caught.value.retry_delay_s) == ("QUEUE_FULL", 1.0)
     # Whoever was let in is sent, and then there is room again.
-    await service.answer(0)
+    for call in range(MAX_CALLS + 1):
+        await service.answer(min(call, len(service.gates) - 1))
     assert service.calls[MAX_CALLS:] == [["a", "b", "c"]]
     (late,) = start(desk, "e", timeout_s=timeout_s)
-    for call in (1, 2, 3):
-        await service.answer(call)
-    assert service.calls[-1] == ["e"]
+    await turns()
+    await service.answer(MAX_CALLS + 1)
     assert [(await task).error for task in [*first, *waiting, late]] == [None] * (MAX_CALLS + 4)
+
+
+async def test_an_answer_that_takes_too_long_keeps_others_out_where_that_is_wanted() -> None:
+    for max_wait_s, aim, refused in ((0.25, AIM, True), (0.25, LONG, False), (0.0, AIM, False)):
+        service, clock = Service(), Clock()
+        desk = SingleAppends(service.one, service.many, max_wait_s=max_wait_s, clock=clock)
+        first = start(desk, "r0", aim=aim)
+        await turns()
+        clock.now_s += 0.5
+        (other,) = start(desk, "r1", aim=aim)
+        await turns()
+        assert len(service.calls) == (1 if refused else 2)
+        assert other.done() == refused
+        for call in range(len(service.calls)):
+            await service.answer(call)
+        results = await asyncio.gather(*first, other, return_exceptions=True)
+        assert isinstance(results[1], ResourceExhaustedError) == refused
+        assert not desk._lanes
 
 
 async def test_one_who_left_keeps_nobody_out() -> None:
     service, clock = Service(), Clock()
-    desk = SingleAppends(service.one, service.many, max_wait_s=0.25, clock=clock)
+    desk = SingleAppends(service.one, service.many, clock=clock)
     first = start(desk, *[f"r{n}" for n in range(MAX_CALLS)])
     leaving = start(desk, "a", "b")
     await turns()
@@ -236,7 +254,7 @@ async def test_one_who_left_keeps_nobody_out() -> None:
     for task in leaving:
         task.cancel()
     await turns()
-    (staying,) = start(desk, "c")
+    (staying,) = start(desk, "c", timeout_s=0.5)
     await turns()
     for call in range(MAX_CALLS + 1):
         await service.answer(min(call, len(service.gates) - 1))

@@ -1,7 +1,7 @@
 """What is sent when: fixed in advance by a seed, and asking nobody how it goes. Pure.
 
 Arrivals are a Poisson process (pauses are exponential, bursts happen) or evenly spaced. What each
-request is (single, batch or stream), for which ledger and how large, is drawn by weight.
+request is (see `KINDS`), for which ledger and how large, is drawn by weight.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from typing import Any, Final, Literal, NamedTuple
 
 from provledger.errors import InputError
 
-Kind = Literal["single", "batch", "stream"]
-KINDS: Final[tuple[Kind, ...]] = ("single", "batch", "stream")
+Kind = Literal["single", "shared", "batch", "stream"]
+KINDS: Final[tuple[Kind, ...]] = ("single", "shared", "batch", "stream")
+"""A single append in a call of its own, or by the Python client, which shares calls; a batch; a
+message on a stream."""
 
 MAX_SIZE_BYTES: Final = 512 * 1024
 

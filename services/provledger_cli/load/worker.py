@@ -34,6 +34,7 @@ from provledger.rpc.tls import TLSSettings
 from provledger.throttle import THROTTLED, Throttle, Throttles
 from provledger_cli.load.histogram import Histogram
 from provledger_cli.load.schedule import Arrival, Traffic, arrivals
+from provledger_cli.load.shared import SharedAppends
 
 MAX_OUTSTANDING: Final = 20_000
 """Requests without an answer in one process; what is due beyond that is counted as not sent."""
@@ -184,6 +185,10 @@ class Connections:
         self.open(tenant)
         return self._stubs[tenant]
 
+    def shared(self, timeout_s: float) -> SharedAppends:
+        """Appends by clients of their own, which connect when they are first used."""
+        return SharedAppends(self._endpoint, self._tls, timeout_s)
+
     async def close(self) -> None:
         """Close all of them."""
         for opened in self._channels.values():
@@ -203,18 +208,27 @@ class Sender:
         self._numbers = itertools.count()
         self._streams: dict[str, _Stream] = {}
         self._states = {size: _state(size) for size, _ in traffic.sizes}
+        self._shared = connections.shared(timeout_s)
         self._by_kind: dict[str, Callable[[Arrival], Awaitable[int]]] = {
             "single": self._single,
             "batch": self._batch,
             "stream": self._streamed,
         }
 
-    async def send(self, arrival: Arrival) -> int:
-        """Send a request; the receipts in its answer.
+    async def send(self, arrival: Arrival, *, hold_back: bool = False) -> int:
+        """Send a request; the receipts in its answer. hold_back: have the client do so, if it is
+        one of its own.
 
         Raises:
             StatusError: it was refused or failed.
         """
+        if arrival.kind == "shared":
+            number = next(self._numbers)
+            request_id, resource_id = f"{self._tag}-{number}", f"{self._tag}/{number}"
+            state = self._states[arrival.size_bytes]
+            return await self._shared.append(
+                arrival.ledger, request_id, resource_id, state, hold_back
+            )
         try:
             return await self._by_kind[arrival.kind](arrival)
         except grpc.RpcError as error:
@@ -223,6 +237,7 @@ class Sender:
     async def close(self) -> None:
         for stream in self._streams.values():
             await stream.close()
+        await self._shared.close()
 
     async def _single(self, arrival: Arrival) -> int:
         request = ledger_pb2.AppendRequest(
@@ -299,7 +314,7 @@ class _Sending:
         tally.lateness.record(sent_s - due_s)
         tally.sent += 1
         throttle: Throttle | None = None
-        if self._throttles is not None and arrival.kind != "stream":
+        if self._throttles is not None and arrival.kind in ("single", "batch"):
             throttle = self._throttles.of(tenant_of(arrival.ledger))
         if throttle is not None:
             try:
@@ -309,7 +324,8 @@ class _Sending:
                 return
         failed: StatusError | None = None
         try:
-            receipts = await self._sender.send(arrival)
+            hold_back = self._throttles is not None
+            receipts = await self._sender.send(arrival, hold_back=hold_back)
         except StatusError as error:
             tally.error(error, sent_s)
             failed = error

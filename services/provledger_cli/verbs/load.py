@@ -108,7 +108,8 @@ def load(
             envvar="PROVLEDGER_LOAD_MIX",
             rich_help_panel=_TRAFFIC,
             metavar="KIND[=WEIGHT],...",
-            help="Of single, batch and stream; a message on a stream counts as a request.",
+            help="Of single, shared, batch and stream. `shared` is a single append by the Python "
+            "client, which shares calls; a message on a stream counts as a request.",
         ),
     ] = "single",
     batch_items: Annotated[

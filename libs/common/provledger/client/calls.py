@@ -51,10 +51,10 @@ class CallPolicy:
     retry: the waits between attempts; the timeout ends them, so it allows any number.
     max_in_flight: appends of one tenant under way at a time, from one client; an attempt beyond
         that is THROTTLED. 0 for any number: they wait for the connection.
-    max_wait_s: how long single appends that share calls may wait in the client to be sent, in
-        seconds. While the first in line has waited for longer, others are refused at once, as
-        RESOURCE_EXHAUSTED: those that are let in keep their latency. 0 for as long as their
-        timeout, so that they wait out a service that is away.
+    max_wait_s: while a single append of this client has waited for so many seconds, to be sent or
+        answered, others to the same ledger are refused at once, as RESOURCE_EXHAUSTED: those that
+        are let in keep their latency. 0 for the timeout, so that they wait out a service that is
+        away. It is for appends that share calls and do not wait for the log.
     """
 
     timeout_s: float = 60.0

@@ -6,7 +6,7 @@ with many callers, what a call costs is paid once for all of them. Each caller h
 error of its own all the same. Those that wait for the log go with others that wait for the same,
 and are never kept from being recorded by calls that wait for it in vain.
 
-Whoever comes when the first in line has waited for longer than he would himself is told so at once.
+Whoever comes when somebody before him has waited for longer than he would is told so at once.
 """
 
 from __future__ import annotations
@@ -81,12 +81,16 @@ class _Waiting:
 
 
 class _Lane:
-    """The appends with one aim. `timer`: sends what waits, where that must not be for long."""
+    """The appends with one aim.
+
+    `calls`: for each call under way, since when the first append in it has waited. `timer`: sends
+    what waits, where that must not be for long.
+    """
 
     __slots__ = ("calls", "timer", "waiting")
 
     def __init__(self) -> None:
-        self.calls = 0
+        self.calls: list[float] = []
         self.waiting: deque[_Waiting] = deque()
         self.timer: asyncio.TimerHandle | None = None
 
@@ -94,8 +98,8 @@ class _Lane:
 class SingleAppends:
     """The single appends of a client; for one event loop.
 
-    max_wait_s: how long one may wait to be sent, in seconds; 0 for as long as its time limit. Not
-        how long it does: those that were let in are sent whatever happens to those behind them.
+    max_wait_s: while somebody has waited for longer than so many seconds, nobody is let in; 0 for
+        his own time limit. Those that were let in are sent whatever happens to those behind them.
     """
 
     def __init__(
@@ -126,14 +130,14 @@ class SingleAppends:
         lane = self._lanes.get(aim)
         if lane is None:
             lane = self._lanes[aim] = _Lane()
-        if lane.calls < aim.max_calls and not lane.waiting:
-            lane.calls += 1
+        now_s = self._clock()
+        self._check_wait(aim, lane, now_s, timeout_s)
+        if len(lane.calls) < aim.max_calls and not lane.waiting:
+            lane.calls.append(now_s)
             try:
                 return await self._one(aim, draft, timeout_s)
             finally:
-                self._ended(aim, lane)
-        now_s = self._clock()
-        self._check_wait(lane, now_s, timeout_s)
+                self._ended(aim, lane, now_s)
         item = _Waiting(draft, now_s, timeout_s)
         lane.waiting.append(item)
         if aim.wait_for and lane.timer is None:
@@ -159,8 +163,8 @@ class SingleAppends:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _check_wait(self, lane: _Lane, now_s: float, timeout_s: float) -> None:
-        """Refuse one that would wait for too long, by how long the first in line has waited."""
+    def _check_wait(self, aim: Aim, lane: _Lane, now_s: float, timeout_s: float) -> None:
+        """Refuse one that would wait for too long, by how long others have waited already."""
         while lane.waiting and lane.waiting[0].future.done():
             lane.waiting.popleft()
         if len(lane.waiting) >= MAX_WAITING:
@@ -169,25 +173,29 @@ class SingleAppends:
                 f"{MAX_WAITING} appends wait in this client already",
                 retry_delay_s=_RETRY_DELAY_S,
             )
-        waited_s = now_s - lane.waiting[0].since_s if lane.waiting else 0.0
+        oldest_s = lane.waiting[0].since_s if lane.waiting else now_s
+        # Those under way that wait for the log do so by their own wish.
+        if self._max_wait_s and not aim.wait_for:
+            oldest_s = min(oldest_s, *lane.calls, now_s)
+        waited_s = now_s - oldest_s
         limit_s = min(self._max_wait_s or timeout_s, timeout_s)
         if waited_s > limit_s:
             raise ResourceExhaustedError(
                 "QUEUE_FULL",
-                f"appends wait in this client for {waited_s:.3g} s already",
+                f"appends of this client wait for {waited_s:.3g} s already",
                 retry_delay_s=max(_RETRY_DELAY_S, waited_s - limit_s),
             )
 
-    def _ended(self, aim: Aim, lane: _Lane) -> None:
-        lane.calls -= 1
+    def _ended(self, aim: Aim, lane: _Lane, since_s: float) -> None:
+        lane.calls.remove(since_s)
         self._send(aim, lane)
         if not lane.calls:
             self._lanes.pop(aim, None)
 
     def _send(self, aim: Aim, lane: _Lane, overdue: bool = False) -> None:
         """Send what waits: in as many calls as may be under way, or all once it is overdue."""
-        while (overdue or lane.calls < aim.max_calls) and (items := _take(lane.waiting)):
-            lane.calls += 1
+        while (overdue or len(lane.calls) < aim.max_calls) and (items := _take(lane.waiting)):
+            lane.calls.append(items[0].since_s)
             task = asyncio.get_running_loop().create_task(self._run(aim, lane, items))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -215,7 +223,7 @@ class SingleAppends:
             if not isinstance(error, Exception):
                 raise
         finally:
-            self._ended(aim, lane)
+            self._ended(aim, lane, items[0].since_s)
 
 
 def _take(waiting: deque[_Waiting]) -> list[_Waiting]:
