@@ -13,6 +13,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from provledger.client import CallPolicy, Client, Mutation
+from provledger.errors import StatusError
+from provledger.retry import RetryPolicy
 from provledger_cli import archive, backup, config
 from provledger_cli.datadir import DataDir
 from provledger_cli.failures import DOES_NOT_HOLD, CommandError
@@ -136,12 +139,49 @@ def test_postgresql_is_backed_up_and_restored_without_other_tools(
         _restored(work, "b.tar.gz", "two", second)
         for path in (work / "one" / "keys").glob("*.pem"):
             shutil.copy2(path, work / "two" / "keys")
+        sinks = work / "one" / "anchors"
+        sinks.rename(work / "away")
         new.run("up")
+        _assert_held(new, second)
+        (work / "away").rename(sinks)
         new.run("append", "--tenant", "demo", stdin=json.dumps(MUTATION).encode())
+        assert "anchor.confirmed" in new.data.log("anchor").read_text()
         assert new.run("log", "fsck").json["holds"] is True
     finally:
         for each in (old, new):
             each.run("down", check=False)
+
+
+def _assert_held(installation: Installation, url: str) -> None:
+    """Before any sink has confirmed it: nothing is appended, no head and no key event is signed."""
+    before = _rows(url)
+    assert min(before.values()) > 0
+    endpoint = json.loads(installation.data.endpoints.read_text())["services"]["ledger"]["endpoint"]
+    policy = CallPolicy(timeout_s=30.0, retry=RetryPolicy(attempts=1))
+    with Client(endpoint, policy=policy) as client:
+        (name,) = [
+            each.name for each in client.list_ledgers() if each.name.startswith("tenants/demo/")
+        ]
+        with pytest.raises(StatusError) as caught:
+            client.append(name, Mutation(**MUTATION))  # type: ignore[arg-type]
+    assert caught.value.code == "UNAVAILABLE"
+    assert caught.value.reason in ("ANCHOR_NOT_ASKED", "RESTORE_NOT_CONFIRMED")
+    said = installation.run("anchor", "status", check=False)
+    assert "RESTORE_NOT_CONFIRMED" in installation.data.log("anchor").read_text(), said
+    assert _rows(url) == before
+
+
+def _rows(url: str) -> dict[str, int]:
+    """How much was ever appended, logged and signed."""
+    tables = ("ledger.entries", "anchor.entries", "anchor.checkpoints", "keys.keys")
+    with psycopg.connect(connection_string(url)) as connection:
+        found = {}
+        for table in tables:
+            name = sql.Identifier(*table.split("."))
+            row = connection.execute(sql.SQL("SELECT count(*) FROM {}").format(name)).fetchone()
+            assert row is not None
+            found[table] = row[0]
+    return found
 
 
 def _tampered(path: Path, out: Path) -> None:
