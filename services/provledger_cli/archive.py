@@ -22,7 +22,7 @@ import json
 import re
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
@@ -155,7 +155,7 @@ def extract(
     Digests are checked again, so that the file cannot change between looking and writing.
 
     Raises:
-        CommandError: as `verify`.
+        CommandError: as `verify`; exit code 2 if a file cannot be written.
     """
     expected = {each.name: each for each in manifest.members}
     with _reading(path) as (tar, raw):
@@ -166,9 +166,7 @@ def extract(
             if target is None:
                 continue
             hashed = _Hashing(file)
-            with target:
-                while piece := hashed.read(_PIECE):
-                    target.write(piece)
+            _put(hashed, target, info.name)
             if expected.get(info.name) != Member(info.name, info.size, hashed.digest()):
                 raise _damaged(path, f"{info.name} has changed meanwhile")
             on_progress(raw.tell())
@@ -190,13 +188,37 @@ class _Hashing:
         return self._hash.hexdigest()
 
 
+def _put(source: _Hashing, target: IO[bytes], name: str) -> None:
+    try:
+        while piece := source.read(_PIECE):
+            with _writing(name):
+                target.write(piece)
+        with _writing(name):
+            target.flush()
+    finally:
+        with suppress(OSError):
+            target.close()  # what could not be written was said by then
+
+
+@contextmanager
+def _writing(name: str) -> Iterator[None]:
+    # Told apart here: that the disk is full says nothing about the archive.
+    try:
+        yield
+    except OSError as error:
+        raise CommandError(
+            f"{name} cannot be written: {error.strerror}", hint="make room, and try again"
+        ) from error
+
+
 @contextmanager
 def _reading(path: Path) -> Iterator[tuple[tarfile.TarFile, IO[bytes]]]:
     try:
         with path.open("rb") as raw, tarfile.open(fileobj=raw, mode="r|*") as tar:
             yield tar, raw
     except (tarfile.TarError, EOFError, OSError) as error:
-        if isinstance(error, OSError) and error.filename is not None:
+        # Those of gzip have no number: they are about what was read.
+        if isinstance(error, OSError) and error.errno is not None:
             raise CommandError(f"{path} cannot be read: {error.strerror}") from error
         raise _damaged(path, "it is not a whole archive") from error
     except Exception as error:

@@ -16,7 +16,7 @@ The published checkpoint is taken out of the snapshot, with the tiles it covers:
 
 from __future__ import annotations
 
-import secrets
+import os
 import sqlite3
 import tempfile
 import time
@@ -33,7 +33,7 @@ from sqlalchemy.engine import Connection
 from provledger import tiles
 from provledger.db import as_storage_error
 from provledger.hashing import HASH_BYTES
-from provledger_cli import archive
+from provledger_cli import archive, copying, scratch
 from provledger_cli.config import Config
 from provledger_cli.datadir import PIN_FILE, DataDir
 from provledger_cli.failures import CommandError
@@ -78,25 +78,41 @@ def write(
     with_keys: bool,
     on_progress: Callable[[str], None] = lambda what: None,
 ) -> archive.Manifest:
-    """Write a backup to `out`, which appears when it is whole and was read again.
+    """Write a backup to `out`, which appears when it is whole, synced and was read again.
 
     Raises:
-        CommandError: something cannot be read, or `out` not be written; tiles are in a bucket.
+        CommandError: something cannot be read, or `out` not be written or there already; tiles are
+            in a bucket.
+        StatusError: a database cannot be reached any more.
     """
-    scratch = out.with_name(f".{out.name}.{secrets.token_hex(6)}")
+    if out.exists():
+        raise CommandError(f"{out} is there already", hint="name another file")
     try:
-        with scratch.open("xb") as file:
-            scratch.chmod(0o600)
-            with archive.writing(file, compress=out.name.endswith(".gz")) as writer:
-                about = _write_all(writer, data_dir, config, with_keys, on_progress)
-                writer.finish(about)
-            file.flush()
-        on_progress("reading it again")
-        manifest = archive.verify(scratch)
-        scratch.replace(out)
-    except BaseException:
-        scratch.unlink(missing_ok=True)
-        raise
+        # In its file system, which must have room for it anyway, and not in a small /tmp.
+        with scratch.beside(out) as directory:
+            unnamed = directory / "archive"
+            with unnamed.open("xb") as file:
+                unnamed.chmod(0o600)
+                with archive.writing(file, compress=out.name.endswith(".gz")) as writer:
+                    about = _write_all(writer, data_dir, config, directory, with_keys, on_progress)
+                    writer.finish(about)
+                file.flush()
+                os.fsync(file.fileno())
+            on_progress("reading it again")
+            manifest = archive.verify(unnamed)
+            scratch.give_name(unnamed, out)
+    except OSError as error:
+        raise CommandError(
+            f"no backup was made: {error.filename or out}: {error.strerror or error}",
+            hint="it needs room for the archive and for the largest database, where the file is "
+            "to be",
+        ) from error
+    except (sa.exc.SQLAlchemyError, sqlite3.Error) as error:
+        raise as_storage_error(error) or CommandError(
+            f"no backup was made: a database cannot be copied ({type(error).__name__})",
+            hint="it needs room for the archive and for the largest database, where the file is "
+            "to be; see what is wrong with the databases with `provledger log fsck`",
+        ) from error
     return manifest
 
 
@@ -104,6 +120,7 @@ def _write_all(
     writer: archive.Writer,
     data_dir: DataDir,
     config: Config,
+    directory: Path,
     with_keys: bool,
     on_progress: Callable[[str], None],
 ) -> dict[str, Any]:
@@ -126,7 +143,7 @@ def _write_all(
         }
         dump = _dump_postgres if config.database_url else _dump_sqlite
         for name, connection in connections.items():
-            dump(writer, name, connection)
+            dump(writer, name, connection, directory)
         for log in logs:
             on_progress(f"tiles of {log.origin}")
             _write_tiles(writer, data_dir, log, connections["anchor"])
@@ -238,22 +255,26 @@ def _logs(connection: Connection) -> list[LogAt]:
 # --- databases -----------------------------------------------------------------------------------
 
 
-def _dump_sqlite(writer: archive.Writer, name: str, connection: Connection) -> None:
+def _dump_sqlite(
+    writer: archive.Writer, name: str, connection: Connection, directory: Path
+) -> None:
     """The snapshot that the connection is in, as a database file of its own."""
     source: Any = connection.connection.dbapi_connection
-    with tempfile.TemporaryDirectory(prefix="provledger-backup-") as scratch:
-        path = Path(scratch) / "copy.sqlite3"
-        target = sqlite3.connect(path)
-        try:
-            source.backup(target)
-            # A copy in WAL mode would need its side files; and nobody has it open.
-            target.execute("PRAGMA journal_mode = DELETE")
-        finally:
-            target.close()
-        writer.add_file(f"db/{name}.sqlite3", path, private=True)
+    path = directory / f"{name}.sqlite3"
+    target = sqlite3.connect(path)
+    try:
+        source.backup(target)
+        # A copy in WAL mode would need its side files; and nobody has it open.
+        target.execute("PRAGMA journal_mode = DELETE")
+    finally:
+        target.close()
+    writer.add_file(f"db/{path.name}", path, private=True)
+    path.unlink()
 
 
-def _dump_postgres(writer: archive.Writer, name: str, connection: Connection) -> None:
+def _dump_postgres(
+    writer: archive.Writer, name: str, connection: Connection, directory: Path
+) -> None:
     """Every table of the service's schema as COPY text, its columns named in the first line."""
     tables = connection.execute(
         sa.text(
@@ -272,9 +293,10 @@ def _dump_postgres(writer: archive.Writer, name: str, connection: Connection) ->
             {"schema": name, "name": table},
         ).scalars()
         quoted = ", ".join(f'"{column}"' for column in columns)
-        with tempfile.SpooledTemporaryFile(_SPOOL_BYTES, prefix="provledger-backup-") as spool:
+        with tempfile.SpooledTemporaryFile(_SPOOL_BYTES, dir=str(directory)) as spool:
             spool.write(quoted.encode() + b"\n")
             with (
+                copying.errors(),
                 raw.cursor() as cursor,
                 cursor.copy(f'COPY "{name}"."{table}" ({quoted}) TO STDOUT') as copy,
             ):

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from provledger_cli.datadir import DataDir, write_json
 from provledger_cli.failures import CommandError
+from provledger_cli.scratch import is_unfinished
 
 KEYS = {
     "witness": "witness-1",
@@ -51,9 +53,23 @@ class Config:
 
 
 def load(data_dir: DataDir) -> Config | None:
-    """What was kept, or None before the first `up`; raises CommandError for a broken file."""
+    """What was kept, or None before the first `up`.
+
+    Raises:
+        CommandError: a broken file, or a directory whose restore has not ended.
+    """
+    if is_unfinished(data_dir.path):
+        raise CommandError(
+            f"the restore of {data_dir.path} has not ended: nothing may use it yet",
+            hint="run the same `provledger restore` again",
+        )
+    return read(data_dir.config)
+
+
+def read(path: Path) -> Config | None:
+    """What a file holds, or None if it is not there; raises CommandError for a broken one."""
     try:
-        value: Any = json.loads(data_dir.config.read_text("utf-8"))
+        value: Any = json.loads(path.read_text("utf-8"))
         return Config(
             database_url=str(value["database_url"]),
             sinks=tuple(str(sink) for sink in value["sinks"]),
@@ -63,7 +79,7 @@ def load(data_dir: DataDir) -> Config | None:
         return None
     except (ValueError, KeyError, TypeError):
         raise CommandError(
-            f"{data_dir.config} is not a configuration",
+            f"{path} is not a configuration",
             hint='it should look like {"database_url": "", "sinks": ["file:///..."]}',
         ) from None
 

@@ -1,50 +1,49 @@
 """The work behind `restore`: a backup becomes a data directory, or nothing is written at all.
 
 1. the whole archive is read and checked against its manifest, before anything is written;
-2. everything is put into a directory beside the target, and databases are checked as such;
-3. each log is recomputed from its entries and compared with tiles, heads and ledger rows
-   (`log fsck`), as far as that can be told without the services;
-4. each log is marked as restored, so that the anchor signs nothing until its sinks have confirmed
+2. each log is marked as restored, so that the anchor signs nothing until its sinks have confirmed
    that they hold nothing later (`anchor_svc.restored`);
-5. the directory takes its place by one rename.
+3. everything is put into a directory beside the target, and databases are checked as such;
+4. each log is recomputed from its entries and compared with tiles, heads and ledger rows
+   (`log fsck`), as far as that can be told without the services;
+5. all of it is synced, and the directory takes its place by one rename, still called unfinished
+   (`scratch`): no command uses it;
+6. PostgreSQL: the schemas, filled under other names, get theirs by one transaction
+   (`restore_postgres`);
+7. the directory is not called unfinished any more.
 
-PostgreSQL: the schemas must not be there; they are made at the backup's revision and filled in one
-transaction each, and taken back if anything fails.
+Killed at any point, the same command again begins anew, or does the seventh step if it was all that
+was left. Before the sixth there is nothing that a service would find; behind the fifth, its mark.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
-import secrets
-import shutil
 import sqlite3
-import tempfile
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final, cast
+from typing import IO, Final
 
 import sqlalchemy as sa
-from psycopg import sql
-from sqlalchemy.engine import Engine
 
-from provledger.db import as_storage_error, migrate, open_engine
-from provledger.db.engine import begin_write
+from provledger.db import as_storage_error
 from provledger.errors import LogDamagedError
-from provledger_cli import archive
+from provledger_cli import archive, scratch
 from provledger_cli import config as configs
 from provledger_cli import fsck as fscks
 from provledger_cli.config import Config
 from provledger_cli.datadir import DataDir, sync_directory, write_atomically, write_json
-from provledger_cli.failures import DOES_NOT_HOLD, CommandError
+from provledger_cli.failures import CommandError
 from provledger_cli.logfiles import DirFiles
+from provledger_cli.restore_postgres import Schemas, broken, filled, is_published, origin
 from provledger_cli.stored import AnchorRows, LedgerRows, open_database
 
 MARKER: Final = "restored.json"
-_PIECE: Final = 1 << 20
-_COLUMNS: Final = re.compile(r'"[a-z0-9_]+"(?:, "[a-z0-9_]+")*')
+_HEX: Final = re.compile(r"[0-9a-f]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +71,10 @@ def restore(
 
     Raises:
         CommandError: exit code 1 for a backup that is damaged or does not hang together.
+        StatusError: a database cannot be reached or used.
     """
-    if target.path.exists() and any(target.path.iterdir()):
+    unfinished = scratch.is_unfinished(target.path)
+    if target.path.exists() and any(target.path.iterdir()) and not unfinished:
         raise CommandError(
             f"{target.path} is not empty: nothing is restored over what is there",
             hint="name another --data-dir, or move that one away",
@@ -86,35 +87,93 @@ def restore(
             f"this is a backup of {manifest.about.get('database')}",
             hint="give --database-url for a PostgreSQL backup, and for no other",
         )
-    target.path.parent.mkdir(parents=True, exist_ok=True)
-    staged = DataDir(target.path.with_name(f".{target.path.name}.{secrets.token_hex(6)}"))
-    engines: list[Engine] = []
     try:
+        config = _all_but_finished(target, manifest, database_url) if unfinished else None
+        if config is not None:
+            on_progress("recomputing the logs")
+            checked = _check_logs(target, manifest, config, {})
+            missing = _missing_keys(target, config, {})
+            scratch.finish(target.path)
+        else:
+            checked, missing = _make(
+                path, manifest, target, database_url, sinks, accepted, on_progress
+            )
+    except OSError as error:
+        raise CommandError(
+            f"the restore could not be done: {error.filename or target.path}: "
+            f"{error.strerror or error}",
+            hint="make room or mend the disk, and run it again",
+        ) from error
+    except sa.exc.SQLAlchemyError as error:
+        raise as_storage_error(error) or broken(type(error).__name__) from error
+    return Restored(manifest, checked, missing, accepted)
+
+
+def _make(
+    path: Path,
+    manifest: archive.Manifest,
+    target: DataDir,
+    database_url: str,
+    sinks: tuple[str, ...],
+    accepted: bool,
+    on_progress: Callable[[str], None],
+) -> tuple[tuple[fscks.Checked, ...], tuple[str, ...]]:
+    scratch.make_parents(target.path)
+    with scratch.beside(target.path) as directory, ExitStack() as opened:
+        staged = DataDir(directory)
         staged.make()
+        _mark(staged, manifest, accepted)
         on_progress("writing files")
         config = _write_files(path, manifest, staged, database_url, sinks)
-        if postgres:
+        schemas: Schemas | None = None
+        if database_url:
             on_progress("filling the database")
-            engines = _fill_postgres(path, manifest, staged, config)
+            uid = scratch.uid(directory)
+            schemas = opened.enter_context(filled(path, manifest, database_url, uid, staged.run))
         else:
             _check_sqlite(staged)
+        names = schemas.names if schemas else {}
         on_progress("recomputing the logs")
-        checked = _check_logs(staged, config)
-        _mark(staged, manifest, accepted)
-        missing = _missing_keys(staged, config)
-        if target.path.exists():
-            target.path.rmdir()
-        staged.path.rename(target.path)
-        sync_directory(target.path.parent)
+        checked = _check_logs(staged, manifest, config, names)
+        missing = _missing_keys(staged, config, names)
+        scratch.sync_tree(directory)
+        _put_in_place(directory, target.path, schemas)
+    return checked, missing
+
+
+def _put_in_place(directory: Path, target: Path, schemas: Schemas | None) -> None:
+    os.rename(directory, target)  # refuses to take the place of anything but an empty directory
+    try:
+        sync_directory(target.parent)
+        if schemas is not None:
+            schemas.publish()
     except BaseException:
-        for engine in engines:
-            _drop(engine)
-        shutil.rmtree(staged.path, ignore_errors=True)
+        # What the services may find must not be without its mark: it is left for the next try.
+        if schemas is None or not schemas.committing:
+            scratch.remove(target)
         raise
-    finally:
-        for engine in engines:
-            engine.dispose()
-    return Restored(manifest, checked, missing, accepted)
+    scratch.finish(target)
+
+
+def _all_but_finished(
+    target: DataDir, manifest: archive.Manifest, database_url: str
+) -> Config | None:
+    """The configuration of an earlier restore with only the last step left; else it is removed."""
+    kept = configs.read(target.config)
+    if kept is not None and kept.database_url:
+        comment = origin(scratch.uid(target.path), manifest)
+        if is_published(kept.database_url, comment):
+            if kept.database_url != database_url:
+                raise CommandError(
+                    f"an earlier restore into {target.path} filled another database",
+                    hint="give the same --database-url to finish it, or remove both",
+                )
+            return kept
+    if not scratch.remove_left(target.path):
+        raise CommandError(
+            f"another restore into {target.path} is at work", hint="wait until it has ended"
+        )
+    return None
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -131,6 +190,8 @@ def _write_files(
         if name.endswith(".copy"):
             return None  # goes into the database
         file = staged.path / name
+        if file.exists():
+            raise broken(f"it holds {name}, which is for us to write")
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         opened = file.open("xb")
         private = not name.startswith("tiles/") and name != "key-ledger.pin"
@@ -138,9 +199,9 @@ def _write_files(
         return opened
 
     archive.extract(path, manifest, place)
-    kept = configs.load(staged)
+    kept = configs.read(staged.config)
     if kept is None:
-        raise _broken("it holds no config.json")
+        raise broken("it holds no config.json")
     config = Config(database_url, sinks or kept.sinks, kept.fips)
     write_json(
         staged.config,
@@ -155,16 +216,23 @@ def _write_files(
 
 def _mark(staged: DataDir, manifest: archive.Manifest, accepted: bool) -> None:
     """Leave word for the anchor, in the directory of each log; a log cannot be without."""
-    for log in manifest.about["logs"]:
-        directory = staged.tiles / "logs" / log["uid"]
+    for uid in _log_uids(manifest):
+        directory = staged.tiles / "logs" / uid
         directory.mkdir(parents=True, exist_ok=True)
         value = {"v": "1", "takenAtNs": manifest.about["takenAtNs"], "accepted": accepted}
         write_atomically(directory / MARKER, json.dumps(value).encode() + b"\n", mode=0o644)
 
 
-def _missing_keys(staged: DataDir, config: Config) -> tuple[str, ...]:
+def _log_uids(manifest: archive.Manifest) -> list[str]:
+    found = [str(log["uid"]) for log in manifest.about["logs"]]
+    if not all(_HEX.fullmatch(uid) for uid in found):
+        raise broken("the uid of a log is none")
+    return found
+
+
+def _missing_keys(staged: DataDir, config: Config, schemas: Mapping[str, str]) -> tuple[str, ...]:
     """Files of the `local:` keys that the registry knows and may still sign, and that are away."""
-    engine = open_database(staged, config, "keys")
+    engine = open_database(staged, config, "keys", schemas.get("keys"))
     try:
         with engine.connect() as connection:
             query = sa.text("SELECT uri FROM keys WHERE uri LIKE 'local:%' ORDER BY kid")
@@ -182,94 +250,30 @@ def _check_sqlite(staged: DataDir) -> None:
     for service in ("keys", "anchor", "ledger"):
         path = staged.databases / f"{service}.sqlite3"
         if not path.is_file():
-            raise _broken(f"the database of the {service} service is not in it")
+            raise broken(f"the database of the {service} service is not in it")
         with closing(sqlite3.connect(path)) as connection:
             try:
                 said = [row[0] for row in connection.execute("PRAGMA integrity_check")]
+            except sqlite3.OperationalError as error:
+                raise CommandError(f"{path} cannot be read: {error}") from error
             except sqlite3.DatabaseError as error:
                 said = [str(error)]
         if said != ["ok"]:
-            raise _broken(f"{path.name} is no whole database: {said[0]}")
-
-
-# --- PostgreSQL ----------------------------------------------------------------------------------
-
-
-def _fill_postgres(
-    path: Path, manifest: archive.Manifest, staged: DataDir, config: Config
-) -> list[Engine]:
-    """Make the schemas and fill them; the engines, for whoever has to take it back."""
-    made: list[Engine] = []
-    with tempfile.TemporaryDirectory(prefix="provledger-restore-") as scratch:
-
-        def place(name: str) -> IO[bytes] | None:
-            if not name.endswith(".copy"):
-                return None
-            return cast(IO[bytes], (Path(scratch) / name.replace("/", "+")).open("xb"))
-
-        archive.extract(path, manifest, place)
-        try:
-            for service, revision in manifest.about["revisions"].items():
-                engine = open_engine(config.database_url, service, pool_size=2)
-                _refuse_schema(engine, service)
-                made.append(engine)
-                migrate(engine, f"{service}_svc.migrations", service, revision=str(revision))
-                with begin_write(engine) as connection:
-                    connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
-                    raw: Any = connection.connection.dbapi_connection
-                    for file in sorted(Path(scratch).glob(f"db+{service}+*.copy")):
-                        table = file.name.removesuffix(".copy").rpartition("+")[2]
-                        _copy_in(raw, service, table, file)
-        except BaseException as error:
-            for engine in made:
-                _drop(engine)
-                engine.dispose()
-            if isinstance(error, sa.exc.SQLAlchemyError):
-                raise as_storage_error(error) or _broken(type(error).__name__) from error
-            raise
-    return made
-
-
-def _copy_in(raw: Any, schema: str, table: str, file: Path) -> None:
-    with file.open("rb") as rows, raw.cursor() as cursor:
-        columns = rows.readline().decode().rstrip("\n")
-        if _COLUMNS.fullmatch(columns) is None:
-            raise _broken(f"{table} names no columns")
-        # What a migration puts into a new table is in the backup as well.
-        place = sql.Identifier(schema, table)
-        names = sql.SQL(", ").join(map(sql.Identifier, columns[1:-1].split('", "')))
-        cursor.execute(sql.SQL("DELETE FROM {}").format(place))
-        statement = sql.SQL("COPY {} ({}) FROM STDIN").format(place, names)
-        with cursor.copy(statement) as copy:
-            while piece := rows.read(_PIECE):
-                copy.write(piece)
-
-
-def _refuse_schema(engine: Engine, schema: str) -> None:
-    query = sa.text("SELECT 1 FROM information_schema.schemata WHERE schema_name = :name")
-    with engine.connect() as connection:
-        if connection.execute(query, {"name": schema}).first() is not None:
-            engine.dispose()
-            raise CommandError(
-                f"the database has a schema {schema!r} already: nothing is restored over it",
-                hint="give --database-url of an empty database",
-            )
-
-
-def _drop(engine: Engine) -> None:
-    """Take back a schema that this command made a moment ago."""
-    with begin_write(engine) as connection:
-        name = connection.execute(sa.text("SHOW search_path")).scalar()
-        connection.execute(sa.text(f'DROP SCHEMA IF EXISTS "{name}" CASCADE'))
+            raise broken(f"{path.name} is no whole database: {said[0]}")
 
 
 # --- does it hang together? ----------------------------------------------------------------------
 
 
-def _check_logs(staged: DataDir, config: Config) -> tuple[fscks.Checked, ...]:
-    anchor = AnchorRows(open_database(staged, config, "anchor"))
-    rows = LedgerRows(open_database(staged, config, "ledger"))
+def _check_logs(
+    staged: DataDir, manifest: archive.Manifest, config: Config, schemas: Mapping[str, str]
+) -> tuple[fscks.Checked, ...]:
+    anchor = AnchorRows(open_database(staged, config, "anchor", schemas.get("anchor")))
+    rows = LedgerRows(open_database(staged, config, "ledger", schemas.get("ledger")))
     try:
+        uids = anchor.log_uids()
+        if {uid.hex() for uid in uids} != set(_log_uids(manifest)):
+            raise broken("its logs are not those in its database")
         return tuple(
             fscks.check_stored(
                 anchor,
@@ -279,18 +283,10 @@ def _check_logs(staged: DataDir, config: Config) -> tuple[fscks.Checked, ...]:
                 None,
                 lambda done, total: None,
             )
-            for uid in anchor.log_uids()
+            for uid in uids
         )
     except LogDamagedError as error:
-        raise _broken(error.message) from error
+        raise broken(error.message) from error
     finally:
         anchor.close()
         rows.close()
-
-
-def _broken(what: str) -> CommandError:
-    return CommandError(
-        f"the backup does not hang together: {what}",
-        hint="nothing was restored; take another backup",
-        exit_code=DOES_NOT_HOLD,
-    )

@@ -161,13 +161,18 @@ class LedgerRows:
         self._engine.dispose()
 
 
-def open_database(data_dir: DataDir, config: Config, service: str) -> Engine:
-    """The database of a service that has been there before; raises CommandError."""
+def open_database(
+    data_dir: DataDir, config: Config, service: str, schema: str | None = None
+) -> Engine:
+    """The database of a service that has been there before; raises CommandError.
+
+    schema: PostgreSQL schema, if it does not have the service's name yet.
+    """
     if not config.database_url:
         path = data_dir.databases / f"{service}.sqlite3"
         if not path.is_file():
             raise CommandError(f"{path} is missing", hint="name the data directory with --data-dir")
-    return open_engine(config.url(data_dir, service), service, pool_size=2)
+    return open_engine(config.url(data_dir, service), schema or service, pool_size=2)
 
 
 def _rows(engine: Engine, query: Any, values: dict[str, Any] | None = None) -> Sequence[Any]:

@@ -66,9 +66,10 @@ def _notices(attack: Attack, work: Workload, service: str) -> None:
 
 
 @contextlib.contextmanager
-def _tmpfs(path: Path) -> Iterator[None]:
+def small_disk(path: Path, *, size_mb: int = TMPFS_MB) -> Iterator[None]:
+    """A file system of its own at `path`; skips the test where that is not allowed."""
     path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={TMPFS_MB}m", "provledger-test", str(path)]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size_mb}m", "provledger-test", str(path)]
     if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("a small disk of its own needs root and the right to mount")
     try:
@@ -79,7 +80,7 @@ def _tmpfs(path: Path) -> Iterator[None]:
 
 def test_full_disk(tmp_path: Path, rng: random.Random, fault_seed: int) -> None:
     """Databases, tiles, sink and even the logs have no room; then somebody makes some."""
-    with _tmpfs(tmp_path / "small"):
+    with small_disk(tmp_path / "small"):
         attack = Attack(
             Cluster(tmp_path / "small" / "data", options=QUICK), tmp_path / "record", fault_seed
         )

@@ -22,12 +22,14 @@ FILES = {"config.json": b"{}", "db/keys.sqlite3": b"x" * 5000, "tiles/logs/aa/ch
 ABOUT = {"database": "sqlite", "logs": [], "takenAtNs": "1"}
 
 
-def made(path: Path, files: dict[str, bytes] = FILES) -> bytes:
+def made(
+    path: Path, files: dict[str, bytes] = FILES, about: dict[str, object] | None = None
+) -> bytes:
     with path.open("wb") as file:
         with archive.writing(file, compress=path.name.endswith(".gz")) as writer:
             for name, data in files.items():
                 writer.add_bytes(name, data)
-            writer.finish(ABOUT)
+            writer.finish(ABOUT if about is None else about)
     return path.read_bytes()
 
 
@@ -133,6 +135,22 @@ def test_databases_that_are_none_are_refused(tmp_path: Path) -> None:
     error = refuse(tmp_path / "b.tar", tmp_path)
     assert error.exit_code == DOES_NOT_HOLD
     assert "no whole database" in error.message
+
+
+@pytest.mark.parametrize("name", ["tiles/logs/aa/restored.json", "unfinished.lock"])
+def test_what_only_we_write_is_refused(tmp_path: Path, name: str) -> None:
+    """Else a backup could say itself that nobody has to confirm it."""
+    about: dict[str, object] = {**ABOUT, "logs": [{"uid": "aa"}]}
+    made(tmp_path / "b.tar", {**FILES, name: b"{}"}, about)
+    error = refuse(tmp_path / "b.tar", tmp_path)
+    assert error.exit_code == DOES_NOT_HOLD
+    assert "for us to write" in error.message
+
+
+@pytest.mark.parametrize("uid", ["../../out", "", "/tmp/out"])
+def test_the_mark_of_a_log_is_written_nowhere_else(tmp_path: Path, uid: str) -> None:
+    made(tmp_path / "b.tar", FILES, {**ABOUT, "logs": [{"uid": uid}]})
+    assert refuse(tmp_path / "b.tar", tmp_path).exit_code == DOES_NOT_HOLD
 
 
 def test_nothing_is_restored_over_what_is_there(tmp_path: Path) -> None:

@@ -57,8 +57,6 @@ def backup(
         raise CommandError(
             f"{directory.path} is not a data directory", hint="name one with --data-dir"
         )
-    if out.exists():
-        raise CommandError(f"{out} is there already", hint="name another file")
     with output.progress("", counted=False) as bar:
         task = bar.add_task("backing up", total=None, done=0)
         manifest = work.write(

@@ -1,0 +1,158 @@
+"""A directory for what is not whole yet, beside the place that it will have.
+
+    .<name>.<12 hex digits>/
+        unfinished.lock       locked by who makes it, as long as that process lives; last to go.
+                              In it the twelve digits, for it may have been moved
+        ...
+
+Who is killed leaves it, and the next command for the same place removes it. Nothing in it is used:
+a data directory with that file in it is refused by every command (`config.load`).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from provledger_cli.datadir import lock, sync_directory
+from provledger_cli.failures import CommandError
+
+UNFINISHED: Final = "unfinished.lock"
+_DIGITS: Final = 12
+_NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """Make such a directory for `path`; it is gone afterwards, unless it was moved to its place.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    clear(path)
+    made = path.with_name(f".{path.name}.{secrets.token_hex(_DIGITS // 2)}")
+    made.mkdir(mode=0o700)
+    held = _hold(made)
+    try:
+        os.write(held, made.name[-_DIGITS:].encode())
+        yield made
+    finally:
+        remove(made)
+        os.close(held)
+
+
+def clear(path: Path) -> None:
+    """Remove what commands that were killed have left for `path`."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{{_DIGITS}}}")
+    for left in path.parent.iterdir() if path.parent.is_dir() else ():
+        if pattern.fullmatch(left.name) is None or not left.is_dir():
+            continue
+        if is_unfinished(left):
+            remove_left(left)
+        else:
+            with suppress(OSError):
+                left.rmdir()  # killed before there was a lock; others are not ours
+
+
+def is_unfinished(directory: Path) -> bool:
+    """Whether a directory, wherever it is, was not finished."""
+    return (directory / UNFINISHED).exists()
+
+
+def uid(directory: Path) -> str:
+    """The digits of an unfinished directory, wherever it is; "" if it never had any."""
+    text = (directory / UNFINISHED).read_text("ascii", errors="replace")
+    return text if re.fullmatch(rf"[0-9a-f]{{{_DIGITS}}}", text) else ""
+
+
+def remove_left(directory: Path) -> bool:
+    """Remove an unfinished directory, unless somebody is at work on it; whether it was."""
+    held = lock(directory / UNFINISHED)
+    if held is None:
+        return False
+    try:
+        remove(directory)
+    finally:
+        os.close(held)
+    return True
+
+
+def remove(directory: Path) -> None:
+    """Remove a directory, the mark that it is unfinished last; as far as that is possible."""
+    with suppress(OSError):
+        for each in directory.iterdir():
+            if each.is_dir() and not each.is_symlink():
+                shutil.rmtree(each, ignore_errors=True)
+            elif each.name != UNFINISHED:
+                each.unlink(missing_ok=True)
+        (directory / UNFINISHED).unlink(missing_ok=True)
+        directory.rmdir()
+
+
+def finish(directory: Path) -> None:
+    """Take the mark off a directory that has its place; durable on return."""
+    (directory / UNFINISHED).unlink()
+    sync_directory(directory)
+
+
+def give_name(file: Path, path: Path) -> None:
+    """Give a whole and synced file its name, durably; nothing that is there is replaced.
+
+    Raises:
+        CommandError: `path` is there already.
+        OSError: that failed, and `path` is not there.
+    """
+    there = CommandError(f"{path} is there already", hint="name another file")
+    try:
+        os.link(file, path)
+    except FileExistsError:
+        raise there from None
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # exFAT and some shares have no links, and no other way to leave alone what just appeared.
+        if path.exists():
+            raise there from None
+        os.rename(file, path)
+    try:
+        sync_directory(path.absolute().parent)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def sync_tree(directory: Path) -> None:
+    """Make everything in a directory durable, files and names."""
+    for root, _, names in os.walk(directory):
+        for name in names:
+            descriptor = os.open(Path(root, name), os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        sync_directory(Path(root))
+
+
+def make_parents(path: Path) -> None:
+    """Make the directories above a path, each durable in its own parent."""
+    missing = [each for each in path.parents if not each.is_dir()]
+    for each in reversed(missing):
+        each.mkdir(exist_ok=True)
+        sync_directory(each.parent)
+
+
+def _hold(directory: Path) -> int:
+    held = lock(directory / UNFINISHED)
+    if held is None:
+        raise CommandError(
+            f"another command has begun with {directory} at the same moment",
+            hint="run one at a time",
+        )
+    return held
