@@ -28,6 +28,7 @@ from ledger_svc.servicer import LedgerServicer, Parts
 from ledger_svc.storage import Storage
 from ledger_svc.storage.database import Database
 from ledger_svc.tools import AnyKey, KeyPolicy, Tools
+from ledger_svc.unread import Unread
 from ledger_svc.witnessing import WitnessClient
 from provledger import logs
 from provledger.api.anchor.v1 import anchor_pb2_grpc
@@ -64,6 +65,7 @@ class Service:
     lag: Lag
     gate: Gate
     reading_gate: ReadingGate
+    unread: Unread
 
     def gates(self) -> dict[str, RPCGate]:
         """What the server asks before it parses a call."""
@@ -118,6 +120,7 @@ def assemble(
         tenant_streams=settings.tenant_streams,
         quotas=parse_quotas(settings.tenant_quotas),
     )
+    unread = Unread(settings.work_bytes)
     appender = Appender(
         Tools(
             storage=storage,
@@ -159,6 +162,7 @@ def assemble(
             default_suite=settings.default_suite,
             anchor_timeout_s=timeout_s,
             gate=gate,
+            unread=unread,
             guard=guard,
             stream_in_flight=settings.stream_in_flight,
             stream_bytes=settings.stream_bytes,
@@ -175,6 +179,7 @@ def assemble(
         lag,
         gate,
         ReadingGate(settings.read_calls),
+        unread,
     )
 
 

@@ -122,7 +122,8 @@ class Settings(ServerSettings):
         default=64 * 1024 * 1024,
         metadata={
             "doc": "Most bytes of drafts let in and not answered yet, of all ledgers together; "
-            "one tenant has three quarters of it at most.",
+            "one tenant has three quarters of it at most. As much again may stand in streams whose "
+            "answers were not taken.",
             "unit": "bytes",
             "min": 16 * 1024 * 1024,
         },

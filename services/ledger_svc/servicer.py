@@ -19,6 +19,7 @@ from ledger_svc.outcomes import Outcome, Recorded
 from ledger_svc.progress import Progress
 from ledger_svc.reads import LedgerDirectory, Reads
 from ledger_svc.storage import Storage
+from ledger_svc.unread import Unread, Window
 from ledger_svc.witnessing import Pending
 from provledger import names, telemetry
 from provledger.api.anchor.v1 import anchor_pb2
@@ -55,6 +56,7 @@ class Parts:
     maker: LedgerMaker
     anchor: Any
     gate: Gate
+    unread: Unread
     guard: Guard
     default_suite: str = "blake3"
     anchor_timeout_s: float = 10.0
@@ -244,7 +246,8 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
             submit=submit,
             answer=answer,
         )
-        window = stream.Window(self._parts.stream_in_flight, self._parts.stream_bytes)
+        parts = self._parts
+        window = Window(parts.stream_in_flight, parts.stream_bytes, parts.unread, tenant)
         with gate.stream(tenant):
             async for response in stream.answers(requests(), steps, window):
                 yield response

@@ -1,8 +1,9 @@
 """AppendStream: drafts as they come, answers in their order, and no more in flight than agreed.
 
 One task reads, the handler writes. The reader stops while the stream's window is full of drafts
-whose answers were not taken, so that a client that does not read its answers slows only itself;
-and while the service has no room for more of its tenant. A draft that is refused is an answer like
+whose answers were not taken, or those of all streams are too many (`unread`), so that a client that
+does not read its answers slows only itself; and while the service has no room for more of its
+tenant. A draft that is refused is an answer like
 any other; what ends the stream is a broken stream: another ledger, a message that is none.
 
 A message brings one draft or many. Those of one message are recorded together, and answered
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from ledger_svc.outcomes import Outcome, Recorded
+from ledger_svc.unread import Window
 from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2
 
@@ -62,36 +64,6 @@ class Steps:
     answer: Callable[[Portion, Sequence[common_pb2.AppendResult]], Awaitable[None]]
 
 
-class Window:
-    """How much of one stream may be without an answer: so many drafts, and bytes of them.
-
-    An empty window takes any message.
-    """
-
-    def __init__(self, drafts: int, size_bytes: int) -> None:
-        self._drafts = drafts
-        self._bytes = size_bytes
-        self._held_drafts = 0
-        self._held_bytes = 0
-        self._changed = asyncio.Event()
-
-    async def acquire(self, drafts: int, size_bytes: int) -> None:
-        """Wait until so many drafts fit; for one waiter at a time."""
-        while self._held_drafts and (
-            self._held_drafts + drafts > self._drafts or self._held_bytes + size_bytes > self._bytes
-        ):
-            self._changed.clear()
-            await self._changed.wait()
-        self._held_drafts += drafts
-        self._held_bytes += size_bytes
-
-    def release(self, drafts: int, size_bytes: int) -> None:
-        """Take out drafts whose answers were taken."""
-        self._held_drafts -= drafts
-        self._held_bytes -= size_bytes
-        self._changed.set()
-
-
 @dataclass(frozen=True, slots=True)
 class _Message:
     """The drafts of one message on their way."""
@@ -132,6 +104,7 @@ async def answers(
             index += queued.count
     finally:
         reader.cancel()
+        window.close()
 
 
 def portions(outcomes: list[Outcome], first_index: int) -> Iterator[Portion]:

@@ -27,6 +27,7 @@ from ledger_svc.chain import LedgerInfo
 from ledger_svc.gate import Gate
 from ledger_svc.outcomes import Outcome
 from ledger_svc.servicer import LedgerServicer, Parts
+from ledger_svc.unread import Unread
 from provledger import names, policy
 from provledger.errors import ProvledgerError, StatusError
 from provledger.key_events import KeyEvent
@@ -96,6 +97,7 @@ def _ledger() -> LedgerServicer:
         maker=BEHIND,
         anchor=BEHIND,
         gate=gate,
+        unread=Unread(2**30),
         guard=BEHIND,
     )
     return LedgerServicer(parts)
@@ -142,7 +144,11 @@ def _anchor() -> AnchorServicer:
         policies=_Policies(),
     )
     logs: Any = SimpleNamespace(
-        get=lambda uid: log, all=lambda: (), damaged=lambda: (), create=BEHIND
+        get=lambda uid: log,
+        all=lambda: (),
+        damaged=lambda: (),
+        create=BEHIND,
+        check_held=lambda: None,
     )
     keys: Any = SimpleNamespace(current=BEHIND)
     ring: Any = _Ring()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -192,34 +193,102 @@ async def test_quota_of_a_tenant_is_its_own(tmp_path: Path) -> None:
         assert await outcome(stub.Append(request(draft("mine"), OTHER))) is None
 
 
-async def test_stream_is_read_no_further_than_its_bytes(tmp_path: Path, monkeypatch: Any) -> None:
-    """A client that takes no answers slows itself down, and nobody else."""
-    taken: list[str] = []
+async def test_slow_readers_slow_only_themselves(tmp_path: Path, monkeypatch: Any) -> None:
+    """Several streams whose answers nobody takes come to a halt; another tenant goes on."""
+    taken: Counter[str] = Counter()
     real = admission.check_draft
 
     def check_draft(item: common_pb2.Draft) -> int:
-        taken.append(item.request_id)
+        taken[item.request_id[:1]] += 1
         return real(item)
 
     monkeypatch.setattr(admission, "check_draft", check_draft)
-    options = {"stream_bytes": 64 * 1024, "stream_in_flight": 1000}
-    async with held(tmp_path, **options) as (service, channel, witness), asyncio.timeout(60):
+    streams, drafts, size_bytes = 6, 300, 20 * 1024
+    window = 64 * 1024
+    options = {"stream_bytes": window, "stream_in_flight": 1000}
+    async with held(tmp_path, **options) as (service, channel, witness), asyncio.timeout(120):
         witness.gate.set()
         stub = ledger_pb2_grpc.LedgerServiceStub(channel)
-        items = [document(f"s{n}", bytes(20 * 1024)) for n in range(200)]
-        messages = [ledger_pb2.AppendStreamRequest(draft=item) for item in items]
-        messages[0].ledger = LEDGER
-        messages[0].view = common_pb2.RECEIPT_VIEW_FULL
-        stream = stub.AppendStream(iter(messages))
-        # Answers carry the payload back: transport buffers fill, then the window does.
-        await eventually(lambda: len(taken) >= 3)
-        for n in range(50):
-            assert await outcome(stub.Append(request(draft(f"u{n}")))) is None
-            assert service.gate.in_work_bytes <= 64 * 1024 + 4096
-        assert len(taken) - 50 < 200
-        results = [response.result async for response in stream]
-        assert len(results) == 200
-        assert (await verify_all(service)).head_seq == 250
+        slow = []
+        for stream in range(streams):
+            items = [document(f"{stream}-{n}", bytes(size_bytes)) for n in range(drafts)]
+            messages = [ledger_pb2.AppendStreamRequest(draft=item) for item in items]
+            messages[0].ledger = LEDGER
+            messages[0].view = common_pb2.RECEIPT_VIEW_FULL
+            slow.append(stub.AppendStream(iter(messages)))
+        # Answers carry the payload back: transport buffers fill, then the windows do. It has come
+        # to a halt when another tenant appends, for longer than a flush takes, and they do not.
+        others = 0
+        most = 0
+        before: Counter[str] = Counter({"0": -1})
+        while before != taken:
+            before = taken.copy()
+            for _ in range(25):
+                assert await outcome(stub.Append(request(draft(f"u{others}"), OTHER))) is None
+                others += 1
+                most = max(most, service.unread.size_bytes)
+            before["u"] = taken["u"]
+        held_still = [taken[str(stream)] for stream in range(streams)]
+        assert all(0 < count < drafts for count in held_still), held_still
+        # They hold their windows and no work of others; no window is larger than was agreed.
+        assert service.gate.in_work_bytes == 0
+        assert 0 < service.unread.size_bytes <= most <= streams * (window + 1024)
+        for _ in range(25):
+            assert await outcome(stub.Append(request(draft(f"u{others}"), OTHER))) is None
+            others += 1
+        assert [taken[str(stream)] for stream in range(streams)] == held_still
+        # One that is read again goes on to its end, and so do the others then.
+        for stream in slow:
+            results = [response.result async for response in stream]
+            assert [result.index for result in results] == list(range(drafts))
+        assert (await verify_all(service)).head_seq == streams * drafts
+        await eventually(lambda: service.unread.size_bytes == 0)
+        assert taken["u"] == others >= 50
+
+
+async def test_unread_answers_of_a_tenant_are_bounded(tmp_path: Path) -> None:
+    """Streams that could hold more than the service may are held up before; another's is not."""
+    size_bytes = 512 * 1024
+    options = {"work_bytes": 16 * 1024 * 1024, "stream_bytes": 16 * 1024 * 1024}
+    async with held(tmp_path, **options) as (service, channel, witness), asyncio.timeout(120):
+        stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+        witness.gate.set()
+        bound = 3 * 4 * 1024 * 1024
+        slow = []
+        for stream in range(4):
+            call = stub.AppendStream()
+            slow.append((call, asyncio.create_task(_write(call, f"{stream}-", size_bytes, 16))))
+        most = 0
+        before = -1
+        others = 0
+        while before != service.unread.size_bytes or service.gate.in_work_bytes:
+            before = service.unread.size_bytes
+            for _ in range(25):
+                assert await outcome(stub.Append(request(draft(f"u{others}"), OTHER))) is None
+                others += 1
+                most = max(most, service.unread.size_bytes)
+        # 32 MiB were sent, and 16 could be held; one message of each is always let in.
+        assert bound / 2 < most <= bound + 4 * (size_bytes + 1024)
+        mine = stub.AppendStream(
+            iter([ledger_pb2.AppendStreamRequest(ledger=OTHER, draft=draft("mine"))])
+        )
+        assert (await mine.read()).result.receipt.seq == others + 1
+        for call, writing in slow:
+            count = 0
+            async for _ in call:
+                count += 1
+            await writing
+            assert count == 16
+        await eventually(lambda: service.unread.size_bytes == 0)
+
+
+async def _write(call: Any, prefix: str, size_bytes: int, count: int) -> None:
+    for n in range(count):
+        message = ledger_pb2.AppendStreamRequest(draft=document(f"{prefix}{n}", bytes(size_bytes)))
+        message.ledger = LEDGER if n == 0 else ""
+        message.view = common_pb2.RECEIPT_VIEW_FULL
+        await call.write(message)
+    await call.done_writing()
 
 
 async def test_streams_of_a_tenant_are_counted_and_given_back(tmp_path: Path) -> None:
