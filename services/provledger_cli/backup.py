@@ -6,10 +6,13 @@ What must fit together at that moment:
     ledger's logged_seq <= anchor    what counts as logged is in the log
     keys <= ledger            a key event that the registry counts as recorded is in the key ledger
 
+    keys >= ledger, anchor    what signed a receipt or a checkpoint is in the registry
+
 PostgreSQL has all of it in one REPEATABLE READ snapshot. SQLite has a file for each service: read
 transactions are opened on keys, anchor and ledger, in this order, so that the first and third hold
-by themselves; whether the second holds is looked up, and if a relay was in between, they are opened
-anew. Services go on meanwhile; nobody is locked.
+by themselves. Whether the second holds is looked up; and the fourth does if the registry, which
+counts its changes, has had none when the last one is open. Where a relay or a rotation was in
+between, they are opened anew. Services go on meanwhile; nobody is locked.
 
 The published checkpoint is taken out of the snapshot, with the tiles it covers: files only grow.
 """
@@ -31,7 +34,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from provledger import tiles
-from provledger.db import as_storage_error
+from provledger.db import as_storage_error, is_sqlite
 from provledger.hashing import HASH_BYTES
 from provledger_cli import archive, copying, scratch
 from provledger_cli.config import Config
@@ -56,6 +59,7 @@ _LOGS = sa.text(
     "AND c.published_at_ns IS NOT NULL) AS published FROM logs l ORDER BY l.log_uid"
 )
 _NOTE = sa.text("SELECT note FROM checkpoints WHERE log_uid = :log AND size = :size")
+_CHANGES = sa.text("SELECT revision FROM registry")
 _REVISION = sa.text("SELECT version_num FROM alembic_version")
 
 
@@ -128,9 +132,6 @@ def _write_all(
     for name in (PIN_FILE, "import.key"):
         if (data_dir.path / name).is_file():
             writer.add_file(name, data_dir.path / name, private=name == "import.key")
-    if with_keys:
-        for path in sorted(data_dir.keys.glob("*.pem")):
-            writer.add_file(f"keys/{path.name}", path, private=True)
     on_progress("databases")
     with _snapshots(data_dir, config) as connections:
         taken_at_ns = time.time_ns()
@@ -144,6 +145,10 @@ def _write_all(
         dump = _dump_postgres if config.database_url else _dump_sqlite
         for name, connection in connections.items():
             dump(writer, name, connection, directory)
+        if with_keys:
+            # After the registry, which knows of no key that is not there yet.
+            for path in sorted(data_dir.keys.glob("*.pem")):
+                writer.add_file(f"keys/{path.name}", path, private=True)
         for log in logs:
             on_progress(f"tiles of {log.origin}")
             _write_tiles(writer, data_dir, log, connections["anchor"])
@@ -237,12 +242,20 @@ def _one_snapshot(data_dir: DataDir, config: Config, opened: ExitStack) -> dict[
 
 
 def _fit(connections: Mapping[str, Connection]) -> bool:
-    """Whether all that counts as logged is in the logs."""
+    """Whether all that counts as logged is in the logs, and all that signed in the registry."""
     in_logs = {bytes(row.ledger_uid): row.seq for row in connections["anchor"].execute(_IN_LOGS)}
-    return all(
+    return _same_registry(connections["keys"]) and all(
         row.logged_seq <= in_logs.get(bytes(row.ledger_uid), -1)
         for row in connections["ledger"].execute(_LOGGED)
     )
+
+
+def _same_registry(keys: Connection) -> bool:
+    """Whether the registry is still as in this snapshot, the oldest of all."""
+    if not is_sqlite(keys.engine):
+        return True  # there is one for all
+    with keys.engine.connect() as now:
+        return bool(now.execute(_CHANGES).scalar() == keys.execute(_CHANGES).scalar())
 
 
 def _logs(connection: Connection) -> list[LogAt]:

@@ -22,11 +22,11 @@ import json
 import os
 import re
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 import sqlalchemy as sa
 
@@ -48,11 +48,15 @@ _HEX: Final = re.compile(r"[0-9a-f]+")
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What was restored. missing_keys: private keys that have to be brought by other means."""
+    """What was restored. missing_keys: private keys that have to be brought by other means.
+
+    unknown_kids: keys that signed receipts and are not in the registry, which has to be rebuilt.
+    """
 
     manifest: archive.Manifest
     checked: tuple[fscks.Checked, ...]
     missing_keys: tuple[str, ...]
+    unknown_kids: tuple[str, ...]
     accepted: bool
 
 
@@ -92,10 +96,10 @@ def restore(
         if config is not None:
             on_progress("recomputing the logs")
             checked = _check_logs(target, manifest, config, {})
-            missing = _missing_keys(target, config, {})
+            missing, unknown = _check_keys(target, config, {})
             scratch.finish(target.path)
         else:
-            checked, missing = _make(
+            checked, missing, unknown = _make(
                 path, manifest, target, database_url, sinks, accepted, on_progress
             )
     except OSError as error:
@@ -106,7 +110,7 @@ def restore(
         ) from error
     except sa.exc.SQLAlchemyError as error:
         raise as_storage_error(error) or broken(type(error).__name__) from error
-    return Restored(manifest, checked, missing, accepted)
+    return Restored(manifest, checked, missing, unknown, accepted)
 
 
 def _make(
@@ -117,7 +121,7 @@ def _make(
     sinks: tuple[str, ...],
     accepted: bool,
     on_progress: Callable[[str], None],
-) -> tuple[tuple[fscks.Checked, ...], tuple[str, ...]]:
+) -> tuple[tuple[fscks.Checked, ...], tuple[str, ...], tuple[str, ...]]:
     scratch.make_parents(target.path)
     with scratch.beside(target.path) as directory, ExitStack() as opened:
         staged = DataDir(directory)
@@ -135,10 +139,10 @@ def _make(
         names = schemas.names if schemas else {}
         on_progress("recomputing the logs")
         checked = _check_logs(staged, manifest, config, names)
-        missing = _missing_keys(staged, config, names)
+        missing, unknown = _check_keys(staged, config, names)
         scratch.sync_tree(directory)
         _put_in_place(directory, target.path, schemas)
-    return checked, missing
+    return checked, missing, unknown
 
 
 def _put_in_place(directory: Path, target: Path, schemas: Schemas | None) -> None:
@@ -230,17 +234,26 @@ def _log_uids(manifest: archive.Manifest) -> list[str]:
     return found
 
 
-def _missing_keys(staged: DataDir, config: Config, schemas: Mapping[str, str]) -> tuple[str, ...]:
-    """Files of the `local:` keys that the registry knows and may still sign, and that are away."""
-    engine = open_database(staged, config, "keys", schemas.get("keys"))
+def _check_keys(
+    staged: DataDir, config: Config, schemas: Mapping[str, str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Files of `local:` keys in the registry that are away; kids of receipts that it lacks."""
+    keys = _all(staged, config, "keys", schemas, "SELECT kid, uri FROM keys ORDER BY kid")
+    signed = _all(staged, config, "ledger", schemas, "SELECT DISTINCT kid FROM batches")
+    names = [row.uri.removeprefix("local:") for row in keys if row.uri.startswith("local:")]
+    missing = tuple(name for name in names if not (staged.keys / name).is_file())
+    return missing, tuple(sorted({row.kid for row in signed} - {row.kid for row in keys}))
+
+
+def _all(
+    staged: DataDir, config: Config, service: str, schemas: Mapping[str, str], query: str
+) -> Sequence[Any]:
+    engine = open_database(staged, config, service, schemas.get(service))
     try:
         with engine.connect() as connection:
-            query = sa.text("SELECT uri FROM keys WHERE uri LIKE 'local:%' ORDER BY kid")
-            uris = [str(row.uri) for row in connection.execute(query)]
+            return connection.execute(sa.text(query)).all()
     finally:
         engine.dispose()
-    names = [uri.removeprefix("local:") for uri in uris]
-    return tuple(name for name in names if not (staged.keys / name).is_file())
 
 
 # --- SQLite --------------------------------------------------------------------------------------

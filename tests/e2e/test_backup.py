@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,12 +12,15 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 from psycopg import sql
+from sqlalchemy.engine import Engine
 
 from provledger.client import CallPolicy, Client, Mutation
 from provledger.errors import StatusError
 from provledger.retry import RetryPolicy
-from provledger_cli import archive, backup, config
+from provledger_cli import archive, backup, config, stored
+from provledger_cli.backup import SERVICES
 from provledger_cli.datadir import DataDir
 from provledger_cli.failures import DOES_NOT_HOLD, CommandError
 from provledger_cli.restore import Restored, restore
@@ -102,6 +106,52 @@ def test_the_runbooks_of_restoring_do_what_they_say(work: Path) -> None:
         for name in ("ledger", "restored", "stale", "next"):
             if (work / name).exists():
                 Other(work, name).run("down", check=False)
+
+
+def test_a_rotation_while_the_snapshots_are_opened_is_in_all_of_them_or_in_none(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The registry is read first: without a second look, it would lack the key of a receipt."""
+    old = Other(work, "ledger")
+    opened: list[str] = []
+
+    def rotate(_: object) -> None:
+        if len(opened) > len(SERVICES):
+            return
+        old.run("keys", "rotate", "--kid", "witness-2", "--no-probe")
+        old.run("append", "--tenant", "demo", stdin=json.dumps(MUTATION).encode())
+
+    def open_database(data_dir: DataDir, settled: config.Config, name: str) -> Engine:
+        engine = stored.open_database(data_dir, settled, name)
+        opened.append(name)
+        if name == "anchor":
+            # Its transaction begins when that of the registry has.
+            sa.event.listen(engine, "begin", rotate, once=True)
+        return engine
+
+    try:
+        old.run("up")
+        old.run("append", "--tenant", "demo", stdin=json.dumps(MUTATION).encode())
+        monkeypatch.setattr(backup, "open_database", open_database)
+        settled = config.load(old.data)
+        assert settled is not None
+        backup.write(work / "b.tar", old.data, settled, with_keys=True)
+        restored = _restored(work, "b.tar", "two", "")
+        new = Other(work, "two").data
+        with sqlite3.connect(new.databases / "ledger.sqlite3") as ledger:
+            signed = {kid for (kid,) in ledger.execute("SELECT DISTINCT kid FROM batches")}
+        assert "witness-2" in signed
+        assert restored.unknown_kids == ()
+        assert restored.missing_keys == ()
+        assert opened == [*SERVICES, *SERVICES]
+        # Backups that are not so were made once: whoever restores one is told.
+        old.run("down")
+        with sqlite3.connect(old.data.databases / "keys.sqlite3") as keys:
+            keys.execute("UPDATE keys SET kid = 'other' WHERE kid = 'witness-2'")
+        backup.write(work / "lacks.tar", old.data, settled, with_keys=True)
+        assert _restored(work, "lacks.tar", "three", "").unknown_kids == ("witness-2",)
+    finally:
+        old.run("down", check=False)
 
 
 @pytest.mark.postgres

@@ -100,6 +100,7 @@ def _document(directory: DataDir, restored: Restored, seconds: float) -> dict[st
             for each in restored.checked
         ],
         "missing_private_keys": list(restored.missing_keys),
+        "unknown_kids": list(restored.unknown_kids),
         "accepted_unconfirmed": restored.accepted,
         "seconds": round(seconds, 3),
     }
@@ -114,6 +115,11 @@ def _show(directory: DataDir, restored: Restored) -> None:
     output.show(output.card("Restored", rows))
     if restored.missing_keys:
         output.show(f"Put these private keys into {directory.keys} (mode 0600) first.")
+    if restored.unknown_kids:
+        output.show(
+            f"The registry lacks keys that signed receipts: {', '.join(restored.unknown_kids)}. "
+            "They do not verify until `provledger keys rebuild` has brought them back."
+        )
     output.show(
         "Nothing is signed until the sinks confirm that they hold nothing later. Try next:\n"
         f"  provledger up --data-dir {directory.path}\n"
