@@ -96,9 +96,9 @@ def assemble(
     timeout_s = settings.anchor_timeout_s
     witness_client = WitnessClient(witness, timeout_s=settings.witness_timeout_s)
     lag = Lag(anchor, timeout_s=timeout_s)
-    guard = Guard(storage, anchor, lag, timeout_s=timeout_s)
     sinks = Sinks(anchor, timeout_s=timeout_s)
     progress = Progress(storage, sinks)
+    guard = Guard(storage, anchor, lag, progress.logged_seq, timeout_s=timeout_s)
     reads = Reads(storage, anchor, sinks, progress)
     limits = RelayLimits(
         poll_s=settings.relay_poll_s,
@@ -107,9 +107,10 @@ def assemble(
         memory_bytes=settings.relay_memory_bytes,
         anchor_timeout_s=timeout_s,
     )
-    relay = Relay(storage, anchor, progress, limits, learn=reads.learn)
+    relay = Relay(storage, anchor, progress, limits, learn=reads.learn, doubt=guard.doubt)
 
     def committed(ledger: LedgerInfo, linked: Linked) -> None:
+        guard.saw(ledger.uid, linked.head.seq)
         reads.remember(linked.batch)
         relay.committed(ledger, linked)
 
@@ -126,6 +127,8 @@ def assemble(
             storage=storage,
             witness=witness_client,
             check=guard.check,
+            seen_seq=guard.seen_seq,
+            doubt=guard.doubt,
             committed=committed,
             keys=keys or AnyKey(),
             clock=clock,

@@ -26,6 +26,7 @@ from provledger.hashing import HASH_BYTES
 from provledger.hashing import suite as get_suite
 from provledger.witness_batch import signature_digest
 
+LEDGER_ROLLED_BACK: Final = "LEDGER_ROLLED_BACK"
 GENESIS_REQUEST_ID: Final = "genesis"
 GENESIS_TYPE: Final = "ledger.created"
 GENESIS_RESOURCE_TYPE: Final = "Ledger"
@@ -325,22 +326,27 @@ def check_writable(ledger: LedgerInfo, state: HeadState) -> None:
         )
 
 
-def check_not_rolled_back(ledger: LedgerInfo, stored: Head, known: Head) -> None:
-    """Refuse to append where the database holds less than this process has already answered for.
+def check_not_rolled_back(
+    ledger: LedgerInfo, stored: Head, known: Head, seen_seq: int = -1
+) -> None:
+    """Refuse to append where the database holds less than this process knows to have been there.
+
+    known: the last receipt it has answered for itself. seen_seq: the last one of anybody's that it
+    has heard of.
 
     Raises:
         DataLossError: LEDGER_ROLLED_BACK.
     """
-    lost = stored.seq < known.seq or (stored.seq == known.seq and stored != known)
-    if lost:
+    least_seq = max(known.seq, seen_seq)
+    if stored.seq < least_seq or (stored.seq == known.seq and stored != known):
         raise DataLossError(
-            "LEDGER_ROLLED_BACK",
-            f"{ledger.name} ends at {stored.seq} in the database, but {known.seq} was acknowledged:"
+            LEDGER_ROLLED_BACK,
+            f"{ledger.name} ends at {stored.seq} in the database, but {least_seq} was acknowledged:"
             " an older copy of the database was put in place; restore the newer one",
             metadata={
                 "ledger": ledger.name,
                 "storedSeq": str(stored.seq),
-                "acknowledgedSeq": str(known.seq),
+                "acknowledgedSeq": str(least_seq),
             },
         )
 

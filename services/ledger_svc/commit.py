@@ -16,14 +16,21 @@ from ledger_svc import chain
 from ledger_svc.chain import Candidate, Head, HeadState, LedgerInfo, Linked, Seal, Stored
 from ledger_svc.outcomes import Outcome, Recorded, answer_known, compare
 from ledger_svc.storage import Known, RowsRefusedError
-from ledger_svc.tools import Tools
+from ledger_svc.tools import Tools, UnconfirmedError
 from ledger_svc.witnessing import Pending
 from provledger import logs
-from provledger.errors import InvalidArgumentError, ProvledgerError
+from provledger.errors import (
+    DataLossError,
+    InvalidArgumentError,
+    ProvledgerError,
+    UnavailableError,
+)
 
 log = logs.get(__name__)
 
 _RECENT_COMMITS: Final = 4
+_CONFIRMATIONS: Final = 3
+"""How often the database may become another one during a commit."""
 _ALARM_EVERY_S: Final = 60.0
 
 Passed = Sequence[tuple[int, Candidate]]
@@ -127,8 +134,27 @@ class Commit:
             StaleSignatureError: the batch must be witnessed again; nothing was stored.
             StatusError: of the database, the clock or the ledger.
         """
+        for _ in range(_CONFIRMATIONS):
+            try:
+                return await self._split(passed, looked_up_seq)
+            except UnconfirmedError:
+                # Nothing was stored, or what was stored is found again by its request ids; those
+                # were looked up in the database of before.
+                await self._tools.check(self._ledger)
+                looked_up_seq = -1
+        raise UnavailableError(
+            "DATABASE_UNAVAILABLE",
+            "connections to the database are lost again and again",
+            retry_delay_s=0.5,
+        )
+
+    async def _split(self, passed: Passed, looked_up_seq: int) -> dict[int, Outcome]:
         try:
             return await self._once(passed, looked_up_seq)
+        except DataLossError as error:
+            if error.reason == chain.LEDGER_ROLLED_BACK:
+                self._tools.doubt(self._ledger)
+            raise
         except RowsRefusedError as error:
             if len(passed) == 1:
                 index, candidate = passed[0]
@@ -136,8 +162,8 @@ class Commit:
                 return {index: _not_storable(candidate)}
         # Whoever is not to blame is stored.
         middle = len(passed) // 2
-        outcomes = await self.run(passed[:middle], looked_up_seq)
-        outcomes.update(await self.run(passed[middle:], looked_up_seq))
+        outcomes = await self._split(passed[:middle], looked_up_seq)
+        outcomes.update(await self._split(passed[middle:], looked_up_seq))
         return outcomes
 
     async def _once(self, passed: Passed, looked_up_seq: int) -> dict[int, Outcome]:
@@ -197,7 +223,8 @@ class Commit:
         candidates: Sequence[Candidate],
     ) -> Decision:
         """Pure but for the clock: what of the candidates is stored behind this head."""
-        chain.check_not_rolled_back(self._ledger, state.head, self._memory.acknowledged)
+        seen_seq = self._tools.seen_seq(self._ledger)
+        chain.check_not_rolled_back(self._ledger, state.head, self._memory.acknowledged, seen_seq)
         seen: set[str] = set(known)
         fresh: list[Candidate] = []
         for candidate in candidates:

@@ -7,7 +7,9 @@ not exist: a lookup that finds nothing, the end of a list, a check up to the hea
 answered in any case.
 
 Until the log has answered once for a ledger, the same is refused as UNAVAILABLE; after that the log
-may be away for as long as it likes.
+may be away for as long as it likes. It is asked again when the database may have become another one
+under us (`provledger.db.continuity`): that is looked at once more under the lock of the head, along
+with the last receipt that this process knows of, whoever recorded it.
 """
 
 from __future__ import annotations
@@ -17,9 +19,15 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
-from ledger_svc.chain import LedgerInfo
+from ledger_svc.chain import (
+    EMPTY_HEAD,
+    LEDGER_ROLLED_BACK,
+    LedgerInfo,
+    check_not_rolled_back,
+)
 from ledger_svc.lag import Lag
 from ledger_svc.storage import Storage
+from ledger_svc.tools import UnconfirmedError
 from provledger import logs
 from provledger.api.anchor.v1 import anchor_pb2
 from provledger.errors import FailedPreconditionError, StatusError, UnavailableError
@@ -29,11 +37,13 @@ log = logs.get(__name__)
 
 LEDGER_BEHIND_ANCHOR: Final = "LEDGER_BEHIND_ANCHOR"
 _ASK_AGAIN_S: Final = 0.25
+_ASKED_ANEW: Final = 3
+"""How often the database may become another one while the log is asked."""
 _PATIENCE_S: Final = 0.25
 """How long what was found waits for the log to say that there is no more."""
 _AWAY: Final = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "CANCELLED"})
 _HELD: Final = frozenset({"RESTORED_BEHIND", "RESTORE_NOT_CONFIRMED"})
-_STALE: Final = _HELD | {LEDGER_BEHIND_ANCHOR}
+_STALE: Final = _HELD | {LEDGER_BEHIND_ANCHOR, LEDGER_ROLLED_BACK}
 """Reasons that say something of the database, and not only that nobody answers."""
 
 
@@ -46,19 +56,56 @@ class StateStub(Protocol):
 class Guard:
     """Remembers for which ledgers the log was asked, and what came of it."""
 
-    def __init__(self, storage: Storage, anchor: Any, lag: Lag, *, timeout_s: float) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        anchor: Any,
+        lag: Lag,
+        logged_seq: Callable[[bytes], int],
+        *,
+        timeout_s: float,
+    ) -> None:
         self._lag = lag
+        self._logged_seq = logged_seq
         self._storage = storage
         self._anchor: StateStub = anchor
         self._timeout_s = timeout_s
-        self._confirmed: set[bytes] = set()
+        # By ledger: the storage's generation in which it was confirmed; the last receipt that was
+        # committed here, or that the log had. Read from the writing thread, too.
+        self._confirmed: dict[bytes, int] = {}
+        self._seen: dict[bytes, int] = {}
         self._refusals: dict[bytes, tuple[float, StatusError]] = {}
         self._locks: dict[bytes, asyncio.Lock] = {}
 
     def trust(self, ledger: LedgerInfo) -> None:
         """Take a ledger as confirmed: this process has just made it."""
         self._lag.watch(ledger.log_name)
-        self._confirmed.add(ledger.uid)
+        self._confirmed[ledger.uid] = self._storage.generation
+
+    def saw(self, ledger_uid: bytes, seq: int) -> None:
+        """Take note that there is a receipt `seq`."""
+        if seq > self._seen.get(ledger_uid, -1):
+            self._seen[ledger_uid] = seq
+
+    def doubt(self, ledger: LedgerInfo) -> None:
+        """Have the log asked again."""
+        self._confirmed.pop(ledger.uid, None)
+
+    def seen_seq(self, ledger: LedgerInfo) -> int:
+        """The last receipt that is known to have been recorded, at least -1. In any thread.
+
+        Raises:
+            UnconfirmedError: the database may have become another one since it was confirmed.
+        """
+        if not self._is_confirmed(ledger):
+            raise UnconfirmedError(f"{ledger.name} is not confirmed any more")
+        return self._known_seq(ledger)
+
+    def _known_seq(self, ledger: LedgerInfo) -> int:
+        return max(self._seen.get(ledger.uid, -1), self._logged_seq(ledger.uid))
+
+    def _is_confirmed(self, ledger: LedgerInfo) -> bool:
+        return self._confirmed.get(ledger.uid) == self._storage.generation
 
     async def check(self, ledger: LedgerInfo) -> None:
         """Return if the ledger may be appended to: it is confirmed, and anchored in time.
@@ -67,7 +114,7 @@ class Guard:
             FailedPreconditionError, UnavailableError: as `confirm`; also ANCHOR_OVERDUE, while
                 anchoring is later than a fail-closed policy allows.
         """
-        if ledger.uid not in self._confirmed:
+        if not self._is_confirmed(ledger):
             await self.confirm(ledger)
         self._lag.check(ledger.log_name, ledger.tenant_name)
 
@@ -77,26 +124,26 @@ class Guard:
         Raises:
             FailedPreconditionError: LEDGER_BEHIND_ANCHOR, with what to do about it; RESTORED_BEHIND
                 of the log itself; or LOG_NOT_FOUND.
+            DataLossError: LEDGER_ROLLED_BACK, something is missing that was acknowledged here.
             UnavailableError: ANCHOR_NOT_ASKED, while the anchor has not answered;
                 RESTORE_NOT_CONFIRMED, while it waits for its sinks.
         """
-        if ledger.uid in self._confirmed:
+        if self._is_confirmed(ledger):
             return
         async with self._locks.setdefault(ledger.uid, asyncio.Lock()):
-            if ledger.uid in self._confirmed:
+            if self._is_confirmed(ledger):
                 return
             asked_s, refusal = self._refusals.get(ledger.uid, (float("-inf"), None))
             if refusal is not None and time.monotonic() - asked_s < _ASK_AGAIN_S:
                 raise refusal
             try:
-                await self._ask(ledger)
+                await self._ask_until_sure(ledger)
             except StatusError as error:
                 # What was found out stays known while nobody answers.
                 known = refusal if _is_stale(refusal) and not _is_stale(error) else error
                 self._refusals[ledger.uid] = (time.monotonic(), known or error)
                 raise known or error from error.__cause__
             self._refusals.pop(ledger.uid, None)
-            self._confirmed.add(ledger.uid)
         self._locks.pop(ledger.uid, None)
 
     async def may_end(self, ledger: LedgerInfo) -> bool:
@@ -128,6 +175,19 @@ class Guard:
             if _is_stale(refusal):
                 raise refusal
 
+    async def _ask_until_sure(self, ledger: LedgerInfo) -> None:
+        for _ in range(_ASKED_ANEW):
+            generation = self._storage.generation
+            await self._ask(ledger)
+            self._confirmed[ledger.uid] = generation
+            if self._is_confirmed(ledger):
+                return
+        raise UnavailableError(
+            "DATABASE_UNAVAILABLE",
+            "connections to the database are lost again and again",
+            retry_delay_s=0.5,
+        )
+
     async def _ask(self, ledger: LedgerInfo) -> None:
         request = anchor_pb2.GetLedgerStateRequest(log=ledger.log_name, ledger_uid=ledger.uid)
         try:
@@ -147,13 +207,20 @@ class Guard:
                 raise
             raise UnavailableError(
                 "ANCHOR_NOT_ASKED",
-                f"{ledger.name}: the anchor must be asked once, after a start, whether the log "
-                "holds more than the database does, and it does not answer. Until then nothing is "
-                "appended, and nothing is said not to be there",
+                f"{ledger.name}: the anchor must be asked once, after a start or when connections "
+                "to the database were lost, whether the log holds more than the database does, and "
+                "it does not answer. Until then nothing is appended, and nothing is said not to be "
+                "there",
                 metadata={"ledger": ledger.name},
                 retry_delay_s=error.retry_delay_s or 0.5,
             ) from error
+        known_seq = self._known_seq(ledger)
         await compare(self._storage, ledger, held)
+        self.saw(ledger.uid, held.seq)
+        if known_seq >= 0:
+            # What was acknowledged here, and did not get to the log.
+            head = (await self._storage.get_head(ledger.uid)).head
+            check_not_rolled_back(ledger, head, EMPTY_HEAD, known_seq)
 
 
 def _is_stale(refusal: StatusError | None) -> bool:

@@ -86,9 +86,11 @@ class Relay:
         *,
         owner: str = "",
         learn: Callable[[bytes, Proofs], None] = lambda *_: None,
+        doubt: Callable[[LedgerInfo], None] = lambda _: None,
     ) -> None:
         self.storage = storage
         self.learn = learn
+        self.doubt = doubt
         self.anchor: AnchorStub = anchor
         self.progress = progress
         self.limits = limits
@@ -191,6 +193,8 @@ class _LedgerRelay:
                 if self._logged_seq > failed_at_seq:
                     delays, failing = _RETRY.delays(self._relay.rng), False
                     failed_at_seq = self._logged_seq
+                if error.reason == guard.LEDGER_BEHIND_ANCHOR:
+                    self._relay.doubt(self._ledger)
                 if error.reason == LEDGER_FORKED:
                     await self._latch(error)
                     return

@@ -10,6 +10,7 @@ from ledger_svc.chain import LedgerInfo, Linked
 from ledger_svc.storage import Storage
 from ledger_svc.turns import Turns
 from ledger_svc.witnessing import WitnessClient
+from provledger.errors import ProvledgerError
 
 
 class KeyPolicy(Protocol):
@@ -34,6 +35,10 @@ class AnyKey:
         return True
 
 
+class UnconfirmedError(ProvledgerError):
+    """The database may have become another one since it was compared with the log."""
+
+
 class Flushed(NamedTuple):
     """A flush that has ended."""
 
@@ -51,6 +56,9 @@ class Tools:
     """Everything a pipeline needs but its ledger.
 
     check: refuses to append while the log holds more of the ledger than we do.
+    seen_seq: the last receipt of the ledger that anybody is known to have recorded; asked under the
+        lock of its head, in the writing thread. Raises `UnconfirmedError` if the database may have
+        become another one since `check`. doubt: has `check` find out again.
     committed: told of each commit; must not block.
     keys: whether a batch of a kid and epoch may still be committed.
     clock: Unix nanoseconds. random: so many random bytes.
@@ -60,6 +68,8 @@ class Tools:
     storage: Storage
     witness: WitnessClient
     check: Callable[[LedgerInfo], Awaitable[None]]
+    seen_seq: Callable[[LedgerInfo], int]
+    doubt: Callable[[LedgerInfo], None]
     committed: Callable[[LedgerInfo, Linked], None]
     keys: KeyPolicy
     clock: Callable[[], int]

@@ -12,15 +12,25 @@ import psycopg
 import pytest
 from sqlalchemy.engine import make_url
 
+from provledger.client import Client, Mutation
+from provledger.errors import StatusError
 from tests.faults.cluster import Cluster, eventually
 from tests.faults.conftest import FULL, QUICK, Attack
+from tests.faults.denied import check_not_denied
 from tests.faults.pgproxy import FAULTS, PostgresProxy
-from tests.faults.workload import Load
+from tests.faults.workload import LEDGERS, Load
 from tests.support.ports import free_ports
-from tests.support.postgres import PostgresServer, connection_string, fresh_database
+from tests.support.postgres import (
+    PostgresServer,
+    connection_string,
+    copy_schema,
+    fresh_database,
+    swap_schemas,
+)
 
 pytestmark = pytest.mark.postgres
 
+LEDGER = LEDGERS[0]
 LOAD = Load(writers=4, batch=4, pause_s=0.03)
 # Flushes that take more than one statement: a single one has all its locks before it moves a head.
 LARGE_LOAD = Load(writers=4, batch=400, pause_s=0.03)
@@ -166,6 +176,48 @@ def test_server_is_restarted(postgres: OnPostgres, rng: random.Random) -> None:
             postgres.server.start()
             work.wait_for(20)
     print(postgres.attack.check())
+
+
+def test_ledger_goes_back_under_replicas_that_run(postgres: OnPostgres) -> None:
+    """Its schema is restored in place to an earlier copy: both were confirmed, and are asked anew.
+
+    Nothing is appended, nothing that was anchored is denied, and with the right one all goes on.
+    """
+    attack, url = postgres.attack, postgres.url
+    with attack.workload(LOAD) as work:
+        work.wait_for(20)
+    attack.wait_anchored()
+    copy_schema(url, "ledger", "early")
+    # The other one has acknowledged nothing since, and goes by what the log holds.
+    attack.ledger_endpoints = [attack.cluster.endpoint("ledger")]
+    with attack.workload(LOAD) as work:
+        work.wait_for(20)
+    attack.ledger_endpoints = []
+    attack.wait_anchored()
+
+    swap_schemas(url, "ledger", "early")
+    item = Mutation(
+        action="CREATE",
+        resource_type="Item",
+        resource_id="x",
+        actor_id="a",
+        request_id="after",
+        new_state={},
+    )
+    lost = []
+    for replica in ("ledger2", "ledger"):
+        endpoint = attack.cluster.endpoint(replica)
+        with Client(endpoint) as client, pytest.raises(StatusError) as caught:
+            client.append(LEDGER, item)
+        assert caught.value.reason in ("LEDGER_BEHIND_ANCHOR", "LEDGER_ROLLED_BACK")
+        lost.append(check_not_denied(endpoint, attack.record_path, LEDGER, "LEDGER_BEHIND_ANCHOR"))
+
+    swap_schemas(url, "ledger", "early")
+    with attack.workload(LOAD) as work:
+        work.wait_for(20)
+    print(f"{lost} lost, none denied; {attack.check()}")
+    with postgres.session() as session:
+        session.execute("DROP SCHEMA early CASCADE")
 
 
 def test_real_deadlock_is_survived(postgres: OnPostgres, rng: random.Random) -> None:

@@ -10,9 +10,10 @@ import pytest
 from provledger.client import CallPolicy, Client, Mutation
 from provledger.errors import FailedPreconditionError, StatusError
 from provledger.retry import RetryPolicy
-from tests.faults import observe, record
+from tests.faults import observe
 from tests.faults.cluster import DiedError
 from tests.faults.conftest import Attack
+from tests.faults.denied import check_not_denied
 from tests.faults.workload import LEDGERS, Load
 
 LOAD = Load(writers=2, batch=4, pause_s=0.03)
@@ -75,41 +76,14 @@ def test_ledger_database_of_an_earlier_copy(embedded: Attack, tmp_path: Path) ->
     assert caught.value.reason == "LEDGER_BEHIND_ANCHOR"
     assert "Restore" in caught.value.message
     assert "ledger.behind_anchor" in attack.cluster["ledger"].tail()
-    _check_not_denied(attack, "LEDGER_BEHIND_ANCHOR")
+    endpoint = attack.cluster.endpoint("ledger")
+    check_not_denied(endpoint, attack.record_path, LEDGER, "LEDGER_BEHIND_ANCHOR")
     assert _leaves(attack) == leaves
 
     _put_back(attack, "ledger", tmp_path / "late")
     attack.cluster.restart("ledger")
     _work(attack)
     print(attack.check())
-
-
-def _check_not_denied(attack: Attack, reason: str) -> None:
-    """Ask for everything that was acknowledged, in every way: what is lost is not said to be so."""
-    acknowledged = [
-        item for item in record.read(attack.record_path).acknowledged if item.ledger == LEDGER
-    ]
-    lost = 0
-    with Client(attack.cluster.endpoint("ledger")) as client:
-        behind = client.get_ledger(LEDGER)
-        assert behind.read_only_reason == reason
-        for item in acknowledged:
-            if item.seq <= behind.seq:
-                assert client.get_summary(item.name).receipt_hash == item.receipt_hash
-                continue
-            lost += 1
-            with pytest.raises(FailedPreconditionError) as caught:
-                client.get_receipt(item.name)
-            assert caught.value.reason == reason
-        summaries = client.list_summaries(LEDGER, page_size=500)
-        assert [next(summaries).seq for _ in range(behind.seq + 1)] == [*range(behind.seq + 1)]
-        with pytest.raises(FailedPreconditionError) as caught:
-            next(summaries)
-        assert caught.value.reason == reason
-        with pytest.raises(FailedPreconditionError) as caught:
-            client.verify_range(LEDGER)
-        assert caught.value.reason == reason
-    assert lost
 
 
 def test_anchor_database_of_an_earlier_copy(embedded: Attack, tmp_path: Path) -> None:
@@ -158,7 +132,8 @@ def test_snapshot_of_everything_but_the_sinks(embedded: Attack, tmp_path: Path) 
     with pytest.raises(FailedPreconditionError) as caught:
         _append(attack, "after")
     assert caught.value.reason == "RESTORED_BEHIND"
-    _check_not_denied(attack, "RESTORED_BEHIND")
+    endpoint = attack.cluster.endpoint("ledger")
+    check_not_denied(endpoint, attack.record_path, LEDGER, "RESTORED_BEHIND")
     assert "anchor.held" in attack.cluster["anchor"].tail()
     assert _sunk(attack) == sunk
     _stop(attack)

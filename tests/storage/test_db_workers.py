@@ -11,7 +11,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from provledger.db import Readers, Writer, begin_write, open_engine
+from provledger.db import Continuity, Readers, Writer, begin_write, open_engine
+from provledger.db.continuity import identify
 from provledger.errors import AbortedError, UnavailableError
 
 
@@ -185,6 +186,48 @@ async def test_lost_connection_is_unavailable_once_and_then_replaced(
     await writer.close()
     await readers.close()
     engine.dispose()
+
+
+@pytest.mark.postgres
+async def test_one_lost_connection_has_all_made_anew(postgres_database_url: str) -> None:
+    """Which may have been to a database of before: it is counted once, before anything is read."""
+    engine = open_engine(postgres_database_url, "public")
+    known = Continuity()
+    writer, readers = (
+        Writer(engine, continuity=known),
+        Readers(engine, threads=1, continuity=known),
+    )
+    pids = [await writer.run(backend_pid), await readers.run(backend_pid)]
+    assert known.generation == 0
+    seen: list[int] = []
+
+    def look(connection: Connection) -> int:
+        seen.append(known.generation)
+        return backend_pid(connection)
+
+    kill(postgres_database_url, pids[0])
+    assert await writer.run(look, idempotent=True) != pids[0]
+    assert await readers.run(look) != pids[1]
+    # The first of them ran into the end of the connection.
+    assert seen == [0, 1, 1]
+    await writer.close()
+    await readers.close()
+    engine.dispose()
+
+
+def test_what_was_reached_tells_servers_and_files_apart(database_url: str, tmp_path: Path) -> None:
+    """A connection says the same as the one before, and another file at its path does not."""
+    engine = open_engine(database_url, "public")
+    with engine.connect() as one, engine.connect() as two:
+        assert identify(one) == identify(two) != ""
+        first = identify(one)
+    engine.dispose()
+    path = tmp_path / "provledger.sqlite3"
+    if path.exists():
+        path.rename(tmp_path / "aside")
+        with engine.connect() as connection:
+            assert identify(connection) != first
+        engine.dispose()
 
 
 @pytest.mark.postgres

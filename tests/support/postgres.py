@@ -200,3 +200,48 @@ def _wait_until_ready(server: subprocess.Popen[bytes], url: str, log: Path) -> N
             if server.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"PostgreSQL did not start:\n{log.read_text()}") from error
         time.sleep(0.05)
+
+
+def copy_schema(url: str, schema: str, copy: str) -> None:
+    """Copy the tables of a schema and their rows into a new one, as a backup of it would."""
+    with psycopg.connect(connection_string(url), autocommit=False) as connection:
+        connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(copy)))
+        tables = connection.execute(
+            "SELECT tablename FROM pg_tables WHERE schemaname = %s", (schema,)
+        ).fetchall()
+        for (table,) in tables:
+            names = {"to": sql.Identifier(copy, table), "of": sql.Identifier(schema, table)}
+            connection.execute(
+                sql.SQL("CREATE TABLE {to} (LIKE {of} INCLUDING ALL)").format(**names)
+            )
+            connection.execute(sql.SQL("INSERT INTO {to} SELECT * FROM {of}").format(**names))
+
+
+def swap_schemas(url: str, schema: str, copy: str, *, cut: bool = True) -> None:
+    """Put a copy in the place of a schema, and the schema in that of the copy.
+
+    cut: end all other sessions of the database, as a server that is restarted would.
+    """
+    names = {
+        "one": sql.Identifier(schema),
+        "other": sql.Identifier(copy),
+        "aside": sql.Identifier(f"{copy}_aside"),
+    }
+    with psycopg.connect(connection_string(url), autocommit=False) as connection:
+        for statement in (
+            "ALTER SCHEMA {one} RENAME TO {aside}",
+            "ALTER SCHEMA {other} RENAME TO {one}",
+            "ALTER SCHEMA {aside} RENAME TO {other}",
+        ):
+            connection.execute(sql.SQL(statement).format(**names))
+    if cut:
+        cut_sessions(url)
+
+
+def cut_sessions(url: str) -> None:
+    """End all other sessions of the database of `url`."""
+    with psycopg.connect(connection_string(url), autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )

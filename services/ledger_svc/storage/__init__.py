@@ -106,6 +106,13 @@ class Storage(Protocol):
     """Port to the database. All raise the StatusErrors of `provledger.db`: UNAVAILABLE, ABORTED
     after retries, DATA_LOSS for a damaged file."""
 
+    @property
+    def generation(self) -> int:
+        """Moves on whenever the database may have become another one (`provledger.db.continuity`).
+
+        What was found out about its content before is to be found out again. Safe in any thread.
+        """
+
     def migrate(self) -> None:
         """Bring the schema up to date; blocking."""
 

@@ -26,7 +26,15 @@ from ledger_svc.storage import (
 )
 from ledger_svc.storage.sql import Sql
 from ledger_svc.storage.tables import SCHEMA
-from provledger.db import Readers, Writer, check_durable, is_sqlite, migrate, open_engine
+from provledger.db import (
+    Continuity,
+    Readers,
+    Writer,
+    check_durable,
+    is_sqlite,
+    migrate,
+    open_engine,
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -45,14 +53,21 @@ class Database:
     def __init__(self, engine: Engine, *, reader_threads: int = 4) -> None:
         self._engine = engine
         self._sql = Sql(is_sqlite=is_sqlite(engine))
-        self._writer = Writer(engine, name="ledger-writer")
-        self._readers = Readers(engine, threads=reader_threads, name="ledger-reader")
+        self._continuity = known = Continuity()
+        self._writer = Writer(engine, name="ledger-writer", continuity=known)
+        self._readers = Readers(
+            engine, threads=reader_threads, name="ledger-reader", continuity=known
+        )
         self._quick: Writer | None = None
         self._lookups = self._readers
         if not self._sql.is_sqlite:
-            self._quick = Writer(engine, name="ledger-quick", autocommit=True)
+            self._quick = Writer(engine, name="ledger-quick", autocommit=True, continuity=known)
             self._lookups = Readers(
-                engine, threads=_LOOKUP_THREADS, name="ledger-lookup", autocommit=True
+                engine,
+                threads=_LOOKUP_THREADS,
+                name="ledger-lookup",
+                autocommit=True,
+                continuity=known,
             )
 
     @classmethod
@@ -60,6 +75,11 @@ class Database:
         """A database by its URL; nothing is connected yet."""
         engine = open_engine(url, SCHEMA, pool_size=reader_threads + _LOOKUP_THREADS + 3)
         return cls(engine, reader_threads=reader_threads)
+
+    @property
+    def generation(self) -> int:
+        """Moves on when a connection was lost, or another server is reached."""
+        return self._continuity.generation
 
     def migrate(self) -> None:
         """Look whether commits are durable, and bring the schema up to date; blocking."""

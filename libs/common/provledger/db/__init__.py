@@ -2,6 +2,7 @@
 
     engine      open_engine, begin_write
     workers     Writer, Readers: database work in threads, never on the event loop
+    continuity  Continuity: notices that a database may have become another one
     migrate     migrate: Alembic, run at start-up
     durability  check_durable: a server that does not sync is refused, at start-up
     lock        lock_data_dir
@@ -12,6 +13,7 @@ A service's storage imports what it needs from here.
 
 from __future__ import annotations
 
+from provledger.db.continuity import Continuity
 from provledger.db.durability import check_durable
 from provledger.db.engine import begin_write, is_sqlite, open_engine
 from provledger.db.errors import as_storage_error
@@ -20,6 +22,7 @@ from provledger.db.migrate import migrate
 from provledger.db.workers import Readers, Writer
 
 __all__ = [
+    "Continuity",
     "DirLock",
     "Readers",
     "Writer",

@@ -9,6 +9,8 @@ in a transaction::
 
 A function must use the connection it is given, return plain values (no open cursors), and leave
 commit and rollback alone. It goes on to its end although the awaiting task is cancelled.
+
+Workers that share a `Continuity` tell each other of lost connections.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from provledger import logs
+from provledger.db.continuity import Continuity, identify
 from provledger.db.engine import WRITE_OPTION, is_sqlite
 from provledger.db.errors import as_storage_error, is_connection_lost
 from provledger.errors import AbortedError, StatusError, UnavailableError
@@ -43,8 +46,17 @@ _IDLE_BEFORE_PING_S: Final = 5.0
 class _Workers:
     """Threads with a pinned connection each, and the transaction around every function."""
 
-    def __init__(self, engine: Engine, *, threads: int, name: str, options: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        threads: int,
+        name: str,
+        options: dict[str, Any],
+        continuity: Continuity | None,
+    ) -> None:
         self._engine = engine
+        self._continuity = continuity
         self._options = options
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._local = threading.local()
@@ -108,10 +120,16 @@ class _Workers:
             self._local.connection = connection
             self._local.used_s = time.monotonic()
             self._connections.add(connection)
+            if self._continuity is not None:
+                self._local.generation = self._continuity.generation
+                self._local.generation = self._continuity.reached(identify(connection))
         return connection
 
     def _is_stale(self, connection: Connection) -> bool:
-        """Whether a server that we have not spoken to for a while has gone away meanwhile."""
+        """Whether it must not be used again: another one was lost, or a server that we have not
+        spoken to for a while has gone away meanwhile."""
+        if self._continuity is not None and self._local.generation != self._continuity.generation:
+            return True
         idle_s = time.monotonic() - self._local.used_s
         if is_sqlite(self._engine) or idle_s < _IDLE_BEFORE_PING_S:
             return False
@@ -126,6 +144,8 @@ class _Workers:
         connection = cast("Connection | None", getattr(self._local, "connection", None))
         self._local.connection = None
         if connection is not None:
+            if self._continuity is not None:
+                self._continuity.lost(self._local.generation)
             self._connections.discard(connection)
             with suppress(SQLAlchemyError):
                 connection.invalidate()
@@ -141,12 +161,17 @@ class Writer(_Workers):
     """
 
     def __init__(
-        self, engine: Engine, *, name: str = "db-writer", autocommit: bool = False
+        self,
+        engine: Engine,
+        *,
+        name: str = "db-writer",
+        autocommit: bool = False,
+        continuity: Continuity | None = None,
     ) -> None:
         options: dict[str, Any] = {WRITE_OPTION: True}
         if autocommit and not is_sqlite(engine):
             options["isolation_level"] = "AUTOCOMMIT"
-        super().__init__(engine, threads=1, name=name, options=options)
+        super().__init__(engine, threads=1, name=name, options=options, continuity=continuity)
 
     async def run(
         self,
@@ -192,6 +217,7 @@ class Readers(_Workers):
         threads: int = 4,
         name: str = "db-reader",
         autocommit: bool = False,
+        continuity: Continuity | None = None,
     ) -> None:
         options: dict[str, Any] = {}
         if is_sqlite(engine):
@@ -201,7 +227,7 @@ class Readers(_Workers):
         else:
             # SQLite's deferred transactions are snapshots already.
             options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
-        super().__init__(engine, threads=threads, name=name, options=options)
+        super().__init__(engine, threads=threads, name=name, options=options, continuity=continuity)
 
     async def run(self, fn: Callable[Concatenate[Connection, ...], R], *args: Any) -> R:
         """`fn(connection, *args)` in a read transaction; may run more than once.

@@ -1,0 +1,203 @@
+"""The database becomes an older one under replicas that run: nothing forks, nothing is denied.
+
+As after a recovery to a point in time, or when a standby that lagged takes over. PostgreSQL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from ledger_svc.app import Service
+from ledger_svc.storage.tables import SCHEMA
+from provledger.api.common.v1 import common_pb2
+from provledger.api.ledger.v1 import ledger_pb2
+from provledger.errors import StatusError, UnavailableError
+from tests.inmem.anchor import InMemoryAnchor
+from tests.inmem.witness import InMemoryWitness
+from tests.support.ledgering import (
+    LEDGER,
+    append,
+    append_batch,
+    draft,
+    eventually,
+    ledger_service,
+    verify_all,
+)
+from tests.support.postgres import copy_schema, cut_sessions, swap_schemas
+
+pytestmark = pytest.mark.postgres
+LOGGED = common_pb2.ANCHOR_STATE_LOGGED
+BEHIND, ROLLED_BACK = "LEDGER_BEHIND_ANCHOR", "LEDGER_ROLLED_BACK"
+
+
+class Replicas:
+    """Two, on one database; its copy `early` lacks three receipts that are logged.
+
+    `one` appended them. `other` has only ever appended the receipt before.
+    """
+
+    def __init__(self, url: str, one: Service, other: Service, anchor: InMemoryAnchor) -> None:
+        self.url = url
+        self.one = one
+        self.other = other
+        self.anchor = anchor
+        self.lost: list[str] = []
+
+    async def diverge(self) -> None:
+        """Make the receipts, and the copy before them."""
+        await append(self.one, draft("r0"))
+        await append(self.other, draft("r1"))
+        await eventually(lambda: len(self.anchor.leaves) == 4)
+        copy_schema(self.url, SCHEMA, "early")
+        results = await append_batch(self.one, [draft(f"r{n}") for n in range(2, 5)])
+        self.lost = [result.receipt.name for result in results]
+        await eventually(lambda: len(self.anchor.leaves) == 7)
+
+    def replace(self, *, cut: bool = True) -> None:
+        """Put the copy in place."""
+        swap_schemas(self.url, SCHEMA, "early", cut=cut)
+
+
+@asynccontextmanager
+async def replicas(url: str, witness: InMemoryWitness | None = None) -> AsyncIterator[Replicas]:
+    anchor, witness = InMemoryAnchor(), witness or InMemoryWitness()
+    async with (
+        ledger_service(url, witness, anchor, relay=True) as one,
+        ledger_service(url, witness, anchor, create=False, anchor_timeout_s=0.5) as other,
+    ):
+        made = Replicas(url, one, other, anchor)
+        await made.diverge()
+        yield made
+
+
+async def refusal(service: Service, request_id: str) -> str:
+    """Why an append is refused."""
+    with pytest.raises(StatusError) as caught:
+        await append(service, draft(request_id))
+    return caught.value.reason
+
+
+async def denial(service: Service, name: str, **options: Any) -> str:
+    """What is said of a receipt that is not found."""
+    with pytest.raises(StatusError) as caught:
+        await service.servicer.GetReceipt(ledger_pb2.GetReceiptRequest(name=name, **options), None)
+    return caught.value.reason
+
+
+async def test_a_replica_that_was_confirmed_before_appends_nothing(
+    postgres_database_url: str,
+) -> None:
+    async with replicas(postgres_database_url) as both:
+        both.replace()
+        assert await refusal(both.other, "r9") == BEHIND
+        assert await refusal(both.one, "r9") in (BEHIND, ROLLED_BACK)
+        for name in both.lost:
+            assert await denial(both.other, name) == BEHIND
+        # The right one is back: all goes on, and nothing was added meanwhile.
+        both.replace()
+        response = await append(both.other, draft("r9"))
+        assert (response.receipt.seq, response.repeated_request) == (6, False)
+        assert (await verify_all(both.one)).head_seq == 6
+        await eventually(lambda: len(both.anchor.leaves) == 8)
+
+
+async def test_what_reads_only_denies_nothing(postgres_database_url: str) -> None:
+    """It notices by a connection of its readers."""
+    async with replicas(postgres_database_url) as both:
+        assert (await verify_all(both.other)).head_seq == 5
+        both.replace()
+        for name in both.lost:
+            assert await denial(both.other, name) == BEHIND
+        with pytest.raises(StatusError) as caught:
+            await verify_all(both.other)
+        assert caught.value.reason == BEHIND
+
+
+@pytest.mark.parametrize("size", [1, 150])
+async def test_replaced_while_a_flush_is_witnessed(postgres_database_url: str, size: int) -> None:
+    """It was asked whether it may append, and the database is another one when it commits."""
+    witness = InMemoryWitness()
+    async with replicas(postgres_database_url, witness) as both:
+
+        def replace(method: str, request: Any) -> None:
+            witness.faults.before = None
+            both.replace()
+
+        witness.faults.before = replace
+        results = await _reasons(both.other, [draft(f"x{n}") for n in range(size)])
+        assert results == {BEHIND}
+        assert len(both.anchor.leaves) == 7
+
+
+@pytest.mark.parametrize("knows", [False, True])
+async def test_replaced_behind_connections_that_hold(
+    postgres_database_url: str, knows: bool
+) -> None:
+    """Nothing was cut. Who knows of a later receipt, by itself or by the log, still refuses."""
+    async with replicas(postgres_database_url) as both:
+        service = both.other if knows else both.one
+        if knows:
+            request = ledger_pb2.GetReceiptRequest(name=both.lost[-1], wait_for=LOGGED)
+            await service.servicer.GetReceipt(request, None)
+        both.replace(cut=False)
+        assert await refusal(service, "r9") == ROLLED_BACK
+        # From then on it is asked about, and so lookups do not deny either.
+        assert await denial(service, both.lost[0]) == BEHIND
+        assert await refusal(service, "r9") == BEHIND
+
+
+async def test_acknowledged_and_not_logged_is_not_denied_here(postgres_database_url: str) -> None:
+    """The log knows nothing of it, but this process does."""
+    anchor = InMemoryAnchor()
+    async with ledger_service(postgres_database_url, anchor=anchor) as service:
+        await append(service, draft("r1"))
+        copy_schema(postgres_database_url, SCHEMA, "early")
+        name = (await append(service, draft("r2"))).receipt.name
+        swap_schemas(postgres_database_url, SCHEMA, "early")
+        assert await denial(service, name) == ROLLED_BACK
+        assert await refusal(service, "r3") == ROLLED_BACK
+        shown = await service.servicer.GetLedger(ledger_pb2.GetLedgerRequest(name=LEDGER), None)
+        assert shown.ledger.read_only_reason == ROLLED_BACK
+
+
+async def test_cut_connections_cost_one_question(postgres_database_url: str) -> None:
+    """Without a cut there is none; after it, one, and none goes on without an answer."""
+    anchor = InMemoryAnchor()
+    async with ledger_service(
+        postgres_database_url, anchor=anchor, anchor_timeout_s=0.2
+    ) as service:
+        for n in range(20):
+            await append(service, draft(f"a{n}"))
+        assert anchor.faults.calls.count("GetLedgerState") == 0
+        cut_sessions(postgres_database_url)
+        for n in range(20):
+            await append(service, draft(f"b{n}"))
+        assert (await verify_all(service)).head_seq == 40
+        assert anchor.faults.calls.count("GetLedgerState") in (1, 2)
+        cut_sessions(postgres_database_url)
+        anchor.faults.down = True
+        with pytest.raises(UnavailableError) as caught:
+            await append(service, draft("c"))
+        assert caught.value.reason == "ANCHOR_NOT_ASKED"
+        anchor.faults.down = False
+        await eventually(lambda: _appended(service, "c"))
+
+
+async def _reasons(service: Service, drafts: list[common_pb2.Draft]) -> set[str]:
+    try:
+        results = await append_batch(service, drafts)
+    except StatusError as error:
+        return {error.reason}
+    return {result.WhichOneof("result") or "" for result in results}
+
+
+async def _appended(service: Service, request_id: str) -> bool:
+    try:
+        await append(service, draft(request_id))
+    except UnavailableError:
+        return False
+    return True
