@@ -22,22 +22,51 @@ from tests.bench.timing import summary_ms
 LEDGER = "tenants/bench/ledgers/main"
 BATCH = 500
 IN_FLIGHT = 6
+WARM_UP = 2_000
+
+RARE = 500
+"""Every so many mutations one has an actor and an operation of its own; the rest are one bot's."""
+CHILDREN = 9
+"""So many after it name its operation as their parent."""
+SHARING = 40
+"""So many mutations in a row share an upstream event."""
+
+
+def actor_of(index: int) -> str:
+    """Who made a mutation."""
+    return "bot" if index % RARE else f"person-{index}"
+
+
+def op_of(index: int) -> str:
+    """The operation of a mutation that has one."""
+    return f"op-{index}"
+
+
+def event_of(index: int) -> str:
+    """The event upstream of a mutation."""
+    return f"git:{index // SHARING:040x}"
 
 
 def mutations(first: int, count: int) -> Iterator[Mutation]:
-    """Yield updates of about 1 KiB with the patch left to the witness, all different."""
+    """Yield CREATE mutations, all different, the patch left to the witness.
+
+    A draft takes about 520 bytes as a message, of which 380 are the new state.
+    """
     filler = "x" * 300
     for index in range(first, first + count):
+        place = index % RARE
         state = {"name": f"release-{index}", "date": "2024-01-02", "notes": filler, "n": index}
         yield Mutation(
             action="CREATE",
             resource_type="Version",
             resource_id=f"product-{index % 1000}/{index}",
-            actor_id="bot",
+            actor_id=actor_of(index),
             actor_type="service",
             request_id=f"bench-{index}",
             new_state=json.dumps(state).encode(),
-            upstream_events=(f"git:{index // 40:040x}",),
+            upstream_events=(event_of(index),),
+            op_id="" if place else op_of(index),
+            op_parent_id=op_of(index - place) if 0 < place <= CHILDREN else "",
             occurred_at="2024-01-02T03:04:05+01:00",
         )
 
@@ -168,13 +197,13 @@ def stored_bytes(folder: Path) -> int:
 
 async def run(data_dir: Path, database_url: str | None, *, full: bool) -> dict[str, Any]:
     """Run all of them on one backend."""
-    from tests.bench import writers
+    from tests.bench import lineage, writers
     from tests.bench.latency import steady
 
     count = 100_000 if full else 20_000
     with services(data_dir, database_url) as running:
         async with client_of(running) as client:
-            result: dict[str, Any] = {"warm_up": await batched(client, 0, 2_000)}
+            result: dict[str, Any] = {"warm_up": await batched(client, 0, WARM_UP)}
             result["batched_500"] = await Meter(running).of(
                 count, batched(client, 1_000_000, count)
             )
@@ -203,6 +232,9 @@ async def run(data_dir: Path, database_url: str | None, *, full: bool) -> dict[s
                 )
             await until_logged(client)
             result["page_of_100_with_proofs"] = await page_of_100(client, 40)
+            # What was appended first is numbered from 0.
+            result["list_by_actor"] = await lineage.by_actor(client, WARM_UP, 40)
+            result["lineage_walk"] = await lineage.walk(client, WARM_UP)
             ledger = await client.get_ledger(LEDGER)
             result["receipts"] = ledger.seq + 1
             result["memory_mib"] = memory_mib(running)

@@ -16,7 +16,7 @@ from typing import Any
 
 from provledger.client import AsyncClient
 from provledger.client.values import ReceiptFilter
-from tests.bench import endtoend
+from tests.bench import endtoend, lineage
 from tests.bench.plot import Line, chart
 from tests.bench.timing import summary_ms
 
@@ -89,7 +89,7 @@ async def _grow(client: AsyncClient, size: int, target: int) -> int:
 
 
 async def _reads(client: AsyncClient, size: int) -> dict[str, Any]:
-    """Read at random places, each with its proof; lists by resource, actor and time."""
+    """Read at random places, each with its proof; lists by resource, actor and time; a walk."""
     rng = random.Random(size)
     page = await client.list_page(endtoend.LEDGER, page_size=200)
     places = list(page.receipts)
@@ -120,6 +120,8 @@ async def _reads(client: AsyncClient, size: int) -> dict[str, Any]:
         "list_100_by_time": await _timed(by_time, 20),
         "get_with_proof": await _timed(one, 50),
         "list_by_resource": await _timed(by_resource, 50),
+        "list_by_actor": await lineage.by_actor(client, size, 50),
+        "lineage_walk": await lineage.walk(client, min(size, WINDOW)),
         "longest_proof_hashes": longest,
     }
 
