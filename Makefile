@@ -76,7 +76,7 @@ breaking: $(VENV)/.stamp-dev ## Fail if proto/ breaks what it promised: make bre
 faults: $(VENV)/.stamp-dev ## Attack the services with everything there is, for hours: docs/faults.md
 	@PROVLEDGER_FAULTS=full $(BIN)/pytest tests/faults tests/e2e/test_key_ceremonies.py -n $(TEST_WORKERS) --dist loadfile $(ARGS)
 
-fuzz: $(VENV)/.stamp-dev ## Fuzz every decoder, ten minutes in all: make fuzz ARGS='--seconds 60 json'
+fuzz: $(VENV)/.stamp-dev ## Fuzz every decoder, ten minutes in all: make fuzz ARGS='--each 60 json'
 	@$(PIP_INSTALL) --editable '.[fuzz]'
 	@$(BIN)/python -m tests.fuzz $(ARGS)
 
