@@ -43,6 +43,7 @@ from anchor_svc.recovery import load
 from anchor_svc.state import LogIdentity, LogState
 from anchor_svc.storage import FencedError, LogRow, Signed, Storage
 from anchor_svc.submission import Submission
+from anchor_svc.tilefiles import disk_unavailable
 from anchor_svc.tree import TILE_WIDTH, Edge, Growth
 from provledger import logs, telemetry
 from provledger.errors import DataLossError, KMSError, StatusError, UnavailableError
@@ -391,11 +392,7 @@ class Committer:
             ) from error
         if isinstance(error, OSError):
             log.error("anchor.disk_failed", exc_info=error, log=self._log.name)
-            raise UnavailableError(
-                "DISK_UNAVAILABLE",
-                "the files of the log cannot be used for now",
-                retry_delay_s=1.0,
-            ) from error
+            raise disk_unavailable() from error
 
 
 async def _either(first: asyncio.Event, second: asyncio.Event, *, timeout_s: float) -> None:

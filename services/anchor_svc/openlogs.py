@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from anchor_svc.openlog import OpenLog
 from anchor_svc.storage import DEFAULT_ALIAS, FencedError, LogRow
 from anchor_svc.submission import check_suite
+from anchor_svc.tilefiles import disk_unavailable
 from provledger import logs, telemetry
 from provledger.errors import DataLossError, FailedPreconditionError, UnavailableError
 
@@ -162,6 +163,10 @@ class OpenLogs:
                 raise UnavailableError(
                     "WRITER_FENCED", "another process writes to this log now; ask that one"
                 ) from error
+            except OSError as error:
+                # Its row is there; the next call, or the next start, opens it.
+                log.error("anchor.disk_failed", exc_info=error, log=row.log_uid.hex())
+                raise disk_unavailable() from error
 
     async def run(self) -> None:
         """Run what logs have to have running, also of those that are made meanwhile.

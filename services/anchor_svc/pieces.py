@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from anchor_svc.state import LogState
+from anchor_svc.tilefiles import disk_unavailable
 from anchor_svc.tilestore import TileStore, damaged
-from provledger.errors import NotFoundError, OutOfRangeError, UnavailableError
+from provledger.errors import NotFoundError, OutOfRangeError
 from provledger.hashing import HASH_BYTES
 from provledger.tiles import TILE_WIDTH, TilePath
 
@@ -51,9 +52,7 @@ async def read_piece(
     try:
         data, digest = await asyncio.to_thread(_read, store, tile)
     except OSError as error:
-        raise UnavailableError(
-            "DISK_UNAVAILABLE", "the files of the log cannot be used for now", retry_delay_s=1.0
-        ) from error
+        raise disk_unavailable() from error
     if offset >= len(data):
         raise OutOfRangeError("OFFSET_BEYOND_END", f"{tile.path} has {len(data)} bytes")
     end = offset + min(max_bytes or MAX_PIECE_BYTES, MAX_PIECE_BYTES)

@@ -22,7 +22,8 @@ from anchor_svc.recovery import check_note
 from anchor_svc.state import LogIdentity, LogState, Promise, SignedCheckpoint
 from anchor_svc.storage import AnchorRow, Storage
 from anchor_svc.submission import LedgerState, Submission
-from provledger import dsse, telemetry
+from anchor_svc.tilefiles import disk_unavailable
+from provledger import dsse, logs, telemetry
 from provledger.entry import receipt_hash
 from provledger.errors import KMSError, NotFoundError, OutOfRangeError
 from provledger.head import PAYLOAD_TYPE as HEAD_TYPE
@@ -31,6 +32,8 @@ from provledger.keyset import KeyPurpose
 from provledger.kms.signing import sign_head
 
 T = TypeVar("T")
+
+log = logs.get(__name__)
 
 _THREADS: Final = 2
 
@@ -295,12 +298,16 @@ class Reader:
         return Proven(proofs, target, evidence, promise.quorum.met(evidence))
 
     async def _with_prover(self, target: SignedCheckpoint, work: Callable[[Prover], T]) -> T:
-        """`work` on the proofs for a checkpoint, in a thread."""
+        """`work` on the proofs for a checkpoint, in a thread; raises UnavailableError."""
         view = self._state.signed_view()
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._threads, lambda: work(view.prover(target.size, target.root))
-        )
+        try:
+            return await loop.run_in_executor(
+                self._threads, lambda: work(view.prover(target.size, target.root))
+            )
+        except OSError as error:
+            log.error("anchor.disk_failed", exc_info=error, log=self._log.name)
+            raise disk_unavailable() from error
 
 
 def _signed(state: LogState) -> SignedCheckpoint:

@@ -204,6 +204,9 @@ class Restored:
             return Answer(sink.uri, size, None, why=str(error))
         except TimeoutError:
             return Answer(sink.uri, size, None, why=f"not within {deadline_s} s")
+        except Exception as error:  # sinks are not all ours
+            log.warning("anchor.sink_failed", exc_info=error, sink=sink.uri)
+            return Answer(sink.uri, size, None, why=type(error).__name__)
 
     def _signed(self) -> SignedCheckpoint | None:
         view = self._state.view

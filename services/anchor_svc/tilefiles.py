@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Protocol
 
 from anchor_svc import files
-from provledger.errors import DataLossError
+from provledger.errors import DataLossError, UnavailableError
+
+
+def disk_unavailable() -> UnavailableError:
+    """What a caller hears where OSError stands in the way of its call."""
+    return UnavailableError(
+        "DISK_UNAVAILABLE", "the files of the log cannot be used for now", retry_delay_s=1.0
+    )
 
 
 class TileFiles(Protocol):

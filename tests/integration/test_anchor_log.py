@@ -85,6 +85,24 @@ async def test_ledgers_share_a_log(database_url: str, tmp_path: Path) -> None:
             assert (state.seq, state.receipt_hash) == (399, ledger.last)
 
 
+async def test_proof_whose_tile_cannot_be_read_is_unavailable_for_now(tmp_path: Path) -> None:
+    ledger = Ledger()
+    ledger.grow(300)
+    async with running_log(_sqlite(tmp_path), tmp_path) as log:
+        await submit(log, ledger)
+        (tile,) = tmp_path.glob("logs/*/tile/0/000")
+        content = tile.read_bytes()
+        # A directory is to the service what a broken disk is: OSError, and not a missing file.
+        tile.unlink()
+        tile.mkdir()
+        with pytest.raises(UnavailableError) as caught:
+            await log.reader.inclusion(1, 0)
+        assert caught.value.reason == "DISK_UNAVAILABLE"
+        tile.rmdir()
+        tile.write_bytes(content)
+        assert (await log.reader.inclusion(1, 0)).proofs
+
+
 @pytest.mark.parametrize("suite_name", ["blake3-all", "fips"])
 async def test_log_of_another_suite(tmp_path: Path, suite_name: str) -> None:
     keys = TestKeys()

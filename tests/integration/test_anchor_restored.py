@@ -134,17 +134,21 @@ async def test_a_start_without_a_marker_asks_too(database_url: str, tmp_path: Pa
 class Away(FileSink):
     """A sink that cannot be asked."""
 
+    error: Exception = SinkError("away")
+
     async def holds(self, checkpoint: PublishedCheckpoint) -> bool:
-        raise SinkError("away")
+        raise self.error
 
 
+@pytest.mark.parametrize("error", [SinkError("away"), KeyError("a fault of somebody's own sink")])
 async def test_a_start_without_a_marker_waits_for_no_sink(
-    database_url: str, tmp_path: Path
+    database_url: str, tmp_path: Path, error: Exception
 ) -> None:
     ledger = Ledger()
     await grown(database_url, tmp_path, ledger, tmp_path / "sink")
     ledger.grow(1)
     away = Away((tmp_path / "sink").as_uri(), tmp_path / "sink")
+    away.error = error
     async with running_log(database_url, tmp_path, sinks=[away]) as log:
         assert log.state.held is None
         assert (await submit(log, ledger, 20)).tree_size == 22

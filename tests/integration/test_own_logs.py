@@ -25,6 +25,7 @@ from provledger.errors import (
     DataLossError,
     FailedPreconditionError,
     InvalidArgumentError,
+    UnavailableError,
 )
 from provledger.rpc.channel import channel
 from tests.bench import many
@@ -54,6 +55,22 @@ def metrics() -> Iterator[InMemoryMetricReader]:
         yield reader
     finally:
         telemetry.shutdown()
+
+
+async def test_log_whose_directory_cannot_be_made_is_made_later(tmp_path: Path) -> None:
+    async with anchor_on(tmp_path) as anchor:
+        (directory,) = tmp_path.rglob("logs")
+        request = pb.CreateLogRequest(tenant=ACME, suite=BLAKE3)
+        # A file in the way is to the service what a broken disk is: OSError.
+        directory.rename(directory.with_name("away"))
+        directory.touch()
+        with pytest.raises(UnavailableError) as caught:
+            await anchor.ask("CreateLog", request)
+        assert caught.value.reason == "DISK_UNAVAILABLE"
+        directory.unlink()
+        directory.with_name("away").rename(directory)
+        made = (await anchor.ask("CreateLog", request)).log
+        assert (await anchor.ask("CreateLog", request)).log.uid == made.uid
 
 
 async def test_thousand_ledgers_share_a_log(tmp_path: Path) -> None:
