@@ -139,6 +139,11 @@ class Cluster:
         """Where a service itself listens."""
         return f"{launching.HOST}:{self.services[name].port}"
 
+    def database_files(self, name: str) -> tuple[Path, ...]:
+        """The files that SQLite makes for a service."""
+        file = self.data.databases / f"{name}.sqlite3"
+        return tuple(file.with_name(file.name + end) for end in ("", "-journal", "-wal", "-shm"))
+
     def route(self, caller: str, callee: str, port: int) -> None:
         """Lead the calls of one kind of service to another through a port; from its next start."""
         self._routes[caller, callee] = port

@@ -2,13 +2,15 @@
 
 `tests.faults.faulty_witness` and `faulty_anchor` are the services with these two replaced by ones
 that look into a directory (PROVLEDGER_FAULTS_DIR) before each call. A file there, such as
-`sign-0007-lose`, is one fault, for the next call of `sign`; who meets it removes it.
+`sign-0007-lose`, is one fault, for the next call of `sign`; who meets it removes it. The calls are
+`open` (a key, its public half with it) and `sign` of the key provider, `sink` (take a checkpoint)
+and `holds` (what is there?) of the sink.
 
-* `fail`: refuse; `throttle`: refuse and say when to come again,
+* `fail`: refuse; `throttle`: refuse and say when to come again; `missing`: say it is not there,
 * `odd`: raise what nobody foresaw, as a sink of somebody's own may,
 * `time out`: never answer,
 * `lose`: do it, then say that it failed; `stall`: do it, then never answer,
-* `wrong`: answer with another signature.
+* `wrong`: answer with another signature, or with a key that is another one.
 """
 
 from __future__ import annotations
@@ -16,17 +18,24 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from anchor_svc.sinks import Evidence, PublishedCheckpoint, SinkError
 from anchor_svc.sinks.file import FileSink
-from provledger.kms.errors import KMSThrottledError, KMSUnavailableError
-from provledger.kms.local import LocalSigner
+from provledger.kms.errors import KMSKeyNotFoundError, KMSThrottledError, KMSUnavailableError
+from provledger.kms.local import LocalProvider, LocalSigner
+
+T = TypeVar("T")
 
 DIR_ENV = "PROVLEDGER_FAULTS_DIR"
+OPEN_FAULTS = ("fail", "throttle", "missing", "lose", "wrong", "time out", "stall")
 SIGN_FAULTS = ("fail", "throttle", "lose", "wrong", "time out", "stall")
 SINK_FAULTS = ("fail", "odd", "lose", "time out", "stall")
+HOLDS_FAULTS = SINK_FAULTS
 
 
 class Faults:
@@ -58,41 +67,62 @@ class _Surprise(Exception):
     """Something that a library raises without telling anybody."""
 
 
+async def _suffer(fault: str, away: type[Exception]) -> None:
+    """What comes before a call is made."""
+    if fault == "fail":
+        raise away("it is away")
+    if fault == "throttle":
+        raise KMSThrottledError("the key provider is busy", retry_delay_s=0.2)
+    if fault == "missing":
+        raise KMSKeyNotFoundError("there is no such key")
+    if fault == "odd":
+        raise _Surprise("unforeseen")
+    if fault == "time out":
+        await asyncio.Event().wait()
+
+
+async def _answer(fault: str, away: type[Exception], answer: T) -> T:
+    """What comes after it."""
+    if fault == "lose":
+        raise away("the answer was lost")
+    if fault == "stall":
+        await asyncio.Event().wait()
+    return answer
+
+
 def install() -> None:
     """Put the faults into this process."""
-    sign, anchor = LocalSigner.sign, FileSink.anchor
+    open_signer, sign = LocalProvider.open_signer, LocalSigner.sign
+    anchor, holds = FileSink.anchor, FileSink.holds
+
+    async def faulty_open(self: LocalProvider, uri: str) -> LocalSigner:
+        fault = _take("open")
+        await _suffer(fault, KMSUnavailableError)
+        signer = await open_signer(self, uri)
+        if fault == "wrong":
+            other = Ed25519PrivateKey.generate()
+            signer = replace(signer, public_key=other.public_key(), _private_key=other)
+        return await _answer(fault, KMSUnavailableError, signer)
 
     async def faulty_sign(self: LocalSigner, message: bytes) -> bytes:
         fault = _take("sign")
-        if fault == "fail":
-            raise KMSUnavailableError("the key provider is away")
-        if fault == "throttle":
-            raise KMSThrottledError("the key provider is busy", retry_delay_s=0.2)
-        if fault == "time out":
-            await asyncio.Event().wait()
+        await _suffer(fault, KMSUnavailableError)
         signature = await sign(self, b"another message" if fault == "wrong" else message)
-        if fault == "lose":
-            raise KMSUnavailableError("the answer was lost")
-        if fault == "stall":
-            await asyncio.Event().wait()
-        return signature
+        return await _answer(fault, KMSUnavailableError, signature)
 
     async def faulty_anchor(self: FileSink, checkpoint: PublishedCheckpoint) -> Evidence:
         fault = _take("sink")
-        if fault == "fail":
-            raise SinkError("the sink is away")
-        if fault == "odd":
-            raise _Surprise("unforeseen")
-        if fault == "time out":
-            await asyncio.Event().wait()
-        evidence = await anchor(self, checkpoint)
-        if fault == "lose":
-            raise SinkError("the answer was lost")
-        if fault == "stall":
-            await asyncio.Event().wait()
-        return evidence
+        await _suffer(fault, SinkError)
+        return await _answer(fault, SinkError, await anchor(self, checkpoint))
 
-    # The class itself: adapters make signers and sinks in many places.
+    async def faulty_holds(self: FileSink, checkpoint: PublishedCheckpoint) -> bool:
+        fault = _take("holds")
+        await _suffer(fault, SinkError)
+        return await _answer(fault, SinkError, await holds(self, checkpoint))
+
+    # The classes themselves: adapters make signers and sinks in many places.
+    provider: Any = LocalProvider
     signer: Any = LocalSigner
     sink: Any = FileSink
-    signer.sign, sink.anchor = faulty_sign, faulty_anchor
+    provider.open_signer, signer.sign = faulty_open, faulty_sign
+    sink.anchor, sink.holds = faulty_anchor, faulty_holds

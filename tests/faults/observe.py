@@ -11,10 +11,14 @@ from provledger import note, tiles
 from provledger.client import AsyncClient
 from provledger.errors import ProvledgerError
 from provledger.keyset import KeySet
+from provledger.receipt import Receipt
 from tests.faults import checker, record
 from tests.faults.cluster import Cluster
 
 TIMEOUT_S = 90.0
+_LOOKS = 5
+"""So often what there is is read again because it has become more meanwhile."""
+_CHECKPOINTS = "logs/*/checkpoint"
 
 
 def check(cluster: Cluster, log: Path) -> checker.Summary:
@@ -36,23 +40,29 @@ async def gather(cluster: Cluster) -> checker.Holdings:
     """Everything there is. All services must run, and nobody may append meanwhile."""
     endpoint, keys_endpoint = cluster.endpoint("ledger"), cluster.endpoint("keys")
     async with AsyncClient(endpoint, keys_endpoint=keys_endpoint) as client:
-        size = await _until_published(cluster, client)
-        names = [ledger.name async for ledger in client.list_ledgers()]
-        receipts = {
-            name: [each async for each in client.list_receipts(name, page_size=500)]
-            for name in names
-        }
-        for name in names:
+        receipts: dict[str, list[Receipt]] = {}
+        for _ in range(_LOOKS):
+            size = await _until_published(cluster, client)
+            names = [ledger.name async for ledger in client.list_ledgers()]
+            receipts = {
+                name: [each async for each in client.list_receipts(name, page_size=500)]
+                for name in names
+            }
+            published = {each: _opened(each) for each in cluster.data.tiles.glob(_CHECKPOINTS)}
+            ours = [path for path, opened in published.items() if opened.size == size]
+            # A service may have had something to say for the key ledger, or for who gave up.
+            if ours and size == 1 + sum(map(len, receipts.values())):
+                break
+        for name in receipts:
             await client.verify_range(name)
         keys = KeySet.parse(await client.jwks())
-    published = {path: _opened(path) for path in cluster.data.tiles.glob("logs/*/checkpoint")}
-    (ours,) = (path for path, opened in published.items() if opened.size == size)
+    (root,) = (path.parent for path in ours)
     seen = [
         path.read_bytes()
         for path in cluster.data.anchors.rglob("*.checkpoint")
-        if not _is_unused(_opened(path), published[ours].origin)
+        if not _is_unused(_opened(path), published[root / "checkpoint"].origin)
     ]
-    return checker.Holdings(receipts, read_leaves(ours.parent, size), seen, keys)
+    return checker.Holdings(receipts, read_leaves(root, size), seen, keys)
 
 
 def _is_unused(checkpoint: checkpoints.Checkpoint, ours: str) -> bool:
@@ -75,7 +85,7 @@ async def _until_published(cluster: Cluster, client: AsyncClient) -> int:
             continue
         # Leaf 0 says whose log it is.
         wanted = 1 + sum(ledger.seq + 1 for ledger in ledgers)
-        published, anchored = published_size(cluster), _anchored(cluster)
+        published, anchored = published_size(cluster), anchored_size(cluster)
         # A ledger that lost the answer hears of it when its relay asks again.
         told = 1 + sum(ledger.logged_seq + 1 for ledger in ledgers)
         state = {"wanted": wanted, "published": published, "anchored": anchored, "told": told}
@@ -87,10 +97,11 @@ async def _until_published(cluster: Cluster, client: AsyncClient) -> int:
 
 def published_size(cluster: Cluster) -> int:
     """Size of the checkpoint that readers of the log find."""
-    return max(map(_size, cluster.data.tiles.glob("logs/*/checkpoint")), default=0)
+    return max(map(_size, cluster.data.tiles.glob(_CHECKPOINTS)), default=0)
 
 
-def _anchored(cluster: Cluster) -> int:
+def anchored_size(cluster: Cluster) -> int:
+    """Size of the newest checkpoint that the sink has."""
     return max(map(_size, cluster.data.anchors.glob("*/latest")), default=0)
 
 

@@ -1,9 +1,9 @@
 """A proxy in front of PostgreSQL that breaks connections at statements, on the wire.
 
 It reads the frames of the frontend/backend protocol 3.0 (PostgreSQL documentation, 54.7): type,
-length, content. A client's messages up to its Sync (or one simple Query) make one round trip. Its
-text are the statements that it executes, also those that were prepared before and are only named
-in it. At a round trip whose text holds a pattern it can
+length, content. A client's messages up to its Sync (or one simple Query) make one round trip. It
+executes statements, which may have been prepared before and are only named then. At a round trip
+with a statement of a pattern it can
 
 * `cut`: close both connections before the server sees it,
 * `lose`: pass it on, wait for the server's answer, and close instead of handing it over,
@@ -43,7 +43,7 @@ class PostgresProxy:
         self.replace = replace
         self._socket_path = socket_path
         self._lock = threading.Lock()
-        self._faults: list[tuple[re.Pattern[bytes], Fault]] = []
+        self._faults: list[tuple[re.Pattern[str], Fault]] = []
         self.injected: Counter[tuple[str, Fault]] = Counter()
         self.statements: Counter[str] = Counter()
         self._thread = threading.Thread(target=self._run, name="pgproxy", daemon=True)
@@ -63,8 +63,8 @@ class PostgresProxy:
         self._thread.join(30.0)
 
     def inject(self, pattern: str, *faults: Fault) -> None:
-        """What the next round trips will meet whose text holds the pattern (case ignored)."""
-        compiled = re.compile(pattern.encode(), re.IGNORECASE)
+        """What the next round trips will meet that execute a statement of that pattern."""
+        compiled = re.compile(pattern)
         with self._lock:
             self._faults += [(compiled, fault) for fault in faults]
 
@@ -117,13 +117,13 @@ class PostgresProxy:
 
     def take(self, statements: list[bytes]) -> Fault | None:
         """What a round trip meets that executes these."""
-        text = b"\n".join(statements)
+        shapes = [shape(each) for each in statements]
         with self._lock:
-            self.statements.update(map(_shape, statements))
+            self.statements.update(shapes)
             for place, (pattern, fault) in enumerate(self._faults):
-                if pattern.search(text):
+                if any(map(pattern.search, shapes or [""])):
                     del self._faults[place]
-                    self.injected[pattern.pattern.decode(), fault] += 1
+                    self.injected[pattern.pattern, fault] += 1
                     return fault
         return None
 
@@ -207,7 +207,7 @@ class _Link:
             return
 
 
-def _shape(statement: bytes) -> str:
-    """A statement without what differs from one time to the next."""
+def shape(statement: bytes) -> str:
+    """A statement on one line, without what differs from one time to the next."""
     text = _PARAMETER.sub(b"$", _SPACE.sub(b" ", statement).strip())
     return _LISTS.sub(b"($)", text).decode()

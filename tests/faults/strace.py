@@ -101,11 +101,21 @@ def recorded(trace: Path, below: Path, without: tuple[Path, ...]) -> dict[str, s
 
 
 class Attached:
-    """strace attached to a running process, until it or `detach` ends it."""
+    """strace attached to a running process, until it or `detach` ends it.
 
-    def __init__(self, pid: int, *points: Point) -> None:
+    `paths` limit it to calls on those files; `trace` is a file to which it writes what it does.
+    """
+
+    def __init__(
+        self,
+        pid: int,
+        *points: Point,
+        paths: tuple[Path, ...] = (),
+        trace: Path = Path(os.devnull),
+    ) -> None:
+        self._trace = trace
         self._process = subprocess.Popen(
-            [*_options(points, ()), "-p", str(pid)],
+            [*_options(points, paths, trace), "-p", str(pid)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -115,6 +125,11 @@ class Attached:
             assert time.monotonic() < deadline_s, "strace does not attach"
             time.sleep(0.01)
 
+    @property
+    def injected(self) -> int:
+        """How many calls it has failed so far."""
+        return self._trace.read_text(errors="replace").count("(INJECTED)")
+
     def detach(self) -> None:
         """Let the process go on undisturbed."""
         if self._process.poll() is None:
@@ -122,8 +137,10 @@ class Attached:
         self._process.wait(_ATTACH_S)
 
 
-def _options(points: tuple[Point, ...], paths: tuple[Path, ...]) -> list[str]:
-    options = ["strace", "-f", "-qq", "-o", os.devnull]
+def _options(
+    points: tuple[Point, ...], paths: tuple[Path, ...], trace: Path = Path(os.devnull)
+) -> list[str]:
+    options = ["strace", "-f", "-qq", "-o", str(trace)]
     for point in points:
         options += ["-e", point.expression]
     for path in paths:

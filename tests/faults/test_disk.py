@@ -6,51 +6,124 @@ import contextlib
 import os
 import random
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
+from provledger.errors import StatusError
 from tests.faults import strace
-from tests.faults.cluster import Cluster, eventually
+from tests.faults.cluster import Cluster, DiedError, eventually
 from tests.faults.conftest import FULL, QUICK, Attack
+from tests.faults.errands import Errands
 from tests.faults.observe import published_size
-from tests.faults.strace import Attached, Point
+from tests.faults.strace import FILE_CALLS, Attached, Point
 from tests.faults.workload import Load, Workload
 
 LOAD = Load(writers=3, batch=4, pause_s=0.03)
 
 CALLS = {
-    "ledger": ("pwrite64", "fdatasync"),
-    "anchor": ("pwrite64", "fdatasync", "fsync", "rename", "link"),
+    "ledger": ("pwrite64", "fdatasync", "pread64"),
+    "anchor": (
+        "pwrite64", "fdatasync", "fsync", "rename", "link", "pread64", "openat", "unlink", "read",
+    ),
+    "keys": ("pwrite64", "fdatasync", "pread64"),
+}  # fmt: skip
+"""Calls that services make all the time, of `read` only those on the newest checkpoint in the sink:
+others are made for each wake-up of a thread."""
+
+NOTICED = frozenset({"pwrite64", "fdatasync", "fsync", "rename", "link"})
+"""Calls whose failure somebody hears of: a client, or the reader of a log."""
+
+STARTING = {
+    service: ("pwrite64", "fdatasync", "pread64", "openat", "ftruncate", *more)
+    for service, more in {"ledger": (), "anchor": ("mkdir", "fsync"), "keys": ()}.items()
 }
-ERRORS = ("ENOSPC", "EIO")
+"""Calls on databases, and those that hardly anything else makes, while a service starts."""
+
+ERRORS = {"pread64": ("EIO",), "read": ("EIO",), "unlink": ("EIO",)}
+ANY_ERROR = ("ENOSPC", "EIO")
 TMPFS_MB = 64
 
 
-def test_calls_that_change_files_fail(embedded: Attack, rng: random.Random) -> None:
+def _all(calls: Mapping[str, Sequence[str]]) -> list[tuple[str, str, str]]:
+    return [
+        (service, call, error)
+        for service, names in calls.items()
+        for call in names
+        for error in ERRORS.get(call, ANY_ERROR)
+    ]
+
+
+def test_calls_on_files_fail(
+    embedded: Attack, rng: random.Random, tmp_path: Path, fault_seed: int
+) -> None:
     """All of one kind, for a while; no process is started again."""
     strace.require()
-    targets = [(s, call, error) for s, calls in CALLS.items() for call in calls for error in ERRORS]
+    targets = _all(CALLS)
     chosen = targets if FULL else [
-        ("ledger", rng.choice(CALLS["ledger"]), rng.choice(ERRORS)),
-        ("anchor", rng.choice(CALLS["anchor"]), rng.choice(ERRORS)),
+        rng.choice([each for each in targets if each[0] == service]) for service in CALLS
     ]  # fmt: skip
-    with embedded.workload(LOAD) as work:
-        for service, call, error in chosen:
-            print(service, call, error)
-            pid = embedded.cluster[service].pid
+    cluster = embedded.cluster
+    missed = []
+    with (
+        embedded.workload(LOAD, excused=_looks_damaged) as work,
+        Errands(cluster, f"disk-{fault_seed:08x}"),
+    ):
+        for number, (service, call, error) in enumerate(chosen):
+            print(service, call, error, flush=True)
+            pid = cluster[service].pid
             if service == "anchor":
                 # A relay that still waits after the last fault would not tell of the next one.
-                size = published_size(embedded.cluster)
-                eventually(lambda size=size: published_size(embedded.cluster) > size, "it grows")  # type: ignore[misc]
-            attached = Attached(pid, Point(call, "1+", f"error={error}"))
-            _notices(embedded, work, service)
+                size = published_size(cluster)
+                eventually(lambda size=size: published_size(cluster) > size, "it grows")  # type: ignore[misc]
+            attached = Attached(
+                pid,
+                Point(call, "1+", f"error={error}"),
+                paths=tuple(cluster.data.anchors.glob("*/latest")) if call == "read" else (),
+                trace=tmp_path / f"trace-{number}",
+            )
+            try:
+                eventually(lambda: attached.injected > 0, "a call fails", 30.0)  # noqa: B023
+                if call in NOTICED:
+                    _notices(embedded, work, service)
+            except AssertionError:
+                missed.append((service, call, error))
             attached.detach()
             work.wait_for(20)
-            assert embedded.cluster[service].running, embedded.cluster[service].tail()
-            assert embedded.cluster[service].pid == pid
+            assert cluster[service].running, cluster[service].tail()
+            assert cluster[service].pid == pid
     print(embedded.check())
+    assert not missed
+
+
+def test_calls_on_files_fail_at_a_start(embedded: Attack, rng: random.Random) -> None:
+    """A service that cannot read or write its files ends, or serves; the next start is right."""
+    strace.require()
+    targets = _all(STARTING)
+    cluster, ended = embedded.cluster, 0
+    with embedded.workload(LOAD, excused=_looks_damaged) as work:
+        for service, call, error in targets if FULL else rng.sample(targets, 1):
+            cluster[service].kill()
+            point = Point(call, "1+", f"error={error}")
+            paths = () if call in FILE_CALLS else cluster.database_files(service)
+            cluster.spawn(service, wrapper=strace.wrapper(point, paths=paths))
+            try:
+                cluster.wait_ready(service, 15.0)
+                came = "serves"
+            except DiedError:
+                came, ended = "does not serve", ended + 1
+            print(service, call, error, came, flush=True)
+            cluster[service].kill()
+            cluster.restart(service)
+            work.wait_for(20)
+    print(embedded.check())
+    assert not FULL or ended > len(targets) / 4
+
+
+def _looks_damaged(error: StatusError) -> bool:
+    """SQLite may take a page that it cannot read for a damaged one, and so do we: for as long."""
+    return error.reason == "DATABASE_CORRUPT"
 
 
 def _notices(attack: Attack, work: Workload, service: str) -> None:
@@ -59,6 +132,8 @@ def _notices(attack: Attack, work: Workload, service: str) -> None:
         before = work.failures
         eventually(lambda: work.failures > before, "an append fails")
         return
+    if service == "keys":
+        return  # whoever makes a key insists until it is there
     # The anchor tells its caller, which says so, and says itself what nobody called for.
     logs = [attack.cluster[name].log for name in ("ledger", "anchor")]
     start = [log.stat().st_size for log in logs]

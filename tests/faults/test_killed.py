@@ -178,9 +178,7 @@ def test_killed_while_databases_are_made(
 
 
 def _dies_at_first_start(cluster: Cluster, name: str, point: Point) -> bool:
-    file = cluster.data.databases / f"{name}.sqlite3"
-    paths = tuple(file.with_name(file.name + end) for end in ("", "-journal", "-wal", "-shm"))
-    cluster.spawn(name, wrapper=strace.wrapper(point, paths=paths))
+    cluster.spawn(name, wrapper=strace.wrapper(point, paths=cluster.database_files(name)))
     try:
         cluster.wait_ready(name)
     except DiedError:

@@ -10,12 +10,21 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from anchor_svc.restored import MARKER
 from provledger.client import Client
 from tests.faults import rpc_calls
 from tests.faults.between import AT_LAST, BETWEEN, Edge
 from tests.faults.cluster import Cluster, eventually
 from tests.faults.conftest import FULL, QUICK, Attack, seed_of
-from tests.faults.faulty import DIR_ENV, SIGN_FAULTS, SINK_FAULTS, Faults
+from tests.faults.faulty import (
+    DIR_ENV,
+    HOLDS_FAULTS,
+    OPEN_FAULTS,
+    SIGN_FAULTS,
+    SINK_FAULTS,
+    Faults,
+)
+from tests.faults.observe import anchored_size
 from tests.faults.proxy import FAULTS, Fault, Proxy
 from tests.faults.rpcs import Caller
 from tests.faults.workload import Load
@@ -145,8 +154,50 @@ def test_key_provider_fails(between: Between, rng: random.Random) -> None:
     _in_process(between, rng, "sign", SIGN_FAULTS)
 
 
+def test_key_cannot_be_opened(between: Between, rng: random.Random) -> None:
+    """Of witness and anchor, when they start: it is tried again until it can."""
+    cluster = between.attack.cluster
+    # Whoever opens a key waits ten seconds for it.
+    slow = ("time out", "stall")
+    faults = list(OPEN_FAULTS) if FULL else [rng.choice([f for f in OPEN_FAULTS if f not in slow])]
+    with between.attack.workload(LOAD) as work:
+        for service in ("witness", "anchor") if FULL else (rng.choice(("witness", "anchor")),):
+            rng.shuffle(faults)
+            print(service, faults)
+            cluster[service].kill()
+            between.faults.inject("open", *faults)
+            cluster.restart(service)
+            eventually(lambda: not between.faults.pending("open"), "all faults of open", 240.0)
+            work.wait_for(20)
+    between.attack.wait_anchored()
+    print(between.attack.check())
+
+
 def test_sink_fails(between: Between, rng: random.Random) -> None:
     _in_process(between, rng, "sink", SINK_FAULTS)
+
+
+def test_sink_does_not_say_what_it_holds(between: Between, rng: random.Random) -> None:
+    """After a restore nothing is signed until it does; at any other start it is let be."""
+    cluster = between.attack.cluster
+    log = next((cluster.data.tiles / "logs").iterdir())
+    rounds = [(f, restored) for f in HOLDS_FAULTS for restored in (True, False)]
+    with between.attack.workload(LOAD) as work:
+        for fault, restored in rounds if FULL else rng.sample(rounds, 2):
+            print(fault, "after a restore" if restored else "")
+            faults = [fault, rng.choice(("fail", "lose"))] if restored else [fault]
+            cluster["anchor"].kill()
+            size = anchored_size(cluster)
+            if restored:
+                (log / MARKER).write_text('{"accepted": false}')
+            between.faults.inject("holds", *faults)
+            cluster.restart("anchor")
+            while between.faults.pending("holds"):
+                assert not restored or anchored_size(cluster) == size
+                assert cluster["anchor"].running, cluster["anchor"].tail()
+            eventually(lambda: anchored_size(cluster) > size, "it goes on")  # noqa: B023
+            work.wait_for(20)
+    print(between.attack.check())
 
 
 def _in_process(between: Between, rng: random.Random, call: str, kinds: tuple[str, ...]) -> None:

@@ -5,28 +5,20 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy.engine import make_url
 
 from provledger.client import Client, Mutation
 from provledger.errors import StatusError
-from tests.faults.cluster import Cluster, eventually
-from tests.faults.conftest import FULL, QUICK, Attack
+from tests.faults.cluster import eventually
+from tests.faults.conftest import FULL
 from tests.faults.denied import check_not_denied
-from tests.faults.pgproxy import FAULTS, PostgresProxy
+from tests.faults.on_postgres import OnPostgres, on_postgres
+from tests.faults.statements import WORKING
 from tests.faults.workload import LEDGERS, Load
-from tests.support.ports import free_ports
-from tests.support.postgres import (
-    PostgresServer,
-    connection_string,
-    copy_schema,
-    fresh_database,
-    swap_schemas,
-)
+from tests.support.postgres import PostgresServer, copy_schema, swap_schemas
 
 pytestmark = pytest.mark.postgres
 
@@ -34,37 +26,6 @@ LEDGER = LEDGERS[0]
 LOAD = Load(writers=4, batch=4, pause_s=0.03)
 # Flushes that take more than one statement: a single one has all its locks before it moves a head.
 LARGE_LOAD = Load(writers=4, batch=400, pause_s=0.03)
-
-STATEMENTS = {
-    "ledger": (
-        r"COMMIT\b", "BEGIN", "(INTO|COPY) .*entries", "(INTO|COPY) .*batches", "UPDATE .*heads",
-        "SELECT .*heads", "log_runs", "",
-    ),
-    "anchor": (
-        r"COMMIT\b", "BEGIN", "INTO .*entries", "UPDATE .*logs", "INTO .*checkpoints",
-        "UPDATE .*checkpoints", "anchors", "ledgers", "runs", "",
-    ),
-    "keys": (r"COMMIT\b", "registry", ""),
-}  # fmt: skip
-"""Patterns of the statements of each service; "" is any."""
-
-
-class OnPostgres:
-    """An attack on services whose database can be restarted, and reached by a proxy or directly."""
-
-    def __init__(
-        self, attack: Attack, server: PostgresServer, url: str, proxies: dict[str, PostgresProxy]
-    ) -> None:
-        self.attack = attack
-        self.server = server
-        self.url = url
-        self.proxies = proxies
-
-    @contextmanager
-    def session(self) -> Iterator[psycopg.Connection[Any]]:
-        """A connection of the test's own, as superuser."""
-        with psycopg.connect(connection_string(self.url), autocommit=True) as connection:
-            yield connection
 
 
 @pytest.fixture(scope="module")
@@ -74,62 +35,19 @@ def postgres(
     """A server of the module's own, since it is restarted; with fsync, since it is killed."""
     path = tmp_path_factory.mktemp("postgres")
     seed = request.config.getoption("fault_seed")
-    with PostgresServer(durable=True) as server, fresh_database(server.url) as url:
-        proxies = {
-            name: PostgresProxy(port, server.socket_path).start()
-            for name, port in zip(STATEMENTS, free_ports(len(STATEMENTS)), strict=True)
-        }
-        urls = {
-            name: make_url(url)
-            .set(host="127.0.0.1", port=proxy.port, query={"sslmode": "disable",
-                                                           "gssencmode": "disable"})
-            .render_as_string(hide_password=False)
-            for name, proxy in proxies.items()
-        }  # fmt: skip
-        cluster = Cluster(path / "data", database_urls=urls, ledger_replicas=2, options=QUICK)
-        attack = Attack(cluster, path / "record", seed)
-        try:
-            cluster.start()
-            attack.make_ledgers()
-            yield OnPostgres(attack, server, url, proxies)
-        finally:
-            attack.close()
-            for proxy in proxies.values():
-                proxy.close()
+    with (
+        PostgresServer(durable=True) as server,
+        on_postgres(server, path, seed, replicas=2) as postgres,
+    ):
+        postgres.attack.cluster.start()
+        postgres.attack.make_ledgers()
+        yield postgres
 
 
 @pytest.fixture(autouse=True)
 def _calm(postgres: OnPostgres) -> Iterator[None]:
     yield
-    for proxy in postgres.proxies.values():
-        proxy.calm()
-
-
-def test_statements_are_cut_and_lose_their_answers(
-    postgres: OnPostgres, rng: random.Random
-) -> None:
-    targets = [
-        (service, pattern, fault)
-        for service, patterns in STATEMENTS.items()
-        for pattern in patterns
-        for fault in FAULTS
-        if fault != "stall"
-    ]
-    chosen = targets * 3 if FULL else rng.sample(targets, 6)
-    rng.shuffle(chosen)
-    unmet = []
-    with postgres.attack.workload(LOAD) as work:
-        for service, pattern, fault in chosen:
-            proxy = postgres.proxies[service]
-            proxy.inject(pattern, fault)
-            try:
-                eventually(lambda: not proxy.pending(), "the fault happens", 5.0)  # noqa: B023
-            except AssertionError:
-                unmet.append((service, pattern))
-                proxy.calm()
-        work.wait_for(20)
-    print(f"{len(chosen) - len(unmet)} faults, not met: {unmet}; {postgres.attack.check()}")
-    assert len(unmet) < len(chosen)
+    postgres.calm()
 
 
 def test_answers_that_never_come(postgres: OnPostgres, rng: random.Random) -> None:
@@ -137,7 +55,7 @@ def test_answers_that_never_come(postgres: OnPostgres, rng: random.Random) -> No
     with postgres.attack.workload(LOAD) as work:
         for _ in range(12 if FULL else 1):
             service = rng.choice(("ledger", "anchor"))
-            pattern = rng.choice(STATEMENTS[service])
+            pattern = rng.choice(WORKING[service])
             print(service, repr(pattern))
             proxy = postgres.proxies[service]
             proxy.inject(pattern, "stall")

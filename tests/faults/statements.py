@@ -1,0 +1,82 @@
+"""The statements that services make on PostgreSQL, as patterns to attack them by.
+
+A pattern is searched for in a statement on one line (`pgproxy.shape`). Every statement that is made
+is of one of them: `unmet` finds those that are not, which a changed table or a new one makes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+_ANY_TRANSACTION = ("^COMMIT", "^BEGIN .*READ COMMITTED", "^BEGIN .*READ ONLY")
+
+WORKING: Mapping[str, tuple[str, ...]] = {
+    "ledger": (
+        *_ANY_TRANSACTION,
+        "^COPY entries", "^WITH moved .*INTO entries .*INTO batches", "^INSERT INTO batches",
+        "^UPDATE heads SET seq", "^UPDATE heads SET logged_seq",
+        "^UPDATE heads SET lease_owner = [$]", "^UPDATE heads SET lease_owner = ''",
+        "^SELECT .* FROM heads h WHERE .* FOR UPDATE", "^SELECT .* FROM heads h WHERE h.ledger_uid",
+        "^SELECT .* FROM heads h LEFT JOIN entries", "^SELECT .* FROM heads h JOIN ledgers",
+        "^SELECT .* FROM ledgers l JOIN heads", "^SELECT .* FROM ledgers l WHERE",
+        "^INSERT INTO ledgers", "^INSERT INTO heads",
+        "^SELECT .* FROM entries ", "^SELECT .* FROM batches",
+        "^SELECT .* FROM log_runs", "^INSERT INTO log_runs", "^UPDATE log_runs",
+    ),
+    "anchor": (
+        *_ANY_TRANSACTION,
+        "^WITH held .*UPDATE logs SET size .*INTO entries", "^WITH held .*UPDATE logs .*INTO runs",
+        "^WITH held .*UPDATE checkpoints SET note", "^WITH held .*UPDATE checkpoints SET published",
+        "^INSERT INTO anchors", "^INSERT INTO policies", "^SELECT .* FROM policies",
+        "^SELECT .* FROM checkpoints", "^SELECT .* FROM anchors", "^SELECT .* FROM ledgers",
+        "^SELECT .* FROM runs", "^INSERT INTO logs",
+        "^INSERT INTO entries", "^INSERT INTO checkpoints",
+    ),
+    "keys": (
+        *_ANY_TRANSACTION,
+        "^SELECT registry.* FOR UPDATE$", "^SELECT registry.* = [$]$", "^UPDATE registry",
+        "^SELECT keys", "^INSERT INTO keys", "^SELECT key_events", "^INSERT INTO key_events",
+        "^UPDATE key_events",
+    ),
+}  # fmt: skip
+"""While clients append and read, and keys, ledgers, logs and policies are made."""
+
+_ANY_START = ("^SELECT .*alembic_version", "^SELECT set_config", "^SELECT current_setting")
+
+STARTING: Mapping[str, tuple[str, ...]] = {
+    "ledger": (*_ANY_START, "pg_postmaster_start_time"),
+    "anchor": (
+        *_ANY_START, "^SELECT logs", "^UPDATE logs SET writer_epoch", "^SELECT entries",
+        "^SELECT max.anchors.size.", "^SELECT checkpoints.note", "^SELECT policies",
+    ),
+    "keys": (*_ANY_START, "^SELECT keys"),
+}  # fmt: skip
+"""At each start."""
+
+_ANY_FIRST_START = (
+    "pg_advisory_xact_lock", "^SELECT 1 FROM pg_catalog.pg_namespace", "^CREATE SCHEMA",
+    "pg_catalog.pg_class", "^CREATE TABLE", "^CREATE (UNIQUE )?INDEX", "^ALTER TABLE",
+    "^INSERT INTO alembic_version", "^UPDATE alembic_version", "^COMMIT", "^SET LOCAL",
+)  # fmt: skip
+
+MIGRATING: Mapping[str, tuple[str, ...]] = {
+    "ledger": _ANY_FIRST_START,
+    "anchor": _ANY_FIRST_START,
+    "keys": (*_ANY_FIRST_START, "^INSERT INTO registry"),
+}
+"""At the first start, which makes the tables."""
+
+DRIVER = (
+    "^ROLLBACK$", "^;?$", "^SELECT 1$", "^select pg_catalog.version", "^select current_schema",
+    "^show ", "^SAVEPOINT", "^RELEASE", "^ROLLBACK TO", "FROM pg_type", "^DEALLOCATE",
+)  # fmt: skip
+"""What is said of a connection, most of it by the driver and SQLAlchemy, and changes nothing."""
+
+
+def unmet(service: str, statements: Iterable[str]) -> list[str]:
+    """Those that are of no pattern."""
+    known = (WORKING, STARTING, MIGRATING)
+    texts = [*DRIVER, *(text for patterns in known for text in patterns[service])]
+    patterns = [re.compile(text) for text in texts]
+    return [each for each in statements if not any(p.search(each) for p in patterns)]
