@@ -151,11 +151,15 @@ def _put_in_place(directory: Path, target: Path, schemas: Schemas | None) -> Non
         sync_directory(target.parent)
         if schemas is not None:
             schemas.publish()
-    except BaseException:
-        # What the services may find must not be without its mark: it is left for the next try.
+    except BaseException as error:
         if schemas is None or not schemas.committing:
             scratch.remove(target)
-        raise
+            raise
+        # What the services may find must not be without its mark: it is left for the next try.
+        raise CommandError(
+            "whether the database took the last step is not known",
+            hint="run the same command again: it finishes what was done",
+        ) from error
     scratch.finish(target)
 
 
