@@ -12,6 +12,7 @@ import os
 import platform
 import sys
 import tempfile
+import timeit
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -34,12 +35,21 @@ from tests.bench import (
 )
 from tests.support.postgres import fresh_database, running_postgres
 
+_LOOP = "sum(i * i for i in range(1000))"
+
 
 def conditions() -> dict[str, Any]:
-    """Say on what it was measured."""
+    """Say on what it was measured.
+
+    How fast this interpreter is by itself: builds of one version differ by half, and so does this
+    machine from hour to hour.
+    """
+    loops_us = [1000 * each for each in timeit.repeat(_LOOP, number=1000, repeat=20)]
     return {
         "cores": os.cpu_count(),
         "python": platform.python_version(),
+        "python_build": platform.python_build()[1],
+        "loop_of_1000_us": {"min": round(min(loops_us), 1), "max": round(max(loops_us), 1)},
         "machine": platform.machine(),
         "load_before": os.getloadavg()[0],
         "packages": {name: version(name) for name in ("grpcio", "cryptography", "sqlalchemy")},
