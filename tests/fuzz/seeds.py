@@ -13,13 +13,15 @@ from typing import Any
 
 from provledger import dsse, jcs, key_events, tiles, tlog_proof
 from provledger.api.common.v1 import common_pb2
+from provledger.errors import InvalidArgumentError
 from provledger.key_events import SignedEvent
 from provledger.keyset import CoveredCheckpoint
 from provledger.receipt import Receipt
+from provledger.rpc.errors import status_to_pb
 from provledger.rpc.key_events import event_to_pb
 from provledger.signing_token import Certificate, Token
 from provledger.split_view import SplitView
-from tests.fuzz import key_registries, trusted, webs
+from tests.fuzz import answers, key_registries, trusted, webs
 from tests.support import key_history
 from tests.support.good_requests import SERVICES, World, drafts, good_requests
 
@@ -241,15 +243,16 @@ SEEDS: dict[str, list[bytes]] = {
     ],
     "page_token": [base64.urlsafe_b64encode(b'{"q":"x","seq":"1","v":"1"}').rstrip(b"=")],
     "pb_Draft": [each.SerializeToString() for each in drafts()],
-    "pb_Receipt": [
-        common_pb2.Receipt(
-            name="tenants/a/ledgers/main/receipts/x",
-            seq=1,
-            receipt_hash=bytes(32),
-            payload_hash=bytes(32),
-            ledger_uid=_UID,
-        ).SerializeToString()
+    "pb_Receipt": [answers.full_receipt(each).SerializeToString() for each in _receipts()[:3]],
+    "pb_AppendResult": [
+        common_pb2.AppendResult(
+            index=1, receipt=answers.full_receipt(_receipts()[2])
+        ).SerializeToString(),
+        common_pb2.AppendResult(
+            error=status_to_pb(InvalidArgumentError("SOME_REASON", "text"))
+        ).SerializeToString(),
     ],
+    "pb_WitnessBatchResponse": [answers.witnessed_batch()],
     "pb_KeyEvent": [event_to_pb(each.event).SerializeToString() for each in _key_events()],
 }  # fmt: skip
 

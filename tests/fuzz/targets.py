@@ -38,6 +38,7 @@ from provledger import (
 )
 from provledger.api.common.v1 import common_pb2
 from provledger.api.keys.v1 import keys_pb2
+from provledger.api.witness.v1 import witness_pb2
 from provledger.client import convert as client_convert
 from provledger.disclosure import parse_disclosure
 from provledger.errors import InvalidJSONError, PatchError, ProvledgerError
@@ -49,7 +50,7 @@ from provledger.signing_token import parse_token
 from provledger.split_view import parse_split_view
 from provledger.verify import Verifier
 from provledger_cli.lines import draft_from_line
-from tests.fuzz import rpcs, trusted, webs
+from tests.fuzz import answers, rpcs, trusted, webs
 from tests.fuzz.registering import DECODERS, MAX_INPUT_BYTES, TARGETS, target
 from witness_svc import checks
 from witness_svc import convert as witness_convert
@@ -292,7 +293,9 @@ def message(kind: type[Message], read: Callable[[Any], object]) -> None:
 
 message(common_pb2.Draft, lambda m: checks.check(witness_convert.draft_from_pb(m)))
 message(common_pb2.Receipt, client_convert.receipt_from_pb)
+message(common_pb2.AppendResult, answers.read_result)
 message(keys_pb2.KeyEvent, event_from_pb)
+message(witness_pb2.WitnessBatchResponse, answers.read_witnessed)
 
 
 # --- other input of callers ----------------------------------------------------------------------

@@ -1,0 +1,108 @@
+"""What services and clients are answered: batches that the witness signed, results of appends."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from ledger_svc.chain import LedgerInfo
+from ledger_svc.witnessing import Pending, read_response
+from provledger.api.common.v1 import common_pb2
+from provledger.api.witness.v1 import witness_pb2
+from provledger.client import convert as client_convert
+from provledger.receipt import Receipt
+from provledger.witness_batch import parse_body, statement_leaf_hash
+from tests.fuzz import trusted
+from tests.support.good_requests import drafts
+
+FIRST_BATCH: Final = slice(1, 4)
+"""The receipts of the chain's first batch after its genesis."""
+
+_SUITES: Final = {"blake3": common_pb2.SUITE_BLAKE3}
+_DRAFT: Final = next(drafts())
+
+
+def read_witnessed(response: Any) -> None:
+    """As the ledger reads what its witness signed for as many drafts as there are results."""
+    chain = trusted.CHAIN
+    ledger = LedgerInfo(chain.uid, "acme", "main", chain.suite, "logs/-", chain.origin, 1)
+    items = [Pending(_DRAFT, "p", 1) for _ in response.results[:1000]]
+    witnessed = read_response(ledger, items, response)
+    assert len(witnessed.results) == len(response.results)
+    assert (witnessed.seal is None) == all(
+        isinstance(each, Exception) for each in witnessed.results
+    )
+
+
+def read_result(message: Any) -> None:
+    """As a client reads what became of a draft."""
+    client_convert.result_from_pb(message, index=0, request_id="r", full=True)
+
+
+def witnessed_batch() -> bytes:
+    """The answer that the chain's first batch came in."""
+    receipts = list(trusted.CHAIN.receipts())[FIRST_BATCH]
+    signature = receipts[0].signature
+    body = parse_body(signature.body)
+    return witness_pb2.WitnessBatchResponse(
+        results=[
+            witness_pb2.WitnessResult(
+                witnessed=witness_pb2.WitnessedStatement(
+                    statement=each.statement,
+                    payload=each.payload,
+                    receipt_type=each.receipt_type,
+                    profile=each.commitment.profile,
+                    commitment_size=each.commitment.size,
+                    secret=each.commitment.secret,
+                    payload_hash=each.payload_hash,
+                    batch_index=place,
+                )
+            )
+            for place, each in enumerate(receipts)
+        ],
+        body=signature.body,
+        sig=signature.sig,
+        leaf_hashes=b"".join(
+            statement_leaf_hash(trusted.CHAIN.suite, each.statement) for each in receipts
+        ),
+        kid=body.kid,
+        epoch=body.epoch,
+        signed_at_ns=body.signed_at_ns,
+    ).SerializeToString()
+
+
+def full_receipt(receipt: Receipt) -> common_pb2.Receipt:
+    """A receipt as the FULL view has it."""
+    return common_pb2.Receipt(
+        name=receipt.name,
+        receipt_type=receipt.receipt_type,
+        ledger_uid=receipt.ledger_uid,
+        suite=_SUITES[receipt.suite],
+        seq=receipt.seq,
+        t_ns=receipt.t_ns,
+        previous_hash=receipt.previous_hash or b"",
+        payload_hash=receipt.payload_hash,
+        receipt_hash=receipt.receipt_hash,
+        kid=receipt.kid,
+        statement=receipt.statement,
+        payload=receipt.payload,
+        signature=common_pb2.WitnessSignature(
+            body=receipt.signature.body,
+            sig=receipt.signature.sig,
+            index=receipt.signature.index,
+            path=receipt.signature.path,
+        ),
+        commitment=common_pb2.Commitment(
+            profile=receipt.commitment.profile,
+            size=receipt.commitment.size,
+            secret=receipt.commitment.secret or b"",
+        ),
+        proofs=[
+            common_pb2.InclusionProof(
+                origin=each.origin,
+                log_index=each.log_index,
+                hashes=each.hashes,
+                checkpoint=each.checkpoint,
+            )
+            for each in receipt.proofs
+        ],
+    )
