@@ -13,7 +13,7 @@ from typing import Final
 from anchor_svc.bucketfiles import BucketFiles
 from anchor_svc.checkpointing import make_origin
 from anchor_svc.config import Settings
-from anchor_svc.opening import check_usable, open_sinks, prove, read_policy
+from anchor_svc.opening import check_remembered, check_usable, open_sinks, prove, read_policy
 from anchor_svc.openlog import OpenLog
 from anchor_svc.openlogs import OpenLogs
 from anchor_svc.recovery import LOG_UID_BYTES, create_log
@@ -55,6 +55,8 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
     make_origin(settings.origin_prefix, bytes(LOG_UID_BYTES))
     policy = None if settings.policy is None else read_policy(settings.policy)
     sinks = open_sinks(settings.sink_uris(), policy)
+    if settings.wait_for_sinks:
+        check_remembered(sinks, policy)
     async with AsyncExitStack() as undo:
         engine = open_engine(settings.database_url, SCHEMA)
         undo.callback(engine.dispose)
@@ -94,6 +96,7 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
                 max_queued_leaves=settings.max_queued_leaves,
                 batch_budget_s=settings.batch_budget_ms / 1000,
                 batch_leaves=settings.batch_leaves,
+                wait_for_sinks=settings.wait_for_sinks,
                 clock=clock,
                 policy=policy,
                 files=files(row.log_uid),

@@ -84,6 +84,16 @@ class Settings(ServerSettings):
             "max": 600_000,
         },
     )
+    wait_for_sinks: bool = field(
+        default=False,
+        metadata={
+            "doc": "Whether each start signs nothing until sinks that remember (directories, "
+            "buckets, cosigners) say that nothing later was anchored: without `policy` one of "
+            "them, else as many that no others could have met it. As after `provledger restore`, "
+            "and for copies that were put back in another way. Otherwise those are asked as well, "
+            "and one that does not answer within 3 s is not waited for."
+        },
+    )
     max_batch_leaves: int = field(
         default=1000,
         metadata={

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from anchor_svc.sinks import AnchorSink, Provable, SinkError, open_sink
+from anchor_svc.quorum import Quorum
+from anchor_svc.sinks import AnchorSink, Provable, Remembering, SinkError, open_sink
 from anchor_svc.sinks.cosigner import CosignerSink
 from anchor_svc.sinks.http import check_url
 from provledger import logs
@@ -80,12 +82,21 @@ def check_meetable(policy: Policy | None, sinks: Iterable[AnchorSink]) -> None:
     """Refuse a policy that these sinks can never meet; raises ConfigError."""
     if policy is None:
         return
-    known = {
-        key.public_key for sink in sinks if isinstance(sink, CosignerSink) for key in sink.keys
-    }
+    known = public_keys(sinks)
     reachable = {name for name, item in policy.cosigners.items() if item.key.public_key in known}
     if not policy.met_by(reachable | policy.sinks.keys()):
         raise ConfigError("policy: it can never be met by the sinks and cosigners that have a URL")
+
+
+def check_remembered(sinks: Sequence[AnchorSink], policy: Policy | None) -> None:
+    """Refuse to wait for what no sink can ever say; raises ConfigError."""
+    remembering = [sink for sink in sinks if isinstance(sink, Remembering)]
+    quorum = Quorum(policy, [sink.uri for sink in sinks])
+    if quorum.could_miss([sink.uri for sink in remembering], public_keys(remembering)):
+        raise ConfigError(
+            "wait_for_sinks: a checkpoint can be anchored without any of the sinks that remember "
+            "(directories, buckets, cosigners): they could never confirm a start"
+        )
 
 
 def check_usable(sinks: Sequence[AnchorSink], policy: Policy | None, suite: str) -> None:
@@ -105,6 +116,11 @@ async def prove(sinks: Sequence[AnchorSink]) -> None:
                 await sink.check()
             except SinkError as error:
                 log.warning("anchor.sink_not_proven", exc_info=error, sink=sink.uri)
+
+
+def public_keys(sinks: Iterable[object]) -> set[Any]:
+    """Public keys of the cosigners among sinks."""
+    return {key.public_key for sink in sinks if isinstance(sink, CosignerSink) for key in sink.keys}
 
 
 def _cosigner_uri(url: str) -> str:

@@ -50,6 +50,7 @@ class OpenLog:
         max_queued_leaves: int,
         batch_budget_s: float = 0.0,
         batch_leaves: int = 0,
+        wait_for_sinks: bool = False,
         clock: Callable[[], int],
         policy: Policy | None = None,
         files: TileFiles | None = None,
@@ -107,6 +108,7 @@ class OpenLog:
             self.store.root,
             lambda: self.relays.sinks,
             deadline_s=sink_deadline_s,
+            wait=wait_for_sinks,
         )
         self._batcher: GroupCommit[Queued, Outcome] = GroupCommit(
             self.committer.flush,

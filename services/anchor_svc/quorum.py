@@ -7,8 +7,8 @@ receipt decides again, by a policy of their own (`provledger.verify`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Final
 
 from anchor_svc.storage import AnchorRow
 from provledger.errors import NoteError
@@ -25,6 +25,19 @@ class Quorum:
         self._sinks = frozenset(sinks)
         self._asks = policy is not None and policy.quorum is not None
         self.has_sinks = bool(self._sinks) or self._asks
+
+    def could_miss(self, uris: Collection[str], keys: Collection[Any]) -> bool:
+        """Whether a checkpoint may be anchored that these sinks and cosigners know nothing of.
+
+        uris: of sinks. keys: public keys of cosigners.
+        """
+        if self.policy is None or not self._asks:
+            return self._sinks.isdisjoint(uris)
+        known = {name for name, uri in self.policy.sinks.items() if uri in uris}
+        known |= {
+            name for name, item in self.policy.cosigners.items() if item.key.public_key in keys
+        }
+        return self.policy.met_by(self.policy.required() - known)
 
     def met(self, rows: Sequence[AnchorRow]) -> bool:
         """Whether the evidence for one checkpoint is enough."""

@@ -16,7 +16,9 @@ At least one must confirm and none may be left open; whoever restored an install
 sinks has said so (`accepted`). Then the file is removed, durably, before anything is signed.
 
 Without the file, each start asks as well, once: a snapshot that somebody put back leaves none. What
-holds more then holds the log in the same way; what does not answer within a moment is left alone.
+holds more then holds the log in the same way; what does not answer within a moment is left alone,
+unless the settings say to wait (`wait_for_sinks`). Then the log is held until as many have
+confirmed that nothing can have been anchored without them: without a policy, one.
 
 Trust: the file is operational. Who removes it lets a stale log go on, and makes a second history
 that sinks and cosigners will refuse; who makes one stops the log.
@@ -33,6 +35,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from anchor_svc import files
+from anchor_svc.opening import public_keys
 from anchor_svc.sinks import (
     AnchorSink,
     PublishedCheckpoint,
@@ -77,14 +80,7 @@ def decide(answers: Sequence[Answer], *, size: int, accepted: bool) -> None:
         FailedPreconditionError: RESTORED_BEHIND, a sink holds more.
         UnavailableError: RESTORE_NOT_CONFIRMED, nobody said so, or somebody has yet to answer.
     """
-    for answer in answers:
-        if answer.more:
-            raise FailedPreconditionError(
-                "RESTORED_BEHIND",
-                f"this log was restored at tree size {size}, and {answer.sink} remembers more: "
-                f"{answer.more}. Nothing is signed; restore a newer copy, or {_NEXT}",
-                metadata={"sink": answer.sink, "treeSize": str(size)},
-            )
+    _refuse_more(answers, size)
     for answer in answers:
         if answer.holds is None:
             raise _unconfirmed(f"{answer.sink} does not answer: {answer.why}", size)
@@ -96,6 +92,35 @@ def decide(answers: Sequence[Answer], *, size: int, accepted: bool) -> None:
             )
     if not accepted and not any(answer.holds for answer in answers):
         raise _unconfirmed("there is no sink that remembers anything", size)
+
+
+def decide_start(
+    answers: Sequence[Answer],
+    missed: Callable[[Sequence[Answer]], bool],
+    *,
+    size: int,
+    anchored: bool,
+) -> None:
+    """Return if nothing later than our head of `size` can have been anchored.
+
+    missed: whether something can that these answers know nothing of. anchored: whether anything
+    ever was. A sink that holds nothing and never took anything is as it should be, for a new one;
+    but new ones alone do not confirm a log that others once held.
+
+    Raises:
+        FailedPreconditionError: RESTORED_BEHIND, a sink holds more.
+        UnavailableError: START_NOT_CONFIRMED, too few have said so.
+    """
+    _refuse_more(answers, size)
+    confirming = [answer for answer in answers if answer.holds]
+    new = [answer for answer in answers if answer.holds is False and not answer.acknowledged]
+    if missed([*confirming, *new]) or (anchored and not confirming):
+        others = "; ".join(
+            f"{answer.sink}: {answer.why or 'holds nothing of this log'}"
+            for answer in answers
+            if not answer.holds
+        )
+        raise _not_started(others or "no sink was asked yet", size)
 
 
 class Restored:
@@ -110,6 +135,7 @@ class Restored:
         sinks: Callable[[], Sequence[AnchorSink]],
         *,
         deadline_s: float,
+        wait: bool = False,
     ) -> None:
         self._log = identity
         self._storage = storage
@@ -118,6 +144,8 @@ class Restored:
         self._sinks = sinks
         self._deadline_s = deadline_s
         self._accepted = False
+        # Whether this is a start like any other, that waits all the same.
+        self._waits = wait
         self._rng = random.Random()  # noqa: S311 - jitter, not a secret
 
     def open(self) -> None:
@@ -126,6 +154,7 @@ class Restored:
             self._accepted = _read(self._path)
         except FileNotFoundError:
             return
+        self._waits = False
         self._state.held = _unconfirmed("no sink was asked yet", 0)
         log.warning("anchor.held", log=self._log.name, accepted=self._accepted)
 
@@ -133,22 +162,22 @@ class Restored:
         """At every start: hold the log if a sink that answers in time remembers more than we do.
 
         A snapshot of the whole machine that was put back leaves no marker. Sinks that are away
-        hold up nobody here: they refuse later, when they are handed a head.
+        hold up nobody here, unless we are to wait: they refuse later, when they are handed a head.
         """
         head = self._state.published or self._signed()
         if self._state.held is not None or head is None:
             return
-        sinks = [sink for sink in self._sinks() if isinstance(sink, Remembering)]
         limit_s = min(self._deadline_s, _LOOK_S)
-        for answer in await asyncio.gather(*(self._one(s, head, {}, limit_s) for s in sinks)):
-            if answer.more:
-                try:
-                    decide([answer], size=head.size, accepted=False)
-                except FailedPreconditionError as error:
-                    self._state.held = error
-                    log.error("anchor.held", reason=error.reason, message=error.message,
-                              log=self._log.name)  # fmt: skip
-                return
+        answers = await self._answers(head, limit_s)
+        try:
+            if self._waits:
+                await self._decide_start(answers, head.size)
+            else:
+                _refuse_more(answers, head.size)
+        except StatusError as error:
+            self._hold(error)
+            log.error("anchor.held", reason=error.reason, message=error.message,
+                      log=self._log.name)  # fmt: skip
 
     async def run(self) -> None:
         """Ask until it is confirmed; returns at once for a log that is not held."""
@@ -158,7 +187,7 @@ class Restored:
             try:
                 await self._ask()
             except StatusError as error:
-                self._state.held = error
+                self._hold(error)
                 if error.message != told:
                     told = error.message
                     log.error("anchor.held", reason=error.reason, message=told, log=self._log.name)
@@ -167,14 +196,11 @@ class Restored:
     async def _ask(self) -> None:
         head = self._state.published or self._signed()
         size = 0 if head is None else head.size
-        sinks = [sink for sink in self._sinks() if isinstance(sink, Remembering)]
-        acknowledged = await self._storage.cursors(self._log.uid, [sink.uri for sink in sinks])
-        answers = (
-            []
-            if head is None
-            else [await self._one(s, head, acknowledged, self._deadline_s) for s in sinks]
-        )
-        decide(answers, size=size, accepted=self._accepted)
+        answers = [] if head is None else await self._answers(head, self._deadline_s)
+        if self._waits:
+            await self._decide_start(answers, size)
+        else:
+            decide(answers, size=size, accepted=self._accepted)
         await asyncio.to_thread(self._forget)
         self._state.held = None
         log.warning(
@@ -183,6 +209,31 @@ class Restored:
             size=size,
             sinks=[answer.sink for answer in answers if answer.holds],
         )
+
+    def _hold(self, error: StatusError) -> None:
+        self._state.held = error
+        # Once one was found to remember more, this is no start like any other.
+        self._waits = self._waits and isinstance(error, UnavailableError)
+
+    async def _decide_start(self, answers: Sequence[Answer], size: int) -> None:
+        evidence = await self._storage.anchors(self._log.uid, after=None, sink="", limit=1)
+        decide_start(answers, self._missed, size=size, anchored=bool(evidence))
+
+    def _missed(self, answers: Sequence[Answer]) -> bool:
+        """Whether something can be anchored, for the log or a tenant, without these sinks."""
+        uris = {answer.sink for answer in answers}
+        keys = public_keys(sink for sink in self._remembering() if sink.uri in uris)
+        promises = self._state.promises.values()
+        return any(promise.quorum.could_miss(uris, keys) for promise in promises)
+
+    def _remembering(self) -> list[Remembering]:
+        return [sink for sink in self._sinks() if isinstance(sink, Remembering)]
+
+    async def _answers(self, head: SignedCheckpoint, deadline_s: float) -> Sequence[Answer]:
+        sinks = self._remembering()
+        acknowledged = await self._storage.cursors(self._log.uid, [sink.uri for sink in sinks])
+        asked = (self._one(sink, head, acknowledged, deadline_s) for sink in sinks)
+        return await asyncio.gather(*asked)
 
     async def _one(
         self,
@@ -228,6 +279,27 @@ def _read(path: Path) -> bool:
         return value["accepted"] is True
     except (ValueError, KeyError, TypeError):
         return False
+
+
+def _refuse_more(answers: Sequence[Answer], size: int) -> None:
+    for answer in answers:
+        if answer.more:
+            raise FailedPreconditionError(
+                "RESTORED_BEHIND",
+                f"this log was restored at tree size {size}, and {answer.sink} remembers more: "
+                f"{answer.more}. Nothing is signed; restore a newer copy, or {_NEXT}",
+                metadata={"sink": answer.sink, "treeSize": str(size)},
+            )
+
+
+def _not_started(why: str, size: int) -> UnavailableError:
+    return UnavailableError(
+        "START_NOT_CONFIRMED",
+        "this log is to wait at each start until its sinks confirm that they hold nothing later, "
+        f"and signs nothing before (wait_for_sinks): {why}",
+        metadata={"treeSize": str(size)},
+        retry_delay_s=2.0,
+    )
 
 
 def _unconfirmed(why: str, size: int) -> UnavailableError:

@@ -42,7 +42,7 @@ _ASKED_ANEW: Final = 3
 _PATIENCE_S: Final = 0.25
 """How long what was found waits for the log to say that there is no more."""
 _AWAY: Final = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "CANCELLED"})
-_HELD: Final = frozenset({"RESTORED_BEHIND", "RESTORE_NOT_CONFIRMED"})
+_HELD: Final = frozenset({"RESTORED_BEHIND", "RESTORE_NOT_CONFIRMED", "START_NOT_CONFIRMED"})
 _STALE: Final = _HELD | {LEDGER_BEHIND_ANCHOR, LEDGER_ROLLED_BACK}
 """Reasons that say something of the database, and not only that nobody answers."""
 
@@ -126,7 +126,7 @@ class Guard:
                 of the log itself; or LOG_NOT_FOUND.
             DataLossError: LEDGER_ROLLED_BACK, something is missing that was acknowledged here.
             UnavailableError: ANCHOR_NOT_ASKED, while the anchor has not answered;
-                RESTORE_NOT_CONFIRMED, while it waits for its sinks.
+                RESTORE_NOT_CONFIRMED or START_NOT_CONFIRMED, while it waits for its sinks.
         """
         if self._is_confirmed(ledger):
             return

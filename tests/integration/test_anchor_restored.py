@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -152,3 +153,95 @@ async def test_a_start_without_a_marker_waits_for_no_sink(
     async with running_log(database_url, tmp_path, sinks=[away]) as log:
         assert log.state.held is None
         assert (await submit(log, ledger, 20)).tree_size == 22
+
+
+class Returning(FileSink):
+    """A sink that is away until it is said to be back."""
+
+    back = False
+
+    async def holds(self, checkpoint: PublishedCheckpoint) -> bool:
+        if not self.back:
+            raise SinkError("away")
+        return await super().holds(checkpoint)
+
+
+async def test_a_start_that_is_to_wait_is_held_until_a_sink_confirms(
+    database_url: str, tmp_path: Path
+) -> None:
+    """No marker: a volume was put back, or nothing happened; one sink that answers is enough."""
+    ledger, keys = Ledger(), TestKeys()
+    await grown(database_url, tmp_path, ledger, tmp_path / "sink")
+    one = Returning((tmp_path / "sink").as_uri(), tmp_path / "sink")
+    other = Away((tmp_path / "other").as_uri(), tmp_path / "other")
+    async with running_log(
+        database_url, tmp_path, keys=keys, sinks=[one, other], wait_for_sinks=True, background=True
+    ) as log:
+        error = await refused(log, ledger, keys)
+        assert error.reason == "START_NOT_CONFIRMED"
+        assert "away" in error.message
+        assert [signer.signed for signer in keys.signers.values()] == [[], [], []]
+        assert (await log.reader.inclusion(3, 0)).checkpoint.size == 21
+        one.back = True
+        await eventually(lambda: log.state.held is None)
+        ledger.last = ledger.hash_of(19)
+        ledger.grow(1)
+        assert (await submit(log, ledger, 20)).tree_size == 22
+
+
+async def test_a_start_that_is_to_wait_asks_at_once(database_url: str, tmp_path: Path) -> None:
+    """Nothing is held up where the sinks are there; so it is for a log that was never anchored."""
+    ledger = Ledger()
+    ledger.grow(20)
+    places = [sink(tmp_path / "sink")]
+    async with running_log(database_url, tmp_path, sinks=places, wait_for_sinks=True) as log:
+        assert log.state.held is None
+        await submit(log, ledger)
+    for _ in range(2):
+        async with running_log(
+            database_url,
+            tmp_path,
+            sinks=[sink(tmp_path / "sink")],
+            wait_for_sinks=True,
+            background=True,
+        ) as log:
+            assert log.state.held is None
+            await eventually(lambda log=log: log.state.anchored_size == 21)  # type: ignore[misc]
+
+
+async def test_a_start_that_is_to_wait_goes_by_the_policies_of_tenants(
+    database_url: str, tmp_path: Path
+) -> None:
+    """Something may be anchored for one tenant that the log's own sinks know nothing of."""
+    ledger = Ledger()
+    await grown(database_url, tmp_path, ledger, tmp_path / "sink")
+    (tmp_path / "own").mkdir()
+    text = f"sink own {(tmp_path / 'own').as_uri()}\nquorum own\n".encode()
+
+    def start(**options: Any) -> Any:
+        places = [sink(tmp_path / "sink")]
+        return running_log(database_url, tmp_path, sinks=places, wait_for_sinks=True, **options)
+
+    async with start() as log:
+        await log.policies.set("tenants/acme", text, "operator")
+    # It has taken nothing yet, and so cannot keep the log from handing it something.
+    async with start(background=True) as log:
+        await eventually(lambda: log.state.promise("tenants/acme").anchored_size == 21)
+    shutil.rmtree(tmp_path / "own")
+    (tmp_path / "own").mkdir()
+    async with start() as log:
+        assert getattr(log.state.held, "reason", "") == "START_NOT_CONFIRMED"
+
+
+async def test_a_later_marker_is_stricter(database_url: str, tmp_path: Path) -> None:
+    """After a restore all must answer, whatever the setting says."""
+    ledger = Ledger()
+    await grown(database_url, tmp_path, ledger, tmp_path / "sink")
+    mark(tmp_path)
+    away = Away((tmp_path / "other").as_uri(), tmp_path / "other")
+    async with running_log(
+        database_url, tmp_path, sinks=[sink(tmp_path / "sink"), away], wait_for_sinks=True
+    ) as log:
+        with pytest.raises(UnavailableError, match="away") as caught:
+            await log.restored._ask()
+        assert caught.value.reason == "RESTORE_NOT_CONFIRMED"

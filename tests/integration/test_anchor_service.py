@@ -466,6 +466,7 @@ async def test_embedded_database_takes_one_process_only(tmp_path: Path) -> None:
         ({"origin_prefix": "https://x"}, "origin_prefix"),
         ({"sinks": ("s3://bucket",)}, "sinks"),
         ({"database_url": "mysql://x"}, "database"),
+        ({"wait_for_sinks": True, "sinks": ()}, "wait_for_sinks"),
     ],
 )
 async def test_unusable_settings_are_refused(

@@ -52,6 +52,11 @@ def test_without_values_it_names_all_that_is_missing() -> None:
         (("local",), "witness.tls.secret=", "no service listens without TLS"),
         (("local",), "image.digest=sha256:12", "image.digest"),
         (("local",), "gateway.tilesFrom=store", "anchor.tileStore: gateway.tilesFrom is store"),
+        (
+            ("local",),
+            "anchor.sinks=null,anchor.waitForSinks=true",
+            "there are no sinks to wait for",
+        ),
         (("production",), "gateway.tilesFrom=volume", "not on a volume"),
         (("gcp",), "notary.replicas=2", "notary.database.secret"),
         (("local", "fips"), "ledger.settings.default_suite=blake3", "suite blake3 of the ledger"),

@@ -147,6 +147,7 @@ def make_log(
     policy: Policy | None = None,
     batch_budget_s: float = 0.0,
     files: TileFiles | None = None,
+    wait_for_sinks: bool = False,
 ) -> OpenLog:
     """A log, not yet opened, with settings for tests."""
     return OpenLog(
@@ -163,6 +164,7 @@ def make_log(
         policy=policy,
         batch_budget_s=batch_budget_s,
         files=files,
+        wait_for_sinks=wait_for_sinks,
     )
 
 
@@ -206,6 +208,7 @@ async def running_log(
     policy: Policy | None = None,
     batch_budget_s: float = 0.0,
     files: TileFiles | None = None,
+    wait_for_sinks: bool = False,
 ) -> AsyncIterator[OpenLog]:
     """An open log, made if there is none; closed, not killed, at the end.
 
@@ -229,6 +232,7 @@ async def running_log(
             policy=policy,
             batch_budget_s=batch_budget_s,
             files=files,
+            wait_for_sinks=wait_for_sinks,
         )
         prepare(log)
         try:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from anchor_svc.restored import Answer, decide
+from anchor_svc.quorum import Quorum
+from anchor_svc.restored import Answer, decide, decide_start
 from provledger.errors import FailedPreconditionError, UnavailableError
+from provledger.policy import parse_policy
 
 CONFIRMS = Answer("s3:", 500, True)
 NEW = Answer("file:new", 0, False)
@@ -57,3 +59,77 @@ def test_whoever_accepted_it_goes_on_without_sinks_that_remember(answers: list[A
 def test_one_that_is_away_is_waited_for_even_so() -> None:
     with pytest.raises(UnavailableError):
         decide([AWAY], size=500, accepted=True)
+
+
+# --- a start that waits
+
+SINKS = {"a": "file:///a", "b": "s3://b", "c": "s3://c"}
+A, B = Answer("file:///a", 500, True), Answer("s3://b", 500, True)
+B_AWAY = Answer("s3://b", 500, None, why="no route")
+C_EMPTY = Answer("s3://c", 0, False)
+C_EMPTIED = Answer("s3://c", 480, False)
+
+
+def start(answers: list[Answer], quorum: str = "", *, anchored: bool = True) -> None:
+    lines = [f"sink {name} {uri}" for name, uri in SINKS.items()]
+    policy = parse_policy("\n".join([*lines, quorum, ""]).encode()) if quorum else None
+    rule = Quorum(policy, SINKS.values())
+    decide_start(
+        answers,
+        lambda heard: rule.could_miss({answer.sink for answer in heard}, ()),
+        size=500,
+        anchored=anchored,
+    )
+
+
+@pytest.mark.parametrize(
+    ("answers", "quorum"),
+    [
+        # All must hold what is anchored: each of them knows of it.
+        ([A], ""),
+        ([A, B_AWAY, C_EMPTY], ""),
+        ([A], "group g all a b c\nquorum g"),
+        # The one that is silent cannot have been enough.
+        ([A, B], "group g 2 a b c\nquorum g"),
+        ([A, B_AWAY], "quorum a"),
+        # A sink that was added lately, and took nothing yet.
+        ([A, C_EMPTY], "quorum c"),
+    ],
+)
+def test_start_goes_on_once_nothing_can_have_been_missed(
+    answers: list[Answer], quorum: str
+) -> None:
+    start(answers, quorum)
+
+
+@pytest.mark.parametrize(
+    ("answers", "quorum"),
+    [
+        ([], ""),
+        ([B_AWAY], ""),
+        ([C_EMPTY], ""),
+        ([A, B_AWAY], "group g 2 a b c\nquorum g"),
+        ([A, B], "group g any a b c\nquorum g"),
+        ([B], "quorum a"),
+        ([A, C_EMPTIED], "quorum c"),
+        ([C_EMPTY], "quorum c"),
+    ],
+)
+def test_start_waits_while_something_may_have_been(answers: list[Answer], quorum: str) -> None:
+    with pytest.raises(UnavailableError) as caught:
+        start(answers, quorum)
+    assert caught.value.reason == "START_NOT_CONFIRMED"
+
+
+def test_start_of_a_log_that_was_never_anchored_is_confirmed_by_an_empty_sink() -> None:
+    start([C_EMPTY], anchored=False)
+    with pytest.raises(UnavailableError, match="no route"):
+        start([B_AWAY], anchored=False)
+
+
+@pytest.mark.parametrize("anchored", [False, True])
+def test_one_that_holds_more_stops_a_start(anchored: bool) -> None:
+    more = Answer("s3://b", 500, None, more="it has cosigned a checkpoint of tree size 501")
+    with pytest.raises(FailedPreconditionError) as caught:
+        start([A, more], anchored=anchored)
+    assert caught.value.reason == "RESTORED_BEHIND"

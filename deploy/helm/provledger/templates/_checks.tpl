@@ -8,7 +8,7 @@
 {{- if not $values.tls.secret }}{{ $wrong = append $wrong (printf "%s.tls.secret: a Secret with tls.crt, tls.key and ca.crt; no service listens without TLS" $name) }}{{ end -}}
 {{- if and (has $name (list "keys" "ledger" "anchor")) (not $values.database.secret) }}{{ $wrong = append $wrong (printf "%s.database.secret: a Secret with the URL of its PostgreSQL database" $name) }}{{ end -}}
 {{- range $key, $value := $values.settings -}}
-{{- if has $key (list "host" "port" "tls_cert" "tls_key" "tls_ca" "rpc_tls_cert" "rpc_tls_key" "rpc_tls_ca" "allowed_callers" "database_url" "data_dir" "key_dir" "keys_endpoint" "witness_endpoint" "anchor_endpoint" "ready_file" "tile_store" "policy" "sinks" "logs" "name") -}}
+{{- if has $key (list "host" "port" "tls_cert" "tls_key" "tls_ca" "rpc_tls_cert" "rpc_tls_key" "rpc_tls_ca" "allowed_callers" "database_url" "data_dir" "key_dir" "keys_endpoint" "witness_endpoint" "anchor_endpoint" "ready_file" "tile_store" "policy" "sinks" "wait_for_sinks" "logs" "name") -}}
 {{- $wrong = append $wrong (printf "%s.settings.%s: the chart sets this itself" $name $key) -}}
 {{- end -}}
 {{- end -}}
@@ -16,6 +16,7 @@
 {{- if and .Values.gateway.enabled (not .Values.gateway.tls.rpcSecret) }}{{ $wrong = append $wrong "gateway.tls.rpcSecret: a Secret with the certificate it shows to the keys service" }}{{ end -}}
 {{- if and .Values.gateway.enabled (eq .Values.gateway.tilesFrom "store") (not .Values.anchor.tileStore) }}{{ $wrong = append $wrong "anchor.tileStore: gateway.tilesFrom is store" }}{{ end -}}
 {{- if and .Values.gateway.enabled (eq .Values.gateway.tilesFrom "volume") .Values.anchor.tileStore }}{{ $wrong = append $wrong "gateway.tilesFrom: the tiles are in anchor.tileStore, not on a volume" }}{{ end -}}
+{{- if and .Values.anchor.waitForSinks (not .Values.anchor.sinks) (not .Values.anchor.policy) }}{{ $wrong = append $wrong "anchor.waitForSinks: there are no sinks to wait for" }}{{ end -}}
 {{- if gt (int .Values.anchor.replicas) 1 }}{{ $wrong = append $wrong "anchor.replicas: a log has one writer" }}{{ end -}}
 {{- if .Values.notary.enabled -}}
 {{- if or (not .Values.notary.name) (not .Values.notary.logs) }}{{ $wrong = append $wrong "notary.name and notary.logs: who it is, and whose logs it cosigns" }}{{ end -}}

@@ -103,6 +103,7 @@
 {{- if eq $name "anchor" -}}
 {{- if $root.Values.fips.enabled }}{{ $_ := set $own "suite" "fips" }}{{ end -}}
 {{- with $values.sinks }}{{ $_ := set $own "sinks" (join "," .) }}{{ end -}}
+{{- if $values.waitForSinks }}{{ $_ := set $own "wait_for_sinks" "true" }}{{ end -}}
 {{- if $values.policy }}{{ $_ := set $own "policy" "/etc/provledger/files/policy" }}{{ end -}}
 {{- end -}}
 {{- if eq $name "gateway" -}}
