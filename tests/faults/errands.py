@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from provledger.errors import StatusError
 from tests.faults import rpc_calls
 from tests.faults.between import new_witness_key
 from tests.faults.cluster import Cluster, eventually
@@ -28,10 +29,16 @@ ALL: Sequence[Call] = (
 
 
 class Errands:
-    """Makes `calls` round by round in a thread, within a `with`; fails if one of them does."""
+    """Makes the calls of `ALL` in turn in a thread, within a `with`; fails if one of them does."""
 
-    def __init__(self, cluster: Cluster, tag: str, calls: Sequence[Call] = ALL) -> None:
-        self._calls = calls
+    def __init__(
+        self,
+        cluster: Cluster,
+        tag: str,
+        excused: Callable[[StatusError], bool] = lambda error: False,
+    ) -> None:
+        """`tag` is part of each name; `excused` says which refusals the fault may cause."""
+        self._excused = excused
         self._cluster = cluster
         self._tag = tag
         self._stop = threading.Event()
@@ -76,8 +83,12 @@ class Errands:
             async with Caller(self._cluster, proxies, self._tag) as caller:
                 await rpc_calls.prepare(caller)
                 while not self._stop.is_set():
-                    for call in self._calls:
-                        await call(caller)
+                    for call in ALL:
+                        try:
+                            await call(caller)
+                        except StatusError as error:
+                            if not self._excused(error):
+                                raise
                     self.rounds += 1
         finally:
             for proxy in proxies.values():

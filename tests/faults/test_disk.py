@@ -68,7 +68,7 @@ def test_calls_on_files_fail(
     missed = []
     with (
         embedded.workload(LOAD, excused=_looks_damaged) as work,
-        Errands(cluster, f"disk-{fault_seed:08x}"),
+        Errands(cluster, f"disk-{fault_seed:08x}", excused=_looks_damaged),
     ):
         for number, (service, call, error) in enumerate(chosen):
             print(service, call, error, flush=True)
@@ -122,7 +122,7 @@ def test_calls_on_files_fail_at_a_start(embedded: Attack, rng: random.Random) ->
 
 
 def _looks_damaged(error: StatusError) -> bool:
-    """SQLite may take a page that it cannot read for a damaged one, and so do we: for as long."""
+    """SQLite says SQLITE_CORRUPT of some pages that it cannot read, and so do we: for as long."""
     return error.reason == "DATABASE_CORRUPT"
 
 

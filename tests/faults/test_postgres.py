@@ -28,6 +28,16 @@ LOAD = Load(writers=4, batch=4, pause_s=0.03)
 LARGE_LOAD = Load(writers=4, batch=400, pause_s=0.03)
 
 
+CLOCK = (b"clock_timestamp()", b"public.set_clock()")
+MAKE_CLOCK = """
+CREATE TABLE public.clock AS SELECT 0 AS offset_s;
+CREATE FUNCTION public.set_clock() RETURNS timestamptz LANGUAGE sql VOLATILE AS $$
+  SELECT clock_timestamp() + make_interval(secs => offset_s) FROM public.clock
+$$;
+"""
+"""A clock of the server that a test can set: the proxies have services ask for it instead."""
+
+
 @pytest.fixture(scope="module")
 def postgres(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
@@ -37,8 +47,10 @@ def postgres(
     seed = request.config.getoption("fault_seed")
     with (
         PostgresServer(durable=True) as server,
-        on_postgres(server, path, seed, replicas=2) as postgres,
+        on_postgres(server, path, seed, replicas=2, replace=CLOCK) as postgres,
     ):
+        with postgres.session() as session:
+            session.execute(MAKE_CLOCK)
         postgres.attack.cluster.start()
         postgres.attack.make_ledgers()
         yield postgres
@@ -136,6 +148,34 @@ def test_ledger_goes_back_under_replicas_that_run(postgres: OnPostgres) -> None:
     print(f"{lost} lost, none denied; {attack.check()}")
     with postgres.session() as session:
         session.execute("DROP SCHEMA early CASCADE")
+
+
+def test_clock_of_the_server_is_set_back_an_hour(postgres: OnPostgres, rng: random.Random) -> None:
+    """Appends wait until it is right again, and the log for no lease of the time before."""
+    cluster = postgres.attack.cluster
+
+    def set_clock(offset_s: int) -> None:
+        with postgres.session() as session:
+            session.execute("UPDATE public.clock SET offset_s = %s", [offset_s])
+
+    with postgres.attack.workload(LOAD) as work:
+        work.wait_for(20)
+        for _ in range(5 if FULL else 1):
+            # Leases are given by a clock that is an hour ahead, and outlive whoever has them.
+            set_clock(3600)
+            work.wait_for(20)
+            victims = ["ledger", "ledger2"]
+            for name in victims:
+                cluster[name].kill()
+            set_clock(0)
+            cluster.restart(*victims)
+            work.wait_for(20)
+            set_clock(-3600)
+            before = work.failures
+            eventually(lambda: work.failures > before + 3, "appends fail")  # noqa: B023
+            set_clock(0)
+            work.wait_for(20)
+    print(postgres.attack.check())
 
 
 def test_real_deadlock_is_survived(postgres: OnPostgres, rng: random.Random) -> None:

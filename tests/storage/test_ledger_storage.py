@@ -475,6 +475,15 @@ async def test_lease_belongs_to_one_until_it_ends(storage: Storage) -> None:
     assert await storage.acquire_lease(uid, "one", 30.0) is not None
 
 
+async def test_lease_of_a_clock_that_was_set_back_is_none(storage: Storage) -> None:
+    """One that ends in an hour is what a lease is whose owner died before the clock was set."""
+    ledger = await make(storage)
+    assert await storage.acquire_lease(ledger.uid, "dead", 3600.0) is not None
+    assert await storage.find_unlogged("one") == [ledger]
+    assert await storage.acquire_lease(ledger.uid, "one", 30.0) is not None
+    assert await storage.acquire_lease(ledger.uid, "two", 30.0) is None
+
+
 async def test_only_ledgers_with_work_are_found(storage: Storage) -> None:
     one, two, three = [await make(storage, info(name)) for name in ("one", "two", "three")]
     assert await storage.record_runs(two.uid, [LogRun(0, 1, 1)], -1, "me", 1.0)

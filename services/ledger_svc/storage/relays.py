@@ -1,7 +1,8 @@
 """What the relay stores and reads: leases, runs in the log, entry bytes rebuilt.
 
 A lease keeps two replicas from doing the same work. Nothing depends on it for correctness: the
-log takes an entry once, and `logged_seq` moves by compare-and-set.
+log takes an entry once, and `logged_seq` moves by compare-and-set. It is of the database's clock.
+Where that was set back, one that ends later than any could that is given now counts for nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def find_unlogged(connection: Connection, sql: Sql, owner: str) -> list[LedgerIn
         sql(
             "SELECT {ledger} FROM heads h JOIN ledgers l ON l.ledger_uid = h.ledger_uid "
             "WHERE h.seq > h.logged_seq AND h.read_only_reason = '' "
-            "AND (h.lease_owner = ? OR h.lease_until_ns < {now_ns})"
+            "AND (h.lease_owner = ? OR {lease_over})"
         ),
         (owner,),
     )
@@ -41,7 +42,7 @@ def acquire_lease(
     taken = connection.exec_driver_sql(
         sql(
             "UPDATE heads SET lease_owner = ?, lease_until_ns = {now_ns} + ? "
-            "WHERE ledger_uid = ? AND (lease_owner = ? OR lease_until_ns < {now_ns})"
+            "WHERE ledger_uid = ? AND (lease_owner = ? OR {lease_over})"
         ),
         (owner, int(ttl_s * _NS), ledger_uid, owner),
     )

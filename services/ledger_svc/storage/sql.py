@@ -3,6 +3,7 @@
 A statement is written once, with `?` for a parameter and these words in braces::
 
     {now_ns}       the database's clock in Unix nanoseconds (SQLite: of whole milliseconds)
+    {lease_over}   a lease has ended, or ends later than any that is given by that clock
     {for_update}   lock the row read; SQLite's write transactions hold the whole file already
     {among}        is one of the values of the next parameter, made by `Sql.values`
     {entry} {batch} {ledger} {state}      the columns of `e`ntries, batches, `l`edgers and `h`eads
@@ -39,6 +40,8 @@ _COLUMNS: Final = {
     "l.created_at_ns",
     "state": "h.seq, h.receipt_hash, h.t_ns, h.logged_seq, h.read_only_reason",
 }
+# The most that the setting `relay_lease_s` takes.
+_LONGEST_LEASE_NS: Final = 600_000_000_000
 _HEAVY: Final = frozenset({"secret", "statement", "payload"})
 
 
@@ -66,6 +69,10 @@ class Sql:
     def __init__(self, *, is_sqlite: bool) -> None:
         self.is_sqlite = is_sqlite
         self._words = _COLUMNS | (_SQLITE if is_sqlite else _POSTGRES)
+        now_ns = self._words["now_ns"]
+        self._words["lease_over"] = (
+            f"lease_until_ns NOT BETWEEN {now_ns} AND {now_ns} + {_LONGEST_LEASE_NS}"
+        )
         self._spelt: dict[str, str] = {}
 
     def __call__(self, statement: str) -> str:
