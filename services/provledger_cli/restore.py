@@ -153,7 +153,7 @@ def _put_in_place(directory: Path, target: Path, schemas: Schemas | None) -> Non
             schemas.publish()
     except BaseException as error:
         if schemas is None or not schemas.committing:
-            scratch.remove(target)
+            scratch.remove_own(target)
             raise
         # What the services may find must not be without its mark: it is left for the next try.
         raise CommandError(
@@ -166,7 +166,7 @@ def _put_in_place(directory: Path, target: Path, schemas: Schemas | None) -> Non
 def _all_but_finished(
     target: DataDir, manifest: archive.Manifest, database_url: str
 ) -> Config | None:
-    """The configuration of an earlier restore with only the last step left; else it is removed."""
+    """The configuration of an earlier restore with only the last step left; else that one goes."""
     kept = configs.read(target.config)
     if kept is not None and kept.database_url:
         comment = origin(scratch.uid(target.path), manifest)
@@ -177,7 +177,14 @@ def _all_but_finished(
                     hint="give the same --database-url to finish it, or remove both",
                 )
             return kept
-    if not scratch.remove_left(target.path):
+    # A log without its mark was confirmed by the sinks, and may have gone on.
+    held = all((log / MARKER).exists() for log in target.tiles.glob("logs/*"))
+    if target.endpoints.exists() or not held:
+        raise CommandError(
+            f"{target.path} was used, though its restore had not ended: it is not removed",
+            hint=f"look at it with care; if it is what you want, remove {scratch.UNFINISHED} there",
+        )
+    if not scratch.take_out(target.path):
         raise CommandError(
             f"another restore into {target.path} is at work", hint="wait until it has ended"
         )

@@ -72,16 +72,39 @@ def uid(directory: Path) -> str:
     return text if re.fullmatch(rf"[0-9a-f]{{{_DIGITS}}}", text) else ""
 
 
-def remove_left(directory: Path) -> bool:
-    """Remove an unfinished directory, unless somebody is at work on it; whether it was."""
+def remove_left(directory: Path) -> None:
+    """Remove an unfinished directory, unless somebody is at work on it."""
     held = lock(directory / UNFINISHED)
+    if held is not None:
+        remove(directory)
+        os.close(held)
+
+
+def take_out(path: Path) -> bool:
+    """Take an unfinished directory out of its place, for `clear`; False if one works on it.
+
+    By one rename, so that nobody finds half of it there.
+    """
+    held = lock(path / UNFINISHED)
     if held is None:
         return False
     try:
-        remove(directory)
+        _take_out(path)
     finally:
         os.close(held)
     return True
+
+
+def remove_own(path: Path) -> None:
+    """Remove one that the caller put in its place a moment ago, as far as that is possible."""
+    with suppress(OSError):
+        remove(_take_out(path))
+
+
+def _take_out(path: Path) -> Path:
+    left = path.with_name(f".{path.name}.{secrets.token_hex(_DIGITS // 2)}")
+    os.rename(path, left)
+    return left
 
 
 def remove(directory: Path) -> None:
@@ -97,9 +120,19 @@ def remove(directory: Path) -> None:
 
 
 def finish(directory: Path) -> None:
-    """Take the mark off a directory that has its place; durable on return."""
-    (directory / UNFINISHED).unlink()
-    sync_directory(directory)
+    """Take the mark off a directory that has its place; durable on return, or still there.
+
+    It must not come back at a power cut, when somebody has used the directory since.
+    """
+    mark = directory / UNFINISHED
+    digits = mark.read_bytes()
+    mark.unlink()
+    try:
+        sync_directory(directory)
+    except BaseException:
+        with suppress(OSError):
+            mark.write_bytes(digits)
+        raise
 
 
 def give_name(file: Path, path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from provledger_cli import archive
+from provledger_cli import archive, scratch
 from provledger_cli.datadir import DataDir
 from provledger_cli.failures import DOES_NOT_HOLD, CommandError
 from provledger_cli.restore import restore
@@ -158,6 +158,49 @@ def test_nothing_is_restored_over_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "mine").write_text("precious")
     assert "not empty" in refuse(tmp_path / "b.tar", tmp_path).message
+
+
+@pytest.mark.parametrize("sign", ["endpoints.json", "tiles/logs/aa/checkpoint"])
+def test_an_unfinished_directory_that_was_used_is_not_removed(tmp_path: Path, sign: str) -> None:
+    """Services have run on it, or a log was confirmed: there may be more than in the backup."""
+    made(tmp_path / "b.tar")
+    for name in (scratch.UNFINISHED, sign):
+        (tmp_path / "new" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "new" / name).write_text("")
+    assert "was used" in refuse(tmp_path / "b.tar", tmp_path).message
+
+
+def test_an_unfinished_directory_that_nobody_used_makes_room(tmp_path: Path) -> None:
+    made(tmp_path / "b.tar")
+    log = tmp_path / "new" / "tiles" / "logs" / "aa"
+    log.mkdir(parents=True)
+    (log / "restored.json").write_text("{}")
+    (tmp_path / "new" / scratch.UNFINISHED).write_text("")
+    with pytest.raises(CommandError, match="not a configuration"):
+        restore(
+            tmp_path / "b.tar",
+            DataDir.at(tmp_path / "new"),
+            database_url="",
+            sinks=(),
+            accepted=False,
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["b.tar"]
+
+
+def test_a_directory_whose_end_is_not_durable_is_still_unfinished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    (tmp_path / scratch.UNFINISHED).write_text("0123456789ab")
+    with monkeypatch.context() as patched:
+        patched.setattr(scratch, "sync_directory", fail)
+        with pytest.raises(OSError, match="Input"):
+            scratch.finish(tmp_path)
+    assert scratch.uid(tmp_path) == "0123456789ab"
+    scratch.finish(tmp_path)
+    assert not scratch.is_unfinished(tmp_path)
 
 
 def test_a_backup_of_another_kind_of_database_is_told_apart(tmp_path: Path) -> None:
