@@ -149,6 +149,8 @@ class LedgerMaker:
             log_origin=of_log.origin,
             created_at_ns=0,
         )
+        # Before anything is signed: a log that is held may have had a ledger of this name.
+        await self._guard.check_new(info)
         candidate, seal = await self._state(info, of_log, principal)
         now_ns = self._clock()
         chain.check_clock(now_ns, now_ns, seal.signed_at_ns)

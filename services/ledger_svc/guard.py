@@ -82,6 +82,14 @@ class Guard:
         self._lag.watch(ledger.log_name)
         self._confirmed[ledger.uid] = self._storage.generation
 
+    async def check_new(self, ledger: LedgerInfo) -> None:
+        """Return if a ledger that is not stored yet may be made: its log is not held.
+
+        Raises:
+            FailedPreconditionError, UnavailableError: as `confirm`.
+        """
+        await self._ask(ledger)
+
     def saw(self, ledger_uid: bytes, seq: int) -> None:
         """Take note that there is a receipt `seq`."""
         if seq > self._seen.get(ledger_uid, -1):

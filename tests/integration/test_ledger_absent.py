@@ -187,6 +187,10 @@ async def test_held_log_is_reason_to_doubt(database_url: str, error: type[Status
     async with ledger_service(
         database_url, anchor=anchor, create=False, anchor_timeout_s=0.2
     ) as service:
+        # Nobody has asked for the other one yet: a new one is asked for itself.
+        with pytest.raises(error) as caught:
+            await create_ledger(service, "tenants/acme/ledgers/other")
+        assert caught.value.reason == reason
         with pytest.raises(error) as caught:
             await get(service, NOBODY)
         assert caught.value.reason == reason

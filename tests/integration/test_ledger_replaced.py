@@ -15,6 +15,7 @@ from ledger_svc.app import Service
 from ledger_svc.storage.tables import SCHEMA
 from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2
+from provledger.db import Readers, begin_write
 from provledger.errors import StatusError, UnavailableError
 from tests.inmem.anchor import InMemoryAnchor
 from tests.inmem.witness import InMemoryWitness
@@ -24,6 +25,7 @@ from tests.support.ledgering import (
     append_batch,
     draft,
     eventually,
+    go_back_to,
     ledger_service,
     verify_all,
 )
@@ -57,9 +59,9 @@ class Replicas:
         self.lost = [result.receipt.name for result in results]
         await eventually(lambda: len(self.anchor.leaves) == 7)
 
-    def replace(self, *, cut: bool = True) -> None:
+    def replace(self) -> None:
         """Put the copy in place."""
-        swap_schemas(self.url, SCHEMA, "early", cut=cut)
+        swap_schemas(self.url, SCHEMA, "early")
 
 
 @asynccontextmanager
@@ -143,11 +145,24 @@ async def test_replaced_behind_connections_that_hold(
         if knows:
             request = ledger_pb2.GetReceiptRequest(name=both.lost[-1], wait_for=LOGGED)
             await service.servicer.GetReceipt(request, None)
-        both.replace(cut=False)
+        with begin_write(service.storage._engine) as connection:  # type: ignore[attr-defined]
+            go_back_to(connection, 2)
         assert await refusal(service, "r9") == ROLLED_BACK
         # From then on it is asked about, and so lookups do not deny either.
         assert await denial(service, both.lost[0]) == BEHIND
         assert await refusal(service, "r9") == BEHIND
+
+
+async def test_a_first_connection_notices_as_well(postgres_database_url: str) -> None:
+    """A thread that never had one: nothing of it was cut, and it reads before those that were."""
+    async with replicas(postgres_database_url) as both:
+        both.replace()
+        storage = both.other.storage
+        before = storage.generation
+        fresh = Readers(storage._engine, threads=1, continuity=storage._continuity)  # type: ignore[attr-defined]
+        await fresh.run(str)
+        assert storage.generation == before + 1
+        await fresh.close()
 
 
 async def test_acknowledged_and_not_logged_is_not_denied_here(postgres_database_url: str) -> None:
@@ -170,6 +185,7 @@ async def test_cut_connections_cost_one_question(postgres_database_url: str) -> 
     async with ledger_service(
         postgres_database_url, anchor=anchor, anchor_timeout_s=0.2
     ) as service:
+        anchor.faults.calls.clear()
         for n in range(20):
             await append(service, draft(f"a{n}"))
         assert anchor.faults.calls.count("GetLedgerState") == 0

@@ -205,6 +205,7 @@ def _wait_until_ready(server: subprocess.Popen[bytes], url: str, log: Path) -> N
 def copy_schema(url: str, schema: str, copy: str) -> None:
     """Copy the tables of a schema and their rows into a new one, as a backup of it would."""
     with psycopg.connect(connection_string(url), autocommit=False) as connection:
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(copy)))
         tables = connection.execute(
             "SELECT tablename FROM pg_tables WHERE schemaname = %s", (schema,)
@@ -217,10 +218,10 @@ def copy_schema(url: str, schema: str, copy: str) -> None:
             connection.execute(sql.SQL("INSERT INTO {to} SELECT * FROM {of}").format(**names))
 
 
-def swap_schemas(url: str, schema: str, copy: str, *, cut: bool = True) -> None:
+def swap_schemas(url: str, schema: str, copy: str) -> None:
     """Put a copy in the place of a schema, and the schema in that of the copy.
 
-    cut: end all other sessions of the database, as a server that is restarted would.
+    All other sessions of the database end, as they do when a server is restarted.
     """
     names = {
         "one": sql.Identifier(schema),
@@ -234,8 +235,7 @@ def swap_schemas(url: str, schema: str, copy: str, *, cut: bool = True) -> None:
             "ALTER SCHEMA {aside} RENAME TO {other}",
         ):
             connection.execute(sql.SQL(statement).format(**names))
-    if cut:
-        cut_sessions(url)
+    cut_sessions(url)
 
 
 def cut_sessions(url: str) -> None:

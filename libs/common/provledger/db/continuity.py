@@ -3,8 +3,8 @@
 A server is replaced by a lagging standby, or goes back to a point in time; a schema is restored in
 place; a file is put back. Each of these cuts the connections, or is found by whoever connects anew.
 So connections belong to a *generation*, which ends when one of them is lost, or when a new one
-reaches another server: those of before are closed at their next use. What was found out about the
-content of the database in one generation is to be found out again in the next.
+reaches another server, or other tables: those of before are closed at their next use. What was
+found out about the content of the database in one generation is to be found out again in the next.
 
 What a connection pooler hides between a service and its server is not noticed here.
 """
@@ -17,7 +17,14 @@ import threading
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-_STARTED = sa.text("SELECT CAST(EXTRACT(EPOCH FROM pg_postmaster_start_time()) AS text)")
+# When the server started, and the files of the schema's tables: those that are restored get new
+# ones. So do those that are rewritten (VACUUM FULL), which costs a question too many.
+_IDENTITY = sa.text(
+    "SELECT CAST(EXTRACT(EPOCH FROM pg_postmaster_start_time()) AS text) || '/' || "
+    "COALESCE((SELECT string_agg(c.oid || ':' || pg_relation_filenode(c.oid), ',' ORDER BY c.oid) "
+    "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+    "WHERE n.nspname = current_schema() AND c.relkind = 'r'), '')"
+)
 
 
 class Continuity:
@@ -40,7 +47,7 @@ class Continuity:
                 self._generation += 1
 
     def reached(self, server: str) -> int:
-        """A connection was made to a server; the generation it belongs to."""
+        """A connection was made to what `identify` says; the generation it belongs to."""
         with self._lock:
             if self._server not in (None, server):
                 self._generation += 1
@@ -49,14 +56,14 @@ class Continuity:
 
 
 def identify(connection: Connection) -> str:
-    """Which server, or file, a connection has reached: no two that run at a time say the same.
+    """Which server and tables, or which file, a connection has reached.
 
     Raises:
         SQLAlchemyError: it was lost already.
     """
     if connection.dialect.name != "sqlite":
         with connection.begin():
-            return str(connection.execute(_STARTED).scalar_one())
+            return str(connection.execute(_IDENTITY).scalar_one())
     try:
         found = os.stat(str(connection.engine.url.database))
     except OSError:
