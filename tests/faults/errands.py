@@ -59,10 +59,14 @@ class Errands:
         if kind is None and self._failure is not None:
             raise self._failure
 
-    def wait_for(self, rounds: int) -> None:
-        """Wait until that many more rounds were made."""
+    def wait_for(self, rounds: int, or_until: Callable[[], bool] = lambda: False) -> None:
+        """Wait until that many more rounds were made, or something else holds."""
         target = self.rounds + rounds
-        eventually(lambda: self.rounds >= target or not self._thread.is_alive(), "a round", 120.0)
+        eventually(
+            lambda: self.rounds >= target or or_until() or not self._thread.is_alive(),
+            "a round",
+            120.0,
+        )
         assert self._thread.is_alive(), f"the errands ended: {self._failure!r}"
 
     # --- in the thread

@@ -12,6 +12,7 @@ import pytest
 from tests.faults import strace
 from tests.faults.cluster import Cluster, DiedError
 from tests.faults.conftest import FULL, QUICK, Attack
+from tests.faults.errands import Errands
 from tests.faults.strace import BUSY_CALLS, FILE_CALLS, Attached, Point
 from tests.faults.workload import Load, Workload
 
@@ -36,6 +37,9 @@ other calls, which come at some moments only, at least one."""
 MIGRATION = {"pwrite64": 60, "fdatasync": 16, "unlink": 4, "fchown": 3, "ftruncate": 2, "openat": 8}
 FIRST = {"keys": MIGRATION, "anchor": MIGRATION, "ledger": MIGRATION}
 """The same for the first start of all, which makes the database. Only calls on its files count."""
+
+MAKING_KEYS = {"pwrite64": 40, "fdatasync": 8}
+"""The same for the keys service while keys are made, two or more of them."""
 
 UNHARMED = {
     "witness": "it has no files but its key, which it reads",
@@ -118,6 +122,39 @@ def _dies_at(attack: Attack, work: Workload, name: str, point: Point) -> bool:
     if attached is not None:
         attached.detach()
     return died
+
+
+def test_keys_service_killed_while_keys_are_made(
+    embedded: Attack,
+    rng: random.Random,
+    fault_seed: int,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """At each call on its database, of which it makes few otherwise; each key is there once."""
+    strace.require()
+    points = [Point(call, nth) for call, most in MAKING_KEYS.items() for nth in range(1, most + 1)]
+    chosen = points if FULL else rng.sample(points, 1)
+    cluster, died = embedded.cluster, 0
+    with embedded.workload(LOAD) as work, Errands(cluster, f"killed-{fault_seed:08x}") as errands:
+        for point in chosen:
+            print(f"keys: SIGKILL at {point.call} {point.nth}", end="", flush=True)
+            cluster["keys"].kill()
+            files = cluster.database_files("keys")
+            cluster.spawn("keys", wrapper=strace.wrapper(point, paths=files))
+            try:
+                cluster.wait_ready("keys")
+                errands.wait_for(2, or_until=lambda: not cluster["keys"].running)
+            except DiedError:
+                pass
+            reached = not cluster["keys"].running
+            print(": reached" if reached else "")
+            died += reached
+            cluster["keys"].kill()
+            cluster.restart("keys")
+        work.wait_for(20)
+    record_property("points", f"killed, keys being made: {died} of {len(chosen)} reached")
+    print(embedded.check())
+    assert died >= (len(chosen) / 2 if FULL else 0)
 
 
 def test_killed_and_halted_at_any_moment(embedded: Attack, rng: random.Random) -> None:
