@@ -12,6 +12,7 @@ import pytest
 
 from anchor_svc.restored import MARKER
 from provledger.client import Client
+from provledger.client.calls import DEFAULT_CALL_POLICY, CallPolicy
 from tests.faults import rpc_calls
 from tests.faults.between import AT_LAST, BETWEEN, Edge
 from tests.faults.cluster import Cluster, eventually
@@ -25,7 +26,7 @@ from tests.faults.faulty import (
     Faults,
 )
 from tests.faults.observe import anchored_size
-from tests.faults.proxy import FAULTS, Fault, Proxy
+from tests.faults.proxy import FAULTS, LATE_S, Fault, Proxy
 from tests.faults.rpcs import Caller
 from tests.faults.workload import Load
 from tests.support.ports import free_ports
@@ -137,15 +138,21 @@ def test_first_calls_of_a_start_fail(between: Between, rng: random.Random) -> No
     print(between.attack.check())
 
 
+HASTY = CallPolicy(attempt_timeout_s=LATE_S / 3)
+
+
 def test_making_a_ledger_whose_answer_is_lost(between: Between, rng: random.Random) -> None:
     """The retry finds what the first attempt made, and does not make another one."""
     proxy = between.proxies["client", "ledger"]
     for fault in FAULTS if FULL else ("lose",):
         name = f"lost-{fault.replace(' ', '-')}"
         proxy.inject("CreateLedger", fault)
-        with Client(f"127.0.0.1:{proxy.port}") as client:
+        # What is late comes behind the retry only if that is made before.
+        policy = HASTY if fault == "late" else DEFAULT_CALL_POLICY
+        with Client(f"127.0.0.1:{proxy.port}", policy=policy) as client:
             ledger, created = client.create_ledger(name, timeout_s=45.0)
             assert created is (fault not in ("lose", "stall"))
+            eventually(lambda: not proxy.on_the_way, "what is late has come")
             assert client.get_ledger(ledger.name).uid == ledger.uid
 
 
