@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Callable, Sequence
 
 from provledger.errors import StatusError
@@ -12,6 +10,7 @@ from tests.faults.between import new_witness_key
 from tests.faults.cluster import Cluster, eventually
 from tests.faults.proxy import Proxy
 from tests.faults.rpcs import CALLS, Call, Caller
+from tests.faults.worker import Worker
 from tests.support.ports import free_ports
 
 ALL: Sequence[Call] = (
@@ -41,41 +40,34 @@ class Errands:
         self._excused = excused
         self._cluster = cluster
         self._tag = tag
-        self._stop = threading.Event()
-        self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="errands", daemon=True)
+        self._worker = Worker("errands", self._main)
         self.rounds = 0
 
     def __enter__(self) -> Errands:
-        """Begin."""
-        self._thread.start()
+        """Begin. What the calls are about is there when this returns, before anybody attacks."""
+        self._worker.start()
+        self._worker.wait_ready()
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
         """End with the round under way; raises what went wrong."""
-        self._stop.set()
-        self._thread.join(120.0)
-        assert not self._thread.is_alive(), "a call is not answered after the fault is over"
-        if kind is None and self._failure is not None:
-            raise self._failure
+        self._worker.stop()
+        self._worker.join(120.0, "a call is not answered after the fault is over")
+        if kind is None:
+            self._worker.check()
 
     def wait_for(self, rounds: int, or_until: Callable[[], bool] = lambda: False) -> None:
         """Wait until that many more rounds were made, or something else holds."""
         target = self.rounds + rounds
         eventually(
-            lambda: self.rounds >= target or or_until() or not self._thread.is_alive(),
+            lambda: self.rounds >= target or or_until() or not self._worker.running,
             "a round",
             120.0,
         )
-        assert self._thread.is_alive(), f"the errands ended: {self._failure!r}"
+        self._worker.check()
+        assert self._worker.running, "the errands ended"
 
     # --- in the thread
-
-    def _run(self) -> None:
-        try:
-            asyncio.run(self._main())
-        except BaseException as error:
-            self._failure = error
 
     async def _main(self) -> None:
         services = ("ledger", "anchor", "keys")
@@ -86,7 +78,8 @@ class Errands:
         try:
             async with Caller(self._cluster, proxies, self._tag) as caller:
                 await rpc_calls.prepare(caller)
-                while not self._stop.is_set():
+                self._worker.ready()
+                while not self._worker.stopping:
                     for call in ALL:
                         try:
                             await call(caller)

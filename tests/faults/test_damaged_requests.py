@@ -7,7 +7,6 @@ says: damage can turn a request into another good one.
 from __future__ import annotations
 
 import random
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -25,7 +24,7 @@ from provledger.api.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from provledger.jwk import jwk_from_public_key
 from provledger.rpc.channel import sync_channel
 from tests.faults.asking import TIMEOUT_S, ask, problem, reason
-from tests.faults.cluster import Cluster
+from tests.faults.cluster import Cluster, eventually
 from tests.faults.conftest import FULL, QUICK
 from tests.faults.mutants import Mutant, mutants
 from tests.support.anchoring import Ledger
@@ -177,14 +176,15 @@ def _filled(cluster: Cluster, channels: dict[str, Any]) -> Small:
 
 def _recorded_events(keys: Any) -> list[keys_pb2.JournaledKeyEvent]:
     """The key ledger's events, once it has begun."""
-    end_s = time.monotonic() + WAIT_S
-    while time.monotonic() < end_s:
+    recorded: list[keys_pb2.JournaledKeyEvent] = []
+
+    def began() -> bool:
         listed = keys.ListKeyEvents(keys_pb2.ListKeyEventsRequest(), timeout=TIMEOUT_S).events
-        recorded = [each for each in listed if each.state == keys_pb2.KEY_EVENT_STATE_RECORDED]
-        if recorded:
-            return recorded
-        time.sleep(0.05)
-    raise AssertionError("the key ledger did not begin")
+        recorded[:] = (each for each in listed if each.state == keys_pb2.KEY_EVENT_STATE_RECORDED)
+        return bool(recorded)
+
+    eventually(began, "the key ledger begins", WAIT_S)
+    return recorded
 
 
 # The ledger last: what it appends makes partial tiles full ones.

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import threading
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from provledger.errors import ProvledgerError, StatusError
 from provledger.rpc.channel import call, channel
 from tests.faults.checker import Acknowledged, Refused, Sent
 from tests.faults.record import Record
+from tests.faults.worker import Worker
 
 LEDGERS = ("tenants/acme/ledgers/main", "tenants/globex/ledgers/main")
 POLICY = CallPolicy(timeout_s=2.0, attempt_timeout_s=1.5)
@@ -64,30 +64,26 @@ class Workload:
         self._ledgers = ledgers
         self._excused = excused
         self._acknowledged: deque[Acknowledged] = deque(maxlen=_REMEMBERED)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="workload", daemon=True)
-        self._failure: BaseException | None = None
+        self._worker = Worker("workload", self._main)
         self.acknowledged = 0
         self.failures = 0
 
     def __enter__(self) -> Workload:
         """Start."""
-        self._thread.start()
+        self._worker.start()
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
         """Finish, unless the test failed already."""
-        self._stop.set()
+        self._worker.stop()
         if kind is None:
             self.finish()
 
     def finish(self) -> None:
         """Send what is unanswered until it is answered, then end; raises what went wrong."""
-        self._stop.set()
-        self._thread.join(SETTLE_S + 30.0)
-        assert not self._thread.is_alive(), "requests stay unanswered after the fault is over"
-        if self._failure is not None:
-            raise self._failure
+        self._worker.stop()
+        self._worker.join(SETTLE_S + 30.0, "requests stay unanswered after the fault is over")
+        self._worker.check()
 
     def wait_for(self, more: int, timeout_s: float = 60.0) -> None:
         """Wait until that many more receipts are acknowledged."""
@@ -95,19 +91,14 @@ class Workload:
 
         target = self.acknowledged + more
         eventually(
-            lambda: self.acknowledged >= target or not self._thread.is_alive(),
+            lambda: self.acknowledged >= target or not self._worker.running,
             f"{more} receipts are acknowledged",
             timeout_s,
         )
-        assert self._thread.is_alive(), f"the workload ended: {self._failure!r}"
+        self._worker.check()
+        assert self._worker.running, "the workload ended"
 
     # --- in the thread
-
-    def _run(self) -> None:
-        try:
-            asyncio.run(self._main())
-        except BaseException as error:
-            self._failure = error
 
     async def _main(self) -> None:
         async with contextlib.AsyncExitStack() as stack:
@@ -132,7 +123,7 @@ class Workload:
     async def _write(self, clients: Sequence[AsyncClient], number: int) -> None:
         rng = random.Random(f"{self._seed} {number}")
         count = 0
-        while not self._stop.is_set():
+        while not self._worker.stopping:
             ledger = rng.choice(self._ledgers)
             kind = rng.choice((self._single, self._batch, self._stream))
             size = 1 if kind == self._single else rng.randint(1, self._load.batch)
@@ -183,7 +174,7 @@ class Workload:
             if again and rng.random() < GIVE_UP:
                 return
             drafts = again
-            if self._stop.is_set() and drafts:
+            if self._worker.stopping and drafts:
                 deadline_s = deadline_s or clock() + SETTLE_S
                 assert clock() < deadline_s, f"still no answer: {answers[0]}"
             if again:
