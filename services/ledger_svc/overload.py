@@ -37,9 +37,12 @@ _CUT: Final = 0.85
 _EVERY_S: Final = 0.05
 """The limit moves once in so long: what a change does shows only some flushes later."""
 _LEARN: Final = 0.2
-_SPAN_S: Final = 0.1
-"""How long work is counted before it says anything about the pace."""
-_FADE: Final = 0.3
+_SPAN_S: Final = 0.3
+"""How long work is counted before it says anything about the pace: calls end in bunches, those that
+share a flush together."""
+_STILL_S: Final = _SPAN_S / 4
+"""A span says nothing if nobody was turned away for so long at its end."""
+_FADE: Final = 0.5
 _FORGET_S: Final = 10.0
 _MIN_RETRY_S: Final = 0.05
 _MAX_RETRY_S: Final = 5.0
@@ -119,6 +122,7 @@ class Drain:
         self._goes_on = False
         self._done = 0.0
         self._turned_away = 0.0
+        self._turned_away_s = 0.0
         self._herd = 0.0
         self._learnt_s = 0.0
         self.units_per_s = 0.0
@@ -146,6 +150,7 @@ class Drain:
         if now_s - self._learnt_s > _FORGET_S:
             self.units_per_s = 0.0
         self._turned_away += units
+        self._turned_away_s = now_s
 
     def retry_delay_s(self, waiting_units: float) -> float:
         """When what waits, and those who were told to come back before, will have been served."""
@@ -156,7 +161,8 @@ class Drain:
 
     def _end_span(self, now_s: float) -> None:
         self._goes_on = self._turned_away > 0.0
-        if self._goes_on and self._span_s is not None:
+        still = now_s - self._turned_away_s <= _STILL_S
+        if self._goes_on and still and self._span_s is not None:
             rate = self._done / (now_s - self._span_s)
             keep = 1.0 - _FADE if self.units_per_s else 0.0
             self.units_per_s = keep * self.units_per_s + (1.0 - keep) * rate

@@ -18,6 +18,7 @@ from typing import Final
 
 from ledger_svc.fairness import FairQueue
 from provledger import telemetry
+from provledger.key_events import TENANT as SYSTEM_TENANT
 
 FLUSHES: Final = 4
 """Flushes that run at once, of all tenants together."""
@@ -61,8 +62,11 @@ class Turns:
 
     def ask(self, tenant: str, go: Callable[[], None]) -> None:
         """Have `go` called when it is this tenant's turn, perhaps before this returns."""
-        self._seen[tenant] = self._clock()
-        self._seen.move_to_end(tenant)
+        if tenant != SYSTEM_TENANT:
+            # Its key events are few, and nobody waits for them: for one of them, all that is in the
+            # queues would go through in small pieces for a second, and look like too much work.
+            self._seen[tenant] = self._clock()
+            self._seen.move_to_end(tenant)
         self._asking.push(tenant, go)
         self._start()
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ledger_svc.fairness import FairQueue
 from ledger_svc.turns import CONTENDED_FLUSHES, CONTENDED_ITEMS, FLUSHES, MOST_FLUSHES, Turns
+from provledger.key_events import TENANT as SYSTEM_TENANT
 
 COSTS = st.lists(st.integers(1, 1000), min_size=20, max_size=20)
 
@@ -116,6 +117,17 @@ def test_tenant_alone_flushes_as_much_as_it_likes() -> None:
     clock.now_s += 1.5
     turns.ask("alone", lambda: None)
     assert turns.of("alone").most_items() is None
+
+
+def test_key_events_do_not_make_a_tenant_share() -> None:
+    """Nobody waits for them: flushes stay as large as they are without."""
+    turns = Turns(Clock())
+    acme = turns.of("acme")
+    turns.of(SYSTEM_TENANT).ask(lambda: None)
+    acme.ask(lambda: None)
+    assert acme.most_items() is None
+    turns.of("globex").ask(lambda: None)
+    assert acme.most_items() == CONTENDED_ITEMS
 
 
 def test_many_tenants_are_bounded_all_the_same() -> None:

@@ -89,8 +89,28 @@ def test_what_was_done_before_the_first_refusal_is_not_counted() -> None:
     drain.done(1.0, 0.0, 100.0)
     drain.done(1.0, 5.0, 160.0)
     drain.turned_away(1.0, 220.0)
-    drain.done(1200.0, 5.0, 220.2)
+    drain.turned_away(1.0, 220.25)
+    drain.done(1800.0, 5.0, 220.3)
     assert drain.units_per_s == pytest.approx(6000)
+
+
+def test_a_span_at_whose_end_there_was_room_says_nothing() -> None:
+    drain = Drain()
+    drain.turned_away(1.0, 220.0)
+    drain.done(10.0, 5.0, 220.3)
+    assert drain.units_per_s == 0.0
+
+
+def test_work_that_ends_in_bunches_does_not_look_slow() -> None:
+    """Calls that share a flush end together: first none, then four at once."""
+    drain = Drain()
+    for tick in range(100):
+        now_s = 100.0 + tick / 50
+        drain.turned_away(1.0, now_s)
+        drain.done(0.0 if tick % 10 else 1000.0, 500.0, now_s)
+        if drain.units_per_s:
+            assert 3000 < drain.units_per_s < 7000
+    assert drain.units_per_s
 
 
 def test_pace_is_forgotten() -> None:
