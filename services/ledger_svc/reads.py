@@ -281,18 +281,32 @@ class Reads:
 
     # --- proofs and batches
 
-    async def check_places(self, ledger: LedgerInfo, first_seq: int, last_seq: int) -> None:
+    async def check_places(self, ledger: LedgerInfo, first_seq: int, last_seq: int) -> bool:
         """Compare where we say receipts are in the log with what the log says, run by run.
 
-        Without the anchor this is left out.
+        Whether that could be told: not while the anchor does not answer.
 
         Raises:
             DataLossError: CHAIN_BROKEN, naming the first seq that is elsewhere.
         """
         runs = await self._storage.log_runs(ledger.uid, first_seq, last_seq)
-        expected = {run.start_seq: run.start_index for run in runs[:_MAX_PLACES]}
-        answer = await self._proofs(ledger, sorted(expected), 0) if expected else None
-        for proof in () if answer is None else answer.proofs:
+        expected = {run.start_seq: run.start_index for run in runs}
+        seqs = sorted(expected)
+        for start in range(0, len(seqs), _MAX_PLACES):
+            asked = seqs[start : start + _MAX_PLACES]
+            answer = await self._proofs(ledger, asked, 0)
+            if answer is None or len(answer.proofs) < len(asked):
+                return False
+            self._compare_places(ledger, expected, answer)
+        return True
+
+    def _compare_places(
+        self,
+        ledger: LedgerInfo,
+        expected: Mapping[int, int],
+        answer: anchor_pb2.BatchGetInclusionProofsResponse,
+    ) -> None:
+        for proof in answer.proofs:
             if expected[proof.seq] != proof.log_index:
                 raise DataLossError(
                     "CHAIN_BROKEN",

@@ -348,7 +348,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
             raise convert.violation("end_seq", "must not be less than start_seq")
         end_seq = min(end_seq, start_seq + MAX_VERIFIED_ROWS - 1)
         verified = await self._storage.verify_range(ledger, start_seq, end_seq)
-        await self._reads.check_places(ledger, start_seq, verified.checked_seq)
+        places_checked = await self._reads.check_places(ledger, start_seq, verified.checked_seq)
         if end_seq >= verified.head_seq:
             await self._guard.confirm(ledger)
         self._guard.check_known(ledger)
@@ -357,6 +357,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
             checked_count=verified.checked_count,
             head_seq=verified.head_seq,
             receipt_hash=verified.receipt_hash,
+            places_checked=places_checked,
         )
 
 

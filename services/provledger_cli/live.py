@@ -69,6 +69,7 @@ def verify_ledger(
         finally:
             runner.run(remote.__aexit__(None, None, None))
     verdict.details["stored_rows_checked"] = report.checked_count
+    verdict.details["log_places_checked"] = report.places_checked
     return verdict
 
 

@@ -48,6 +48,7 @@ class FakeLedger(ledger_pb2_grpc.LedgerServiceServicer):
         self.stream_messages: list[int] = []
         self.break_stream_after: list[int] = []
         self.turned_away_in_stream: set[str] = set()
+        self.unplaced_from: int | None = None
 
     async def _before(self) -> str:
         fault = self.faults.popleft() if self.faults else ""
@@ -185,6 +186,7 @@ class FakeLedger(ledger_pb2_grpc.LedgerServiceServicer):
             checked_count=last - request.start_seq + 1,
             head_seq=len(self.receipts),
             receipt_hash=bytes(32),
+            places_checked=request.start_seq != self.unplaced_from,
         )
 
 

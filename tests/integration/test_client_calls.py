@@ -318,6 +318,10 @@ async def test_verify_range_goes_on_until_all_is_checked(
     report = await client.verify_range(LEDGER, progress=told.append)
     assert (report.checked_seq, report.checked_count) == (20, 21)
     assert told == [7, 14, 21]
+    assert report.places_checked
+    # One piece that could not be compared is enough.
+    fake.unplaced_from = 7
+    assert not (await client.verify_range(LEDGER)).places_checked
 
 
 async def test_waiting_for_an_anchor_goes_on_over_attempts(

@@ -26,6 +26,7 @@ from tests.support.ledgering import (
     eventually,
     go_back_to,
     ledger_service,
+    recorded,
     verify_all,
 )
 
@@ -38,7 +39,7 @@ async def restored(url: str, anchor: InMemoryAnchor) -> list[str]:
     async with ledger_service(url, anchor=anchor, relay=True) as service:
         drafts = [draft(f"r{n}", resource_id=f"item/{n}") for n in range(1, 5)]
         made = await append_batch(service, drafts)
-        await eventually(lambda: len(anchor.leaves) == 6)
+        await recorded(service, 4)
         with begin_write(service.storage._engine) as connection:  # type: ignore[attr-defined]
             genesis = connection.execute(sa.text("SELECT receipt_id FROM entries WHERE seq = 0"))
             uid = bytes(genesis.scalar_one()).hex()

@@ -33,6 +33,7 @@ from tests.support.ledgering import (
     eventually,
     go_back_to,
     ledger_service,
+    recorded,
     verify_all,
 )
 
@@ -230,7 +231,7 @@ async def test_older_database_is_noticed_before_the_first_append(database_url: s
     anchor = InMemoryAnchor()
     async with ledger_service(database_url, anchor=anchor, relay=True) as service:
         await append_batch(service, [draft("r1"), draft("r2")])
-        await eventually(lambda: len(anchor.leaves) == 4)
+        await recorded(service, 2)
         with begin_write(engine_of(service)) as connection:
             go_back_to(connection, 1)
     async with ledger_service(database_url, anchor=anchor, create=False, relay=True) as service:
@@ -249,7 +250,7 @@ async def test_database_with_another_history_is_noticed(database_url: str) -> No
     anchor = InMemoryAnchor()
     async with ledger_service(database_url, anchor=anchor, relay=True) as service:
         await append_batch(service, [draft("r1"), draft("r2")])
-        await eventually(lambda: len(anchor.leaves) == 4)
+        await recorded(service, 2)
         with begin_write(engine_of(service)) as connection:
             go_back_to(connection, 1)
     async with ledger_service(database_url, create=False) as service:
@@ -331,13 +332,7 @@ async def test_relay_resumes_after_a_restart(database_url: str) -> None:
 
 
 async def _logged(service: Service, seq: int) -> Any:
-    uid = (await service.storage.list_ledgers("", ("", ""), 1))[0][0].uid
-
-    async def reached() -> bool:
-        return (await service.storage.get_head(uid)).logged_seq == seq
-
-    await eventually(reached)
-    return await service.storage.log_runs(uid, 0, seq)
+    return await service.storage.log_runs(await recorded(service, seq), 0, seq)
 
 
 async def test_damaged_row_is_not_sent_to_the_log(database_url: str) -> None:

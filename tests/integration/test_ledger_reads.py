@@ -36,6 +36,7 @@ from tests.support.ledgering import (
     draft,
     eventually,
     ledger_service,
+    recorded,
     verify_all,
 )
 
@@ -460,11 +461,28 @@ async def test_ranges_are_verified_piece_by_piece(database_url: str) -> None:
             answer = await verify(start, end)
             assert (answer.checked_seq, answer.checked_count) == (checked, count)
             assert answer.head_seq == 600
+            assert answer.places_checked
         with pytest.raises(OutOfRangeError):
             await verify(601, 601)
         for start, end in ((-1, 5), (5, 4)):
             with pytest.raises(InvalidArgumentError):
                 await verify(start, end)
+
+
+async def test_places_in_the_log_are_unverified_while_the_anchor_is_away(
+    database_url: str,
+) -> None:
+    anchor = InMemoryAnchor()
+    async with ledger_service(database_url, anchor=anchor, relay=True) as service:
+        receipt = (await append(service, draft("r1"))).receipt
+        await get(service, receipt.name, wait_for=LOGGED)
+        await recorded(service, 1)
+        request = ledger_pb2.VerifyRangeRequest(name=LEDGER, start_seq=0, end_seq=0)
+        assert (await service.servicer.VerifyRange(request, None)).places_checked
+        anchor.faults.down = True
+        answer = await service.servicer.VerifyRange(request, None)
+        assert answer.checked_count == 1
+        assert not answer.places_checked
 
 
 async def test_state_of_a_ledger_follows_the_log(database_url: str) -> None:

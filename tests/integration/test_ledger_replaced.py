@@ -27,6 +27,7 @@ from tests.support.ledgering import (
     eventually,
     go_back_to,
     ledger_service,
+    recorded,
     verify_all,
 )
 from tests.support.postgres import copy_schema, cut_sessions, swap_schemas
@@ -53,11 +54,11 @@ class Replicas:
         """Make the receipts, and the copy before them."""
         await append(self.one, draft("r0"))
         await append(self.other, draft("r1"))
-        await eventually(lambda: len(self.anchor.leaves) == 4)
+        await recorded(self.one, 2)
         copy_schema(self.url, SCHEMA, "early")
         results = await append_batch(self.one, [draft(f"r{n}") for n in range(2, 5)])
         self.lost = [result.receipt.name for result in results]
-        await eventually(lambda: len(self.anchor.leaves) == 7)
+        await recorded(self.one, 5)
 
     def replace(self) -> None:
         """Put the copy in place."""

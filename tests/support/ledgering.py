@@ -172,6 +172,20 @@ async def eventually(condition: Callable[[], Any], timeout_s: float = 20.0) -> N
             await asyncio.sleep(0.01)
 
 
+async def recorded(service: Service, seq: int) -> bytes:
+    """Wait until the database has the first ledger's places in the log up to `seq`; its uid.
+
+    The log itself has them a moment before.
+    """
+    uid = (await service.storage.list_ledgers("", ("", ""), 1))[0][0].uid
+
+    async def reached() -> bool:
+        return (await service.storage.get_head(uid)).logged_seq == seq
+
+    await eventually(reached)
+    return uid
+
+
 @contextlib.asynccontextmanager
 async def served(service: Service, **options: Any) -> AsyncIterator[grpc.aio.Channel]:
     """The service behind a real socket, with the interceptor; a channel to it."""

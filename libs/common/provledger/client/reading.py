@@ -214,7 +214,7 @@ class Reading(Transport):
         """
         if end_seq is None:
             end_seq = (await self.get_ledger(ledger)).seq
-        report = RangeReport(start_seq, start_seq - 1, 0, end_seq, b"")
+        report = RangeReport(start_seq, start_seq - 1, 0, end_seq, b"", True)
         while report.checked_seq < end_seq:
             first = report.checked_seq + 1
             request = convert.request(
@@ -234,6 +234,7 @@ class Reading(Transport):
                 report.checked_count + response.checked_count,
                 response.head_seq,
                 response.receipt_hash,
+                report.places_checked and response.places_checked,
             )
             if progress is not None:
                 progress(report.checked_count)

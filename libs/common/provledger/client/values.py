@@ -114,6 +114,8 @@ class RangeReport:
     """What a check of the stored chain covered; a broken row raises DataLossError instead.
 
     `receipt_hash` is that of `checked_seq`, 32 bytes, empty if nothing was checked.
+    `places_checked`: the places in the log that are stored for the receipts are what the log says;
+    False if it could not be asked about all of them.
     """
 
     start_seq: int
@@ -121,3 +123,4 @@ class RangeReport:
     checked_count: int
     head_seq: int
     receipt_hash: bytes
+    places_checked: bool

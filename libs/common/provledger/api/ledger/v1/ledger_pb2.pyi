@@ -218,13 +218,15 @@ class VerifyRangeRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ..., start_seq: _Optional[int] = ..., end_seq: _Optional[int] = ...) -> None: ...
 
 class VerifyRangeResponse(_message.Message):
-    __slots__ = ("checked_seq", "checked_count", "head_seq", "receipt_hash")
+    __slots__ = ("checked_seq", "checked_count", "head_seq", "receipt_hash", "places_checked")
     CHECKED_SEQ_FIELD_NUMBER: _ClassVar[int]
     CHECKED_COUNT_FIELD_NUMBER: _ClassVar[int]
     HEAD_SEQ_FIELD_NUMBER: _ClassVar[int]
     RECEIPT_HASH_FIELD_NUMBER: _ClassVar[int]
+    PLACES_CHECKED_FIELD_NUMBER: _ClassVar[int]
     checked_seq: int
     checked_count: int
     head_seq: int
     receipt_hash: bytes
-    def __init__(self, checked_seq: _Optional[int] = ..., checked_count: _Optional[int] = ..., head_seq: _Optional[int] = ..., receipt_hash: _Optional[bytes] = ...) -> None: ...
+    places_checked: bool
+    def __init__(self, checked_seq: _Optional[int] = ..., checked_count: _Optional[int] = ..., head_seq: _Optional[int] = ..., receipt_hash: _Optional[bytes] = ..., places_checked: _Optional[bool] = ...) -> None: ...
