@@ -39,14 +39,21 @@ class DamagedLog:
 class OpenLogs:
     """Logs by uid. Belongs to one event loop.
 
-    make: a log that is not opened yet. max_logs: how many tenants may have one of their own.
+    make: a log that is not opened yet. count_ledgers: how many ledgers have entries in any log.
+    max_logs: how many tenants may have one of their own.
     """
 
     def __init__(
-        self, make: Callable[[LogRow], OpenLog], create_row: CreateRow, *, max_logs: int
+        self,
+        make: Callable[[LogRow], OpenLog],
+        create_row: CreateRow,
+        count_ledgers: Callable[[], Awaitable[int]],
+        *,
+        max_logs: int,
     ) -> None:
         self._make = make
         self._create_row = create_row
+        self.ledger_count = count_ledgers
         self._max_logs = max_logs
         self._by_uid: dict[bytes, OpenLog] = {}
         self._by_alias: dict[str, OpenLog] = {}

@@ -38,7 +38,9 @@ class AnchorServicer(anchor_pb2_grpc.AnchorServiceServicer):
     async def GetLog(self, request: pb.GetLogRequest, context: Context) -> pb.GetLogResponse:
         """Return a log and where it stands."""
         log = self._log(request.name, "name")
-        return pb.GetLogResponse(log=self._log_to_pb(log, with_tenants=request.with_tenants))
+        count = await self._logs.ledger_count() if request.count_ledgers else 0
+        shown = self._log_to_pb(log, with_tenants=request.with_tenants)
+        return pb.GetLogResponse(log=shown, ledger_count=count)
 
     async def ListLogs(self, request: pb.ListLogsRequest, context: Context) -> pb.ListLogsResponse:
         """List the logs of this process, damaged ones too."""

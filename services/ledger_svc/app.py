@@ -98,7 +98,14 @@ def assemble(
     lag = Lag(anchor, timeout_s=timeout_s)
     sinks = Sinks(anchor, timeout_s=timeout_s)
     progress = Progress(storage, sinks)
-    guard = Guard(storage, anchor, lag, progress.logged_seq, timeout_s=timeout_s)
+    guard = Guard(
+        storage,
+        anchor,
+        lag,
+        progress.logged_seq,
+        timeout_s=timeout_s,
+        anchor_is_shared=settings.anchor_is_shared,
+    )
     reads = Reads(storage, anchor, sinks, progress)
     limits = RelayLimits(
         poll_s=settings.relay_poll_s,

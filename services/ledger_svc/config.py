@@ -163,6 +163,14 @@ class Settings(ServerSettings):
             "min": 16,
         },
     )
+    anchor_is_shared: bool = field(
+        default=False,
+        metadata={
+            "doc": "Ledgers of other databases go to the same anchor service. Otherwise, if its "
+            "logs have ledgers that this database does not have, it was put back to an older one: "
+            "none is said not to exist, and none is made."
+        },
+    )
     tenant_streams: int = field(
         default=64,
         metadata={"doc": "Most AppendStream calls of one tenant.", "unit": "calls", "min": 1},

@@ -91,12 +91,12 @@ class LedgerMaker:
             AlreadyExistsError: it is there with another suite than was asked for, or in the shared
                 log.
             FailedPreconditionError: its suite does not fit the log; TOO_MANY_LOGS; the database is
-                known to be too old (`Guard.check_database`), so that it may have lost the ledger.
+                known to be too old (`Guard.check_absent`), so that it may have lost the ledger.
             UnavailableError: the anchor, the witness or the database is away.
         """
         existing = await self._storage.get_ledger(tenant, ledger)
         if existing is None:
-            self._guard.check_database()
+            await self._guard.check_absent()
             of_log = await self._log(tenant, suite or default_suite, own_log=own_log)
             made = await self._make(tenant, ledger, suite or default_suite, of_log, principal)
             existing, linked = made

@@ -37,6 +37,7 @@ log = logs.get(__name__)
 
 LEDGER_BEHIND_ANCHOR: Final = "LEDGER_BEHIND_ANCHOR"
 _ASK_AGAIN_S: Final = 0.25
+_SHARED_LOG: Final = "logs/-"
 _ASKED_ANEW: Final = 3
 """How often the database may become another one while the log is asked."""
 _PATIENCE_S: Final = 0.25
@@ -51,6 +52,7 @@ class StateStub(Protocol):
     """What we call of the generated `AnchorServiceStub`."""
 
     GetLedgerState: Callable[..., Awaitable[anchor_pb2.GetLedgerStateResponse]]
+    GetLog: Callable[..., Awaitable[anchor_pb2.GetLogResponse]]
 
 
 class Guard:
@@ -64,8 +66,13 @@ class Guard:
         logged_seq: Callable[[bytes], int],
         *,
         timeout_s: float,
+        anchor_is_shared: bool = False,
     ) -> None:
         self._lag = lag
+        self._anchor_is_shared = anchor_is_shared
+        # The storage's generation in which no ledger was missing.
+        self._all_known: int | None = None
+        self._missing: tuple[float, StatusError] | None = None
         self._logged_seq = logged_seq
         self._storage = storage
         self._anchor: StateStub = anchor
@@ -173,15 +180,59 @@ class Guard:
         if self.stale_reason(ledger):
             raise self._refusals[ledger.uid][1]
 
-    def check_database(self) -> None:
-        """Raise what is known of any ledger: where one is too old, another may be missing.
+    async def check_absent(self) -> None:
+        """Return if a ledger that is not stored may be said not to exist.
 
         Raises:
-            FailedPreconditionError, UnavailableError: LEDGER_BEHIND_ANCHOR and the like.
+            FailedPreconditionError: LEDGER_BEHIND_ANCHOR and the like. Some ledger is too old here,
+                so that another may be missing; or the logs have more ledgers than the database.
+            UnavailableError: ANCHOR_NOT_ASKED, while the anchor does not say how many it has.
         """
         for _, refusal in self._refusals.values():
             if _is_stale(refusal):
                 raise refusal
+        if self._anchor_is_shared or self._all_known == self._storage.generation:
+            return
+        if self._missing is not None and time.monotonic() - self._missing[0] < _ASK_AGAIN_S:
+            raise self._missing[1]
+        generation = self._storage.generation
+        try:
+            await self._count_ledgers()
+        except StatusError as error:
+            self._missing = (time.monotonic(), error)
+            raise
+        self._all_known, self._missing = generation, None
+
+    async def _count_ledgers(self) -> None:
+        request = anchor_pb2.GetLogRequest(name=_SHARED_LOG, count_ledgers=True)
+        held = stored = 0
+        for attempt in range(2):
+            if attempt:
+                # The log has a new ledger a moment before the database knows that it does.
+                await asyncio.sleep(_ASK_AGAIN_S)
+            try:
+                answer = await call(
+                    self._anchor.GetLog, request, timeout_s=min(self._timeout_s, 5.0)
+                )
+            except StatusError as error:
+                raise UnavailableError(
+                    "ANCHOR_NOT_ASKED",
+                    "the anchor must be asked once whether its logs have ledgers that the database "
+                    "does not have, and it does not answer. Until then none is said not to exist",
+                    retry_delay_s=error.retry_delay_s or 0.5,
+                ) from error
+            held, stored = answer.ledger_count, await self._storage.logged_ledgers()
+            if held <= stored:
+                return
+        log.error("ledger.ledgers_missing", logged=held, stored=stored)
+        raise FailedPreconditionError(
+            LEDGER_BEHIND_ANCHOR,
+            f"the logs hold {held} ledgers, but this database has only {stored} of them: it is "
+            "older than what was published, and one that it does not have may exist. Restore a "
+            "newer backup, or the database itself, and start again; if other ledger services "
+            "use the same anchor service, say so (anchor_is_shared)",
+            metadata={"logged": str(held), "stored": str(stored)},
+        )
 
     async def _ask_until_sure(self, ledger: LedgerInfo) -> None:
         for _ in range(_ASKED_ANEW):

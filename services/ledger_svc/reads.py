@@ -70,7 +70,7 @@ class LedgerDirectory:
             IdentifierError: not a ledger's name.
             NotFoundError: LEDGER_NOT_FOUND; also where there is no such tenant.
             FailedPreconditionError, UnavailableError: it is not there, in a database that is known
-                to be too old (`Guard.check_database`).
+                to be too old, or not known not to be (`Guard.check_absent`).
         """
         found = self._known.get(name)
         if found is not None:
@@ -78,7 +78,7 @@ class LedgerDirectory:
         tenant, ledger = names.parse_ledger_name(name, field)
         stored = await self._storage.get_ledger(tenant, ledger)
         if stored is None:
-            self._guard.check_database()
+            await self._guard.check_absent()
             raise NotFoundError(
                 "LEDGER_NOT_FOUND", f"there is no ledger {name}", metadata={"ledger": name}
             )

@@ -68,7 +68,7 @@ MIGRATING: Mapping[str, tuple[str, ...]] = {
 """At the first start, which makes the tables."""
 
 SELDOM: Mapping[str, tuple[str, ...]] = {
-    "ledger": (),
+    "ledger": ("^SELECT count.* FROM heads",),  # once, when a ledger is made or not found
     "anchor": ("^SELECT checkpoints.note",),  # when a log is opened with a checkpoint to sign
     "keys": (),
 }

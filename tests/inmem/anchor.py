@@ -84,7 +84,8 @@ class InMemoryAnchor:
                 anchored_size=self.anchored_size,
                 policy=self.policy,
                 tenants=self.tenants if request.with_tenants else (),
-            )
+            ),
+            ledger_count=len(self.ledgers) if request.count_ledgers else 0,
         )
 
     async def SubmitLeaves(

@@ -136,7 +136,12 @@ async def held(url: str, data_dir: Path) -> AsyncIterator[Held]:
             alias=tenant,
         )
 
-    logs = OpenLogs(lambda row: make_log(storage, row, data_dir, keys), create_row, max_logs=2)
+    logs = OpenLogs(
+        lambda row: make_log(storage, row, data_dir, keys),
+        create_row,
+        storage.ledger_count,
+        max_logs=2,
+    )
     try:
         await logs.open(await new_row(storage, keys))
         yield Held(logs, keys, ledger)

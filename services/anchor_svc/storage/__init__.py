@@ -158,6 +158,10 @@ class Storage(Protocol):
         """All logs, in order of their making."""
         ...
 
+    async def ledger_count(self) -> int:
+        """How many ledgers have entries in any log."""
+        ...
+
     async def create_log(self, log: LogRow, first_entry: bytes) -> LogRow:
         """Create a log with one entry and its head intended, unless there is one of its alias.
 

@@ -65,6 +65,9 @@ class Reads:
     ) -> tuple[RunStart, RunStart | None] | None:
         return await self._readers.run(_runs_around, log_uid, ledger_uid, log_index)
 
+    async def ledger_count(self) -> int:
+        return await self._readers.run(_ledger_count)
+
     async def checkpoint(self, log_uid: bytes, size: int) -> CheckpointRow | None:
         return await self._readers.run(_checkpoint, log_uid, CHECKPOINTS.c.size == size)
 
@@ -181,6 +184,10 @@ def _log_row(row: Any) -> LogRow:
 def _logs(connection: Connection) -> list[LogRow]:
     rows = connection.execute(_SELECT_LOG.order_by(LOGS.c.created_at_ns, LOGS.c.log_uid))
     return [_log_row(row) for row in rows]
+
+
+def _ledger_count(connection: Connection) -> int:
+    return int(connection.execute(sa.select(sa.func.count()).select_from(LEDGERS)).scalar_one())
 
 
 def _pieces(connection: Connection, log_uid: bytes, start_index: int) -> list[EntryPiece]:

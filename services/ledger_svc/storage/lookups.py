@@ -48,6 +48,12 @@ def get_head(connection: Connection, sql: Sql, ledger_uid: bytes) -> HeadState:
     return _state(row)
 
 
+def logged_ledgers(connection: Connection, sql: Sql) -> int:
+    """How many ledgers have receipts that are known to be in a log."""
+    counted = connection.exec_driver_sql(sql("SELECT count(*) FROM heads WHERE logged_seq >= 0"))
+    return int(counted.scalar_one())
+
+
 def _state(row: Sequence[Any]) -> HeadState:
     return HeadState(Head(row[0], row[1], row[2]), row[3], row[4])
 

@@ -94,18 +94,22 @@ class AnchorPolicy(_message.Message):
     def __init__(self, fail_closed: _Optional[bool] = ..., within_s: _Optional[int] = ..., overdue: _Optional[bool] = ...) -> None: ...
 
 class GetLogRequest(_message.Message):
-    __slots__ = ("name", "with_tenants")
+    __slots__ = ("name", "with_tenants", "count_ledgers")
     NAME_FIELD_NUMBER: _ClassVar[int]
     WITH_TENANTS_FIELD_NUMBER: _ClassVar[int]
+    COUNT_LEDGERS_FIELD_NUMBER: _ClassVar[int]
     name: str
     with_tenants: bool
-    def __init__(self, name: _Optional[str] = ..., with_tenants: _Optional[bool] = ...) -> None: ...
+    count_ledgers: bool
+    def __init__(self, name: _Optional[str] = ..., with_tenants: _Optional[bool] = ..., count_ledgers: _Optional[bool] = ...) -> None: ...
 
 class GetLogResponse(_message.Message):
-    __slots__ = ("log",)
+    __slots__ = ("log", "ledger_count")
     LOG_FIELD_NUMBER: _ClassVar[int]
+    LEDGER_COUNT_FIELD_NUMBER: _ClassVar[int]
     log: Log
-    def __init__(self, log: _Optional[_Union[Log, _Mapping]] = ...) -> None: ...
+    ledger_count: int
+    def __init__(self, log: _Optional[_Union[Log, _Mapping]] = ..., ledger_count: _Optional[int] = ...) -> None: ...
 
 class ListLogsRequest(_message.Message):
     __slots__ = ("page_size", "page_token")

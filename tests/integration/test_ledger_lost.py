@@ -1,0 +1,100 @@
+"""A database put back to before a ledger was made, whose neighbours lost nothing.
+
+The log cannot be asked for a ledger by its name. It can say how many it has: while they are more
+than the database knows of, none is said not to exist, and none is made.
+"""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+
+from ledger_svc.app import Service
+from provledger.api.ledger.v1 import ledger_pb2
+from provledger.db import begin_write
+from provledger.errors import FailedPreconditionError, StatusError
+from tests.inmem.anchor import InMemoryAnchor
+from tests.support.ledgering import (
+    append,
+    append_batch,
+    create_ledger,
+    draft,
+    eventually,
+    ledger_service,
+    recorded,
+)
+
+BEHIND = "LEDGER_BEHIND_ANCHOR"
+
+
+async def denial(service: Service, name: str) -> str:
+    """What is said of a receipt."""
+    with pytest.raises(StatusError) as caught:
+        await service.servicer.GetReceipt(ledger_pb2.GetReceiptRequest(name=name), None)
+    return caught.value.reason
+
+
+async def lost_ledger(url: str, anchor: InMemoryAnchor) -> str:
+    """A database put back to before its second ledger was made, which the log has; its receipt."""
+    other = "tenants/acme/ledgers/other"
+    async with ledger_service(url, anchor=anchor, relay=True) as service:
+        await append(service, draft("r1"))
+        await recorded(service, 1)
+        await create_ledger(service, other)
+        (made,) = await append_batch(service, [draft("r2")], ledger=other)
+        await eventually(lambda: len(anchor.ledgers) == 2 and len(anchor.leaves) == 5)
+        with begin_write(service.storage._engine) as connection:  # type: ignore[attr-defined]
+            uid = connection.execute(
+                sa.text("SELECT ledger_uid FROM ledgers WHERE ledger = 'other'")
+            ).scalar_one()
+            for table in ("log_runs", "entries", "batches", "heads", "ledgers"):
+                connection.execute(
+                    sa.text(f"DELETE FROM {table} WHERE ledger_uid = :uid"),
+                    {"uid": uid},
+                )
+    return made.receipt.name
+
+
+async def test_a_ledger_that_the_log_may_have_is_not_denied(database_url: str) -> None:
+    anchor = InMemoryAnchor()
+    name = await lost_ledger(database_url, anchor)
+    async with ledger_service(database_url, anchor=anchor, create=False) as service:
+        for _ in range(2):
+            assert await denial(service, name) == BEHIND
+        # What is there is served, and none is made beside the one that was lost.
+        await append(service, draft("r9"))
+        with pytest.raises(FailedPreconditionError) as caught:
+            await create_ledger(service, "tenants/acme/ledgers/other")
+        assert caught.value.reason == BEHIND
+
+
+async def test_while_nobody_says_how_many_ledgers_there_are_none_is_denied(
+    database_url: str,
+) -> None:
+    anchor = InMemoryAnchor()
+    async with ledger_service(database_url, anchor=anchor) as service:
+        pass
+    name = "tenants/acme/ledgers/none/receipts/018f0000-0000-7000-8000-000000000000"
+    async with ledger_service(database_url, anchor=anchor, create=False) as service:
+        anchor.faults.down = True
+        assert await denial(service, name) == "ANCHOR_NOT_ASKED"
+        anchor.faults.down = False
+        await eventually(lambda: _is_denied(service, name))
+        # Asked once.
+        anchor.faults.down = True
+        assert await denial(service, name) == "LEDGER_NOT_FOUND"
+
+
+async def test_ledgers_of_others_are_not_missed_where_the_anchor_is_shared(
+    database_url: str,
+) -> None:
+    anchor = InMemoryAnchor()
+    name = await lost_ledger(database_url, anchor)
+    async with ledger_service(
+        database_url, anchor=anchor, create=False, anchor_is_shared=True
+    ) as service:
+        assert await denial(service, name) == "LEDGER_NOT_FOUND"
+
+
+async def _is_denied(service: Service, name: str) -> bool:
+    return await denial(service, name) == "LEDGER_NOT_FOUND"
