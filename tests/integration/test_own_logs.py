@@ -92,6 +92,27 @@ async def test_thousand_ledgers_share_a_log(tmp_path: Path) -> None:
         await check_log(log, ledgers, keys)
 
 
+async def test_ledgers_of_all_logs_are_counted(tmp_path: Path) -> None:
+    first, second = Ledger("first"), Ledger("second")
+    first.grow(2)
+    second.grow(1)
+    async with anchor_on(tmp_path) as anchor:
+
+        async def count() -> int:
+            request = pb.GetLogRequest(name=ANY, count_ledgers=True)
+            return int((await anchor.ask("GetLog", request)).ledger_count)
+
+        assert await count() == 0
+        await anchor.submit(first)
+        assert await count() == 1
+        own = (await anchor.ask("CreateLog", pb.CreateLogRequest(tenant=ACME, suite=BLAKE3))).log
+        assert await count() == 1
+        await anchor.submit(second, log=own.name)
+        assert await count() == 2
+        # Only for those who ask.
+        assert (await anchor.ask("GetLog", pb.GetLogRequest(name=ANY))).ledger_count == 0
+
+
 async def test_many_ledgers_of_the_ledger_service_share_a_log(
     database_url: str, tmp_path: Path
 ) -> None:
