@@ -205,29 +205,31 @@ class Guard:
 
     async def _count_ledgers(self) -> None:
         request = anchor_pb2.GetLogRequest(name=_SHARED_LOG, count_ledgers=True)
-        held = stored = 0
-        for attempt in range(2):
-            if attempt:
-                # The log has a new ledger a moment before the database knows that it does.
-                await asyncio.sleep(_ASK_AGAIN_S)
-            try:
-                answer = await call(
-                    self._anchor.GetLog, request, timeout_s=min(self._timeout_s, 5.0)
-                )
-            except StatusError as error:
-                raise UnavailableError(
-                    "ANCHOR_NOT_ASKED",
-                    "the anchor must be asked once whether its logs have ledgers that the database "
-                    "does not have, and it does not answer. Until then none is said not to exist",
-                    retry_delay_s=error.retry_delay_s or 0.5,
-                ) from error
-            held, stored = answer.ledger_count, await self._storage.logged_ledgers()
-            if held <= stored:
-                return
+        try:
+            answer = await call(self._anchor.GetLog, request, timeout_s=min(self._timeout_s, 5.0))
+        except StatusError as error:
+            raise UnavailableError(
+                "ANCHOR_NOT_ASKED",
+                "the anchor must be asked once whether its logs have ledgers that the database "
+                "does not have, and it does not answer. Until then none is said not to exist",
+                retry_delay_s=error.retry_delay_s or 0.5,
+            ) from error
+        held = answer.ledger_count
+        stored, logged = await self._storage.count_ledgers()
+        if held <= logged:
+            return
+        if held <= stored:
+            # Stored, then logged, then known to be: a relay that ended in between left this behind.
+            raise UnavailableError(
+                "ANCHOR_NOT_ASKED",
+                f"the logs hold {held} ledgers, of which the database knows {logged} to be there: "
+                "the relay has to catch up before one is said not to exist",
+                retry_delay_s=0.5,
+            )
         log.error("ledger.ledgers_missing", logged=held, stored=stored)
         raise FailedPreconditionError(
             LEDGER_BEHIND_ANCHOR,
-            f"the logs hold {held} ledgers, but this database has only {stored} of them: it is "
+            f"the logs hold {held} ledgers, but this database has only {stored}: it is "
             "older than what was published, and one that it does not have may exist. Restore a "
             "newer backup, or the database itself, and start again; if other ledger services "
             "use the same anchor service, say so (anchor_is_shared)",

@@ -85,6 +85,21 @@ async def test_while_nobody_says_how_many_ledgers_there_are_none_is_denied(
         assert await denial(service, name) == "LEDGER_NOT_FOUND"
 
 
+async def test_a_ledger_whose_place_is_not_stored_yet_is_no_loss(database_url: str) -> None:
+    """The process ended between the log's answer and the database's; come again, it says."""
+    anchor = InMemoryAnchor()
+    async with ledger_service(database_url, anchor=anchor, relay=True) as service:
+        await recorded(service, 0)
+        with begin_write(service.storage._engine) as connection:  # type: ignore[attr-defined]
+            connection.execute(sa.text("DELETE FROM log_runs"))
+            connection.execute(sa.text("UPDATE heads SET logged_seq = -1, lease_until_ns = 0"))
+    name = "tenants/acme/ledgers/none/receipts/018f0000-0000-7000-8000-000000000000"
+    async with ledger_service(database_url, anchor=anchor, create=False) as service:
+        assert await denial(service, name) == "ANCHOR_NOT_ASKED"
+    async with ledger_service(database_url, anchor=anchor, create=False, relay=True) as service:
+        await eventually(lambda: _is_denied(service, name))
+
+
 async def test_ledgers_of_others_are_not_missed_where_the_anchor_is_shared(
     database_url: str,
 ) -> None:

@@ -195,8 +195,8 @@ class Storage(Protocol):
     async def log_runs(self, ledger_uid: bytes, first_seq: int, last_seq: int) -> list[LogRun]:
         """Runs that overlap a range of seqs, in order."""
 
-    async def logged_ledgers(self) -> int:
-        """How many ledgers have receipts that are known to be in a log."""
+    async def count_ledgers(self) -> tuple[int, int]:
+        """How many ledgers there are, and how many are known to be in a log."""
 
     async def find_unlogged(self, owner: str) -> list[LedgerInfo]:
         """Ledgers with receipts that are not logged, and no lease of another owner."""

@@ -195,9 +195,9 @@ class Database:
         """Runs that overlap a range of seqs, in order."""
         return await self._look_up(lookups.log_runs, ledger_uid, first_seq, last_seq)
 
-    async def logged_ledgers(self) -> int:
-        """How many ledgers have receipts that are known to be in a log."""
-        return await self._look_up(lookups.logged_ledgers)
+    async def count_ledgers(self) -> tuple[int, int]:
+        """How many ledgers there are, and how many are known to be in a log."""
+        return await self._look_up(lookups.count_ledgers)
 
     async def find_unlogged(self, owner: str) -> list[LedgerInfo]:
         """Ledgers with receipts that are not logged, and no lease of another owner."""

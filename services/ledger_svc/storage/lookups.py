@@ -48,10 +48,12 @@ def get_head(connection: Connection, sql: Sql, ledger_uid: bytes) -> HeadState:
     return _state(row)
 
 
-def logged_ledgers(connection: Connection, sql: Sql) -> int:
-    """How many ledgers have receipts that are known to be in a log."""
-    counted = connection.exec_driver_sql(sql("SELECT count(*) FROM heads WHERE logged_seq >= 0"))
-    return int(counted.scalar_one())
+def count_ledgers(connection: Connection, sql: Sql) -> tuple[int, int]:
+    """How many ledgers there are, and how many are known to be in a log."""
+    counted = connection.exec_driver_sql(
+        sql("SELECT count(*), count(CASE WHEN logged_seq >= 0 THEN 1 END) FROM heads")
+    ).one()
+    return int(counted[0]), int(counted[1])
 
 
 def _state(row: Sequence[Any]) -> HeadState:
