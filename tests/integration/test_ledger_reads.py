@@ -10,7 +10,6 @@ import pytest
 
 from ledger_svc import listing
 from ledger_svc.app import Service
-from provledger import dsse
 from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2
 from provledger.client.convert import receipt_from_pb
@@ -19,10 +18,8 @@ from provledger.errors import (
     InputError,
     InvalidArgumentError,
     NotFoundError,
-    OutOfRangeError,
     UnavailableError,
 )
-from provledger.head import parse_head
 from provledger.keyset import KeyPurpose, KeySet, VerificationKey
 from provledger.verify import verify_receipt
 from tests.inmem.anchor import InMemoryAnchor
@@ -34,10 +31,7 @@ from tests.support.ledgering import (
     create_ledger,
     document,
     draft,
-    eventually,
     ledger_service,
-    recorded,
-    verify_all,
 )
 
 BASIC = common_pb2.RECEIPT_VIEW_BASIC
@@ -432,68 +426,3 @@ async def test_ledgers_are_listed_by_name(database_url: str) -> None:
         assert await listed("tenants/none", 2) == []
         with pytest.raises(InputError):
             await listed("tenants/A", 2)
-
-
-# --- heads and ranges ----------------------------------------------------------------------------
-
-
-async def test_head_is_the_one_the_anchor_signs(database_url: str) -> None:
-    anchor = InMemoryAnchor()
-    async with ledger_service(database_url, anchor=anchor, relay=True) as service:
-        receipt = (await append(service, draft("r1"))).receipt
-        await get(service, receipt.name, wait_for=LOGGED)
-        answer = await service.servicer.GetHead(ledger_pb2.GetHeadRequest(name=LEDGER), None)
-        head = parse_head(dsse.decode(answer.head).payload)
-        assert (head.seq, head.receipt_hash) == (1, receipt.receipt_hash)
-        assert answer.checkpoint == anchor.checkpoint(head.size)
-
-
-async def test_ranges_are_verified_piece_by_piece(database_url: str) -> None:
-    async with ledger_service(database_url, relay=True) as service:
-        results = await append_batch(service, [draft(f"r{n}") for n in range(600)])
-        await get(service, results[-1].receipt.name, wait_for=LOGGED)
-
-        async def verify(start: int, end: int) -> ledger_pb2.VerifyRangeResponse:
-            request = ledger_pb2.VerifyRangeRequest(name=LEDGER, start_seq=start, end_seq=end)
-            return await service.servicer.VerifyRange(request, None)
-
-        for start, end, checked, count in ((0, 0, 0, 1), (5, 300, 300, 296), (590, 9999, 600, 11)):
-            answer = await verify(start, end)
-            assert (answer.checked_seq, answer.checked_count) == (checked, count)
-            assert answer.head_seq == 600
-            assert answer.places_checked
-        with pytest.raises(OutOfRangeError):
-            await verify(601, 601)
-        for start, end in ((-1, 5), (5, 4)):
-            with pytest.raises(InvalidArgumentError):
-                await verify(start, end)
-
-
-async def test_places_in_the_log_are_unverified_while_the_anchor_is_away(
-    database_url: str,
-) -> None:
-    anchor = InMemoryAnchor()
-    async with ledger_service(database_url, anchor=anchor, relay=True) as service:
-        receipt = (await append(service, draft("r1"))).receipt
-        await get(service, receipt.name, wait_for=LOGGED)
-        await recorded(service, 1)
-        request = ledger_pb2.VerifyRangeRequest(name=LEDGER, start_seq=0, end_seq=0)
-        assert (await service.servicer.VerifyRange(request, None)).places_checked
-        anchor.faults.down = True
-        answer = await service.servicer.VerifyRange(request, None)
-        assert answer.checked_count == 1
-        assert not answer.places_checked
-
-
-async def test_state_of_a_ledger_follows_the_log(database_url: str) -> None:
-    async with ledger_service(database_url, relay=True) as service:
-        receipt = (await append(service, draft("r1"))).receipt
-        await get(service, receipt.name, wait_for=LOGGED)
-
-        async def logged() -> bool:
-            request = ledger_pb2.GetLedgerRequest(name=LEDGER)
-            ledger = (await service.servicer.GetLedger(request, None)).ledger
-            return (ledger.seq, ledger.logged_seq) == (1, 1)
-
-        await eventually(logged)
-        await verify_all(service)
