@@ -177,6 +177,10 @@ class RemoteLog:
         async with self._fetches:
             piece = await self._place.piece(self.name, tile, offset, tag)
         if piece is None:
+            if tile.width < TILE_WIDTH:
+                # It gave way to the full one, which a newer checkpoint than ours covers: whoever
+                # asks for that next must not be told that it is not published yet.
+                self._seen_s = float("-inf")
             raise missing(tile)
         # What cannot be whole is not kept: the next reader finds it repaired.
         check_length(tile, piece.total)

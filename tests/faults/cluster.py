@@ -20,7 +20,7 @@ from pathlib import Path
 
 from provledger_cli import bootstrap, launching
 from provledger_cli.config import Config
-from provledger_cli.datadir import PIN_FILE, SERVICES, DataDir
+from provledger_cli.datadir import GATEWAY, PIN_FILE, SERVICES, DataDir
 from tests.support.ports import free_ports
 
 REPO = Path(__file__).resolve().parents[2]
@@ -100,11 +100,13 @@ class Cluster:
         *,
         database_urls: Mapping[str, str] | None = None,
         ledger_replicas: int = 1,
+        gateways: int = 0,
         modules: Mapping[str, str] | None = None,
         options: Mapping[str, str] | None = None,
     ) -> None:
         """`database_urls` by service (SQLite files otherwise); `modules` replaces what runs;
-        `options` are environment variables of all services."""
+        `options` are environment variables of all services. Of several gateways, the first reads
+        the anchor's directory, and the others ask the anchor."""
         self.data = DataDir.at(path)
         self.data.make()
         self.config = Config("", (self.data.anchors.as_uri(),))
@@ -115,12 +117,13 @@ class Cluster:
         # Who finds whom elsewhere: (caller's kind, callee) -> port.
         self._routes: dict[tuple[str, str], int] = {}
         replicas = [f"ledger{n}" for n in range(2, ledger_replicas + 1)]
-        names = [*SERVICES, *replicas]
+        readers = [GATEWAY, *(f"{GATEWAY}{n}" for n in range(2, gateways + 1))][:gateways]
+        names = [*SERVICES, *replicas, *readers]
         ports = free_ports(len(names))
         self.services = {
             name: Service(
                 name=name,
-                kind="ledger" if name.startswith("ledger") else name,
+                kind=name.rstrip("23456789"),
                 module=(modules or {}).get(name, f"{name.rstrip('23456789')}_svc"),
                 port=port,
                 log=self.data.log(name),
@@ -233,6 +236,7 @@ class Cluster:
             if caller == service.kind
         }  # fmt: skip
         own = f"PROVLEDGER_{service.kind}_".upper()
+        ports[service.kind] = service.port
         environment = launching.environment(service.kind, self.data, self.config, ports)
         environment = {
             name: value
@@ -243,6 +247,9 @@ class Cluster:
             f"{own}PORT": str(service.port),
             f"{own}READY_FILE": str(service.ready_file),
         }
+        if service.kind == GATEWAY and service.name != GATEWAY:
+            del environment[f"{own}DATA_DIR"]
+            environment[f"{own}ANCHOR_ENDPOINT"] = f"{launching.HOST}:{ports['anchor']}"
         if service.kind in self._urls:
             environment[f"{own}DATABASE_URL"] = self._urls[service.kind]
         return {**environment, **self._options, **self.environments.get(service.name, {})}

@@ -350,6 +350,27 @@ async def test_a_checkpoint_is_asked_for_once_while_it_is_young() -> None:
             await found.published(covering)
 
 
+async def test_who_comes_too_late_for_a_partial_tile_gets_the_full_one() -> None:
+    place = MemoryPlace(a=memory_log(300))
+    source = RemoteSource(place, max_age_s=10, cache_bytes=0, monotonic=lambda: 100.0)
+    found = await source.find("x")
+    assert found is not None
+    late = tiles.parse_path(tiles.entries_path(1, 300 - 256))
+    assert (await found.published(late.end)).size == 300
+    place.logs["a"] = memory_log(600)
+    with pytest.raises(NotFoundError, match="take that"):
+        await found.tile(late)
+    full = tiles.parse_path(tiles.entries_path(1))
+    assert (await found.published(full.end)).size == 600, "young as ours is, it is behind"
+    # Whoever asks for a full one that is not there learns nothing new by it, and neither do we.
+    place.asked.clear()
+    del place.logs["a"][full.path]
+    with pytest.raises(DataLossError):
+        await found.tile(full)
+    assert (await found.published(601)).size == 600
+    assert "checkpoint" not in place.asked
+
+
 async def test_a_fault_of_one_moment_is_not_remembered() -> None:
     now = 100.0
     place = MemoryPlace(a=memory_log())
