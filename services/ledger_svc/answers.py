@@ -46,7 +46,7 @@ async def fill_receipts(
         receipts = [receipt for receipt, _ in fresh]
         await reads.fresh(ledger, [stored for _, stored in fresh], view, receipts)
     if len(fresh) < len(recorded):
-        await _render(reads, ledger, [each for each in recorded if each[1].repeated], view)
+        await _show(reads, ledger, [each for each in recorded if each[1].repeated], view)
 
 
 async def fill_waited(
@@ -70,15 +70,16 @@ async def fill_waited(
         stored = [done.stored for _, done in recorded]
         await reads.just_logged(ledger, stored, [receipt for receipt, _ in recorded])
     else:
-        await _render(reads, ledger, recorded, view)
+        await _show(reads, ledger, recorded, view)
 
 
-async def _render(
+async def _show(
     reads: Reads, ledger: LedgerInfo, recorded: Filled, view: common_pb2.ReceiptView
 ) -> None:
     by_seq: dict[int, Stored] = {done.stored.row.seq: done.stored for _, done in recorded}
-    rendered = await reads.render(ledger, [by_seq[seq] for seq in sorted(by_seq)], view)
-    shown_by_seq = {receipt.seq: receipt for receipt in rendered.receipts}
+    shown_by_seq = {seq: common_pb2.Receipt() for seq in sorted(by_seq)}
+    stored = [by_seq[seq] for seq in shown_by_seq]
+    await reads.show(ledger, stored, view, list(shown_by_seq.values()))
     for receipt, done in recorded:
         receipt.CopyFrom(shown_by_seq[done.stored.row.seq])
 

@@ -13,7 +13,7 @@ from ledger_svc import admission, convert, paging
 from ledger_svc.chain import HeadState, LedgerInfo
 from ledger_svc.guard import Guard
 from ledger_svc.reads import Reads
-from ledger_svc.storage import Scan, Storage
+from ledger_svc.storage import PageBounds, Storage
 from provledger import names
 from provledger.api.ledger.v1 import ledger_pb2
 
@@ -61,34 +61,29 @@ async def list_receipts(
         members = paging.read_page_token(request.page_token, query, _RECEIPT_POSITION)
         position = paging.read_decimal(members["p"], -1)
         tree_size = paging.read_decimal(members["t"], 0)
-    scan = await storage.scan(ledger.uid, conditions, position, limit, MAX_SCANNED_ROWS)
-    if view == convert.FULL:
-        scan = _cut(scan)
-    rows = await storage.get_rows(ledger.uid, scan.seqs, full=view == convert.FULL)
-    rendered = await reads.render(ledger, rows, view, tree_size=tree_size)
-    response = ledger_pb2.ListReceiptsResponse(
-        receipts=rendered.receipts, tree_size=rendered.tree_size
+    bounds = PageBounds(limit, MAX_SCANNED_ROWS, MAX_PAGE_BYTES)
+    page = await storage.find_page(
+        ledger.uid, conditions, position, bounds, full=view == convert.FULL
     )
-    ended = scan.ended
-    if ended and scan.seqs:
+    response = ledger_pb2.ListReceiptsResponse()
+    response.tree_size = await reads.show(
+        ledger,
+        page.found,
+        view,
+        [response.receipts.add() for _ in page.found],
+        logged_seq=page.logged_seq,
+        tree_size=tree_size,
+    )
+    ended = page.ended
+    if ended and page.found:
         ended = await guard.may_end(ledger)
     elif ended:
         await guard.confirm(ledger)
     if not ended:
         response.next_page_token = paging.page_token(
-            query, {"p": str(scan.position), "t": str(rendered.tree_size)}
+            query, {"p": str(page.position), "t": str(response.tree_size)}
         )
     return response
-
-
-def _cut(scan: Scan) -> Scan:
-    """As many of the receipts found as fit into one answer, and at least one."""
-    size = 0
-    for count, size_bytes in enumerate(scan.sizes):
-        size += size_bytes
-        if count and size > MAX_PAGE_BYTES:
-            return Scan(scan.seqs[:count], scan.sizes[:count], scan.seqs[count - 1], ended=False)
-    return scan
 
 
 def ledger_to_pb(guard: Guard, ledger: LedgerInfo, state: HeadState) -> ledger_pb2.Ledger:

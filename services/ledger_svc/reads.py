@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Concatenate, Final, ParamSpec, Protocol
 
 from ledger_svc import chain, convert
 from ledger_svc.batch_tree import BatchTree
+from ledger_svc.beside import beside
 from ledger_svc.chain import BatchRow, LedgerInfo, Stored
 from ledger_svc.guard import Guard
 from ledger_svc.progress import Progress, Sinks, index_of
@@ -34,6 +34,8 @@ from provledger.errors import (
 from provledger.retry import NO_RETRY
 from provledger.rpc.channel import call
 from provledger.witness_batch import parse_body
+
+P = ParamSpec("P")
 
 log = logs.get(__name__)
 
@@ -118,14 +120,6 @@ class _Batch:
             ) from error
 
 
-@dataclass(frozen=True, slots=True)
-class Rendered:
-    """Receipts as messages, and the tree size their proofs lead to, 0 without proofs."""
-
-    receipts: list[common_pb2.Receipt]
-    tree_size: int
-
-
 class Reads:
     """Puts receipts together."""
 
@@ -153,7 +147,7 @@ class Reads:
         states = [convert.PENDING] * len(stored)
         if view == convert.FULL:
             stored = await self._with_content(ledger, stored)
-        await self._assemble(ledger, stored, batches, states, view, None, receipts)
+        await self._assemble(ledger, stored, batches, states, view, receipts)
 
     def learn(self, ledger_uid: bytes, answer: anchor_pb2.BatchGetInclusionProofsResponse) -> None:
         """Take note of proofs that came with the log's answer."""
@@ -183,41 +177,52 @@ class Reads:
                 state = convert.ANCHORED if proof.log_index < size else convert.LOGGED
                 convert.add_proof(receipt, proof, answer)
             states.append(state)
-        await self._assemble(ledger, content, batches, states, convert.FULL, None, receipts)
+        await self._assemble(ledger, content, batches, states, convert.FULL, receipts)
 
-    async def render(
+    async def show(
         self,
         ledger: LedgerInfo,
         stored: Sequence[Stored],
         view: common_pb2.ReceiptView,
+        receipts: Sequence[common_pb2.Receipt],
         *,
+        logged_seq: int | None = None,
         tree_size: int = 0,
-    ) -> Rendered:
-        """Receipts, in order of seq, with states and, in the FULL view, with proofs.
+    ) -> int:
+        """Fill in receipts, in order of seq, with states and, in the FULL view, with proofs.
+
+        logged_seq: of the head, where it was read with them.
+
+        Returns:
+            The tree size that their proofs lead to; without any, the one asked for.
 
         Raises:
             StatusError: a `tree_size` that the anchor refuses.
         """
         if not stored:
-            return Rendered([], tree_size)
-        batches = await self._load_batches(ledger, stored)
+            return tree_size
+        if logged_seq is None:
+            logged_seq = (await self._storage.get_head(ledger.uid)).logged_seq
         # What was said to be logged stays so, although it may not be stored yet.
-        logged_seq = max(
-            (await self._storage.get_head(ledger.uid)).logged_seq,
-            self._progress.logged_seq(ledger.uid),
-        )
+        logged_seq = max(logged_seq, self._progress.logged_seq(ledger.uid))
         if view == convert.BASIC:
+            batches = await self._load_batches(ledger, stored)
             states = await self._states(ledger, stored, logged_seq)
-            receipts = [common_pb2.Receipt() for _ in stored]
-            await self._assemble(ledger, stored, batches, states, view, None, receipts)
-            return Rendered(receipts, 0)
-        stored = await self._with_content(ledger, stored)
+            await self._assemble(ledger, stored, batches, states, view, receipts)
+            return 0
         seqs = [item.row.seq for item in stored if item.row.seq <= logged_seq]
-        answer = await self._proofs(ledger, seqs, tree_size) if seqs else None
-        states = await self._proven_states(ledger, stored, answer)
-        receipts = [common_pb2.Receipt() for _ in stored]
-        await self._assemble(ledger, stored, batches, states, view, answer, receipts)
-        return Rendered(receipts, tree_size if answer is None else answer.tree_size)
+        # The anchor proves while all the rest is put together here.
+        async with beside(self._proofs(ledger, seqs, tree_size)) as proofs:
+            content = await self._with_content(ledger, stored)
+            batches = await self._load_batches(ledger, content)
+            states = [convert.PENDING] * len(stored)
+            await self._assemble(ledger, content, batches, states, view, receipts)
+            answer = await proofs
+        if answer is None:
+            return tree_size
+        anchored = answer.tree_size if answer.anchored else await self._anchored_size(ledger)
+        await _in_thread_if_many(_add_proofs, receipts, answer, anchored)
+        return answer.tree_size
 
     async def _with_content(self, ledger: LedgerInfo, stored: Sequence[Stored]) -> Sequence[Stored]:
         """The same receipts with statement and payload, read where they were left out."""
@@ -249,26 +254,6 @@ class Reads:
             index = index_of(runs, seq)
             is_anchored = index is not None and index < anchored
             states.append(convert.ANCHORED if is_anchored else convert.LOGGED)
-        return states
-
-    async def _proven_states(
-        self,
-        ledger: LedgerInfo,
-        stored: Sequence[Stored],
-        answer: anchor_pb2.BatchGetInclusionProofsResponse | None,
-    ) -> list[common_pb2.AnchorState]:
-        """As far as proofs say: what has none is pending."""
-        if answer is None:
-            return [convert.PENDING] * len(stored)
-        anchored = answer.tree_size if answer.anchored else await self._anchored_size(ledger)
-        indices = {proof.seq: proof.log_index for proof in answer.proofs}
-        states = []
-        for item in stored:
-            index = indices.get(item.row.seq)
-            if index is None:
-                states.append(convert.PENDING)
-            else:
-                states.append(convert.ANCHORED if index < anchored else convert.LOGGED)
         return states
 
     async def _anchored_size(self, ledger: LedgerInfo) -> int:
@@ -321,6 +306,8 @@ class Reads:
     async def _proofs(
         self, ledger: LedgerInfo, seqs: Sequence[int], tree_size: int
     ) -> anchor_pb2.BatchGetInclusionProofsResponse | None:
+        if not seqs:
+            return None
         request = anchor_pb2.BatchGetInclusionProofsRequest(
             log=ledger.log_name,
             ledger_uid=ledger.uid,
@@ -383,26 +370,23 @@ class Reads:
         batches: Mapping[int, _Batch],
         states: Sequence[common_pb2.AnchorState],
         view: common_pb2.ReceiptView,
-        answer: anchor_pb2.BatchGetInclusionProofsResponse | None,
         receipts: Sequence[common_pb2.Receipt],
     ) -> None:
-        arguments = (ledger, stored, batches, states, view, answer, receipts)
-        if view == convert.FULL and len(stored) >= _THREAD_FROM:
-            await asyncio.to_thread(_assemble, *arguments)
+        if view == convert.FULL:
+            await _in_thread_if_many(_assemble, receipts, ledger, stored, batches, states, view)
         else:
-            _assemble(*arguments)
+            _assemble(receipts, ledger, stored, batches, states, view)
 
 
 def _assemble(
+    receipts: Sequence[common_pb2.Receipt],
     ledger: LedgerInfo,
     stored: Sequence[Stored],
     batches: Mapping[int, _Batch],
     states: Sequence[common_pb2.AnchorState],
     view: common_pb2.ReceiptView,
-    answer: anchor_pb2.BatchGetInclusionProofsResponse | None,
-    receipts: Sequence[common_pb2.Receipt],
 ) -> None:
-    """Fill in the receipts of rows."""
+    """Fill in the receipts of rows, but for proofs."""
     name, suite = ledger.name, SUITES_TO_PB[ledger.suite]
     fill = convert.fill_receipt
     for receipt, item, state in zip(receipts, stored, states, strict=True):
@@ -413,8 +397,30 @@ def _assemble(
         batch = batches[item.row.batch_seq]
         path = batch.path(ledger.suite, item.row.batch_index)
         convert.complete_receipt(receipt, item, batch.row, path)
-    if answer is not None:
-        by_seq = {receipt.seq: receipt for receipt in receipts}
-        for proof in answer.proofs:
-            if proof.seq in by_seq:
-                convert.add_proof(by_seq[proof.seq], proof, answer)
+
+
+def _add_proofs(
+    receipts: Sequence[common_pb2.Receipt],
+    answer: anchor_pb2.BatchGetInclusionProofsResponse,
+    anchored_size: int,
+) -> None:
+    """Add what the anchor proved to pending receipts, which are pending no more."""
+    by_seq = {proof.seq: proof for proof in answer.proofs}
+    for receipt in receipts:
+        proof = by_seq.get(receipt.seq)
+        if proof is not None:
+            is_anchored = proof.log_index < anchored_size
+            receipt.anchor_state = convert.ANCHORED if is_anchored else convert.LOGGED
+            convert.add_proof(receipt, proof, answer)
+
+
+async def _in_thread_if_many(
+    fill: Callable[Concatenate[Sequence[common_pb2.Receipt], P], None],
+    receipts: Sequence[common_pb2.Receipt],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> None:
+    if len(receipts) >= _THREAD_FROM:
+        await asyncio.to_thread(fill, receipts, *args, **kwargs)
+    else:
+        fill(receipts, *args, **kwargs)

@@ -294,18 +294,19 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         convert.check_wait_for(request.wait_for)
         waited = not self._parts.progress.is_logged(ledger.uid, stored.row.seq)
         await self._wait_for(ledger, stored.row.seq, request.wait_for)
+        response = ledger_pb2.GetReceiptResponse()
+        receipt = response.receipt
         if waited and request.wait_for == convert.LOGGED and view == convert.FULL:
-            receipt = common_pb2.Receipt()
             await self._reads.just_logged(ledger, (stored,), (receipt,))
         else:
-            receipt = (await self._reads.render(ledger, [stored], view)).receipts[0]
+            await self._reads.show(ledger, (stored,), view, (receipt,))
         if view == convert.FULL and request.wait_for in _NEED_PROOFS and not receipt.proofs:
             # It is logged, but the anchor was too busy to prove it: to call it pending would be
             # less than what was waited for.
             raise UnavailableError(
                 "PROOF_UNAVAILABLE", "the anchor did not prove the receipt", retry_delay_s=0.2
             )
-        return ledger_pb2.GetReceiptResponse(receipt=receipt)
+        return response
 
     async def _wait_for(self, ledger: LedgerInfo, seq: int, state: common_pb2.AnchorState) -> None:
         progress = self._parts.progress

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy.engine import Connection
 
-from ledger_svc.storage import ListQuery, lookups
+from ledger_svc.chain import Head, HeadState
+from ledger_svc.storage import ListQuery, PageBounds, lookups
 from ledger_svc.storage.database import Database
 from ledger_svc.storage.spans import SPAN_SEQS, search
 from ledger_svc.storage.sql import Sql
@@ -104,14 +106,18 @@ def test_every_statement_reads_the_index_alone(
         assert "SCAN e" not in plan
 
 
-def test_scan_goes_by_span_and_looks_at_the_rest(
+def test_page_goes_by_span_and_looks_at_the_rest(
     connection: Connection,
     rows: list[tuple[int, str, str, str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     query = ListQuery(resource_type="Version", resource_id="v1", actor_id="bot")
-    bounds = (0, LAST_SEQ)
-    monkeypatch.setattr(lookups, "_time_bounds", lambda *_: bounds)
-    scan = lookups.scan(connection, SQL, UID, query, -1, 10_000, 10_000)
-    assert list(scan.seqs) == [row[0] for row in rows if row[1:] == ("Version", "v1", "bot")]
-    assert scan.ended
+    state = HeadState(Head(LAST_SEQ, b"", 0), 7, "")
+    monkeypatch.setattr(lookups, "get_head", lambda *_: state)
+    monkeypatch.setattr(lookups, "get_rows", lambda _connection, _sql, _uid, seqs, _full: seqs)
+    bounds = PageBounds(receipts=10_000, rows=10_000, size_bytes=1)
+    page = lookups.find_page(connection, SQL, UID, query, -1, bounds, full=False)
+    found: Sequence[Any] = page.found
+    assert list(found) == [row[0] for row in rows if row[1:] == ("Version", "v1", "bot")]
+    assert page.ended
+    assert page.logged_seq == 7

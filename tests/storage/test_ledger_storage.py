@@ -3,34 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.schema import CreateIndex
 
-from ledger_svc import chain
-from ledger_svc.chain import Candidate, HeadState, LedgerInfo, Linked, Seal
-from ledger_svc.storage import Known, ListQuery, LogRun, RowsRefusedError, Storage
+from ledger_svc.chain import HeadState
+from ledger_svc.storage import Known, LogRun, RowsRefusedError, Storage
 from ledger_svc.storage.database import Database
 from ledger_svc.storage.tables import metadata
 from provledger.db import is_sqlite
 from provledger.errors import DataLossError
-from provledger.witness_batch import WitnessBatch
+from tests.support.ledger_rows import Decided, append, candidate, info, make
 from tests.support.ledgering import eventually
-
-NOW_NS = 1_763_665_200_000_000_000
-
-
-@dataclass(frozen=True)
-class Decided:
-    linked: Linked | None
-    known: Mapping[str, Known]
-    state: HeadState
 
 
 @pytest.fixture
@@ -39,59 +28,6 @@ async def storage(database_url: str) -> AsyncIterator[Database]:
     await asyncio.to_thread(database.migrate)
     yield database
     await database.close()
-
-
-def info(ledger: str = "main", tenant: str = "acme") -> LedgerInfo:
-    return LedgerInfo(os.urandom(16), tenant, ledger, "blake3", "logs/00", "log.test/1", NOW_NS)
-
-
-def seal(size: int = 8) -> Seal:
-    leaves = b"".join(bytes([n]) * 32 for n in range(size))
-    body = WitnessBatch("blake3", bytes(32), size, "witness-1", bytes(32), 1, NOW_NS).encode()
-    return Seal("blake3", body, b"sig", 0, leaves, b"", "witness-1", 1, bytes(32), NOW_NS)
-
-
-def candidate(request_id: str, **fields: Any) -> Candidate:
-    given: dict[str, Any] = {
-        "receipt_id": os.urandom(16),
-        "request_id": request_id,
-        "receipt_type": "mutation",
-        "resource_type": "Version",
-        "resource_id": "x",
-        "actor_id": "bot",
-        "statement": b"statement of " + request_id.encode(),
-        "payload": b"\x00payload\xff",
-        "secret": os.urandom(32),
-        "payload_hash": os.urandom(32),
-        "commitment_size": 8,
-        "leaf_hash": bytes(32),
-        "batch_index": 0,
-    }
-    return Candidate(**{**given, **fields})
-
-
-async def make(storage: Storage, ledger: LedgerInfo | None = None) -> LedgerInfo:
-    ledger = ledger or info()
-    linked = chain.link(ledger, chain.EMPTY_HEAD, seal(), [candidate("genesis")], NOW_NS)
-    return await storage.insert_ledger(ledger, linked)
-
-
-async def append(
-    storage: Storage,
-    ledger: LedgerInfo,
-    *candidates: Candidate,
-    known_seq: int = -1,
-    known: chain.Head | None = None,
-    clock: Callable[[], int] = time.time_ns,
-) -> Decided:
-    def decide(state: HeadState, known: Mapping[str, Known], database_ns: int) -> Decided:
-        assert min(abs(database_ns - now()) for now in (time.time_ns, clock)) < 60_000_000_000
-        fresh = [item for item in candidates if item.request_id not in known]
-        linked = chain.link(ledger, state.head, seal(), fresh, NOW_NS) if fresh else None
-        return Decided(linked, known, state)
-
-    ids = [item.request_id for item in candidates]
-    return await storage.append(ledger.uid, ids, known_seq, decide, known=known, clock=clock)
 
 
 # --- schema --------------------------------------------------------------------------------------
@@ -387,57 +323,6 @@ async def test_writers_of_two_engines_take_turns(database_url: str, storage: Sto
     assert (await storage.get_head(ledger.uid)).head.seq == 50
     rows = await storage.get_rows(ledger.uid, list(range(51)), full=False)
     assert len(rows) == 51
-
-
-# --- scans ---------------------------------------------------------------------------------------
-
-
-async def test_scan_says_where_it_stopped(storage: Storage) -> None:
-    ledger = await make(storage)
-    await append(
-        storage,
-        ledger,
-        *(
-            candidate(f"r{n}", actor_id="ab"[n % 2], receipt_type="xy"[n % 3 == 0])
-            for n in range(1, 21)
-        ),
-    )
-
-    async def scan(query: ListQuery, after: int, limit: int, most: int) -> tuple[Any, ...]:
-        found = await storage.scan(ledger.uid, query, after, limit, most)
-        assert len(found.sizes) == len(found.seqs)
-        return list(found.seqs), found.position, found.ended
-
-    everything = ListQuery()
-    assert await scan(everything, -1, 5, 100) == ([0, 1, 2, 3, 4], 4, False)
-    assert await scan(everything, 15, 5, 100) == ([16, 17, 18, 19, 20], 20, False)
-    assert await scan(everything, 15, 6, 100) == ([16, 17, 18, 19, 20], 20, True)
-    assert (await scan(everything, 20, 5, 100))[0] == []
-    by_actor = ListQuery(actor_id="a")
-    assert await scan(by_actor, 0, 3, 100) == ([2, 4, 6], 6, False)
-    by_type = ListQuery(receipt_type="y")
-    assert await scan(by_type, 0, 2, 100) == ([3, 6], 6, False)
-    assert await scan(by_type, 0, 10, 5) == ([3], 5, False)
-    assert await scan(by_type, 18, 10, 5) == ([], 20, True)
-    row = (await storage.get_rows(ledger.uid, [4], full=True))[0].row
-    sizes = (await storage.scan(ledger.uid, everything, 3, 1, 10)).sizes
-    assert list(sizes) == [len(row.statement) + len(row.payload)]
-
-
-async def test_scan_by_time_bisects_the_chain(storage: Storage) -> None:
-    ledger = await make(storage)
-    await append(storage, ledger, *(candidate(f"r{n}") for n in range(1, 100)))
-
-    async def scan(start: int, end: int) -> list[int]:
-        query = ListQuery(start_t_ns=start, end_t_ns=end)
-        return list((await storage.scan(ledger.uid, query, -1, 1000, 1000)).seqs)
-
-    # The genesis is at NOW_NS, each receipt a nanosecond later.
-    assert await scan(NOW_NS + 10, NOW_NS + 20) == list(range(10, 20))
-    assert await scan(1, NOW_NS) == []
-    assert await scan(0, NOW_NS + 1) == [0]
-    assert await scan(NOW_NS + 99, 0) == [99]
-    assert await scan(NOW_NS + 100, 0) == []
 
 
 # --- the log -------------------------------------------------------------------------------------

@@ -73,16 +73,27 @@ class ListQuery:
 
 
 @dataclass(frozen=True, slots=True)
-class Scan:
-    """Seqs that fit a query, in order, with the bytes of statement and payload of each.
+class Page:
+    """Receipts that fit a query, in order, all as of one moment.
 
-    `position` is the last seq looked at; `ended` says that there is nothing behind it.
+    `position` is the last seq looked at; `ended` says that there is nothing behind it. `logged_seq`
+    is the head's.
     """
 
-    seqs: Sequence[int]
-    sizes: Sequence[int]
+    found: Sequence[Stored]
     position: int
     ended: bool
+    logged_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class PageBounds:
+    """Most receipts on a page, most rows looked at for it, and, where statements and payloads are
+    wanted, the bytes of these after which it is cut short; it holds at least one."""
+
+    receipts: int
+    rows: int
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +184,10 @@ class Storage(Protocol):
         Without `full`, statement, payload and secret are left empty.
         """
 
-    async def scan(
-        self, ledger_uid: bytes, query: ListQuery, after_seq: int, limit: int, scan_limit: int
-    ) -> Scan:
-        """Seqs behind `after_seq` that fit, looking at no more than `scan_limit` rows."""
+    async def find_page(
+        self, ledger_uid: bytes, query: ListQuery, after_seq: int, bounds: PageBounds, *, full: bool
+    ) -> Page:
+        """The first receipts behind `after_seq` that fit. Without `full`, as `get_rows`."""
 
     async def get_batches(
         self, ledger_uid: bytes, batch_seqs: Sequence[int]

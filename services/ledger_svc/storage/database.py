@@ -16,7 +16,8 @@ from ledger_svc.storage import (
     ListQuery,
     LogEntries,
     LogRun,
-    Scan,
+    Page,
+    PageBounds,
     Verified,
     appends,
     lookups,
@@ -173,11 +174,11 @@ class Database:
         """Receipts by seq, in order."""
         return await self._read(lookups.get_rows, ledger_uid, seqs, full)
 
-    async def scan(
-        self, ledger_uid: bytes, query: ListQuery, after_seq: int, limit: int, scan_limit: int
-    ) -> Scan:
-        """Seqs behind `after_seq` that fit, looking at no more than `scan_limit` rows."""
-        return await self._read(lookups.scan, ledger_uid, query, after_seq, limit, scan_limit)
+    async def find_page(
+        self, ledger_uid: bytes, query: ListQuery, after_seq: int, bounds: PageBounds, *, full: bool
+    ) -> Page:
+        """The first receipts behind `after_seq` that fit."""
+        return await self._read(lookups.find_page, ledger_uid, query, after_seq, bounds, full)
 
     async def get_batches(
         self, ledger_uid: bytes, batch_seqs: Sequence[int]

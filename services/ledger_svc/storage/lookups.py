@@ -8,7 +8,7 @@ from typing import Any, Final
 from sqlalchemy.engine import Connection
 
 from ledger_svc.chain import BatchRow, Head, HeadState, LedgerInfo, Row, Stored
-from ledger_svc.storage import FoundRequests, Known, ListQuery, LogRun, Scan, spans
+from ledger_svc.storage import FoundRequests, Known, ListQuery, LogRun, Page, PageBounds, spans
 from ledger_svc.storage.sql import Sql
 from provledger.errors import DataLossError
 
@@ -197,38 +197,46 @@ _BY_INDEX: Final = (
 )
 
 
-def scan(
+def find_page(
     connection: Connection,
     sql: Sql,
     ledger_uid: bytes,
     query: ListQuery,
     after_seq: int,
-    limit: int,
-    scan_limit: int,
-) -> Scan:
-    """Seqs that fit a query, from the index that narrows it most.
+    bounds: PageBounds,
+    full: bool,
+) -> Page:
+    """The first receipts behind a seq that fit a query, from the index that narrows it most.
 
     Conditions that the index does not cover are looked at row by row, which is why the number of
     rows is bounded, and a page may be short.
     """
-    first_seq, last_seq = _time_bounds(connection, sql, ledger_uid, query, after_seq)
+    state = get_head(connection, sql, ledger_uid)
+    first_seq, last_seq = _time_bounds(
+        connection, sql, ledger_uid, query, after_seq + 1, state.head.seq
+    )
     if first_seq > last_seq:
-        return Scan((), (), max(after_seq, last_seq), ended=True)
+        return Page((), max(after_seq, last_seq), ended=True, logged_seq=state.logged_seq)
     rest = _Rest.of(query)
-    wanted = scan_limit if rest.any else limit
+    wanted = bounds.rows if rest.any else bounds.receipts
     rows = _rows(connection, sql, ledger_uid, _index_for(query), first_seq, last_seq, wanted)
     seqs: list[int] = []
-    sizes: list[int] = []
-    position = after_seq
+    position, size_bytes = after_seq, 0
+    ended = len(rows) < wanted
     for seq, size, receipt_type, resource_type, actor_id in rows:
-        position = seq
         if rest.fits(receipt_type, resource_type, actor_id):
-            seqs.append(seq)
-            sizes.append(size)
-            if len(seqs) == limit:
+            size_bytes += size
+            if full and seqs and size_bytes > bounds.size_bytes:
+                ended = False
                 break
-    looked_at_all = not rows or position == rows[-1][0]
-    return Scan(seqs, sizes, position, ended=looked_at_all and len(rows) < wanted)
+            seqs.append(seq)
+        position = seq
+        if len(seqs) == bounds.receipts:
+            ended = ended and seq == rows[-1][0]
+            break
+    return Page(
+        get_rows(connection, sql, ledger_uid, seqs, full), position, ended, state.logged_seq
+    )
 
 
 class _Rest:
@@ -286,11 +294,14 @@ def _rows(
 
 
 def _time_bounds(
-    connection: Connection, sql: Sql, ledger_uid: bytes, query: ListQuery, after_seq: int
+    connection: Connection,
+    sql: Sql,
+    ledger_uid: bytes,
+    query: ListQuery,
+    first_seq: int,
+    last_seq: int,
 ) -> tuple[int, int]:
-    """The first and last seq that position and times allow."""
-    last_seq = get_head(connection, sql, ledger_uid).head.seq
-    first_seq = after_seq + 1
+    """The first and last seq that times allow, of those given."""
     if query.end_t_ns:
         last_seq = _seq_at(connection, sql, ledger_uid, query.end_t_ns, last_seq) - 1
     if query.start_t_ns:
