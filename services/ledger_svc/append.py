@@ -2,6 +2,9 @@
 
     admission (before) -> queue -> look up request ids -> witness -> commit -> answer (after)
 
+A small flush is looked up and witnessed at once; of a large one, repeats would cost more to witness
+than that gains.
+
 What arrives while a flush runs is the next flush. Two flushes run at a time: while one commits,
 the next one is witnessed; they commit in the order in which they started. The lookup before the
 witness answers repeats without it; the one that decides is made again under the head's lock.
@@ -16,12 +19,13 @@ from collections.abc import Sequence
 from typing import Final, TypeAlias
 
 from ledger_svc import chain
+from ledger_svc.beside import beside
 from ledger_svc.chain import Candidate, LedgerInfo
 from ledger_svc.commit import Commit, Memory, StaleSignatureError
 from ledger_svc.outcomes import Outcome, Recorded, answer_known
 from ledger_svc.tools import Flushed, Tools
 from ledger_svc.turns import CONTENDED_ITEMS
-from ledger_svc.witnessing import Pending
+from ledger_svc.witnessing import Pending, Witnessed
 from provledger import logs, telemetry
 from provledger.batching import GroupCommit
 from provledger.errors import (
@@ -38,6 +42,8 @@ log = logs.get(__name__)
 MAX_WITNESS_ROUNDS: Final = 3
 """How often a flush is witnessed at most, when its signature is too old to be committed."""
 _IN_FLIGHT: Final = 2
+_AT_ONCE_ITEMS: Final = 16
+"""A flush of no more is witnessed while its request ids are looked up."""
 
 _Turn: TypeAlias = "asyncio.Future[None]"
 """Done when a flush, and all before it, have committed or given up."""
@@ -137,8 +143,24 @@ class Pipeline:
     async def _create(
         self, items: list[Pending], before: _Turn | None, span: telemetry.Span
     ) -> list[Outcome]:
+        await self._tools.check(self._ledger)
+        _give_receipt_ids(items, self._tools)
+        if len(items) > _AT_ONCE_ITEMS:
+            return await self._find_and_record(items, before, span, None)
+        # The witness costs a few drafts that turn out to be repeats less than it costs all others
+        # to wait until that is known.
+        async with beside(self._witness(items)) as witnessing:
+            return await self._find_and_record(items, before, span, witnessing)
+
+    async def _find_and_record(
+        self,
+        items: list[Pending],
+        before: _Turn | None,
+        span: telemetry.Span,
+        witnessing: asyncio.Task[Witnessed] | None,
+    ) -> list[Outcome]:
+        """Answer repeats, and record the others; `witnessing` is under way for all of them."""
         tools, uid = self._tools, self._ledger.uid
-        await tools.check(self._ledger)
         request_ids = [item.draft.request_id for item in items]
         found = await tools.storage.find_requests(uid, request_ids)
         outcomes: dict[int, Outcome] = {}
@@ -147,10 +169,11 @@ class Pipeline:
         fresh = [index for index in range(len(items)) if index not in outcomes]
         if fresh:
             wanted = [items[index] for index in fresh]
-            _give_receipt_ids(wanted, tools)
             results: Sequence[Outcome]
             try:
-                results = await self._record(wanted, found.head_seq, before, span)
+                results = await self._record(
+                    wanted, found.head_seq, before, span, None if found.known else witnessing
+                )
             except AbortedError as error:
                 # To a caller it is a moment's trouble: the same request may simply come again.
                 busy = UnavailableError("LEDGER_BUSY", error.message, retry_delay_s=0.5)
@@ -166,10 +189,11 @@ class Pipeline:
         looked_up_seq: int,
         before: _Turn | None,
         span: telemetry.Span,
+        witnessing: asyncio.Task[Witnessed] | None = None,
     ) -> list[Outcome]:
         """Witness and commit; in halves where the witness refuses them as a whole."""
         try:
-            return await self._witness_and_commit(items, looked_up_seq, before, span)
+            return await self._witness_and_commit(items, looked_up_seq, before, span, witnessing)
         except StatusError as error:
             refused = isinstance(error, InvalidArgumentError) or error.reason == MESSAGE_TOO_LARGE
             if not refused:
@@ -186,17 +210,16 @@ class Pipeline:
         looked_up_seq: int,
         before: _Turn | None,
         span: telemetry.Span,
+        witnessing: asyncio.Task[Witnessed] | None,
     ) -> list[Outcome]:
         tools, ledger = self._tools, self._ledger
         outcomes: dict[int, Outcome] = {}
         waiting = list(range(len(items)))
         for attempt in range(MAX_WITNESS_ROUNDS):
-            witnessed = await tools.witness.witness(
-                ledger,
-                [items[index] for index in waiting],
-                # Nobody but this service itself gets as far as here with its own tenant.
-                system=ledger.tenant == SYSTEM_TENANT,
-            )
+            if witnessing is not None:
+                witnessed, witnessing = await witnessing, None
+            else:
+                witnessed = await self._witness([items[index] for index in waiting])
             passed: list[tuple[int, Candidate]] = []
             for index, result in zip(waiting, witnessed.results, strict=True):
                 if isinstance(result, Candidate):
@@ -226,6 +249,11 @@ class Pipeline:
                 retry_delay_s=1.0,
             )
         return [outcomes[index] for index in range(len(items))]
+
+    async def _witness(self, items: Sequence[Pending]) -> Witnessed:
+        # Nobody but this service itself gets as far as here with its own tenant.
+        system = self._ledger.tenant == SYSTEM_TENANT
+        return await self._tools.witness.witness(self._ledger, items, system=system)
 
 
 def _end_turn(turn: _Turn, before: _Turn | None) -> None:

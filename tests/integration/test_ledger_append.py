@@ -191,6 +191,36 @@ async def test_repeat_is_answered_while_the_witness_is_away(database_url: str) -
         assert not (await append(service, draft("r2"))).repeated_request
 
 
+async def test_a_small_flush_is_witnessed_while_its_ids_are_looked_up(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    witness = InMemoryWitness()
+    calls = 0
+
+    def asked() -> bool:
+        return len(witness.faults.calls) > calls
+
+    async with ledger_service(database_url, witness) as service:
+        look_up = service.storage.find_requests
+
+        async def later(*args: Any) -> Any:
+            await eventually(asked)
+            return await look_up(*args)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(service.storage, "find_requests", later)
+            calls = len(witness.faults.calls)
+            assert not (await append(service, draft("r1"))).repeated_request
+            calls = len(witness.faults.calls)
+            assert (await append(service, draft("r1"))).repeated_request, "for nothing, this time"
+        many = [draft(f"m{n}") for n in range(17)]
+        await append_batch(service, many)
+        calls = len(witness.faults.calls)
+        assert all(each.repeated_request for each in await append_batch(service, many))
+        assert not asked(), "of many, repeats are found first"
+        assert (await verify_all(service)).checked_count == 19
+
+
 # --- bad input -----------------------------------------------------------------------------------
 
 
