@@ -81,9 +81,14 @@ def _mib(value: float | None) -> str:
     return "gone" if value is None else f"{value:.1f} MiB"
 
 
+def _part(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
 def _show_overload(found: Mapping[str, Any]) -> None:
-    columns = ["twice the best, clients", "answered>", "of best>", "p95>", "refused>"]
-    columns += ["refusal p50>", "p99>", "cancelled>"]
+    columns = ["twice the best, clients", "answered>", "best again>", "of that>", "p95>"]
+    columns += ["beside a quiet tenant>", "refused>"]
+    columns += ["p50>", "p99>", "cancelled>"]
     rows = []
     for name in ("sending_on", "holding_back"):
         each = found[name]
@@ -91,8 +96,10 @@ def _show_overload(found: Mapping[str, Any]) -> None:
             [
                 name.replace("_", " "),
                 f"{each['throughput_per_s']:.0f}/s",
-                "" if each["of_best"] is None else f"{each['of_best']:.2f}",
+                f"{each['best_again_per_s']:.0f}/s",
+                _part(each["of_best"]),
                 f"{each['p95_ms']:.1f} ms",
+                _part(each["of_best_beside_quiet"]),
                 str(each["refused"]),
                 f"{each['refusal_p50_ms']:.1f} ms",
                 f"{each['refusal_p99_ms']:.1f} ms",
