@@ -38,7 +38,7 @@ from provledger_cli.load.shared import SharedAppends
 
 MAX_OUTSTANDING: Final = 20_000
 """Requests without an answer in one process; what is due beyond that is counted as not sent."""
-MAX_IN_FLIGHT: Final = 64
+MAX_IN_FLIGHT: Final = 128
 """Of one tenant, in one process that holds back: `CallPolicy.max_in_flight`."""
 _PROGRESS_S: Final = 0.5
 _FIELDS: Final = 14
