@@ -53,6 +53,8 @@ def _ledger_settings(
         "database_url": database_url or f"sqlite:///{folder / 'second.sqlite3'}",
         "witness_endpoint": running["witness"]["endpoint"],
         "anchor_endpoint": running["anchor"]["endpoint"],
+        # A database of its own knows nothing of the first one's ledgers.
+        "anchor_is_shared": "true",
         "log_format": "json",
         "log_level": "error",
     }
