@@ -114,6 +114,8 @@ class RemoteLog:
         self._once: Once[tuple[str, int], Piece] = Once()
         self._lock = asyncio.Lock()
         self._seen_s = float("-inf")
+        # Partial tiles that were gone when they were asked for.
+        self._given_way = 0
         self._published: Published | None = None
 
     @property
@@ -132,9 +134,11 @@ class RemoteLog:
         async with self._lock:
             # An answer to a question that was put after ours is as good as one of our own.
             if self._published is None or self._seen_s < asked_s:
-                begun_s = self._monotonic()
+                begun_s, given_way = self._monotonic(), self._given_way
                 await self._look()
-                self._seen_s = begun_s
+                # What gave way meanwhile may have done so behind the checkpoint that we got.
+                if given_way == self._given_way:
+                    self._seen_s = begun_s
         if self._published is None:
             raise NotFoundError("CHECKPOINT_NOT_FOUND", "nothing of this log is published yet")
         return self._published
@@ -181,6 +185,7 @@ class RemoteLog:
                 # It gave way to the full one, which a newer checkpoint than ours covers: whoever
                 # asks for that next must not be told that it is not published yet.
                 self._seen_s = float("-inf")
+                self._given_way += 1
             raise missing(tile)
         # What cannot be whole is not kept: the next reader finds it repaired.
         check_length(tile, piece.total)

@@ -371,6 +371,28 @@ async def test_who_comes_too_late_for_a_partial_tile_gets_the_full_one() -> None
     assert "checkpoint" not in place.asked
 
 
+async def test_a_tile_that_gives_way_while_the_checkpoint_is_read_has_it_read_again() -> None:
+    now = 100.0
+    place = MemoryPlace(a=memory_log(300))
+    source = RemoteSource(place, max_age_s=10, cache_bytes=0, monotonic=lambda: now)
+    found = await source.find("x")
+    assert found is not None
+    late = tiles.parse_path(tiles.entries_path(1, 300 - 256))
+    before = place.checkpoint
+
+    async def overtaken(name: str) -> bytes | None:
+        signed = await before(name)
+        place.logs["a"] = memory_log(600)
+        with pytest.raises(NotFoundError):
+            await found.tile(late)
+        return signed
+
+    now, place.checkpoint = 111.0, overtaken  # type: ignore[method-assign]
+    assert (await found.published()).size == 300
+    place.checkpoint = before  # type: ignore[method-assign]
+    assert (await found.published(512)).size == 600
+
+
 async def test_a_fault_of_one_moment_is_not_remembered() -> None:
     now = 100.0
     place = MemoryPlace(a=memory_log())
