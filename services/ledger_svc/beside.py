@@ -14,9 +14,14 @@ R = TypeVar("R")
 async def beside(work: Coroutine[Any, Any, R]) -> AsyncIterator[asyncio.Task[R]]:
     """Begin work, whose result is awaited in the block or not wanted any more after it."""
     task = asyncio.create_task(work)
+    task.add_done_callback(_take)
     try:
         yield task
     finally:
-        if not task.cancel() and not task.cancelled():
-            # Taken, so that an error that nobody waited for is not reported as forgotten.
-            task.exception()
+        task.cancel()
+
+
+def _take(task: asyncio.Task[R]) -> None:
+    # So that an error that nobody waited for is not reported as forgotten.
+    if not task.cancelled():
+        task.exception()

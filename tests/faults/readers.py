@@ -57,7 +57,7 @@ class Reader:
     async def _run(self) -> None:
         self._worker.ready()
         while not self._worker.stopping:
-            await asyncio.to_thread(self._look)
+            self._look()
             await asyncio.sleep(_PAUSE_S)
 
     def _look(self) -> None:
