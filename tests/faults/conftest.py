@@ -7,8 +7,9 @@ import random
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -134,17 +135,26 @@ class Attack:
         self.record.close()
 
 
+@contextmanager
+def attacked(path: Path, seed: int, **options: Any) -> Iterator[Attack]:
+    """Services in a directory, started, with the ledgers that workloads append to.
+
+    `options` are those of `Cluster`.
+    """
+    attack = Attack(Cluster(path / "data", options=QUICK, **options), path / "record", seed)
+    try:
+        attack.cluster.start()
+        attack.make_ledgers()
+        yield attack
+    finally:
+        attack.close()
+
+
 @pytest.fixture(scope="module")
 def embedded(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Attack]:
     """The services on SQLite, shared by the tests of a module."""
     path = tmp_path_factory.mktemp("embedded")
-    cluster = Cluster(path / "data", options=QUICK)
-    attack = Attack(cluster, path / "record", request.config.getoption("fault_seed"))
-    try:
-        cluster.start()
-        attack.make_ledgers()
+    with attacked(path, request.config.getoption("fault_seed")) as attack:
         yield attack
-    finally:
-        attack.close()

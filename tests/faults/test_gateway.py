@@ -11,8 +11,8 @@ import pytest
 from gateway_svc.published import prefix_of
 from provledger import checkpoint, note
 from tests.faults import observe
-from tests.faults.cluster import Cluster, eventually
-from tests.faults.conftest import FULL, QUICK, Attack
+from tests.faults.cluster import eventually
+from tests.faults.conftest import FULL, Attack, attacked
 from tests.faults.readers import Reader
 from tests.faults.workload import Load
 
@@ -25,15 +25,9 @@ GATEWAYS = ("gateway", "gateway2")
 def attack(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Attack]:
-    path = tmp_path_factory.mktemp("gateways")
-    cluster = Cluster(path / "data", options=QUICK, gateways=len(GATEWAYS))
-    made = Attack(cluster, path / "record", request.config.getoption("fault_seed"))
-    try:
-        cluster.start()
-        made.make_ledgers()
+    path, seed = tmp_path_factory.mktemp("gateways"), request.config.getoption("fault_seed")
+    with attacked(path, seed, gateways=len(GATEWAYS)) as made:
         yield made
-    finally:
-        made.close()
 
 
 def test_readers_are_shown_the_log_or_nothing(attack: Attack, rng: random.Random) -> None:

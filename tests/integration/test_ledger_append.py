@@ -20,7 +20,6 @@ from provledger.errors import (
     StatusError,
     UnavailableError,
 )
-from provledger.rpc.errors import status_from_pb
 from tests.inmem.witness import InMemoryWitness
 from tests.support.ledgering import (
     LEDGER,
@@ -29,17 +28,12 @@ from tests.support.ledgering import (
     create_ledger,
     document,
     draft,
-    eventually,
+    error_of,
     ledger_service,
     verify_all,
 )
 
 MINUTE_NS = 60_000_000_000
-
-
-def error_of(result: common_pb2.AppendResult) -> StatusError:
-    assert result.WhichOneof("outcome") == "error"
-    return status_from_pb(result.error)
 
 
 async def test_append_returns_a_receipt_that_is_stored(database_url: str) -> None:
@@ -92,133 +86,6 @@ async def test_every_suite_and_kind_of_payload_verifies(database_url: str, suite
             ],
         )
         assert (await verify_all(service)).checked_count == 6
-
-
-# --- exactly once --------------------------------------------------------------------------------
-
-
-async def test_repeat_returns_the_same_receipt_in_another_call(database_url: str) -> None:
-    async with ledger_service(database_url) as service:
-        first = await append(service, draft("r1"))
-        again = await append(service, draft("r1"))
-        assert again.repeated_request
-        assert again.receipt == first.receipt
-
-
-async def test_repeat_is_recognised_after_a_restart(database_url: str) -> None:
-    async with ledger_service(database_url) as service:
-        first = await append_batch(service, [draft("r1"), draft("r2")])
-    async with ledger_service(database_url, create=False) as service:
-        again = await append_batch(service, [draft("r0"), draft("r2"), draft("r1")])
-        assert [result.repeated_request for result in again] == [False, True, True]
-        assert again[1].receipt == first[1].receipt
-        assert again[2].receipt == first[0].receipt
-        assert (await verify_all(service)).checked_count == 4
-
-
-async def test_repeat_inside_one_batch_returns_the_one_receipt(database_url: str) -> None:
-    async with ledger_service(database_url) as service:
-        results = await append_batch(service, [draft("r1"), draft("r2"), draft("r1")])
-        assert [result.repeated_request for result in results] == [False, False, True]
-        assert results[2].receipt == results[0].receipt
-        assert (await verify_all(service)).checked_count == 3
-
-
-async def test_repeats_racing_each_other_get_one_receipt(database_url: str) -> None:
-    async with ledger_service(database_url) as service:
-        answers = await asyncio.gather(*(append(service, draft("r1")) for _ in range(20)))
-        assert len({answer.receipt.receipt_hash for answer in answers}) == 1
-        assert sum(not answer.repeated_request for answer in answers) == 1
-
-
-async def test_repeat_ignores_spelling_trace_and_principal(database_url: str) -> None:
-    from provledger.rpc.auth import set_principal
-
-    async with ledger_service(database_url) as service:
-        first = draft("r1", new={"a": 1, "b": 2})
-        first.origin.trace_id = "0af7651916cd43dd8448eb211c80319c"
-        receipt = (await append(service, first)).receipt
-        again = draft("r1")
-        again.mutation.new_state = b' { "b" : 2.0, "a" : 1 } '
-        again.mutation.previous_state = b"null"
-        set_principal("spiffe://other")
-        repeated = await append(service, again)
-        assert repeated.repeated_request
-        assert repeated.receipt.receipt_hash == receipt.receipt_hash
-
-
-async def test_request_id_with_other_content_is_refused(database_url: str) -> None:
-    async with ledger_service(database_url) as service:
-        await append(service, draft("r1"))
-        with pytest.raises(AlreadyExistsError) as caught:
-            await append(service, draft("r1", resource_id="redis/9"))
-        assert caught.value.reason == "REQUEST_ID_REUSED"
-        assert caught.value.metadata == {
-            "requestId": "r1",
-            "field": "mutation.resource_id",
-        }
-        results = await append_batch(
-            service, [draft("r2"), draft("r2", new={"n": 2}), draft("genesis")]
-        )
-        assert results[0].receipt.seq == 2
-        assert error_of(results[1]).metadata["field"] == "mutation.new_state"
-        assert error_of(results[2]).metadata["field"] == "mutation"
-        assert (await verify_all(service)).checked_count == 3
-
-
-async def test_request_ids_are_scoped_to_their_ledger(database_url: str) -> None:
-    other = "tenants/acme/ledgers/other"
-    async with ledger_service(database_url) as service:
-        await create_ledger(service, other)
-        one = await append(service, draft("r1"))
-        two = await append(service, draft("r1"), ledger=other)
-        assert not two.repeated_request
-        assert one.receipt.ledger_uid != two.receipt.ledger_uid
-
-
-async def test_repeat_is_answered_while_the_witness_is_away(database_url: str) -> None:
-    witness = InMemoryWitness()
-    async with ledger_service(database_url, witness, witness_timeout_s=0.2) as service:
-        await append(service, draft("r1"))
-        witness.faults.down = True
-        assert (await append(service, draft("r1"))).repeated_request
-        results = await append_batch(service, [draft("r2"), draft("r1")])
-        assert error_of(results[0]).code == "UNAVAILABLE"
-        assert results[1].repeated_request
-        with pytest.raises(UnavailableError):
-            await append_batch(service, [draft("r2"), draft("r3")])
-        witness.faults.down = False
-        assert not (await append(service, draft("r2"))).repeated_request
-
-
-async def test_a_small_flush_is_witnessed_while_its_ids_are_looked_up(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    witness = InMemoryWitness()
-    calls = 0
-
-    def asked() -> bool:
-        return len(witness.faults.calls) > calls
-
-    async with ledger_service(database_url, witness) as service:
-        look_up = service.storage.find_requests
-
-        async def later(*args: Any) -> Any:
-            await eventually(asked)
-            return await look_up(*args)
-
-        with monkeypatch.context() as patched:
-            patched.setattr(service.storage, "find_requests", later)
-            calls = len(witness.faults.calls)
-            assert not (await append(service, draft("r1"))).repeated_request
-            calls = len(witness.faults.calls)
-            assert (await append(service, draft("r1"))).repeated_request, "for nothing, this time"
-        many = [draft(f"m{n}") for n in range(17)]
-        await append_batch(service, many)
-        calls = len(witness.faults.calls)
-        assert all(each.repeated_request for each in await append_batch(service, many))
-        assert not asked(), "of many, repeats are found first"
-        assert (await verify_all(service)).checked_count == 19
 
 
 # --- bad input -----------------------------------------------------------------------------------
@@ -499,68 +366,3 @@ async def test_database_put_back_under_a_running_service_is_noticed(database_url
         with pytest.raises(DataLossError) as caught:
             await append(service, draft("r3"))
         assert caught.value.reason == "LEDGER_ROLLED_BACK"
-
-
-class HeldWitness(InMemoryWitness):
-    """Holds back its answer to whoever asks with the request id `r1`, until `release` is set."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.holding, self.release = asyncio.Event(), asyncio.Event()
-        self.answered: set[str] = set()
-
-    async def WitnessBatch(self, request: Any, context: Any = None, **_: Any) -> Any:
-        response = await super().WitnessBatch(request)
-        ids = {item.draft.request_id for item in request.items}
-        if "r1" in ids and not self.holding.is_set():
-            self.holding.set()
-            await self.release.wait()
-        self.answered |= ids
-        return response
-
-
-async def test_flushes_commit_in_the_order_of_their_start(database_url: str) -> None:
-    """Seq order is that of arrival, also where the witness answers the second flush first."""
-    witness = HeldWitness()
-    async with ledger_service(database_url, witness) as service:
-        first = asyncio.create_task(append(service, draft("r1")))
-        await witness.holding.wait()
-        second = asyncio.create_task(append(service, draft("r2")))
-        await eventually(lambda: "r2" in witness.answered)
-        witness.release.set()
-        assert (await first).receipt.seq == 1
-        assert (await second).receipt.seq == 2
-        await verify_all(service)
-
-
-async def test_flush_of_repeats_does_not_let_the_next_one_overtake(database_url: str) -> None:
-    witness = HeldWitness()
-    async with ledger_service(database_url, witness) as service:
-        await append(service, draft("r0"))
-        first = asyncio.create_task(append(service, draft("r1")))
-        await witness.holding.wait()
-        assert (await append(service, draft("r0"))).repeated_request
-        third = asyncio.create_task(append(service, draft("r3")))
-        await eventually(lambda: "r3" in witness.answered)
-        # Time enough for a commit that did not wait for its turn.
-        await asyncio.wait({third}, timeout=0.2)
-        witness.release.set()
-        assert (await first).receipt.seq == 2
-        assert (await third).receipt.seq == 3
-
-
-async def test_repeat_in_the_flush_behind_an_uncommitted_one(database_url: str) -> None:
-    """It was looked up before the first was there; that is noticed under the lock."""
-    witness = HeldWitness()
-    async with ledger_service(database_url, witness) as service:
-        first = asyncio.create_task(append(service, draft("r1")))
-        await witness.holding.wait()
-        second = asyncio.create_task(append_batch(service, [draft("r2"), draft("r1")]))
-        await eventually(lambda: "r2" in witness.answered)
-        witness.release.set()
-        receipt = (await first).receipt
-        results = await second
-        assert [result.receipt.seq for result in results] == [2, 1]
-        assert [result.repeated_request for result in results] == [False, True]
-        assert results[1].receipt.receipt_hash == receipt.receipt_hash
-        assert (await verify_all(service)).checked_count == 3

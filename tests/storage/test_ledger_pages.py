@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
-
-import pytest
 
 from ledger_svc.chain import LedgerInfo
 from ledger_svc.storage import ListQuery, LogRun, PageBounds, Storage
-from ledger_svc.storage.database import Database
 from tests.support.ledger_rows import NOW_NS, append, candidate, make
-
-
-@pytest.fixture
-async def storage(database_url: str) -> AsyncIterator[Database]:
-    database = Database.open(database_url, reader_threads=2)
-    await asyncio.to_thread(database.migrate)
-    yield database
-    await database.close()
 
 
 async def find(

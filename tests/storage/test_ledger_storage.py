@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,15 +20,6 @@ from provledger.db import is_sqlite
 from provledger.errors import DataLossError
 from tests.support.ledger_rows import Decided, append, candidate, info, make
 from tests.support.ledgering import eventually
-
-
-@pytest.fixture
-async def storage(database_url: str) -> AsyncIterator[Database]:
-    database = Database.open(database_url, reader_threads=2)
-    await asyncio.to_thread(database.migrate)
-    yield database
-    await database.close()
-
 
 # --- schema --------------------------------------------------------------------------------------
 

@@ -16,7 +16,9 @@ from ledger_svc.config import Settings
 from ledger_svc.storage.database import Database
 from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from provledger.errors import StatusError
 from provledger.rpc.channel import channel
+from provledger.rpc.errors import status_from_pb
 from provledger.rpc.server import Server
 from tests.inmem.anchor import InMemoryAnchor
 from tests.inmem.witness import InMemoryWitness
@@ -158,6 +160,12 @@ def go_back_to(connection: sa.Connection, seq: int) -> None:
         "t_ns = (SELECT t_ns FROM entries WHERE seq = :seq)",
     ):
         connection.execute(sa.text(statement), {"seq": seq})
+
+
+def error_of(result: common_pb2.AppendResult) -> StatusError:
+    """The error of a draft that was not recorded."""
+    assert result.WhichOneof("outcome") == "error"
+    return status_from_pb(result.error)
 
 
 async def eventually(condition: Callable[[], Any], timeout_s: float = 20.0) -> None:
