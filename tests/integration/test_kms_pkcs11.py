@@ -401,6 +401,17 @@ async def test_token_that_stays_away_is_unavailable_and_tried_a_bounded_number_o
         verify_signature(signer.public_key, await eventually(signer, MESSAGE), MESSAGE)
 
 
+async def test_logging_out_does_not_end_the_login_of_who_comes_next(
+    faulty: tuple[SoftHSM, Faults], provider: PKCS11Provider
+) -> None:
+    hsm, faults = faulty
+    # The first one's way out goes on while the second one logs in, and ends before it is used.
+    faults.delay(softhsm.LOGOUT, 30)
+    faults.delay(softhsm.OPEN_SESSION, 20)
+    for _ in range(3):
+        await provider.create_key(hsm.uri(FAULTY_TOKEN, name()), Algorithm.ECDSA_P256)
+
+
 async def test_another_key_under_the_same_name_is_an_integrity_error(
     faulty: tuple[SoftHSM, Faults], provider: PKCS11Provider
 ) -> None:

@@ -9,7 +9,8 @@
 #include <time.h>
 
 #define FUNCTIONS 68
-enum { INITIALIZE = 0, GET_TOKEN_INFO = 6, OPEN_SESSION = 12, LOGIN = 18, SIGN_INIT = 42, SIGN = 43 };
+enum { INITIALIZE = 0, GET_TOKEN_INFO = 6, OPEN_SESSION = 12, LOGIN = 18, LOGOUT = 19,
+       SIGN_INIT = 42, SIGN = 43 };
 
 typedef unsigned long rv;
 struct list {
@@ -50,6 +51,7 @@ static rv called(int index) {
     return failure[index];
 }
 
+typedef rv (*f0)(unsigned long);
 typedef rv (*f1)(void *);
 typedef rv (*f2)(unsigned long, void *);
 typedef rv (*f3)(unsigned long, void *, unsigned long);
@@ -76,6 +78,10 @@ static rv login(unsigned long session, unsigned long user, void *pin, unsigned l
     FAIL(LOGIN)
     return ((f4)real->function[LOGIN])(session, user, pin, length);
 }
+static rv logout(unsigned long session) {
+    FAIL(LOGOUT)
+    return ((f0)real->function[LOGOUT])(session);
+}
 static rv sign_init(unsigned long session, void *mechanism, unsigned long key) {
     FAIL(SIGN_INIT)
     return ((f3)real->function[SIGN_INIT])(session, mechanism, key);
@@ -99,6 +105,7 @@ rv C_GetFunctionList(struct list **out) {
         mine.function[GET_TOKEN_INFO] = get_token_info;
         mine.function[OPEN_SESSION] = open_session;
         mine.function[LOGIN] = login;
+        mine.function[LOGOUT] = logout;
         mine.function[SIGN_INIT] = sign_init;
         mine.function[SIGN] = sign;
     }

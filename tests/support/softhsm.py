@@ -37,7 +37,8 @@ CKR_SESSION_HANDLE_INVALID = 0xB3
 CKR_TOKEN_NOT_PRESENT = 0xE0
 CKR_USER_NOT_LOGGED_IN = 0x101
 
-INITIALIZE, GET_TOKEN_INFO, OPEN_SESSION, LOGIN, SIGN_INIT, SIGN = 0, 6, 12, 18, 42, 43
+INITIALIZE, GET_TOKEN_INFO, OPEN_SESSION, LOGIN, LOGOUT, SIGN_INIT, SIGN = 0, 6, 12, 18, 19, 42, 43
+FUNCTIONS = (INITIALIZE, GET_TOKEN_INFO, OPEN_SESSION, LOGIN, LOGOUT, SIGN_INIT, SIGN)
 
 
 def missing() -> str:
@@ -156,7 +157,7 @@ class Faults:
 
     def end(self) -> None:
         """No more faults."""
-        for function in (INITIALIZE, GET_TOKEN_INFO, OPEN_SESSION, LOGIN, SIGN_INIT, SIGN):
+        for function in FUNCTIONS:
             self.fail(function, 0, 0)
             self.delay(function, 0)
         self.corrupt(False)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,6 +113,7 @@ class Module:
         self.gate = Gate()
         self.epoch = 0
         self._users: Counter[int] = Counter()
+        self._logins: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
         self._lock = threading.Lock()
         self._initialised_s = time.monotonic()
         self._functions = _function_list(path)
@@ -135,6 +136,15 @@ class Module:
                 self._initialised_s = time.monotonic()
         log.info("pkcs11.reinitialised", module=str(self.path))
         return True
+
+    def login(self, slot_id: int) -> threading.Lock:
+        """Hold this to log in to the token in a slot, or out, together with `used`.
+
+        The login is the process's, not the session's (PKCS#11 v3.1 §5.6): the last user's way out
+        would otherwise end that of one who comes in at this moment.
+        """
+        with self._lock:
+            return self._logins[slot_id]
 
     def used(self, slot_id: int, difference: int) -> int:
         """Note that somebody uses the token in a slot, or does no longer; how many still do."""

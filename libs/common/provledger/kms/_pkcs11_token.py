@@ -188,14 +188,15 @@ class Token:
                 if tried or not self._module.reinitialise():
                     raise
                 self._attachment = self._find_and_log_in()
-            self._module.used(self._attachment.token.slot.slot_id, 1)
             return self._attachment
 
     def _find_and_log_in(self) -> _Attachment:
         assert self._module is not None  # noqa: S101
         epoch = self._module.epoch
         token = self._in_module(epoch, self._find)
-        login = self._in_module(epoch, lambda: self._log_in(token))
+        with self._module.login(token.slot.slot_id):
+            login = self._in_module(epoch, lambda: self._log_in(token))
+            self._module.used(token.slot.slot_id, 1)
         self._attachments += 1
         log.info("pkcs11.attached", token=token.label, module=str(self._module.path))
         return _Attachment(self._attachments, epoch, token, login)
@@ -276,11 +277,14 @@ class Token:
         attachment, self._attachment = self._attachment, None
         if attachment is None or self._module is None:
             return
-        last = self._module.used(attachment.token.slot.slot_id, -1) == 0
-        # Closing it logs out, which ends the login for every session of the process: only the last
-        # user of the token does it. After a re-initialisation its handle may be somebody else's.
-        if last and attachment.epoch == self._module.epoch:
-            self._quietly(attachment.login.close)
+        slot_id = attachment.token.slot.slot_id
+        with self._module.login(slot_id):
+            last = self._module.used(slot_id, -1) == 0
+            # Closing it logs out, which ends the login for every session of the process: only the
+            # last user of the token does it. After a re-initialisation its handle may be somebody
+            # else's.
+            if last and attachment.epoch == self._module.epoch:
+                self._quietly(attachment.login.close)
 
     def _leave(self, seat: Seat) -> None:
         """Close the session of a thread that gets another one, or ends."""
