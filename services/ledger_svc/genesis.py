@@ -25,11 +25,13 @@ from provledger.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
     InternalError,
+    StatusError,
     UnavailableError,
 )
 from provledger.hashing import HASH_BYTES
 from provledger.hashing import suite as get_suite
 from provledger.rpc.channel import call
+from provledger.rpc.errors import naming
 
 log = logs.get(__name__)
 
@@ -127,14 +129,17 @@ class LedgerMaker:
     ) -> anchor_pb2.Log:
         """The log for a ledger: the shared one, or that of the tenant."""
         ids = self._own_log_tenants
-        if own_log or (not shared and (tenant in ids or "*" in ids)):
-            request = anchor_pb2.CreateLogRequest(
-                tenant=names.tenant_name(tenant), suite=SUITES_TO_PB[suite]
-            )
-            made = await call(self._anchor.CreateLog, request, timeout_s=self._timeout_s)
-            return made.log
-        asked = anchor_pb2.GetLogRequest(name=self._log_name)
-        return (await call(self._anchor.GetLog, asked, timeout_s=self._timeout_s)).log
+        try:
+            if own_log or (not shared and (tenant in ids or "*" in ids)):
+                request = anchor_pb2.CreateLogRequest(
+                    tenant=names.tenant_name(tenant), suite=SUITES_TO_PB[suite]
+                )
+                made = await call(self._anchor.CreateLog, request, timeout_s=self._timeout_s)
+                return made.log
+            asked = anchor_pb2.GetLogRequest(name=self._log_name)
+            return (await call(self._anchor.GetLog, asked, timeout_s=self._timeout_s)).log
+        except StatusError as error:
+            raise naming(error, "ANCHOR_UNAVAILABLE", "the anchor service") from error
 
     async def _make(
         self, tenant: str, ledger: str, suite: str, of_log: anchor_pb2.Log, principal: str

@@ -23,7 +23,7 @@ from provledger.errors import InputError, InternalError, InvalidProofError, Stat
 from provledger.hashing import suite as get_suite
 from provledger.merkle import leaf_hashes as hash_leaves
 from provledger.rpc.channel import call
-from provledger.rpc.errors import status_from_pb
+from provledger.rpc.errors import naming, status_from_pb
 from provledger.witness_batch import STATEMENT_CONTEXT, batch_root, parse_body
 
 log = logs.get(__name__)
@@ -79,6 +79,7 @@ class WitnessClient:
     def __init__(self, stub: Any, *, timeout_s: float) -> None:
         self._stub: WitnessStub = stub
         self._timeout_s = timeout_s
+        self._away = False
 
     async def witness(
         self, ledger: LedgerInfo, items: Sequence[Pending], *, system: bool = False
@@ -91,7 +92,12 @@ class WitnessClient:
             InternalError: its answer does not hang together.
         """
         request = build_request(ledger, items, system=system)
-        response = await call(self._stub.WitnessBatch, request, timeout_s=self._timeout_s)
+        try:
+            response = await call(self._stub.WitnessBatch, request, timeout_s=self._timeout_s)
+        except StatusError as error:
+            self._note(error)
+            raise naming(error, "WITNESS_UNAVAILABLE", "the witness service") from error
+        self._note(None)
         steps = reading(ledger, items, response)
         while True:
             try:
@@ -101,6 +107,15 @@ class WitnessClient:
                 return witnessed
             # A thousand statements are eight milliseconds of work: others have their turn.
             await asyncio.sleep(0)
+
+    def _note(self, error: StatusError | None) -> None:
+        """Log when the witness goes away, and when it is back: not each call in between."""
+        away = error is not None and error.code == "UNAVAILABLE"
+        if away and not self._away:
+            log.warning("witness.away", message=str(error))
+        elif self._away and error is None:
+            log.info("witness.back")
+        self._away = away
 
 
 def build_request(

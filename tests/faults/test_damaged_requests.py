@@ -115,6 +115,8 @@ def _filled(cluster: Cluster, channels: dict[str, Any]) -> Small:
     ledgers = ledger_pb2_grpc.LedgerServiceStub(channels["ledger"])
     anchor = anchor_pb2_grpc.AnchorServiceStub(channels["anchor"])
     keys = keys_pb2_grpc.KeysServiceStub(channels["keys"])
+    # With that, the ledger service has found the other services, however slowly they came up.
+    events = _recorded_events(keys)
     tenant = "tenants/small"
     ledger = ledgers.CreateLedger(
         ledger_pb2.CreateLedgerRequest(parent=tenant), timeout=TIMEOUT_S
@@ -134,7 +136,6 @@ def _filled(cluster: Cluster, channels: dict[str, Any]) -> Small:
         anchor_pb2.CreateLogRequest(tenant="tenants/other", suite=common_pb2.SUITE_BLAKE3),
         timeout=TIMEOUT_S,
     ).log
-    events = _recorded_events(keys)
     by_purpose = {
         key.purpose: key.kid
         for key in keys.ListKeys(keys_pb2.ListKeysRequest(page_size=1000), timeout=TIMEOUT_S).keys

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from ledger_svc.chain import Candidate, LedgerInfo
-from ledger_svc.witnessing import Pending, build_request, read_response
-from provledger.api.witness.v1 import witness_pb2
-from provledger.errors import InternalError, StatusError
+from ledger_svc.witnessing import Pending, WitnessClient, build_request, read_response
+from provledger.api.witness.v1 import witness_pb2, witness_pb2_grpc
+from provledger.errors import InternalError, StatusError, UnavailableError
+from provledger.rpc.channel import channel
 from tests.inmem.witness import InMemoryWitness
 from tests.support.ledgering import draft
+from tests.support.ports import free_port
 
 LEDGER = LedgerInfo(bytes(16), "acme", "main", "blake3", "logs/00", "log.test/1", 1)
 
@@ -102,3 +104,18 @@ def test_batch_of_another_suite_is_refused() -> None:
     fips = LedgerInfo(bytes(16), "acme", "main", "fips", "logs/00", "log.test/1", 1)
     with pytest.raises(InternalError):
         read_response(fips, pending, response)
+
+
+async def test_witness_that_nobody_serves_is_named_and_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    port = free_port()
+    async with channel(f"127.0.0.1:{port}") as away:
+        client = WitnessClient(witness_pb2_grpc.WitnessServiceStub(away), timeout_s=5.0)
+        for _ in range(2):
+            with pytest.raises(UnavailableError, match="the witness service") as caught:
+                await client.witness(LEDGER, items("r1"))
+            assert caught.value.reason == "WITNESS_UNAVAILABLE"
+            assert str(port) not in str(caught.value)
+    (said,) = (record for record in caplog.records if record.message == "witness.away")
+    assert str(port) in said.provledger_fields["message"]  # type: ignore[attr-defined]

@@ -21,6 +21,7 @@ from provledger.rpc.errors import (
     as_status_error,
     from_rpc_error,
     from_status,
+    naming,
     status_from_pb,
     status_to_pb,
     to_status,
@@ -147,6 +148,27 @@ def test_gateway_errors_of_grpc_itself_take_the_code_as_reason() -> None:
         else:
             assert error.reason == code.name
             assert error.code in (code.name, "INTERNAL")
+
+
+def test_peer_that_is_away_is_named_and_its_address_is_not() -> None:
+    details = "failed to connect to all addresses; last error: ipv4:10.1.2.3:7002: refused"
+    away = from_rpc_error(FakeCall(grpc.StatusCode.UNAVAILABLE, details))
+    named = naming(away, "WITNESS_UNAVAILABLE", "the witness service")
+    assert (named.code, named.reason) == ("UNAVAILABLE", "WITNESS_UNAVAILABLE")
+    assert named.message == "the witness service does not answer"
+    assert named.retry_delay_s == 0.5
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        errors.UnavailableError("NO_ACTIVE_KEY", "there is none"),
+        errors.InvalidArgumentError("UNAVAILABLE", "of another code"),
+        from_rpc_error(FakeCall(grpc.StatusCode.CANCELLED, "going down")),
+    ],
+)
+def test_what_the_peer_says_itself_stays(said: StatusError) -> None:
+    assert naming(said, "WITNESS_UNAVAILABLE", "the witness service") is said
 
 
 @pytest.mark.parametrize("side", ["SERVER: Received", "CLIENT: Sent", "CLIENT: Received"])

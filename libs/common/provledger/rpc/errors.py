@@ -258,6 +258,17 @@ def from_rpc_error(exc: grpc.RpcError) -> StatusError:
     return _build(name, reason, message, {}, [], None)
 
 
+def naming(error: StatusError, reason: str, peer: str) -> StatusError:
+    """The error to pass on when `peer` was called: what gRPC says of a connection names no service.
+
+    `reason` is given to it then, and the address, which is no caller's business, left out.
+    What the peer said itself stays as it is.
+    """
+    if (error.code, error.reason) != ("UNAVAILABLE", "UNAVAILABLE"):
+        return error
+    return errors.UnavailableError(reason, f"{peer} does not answer", retry_delay_s=0.5)
+
+
 def _details(trailers: Any, code: grpc.StatusCode) -> status_pb2.Status | None:
     """The rich status among the trailers, if it is readable and agrees with the code."""
     for key, value in trailers or ():
