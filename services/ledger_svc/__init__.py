@@ -12,6 +12,8 @@
     answers     outcomes as results of RPCs
     genesis     makes ledgers
     guard       asks the log what it holds of a ledger before the first append
+    census      counts the ledgers before one is said not to exist
+    directory   ledgers by name
     relay       brings entries to the log, behind the appends
     progress    how far receipts have got, for those who wait
     reads       receipts with signatures and proofs, lists, heads

@@ -13,8 +13,10 @@ import grpc
 
 from ledger_svc import reading_gate
 from ledger_svc.append import Appender
+from ledger_svc.census import Census
 from ledger_svc.chain import LedgerInfo, Linked
 from ledger_svc.config import Settings
+from ledger_svc.directory import LedgerDirectory
 from ledger_svc.gate import Gate, parse_quotas
 from ledger_svc.genesis import LedgerMaker
 from ledger_svc.guard import Guard
@@ -22,7 +24,7 @@ from ledger_svc.key_ledger import KeyLedger
 from ledger_svc.lag import Lag
 from ledger_svc.progress import Progress, Sinks
 from ledger_svc.reading_gate import ReadingGate
-from ledger_svc.reads import LedgerDirectory, Reads
+from ledger_svc.reads import Reads
 from ledger_svc.relay import Relay, RelayLimits
 from ledger_svc.servicer import LedgerServicer, Parts
 from ledger_svc.storage import Storage
@@ -98,14 +100,10 @@ def assemble(
     lag = Lag(anchor, timeout_s=timeout_s)
     sinks = Sinks(anchor, timeout_s=timeout_s)
     progress = Progress(storage, sinks)
-    guard = Guard(
-        storage,
-        anchor,
-        lag,
-        progress.logged_seq,
-        timeout_s=timeout_s,
-        anchor_is_shared=settings.anchor_is_shared,
+    census = Census(
+        storage, anchor, timeout_s=timeout_s, anchor_is_shared=settings.anchor_is_shared
     )
+    guard = Guard(storage, anchor, lag, census, progress.logged_seq, timeout_s=timeout_s)
     reads = Reads(storage, anchor, sinks, progress)
     limits = RelayLimits(
         poll_s=settings.relay_poll_s,

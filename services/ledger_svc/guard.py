@@ -19,6 +19,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
+from ledger_svc.census import LEDGER_BEHIND_ANCHOR, Census
 from ledger_svc.chain import (
     EMPTY_HEAD,
     LEDGER_ROLLED_BACK,
@@ -35,9 +36,7 @@ from provledger.rpc.channel import call
 
 log = logs.get(__name__)
 
-LEDGER_BEHIND_ANCHOR: Final = "LEDGER_BEHIND_ANCHOR"
 _ASK_AGAIN_S: Final = 0.25
-_SHARED_LOG: Final = "logs/-"
 _ASKED_ANEW: Final = 3
 """How often the database may become another one while the log is asked."""
 _PATIENCE_S: Final = 0.25
@@ -52,7 +51,6 @@ class StateStub(Protocol):
     """What we call of the generated `AnchorServiceStub`."""
 
     GetLedgerState: Callable[..., Awaitable[anchor_pb2.GetLedgerStateResponse]]
-    GetLog: Callable[..., Awaitable[anchor_pb2.GetLogResponse]]
 
 
 class Guard:
@@ -63,16 +61,13 @@ class Guard:
         storage: Storage,
         anchor: Any,
         lag: Lag,
+        census: Census,
         logged_seq: Callable[[bytes], int],
         *,
         timeout_s: float,
-        anchor_is_shared: bool = False,
     ) -> None:
         self._lag = lag
-        self._anchor_is_shared = anchor_is_shared
-        # The storage's generation in which no ledger was missing.
-        self._all_known: int | None = None
-        self._missing: tuple[float, StatusError] | None = None
+        self._census = census
         self._logged_seq = logged_seq
         self._storage = storage
         self._anchor: StateStub = anchor
@@ -191,50 +186,7 @@ class Guard:
         for _, refusal in self._refusals.values():
             if _is_stale(refusal):
                 raise refusal
-        if self._anchor_is_shared or self._all_known == self._storage.generation:
-            return
-        if self._missing is not None and time.monotonic() - self._missing[0] < _ASK_AGAIN_S:
-            raise self._missing[1]
-        generation = self._storage.generation
-        try:
-            await self._count_ledgers()
-        except StatusError as error:
-            self._missing = (time.monotonic(), error)
-            raise
-        self._all_known, self._missing = generation, None
-
-    async def _count_ledgers(self) -> None:
-        request = anchor_pb2.GetLogRequest(name=_SHARED_LOG, count_ledgers=True)
-        try:
-            answer = await call(self._anchor.GetLog, request, timeout_s=min(self._timeout_s, 5.0))
-        except StatusError as error:
-            raise UnavailableError(
-                "ANCHOR_NOT_ASKED",
-                "the anchor must be asked once whether its logs have ledgers that the database "
-                "does not have, and it does not answer. Until then none is said not to exist",
-                retry_delay_s=error.retry_delay_s or 0.5,
-            ) from error
-        held = answer.ledger_count
-        stored, logged = await self._storage.count_ledgers()
-        if held <= logged:
-            return
-        if held <= stored:
-            # Stored, then logged, then known to be: a relay that ended in between left this behind.
-            raise UnavailableError(
-                "ANCHOR_NOT_ASKED",
-                f"the logs hold {held} ledgers, of which the database knows {logged} to be there: "
-                "the relay has to catch up before one is said not to exist",
-                retry_delay_s=0.5,
-            )
-        log.error("ledger.ledgers_missing", logged=held, stored=stored)
-        raise FailedPreconditionError(
-            LEDGER_BEHIND_ANCHOR,
-            f"the logs hold {held} ledgers, but this database has only {stored}: it is "
-            "older than what was published, and one that it does not have may exist. Restore a "
-            "newer backup, or the database itself, and start again; if other ledger services "
-            "use the same anchor service, say so (anchor_is_shared)",
-            metadata={"logged": str(held), "stored": str(stored)},
-        )
+        await self._census.check()
 
     async def _ask_until_sure(self, ledger: LedgerInfo) -> None:
         for _ in range(_ASKED_ANEW):

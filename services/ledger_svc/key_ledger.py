@@ -19,9 +19,9 @@ from typing import Any, Final
 
 from ledger_svc.append import Appender
 from ledger_svc.chain import LedgerInfo
+from ledger_svc.directory import LedgerDirectory
 from ledger_svc.genesis import LedgerMaker
 from ledger_svc.outcomes import Recorded
-from ledger_svc.reads import LedgerDirectory
 from ledger_svc.witnessing import Pending
 from provledger import logs, names
 from provledger.api.anchor.v1 import anchor_pb2

@@ -16,19 +16,17 @@ from ledger_svc import chain, convert
 from ledger_svc.batch_tree import BatchTree
 from ledger_svc.beside import beside
 from ledger_svc.chain import BatchRow, LedgerInfo, Stored
-from ledger_svc.guard import Guard
 from ledger_svc.progress import Progress, Sinks, index_of
 from ledger_svc.proving import Proving
 from ledger_svc.storage import LogRun, Storage
 from ledger_svc.witnessing import SUITES_TO_PB
-from provledger import logs, names
+from provledger import logs
 from provledger.api.anchor.v1 import anchor_pb2
 from provledger.api.common.v1 import common_pb2
 from provledger.errors import (
     DataLossError,
     InputError,
     InvalidProofError,
-    NotFoundError,
     StatusError,
 )
 from provledger.retry import NO_RETRY
@@ -39,7 +37,6 @@ P = ParamSpec("P")
 
 log = logs.get(__name__)
 
-_MAX_LEDGERS: Final = 10_000
 _MAX_BATCHES: Final = 128
 _PROOF_TIMEOUT_S: Final = 3.0
 _SINKS_WAIT_S: Final = 0.25
@@ -55,43 +52,6 @@ class ProofStub(Protocol):
     """What we call of the generated `AnchorServiceStub`."""
 
     BatchGetInclusionProofs: Callable[..., Awaitable[anchor_pb2.BatchGetInclusionProofsResponse]]
-
-
-class LedgerDirectory:
-    """Ledgers by name. They never change, so that they are looked up once."""
-
-    def __init__(self, storage: Storage, guard: Guard) -> None:
-        self._storage = storage
-        self._guard = guard
-        self._known: OrderedDict[str, LedgerInfo] = OrderedDict()
-
-    async def get(self, name: str, field: str) -> LedgerInfo:
-        """The ledger of that name; `field` is where it was given.
-
-        Raises:
-            IdentifierError: not a ledger's name.
-            NotFoundError: LEDGER_NOT_FOUND; also where there is no such tenant.
-            FailedPreconditionError, UnavailableError: it is not there, in a database that is known
-                to be too old, or not known not to be (`Guard.check_absent`).
-        """
-        found = self._known.get(name)
-        if found is not None:
-            return found
-        tenant, ledger = names.parse_ledger_name(name, field)
-        stored = await self._storage.get_ledger(tenant, ledger)
-        if stored is None:
-            await self._guard.check_absent()
-            raise NotFoundError(
-                "LEDGER_NOT_FOUND", f"there is no ledger {name}", metadata={"ledger": name}
-            )
-        self.add(stored)
-        return stored
-
-    def add(self, ledger: LedgerInfo) -> None:
-        """Remember a ledger."""
-        self._known[ledger.name] = ledger
-        while len(self._known) > _MAX_LEDGERS:
-            self._known.popitem(last=False)
 
 
 class _Batch:

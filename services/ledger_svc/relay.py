@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias
 
 from ledger_svc import guard
+from ledger_svc.census import LEDGER_BEHIND_ANCHOR
 from ledger_svc.chain import LedgerInfo, Linked
 from ledger_svc.progress import Progress
 from ledger_svc.recorder import LeaseLostError, Recorder
@@ -193,7 +194,7 @@ class _LedgerRelay:
                 if self._logged_seq > failed_at_seq:
                     delays, failing = _RETRY.delays(self._relay.rng), False
                     failed_at_seq = self._logged_seq
-                if error.reason == guard.LEDGER_BEHIND_ANCHOR:
+                if error.reason == LEDGER_BEHIND_ANCHOR:
                     self._relay.doubt(self._ledger)
                 if error.reason == LEDGER_FORKED:
                     await self._latch(error)

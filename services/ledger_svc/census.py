@@ -1,0 +1,99 @@
+"""Counts the ledgers, before one that is not stored is said not to exist.
+
+A database that is older than the log may lack whole ledgers, whose names nobody can ask the log
+for. But the log knows how many it has (docs/adr/0037).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Protocol
+
+from ledger_svc.storage import Storage
+from provledger import logs
+from provledger.api.anchor.v1 import anchor_pb2
+from provledger.errors import FailedPreconditionError, StatusError, UnavailableError
+from provledger.rpc.channel import call
+
+log = logs.get(__name__)
+
+LEDGER_BEHIND_ANCHOR: Final = "LEDGER_BEHIND_ANCHOR"
+_ASK_AGAIN_S: Final = 0.25
+_SHARED_LOG: Final = "logs/-"
+
+
+class LogStub(Protocol):
+    """What we call of the generated `AnchorServiceStub`."""
+
+    GetLog: Callable[..., Awaitable[anchor_pb2.GetLogResponse]]
+
+
+class Census:
+    """Remembers whether the database has all ledgers that the logs have.
+
+    anchor_is_shared: other ledger services use the same anchor, so that its number says nothing.
+    """
+
+    def __init__(
+        self, storage: Storage, anchor: Any, *, timeout_s: float, anchor_is_shared: bool = False
+    ) -> None:
+        self._storage = storage
+        self._anchor: LogStub = anchor
+        self._timeout_s = min(timeout_s, 5.0)
+        self._anchor_is_shared = anchor_is_shared
+        # The storage's generation in which no ledger was missing.
+        self._all_known: int | None = None
+        self._missing: tuple[float, StatusError] | None = None
+
+    async def check(self) -> None:
+        """Return if no ledger is missing; ask if need be.
+
+        Raises:
+            FailedPreconditionError: LEDGER_BEHIND_ANCHOR, the logs have more ledgers.
+            UnavailableError: ANCHOR_NOT_ASKED, while the anchor does not say how many it has.
+        """
+        if self._anchor_is_shared or self._all_known == self._storage.generation:
+            return
+        if self._missing is not None and time.monotonic() - self._missing[0] < _ASK_AGAIN_S:
+            raise self._missing[1]
+        generation = self._storage.generation
+        try:
+            await self._count()
+        except StatusError as error:
+            self._missing = (time.monotonic(), error)
+            raise
+        self._all_known, self._missing = generation, None
+
+    async def _count(self) -> None:
+        request = anchor_pb2.GetLogRequest(name=_SHARED_LOG, count_ledgers=True)
+        try:
+            answer = await call(self._anchor.GetLog, request, timeout_s=self._timeout_s)
+        except StatusError as error:
+            raise UnavailableError(
+                "ANCHOR_NOT_ASKED",
+                "the anchor must be asked once whether its logs have ledgers that the database "
+                "does not have, and it does not answer. Until then none is said not to exist",
+                retry_delay_s=error.retry_delay_s or 0.5,
+            ) from error
+        held = answer.ledger_count
+        stored, logged = await self._storage.count_ledgers()
+        if held <= logged:
+            return
+        if held <= stored:
+            # Stored, then logged, then known to be: a relay that ended in between left this behind.
+            raise UnavailableError(
+                "ANCHOR_NOT_ASKED",
+                f"the logs hold {held} ledgers, of which the database knows {logged} to be there: "
+                "the relay has to catch up before one is said not to exist",
+                retry_delay_s=0.5,
+            )
+        log.error("ledger.ledgers_missing", logged=held, stored=stored)
+        raise FailedPreconditionError(
+            LEDGER_BEHIND_ANCHOR,
+            f"the logs hold {held} ledgers, but this database has only {stored}: it is "
+            "older than what was published, and one that it does not have may exist. Restore a "
+            "newer backup, or the database itself, and start again; if other ledger services "
+            "use the same anchor service, say so (anchor_is_shared)",
+            metadata={"logged": str(held), "stored": str(stored)},
+        )
