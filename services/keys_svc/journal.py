@@ -10,7 +10,7 @@ Where there is one:
 
 * a rotation takes effect when its event is recorded: until then the old key signs, and nothing
   fails; while the ledger service is away it waits as pending;
-* a revocation takes effect at once, and is recorded when it can be;
+* a revocation takes effect at once, and is recorded when it can be (`keys_svc.revoking`);
 * one event at a time is sealed and not recorded, so that the order of seals is that of the ledger;
 * before an event is sealed, the whole history and it are replayed under the rules of
   `provledger.key_history`: nothing that a verifier would refuse ever reaches the ledger.
@@ -25,7 +25,7 @@ from dataclasses import replace
 from typing import Final
 
 from keys_svc.proposals import genesis_digest, propose, propose_created, propose_rotated
-from keys_svc.registry import EventRecord, EventState, KeyBinding, Registry
+from keys_svc.registry import EventRecord, EventState, KeyBinding, KeyRecord, Registry
 from provledger import dsse
 from provledger.errors import (
     AlreadyExistsError,
@@ -47,7 +47,7 @@ from provledger.key_events import (
     SignedEvent,
 )
 from provledger.key_history import History
-from provledger.keyset import CoveredCheckpoint, KeyPurpose, KeyState, SizeRange
+from provledger.keyset import KeyPurpose, KeyState, SizeRange
 
 RECOVERY_PURPOSE: Final = "recovery"
 
@@ -225,65 +225,56 @@ def cancel(registry: Registry, kid: str) -> Registry:
     """Take a rotation back; raises FailedPreconditionError (ROTATION_SEALED) if it is too late."""
     record = registry.get(kid)
     if record.state is not KeyState.PENDING:
+        # What an earlier version left behind: it can never be sealed, and is in everybody's way.
+        moot = [each for each in open_events(registry) if _is_moot(registry, each, record)]
+        if moot:
+            return without(registry, moot)
         raise FailedPreconditionError(
             "ROTATION_SEALED",
             f"key {kid!r} is {record.state.value} already; rotate to another one instead",
             metadata={"kid": kid},
         )
     mine = [e for e in open_events(registry) if e.signed.event.kid == kid]
-    rotated = [e for e in mine if e.event_type is EventType.ROTATED]
-    if any(e.state is EventState.SEALED for e in rotated):
+    if sealed_rotation(registry, record.purpose, kid) is not None:
         raise FailedPreconditionError(
             "ROTATION_SEALED",
             f"the rotation to key {kid!r} is endorsed already and goes forward only",
             metadata={"kid": kid},
         )
-    drop = {e.number for e in mine if e.state is EventState.PROPOSED}
+    return without(registry, [e for e in mine if e.state is EventState.PROPOSED])
+
+
+def sealed_rotation(registry: Registry, purpose: KeyPurpose, kid: str = "") -> EventRecord | None:
+    """The rotation of a purpose, or to a key, that is endorsed and not recorded yet."""
+    for each in registry.events:
+        event = each.signed.event
+        sealed = each.state is EventState.SEALED and event.event is EventType.ROTATED
+        if sealed and event.purpose == purpose and kid in ("", event.kid):
+            return each
+    return None
+
+
+def without(registry: Registry, events: Iterable[EventRecord]) -> Registry:
+    """The registry without events that were only proposed; the same one if there are none."""
+    drop = {each.number for each in events}
     if not drop:
         return registry
-    kept = tuple(e for e in registry.events if e.number not in drop)
+    kept = tuple(each for each in registry.events if each.number not in drop)
     return replace(registry, revision=registry.revision + 1, events=kept)
 
 
-def revoke(
-    registry: Registry,
-    kid: str,
-    reason: str,
-    now_ns: int,
-    *,
-    after: tuple[CoveredCheckpoint, ...] = (),
-    replacement_kid: str = "",
-    sizes: Iterable[LogSize] = (),
-) -> Registry:
-    """As `Registry.revoke`, at once, with its event; an active key is replaced at once as well."""
-    record = registry.get(kid)
-    changed = registry
-    if replacement_kid and record.state is KeyState.ACTIVE:
-        new = registry.get(replacement_kid)
-        if new.purpose != record.purpose or new.state is not KeyState.PENDING:
-            raise FailedPreconditionError(
-                "KEY_NOT_PENDING",
-                f"key {replacement_kid!r} is not a pending {record.purpose.value} key",
-                metadata={"kid": replacement_kid},
-            )
-        if is_kept(registry):
-            changed = propose_created(changed, new, now_ns)
-            changed = propose_rotated(changed, new, now_ns, tuple(sizes))
-        changed = changed.activate(replacement_kid, now_ns, drain_ns=0)
-    changed = changed.revoke(kid, reason, now_ns, after)
-    if not is_kept(registry) or changed is registry:
-        return changed
-    event = KeyEvent(
-        event=EventType.REVOKED,
-        at_ns=now_ns,
-        genesis=genesis_digest(changed),
-        kid=kid,
-        thumbprint=record.binding.thumbprint,
-        purpose=record.purpose.value,
-        reason=reason,
-        after=after,
+def _is_moot(registry: Registry, each: EventRecord, record: KeyRecord) -> bool:
+    """Whether a proposed rotation to a key can never be sealed."""
+    if each.event_type is not EventType.ROTATED or each.signed.event.kid != record.kid:
+        return False
+    never_active = record.state is KeyState.REVOKED and record.epoch == 0
+    said = any(
+        other.event_type is EventType.ROTATED
+        and other.state is not EventState.PROPOSED
+        and other.signed.event.kid == record.kid
+        for other in registry.events
     )
-    return propose(changed, event)
+    return each.state is EventState.PROPOSED and (never_active or said)
 
 
 def retire(
@@ -338,6 +329,9 @@ def endorse(registry: Registry, digest: bytes, more: Iterable[Endorsement]) -> R
         changed = registry.with_event(record)
     if any(each.state is EventState.SEALED for each in registry.events):
         return changed
+    about = registry.keys.get(record.signed.event.kid)
+    if about is not None and _is_moot(registry, record, about):
+        return changed
     try:
         history_of(registry).apply(signed)
     except VerificationError:
@@ -366,14 +360,7 @@ def record(registry: Registry, digest: bytes, receipt: str, now_ns: int, drain_n
 
 def _take_effect(registry: Registry, event: KeyEvent, now_ns: int, drain_ns: int) -> Registry:
     if event.event is EventType.ROTATED:
-        key = registry.get(event.kid)
-        if key.state is KeyState.PENDING:
-            registry = registry.activate(
-                event.kid, now_ns, drain_ns=drain_ns, not_before_ns=event.not_before_ns
-            )
-        key = registry.get(event.kid)
-        sizes = tuple(SizeRange(each.origin, each.size) for each in event.sizes)
-        return registry.with_key(replace(key, not_before_ns=event.not_before_ns, sizes=sizes))
+        return take_place(registry, event, now_ns, drain_ns)
     if event.event is EventType.RETIRED:
         key = registry.get(event.kid)
         return registry.with_key(
@@ -386,13 +373,29 @@ def _take_effect(registry: Registry, event: KeyEvent, now_ns: int, drain_ns: int
     return registry
 
 
+def take_place(registry: Registry, event: KeyEvent, now_ns: int, drain_ns: int) -> Registry:
+    """Make the key of a `key.rotated` the active one, valid as the event says."""
+    if registry.get(event.kid).state is KeyState.PENDING:
+        registry = registry.activate(
+            event.kid, now_ns, drain_ns=drain_ns, not_before_ns=event.not_before_ns
+        )
+    key = registry.get(event.kid)
+    if key.epoch == 0:
+        # Revoked before it ever signed, which an earlier version let happen to a sealed rotation.
+        return registry
+    sizes = tuple(SizeRange(each.origin, each.size) for each in event.sizes)
+    return registry.with_key(replace(key, not_before_ns=event.not_before_ns, sizes=sizes))
+
+
 def _verified(
     registry: Registry, record: EventRecord, more: Iterable[Endorsement]
 ) -> list[Endorsement]:
-    genesis = registry.events[0].signed.event
-    jwks = {each.kid: each.binding.jwk for each in registry}
+    genesis, event = registry.events[0].signed.event, record.signed.event
+    # One by a key that the key ledger has not heard of would keep the event out for good.
+    known = {event.kid, *history_of(registry).keys, *(key.kid for key in event.first_keys)}
+    jwks = {each.kid: each.binding.jwk for each in registry if each.kid in known}
     jwks[genesis.kid] = genesis.jwk
-    message = dsse.pae(PAYLOAD_TYPE, record.signed.event.encode())
+    message = dsse.pae(PAYLOAD_TYPE, event.encode())
     checked = []
     for each in more:
         try:

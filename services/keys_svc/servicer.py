@@ -12,6 +12,7 @@ from keys_svc import convert, journal
 from keys_svc.live import LiveRegistry
 from keys_svc.rebuilding import rebuild
 from keys_svc.registry import Registry
+from keys_svc.revoking import revoke
 from keys_svc.signers import Signers
 from provledger import logs, names
 from provledger.api.keys.v1 import keys_pb2 as pb
@@ -121,7 +122,7 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
         kid, reason, after = convert.revocation_from_pb(request)
         now_ns = self._clock()
         registry = await self._live.update(
-            lambda known: journal.revoke(
+            lambda known: revoke(
                 known,
                 kid,
                 reason,

@@ -22,7 +22,13 @@ from sqlalchemy.engine import Connection, Engine
 from keys_svc.registry import EventRecord, EventState, KeyBinding, KeyRecord, Registry
 from provledger import jcs
 from provledger.db import Readers, Writer
-from provledger.errors import AbortedError, DataLossError, InvalidJSONError, KeyFormatError
+from provledger.errors import (
+    AbortedError,
+    DataLossError,
+    InternalError,
+    InvalidJSONError,
+    KeyFormatError,
+)
 from provledger.jwk import jwk_from_public_key, public_key_from_jwk, thumbprint
 from provledger.key_events import SignedEvent, parse_signed
 from provledger.keyset import CoveredCheckpoint, KeyPurpose, KeyState, SizeRange
@@ -247,6 +253,9 @@ def _read_bounds(
 
 
 def _row(record: KeyRecord) -> dict[str, Any]:
+    if not _is_whole(record.epoch, record.not_before_ns, record.state):
+        # A registry that cannot be read again is worse than any decision that is not made.
+        raise InternalError("INTERNAL", f"key {record.kid!r} would contradict itself")
     return {
         "kid": record.kid,
         "number": record.number,
@@ -264,6 +273,11 @@ def _row(record: KeyRecord) -> dict[str, Any]:
     }
 
 
+def _is_whole(epoch: int, not_before_ns: int | None, state: KeyState) -> bool:
+    """Whether a key may be stored so: retired is draining whose time has passed."""
+    return (epoch > 0) == (not_before_ns is not None) and state is not KeyState.RETIRED
+
+
 def _record(row: sa.Row[Any]) -> KeyRecord:
     try:
         jwk = jcs.parse(bytes(row.jwk))
@@ -273,8 +287,7 @@ def _record(row: sa.Row[Any]) -> KeyRecord:
         intact = (
             thumbprint(jwk) == binding.thumbprint
             and jwk == jwk_from_public_key(public_key_from_jwk(jwk))
-            and (row.epoch > 0) == (row.not_before_ns is not None)
-            and state is not KeyState.RETIRED
+            and _is_whole(row.epoch, row.not_before_ns, state)
         )
     except (InvalidJSONError, KeyFormatError, KeyError, ValueError, TypeError, AttributeError):
         intact = False

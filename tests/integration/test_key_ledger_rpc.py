@@ -8,6 +8,7 @@ import pytest
 
 from keys_svc import journal
 from keys_svc.registry import Registry
+from keys_svc.revoking import revoke
 from provledger import jcs
 from provledger.api.keys.v1 import keys_pb2 as pb
 from provledger.errors import FailedPreconditionError, InvalidArgumentError
@@ -26,7 +27,7 @@ def history() -> Registry:
     for key, purpose in zip((W1, C1, H1), KeyPurpose, strict=False):
         registry = registry.create(binding(key, purpose), 10)
     registry = carry(journal.propose_genesis(registry, binding(R1), 20))
-    return carry(journal.revoke(carry(rotate(registry, W2)), "witness-1", "stolen", 600))
+    return carry(revoke(carry(rotate(registry, W2)), "witness-1", "stolen", 600))
 
 
 async def test_an_empty_registry_is_rebuilt_and_stays_so(tmp_path: Path) -> None:

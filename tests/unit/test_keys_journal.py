@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from keys_svc import journal
 from keys_svc.rebuilding import rebuild
 from keys_svc.registry import EventState, KeyBinding, Registry
+from keys_svc.revoking import revoke
 from provledger.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
@@ -123,18 +124,18 @@ def test_bad_endorsements_are_refused(kept: Registry) -> None:
 def test_a_revocation_acts_at_once_and_is_recorded_later(kept: Registry) -> None:
     covered = (CoveredCheckpoint("log.example/1", 5, bytes(32)),)
     rotated = carry(rotate(kept, W2))
-    revoked = journal.revoke(rotated, "witness-1", "stolen", 600, after=covered)
+    revoked = revoke(rotated, "witness-1", "stolen", 600, after=covered)
     assert revoked.get("witness-1").state is KeyState.REVOKED
     assert revoked.get("witness-1").covered == covered
     assert len(journal.open_events(revoked)) == 1
     done = carry(revoked)
     assert journal.history_of(done).keys["witness-1"].after == covered
-    assert journal.revoke(done, "witness-1", "stolen", 700, after=covered) is done
+    assert revoke(done, "witness-1", "stolen", 700, after=covered) is done
 
 
 def test_a_stolen_active_key_is_replaced_by_the_recovery_key_alone(kept: Registry) -> None:
     pending = journal.create(kept, binding(W2), 300)
-    revoked = journal.revoke(pending, "witness-1", "stolen", 400, replacement_kid="witness-2")
+    revoked = revoke(pending, "witness-1", "stolen", 400, replacement_kid="witness-2")
     assert revoked.get("witness-1").state is KeyState.REVOKED
     assert revoked.active(WITNESS) == revoked.get("witness-2")
     stuck = carry(revoked, kids=["witness-2"])
@@ -188,7 +189,7 @@ def test_a_drained_key_is_retired_once_all_signers_moved_on(kept: Registry) -> N
 
 
 def test_a_registry_is_rebuilt_from_the_ledger(kept: Registry) -> None:
-    original = carry(journal.revoke(carry(rotate(kept, W2)), "witness-1", "stolen", 600))
+    original = carry(revoke(carry(rotate(kept, W2)), "witness-1", "stolen", 600))
     events = [(e.signed, e.receipt) for e in original.events]
     rebuilt = rebuild(Registry(), events, R1.thumbprint, 900)
     assert journal.history_of(rebuilt) == journal.history_of(original)

@@ -1,0 +1,132 @@
+"""Revocations, with what becomes of rotations that are under way. Pure.
+
+A revocation takes effect at once; its event, where there is a key ledger, follows when it can. What
+was only proposed about the keys of a revocation gives way to it. What is sealed may be in the key
+ledger already, and goes forward: the key of such a rotation counts as the next active one, so that
+it cannot be revoked before it is, and is the only one that can take another key's place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from keys_svc.journal import is_kept, open_events, sealed_rotation, take_place, without
+from keys_svc.proposals import genesis_digest, propose, propose_created, propose_rotated
+from keys_svc.registry import EventRecord, EventState, KeyRecord, Registry
+from provledger.errors import FailedPreconditionError
+from provledger.key_events import EventType, KeyEvent, LogSize
+from provledger.keyset import CoveredCheckpoint, KeyState
+
+
+def revoke(
+    registry: Registry,
+    kid: str,
+    reason: str,
+    now_ns: int,
+    *,
+    after: tuple[CoveredCheckpoint, ...] = (),
+    replacement_kid: str = "",
+    sizes: Iterable[LogSize] = (),
+) -> Registry:
+    """As `Registry.revoke`, at once, with its event; an active key is replaced at once as well.
+
+    `sizes`: how large the logs are now, for a checkpoint key. Raises besides
+    FailedPreconditionError (ROTATION_SEALED, KEY_NOT_PENDING).
+    """
+    record = registry.get(kid)
+    changed = registry
+    if replacement_kid and record.state is KeyState.ACTIVE:
+        changed = _replaced(changed, record, replacement_kid, now_ns, tuple(sizes))
+    if record.epoch == 0 and sealed_rotation(registry, record.purpose, kid) is not None:
+        raise FailedPreconditionError(
+            "ROTATION_SEALED",
+            f"the rotation to key {kid!r} is endorsed already and goes forward only; once it is "
+            f"recorded (keys rotate --kid {kid} waits for that), revoke the key with --replace-by",
+            metadata={"kid": kid},
+        )
+    changed = changed.revoke(kid, reason, now_ns, after)
+    if not is_kept(registry) or changed is registry:
+        return changed
+    changed = without(changed, _overtaken(changed, record))
+    if record.epoch == 0 and not _is_told(changed, kid):
+        # The key ledger never hears of it: there is nothing to revoke there.
+        return changed
+    event = KeyEvent(
+        event=EventType.REVOKED,
+        at_ns=now_ns,
+        genesis=genesis_digest(changed),
+        kid=kid,
+        thumbprint=record.binding.thumbprint,
+        purpose=record.purpose.value,
+        reason=reason,
+        after=after,
+    )
+    return propose(changed, event)
+
+
+def _replaced(
+    registry: Registry,
+    record: KeyRecord,
+    replacement_kid: str,
+    now_ns: int,
+    sizes: tuple[LogSize, ...],
+) -> Registry:
+    """Another key in the place of an active one, at once."""
+    new = registry.get(replacement_kid)
+    if new.purpose != record.purpose or new.state is not KeyState.PENDING:
+        raise FailedPreconditionError(
+            "KEY_NOT_PENDING",
+            f"key {replacement_kid!r} is not a pending {record.purpose.value} key",
+            metadata={"kid": replacement_kid},
+        )
+    if not is_kept(registry):
+        return registry.activate(replacement_kid, now_ns, drain_ns=0)
+    sealed = sealed_rotation(registry, record.purpose)
+    if sealed is not None:
+        event = sealed.signed.event
+        if event.kid != replacement_kid:
+            raise FailedPreconditionError(
+                "ROTATION_SEALED",
+                f"the rotation to key {event.kid!r} is endorsed already and goes forward only; "
+                f"let that key take the place: --replace-by {event.kid}",
+                metadata={"kid": event.kid},
+            )
+        return take_place(registry, event, now_ns, 0)
+    changed = without(registry, [e for e in open_events(registry) if _is_waiting(registry, e, new)])
+    changed = propose_created(changed, new, now_ns)
+    changed = propose_rotated(changed, new, now_ns, sizes)
+    return changed.activate(replacement_kid, now_ns, drain_ns=0)
+
+
+def _is_waiting(registry: Registry, each: EventRecord, new: KeyRecord) -> bool:
+    """Whether an event proposes an ordinary rotation of this purpose.
+
+    One whose key took another's place at once is in force already, and has to be told.
+    """
+    event = each.signed.event
+    if each.event_type is not EventType.ROTATED or each.state is not EventState.PROPOSED:
+        return False
+    return event.purpose == new.purpose and registry.get(event.kid).epoch == 0
+
+
+def _overtaken(registry: Registry, record: KeyRecord) -> list[EventRecord]:
+    """What was proposed about a key and cannot come any more, now that it is revoked."""
+    kinds = {EventType.RETIRED}
+    if record.epoch == 0:
+        # Services do not open a revoked key, so that it will never endorse that it comes in.
+        kinds |= {EventType.CREATED, EventType.ROTATED}
+    return [
+        each
+        for each in open_events(registry)
+        if each.state is EventState.PROPOSED
+        and each.event_type in kinds
+        and each.signed.event.kid == record.kid
+    ]
+
+
+def _is_told(registry: Registry, kid: str) -> bool:
+    """Whether the key ledger has heard of a key, or is about to."""
+    return any(
+        each.event_type is EventType.CREATED and each.signed.event.kid == kid
+        for each in registry.events
+    )

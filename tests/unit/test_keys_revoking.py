@@ -1,0 +1,250 @@
+"""Revocations while rotations are under way: the registry and the key ledger stay of one mind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keys_svc import journal
+from keys_svc.registry import EventState, Registry
+from keys_svc.revoking import revoke
+from provledger.errors import FailedPreconditionError, InvalidArgumentError, StatusError
+from provledger.key_events import EventType
+from provledger.key_history import check_key_set
+from provledger.keyset import KeyPurpose, KeyState
+from tests.unit.test_key_events import C1, H1, R1, W1, W2, W3
+from tests.unit.test_keys_journal import DRAIN_NS, MAKERS, WITNESS, binding, carry, rotate
+
+
+def kept() -> Registry:
+    registry = Registry()
+    for key, purpose in zip((W1, C1, H1), KeyPurpose, strict=False):
+        registry = registry.create(binding(key, purpose), 10)
+    return carry(journal.propose_genesis(registry, binding(R1), 20))
+
+
+def sealed() -> Registry:
+    """A rotation from the first key to the second, endorsed; the ledger is away."""
+    registry = rotate(kept(), W2)
+    for each in journal.open_events(registry):
+        event = each.signed.event
+        both = [W1.endorse(event), W2.endorse(event)]
+        registry = journal.endorse(registry, event.digest(), both)
+        if event.event is EventType.CREATED:
+            registry = journal.record(registry, event.digest(), "r", 500, DRAIN_NS)
+    return registry
+
+
+def open_of(registry: Registry) -> list[tuple[EventType, str, EventState]]:
+    return [
+        (each.event_type, each.signed.event.kid, each.state)
+        for each in journal.open_events(registry)
+    ]
+
+
+def carried(registry: Registry, now_ns: int = 9_000) -> Registry:
+    """All that is open recorded, where that can be, by all keys and the recovery key's holder."""
+    for _ in range(8):
+        for each in journal.open_events(registry):
+            event = each.signed.event
+            registry = journal.endorse(registry, event.digest(), [R1.endorse(event)])
+        registry = carry(registry, now_ns=now_ns)
+    return registry
+
+
+def check_of_one_mind(registry: Registry) -> None:
+    assert open_of(registry) == []
+    check_key_set(journal.history_of(registry), registry.key_set(9_000))
+
+
+def check_storable(registry: Registry) -> None:
+    for key in registry:
+        assert (key.epoch > 0) == (key.not_before_ns is not None), key.kid
+    for purpose in KeyPurpose:
+        mine = [key for key in registry if key.purpose == purpose]
+        assert sum(key.state is KeyState.ACTIVE for key in mine) <= 1
+        epochs = [key.epoch for key in mine if key.epoch]
+        assert len(set(epochs)) == len(epochs)
+
+
+def test_pending_key_is_not_revoked_while_its_rotation_is_sealed() -> None:
+    registry = sealed()
+    with pytest.raises(FailedPreconditionError, match="--replace-by") as caught:
+        revoke(registry, "witness-2", "leaked", 600)
+    assert caught.value.reason == "ROTATION_SEALED"
+    done = carried(registry)
+    assert done.active(WITNESS) == done.get("witness-2")
+    done = rotate(done, W3, 10_000)
+    done = revoke(done, "witness-2", "leaked", 11_000, replacement_kid="witness-3")
+    check_of_one_mind(carried(done, 12_000))
+
+
+def test_revoked_pending_key_takes_its_proposals_with_it() -> None:
+    waiting = carry(rotate(kept(), W2), kids=["witness-1"])
+    revoked = revoke(waiting, "witness-2", "leaked", 600)
+    assert open_of(revoked) == []
+    assert revoke(revoked, "witness-2", "leaked", 700) is revoked
+    done = carried(rotate(revoked, W3, 800))
+    assert done.active(WITNESS) == done.get("witness-3")
+    check_of_one_mind(done)
+
+
+def test_revocation_of_a_pending_key_that_the_ledger_knows_is_recorded() -> None:
+    created = carry(journal.create(kept(), binding(W2), 300))
+    revoked = revoke(rotate(created, W2), "witness-2", "leaked", 600)
+    assert [kind for kind, _, _ in open_of(revoked)] == [EventType.REVOKED]
+    done = carried(revoked)
+    assert journal.history_of(done).keys["witness-2"].state is KeyState.REVOKED
+    check_of_one_mind(done)
+
+
+def test_emergency_overtakes_a_rotation_that_waits_for_the_stolen_key() -> None:
+    waiting = carry(rotate(kept(), W2), kids=["witness-2"])
+    replaced = revoke(waiting, "witness-1", "stolen", 600, replacement_kid="witness-2")
+    assert replaced.active(WITNESS) == replaced.get("witness-2")
+    rotations = [kid for kind, kid, _ in open_of(replaced) if kind is EventType.ROTATED]
+    assert rotations == ["witness-2"]
+    done = carried(replaced)
+    check_of_one_mind(done)
+    check_of_one_mind(carried(rotate(done, W3, 10_000), 11_000))
+
+
+def test_emergency_takes_the_key_whose_rotation_is_sealed_and_no_other() -> None:
+    registry = journal.create(sealed(), binding(W3), 550)
+    with pytest.raises(FailedPreconditionError, match="--replace-by witness-2"):
+        revoke(registry, "witness-1", "stolen", 600, replacement_kid="witness-3")
+    replaced = revoke(registry, "witness-1", "stolen", 600, replacement_kid="witness-2")
+    new = replaced.get("witness-2")
+    assert (new.state, new.epoch, new.not_before_ns) == (KeyState.ACTIVE, 2, 400)
+    check_of_one_mind(carried(replaced))
+
+
+def test_revoked_key_is_not_retired_as_well() -> None:
+    drained = carried(rotate(kept(), W2))
+    retiring = journal.retire(drained, 20_000, ["witness"], {})
+    revoked = revoke(retiring, "witness-1", "stolen", 20_001)
+    assert [kind for kind, _, _ in open_of(revoked)] == [EventType.REVOKED]
+    check_of_one_mind(carried(revoked))
+
+
+def test_what_an_earlier_version_left_behind_can_be_cancelled_and_is_never_sealed() -> None:
+    waiting = carry(rotate(kept(), W2), kids=["witness-2"])
+    stuck = waiting.revoke("witness-2", "leaked", 600)
+    for each in journal.open_events(stuck):
+        event = each.signed.event
+        both = [W1.endorse(event), W2.endorse(event)]
+        stuck = journal.endorse(stuck, event.digest(), both)
+        if event.event is EventType.CREATED:
+            stuck = journal.record(stuck, event.digest(), "r", 700, DRAIN_NS)
+    assert open_of(stuck) == [(EventType.ROTATED, "witness-2", EventState.PROPOSED)]
+    with pytest.raises(FailedPreconditionError, match="--cancel"):
+        rotate(stuck, W3, 800)
+    assert open_of(journal.cancel(stuck, "witness-2")) == []
+
+
+def test_endorsement_by_a_key_that_the_ledger_does_not_know_is_refused() -> None:
+    """It would verify, and make the event one that no verifier takes."""
+    registry = journal.create(journal.create(kept(), binding(W2), 300), binding(W3), 310)
+    event = journal.open_events(registry)[1].signed.event
+    with pytest.raises(InvalidArgumentError, match="witness-2"):
+        journal.endorse(registry, event.digest(), [W2.endorse(event)])
+    check_of_one_mind(carried(registry))
+
+
+def test_record_of_what_an_earlier_version_sealed_leaves_a_registry_that_can_be_read() -> None:
+    registry = sealed().revoke("witness-2", "leaked", 600)
+    (event,) = journal.open_events(registry)
+    check_storable(journal.record(registry, event.signed.event.digest(), "r", 700, DRAIN_NS))
+
+
+# --- any order ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Step:
+    """What an operator or a service does; `do` may refuse by a StatusError."""
+
+    name: str
+    do: Callable[[Registry, int], Registry]
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+WITNESSES = {each.kid: each for each in (W1, W2, W3)}
+
+
+def _endorsed(registry: Registry, place: int, kids: tuple[str, ...]) -> Registry:
+    events = journal.open_events(registry)
+    if place >= len(events):
+        return registry
+    event = events[place].signed.event
+    # A service endorses with what it holds; nobody opens a key that is revoked.
+    held = [k for k in kids if k in registry.keys and registry.get(k).state is not KeyState.REVOKED]
+    for kid in held:
+        try:
+            registry = journal.endorse(registry, event.digest(), [MAKERS[kid].endorse(event)])
+        except InvalidArgumentError:
+            continue
+    return registry
+
+
+def _recorded(registry: Registry, now_ns: int) -> Registry:
+    for each in journal.open_events(registry):
+        if each.state is EventState.SEALED:
+            digest = each.signed.event.digest()
+            return journal.record(registry, digest, "r", now_ns, DRAIN_NS)
+    return registry
+
+
+def _steps() -> list[Step]:
+    steps = [
+        Step("record", _recorded),
+        Step("retire", lambda r, now: journal.retire(r, now, ["witness"], {})),
+    ]
+    for kid, key in WITNESSES.items():
+        steps += [
+            Step(f"create {kid}", lambda r, now, key=key: journal.create(r, binding(key), now)),  # type: ignore[misc]
+            Step(f"rotate {kid}", lambda r, now, key=key: rotate(r, key, now)),  # type: ignore[misc]
+            Step(f"cancel {kid}", lambda r, now, kid=kid: journal.cancel(r, kid)),  # type: ignore[misc]
+            Step(f"revoke {kid}", lambda r, now, kid=kid: revoke(r, kid, "leaked", now)),  # type: ignore[misc]
+        ]
+        for other in WITNESSES:
+            steps.append(
+                Step(
+                    f"replace {kid} by {other}",
+                    lambda r, now, kid=kid, other=other: revoke(  # type: ignore[misc]
+                        r, kid, "stolen", now, replacement_kid=other
+                    ),
+                )
+            )
+    for place in range(3):
+        for kids in (("witness-1",), ("witness-1", "witness-2"), tuple(WITNESSES)):
+            steps.append(
+                Step(
+                    f"endorse {place} by {kids}",
+                    lambda r, now, place=place, kids=kids: _endorsed(r, place, kids),  # type: ignore[misc]
+                )
+            )
+    return steps
+
+
+KEPT = kept()
+STEPS: Any = st.lists(st.sampled_from(_steps()), max_size=14)
+
+
+@given(STEPS)
+def test_whatever_comes_in_whatever_order_both_agree_in_the_end(steps: list[Step]) -> None:
+    registry = KEPT
+    for number, step in enumerate(steps):
+        try:
+            registry = step.do(registry, 1_000 + 300 * number)
+        except StatusError:
+            continue
+        check_storable(registry)
+    check_of_one_mind(carried(registry))
