@@ -159,6 +159,62 @@ def test_a_chain_spliced_from_two_histories_is_found():
     assert error.check in (Check.CHAIN, Check.CHECKPOINT_SIGNATURE, Check.INCLUSION)
 
 
+def rewritten(count: int = 6) -> Chain:
+    """The same ledger with the same keys, whose history is another one from seq 4 on."""
+    fork = sample_chain()
+    fork.links, fork.leaves = fork.links[:4], fork.leaves[:5]
+    fork.append([mutation(80 + i) for i in range(count)])
+    return fork
+
+
+@pytest.mark.parametrize("held", [{}, {"checkpoint": CHAIN.checkpoint()}], ids=["alone", "held"])
+def test_receipts_of_another_history_behind_a_checkpoint_that_is_held_are_found(held):
+    """The frame of one export around the receipts of another: each signature in it holds."""
+    assert verify_export(rewritten().export(), KEYS).status is Status.VERIFIED
+    receipts = rewritten().receipts()
+    # Longer than what the head names, which is then never compared with the last receipt.
+    error = found(CHAIN.export(receipts), **held)
+    assert (error.check, error.finding) == (Check.HEAD, Finding.INSERTED)
+    # Nobody's head, and proofs that lead to a tree of their own.
+    error = found(CHAIN.export(receipts, head=None), **held)
+    assert (error.check, error.finding) == (Check.INCLUSION, Finding.PROOF_INVALID)
+    assert (error.receipt, error.line) == (receipts[0].name, 2)
+
+
+def test_proofs_to_another_tree_of_the_same_size_are_found():
+    fork = rewritten(5)
+    assert len(fork.leaves) == len(CHAIN.leaves)
+    receipts = [*RECEIPTS[:4], *fork.receipts()[4:]]
+    error = found(CHAIN.export(receipts, head=fork.head()))
+    assert error.check in (Check.HEAD, Check.INCLUSION)
+    error = found(CHAIN.export(receipts, head=None))
+    assert (error.check, error.receipt) == (Check.INCLUSION, receipts[4].name)
+    assert error.line == 6
+
+
+def test_proofs_to_an_older_checkpoint_than_the_exports_are_found():
+    longer = sample_chain(flushes=(3, 1, 4, 2))
+    error = found(longer.export([*RECEIPTS, *longer.receipts()[9:]]))
+    assert (error.check, error.receipt) == (Check.INCLUSION, RECEIPTS[0].name)
+
+
+def test_proofs_without_a_checkpoint_of_the_export_are_found():
+    error = found(CHAIN.export(head=None, signed=None))
+    assert (error.check, error.finding) == (Check.INCLUSION, Finding.PROOF_INVALID)
+
+
+def test_an_export_that_goes_on_after_its_own_head_is_found():
+    error = found(CHAIN.export(head=_head_as_of_now(seq=5)))
+    assert (error.check, error.finding) == (Check.HEAD, Finding.INSERTED)
+
+
+def _head_as_of_now(seq: int) -> bytes:
+    """A head for an earlier receipt that names the newest tree, as a forger of heads could sign."""
+    shorter = sample_chain()
+    shorter.links = shorter.links[: seq + 1]
+    return shorter.head()
+
+
 def test_a_cut_off_file_is_truncated():
     error = found(CHAIN.export()[:-1])
     assert error.finding == Finding.TRUNCATED

@@ -11,7 +11,7 @@ import pytest
 
 from provledger import jcs
 from provledger.errors import VerificationError
-from provledger.export import KEY_LEDGER_PREFIX, verify_export
+from provledger.export import KEY_LEDGER_PREFIX, parse_header, verify_export
 from provledger.key_ledger import lines_of, verify_from_pin, verify_key_ledger, wrap
 from provledger.keyset import CoveredCheckpoint, KeySet
 from provledger.report import Check, Outcome, Status
@@ -136,6 +136,31 @@ def test_a_revocation_in_the_key_ledger_decides() -> None:
     with pytest.raises(VerificationError) as caught:
         verify_from_pin(lines, PIN)
     assert (caught.value.finding, caught.value.receipt) == ("came_later", chain.links[4][0].name)
+
+
+@pytest.mark.parametrize("frame", ["old", "bare"])
+def test_a_revocation_cannot_be_left_out_by_the_frame_of_an_older_export(frame: str) -> None:
+    """Header, key ledger and footer of before, around the receipts of now: nothing is signed."""
+    chain, keys = sample_chain((3,)), key_chain()
+    in_one_log(chain, keys)
+    old = chain.export(key_ledger=keys.export())
+    assert verify_from_pin(old, PIN).status is Status.VERIFIED
+    chain.append([mutation(9)])
+    receipts = chain.receipts()
+    footer: dict[str, Any] = jcs.parse(old[-1].strip())["footer"]
+    if frame == "bare":
+        footer |= {"checkpoint": None, "head": None}
+    head = footer["head"] and base64.b64decode(footer["head"])
+    signed_note = footer["checkpoint"] and footer["checkpoint"].encode()
+    lines = chain.export(
+        receipts,
+        header=parse_header(old[0]),
+        key_ledger=lines_of(old),
+        head=head,
+        signed=signed_note,
+    )
+    with pytest.raises(VerificationError):
+        verify_from_pin(lines, PIN)
 
 
 # --- a ledger that has a log of its own, and so another one than the key ledger

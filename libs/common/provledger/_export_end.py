@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from provledger._export_format import ExportFooter, ExportHeader
 from provledger._export_lines import Link
 from provledger.checkpoint import Checkpoint
@@ -12,6 +14,9 @@ from provledger.merkle import verify_consistency
 from provledger.report import Check, CheckResult, Finding, Outcome
 from provledger.revocation import Trees, Unsettled, is_shown, not_placed
 from provledger.verify import Verifier
+
+Proven: TypeAlias = dict[tuple[int, bytes], tuple[str, int]]
+"""Trees, by size and root, that receipts are proven to be in; the first of each and its line."""
 
 
 class End:
@@ -40,8 +45,11 @@ class End:
         self.trees: Trees = {}
         self.head: Head | None = None
 
-    def check(self, footer: ExportFooter, unsettled: Unsettled) -> list[CheckResult]:
-        """Check all of it; `unsettled` is what the receipts left to the end.
+    def check(
+        self, footer: ExportFooter, unsettled: Unsettled, proven: Proven
+    ) -> list[CheckResult]:
+        """Check all of it; `unsettled` is what the receipts left to the end, and `proven` what
+        their proofs lead to.
 
         Raises:
             VerificationError: for the first thing that does not hold.
@@ -59,6 +67,7 @@ class End:
             else CheckResult(Check.HEAD, Outcome.NOT_CHECKED, "the export carries none"),
             self._truncation(own, earlier, head),
         ]
+        self._check_one_tree(own, proven)
         self._settle_revoked(unsettled, own, earlier)
         return results
 
@@ -73,6 +82,22 @@ class End:
                 Finding.FILE_CHANGED,
             )
         return own
+
+    def _check_one_tree(self, own: Checkpoint | None, proven: Proven) -> None:
+        """Check that the proofs lead to the export's checkpoint, and none of them elsewhere.
+
+        Whatever is shown of that checkpoint, such as that it extends one that the verifier holds,
+        says nothing of receipts that are in another tree.
+        """
+        for tree, (receipt, line_number) in proven.items():
+            if own is None or tree != (own.size, own.root):
+                error = self._error(
+                    "it is proven to be in another tree than that of the export's own checkpoint",
+                    Check.INCLUSION,
+                    Finding.PROOF_INVALID,
+                )
+                error.receipt, error.line = receipt, line_number
+                raise error
 
     def _earlier(self, footer: ExportFooter, own: Checkpoint | None) -> dict[int, Checkpoint]:
         """Check that the export's checkpoint extends every earlier one it carries.
@@ -138,6 +163,14 @@ class End:
                 Finding.HEAD_NOT_EXTENDING,
             )
         self._check_reaches(head, "the export's own head")
+        if self._last is not None and self._last.seq > head.seq:
+            # Whatever comes after it, nothing says that what it names is among these receipts.
+            raise self._error(
+                f"the export's own head is at seq {head.seq}, the export goes on to "
+                f"{self._last.seq}",
+                Check.HEAD,
+                Finding.INSERTED,
+            )
         return head
 
     def _check_reaches(self, head: Head, what: str) -> None:

@@ -15,7 +15,7 @@ from provledger._export_format import ExportHeader
 from provledger.checkpoint import Checkpoint
 from provledger.errors import ReceiptFormatError, VerificationError
 from provledger.keyset import CoveredCheckpoint
-from provledger.receipt import MAX_RECEIPT_BYTES, Receipt, parse_canonical_receipt
+from provledger.receipt import MAX_RECEIPT_BYTES, Proof, Receipt, parse_canonical_receipt
 from provledger.report import Check, CheckResult, Finding, Outcome, Status
 from provledger.revocation import Unsettled
 from provledger.signing_token import Token
@@ -29,7 +29,8 @@ class Link(NamedTuple):
     `statement` is SHA-256 of the statement, 32 bytes. `results` are those of its checks that were
     not there before, or came out weaker; `unsettled` the pairs of checkpoints that the end of the
     export has to show to be of one history; `use` of which signing token its batch is, with
-    SHA-256 of the batch's body, where that is another batch than the last one.
+    SHA-256 of the batch's body, where that is another batch than the last one; `trees` the size and
+    root of what its proofs lead to, where that is another checkpoint than the last one.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Link(NamedTuple):
     results: tuple[CheckResult, ...] = ()
     unsettled: tuple[tuple[Checkpoint, CoveredCheckpoint], ...] = ()
     use: tuple[Token, bytes] | None = None
+    trees: tuple[tuple[int, bytes], ...] = ()
 
 
 Checked: TypeAlias = Generator[tuple[bytes, Link | None], None, None]
@@ -67,6 +69,7 @@ class LineVerifier:
         self._last_results: tuple[CheckResult, ...] = ()
         self._last_status = Status.UNVERIFIED
         self._last_body = b""
+        self._last_checkpoint = b""
 
     def read(self, line: bytes) -> Receipt:
         """Read a line, with its LF; raises ReceiptFormatError."""
@@ -96,6 +99,7 @@ class LineVerifier:
             news,
             tuple(unsettled),
             self._use(receipt.signature.body),
+            self._trees(receipt.proofs),
         )
 
     def _use(self, body: bytes) -> tuple[Token, bytes] | None:
@@ -104,6 +108,16 @@ class LineVerifier:
         self._last_body = body
         token = parse_body(body).token if b'"token":' in body else None
         return None if token is None else (token, hashlib.sha256(body).digest())
+
+    def _trees(self, proofs: Iterable[Proof]) -> tuple[tuple[int, bytes], ...]:
+        """Size and root of the checkpoints, where they are others than before."""
+        found = []
+        for proof in proofs:
+            if proof.checkpoint != self._last_checkpoint:
+                self._last_checkpoint = proof.checkpoint
+                tree = self._verifier.open_checkpoint(proof.checkpoint, proof.origin)
+                found.append((tree.size, tree.root))
+        return tuple(found)
 
     def _is_news(self, result: CheckResult) -> bool:
         if result.check is Check.CHAIN:

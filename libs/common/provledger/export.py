@@ -29,7 +29,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 
 from provledger._export_chain import Chain
-from provledger._export_end import End
+from provledger._export_end import End, Proven
 from provledger._export_format import (
     FOOTER_PREFIX,
     KEY_LEDGER_PREFIX,
@@ -158,7 +158,7 @@ def verify_export(
         outside_head=outside_head,
         outside_checkpoint=checkpoint,
     )
-    for result in end.check(footer, receipts.unsettled):
+    for result in end.check(footer, receipts.unsettled, receipts.proven):
         results[result.check] = result
     return ExportReport(
         header=header,
@@ -256,6 +256,8 @@ class _Receipts:
         self._reading = reading
         self.weakest: dict[Check, CheckResult] = {}
         self.unsettled: Unsettled = {}
+        # What the proofs lead to, with the first receipt of each and its line.
+        self.proven: Proven = {}
 
     def run(self, checked: Checked, progress: Callable[[int], None] | None) -> None:
         """Check all of them; raises VerificationError."""
@@ -281,6 +283,9 @@ class _Receipts:
                     self.weakest[result.check] = result
             for pair in link.unsettled:
                 self.unsettled.setdefault(pair, link.name)
+            for tree in link.trees:
+                number = self._reading.first_receipt_line + chain.count - 1
+                self.proven.setdefault(tree, (link.name, number))
             if progress is not None and chain.count % 256 == 0:
                 progress(chain.count)
 
