@@ -14,10 +14,11 @@ from typing import Any, Final
 from provledger import verify_pool
 from provledger.errors import VerificationError
 from provledger.export import CheckLines, ExportReport, is_export, verify_export
+from provledger.held import check_held
 from provledger.key_ledger import lines_of, verify_from_pin, verify_key_ledger
 from provledger.keyset import KeySet
 from provledger.outside import NOBODY, Outside
-from provledger.receipt import MAX_RECEIPT_BYTES
+from provledger.receipt import MAX_RECEIPT_BYTES, Receipt, parse_receipt
 from provledger.report import Check, CheckResult, Finding, Outcome, Report, Status
 from provledger.revocation import Trees
 from provledger.verify import Verifier
@@ -88,14 +89,29 @@ class Trusted:
             )
         return self.keys
 
-    def verify_one(self, receipt: bytes) -> Report:
-        """Verify one receipt, which has no key ledger with it; raises VerificationError."""
-        if self.pin is not None and self.keys is None:
+    def keys_of_one(self) -> KeySet:
+        """The keys for something that has no key ledger with it; CommandError if a pin asks for
+        one."""
+        if self.pin is not None:
             raise CommandError(
-                "a receipt carries no key ledger",
+                "a receipt carries no key ledger, so that --pin says nothing of it",
                 hint="give the export that does, or that of the key ledger: --key-ledger FILE",
             )
-        return Verifier(self.known_keys(), self.outside, trees=self.trees or {}).verify(receipt)
+        return self.known_keys()
+
+    def verify_one(
+        self, data: bytes, head: bytes | None, checkpoint: bytes | None
+    ) -> tuple[Report, tuple[CheckResult, ...]]:
+        """Verify one receipt, and hold it against what is given; raises VerificationError."""
+        trees = self.trees or {}
+        verifier = Verifier(self.keys_of_one(), self.outside, trees=trees)
+        report = verifier.verify(data)
+        if head is None and checkpoint is None:
+            return report, ()
+        receipt = parse_receipt(data)
+        if not isinstance(receipt, Receipt):
+            raise CommandError("a receipt v0.1 cannot be held against a head or a checkpoint")
+        return report, check_held(receipt, verifier, trees, head=head, checkpoint=checkpoint)
 
 
 def replayed(trusted: Trusted, path: Path) -> Trusted:
@@ -133,7 +149,7 @@ def verify_file(
         lines = source.lines()
         start = _first_part(lines)
         if len(start) == 1 and not is_export(start[0]):
-            return _one_receipt(start[0], trusted)
+            return _one_receipt(start[0], trusted, head, checkpoint)
         return verify_lines(
             _chain(start, lines),
             trusted,
@@ -200,13 +216,17 @@ def _chain(start: list[bytes], rest: Iterator[bytes]) -> Iterator[bytes]:
     yield from rest
 
 
-def _one_receipt(data: bytes, trusted: Trusted) -> Verdict:
-    report = trusted.verify_one(data)
+def _one_receipt(
+    data: bytes, trusted: Trusted, head: bytes | None, checkpoint: bytes | None
+) -> Verdict:
+    report, held = trusted.verify_one(data, head, checkpoint)
+    # As with an export: a question without its answer settles nothing.
+    answered = all(result.outcome is Outcome.HOLDS for result in held)
     return Verdict(
         subject=report.receipt,
-        status=report.status,
+        status=report.status if answered else Status.UNVERIFIED,
         receipts=1,
-        results=report.results,
+        results=(*report.results, *held),
         details={},
     )
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from provledger.cose_receipt import CHECK, MAX_BYTES, CoseReceipt, verify_cose_receipt
 from provledger.errors import VerificationError
+from provledger.outside import NOBODY
 from provledger.rebuild import entry_of
 from provledger.receipt import MAX_RECEIPT_BYTES, Receipt, parse_receipt
 from provledger.report import Status
@@ -20,8 +21,15 @@ from provledger_cli.checking import Trusted, Verdict, verify_file
 from provledger_cli.failures import CommandError
 
 
-def verify_receipt_and_cose(path: Path, cose: Path, trusted: Trusted) -> Verdict:
-    """Verify a receipt in a file, and a COSE receipt of its entry.
+def verify_receipt_and_cose(
+    path: Path,
+    cose: Path,
+    trusted: Trusted,
+    *,
+    head: bytes | None = None,
+    checkpoint: bytes | None = None,
+) -> Verdict:
+    """Verify a receipt in a file, as `verify_file` does, and a COSE receipt of its entry.
 
     Raises:
         VerificationError: one of them does not hold, or they are of two logs.
@@ -30,8 +38,8 @@ def verify_receipt_and_cose(path: Path, cose: Path, trusted: Trusted) -> Verdict
     receipt = parse_receipt(_read(path, MAX_RECEIPT_BYTES))
     if not isinstance(receipt, Receipt):
         raise CommandError("a receipt v0.1 is in no log", hint="name one of v0.2")
-    verdict = verify_file(path, trusted, head=None, checkpoint=None, on_progress=_quietly)
-    keys = trusted.known_keys()
+    verdict = verify_file(path, trusted, head=head, checkpoint=checkpoint, on_progress=_quietly)
+    keys = trusted.keys_of_one()
     found = verify_cose_receipt(_read(cose, MAX_BYTES), entry_of(receipt), keys)
     if found.origin not in {proof.origin for proof in receipt.proofs} and receipt.proofs:
         raise VerificationError(
@@ -42,9 +50,18 @@ def verify_receipt_and_cose(path: Path, cose: Path, trusted: Trusted) -> Verdict
 
 
 def verify_entry_and_cose(path: Path, cose: Path, trusted: Trusted) -> Verdict:
-    """Verify a COSE receipt of an entry, given as the bytes that were logged; raises as above."""
+    """Verify a COSE receipt of an entry, given as the bytes that were logged; raises as above.
+
+    It brings no checkpoint, so that whoever else is to be believed has nothing to speak of.
+    """
+    if trusted.outside.required != NOBODY.required:
+        raise CommandError(
+            "--policy, --tsa-cert and --online are about checkpoints, and a COSE receipt of an "
+            "entry brings none",
+            hint="verify the whole receipt or an export with them",
+        )
     entry = _read(path, MAX_ENTRY_BYTES)
-    found = verify_cose_receipt(_read(cose, MAX_BYTES), entry, trusted.known_keys())
+    found = verify_cose_receipt(_read(cose, MAX_BYTES), entry, trusted.keys_of_one())
     details = {CHECK: _document(found)}
     return Verdict(f"the entry at log index {found.log_index}", Status.VERIFIED, 0, (), details)
 

@@ -98,6 +98,38 @@ def test_an_export_that_stops_before_the_head_given_does_not_hold(work: Path, ch
     assert (code, answer["finding"]) == (1, "truncated")
 
 
+@pytest.mark.parametrize("option", ["--head", "--checkpoint"])
+def test_held_file_that_is_none_is_could_not_tell(work: Path, option: str) -> None:
+    """A download that failed is no tampering."""
+    for data in (b"", b"garbage"):
+        (work / "held").write_bytes(data)
+        code, answer, _ = verify(work, "export.ndjson", "--keys", "jwks.json", option, "held")
+        assert code == 2
+        assert "held is no signed" in str(answer)
+
+
+def test_one_receipt_is_held_against_what_is_given(work: Path, chain: Chain) -> None:
+    receipts = chain.receipts()
+    (work / "one.json").write_bytes(receipts[-1].encode())
+    (work / "older.txt").write_bytes(chain.checkpoint(10))
+    one = ("one.json", "--keys", "jwks.json")
+    code, answer, _ = verify(work, *one, "--head", "head.json", "--checkpoint", "checkpoint.txt")
+    assert (code, answer["holds"]) == (0, True)
+    outcomes = {check["check"]: check["outcome"] for check in answer["checks"]}
+    assert outcomes["head"] == outcomes["consistency"] == "holds"
+    code, answer, _ = verify(work, *one, "--checkpoint", "older.txt")
+    assert (code, answer["holds"]) == (2, None)
+    (work / "first.json").write_bytes(receipts[0].encode())
+    code, answer, _ = verify(work, "first.json", "--keys", "jwks.json", "--head", "head.json")
+    assert (code, answer["holds"]) == (2, None)
+
+
+def test_pin_says_nothing_of_one_receipt(work: Path, chain: Chain) -> None:
+    (work / "one.json").write_bytes(chain.receipts()[-1].encode())
+    code, _, _ = verify(work, "one.json", "--keys", "jwks.json", "--pin", "00" * 32)
+    assert code == 2
+
+
 def test_a_question_that_stays_open_is_could_not_tell(work: Path, chain: Chain) -> None:
     """A checkpoint the export has no proof from: neither reached nor missed."""
     (work / "old.txt").write_bytes(chain.checkpoint(10))

@@ -86,6 +86,25 @@ def test_a_cose_receipt_holds_beside_a_receipt_and_for_an_entry(work: Path) -> N
     assert (code, answer["holds"], answer["cose_receipt"]) == (0, True, expected)
 
 
+def test_evidence_that_an_entry_cannot_be_held_against_is_refused(work: Path) -> None:
+    (work / "head.json").write_bytes(CHAIN.head())
+    (work / "checkpoint.txt").write_bytes(CHAIN.checkpoint())
+    (work / "policy").write_text("quorum none\n")
+    options = ("--cose", "r.cose", "--keys", "jwks.json")
+    for more in (
+        ("--head", "head.json"),
+        ("--checkpoint", "checkpoint.txt"),
+        ("--policy", "policy"),
+        ("--pin", "00" * 32),
+    ):
+        code, answer = verify(work, "--entry", "entry", *options, *more)
+        assert (code, answer.get("holds")) == (2, None), more
+    code, answer = verify(work, "r.json", *options, "--checkpoint", "checkpoint.txt")
+    assert (code, answer["holds"]) == (0, True)
+    code, answer = verify(work, "r.json", *options, "--head", "head.json")
+    assert (code, answer["holds"]) == (2, None)
+
+
 def test_what_does_not_hold_is_said_by_exit_code_one(work: Path) -> None:
     options = ("--cose", "r.cose", "--keys", "jwks.json")
     (work / "r.cose").write_bytes(cose(SEQ + 1))  # of another entry

@@ -181,8 +181,8 @@ def verify(
 
     A file is verified with the keys you give and nothing else: no service, database or network,
     unless --online says so. With --pin, the keys are those of the key ledger that the export
-    carries, replayed from its pinned genesis. What --policy, --tsa-cert and --online ask for must
-    be there and hold. A COSE receipt of one entry is checked with --cose.
+    carries, replayed from its pinned genesis. What --policy, --tsa-cert, --online, --head and
+    --checkpoint ask for must be there and hold. A COSE receipt of one entry is checked with --cose.
     With --tenant, the services recompute every stored row, and then every receipt is fetched and
     verified here, with the registry's keys unless --keys gives others.
 
@@ -197,8 +197,7 @@ def verify(
 
     output.use_json(as_json)
     started_s = time.monotonic()
-    outside_head = None if head is None else head.read_bytes().strip()
-    outside_checkpoint = None if checkpoint is None else checkpoint.read_bytes()
+    outside_head, outside_checkpoint = _read_held(head, checkpoint)
     known = None if keys is None else _read_keys(keys)
     try:
         from provledger_cli.trust import outside
@@ -212,7 +211,7 @@ def verify(
         if history is not None:
             trusted = checking.with_history(trusted, history)
         if cose is not None or entry is not None:
-            verdict = _cose(file, entry, cose, trusted)
+            verdict = _cose(file, entry, cose, trusted, outside_head, outside_checkpoint)
         elif file is not None:
             verdict = _offline(file, trusted, outside_head, outside_checkpoint)
         elif tenant:
@@ -241,7 +240,34 @@ def verify(
         raise typer.Exit(verdict.exit_code)
 
 
-def _cose(file: Path | None, entry: Path | None, cose: Path | None, trusted: Trusted) -> Verdict:
+def _read_held(head: Path | None, checkpoint: Path | None) -> tuple[bytes | None, bytes | None]:
+    """What is held from elsewhere; CommandError for a file that is something else."""
+    from provledger.errors import InputError
+    from provledger.held import check_readable
+
+    envelope = None if head is None else head.read_bytes().strip()
+    signed = None if checkpoint is None else checkpoint.read_bytes()
+    for path, name, given in (
+        (head, "signed head", {"head": envelope}),
+        (checkpoint, "signed checkpoint", {"checkpoint": signed}),
+    ):
+        try:
+            check_readable(**{"head": None, "checkpoint": None} | given)
+        except InputError as error:
+            raise CommandError(
+                f"{path} is no {name}: {error}", hint="was it fetched whole? get it again"
+            ) from error
+    return envelope, signed
+
+
+def _cose(
+    file: Path | None,
+    entry: Path | None,
+    cose: Path | None,
+    trusted: Trusted,
+    head: bytes | None,
+    checkpoint: bytes | None,
+) -> Verdict:
     from provledger_cli.cose import verify_entry_and_cose, verify_receipt_and_cose
 
     if cose is None or (file is None) == (entry is None):
@@ -250,9 +276,14 @@ def _cose(file: Path | None, entry: Path | None, cose: Path | None, trusted: Tru
             hint="name the receipt's file, or the entry's; an export holds many",
         )
     if entry is not None:
+        if head is not None or checkpoint is not None:
+            raise CommandError(
+                "an entry alone cannot be held against a head or a checkpoint",
+                hint="verify the whole receipt, or an export, against it",
+            )
         return verify_entry_and_cose(entry, cose, trusted)
     assert file is not None  # noqa: S101 - just looked at
-    return verify_receipt_and_cose(file, cose, trusted)
+    return verify_receipt_and_cose(file, cose, trusted, head=head, checkpoint=checkpoint)
 
 
 def _read_keys(path: Path) -> KeySet:
