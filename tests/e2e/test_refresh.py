@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from provledger import checkpoint, jcs, note
 from provledger_cli.monitor import receipts_of
 from tests.e2e.commands import Installation, shipped_mutations
+from tests.support.chain import key_set
+
+
+def with_another_tree(export: bytes, key_file: Path) -> bytes:
+    """An export as of another history of the log: its own key signed a tree of the same size."""
+    *lines, last = export.splitlines(keepends=True)
+    value = jcs.parse(last.strip())
+    text = note.parse(value["footer"]["checkpoint"].encode()).text
+    own = checkpoint.parse(text)
+    forked = checkpoint.format(own.origin, own.size, bytes(32))
+    key = load_pem_private_key(key_file.read_bytes(), None)
+    key_id = note.note_key_id(own.origin, 1, key.public_key().public_bytes_raw())  # type: ignore[union-attr]
+    signature = note.signature_line(own.origin, key_id, key.sign(forked))  # type: ignore[union-attr, call-arg]
+    value["footer"]["checkpoint"] = note.format_note(forked, [signature]).decode()
+    return b"".join([*lines, jcs.encode(value) + b"\n"])
 
 
 @pytest.mark.timeout(400)
@@ -36,3 +54,30 @@ def test_receipts_and_exports_get_newer_proofs(shared: Installation) -> None:
     (shared.work / "r.json").write_bytes(changed)
     assert shared.run("refresh", "r.json", check=False).code == 1
     assert (shared.work / "r.json").read_bytes() == changed
+
+
+@pytest.mark.timeout(400)
+def test_an_export_is_not_replaced_by_what_does_not_hold(shared: Installation) -> None:
+    (shared.work / "two.ndjson").write_bytes(b"".join(shipped_mutations()[:2]))
+    shared.run("import", "two.ndjson", "--tenant", "refresh-held")
+    shared.run("export", "--tenant", "refresh-held", "--out", "held.ndjson")
+    held = (shared.work / "held.ndjson").read_bytes()
+    # Keys of another installation.
+    (shared.work / "others.json").write_bytes(key_set().encode())
+    refused = shared.run("refresh", "held.ndjson", "--keys", "others.json", check=False)
+    assert refused.code == 1
+    assert (shared.work / "held.ndjson").read_bytes() == held
+    # What is held is of another history of the same log: the file is the evidence of that.
+    (key_file,) = shared.data.path.glob("keys/**/checkpoint-1*.pem")
+    forked = with_another_tree(held, key_file)
+    (shared.work / "held.ndjson").write_bytes(forked)
+    refused = shared.run("refresh", "held.ndjson", check=False)
+    assert (refused.code, refused.json["finding"]) == (1, "head_not_extending")
+    assert (shared.work / "held.ndjson").read_bytes() == forked
+    assert not list(shared.work.glob(".refresh-*"))
+    (shared.work / "held.ndjson").write_bytes(held)
+    assert shared.run("refresh", "held.ndjson").json["status"] == "verified"
+    # The checkpoint that was held goes with the new file.
+    footer = json.loads((shared.work / "held.ndjson").read_bytes().splitlines()[-1])["footer"]
+    carried = [each["checkpoint"] for each in footer["consistency"]] + [footer["checkpoint"]]
+    assert json.loads(held.splitlines()[-1])["footer"]["checkpoint"] in carried

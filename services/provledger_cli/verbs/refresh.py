@@ -64,9 +64,10 @@ def refresh(
 ) -> None:
     """Replace the proofs of a receipt, or of an export, by ones that lead to a newer checkpoint.
 
-    Every other byte of a receipt stays. The newer checkpoint is proven to extend the old one, and a
-    receipt is verified before it is written. An export is made anew, up to the ledger's present
-    end; every receipt of the old one must be in it unchanged.
+    Every other byte of a receipt stays. The newer checkpoint is proven to extend the old one, and
+    what is written is verified before. An export is made anew, up to the ledger's present end;
+    every receipt of the old one must be in it unchanged, and it must reach the old one's checkpoint
+    and head, which it carries on.
 
     Exit code 0: written. 1: what the services have is not what you hold. 2: it could not be done.
 
@@ -87,9 +88,13 @@ def refresh(
     with LineSource(file, max_line_bytes=1 << 20) as source:
         whole = is_export(next(source.lines(), b""))
     where = target(data_dir, endpoint, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca)
-    work = _refresh_export if whole else _refresh_receipt
     try:
-        done = run_async(work(where, file, out or file, trusted, timeout))
+        if whole:
+            from provledger_cli.refreshing import refresh_export
+
+            done = refresh_export(where, file, out or file, trusted, timeout)
+        else:
+            done = run_async(_refresh_receipt(where, file, out or file, trusted, timeout))
     except VerificationError as error:
         if as_json:
             output.document(checking.failure_document(error))
@@ -152,56 +157,3 @@ async def _consistency(remote: Any, held: Receipt, origin: str, size: int) -> li
     log = f"logs/{origin.rpartition('/')[2]}"
     request = anchor_pb2.GetConsistencyProofRequest(log=log, old_size=old_size, new_size=size)
     return list((await remote.call(remote.anchor.GetConsistencyProof, request)).hashes)
-
-
-async def _refresh_export(
-    where: Target, file: Path, out: Path, keys: KeySet | None, timeout_s: float
-) -> dict[str, Any]:
-    from provledger.export import parse_header
-    from provledger.refresh import check_same
-    from provledger_cli.connect import Remote
-    from provledger_cli.exporting import prepare, write_export
-    from provledger_cli.monitor import receipts_of
-    from provledger_cli.sources import LineSource
-
-    with LineSource(file, max_line_bytes=1 << 20) as source:
-        header = parse_header(next(source.lines()))
-    old = receipts_of(file)
-
-    def compare(receipt: Receipt) -> None:
-        held = next(old, None)
-        if held is not None:
-            check_same(held, receipt)
-
-    async with Remote(where, timeout_s=timeout_s) as remote:
-        plan = await prepare(remote, header.ledger, wait_s=timeout_s)
-        with output.progress("receipts") as bar:
-            task = bar.add_task("refreshing", total=plan.last_seq + 1)
-            done = await write_export(
-                remote,
-                plan,
-                out,
-                lambda count, total: bar.update(task, completed=count, total=total),
-                check=compare,
-                at_end=lambda: _check_all_there(next(old, None)),
-            )
-    return {
-        "file": str(out),
-        "receipts": done.receipts,
-        "tree_size": done.tree_size,
-        "origin": plan.header.origin,
-        "status": "written",
-    }
-
-
-def _check_all_there(held: Receipt | None) -> None:
-    from provledger.errors import VerificationError
-    from provledger.report import Check, Finding
-
-    if held is not None:
-        raise VerificationError(
-            "the services do not have this receipt any more",
-            check=Check.TRUNCATION,
-            finding=Finding.DELETED,
-            receipt=held.name,
-        )

@@ -1,0 +1,140 @@
+"""The work behind `refresh EXPORT`: made anew, verified, and only then in the old one's place.
+
+The old file is evidence: of what the log was when it was written. So the new one must extend its
+checkpoint and reach its head, under keys that its holder trusts, or the services show another
+history and the old file stays what it is.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from provledger.errors import VerificationError
+from provledger.export import FOOTER_PREFIX, ExportFooter, ExportHeader, parse_footer, parse_header
+from provledger.keyset import KeySet
+from provledger.receipt import Receipt
+from provledger.refresh import check_same
+from provledger.report import Check, Finding, Status
+from provledger_cli import checking, output
+from provledger_cli.connect import Remote, Target, run_async
+from provledger_cli.exporting import Exported, prepare, write_export
+from provledger_cli.failures import CommandError
+from provledger_cli.monitor import receipts_of
+from provledger_cli.sources import LineSource
+
+
+@dataclass(frozen=True, slots=True)
+class _Old:
+    """What the file that is held says at its ends."""
+
+    header: ExportHeader
+    footer: ExportFooter
+
+    @property
+    def checkpoints(self) -> list[bytes]:
+        """All that it carries, its own first; the new file proves that it extends them."""
+        earlier = [proof.checkpoint for proof in self.footer.consistency]
+        own = self.footer.checkpoint
+        return earlier if own is None else [own, *earlier]
+
+
+def refresh_export(
+    where: Target, file: Path, out: Path, keys: KeySet | None, timeout_s: float
+) -> dict[str, Any]:
+    """Make an export anew in `out`; what was done, as JSON.
+
+    Raises:
+        VerificationError: the services have another history, or something of it does not hold.
+        CommandError: it could not be told.
+    """
+    old = _read_ends(file)
+    with _scratch(out) as scratch:
+        done, trusted = run_async(_fetch(where, file, old, scratch, keys, timeout_s))
+        with output.progress("receipts") as bar:
+            task = bar.add_task("verifying", total=done.receipts)
+            verdict = checking.verify_file(
+                scratch,
+                checking.Trusted(keys=trusted),
+                head=old.footer.head,
+                checkpoint=old.footer.checkpoint,
+                on_progress=lambda _, count: bar.update(task, completed=count),
+            )
+        if verdict.status is not Status.VERIFIED:
+            raise CommandError(
+                f"the new export of {old.header.ledger} cannot be verified yet; {file} stays as "
+                "it is",
+                hint="try again in a moment; `provledger export` and `verify` say what is missing",
+            )
+        os.replace(scratch, out)
+    return {
+        "file": str(out),
+        "receipts": done.receipts,
+        "tree_size": done.tree_size,
+        "origin": old.header.origin,
+        "status": verdict.status.value,
+    }
+
+
+def _read_ends(file: Path) -> _Old:
+    with LineSource(file, max_line_bytes=checking.MAX_LINE_BYTES) as source:
+        lines = source.lines()
+        header = parse_header(next(lines, b""))
+        for line in lines:
+            if line.startswith(FOOTER_PREFIX):
+                return _Old(header, parse_footer(line))
+    raise CommandError(f"{file} has no footer: it is cut off", hint="export again")
+
+
+async def _fetch(
+    where: Target, file: Path, old: _Old, scratch: Path, keys: KeySet | None, timeout_s: float
+) -> tuple[Exported, KeySet]:
+    """Write the new export; what was written, and the keys: those that the registry publishes,
+    where none are given."""
+    held_receipts = receipts_of(file)
+
+    def compare(receipt: Receipt) -> None:
+        held = next(held_receipts, None)
+        if held is not None:
+            check_same(held, receipt)
+
+    async with Remote(where, timeout_s=timeout_s) as remote:
+        plan = await prepare(
+            remote, old.header.ledger, wait_s=timeout_s, known_checkpoints=old.checkpoints
+        )
+        with output.progress("receipts") as bar:
+            task = bar.add_task("refreshing", total=plan.last_seq + 1)
+            done = await write_export(
+                remote,
+                plan,
+                scratch,
+                lambda count, total: bar.update(task, completed=count, total=total),
+                check=compare,
+                at_end=lambda: _check_all_there(next(held_receipts, None)),
+            )
+        return done, keys or KeySet.parse(await remote.client.jwks())
+
+
+def _check_all_there(held: Receipt | None) -> None:
+    if held is not None:
+        raise VerificationError(
+            "the services do not have this receipt any more",
+            check=Check.TRUNCATION,
+            finding=Finding.DELETED,
+            receipt=held.name,
+        )
+
+
+@contextmanager
+def _scratch(out: Path) -> Iterator[Path]:
+    """A file beside `out`, compressed as that is by its name, which is gone in the end."""
+    scratch = out.with_name(f".refresh-{secrets.token_hex(6)}-{out.name}")
+    try:
+        yield scratch
+    finally:
+        scratch.unlink(missing_ok=True)
