@@ -117,7 +117,9 @@ async def _fetch(
                 check=compare,
                 at_end=lambda: _check_all_there(next(held_receipts, None)),
             )
-        return done, keys or KeySet.parse(await remote.client.jwks())
+        if keys is None:
+            keys = KeySet.parse(await remote.client.jwks())
+        return done, keys
 
 
 def _check_all_there(held: Receipt | None) -> None:
