@@ -130,8 +130,9 @@ async def _refresh_receipt(
         newer = fetched.proofs[0]
         size = checkpoints.parse(note.parse(newer.checkpoint).text).size
         consistency = await _consistency(remote, held, newer.origin, size)
-        verifier = Verifier(keys or KeySet.parse(await remote.client.jwks()))
-    found, report = refreshed(held, newer, consistency, verifier)
+        if keys is None:
+            keys = KeySet.parse(await remote.client.jwks())
+    found, report = refreshed(held, newer, consistency, Verifier(keys))
     write_atomically(out, found.encode() + b"\n", mode=0o644)
     return {
         "file": str(out),
