@@ -121,7 +121,7 @@ def replayed(trusted: Trusted, path: Path) -> Trusted:
     with LineSource(path, max_line_bytes=MAX_LINE_BYTES) as source:
         ledger = verify_key_ledger(lines_of(source.lines()), trusted.pin, trusted.keys)
     # The set, where it was given, knows the planned end of a key that still drains.
-    keys = trusted.keys or ledger.key_set()
+    keys = ledger.key_set() if trusted.keys is None else trusted.keys
     return replace(trusted, keys=keys, pin=None, key_events=ledger.history.count)
 
 

@@ -166,7 +166,7 @@ def _published(
                 least_size,
                 ends,
                 rows,
-                keys or rows.keys(),
+                rows.keys() if keys is None else keys,
                 on_progress,
             )
         finally:
@@ -198,7 +198,8 @@ def _stored(
     anchor = AnchorRows(open_database(directory, config, "anchor"))
     rows = LedgerRows(open_database(directory, config, "ledger"))
     try:
-        keys = keys or _replayed_keys(directory, rows, pin)
+        if keys is None:
+            keys = _replayed_keys(directory, rows, pin)
         uids = [uid for uid in anchor.log_uids() if log in ("", uid.hex())]
         if not uids:
             raise CommandError("there is no such log", hint="leave --log out to check all of them")
