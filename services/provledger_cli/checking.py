@@ -53,7 +53,8 @@ class Verdict:
 class Trusted:
     """What a verification begins with: keys, or the pin of a key ledger that a file carries.
 
-    `key_events` says from how many events of a key ledger the keys were replayed; `trees` what
+    `key_events` says from how many events of a key ledger the keys were replayed, and
+    `key_ledger_uid` of which ledger; `trees` what
     another export has shown of the log; `outside` whom else to believe; `jobs` how many processes
     check receipts, 0 for one a core.
     """
@@ -61,6 +62,7 @@ class Trusted:
     keys: KeySet | None = None
     pin: bytes | None = None
     key_events: int = 0
+    key_ledger_uid: bytes = b""
     outside: Outside = NOBODY
     trees: Trees | None = None
     jobs: int = 0
@@ -122,7 +124,13 @@ def replayed(trusted: Trusted, path: Path) -> Trusted:
         ledger = verify_key_ledger(lines_of(source.lines()), trusted.pin, trusted.keys)
     # The set, where it was given, knows the planned end of a key that still drains.
     keys = ledger.key_set() if trusted.keys is None else trusted.keys
-    return replace(trusted, keys=keys, pin=None, key_events=ledger.history.count)
+    return replace(
+        trusted,
+        keys=keys,
+        pin=None,
+        key_events=ledger.history.count,
+        key_ledger_uid=ledger.report.header.ledger_uid,
+    )
 
 
 def with_history(trusted: Trusted, path: Path) -> Trusted:
@@ -187,6 +195,8 @@ def verify_lines(
             "last_seq": report.last_seq,
             "last_receipt_hash": report.last_hash.hex(),
             "unverified_receipts": report.unverified,
+            "masked_receipts": report.masked,
+            "key_ledger_uid": report.key_ledger_uid.hex() or trusted.key_ledger_uid.hex() or None,
         },
     )
 
@@ -288,6 +298,10 @@ def show(verdict: Verdict, seconds: float) -> None:
     what = f"{verdict.receipts:,} receipts of {verdict.subject}"
     if not verdict.receipts or (verdict.receipts == 1 and "/receipts/" in verdict.subject):
         what = verdict.subject
+    masked = verdict.details.get("masked_receipts", 0)
+    if masked:
+        # Whoever has the file can take payloads out of it: nobody should have to look for that.
+        what += f" ({masked:,} of them without all of their payload)"
     if verdict.status is Status.VERIFIED:
         output.show(f"[bold green]verified[/]: {what}, in {output.seconds(seconds)}")
     else:

@@ -7,7 +7,7 @@ import hashlib
 
 import pytest
 
-from provledger import disclosure
+from provledger import disclosure, jcs
 from provledger.errors import VerificationError
 from provledger.export import (
     ConsistencyProof,
@@ -59,6 +59,31 @@ def test_receipts_without_proofs_make_the_export_unverified():
     report = verify_export(CHAIN.export(bare), KEYS)
     assert report.status is Status.UNVERIFIED
     assert report.unverified == 9
+
+
+def without_payload(receipt):
+    """A receipt as anybody can make it who has it whole: every digest, and nothing shown."""
+    value = jcs.parse(receipt.payload)
+    secret = receipt.commitment.secret
+    mutation_ = receipt.receipt_type == "mutation"
+    digests = disclosure.digest_list(value, secret, mutation=mutation_)
+    bare = dataclasses.replace(
+        receipt.commitment, secret=None, disclosures=(), digests=tuple(digests)
+    )
+    return with_changes(receipt, payload=None, commitment=bare, fields_mask=())
+
+
+def test_receipts_whose_payloads_were_taken_out_are_counted():
+    """Anybody can do that, without a key; what is left still holds, and is not the whole."""
+    report = verify_export(CHAIN.export(), KEYS)
+    assert report.masked == 0
+    shown = list(RECEIPTS)
+    for place in (3, 5):
+        shown[place] = without_payload(shown[place])
+    report = verify_export(CHAIN.export(shown), KEYS)
+    assert (report.status, report.masked, report.count) == (Status.VERIFIED, 2, 9)
+    (found_,) = [each for each in report.results if each.check is Check.COMMITMENT]
+    assert found_.detail == "2 of 9 receipts show only some of their fields"
 
 
 def test_an_export_of_nothing_is_unverified():

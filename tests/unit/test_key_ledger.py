@@ -5,15 +5,19 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from notary_svc.signing import Cosigner
 from provledger import jcs
 from provledger.errors import VerificationError
 from provledger.export import KEY_LEDGER_PREFIX, parse_header, verify_export
 from provledger.key_ledger import lines_of, verify_from_pin, verify_key_ledger, wrap
 from provledger.keyset import CoveredCheckpoint, KeySet
+from provledger.outside import Outside
+from provledger.policy import parse_policy
 from provledger.report import Check, Outcome, Status
 from tests.support.chain import (
     ORIGIN,
@@ -48,6 +52,7 @@ def test_an_export_verifies_from_a_pinned_genesis_alone(both) -> None:
     report = verify_from_pin(lines, PIN)
     assert (report.status, report.count) == (Status.VERIFIED, 5)
     assert outcome(report, Check.KEY_LEDGER) is Outcome.HOLDS
+    assert report.key_ledger_uid == keys.uid
     # Any key of the genesis may be pinned, and the key ledger's own export is one as well.
     assert verify_from_pin(lines, thumbprint("head-1")).status is Status.VERIFIED
     assert verify_from_pin(keys.export(), PIN).status is Status.VERIFIED
@@ -188,6 +193,20 @@ def test_a_ledger_in_its_own_log_verifies_from_a_pin_alone() -> None:
         assert found.outcome is Outcome.HOLDS
         assert f"tree size {len(keys.leaves)} of {ORIGIN}" in found.detail
     assert verify_export(lines, key_set()).status is Status.VERIFIED
+
+
+def test_who_is_asked_for_is_asked_of_the_key_ledgers_log_too(tmp_path: Path) -> None:
+    """Keys that come from a checkpoint nobody cosigned would make the export's cosigners moot."""
+    chain, keys = own_log(), key_chain()
+    lines = signed(chain, key_ledger=signed(keys))
+    (first, *_) = Cosigner.open("cosigner.test/one", tmp_path).vkeys
+    asking = Outside(parse_policy(f"witness a {first}\nquorum a\n".encode()))
+    nobody = Outside(parse_policy(b"quorum none\n"))
+    assert verify_from_pin(lines, PIN, outside=nobody).status is Status.VERIFIED
+    with pytest.raises(VerificationError, match="what was asked for is not there"):
+        verify_key_ledger(keys.export(), PIN, outside=asking)
+    with pytest.raises(VerificationError, match="what was asked for is not there"):
+        verify_from_pin(lines, PIN, outside=asking)
 
 
 def test_what_was_revoked_in_another_log_is_found_and_what_stood_before_stands() -> None:

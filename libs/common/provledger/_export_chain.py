@@ -23,6 +23,7 @@ class Chain:
         self.last: Link | None = None
         self.count = 0
         self.unverified = 0
+        self.masked = 0
 
     def add(self, link: Link) -> None:
         """Check a receipt that holds in itself against the one before it; raises
@@ -37,6 +38,7 @@ class Chain:
         self.last = link
         self.count += 1
         self.unverified += not link.verified
+        self.masked += link.masked
 
     def _check_order(self, link: Link) -> None:
         last = self.last

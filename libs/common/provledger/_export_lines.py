@@ -30,7 +30,8 @@ class Link(NamedTuple):
     not there before, or came out weaker; `unsettled` the pairs of checkpoints that the end of the
     export has to show to be of one history; `use` of which signing token its batch is, with
     SHA-256 of the batch's body, where that is another batch than the last one; `trees` the size and
-    root of what its proofs lead to, where that is another checkpoint than the last one.
+    root of what its proofs lead to, where that is another checkpoint than the last one. `masked`:
+    not all of its payload is shown.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Link(NamedTuple):
     unsettled: tuple[tuple[Checkpoint, CoveredCheckpoint], ...] = ()
     use: tuple[Token, bytes] | None = None
     trees: tuple[tuple[int, bytes], ...] = ()
+    masked: bool = False
 
 
 Checked: TypeAlias = Generator[tuple[bytes, Link | None], None, None]
@@ -100,6 +102,7 @@ class LineVerifier:
             tuple(unsettled),
             self._use(receipt.signature.body),
             self._trees(receipt.proofs),
+            receipt.commitment.secret is None,
         )
 
     def _use(self, body: bytes) -> tuple[Token, bytes] | None:

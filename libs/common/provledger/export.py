@@ -90,6 +90,10 @@ class ExportReport:
     """Roots of the tree it leads to, and of those that are shown to be prefixes of that."""
     head: Head | None = None
     """Its own signed head, None if it carries none."""
+    key_ledger_uid: bytes = b""
+    """Of the key ledger that the keys were replayed from, 16 bytes; empty if they were not."""
+    masked: int = 0
+    """Receipts that do not show all of their payload: fields are taken out, by whomever."""
 
     @property
     def status(self) -> Status:
@@ -158,6 +162,9 @@ def verify_export(
         outside_head=outside_head,
         outside_checkpoint=checkpoint,
     )
+    if chain.masked:
+        detail = f"{chain.masked} of {chain.count} receipts show only some of their fields"
+        results[Check.COMMITMENT] = CheckResult(Check.COMMITMENT, Outcome.HOLDS, detail)
     for result in end.check(footer, receipts.unsettled, receipts.proven):
         results[result.check] = result
     return ExportReport(
@@ -169,6 +176,7 @@ def verify_export(
         results=tuple(results[check] for check in Check if check in results),
         trees=end.trees,
         head=end.head,
+        masked=chain.masked,
     )
 
 

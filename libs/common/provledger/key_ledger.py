@@ -127,20 +127,29 @@ def read_events(lines: Iterable[bytes]) -> list[tuple[SignedEvent, str]]:
     return events
 
 
-def verify_key_ledger(lines: Sequence[bytes], pin: bytes, keys: KeySet | None = None) -> KeyLedger:
+def verify_key_ledger(
+    lines: Sequence[bytes],
+    pin: bytes,
+    keys: KeySet | None = None,
+    *,
+    outside: Outside = NOBODY,
+) -> KeyLedger:
     """Verify an export of the key ledger from a pinned genesis on.
 
     `pin` is the RFC 7638 thumbprint, 32 bytes, of a key that the genesis names. `keys`, if given,
-    must say the same as the ledger.
+    must say the same as the ledger. `outside`: whom else to believe of its checkpoint.
 
     Raises:
         VerificationError: the first thing that does not hold, or is not there.
     """
     history = replay((signed for signed, _ in read_events(lines)), pin)
-    report = verify_export(lines, _witness_keys_as_they_were(history.key_set()))
+    report = verify_export(lines, _witness_keys_as_they_were(history.key_set()), outside=outside)
     outcomes = {result.check: result.outcome for result in report.results}
     if report.status is not Status.VERIFIED or outcomes.get(Check.HEAD) is not Outcome.HOLDS:
-        raise _broken("not all of it is in the log, or no signed head says where it ends")
+        raise _broken(
+            "not all of it is in the log, what was asked for is not there, or no signed head says "
+            "where it ends"
+        )
     if keys is not None:
         check_key_set(history, keys)
     return KeyLedger(history, report)
@@ -179,8 +188,10 @@ def verify_from_pin(
         if not carried:
             raise _broken("the export carries no key ledger")
         rest = _chain([first, *wrap(carried)], others)
+    # In the same log both are as of one checkpoint, of which others are asked with the receipts.
+    alone = rest is carried or _is_of_one_log(carried, first)
     try:
-        ledger = verify_key_ledger(carried, pin, keys)
+        ledger = verify_key_ledger(carried, pin, keys, outside=NOBODY if alone else outside)
     except VerificationError as error:
         error.line = None if error.line is None else error.line + (rest is not carried)
         raise
@@ -203,10 +214,19 @@ def verify_from_pin(
     for tree, root in ledger.report.trees.items():
         if report.trees.get(tree, root) != root:
             raise _broken(f"it is in another tree of size {tree[1]} than the export")
+    # The genesis names keys and not its ledger: whoever compares uids finds a second one.
+    report = replace(report, key_ledger_uid=ledger.report.header.ledger_uid)
     if ledger.report.header.origin == report.header.origin:
         return report
     _check_not_older(ledger.report, report)
     return _as_of_another_log(report, ledger)
+
+
+def _is_of_one_log(carried: Sequence[bytes], header_line: bytes) -> bool:
+    try:
+        return parse_header(carried[0]).origin == parse_header(header_line).origin
+    except InputError as error:
+        raise _broken(f"a header cannot be read: {error}") from error
 
 
 def _as_of_one_tree(inner: ExportHeader, outer: ExportHeader) -> bool:
