@@ -12,6 +12,7 @@ from typing import Any, Final
 from gateway_svc.answers import PROTECTION, STRICT_TRANSPORT, Scope, Send, send_problem
 from provledger import logs, telemetry
 from provledger.errors import DeadlineExceededError
+from provledger.http.connection import CUT_OFF
 from provledger.rpc.errors import as_status_error
 
 log = logs.get(__name__)
@@ -57,10 +58,13 @@ class Guard:
                 error = DeadlineExceededError("TIMED_OUT", "the answer took too long")
             if error.code in ("INTERNAL", "DATA_LOSS", "UNKNOWN"):
                 log.error("gateway.failed", exc_info=exc, reason=error.reason)
-            if status != NOT_STARTED:
+            if status == NOT_STARTED:
+                await send_problem(scope, guarded, error)
+            else:
                 # Half an answer cannot be taken back; the connection ends, and its reader knows.
-                raise ConnectionAbortedError("the answer was cut off") from exc
-            await send_problem(scope, guarded, error)
+                # At once: what is in its buffers would wait for a reader who may never read.
+                log.info("gateway.cut_off", reason=error.reason, sent=sent)
+                scope[CUT_OFF]()
         finally:
             route = str(scope.get("provledger.route", "other"))
             _requests.add(1, {"route": route, "status": status, "method": _method(scope)})

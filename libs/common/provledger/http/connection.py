@@ -2,20 +2,30 @@
 
 Uvicorn parses requests with httptools, in C, and bounds neither the size of a request's head nor
 how many requests may wait behind one another, nor the time that a head may take, or a body which
-nobody reads. Here all of that ends the connection. What a client can still hold is one connection
-with one unread answer in the kernel's buffers; how many of those there may be is
-`max_connections`.
+nobody reads, or an answer that its client does not read. Here all of that ends the connection: one
+timer runs for as long as there is one, and whatever it waits for, a request or an answer, it ends
+in time. It aborts, since a transport that is only closed waits until what was written is read. What
+a client can still hold, and for so long, is one connection with one unread answer in the buffers;
+how many of those there may be is `max_connections`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+import struct
 from typing import Any, ClassVar, Final
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 MAX_PIPELINED: Final = 32
 """Requests that may wait for the answer to the one before."""
+CUT_OFF: Final = "provledger.cut_off"
+"""Name in a request's scope: a function that ends its connection, whatever was not read of it."""
+
+_AT_ONCE: Final = struct.pack("ii", 1, 0)
+"""socket(7), SO_LINGER for no time: closing drops what was not sent, and resets."""
 
 
 class HeadTooLongError(Exception):
@@ -25,12 +35,18 @@ class HeadTooLongError(Exception):
 class PatientProtocol(HttpToolsProtocol):
     """HTTP/1.1 that waits for the next request for `patience_s`, and takes so much of it.
 
-    max_head_bytes: of the request line and all headers.
+    answer_s: from the head of a request until the application has handed over all of the answer,
+    of which the last piece may then be unread for `patience_s`. max_head_bytes: of the request line
+    and all headers.
     """
 
     patience_s: ClassVar[float] = 10.0
+    answer_s: ClassVar[float] = 30.0
     max_head_bytes: ClassVar[int] = 16 * 1024
-    _waiting_task: asyncio.TimerHandle | None = None
+    _lost = False
+    _timer: asyncio.TimerHandle | None = None
+    # The request that is being answered; `cycle` is the one that came last.
+    _answering: RequestResponseCycle | None = None
     # Bytes of the head that is being read: those parsed, and those that came since it began.
     _parsed = 0
     _arrived = 0
@@ -41,10 +57,10 @@ class PatientProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait."""
         super().connection_made(transport)
-        self._wait_if_idle()
+        self._end_after(self.patience_s)
 
     def data_received(self, data: bytes) -> None:
-        """Stop waiting if that made a request; what it did not make does not buy time."""
+        """Parse; what does not make a request does not buy time."""
         # The parser keeps a header until it is whole: what arrived bounds one without an end.
         if self._in_head:
             self._arrived += len(data)
@@ -57,13 +73,11 @@ class PatientProtocol(HttpToolsProtocol):
         if self._in_head and self._begun <= begun + 1 and self._arrived > self.max_head_bytes:
             self._in_head = False
             self.send_400_response("The head of the request is too long.")
-            return
-        if not self._is_idle():
-            self._stop_waiting()
 
     def on_message_begin(self) -> None:
         """A head begins."""
         super().on_message_begin()
+        self.scope[CUT_OFF] = self._cut_off  # type: ignore[typeddict-unknown-key]
         self._parsed = 0
         self._begun += 1
         self._in_head = self._in_message = True
@@ -92,34 +106,58 @@ class PatientProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_response_complete(self) -> None:
-        """Begin to wait for the next request."""
+        """Begin to wait for the next request, unless it is here already."""
+        self._answering = None
+        self._end_after(self.patience_s)
         super().on_response_complete()
-        self._wait_if_idle()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no longer."""
-        self._stop_waiting()
+        self._lost = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._let_go()
         super().connection_lost(exc)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        self._end_after(self.answer_s)
+        super()._start_asgi_task(cycle, app)
+
+    def _end_after(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.loop.call_later(seconds, self._cut_off)
+
+    def _cut_off(self) -> None:
+        if self._lost:
+            return
+        # A transport over TLS that was closed twice knows its connection no more (CPython); its
+        # own timeout for saying goodbye ends that one.
+        with contextlib.suppress(AttributeError):
+            # With a reset where an answer is unread: the kernel would keep what it has of it, and
+            # go on offering it. Who is only slow, and has to read just that, may still do so.
+            if self._answering is not None or self.transport.get_write_buffer_size():
+                sock = self.transport.get_extra_info("socket")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+            self.transport.abort()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Tell who answers that nobody is there any more; Uvicorn tells the last request alone."""
+        if self._answering is not None:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
 
     def _count(self, size: int) -> None:
         self._parsed += size
         if self._parsed > self.max_head_bytes:
             raise HeadTooLongError
 
-    def _is_idle(self) -> bool:
-        return self.cycle is None or self.cycle.response_complete
 
-    def _wait_if_idle(self) -> None:
-        if self._is_idle() and self._waiting_task is None:
-            self._waiting_task = self.loop.call_later(self.patience_s, self.transport.abort)
-
-    def _stop_waiting(self) -> None:
-        if self._waiting_task is not None:
-            self._waiting_task.cancel()
-            self._waiting_task = None
-
-
-def patient(seconds: float, max_head_bytes: int) -> type[Any]:
+def patient(
+    seconds: float, max_head_bytes: int, *, answer_s: float = PatientProtocol.answer_s
+) -> type[Any]:
     """The protocol with its bounds."""
-    bounds = {"patience_s": seconds, "max_head_bytes": max_head_bytes}
+    bounds = {"patience_s": seconds, "max_head_bytes": max_head_bytes, "answer_s": answer_s}
     return type("Patient", (PatientProtocol,), bounds)

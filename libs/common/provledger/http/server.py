@@ -28,6 +28,8 @@ S = TypeVar("S", bound=HTTPSettings)
 KEEP_ALIVE_S: Final = 5
 MAX_HEAD_BYTES: Final = 16 * 1024
 BACKLOG: Final = 512
+ANSWER_SLACK_S: Final = 1.0
+"""How much later than the application the connection gives up: time to say so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +142,11 @@ def _uvicorn_config(app: WebApp, config: HTTPSettings) -> uvicorn.Config:
         host=config.host,
         port=config.port,
         # Ours, with the bounds that no parser has by itself (ADR 0026).
-        http=patient(config.header_timeout_s, MAX_HEAD_BYTES),
+        http=patient(
+            config.header_timeout_s,
+            MAX_HEAD_BYTES,
+            answer_s=config.request_timeout_s + ANSWER_SLACK_S,
+        ),
         ws="none",
         lifespan="off",
         log_config=None,
