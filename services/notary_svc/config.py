@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+
+from provledger.http.settings import HTTPSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(HTTPSettings):
     """Everything the notary can be told."""
 
     name: str = field(
@@ -31,32 +32,21 @@ class Settings:
     database_url: str | None = field(
         default=None, metadata={"doc": "SQLAlchemy URL instead of SQLite in data_dir."}
     )
-    host: str = field(
-        default="127.0.0.1",
-        metadata={"doc": "Address to listen on. Anything but loopback needs TLS."},
-    )
-    port: int = field(
-        default=0,
-        metadata={"doc": "Port to listen on; 0 lets the system choose.", "min": 0, "max": 65535},
-    )
-    tls_cert: Path | None = field(
-        default=None, metadata={"doc": "PEM file: our certificate chain."}
-    )
-    tls_key: Path | None = field(
-        default=None, metadata={"doc": "PEM file: private key of our certificate."}
-    )
     max_connections: int = field(
         default=256,
-        metadata={"doc": "Most requests at once; more get 503.", "unit": "requests", "min": 1},
+        metadata={
+            "doc": "Most connections, and most requests, at once; more get 503.",
+            "unit": "connections",
+            "min": 1,
+        },
     )
-    ready_file: Path | None = field(
-        default=None,
-        metadata={"doc": "File to write port and pid to, as JSON, once the notary serves."},
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = field(
-        default="info", metadata={"doc": "Least severe level that is logged."}
-    )
-    log_format: Literal["auto", "json", "human"] = field(
-        default="auto",
-        metadata={"doc": "JSON lines, readable lines, or readable only on a terminal."},
+    drain_delay_s: float = field(
+        default=0.0,
+        metadata={
+            "doc": "How long we go on serving after the signal to end, so that a load balancer "
+            "which learns of it elsewhere stops sending.",
+            "unit": "seconds",
+            "min": 0,
+            "max": 600,
+        },
     )

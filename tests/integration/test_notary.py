@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import os
@@ -76,6 +77,44 @@ async def test_of_two_histories_at_once_one_is_cosigned(tmp_path: Path) -> None:
             )
         )
     assert sorted(answer[0] for answer in answers).count(200) == 1
+
+
+async def test_a_head_without_end_is_refused_and_not_kept(tmp_path: Path) -> None:
+    """Before it is a request nothing else bounds it, and the whole of it would be in memory."""
+
+    def send(address: str) -> bytes:
+        host, port = address.split(":")
+        with socket.create_connection((host, int(port)), timeout=20) as client:
+            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nA: ")
+            with contextlib.suppress(ConnectionError):
+                for _ in range(64):
+                    client.sendall(b"a" * 16_384)
+            client.settimeout(5)
+            return client.recv(100)
+
+    async with running_notary(tmp_path, [LOG]) as address:
+        assert (await asyncio.to_thread(send, address)).startswith(b"HTTP/1.1 400 ")
+        assert (await call(address, "GET", "/healthz"))[0] == 200
+
+
+async def test_half_requests_shut_nobody_out(tmp_path: Path) -> None:
+    """As many as there may be connections, all of them silent after their first line."""
+    async with running_notary(
+        tmp_path, [LOG], max_connections=3, header_timeout_s=0.2, request_timeout_s=0.2
+    ) as address:
+        host, port = address.split(":")
+        silent = [await asyncio.open_connection(host, int(port)) for _ in range(3)]
+        begun = b"POST /add-checkpoint HTTP/1.1\r\nHost: x\r\n"
+        for (_, writer), sent in zip(
+            silent, [b"", begun, begun + b"Content-Length: 9\r\n\r\n"], strict=True
+        ):
+            writer.write(sent)
+        async with asyncio.timeout(10):
+            for reader, writer in silent:
+                with contextlib.suppress(ConnectionError):
+                    await reader.read()
+                writer.close()
+        assert (await call(address, "GET", "/healthz"))[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -165,4 +204,4 @@ def test_a_second_signal_ends_the_wait(tmp_path: Path) -> None:
         assert notary.process.wait(timeout=60) == 0
         log = notary.process.stderr
         assert log is not None
-        assert b"notary.draining" in log.read()
+        assert b"server.draining" in log.read()

@@ -8,6 +8,7 @@ import http.client
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
@@ -82,12 +83,13 @@ async def running_notary(
     *,
     clock: Callable[[], int] = lambda: NOW_S * 1_000_000_000,
     name: str = NOTARY,
+    **given: Any,
 ) -> AsyncIterator[str]:
     """The address of a notary that serves, as host:port."""
     directory.mkdir(exist_ok=True)
     policy = directory / "logs.policy"
     policy.write_text("".join(f"log {log.vkey}\n" for log in logs) + "quorum none\n")
-    settings = Settings(name=name, data_dir=directory / "data", logs=policy)
+    settings = Settings(name=name, data_dir=directory / "data", logs=policy, **given)
     ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     stop = asyncio.Event()
     serving = asyncio.ensure_future(
