@@ -80,6 +80,119 @@ class TestGit(SinkSuite):
         os.utime(lock, (old_s, old_s))
         await sink.anchor(published(5))
 
+    async def test_lock_of_a_branch_is_not_for_ever_either(self, place: GitPlace) -> None:
+        sink = place.open()
+        await sink.anchor(published(3))
+        lock = place.directory / ".git" / "refs" / "heads" / "main.lock"
+        lock.touch()
+        with pytest.raises(SinkError, match=r"main\.lock"):
+            await sink.anchor(published(5))
+        old_s = time.time() - 3600
+        os.utime(lock, (old_s, old_s))
+        evidence = await sink.anchor(published(5))
+        place.verify(published(5), evidence.kind, evidence.data)
+        assert place.git("status", "--porcelain") == ""
+
+    async def test_nothing_in_the_repository_runs_as_us(
+        self, place: GitPlace, tmp_path: Path
+    ) -> None:
+        """Whoever carries it away may write in it, and that is all."""
+        sink = place.open()
+        await sink.anchor(published(3))
+        marks, own = tmp_path / "marks", place.directory / ".git"
+        marks.mkdir()
+
+        def program(name: str) -> str:
+            path = tmp_path / name
+            path.write_text(f"#!/bin/sh\ntouch {marks}/{name}\ncat\n")
+            path.chmod(0o755)
+            return str(path)
+
+        with (own / "config").open("a") as config:
+            config.write(
+                f"[core]\nfsmonitor = {program('fsmonitor')}\nsshCommand = {program('ssh')}\n"
+                f"hooksPath = {tmp_path}\n"
+                f'[filter "x"]\nclean = {program("clean")}\nsmudge = {program("smudge")}\n'
+                f'[filter "y"]\nprocess = {program("process")}\nrequired = true\n'
+                f'[diff "z"]\ncommand = {program("diff")}\ntextconv = {program("textconv")}\n'
+                f"[commit]\ngpgsign = true\n[log]\nshowSignature = true\n"
+                f"[gpg]\nprogram = {program('gpg')}\n[core]\npager = {program('pager')}\n"
+                f"[include]\npath = {tmp_path}/more\n"
+                f'[extensions]\npartialClone = origin\n[remote "origin"]\npromisor = true\n'
+                f'url = ext::{program("remote")}\n[protocol "ext"]\nallow = always\n'
+            )
+        (tmp_path / "more").write_text(f"[core]\nfsmonitor = {program('included')}\n")
+        (own / "info").mkdir(exist_ok=True)
+        (own / "info" / "attributes").write_text("* filter=x diff=z\n")
+        (place.directory / ".gitattributes").write_text("* filter=x diff=z\n")
+        (own / "hooks").mkdir(exist_ok=True)
+        for hook in ("post-commit", "pre-commit", "reference-transaction", "post-index-change"):
+            program(hook)
+            shutil.copy(tmp_path / hook, own / "hooks" / hook)
+
+        made = [await sink.anchor(published(size)) for size in (5, 5)]
+        assert made[0] == made[1]
+        assert [path.name for path in marks.iterdir()] == []
+        (own / "HEAD").unlink()  # made anew, as after a kill
+        await sink.anchor(published(7))
+        assert [path.name for path in marks.iterdir()] == []
+        # We look at it without.
+        (own / "config").write_text("[core]\nrepositoryformatversion = 0\n")
+        place.verify(published(5), made[0].kind, made[0].data)
+
+    async def test_nothing_of_ours_gets_into_it_by_a_link(
+        self, place: GitPlace, tmp_path: Path
+    ) -> None:
+        sink = place.open()
+        await sink.anchor(published(3))
+        secret, refs = tmp_path / "secret", place.directory / ".git" / "refs"
+        secret.write_text("ref: refs/heads/main\n")
+        refs.rename(tmp_path / "refs")
+        refs.symlink_to(tmp_path / "refs")
+        with pytest.raises(SinkError, match="leads somewhere else"):
+            await sink.anchor(published(5))
+        refs.unlink()
+        (tmp_path / "refs").rename(refs)
+        head = place.directory / ".git" / "HEAD"
+        head.unlink()
+        head.symlink_to(secret)
+        with pytest.raises(SinkError):
+            await sink.anchor(published(5))
+        head.unlink()
+        head.write_text("ref: refs/heads/../../../secret\n")
+        with pytest.raises(SinkError):
+            await sink.anchor(published(5))
+        head.write_text("ref: refs/heads/main\n")
+        await sink.anchor(published(5))
+
+    @pytest.mark.parametrize("given", ["sha256", "packed", "shallow", "half made"])
+    async def test_repositories_of_others_are_taken_as_they_are(
+        self, place: GitPlace, tmp_path: Path, given: str
+    ) -> None:
+        place.directory.mkdir()
+        if given == "sha256":
+            place.git("init", "--quiet", "--object-format=sha256")
+        elif given == "half made":
+            (place.directory / ".git").mkdir()
+        else:
+            origin = GitPlace(tmp_path / "origin")
+            for size in (2, 3):
+                await origin.open().anchor(published(size))
+            place.directory.rmdir()
+            depth = ["--depth=1"] * (given == "shallow")
+            url = f"file://{origin.directory}"
+            subprocess.run(["git", "clone", "-q", *depth, url, place.directory], check=True)
+            place.git("pack-refs", "--all")
+        sink = place.open()
+        for size in (5, 7, 7):
+            evidence = await sink.anchor(published(size))
+            place.verify(published(size), evidence.kind, evidence.data)
+        assert place.git("status", "--porcelain") == ""
+        assert place.git("rev-list", "--count", "HEAD").strip() == (
+            {"packed": "4", "shallow": "3"}.get(given, "2")
+        )
+        place.git("fsck", "--strict")
+
     async def test_repository_above_is_left_alone(self, tmp_path: Path) -> None:
         above = GitPlace(tmp_path)
         above.git("init", "--quiet")

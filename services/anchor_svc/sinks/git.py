@@ -1,9 +1,25 @@
 """A directory as a git repository: what is written there becomes a commit, once.
 
-By the `git` program, with nobody's configuration and no hooks, in the thread of the sink. A commit
-that was made, though we were killed before we heard of it, is found and not made again.
+By the `git` program, with nobody's configuration, in the thread of the sink. A commit that was
+made, though we were killed before we heard of it, is found and not made again.
+
+A repository's own files can tell git to run programs: `core.fsmonitor`, filters, hooks, a helper
+that fetches what is missing. New ways come with new versions, so that a list of settings to switch
+off is never complete, and a look at the file before is outrun by who writes it. So git never works
+in the sink's repository. It works in one of ours, made for the moment, that borrows nothing from
+the sink's but data::
+
+    <temporary>/config          ours
+                HEAD            a copy
+                refs, ...    -> <sink>/.git/refs, ...
+                index           of the commit that is made
+    GIT_OBJECT_DIRECTORY      = <sink>/.git/objects
+
+and with commands that take blobs from us and look at no working tree. `git` as others use it finds
+an ordinary repository there, and nothing to commit.
 
 Trust: as good as the directory. What makes it worth more is a remote that somebody else holds.
+Whoever writes in the directory can spoil it, but runs nothing as the anchor.
 """
 
 from __future__ import annotations
@@ -11,9 +27,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import stat
 import subprocess
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +40,7 @@ from anchor_svc.sinks import SinkError
 from provledger.settings import ConfigError
 
 TIMEOUT_S: Final = 30.0
+MAX_FILE_BYTES: Final = 1024 * 1024
 _STALE_LOCK_S: Final = 60.0
 _SETTINGS: Final = (
     "user.name=provledger",
@@ -31,6 +51,11 @@ _SETTINGS: Final = (
     "gc.auto=0",
 )
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
+# What git must know of the sink's configuration: how objects are named, and who may use the files.
+_TAKEN_OVER: Final = {
+    "extensions.objectformat": re.compile(r"sha1|sha256"),
+    "core.sharedrepository": re.compile(r"[0-9a-z]{1,10}"),
+}
 
 
 class Repository:
@@ -38,6 +63,7 @@ class Repository:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._store = root / ".git"
 
     def commit(self, paths: Sequence[str], message: str) -> str:
         """Commit these files, relative to the root; the commit that brought the first of them.
@@ -45,48 +71,154 @@ class Repository:
         Raises:
             SinkError: git could not. ConfigError: there is no git.
         """
-        if not (self._root / ".git").exists():
-            self._git("init", "--quiet", "--initial-branch=main")
-        self._drop_stale_lock()
-        self._git("add", "--", *paths)
-        if self._git("status", "--porcelain", "--", *paths):
-            self._git("commit", "--quiet", f"--message={message}", "--", *paths)
-        found = self._git("log", "-1", "--format=%H", "--diff-filter=A", "--", paths[0]).strip()
-        if not _COMMIT.fullmatch(found):
+        if not all((self._store / name).exists() for name in ("HEAD", "objects", "refs/heads")):
+            # Also where a git was killed that made it: this is repeated without harm.
+            self._drop_stale_locks("HEAD.lock", "config.lock")
+            _git(self._root, {}, "init", "--quiet", "--initial-branch=main", "--template=")
+        with self._apart() as git:
+            self._record(git, paths, message)
+            found = git.run("log", "-1", "--format=%H", "--diff-filter=A", "HEAD", "--", paths[0])
+        if not _COMMIT.fullmatch(found.strip()):
             raise SinkError("git has no commit of what was just committed")
-        return found
+        return found.strip()
 
-    def _drop_stale_lock(self) -> None:
+    def _record(self, git: _Apart, paths: Sequence[str], message: str) -> None:
+        branch = git.run("symbolic-ref", "HEAD").strip()
+        self._check_inside(Path(branch).parent)
+        self._drop_stale_locks("index.lock", f"{branch}.lock")
+        head = git.ask("rev-parse", "--verify", "--quiet", "HEAD^{commit}").strip()
+        entries = b""
+        for path in paths:
+            data = _read(self._root, path)
+            blob = git.run("hash-object", "-w", "--no-filters", "--stdin", given=data).strip()
+            entries += f"100644 {blob}\t{path}\0".encode()
+        if head:
+            git.run("read-tree", head)
+        git.run("update-index", "--add", "-z", "--index-info", given=entries)
+        tree = git.run("write-tree").strip()
+        if head and tree == git.run("rev-parse", f"{head}^{{tree}}").strip():
+            return
+        parents = ["-p", head] if head else []
+        made = git.run("commit-tree", tree, *parents, given=message.encode()).strip()
+        # For whoever looks there with `git status`; before the branch, since it may be locked.
+        shown = {"GIT_INDEX_FILE": str(self._store.absolute() / "index")}
+        git.run("update-index", "--add", "-z", "--index-info", given=entries, more=shown)
+        # Only if the branch is still where it was, or not yet there.
+        git.run("update-ref", "HEAD", made, head)
+
+    @contextmanager
+    def _apart(self) -> Iterator[_Apart]:
+        """A repository of our own over the objects and refs of the sink's."""
+        for name in ("objects", "refs"):
+            self._check_inside(Path(name))
+        store = self._store.absolute()
+        with tempfile.TemporaryDirectory(prefix="provledger-git-") as made:
+            own = Path(made)
+            (own / "HEAD").write_bytes(_read(self._root, ".git/HEAD"))
+            for name in ("refs", "packed-refs", "shallow"):
+                (own / name).symlink_to(store / name)
+            (own / "config").write_text(self._taken_over(own))
+            yield _Apart(own, {"GIT_DIR": made, "GIT_OBJECT_DIRECTORY": str(store / "objects")})
+
+    def _taken_over(self, anywhere: Path) -> str:
+        """Our configuration, with what is taken over of the sink's."""
+        pattern = "|".join(re.escape(key) for key in _TAKEN_OVER)
+        file = str(self._store.absolute() / "config")
+        asked = ("config", "--file", file, "--no-includes", "-z", "--get-regexp", f"^({pattern})$")
+        lines = ["[core]", "bare = true", "repositoryformatversion = 1"]
+        for item in _git(anywhere, {}, *asked, may_fail=True).split("\0"):
+            key, _, value = item.partition("\n")
+            if key in _TAKEN_OVER and _TAKEN_OVER[key].fullmatch(value):
+                section, _, name = key.partition(".")
+                lines += [f"[{section}]", f"{name} = {value}"]
+        return "\n".join(lines) + "\n"
+
+    def _check_inside(self, name: Path) -> None:
+        """Refuse links: where they lead to, we may write and others may not."""
+        expected = os.path.join(os.path.realpath(self._root), ".git", name)
+        if os.path.realpath(self._store / name) != expected:
+            raise SinkError(f".git/{name} leads somewhere else")
+
+    def _drop_stale_locks(self, *names: str) -> None:
         """Remove what a killed git left behind; none takes a minute for a few files."""
-        lock = self._root / ".git" / "index.lock"
-        with contextlib.suppress(FileNotFoundError):
-            if time.time() - lock.stat().st_mtime > _STALE_LOCK_S:
-                lock.unlink()
+        for name in names:
+            lock = self._store / name
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - lock.lstat().st_mtime > _STALE_LOCK_S:
+                    lock.unlink()
 
-    def _git(self, *arguments: str) -> str:
-        options = [word for setting in _SETTINGS for word in ("-c", setting)]
-        try:
-            done = subprocess.run(
-                ["git", *options, *arguments],
-                cwd=self._root,
-                env={
-                    "PATH": os.environ.get("PATH", os.defpath),
-                    "HOME": "/nonexistent",
-                    "LC_ALL": "C",
-                    "GIT_CONFIG_NOSYSTEM": "1",
-                    "GIT_CONFIG_GLOBAL": "/dev/null",
-                    "GIT_CEILING_DIRECTORIES": str(self._root.parent),
-                    "GIT_TERMINAL_PROMPT": "0",
-                },
-                capture_output=True,
-                timeout=TIMEOUT_S,
-                check=False,
-            )
-        except FileNotFoundError as error:
-            raise ConfigError("sinks: file with ?git=1 needs git, which is not here") from error
-        except subprocess.TimeoutExpired as error:
-            raise SinkError(f"git {arguments[0]} took longer than {TIMEOUT_S:.0f} s") from error
-        if done.returncode:
-            said = done.stderr.decode("utf-8", "replace").strip().partition("\n")[0][:200]
-            raise SinkError(f"git {arguments[0]} failed: {said}")
-        return done.stdout.decode("utf-8", "replace")
+
+class _Apart:
+    """Git in a repository of our own."""
+
+    def __init__(self, directory: Path, environment: dict[str, str]) -> None:
+        self._directory = directory
+        self._environment = environment
+
+    def run(self, *arguments: str, given: bytes = b"", more: dict[str, str] | None = None) -> str:
+        """What git says; raises SinkError if it fails."""
+        return _git(self._directory, self._environment | (more or {}), *arguments, given=given)
+
+    def ask(self, *arguments: str) -> str:
+        """What git says, empty if it fails."""
+        return _git(self._directory, self._environment, *arguments, may_fail=True)
+
+
+def _git(
+    directory: Path,
+    environment: dict[str, str],
+    *arguments: str,
+    given: bytes = b"",
+    may_fail: bool = False,
+) -> str:
+    options = [word for setting in _SETTINGS for word in ("-c", setting)]
+    try:
+        done = subprocess.run(
+            ["git", *options, *arguments],
+            cwd=directory,
+            env={
+                "PATH": os.environ.get("PATH", os.defpath),
+                "HOME": "/nonexistent",
+                "LC_ALL": "C",
+                "GIT_CONFIG_NOSYSTEM": "1",
+                "GIT_CONFIG_GLOBAL": "/dev/null",
+                "GIT_ATTR_NOSYSTEM": "1",
+                "GIT_CEILING_DIRECTORIES": str(directory.parent),
+                "GIT_TERMINAL_PROMPT": "0",
+                # Names are meant as they are, and objects are those that we wrote.
+                "GIT_LITERAL_PATHSPECS": "1",
+                "GIT_NO_REPLACE_OBJECTS": "1",
+                **environment,
+            },
+            input=given,
+            capture_output=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise ConfigError("sinks: file with ?git=1 needs git, which is not here") from error
+    except subprocess.TimeoutExpired as error:
+        raise SinkError(f"git {arguments[0]} took longer than {TIMEOUT_S:.0f} s") from error
+    if done.returncode and not may_fail:
+        said = done.stderr.decode("utf-8", "replace").strip().partition("\n")[0][:200]
+        raise SinkError(f"git {arguments[0]} failed: {said}")
+    return "" if done.returncode else done.stdout.decode("utf-8", "replace")
+
+
+def _read(root: Path, path: str) -> bytes:
+    """A file below the root, by no link: others may not read what we may. Raises OSError."""
+    *directories, name = path.split("/")
+    at = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for directory in directories:
+            inner = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=at)
+            os.close(at)
+            at = inner
+        # Not to be kept waiting by a pipe.
+        file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=at)
+    finally:
+        os.close(at)
+    with open(file, "rb") as opened:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise SinkError(f"{path} is no file")
+        return opened.read(MAX_FILE_BYTES)
