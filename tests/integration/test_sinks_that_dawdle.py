@@ -1,0 +1,197 @@
+"""Somebody else's server that answers without end, or never: it costs an attempt its time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from anchor_svc.sinks import SinkError
+from anchor_svc.sinks.http import Poster
+from tests.support.certs import CertificateAuthority
+
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
+Behave = Callable[[socket.socket, threading.Event], None]
+
+
+def hear(client: socket.socket) -> None:
+    """Receive a request of one byte; closing before that may take the answer back."""
+    got = b""
+    while len(got.partition(b"\r\n\r\n")[2]) < 1 and (data := client.recv(65536)):
+        got += data
+
+
+@contextmanager
+def serving(
+    first: Behave, tls: ssl.SSLContext | None = None
+) -> Iterator[tuple[int, threading.Event]]:
+    """A server whose first connection is left to `first`; all others are answered, over TLS or not.
+
+    Gives its port, and an event for when the first connection came to its end.
+    """
+    over, left = threading.Event(), threading.Event()
+
+    def run() -> None:
+        with listener:
+            client, _ = listener.accept()
+            with client, suppress(OSError):
+                client.recv(65536)
+                first(client, over)
+            left.set()
+            while not over.is_set():
+                with suppress(OSError):
+                    client, _ = listener.accept()
+                    if tls is not None:
+                        client = tls.wrap_socket(client, server_side=True)
+                    with client:
+                        hear(client)
+                        client.sendall(ANSWER)
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield port, left
+    finally:
+        over.set()
+        with suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        thread.join(timeout=10)
+
+
+def interim(client: socket.socket, over: threading.Event) -> None:
+    """One "100 Continue" after the other."""
+    while not over.is_set():
+        client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
+
+
+def interim_slowly(client: socket.socket, over: threading.Event) -> None:
+    while not over.wait(0.02):
+        client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+def header(client: socket.socket, over: threading.Event) -> None:
+    """A header, byte by byte."""
+    client.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+    while not over.wait(0.02):
+        client.sendall(b"a")
+
+
+def body(client: socket.socket, over: threading.Event) -> None:
+    client.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while not over.wait(0.02):
+        client.sendall(b"1\r\na\r\n")
+
+
+def size_of_a_piece(client: socket.socket, over: threading.Event) -> None:
+    client.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while not over.wait(0.02):
+        client.sendall(b"0")
+
+
+def nothing(client: socket.socket, over: threading.Event) -> None:
+    over.wait(30)
+
+
+@pytest.mark.parametrize("how", [interim, interim_slowly, header, body, size_of_a_piece, nothing])
+async def test_an_answer_without_end_is_given_up_and_the_next_is_heard(how: Behave) -> None:
+    with serving(how) as (port, left):
+        poster = Poster(f"http://127.0.0.1:{port}/", timeout_s=0.5)
+        try:
+            async with asyncio.timeout(10):
+                with pytest.raises(SinkError):
+                    await poster.post(b"x", "text/plain")
+                # Its connection too: nothing goes on reading in the background.
+                assert how is nothing or await asyncio.to_thread(left.wait, 10)
+                if how is not nothing:
+                    assert (await poster.post(b"y", "text/plain")).body == b"ok"
+        finally:
+            poster.close()
+
+
+async def test_a_handshake_without_end_is_given_up_too(tmp_path: Path) -> None:
+    """And one that has an end is followed by an answer."""
+
+    def handshake(client: socket.socket, over: threading.Event) -> None:
+        client.sendall(b"\x16\x03\x03\x40\x00\x02")
+        while not over.wait(0.02):
+            client.sendall(b"\0")
+
+    files = CertificateAuthority(tmp_path / "ca").issue("localhost")
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(files.cert, files.key)
+    with serving(handshake, tls) as (port, left):
+        poster = Poster(f"https://localhost:{port}/", timeout_s=0.5)
+        poster._context = ssl.create_default_context(cafile=str(files.ca))
+        try:
+            async with asyncio.timeout(10):
+                with pytest.raises(SinkError):
+                    await poster.post(b"x", "text/plain")
+                assert await asyncio.to_thread(left.wait, 10)
+            poster._timeout_s = 20
+            assert (await poster.post(b"y", "text/plain")).body == b"ok"
+        finally:
+            poster.close()
+
+
+async def test_an_attempt_that_was_given_up_holds_the_next_no_longer_than_its_time() -> None:
+    with serving(header) as (port, _):
+        poster = Poster(f"http://127.0.0.1:{port}/", timeout_s=0.5)
+        try:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await poster.post(b"x", "text/plain")
+            async with asyncio.timeout(10):
+                assert (await poster.post(b"y", "text/plain")).body == b"ok"
+        finally:
+            poster.close()
+
+
+def test_a_process_ends_whatever_a_server_does() -> None:
+    """Long before the attempt's own time is over."""
+    code = """
+        import asyncio, sys
+        from anchor_svc.sinks.http import Poster
+
+        async def main():
+            poster = Poster(f"http://127.0.0.1:{sys.argv[1]}/", timeout_s=600)
+            attempt = asyncio.ensure_future(poster.post(b"x", "text/plain"))
+            sys.stdout.write("asking\\n")
+            sys.stdout.flush()
+            await asyncio.to_thread(sys.stdin.readline)
+            attempt.cancel()
+            poster.close()
+
+        asyncio.run(main())
+    """
+    asked = threading.Event()
+
+    def hears(client: socket.socket, over: threading.Event) -> None:
+        asked.set()
+        over.wait(60)
+
+    with serving(hears) as (port, _):
+        process = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(code), str(port)],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        try:
+            assert asked.wait(60)
+            process.communicate(b"\n", timeout=20)
+            assert process.returncode == 0
+        finally:
+            process.kill()
+            process.wait()
