@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Final
 
 from gateway_svc.published import Published, prefix_of, read_published
-from gateway_svc.source import check_length, missing
+from gateway_svc.source import Census, check_length, missing, vanished
 from provledger import logs
-from provledger.errors import DataLossError, NotFoundError, UnavailableError
+from provledger.errors import DataLossError, NotFoundError, StatusError, UnavailableError
 from provledger.tiles import TilePath
 
 log = logs.get(__name__)
@@ -94,6 +94,9 @@ class DirectoryLog:
                     self._published = read_published(file.read(MAX_CHECKPOINT_BYTES))
                 self._seen = seen
         except FileNotFoundError:
+            if self._published is not None:
+                # It is replaced in one step, and never removed.
+                raise vanished() from None
             raise NotFoundError(
                 "CHECKPOINT_NOT_FOUND", "nothing of this log is published yet"
             ) from None
@@ -147,18 +150,27 @@ class DirectorySource:
     async def logs(self) -> Sequence[Published]:
         """What is published of each log."""
         await self._look_through()
-        published = []
+        published, damaged = [], None
         for each in list(self._by_prefix.values()):
             try:
                 published.append(each.read())
-            except (DataLossError, NotFoundError) as error:
+            except DataLossError as error:
                 log.error("gateway.log_unreadable", exc_info=error)
+                damaged = error
+        if damaged is not None and not published:
+            raise damaged
         return sorted(published, key=lambda item: item.origin)
 
-    async def count(self) -> int:
-        """How many logs there are."""
+    async def census(self) -> Census:
+        """See `Source`."""
         await self._look_through()
-        return len(self._by_prefix)
+        failed: list[StatusError] = []
+        for each in self._by_prefix.values():
+            try:
+                each.read()
+            except StatusError as error:
+                failed.append(error)
+        return Census(len(self._by_prefix), len(failed), failed[0] if failed else None)
 
     async def close(self) -> None:
         """Let the threads end."""
@@ -172,19 +184,29 @@ class DirectorySource:
         try:
             names = [name for name in os.listdir(self._logs_dir) if _UID.fullmatch(name)]
         except FileNotFoundError:
+            if self._by_prefix:
+                raise vanished() from None
             return
         except OSError as error:
             raise _unreadable(error) from error
-        by_prefix = {}
+        # Of what was served, nothing is dropped: who asks for it hears why it cannot be read.
+        by_prefix = dict(self._by_prefix)
+        served = set(by_prefix.values())
+        failed: StatusError | None = None
         for name in sorted(names)[:MAX_LOGS]:
             each = self._by_uid.setdefault(name, DirectoryLog(self._logs_dir / name, self._threads))
             try:
                 by_prefix[prefix_of(each.read().origin)] = each
             except NotFoundError:
                 continue  # made, but not published
-            except DataLossError as error:
+            except StatusError as error:
                 log.error("gateway.log_unreadable", exc_info=error, log=name)
+                if each not in served and isinstance(error, UnavailableError):
+                    # Nobody knows yet which paths lead there.
+                    failed = error
         self._by_prefix = by_prefix
+        if failed is not None:
+            raise failed
 
 
 def _unreadable(error: OSError) -> UnavailableError:

@@ -19,7 +19,7 @@ from typing import Final, Protocol
 
 from gateway_svc.keeping import Kept, Once
 from gateway_svc.published import Published, prefix_of, read_published
-from gateway_svc.source import Content, Redirect, check_length, missing
+from gateway_svc.source import Census, Content, Redirect, check_length, missing, vanished
 from provledger import logs
 from provledger.errors import DataLossError, NotFoundError, StatusError, UnavailableError
 from provledger.tiles import TILE_WIDTH, TilePath
@@ -166,7 +166,8 @@ class RemoteLog:
         async with self._fetches:
             signed = await self._place.checkpoint(self.name)
         if signed is None:
-            self._published = None
+            if self._published is not None:
+                raise vanished()
         elif self._published is None or signed != self._published.note:
             self._published = read_published(signed)
 
@@ -211,6 +212,8 @@ class RemoteSource:
         self._fetches = asyncio.Semaphore(MAX_FETCHES)
         self._by_name: dict[str, RemoteLog] = {}
         self._by_prefix: dict[str, RemoteLog] = {}
+        # Logs that were served, and that the place names no more.
+        self._unlisted = 0
         self._scanned_s = float("-inf")
         self._failed: StatusError | None = None
         self._lock = asyncio.Lock()
@@ -221,10 +224,11 @@ class RemoteSource:
             await self._scan()
         return self._by_prefix.get(prefix)
 
-    async def count(self) -> int:
+    async def census(self) -> Census:
         """See `Source`."""
         await self._scan()
-        return len(self._by_prefix)
+        because = vanished() if self._unlisted else None
+        return Census(len(self._by_prefix), self._unlisted, because)
 
     async def logs(self) -> Sequence[Published]:
         """See `Source`."""
@@ -262,7 +266,9 @@ class RemoteSource:
         async with self._fetches:
             names = await self._place.names()
         new = [self._log(name) for name in names if name not in self._by_name]
-        known = [self._by_name[name] for name in names if name in self._by_name]
+        # Of what was served, nothing is dropped: who asks for it hears why it cannot be read.
+        known = list(self._by_name.values())
+        self._unlisted = len(self._by_name.keys() - set(names)) if len(names) < MAX_LOGS else 0
         # An origin never changes: only logs that are new to us are asked for theirs.
         results = await asyncio.gather(*(one.published() for one in new), return_exceptions=True)
         for one, result in zip(new, results, strict=True):

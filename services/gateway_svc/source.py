@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gateway_svc.published import Published
-from provledger.errors import DataLossError, NotFoundError
+from provledger.errors import DataLossError, NotFoundError, StatusError, UnavailableError
 from provledger.hashing import HASH_BYTES
 from provledger.tiles import TILE_WIDTH, TilePath
 
@@ -69,8 +69,17 @@ class Log(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Census:
+    """How many logs there are, and how many of them, served before, cannot be read now, and why."""
+
+    logs: int
+    unreadable: int = 0
+    because: StatusError | None = None
+
+
 class Source(Protocol):
-    """The logs there are."""
+    """The logs there are. What was served once is not denied later: it cannot be read, or can."""
 
     async def find(self, prefix: str) -> Log | None:
         """The log that is served below a path."""
@@ -80,13 +89,22 @@ class Source(Protocol):
         """What is published of each log, by origin. Raises StatusError."""
         ...
 
-    async def count(self) -> int:
+    async def census(self) -> Census:
         """How many logs there are, as of a moment ago. Raises StatusError."""
         ...
 
     async def close(self) -> None:
         """Let go of what is open."""
         ...
+
+
+def vanished() -> UnavailableError:
+    """The error for logs that were served, and are not there."""
+    return UnavailableError(
+        "STORAGE_UNAVAILABLE",
+        "what was published here is not found now: is its storage mounted, and whole?",
+        retry_delay_s=1.0,
+    )
 
 
 def missing(tile: TilePath) -> NotFoundError | DataLossError:

@@ -176,11 +176,18 @@ class Gateway:
         await send_bytes(scope, send, 200, headers, b"ok\n")
 
     async def _readyz(self, scope: Scope, send: Send) -> None:
-        """Ready is who can read the logs and does not drain. Logs may be none yet."""
+        """Ready is who can read the logs and does not drain. Logs may be none yet.
+
+        One of several that cannot be read is told, and takes the others from nobody.
+        """
         scope["provledger.route"] = "readyz"
         state: dict[str, object] = {"ready": not self.draining, "draining": self.draining}
         try:
-            state["logs"] = await self._source.count()
+            census = await self._source.census()
+            state["logs"] = census.logs
+            if census.because is not None:
+                state |= {"unreadable": census.unreadable, "reason": census.because.reason}
+                state["ready"] = state["ready"] and census.unreadable < census.logs
         except StatusError as error:
             state |= {"ready": False, "reason": error.reason}
         headers = {"content-type": "application/json", "cache-control": "no-store"}

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from gateway_svc.jwks import Jwks
 from gateway_svc.published import Published, prefix_of, read_published
+from gateway_svc.source import Census
 from gateway_svc.web import Gateway
 from notary_svc import cosigning
 from provledger import merkle, note
@@ -60,8 +61,8 @@ class _Source:
     async def logs(self) -> list[Published]:
         return [await _Log().published()]
 
-    async def count(self) -> int:
-        return 1
+    async def census(self) -> Census:
+        return Census(1)
 
     async def close(self) -> None:
         return None

@@ -18,7 +18,7 @@ from gateway_svc.config import Settings
 from gateway_svc.keeping import Kept, Once
 from gateway_svc.published import Published
 from gateway_svc.remote import PIECE_BYTES, Piece, RemoteSource
-from gateway_svc.source import Redirect
+from gateway_svc.source import Census, Redirect
 from provledger import tiles
 from provledger.api.anchor.v1 import anchor_pb2 as pb
 from provledger.api.anchor.v1 import anchor_pb2_grpc
@@ -409,7 +409,30 @@ async def test_a_fault_of_one_moment_is_not_remembered() -> None:
     now += 1.1
     assert await source.find("y") is not None
     assert [one.origin for one in await source.logs()] == ["log.test/x", "log.test/y"]
-    assert await source.count() == 2
+    assert await source.census() == Census(2)
+
+
+async def test_a_log_that_the_place_forgets_is_not_denied() -> None:
+    now = 100.0
+    kept = {"a": memory_log(), "b": {"checkpoint": signed_checkpoint("log.test/y", ENTRIES[:3])}}
+    place = MemoryPlace(**kept)
+    source = RemoteSource(place, max_age_s=1, cache_bytes=0, monotonic=lambda: now)
+    assert len(await source.logs()) == 2
+    place.logs = {"a": {}, "b": kept["b"]}  # its checkpoint is gone
+    now += 5
+    found = await source.find("x")
+    assert found is not None
+    with pytest.raises(UnavailableError, match="not found now"):
+        await found.published()
+    place.logs = {"b": kept["b"]}  # and so is its name
+    now += 5
+    census = await source.census()
+    assert (census.logs, census.unreadable) == (2, 1)
+    assert await source.find("x") is found
+    place.logs = kept
+    now += 5
+    assert await source.census() == Census(2)
+    assert (await found.published()).size == 600
 
 
 async def test_hash_tiles_of_a_wrong_length_are_not_kept() -> None:

@@ -1,0 +1,92 @@
+"""A gateway whose directory goes away, or is damaged: what it served once it never denies."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.anchoring import LOG_UID
+from tests.support.gateway import Answer, Running, filled_log, running_gateway
+from tests.support.tiled import signed_checkpoint
+
+UID = LOG_UID.hex()
+OTHER = "0" * 32
+
+
+@pytest.fixture
+async def gateway(tmp_path: Path) -> AsyncIterator[Running]:
+    """One that has served a log of 601 leaves, and another log beside it."""
+    async with filled_log(tmp_path, 601):
+        pass
+    other = tmp_path / "data" / "logs" / OTHER
+    other.mkdir()
+    (other / "checkpoint").write_bytes(signed_checkpoint(f"log.test/{OTHER}", [b"x"]))
+    async with running_gateway(tmp_path / "data") as running:
+        for uid in (UID, OTHER):
+            assert (await running.call(f"/{uid}/checkpoint")).status == 200
+        yield running
+
+
+async def until(ask: Callable[[], Awaitable[Answer]], status: int) -> dict[str, object]:
+    """The answer of that status, which is there once the directory was looked through again."""
+    async with asyncio.timeout(20):
+        while (answer := await ask()).status != status:
+            continue
+    found: dict[str, object] = json.loads(answer.body) if answer.body.startswith(b"{") else {}
+    return found
+
+
+async def test_a_directory_that_is_not_mounted_is_no_empty_one(
+    gateway: Running, tmp_path: Path
+) -> None:
+    data, away = tmp_path / "data", tmp_path / "away"
+    data.rename(away)
+    data.mkdir()  # the mount point
+    for path in (f"/{UID}/checkpoint", f"/{UID}/tile/0/000", f"/{UID}/tile/0/002.p/89", "/"):
+        answer = await gateway.call(path)
+        problem = json.loads(answer.body)
+        assert (path, answer.status, problem["reason"]) == (path, 503, "STORAGE_UNAVAILABLE")
+        assert "mounted" in problem["detail"]
+    # Nor does it know of others what they are.
+    assert (await until(lambda: gateway.call(f"/{'1' * 32}/checkpoint"), 503))["status"] == 503
+    state = json.loads((await gateway.call("/readyz")).body)
+    assert (state["ready"], state["reason"]) == (False, "STORAGE_UNAVAILABLE")
+    data.rmdir()
+    away.rename(data)
+    assert (await gateway.call(f"/{UID}/checkpoint")).status == 200
+    assert (await gateway.call("/readyz")).status == 200
+
+
+async def test_a_damaged_checkpoint_stays_one_whoever_looks(
+    gateway: Running, tmp_path: Path
+) -> None:
+    logs = tmp_path / "data" / "logs"
+    (logs / UID / "checkpoint").write_bytes(bytes(200))
+    # Not asked for before, so that the directory is looked through after the damage.
+    await until(lambda: gateway.call(f"/{'1' * 32}/checkpoint"), 404)
+    for _ in range(2):
+        answer = await gateway.call(f"/{UID}/checkpoint")
+        assert (answer.status, json.loads(answer.body)["reason"]) == (500, "CHECKPOINT_DAMAGED")
+        (shown,) = json.loads((await gateway.call("/")).body)["logs"]
+        assert shown["path"] == f"/{OTHER}/"
+    # The other one is served, and that one is not is told.
+    answer = await gateway.call("/readyz")
+    assert (answer.status, json.loads(answer.body)) == (
+        200,
+        {
+            "ready": True,
+            "draining": False,
+            "logs": 2,
+            "unreadable": 1,
+            "reason": "CHECKPOINT_DAMAGED",
+        },
+    )
+    shutil.rmtree(logs / OTHER)
+    assert (await gateway.call(f"/{OTHER}/checkpoint")).status == 503
+    answer = await gateway.call("/readyz")
+    assert (answer.status, json.loads(answer.body)["unreadable"]) == (503, 2)
