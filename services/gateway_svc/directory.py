@@ -104,8 +104,8 @@ class DirectoryLog:
             raise _unreadable(error) from error
         return self._published
 
-    async def tile(self, tile: TilePath) -> FileContent:
-        """A tile's file, open."""
+    async def tile(self, tile: TilePath, *, elsewhere: bool = True) -> FileContent:
+        """A tile's file, open; it is nowhere else."""
         try:
             fd = os.open(self._root / tile.path, _OPEN)
         except (FileNotFoundError, NotADirectoryError):

@@ -143,12 +143,12 @@ class RemoteLog:
             raise NotFoundError("CHECKPOINT_NOT_FOUND", "nothing of this log is published yet")
         return self._published
 
-    async def tile(self, tile: TilePath) -> Content | Redirect:
+    async def tile(self, tile: TilePath, *, elsewhere: bool = True) -> Content | Redirect:
         """See `Log`."""
-        if tile.width == TILE_WIDTH:
-            elsewhere = await self._place.redirect(self.name, tile)
-            if elsewhere is not None:
-                return elsewhere
+        if elsewhere and tile.width == TILE_WIDTH:
+            redirect = await self._place.redirect(self.name, tile)
+            if redirect is not None:
+                return redirect
         first = await self._piece(tile, 0, None)
         check_length(tile, first.total)
 

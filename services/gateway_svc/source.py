@@ -58,8 +58,8 @@ class Log(Protocol):
         """
         ...
 
-    async def tile(self, tile: TilePath) -> Content | Redirect:
-        """A tile or bundle that a published checkpoint covers, or where it is.
+    async def tile(self, tile: TilePath, *, elsewhere: bool = True) -> Content | Redirect:
+        """A tile or bundle that a published checkpoint covers, or where it is, if `elsewhere`.
 
         Raises:
             NotFoundError: a partial one that was never published, or is full by now.

@@ -50,7 +50,7 @@ class _Log:
         found = self._published
         return Published(found.origin, PUBLISHED_SIZE, found.note, found.etag)
 
-    async def tile(self, tile: TilePath) -> _Content:
+    async def tile(self, tile: TilePath, *, elsewhere: bool = True) -> _Content:
         return _Content()
 
 

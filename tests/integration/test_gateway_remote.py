@@ -182,6 +182,10 @@ async def test_readers_of_full_tiles_are_sent_to_the_bucket(tmp_path: Path, buck
             parsed = tiles.parse_path(path)
             expected = (log.store.read_file(parsed), "public, max-age=31536000, immutable")
             assert await asyncio.to_thread(follow) == expected
+            # The URL is signed for GET; whoever only asks about the tile is answered here.
+            head = await gateway.call(f"/{UID}/{path}", "HEAD")
+            assert (head.status, head.body) == (200, b"")
+            assert head.headers["content-length"] == str(len(expected[0] or b""))
         # In the bucket already, and not published: no way leads there. What may be missing is
         # looked up here, and a checkpoint is always ours to give.
         assert log.store.read_file(tiles.parse_path("tile/0/002")) is not None
