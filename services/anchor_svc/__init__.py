@@ -19,7 +19,8 @@ With disk and database:
     reader         proofs, checkpoints and heads for whoever asks
     state          where a log stands, for those who wait for it to move on
     quorum         what makes a checkpoint anchored; `policies` keeps what was set while running
-    overdue        whether that happens in time
+    anchored       finds that out from the evidence that sinks bring; `overdue`
+                   whether it happens in time
     openlog        all of that for one log; `openlogs` for all logs of the process
 
 And around it `config`, `convert`, `paging`, `servicer`, `keys`, `app`, `__main__`.

@@ -237,7 +237,7 @@ class Policies:
         self._rows = dict(rows)
         self._state.set_promises(promises)
         await self._relays.use(list(sinks.values()))
-        await self._relays.find_anchored()
+        await self._relays.anchored.find()
 
 
 def _changed(version: int) -> AbortedError:

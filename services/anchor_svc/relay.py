@@ -5,7 +5,7 @@ published checkpoint when it is ready for one: those skipped are covered by cons
 is dead, slow or wrong delays nobody, and never an append.
 
 What a receipt needs is one checkpoint that enough sinks hold: all of them, or what a policy asks
-for (`anchor_svc.quorum`). Slow sinks that always took the newest might never meet; so a sink that
+for (`anchor_svc.anchored`). Slow sinks that always took the newest might never meet; so a sink that
 finds others ahead of it joins the nearest (`choose`).
 
 A sink that fails `BREAK_AFTER` times in a row has its circuit open: it is asked again only as often
@@ -19,6 +19,7 @@ import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
+from anchor_svc.anchored import Anchored
 from anchor_svc.sinks import (
     AnchorSink,
     Evidence,
@@ -38,8 +39,6 @@ log = logs.get(__name__)
 RETRY: Final = RetryPolicy(attempts=1_000_000, base_s=0.25, cap_s=60.0, budget_s=float("inf"))
 MAX_EVIDENCE_BYTES: Final = 64 * 1024
 BREAK_AFTER: Final = 8
-_PAGE: Final = 500
-_PAGES: Final = 40
 
 _lag = telemetry.gauge("anchor.sink.lag", doc="Published leaves that a sink does not cover yet")
 _anchored = telemetry.counter("anchor.sink.anchored", doc="Checkpoints a sink acknowledged")
@@ -84,6 +83,7 @@ class Relays:
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
         self._retry = retry
+        self.anchored = Anchored(identity, storage, state, rng=self._rng)
         # Tasks by sink, while `run` runs; `_other_sinks` tells it that there are others.
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._other_sinks = asyncio.Event()
@@ -104,7 +104,7 @@ class Relays:
     async def open(self) -> None:
         """Read how far each sink is."""
         await self._read_cursors(list(self._sinks))
-        await self.find_anchored()
+        await self.anchored.find()
 
     async def use(self, sinks: Sequence[AnchorSink]) -> None:
         """Relay to these sinks from now on; those that are no longer wanted are closed."""
@@ -159,6 +159,7 @@ class Relays:
     async def run(self) -> None:
         """Relay to all sinks, as long as the service runs."""
         async with asyncio.TaskGroup() as group:
+            group.create_task(self.anchored.run())
             while True:
                 self._other_sinks.clear()
                 for uri, sink in self._sinks.items():
@@ -291,7 +292,7 @@ class Relays:
         await self._storage.add_anchor(self._log.uid, row)
         self._cursors[sink.uri] = max(self._cursors[sink.uri], target.size)
         _anchored.add(1, {"sink": sink.uri})
-        await self._note_anchored(target.size)
+        self.anchored.look_at(target.size)
 
     async def _attempt(self, sink: AnchorSink, checkpoint: PublishedCheckpoint) -> Evidence:
         try:
@@ -302,38 +303,6 @@ class Relays:
         if len(evidence.data) > MAX_EVIDENCE_BYTES:
             raise SinkError("the evidence is too large to be kept")
         return evidence
-
-    async def find_anchored(self) -> None:
-        """Find, for each promise, the newest checkpoint that keeps it, from the newest evidence
-        down; not for ever: the next one that is anchored covers whatever is older."""
-        after: tuple[int, str] | None = None
-        for _ in range(_PAGES):
-            missing = [one for one in self._state.promises.values() if one.anchored is None]
-            if not missing:
-                return
-            rows = await self._storage.anchors(self._log.uid, after=after, sink="", limit=_PAGE)
-            for size in dict.fromkeys(row.size for row in rows):
-                await self._note_anchored(size)
-            if len(rows) < _PAGE:
-                return
-            after = (rows[-1].size, rows[-1].sink)
-
-    async def _note_anchored(self, size: int) -> None:
-        """Take a checkpoint as anchored for every promise that enough sinks hold it for."""
-        behind = [one for one in self._state.promises.values() if one.anchored_size < size]
-        if not behind:
-            return
-        evidence = await self._storage.evidence(self._log.uid, size)
-        # Tenants share quorums, and a quorum may cost signature checks.
-        met = {one.quorum: one.quorum.met(evidence) for one in behind}
-        if not any(met.values()):
-            return
-        row = await self._storage.checkpoint(self._log.uid, size)
-        if row is None or row.note is None:
-            return
-        for promise in behind:
-            if met[promise.quorum] and promise.anchored_size < size:
-                self._state.set_anchored(promise, SignedCheckpoint(row.size, row.root, row.note))
 
     def _record_lag(self, sink: str) -> None:
         lag = max(0, self._state.published_size - self._cursors.get(sink, 0))
