@@ -142,6 +142,8 @@ class OpenLog:
             self.state.set_published(
                 SignedCheckpoint(published.size, published.root, published.note)
             )
+            before = await self._storage.newest_published(self.identity.uid, below=published.size)
+            self.publisher.resume(0 if before is None else before.size)
         await self.relays.open()
         await self.policies.open()
         await self.restored.look()

@@ -4,6 +4,10 @@ Published means: partial tiles of that size are on disk, `checkpoint` says so, t
 and sinks may have it. Flushes commit signed checkpoints as fast as they come; partial tiles are
 kept for published sizes only (design §4, "Log"). After a quiet spell a new checkpoint is published
 at once, and none stays unpublished for longer than the interval.
+
+Partial tiles that are full by now go last: until the new checkpoint counts as published, the one
+before is what everybody is given, with its tiles. What a failure or a kill leaves behind goes with
+the next publication, which is why it is known up to which size nothing can be left.
 """
 
 from __future__ import annotations
@@ -56,6 +60,10 @@ class Publisher:
         self._interval_s = interval_s
         self._clock = clock
         self._rng = random.Random()  # noqa: S311 - jitter, not a secret
+        # Below this size, no partial tile is left that a published checkpoint made needless.
+        self._swept_size = 0
+        # Whether there may be partial tiles of sizes that were never published, beyond it.
+        self._interrupted = True
 
     async def run(self) -> None:
         """Publish for as long as the service runs.
@@ -79,6 +87,10 @@ class Publisher:
                 log.error("anchor.publish_failed", exc_info=error, log=self._log.name)
                 await asyncio.sleep(next(delays, 10.0))
 
+    def resume(self, before: int) -> None:
+        """At a start. before: the size that was published before the newest one, 0 if none was."""
+        self._swept_size = before
+
     async def publish(self, view: View) -> None:
         """Publish the checkpoint of `view`.
 
@@ -86,12 +98,21 @@ class Publisher:
             FencedError: another process has taken the log over.
             StatusError, OSError: it could not be done; doing it again is harmless.
         """
-        await asyncio.to_thread(self._write, view, self._state.published_size)
+        old_size = self._state.published_size
+        if self._swept_size < old_size:
+            # Another process, or we, were stopped between publishing it and tidying up.
+            await asyncio.to_thread(self._store.sweep_partials, self._swept_size, old_size)
+            self._swept_size = old_size
+        interrupted, self._interrupted = self._interrupted, True
+        await asyncio.to_thread(self._write, view)
         await self._storage.mark_published(self._log.uid, self._epoch(), view.size, self._clock())
         self._state.set_published(SignedCheckpoint(view.size, view.root, view.note))
         _published_size.set(view.size)
+        drop = self._store.sweep_partials if interrupted else self._store.drop_partials
+        await asyncio.to_thread(drop, old_size, view.size)
+        self._swept_size, self._interrupted = view.size, False
 
-    def _write(self, view: View, old_size: int) -> None:
+    def _write(self, view: View) -> None:
         hash_tiles = []
         for level, width in enumerate(level_widths(view.size)):
             if width:
@@ -104,4 +125,3 @@ class Publisher:
         bundle = [prover.entry(index) for index in range(first, view.size)]
         self._store.write_partials(hash_tiles, bundle, view.size)
         self._store.write_checkpoint(view.note)
-        self._store.drop_partials(old_size, view.size)

@@ -94,9 +94,17 @@ class TileStore:
             span = tiles.TILE_WIDTH ** (level + 1)
             index = old_size // span
             if width and size // span > index:
-                self._files.drop_partials(tiles.tile_path(level, index))
-                if level == 0:
-                    self._files.drop_partials(tiles.entries_path(index))
+                self._drop(level, index)
+
+    def sweep_partials(self, old_size: int, size: int) -> None:
+        """Remove the partial tiles of any size, published or not, that are full in a larger one
+        and were not yet in an older one: asks for each of these tiles."""
+        span = tiles.TILE_WIDTH
+        level = 0
+        while span <= size:
+            for index in range(old_size // span, size // span):
+                self._drop(level, index)
+            level, span = level + 1, span * tiles.TILE_WIDTH
 
     def write_checkpoint(self, note: bytes) -> None:
         """Replace the published checkpoint; durable when this returns."""
@@ -144,6 +152,11 @@ class TileStore:
             return None if data is None else tiles.parse_tile(data, width)
         except TileError:
             return None
+
+    def _drop(self, level: int, index: int) -> None:
+        self._files.drop_partials(tiles.tile_path(level, index))
+        if level == 0:
+            self._files.drop_partials(tiles.entries_path(index))
 
     def _read(self, path: str) -> bytes:
         data = self._files.read(path)

@@ -361,6 +361,8 @@ async def test_oldest_published_above_a_size(storage: Storage, epoch: int) -> No
             await storage.commit(LOG_UID, epoch, _flush(size - 1, [b"a"]))
         await _note(storage, epoch, size, b"note")
         await storage.mark_published(LOG_UID, epoch, size, now_ns)
+    newest = [await storage.newest_published(LOG_UID, below=size) for size in (9, 3, 2, 1)]
+    assert [None if row is None else row.size for row in newest] == [3, 2, 1, None]
     assert await storage.oldest_published(LOG_UID, 0) == 50
     assert await storage.oldest_published(LOG_UID, 1) == 60
     assert await storage.oldest_published(LOG_UID, 3) is None

@@ -239,8 +239,10 @@ class Storage(Protocol):
         """The signed head of the largest size."""
         ...
 
-    async def newest_published(self, log_uid: bytes) -> CheckpointRow | None:
-        """The published head of the largest size."""
+    async def newest_published(
+        self, log_uid: bytes, *, below: int | None = None
+    ) -> CheckpointRow | None:
+        """The published head of the largest size, or of the largest below one."""
         ...
 
     async def mark_published(self, log_uid: bytes, epoch: int, size: int, now_ns: int) -> None:

@@ -77,9 +77,12 @@ class Reads:
     async def newest_signed(self, log_uid: bytes) -> CheckpointRow | None:
         return await self._readers.run(_checkpoint, log_uid, CHECKPOINTS.c.note.is_not(None))
 
-    async def newest_published(self, log_uid: bytes) -> CheckpointRow | None:
+    async def newest_published(
+        self, log_uid: bytes, *, below: int | None = None
+    ) -> CheckpointRow | None:
+        smaller = sa.true() if below is None else CHECKPOINTS.c.size < below
         return await self._readers.run(
-            _checkpoint, log_uid, CHECKPOINTS.c.published_at_ns.is_not(None)
+            _checkpoint, log_uid, CHECKPOINTS.c.published_at_ns.is_not(None) & smaller
         )
 
     async def cursors(self, log_uid: bytes, sinks: Sequence[str]) -> Mapping[str, int]:

@@ -1,0 +1,121 @@
+"""What was published stays whole until something newer is, and what is needless then goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from anchor_svc.openlog import OpenLog
+from anchor_svc.pieces import read_piece
+from provledger import checkpoint as checkpoints
+from provledger import tiles
+from provledger.errors import NotFoundError, UnavailableError
+from tests.support.anchoring import Ledger, log_vkey, running_log, submit
+from tests.support.cut import CutStorage
+
+pytestmark = pytest.mark.timeout(60)
+
+PARTIALS = ("tile/0/001.p/45", "tile/entries/001.p/45")
+FULL = ("tile/0/001", "tile/entries/001")
+
+
+async def publish(log: OpenLog, ledger: Ledger, size: int) -> None:
+    """Have the log grow to a size, and publish that."""
+    start = len(ledger.entries)
+    ledger.grow(size - 1 - start)
+    await submit(log, ledger, start)
+    await log.publisher.publish(log.state.signed_view())
+
+
+def partial_dirs(log: OpenLog) -> set[str]:
+    root = log.store.root
+    return {str(path.parent.relative_to(root)) for path in root.rglob("*.p/*")}
+
+
+def at_size(size: int) -> set[str]:
+    """The directories of partial tiles that a log of one published size has."""
+    found = {f"{tiles.entries_path(size // 256)}.p"}
+    for level in range(2):
+        found.add(f"{tiles.tile_path(level, size // 256 ** (level + 1))}.p")
+    return found
+
+
+async def test_published_tiles_stay_until_a_newer_checkpoint_counts(
+    database_url: str, tmp_path: Path
+) -> None:
+    """The database is away when the newer one is to be marked: readers have the older one."""
+    cut, ledger = CutStorage(), Ledger()
+    async with running_log(database_url, tmp_path, wrap=cut.wrap) as log:
+        await publish(log, ledger, 301)
+        cut.down = {"mark_published"}
+        with pytest.raises(UnavailableError):
+            await publish(log, ledger, 601)
+        note = (await log.reader.checkpoint(0, published=True)).note
+        head, _ = checkpoints.open_checkpoint(note, [log_vkey(log)], exact=True)
+        assert head.size == 301
+        for path in PARTIALS:
+            piece = await read_piece(log.store, log.state, tiles.parse_path(path), 0, 0)
+            assert piece.total > 0
+        for path in FULL:
+            with pytest.raises(NotFoundError, match="does not cover"):
+                await read_piece(log.store, log.state, tiles.parse_path(path), 0, 0)
+        cut.down = set()
+        await publish(log, ledger, 901)
+        for path in PARTIALS:
+            with pytest.raises(NotFoundError, match="take that"):
+                await read_piece(log.store, log.state, tiles.parse_path(path), 0, 0)
+        for path in FULL:
+            assert (await read_piece(log.store, log.state, tiles.parse_path(path), 0, 0)).total
+        # Those of the size that was written and never published are gone as well.
+        assert partial_dirs(log) == at_size(901)
+
+
+def at_tiles(log: OpenLog, cut: CutStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Partial tiles are there, the checkpoint is not."""
+
+    def stop(note: bytes) -> None:
+        raise UnavailableError("STOPPED", "here")
+
+    monkeypatch.setattr(log.store, "write_checkpoint", stop)
+
+
+def at_checkpoint(log: OpenLog, cut: CutStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checkpoint is there, and the database does not know."""
+    cut.down = {"mark_published"}
+
+
+def at_marked(log: OpenLog, cut: CutStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counts as published, and nothing was tidied up."""
+    cut.down, cut.late = {"mark_published"}, True
+
+
+Stop = Callable[[OpenLog, CutStorage, pytest.MonkeyPatch], None]
+
+
+@pytest.mark.parametrize("first", [at_tiles, at_checkpoint, at_marked])
+@pytest.mark.parametrize("second", [at_tiles, at_checkpoint, at_marked])
+async def test_what_a_stop_at_any_point_leaves_goes_with_the_next_publication(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: Stop, second: Stop
+) -> None:
+    """Processes that end between two steps of a publication, two in a row."""
+    url, ledger = f"sqlite:///{tmp_path}/log.db", Ledger()
+    async with running_log(url, tmp_path) as log:
+        await publish(log, ledger, 301)
+    for stop, size in ((first, 601), (second, 901)):
+        cut = CutStorage()
+        async with running_log(url, tmp_path, wrap=cut.wrap) as log:
+            stop(log, cut, monkeypatch)
+            with pytest.raises(UnavailableError):
+                await publish(log, ledger, size)
+            assert partial_dirs(log) >= at_size(size)
+        monkeypatch.undo()
+    async with running_log(url, tmp_path) as log:
+        await publish(log, ledger, 1201)
+        assert partial_dirs(log) == at_size(1201)
+        # And then a publication asks for no more than it made needless.
+        dropped: list[str] = []
+        monkeypatch.setattr(log.store._files, "drop_partials", dropped.append)
+        await publish(log, ledger, 2101)
+        assert dropped == ["tile/0/004", "tile/entries/004"]
