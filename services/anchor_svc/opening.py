@@ -118,6 +118,15 @@ async def prove(sinks: Sequence[AnchorSink]) -> None:
                 log.warning("anchor.sink_not_proven", exc_info=error, sink=sink.uri)
 
 
+async def close_sinks(sinks: Iterable[AnchorSink]) -> None:
+    """Close sinks; what one of them raises is its own affair."""
+    for sink in sinks:
+        try:
+            await sink.close()
+        except Exception as error:
+            log.warning("anchor.sink_not_closed", exc_info=error, sink=sink.uri)
+
+
 def public_keys(sinks: Iterable[object]) -> set[Any]:
     """Public keys of the cosigners among sinks."""
     return {key.public_key for sink in sinks if isinstance(sink, CosignerSink) for key in sink.keys}

@@ -165,6 +165,7 @@ class OpenLog:
         await self._batcher.close()
         await self.committer.close()
         self.reader.close()
+        await self.policies.close()
         await self.relays.close()
 
     async def submit(self, submission: Submission) -> Outcome:

@@ -4,6 +4,10 @@ Which one holds for a tenant: its own, else the log's, else that of the settings
 and then every sink of the settings must hold a checkpoint. Sinks that only some policy names are
 opened and closed with it; all of them get every published checkpoint.
 
+What is stored holds, whatever becomes of the call that set it. It goes on when the caller is gone;
+and what could not be done, or is not known to be done, because the database is away, is done in the
+background as soon as it is back, or by the same call made again.
+
 A policy that is stored but cannot be used any more, because a certificate's file is gone, say, does
 not keep the service from starting: nothing meets it, and it is said loudly.
 """
@@ -12,11 +16,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
-from anchor_svc.opening import check_meetable, check_usable, prove, sinks_for
+from anchor_svc.opening import check_meetable, check_usable, close_sinks, prove, sinks_for
 from anchor_svc.quorum import Quorum
 from anchor_svc.relay import Relays
 from anchor_svc.sinks import AnchorSink
@@ -32,9 +37,12 @@ from provledger.errors import (
     UnavailableError,
 )
 from provledger.policy import Policy, parse_policy
+from provledger.retry import RetryPolicy
 from provledger.settings import ConfigError
 
 log = logs.get(__name__)
+
+_RETRY: Final = RetryPolicy(attempts=1_000_000, base_s=0.5, cap_s=10.0, budget_s=float("inf"))
 
 MAX_POLICIES: Final = 1000
 """Tenants with a policy of their own, in one log."""
@@ -67,20 +75,40 @@ class Policies:
         self._epoch = epoch
         self._clock = clock
         self._lock = asyncio.Lock()
-        # The newest version by tenant, those that took a policy back included.
+        self._rng = random.Random()  # noqa: S311 - jitter, not a secret
+        self._retry = _RETRY
+        # The newest version by tenant that holds, those that took a policy back included.
         self._rows: dict[str, PolicyRow] = {}
+        # Tenants of whom something may be stored that does not hold yet.
+        self._unsettled: set[str] = set()
+        # Calls that go on, perhaps without their caller; the task that settles what they left.
+        self._calls: set[asyncio.Task[PolicyRow]] = set()
+        self._settling: asyncio.Task[None] | None = None
+        self._closed = False
 
     async def open(self) -> None:
-        """Read what was set, and have it hold."""
+        """Read what was set, and have it hold. Raises StatusError."""
         rows = {row.tenant: row for row in await self._storage.policies(self._log.uid)}
-        usable = dict(self._base)
-        for row in rows.values():
-            try:
-                policy = None if not row.text else parse_policy(row.text)
-                usable = sinks_for([policy], usable)
-            except (ConfigError, PolicyError) as error:
-                log.error("anchor.policy_unusable", exc_info=error, tenant=row.tenant)
-        await self._hold(rows, usable)
+        usable, known = dict(self._base), self._known()
+        try:
+            for row in rows.values():
+                try:
+                    policy = None if not row.text else parse_policy(row.text)
+                    usable = sinks_for([policy], usable, known)
+                except (ConfigError, PolicyError) as error:
+                    log.error("anchor.policy_unusable", exc_info=error, tenant=row.tenant)
+            await self._hold(rows, usable)
+        finally:
+            await self._close_unused(usable.values())
+        self._unsettled.clear()
+
+    async def close(self) -> None:
+        """End what goes on; the next start does the rest."""
+        self._closed = True
+        tasks = [task for task in (*self._calls, self._settling) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def set(
         self,
@@ -100,27 +128,66 @@ class Policies:
                 or names sinks that cannot be used.
             AbortedError: POLICY_CHANGED, it is not at the expected version.
             FailedPreconditionError: TOO_MANY_POLICIES.
-            StatusError: it could not be stored.
+            StatusError: it could not be stored, or does not hold yet. Making the same call again
+                is safe, and whatever was stored will hold without it, too.
         """
-        async with self._lock:
-            sinks, opened = await self._check(tenant, text)
-            try:
-                row, changed = await self._decide(
-                    tenant, text, set_by, expected_version, validate_only=validate_only
-                )
-                if row.text != text:
-                    for sink in opened:
-                        await sink.close()
-                    sinks, opened = await self._check(tenant, row.text)
-                if changed:
-                    await self._hold({**self._rows, tenant: row}, sinks)
-                    opened = []
-            finally:
-                for sink in opened:
-                    await sink.close()
+        await self._lock.acquire()
+        # A call that ends half-way, with its caller's deadline, would leave what is stored and what
+        # holds two things.
+        call = asyncio.create_task(
+            self._set(tenant, text, set_by, expected_version, validate_only=validate_only)
+        )
+        self._calls.add(call)
+        call.add_done_callback(self._ended)
+        return await asyncio.shield(call)
+
+    async def _set(
+        self,
+        tenant: str,
+        text: bytes,
+        set_by: str,
+        expected_version: int | None,
+        *,
+        validate_only: bool,
+    ) -> PolicyRow:
+        sinks, opened = await self._check(tenant, text)
+        try:
+            row, changed = await self._decide(
+                tenant, text, set_by, expected_version, validate_only=validate_only
+            )
             if row.text != text:
-                raise _changed(row.version)
-            return row
+                await self._close_unused(opened)
+                sinks, opened = await self._check(tenant, row.text)
+            if changed or (tenant in self._unsettled and not validate_only):
+                await self._hold({**self._rows, tenant: row}, sinks)
+                self._unsettled.discard(tenant)
+        finally:
+            await self._close_unused(opened)
+        if row.text != text:
+            raise _changed(row.version)
+        return row
+
+    def _ended(self, call: asyncio.Task[PolicyRow]) -> None:
+        self._calls.discard(call)
+        self._lock.release()
+        if not call.cancelled():
+            call.exception()  # perhaps nobody is there any more to hear of it
+        if self._unsettled and self._settling is None and not self._closed:
+            self._settling = asyncio.create_task(self._settle())
+
+    async def _settle(self) -> None:
+        """Have what is stored hold, again and again until it does."""
+        delays = self._retry.delays(self._rng)
+        while self._unsettled:
+            await asyncio.sleep(next(delays, self._retry.cap_s))
+            async with self._lock:
+                try:
+                    if self._unsettled:
+                        await self.open()
+                except Exception as error:
+                    tenants = sorted(self._unsettled)
+                    log.error("anchor.policy_not_held", exc_info=error, tenants=tenants)
+        self._settling = None
 
     async def _decide(
         self,
@@ -149,6 +216,7 @@ class Policies:
             raise FailedPreconditionError(
                 "TOO_MANY_POLICIES", f"a log has at most {MAX_POLICIES:,} policies"
             )
+        self._unsettled.add(tenant)
         row = await self._store(row)
         log.warning(
             "anchor.policy_set",
@@ -188,7 +256,7 @@ class Policies:
     ) -> tuple[dict[str, AnchorSink], list[AnchorSink]]:
         """Check a policy's text; the sinks that are wanted with it, and those opened for it."""
         others = [row.text for name, row in self._rows.items() if name != tenant and row.text]
-        known = {**self._base, **{sink.uri: sink for sink in self._relays.sinks}}
+        known = self._known()
         opened: list[AnchorSink] = []
         try:
             policy = parse_policy(text) if text else None
@@ -202,11 +270,20 @@ class Policies:
             check_meetable(policy, sinks.values())
             check_usable(list(sinks.values()), policy, self._log.suite)
             await prove(opened)
-        except (ConfigError, PolicyError) as error:
-            for sink in opened:
-                await sink.close()
-            raise invalid("text", str(error)) from error
+        except BaseException as error:
+            await self._close_unused(opened)
+            if isinstance(error, ConfigError | PolicyError):
+                raise invalid("text", str(error)) from error
+            raise
         return sinks, opened
+
+    def _known(self) -> dict[str, AnchorSink]:
+        return {**self._base, **{sink.uri: sink for sink in self._relays.sinks}}
+
+    async def _close_unused(self, sinks: Iterable[AnchorSink]) -> None:
+        """Close those that nothing is relayed to; the relays close the others when they go."""
+        used = {id(sink) for sink in self._relays.sinks}
+        await close_sinks(sink for sink in sinks if id(sink) not in used)
 
     async def _store(self, row: PolicyRow) -> PolicyRow:
         """Store a version; the one that is there then, which may be an earlier attempt's."""
@@ -219,25 +296,37 @@ class Policies:
         return row if stored else await self.version(row.tenant, row.version)
 
     async def _hold(self, rows: Mapping[str, PolicyRow], sinks: Mapping[str, AnchorSink]) -> None:
-        """Make promises of what was set, and find out how far each is kept."""
-        before = self._state.promises
-        quorums: dict[bytes, Quorum] = {}
-        promises = {"": Promise("", Quorum(self._given, self._base))}
-        for tenant, row in rows.items():
-            if not row.text:
-                continue
-            quorum = quorums.get(row.text)
-            if quorum is None:
-                quorum = quorums[row.text] = Quorum(parse_policy(row.text), self._base)
-            promises[tenant] = Promise(tenant, quorum)
-        for tenant, promise in promises.items():
-            old, row_before = before.get(tenant), self._rows.get(tenant)
-            if old is not None and row_before == rows.get(tenant):
-                promise.anchored, promise.overdue = old.anchored, old.overdue
+        """Relay to the sinks, make promises of what was set, and find out how far each is kept.
+
+        Raises:
+            StatusError: it could not be done; nothing holds yet that asks for another sink.
+        """
+        promises = self._promises(rows)
+        await self._relays.use(list(sinks.values()))
         self._rows = dict(rows)
         self._state.set_promises(promises)
-        await self._relays.use(list(sinks.values()))
         await self._relays.anchored.find()
+
+    def _promises(self, rows: Mapping[str, PolicyRow]) -> dict[str, Promise]:
+        """What rows promise. Whose policy is the same keeps its promise itself, not a copy: what is
+        found out about it meanwhile must not be lost."""
+        before = self._state.promises
+        texts = {"": b"", **{tenant: row.text for tenant, row in rows.items()}}
+        promises = {
+            tenant: before[tenant]
+            for tenant in texts
+            if tenant in before and rows.get(tenant) == self._rows.get(tenant)
+        }
+        # Tenants with the same policy share what says when it is met.
+        quorums = {texts[tenant]: promise.quorum for tenant, promise in promises.items()}
+        quorums.setdefault(b"", Quorum(self._given, self._base))
+        for tenant, text in texts.items():
+            if tenant in promises or (tenant and not text):
+                continue
+            if text not in quorums:
+                quorums[text] = Quorum(parse_policy(text), self._base)
+            promises[tenant] = Promise(tenant, quorums[text])
+        return promises
 
 
 def _changed(version: int) -> AbortedError:

@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
 from anchor_svc.anchored import Anchored
+from anchor_svc.opening import close_sinks
 from anchor_svc.sinks import (
     AnchorSink,
     Evidence,
@@ -107,20 +108,21 @@ class Relays:
         await self.anchored.find()
 
     async def use(self, sinks: Sequence[AnchorSink]) -> None:
-        """Relay to these sinks from now on; those that are no longer wanted are closed."""
+        """Relay to these sinks from now on; those that are no longer wanted are closed.
+
+        Raises:
+            StatusError: the database cannot be read; the sinks are the same as before.
+        """
         wanted = {sink.uri: sink for sink in sinks}
         gone = [sink for uri, sink in self._sinks.items() if wanted.get(uri) is not sink]
         new = [uri for uri, sink in wanted.items() if self._sinks.get(uri) is not sink]
         await self._read_cursors(new)
-        for sink in gone:
-            task = self._tasks.pop(sink.uri, None)
-            if task is not None:
-                task.cancel()
-                await asyncio.wait([task])
-            self._troubles.pop(sink.uri, None)
-            await sink.close()
         self._sinks = wanted
-        self._other_sinks.set()
+        try:
+            for sink in gone:
+                await self._end(sink)
+        finally:
+            self._other_sinks.set()
 
     async def status(self) -> list[SinkStatus]:
         """How each sink is."""
@@ -169,8 +171,15 @@ class Relays:
 
     async def close(self) -> None:
         """Release the sinks."""
-        for sink in self.sinks:
-            await sink.close()
+        await close_sinks(self.sinks)
+
+    async def _end(self, sink: AnchorSink) -> None:
+        task = self._tasks.pop(sink.uri, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+        self._troubles.pop(sink.uri, None)
+        await close_sinks([sink])
 
     async def _read_cursors(self, names: Sequence[str]) -> None:
         self._cursors.update(await self._storage.cursors(self._log.uid, names))

@@ -15,6 +15,7 @@ from provledger import note
 from provledger.api.anchor.v1 import anchor_pb2 as pb
 from provledger.errors import AbortedError, InvalidArgumentError, NotFoundError, UnavailableError
 from provledger.policy import parse_policy
+from provledger.retry import RetryPolicy
 from tests.integration.test_anchor_quorum import _hurry
 from tests.integration.test_anchor_service import ANY, anchor_on
 from tests.support.anchoring import Ledger, eventually, running_log, submit
@@ -166,6 +167,8 @@ async def test_what_was_stored_and_not_heard_of_holds(
     """The database gave no answer, for so long that the call was given up, and had it all along."""
     text, other = copies(tmp_path, "copy"), copies(tmp_path, "other")
     async with running_log(f"sqlite:///{tmp_path}/log.db", tmp_path) as log:
+        # By the next call, and not in the background.
+        log.policies._retry = RetryPolicy(attempts=9, base_s=1e9, cap_s=1e9, budget_s=1e12)
         storage = log.policies._storage
         add = storage.add_policy
 
