@@ -107,6 +107,7 @@ class OpenLog:
             self.state,
             self.store.root,
             lambda: self.relays.sinks,
+            consistency=self.reader.consistency,
             deadline_s=sink_deadline_s,
             wait=wait_for_sinks,
         )

@@ -8,7 +8,8 @@ Reads and proofs go on.
 Each sink that remembers (`Remembering`) is asked what it holds of the log:
 
     more than we do           the restored copy is stale: RESTORED_BEHIND, for a person to decide
-    a head of ours, or older  it confirms
+    a head of ours, or older  it confirms; a cosigner by cosigning the head that it is asked
+                              about, which it is handed then after all
     nothing, though it once   it is not the place it was: it confirms nothing
     acknowledged something
 
@@ -29,7 +30,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -134,6 +135,7 @@ class Restored:
         directory: Path,
         sinks: Callable[[], Sequence[AnchorSink]],
         *,
+        consistency: Callable[[int, int], Awaitable[tuple[Sequence[bytes], int]]],
         deadline_s: float,
         wait: bool = False,
     ) -> None:
@@ -142,6 +144,7 @@ class Restored:
         self._state = state
         self._path = directory / MARKER
         self._sinks = sinks
+        self._consistency = consistency
         self._deadline_s = deadline_s
         self._accepted = False
         # Whether this is a start like any other, that waits all the same.
@@ -242,8 +245,11 @@ class Restored:
         acknowledged: Mapping[str, int],
         deadline_s: float,
     ) -> Answer:
+        async def prove(old_size: int) -> Sequence[bytes]:
+            return (await self._consistency(old_size, head.size))[0]
+
         checkpoint = PublishedCheckpoint(
-            self._log.origin, head.size, head.root, head.note, known_size=head.size
+            self._log.origin, head.size, head.root, head.note, known_size=head.size, prove=prove
         )
         size = acknowledged.get(sink.uri, 0)
         try:

@@ -123,7 +123,9 @@ class Remembering(Protocol):
     async def holds(self, checkpoint: PublishedCheckpoint) -> bool:
         """Whether its newest checkpoint of this log is this one, or smaller; False if it has none.
 
-        Nothing is left in the sink that was not there before, or only this very checkpoint.
+        Nothing is left in the sink that was not there before, or only this very checkpoint. True
+        lets a restored log sign again: it is said of what was verified, as far as the sink can, and
+        never because something answered.
 
         Raises:
             SinkIntegrityError: it holds a larger one, or another of this size.

@@ -43,13 +43,9 @@ class CosignerSink:
         size = min(max(self._size, checkpoint.known_size), checkpoint.size)
         ours = _own_note(checkpoint)
         answer = await self._submit(checkpoint, size, ours)
+        _refuse_more(answer, checkpoint)
         told = _told_size(answer)
         if told is not None and told != size:
-            if told > checkpoint.size:
-                raise SinkIntegrityError(
-                    f"it has cosigned a checkpoint of tree size {told}, larger than ours of "
-                    f"{checkpoint.size}: our log was rolled back, or another signs in its name"
-                )
             self._size = size = told
             answer = await self._submit(checkpoint, size, ours)
         if answer.status == 200:
@@ -64,19 +60,28 @@ class CosignerSink:
         raise answer.busy()
 
     async def holds(self, checkpoint: PublishedCheckpoint) -> bool:
-        """Ask for what it cosigned last, by claiming that it was this; see `Remembering`."""
-        answer = await self._submit(checkpoint, checkpoint.size, _own_note(checkpoint))
+        """Ask for what it cosigned last, by claiming that it was this; see `Remembering`.
+
+        Anybody's server may say a size, or 200. That the cosigner holds no more is said by its
+        cosignature alone, which one that is behind gives for a proof: it takes this checkpoint.
+        """
+        ours = _own_note(checkpoint)
+        answer = await self._submit(checkpoint, checkpoint.size, ours)
+        _refuse_more(answer, checkpoint)
         told = _told_size(answer)
-        if told is not None and told > checkpoint.size:
-            raise SinkIntegrityError(
-                f"it has cosigned a checkpoint of tree size {told}, larger than ours of "
-                f"{checkpoint.size}"
-            )
         if answer.status == 422 or (answer.status == 409 and told in (None, checkpoint.size)):
             raise SinkIntegrityError(f"it has cosigned another head of size {checkpoint.size}")
-        if answer.status == 200 or told is not None:
-            return answer.status == 200 or bool(told)
-        raise answer.busy()
+        if told == 0:
+            return False
+        if told is not None:
+            answer = await self._submit(checkpoint, told, ours)
+            _refuse_more(answer, checkpoint)
+            if answer.status == 422:
+                raise SinkIntegrityError(f"it has cosigned another head of size {told}")
+        if answer.status != 200:
+            raise answer.busy()
+        self._accept(answer.body, ours)
+        return True
 
     async def close(self) -> None:
         """See `AnchorSink`."""
@@ -126,6 +131,15 @@ def _own_note(checkpoint: PublishedCheckpoint) -> bytes:
         if line.name == checkpoint.origin
     ]
     return note.format_note(parsed.text, lines)
+
+
+def _refuse_more(answer: Answer, checkpoint: PublishedCheckpoint) -> None:
+    told = _told_size(answer)
+    if told is not None and told > checkpoint.size:
+        raise SinkIntegrityError(
+            f"it has cosigned a checkpoint of tree size {told}, larger than ours of "
+            f"{checkpoint.size}: our log was rolled back, or another signs in its name"
+        )
 
 
 def _told_size(answer: Answer) -> int | None:
