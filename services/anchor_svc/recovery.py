@@ -97,7 +97,7 @@ async def load(storage: Storage, store: TileStore, log: LogRow) -> Stored:
     newest = await storage.newest_checkpoint(log.log_uid)
     signed = await storage.newest_signed(log.log_uid)
     if edge.size != log.size or edge.root(hasher) != log.root:
-        raise _wrong_root(store, log, edge, hasher)
+        raise await asyncio.to_thread(_wrong_root, store, log, edge, hasher)
     if newest is None or (newest.size, newest.root) != (log.size, log.root):
         raise DataLossError(
             "CHECKPOINT_LOST", f"the head of tree size {log.size} is not among the checkpoints"
@@ -188,7 +188,7 @@ async def _check_published(
     storage: Storage, store: TileStore, log: LogRow, signed: CheckpointRow | None
 ) -> None:
     """Compare with the published checkpoint: a database from an older backup has forgotten it."""
-    published = store.read_checkpoint()
+    published = await asyncio.to_thread(store.read_checkpoint)
     if published is None:
         return
     try:
