@@ -42,10 +42,13 @@ class LiveRegistry:
     async def snapshots(self, heartbeat_s: float) -> AsyncIterator[Registry]:
         """Yield the registry now, at every change and after every `heartbeat_s` without one."""
         while True:
+            before = self._announced_revision
             registry = await self.load()
             yield registry
-            # Other tasks ran while the receiver took its time: what they announced is not missed.
-            if registry.revision == self._announced_revision:
+            # Other tasks ran while we read and while the receiver took its time: what they
+            # announced is not missed. What was announced before we read is not waited for: a
+            # database that lags behind it does so at the next look, too.
+            if self._announced_revision <= max(before, registry.revision):
                 try:
                     await asyncio.wait_for(self._change.wait(), heartbeat_s)
                 except TimeoutError:
@@ -67,7 +70,8 @@ class LiveRegistry:
                 failing = False
 
     def _announce(self, registry: Registry) -> None:
-        if registry.revision != self._announced_revision:
+        # Reads overtake each other: one that is older than what was announced says nothing new.
+        if registry.revision > self._announced_revision:
             self._announced_revision = registry.revision
             self._change.set()
             self._change = asyncio.Event()
