@@ -91,10 +91,12 @@ class Opener:
 class Bench:
     """A key ring on a bench: keys on disk, a fake keys service, clocks that stand still."""
 
-    def __init__(self, key_dir: Path, purposes: Iterable[str]) -> None:
+    def __init__(
+        self, key_dir: Path, purposes: Iterable[str], opener: Opener | None = None
+    ) -> None:
         self.key_dir = key_dir
         self.service = FakeKeysService()
-        self.opener = Opener(key_dir)
+        self.opener = opener or Opener(key_dir)
         self.now_ns = NOW_NS
         self.lease_ns = 0
         self.ring = KeyRing(

@@ -24,7 +24,6 @@ the registered one, since thumbprints are compared. Left to others: what is sign
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import secrets
 import time
@@ -36,16 +35,16 @@ from typing import Any, Final, Protocol
 import grpc
 
 from provledger import logs, telemetry
+from provledger._keyring_opened import OPEN_TIMEOUT_S, OpenedKeys
 from provledger._keyring_view import ActiveSigner, Snapshot, View, no_active_key
 from provledger.api.keys.v1 import keys_pb2 as pb
 from provledger.api.keys.v1 import keys_pb2_grpc
 from provledger.errors import FailedPreconditionError, KMSError, UnavailableError
-from provledger.fips import policy
 from provledger.key_events import Endorsement, EventType, KeyEvent
-from provledger.keyset import KeyPurpose, KeySet, VerificationKey
+from provledger.keyset import KeyPurpose, KeySet
 from provledger.kms import Signer
-from provledger.kms.errors import KMSConfigError, KMSUnavailableError
-from provledger.kms.signing import self_test, sign_key_event
+from provledger.kms.errors import KMSUnavailableError
+from provledger.kms.signing import sign_key_event
 from provledger.retry import RetryPolicy
 from provledger.rpc.channel import channel
 from provledger.rpc.errors import from_rpc_error
@@ -54,12 +53,6 @@ from provledger.rpc.tls import TLSSettings
 __all__ = ["ActiveSigner", "KeyRing", "WatchStub"]
 
 log = logs.get(__name__)
-
-DEVELOPMENT_ENV: Final = "PROVLEDGER_DEVELOPMENT"
-"""1 where keys in files are meant to be: no warning of them."""
-
-OPEN_TIMEOUT_S: Final = 10.0
-"""A provider that takes longer to open or try a key counts as away."""
 
 _FIRST_MESSAGE_S: Final = 10.0
 _RECONNECT: Final = RetryPolicy(attempts=1_000_000, base_s=0.05, cap_s=1.0, budget_s=float("inf"))
@@ -119,7 +112,6 @@ class KeyRing:
     ) -> None:
         self._keys = keys
         self._purposes = tuple(KeyPurpose(purpose) for purpose in purposes)
-        self._open_signer = open_signer
         self._clock = clock
         self._lease_clock = lease_clock
         self._tls = tls
@@ -129,8 +121,7 @@ class KeyRing:
         self.log_sizes: Callable[[], Iterable[tuple[str, int]]] = tuple
         """Origins and sizes of the logs this service signs, for its reports; set by the anchor."""
         self._snapshot = Snapshot(View(), {})
-        # By kid. Kept until `close`: a signature may be in the making when a key is replaced.
-        self._opened: dict[str, Signer] = {}
+        self._opened = OpenedKeys(open_signer)
         # The active key of a purpose that could not be opened: its kid, and the reason.
         self._unusable: dict[KeyPurpose, tuple[str, str]] = {}
         self._changed = asyncio.Event()
@@ -160,9 +151,7 @@ class KeyRing:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
         self._snapshot = Snapshot(View(), {})
-        for kid in list(self._opened):
-            with suppress(KMSError):
-                await self._opened.pop(kid).close()
+        await self._opened.close()
         if self._channel is not None:
             await self._channel.close()
 
@@ -239,11 +228,10 @@ class KeyRing:
                 metadata={"kid": kid},
             )
         try:
-            if kid not in self._opened:
-                self._opened[kid] = await self._open(key, view.uris[kid])
+            signer = await self._opened.open(key, view.uris[kid])
             async with asyncio.timeout(OPEN_TIMEOUT_S):
                 with telemetry.span("key_event.sign", {telemetry.KID: kid}):
-                    sig = await sign_key_event(self._opened[kid], event)
+                    sig = await sign_key_event(signer, event)
         except (KMSError, TimeoutError) as error:
             log.error("keyring.not_endorsed", exc_info=error, kid=kid)
             because = getattr(error, "reason", KMSUnavailableError.reason)
@@ -422,7 +410,7 @@ class KeyRing:
         for index, key in enumerate(view.candidates(purpose)):
             if key.kid not in self._opened:
                 try:
-                    self._opened[key.kid] = await self._open(key, view.uris[key.kid])
+                    await self._opened.open(key, view.uris[key.kid])
                 except Exception as error:  # adapters differ in what else they let through
                     log.error(
                         "keyring.key_not_usable",
@@ -443,30 +431,3 @@ class KeyRing:
             if purpose not in self._overlap:
                 break
         return best == 0 or not view.candidates(purpose)
-
-    async def _open(self, key: VerificationKey, uri: str) -> Signer:
-        """Open a key and try it once against the registered public half."""
-        if uri.startswith("local:") and os.environ.get(DEVELOPMENT_ENV) != "1":
-            log.warning(
-                "keyring.local_key",
-                kid=key.kid,
-                advice="whoever reads the key file can sign as this key, for ever after; use a key "
-                f"service or a token, or set {DEVELOPMENT_ENV}=1 where that does not matter",
-            )
-        if key.algorithm.experimental:
-            log.warning("keyring.experimental_algorithm", kid=key.kid, algorithm=key.algorithm)
-        try:
-            policy.check_signing_key(key.algorithm, key.purpose)
-        except policy.FIPSRefusedError as error:
-            raise KMSConfigError(f"kid {key.kid}: {error}") from None
-        try:
-            async with asyncio.timeout(OPEN_TIMEOUT_S):
-                signer = await self._open_signer(uri)
-                try:
-                    await self_test(signer, key.public_key)
-                except BaseException:
-                    await signer.close()
-                    raise
-                return signer
-        except TimeoutError:
-            raise KMSUnavailableError(f"opening the key took over {OPEN_TIMEOUT_S} s") from None
