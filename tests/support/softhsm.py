@@ -38,6 +38,7 @@ CKR_TOKEN_NOT_PRESENT = 0xE0
 CKR_USER_NOT_LOGGED_IN = 0x101
 
 INITIALIZE, GET_TOKEN_INFO, OPEN_SESSION, LOGIN, LOGOUT, SIGN_INIT, SIGN = 0, 6, 12, 18, 19, 42, 43
+GET_SESSION_INFO = 15
 FUNCTIONS = (INITIALIZE, GET_TOKEN_INFO, OPEN_SESSION, LOGIN, LOGOUT, SIGN_INIT, SIGN)
 
 
@@ -85,6 +86,18 @@ class SoftHSM:
         command = ["softhsm2-util", "--init-token", "--free", "--label", label]
         command += ["--pin", PIN, "--so-pin", SO_PIN]
         subprocess.run(command, check=True, capture_output=True, timeout=30)
+
+    def open_sessions(self) -> int:
+        """How many sessions this process has open; the module must be initialised."""
+        library = ctypes.CDLL(str(self.module))
+        functions = ctypes.POINTER(ctypes.c_void_p)()
+        library.C_GetFunctionList(ctypes.byref(functions))
+        # The version takes the room of the first pointer.
+        address = functions[1 + GET_SESSION_INFO]
+        info = ctypes.CFUNCTYPE(ctypes.c_ulong, ctypes.c_ulong, ctypes.c_void_p)(address or 0)
+        told = (ctypes.c_ulong * 4)()
+        # SoftHSM2 counts its handles up.
+        return sum(info(handle, told) == 0 for handle in range(1, 5000))
 
     def uri(self, token: str, key: str, *, pin_file: Path | None = None, more: str = "") -> str:
         """A key URI; `more` is put after the object."""

@@ -2,7 +2,8 @@
 
 The standard (PKCS#11 v3.1 §5.4) lets a library assume one thread unless C_Initialize is told
 otherwise by CKF_OS_LOCKING_OK. python-pkcs11 passes no arguments, and SoftHSM2 then works without
-locks. So C_Initialize is called here, with the flag, and python-pkcs11 does everything else.
+locks. So C_Initialize is called here, with the flag. Logging in and out is, too, for the sake of
+the sessions that python-pkcs11 would forget (`Module.log_in`); it does everything else.
 
 A token that was taken out and put back, or a daemon that was restarted, is not seen by every
 library before C_Finalize and C_Initialize. That must not happen while another thread is in a call,
@@ -26,13 +27,28 @@ from provledger.kms.remote import load_library, shown
 
 log = logs.get(__name__)
 
-_CKR_OK: Final = 0
+CKR_OK: Final = 0
+_CKR_USER_ALREADY_LOGGED_IN: Final = 0x100
 _CKR_ALREADY_INITIALIZED: Final = 0x191
+_CKR_FUNCTION_NOT_SUPPORTED: Final = 0x54
 _CKF_OS_LOCKING_OK: Final = 0x2
 # Positions in CK_FUNCTION_LIST, which begins with a version and has no gaps (PKCS#11 v3.1 §3.6).
 _FUNCTIONS: Final = 68
 _INITIALIZE: Final = 0
 _FINALIZE: Final = 1
+_GET_SESSION_INFO: Final = 15
+_LOGIN: Final = 18
+_LOGOUT: Final = 19
+_ARGUMENTS: Final[dict[int, tuple[type[Any], ...]]] = {
+    _INITIALIZE: (ctypes.c_void_p,),
+    _FINALIZE: (ctypes.c_void_p,),
+    _GET_SESSION_INFO: (ctypes.c_ulong, ctypes.c_void_p),
+    _LOGIN: (ctypes.c_ulong, ctypes.c_ulong, ctypes.c_char_p, ctypes.c_ulong),
+    _LOGOUT: (ctypes.c_ulong,),
+}
+_CKU_USER: Final = 1
+# CKS_RO_USER_FUNCTIONS and CKS_RW_USER_FUNCTIONS: the user is logged in (PKCS#11 v3.1 §3.4).
+_USER_STATES: Final = frozenset({1, 3})
 
 _REINITIALIZE_S: Final = 0.4
 """At most so often, so that an absent token is looked for and the library is not kept busy."""
@@ -51,6 +67,17 @@ class _InitializeArgs(ctypes.Structure):
         ("unlock_mutex", ctypes.c_void_p),
         ("flags", ctypes.c_ulong),
         ("reserved", ctypes.c_void_p),
+    ]
+
+
+class _SessionInfo(ctypes.Structure):
+    """CK_SESSION_INFO."""
+
+    _fields_: Final = [  # type: ignore[misc]
+        ("slot", ctypes.c_ulong),
+        ("state", ctypes.c_ulong),
+        ("flags", ctypes.c_ulong),
+        ("device_error", ctypes.c_ulong),
     ]
 
 
@@ -112,7 +139,8 @@ class Module:
         self.path = path
         self.gate = Gate()
         self.epoch = 0
-        self._users: Counter[int] = Counter()
+        # By epoch and slot: logins of an earlier epoch are gone, their users may not know it yet.
+        self._users: Counter[tuple[int, int]] = Counter()
         self._logins: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
         self._lock = threading.Lock()
         self._initialised_s = time.monotonic()
@@ -146,11 +174,33 @@ class Module:
         with self._lock:
             return self._logins[slot_id]
 
-    def used(self, slot_id: int, difference: int) -> int:
-        """Note that somebody uses the token in a slot, or does no longer; how many still do."""
+    def used(self, epoch: int, slot_id: int, difference: int) -> int:
+        """Note that somebody uses the token in a slot, or does no longer; how many still do.
+
+        Counted by epoch, since whoever was there before a re-initialisation shares no login with
+        those who came after it.
+        """
         with self._lock:
-            self._users[slot_id] = max(0, self._users[slot_id] + difference)
-            return self._users[slot_id]
+            self._users[epoch, slot_id] += difference
+            return self._users[epoch, slot_id] or self._users.pop((epoch, slot_id))
+
+    def log_in(self, session: int, pin: str) -> int:
+        """Log in, by a session's handle, unless somebody of this process is; return the CKR_ value.
+
+        Not through python-pkcs11, which opens a session to log in with and forgets it if the token
+        refuses: each failure would leave one open.
+        """
+        info = _SessionInfo()
+        known = self._call(_GET_SESSION_INFO, session, ctypes.byref(info)) == CKR_OK
+        if known and info.state in _USER_STATES:
+            return CKR_OK
+        data = pin.encode()
+        result = self._call(_LOGIN, session, _CKU_USER, data, len(data))
+        return CKR_OK if result == _CKR_USER_ALREADY_LOGGED_IN else result
+
+    def log_out(self, session: int) -> None:
+        """End the login of all this process's sessions, whoever of them made it."""
+        self._call(_LOGOUT, session)
 
     def _load(self, uri: str) -> Any:
         """Make python-pkcs11's object for this library."""
@@ -175,12 +225,15 @@ class Module:
     def _initialise(self) -> None:
         arguments = _InitializeArgs(flags=_CKF_OS_LOCKING_OK)
         result = self._call(_INITIALIZE, ctypes.byref(arguments))
-        if result not in (_CKR_OK, _CKR_ALREADY_INITIALIZED):
+        if result not in (CKR_OK, _CKR_ALREADY_INITIALIZED):
             raise KMSUnavailableError(f"{self.path}: C_Initialize failed (CKR 0x{result:x})")
 
-    def _call(self, index: int, argument: Any) -> int:
-        function = ctypes.CFUNCTYPE(ctypes.c_ulong, ctypes.c_void_p)(self._functions[index])
-        result: int = function(argument)
+    def _call(self, index: int, *arguments: Any) -> int:
+        address = self._functions[index]
+        if not address:
+            return _CKR_FUNCTION_NOT_SUPPORTED
+        function = ctypes.CFUNCTYPE(ctypes.c_ulong, *_ARGUMENTS[index])(address)
+        result: int = function(*arguments)
         return result
 
 
@@ -216,6 +269,6 @@ def _function_list(path: Path) -> list[int]:
         functions = found.contents.functions
     except ValueError:  # a null pointer
         functions = None
-    if result != _CKR_OK or functions is None:
+    if result != CKR_OK or functions is None:
         raise KMSConfigError(f"{path}: gives no PKCS#11 functions")
     return [address or 0 for address in functions]

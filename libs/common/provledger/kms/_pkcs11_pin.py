@@ -18,6 +18,17 @@ from typing import Any, Final
 
 from provledger.kms.errors import KMSConfigError, KMSPermissionError
 
+REFUSALS: Final = {
+    0xA0: "PinIncorrect",
+    0xA1: "PinInvalid",
+    0xA2: "PinLenRange",
+    0xA3: "PinExpired",
+    0xA4: "PinLocked",
+    0x102: "UserPinNotInitialized",
+}
+"""What C_Login answers to a PIN that trying again does not make right (PKCS#11 v3.1 §5.1),
+named as by python-pkcs11."""
+
 _MAX_PIN_BYTES: Final = 256
 # Salted, so that a dump of the process does not show PINs that were thrown away.
 _salt: Final = secrets.token_bytes(16)

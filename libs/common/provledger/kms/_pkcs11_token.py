@@ -24,8 +24,8 @@ from typing import Any, Final, TypeVar
 
 from provledger import logs
 from provledger.errors import KMSError
-from provledger.kms._pkcs11_module import Module, module
-from provledger.kms._pkcs11_pin import read_pin, remember_refused, was_refused
+from provledger.kms._pkcs11_module import CKR_OK, Module, module
+from provledger.kms._pkcs11_pin import REFUSALS, read_pin, remember_refused, was_refused
 from provledger.kms._pkcs11_uri import PKCS11URI, allowed_module
 from provledger.kms.errors import (
     KMSConfigError,
@@ -41,11 +41,7 @@ log = logs.get(__name__)
 _THREADS: Final = 4
 _MAX_WAITING: Final = 32
 
-# How python-pkcs11 calls the PKCS#11 v3.1 §5.1 return values that mean these things.
-_PIN_ERRORS: Final = frozenset(
-    {"PinIncorrect", "PinInvalid", "PinLenRange", "PinExpired", "PinLocked"}
-    | {"UserPinNotInitialized"}
-)
+# How python-pkcs11 calls the PKCS#11 v3.1 §5.1 return values that mean this.
 _CONFIG_ERRORS: Final = frozenset(
     {"MechanismInvalid", "MechanismParamInvalid", "KeyTypeInconsistent", "FunctionNotSupported"}
     | {"TokenWriteProtected", "SessionReadOnly", "DomainParamsInvalid", "KeySizeRange"}
@@ -77,7 +73,7 @@ class _Attachment:
     number: int
     epoch: int
     token: Any
-    login: Any
+    session: Any
 
 
 class Token:
@@ -156,11 +152,11 @@ class Token:
             self._detach(attachment)
             raise
 
-    def _in_module(self, epoch: int | None, work: Callable[[], T]) -> T:
+    def _in_module(self, epoch: int, work: Callable[[], T]) -> T:
         """Call the module; its errors become ours."""
         assert self._module is not None  # noqa: S101 - `_attach` comes first
         with self._module.gate.call():
-            if epoch is not None and self._module.epoch != epoch:
+            if self._module.epoch != epoch:
                 raise KMSUnavailableError(f"{self._uri.token_name}: its module was re-initialised")
             try:
                 return work()
@@ -191,15 +187,24 @@ class Token:
             return self._attachment
 
     def _find_and_log_in(self) -> _Attachment:
+        """Open the session that keeps us logged in; its login is that of the whole process."""
+        import pkcs11
+
         assert self._module is not None  # noqa: S101
         epoch = self._module.epoch
         token = self._in_module(epoch, self._find)
         with self._module.login(token.slot.slot_id):
-            login = self._in_module(epoch, lambda: self._log_in(token))
-            self._module.used(token.slot.slot_id, 1)
+            session = self._in_module(epoch, token.open)
+            try:
+                if token.flags & pkcs11.TokenFlag.LOGIN_REQUIRED:
+                    self._in_module(epoch, lambda: self._log_in(token, session))
+            except BaseException:
+                self._quietly(epoch, session.close)
+                raise
+            self._module.used(epoch, token.slot.slot_id, 1)
         self._attachments += 1
         log.info("pkcs11.attached", token=token.label, module=str(self._module.path))
-        return _Attachment(self._attachments, epoch, token, login)
+        return _Attachment(self._attachments, epoch, token, session)
 
     def _find(self) -> Any:
         import pkcs11
@@ -236,13 +241,11 @@ class Token:
         )
         return all(not wanted or wanted == there.rstrip() for wanted, there in wanted_and_there)
 
-    def _log_in(self, token: Any) -> Any:
-        """Open the session that carries the login; all others of this process share it."""
+    def _log_in(self, token: Any, session: Any) -> None:
         import pkcs11
 
+        assert self._module is not None  # noqa: S101
         name = self._uri.token_name
-        if not token.flags & pkcs11.TokenFlag.LOGIN_REQUIRED:
-            return token.open()
         if self._uri.pin_source is None:
             raise KMSConfigError(f"{name} needs a PIN; add pin-source=file:/path to the key URI")
         if token.flags & pkcs11.TokenFlag.USER_PIN_LOCKED:
@@ -257,14 +260,15 @@ class Token:
             raise KMSPermissionError(
                 f"{name}: one more wrong PIN locks it, so none is tried; log in once by hand"
             )
-        try:
-            return token.open(user_pin=pin)
-        except pkcs11.UserAlreadyLoggedIn:
-            return token.open()
-        except pkcs11.PKCS11Error as error:
-            if type(error).__name__ in _PIN_ERRORS:
-                remember_refused(token, pin)
-            raise
+        result = self._module.log_in(session.handle, pin)
+        if refusal := REFUSALS.get(result):
+            remember_refused(token, pin)
+            raise KMSPermissionError(
+                f"{name} refused the PIN ({refusal}); it is not tried again. "
+                f"Correct {self._uri.pin_source}"
+            )
+        if result != CKR_OK:
+            raise KMSUnavailableError(f"{name}: logging in failed (CKR 0x{result:x})")
 
     def _detach(self, attachment: _Attachment) -> None:
         with self._lock:
@@ -277,41 +281,33 @@ class Token:
         attachment, self._attachment = self._attachment, None
         if attachment is None or self._module is None:
             return
+        module, epoch, session = self._module, attachment.epoch, attachment.session
         slot_id = attachment.token.slot.slot_id
-        with self._module.login(slot_id):
-            last = self._module.used(slot_id, -1) == 0
-            # Closing it logs out, which ends the login for every session of the process: only the
-            # last user of the token does it. After a re-initialisation its handle may be somebody
-            # else's.
-            if last and attachment.epoch == self._module.epoch:
-                self._quietly(attachment.login.close)
+        with module.login(slot_id):
+            # Logging out ends the login of every session of the process: the last user does it.
+            if module.used(epoch, slot_id, -1) == 0:
+                self._quietly(epoch, lambda: module.log_out(session.handle))
+            self._quietly(epoch, session.close)
 
     def _leave(self, seat: Seat) -> None:
         """Close the session of a thread that gets another one, or ends."""
-        if self._module is not None and seat.session is not None:
-            # After a re-initialisation the handle may be that of somebody else's session.
-            current = seat.epoch == self._module.epoch
-            if current:
-                self._quietly(seat.session.close)
+        if seat.session is not None:
+            self._quietly(seat.epoch, seat.session.close)
 
     def _log_out(self) -> None:
         with self._lock:
             self._forget()
 
-    def _quietly(self, work: Callable[[], Any]) -> None:
+    def _quietly(self, epoch: int, work: Callable[[], Any]) -> None:
         try:
-            self._in_module(None, work)
+            # After a re-initialisation a handle may be that of somebody else's session.
+            self._in_module(epoch, work)
         except Exception:  # the token may be gone, and with it what was to be closed
             log.debug("pkcs11.close_failed", token=self._uri.token)
 
     def _translated(self, error: Exception) -> KMSError:
         """What an error of the module means for us."""
         kind, name = type(error).__name__, self._uri.token_name
-        if kind in _PIN_ERRORS:
-            return KMSPermissionError(
-                f"{name} refused the PIN ({kind}); it is not tried again. "
-                f"Correct {self._uri.pin_source}"
-            )
         if kind in _CONFIG_ERRORS:
             return KMSConfigError(f"key URI {self._uri.uri!r}: the token refuses ({kind})")
         # Device removed, session or handle invalid, not logged in, no memory, or something of the
