@@ -16,7 +16,6 @@ import pytest
 
 from provledger.errors import KMSError
 from provledger.jwk import Algorithm, verify_signature
-from provledger.kms import _pkcs11_token
 from provledger.kms._pkcs11_uri import MODULES_ENV
 from provledger.kms.errors import (
     KMSConfigError,
@@ -500,14 +499,3 @@ async def test_wrong_pin_is_tried_once_and_never_again(
     await provider.create_key(uri, Algorithm.ECDSA_P256)
     async with opened(provider, uri) as signer:
         await self_test(signer, signer.public_key)
-
-
-async def test_tokens_are_given_back_when_their_keys_are_closed(
-    hsm: SoftHSM, provider: PKCS11Provider
-) -> None:
-    uri = hsm.uri(TOKEN, name())
-    await provider.create_key(uri, Algorithm.ECDSA_P256)
-    before = len(_pkcs11_token._tokens)
-    async with opened(provider, uri):
-        assert len(_pkcs11_token._tokens) == before + 1
-    assert len(_pkcs11_token._tokens) == before

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from provledger.jwk import Algorithm
+from provledger.kms import _pkcs11_token
 from provledger.kms._pkcs11_module import module
 from provledger.kms._pkcs11_uri import MODULES_ENV
 from provledger.kms.pkcs11 import PKCS11Provider
@@ -74,6 +77,16 @@ def logged_in(hsm: SoftHSM, token: str) -> bool:
         return bool(list(session.get_objects({Attribute.CLASS: ObjectClass.PRIVATE_KEY})))
     finally:
         session.close()
+
+
+def threads() -> int:
+    return sum(thread.name.startswith("pkcs11") for thread in threading.enumerate())
+
+
+async def nothing_is_left(hsm: SoftHSM, token: str) -> None:
+    await until(lambda: not threads() and not hsm.open_sessions())
+    assert not _pkcs11_token._tokens
+    assert not logged_in(hsm, token)
 
 
 # --- sessions and the login ----------------------------------------------------------------------
@@ -142,3 +155,162 @@ async def test_login_that_the_token_lost_is_made_again_beside_other_users(
         await signer.close()
     await until(lambda: hsm.open_sessions() == 0)
     assert not logged_in(hsm, token)
+
+
+# --- threads of a device that hangs --------------------------------------------------------------
+
+
+class Attaching:
+    """Counts threads that look for their token, or wait for another one that does."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.began = self.inside = 0
+        self._lock = threading.Lock()
+        attach = _pkcs11_token.Token._attach
+
+        def counted(token: _pkcs11_token.Token) -> Any:
+            self._note(1)
+            try:
+                return attach(token)
+            finally:
+                self._note(-1)
+
+        monkeypatch.setattr(_pkcs11_token.Token, "_attach", counted)
+
+    def _note(self, difference: int) -> None:
+        with self._lock:
+            self.began += difference > 0
+            self.inside += difference
+
+    async def given_up(self, provider: PKCS11Provider, uri: str) -> None:
+        """Open a key, and give up once a thread has the call or none is free to take it."""
+        began = self.began
+        opening = asyncio.create_task(provider.open_signer(uri))
+        for _ in range(5):
+            await asyncio.sleep(0)  # so far that it asked for a thread
+        # One may be on its way out.
+        await until(lambda: self.began > began or self.inside >= THREADS_OF_A_TOKEN - 1)
+        opening.cancel()
+        await asyncio.gather(opening, return_exceptions=True)
+
+
+async def test_keys_that_are_closed_leave_no_thread_and_no_login(
+    faulty: tuple[SoftHSM, Faults], provider: PKCS11Provider
+) -> None:
+    hsm, _ = faulty
+    token, *uris = await two_keys(hsm, provider)
+    await until(lambda: not threads())
+    signers = [await provider.open_signer(uri) for uri in uris]
+    assert len(_pkcs11_token._tokens) == 2
+    await asyncio.gather(*(signer.sign(MESSAGE) for signer in signers for _ in range(8)))
+    assert threads() <= 2 * THREADS_OF_A_TOKEN
+    for signer in signers:
+        await signer.close()
+    await nothing_is_left(hsm, token)
+
+
+class Leaving:
+    """Holds threads up that nobody uses any more, before they log out."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun, self.may_end, self.ended = (threading.Event() for _ in range(3))
+        log_out = _pkcs11_token.Token._log_out
+
+        def held_up(token: _pkcs11_token.Token) -> None:
+            self.begun.set()
+            self.may_end.wait(10)
+            log_out(token)
+            self.ended.set()
+
+        monkeypatch.setattr(_pkcs11_token.Token, "_log_out", held_up)
+
+
+async def test_key_opened_while_the_last_one_leaves_keeps_the_login(
+    faulty: tuple[SoftHSM, Faults], provider: PKCS11Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hsm, faults = faulty
+    token, uri, _ = await two_keys(hsm, provider)
+    await until(lambda: not threads())
+    leaving = Leaving(monkeypatch)
+    await (await provider.open_signer(uri)).close()
+    await until(leaving.begun.is_set)
+    signer = await provider.open_signer(uri)
+    logins = faults.calls(softhsm.LOGIN)
+    leaving.may_end.set()
+    await until(leaving.ended.is_set)
+    await asyncio.gather(*(signer.sign(MESSAGE) for _ in range(8)))
+    assert faults.calls(softhsm.LOGIN) == logins
+    await signer.close()
+    await nothing_is_left(hsm, token)
+
+
+async def test_thread_that_leaves_comes_back_for_a_call_that_has_no_other(
+    faulty: tuple[SoftHSM, Faults], provider: PKCS11Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hsm, _ = faulty
+    token, uri, _ = await two_keys(hsm, provider)
+    await until(lambda: not threads())
+    monkeypatch.setattr(_pkcs11_token, "_THREADS", 1)
+    leaving = Leaving(monkeypatch)
+    await (await provider.open_signer(uri)).close()
+    await until(leaving.begun.is_set)
+    opening = asyncio.create_task(provider.open_signer(uri))
+    await until(lambda: any(each._jobs for each in _pkcs11_token._tokens.values()))
+    leaving.may_end.set()
+    await (await opening).close()
+    await nothing_is_left(hsm, token)
+
+
+@pytest.mark.parametrize(
+    "function", [softhsm.GET_TOKEN_INFO, softhsm.OPEN_SESSION, softhsm.LOGIN, softhsm.LOGOUT]
+)
+async def test_device_that_hangs_while_keys_are_opened_costs_four_threads(
+    faulty: tuple[SoftHSM, Faults],
+    provider: PKCS11Provider,
+    monkeypatch: pytest.MonkeyPatch,
+    function: int,
+) -> None:
+    hsm, faults = faulty
+    token, uri, _ = await two_keys(hsm, provider)
+    await until(lambda: not threads())
+    attaching = Attaching(monkeypatch)
+    if function == softhsm.LOGOUT:
+        signer = await provider.open_signer(uri)
+    faults.delay(function, 600_000)
+    calls = faults.calls(function)
+    if function == softhsm.LOGOUT:
+        await signer.close()
+    else:
+        await attaching.given_up(provider, uri)
+    await until(lambda: faults.calls(function) > calls)
+    for _ in range(12):
+        await attaching.given_up(provider, uri)
+    assert threads() <= THREADS_OF_A_TOKEN
+    opening = asyncio.create_task(provider.open_signer(uri))
+    await asyncio.sleep(0)
+    faults.delay(function, 0)
+    signer = await opening
+    await signer.sign(MESSAGE)
+    assert threads() <= THREADS_OF_A_TOKEN
+    await signer.close()
+    await nothing_is_left(hsm, token)
+
+
+async def test_key_closed_while_the_device_hangs_is_left_behind_when_it_answers(
+    faulty: tuple[SoftHSM, Faults], provider: PKCS11Provider
+) -> None:
+    hsm, faults = faulty
+    token, uri, other = await two_keys(hsm, provider)
+    signer = await provider.open_signer(uri)
+    faults.delay(softhsm.SIGN, 600_000)
+    calls = faults.calls(softhsm.SIGN)
+    signing = asyncio.create_task(signer.sign(MESSAGE))
+    await until(lambda: faults.calls(softhsm.SIGN) > calls)
+    signing.cancel()
+    await asyncio.gather(signing, return_exceptions=True)
+    await signer.close()
+    # The other name of the token has threads of its own.
+    await (await provider.open_signer(other)).close()
+    assert threads(), "one is with the device still"
+    faults.delay(softhsm.SIGN, 0)
+    await nothing_is_left(hsm, token)

@@ -2,7 +2,9 @@
 
 A PKCS#11 call blocks its thread, for as long as the device likes, and cannot be cancelled. So calls
 run in daemon threads of our own, each with a session; whoever waits has a deadline (`kms.remote`),
-and a hung device costs threads, never the event loop and never the end of the process.
+and a hung device costs threads, never the event loop and never the end of the process. They are
+four for each token, and stay so: a token whose last key is closed is kept until its threads are
+back, since the next one to be opened would otherwise bring four more for the device to hold.
 
 When a call fails in a way that a token taken out and put back would explain, the token is detached:
 the next call finds it, logs in and opens its session anew, re-initialising the library if that does
@@ -15,8 +17,8 @@ locks it is left alone.
 from __future__ import annotations
 
 import asyncio
-import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -85,42 +87,59 @@ class Token:
         self._attachment: _Attachment | None = None
         self._attachments = 0
         self._failures = 0
+        # For what is above. Held during calls to the module, so only our threads wait for it.
         self._lock = threading.Lock()
-        self._jobs: queue.SimpleQueue[tuple[Future[Any], Callable[[Seat], Any]] | None]
-        self._jobs = queue.SimpleQueue()
-        self._threads: list[threading.Thread] = []
+        # For what is below. Never held during a call to the module.
+        self._work = threading.Condition()
+        self._jobs: deque[tuple[Future[Any], Callable[[Seat], Any]]] = deque()
+        self._users = 0
+        self._threads = 0
 
     async def call(self, work: Callable[[Seat], T]) -> T:
         """Run `work` in a thread that holds a session of the token, logged in.
 
         Raises a subclass of KMSError; KMSUnavailableError where trying again may help.
         """
-        if self._jobs.qsize() >= _MAX_WAITING:
-            raise KMSUnavailableError(
-                f"{self._uri.token_name}: {_MAX_WAITING} calls wait for it already; "
-                "the PKCS#11 module does not answer"
-            )
-        if len(self._threads) < _THREADS:
-            number = len(self._threads)
-            thread = threading.Thread(target=self._serve, name=f"pkcs11-{number}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
         future: Future[T] = Future()
-        self._jobs.put((future, work))
+        with self._work:
+            if not self._users:
+                raise KMSUnavailableError(f"{self._uri.token_name}: its last key was closed")
+            if len(self._jobs) >= _MAX_WAITING:
+                raise KMSUnavailableError(
+                    f"{self._uri.token_name}: {_MAX_WAITING} calls wait for it already; "
+                    "the PKCS#11 module does not answer"
+                )
+            if self._threads < _THREADS:
+                name = f"pkcs11-{self._threads}"
+                threading.Thread(target=self._serve, name=name, daemon=True).start()
+                self._threads += 1
+            self._jobs.append((future, work))
+            self._work.notify()
         return await asyncio.wrap_future(future)
 
-    def close(self) -> None:
-        """End the threads and their sessions; what is in a call is left to itself."""
-        for _ in self._threads:
-            self._jobs.put(None)
-        # A thread of its own: logging out is a call to the module, too.
-        threading.Thread(target=self._log_out, name="pkcs11-close", daemon=True).start()
+    def used(self, difference: int) -> bool:
+        """Note a key more or less; whether there are keys or threads still.
+
+        With the last key gone, the threads end as they come back from the module.
+        """
+        with self._work:
+            self._users += difference
+            self._work.notify_all()
+            return self._users > 0 or self._threads > 0
 
     # --- in a thread of ours -------------------------------------------------------------------
 
     def _serve(self) -> None:
         seat, number = Seat(None), -1
-        while (job := self._jobs.get()) is not None:
+        while True:
+            job = self._next_job()
+            if job is None:
+                self._leave(seat)
+                seat, number = Seat(None), -1
+                self._log_out()
+                if self._ends():
+                    return
+                continue  # somebody came meanwhile
             future, work = job
             if not future.set_running_or_notify_cancel():
                 continue
@@ -133,7 +152,25 @@ class Token:
                 future.set_result(self._run(attachment, seat, work))
             except BaseException as error:
                 future.set_exception(error)
-        self._leave(seat)
+
+    def _next_job(self) -> tuple[Future[Any], Callable[[Seat], Any]] | None:
+        """Wait for something to do; None when nobody uses the token any more."""
+        with self._work:
+            while not self._jobs:
+                if not self._users:
+                    return None
+                self._work.wait()
+            return self._jobs.popleft()
+
+    def _ends(self) -> bool:
+        """Count this thread out, unless it is needed again; the last one takes the token along."""
+        with _tokens_lock, self._work:
+            if self._users or self._jobs:
+                return False
+            self._threads -= 1
+            if not self._threads:
+                del _tokens[_identity(self._uri)]
+            return True
 
     def _run(self, attachment: _Attachment, seat: Seat, work: Callable[[Seat], T]) -> T:
         try:
@@ -296,7 +333,10 @@ class Token:
 
     def _log_out(self) -> None:
         with self._lock:
-            self._forget()
+            # Whoever came meanwhile attaches with this lock: before us, and then it is seen here,
+            # or after us, and logs in again.
+            if not self._users:
+                self._forget()
 
     def _quietly(self, epoch: int, work: Callable[[], Any]) -> None:
         try:
@@ -315,27 +355,25 @@ class Token:
         return KMSUnavailableError(f"{name}: the PKCS#11 module failed ({kind})")
 
 
-_tokens: Final[dict[tuple[object, ...], tuple[Token, int]]] = {}
+# Those that have keys, or threads that are not back yet. Taken before a token's `_work`.
+_tokens: Final[dict[tuple[object, ...], Token]] = {}
 _tokens_lock: Final = threading.Lock()
 
 
 def shared_token(uri: PKCS11URI) -> Token:
     """Return the token of `uri`, the same object for all its keys; give it back to `release`."""
     with _tokens_lock:
-        token, users = _tokens.get(_identity(uri), (None, 0))
-        token = token or Token(uri)
-        _tokens[_identity(uri)] = (token, users + 1)
+        token = _tokens.get(_identity(uri)) or Token(uri)
+        _tokens[_identity(uri)] = token
+        token.used(1)
         return token
 
 
 def release(uri: PKCS11URI) -> None:
-    """Give a token back; the last one closes it."""
+    """Give a token back; with its last key go its threads, its sessions and its login."""
     with _tokens_lock:
-        token, users = _tokens.pop(_identity(uri))
-        if users > 1:
-            _tokens[_identity(uri)] = (token, users - 1)
-            return
-    token.close()
+        if not _tokens[_identity(uri)].used(-1):
+            del _tokens[_identity(uri)]
 
 
 def _identity(uri: PKCS11URI) -> tuple[object, ...]:
