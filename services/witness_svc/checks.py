@@ -159,7 +159,7 @@ def _check_document(document: Document, *, system: bool) -> Checked:
     checks: tuple[str, ...] = NO_CHECKS
     if names.is_json_media_type(media_type):
         value, payload = _parse(payload, "document.payload", jcs.MAX_DEPTH)
-        fields = disclosure.walk(value)
+        fields = _walk(value, "document.payload", mutation=False)
         checks = JSON_CHECKS
     _check_size(payload, "document.payload")
     return Checked(
@@ -213,10 +213,7 @@ def _check_mutation(mutation: Mutation) -> Checked:
         "newState": new,
         "previousState": previous,
     }
-    try:
-        fields = disclosure.walk(value, mutation=True)
-    except InvalidJSONError as error:
-        raise refusal("INVALID_JSON", "mutation", error.message) from None
+    fields = _walk(value, "mutation", mutation=True)
     return Checked(
         MUTATION,
         mutation.action,
@@ -264,6 +261,13 @@ def _parse(data: bytes, field: str, max_depth: int) -> tuple[Any, bytes]:
         return jcs.canonicalize(data, max_depth=max_depth)
     except InvalidJSONError as error:
         raise refusal("INVALID_JSON", field, error.message, pointer=error.pointer) from None
+
+
+def _walk(value: Any, field: str, *, mutation: bool) -> list[tuple[str, Any]]:
+    try:
+        return disclosure.walk(value, mutation=mutation)
+    except InvalidJSONError as error:
+        raise refusal("INVALID_JSON", field, error.message) from None
 
 
 def _check_size(data: bytes, field: str) -> None:

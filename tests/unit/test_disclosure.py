@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import time
+import tracemalloc
 from typing import Any
 
 import orjson
@@ -112,6 +114,30 @@ class TestWalk:
         assert len(disclosure.walk({"diff": operations}, mutation=True)) == 4096
         with pytest.raises(InvalidJSONError, match="4096"):
             disclosure.walk({"diff": operations, "x": 1}, mutation=True)
+
+    @pytest.mark.parametrize("name", ["k", "\u00fc", "\U0001f600", "/"])
+    def test_pointers_of_all_fields_together_are_bounded(self, name: str) -> None:
+        """Counted in UTF-8, as written, with each name above a field once for each field."""
+        name *= 4096 // len(name.replace("/", "~1").encode())
+        inner = {f"{index:04}": index for index in range(1021)}
+        value = {name: inner, "rest": 0}
+        used = sum(len(pointer.encode()) for pointer in pointers(value))
+        room = disclosure.MAX_POINTER_BYTES - used
+        longest = "rest" + "x" * room
+        assert len(disclosure.walk({name: inner, longest: 0})) == 1022
+        with pytest.raises(InvalidJSONError, match="pointers are longer than 4194304 bytes"):
+            disclosure.walk({name: inner, longest + "x": 0})
+
+    @pytest.mark.parametrize("mutation", [False, True])
+    def test_pointers_that_are_too_long_are_not_made_first(self, mutation: bool) -> None:
+        value = {"diff": [1], "n" * 30_000: {str(index): 0 for index in range(4000)}}
+        tracemalloc.start()
+        try:
+            with pytest.raises(InvalidJSONError, match="pointers"):
+                disclosure.walk(value, mutation=mutation)
+            assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
+        finally:
+            tracemalloc.stop()
 
     @given(values)
     def test_walk_agrees_with_the_parser_about_the_number_of_fields(self, value: Any) -> None:
@@ -280,9 +306,23 @@ class TestVerifyDisclosures:
     def test_whole_document_beside_a_field_is_refused(self) -> None:
         self._refuse_committed([["A" * 22, "", {}], ["B" * 22, "/a", 2]], "conflicts")
 
-    def test_neighbours_with_a_common_beginning_do_not_conflict(self) -> None:
-        texts, digests, root = self._committed([["A" * 22, "/a", 1], ["B" * 22, "/ab", 2]])
-        assert disclosure.verify_disclosures(root, texts, digests) == {"/a": 1, "/ab": 2}
+    @pytest.mark.parametrize("other", ["/ab", "/a!", "/a\0", "/a~1b", "//a"])
+    def test_neighbours_with_a_common_beginning_do_not_conflict(self, other: str) -> None:
+        texts, digests, root = self._committed([["A" * 22, "/a", 1], ["B" * 22, other, 2]])
+        assert disclosure.verify_disclosures(root, texts, digests) == {"/a": 1, other: 2}
+
+    @pytest.mark.parametrize("between", ["/a!", "/a\0", "/a b", "/a-", "/ab"])
+    def test_conflict_is_found_whatever_stands_between(self, between: str) -> None:
+        """`!` and others are before `/` in UTF-8."""
+        arrays: list[list[Any]] = [["A" * 22, "/a", {}], ["B" * 22, "/a/b", 1]]
+        arrays.append(["C" * 22, between, 2])
+        self._refuse_committed(arrays, "'/a/b' conflicts with '/a'")
+
+    def test_a_pointer_of_nothing_but_slashes_is_read_in_no_time(self) -> None:
+        texts, digests, root = self._committed([["A" * 22, "/" * 300_000, 1]])
+        started = time.perf_counter()
+        assert len(disclosure.verify_disclosures(root, texts, digests)) == 1
+        assert time.perf_counter() - started < 3
 
     def _refuse_committed(self, arrays: list[list[Any]], match: str) -> None:
         texts, digests, root = self._committed(arrays)

@@ -14,7 +14,18 @@ from anchor_svc.storage import tables as anchor_tables
 from keys_svc import storage as keys_storage
 from ledger_svc import admission
 from ledger_svc.storage import tables as ledger_tables
-from provledger import export, jcs, keyset, names, note, patch, receipt, statement, tiles
+from provledger import (
+    disclosure,
+    export,
+    jcs,
+    keyset,
+    names,
+    note,
+    patch,
+    receipt,
+    statement,
+    tiles,
+)
 from provledger.api.anchor.v1 import anchor_pb2
 from provledger.api.keys.v1 import keys_pb2
 from provledger.api.ledger.v1 import ledger_pb2
@@ -111,6 +122,7 @@ def test_limits_are_those_of_the_code() -> None:
         f"| {mib(checks.MAX_PAYLOAD_BYTES)} |",
         f"| {jcs.MAX_DEPTH}; a state of a mutation {checks.MAX_STATE_DEPTH},",
         f"| {jcs.MAX_FIELDS:,} |",
+        f"in UTF-8 | {mib(disclosure.MAX_POINTER_BYTES)} |",
         f"{patch.MAX_OPERATIONS:,}, and what its `copy` operations copy, "
         f"{mib(patch.MAX_COPIED_BYTES)}",
         f"{statement.MAX_STATEMENT_BYTES // 1024} KiB",

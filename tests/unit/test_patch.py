@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import time
+import tracemalloc
 from typing import Any
 
 import jsonpatch
@@ -344,11 +345,26 @@ def test_make_replaces_the_whole_document_rather_than_give_a_very_long_patch() -
     assert patch.make([1, 2, 3], [4, 5, 6], max_operations=2) == [op("replace", "", [4, 5, 6])]
 
 
+@pytest.mark.parametrize(
+    ("inner", "most"), [([0] * 10_000, 256), (dict.fromkeys(map(str, range(100)), 0), 256)]
+)
+def test_make_stops_before_its_paths_fill_the_memory(inner: Any, most: int) -> None:
+    """Each path repeats the names above it: 300 kB of JSON would come to gigabytes."""
+    name = "k" * 300_000
+    old, new = {name: type(inner)()}, {name: inner}
+    tracemalloc.start()
+    try:
+        assert patch.make(old, new, max_operations=most) == [op("replace", "", new)]
+        assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
 def test_make_checks_what_it_made(monkeypatch: Any) -> None:
     """Whatever the comparison gets wrong, the patch is right."""
 
-    def wrong(old: Any, new: Any, pointer: str, operations: list[Any], most: int) -> None:
-        operations.append(op("add", "/b", 2))
+    def wrong(old: Any, new: Any, pointer: str, made: Any) -> None:
+        made.add("add", "/b", value=2)
 
     monkeypatch.setattr(patch, "_compare", wrong)
     assert patch.make({"a": 1}, {"a": 2}) == [op("replace", "", {"a": 2})]

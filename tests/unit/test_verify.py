@@ -123,6 +123,19 @@ def test_a_masked_receipt_shows_some_fields_and_verifies():
     assert caught.value.check == Check.COMMITMENT
 
 
+def test_a_payload_whose_pointers_fill_the_memory_does_not_hold(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chain = Chain()
+    with monkeypatch.context() as patched:
+        # As a ledger would have it that knows no limit.
+        patched.setattr(disclosure, "MAX_POINTER_BYTES", 2**40)
+        chain.append([("note.taken", {"k" * 5000: {str(index): 0 for index in range(1000)}})])
+    with pytest.raises(VerificationError, match="pointers are longer than 4194304") as caught:
+        verify_receipt(chain.receipts()[1].encode(), KEYS)
+    assert (caught.value.check, caught.value.finding) == (Check.COMMITMENT, Finding.PAYLOAD_CHANGED)
+
+
 def _change_payload(receipt: Receipt) -> Receipt:
     payload = receipt.payload or b""
     return with_changes(receipt, payload=payload.replace(b"2024-01-02", b"2024-01-03"))

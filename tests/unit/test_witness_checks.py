@@ -577,6 +577,12 @@ class TestStrictJSON:
         check(mutation("UPDATE", *states(2046)))
         refused(mutation("UPDATE", *states(2047)), "INVALID_JSON", "mutation")
 
+    def test_pointers_of_the_fields_are_bounded(self) -> None:
+        """Forty kilobytes in which one long name stands above many fields."""
+        state = orjson.dumps({"k" * 5000: {f"{MARKER}{index}": 0 for index in range(1000)}})
+        refused(document(state), "INVALID_JSON", "document.payload")
+        refused(mutation("CREATE", b"", state), "INVALID_JSON", "mutation")
+
 
 class TestSizes:
     def test_payload_of_a_document(self) -> None:

@@ -43,6 +43,12 @@ FIELDS_SECRET_BYTES = 32
 BLOB_SALT_BYTES = 16
 MIN_LIST_SIZE = 8
 MAX_FIELDS = 4096
+MAX_POINTER_BYTES = 4 * 1024 * 1024
+"""Limit of the pointers of all fields together, in UTF-8.
+
+Every pointer repeats the names above it, so that a few kilobytes of JSON can spell gigabytes. This
+is 1 KiB for each of 4,096 fields, and a receipt of 8 MiB has room to show them all one by one.
+"""
 
 _SALTS_CONTEXT = b"provledger/salts/v1\n"
 _FIELDS_CONTEXT = b"provledger/fields/v1\n"
@@ -94,32 +100,55 @@ def walk(value: Any, *, mutation: bool = False) -> list[tuple[str, Any]]:
     """List the fields of a payload as (pointer, value), in UTF-8 order of the pointers.
 
     Raises:
-        InvalidJSONError: if there are more than 4,096 fields.
+        InvalidJSONError: if there are more than 4,096 fields, or their pointers are longer than
+            4 MiB in all.
     """
     fields: list[tuple[str, Any]] = []
+    room = MAX_POINTER_BYTES
     if mutation and type(value) is dict and type(value.get("diff")) is list and value["diff"]:
         rest = dict(value)
         fields = [(f"/diff/{index}", step) for index, step in enumerate(rest.pop("diff"))]
-        _walk_object(rest, "/", fields)
+        room -= sum(len(pointer) for pointer, _ in fields)
+        room = _walk_object(rest, "/", fields, room)
     elif type(value) is dict and value:
-        _walk_object(value, "/", fields)
+        room = _walk_object(value, "/", fields, room)
     else:
         fields.append(("", value))
     if len(fields) > MAX_FIELDS:
         raise InvalidJSONError(f"has more than {MAX_FIELDS} fields")
+    # Characters were counted, of at most four bytes each: almost no payload needs a closer look.
+    if 4 * (MAX_POINTER_BYTES - room) > MAX_POINTER_BYTES:
+        room = MAX_POINTER_BYTES - sum(len(pointer.encode()) for pointer, _ in fields)
+    if room < 0:
+        raise _pointers_too_long()
     # UTF-8 order is code point order, which is how Python compares text.
     fields.sort(key=_pointer_of)
     return fields
 
 
-def _walk_object(members: dict[str, Any], prefix: str, fields: list[tuple[str, Any]]) -> None:
+def _walk_object(
+    members: dict[str, Any], prefix: str, fields: list[tuple[str, Any]], room: int
+) -> int:
+    """List the fields in an object; return what their pointers, in characters, leave of `room`."""
     for name, member in members.items():
         if "~" in name or "/" in name:
             name = name.replace("~", "~0").replace("/", "~1")
         if type(member) is dict and member:
-            _walk_object(member, f"{prefix}{name}/", fields)
+            room = _walk_object(member, f"{prefix}{name}/", fields, room)
         else:
-            fields.append((prefix + name, member))
+            pointer = prefix + name
+            room -= len(pointer)
+            # Here and not at the end, so that no more of them is ever held than one too many.
+            if room < 0:
+                raise _pointers_too_long()
+            fields.append((pointer, member))
+    return room
+
+
+def _pointers_too_long() -> InvalidJSONError:
+    return InvalidJSONError(
+        f"has fields whose pointers are longer than {MAX_POINTER_BYTES} bytes in all"
+    )
 
 
 def list_size(count: int) -> int:
@@ -140,7 +169,7 @@ def commit_fields(
             known to have its RFC 8785 text from orjson.
 
     Raises:
-        InvalidJSONError: if there are more than 4,096 fields or a value has no canonical form.
+        InvalidJSONError: for what `walk` refuses, or a value that has no canonical form.
     """
     fields = walk(value, mutation=mutation)
     digests = _digests(fields, secret, _plain_disclosures if plain else _disclosures)
@@ -254,15 +283,11 @@ def verify_disclosures(
 
 def _refuse_conflicts(pointers: Iterable[str]) -> None:
     """Refuse a pointer that lies inside another one's value."""
-    known = frozenset(pointers)
-    for pointer in known:
-        position = pointer.rfind("/")
-        while position >= 0:
-            if pointer[:position] in known:
-                raise VerificationError(
-                    f"{pointer!r} conflicts with {pointer[:position]!r}", check="commitment"
-                )
-            position = pointer.rfind("/", 0, position)
+    # In the order of their tokens, those inside a pointer come right behind it: neighbours tell.
+    ordered = sorted(pointers, key=lambda pointer: pointer.split("/"))
+    for outer, inner in pairwise(ordered):
+        if inner.startswith(f"{outer}/"):
+            raise VerificationError(f"{inner!r} conflicts with {outer!r}", check="commitment")
 
 
 def _stream(secret: bytes, fields: int, decoys: int) -> bytes:

@@ -45,6 +45,9 @@ MAX_OPERATIONS: Final = 10_000
 MAX_MADE_OPERATIONS: Final = 1_000
 """Most operations that `make` gives before it replaces the whole document instead."""
 
+MAX_MADE_PATH_CHARS: Final = 1024 * 1024
+"""Longest paths of the operations that `make` gives, together: each repeats the names above it."""
+
 MAX_COPIED_BYTES: Final = 16 * 1024 * 1024
 """Most bytes of canonical JSON that the `copy` operations of one patch may copy together."""
 
@@ -92,11 +95,11 @@ def make(old: Any, new: Any, *, max_operations: int = MAX_MADE_OPERATIONS) -> li
     wanted = jcs.encode(new)
     if jcs.encode(old) == wanted:
         return []
-    operations: list[dict[str, Any]] = []
+    made = _Made(max_operations)
     try:
-        _compare(old, new, "", operations, max_operations)
-        if jcs.encode(apply(old, operations)) == wanted:
-            return operations
+        _compare(old, new, "", made)
+        if jcs.encode(apply(old, made.operations)) == wanted:
+            return made.operations
     except (PatchError, InvalidJSONError):
         pass  # Too long, or wrong after all: the whole document always works.
     return [{"op": "replace", "path": "", "value": new}]
@@ -271,28 +274,39 @@ def _check_depth(root: Any) -> None:
 # --- making --------------------------------------------------------------------------------
 
 
-def _compare(old: Any, new: Any, pointer: str, operations: list[dict[str, Any]], most: int) -> None:
-    """Append what turns `old` into `new` at `pointer`; PatchError beyond `most` operations."""
+class _Made:
+    """The operations made so far, which give up as soon as there are too many or too long ones."""
+
+    def __init__(self, most: int) -> None:
+        self.operations: list[dict[str, Any]] = []
+        self._most = most
+        self._room = MAX_MADE_PATH_CHARS
+
+    def add(self, op: str, path: str, **value: Any) -> None:
+        self._room -= len(path)
+        if len(self.operations) == self._most or self._room < 0:
+            raise PatchError("too many differences")
+        self.operations.append({"op": op, "path": path, **value})
+
+
+def _compare(old: Any, new: Any, pointer: str, made: _Made) -> None:
+    """Add what turns `old` into `new` at `pointer`; PatchError for too much."""
     if isinstance(old, dict) and isinstance(new, dict):
         for name in sorted(old.keys() - new.keys()):
-            operations.append({"op": "remove", "path": f"{pointer}/{escape_token(name)}"})
+            made.add("remove", f"{pointer}/{escape_token(name)}")
         for name in sorted(new):
             path = f"{pointer}/{escape_token(name)}"
             if name in old:
-                _compare(old[name], new[name], path, operations, most)
+                _compare(old[name], new[name], path, made)
             else:
-                operations.append({"op": "add", "path": path, "value": new[name]})
+                made.add("add", path, value=new[name])
     elif isinstance(old, _LISTS) and isinstance(new, _LISTS):
-        _compare_arrays(old, new, pointer, operations, most)
+        _compare_arrays(old, new, pointer, made)
     elif not _equal(old, new, _MAX_DEPTH):
-        operations.append({"op": "replace", "path": pointer, "value": new})
-    if len(operations) > most:
-        raise PatchError("too many differences")
+        made.add("replace", pointer, value=new)
 
 
-def _compare_arrays(
-    old: Any, new: Any, pointer: str, operations: list[dict[str, Any]], most: int
-) -> None:
+def _compare_arrays(old: Any, new: Any, pointer: str, made: _Made) -> None:
     common = min(len(old), len(new))
     start = 0
     while start < common and _same(old[start], new[start]):
@@ -302,12 +316,12 @@ def _compare_arrays(
         end += 1
     paired = common - end
     for index in range(start, paired):
-        _compare(old[index], new[index], f"{pointer}/{index}", operations, most)
+        _compare(old[index], new[index], f"{pointer}/{index}", made)
     # Surplus elements go from the back, so that the indices before them stay what they are.
     for index in range(len(old) - end - 1, paired - 1, -1):
-        operations.append({"op": "remove", "path": f"{pointer}/{index}"})
+        made.add("remove", f"{pointer}/{index}")
     for index in range(paired, len(new) - end):
-        operations.append({"op": "add", "path": f"{pointer}/{index}", "value": new[index]})
+        made.add("add", f"{pointer}/{index}", value=new[index])
 
 
 def _same(one: Any, two: Any) -> bool:
