@@ -194,6 +194,75 @@ def test_evidence_for_another_checkpoint_fails_whoever_is_believed(kind: str, da
         Verifier(KEYS).verify(_with((kind, data)))
 
 
+NOT_DECIMAL = ["1_900", " 1900 ", "+19", "-1", "019", "", "\u0661\u0669", "1e9", 1900, True, None]
+
+
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        *(("retainUntilUnixS", value) for value in NOT_DECIMAL),
+        *(("size", value) for value in [*NOT_DECIMAL, f"{SIZE} ", SIZE, "9" * 5000]),
+        ("retainUntilUnixS", "253402300800"),
+        ("retainUntilUnixS", "9" * 18),
+        ("retainUntilUnixS", "9" * 5000),
+        ("mode", "GOVERNANCE"),
+        ("mode", "compliance"),
+        ("mode", None),
+        ("legalHold", "true"),
+        ("legalHold", 1),
+        ("legalHold", None),
+        ("v", 1),
+        ("bucket", None),
+    ],
+)
+def test_a_lock_in_loose_writing_does_not_hold(member: str, value: Any) -> None:
+    receipt = _with(("s3-object-lock", _lock(**{member: value})))
+    for outside in (Outside(), Outside(ask_store=lambda lock, signed: None)):
+        with pytest.raises(VerificationError) as caught:
+            verify_receipt(receipt.encode(), KEYS, outside)
+        assert caught.value.check == Check.OBJECT_LOCK
+
+
+def test_the_last_time_a_lock_can_name() -> None:
+    receipt = _with(("s3-object-lock", _lock(retainUntilUnixS="253402300799")))
+    report = verify_receipt(receipt, KEYS)
+    (said,) = [result.detail for result in report.results if result.check is Check.OBJECT_LOCK]
+    assert said == "locked until 9999-12-31, it says, unasked"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"nonce": value} for value in [*NOT_DECIMAL, "9" * 400]),
+        {"imprint": None},
+        {"response": "0 0"},
+        {"chain": None},
+        {"chain": [None]},
+        {"chain": ["AB"]},
+    ],
+)
+def test_a_timestamp_in_loose_writing_does_not_hold(
+    authority: peers.OpenSSLAuthority, change: dict[str, Any]
+) -> None:
+    message = timestamp.imprint_message(PROOF.checkpoint, PROOF.origin)
+    value = jcs.parse(_stamped(authority, message))
+    receipt = _with(("rfc3161", jcs.encode({**value, **change})))
+    for outside in (Outside(), Outside(authorities=(_authority(authority),))):
+        with pytest.raises(VerificationError, match="another checkpoint") as caught:
+            verify_receipt(receipt.encode(), KEYS, outside)
+        assert caught.value.check == Check.SINK_EVIDENCE
+
+
+@pytest.mark.parametrize("nonce", ["0", "1", str(2**64), str(2**256)])
+def test_another_nonce_does_not_hold(authority: peers.OpenSSLAuthority, nonce: str) -> None:
+    message = timestamp.imprint_message(PROOF.checkpoint, PROOF.origin)
+    value = jcs.parse(_stamped(authority, message))
+    receipt = _with(("rfc3161", jcs.encode({**value, "nonce": nonce})))
+    with pytest.raises(VerificationError) as caught:
+        verify_receipt(receipt, KEYS, Outside(authorities=(_authority(authority),)))
+    assert caught.value.check == Check.TIMESTAMP_TOKEN
+
+
 def test_all_cosignatures_are_exported_once(cosigner: Cosigner) -> None:
     signed = _cosigned(cosigner)
     receipt = _with(("tlog-cosignature", signed), ("tlog-cosignature", signed))

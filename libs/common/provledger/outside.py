@@ -11,6 +11,7 @@ docs/formats/evidence.md draws each kind.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,6 +30,11 @@ OBJECT_LOCK: Final = "s3-object-lock"
 _LOCK_MEMBERS: Final = frozenset(
     "bucket key legalHold mode retainUntilUnixS sha256 size v versionId".split()
 )
+_LOCK_MODE: Final = "COMPLIANCE"
+_DECIMAL: Final = re.compile(r"0|[1-9][0-9]{0,18}")
+_LAST_UNIX_S: Final = 253_402_300_799
+"""The end of the year 9999, after which no calendar of ours goes on."""
+_MAX_SIZE: Final = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,23 +195,35 @@ def parse_object_lock(data: bytes) -> ObjectLock:
     """Read evidence of kind `s3-object-lock`; raises VerificationError."""
     try:
         value: Any = jcs.parse(data)
-        if not isinstance(value, dict) or value.keys() != _LOCK_MEMBERS or value["v"] != "1":
-            raise _failed("object lock evidence has other members", Check.OBJECT_LOCK)
-        texts = [value[name] for name in ("bucket", "key", "versionId", "mode", "sha256")]
-        if jcs.encode(value) != data or not all(isinstance(text, str) for text in texts):
-            raise _failed("object lock evidence is not canonical", Check.OBJECT_LOCK)
-        return ObjectLock(
-            bucket=value["bucket"],
-            key=value["key"],
-            version_id=value["versionId"],
-            mode=value["mode"],
-            retain_until_unix_s=int(value["retainUntilUnixS"]),
-            legal_hold=value["legalHold"] is True,
-            sha256=value["sha256"],
-            size=int(value["size"]),
-        )
-    except (InvalidJSONError, ValueError, TypeError) as error:
+    except InvalidJSONError as error:
         raise _failed("object lock evidence cannot be read", Check.OBJECT_LOCK) from error
+    if not isinstance(value, dict) or value.keys() != _LOCK_MEMBERS or value["v"] != "1":
+        raise _failed("object lock evidence has other members", Check.OBJECT_LOCK)
+    texts = [value[name] for name in ("bucket", "key", "versionId", "sha256")]
+    if jcs.encode(value) != data or not all(isinstance(text, str) for text in texts):
+        raise _failed("object lock evidence is not canonical", Check.OBJECT_LOCK)
+    if value["mode"] != _LOCK_MODE:
+        raise _failed("object lock evidence is of a lock that can be lifted", Check.OBJECT_LOCK)
+    if type(value["legalHold"]) is not bool:
+        raise _failed("legalHold is neither true nor false", Check.OBJECT_LOCK)
+    return ObjectLock(
+        bucket=value["bucket"],
+        key=value["key"],
+        version_id=value["versionId"],
+        mode=value["mode"],
+        retain_until_unix_s=_decimal(value, "retainUntilUnixS", _LAST_UNIX_S),
+        legal_hold=value["legalHold"],
+        sha256=value["sha256"],
+        size=_decimal(value, "size", _MAX_SIZE),
+    )
+
+
+def _decimal(value: dict[str, Any], name: str, most: int) -> int:
+    text = value[name]
+    # int() would also take signs, spaces, underscores, other scripts' digits and numbers.
+    if type(text) is not str or not _DECIMAL.fullmatch(text) or int(text) > most:
+        raise _failed(f"{name} is not a decimal number up to {most}", Check.OBJECT_LOCK)
+    return int(text)
 
 
 def cosigned_checkpoint(proof: Proof) -> bytes:

@@ -18,6 +18,7 @@ extra `timestamp`; there is no I/O here.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -40,6 +41,9 @@ KIND: Final = "rfc3161"
 MAX_RESPONSE_BYTES: Final = 24 * 1024
 _SHA256: Final = x509.ObjectIdentifier("2.16.840.1.101.3.4.2.1")
 _MEMBERS: Final = {"v", "alg", "imprint", "nonce", "response", "chain"}
+_HEX: Final = re.compile(r"(?:[0-9a-f]{2})*")
+_NONCE: Final = re.compile(r"0|[1-9][0-9]{0,77}")
+"""Up to 256 bits; ours have 64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,15 +168,22 @@ def parse_evidence(data: bytes) -> Token:
     authority is trusted by what the verifier brings."""
     try:
         value: Any = jcs.parse(data)
-        if not isinstance(value, dict) or value.keys() != _MEMBERS or jcs.encode(value) != data:
-            raise VerificationError("timestamp evidence has other members, or is not canonical")
-        if value["v"] != "1" or value["alg"] != "sha256":
-            raise VerificationError("timestamp evidence is of an unknown version or algorithm")
-        return Token(
-            bytes.fromhex(value["imprint"]), int(value["nonce"]), bytes.fromhex(value["response"])
-        )
-    except (InvalidJSONError, ValueError, TypeError) as error:
+    except InvalidJSONError as error:
         raise VerificationError("timestamp evidence cannot be read") from error
+    if not isinstance(value, dict) or value.keys() != _MEMBERS or jcs.encode(value) != data:
+        raise VerificationError("timestamp evidence has other members, or is not canonical")
+    if value["v"] != "1" or value["alg"] != "sha256":
+        raise VerificationError("timestamp evidence is of an unknown version or algorithm")
+    chain, nonce = value["chain"], value["nonce"]
+    # int() and bytes.fromhex() take spaces, and int() signs, underscores and numbers as well.
+    if not isinstance(chain, list) or not all(
+        type(text) is str and _HEX.fullmatch(text)
+        for text in (value["imprint"], value["response"], *chain)
+    ):
+        raise VerificationError("timestamp evidence holds what is not lower-case hex")
+    if type(nonce) is not str or not _NONCE.fullmatch(nonce):
+        raise VerificationError("timestamp evidence has a nonce that is not decimal")
+    return Token(bytes.fromhex(value["imprint"]), int(nonce), bytes.fromhex(value["response"]))
 
 
 def check_evidence(
