@@ -37,6 +37,11 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> peers.OpenSSLAuthorit
     return peers.OpenSSLAuthority(tmp_path_factory.mktemp("tsa"))
 
 
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> peers.OpenSSLAuthority:
+    return peers.OpenSSLAuthority(tmp_path_factory.mktemp("other"))
+
+
 def _with(*evidence: tuple[str, bytes], sink: str = "sink:one") -> Receipt:
     items = tuple(Evidence(sink, kind, 1, data) for kind, data in evidence)
     return with_changes(RECEIPT, proofs=(dataclasses.replace(PROOF, evidence=items),))
@@ -137,6 +142,57 @@ def test_timestamp_counts_with_its_authority(
     both = Outside(policy, (_authority(authority),))
     assert _outcome(receipt, both, Check.COSIGNER_QUORUM) == holds
     assert _outcome(receipt, Outside(policy), Check.COSIGNER_QUORUM)[1] is Status.UNVERIFIED
+
+
+class TestSinksOfTimestamps:
+    """A token's sink is a word of the operator: each authority counts for one sink only."""
+
+    POLICY = parse_policy(
+        b"sink a sink:a\nsink b sink:b\nsink c sink:c\ngroup both all a b\nquorum both\n"
+    )
+
+    def _judge(
+        self,
+        believed: tuple[peers.OpenSSLAuthority, ...],
+        *tokens: tuple[str, bytes],
+    ) -> tuple[Status, str]:
+        items = tuple(Evidence(sink, "rfc3161", 1, data) for sink, data in tokens)
+        receipt = with_changes(RECEIPT, proofs=(dataclasses.replace(PROOF, evidence=items),))
+        outside = Outside(self.POLICY, tuple(map(_authority, believed)))
+        report = verify_receipt(receipt, KEYS, outside)
+        details = {result.check: result.detail for result in report.results}
+        return report.status, details[Check.COSIGNER_QUORUM]
+
+    def test_one_token_is_not_two_sinks(
+        self, authority: peers.OpenSSLAuthority, other: peers.OpenSSLAuthority
+    ) -> None:
+        message = timestamp.imprint_message(PROOF.checkpoint, PROOF.origin)
+        token = _stamped(authority, message)
+        for believed in ((authority,), (authority, other), (authority, authority)):
+            judged = self._judge(believed, ("sink:a", token), ("sink:b", token))
+            assert judged == (Status.UNVERIFIED, "not met: it has a")
+
+    def test_two_tokens_of_one_authority_are_not_two_sinks(
+        self, authority: peers.OpenSSLAuthority
+    ) -> None:
+        message = timestamp.imprint_message(PROOF.checkpoint, PROOF.origin)
+        one, two = _stamped(authority, message), _stamped(authority, message)
+        judged = self._judge((authority,), ("sink:b", one), ("sink:a", two))
+        assert judged == (Status.UNVERIFIED, "not met: it has b")
+
+    def test_two_authorities_are_two_sinks(
+        self, authority: peers.OpenSSLAuthority, other: peers.OpenSSLAuthority
+    ) -> None:
+        """Whatever else their tokens are said to be of, if the quorum does not ask for it."""
+        message = timestamp.imprint_message(PROOF.checkpoint, PROOF.origin)
+        one, two = _stamped(authority, message), _stamped(other, message)
+        for tokens in (
+            [("sink:a", one), ("sink:b", two)],
+            [("sink:a", one), ("sink:a", two), ("sink:b", two)],
+            [("sink:c", one), ("elsewhere", two), ("sink:b", two), ("sink:a", one)],
+        ):
+            judged = self._judge((authority, other), *tokens)
+            assert judged == (Status.VERIFIED, "a, b")
 
 
 def test_timestamp_of_another_authority_fails(

@@ -84,16 +84,16 @@ class Outside:
         Raises:
             VerificationError: something is there, and does not hold.
         """
-        stamped: dict[str, datetime] = {}
+        times: list[datetime] = []
         quorums = []
         for proof in proofs:
-            times = self._stamps(proof)
-            stamped |= times
+            stamps = self._stamps(proof)
+            times += [stamp.time for _, stamp in stamps]
             if self.policy is not None:
-                quorums.append(_quorum(self.policy, proof, times.keys()))
+                quorums.append(_quorum(self.policy, proof, stamps))
         return [
             self._quorum_result(quorums),
-            self._stamp_result(proofs, stamped),
+            self._stamp_result(proofs, times),
             self._lock_result(proofs),
         ]
 
@@ -107,24 +107,24 @@ class Outside:
         found = "; ".join(members for _, members in quorums) or "nobody"
         return CheckResult(check, Outcome.NOT_CHECKED, f"not met: it has {found}")
 
-    def _stamps(self, proof: Proof) -> dict[str, datetime]:
-        """Sinks whose tokens verify, with the time in them."""
-        times = {}
+    def _stamps(self, proof: Proof) -> list[tuple[str, timestamp.Stamp]]:
+        """The tokens that verify, each with the sink that it is said to be of."""
+        stamps = []
         for item in _of_kind([proof], timestamp.KIND):
             try:
-                time = timestamp.check_evidence(
+                stamp = timestamp.check_evidence(
                     item.evidence, proof.checkpoint, proof.origin, self.authorities
                 )
             except (VerificationError, InputError) as error:
                 raise _failed(str(error), Check.TIMESTAMP_TOKEN) from error
-            if time is not None:
-                times[item.sink] = time
-        return times
+            if stamp is not None:
+                stamps.append((item.sink, stamp))
+        return stamps
 
-    def _stamp_result(self, proofs: Sequence[Proof], stamped: dict[str, datetime]) -> CheckResult:
+    def _stamp_result(self, proofs: Sequence[Proof], times: Sequence[datetime]) -> CheckResult:
         check = Check.TIMESTAMP_TOKEN
-        if stamped:
-            earliest = min(stamped.values()).astimezone(UTC)
+        if times:
+            earliest = min(times).astimezone(UTC)
             return CheckResult(check, Outcome.HOLDS, f"there by {earliest:%Y-%m-%dT%H:%M:%SZ}")
         if _of_kind(proofs, timestamp.KIND):
             return CheckResult(check, Outcome.NOT_CHECKED, "no authority to believe was given")
@@ -241,7 +241,9 @@ def cosigned_checkpoint(proof: Proof) -> bytes:
     return note.format_note(parsed.text, encoded[: note.MAX_SIGNATURES])
 
 
-def _quorum(policy: Policy, proof: Proof, stamped: Any) -> tuple[bool, str]:
+def _quorum(
+    policy: Policy, proof: Proof, stamps: Sequence[tuple[str, timestamp.Stamp]]
+) -> tuple[bool, str]:
     """Whether a policy is met by what can be checked of a proof, and by whom."""
     members: set[str] = set()
     try:
@@ -254,9 +256,25 @@ def _quorum(policy: Policy, proof: Proof, stamped: Any) -> tuple[bool, str]:
             members.update(policy.cosigned_by(signed))
     except NoteError as error:
         raise _failed(str(error), Check.COSIGNER_QUORUM, Finding.SIGNATURE_CHANGED) from error
-    # A sink counts by what can be checked here; a file or a bucket is the operator's word.
-    members.update(name for name, uri in policy.sinks.items() if uri in stamped)
+    members |= _stamped_sinks(policy, stamps)
     return policy.met_by(members), ", ".join(sorted(members))
+
+
+def _stamped_sinks(policy: Policy, stamps: Sequence[tuple[str, timestamp.Stamp]]) -> set[str]:
+    """The sinks of a policy that tokens meet, by name.
+
+    A sink counts by what can be checked here; a file or a bucket is the operator's word. So is the
+    sink that a token is said to be of, and a copy of it under another name costs nothing: each
+    authority counts for one sink only, the first that the quorum asks for.
+    """
+    asked = policy.required()
+    names = {uri: name for name, uri in policy.sinks.items() if name in asked}
+    met: dict[bytes, str] = {}
+    for uri, stamp in stamps:
+        name = names.get(uri)
+        if name is not None and name not in met.values():
+            met.setdefault(stamp.authority.public_key, name)
+    return set(met.values())
 
 
 def _of_kind(proofs: Sequence[Proof], kind: str) -> list[Evidence]:

@@ -26,7 +26,7 @@ from typing import Any, Final
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from provledger import jcs, note
@@ -70,6 +70,21 @@ class Authority:
         if not roots:
             raise KeyFormatError("the authority's chain has no root that signed itself")
         return cls(own, roots, tuple(item for item in above if item not in roots))
+
+    @property
+    def public_key(self) -> bytes:
+        """SubjectPublicKeyInfo, DER: what tells authorities apart, whatever certificates say."""
+        return self.certificate.public_key().public_bytes(
+            Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """A token that was verified: the time in it, with its zone, and whose it is."""
+
+    time: datetime
+    authority: Authority
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +203,7 @@ def parse_evidence(data: bytes) -> Token:
 
 def check_evidence(
     data: bytes, signed: bytes, origin: str, authorities: Sequence[Authority]
-) -> datetime | None:
+) -> Stamp | None:
     """Check evidence over a checkpoint; None if no authority is given to check it by.
 
     Raises:
@@ -201,7 +216,8 @@ def check_evidence(
     problem: VerificationError | None = None
     for authority in authorities:
         try:
-            return verify_token(token.response, message, authority, token.nonce)
+            time = verify_token(token.response, message, authority, token.nonce)
+            return Stamp(time, authority)
         except VerificationError as error:
             problem = error
     if problem is not None:
