@@ -149,6 +149,36 @@ def test_readers_agree_on_every_member_removed(path: tuple[Any, ...]) -> None:
     assert_readers_agree(value)
 
 
+@pytest.mark.parametrize(
+    ("receipt", "path"),
+    [
+        (receipt, path)
+        for receipt in (RECEIPT, MASKED, BLOB)
+        for path in places(json.loads(receipt.encode()))[1:]
+    ],
+    ids=lambda part: (
+        "/".join(map(str, part)) if isinstance(part, tuple) else part.commitment.profile
+    ),
+)
+def test_a_lone_surrogate_is_no_text_and_its_member_is_named(
+    receipt: Receipt, path: tuple[Any, ...]
+) -> None:
+    """Python's own reader of JSON lets it in, and UTF-8 cannot write it."""
+    for odd in ("\ud800", "a\udfff", "\udc00\ud800"):
+        value = json.loads(receipt.encode())
+        put(value, path, odd)
+        with pytest.raises(ReceiptFormatError) as caught:
+            parse_receipt(value)
+        assert caught.value.field.split("[")[0].split(".")[0] == path[0]
+        str(caught.value).encode()
+
+
+def test_a_lone_surrogate_as_a_name_is_told_in_ascii() -> None:
+    with pytest.raises(ReceiptFormatError, match=r"unknown members: \\ud800") as caught:
+        parse_receipt({**json.loads(LINE), "\ud800": 1})
+    str(caught.value).encode()
+
+
 def assert_readers_agree(value: Any) -> None:
     data = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     quick = read_canonical(data)

@@ -34,6 +34,7 @@ _EVIDENCE_MEMBERS = {"sink", "kind", "acknowledgedAtNs", "evidence"}
 # 32 bytes: 43 characters of which the last holds four bits, so its low two are zero, and one `=`.
 _HASH_CHARS = 44
 _HASHES_RE = re.compile(r"(?:[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=)*")
+_SURROGATE_RE = re.compile("[\ud800-\udfff]")
 _DECIMAL_RE = re.compile(r"0|[1-9][0-9]{0,18}")
 
 
@@ -46,9 +47,7 @@ def read_members(value: Mapping[str, Any]) -> Receipt:
     _exact(value, _MEMBERS, "receipt")
     commitment = read_opening(value["commitment"])
     mask = value["fields_mask"]
-    if mask is not None and not (
-        isinstance(mask, list) and all(isinstance(pointer, str) for pointer in mask)
-    ):
+    if mask is not None and not (isinstance(mask, list) and all(map(_is_text, mask))):
         raise ReceiptFormatError("fields_mask", "is neither null nor a list of pointers")
     return Receipt(
         name=_text(value, "id"),
@@ -107,7 +106,7 @@ def read_opening(value: Any) -> Opening:
         members = _exact(value, {"profile", "size", "disclosures", "digests"}, "commitment")
         secret = None
         shown = members["disclosures"]
-        if not isinstance(shown, list) or not all(isinstance(text, str) for text in shown):
+        if not isinstance(shown, list) or not all(map(_is_text, shown)):
             raise ReceiptFormatError("commitment.disclosures", "is not a list of text")
         disclosures = tuple(shown)
         digests = _hashes(members["digests"], "commitment.digests")
@@ -161,16 +160,23 @@ def _exact(value: Any, members: set[str] | frozenset[str], field: str) -> Mappin
         raise ReceiptFormatError(field, "is not an object")
     names_found = set(value)
     if names_found != members:
-        odd = sorted(str(name) for name in names_found ^ members)[:3]
+        odd = sorted(ascii(name).strip("'") for name in names_found ^ members)[:3]
         raise ReceiptFormatError(field, f"has missing or unknown members: {', '.join(odd)}")
     return value
 
 
 def _text(value: Mapping[str, Any], name: str, field: str = "") -> str:
-    text = value[name]
-    if not isinstance(text, str):
+    text: Any = value[name]
+    if not _is_text(text):
         raise ReceiptFormatError(field or name, "is not text")
-    return text
+    return str(text)
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a value is text that UTF-8 can write; other readers of JSON let surrogates in."""
+    if not isinstance(value, str):
+        return False
+    return value.isascii() or not _SURROGATE_RE.search(value)
 
 
 def _kid(value: Mapping[str, Any]) -> str:
