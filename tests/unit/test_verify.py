@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import json
 from typing import Any
 
 import orjson
@@ -101,26 +103,91 @@ def test_documents_of_other_media_types_verify():
     assert caught.value.finding == Finding.PAYLOAD_CHANGED
 
 
-def test_a_masked_receipt_shows_some_fields_and_verifies():
+def masked_receipt(*pointers: str) -> Receipt:
+    """A receipt in which only these fields are shown."""
     value = jcs.parse(RECEIPT.payload or b"")
     secret = RECEIPT.commitment.secret or b""
     shown = [
         item.text
         for item in disclosure.disclose_all(value, secret, mutation=True)
-        if item.pointer in ("/entityId", "/newState/date")
+        if item.pointer in pointers
     ]
     digests = disclosure.digest_list(value, secret, mutation=True)
-    masked = with_changes(
+    return with_changes(
         RECEIPT,
         payload=None,
-        fields_mask=("/entityId", "/newState/date"),
+        fields_mask=tuple(sorted(pointers)),
         commitment=Opening("fields-v1", len(digests), None, tuple(shown), tuple(digests)),
     )
-    assert verify_receipt(masked.encode(), KEYS).status is Status.VERIFIED
-    claims_more = with_changes(masked, fields_mask=("/entityId", "/newState/date", "/newState/x"))
+
+
+@pytest.mark.parametrize("pointers", [("/entityId", "/newState/date"), ("/entityId",), ()])
+def test_a_masked_receipt_shows_some_fields_and_verifies(pointers: tuple[str, ...]) -> None:
+    assert verify_receipt(masked_receipt(*pointers).encode(), KEYS).status is Status.VERIFIED
+
+
+def _altered(text: str) -> str:
+    """A disclosure of another value, well-formed."""
+    data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    salt, pointer, value = json.loads(data)
+    other = jcs.encode([salt, pointer, f"{value}x"])
+    return base64.urlsafe_b64encode(other).decode().rstrip("=")
+
+
+MASKED = masked_receipt("/entityId", "/newState/date")
+ONE, TWO = MASKED.commitment.disclosures
+DIGESTS = MASKED.commitment.digests
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"disclosures": (ONE[:-2] + "!!", TWO)},
+        {"disclosures": (ONE[:-1], TWO)},
+        {"disclosures": (ONE + "=", TWO)},
+        {"disclosures": ("", TWO)},
+        {"disclosures": ("WyJh", TWO)},
+        {"disclosures": ("\u00e9", TWO)},
+        {"disclosures": (_altered(ONE), TWO)},
+        {"disclosures": (ONE, ONE)},
+        {"disclosures": (ONE, TWO, TWO)},
+        {"disclosures": (ONE,)},
+        {"disclosures": ()},
+        {"digests": DIGESTS[:-1], "size": len(DIGESTS) - 1},
+        {"digests": (), "size": 0},
+        {"digests": DIGESTS[::-1]},
+        {"digests": (*DIGESTS[:-1], bytes([255] * 32))},
+        {"size": len(DIGESTS) * 2},
+    ],
+)
+def test_a_masked_receipt_that_was_altered_does_not_hold(changes: dict[str, Any]) -> None:
+    altered = with_changes(MASKED, commitment=dataclasses.replace(MASKED.commitment, **changes))
+    for source in (altered, altered.encode()):
+        with pytest.raises(VerificationError) as caught:
+            verify_receipt(source, KEYS)
+        found = (caught.value.check, caught.value.finding)
+        assert found == (Check.COMMITMENT, Finding.PAYLOAD_CHANGED)
+        assert str(caught.value).count("commitment: ") == 1
+
+
+@pytest.mark.parametrize(
+    ("receipt", "mask"),
+    [
+        (MASKED, None),
+        (MASKED, ()),
+        (MASKED, ("/entityId",)),
+        (MASKED, ("/newState/date", "/entityId")),
+        (MASKED, ("/entityId", "/entityId", "/newState/date")),
+        (MASKED, ("/entityId", "/newState/date", "/newState/x")),
+        (masked_receipt(), None),
+        (RECEIPT, ()),
+    ],
+)
+def test_a_mask_has_one_spelling(receipt: Receipt, mask: tuple[str, ...] | None) -> None:
     with pytest.raises(VerificationError) as caught:
-        verify_receipt(claims_more, KEYS)
-    assert caught.value.check == Check.COMMITMENT
+        verify_receipt(with_changes(receipt, fields_mask=mask).encode(), KEYS)
+    found = (caught.value.check, caught.value.finding)
+    assert found == (Check.COMMITMENT, Finding.PAYLOAD_CHANGED)
 
 
 def test_a_payload_whose_pointers_fill_the_memory_does_not_hold(

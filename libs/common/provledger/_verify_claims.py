@@ -99,8 +99,14 @@ def check_commitment(receipt: Receipt, stated: Bound) -> bool:
     """
     opening = receipt.commitment
     if opening.secret is None:
-        shown = verify_disclosures(receipt.payload_hash, opening.disclosures, opening.digests)
-        if opening.size != len(opening.digests) or list(receipt.fields_mask or ()) != sorted(shown):
+        try:
+            shown = verify_disclosures(receipt.payload_hash, opening.disclosures, opening.digests)
+        except ReceiptFormatError as error:
+            raise _payload_changed(str(error)) from error
+        except VerificationError as error:
+            raise _payload_changed(error.message) from error
+        # Where nothing is shown the mask is empty: null says that all of it is.
+        if opening.size != len(opening.digests) or receipt.fields_mask != tuple(sorted(shown)):
             raise _payload_changed("fields_mask or size is not what is disclosed")
         return True
     if receipt.fields_mask is not None or receipt.payload is None:
