@@ -67,7 +67,8 @@ def run(work: Path, *arguments: str, expect: int = HOLDS) -> dict[str, Any]:
 def import_and_rotate(work: Path, data: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Import the mutations line by line from a pipe; rotate once half of them are on their way."""
     lines = (work / MUTATIONS).read_bytes().splitlines(keepends=True)
-    arguments = ("import", "-", "--tenant", TENANT, "--batch", "10", *data)
+    named = ("--source", MUTATIONS)
+    arguments = ("import", "-", *named, "--tenant", TENANT, "--batch", "10", *data)
     _console.print(f"[dim]$ provledger {escape(' '.join(arguments))} < {MUTATIONS}[/]")
     importing = subprocess.Popen(
         [sys.executable, "-m", "provledger_cli", *arguments, "--json"],

@@ -34,6 +34,7 @@ from provledger.errors import (
 )
 from provledger.rpc.errors import as_status_error, status_from_pb
 from provledger_cli.connect import Remote
+from provledger_cli.failures import CommandError
 from provledger_cli.lines import MAX_LINE_BYTES, RequestIds, draft_from_line
 
 SHOWN_REJECTIONS: Final = 20
@@ -105,6 +106,7 @@ async def run_import(
     """Record the lines in a ledger; what happened is in `progress`.
 
     Raises:
+        CommandError: at a line without a request id, where `request_id` makes none.
         StatusError: where the service fails for good, or for longer than the policy's time. What
             was acknowledged stays; the same import again goes on.
     """
@@ -235,6 +237,8 @@ def _drafts(
             draft = draft_from_line(line, request_id(number))
             if draft.ByteSize() > MAX_DRAFT_BYTES:
                 raise IdentifierError("line", f"makes a draft of over {MAX_DRAFT_BYTES} bytes")
+            if not draft.request_id:
+                raise _no_request_id(number)
         except InputError as error:
             progress.reject(_own_rejection(number, error))
             continue
@@ -255,6 +259,16 @@ def _batches(items: Iterable[_Item], batch_items: int) -> Iterator[_Batch]:
         batch.resources.add(f"{mutation.resource_type}/{mutation.resource_id}")
     if batch.items:
         yield batch
+
+
+def _no_request_id(line: int) -> CommandError:
+    """Not a rejection: none of the lines to come would fare better."""
+    return CommandError(
+        f"line {line} has no request_id, and standard input or a pipe has no name to make one of: "
+        "the lines of the next pipe would be taken for these, and be lost",
+        hint="give --source NAME, the same whenever the same lines come again and another for "
+        "other lines; or a request_id in each line",
+    )
 
 
 def _own_rejection(line: int, error: InputError) -> Rejection:

@@ -61,6 +61,11 @@ def request_ids(key: bytes, source: str) -> RequestIds:
     return request_id
 
 
+def no_request_ids(line_number: int) -> str:
+    """Make none: for lines whose source has no name, so that each must bring its own."""
+    return ""
+
+
 def draft_from_line(line: bytes, default_request_id: str) -> common_pb2.Draft:
     """The draft that a line stands for.
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
+import stat
 import sys
 import zlib
 from collections.abc import Iterator
@@ -26,17 +28,27 @@ class LineSource:
     def __init__(self, path: Path, *, max_line_bytes: int) -> None:
         self._path = path
         self._limit = max_line_bytes
+        self.name = ""
+        """The file's name without the ending of compression: the same lines either way.
+
+        Empty for standard input and pipes: nothing tells one from another.
+        """
         if str(path) == "-":
             self._raw: IO[bytes] = sys.stdin.buffer
             self.size_bytes = 0
         else:
             try:
                 self._raw = path.open("rb", buffering=0)
-                self.size_bytes = path.stat().st_size
+                found = os.fstat(self._raw.fileno())
             except OSError as error:
                 raise CommandError(
                     f"{path} cannot be read: {error.strerror}", hint="check the file's name"
                 ) from None
+            is_file = stat.S_ISREG(found.st_mode)
+            self.size_bytes = found.st_size if is_file else 0
+            # /dev/stdin and /dev/fd/63 are whatever a shell has put there this time.
+            if is_file and path.parts[:2] not in (("/", "dev"), ("/", "proc")):
+                self.name = path.name.removesuffix(".gz")
         buffered = cast(
             io.BufferedReader,
             self._raw
@@ -64,11 +76,6 @@ class LineSource:
         if str(self._path) != "-":
             self._reader.close()
             self._raw.close()
-
-    @property
-    def name(self) -> str:
-        """The file's name without the ending of compression: the same lines either way."""
-        return "stdin" if str(self._path) == "-" else self._path.name.removesuffix(".gz")
 
     @property
     def position_bytes(self) -> int:

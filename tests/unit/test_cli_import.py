@@ -16,8 +16,9 @@ import pytest_asyncio
 from provledger.errors import NotFoundError, UnavailableError
 from provledger_cli.connect import Remote, Target
 from provledger_cli.datadir import DataDir
+from provledger_cli.failures import CommandError
 from provledger_cli.importing import Progress, run_import
-from provledger_cli.lines import request_ids
+from provledger_cli.lines import no_request_ids, request_ids
 from tests.integration.client_simulator import (
     EXHAUSTED,
     LEDGER,
@@ -125,6 +126,22 @@ async def test_only_the_first_rejections_are_kept(remote: Remote, fake: FakeLedg
 async def test_a_limit_ends_it_early(remote: Remote, fake: FakeLedger) -> None:
     progress = await do_import(remote, lines(100), limit=7)
     assert (progress.lines, progress.appended) == (7, 7)
+
+
+async def test_a_line_that_nothing_tells_from_others_ends_it(
+    remote: Remote, fake: FakeLedger
+) -> None:
+    named = list(lines(3, request_id="mine"))
+    progress = Progress()
+    with pytest.raises(CommandError, match="line 2 has no request_id") as caught:
+        await run_import(
+            remote, LEDGER, [named[0], *lines(2)], no_request_ids, progress=progress, batch_items=1
+        )
+    assert "--source" in caught.value.hint
+    assert progress.rejected == 0
+    progress = Progress()
+    await run_import(remote, LEDGER, named[:1], no_request_ids, progress=progress)
+    assert list(fake.by_request) == ["mine"]
 
 
 @pytest.mark.parametrize("fault", [UNAVAILABLE, EXHAUSTED, LOST_ANSWER, TURNED_AWAY])

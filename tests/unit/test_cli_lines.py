@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import hmac
 import io
+import os
 from importlib import resources
 from pathlib import Path
 
@@ -192,13 +193,37 @@ def test_a_missing_file_says_so(tmp_path: Path) -> None:
         LineSource(tmp_path / "none", max_line_bytes=10)
 
 
-def test_standard_input_is_read_under_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_standard_input_is_read_and_has_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
     class Stdin:
         buffer = io.BufferedReader(io.BytesIO(b"x\ny\n"))
 
     monkeypatch.setattr("sys.stdin", Stdin())
     with LineSource(Path("-"), max_line_bytes=10) as source:
-        assert (source.name, list(source.lines())) == ("stdin", [b"x\n", b"y\n"])
+        assert (source.name, list(source.lines())) == ("", [b"x\n", b"y\n"])
+
+
+def test_a_pipe_has_no_name_whatever_its_path(tmp_path: Path) -> None:
+    for path in (tmp_path / "pipe", Path("/dev/fd")):
+        if path.exists():
+            read_end, write_end = os.pipe()
+            path = path / str(read_end)
+        else:
+            os.mkfifo(path)
+            read_end = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+            write_end = os.open(path, os.O_WRONLY)
+        os.write(write_end, b"x\n")
+        with LineSource(path, max_line_bytes=10) as source:
+            os.close(write_end)
+            assert (source.name, source.size_bytes, list(source.lines())) == ("", 0, [b"x\n"])
+        os.close(read_end)
+
+
+def test_a_file_that_a_shell_hands_over_has_no_name(tmp_path: Path) -> None:
+    (tmp_path / "a.ndjson").write_bytes(b"x\n")
+    with (tmp_path / "a.ndjson").open("rb") as opened:
+        path = Path(f"/dev/fd/{opened.fileno()}")
+        with LineSource(path, max_line_bytes=10) as source:
+            assert (source.name, list(source.lines())) == ("", [b"x\n"])
 
 
 BAD_LINES = [b"", b"null", b"1", b'"x"', b'{"new_state":1e400}', b"{}", b'{"action":{}}']

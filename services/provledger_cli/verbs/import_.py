@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from provledger_cli import output
-from provledger_cli.failures import COULD_NOT_TELL, DOES_NOT_HOLD
+from provledger_cli.failures import COULD_NOT_TELL, DOES_NOT_HOLD, CommandError
 from provledger_cli.options import (
     DataDirOption,
     EndpointOption,
@@ -31,7 +31,8 @@ def import_(
         Path,
         typer.Argument(
             envvar="PROVLEDGER_IMPORT_FILE",
-            help="NDJSON file, may be compressed with gzip; - is standard input.",
+            help="NDJSON file, may be compressed with gzip; - is standard input, and needs "
+            "--source unless each line has a request_id.",
             show_default=False,
         ),
     ],
@@ -68,8 +69,9 @@ def import_(
         typer.Option(
             "--source",
             envvar="PROVLEDGER_IMPORT_SOURCE",
-            help="Name that tells this file from others, for lines without a request_id. "
-            "Default: the file's name.",
+            help="Name that tells these lines from others, for those without a request_id: the "
+            "same lines again under the same name append nothing, other lines need another. "
+            "Default: the file's name, without its directory; standard input and pipes have none.",
             show_default=False,
         ),
     ] = "",
@@ -83,6 +85,7 @@ def import_(
 ) -> None:
     """Record each line of a file as a mutation; running it again appends nothing twice.
 
+    Lines are known again by their request_id, else by their number and the name of their source.
     A line that is refused is counted and named, and loses nothing else; the exit code is 1 then.
     On the services of a data directory, a missing tenant and ledger are made.
 
@@ -101,10 +104,16 @@ def import_(
         from provledger_cli.failures import report
 
         report(failure)
-        output.say(
-            "[bold]next:[/] run the same command again: it goes on and appends nothing twice"
-        )
+        if not isinstance(failure, CommandError):  # These say themselves what to do.
+            output.say(
+                "[bold]next:[/] run the same command again: it goes on and appends nothing twice"
+            )
         raise typer.Exit(COULD_NOT_TELL)
+    if not source and any(item.reason == "REQUEST_ID_REUSED" for item in progress.rejections):
+        output.say(
+            "[bold]next:[/] if another file of this name was imported before: run it again with "
+            "--source and a name of its own"
+        )
     if progress.rejected:
         raise typer.Exit(DOES_NOT_HOLD)
 
@@ -121,13 +130,14 @@ async def _import(
     from provledger.errors import ProvledgerError
     from provledger_cli.connect import Remote
     from provledger_cli.importing import Progress, run_import
-    from provledger_cli.lines import MAX_LINE_BYTES, request_ids
+    from provledger_cli.lines import MAX_LINE_BYTES, no_request_ids, request_ids
     from provledger_cli.sources import LineSource
     from provledger_cli.tenancy import ensure_ledger
 
     failure: Exception | None = None
     with LineSource(file, max_line_bytes=MAX_LINE_BYTES) as lines:
-        ids = request_ids(where.data_dir.import_key(), source or lines.name)
+        told_by = source or lines.name
+        ids = request_ids(where.data_dir.import_key(), told_by) if told_by else no_request_ids
         async with Remote(where, timeout_s=timeout_s) as remote:
             name = await ensure_ledger(remote, tenant, ledger)
             progress = Progress()
