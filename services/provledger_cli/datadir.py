@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from provledger_cli.failures import CommandError
+from provledger_cli.placing import replacing, sync_directory
 
 SERVICES = ("keys", "witness", "anchor", "ledger")
 """The services over gRPC, in the order in which they are listed everywhere."""
@@ -209,27 +210,8 @@ def _holder(path: Path) -> int | None:
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Put a whole file in place: readers see the old one or the new one. Durable on return."""
-    scratch = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
-    except BaseException:
-        scratch.unlink(missing_ok=True)
-        raise
-    sync_directory(path.parent)
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with replacing(path, mode=mode) as file:
+        file.write(data)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -7,8 +7,6 @@ was recorded after that checkpoint is for the next export. The file appears when
 from __future__ import annotations
 
 import gzip
-import os
-import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -42,9 +40,9 @@ from provledger_cli import output
 from provledger_cli.anchoring import log_state, wait_until_anchored
 from provledger_cli.anchors import DEFAULT_LOG
 from provledger_cli.connect import Remote
-from provledger_cli.datadir import sync_directory
 from provledger_cli.failures import CommandError
 from provledger_cli.key_ledger_wait import key_ledger_anchored
+from provledger_cli.placing import writing
 
 RECENT_CHECKPOINTS: Final = 256
 """Earlier published checkpoints that an export carries, unless told otherwise."""
@@ -276,13 +274,13 @@ async def write_export(
     check: Callable[[Receipt], None] = lambda receipt: None,
     at_end: Callable[[], None] = lambda: None,
 ) -> Exported:
-    """Write what is planned to a file, which appears when it is whole.
+    """Write what is planned to a file, which appears when it is whole, or to a pipe or `-`.
 
     `check` is given each receipt in its order, and `at_end` called before the file takes its place:
     what they raise keeps it from doing so.
     """
     started_s = time.monotonic()
-    with _replacing(out) as file:
+    with writing(out) as raw, _packed(out, counted := _Counted(raw)) as file:
         writer = plan.begin(file)
         async for page in receipts(remote, plan):
             for receipt in page:
@@ -298,7 +296,7 @@ async def write_export(
         earlier_checkpoints=len(plan.consistency),
         key_events=max(0, len(plan.key_ledger) - 3),
         last_seq=plan.last_seq,
-        bytes_written=_size(out),
+        bytes_written=counted.size_bytes,
         seconds=time.monotonic() - started_s,
     )
 
@@ -396,26 +394,29 @@ async def _anchored_sizes(remote: Remote, log: str, below: int, count: int) -> l
     return list(sizes)
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size
+class _Counted:
+    """A binary file that is written, and how much was written to it: a pipe does not know."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.size_bytes = 0
+
+    def write(self, data: bytes, /) -> int:
+        """Write all of it."""
+        self.size_bytes += len(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        """Hand it on."""
+        self._file.flush()
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file beside `path` that takes its place, durably, if all goes well."""
-    scratch = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    try:
-        with scratch.open("xb") as raw:
-            if path.name.endswith(".gz"):
-                # Without name and time, so that the same export is the same file.
-                with gzip.GzipFile("", "wb", _GZIP_LEVEL, raw, mtime=0) as packed:
-                    yield cast(IO[bytes], packed)
-            else:
-                yield raw
-            raw.flush()
-            os.fsync(raw.fileno())
-        os.replace(scratch, path)
-    except BaseException:
-        scratch.unlink(missing_ok=True)
-        raise
-    sync_directory(path.absolute().parent)
+def _packed(path: Path, raw: _Counted) -> Iterator[BinarySink]:
+    """Compressed, if the name says so."""
+    if not path.name.endswith(".gz"):
+        yield raw
+        return
+    # Without name and time, so that the same export is the same file.
+    with gzip.GzipFile("", "wb", _GZIP_LEVEL, cast(IO[bytes], raw), mtime=0) as packed:
+        yield cast(BinarySink, packed)

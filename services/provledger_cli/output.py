@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, NoReturn, TextIO
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import IO, Any, Final, NoReturn, TextIO
 
 import orjson
 from rich import box
@@ -57,27 +58,46 @@ _err = _console(sys.stderr, stderr=True)
 class _Mode:
     json = False
     written = False
+    on_stderr = False
 
 
 def use_json(flag: bool) -> None:
     """Say, first thing in a verb, whether it answers in JSON."""
     _Mode.json = flag
     _Mode.written = False
+    _Mode.on_stderr = False
+
+
+def answer_on_stderr() -> None:
+    """Say that stdout is for what was asked to be written there, the answer for stderr."""
+    _Mode.on_stderr = True
 
 
 def document(value: Mapping[str, Any] | Sequence[Any]) -> None:
     """Write the one JSON document of a command to stdout. Bytes become lower-case hex."""
-    _Mode.written = True
     options = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
-    raw(orjson.dumps(value, default=_plain, option=options) + b"\n")
+    text = orjson.dumps(value, default=_plain, option=options) + b"\n"
+    if not _Mode.on_stderr:
+        raw(text)
+        return
+    _Mode.written = True
+    sys.stderr.write(text.decode())
+    sys.stderr.flush()
 
 
 def raw(data: bytes) -> None:
     """Write bytes to stdout as they are."""
     _Mode.written = True
+    with stdout_bytes() as file:
+        file.write(data)
+
+
+@contextmanager
+def stdout_bytes() -> Iterator[IO[bytes]]:
+    """Standard output, open for bytes."""
     try:
         sys.stdout.flush()
-        sys.stdout.buffer.write(data)
+        yield sys.stdout.buffer
         sys.stdout.buffer.flush()
     except BrokenPipeError:
         _reader_gone()
@@ -96,7 +116,7 @@ def say(text: str) -> None:
 
 def show(renderable: Any) -> None:
     """Print a table or text for people, on stdout."""
-    _out.print(renderable)
+    (_err if _Mode.on_stderr else _out).print(renderable)
 
 
 def fail(message: str, *, hint: str = "", details: str = "", reason: str = "") -> None:

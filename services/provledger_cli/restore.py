@@ -36,9 +36,10 @@ from provledger_cli import archive, scratch
 from provledger_cli import config as configs
 from provledger_cli import fsck as fscks
 from provledger_cli.config import Config
-from provledger_cli.datadir import DataDir, sync_directory, write_atomically, write_json
+from provledger_cli.datadir import DataDir, write_atomically, write_json
 from provledger_cli.failures import CommandError
 from provledger_cli.logfiles import DirFiles
+from provledger_cli.placing import sync_directory
 from provledger_cli.restore_postgres import Schemas, broken, filled, is_published, origin
 from provledger_cli.stored import AnchorRows, LedgerRows, open_database
 

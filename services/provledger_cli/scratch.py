@@ -21,8 +21,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from provledger_cli.datadir import lock, sync_directory
+from provledger_cli.datadir import lock
 from provledger_cli.failures import CommandError
+from provledger_cli.placing import sync_directory
 
 UNFINISHED: Final = "unfinished.lock"
 _DIGITS: Final = 12

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from provledger import names
-from provledger_cli import output
-from provledger_cli.datadir import write_atomically
+from provledger_cli import output, placing
 from provledger_cli.options import (
     DataDirOption,
     EndpointOption,
@@ -35,7 +34,7 @@ def export(
         typer.Option(
             "--out",
             envvar="PROVLEDGER_OUT",
-            help="File to write; compressed if its name ends in .gz.",
+            help="File to write; compressed if its name ends in .gz. - is standard output.",
             show_default=False,
         ),
     ],
@@ -113,6 +112,7 @@ def export(
     from provledger_cli.connect import run_async, target
 
     output.use_json(as_json)
+    placing.claim(out, head_out, checkpoint_out)
     where = target(data_dir, endpoint, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca)
     known = [path.read_bytes() for path in checkpoint or ()]
     name = names.ledger_name(tenant, ledger)
@@ -121,13 +121,14 @@ def export(
     )
     for path, data in ((head_out, plan.head), (checkpoint_out, plan.checkpoint)):
         if path is not None and data is not None:
-            write_atomically(path, data, mode=0o644)
+            placing.write(path, data)
     if as_json:
         output.document({"file": str(out), **asdict(done)})
         return
+    place = "standard output" if placing.is_stdout(out) else str(out)
     output.show(
         f"{done.receipts:,} receipts of {name} up to seq {done.last_seq:,} "
-        f"in {output.seconds(done.seconds)} to {out} ({done.bytes_written:,} bytes)\n"
+        f"in {output.seconds(done.seconds)} to {place} ({done.bytes_written:,} bytes)\n"
         f"against the checkpoint of size {done.tree_size:,}, which extends "
         f"{done.earlier_checkpoints:,} earlier ones; with {done.key_events:,} key events"
     )

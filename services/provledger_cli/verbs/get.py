@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from provledger import names
-from provledger_cli import output
-from provledger_cli.datadir import write_atomically
+from provledger_cli import output, placing
 from provledger_cli.failures import DOES_NOT_HOLD, CommandError
 from provledger_cli.options import (
     DataDirOption,
@@ -71,7 +70,7 @@ def get(
         typer.Option(
             "--out",
             envvar="PROVLEDGER_OUT",
-            help="Write the receipt to this file instead.",
+            help="Write the receipt to this file instead; - is stdout.",
             show_default=False,
         ),
     ] = None,
@@ -102,6 +101,10 @@ def get(
     from provledger_cli.receipts import show_receipt
 
     output.use_json(as_json)
+    placing.claim(out)
+    if placing.is_stdout(out):
+        # The receipt itself, which is its JSON document too.
+        out, as_json = None, True
     held = _held(name)
     full_name = _full_name(name, tenant, ledger) if held is None else held.name
     where = target(data_dir, endpoint, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca)
@@ -120,7 +123,7 @@ def get(
         _write(run_async(_cose(where, receipt, timeout)), out)
         return
     if out is not None:
-        write_atomically(out, receipt.encode() + b"\n", mode=0o644)
+        placing.write(out, receipt.encode() + b"\n")
         output.say(f"wrote {out}")
     if as_json:
         output.raw(receipt.encode() + b"\n")
@@ -188,7 +191,7 @@ def _write(data: bytes, out: Path | None) -> None:
     if out is None:
         output.raw(data)
     else:
-        write_atomically(out, data, mode=0o644)
+        placing.write(out, data)
         output.say(f"wrote {out}")
 
 

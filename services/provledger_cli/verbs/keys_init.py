@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from provledger_cli import output
+from provledger_cli import output, placing
 from provledger_cli.options import (
     DataDirOption,
     EndpointOption,
@@ -110,9 +110,9 @@ def init(
     Example: keys init --witness URI --checkpoint URI --head URI --recovery URI --endpoint H:P
     """
     from provledger_cli.connect import run_async, target
-    from provledger_cli.datadir import write_atomically
 
     output.use_json(as_json)
+    placing.claim(pin_out)
     where = target(
         data_dir, endpoint, first="keys", tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca
     )
@@ -121,7 +121,7 @@ def init(
         uris["receipt"] = receipt
     done = run_async(_init(where, uris, recovery, key_dir, timeout))
     if pin_out is not None:
-        write_atomically(pin_out, f"{done.pin.hex()}\n".encode(), mode=0o644)
+        placing.write(pin_out, f"{done.pin.hex()}\n".encode())
     if as_json:
         output.document({"registered": list(done.registered), "pin": done.pin.hex()})
         return

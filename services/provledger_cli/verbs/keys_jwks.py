@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from provledger_cli import output
-from provledger_cli.datadir import write_atomically
+from provledger_cli import output, placing
 from provledger_cli.options import (
     DataDirOption,
     EndpointOption,
@@ -29,7 +28,7 @@ def jwks(
         typer.Option(
             "--out",
             envvar="PROVLEDGER_OUT",
-            help="Write it to this file instead of stdout.",
+            help="Write it to this file instead of stdout; - is stdout.",
             show_default=False,
         ),
     ] = None,
@@ -50,15 +49,16 @@ def jwks(
     from provledger_cli.connect import run_async, target
 
     output.use_json(as_json)
+    placing.claim(out)
     where = target(
         data_dir, endpoint, first="keys", tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca
     )
     text = run_async(_jwks(where, timeout)) + b"\n"
-    if out is None:
+    if out is None or placing.is_stdout(out):
         # The set is JSON: with or without --json it is the one document.
         output.raw(text)
         return
-    write_atomically(out, text, mode=0o644)
+    placing.write(out, text)
     if as_json:
         output.document({"file": str(out)})
     else:

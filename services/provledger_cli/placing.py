@@ -1,0 +1,112 @@
+"""Where a command puts what it makes: files, devices and pipes, standard output.
+
+A regular file is replaced as a whole, so that readers see the old one or the new one. A symbolic
+link stays, and the file it leads to is replaced. What is no file, such as a pipe or /dev/null, is
+written into: to put a file in its place would take it from everybody else. `-` is standard output,
+and what the command has to say goes to stderr then.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import IO, Final
+
+from provledger_cli import output
+from provledger_cli.failures import CommandError
+
+# Opened anew, a file behind these would be written from its start, over what is there.
+_STDOUT: Final = frozenset({"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
+
+
+def is_stdout(path: Path | None) -> bool:
+    """Whether a path that was given means standard output."""
+    return str(path) in _STDOUT
+
+
+def claim(*paths: Path | None) -> None:
+    """Look at the places that were given to a command before it does its work.
+
+    Raises:
+        CommandError: one is a directory or lies in none, or two are standard output.
+    """
+    given = [path for path in paths if path is not None]
+    to_stdout = sum(is_stdout(path) for path in given)
+    if to_stdout > 1:
+        raise CommandError("only one thing can go to standard output", hint="name a file")
+    if to_stdout:
+        output.answer_on_stderr()
+    for path in given:
+        if not is_stdout(path):
+            _target(path)
+
+
+def writing(path: Path, *, mode: int = 0o666) -> AbstractContextManager[IO[bytes]]:
+    """A place that was given to a command, open to be written; see `replacing`."""
+    return output.stdout_bytes() if is_stdout(path) else replacing(path, mode=mode)
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write all of it to a place that was given to a command."""
+    with writing(path, mode=0o644) as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: Path, *, mode: int = 0o666) -> Iterator[IO[bytes]]:
+    """A file that takes the place of `path` if all goes well, durable then; or what is there.
+
+    mode: of a new file, less the umask.
+
+    Raises:
+        CommandError: it is a directory, or lies in none.
+    """
+    target, is_file = _target(path)
+    if not is_file:
+        with os.fdopen(os.open(target, os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC), "wb") as file:
+            yield file
+        return
+    scratch = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
+    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, target)
+    except BaseException:
+        scratch.unlink(missing_ok=True)
+        raise
+    sync_directory(target.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _target(path: Path) -> tuple[Path, bool]:
+    """What is written to, and whether that is a regular file, there already or not."""
+    try:
+        kind = path.stat().st_mode
+    except FileNotFoundError:
+        kind = stat.S_IFREG
+    if stat.S_ISDIR(kind):
+        raise CommandError(f"{path} is a directory", hint="name a file in it")
+    if not stat.S_ISREG(kind):
+        return path, False
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path
+    if not target.parent.is_dir():
+        raise CommandError(
+            f"{target} cannot be written: there is no directory {target.parent}",
+            hint="make it, or name another file",
+        )
+    return target, True
