@@ -16,15 +16,16 @@ is what makes it safe to stop anywhere, and needs no state here beyond one key.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2
-from provledger.client.batches import MAX_BATCH_BYTES, MAX_BATCH_ITEMS, MAX_DRAFT_BYTES
+from provledger.client.batches import MAX_BATCH_ITEMS, MAX_DRAFT_BYTES
 from provledger.client.calls import is_retryable, next_wait, waits
 from provledger.errors import (
     IdentifierError,
@@ -35,21 +36,14 @@ from provledger.errors import (
 from provledger.rpc.errors import as_status_error, status_from_pb
 from provledger_cli.connect import Remote
 from provledger_cli.failures import CommandError
+from provledger_cli.gathering import Batch, Gathering, Item
 from provledger_cli.lines import MAX_LINE_BYTES, RequestIds, draft_from_line
+
+R = TypeVar("R")
 
 SHOWN_REJECTIONS: Final = 20
 
 _DRAFT_PREFIX: Final = re.compile(r"^drafts\[\d+\]\.?")
-_Item = tuple[int, common_pb2.Draft]
-
-
-@dataclass(slots=True)
-class _Batch:
-    """Lines by number, how large they were together at first, and what they are about."""
-
-    items: list[_Item] = field(default_factory=list)
-    size_bytes: int = 0
-    resources: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +58,17 @@ class Rejection:
 
 @dataclass(slots=True)
 class Progress:
-    """How far an import has got. `rejections` holds the first few only, by line."""
+    """How far an import has got. `rejections` holds the first few only, by line.
+
+    unanswered: numbers of the lines that were read and of which nothing is known yet.
+    """
 
     lines: int = 0
     appended: int = 0
     repeated: int = 0
     rejected: int = 0
     rejections: list[Rejection] = field(default_factory=list)
+    unanswered: set[int] = field(default_factory=set)
     started_s: float = field(default_factory=time.monotonic)
 
     @property
@@ -90,6 +88,16 @@ class Progress:
         self.rejections.sort(key=lambda item: item.line)
         del self.rejections[SHOWN_REJECTIONS:]
 
+    def gaps(self) -> list[tuple[int, int]]:
+        """The lines without an answer, as ranges of first and last."""
+        ranges: list[tuple[int, int]] = []
+        for line in sorted(self.unanswered):
+            if ranges and ranges[-1][1] == line - 1:
+                ranges[-1] = (ranges[-1][0], line)
+            else:
+                ranges.append((line, line))
+        return ranges
+
 
 async def run_import(
     remote: Remote,
@@ -100,10 +108,14 @@ async def run_import(
     batch_items: int = MAX_BATCH_ITEMS,
     in_flight: int = 2,
     limit: int = 0,
+    linger_s: float | None = None,
     progress: Progress,
     on_progress: Callable[[], None] = lambda: None,
 ) -> None:
     """Record the lines in a ledger; what happened is in `progress`.
+
+    linger_s: for lines that come when they come, how long one waits for others. The lines are read
+    in a thread, which at an early end is left to itself: the caller stops what they come from.
 
     Raises:
         CommandError: at a line without a request id, where `request_id` makes none.
@@ -111,16 +123,18 @@ async def run_import(
             was acknowledged stays; the same import again goes on.
     """
     pipeline = _Pipeline(remote, ledger, progress, on_progress)
-    batches = _batches(_drafts(lines, request_id, limit, progress), batch_items)
+    drafts = _drafts(itertools.islice(lines, limit or None), request_id, progress)
+    gathering = Gathering(drafts, batch_items, linger_s)
     try:
-        # Read and parsed in a thread: a pipe may be slow, and answers are due meanwhile.
-        while (batch := await asyncio.to_thread(next, batches, None)) is not None:
+        while (batch := await pipeline.attend(gathering.next())) is not None:
             await pipeline.make_room(in_flight - 1, batch)
             pipeline.send(batch)
             # Let it write to its connection before the next batch is read and parsed.
             await asyncio.sleep(0)
         await pipeline.make_room(0)
+        gathering.check()
     finally:
+        gathering.close()
         await pipeline.close()
 
 
@@ -134,18 +148,18 @@ class _Pipeline:
         self._ledger = ledger
         self._progress = progress
         self._on_progress = on_progress
-        self._running: dict[asyncio.Task[StatusError | None], _Batch] = {}
+        self._running: dict[asyncio.Task[StatusError | None], Batch] = {}
 
-    def send(self, batch: _Batch) -> None:
+    def send(self, batch: Batch) -> None:
         """Start sending a batch, one attempt."""
         self._running[asyncio.create_task(self._attempt(batch))] = batch
 
-    async def make_room(self, most: int, following: _Batch | None = None) -> None:
+    async def make_room(self, most: int, following: Batch | None = None) -> None:
         """Wait until at most `most` batches are on their way and `following` may leave.
 
         If one was not taken, wait for all, and send what was not taken again before returning.
         """
-        not_taken: list[_Batch] = []
+        not_taken: list[Batch] = []
         while True:
             for task in [task for task in self._running if task.done()]:
                 batch = self._running.pop(task)
@@ -159,7 +173,19 @@ class _Pipeline:
         for batch in sorted(not_taken, key=lambda batch: batch.items[0][0]):
             await self._insist(batch)
 
-    def _must_wait(self, following: _Batch | None) -> bool:
+    async def attend(self, waited_for: Coroutine[Any, Any, R]) -> R:
+        """Wait for something else, and meanwhile send again what was not taken."""
+        task = asyncio.create_task(waited_for)
+        try:
+            while not task.done():
+                await asyncio.wait({task, *self._running}, return_when=asyncio.FIRST_COMPLETED)
+                if any(sent.done() for sent in self._running):
+                    await self.make_room(len(self._running))
+            return task.result()
+        finally:
+            task.cancel()
+
+    def _must_wait(self, following: Batch | None) -> bool:
         return following is not None and any(
             # Smaller messages can overtake larger ones on their way.
             not following.resources.isdisjoint(batch.resources)
@@ -173,7 +199,7 @@ class _Pipeline:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
 
-    async def _insist(self, batch: _Batch) -> None:
+    async def _insist(self, batch: Batch) -> None:
         """Send a batch until all of it is answered, or the policy's time is up."""
         policy = self._remote.policy
         delays = waits(policy)
@@ -184,7 +210,7 @@ class _Pipeline:
                 raise error
             await asyncio.sleep(wait_s)
 
-    async def _attempt(self, batch: _Batch) -> StatusError | None:
+    async def _attempt(self, batch: Batch) -> StatusError | None:
         """Send a batch once. Leaves in it what was not taken, and returns why; None if all was.
 
         Raises:
@@ -201,10 +227,11 @@ class _Pipeline:
             if is_retryable(error):
                 return error
             raise
-        again: list[_Item] = []
+        again: list[Item] = []
         refusal: StatusError | None = None
         for item, result in zip(batch.items, response.results, strict=True):
             if result.HasField("receipt"):
+                self._progress.unanswered.discard(item[0])
                 if result.repeated_request:
                     self._progress.repeated += 1
                 else:
@@ -215,19 +242,16 @@ class _Pipeline:
                 again.append(item)
                 refusal = outcome
             else:
+                self._progress.unanswered.discard(item[0])
                 self._progress.reject(_service_rejection(item[0], outcome))
         batch.items = again
         self._on_progress()
         return refusal
 
 
-def _drafts(
-    lines: Iterable[bytes], request_id: RequestIds, limit: int, progress: Progress
-) -> Iterator[_Item]:
+def _drafts(lines: Iterable[bytes], request_id: RequestIds, progress: Progress) -> Iterator[Item]:
     """Parse lines; those that cannot be are counted and left out."""
     for number, line in enumerate(lines, start=1):
-        if limit and number > limit:
-            return
         progress.lines = number
         if not line.strip():
             continue
@@ -242,23 +266,8 @@ def _drafts(
         except InputError as error:
             progress.reject(_own_rejection(number, error))
             continue
+        progress.unanswered.add(number)
         yield number, draft
-
-
-def _batches(items: Iterable[_Item], batch_items: int) -> Iterator[_Batch]:
-    batch = _Batch()
-    for item in items:
-        item_bytes = item[1].ByteSize()
-        full = len(batch.items) >= min(batch_items, MAX_BATCH_ITEMS)
-        if batch.items and (full or batch.size_bytes + item_bytes > MAX_BATCH_BYTES):
-            yield batch
-            batch = _Batch()
-        mutation = item[1].mutation
-        batch.items.append(item)
-        batch.size_bytes += item_bytes
-        batch.resources.add(f"{mutation.resource_type}/{mutation.resource_id}")
-    if batch.items:
-        yield batch
 
 
 def _no_request_id(line: int) -> CommandError:

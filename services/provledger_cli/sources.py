@@ -8,13 +8,14 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import select
 import stat
 import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Final, cast
+from typing import IO, Any, Final, cast
 
 from provledger_cli.failures import CommandError
 
@@ -22,8 +23,50 @@ _GZIP_MAGIC: Final = b"\x1f\x8b"
 _BUFFER_BYTES: Final = 256 * 1024
 
 
+class _StoppedError(Exception):
+    """Nothing more is to be read."""
+
+
+class _Pipe(io.RawIOBase):
+    """Something that may have nothing to read for hours, read so that the wait can be ended."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._stopped, self._stop = os.pipe()
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Read what is there, at least one byte, or none at the end.
+
+        Raises:
+            _StoppedError: it was stopped.
+        """
+        ready, _, _ = select.select([self._file.fileno(), self._stopped], [], [])
+        if self._stopped in ready:
+            raise _StoppedError
+        return os.readv(self._file.fileno(), [buffer])
+
+    def stop(self) -> None:
+        """End the wait of another thread, and every one to come."""
+        os.write(self._stop, b"!")
+
+    def close(self) -> None:
+        """Close the file."""
+        if not self.closed:
+            super().close()
+            self._file.close()
+            os.close(self._stopped)
+            os.close(self._stop)
+
+
 class LineSource:
-    """The lines of a file, or of standard input where the path is `-`."""
+    """The lines of a file, or of standard input where the path is `-`.
+
+    `is_file`: it is a regular file, and no pipe or terminal. `size_bytes` is 0 if it is not.
+    """
 
     def __init__(self, path: Path, *, max_line_bytes: int) -> None:
         self._path = path
@@ -33,34 +76,21 @@ class LineSource:
 
         Empty for standard input and pipes: nothing tells one from another.
         """
-        if str(path) == "-":
-            self._raw: IO[bytes] = sys.stdin.buffer
-            self.size_bytes = 0
-        else:
-            try:
-                self._raw = path.open("rb", buffering=0)
-                found = os.fstat(self._raw.fileno())
-            except OSError as error:
-                raise CommandError(
-                    f"{path} cannot be read: {error.strerror}", hint="check the file's name"
-                ) from None
-            is_file = stat.S_ISREG(found.st_mode)
-            self.size_bytes = found.st_size if is_file else 0
-            # /dev/stdin and /dev/fd/63 are whatever a shell has put there this time.
-            if is_file and path.parts[:2] not in (("/", "dev"), ("/", "proc")):
-                self.name = path.name.removesuffix(".gz")
-        buffered = cast(
-            io.BufferedReader,
-            self._raw
-            if hasattr(self._raw, "peek")
-            else io.BufferedReader(cast(io.RawIOBase, self._raw), _BUFFER_BYTES),
-        )
-        self._reader: IO[bytes] = buffered
-        self.compressed = buffered.peek(2)[:2] == _GZIP_MAGIC
-        if self.compressed:
-            self._reader = io.BufferedReader(
-                cast(io.RawIOBase, gzip.GzipFile(fileobj=buffered)), _BUFFER_BYTES
-            )
+        self._file = _opened(path)
+        found = os.fstat(self._file.fileno())
+        self.is_file = stat.S_ISREG(found.st_mode)
+        self.size_bytes = found.st_size if self.is_file else 0
+        # /dev/stdin and /dev/fd/63 are whatever a shell has put there this time.
+        if (
+            self.is_file
+            and str(path) != "-"
+            and path.parts[:2] not in (("/", "dev"), ("/", "proc"))
+        ):
+            self.name = path.name.removesuffix(".gz")
+        self._pipe = None if self.is_file else _Pipe(self._file)
+        raw = cast(io.RawIOBase, self._pipe or self._file)
+        self._buffered = io.BufferedReader(raw, _BUFFER_BYTES)
+        self._ended = False
 
     def __enter__(self) -> LineSource:
         """Return itself."""
@@ -72,15 +102,21 @@ class LineSource:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close the file."""
-        if str(self._path) != "-":
-            self._reader.close()
-            self._raw.close()
+        """Close the file; standard input stays open."""
+        # Else closing would wait for a thread that waits for a line.
+        self.stop()
+        self._buffered.close()
+
+    def stop(self) -> None:
+        """Let `lines`, in whatever thread, end after the last line that was read whole."""
+        if self._pipe is not None and not self._ended:
+            self._pipe.stop()
+        self._ended = True
 
     @property
     def position_bytes(self) -> int:
         """How much of the file was read, as it lies on disk."""
-        return self._raw.tell() if self.size_bytes else 0
+        return self._file.tell() if self.size_bytes else 0
 
     def lines(self) -> Iterator[bytes]:
         """Yield the lines, each with its LF if it has one.
@@ -93,14 +129,39 @@ class LineSource:
         """
         limit = self._limit + 1
         try:
-            while line := self._reader.readline(limit):
+            reader = self._reader()
+            while not self._ended and (line := reader.readline(limit)):
                 if len(line) == limit and not line.endswith(b"\n"):
-                    while rest := self._reader.readline(_BUFFER_BYTES):
+                    while rest := reader.readline(_BUFFER_BYTES):
                         if rest.endswith(b"\n"):
                             break
                 yield line
+        except _StoppedError:
+            # The beginning of a line is not a line.
+            return
         except (EOFError, zlib.error, gzip.BadGzipFile):
             raise CommandError(
                 f"{self._path} is damaged: the compressed data ends early or does not add up",
                 hint="fetch the file again; an import that is run again goes on where it was",
             ) from None
+
+    def _reader(self) -> IO[bytes]:
+        """What the lines are read from: not before they are wanted, since it waits for a byte."""
+        if self._buffered.peek(2)[:2] != _GZIP_MAGIC:
+            return self._buffered
+        unpacked = gzip.GzipFile(fileobj=self._buffered)
+        return io.BufferedReader(cast(io.RawIOBase, unpacked), _BUFFER_BYTES)
+
+
+def _opened(path: Path) -> io.FileIO:
+    if str(path) == "-":
+        if sys.stdin is None:
+            raise CommandError("standard input is closed", hint="give it something to read")
+        # Not sys.stdin.buffer: a thread that waits in it keeps the interpreter from ending.
+        return io.FileIO(sys.stdin.fileno(), closefd=False)
+    try:
+        return io.FileIO(path)
+    except OSError as error:
+        raise CommandError(
+            f"{path} cannot be read: {error.strerror}", hint="check the file's name"
+        ) from None

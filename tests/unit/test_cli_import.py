@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import random
+import threading
 from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,75 @@ async def test_the_source_is_read_no_further_than_what_is_in_flight(
     await asyncio.gather(importing, return_exceptions=True)
     # Two on their way, one waiting for room, and the line that closed it.
     assert taken <= 3 * 10 + 1
+
+
+@pytest.mark.parametrize("trouble", [[], [UNAVAILABLE], [LOST_ANSWER, UNAVAILABLE]])
+async def test_what_has_come_is_recorded_while_the_source_waits(
+    remote: Remote, fake: FakeLedger, trouble: list[str]
+) -> None:
+    more = threading.Event()
+
+    def source() -> Iterator[bytes]:
+        yield from lines(3)
+        assert more.wait(60)
+        yield from list(lines(5))[3:]
+
+    fake.faults.extend(trouble)
+    progress = Progress()
+    recorded = asyncio.Event()
+    importing = asyncio.create_task(
+        run_import(
+            remote,
+            LEDGER,
+            source(),
+            IDS,
+            linger_s=0.01,
+            progress=progress,
+            on_progress=lambda: recorded.set() if progress.recorded == 3 else None,
+        )
+    )
+    try:
+        await asyncio.wait_for(recorded.wait(), 10)
+        assert not importing.done()
+    finally:
+        more.set()
+    await importing
+    assert (len(fake.receipts), progress.recorded, progress.gaps()) == (5, 5, [])
+
+
+async def test_a_source_that_fails_loses_nothing_of_what_it_gave(
+    remote: Remote, fake: FakeLedger
+) -> None:
+    def source() -> Iterator[bytes]:
+        yield from lines(25)
+        raise CommandError("the compressed data ends early")
+
+    with pytest.raises(CommandError, match="ends early"):
+        await do_import(remote, source(), batch_items=10)
+    assert len(fake.receipts) == 25
+
+
+async def test_lines_without_an_answer_are_named(remote: Remote, fake: FakeLedger) -> None:
+    fake.faults.extend(["", *[UNAVAILABLE] * 1000])
+    progress = Progress()
+    importing = asyncio.create_task(
+        run_import(remote, LEDGER, lines(25), IDS, batch_items=10, in_flight=1, progress=progress)
+    )
+    while len(fake.calls) < 4:  # noqa: ASYNC110 - another process's doing, as it were
+        await asyncio.sleep(0.01)
+    importing.cancel()
+    await asyncio.gather(importing, return_exceptions=True)
+    assert progress.appended == 10
+    assert progress.gaps()[0][0] == 11
+    assert progress.unanswered >= set(range(11, 21))
+
+
+async def test_a_limit_waits_for_no_line_beyond_it(remote: Remote, fake: FakeLedger) -> None:
+    def source() -> Iterator[bytes]:
+        yield from lines(7)
+        raise AssertionError("nobody asked for more")
+
+    assert (await do_import(remote, source(), limit=7)).appended == 7
 
 
 async def test_what_fails_for_good_is_raised_and_what_was_recorded_stays(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import hmac
-import io
 import os
+import threading
 from importlib import resources
 from pathlib import Path
 
@@ -194,12 +194,45 @@ def test_a_missing_file_says_so(tmp_path: Path) -> None:
 
 
 def test_standard_input_is_read_and_has_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Stdin:
-        buffer = io.BufferedReader(io.BytesIO(b"x\ny\n"))
+    read_end, write_end = os.pipe()
+    os.write(write_end, b"x\ny\n")
+    os.close(write_end)
+    with os.fdopen(read_end) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        with LineSource(Path("-"), max_line_bytes=10) as source:
+            assert (source.name, list(source.lines())) == ("", [b"x\n", b"y\n"])
+        # It is not ours to close.
+        assert os.fstat(read_end)
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(CommandError, match="closed"):
+        LineSource(Path("-"), max_line_bytes=10)
 
-    monkeypatch.setattr("sys.stdin", Stdin())
-    with LineSource(Path("-"), max_line_bytes=10) as source:
-        assert (source.name, list(source.lines())) == ("", [b"x\n", b"y\n"])
+
+def test_a_wait_for_a_pipe_can_be_ended() -> None:
+    """What came whole is a line; the beginning of another is not."""
+    for data, whole in ((b"", []), (b"x\ny\nz", [b"x\n", b"y\n"])):
+        read_end, write_end = os.pipe()
+        os.write(write_end, data)
+        found: list[bytes] = []
+        with LineSource(Path(f"/dev/fd/{read_end}"), max_line_bytes=10) as source:
+            seen = threading.Semaphore(0)
+
+            def read(source: LineSource = source, seen: threading.Semaphore = seen) -> None:
+                for line in source.lines():
+                    found.append(line)  # noqa: B023 - joined below
+                    seen.release()
+
+            reader = threading.Thread(target=read)
+            reader.start()
+            for _ in whole:
+                assert seen.acquire(timeout=10)
+            assert reader.is_alive()
+            source.stop()
+            reader.join(10)
+            assert not reader.is_alive()
+        assert found == whole
+        os.close(read_end)
+        os.close(write_end)
 
 
 def test_a_pipe_has_no_name_whatever_its_path(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -24,6 +24,11 @@ from provledger_cli.options import (
 if TYPE_CHECKING:
     from provledger_cli.connect import Target
     from provledger_cli.importing import Progress, Rejection
+    from provledger_cli.sources import LineSource
+
+# How long a line from a pipe waits for others to share a call with.
+_LINGER_S: Final = 0.5
+_SHOWN_GAPS: Final = 20
 
 
 def import_(
@@ -86,28 +91,33 @@ def import_(
     """Record each line of a file as a mutation; running it again appends nothing twice.
 
     Lines are known again by their request_id, else by their number and the name of their source.
+    Lines of a pipe are recorded as they come. Ctrl-C or SIGTERM ends it when what was read is.
     A line that is refused is counted and named, and loses nothing else; the exit code is 1 then.
     On the services of a data directory, a missing tenant and ledger are made.
 
     Example: provledger import mutations.ndjson.gz --tenant acme
     """
     from provledger_cli.connect import run_async, target
+    from provledger_cli.lines import MAX_LINE_BYTES
+    from provledger_cli.sources import LineSource
 
     output.use_json(as_json)
     where = target(data_dir, endpoint, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca)
     options = {"batch_items": batch, "in_flight": in_flight, "limit": limit}
-    progress, name, failure = run_async(
-        _import(where, file, tenant, ledger, source, timeout, options)
-    )
+    # Opened here, where Ctrl-C ends the wait for whoever is to write into a pipe.
+    with LineSource(file, max_line_bytes=MAX_LINE_BYTES) as lines:
+        progress, name, failure = run_async(
+            _import(where, lines, tenant, ledger, source, timeout, options)
+        )
     _show(progress, name, as_json, complete=failure is None)
+    if progress.unanswered:
+        output.say(f"recorded or not, it is not known: {_gaps(progress)}")
     if failure is not None:
         from provledger_cli.failures import report
 
         report(failure)
         if not isinstance(failure, CommandError):  # These say themselves what to do.
-            output.say(
-                "[bold]next:[/] run the same command again: it goes on and appends nothing twice"
-            )
+            output.say(f"[bold]next:[/] {_again(lines)}")
         raise typer.Exit(COULD_NOT_TELL)
     if not source and any(item.reason == "REQUEST_ID_REUSED" for item in progress.rejections):
         output.say(
@@ -120,7 +130,7 @@ def import_(
 
 async def _import(
     where: Target,
-    file: Path,
+    lines: LineSource,
     tenant: str,
     ledger: str,
     source: str,
@@ -130,39 +140,58 @@ async def _import(
     from provledger.errors import ProvledgerError
     from provledger_cli.connect import Remote
     from provledger_cli.importing import Progress, run_import
-    from provledger_cli.lines import MAX_LINE_BYTES, no_request_ids, request_ids
-    from provledger_cli.sources import LineSource
+    from provledger_cli.lines import no_request_ids, request_ids
+    from provledger_cli.stopping import run_until_signal
     from provledger_cli.tenancy import ensure_ledger
 
     failure: Exception | None = None
-    with LineSource(file, max_line_bytes=MAX_LINE_BYTES) as lines:
-        told_by = source or lines.name
-        ids = request_ids(where.data_dir.import_key(), told_by) if told_by else no_request_ids
-        async with Remote(where, timeout_s=timeout_s) as remote:
-            name = await ensure_ledger(remote, tenant, ledger)
-            progress = Progress()
-            with output.progress("receipts", counted=False) as bar:
-                total = options["limit"] or lines.size_bytes or None
-                task = bar.add_task("importing", total=total, done=0)
+    told_by = source or lines.name
+    ids = request_ids(where.data_dir.import_key(), told_by) if told_by else no_request_ids
+    async with Remote(where, timeout_s=timeout_s) as remote:
+        name = await ensure_ledger(remote, tenant, ledger)
+        progress = Progress()
+        with output.progress("receipts", counted=False) as bar:
+            total = options["limit"] or lines.size_bytes or None
+            task = bar.add_task("importing", total=total, done=0)
 
-                def advance() -> None:
-                    done = progress.lines if options["limit"] else lines.position_bytes
-                    bar.update(task, completed=done, done=progress.recorded)
+            def advance() -> None:
+                done = progress.lines if options["limit"] else lines.position_bytes
+                bar.update(task, completed=done, done=progress.recorded)
 
-                try:
-                    await run_import(
-                        remote,
-                        name,
-                        lines.lines(),
-                        ids,
-                        progress=progress,
-                        on_progress=advance,
-                        **options,
+            work = run_import(
+                remote,
+                name,
+                lines.lines(),
+                ids,
+                linger_s=None if lines.is_file else _LINGER_S,
+                progress=progress,
+                on_progress=advance,
+                **options,
+            )
+            try:
+                if await run_until_signal(work, lines.stop):
+                    failure = CommandError(
+                        f"interrupted after line {progress.lines:,}", hint=_again(lines)
                     )
-                except ProvledgerError as error:
-                    failure = error
-                advance()
+            except ProvledgerError as error:
+                failure = error
+            finally:
+                lines.stop()
+            advance()
     return progress, name, failure
+
+
+def _again(lines: LineSource) -> str:
+    what = "" if lines.name else " and give it the same lines from the first on"
+    return f"run the same command again{what}: it goes on and appends nothing twice"
+
+
+def _gaps(progress: Progress) -> str:
+    """The lines without an answer, for people."""
+    gaps = progress.gaps()
+    shown = [f"{first}" if first == last else f"{first}-{last}" for first, last in gaps]
+    more = ", ..." if len(shown) > _SHOWN_GAPS else ""
+    return f"{len(progress.unanswered):,} lines: {', '.join(shown[:_SHOWN_GAPS])}{more}"
 
 
 def _show(progress: Progress, ledger: str, as_json: bool, *, complete: bool) -> None:
@@ -196,6 +225,7 @@ def _document(
         "appended": progress.appended,
         "repeated": progress.repeated,
         "rejected": progress.rejected,
+        "unanswered": progress.gaps(),
         "seconds": round(seconds, 3),
         "receipts_per_second": round(rate, 1),
         "rejections": [
