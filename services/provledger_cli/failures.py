@@ -57,6 +57,7 @@ def run(app: Callable[[], Any], *, fips_module: str = "") -> None:
     """
     # gRPC tells stderr of every connection that a restarted service closed; that is our talk.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    output.hold_closed_streams()
     try:
         if fips_module:
             launch.enter(fips_module)

@@ -45,9 +45,10 @@ def _reader_gone() -> NoReturn:
     raise SystemExit(_COULD_NOT_TELL)
 
 
-def _console(stream: TextIO, *, stderr: bool) -> Console:
+def _console(stream: TextIO | None, *, stderr: bool) -> Console:
     # Into a file or pipe, lines are as long as they are: nothing is folded for a narrow screen.
-    width = None if stream.isatty() else _PIPE_WIDTH
+    # A stream is None where the command was started without it (`>&-`).
+    width = None if stream is not None and stream.isatty() else _PIPE_WIDTH
     return _Console(stderr=stderr, highlight=False, soft_wrap=True, width=width)
 
 
@@ -61,11 +62,36 @@ class _Mode:
     on_stderr = False
 
 
-def use_json(flag: bool) -> None:
-    """Say, first thing in a verb, whether it answers in JSON."""
+def hold_closed_streams() -> None:
+    """Put /dev/null where a standard stream is closed: else a file opened later is there."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # The lowest number that is free is given out: this one.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+
+
+def use_json(flag: bool, *, on_stdout: bool = True) -> None:
+    """Say, first thing in a verb, whether it answers in JSON, and whether on stdout.
+
+    If so and stdout is closed, the command ends here: what it did nobody would learn.
+    """
     _Mode.json = flag
     _Mode.written = False
     _Mode.on_stderr = False
+    if on_stdout:
+        _stdout()
+
+
+def _stdout() -> TextIO:
+    # The type checker does not know that it may be missing.
+    stream: TextIO | None = sys.stdout
+    if stream is not None:
+        return stream
+    _Mode.written = True
+    fail("standard output is closed", hint="give the answer a place to go, such as >/dev/null")
+    raise SystemExit(_COULD_NOT_TELL)
 
 
 def answer_on_stderr() -> None:
@@ -81,8 +107,8 @@ def document(value: Mapping[str, Any] | Sequence[Any]) -> None:
         raw(text)
         return
     _Mode.written = True
-    sys.stderr.write(text.decode())
-    sys.stderr.flush()
+    _err.file.write(text.decode())
+    _err.file.flush()
 
 
 def raw(data: bytes) -> None:
@@ -96,9 +122,10 @@ def raw(data: bytes) -> None:
 def stdout_bytes() -> Iterator[IO[bytes]]:
     """Standard output, open for bytes."""
     try:
-        sys.stdout.flush()
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
+        stream = _stdout()
+        stream.flush()
+        yield stream.buffer
+        stream.buffer.flush()
     except BrokenPipeError:
         _reader_gone()
 
@@ -116,7 +143,11 @@ def say(text: str) -> None:
 
 def show(renderable: Any) -> None:
     """Print a table or text for people, on stdout."""
-    (_err if _Mode.on_stderr else _out).print(renderable)
+    if _Mode.on_stderr:
+        _err.print(renderable)
+        return
+    _stdout()
+    _out.print(renderable)
 
 
 def fail(message: str, *, hint: str = "", details: str = "", reason: str = "") -> None:

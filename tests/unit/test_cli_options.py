@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from typing import Any
@@ -116,6 +117,54 @@ def test_usage_errors_and_absent_services_are_could_not_tell(arguments: list[str
     assert done.returncode == 2, done.stdout + done.stderr
     assert done.stderr.strip()
     assert "Traceback" not in done.stderr
+
+
+def closed(redirection: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command that a shell starts without one of its streams."""
+    command = shlex.join([sys.executable, "-m", "provledger_cli", *arguments])
+    return subprocess.run(
+        ["sh", "-c", f"{command} {redirection}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PROVLEDGER_DATA_DIR": "/dev/null/provledger", "PATH": "/usr/bin:/bin"},
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--version"],
+        ["up"],
+        ["down"],
+        ["status", "--json"],
+        ["list", "--tenant", "t"],
+        ["append", "--tenant", "t"],
+        ["keys", "jwks"],
+        ["verify", "x.ndjson", "--keys", "x.json"],
+    ],
+)
+def test_without_a_stdout_nothing_is_begun(arguments: list[str]) -> None:
+    done = closed(">&-", *arguments)
+    assert (done.returncode, "standard output is closed" in done.stderr) == (2, True)
+    assert "Traceback" not in done.stderr
+    assert "data directory" not in done.stderr
+
+
+def test_what_needs_no_stdout_goes_on_without(tmp_path: Any) -> None:
+    name = "tenants/t/ledgers/main/receipts/01a214d4-1592-724e-a4e4-495cfb67c126"
+    for verb in (["get", name], ["keys", "jwks"]):
+        done = closed(">&-", *verb, "--out", str(tmp_path / "x"))
+        assert (done.returncode, "provledger up" in done.stderr) == (2, True)
+
+
+def test_other_closed_streams_are_no_fault_of_ours(tmp_path: Any) -> None:
+    done = closed("2>&-", "down", "--data-dir", str(tmp_path), "--json")
+    assert (done.returncode, '"stopped": false' in done.stdout) == (0, True)
+    for verb in (["append", "--tenant", "t"], ["import", "-", "--tenant", "t"]):
+        done = closed("<&-", *verb, "--endpoint", "127.0.0.1:1")
+        assert (done.returncode, "standard input is closed" in done.stderr) == (2, True)
+    assert closed(">&- 2>&- <&-", "status").returncode == 2
 
 
 def test_keys_stands_alone_too() -> None:

@@ -66,6 +66,8 @@ def append(
     from provledger_cli.receipts import show_receipt
 
     output.use_json(as_json)
+    if sys.stdin is None:
+        raise CommandError("standard input is closed", hint="give it a mutation to read")
     if sys.stdin.isatty():
         output.say("reading a mutation from the keyboard; end it with Ctrl-D")
     data = sys.stdin.buffer.read(MAX_LINE_BYTES + 1)

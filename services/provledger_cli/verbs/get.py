@@ -100,7 +100,7 @@ def get(
     from provledger_cli.connect import run_async, target
     from provledger_cli.receipts import show_receipt
 
-    output.use_json(as_json)
+    output.use_json(as_json, on_stdout=as_json or out is None)
     placing.claim(out)
     if placing.is_stdout(out):
         # The receipt itself, which is its JSON document too.

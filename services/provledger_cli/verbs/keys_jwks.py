@@ -48,7 +48,7 @@ def jwks(
     """
     from provledger_cli.connect import run_async, target
 
-    output.use_json(as_json)
+    output.use_json(as_json, on_stdout=as_json or out is None)
     placing.claim(out)
     where = target(
         data_dir, endpoint, first="keys", tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca
