@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import stat
@@ -52,6 +53,28 @@ def test_an_export_that_fails_leaves_standard_output_empty(filled: Installation)
     code, out, talk = raw(filled, "export", "--tenant", "nobody", "--out", "-", "--json")
     assert (code, out) == (2, b"")
     assert '"error"' in talk
+
+
+def test_a_proof_is_in_the_document_of_json(filled: Installation) -> None:
+    filled.run("status", "--wait", "30")
+    receipts = filled.run("list", "--tenant", "out").json["receipts"]
+    name = receipts[0].get("name") or receipts[0]["id"]
+    for form in ("cose", "tlog-proof"):
+        told = filled.run("get", name, "--format", form).json
+        code, proof, talk = raw(filled, "get", name, "--format", form)
+        assert (code, talk) == (0, "")
+        member = {"cose": "data_b64", "tlog-proof": "text"}[form]
+        assert proof
+        assert told.keys() == {"name", "format", member}
+        assert (told["name"], told["format"]) == (name, form)
+        written = filled.run("get", name, "--format", form, "--out", f"r.{form}").json
+        proof = (filled.work / f"r.{form}").read_bytes()
+        given = written.get("text", "").encode() or base64.b64decode(written["data_b64"])
+        assert (given, written["file"]) == (proof, f"r.{form}")
+        code, piped, talk = raw(filled, "get", name, "--format", form, "--out", "-", "--json")
+        document = json.loads(talk)
+        given = document.get("text", "").encode() or base64.b64decode(document["data_b64"])
+        assert (code, piped) == (0, given)
 
 
 def test_an_export_into_a_pipe(filled: Installation) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -80,7 +81,7 @@ def get(
             "--format",
             envvar="PROVLEDGER_FORMAT",
             help="receipt; or its proof alone: tlog-proof, as c2sp.org/tlog-proof has it, or cose, "
-            "a COSE receipt (RFC 9942).",
+            "a COSE receipt (RFC 9942). With --json these are in a document, as text and data_b64.",
         ),
     ] = "receipt",
     data_dir: DataDirOption = None,
@@ -102,9 +103,6 @@ def get(
 
     output.use_json(as_json, on_stdout=as_json or out is None)
     placing.claim(out)
-    if placing.is_stdout(out):
-        # The receipt itself, which is its JSON document too.
-        out, as_json = None, True
     held = _held(name)
     full_name = _full_name(name, tenant, ledger) if held is None else held.name
     where = target(data_dir, endpoint, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca)
@@ -116,19 +114,36 @@ def get(
             hint="verify the file with the keys you trust, and keep it",
             exit_code=DOES_NOT_HOLD,
         )
-    if form == "tlog-proof":
-        _write_tlog_proof(receipt, out)
-        return
-    if form == "cose":
-        _write(run_async(_cose(where, receipt, timeout)), out)
-        return
+    if form == "receipt":
+        data = receipt.encode() + b"\n"
+    elif form == "cose":
+        data = run_async(_cose(where, receipt, timeout))
+    else:
+        data = _tlog_proof(receipt)
     if out is not None:
-        placing.write(out, receipt.encode() + b"\n")
-        output.say(f"wrote {out}")
-    if as_json:
-        output.raw(receipt.encode() + b"\n")
-    elif out is None:
+        placing.write(out, data)
+        if not placing.is_stdout(out):
+            output.say(f"wrote {out}")
+    if as_json and form != "receipt":
+        output.document(_document(receipt.name, form, data, out))
+    elif as_json and not placing.is_stdout(out):
+        # The receipt is JSON: it is the one document.
+        output.raw(data)
+    elif out is None and form == "receipt":
         show_receipt(receipt)
+    elif out is None:
+        output.raw(data)
+
+
+def _document(name: str, form: str, data: bytes, out: Path | None) -> dict[str, str]:
+    """A proof that is no JSON itself, in the document of --json."""
+    # A tlog-proof is text, UTF-8 as the signed note in it.
+    content = {"text": data.decode()} if form == "tlog-proof" else {"data_b64": _base64(data)}
+    return {"name": name, "format": form, **content, **({"file": str(out)} if out else {})}
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
 
 
 def _held(name: str) -> Receipt | None:
@@ -144,14 +159,12 @@ def _held(name: str) -> Receipt | None:
     return receipt
 
 
-def _write_tlog_proof(receipt: Receipt, out: Path | None) -> None:
+def _tlog_proof(receipt: Receipt) -> bytes:
     from provledger.outside import cosigned_checkpoint
     from provledger.tlog_proof import TlogProof, format_tlog_proof
 
     proof = _proof(receipt)
-    _write(
-        format_tlog_proof(TlogProof(proof.log_index, proof.hashes, cosigned_checkpoint(proof))), out
-    )
+    return format_tlog_proof(TlogProof(proof.log_index, proof.hashes, cosigned_checkpoint(proof)))
 
 
 async def _cose(where: Target, receipt: Receipt, timeout_s: float) -> bytes:
@@ -185,14 +198,6 @@ def _proof(receipt: Receipt) -> Proof:
     if not receipt.proofs:
         raise CommandError("the receipt has no proof yet", hint="wait for one with --wait-anchored")
     return receipt.proofs[0]
-
-
-def _write(data: bytes, out: Path | None) -> None:
-    if out is None:
-        output.raw(data)
-    else:
-        placing.write(out, data)
-        output.say(f"wrote {out}")
 
 
 def _full_name(name: str, tenant: str, ledger: str) -> str:
