@@ -7,12 +7,13 @@ history and the old file stays what it is.
 
 from __future__ import annotations
 
-import os
 import secrets
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from provledger.errors import VerificationError
@@ -21,7 +22,7 @@ from provledger.keyset import KeySet
 from provledger.receipt import Receipt
 from provledger.refresh import check_same
 from provledger.report import Check, Finding, Status
-from provledger_cli import checking, output
+from provledger_cli import checking, output, placing
 from provledger_cli.connect import Remote, Target, run_async
 from provledger_cli.exporting import Exported, prepare, write_export
 from provledger_cli.failures import CommandError
@@ -71,7 +72,8 @@ def refresh_export(
                 "it is",
                 hint="try again in a moment; `provledger export` and `verify` say what is missing",
             )
-        os.replace(scratch, out)
+        with scratch.open("rb") as made, placing.writing(out, mode=0o644) as place:
+            shutil.copyfileobj(made, place)
     return {
         "file": str(out),
         "receipts": done.receipts,
@@ -134,9 +136,18 @@ def _check_all_there(held: Receipt | None) -> None:
 
 @contextmanager
 def _scratch(out: Path) -> Iterator[Path]:
-    """A file beside `out`, compressed as that is by its name, which is gone in the end."""
-    scratch = out.with_name(f".refresh-{secrets.token_hex(6)}-{out.name}")
-    try:
-        yield scratch
-    finally:
-        scratch.unlink(missing_ok=True)
+    """A file to be verified first, compressed as `out` is by its name, which is gone in the end.
+
+    It is beside `out`, where there is room for that; what is no file gets it from elsewhere.
+    """
+    is_file = not placing.is_stdout(out) and (out.is_file() or not out.exists())
+    with ExitStack() as stack:
+        if is_file:
+            folder = out.resolve().parent
+        else:
+            folder = Path(stack.enter_context(TemporaryDirectory(prefix="provledger-")))
+        scratch = folder / f".refresh-{secrets.token_hex(6)}-{out.name}"
+        try:
+            yield scratch
+        finally:
+            scratch.unlink(missing_ok=True)

@@ -81,3 +81,9 @@ def test_an_export_is_not_replaced_by_what_does_not_hold(shared: Installation) -
     footer = json.loads((shared.work / "held.ndjson").read_bytes().splitlines()[-1])["footer"]
     carried = [each["checkpoint"] for each in footer["consistency"]] + [footer["checkpoint"]]
     assert json.loads(held.splitlines()[-1])["footer"]["checkpoint"] in carried
+    # To standard output it goes whole, and the summary elsewhere.
+    with shared.start("refresh", "held.ndjson", "--out", "-") as running:
+        piped, talk = running.communicate(timeout=120)
+    assert running.returncode == 0, talk
+    (shared.work / "piped.ndjson").write_bytes(piped)
+    assert len(list(receipts_of(shared.work / "piped.ndjson"))) == 3

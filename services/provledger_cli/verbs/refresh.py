@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from provledger_cli import output
-from provledger_cli.datadir import write_atomically
+from provledger_cli import output, placing
 from provledger_cli.failures import DOES_NOT_HOLD, CommandError
 from provledger_cli.options import (
     DataDirOption,
@@ -40,7 +39,8 @@ def refresh(
         typer.Option(
             "--out",
             envvar="PROVLEDGER_REFRESH_OUT",
-            help="File to write. Default: the same one, replaced when the new one is whole.",
+            help="File to write, or - for standard output. Default: the same one, replaced when "
+            "the new one is whole.",
             show_default=False,
         ),
     ] = None,
@@ -81,6 +81,7 @@ def refresh(
     from provledger_cli.sources import LineSource
 
     output.use_json(as_json)
+    placing.claim(out)
     trusted = None
     if keys is not None:
         with keys.open("rb") as opened:
@@ -133,7 +134,7 @@ async def _refresh_receipt(
         if keys is None:
             keys = KeySet.parse(await remote.client.jwks())
     found, report = refreshed(held, newer, consistency, Verifier(keys))
-    write_atomically(out, found.encode() + b"\n", mode=0o644)
+    placing.write(out, found.encode() + b"\n")
     return {
         "file": str(out),
         "receipts": 1,
