@@ -54,7 +54,7 @@ class Trusted:
     """What a verification begins with: keys, or the pin of a key ledger that a file carries.
 
     `key_events` says from how many events of a key ledger the keys were replayed, and
-    `key_ledger_uid` of which ledger; `trees` what
+    `key_ledger_uid` of which ledger, or of which they must be; `trees` what
     another export has shown of the log; `outside` whom else to believe; `jobs` how many processes
     check receipts, 0 for one a core.
     """
@@ -71,7 +71,7 @@ class Trusted:
         """Verify an export; raises VerificationError."""
         more = {"outside": self.outside, "trees": self.trees, **options}
         if self.pin is not None:
-            more["check_with"] = self._check_lines
+            more |= {"check_with": self._check_lines, "uid": self.key_ledger_uid}
             return verify_from_pin(lines, self.pin, self.keys, **more)
         keys = self.known_keys()
         more["check_lines"] = self._check_lines(keys)
@@ -121,7 +121,9 @@ def replayed(trusted: Trusted, path: Path) -> Trusted:
     if trusted.pin is None:
         raise CommandError("--key-ledger needs --pin", hint="give both, or --keys")
     with LineSource(path, max_line_bytes=MAX_LINE_BYTES) as source:
-        ledger = verify_key_ledger(lines_of(source.lines()), trusted.pin, trusted.keys)
+        ledger = verify_key_ledger(
+            lines_of(source.lines()), trusted.pin, trusted.keys, uid=trusted.key_ledger_uid
+        )
     # The set, where it was given, knows the planned end of a key that still drains.
     keys = ledger.key_set() if trusted.keys is None else trusted.keys
     return replace(

@@ -92,9 +92,12 @@ def replaced(
     ]
 
 
-def key_chain(events: Iterable[SignedEvent] = (), *, leaves: Iterable[bytes] = ()) -> Chain:
-    """The key ledger with its genesis and these events; `leaves`: what its log holds as well."""
-    chain = Chain(tenant=TENANT, ledger=LEDGER)
+def key_chain(
+    events: Iterable[SignedEvent] = (), *, leaves: Iterable[bytes] = (), seed: str = "chain"
+) -> Chain:
+    """The key ledger with its genesis and these events; `leaves`: what its log holds as well. With
+    another `seed` it has another uid."""
+    chain = Chain(tenant=TENANT, ledger=LEDGER, seed=seed)
     chain.leaves[1:1] = list(leaves)
     for each in [endorsed(GENESIS, *FIRST, RECOVERY), *events]:
         chain.append([(each.event.event.value, jcs.parse(each.encode()))])

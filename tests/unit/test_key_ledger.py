@@ -114,6 +114,18 @@ def test_a_key_ledger_that_does_not_hold_is_refused(both, name: str) -> None:
         verify_from_pin(make(*both), PIN)
 
 
+def test_a_second_key_ledger_with_the_same_genesis_is_told_by_its_uid() -> None:
+    """All of it is signed and endorsed; it only lacks the events that came after the genesis."""
+    chain, keys, second = sample_chain((3, 1)), key_chain(), key_chain(seed="second")
+    in_one_log(chain, second)
+    lines = chain.export(key_ledger=second.export())
+    report = verify_from_pin(lines, PIN)
+    assert (report.status, report.key_ledger_uid) == (Status.VERIFIED, second.uid)
+    with pytest.raises(VerificationError, match=keys.uid.hex()):
+        verify_from_pin(lines, PIN, uid=keys.uid)
+    assert verify_from_pin(lines, PIN, uid=second.uid).status is Status.VERIFIED
+
+
 def test_another_pin_is_refused(both) -> None:
     chain, keys = both
     with pytest.raises(VerificationError, match="pinned thumbprint"):

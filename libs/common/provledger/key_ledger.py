@@ -132,12 +132,14 @@ def verify_key_ledger(
     pin: bytes,
     keys: KeySet | None = None,
     *,
+    uid: bytes = b"",
     outside: Outside = NOBODY,
 ) -> KeyLedger:
     """Verify an export of the key ledger from a pinned genesis on.
 
     `pin` is the RFC 7638 thumbprint, 32 bytes, of a key that the genesis names. `keys`, if given,
-    must say the same as the ledger. `outside`: whom else to believe of its checkpoint.
+    must say the same as the ledger. `uid`, 16 bytes: which ledger it must be, for one genesis can
+    begin several. `outside`: whom else to believe of its checkpoint.
 
     Raises:
         VerificationError: the first thing that does not hold, or is not there.
@@ -150,6 +152,8 @@ def verify_key_ledger(
             "not all of it is in the log, what was asked for is not there, or no signed head says "
             "where it ends"
         )
+    if uid and report.header.ledger_uid != uid:
+        raise _broken(f"it is the ledger {report.header.ledger_uid.hex()}, not {uid.hex()}")
     if keys is not None:
         check_key_set(history, keys)
     return KeyLedger(history, report)
@@ -160,6 +164,7 @@ def verify_from_pin(
     pin: bytes,
     keys: KeySet | None = None,
     *,
+    uid: bytes = b"",
     head: bytes | None = None,
     checkpoint: bytes | None = None,
     progress: Callable[[int], None] | None = None,
@@ -172,6 +177,7 @@ def verify_from_pin(
     The key ledger must be whole as of the export's own checkpoint: who leaves out its last events,
     such as a revocation, would have to leave out what was logged since. Where it is in another log,
     its head must not be signed before that of the export. `keys`, if given, must say the same;
+    `uid`, 16 bytes, says which ledger the key ledger must be;
     `check_with` makes a `check_lines` of the keys that the ledger names; everything else is as in
     `provledger.export.verify_export`.
 
@@ -191,7 +197,8 @@ def verify_from_pin(
     # In the same log both are as of one checkpoint, of which others are asked with the receipts.
     alone = rest is carried or _is_of_one_log(carried, first)
     try:
-        ledger = verify_key_ledger(carried, pin, keys, outside=NOBODY if alone else outside)
+        asked = NOBODY if alone else outside
+        ledger = verify_key_ledger(carried, pin, keys, uid=uid, outside=asked)
     except VerificationError as error:
         error.line = None if error.line is None else error.line + (rest is not carried)
         raise

@@ -85,6 +85,17 @@ def verify(
             show_default=False,
         ),
     ] = "",
+    key_ledger_uid: Annotated[
+        str,
+        typer.Option(
+            "--key-ledger-uid",
+            envvar="PROVLEDGER_VERIFY_KEY_LEDGER_UID",
+            metavar="UID",
+            help="With --pin: which ledger the key ledger must be, as --json gives it and others "
+            "see it. One genesis can begin several, and a second one can leave events out.",
+            show_default=False,
+        ),
+    ] = "",
     history: Annotated[
         Path | None,
         typer.Option(
@@ -204,7 +215,11 @@ def verify(
 
         believed = outside(policy, tsa_cert, tsa_chain, online=online)
         trusted = checking.Trusted(
-            known, read_pin(pin) if pin else None, outside=believed, jobs=jobs
+            known,
+            read_pin(pin) if pin else None,
+            key_ledger_uid=_read_uid(key_ledger_uid, pin),
+            outside=believed,
+            jobs=jobs,
         )
         if key_ledger is not None:
             trusted = checking.replayed(trusted, key_ledger)
@@ -284,6 +299,21 @@ def _cose(
         return verify_entry_and_cose(entry, cose, trusted)
     assert file is not None  # noqa: S101 - just looked at
     return verify_receipt_and_cose(file, cose, trusted, head=head, checkpoint=checkpoint)
+
+
+def _read_uid(text: str, pin: str) -> bytes:
+    """The uid of the key ledger, 16 bytes; empty if none is given."""
+    from provledger.names import UID_BYTES
+
+    if text and not pin:
+        raise CommandError("--key-ledger-uid needs --pin", hint="give both, or --keys")
+    try:
+        uid = bytes.fromhex(text)
+    except ValueError:
+        uid = b"?"
+    if uid and len(uid) != UID_BYTES:
+        raise CommandError(f"--key-ledger-uid is not {UID_BYTES} bytes in hex")
+    return uid
 
 
 def _read_keys(path: Path) -> KeySet:
