@@ -9,9 +9,11 @@ Small calls cost as much to refuse as to answer, and refusing them would save no
 They are bounded by their number instead, and by how many a connection may have at once; and they
 are not counted against what is let in by time, so that a flood of them keeps out no batch.
 
-The tenant is read from the first field of the request. It decides whose share is used and nothing
-else; whether there is such a tenant, and its ledger, is looked at later. Only tenants with work
-here, or with less than their full quota left, are remembered.
+The tenant is read from the first field of the request, which is a hint: fields may come in any
+order, and twice. It decides whose share is used; whose quota is used is decided once more when the
+ledger is known (`Gate.admit`), where that is another tenant's. Whether there is such a tenant, and
+its ledger, is looked at later. Only tenants with work here, or with less than their full quota
+left, are remembered.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Final
 
 from ledger_svc import overload
@@ -41,6 +44,9 @@ _FREE_CALLS: Final = 2
 """A tenant may always have so many calls in work: one is recorded while the next is read."""
 _FORGET_ABOVE: Final = 1000
 _NO_ROOM_FOR_STREAM_S: Final = 1.0
+
+_hinted: ContextVar[str] = ContextVar("hinted_tenant", default="")
+"""The tenant whose quota was looked at when the call that is being served came in."""
 
 _refusals = telemetry.counter(
     "provledger.ledger.refusals", unit="{call}", doc="Calls kept out by the gate, by reason."
@@ -133,6 +139,7 @@ class Gate:
         units = overload.units_of(size_bytes)
         small = size_bytes <= overload.SMALL_CALL_BYTES
         self._check_quota(tenant)
+        _hinted.set(tenant)
         if not self._fits(tenant, size_bytes, small):
             if not small and self._units_full(tenant):
                 self._limiter.refused()
@@ -192,6 +199,16 @@ class Gate:
     def leave(self, tenant: str, size_bytes: int) -> None:
         """Give up the place of a draft."""
         self._leave(tenant, overload.units_of(size_bytes), size_bytes)
+
+    def admit(self, tenant: str, drafts: int) -> None:
+        """Charge the drafts of a call to the tenant of its ledger, once that is known.
+
+        Raises:
+            ResourceExhaustedError: QUOTA_EXCEEDED, of a tenant that the raw request did not show.
+        """
+        if tenant != _hinted.get():
+            self._check_quota(tenant)
+        self.charge(tenant, drafts)
 
     # --- what is told to the gate
 

@@ -126,7 +126,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         view = convert.view_from_pb(request.view, convert.FULL)
         if request.wait_for:
             convert.check_wait_for(request.wait_for)
-        self._parts.gate.charge(ledger.tenant, 1)
+        self._parts.gate.admit(ledger.tenant, 1)
         (outcome,) = await self._parts.appender.append(ledger, [_admit(request)])
         if not isinstance(outcome, Recorded):
             raise convert.in_field(outcome, "draft")
@@ -179,7 +179,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         if request.wait_for:
             convert.check_wait_for(request.wait_for)
         admission.check_batch_size(drafts)
-        self._parts.gate.charge(ledger.tenant, len(drafts))
+        self._parts.gate.admit(ledger.tenant, len(drafts))
         if view == convert.FULL:
             _check_view(drafts)
         done = await self._append(ledger, drafts, current_principal())

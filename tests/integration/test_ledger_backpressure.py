@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 
 from ledger_svc import admission
 from ledger_svc.app import LEDGER_SERVICE, Service
@@ -191,6 +192,29 @@ async def test_quota_of_a_tenant_is_its_own(tmp_path: Path) -> None:
         # 400 at 20 a second: nineteen seconds of debt, less what has passed.
         assert 5.0 < (error.retry_delay_s or 0.0) < 19.1
         assert await outcome(stub.Append(request(draft("mine"), OTHER))) is None
+
+
+@pytest.mark.parametrize("rpc", ["Append", "AppendBatch"])
+@pytest.mark.parametrize("first", ["", OTHER], ids=["draft first", "another ledger first"])
+async def test_quota_is_not_avoided_by_the_order_of_fields(
+    tmp_path: Path, rpc: str, first: str
+) -> None:
+    """What the gate reads from the raw bytes is not the tenant that is charged."""
+    async with held(tmp_path, tenant_quotas={"acme": ("5",)}) as (_, channel, witness):
+        witness.gate.set()
+        call = channel.unary_unary(f"/{LEDGER_SERVICE}/{rpc}")
+
+        def raw(number: int) -> bytes:
+            # Field numbers are those of both requests.
+            one = ledger_pb2.AppendRequest
+            parts = (one(ledger=first), one(draft=draft(f"r{number}")), one(ledger=LEDGER))
+            return b"".join(part.SerializeToString() for part in parts)
+
+        outcomes = [await outcome(call(raw(number))) for number in range(12)]
+        assert outcomes[0] is None
+        refused = [error for error in outcomes if error is not None]
+        assert refused
+        assert all(is_refusal(error, "QUOTA_EXCEEDED") for error in refused)
 
 
 class Others:

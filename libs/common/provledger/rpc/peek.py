@@ -5,7 +5,8 @@ tags and values. Field 1 of type LEN looks like this, and is what serialisers wr
 
     0x0a | length as varint, one or two bytes | UTF-8 text
 
-What is found is a hint: of a field that stands twice, parsers take the last.
+What is found is a hint: senders may write fields in any order, and of a field that stands twice,
+parsers take the last.
 """
 
 from __future__ import annotations
