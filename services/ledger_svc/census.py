@@ -15,6 +15,7 @@ from provledger import logs
 from provledger.api.anchor.v1 import anchor_pb2
 from provledger.errors import FailedPreconditionError, StatusError, UnavailableError
 from provledger.rpc.channel import call
+from provledger.rpc.errors import copied
 
 log = logs.get(__name__)
 
@@ -56,12 +57,12 @@ class Census:
         if self._anchor_is_shared or self._all_known == self._storage.generation:
             return
         if self._missing is not None and time.monotonic() - self._missing[0] < _ASK_AGAIN_S:
-            raise self._missing[1]
+            raise copied(self._missing[1])
         generation = self._storage.generation
         try:
             await self._count()
         except StatusError as error:
-            self._missing = (time.monotonic(), error)
+            self._missing = (time.monotonic(), copied(error))
             raise
         self._all_known, self._missing = generation, None
 

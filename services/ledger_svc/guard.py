@@ -33,6 +33,7 @@ from provledger import logs
 from provledger.api.anchor.v1 import anchor_pb2
 from provledger.errors import FailedPreconditionError, StatusError, UnavailableError
 from provledger.rpc.channel import call
+from provledger.rpc.errors import copied
 
 log = logs.get(__name__)
 
@@ -76,6 +77,7 @@ class Guard:
         # committed here, or that the log had. Read from the writing thread, too.
         self._confirmed: dict[bytes, int] = {}
         self._seen: dict[bytes, int] = {}
+        # When, and a copy of what was raised; raised again as another copy.
         self._refusals: dict[bytes, tuple[float, StatusError]] = {}
         self._locks: dict[bytes, asyncio.Lock] = {}
 
@@ -145,14 +147,15 @@ class Guard:
                 return
             asked_s, refusal = self._refusals.get(ledger.uid, (float("-inf"), None))
             if refusal is not None and time.monotonic() - asked_s < _ASK_AGAIN_S:
-                raise refusal
+                raise copied(refusal)
             try:
                 await self._ask_until_sure(ledger)
             except StatusError as error:
                 # What was found out stays known while nobody answers.
                 known = refusal if _is_stale(refusal) and not _is_stale(error) else error
-                self._refusals[ledger.uid] = (time.monotonic(), known or error)
-                raise known or error from error.__cause__
+                kept = copied(known or error)
+                self._refusals[ledger.uid] = (time.monotonic(), kept)
+                raise copied(kept) from error.__cause__
             self._refusals.pop(ledger.uid, None)
         self._locks.pop(ledger.uid, None)
 
@@ -173,7 +176,7 @@ class Guard:
     def check_known(self, ledger: LedgerInfo) -> None:
         """Raise what `confirm` last said of the database, without asking."""
         if self.stale_reason(ledger):
-            raise self._refusals[ledger.uid][1]
+            raise copied(self._refusals[ledger.uid][1])
 
     async def check_absent(self) -> None:
         """Return if a ledger that is not stored may be said not to exist.
@@ -185,7 +188,7 @@ class Guard:
         """
         for _, refusal in self._refusals.values():
             if _is_stale(refusal):
-                raise refusal
+                raise copied(refusal)
         await self._census.check()
 
     async def _ask_until_sure(self, ledger: LedgerInfo) -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -198,6 +203,46 @@ async def test_held_log_is_reason_to_doubt(database_url: str, error: type[Status
         seqs, end = await listed(service)
         assert (seqs, end and end.reason) == ([0], reason)
         assert await shown(service) == [reason] * 3
+
+
+class _Request:
+    """What a call holds in its variables."""
+
+
+async def _refused(call: Awaitable[Any]) -> weakref.ref[_Request]:
+    held = _Request()
+    with pytest.raises(FailedPreconditionError) as caught:
+        await call
+    assert caught.value.reason == BEHIND
+    return weakref.ref(held)
+
+
+async def _gone(kept: weakref.ref[_Request]) -> None:
+    # The flush that an append was part of ends a moment after it.
+    await eventually(lambda: gc.collect() >= 0 and kept() is None, 2.0)
+
+
+async def test_what_is_refused_again_and_again_keeps_no_request(tmp_path: Path) -> None:
+    """An error that is kept and raised has the variables of all its callers in its traceback."""
+    url, anchor = f"sqlite:///{tmp_path / 'ledger.sqlite3'}", InMemoryAnchor()
+    await restored(url, anchor)
+    other = ledger_pb2.GetLedgerRequest(name="tenants/acme/ledgers/other")
+    within = ledger_pb2.VerifyRangeRequest(name=LEDGER, start_seq=0, end_seq=1)
+    async with ledger_service(url, anchor=anchor, create=False) as service:
+        servicer = service.servicer
+        calls: list[Callable[[], Awaitable[Any]]] = [
+            # Asked, remembered for a moment, and known from then on.
+            *(partial(append, service, draft("r9")) for _ in range(3)),
+            *(partial(servicer.VerifyRange, within, None) for _ in range(2)),
+            *(partial(servicer.GetLedger, other, None) for _ in range(2)),
+        ]
+        for call in calls:
+            await _gone(await _refused(call()))
+
+    empty = f"sqlite:///{tmp_path / 'empty.sqlite3'}"
+    async with ledger_service(empty, anchor=anchor, create=False) as service:
+        for _ in range(3):
+            await _gone(await _refused(service.servicer.GetLedger(other, None)))
 
 
 async def _is_denied(service: Service) -> bool:

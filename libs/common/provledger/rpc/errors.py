@@ -269,6 +269,21 @@ def naming(error: StatusError, reason: str, peer: str) -> StatusError:
     return errors.UnavailableError(reason, f"{peer} does not answer", retry_delay_s=0.5)
 
 
+def copied(error: StatusError) -> StatusError:
+    """The same error once more, for one that is kept and raised again and again.
+
+    Each raise adds to an exception's traceback, and a traceback keeps the variables of all calls in
+    it alive: of an error that is raised for every request, the requests. The copy has none.
+    """
+    return type(error)(
+        error.reason,
+        error.message,
+        metadata=error.metadata,
+        violations=error.violations,
+        retry_delay_s=error.retry_delay_s,
+    )
+
+
 def _details(trailers: Any, code: grpc.StatusCode) -> status_pb2.Status | None:
     """The rich status among the trailers, if it is readable and agrees with the code."""
     for key, value in trailers or ():
