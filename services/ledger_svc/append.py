@@ -238,6 +238,7 @@ class Pipeline:
                     await asyncio.wait((before,))
                 async with tools.turns.commit(ledger.tenant, len(passed)):
                     outcomes.update(await commit.run(passed, looked_up_seq))
+                outcomes.update(await commit.answer_repeats())
                 break
             except StaleSignatureError as error:
                 log.info("append.witnessed_again", ledger=ledger.name, why=str(error))

@@ -107,7 +107,11 @@ class Memory:
 
 
 class Commit:
-    """The commit of one witnessed batch. `again` says that it was witnessed more than once."""
+    """The commit of one witnessed batch. `again` says that it was witnessed more than once.
+
+    Drafts whose request ids turn out to be there are answered after it, by `answer_repeats`:
+    comparing them takes time, which nobody else's commit should wait for.
+    """
 
     def __init__(
         self,
@@ -126,15 +130,18 @@ class Commit:
         self._seal = seal
         self._again = again
         self._witnessed_at_s = time.monotonic()
+        self._twice: list[tuple[int, Pending, Recorded]] = []
+        self._elsewhere: list[tuple[list[int], Mapping[str, Known]]] = []
 
     async def run(self, passed: Passed, looked_up_seq: int) -> dict[int, Outcome]:
-        """Commit candidates; outcomes by the index of their item.
+        """Commit candidates; outcomes of those that were stored, by the index of their item.
 
         Raises:
             StaleSignatureError: the batch must be witnessed again; nothing was stored.
             StatusError: of the database, the clock or the ledger.
         """
         for _ in range(_CONFIRMATIONS):
+            self._twice, self._elsewhere = [], []
             try:
                 return await self._split(passed, looked_up_seq)
             except UnconfirmedError:
@@ -147,6 +154,15 @@ class Commit:
             "connections to the database are lost again and again",
             retry_delay_s=0.5,
         )
+
+    async def answer_repeats(self) -> dict[int, Outcome]:
+        """Outcomes of the candidates that were not stored by the commit, after it."""
+        outcomes = await compare(self._twice)
+        for others, known in self._elsewhere:
+            items = [self._items[index] for index in others]
+            answered = await answer_known(self._tools.storage, self._ledger.uid, items, known)
+            outcomes.update({others[place]: outcome for place, outcome in answered.items()})
+        return outcomes
 
     async def _split(self, passed: Passed, looked_up_seq: int) -> dict[int, Outcome]:
         try:
@@ -189,13 +205,11 @@ class Commit:
                 outcomes[index] = there
             else:
                 # A second draft of the same request id in this very flush.
-                outcomes[index] = compare(self._items[index], there)
+                self._twice.append((index, self._items[index], there))
         if others:
             # Somebody stored them meanwhile: another flush or replica, or we ourselves in an
             # attempt whose answer was lost.
-            items = [self._items[index] for index in others]
-            answered = await answer_known(storage, uid, items, decision.known)
-            outcomes.update({others[place]: outcome for place, outcome in answered.items()})
+            self._elsewhere.append((others, decision.known))
         return outcomes
 
     def _recorded(self, decision: Decision) -> dict[str, Recorded]:

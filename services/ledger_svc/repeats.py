@@ -15,6 +15,7 @@ come back under another certificate. This is the one place of the ledger where a
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any, Final, NoReturn
 
 from provledger import jcs, names
@@ -33,6 +34,9 @@ REQUEST_ID_REUSED: Final = "REQUEST_ID_REUSED"
 _MAX_FIELDS: Final = 4 * jcs.MAX_FIELDS
 _MAX_DEPTH: Final = jcs.MAX_DEPTH + 4
 
+_STATES: Final = {"previous_state": "previousState", "new_state": "newState"}
+_DIFF: Final = "diff"
+
 _ACTIONS: Final = {
     common_pb2.ACTION_CREATE: "CREATE",
     common_pb2.ACTION_UPDATE: "UPDATE",
@@ -40,24 +44,52 @@ _ACTIONS: Final = {
 }
 
 
-def check_same(draft: common_pb2.Draft, statement: bytes, payload: bytes) -> None:
-    """Check that a draft says what the stored receipt of its request id says.
+class Content:
+    """What a stored receipt says, by its statement and payload.
 
-    Raises:
-        AlreadyExistsError: REQUEST_ID_REUSED, with the request id and the first field that
-            differs as metadata.
-        InvalidArgumentError: the draft's JSON cannot be read; fields are relative to the draft.
+    It is read once, for however many drafts are held against it: a call of a few kilobytes may
+    bring a thousand repeats of a receipt of a megabyte.
     """
-    stored = parse_statement(statement)
-    for field, same in _comparisons(draft, stored, payload):
-        if not same:
-            _refuse(draft.request_id, field)
+
+    def __init__(self, statement: bytes, payload: bytes) -> None:
+        self._statement_bytes = statement
+        self.payload = payload
+        self._members: dict[str, bytes] = {}
+
+    @cached_property
+    def statement(self) -> Statement:
+        """The statement."""
+        return parse_statement(self._statement_bytes)
+
+    def check(self, draft: common_pb2.Draft) -> None:
+        """Check that a draft says what the receipt of its request id says.
+
+        Raises:
+            AlreadyExistsError: REQUEST_ID_REUSED, with the request id and the first field that
+                differs as metadata.
+            InvalidArgumentError: the draft's JSON cannot be read; fields are relative to the draft.
+        """
+        for field, same in _comparisons(draft, self):
+            if not same:
+                _refuse(draft.request_id, field)
+
+    def member(self, name: str, *, diff: bool) -> bytes:
+        """A member of a mutation's payload, encoded. diff: whether that is needed, too.
+
+        Only what was encoded is kept: values take many times the room.
+        """
+        if name not in self._members:
+            parsed = jcs.parse(self.payload, max_depth=_MAX_DEPTH, max_fields=_MAX_FIELDS)
+            for state in _STATES.values():
+                self._members[state] = jcs.encode(parsed[state])
+            if diff:
+                self._members[_DIFF] = jcs.encode(_without_from(parsed[_DIFF]))
+        return self._members[name]
 
 
-def _comparisons(
-    draft: common_pb2.Draft, stored: Statement, payload: bytes
-) -> Iterator[tuple[str, bool]]:
+def _comparisons(draft: common_pb2.Draft, content: Content) -> Iterator[tuple[str, bool]]:
     """Every comparison by its field, cheap ones first; made one after the other."""
+    stored = content.statement
     if draft.WhichOneof("content") == "mutation":
         mutation = draft.mutation
         yield "mutation", stored.is_mutation
@@ -80,27 +112,24 @@ def _comparisons(
     if draft.occurred_at:
         yield "occurred_at", draft.occurred_at == stored.occurred_at
     if draft.WhichOneof("content") == "mutation":
-        yield from _compare_states(draft.mutation, payload)
+        yield from _compare_states(draft.mutation, content)
     elif names.is_json_media_type(stored.media_type):
         value = _canonical(draft.document.payload, "document.payload")
-        yield "document.payload", value == payload
+        yield "document.payload", value == content.payload
     else:
-        yield "document.payload", draft.document.payload == payload
+        yield "document.payload", draft.document.payload == content.payload
 
 
-def _compare_states(mutation: common_pb2.Mutation, payload: bytes) -> Iterator[tuple[str, bool]]:
-    stored = jcs.parse(payload, max_depth=_MAX_DEPTH, max_fields=_MAX_FIELDS)
-    for field, given, member in (
-        ("mutation.previous_state", mutation.previous_state, "previousState"),
-        ("mutation.new_state", mutation.new_state, "newState"),
-    ):
+def _compare_states(mutation: common_pb2.Mutation, content: Content) -> Iterator[tuple[str, bool]]:
+    diff = bool(mutation.diff)
+    for field, member in _STATES.items():
+        given: bytes = getattr(mutation, field)
         # An absent state and the JSON text `null` mean the same.
-        canonical = _canonical(given, field) if given else b"null"
-        yield field, canonical == jcs.encode(stored[member])
-    if mutation.diff:
-        given = _parse(mutation.diff, "mutation.diff")
-        same = jcs.encode(_without_from(given)) == jcs.encode(_without_from(stored["diff"]))
-        yield "mutation.diff", same
+        canonical = _canonical(given, f"mutation.{field}") if given else b"null"
+        yield f"mutation.{field}", canonical == content.member(member, diff=diff)
+    if diff:
+        operations = _without_from(_parse(mutation.diff, "mutation.diff"))
+        yield "mutation.diff", jcs.encode(operations) == content.member(_DIFF, diff=True)
 
 
 def _without_from(operations: Any) -> Any:

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import threading
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from ledger_svc import repeats
+from provledger import jcs
+from provledger.api.common.v1 import common_pb2
 from provledger.errors import (
     AlreadyExistsError,
     UnavailableError,
@@ -56,6 +63,42 @@ async def test_repeats_racing_each_other_get_one_receipt(database_url: str) -> N
         answers = await asyncio.gather(*(append(service, draft("r1")) for _ in range(20)))
         assert len({answer.receipt.receipt_hash for answer in answers}) == 1
         assert sum(not answer.repeated_request for answer in answers) == 1
+
+
+def _deletion(previous: Any) -> common_pb2.Draft:
+    return common_pb2.Draft(
+        request_id="same",
+        actor=common_pb2.Actor(id="bot"),
+        mutation=common_pb2.Mutation(
+            action=common_pb2.ACTION_DELETE,
+            resource_type="Version",
+            resource_id="1",
+            previous_state=json.dumps(previous).encode(),
+        ),
+    )
+
+
+@pytest.mark.parametrize("repeats_of", ["the same batch", "a receipt", "a receipt, few"])
+async def test_a_large_receipt_is_read_once_and_not_on_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repeats_of: str
+) -> None:
+    """A call of some kilobytes brings a thousand repeats of a receipt of a megabyte."""
+    reads: list[tuple[int, bool]] = []
+
+    def parse(data: bytes, **options: Any) -> Any:
+        reads.append((len(data), threading.current_thread() is threading.main_thread()))
+        return jcs.parse(data, **options)
+
+    monkeypatch.setattr(repeats, "jcs", SimpleNamespace(parse=parse, encode=jcs.encode))
+    large, count = ["x" * 50] * 4000, 3 if repeats_of == "a receipt, few" else 60
+    drafts = [_deletion(large), *(_deletion(number) for number in range(count))]
+    async with ledger_service(f"sqlite:///{tmp_path / 'ledger.sqlite3'}") as service:
+        if repeats_of != "the same batch":
+            await append(service, drafts.pop(0))
+        results = await append_batch(service, drafts)
+        assert {error_of(result).reason for result in results[-count:]} == {"REQUEST_ID_REUSED"}
+    assert [size > 200_000 for size, _ in reads].count(True) == 1
+    assert not any(on_loop for size, on_loop in reads if size > 200_000)
 
 
 async def test_repeat_ignores_spelling_trace_and_principal(database_url: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ledger_svc.repeats import check_same
+from ledger_svc.repeats import Content
 from provledger.api.common.v1 import common_pb2
 from provledger.api.witness.v1 import witness_pb2
 from provledger.errors import AlreadyExistsError, InvalidArgumentError
@@ -96,7 +96,7 @@ def test_same_content_is_a_repeat(what: str) -> None:
     statement, payload = witnessed(mutation())
     again = mutation()
     SAME[what](again)
-    check_same(again, statement, payload)
+    Content(statement, payload).check(again)
 
 
 @pytest.mark.parametrize("field", OTHER)
@@ -105,7 +105,7 @@ def test_other_content_is_refused_by_its_first_field(field: str) -> None:
     other = mutation()
     OTHER[field](other)
     with pytest.raises(AlreadyExistsError) as caught:
-        check_same(other, statement, payload)
+        Content(statement, payload).check(other)
     assert caught.value.reason == "REQUEST_ID_REUSED"
     assert caught.value.metadata == {"requestId": "r1", "field": field}
 
@@ -116,7 +116,7 @@ def test_diff_given_later_is_compared_with_the_one_that_was_made() -> None:
     statement, payload = witnessed(first)
     again = mutation()
     set_state(again, diff=b'[{"op":"replace","path":"","value":{"a":1.5,"b":"\\u00e9"}}]')
-    check_same(again, statement, payload)
+    Content(statement, payload).check(again)
 
 
 @pytest.mark.parametrize(
@@ -129,9 +129,9 @@ def test_diff_given_later_is_compared_with_the_one_that_was_made() -> None:
 )
 def test_blobs_are_compared_byte_for_byte(given: dict[str, Any], field: str) -> None:
     statement, payload = witnessed(document("r1", b"\x00\x01"))
-    check_same(document("r1", b"\x00\x01"), statement, payload)
+    Content(statement, payload).check(document("r1", b"\x00\x01"))
     with pytest.raises(AlreadyExistsError) as caught:
-        check_same(document("r1", **{"payload": b"\x00\x01", **given}), statement, payload)
+        Content(statement, payload).check(document("r1", **{"payload": b"\x00\x01", **given}))
     assert caught.value.metadata["field"] == field
 
 
@@ -140,16 +140,16 @@ def test_json_documents_are_compared_as_values() -> None:
         return document("r1", payload, "application/ld+json")
 
     statement, payload = witnessed(json_document(b'{"a":1,"b":[1,2]}'))
-    check_same(json_document(b'{ "b":[1.0,2], "a":1 }'), statement, payload)
+    Content(statement, payload).check(json_document(b'{ "b":[1.0,2], "a":1 }'))
     with pytest.raises(AlreadyExistsError):
-        check_same(json_document(b'{"a":1,"b":[2,1]}'), statement, payload)
+        Content(statement, payload).check(json_document(b'{"a":1,"b":[2,1]}'))
     with pytest.raises(InvalidArgumentError) as caught:
-        check_same(json_document(b'{"a":1,"a":1}'), statement, payload)
+        Content(statement, payload).check(json_document(b'{"a":1,"a":1}'))
     assert caught.value.violations[0].field == "document.payload"
 
 
 def test_mutation_for_a_document_is_refused() -> None:
     statement, payload = witnessed(document("r1"))
     with pytest.raises(AlreadyExistsError) as caught:
-        check_same(mutation(), statement, payload)
+        Content(statement, payload).check(mutation())
     assert caught.value.metadata["field"] == "mutation"
