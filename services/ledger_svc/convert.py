@@ -19,6 +19,8 @@ from provledger.rpc.errors import as_status_error, status_to_pb
 
 SUITES_FROM_PB: Final = {number: name for name, number in SUITES_TO_PB.items()}
 
+_TEXT_CONDITIONS: Final = ("resource_type", "resource_id", "actor_id", "receipt_type")
+
 BASIC: Final = common_pb2.RECEIPT_VIEW_BASIC
 FULL: Final = common_pb2.RECEIPT_VIEW_FULL
 PENDING: Final = common_pb2.ANCHOR_STATE_PENDING
@@ -69,8 +71,12 @@ def query_from_pb(request: ledger_pb2.ListReceiptsRequest) -> ListQuery:
     """The conditions of a listing.
 
     Raises:
-        InvalidArgumentError: a resource id without its type, or a negative time.
+        InvalidArgumentError: a resource id without its type, a negative time, or a NUL.
     """
+    for field in _TEXT_CONDITIONS:
+        # No receipt has one, and PostgreSQL takes none in text.
+        if "\0" in getattr(request, field):
+            raise violation(field, "must not contain a NUL")
     if request.resource_id and not request.resource_type:
         raise violation("resource_type", "is required with a resource_id")
     if request.start_t_ns < 0:

@@ -43,7 +43,8 @@ def read_page_token(token: str, query: Mapping[str, str], names: frozenset[str])
         raise bad_token("is not a token that this service gave out") from None
     if not isinstance(members, dict) or members.keys() != names | {"q", "v"}:
         raise bad_token("is not a token that this service gave out")
-    if not all(isinstance(value, str) for value in members.values()):
+    # PostgreSQL takes no NUL in text.
+    if not all(isinstance(value, str) and "\0" not in value for value in members.values()):
         raise bad_token("is not a token that this service gave out")
     if members["q"] != _digest(query) or members["v"] != "1":
         raise bad_token("belongs to a request with other parameters; repeat those, or start anew")

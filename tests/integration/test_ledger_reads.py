@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ledger_svc import listing
+from ledger_svc import listing, paging
 from ledger_svc.app import Service
 from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2
@@ -350,6 +350,27 @@ async def test_page_of_100_receipts_with_proofs_is_quick(database_url: str) -> N
             took_s.append(time.perf_counter() - started_s)
             assert all(receipt.proofs for receipt in page.receipts)
         assert min(took_s) < 0.05
+
+
+@pytest.mark.parametrize("field", ["resource_type", "resource_id", "actor_id", "receipt_type"])
+async def test_conditions_with_a_nul_are_refused(database_url: str, field: str) -> None:
+    """PostgreSQL takes none in text."""
+    request = ledger_pb2.ListReceiptsRequest(parent=LEDGER, resource_type="Version")
+    setattr(request, field, "a\0b")
+    async with ledger_service(database_url) as service:
+        with pytest.raises(InvalidArgumentError) as caught:
+            await service.servicer.ListReceipts(request, None)
+        assert [violation.field for violation in caught.value.violations] == [field]
+
+
+async def test_page_tokens_with_a_nul_are_refused(database_url: str) -> None:
+    query = {"method": "ListLedgers", "parent": "tenants/-"}
+    token = paging.page_token(query, {"after": "acme/\0"})
+    request = ledger_pb2.ListLedgersRequest(parent="tenants/-", page_token=token)
+    async with ledger_service(database_url) as service:
+        with pytest.raises(InvalidArgumentError) as caught:
+            await service.servicer.ListLedgers(request, None)
+        assert caught.value.reason == "INVALID_PAGE_TOKEN"
 
 
 async def test_page_tokens_belong_to_their_query(database_url: str) -> None:
