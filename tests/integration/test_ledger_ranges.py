@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ledger_svc.app import Service
+from ledger_svc.audit import Auditor
+from ledger_svc.chain import Row
 from provledger import dsse
 from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2
@@ -20,6 +26,7 @@ from tests.support.ledgering import (
     LEDGER,
     append,
     append_batch,
+    document,
     draft,
     eventually,
     ledger_service,
@@ -33,6 +40,67 @@ LOGGED = common_pb2.ANCHOR_STATE_LOGGED
 async def get(service: Service, name: str, **options: Any) -> common_pb2.Receipt:
     request = ledger_pb2.GetReceiptRequest(name=name, **options)
     return (await service.servicer.GetReceipt(request, None)).receipt
+
+
+class Chunks:
+    """Keeps the rows of each chunk that is verified; waits for `go` in each."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.sizes: list[int] = []
+        self.go = threading.Event()
+        check = Auditor.check
+
+        def seen(auditor: Auditor, rows: Sequence[Row], *others: Any) -> None:
+            self.sizes.append(sum(len(row.statement) + len(row.payload) for row in rows))
+            assert self.go.wait(30.0)
+            check(auditor, rows, *others)
+
+        monkeypatch.setattr(Auditor, "check", seen)
+
+
+async def test_large_rows_are_verified_few_at_a_time(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunks = Chunks(monkeypatch)
+    chunks.go.set()
+    async with ledger_service(database_url) as service:
+        for number in range(9):
+            await append(service, document(f"r{number}", bytes(1000 * 1000)))
+        assert (await verify_all(service)).checked_count == 10
+    assert len(chunks.sizes) > 2
+    assert max(chunks.sizes) <= 4 * 1024 * 1024
+
+
+async def test_verification_ends_when_nobody_waits_for_it(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunks = Chunks(monkeypatch)
+    async with ledger_service(database_url) as service:
+        await append_batch(service, [draft(f"r{n}") for n in range(600)])
+        verifying = asyncio.create_task(verify_all(service))
+        await eventually(lambda: chunks.sizes)
+        verifying.cancel()
+        await asyncio.wait((verifying,))
+        chunks.go.set()
+    # Closed, it has ended its threads.
+    assert len(chunks.sizes) == 1
+
+
+async def test_appends_do_not_wait_for_verification(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On SQLite, lookups share threads with other reads."""
+    chunks = Chunks(monkeypatch)
+    async with ledger_service(f"sqlite:///{tmp_path / 'ledger.sqlite3'}") as service:
+        await append(service, draft("r1"))
+        verifying = [asyncio.create_task(verify_all(service)) for _ in range(4)]
+        try:
+            await eventually(lambda: len(chunks.sizes) >= 2)
+            async with asyncio.timeout(10.0):
+                await append(service, draft("r2"))
+        finally:
+            chunks.go.set()
+        await asyncio.gather(*verifying)
 
 
 async def test_head_is_the_one_the_anchor_signs(database_url: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Concatenate, Final, ParamSpec, TypeVar
@@ -42,13 +43,15 @@ R = TypeVar("R")
 
 
 _LOOKUP_THREADS: Final = 2
+_VERIFY_THREADS: Final = 2
 
 
 class Database:
     """Implements `ledger_svc.storage.Storage`: one writing thread, a few reading ones.
 
     What is one statement needs no transaction around it: on PostgreSQL it has threads of its own,
-    whose connections commit by themselves, and takes one round trip to the server.
+    whose connections commit by themselves, and takes one round trip to the server. Verification
+    computes for seconds, which no lookup of an append should wait for: it has its own threads, too.
     """
 
     def __init__(self, engine: Engine, *, reader_threads: int = 4) -> None:
@@ -58,6 +61,9 @@ class Database:
         self._writer = Writer(engine, name="ledger-writer", continuity=known)
         self._readers = Readers(
             engine, threads=reader_threads, name="ledger-reader", continuity=known
+        )
+        self._verifiers = Readers(
+            engine, threads=_VERIFY_THREADS, name="ledger-verify", continuity=known
         )
         self._quick: Writer | None = None
         self._lookups = self._readers
@@ -74,7 +80,8 @@ class Database:
     @classmethod
     def open(cls, url: str, *, reader_threads: int = 4) -> Database:
         """A database by its URL; nothing is connected yet."""
-        engine = open_engine(url, SCHEMA, pool_size=reader_threads + _LOOKUP_THREADS + 3)
+        threads = reader_threads + _LOOKUP_THREADS + _VERIFY_THREADS
+        engine = open_engine(url, SCHEMA, pool_size=threads + 3)
         return cls(engine, reader_threads=reader_threads)
 
     @property
@@ -93,6 +100,7 @@ class Database:
         if self._quick is not None:
             await self._quick.close()
             await self._lookups.close()
+        await self._verifiers.close()
         await self._readers.close()
         self._engine.dispose()
 
@@ -187,8 +195,14 @@ class Database:
         return await self._look_up(lookups.get_batches, ledger_uid, batch_seqs)
 
     async def verify_range(self, ledger: LedgerInfo, start_seq: int, end_seq: int) -> Verified:
-        """Recompute stored rows."""
-        return await self._read(verification.verify_range, ledger, start_seq, end_seq)
+        """Recompute stored rows; ends soon after the caller has given up."""
+        given_up = threading.Event()
+        try:
+            return await self._verifiers.run(
+                verification.verify_range, self._sql, ledger, start_seq, end_seq, given_up.is_set
+            )
+        finally:
+            given_up.set()
 
     # --- the log
 

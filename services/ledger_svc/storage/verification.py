@@ -1,7 +1,13 @@
-"""Feeds stored rows to the auditor, in chunks, all from one snapshot."""
+"""Feeds stored rows to the auditor, in chunks, all from one snapshot.
+
+A chunk is bounded by rows and bytes: a megabyte of JSON may take a quarter of a second, and between
+two chunks it is looked whether anybody still waits. PostgreSQL, too, ends a session that is silent
+in its transaction for long (`provledger.db.engine`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from sqlalchemy.engine import Connection
@@ -10,17 +16,32 @@ from ledger_svc.audit import Auditor, broken
 from ledger_svc.chain import BatchRow, LedgerInfo, Row
 from ledger_svc.storage import Verified, lookups
 from ledger_svc.storage.sql import Sql
-from provledger.errors import OutOfRangeError
+from provledger.errors import OutOfRangeError, ProvledgerError
 
 CHUNK_ROWS: Final = 256
+CHUNK_BYTES: Final = 4 * 1024 * 1024
+"""Statements and payloads; one row at least."""
+
+
+class GivenUpError(ProvledgerError):
+    """Nobody waits for the result any more."""
 
 
 def verify_range(
-    connection: Connection, sql: Sql, ledger: LedgerInfo, start_seq: int, end_seq: int
+    connection: Connection,
+    sql: Sql,
+    ledger: LedgerInfo,
+    start_seq: int,
+    end_seq: int,
+    given_up: Callable[[], bool],
 ) -> Verified:
     """Check the rows from start to end, the head, the genesis and the runs in the log.
 
     The ledger's own row is read again: what is known of it may be older than what is stored.
+
+    Raises:
+        DataLossError, OutOfRangeError: as `Storage.verify_range`.
+        GivenUpError: `given_up` said so between two chunks.
     """
     stored = lookups.get_ledger(connection, sql, ledger.tenant, ledger.ledger)
     if stored is None:
@@ -40,9 +61,13 @@ def verify_range(
     if start_seq and previous is None:
         auditor.missing(start_seq - 1)
     auditor.check_genesis(_row(connection, sql, uid, 0))
-    for first in range(start_seq, end_seq + 1, CHUNK_ROWS):
-        last = min(first + CHUNK_ROWS - 1, end_seq)
+    first = start_seq
+    while first <= end_seq:
+        if given_up():
+            raise GivenUpError
+        last = _chunk_end(connection, sql, uid, first, end_seq)
         _check_chunk(connection, sql, auditor, uid, first, last)
+        first = last + 1
     auditor.check_head(last_seq)
     runs = lookups.log_runs(connection, sql, uid, start_seq, end_seq)
     found = [(run.start_seq, run.start_index, run.count) for run in runs]
@@ -54,6 +79,23 @@ def verify_range(
         head_seq=state.head.seq,
         receipt_hash=b"" if checked is None else checked.receipt_hash,
     )
+
+
+def _chunk_end(connection: Connection, sql: Sql, uid: bytes, first: int, end_seq: int) -> int:
+    """The last seq of the chunk that begins at `first`."""
+    last, size_bytes = min(first + CHUNK_ROWS - 1, end_seq), 0
+    rows = connection.exec_driver_sql(
+        sql(
+            "SELECT seq, {size} FROM entries WHERE ledger_uid = ? AND seq BETWEEN ? AND ? "
+            "ORDER BY seq"
+        ),
+        (uid, first, last),
+    ).all()
+    for seq, row_bytes in rows:
+        size_bytes += row_bytes
+        if seq > first and size_bytes > CHUNK_BYTES:
+            return int(seq) - 1
+    return last
 
 
 def _check_chunk(
