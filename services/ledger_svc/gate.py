@@ -42,6 +42,8 @@ TOO_MANY_STREAMS: Final = "TOO_MANY_STREAMS"
 ANY_TENANT: Final = "*"
 _FREE_CALLS: Final = 2
 """A tenant may always have so many calls in work: one is recorded while the next is read."""
+MAX_SILENT_STREAMS: Final = 512
+"""Streams on which nothing has come yet: of a listener's calls, two connections' worth."""
 _FORGET_ABOVE: Final = 1000
 _NO_ROOM_FOR_STREAM_S: Final = 1.0
 
@@ -108,6 +110,7 @@ class Gate:
         self._small_calls = 0
         self._small_units = 0
         self._bytes = 0
+        self._silent_streams = 0
         self._waiting: FairQueue[tuple[int, asyncio.Future[None]]] = FairQueue()
 
     @property
@@ -156,6 +159,25 @@ class Gate:
             self._leave(tenant, units, size_bytes, small)
 
     # --- streams
+
+    @contextmanager
+    def silent_stream(self) -> Iterator[None]:
+        """Hold a place for a stream whose tenant is not known yet, since nothing has come on it.
+
+        Raises:
+            ResourceExhaustedError: TOO_MANY_STREAMS.
+        """
+        if self._silent_streams >= MAX_SILENT_STREAMS:
+            raise refuse(
+                TOO_MANY_STREAMS,
+                f"{MAX_SILENT_STREAMS} streams are open on which nothing was sent",
+                _NO_ROOM_FOR_STREAM_S,
+            )
+        self._silent_streams += 1
+        try:
+            yield
+        finally:
+            self._silent_streams -= 1
 
     @contextmanager
     def stream(self, tenant: str) -> Iterator[None]:

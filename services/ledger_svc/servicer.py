@@ -196,10 +196,11 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         self, request_iterator: AsyncIterator[ledger_pb2.AppendStreamRequest], context: Any
     ) -> AsyncIterator[ledger_pb2.AppendStreamResponse]:
         """Record drafts as they come; answer in order."""
-        first = await anext(aiter(request_iterator), None)
-        if first is None:
-            return
-        ledger = await self._directory.get(first.ledger, "ledger")
+        with self._parts.gate.silent_stream():
+            first = await stream.first_message(aiter(request_iterator))
+            if first is None:
+                return
+            ledger = await self._directory.get(first.ledger, "ledger")
         refuse_system(ledger.tenant)
         view = convert.view_from_pb(first.view, convert.BASIC)
         principal = current_principal()

@@ -24,6 +24,7 @@ from ledger_svc.outcomes import Outcome, Recorded
 from ledger_svc.unread import Window
 from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2
+from provledger.errors import DeadlineExceededError
 
 FIELD: Final = "draft"
 FIELD_OF_MANY: Final = "drafts[{index}]"
@@ -33,6 +34,10 @@ MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
 
 # Tasks that go on although their stream is gone; the event loop itself keeps no reference.
 _running: Final[set[asyncio.Task[list[Outcome]]]] = set()
+
+FIRST_MESSAGE_S: Final = 60.0
+"""How long a stream may stay silent at its beginning: as long as a unary call may take. Until then
+it counts against no tenant."""
 
 
 class Portion(NamedTuple):
@@ -76,6 +81,23 @@ class _Message:
 
 _Queued = _Message | Exception | None
 """A message on its way, what broke the stream, or its end."""
+
+
+async def first_message(
+    requests: AsyncIterator[ledger_pb2.AppendStreamRequest],
+) -> ledger_pb2.AppendStreamRequest | None:
+    """The message that a stream begins with; None if it ends without one.
+
+    Raises:
+        DeadlineExceededError: STREAM_SILENT.
+    """
+    try:
+        async with asyncio.timeout(FIRST_MESSAGE_S):
+            return await anext(requests, None)
+    except TimeoutError:
+        raise DeadlineExceededError(
+            "STREAM_SILENT", f"nothing was sent on the stream for {FIRST_MESSAGE_S:g} s"
+        ) from None
 
 
 async def answers(

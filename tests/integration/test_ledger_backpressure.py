@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import pytest
 
-from ledger_svc import admission
+from ledger_svc import admission, gate, stream
 from ledger_svc.app import LEDGER_SERVICE, Service
 from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2, ledger_pb2_grpc
@@ -324,6 +324,45 @@ async def _write(call: Any, prefix: str, size_bytes: int, count: int) -> None:
         message.view = common_pb2.RECEIPT_VIEW_FULL
         await call.write(message)
     await call.done_writing()
+
+
+async def test_silent_streams_are_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "FIRST_MESSAGE_S", 0.05)
+    async with held(tmp_path) as (_, channel, witness), asyncio.timeout(20):
+        witness.gate.set()
+        stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+        error = await outcome(stub.AppendStream().read())
+        assert error is not None
+        assert (error.code, error.reason) == ("DEADLINE_EXCEEDED", "STREAM_SILENT")
+        # The connection is as good as before.
+        assert await outcome(stub.Append(request(draft("r1")))) is None
+
+
+async def test_silent_streams_are_counted_and_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "MAX_SILENT_STREAMS", 2)
+    async with held(tmp_path) as (_, channel, witness), asyncio.timeout(60):
+        witness.gate.set()
+        stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+        one, two, three = (
+            asyncio.ensure_future(outcome(stub.AppendStream().read())) for _ in "abc"
+        )
+        calls = (one, two, three)
+        await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        (refused,) = [call for call in calls if call.done()]
+        assert is_refusal(refused.result(), "TOO_MANY_STREAMS")
+
+        async def taken() -> bool:
+            items = iter([ledger_pb2.AppendStreamRequest(ledger=LEDGER, draft=draft("r1"))])
+            return await outcome(stub.AppendStream(items).read()) is None
+
+        assert not await taken()
+        # One that has begun is counted elsewhere; one that has ended, nowhere.
+        next(call for call in calls if not call.done()).cancel()
+        await eventually(taken)
+        for call in calls:
+            call.cancel()
 
 
 async def test_streams_of_a_tenant_are_counted_and_given_back(tmp_path: Path) -> None:
