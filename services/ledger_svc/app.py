@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import grpc
 
-from ledger_svc import reading_gate
+from ledger_svc import making_gate, reading_gate
 from ledger_svc.append import Appender
 from ledger_svc.census import Census
 from ledger_svc.chain import LedgerInfo, Linked
@@ -22,6 +22,7 @@ from ledger_svc.genesis import LedgerMaker
 from ledger_svc.guard import Guard
 from ledger_svc.key_ledger import KeyLedger
 from ledger_svc.lag import Lag
+from ledger_svc.making_gate import MakingGate
 from ledger_svc.progress import Progress, Sinks
 from ledger_svc.reading_gate import ReadingGate
 from ledger_svc.reads import Reads
@@ -67,6 +68,7 @@ class Service:
     lag: Lag
     gate: Gate
     reading_gate: ReadingGate
+    making_gate: MakingGate
     unread: Unread
 
     def gates(self) -> dict[str, RPCGate]:
@@ -76,6 +78,7 @@ class Service:
         }
         for name in ("Append", "AppendBatch"):
             gates[f"/{LEDGER_SERVICE}/{name}"] = self.gate.call
+        gates[f"/{LEDGER_SERVICE}/{making_gate.RPC}"] = self.making_gate.call
         return gates
 
     async def close(self) -> None:
@@ -187,6 +190,7 @@ def assemble(
         lag,
         gate,
         ReadingGate(settings.read_calls),
+        MakingGate(gate),
         unread,
     )
 

@@ -137,12 +137,10 @@ class Gate:
         Raises:
             ResourceExhaustedError: OVERLOADED or QUOTA_EXCEEDED, and when to come back.
         """
-        tenant = tenant_of(first_string(data))
+        tenant = self.check_quota(data)
         size_bytes = len(data)
         units = overload.units_of(size_bytes)
         small = size_bytes <= overload.SMALL_CALL_BYTES
-        self._check_quota(tenant)
-        _hinted.set(tenant)
         if not self._fits(tenant, size_bytes, small):
             if not small and self._units_full(tenant):
                 self._limiter.refused()
@@ -221,6 +219,17 @@ class Gate:
     def leave(self, tenant: str, size_bytes: int) -> None:
         """Give up the place of a draft."""
         self._leave(tenant, overload.units_of(size_bytes), size_bytes)
+
+    def check_quota(self, data: bytes) -> str:
+        """Ask the quota of the tenant that a raw request shows, and return that tenant.
+
+        Raises:
+            ResourceExhaustedError: QUOTA_EXCEEDED.
+        """
+        tenant = tenant_of(first_string(data))
+        self._check_quota(tenant)
+        _hinted.set(tenant)
+        return tenant
 
     def admit(self, tenant: str, drafts: int) -> None:
         """Charge the drafts of a call to the tenant of its ledger, once that is known.

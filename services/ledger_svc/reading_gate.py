@@ -24,10 +24,16 @@ _RETRY_S: Final = 0.25
 
 
 class ReadingGate:
-    """Lets reads in; for one event loop. max_calls: of all tenants together."""
+    """Lets reads in; for one event loop.
 
-    def __init__(self, max_calls: int) -> None:
+    max_calls: of all tenants together. refusal: what whoever is kept out is told.
+    """
+
+    def __init__(
+        self, max_calls: int, refusal: str = "too many reads are in work; try again later"
+    ) -> None:
         self._max_calls = max_calls
+        self._refusal = refusal
         self._held: dict[str, int] = {}
         self._total = 0
 
@@ -51,7 +57,7 @@ class ReadingGate:
         tenant = tenant_of(first_string(data))
         held = self._held.get(tenant, 0)
         if not overload.may_enter(held, self._total, self._max_calls):
-            raise refuse(OVERLOADED, "too many reads are in work; try again later", _RETRY_S)
+            raise refuse(OVERLOADED, self._refusal, _RETRY_S)
         self._held[tenant] = held + 1
         self._total += 1
         try:

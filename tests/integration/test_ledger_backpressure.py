@@ -217,6 +217,48 @@ async def test_quota_is_not_avoided_by_the_order_of_fields(
         assert all(is_refusal(error, "QUOTA_EXCEEDED") for error in refused)
 
 
+async def test_new_ledgers_count_against_the_quota(tmp_path: Path) -> None:
+    async with held(tmp_path, tenant_quotas={"*": ("5",)}) as (_, channel, witness):
+        witness.gate.set()
+        create = channel.unary_unary(f"/{LEDGER_SERVICE}/CreateLedger")
+        of = ledger_pb2.CreateLedgerRequest
+        for tenant, first in (("evil", ""), ("worse", "tenants/victim")):
+            outcomes = []
+            for number in range(12):
+                # The parent as written by serialisers, or behind another one.
+                parts = (of(parent=first), of(parent=f"tenants/{tenant}", ledger_id=f"l{number}"))
+                data = b"".join(part.SerializeToString() for part in parts)
+                outcomes.append(await outcome(create(data)))
+            assert outcomes[0] is None
+            refused = [error for error in outcomes if error is not None]
+            assert refused
+            assert all(is_refusal(error, "QUOTA_EXCEEDED") for error in refused)
+
+
+async def test_few_ledgers_are_made_at_a_time(tmp_path: Path) -> None:
+    async with held(tmp_path) as (_, channel, witness), asyncio.timeout(60):
+        stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+
+        def create(tenant: str, number: int) -> asyncio.Future[StatusError | None]:
+            wanted = ledger_pb2.CreateLedgerRequest(
+                parent=f"tenants/{tenant}", ledger_id=f"l{number}"
+            )
+            return asyncio.ensure_future(outcome(stub.CreateLedger(wanted)))
+
+        # The witness is stuck: whoever is let in stays.
+        calls = [create("evil", number) for number in range(40)]
+        await eventually(lambda: sum(call.done() for call in calls) == 16)
+        assert all(is_refusal(call.result(), "OVERLOADED") for call in calls if call.done())
+        mine = create("mine", 0)
+        # An answer to a later call of the same connection: mine was let in before.
+        assert await outcome(stub.Append(request(draft("r1"), OTHER))) is None
+        assert not mine.done()
+        witness.gate.set()
+        assert await mine is None
+        outcomes = await asyncio.gather(*calls)
+        assert sum(error is None for error in outcomes) == 24
+
+
 class Others:
     """Another tenant, who appends one by one and is never refused."""
 
