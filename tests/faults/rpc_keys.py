@@ -128,6 +128,10 @@ async def cancel_rotation(caller: Caller) -> None:
 async def revoke_key(caller: Caller) -> None:
     new = await _new(caller, "revoked")
     await caller.see("keys", "CreateKey", new)
+    # One that the key ledger has heard of: of another it need not hear that it is revoked.
+    (event,) = await _events(caller, new.kid)
+    await _seal(caller, event, (new.kid, "witness-1"))
+    await caller.see("keys", "RecordKeyEvent", _record(event))
     request = pb.RevokeKeyRequest(kid=new.kid, reason="stolen")
     answer = await caller.ask("keys", "RevokeKey", request)
     assert answer.key.state == pb.KEY_STATE_REVOKED
