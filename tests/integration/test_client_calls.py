@@ -289,6 +289,30 @@ async def test_a_stream_reads_its_source_no_further_than_the_window(
     await stream.aclose()  # type: ignore[attr-defined]
 
 
+async def test_a_stream_is_opened_with_its_first_draft(
+    client: AsyncClient, fake: FakeLedger
+) -> None:
+    """A source may be silent for long, and a stream on which nothing is sent is ended."""
+    asked, ready = asyncio.Event(), asyncio.Event()
+
+    async def source() -> AsyncIterator[Mutation]:
+        asked.set()
+        await ready.wait()
+        yield create(0)
+
+    stream = aiter(client.append_stream(LEDGER, source()))
+    first = asyncio.ensure_future(anext(stream))
+    await asked.wait()
+    # Whatever was begun before them is at the service by now.
+    for _ in range(3):
+        await client.get_ledger(LEDGER)
+    assert fake.stream_sessions == 0
+    ready.set()
+    assert (await first).index == 0
+    assert fake.stream_sessions == 1
+    assert [result async for result in stream] == []
+
+
 async def test_a_stream_of_nothing_ends(client: AsyncClient, fake: FakeLedger) -> None:
     assert [result async for result in client.append_stream(LEDGER, [])] == []
 

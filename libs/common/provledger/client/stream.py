@@ -89,6 +89,11 @@ async def append_stream(
         delays = waits(policy)
         progress_s = time.monotonic()
         while not (state.ended and not state.unanswered):
+            if not state.unanswered:
+                # A stream on which nothing is sent holds a place at the service, and is ended.
+                await _take_next(state)
+                delays, progress_s = waits(policy), time.monotonic()
+                continue
             try:
                 async with aclosing(_session(stub(), ledger, state, full, policy)) as outcomes:
                     async for answered in outcomes:
@@ -106,7 +111,8 @@ async def append_stream(
                             yield result
                         delays, progress_s = waits(policy), time.monotonic()
             except grpc.RpcError as exc:
-                await _before_retry(from_rpc_error(exc), delays, progress_s, policy)
+                if state.unanswered:
+                    await _before_retry(from_rpc_error(exc), delays, progress_s, policy)
             except StatusError as error:
                 await _before_retry(error, delays, progress_s, policy)
         if state.failure is not None:
@@ -196,6 +202,14 @@ async def _session(
         writer.cancel()
         call.cancel()
         await asyncio.gather(writer, return_exceptions=True)
+
+
+async def _take_next(state: _State) -> None:
+    """Wait for the source; what it gives counts as perhaps recorded from here on."""
+    fresh = await _waiting(state.queue)
+    if fresh[-1] is None:
+        state.ended = True
+    state.unanswered.extend(draft for draft in fresh if draft is not None)
 
 
 async def _write(call: Any, ledger: str, state: _State, full: bool) -> None:
