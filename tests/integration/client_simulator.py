@@ -47,6 +47,8 @@ class FakeLedger(ledger_pb2_grpc.LedgerServiceServicer):
         self.stream_sessions = 0
         self.stream_messages: list[int] = []
         self.break_stream_after: list[int] = []
+        # Set by a stream that then breaks, with everything on it answered.
+        self.breaks_when_idle: asyncio.Event | None = None
         self.turned_away_in_stream: set[str] = set()
         self.unplaced_from: int | None = None
 
@@ -141,6 +143,9 @@ class FakeLedger(ledger_pb2_grpc.LedgerServiceServicer):
                 index += 1
             if not request.drafts:
                 yield ledger_pb2.AppendStreamResponse(result=results[0])
+                if self.breaks_when_idle is not None:
+                    self.breaks_when_idle.set()
+                    raise UnavailableError("DRAINING", "going down")
                 continue
             # Those of one message may come in several answers.
             middle = len(results) // 2

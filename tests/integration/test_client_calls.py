@@ -313,6 +313,21 @@ async def test_a_stream_is_opened_with_its_first_draft(
     assert [result async for result in stream] == []
 
 
+async def test_a_stream_that_breaks_with_nothing_unanswered_is_no_failure(
+    fake: FakeLedger,
+) -> None:
+    fake.breaks_when_idle = broken = asyncio.Event()
+
+    async def source() -> AsyncIterator[Mutation]:
+        yield create(0)
+        await broken.wait()
+
+    once = CallPolicy(retry=NO_RETRY)
+    async with serving(fake) as endpoint, AsyncClient(endpoint, policy=once) as client:
+        results = [result async for result in client.append_stream(LEDGER, source())]
+    assert [result.index for result in results] == [0]
+
+
 async def test_a_stream_of_nothing_ends(client: AsyncClient, fake: FakeLedger) -> None:
     assert [result async for result in client.append_stream(LEDGER, [])] == []
 

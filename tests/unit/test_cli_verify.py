@@ -15,6 +15,7 @@ import pytest
 
 from provledger.export import FOOTER_PREFIX
 from tests.support.chain import Chain, key_set, sample_chain
+from tests.support.key_history import PIN, in_one_log, key_chain
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +129,22 @@ def test_pin_says_nothing_of_one_receipt(work: Path, chain: Chain) -> None:
     (work / "one.json").write_bytes(chain.receipts()[-1].encode())
     code, _, _ = verify(work, "one.json", "--keys", "jwks.json", "--pin", "00" * 32)
     assert code == 2
+
+
+def test_key_ledger_must_be_the_one_that_is_asked_for(work: Path) -> None:
+    chain, keys = sample_chain((3,)), key_chain()
+    in_one_log(chain, keys)
+    (work / "x.ndjson").write_bytes(b"".join(chain.export(key_ledger=keys.export())))
+    pinned = ("x.ndjson", "--pin", PIN.hex())
+    code, answer, _ = verify(work, *pinned)
+    assert (code, answer["key_ledger_uid"]) == (0, keys.uid.hex())
+    assert verify(work, *pinned, "--key-ledger-uid", keys.uid.hex())[0] == 0
+    code, answer, _ = verify(work, *pinned, "--key-ledger-uid", "00" * 16)
+    assert (code, answer["check"]) == (1, "key_ledger")
+    # What is no uid, or says nothing without a pin, is no answer.
+    assert verify(work, *pinned, "--key-ledger-uid", "abc")[0] == 2
+    keyed = ("x.ndjson", "--keys", "jwks.json", "--key-ledger-uid", keys.uid.hex())
+    assert verify(work, *keyed)[0] == 2
 
 
 def test_a_question_that_stays_open_is_could_not_tell(work: Path, chain: Chain) -> None:

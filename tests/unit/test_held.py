@@ -91,5 +91,5 @@ def test_head_settles_the_receipt_that_it_names_and_no_other() -> None:
 @pytest.mark.parametrize("data", [b"", b"garbage", b"{}"])
 def test_what_is_no_evidence_at_all_is_bad_input(name: str, data: bytes) -> None:
     with pytest.raises(InputError):
-        check_readable(**{"head": None, "checkpoint": None} | {name: data})
+        check_readable(**{name: data})
     check_readable(head=CHAIN.head(), checkpoint=CHAIN.checkpoint())

@@ -19,7 +19,7 @@ from provledger.revocation import Trees
 from provledger.verify import Verifier
 
 
-def check_readable(*, head: bytes | None, checkpoint: bytes | None) -> None:
+def check_readable(*, head: bytes | None = None, checkpoint: bytes | None = None) -> None:
     """Look whether what is held is a head and a checkpoint at all, whoever signed them.
 
     A download that failed is no sign of tampering. Raises InputError, naming the one.

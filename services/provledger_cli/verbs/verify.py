@@ -262,16 +262,15 @@ def _read_held(head: Path | None, checkpoint: Path | None) -> tuple[bytes | None
 
     envelope = None if head is None else head.read_bytes().strip()
     signed = None if checkpoint is None else checkpoint.read_bytes()
-    for path, name, given in (
-        (head, "signed head", {"head": envelope}),
-        (checkpoint, "signed checkpoint", {"checkpoint": signed}),
-    ):
-        try:
-            check_readable(**{"head": None, "checkpoint": None} | given)
-        except InputError as error:
-            raise CommandError(
-                f"{path} is no {name}: {error}", hint="was it fetched whole? get it again"
-            ) from error
+    path, name = head, "signed head"
+    try:
+        check_readable(head=envelope)
+        path, name = checkpoint, "signed checkpoint"
+        check_readable(checkpoint=signed)
+    except InputError as error:
+        raise CommandError(
+            f"{path} is no {name}: {error}", hint="was it fetched whole? get it again"
+        ) from error
     return envelope, signed
 
 
