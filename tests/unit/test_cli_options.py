@@ -85,8 +85,12 @@ def test_a_twin_means_the_same_option_everywhere() -> None:
 
 
 def run(*arguments: str, module: str = "provledger_cli") -> subprocess.CompletedProcess[str]:
+    return _run(sys.executable, "-m", module, *arguments)
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", module, *arguments],
+        command,
         capture_output=True,
         text=True,
         check=False,
@@ -122,13 +126,7 @@ def test_usage_errors_and_absent_services_are_could_not_tell(arguments: list[str
 def closed(redirection: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a command that a shell starts without one of its streams."""
     command = shlex.join([sys.executable, "-m", "provledger_cli", *arguments])
-    return subprocess.run(
-        ["sh", "-c", f"{command} {redirection}"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={"PROVLEDGER_DATA_DIR": "/dev/null/provledger", "PATH": "/usr/bin:/bin"},
-    )
+    return _run("sh", "-c", f"{command} {redirection}")
 
 
 @pytest.mark.parametrize(
