@@ -102,7 +102,9 @@ def check_stored(
     """
     reader = _Checkpoints(keys)
     ends = rows.ends(anchor.log(uid).origin)
-    # The files before the row: what is published is in the database by then.
+    # What was published is marked once its file is there; the file before the log's row, which
+    # holds what is published by then.
+    published_size = anchor.published_size(uid)
     published = files.read("checkpoint")
     log = anchor.log(uid)
     hasher = suite(log.suite).tree
@@ -110,6 +112,13 @@ def check_stored(
     if published is not None:
         stated = reader.open(published, log.origin, "checkpoint")
         size, root = stated.size, stated.root
+    if size < published_size:
+        found = "missing" if published is None else f"of tree size {size}"
+        raise LogDamagedError(
+            f"the published checkpoint is {found}, but one of tree size {published_size} has been "
+            "published: it was lost or put back",
+            check=CHECKPOINT,
+        )
     if size > log.size:
         raise LogDamagedError(
             f"the published checkpoint is of tree size {size}, but the database knows of "
@@ -260,12 +269,15 @@ class ServiceRows:
     async def _ends(self, origin: str) -> list[tuple[bytes, int]]:
         found = []
         async for ledger in self._remote.client.list_ledgers(page_size=1000):
+            self._names[ledger.uid] = ledger.name
             if ledger.log_origin == origin:
-                self._names[ledger.uid] = ledger.name
                 found.append((ledger.uid, ledger.logged_seq))
         return found
 
     async def _hashes(self, uid: bytes, count: int) -> list[bytes | None]:
+        if uid not in self._names:
+            # It may have been made since they were listed.
+            await self._ends("")
         if uid not in self._names:
             return []
         ready = self._ready.setdefault(uid, deque())

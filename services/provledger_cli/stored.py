@@ -31,6 +31,9 @@ _CHECKPOINTS = sa.text(
     "SELECT size, root, note FROM checkpoints WHERE log_uid = :log AND size > :after "
     "AND size <= :upto ORDER BY size LIMIT :page"
 )
+_PUBLISHED = sa.text(
+    "SELECT max(size) AS size FROM checkpoints WHERE log_uid = :log AND published_at_ns IS NOT NULL"
+)
 _LEDGERS = sa.text(
     "SELECT l.ledger_uid, h.logged_seq FROM ledgers l JOIN heads h "
     "ON h.ledger_uid = l.ledger_uid WHERE l.log_origin = :origin"
@@ -109,6 +112,10 @@ class AnchorRows:
         if row.tiled_size + len(tail) < row.size:
             raise _missing_from(row.tiled_size + len(tail))
         return StoredLog(uid, row.origin, row.suite, row.size, row.tiled_size, tail)
+
+    def published_size(self, uid: bytes) -> int:
+        """Size of the newest checkpoint that is known to have been published, 0 if none is."""
+        return _rows(self._engine, _PUBLISHED, {"log": uid})[0].size or 0
 
     def heads(self, uid: bytes, upto: int) -> Iterator[StoredHead]:
         """The heads of a log up to a size, smallest first."""

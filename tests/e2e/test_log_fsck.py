@@ -92,9 +92,17 @@ def test_a_log_is_checked_while_it_runs_and_when_it_stands_still(own: Installati
             assert caught.value.path == str(path.relative_to(log_dir))
         path.write_bytes(data)
     ledger, anchor = (own.data.databases / f"{name}.sqlite3" for name in ("ledger", "anchor"))
-    (log_dir / "checkpoint").rename(own.work / "checkpoint")
-    assert check(own, keys).published_size == 0
-    (own.work / "checkpoint").rename(log_dir / "checkpoint")
+    # What was published stays published, whatever is left of the tiles beneath it.
+    published = (log_dir / "checkpoint").read_bytes()
+    with closing(sqlite3.connect(anchor)) as connection:
+        (old,) = connection.execute("SELECT note FROM checkpoints WHERE size = 1").fetchone()
+    for gone in (None, old):
+        (log_dir / "checkpoint").unlink(missing_ok=True)
+        if gone is not None:
+            (log_dir / "checkpoint").write_bytes(gone)
+        with pytest.raises(LogDamagedError, match="it was lost or put back"):
+            check(own, keys)
+    (log_dir / "checkpoint").write_bytes(published)
 
     def damaged(path: Path, statement: str, match: str, *values: object) -> None:
         whole = path.read_bytes()

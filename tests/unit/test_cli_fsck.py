@@ -1,0 +1,42 @@
+"""Rows of running services, as `log fsck` reads them while they go on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+from provledger_cli.connect import Remote
+from provledger_cli.fsck import ServiceRows
+
+ORIGIN = "log.example/one"
+
+
+class Ledgers:
+    """Ledgers of a service, by name: their receipt hashes."""
+
+    def __init__(self) -> None:
+        self.there: dict[str, list[bytes]] = {}
+
+    async def list_ledgers(self, **_: Any) -> AsyncIterator[Any]:
+        for name, hashes in self.there.items():
+            yield SimpleNamespace(
+                name=name, uid=name.encode(), log_origin=ORIGIN, logged_seq=len(hashes) - 1
+            )
+
+    async def list_summaries(self, name: str, **_: Any) -> AsyncIterator[Any]:
+        for receipt_hash in self.there[name]:
+            yield SimpleNamespace(receipt_hash=receipt_hash)
+
+
+def test_a_ledger_that_is_made_meanwhile_has_its_rows() -> None:
+    client = Ledgers()
+    client.there["a"] = [b"a0", b"a1"]
+    with asyncio.Runner() as runner:
+        rows = ServiceRows(runner, cast(Remote, SimpleNamespace(client=client)))
+        assert rows.ends(ORIGIN) == [(b"a", 1)]
+        client.there["b"] = [b"b0"]
+        assert rows.hashes(b"b", 0, 1) == [b"b0"]
+        assert rows.hashes(b"a", 0, 1) == [b"a0"]
+        assert rows.hashes(b"c", 0, 1) == [], "nobody knows it"
