@@ -40,7 +40,8 @@ class Compressor:
         key = (path, content.etag)
         found = self._kept.get(key)
         if found is None:
-            found = await self._once.do(key, lambda: self._compress(key, content))
+            # Others wait for it too, when its first reader may have given up and closed his own.
+            found = await self._once.do(key, lambda: self._compress(key, content.share()))
         return found
 
     def close(self) -> None:
@@ -48,7 +49,10 @@ class Compressor:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _compress(self, key: _Key, content: Content) -> bytes:
-        data = b"".join([chunk async for chunk in content.chunks()])
+        try:
+            data = b"".join([chunk async for chunk in content.chunks()])
+        finally:
+            content.close()
         loop = asyncio.get_running_loop()
         # No time in it: every gateway makes the same bytes.
         packed = await loop.run_in_executor(

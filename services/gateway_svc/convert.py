@@ -20,8 +20,9 @@ def index_to_html(logs: Sequence[Published], keys: KeyDocument | None) -> bytes:
     """The same for people."""
     rows = []
     for each in logs:
-        item = {name: html.escape(str(value)) for name, value in _log(each, keys).items()}
-        vkeys = "<br>".join(html.escape(vkey) for vkey in _log(each, keys)["vkeys"])
+        listed = _log(each, keys)
+        item = {name: html.escape(str(value)) for name, value in listed.items()}
+        vkeys = "<br>".join(html.escape(vkey) for vkey in listed["vkeys"])
         rows.append(
             f'<tr><td><a href="{item["path"]}checkpoint">{item["origin"]}</a></td>'
             f"<td>{item['tree_size']}</td><td><code>{vkeys}</code></td></tr>"

@@ -43,12 +43,11 @@ class FileContent:
 
     __slots__ = ("_fd", "_threads", "etag", "length")
 
-    def __init__(self, fd: int, status: os.stat_result, threads: Executor) -> None:
+    def __init__(self, fd: int, length: int, etag: str, threads: Executor) -> None:
         self._fd = fd
         self._threads = threads
-        self.length = status.st_size
-        # Files are replaced, never written to: another content has another time.
-        self.etag = f'"{status.st_mtime_ns:x}-{status.st_size:x}"'
+        self.length = length
+        self.etag = etag
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The bytes, at most `CHUNK_BYTES` at a time; fewer than `length` if the file is cut."""
@@ -63,6 +62,14 @@ class FileContent:
                 return
             left -= len(chunk)
             yield chunk
+
+    def share(self) -> FileContent:
+        """See `Content`; raises UnavailableError if no more files may be open."""
+        try:
+            fd = os.dup(self._fd)
+        except OSError as error:
+            raise _unreadable(error) from error
+        return FileContent(fd, self.length, self.etag, self._threads)
 
     def close(self) -> None:
         """Close the file."""
@@ -120,7 +127,9 @@ class DirectoryLog:
         except BaseException:
             os.close(fd)
             raise
-        return FileContent(fd, status, self._threads)
+        # Files are replaced, never written to: another content has another time.
+        etag = f'"{status.st_mtime_ns:x}-{status.st_size:x}"'
+        return FileContent(fd, status.st_size, etag, self._threads)
 
 
 class DirectorySource:

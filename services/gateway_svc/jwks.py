@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from provledger import note
 from provledger.errors import KeyFormatError, NoteError, NotFoundError
-from provledger.keyset import KeyPurpose, KeySet
+from provledger.keyset import KeyPurpose, KeySet, VerificationKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +31,18 @@ class KeyDocument:
         Named, not verified: nobody should take them from here.
         """
         try:
-            keys = KeySet.parse(self.data).for_purpose(KeyPurpose.CHECKPOINT)
-            vkeys = [key.vkey(origin) for key in keys]
+            vkeys = [key.vkey(origin) for key in _checkpoint_keys(self.data)]
             lines = {(line.name, line.note_key_id) for line in note.parse(signed).signatures}
         except (KeyFormatError, NoteError):
             return []
         known = [(vkey, note.parse_vkey(vkey)) for vkey in vkeys]
         return [vkey for vkey, key in known if (key.name, key.note_key_id) in lines]
+
+
+@lru_cache(maxsize=2)
+def _checkpoint_keys(jwks: bytes) -> Sequence[VerificationKey]:
+    # There may be thousands of logs, all of which have the same ones.
+    return KeySet.parse(jwks).for_purpose(KeyPurpose.CHECKPOINT)
 
 
 class Jwks:

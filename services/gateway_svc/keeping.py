@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
@@ -20,17 +21,32 @@ _size = telemetry.gauge("gateway.cache_bytes", unit="By", doc="Bytes in our cach
 
 
 class Kept(Generic[K, V]):
-    """Immutable things, the least recently used going first. Belongs to one event loop."""
+    """Immutable things, the least recently used going first. Belongs to one event loop.
 
-    def __init__(self, name: str, max_bytes: int) -> None:
+    max_age_s: how long one is kept at most. It may have been damaged where it came from, and be
+        whole there again.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        max_bytes: int,
+        *,
+        max_age_s: float = float("inf"),
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._name = name
         self._max_bytes = max_bytes
-        self._items: OrderedDict[K, tuple[V, int]] = OrderedDict()
+        self._max_age_s = max_age_s
+        self._monotonic = monotonic
+        self._items: OrderedDict[K, tuple[V, int, float]] = OrderedDict()
         self.bytes = 0
 
     def get(self, key: K) -> V | None:
         """What is kept under a key."""
         found = self._items.get(key)
+        if found is not None and self._monotonic() - found[2] >= self._max_age_s:
+            found = None
         _hits.add(1, {"cache": self._name, "hit": found is not None})
         if found is None:
             return None
@@ -44,10 +60,10 @@ class Kept(Generic[K, V]):
             self.bytes -= old[1]
         cost = size + _OVERHEAD_BYTES
         if cost <= self._max_bytes:
-            self._items[key] = (value, cost)
+            self._items[key] = (value, cost, self._monotonic())
             self.bytes += cost
             while self.bytes > self._max_bytes:
-                _, (_, freed) = self._items.popitem(last=False)
+                _, (_, freed, _) = self._items.popitem(last=False)
                 self.bytes -= freed
         _size.set(self.bytes, {"cache": self._name})
 
@@ -65,7 +81,8 @@ class Once(Generic[K, V]):
         """
         task = self._running.get(key)
         if task is None:
-            task = asyncio.ensure_future(_awaited(work))
+            # Begun here and now: what it works on may be gone when the task has its first turn.
+            task = asyncio.ensure_future(_awaited(work()))
             self._running[key] = task
             task.add_done_callback(lambda done: self._ended(key, done))
         return await asyncio.shield(task)
@@ -77,5 +94,5 @@ class Once(Generic[K, V]):
             task.exception()
 
 
-async def _awaited(work: Callable[[], Awaitable[V]]) -> V:
-    return await work()
+async def _awaited(result: Awaitable[V]) -> V:
+    return await result

@@ -30,6 +30,8 @@ PIECE_BYTES: Final = 256 * 1024
 MAX_LOGS: Final = 10_000
 MAX_FETCHES: Final = 32
 """Requests to the place at once; who comes later waits his turn, or until his deadline."""
+PIECE_MAX_AGE_S: Final = 600.0
+"""How long a piece is kept at most: one that was damaged may have been brought back whole."""
 RESCAN_S: Final = 1.0
 """How often the place is asked what logs there are at most, in seconds."""
 
@@ -87,6 +89,10 @@ class RemoteContent:
         if len(self._first.data) < self.length:
             async for data in self._rest(len(self._first.data), self._first.tag):
                 yield data
+
+    def share(self) -> RemoteContent:
+        """See `Content`: nothing is open."""
+        return self
 
     def close(self) -> None:
         """Nothing is open."""
@@ -208,7 +214,9 @@ class RemoteSource:
         self._place = place
         self._max_age_s = max_age_s
         self._monotonic = monotonic
-        self._kept: Kept[tuple[str, str, int], Piece] = Kept("pieces", cache_bytes)
+        self._kept: Kept[tuple[str, str, int], Piece] = Kept(
+            "pieces", cache_bytes, max_age_s=PIECE_MAX_AGE_S, monotonic=monotonic
+        )
         self._fetches = asyncio.Semaphore(MAX_FETCHES)
         self._by_name: dict[str, RemoteLog] = {}
         self._by_prefix: dict[str, RemoteLog] = {}

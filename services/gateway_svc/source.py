@@ -34,6 +34,10 @@ class Content(Protocol):
         """All of them; to be used once."""
         ...
 
+    def share(self) -> Content:
+        """The same bytes for somebody else, who closes them himself. Before `chunks` only."""
+        ...
+
     def close(self) -> None:
         """Let go of what is open."""
         ...

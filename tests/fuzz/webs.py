@@ -39,6 +39,9 @@ class _Content:
     async def chunks(self) -> AsyncIterator[bytes]:
         yield b"bytes"
 
+    def share(self) -> _Content:
+        return self
+
     def close(self) -> None:
         return None
 

@@ -15,9 +15,8 @@ import pytest
 from anchor_svc.openlog import OpenLog
 from gateway_svc.app import build
 from gateway_svc.config import Settings
-from gateway_svc.keeping import Kept, Once
 from gateway_svc.published import Published
-from gateway_svc.remote import PIECE_BYTES, Piece, RemoteSource
+from gateway_svc.remote import PIECE_BYTES, PIECE_MAX_AGE_S, Piece, RemoteSource
 from gateway_svc.source import Census, Redirect
 from provledger import tiles
 from provledger.api.anchor.v1 import anchor_pb2 as pb
@@ -40,7 +39,7 @@ from tests.support.gateway import (
     serving_anchor,
     tile_bucket,
 )
-from tests.support.tiled import signed_checkpoint, tile_files
+from tests.support.tiled import flip, signed_checkpoint, tile_files
 
 SIZE = 601
 UID = LOG_UID.hex()
@@ -450,34 +449,15 @@ async def test_hash_tiles_of_a_wrong_length_are_not_kept() -> None:
     assert await _read(source, "tile/0/000") == whole
 
 
-def test_the_least_recently_used_goes_first() -> None:
-    kept: Kept[int, str] = Kept("test", 3 * 1512)
-    for number in (1, 2, 3):
-        kept.put(number, str(number), 1000)
-    assert kept.get(1) == "1"
-    kept.put(4, "4", 1000)
-    assert [kept.get(number) for number in (1, 2, 3, 4)] == ["1", None, "3", "4"]
-    kept.put(1, "other", 500)
-    assert kept.bytes == 2 * 1512 + 1012
-    kept.put(5, "5", 10_000)
-    assert kept.get(5) is None
-    assert kept.bytes <= 3 * 1512
-
-
-async def test_who_gives_up_takes_nothing_from_the_others() -> None:
-    once: Once[str, int] = Once()
-    gate = asyncio.Event()
-
-    async def work() -> int:
-        await gate.wait()
-        return 7
-
-    waiting = [asyncio.ensure_future(once.do("x", work)) for _ in range(3)]
-    await asyncio.sleep(0)
-    waiting[0].cancel()
-    await asyncio.sleep(0)
-    gate.set()
-    assert await asyncio.gather(*waiting[1:]) == [7, 7]
+async def test_a_tile_that_was_brought_back_whole_is_served_so_after_a_while() -> None:
+    place, now_s = MemoryPlace(a=memory_log()), 0.0
+    source = RemoteSource(place, max_age_s=10, cache_bytes=10_000_000, monotonic=lambda: now_s)
+    whole = place.logs["a"]["tile/0/000"]
+    place.logs["a"]["tile/0/000"] = flip(whole, 5)
+    assert await _read(source, "tile/0/000") != whole
+    place.logs["a"]["tile/0/000"] = whole
+    now_s = PIECE_MAX_AGE_S
+    assert await _read(source, "tile/0/000") == whole
 
 
 @pytest.mark.parametrize(
