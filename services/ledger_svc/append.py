@@ -2,12 +2,10 @@
 
     admission (before) -> queue -> look up request ids -> witness -> commit -> answer (after)
 
-A small flush is looked up and witnessed at once; of a large one, repeats would cost more to witness
-than that gains.
-
 What arrives while a flush runs is the next flush. Two flushes run at a time: while one commits,
 the next one is witnessed; they commit in the order in which they started. The lookup before the
-witness answers repeats without it; the one that decides is made again under the head's lock.
+witness answers repeats without it; what decides is looked up under the head's lock. A small flush
+leaves the first one out, and makes it up for whoever is not recorded: nearly nobody repeats.
 Flushes and commits of all ledgers take turns, fairly by tenant (`turns`).
 """
 
@@ -16,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final, TypeAlias
 
 from ledger_svc import chain
@@ -30,6 +29,7 @@ from provledger import logs, telemetry
 from provledger.batching import GroupCommit
 from provledger.errors import (
     AbortedError,
+    AlreadyExistsError,
     InvalidArgumentError,
     StatusError,
     UnavailableError,
@@ -42,8 +42,15 @@ log = logs.get(__name__)
 MAX_WITNESS_ROUNDS: Final = 3
 """How often a flush is witnessed at most, when its signature is too old to be committed."""
 _IN_FLIGHT: Final = 2
-_AT_ONCE_ITEMS: Final = 16
-"""A flush of no more is witnessed while its request ids are looked up."""
+_UNSEEN_ITEMS: Final = 64
+"""A flush of no more is witnessed before its request ids are looked up: a large one, of repeats,
+would cost more to witness than that gains."""
+_LOOK_UP_AFTER_S: Final = 0.05
+"""How long a repeat waits, for the witness and for flushes before it, until it is looked up all the
+same."""
+_NOT_LOOKED_UP: Final = -1
+_OF_DATABASE: Final = ("DATABASE_", "COMMIT_OUTCOME_UNKNOWN")
+"""How the reasons of errors begin that come from the database itself."""
 
 _Turn: TypeAlias = "asyncio.Future[None]"
 """Done when a flush, and all before it, have committed or given up."""
@@ -145,43 +152,77 @@ class Pipeline:
     ) -> list[Outcome]:
         await self._tools.check(self._ledger)
         _give_receipt_ids(items, self._tools)
-        if len(items) > _AT_ONCE_ITEMS:
-            return await self._find_and_record(items, before, span, None)
-        # The witness costs a few drafts that turn out to be repeats less than it costs all others
-        # to wait until that is known.
+        if len(items) <= _UNSEEN_ITEMS:
+            return await self._record_unseen(items, before, span)
+        return await self._find_and_record(items, before, span)
+
+    async def _record_unseen(
+        self, items: list[Pending], before: _Turn | None, span: telemetry.Span
+    ) -> list[Outcome]:
+        """Record drafts of which the commit will tell whether they are repeats.
+
+        A repeat is answered whatever became of its flush: who is not recorded is looked up before
+        being told why.
+        """
         async with beside(self._witness(items)) as witnessing:
-            return await self._find_and_record(items, before, span, witnessing)
+            awaited = (witnessing,) if before is None else (witnessing, before)
+            _, late = await asyncio.wait(awaited, timeout=_LOOK_UP_AFTER_S)
+            if late:
+                return await self._find_and_record(items, before, span, witnessing)
+            outcomes = await self._try_to_record(items, _NOT_LOOKED_UP, before, span, witnessing)
+        left = [index for index, outcome in enumerate(outcomes) if _may_be_repeat(outcome)]
+        if left:
+            with suppress(StatusError):
+                answered = await self._find([items[index] for index in left])
+                for place, outcome in answered.items():
+                    outcomes[left[place]] = outcome
+        return outcomes
+
+    async def _find(self, items: Sequence[Pending]) -> dict[int, Outcome]:
+        """Outcomes, by index, of those that are repeats."""
+        storage, uid = self._tools.storage, self._ledger.uid
+        found = await storage.find_requests(uid, [item.draft.request_id for item in items])
+        return await answer_known(storage, uid, items, found.known) if found.known else {}
 
     async def _find_and_record(
         self,
         items: list[Pending],
         before: _Turn | None,
         span: telemetry.Span,
-        witnessing: asyncio.Task[Witnessed] | None,
+        witnessing: asyncio.Task[Witnessed] | None = None,
     ) -> list[Outcome]:
         """Answer repeats, and record the others; `witnessing` is under way for all of them."""
         tools, uid = self._tools, self._ledger.uid
         request_ids = [item.draft.request_id for item in items]
         found = await tools.storage.find_requests(uid, request_ids)
-        outcomes: dict[int, Outcome] = {}
-        if found.known:
-            outcomes = await answer_known(tools.storage, uid, items, found.known)
+        if not found.known:
+            return await self._try_to_record(items, found.head_seq, before, span, witnessing)
+        outcomes = await answer_known(tools.storage, uid, items, found.known)
         fresh = [index for index in range(len(items)) if index not in outcomes]
         if fresh:
             wanted = [items[index] for index in fresh]
-            results: Sequence[Outcome]
-            try:
-                results = await self._record(
-                    wanted, found.head_seq, before, span, None if found.known else witnessing
-                )
-            except AbortedError as error:
-                # To a caller it is a moment's trouble: the same request may simply come again.
-                busy = UnavailableError("LEDGER_BUSY", error.message, retry_delay_s=0.5)
-                results = [_FlushFailedError(busy)] * len(fresh)
-            except Exception as error:
-                results = [_FlushFailedError(error)] * len(fresh)
+            results = await self._try_to_record(wanted, found.head_seq, before, span, None)
             outcomes.update(zip(fresh, results, strict=True))
         return [outcomes[index] for index in range(len(items))]
+
+    async def _try_to_record(
+        self,
+        items: Sequence[Pending],
+        looked_up_seq: int,
+        before: _Turn | None,
+        span: telemetry.Span,
+        witnessing: asyncio.Task[Witnessed] | None,
+    ) -> list[Outcome]:
+        """As `_record`; what failed as a whole is told to each."""
+        cause: Exception
+        try:
+            return await self._record(items, looked_up_seq, before, span, witnessing)
+        except AbortedError as error:
+            # To a caller it is a moment's trouble: the same request may simply come again.
+            cause = UnavailableError("LEDGER_BUSY", error.message, retry_delay_s=0.5)
+        except Exception as error:
+            cause = error
+        return [_FlushFailedError(cause)] * len(items)
 
     async def _record(
         self,
@@ -255,6 +296,17 @@ class Pipeline:
         # Nobody but this service itself gets as far as here with its own tenant.
         system = self._ledger.tenant == SYSTEM_TENANT
         return await self._tools.witness.witness(self._ledger, items, system=system)
+
+
+def _may_be_repeat(outcome: Outcome) -> bool:
+    """Whether a look may find that a draft was recorded earlier, which was not recorded now.
+
+    Not where that was found already; and where the database gave no answer, it would give none.
+    """
+    if isinstance(outcome, _FlushFailedError):
+        reason = getattr(outcome.cause, "reason", "")
+        return not reason.startswith(_OF_DATABASE)
+    return isinstance(outcome, Exception) and not isinstance(outcome, AlreadyExistsError)
 
 
 def _end_turn(turn: _Turn, before: _Turn | None) -> None:

@@ -185,13 +185,13 @@ class Commit:
     async def _once(self, passed: Passed, looked_up_seq: int) -> dict[int, Outcome]:
         storage, uid = self._tools.storage, self._ledger.uid
         candidates = [candidate for _, candidate in passed]
-        known_seq, last = self._memory.known_seq(looked_up_seq, passed), self._memory.acknowledged
+        last = self._memory.acknowledged
         decision = await storage.append(
             uid,
             [candidate.request_id for candidate in candidates],
-            known_seq,
+            self._memory.known_seq(looked_up_seq, passed),
             lambda state, known, database_ns: self._decide(state, known, database_ns, candidates),
-            known=last if last.seq == known_seq and known_seq >= 0 else None,
+            last=None if last == chain.EMPTY_HEAD else last,
             clock=self._tools.clock,
         )
         by_request = self._recorded(decision)

@@ -22,6 +22,7 @@ ALL: Sequence[Call] = (
         CALLS["anchor", method]
         for method in ("SetPolicy", "GetPolicy", "CreateLog", "ListAnchors", "GetInclusionProof")
     ),
+    rpc_calls.append_many,
     new_witness_key,
 )
 """What makes services read and write what appends alone do not touch."""

@@ -118,6 +118,14 @@ async def append_batch(caller: Caller) -> None:
         assert await _count(caller, draft.request_id) == 1
 
 
+async def append_many(caller: Caller) -> None:
+    """So many that they are looked up before they are witnessed, and copied into the database."""
+    drafts = [_draft(caller.name("many")) for _ in range(120)]
+    request = ledger_pb2.AppendBatchRequest(ledger=LEDGER, drafts=drafts)
+    made = (await caller.ask("ledger", "AppendBatch", request)).results
+    assert len({each.receipt.name for each in made}) == len(drafts)
+
+
 @rpc("ledger", "AppendStream")
 async def append_stream(caller: Caller) -> None:
     names = [caller.name("stream") for _ in range(3)]

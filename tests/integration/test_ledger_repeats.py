@@ -161,34 +161,62 @@ async def test_repeat_is_answered_while_the_witness_is_away(database_url: str) -
         assert not (await append(service, draft("r2"))).repeated_request
 
 
-async def test_a_small_flush_is_witnessed_while_its_ids_are_looked_up(
+async def test_repeats_in_a_small_flush_are_told_by_its_commit(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     witness = InMemoryWitness()
-    calls = 0
-
-    def asked() -> bool:
-        return len(witness.faults.calls) > calls
-
     async with ledger_service(database_url, witness) as service:
-        look_up = service.storage.find_requests
 
-        async def later(*args: Any) -> Any:
-            await eventually(asked)
-            return await look_up(*args)
+        async def never(*_: Any) -> Any:
+            raise AssertionError("nobody looks before the commit, and everybody is recorded by it")
 
         with monkeypatch.context() as patched:
-            patched.setattr(service.storage, "find_requests", later)
-            calls = len(witness.faults.calls)
+            patched.setattr(service.storage, "find_requests", never)
             assert not (await append(service, draft("r1"))).repeated_request
-            calls = len(witness.faults.calls)
-            assert (await append(service, draft("r1"))).repeated_request, "for nothing, this time"
-        many = [draft(f"m{n}") for n in range(17)]
+            assert (await append(service, draft("r1"))).repeated_request
+            results = await append_batch(service, [draft("r2"), draft("r1"), draft("r2")])
+            assert [result.receipt.seq for result in results] == [2, 1, 2]
+            assert [result.repeated_request for result in results] == [False, True, True]
+        many = [draft(f"m{n}") for n in range(65)]
         await append_batch(service, many)
         calls = len(witness.faults.calls)
         assert all(each.repeated_request for each in await append_batch(service, many))
-        assert not asked(), "of many, repeats are found first"
-        assert (await verify_all(service)).checked_count == 19
+        assert len(witness.faults.calls) == calls, "of many, repeats are found first"
+        assert (await verify_all(service)).checked_count == 68
+
+
+async def test_repeat_that_the_witness_would_not_take_any_more_is_answered(
+    database_url: str,
+) -> None:
+    """Its rules may have become stricter since; what was acknowledged stays so."""
+    witness = InMemoryWitness()
+    async with ledger_service(database_url, witness) as service:
+        receipt = (await append(service, draft("r1"))).receipt
+
+        def stricter(_: str, request: Any) -> None:
+            for item in request.items:
+                if item.draft.request_id in ("r1", "r2"):
+                    item.draft.mutation.new_state = b"{"
+
+        witness.faults.before = stricter
+        again = await append(service, draft("r1"))
+        assert again.repeated_request
+        assert again.receipt.receipt_hash == receipt.receipt_hash
+        results = await append_batch(service, [draft("r1"), draft("r2"), draft("r3")])
+        assert results[0].repeated_request
+        assert error_of(results[1]).code == "INVALID_ARGUMENT"
+        assert results[2].receipt.seq == 2
+
+
+async def test_repeat_is_answered_by_a_ledger_that_takes_no_more(database_url: str) -> None:
+    async with ledger_service(database_url) as service:
+        await append(service, draft("r1"))
+        ledger = await service.storage.get_ledger("acme", "main")
+        assert ledger is not None
+        await service.storage.latch(ledger.uid, "because")
+        results = await append_batch(service, [draft("r2"), draft("r1")])
+        assert error_of(results[0]).code == "FAILED_PRECONDITION"
+        assert results[1].repeated_request
 
 
 # --- in the order of flushes ---------------------------------------------------------------------

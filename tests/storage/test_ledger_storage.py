@@ -188,7 +188,7 @@ async def test_a_known_head_takes_one_statement_and_stores_the_same(storage: Sto
     sent = statements(storage)
     resource = '\u00e9\U0001f600 \\ "{,}'
     given = [candidate("r3", resource_id=resource, payload=b""), candidate("r4")]
-    second = await append(storage, ledger, *given, known_seq=2, known=first.linked.head)
+    second = await append(storage, ledger, *given, known_seq=2, last=first.linked.head)
     if not storage._sql.is_sqlite:  # type: ignore[attr-defined]
         assert len(sent) == 1
     assert second.linked is not None
@@ -213,7 +213,7 @@ async def test_a_head_that_was_not_what_was_known_is_read(storage: Storage) -> N
     ):
         before = (await storage.get_head(ledger.uid)).head
         done = await append(
-            storage, ledger, candidate("r1"), candidate(f"n{number}"), known_seq=0, known=wrong
+            storage, ledger, candidate("r1"), candidate(f"n{number}"), known_seq=0, last=wrong
         )
         assert list(done.known) == ["r1"]
         assert done.state.head == before
@@ -223,11 +223,27 @@ async def test_a_head_that_was_not_what_was_known_is_read(storage: Storage) -> N
     assert [item.row.request_id for item in stored] == ["r1", "n0", "n1", "n2"]
 
 
+async def test_a_request_id_that_is_there_is_found_though_nobody_looked(storage: Storage) -> None:
+    ledger = await make(storage)
+    first = await append(storage, ledger, candidate("r1"))
+    assert first.linked is not None
+    last = first.linked.head
+    repeated = await append(storage, ledger, candidate("r1"), last=last)
+    assert list(repeated.known) == ["r1"]
+    assert repeated.linked is None
+    among = await append(storage, ledger, candidate("r2"), candidate("r1"), last=last)
+    assert list(among.known) == ["r1"]
+    assert among.linked is not None
+    stored = await storage.get_rows(ledger.uid, [1, 2, 3], full=True)
+    assert [item.row.request_id for item in stored] == ["r1", "r2"]
+    assert (await storage.get_head(ledger.uid)).head == among.linked.head
+
+
 async def test_a_known_head_that_takes_no_more_is_read(storage: Storage) -> None:
     ledger = await make(storage)
     last = (await storage.get_head(ledger.uid)).head
     await storage.latch(ledger.uid, "because")
-    done = await append(storage, ledger, candidate("r1"), known_seq=0, known=last)
+    done = await append(storage, ledger, candidate("r1"), known_seq=0, last=last)
     # The decision was made on what is stored, and would have refused it.
     assert done.state.read_only_reason == "because"
 
@@ -238,7 +254,7 @@ async def test_a_clock_far_ahead_is_for_the_database_to_judge(storage: Storage) 
     sent = statements(storage)
     ahead = lambda: time.time_ns() + 10**12  # noqa: E731
     # `decide` sees the database's time, and stores it all the same: that is its business.
-    done = await append(storage, ledger, candidate("r1"), known_seq=0, known=last, clock=ahead)
+    done = await append(storage, ledger, candidate("r1"), known_seq=0, last=last, clock=ahead)
     assert done.linked is not None
     assert len(sent) > 1
 
@@ -248,7 +264,7 @@ async def test_a_known_head_and_rows_that_are_refused(storage: Storage) -> None:
     last = (await storage.get_head(ledger.uid)).head
     for bad in ({"batch_index": 2**70}, {"resource_id": "\ud800"}):
         with pytest.raises(RowsRefusedError):
-            await append(storage, ledger, candidate("r1", **bad), known_seq=0, known=last)
+            await append(storage, ledger, candidate("r1", **bad), known_seq=0, last=last)
     twice = candidate("r3", receipt_id=candidate("x").receipt_id)
     with pytest.raises(RowsRefusedError):
         await append(
@@ -257,10 +273,10 @@ async def test_a_known_head_and_rows_that_are_refused(storage: Storage) -> None:
             twice,
             candidate("r4", receipt_id=twice.receipt_id),
             known_seq=0,
-            known=last,
+            last=last,
         )
     assert (await storage.get_head(ledger.uid)).head == last
-    await append(storage, ledger, candidate("r1"), known_seq=0, known=last)
+    await append(storage, ledger, candidate("r1"), known_seq=0, last=last)
 
 
 async def test_request_ids_belong_to_their_ledger(storage: Storage) -> None:

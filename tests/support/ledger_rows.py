@@ -63,7 +63,7 @@ async def append(
     ledger: LedgerInfo,
     *candidates: Candidate,
     known_seq: int = -1,
-    known: chain.Head | None = None,
+    last: chain.Head | None = None,
     clock: Callable[[], int] = time.time_ns,
 ) -> Decided:
     def decide(state: HeadState, known: Mapping[str, Known], database_ns: int) -> Decided:
@@ -73,4 +73,4 @@ async def append(
         return Decided(linked, known, state)
 
     ids = [item.request_id for item in candidates]
-    return await storage.append(ledger.uid, ids, known_seq, decide, known=known, clock=clock)
+    return await storage.append(ledger.uid, ids, known_seq, decide, last=last, clock=clock)

@@ -158,16 +158,16 @@ class Storage(Protocol):
         known_seq: int,
         decide: Decide[D],
         *,
-        known: Head | None = None,
+        last: Head | None = None,
         clock: Callable[[], int] = time.time_ns,
     ) -> D:
         """Run `decide` under the lock of the head and store what it links; durable on return.
 
         Request ids are looked up again, unless the head is still at `known_seq`.
 
-        known: the head at `known_seq`, where the caller has it. A database may then decide for that
-            one at once, by `clock` (Unix nanoseconds) instead of its own time, and store it if the
-            head still is as it was.
+        last: the head as the caller knows it. A database may then decide for that one at once, by
+            `clock` (Unix nanoseconds) instead of its own time, and store it if the head still is as
+            it was and none of the request ids is there.
 
         Raises:
             RowsRefusedError: the data cannot be stored as it is; nothing was.

@@ -156,15 +156,15 @@ class Database:
         known_seq: int,
         decide: Decide[D],
         *,
-        known: Head | None = None,
+        last: Head | None = None,
         clock: Callable[[], int] = time.time_ns,
     ) -> D:
         """Run `decide` under the lock of the head and store what it links; durable on return."""
         run: Callable[..., D] = appends.append
-        if self._quick is not None and known is not None and len(request_ids) <= quick.MAX_ROWS:
+        if self._quick is not None and last is not None and len(request_ids) <= quick.MAX_ROWS:
             attempt: Callable[..., D | None] = quick.append
             decided = await self._quick.run(
-                attempt, self._sql, ledger_uid, known, clock, decide, idempotent=True
+                attempt, self._sql, ledger_uid, last, clock, decide, idempotent=True
             )
             if decided is not None:
                 return decided

@@ -61,18 +61,20 @@ def append(
     connection: Connection,
     sql: Sql,
     ledger_uid: bytes,
-    known: Head,
+    last: Head,
     clock: Callable[[], int],
     decide: Decide[D],
 ) -> D | None:
     """Store what is decided for a head that may be out of date; None if nothing was stored.
 
-    known: what the head was last; the request ids were looked up as of it. clock: as in `decide`,
-        Unix nanoseconds. In autocommit: the answer of the statement is that of its commit.
+    Request ids are not looked up: they are unique, and one that is there fails the statement.
+
+    last: what the head was last. clock: as in `decide`, Unix nanoseconds. In autocommit: the answer
+        of the statement is that of its commit.
     """
     now_ns = clock()
     try:
-        decided = decide(HeadState(known, -1, ""), {}, now_ns)
+        decided = decide(HeadState(last, -1, ""), {}, now_ns)
     except ProvledgerError:
         # It may be due to what was guessed: the database's clock, for one. There it is decided.
         return None
@@ -81,24 +83,24 @@ def append(
         return None
     try:
         moved = connection.exec_driver_sql(
-            sql(_APPEND), _parameters(ledger_uid, known, linked, now_ns)
+            sql(_APPEND), _parameters(ledger_uid, last, linked, now_ns)
         ).scalar_one()
     except REFUSED:
-        # Which row is to blame is found out there.
+        # Which row is to blame, or that a request id is there already, is found out there.
         return None
     return decided if moved == 1 else None
 
 
-def _parameters(ledger_uid: bytes, known: Head, linked: Linked, now_ns: int) -> tuple[Any, ...]:
+def _parameters(ledger_uid: bytes, last: Head, linked: Linked, now_ns: int) -> tuple[Any, ...]:
     head, columns = linked.head, list(zip(*linked.rows, strict=True))
     return (
         head.seq,
         head.t_ns,
         head.receipt_hash,
         ledger_uid,
-        known.seq,
-        known.t_ns,
-        known.receipt_hash,
+        last.seq,
+        last.t_ns,
+        last.receipt_hash,
         now_ns,
         linked.batch.batch_seq,
         *[list(columns[place]) for place in _PLACES],
