@@ -45,7 +45,7 @@ WORKING: Mapping[str, tuple[str, ...]] = {
 _ANY_START = ("^SELECT .*alembic_version", "^SELECT set_config", "^SELECT current_setting")
 
 STARTING: Mapping[str, tuple[str, ...]] = {
-    "ledger": (*_ANY_START, "pg_postmaster_start_time"),
+    "ledger": (*_ANY_START, "pg_postmaster_start_time", "^SELECT CAST.to_regclass"),
     "anchor": (
         *_ANY_START, "^SELECT logs", "^UPDATE logs SET writer_epoch", "^SELECT entries",
         "^SELECT max.anchors.size.", "^SELECT policies",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
-from provledger.db import answers, open_engine
+from provledger.db import answers, migrate, open_engine
 from provledger.db.workers import Readers, Writer
 from provledger.errors import UnavailableError
 from tests.faults.pgproxy import PostgresProxy
@@ -45,7 +46,7 @@ def _seventeen(connection: sa.Connection) -> int:
 async def test_answer_that_does_not_come_is_given_up(
     url: str, proxy: PostgresProxy, pattern: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answers, "ANSWER_LIMIT_S", 0.3)
+    monkeypatch.setattr(answers.ImpatientConnection, "answer_limit_s", 0.3)
     engine = open_engine(url, "answers")
     writer = Writer(engine)
     assert await writer.run(_seventeen) == 17
@@ -62,11 +63,35 @@ async def test_answer_that_does_not_come_is_given_up(
 async def test_reader_asks_again(
     url: str, proxy: PostgresProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answers, "ANSWER_LIMIT_S", 0.3)
+    monkeypatch.setattr(answers.ImpatientConnection, "answer_limit_s", 0.3)
     engine = open_engine(url, "answers")
     readers = Readers(engine, threads=1)
     proxy.inject("SELECT 17", "stall")
     assert await readers.run(_seventeen) == 17
     assert not proxy.pending()
     await readers.close()
+    engine.dispose()
+
+
+def test_a_migration_waits_for_longer_than_anything_else(
+    postgres_database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An index of a large table is made by one statement; and several starters take turns."""
+    monkeypatch.setattr(answers.ImpatientConnection, "answer_limit_s", 0.2)
+    versions = tmp_path / "versions"
+    versions.mkdir()
+    (versions / "0001_long.py").write_text(
+        "from alembic import op\n"
+        "revision, down_revision, branch_labels, depends_on = '0001', None, None, None\n"
+        "def upgrade():\n"
+        "    op.execute('SELECT pg_sleep(0.5)')\n"
+        "    op.execute('CREATE TABLE made (x int)')\n"
+    )
+    engine = open_engine(postgres_database_url, "answers")
+    migrate(engine, tmp_path, "answers")
+    with engine.connect() as connection:
+        assert sa.inspect(connection).has_table("made")
+        # For whoever comes after it, everything is as it was.
+        with pytest.raises(sa.exc.OperationalError):
+            connection.execute(sa.text("SELECT pg_sleep(2)"))
     engine.dispose()

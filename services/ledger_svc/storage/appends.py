@@ -17,6 +17,7 @@ from sqlalchemy.engine import Connection
 from ledger_svc.chain import Head, HeadState, LedgerInfo, Linked, Row
 from ledger_svc.storage import D, Decide, Known, RowsRefusedError
 from ledger_svc.storage.sql import Sql
+from provledger.db.continuity import pinned, replaced
 from provledger.errors import AbortedError, DataLossError
 
 _COPY_TYPES: Final = (
@@ -51,11 +52,13 @@ def append(
 def lock_head(connection: Connection, sql: Sql, ledger_uid: bytes) -> tuple[HeadState, int]:
     """Lock the head of a ledger; its state, and the database's clock in Unix nanoseconds."""
     row = connection.exec_driver_sql(
-        sql("SELECT {state}, {now_ns} FROM heads h WHERE h.ledger_uid = ? {for_update}"),
+        sql("SELECT {state}, {now_ns}, {table} FROM heads h WHERE h.ledger_uid = ? {for_update}"),
         (ledger_uid,),
     ).first()
     if row is None:
         raise DataLossError("HEAD_MISSING", "the ledger has no row in heads")
+    if row[6] != pinned(connection):
+        raise replaced()
     return HeadState(Head(row[0], row[1], row[2]), row[3], row[4]), row[5]
 
 

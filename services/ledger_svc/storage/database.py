@@ -58,7 +58,7 @@ class Database:
         self._engine = engine
         self._sql = Sql(is_sqlite=is_sqlite(engine))
         self._continuity = known = Continuity()
-        self._writer = Writer(engine, name="ledger-writer", continuity=known)
+        self._writer = Writer(engine, name="ledger-writer", continuity=known, pinned="heads")
         self._readers = Readers(
             engine, threads=reader_threads, name="ledger-reader", continuity=known
         )
@@ -68,7 +68,9 @@ class Database:
         self._quick: Writer | None = None
         self._lookups = self._readers
         if not self._sql.is_sqlite:
-            self._quick = Writer(engine, name="ledger-quick", autocommit=True, continuity=known)
+            self._quick = Writer(
+                engine, name="ledger-quick", autocommit=True, continuity=known, pinned="heads"
+            )
             self._lookups = Readers(
                 engine,
                 threads=_LOOKUP_THREADS,

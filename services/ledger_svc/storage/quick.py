@@ -17,6 +17,7 @@ from ledger_svc.chain import MAX_CLOCK_AHEAD_NS, BatchRow, Head, HeadState, Link
 from ledger_svc.storage import D, Decide
 from ledger_svc.storage.appends import REFUSED
 from ledger_svc.storage.sql import Sql
+from provledger.db.continuity import pinned
 from provledger.errors import ProvledgerError
 
 MAX_ROWS: Final = 100
@@ -42,7 +43,7 @@ _APPEND: Final = f"""
 WITH moved AS (
   UPDATE heads SET seq = %b, t_ns = %b, receipt_hash = %b
   WHERE ledger_uid = %b AND seq = %b AND t_ns = %b AND receipt_hash = %b
-    AND read_only_reason = '' AND %b <= {{now_ns}} + {MAX_CLOCK_AHEAD_NS}
+    AND tableoid::int8 = %b AND read_only_reason = '' AND %b <= {{now_ns}} + {MAX_CLOCK_AHEAD_NS}
   RETURNING ledger_uid
 ), stored AS (
   INSERT INTO entries (ledger_uid, batch_seq, {", ".join(_OWN)})
@@ -83,7 +84,7 @@ def append(
         return None
     try:
         moved = connection.exec_driver_sql(
-            sql(_APPEND), _parameters(ledger_uid, last, linked, now_ns)
+            sql(_APPEND), _parameters(ledger_uid, last, linked, pinned(connection), now_ns)
         ).scalar_one()
     except REFUSED:
         # Which row is to blame, or that a request id is there already, is found out there.
@@ -91,7 +92,9 @@ def append(
     return decided if moved == 1 else None
 
 
-def _parameters(ledger_uid: bytes, last: Head, linked: Linked, now_ns: int) -> tuple[Any, ...]:
+def _parameters(
+    ledger_uid: bytes, last: Head, linked: Linked, table: int, now_ns: int
+) -> tuple[Any, ...]:
     head, columns = linked.head, list(zip(*linked.rows, strict=True))
     return (
         head.seq,
@@ -101,6 +104,7 @@ def _parameters(ledger_uid: bytes, last: Head, linked: Linked, now_ns: int) -> t
         last.seq,
         last.t_ns,
         last.receipt_hash,
+        table,
         now_ns,
         linked.batch.batch_seq,
         *[list(columns[place]) for place in _PLACES],

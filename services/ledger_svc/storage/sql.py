@@ -4,6 +4,7 @@ A statement is written once, with `?` for a parameter and these words in braces:
 
     {now_ns}       the database's clock in Unix nanoseconds (SQLite: of whole milliseconds)
     {lease_over}   a lease has ended, or ends later than any that is given by that clock
+    {table}        which table `h`eads is (`provledger.db.continuity`); 0 on SQLite
     {for_update}   lock the row read; SQLite's write transactions hold the whole file already
     {among}        is one of the values of the next parameter, made by `Sql.values`
     {entry} {batch} {ledger} {state}      the columns of `e`ntries, batches, `l`edgers and `h`eads
@@ -52,12 +53,14 @@ def _light(no_bytes: str) -> str:
 _SQLITE: Final = {
     "light": _light("x''"),
     "now_ns": "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) * 1000000",
+    "table": "0",
     "for_update": "",
     "among": "IN (SELECT value FROM json_each(?))",
 }
 _POSTGRES: Final = {
     "light": _light("''::bytea"),
     "now_ns": "CAST(extract(epoch FROM clock_timestamp()) * 1000000000 AS bigint)",
+    "table": "h.tableoid::int8",
     "for_update": "FOR UPDATE",
     "among": "= ANY(?)",
 }

@@ -20,7 +20,9 @@ ANSWER_LIMIT_S: Final = 40.0
 
 
 class ImpatientConnection(Connection[Any]):
-    """A connection that is lost when an answer takes longer than `ANSWER_LIMIT_S`."""
+    """A connection that is lost when an answer takes longer than `answer_limit_s`."""
+
+    answer_limit_s: float = ANSWER_LIMIT_S
 
     def wait(self, gen: Any, *args: Any, **options: Any) -> Any:
         """Wait as the base class does; raises OperationalError, the connection closed, in the end.
@@ -30,7 +32,7 @@ class ImpatientConnection(Connection[Any]):
         return super().wait(self._impatient(gen), *args, **options)
 
     def _impatient(self, gen: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
-        limit_s = time.monotonic() + ANSWER_LIMIT_S
+        limit_s = time.monotonic() + self.answer_limit_s
         try:
             state = next(gen)
             while True:
@@ -39,7 +41,7 @@ class ImpatientConnection(Connection[Any]):
                     # Whatever the server does with it: nobody will hear of it on this connection.
                     self.pgconn.finish()
                     raise psycopg.OperationalError(
-                        f"the database did not answer within {ANSWER_LIMIT_S:.0f} s"
+                        f"the database did not answer within {self.answer_limit_s:.0f} s"
                     )
                 state = gen.send(ready)
         except StopIteration as done:

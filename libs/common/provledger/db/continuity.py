@@ -6,6 +6,10 @@ So connections belong to a *generation*, which ends when one of them is lost, or
 reaches another server, or other tables: those of before are closed at their next use. What was
 found out about the content of the database in one generation is to be found out again in the next.
 
+A schema that is put in another one's place cuts no connection. So one that appends remembers the
+table that it was made for (`pin`), and whoever appends by it compares that under the lock of a row
+(`pinned`); where it is another, the connection counts as lost (`replaced`).
+
 What a connection pooler hides between a service and its server is not noticed here.
 """
 
@@ -16,6 +20,9 @@ import threading
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
+
+_PINNED = "provledger_pinned"
+_TABLE = sa.text("SELECT CAST(to_regclass(:name) AS bigint)")
 
 # When the server started, and the files of the schema's tables: those that are restored get new
 # ones. So do those that are rewritten (VACUUM FULL), which costs a question too many.
@@ -53,6 +60,24 @@ class Continuity:
                 self._generation += 1
             self._server = server
             return self._generation
+
+
+def pin(connection: Connection, table: str) -> None:
+    """Remember which table a name leads to, for as long as this connection lasts."""
+    with connection.begin():
+        connection.info[_PINNED] = connection.execute(_TABLE, {"name": table}).scalar_one()
+
+
+def pinned(connection: Connection) -> int:
+    """The `tableoid` of what was pinned; 0 if there was no such table."""
+    return connection.info.get(_PINNED) or 0
+
+
+def replaced() -> sa.exc.DBAPIError:
+    """The error of a connection that has come upon another table than it was made for."""
+    return sa.exc.DBAPIError(
+        None, None, RuntimeError("the tables were replaced"), connection_invalidated=True
+    )
 
 
 def identify(connection: Connection) -> str:

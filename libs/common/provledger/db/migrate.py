@@ -31,8 +31,10 @@ import importlib.util
 import random
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
@@ -50,6 +52,8 @@ _ENV = Path(__file__).with_name("migrations")
 _VERSION_FILE: Final = re.compile(r"(\d{4})_\w+\.py")
 _VERSION: Final = sa.text("SELECT version_num FROM alembic_version")
 _LOCK_WAIT_MS = 120_000
+_MIGRATION_S: Final = 3600.0
+"""How long a statement of a migration may take: an index of a billion receipts is made by one."""
 _TURN = RetryPolicy(attempts=20, base_s=0.05, cap_s=1.0, budget_s=30.0)
 
 
@@ -104,7 +108,7 @@ def _upgrade(engine: Engine, config: Config, schema: str, revision: str) -> None
     from alembic.util import CommandError
 
     try:
-        with begin_write(engine) as connection:
+        with begin_write(engine) as connection, _patient(connection):
             if not is_sqlite(engine):
                 _prepare_postgres(connection, schema)
             config.attributes["connection"] = connection
@@ -118,6 +122,20 @@ def _upgrade(engine: Engine, config: Config, schema: str, revision: str) -> None
         if storage_error is None:
             raise
         raise storage_error from error
+
+
+@contextmanager
+def _patient(connection: Connection) -> Iterator[None]:
+    """Let the connection wait for its turn, and for what takes its time."""
+    raw: Any = connection.connection.driver_connection
+    if is_sqlite(connection.engine):
+        yield
+        return
+    usual_s, raw.answer_limit_s = raw.answer_limit_s, _MIGRATION_S
+    try:
+        yield
+    finally:
+        raw.answer_limit_s = usual_s
 
 
 def alembic_config(script_location: str | Path) -> Config:

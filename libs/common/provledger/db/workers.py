@@ -29,7 +29,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from provledger import logs
-from provledger.db.continuity import Continuity, identify
+from provledger.db.continuity import Continuity, identify, pin
 from provledger.db.engine import WRITE_OPTION, is_sqlite
 from provledger.db.errors import as_storage_error, is_connection_lost
 from provledger.errors import AbortedError, StatusError, UnavailableError
@@ -54,9 +54,11 @@ class _Workers:
         name: str,
         options: dict[str, Any],
         continuity: Continuity | None,
+        pinned: str = "",
     ) -> None:
         self._engine = engine
         self._continuity = continuity
+        self._pinned = pinned
         self._options = options
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._local = threading.local()
@@ -120,6 +122,9 @@ class _Workers:
             self._local.connection = connection
             self._local.used_s = time.monotonic()
             self._connections.add(connection)
+            if self._pinned and not is_sqlite(self._engine):
+                # Before it is told which server and tables it has reached, which are then compared.
+                pin(connection, self._pinned)
             if self._continuity is not None:
                 self._local.generation = self._continuity.generation
                 self._local.generation = self._continuity.reached(identify(connection))
@@ -157,7 +162,8 @@ class Writer(_Workers):
     """The one writing thread of a process.
 
     autocommit: on PostgreSQL, each statement is a transaction of its own, which saves the round
-        trips of BEGIN and COMMIT; for functions that write by one statement.
+        trips of BEGIN and COMMIT; for functions that write by one statement. pinned: a table that
+        connections remember (`continuity.pin`).
     """
 
     def __init__(
@@ -167,11 +173,14 @@ class Writer(_Workers):
         name: str = "db-writer",
         autocommit: bool = False,
         continuity: Continuity | None = None,
+        pinned: str = "",
     ) -> None:
         options: dict[str, Any] = {WRITE_OPTION: True}
         if autocommit and not is_sqlite(engine):
             options["isolation_level"] = "AUTOCOMMIT"
-        super().__init__(engine, threads=1, name=name, options=options, continuity=continuity)
+        super().__init__(
+            engine, threads=1, name=name, options=options, continuity=continuity, pinned=pinned
+        )
 
     async def run(
         self,
