@@ -8,6 +8,7 @@ send us no deeper into a network than anybody's web page.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import random
 import ssl
@@ -17,12 +18,12 @@ from typing import Final
 from urllib.parse import urljoin, urlsplit
 
 from provledger.errors import ProvledgerError
+from provledger.http.bounded import Answer, Connection
 from provledger.retry import RetryPolicy
 from provledger.rpc.listener import is_loopback
 
 RETRY: Final = RetryPolicy(attempts=4, base_s=0.25, cap_s=5.0, budget_s=15.0)
 TIMEOUT_S: Final = 10.0
-_PIECE: Final = 64 * 1024
 _MAX_WAIT_S: Final = 10.0
 _BUSY: Final = frozenset({408, 429, 500, 502, 503, 504})
 _ELSEWHERE: Final = frozenset({301, 302, 307, 308})
@@ -56,7 +57,7 @@ class Fetcher:
     ) -> None:
         try:
             parts = urlsplit(url)
-            self._port = parts.port
+            port = parts.port
         except ValueError:
             raise FetchError(f"{url!r} is not a URL") from None
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
@@ -67,11 +68,11 @@ class Fetcher:
         self._host = parts.hostname
         self._prefix = parts.path.rstrip("/")
         self._context = ssl.create_default_context() if parts.scheme == "https" else None
+        self._connection = Connection(self._host, port, self._context)
         self._timeout_s = timeout_s
         self._retry = retry
         self._sleep = sleep
         self._rng = random.Random()  # noqa: S311 - jitter, not a secret
-        self._connection: http.client.HTTPConnection | None = None
 
     def get(self, path: str, max_bytes: int) -> bytes | None:
         """The file, None if the server says that there is none (404, 410).
@@ -107,38 +108,30 @@ class Fetcher:
 
     def close(self) -> None:
         """Close the connection."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._connection.close()
 
     def _attempt(self, path: str, max_bytes: int) -> bytes | None:
         end_s = time.monotonic() + self._timeout_s
         try:
-            connection = self._connection = self._connection or self._connect()
-            status, headers, data = self._ask(
-                connection, f"{self._prefix}/{path}", max_bytes, end_s
-            )
-            elsewhere = headers.get("location")
-            if status in _ELSEWHERE and elsewhere and path.startswith("tile/"):
-                status, headers, data = self._follow(elsewhere, path, max_bytes, end_s)
+            answer = _get(self._connection, f"{self._prefix}/{path}", max_bytes, end_s)
+            elsewhere = answer.headers.get("location")
+            if answer.status in _ELSEWHERE and elsewhere and path.startswith("tile/"):
+                answer = self._follow(elsewhere, path, max_bytes, end_s)
         except (OSError, http.client.HTTPException) as error:
-            self.close()
             raise _AgainError(str(error) or type(error).__name__) from error
-        if status in (404, 410):
+        if answer.status in (404, 410):
             return None
-        if status in _BUSY:
-            after = headers.get("retry-after") or ""
+        if answer.status in _BUSY:
+            after = answer.headers.get("retry-after") or ""
             wait_s = float(after) if after.isascii() and after.isdigit() else 0.0
-            raise _AgainError(f"status {status}", min(wait_s, _MAX_WAIT_S))
-        if status != 200:
-            raise FetchError(f"{self.url}/{path}: status {status}")
-        if len(data) > max_bytes:
+            raise _AgainError(f"status {answer.status}", min(wait_s, _MAX_WAIT_S))
+        if answer.status != 200:
+            raise FetchError(f"{self.url}/{path}: status {answer.status}")
+        if len(answer.body) > max_bytes:
             raise FetchError(f"{self.url}/{path}: longer than {max_bytes} bytes")
-        return data
+        return answer.body
 
-    def _follow(
-        self, location: str, path: str, max_bytes: int, end_s: float
-    ) -> tuple[int, http.client.HTTPMessage, bytes]:
+    def _follow(self, location: str, path: str, max_bytes: int, end_s: float) -> Answer:
         """The answer at the place that a tile's redirect names."""
         try:
             parts = urlsplit(urljoin(f"{self.url}/{path}", location))
@@ -149,56 +142,29 @@ class Fetcher:
         if not host or not (parts.scheme == "https" or (parts.scheme == "http" and near)):
             raise FetchError(f"{self.url}/{path}: redirects to {parts.scheme}://{host}, not https")
         context = ssl.create_default_context() if parts.scheme == "https" else None
-        connection = _connect(host, port, self._timeout_s, context)
-        try:
-            target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
-            return self._ask(connection, target, max_bytes, end_s)
-        finally:
-            connection.close()
-
-    def _ask(
-        self, connection: http.client.HTTPConnection, target: str, max_bytes: int, end_s: float
-    ) -> tuple[int, http.client.HTTPMessage, bytes]:
-        """Status, headers and body of one answer; of a body longer than that, a bit more."""
-        headers = {"User-Agent": "provledger", "Accept-Encoding": "identity"}
-        connection.request("GET", target, headers=headers)
-        response = connection.getresponse()
-        pieces, size = [], 0
-        while size <= max_bytes and (piece := response.read1(_PIECE)):
-            size += len(piece)
-            pieces.append(piece)
-            if time.monotonic() > end_s:
-                raise TimeoutError(f"not whole within {self._timeout_s:g} s")
-        if size > max_bytes:
-            self.close()
-        elif response.length:
-            raise ConnectionError("the answer was cut off")
-        # Read to its end, it is not closed by itself, and the connection would take no request.
-        response.close()
-        return response.status, response.headers, b"".join(pieces)
+        target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
+        with contextlib.closing(Connection(host, port, context)) as connection:
+            return _get(connection, target, max_bytes, end_s)
 
     def _post(self, body: bytes) -> None:
         try:
-            connection = self._connection = self._connection or self._connect()
-            headers = {"User-Agent": "provledger", "Content-Type": "application/json"}
-            connection.request("POST", self._prefix or "/", body, headers)
-            status = connection.getresponse().status
+            with contextlib.closing(self._connection):
+                status = self._connection.ask(
+                    "POST",
+                    self._prefix or "/",
+                    headers={"User-Agent": "provledger", "Content-Type": "application/json"},
+                    body=body,
+                    max_bytes=-1,
+                    end_s=time.monotonic() + self._timeout_s,
+                ).status
         except (OSError, http.client.HTTPException) as error:
             raise _AgainError(str(error) or type(error).__name__) from error
-        finally:
-            self.close()
         if status in _BUSY:
             raise _AgainError(f"status {status}")
         if not 200 <= status < 300:
             raise FetchError(f"{self.url}: status {status}")
 
-    def _connect(self) -> http.client.HTTPConnection:
-        return _connect(self._host, self._port, self._timeout_s, self._context)
 
-
-def _connect(
-    host: str, port: int | None, timeout_s: float, context: ssl.SSLContext | None
-) -> http.client.HTTPConnection:
-    if context is None:
-        return http.client.HTTPConnection(host, port, timeout=timeout_s)
-    return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)
+def _get(connection: Connection, target: str, max_bytes: int, end_s: float) -> Answer:
+    headers = {"User-Agent": "provledger", "Accept-Encoding": "identity"}
+    return connection.ask("GET", target, headers=headers, max_bytes=max_bytes, end_s=end_s)

@@ -18,7 +18,7 @@ from provledger.monitoring import LogView
 from provledger.policy import parse_policy
 from provledger.retry import RetryPolicy
 from provledger_cli.failures import CommandError
-from provledger_cli.fetching import Fetcher, FetchError
+from provledger_cli.fetching import Fetcher
 from provledger_cli.logfiles import DirFiles, HTTPFiles
 from provledger_cli.monitor import Look, Memory, Monitor, Wanted, receipts_of
 from tests.support.chain import sample_chain
@@ -224,35 +224,6 @@ def test_a_state_that_is_not_ours_is_not_forgotten_silently(web: WebRoot, state:
         look(web, state)
 
 
-# --- the client ----------------------------------------------------------------------------------
-
-
-def test_one_connection_is_used_again(web: WebRoot) -> None:
-    fetcher = Fetcher(web.url, retry=RetryPolicy(attempts=1))
-    for path, found in [("tile/0/000", True), ("none", False), ("tile/entries/000", True)] * 3:
-        assert (fetcher.get(path, 1 << 20) is not None) is found
-    assert web.connections == 1
-
-
-def test_a_tile_may_be_somewhere_else_but_not_anywhere(web: WebRoot, state: Path) -> None:
-    (web.root / "moved").write_bytes((web.root / "tile/0/000").read_bytes())
-    web.locations = {"/tile/0/000": f"{web.url}/moved?signed=1", "/checkpoint": f"{web.url}/moved"}
-    fetcher = Fetcher(web.url, retry=QUICK)
-    assert fetcher.get("tile/0/000", 8192) == (web.root / "moved").read_bytes()
-    with pytest.raises(FetchError, match="longer"):
-        fetcher.get("tile/0/000", 8191)
-    with pytest.raises(FetchError, match="status 307"):
-        fetcher.get("checkpoint", 1 << 20)
-    for bad in ("http://log.example/x", "ftp://127.0.0.1/x", "http://[", "file:///etc"):
-        web.locations = {"/tile/0/000": bad}
-        with pytest.raises(FetchError, match="redirects"):
-            fetcher.get("tile/0/000", 8192)
-    # One is followed, and no more.
-    web.locations = {"/tile/0/000": f"{web.url}/tile/0/001", "/tile/0/001": f"{web.url}/moved"}
-    with pytest.raises(FetchError, match="status 307"):
-        fetcher.get("tile/0/000", 8192)
-
-
 def test_requests_are_bounded_and_tried_again(web: WebRoot, state: Path) -> None:
     answers = iter([(503, b""), (500, b"")])
     web.fault = lambda path: next(answers, None)
@@ -271,14 +242,6 @@ def test_requests_are_bounded_and_tried_again(web: WebRoot, state: Path) -> None
     assert look(web, state).alarms == []
     web.close()
     assert "log" in look(web, state).unknown
-
-
-@pytest.mark.parametrize(
-    "url", ["ftp://x/", "http:///x", "https://u:p@x/", "http://x/?q=1", "http://x:99999/"]
-)
-def test_other_urls_are_refused(url: str) -> None:
-    with pytest.raises(FetchError):
-        Fetcher(url)
 
 
 # --- the command ---------------------------------------------------------------------------------

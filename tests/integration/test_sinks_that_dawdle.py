@@ -10,8 +10,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -19,92 +17,10 @@ import pytest
 from anchor_svc.sinks import SinkError
 from anchor_svc.sinks.http import Poster
 from tests.support.certs import CertificateAuthority
-
-ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
-Behave = Callable[[socket.socket, threading.Event], None]
+from tests.support.dawdling import WITHOUT_END, Behave, header, nothing, serving
 
 
-def hear(client: socket.socket) -> None:
-    """Receive a request of one byte; closing before that may take the answer back."""
-    got = b""
-    while len(got.partition(b"\r\n\r\n")[2]) < 1 and (data := client.recv(65536)):
-        got += data
-
-
-@contextmanager
-def serving(
-    first: Behave, tls: ssl.SSLContext | None = None
-) -> Iterator[tuple[int, threading.Event]]:
-    """A server whose first connection is left to `first`; all others are answered, over TLS or not.
-
-    Gives its port, and an event for when the first connection came to its end.
-    """
-    over, left = threading.Event(), threading.Event()
-
-    def run() -> None:
-        with listener:
-            client, _ = listener.accept()
-            with client, suppress(OSError):
-                client.recv(65536)
-                first(client, over)
-            left.set()
-            while not over.is_set():
-                with suppress(OSError):
-                    client, _ = listener.accept()
-                    if tls is not None:
-                        client = tls.wrap_socket(client, server_side=True)
-                    with client:
-                        hear(client)
-                        client.sendall(ANSWER)
-
-    listener = socket.create_server(("127.0.0.1", 0))
-    port = listener.getsockname()[1]
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        yield port, left
-    finally:
-        over.set()
-        with suppress(OSError):
-            socket.create_connection(("127.0.0.1", port), timeout=5).close()
-        thread.join(timeout=10)
-
-
-def interim(client: socket.socket, over: threading.Event) -> None:
-    """One "100 Continue" after the other."""
-    while not over.is_set():
-        client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
-
-
-def interim_slowly(client: socket.socket, over: threading.Event) -> None:
-    while not over.wait(0.02):
-        client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-
-def header(client: socket.socket, over: threading.Event) -> None:
-    """A header, byte by byte."""
-    client.sendall(b"HTTP/1.1 200 OK\r\nX: ")
-    while not over.wait(0.02):
-        client.sendall(b"a")
-
-
-def body(client: socket.socket, over: threading.Event) -> None:
-    client.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-    while not over.wait(0.02):
-        client.sendall(b"1\r\na\r\n")
-
-
-def size_of_a_piece(client: socket.socket, over: threading.Event) -> None:
-    client.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-    while not over.wait(0.02):
-        client.sendall(b"0")
-
-
-def nothing(client: socket.socket, over: threading.Event) -> None:
-    over.wait(30)
-
-
-@pytest.mark.parametrize("how", [interim, interim_slowly, header, body, size_of_a_piece, nothing])
+@pytest.mark.parametrize("how", WITHOUT_END)
 async def test_an_answer_without_end_is_given_up_and_the_next_is_heard(how: Behave) -> None:
     with serving(how) as (port, left):
         poster = Poster(f"http://127.0.0.1:{port}/", timeout_s=0.5)

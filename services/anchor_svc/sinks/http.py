@@ -1,46 +1,32 @@
-"""One POST to somebody's server: bounded in time and size, following nothing.
-
-The bounds are for all of it: the handshake, whatever the server sends before its answer, each
-header. A socket's own timeout is for one call, and a server that sends a byte now and then never
-meets it.
-"""
+"""One POST to somebody's server: bounded in time and size (`provledger.http.bounded`)."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import http.client
-import io
 import queue
-import socket
 import ssl
 import threading
 import time
-from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 from anchor_svc.sinks import SinkError
+from provledger.http import bounded
 from provledger.rpc.listener import is_loopback
 from provledger.settings import ConfigError
 
 MAX_ANSWER_BYTES: Final = 64 * 1024
 TIMEOUT_S: Final = 10.0
-MAX_RECEIVED_BYTES: Final = 4 * MAX_ANSWER_BYTES
-"""With all heads, and with what tells the pieces of an answer apart."""
-_PIECE: Final = 16 * 1024
 _MAX_RETRY_AFTER_S: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(bounded.Answer):
     """An answer; `headers` by lower-case name."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
 
     def busy(self) -> SinkError:
         """The error for an answer that says no for now, with how long to wait if it says so."""
@@ -106,28 +92,19 @@ class Poster:
                 job.answer.set_exception(error)
 
     def _post(self, body: bytes, media_type: str, path: str) -> Answer:
-        kind = http.client.HTTPConnection if self._context is None else http.client.HTTPSConnection
-        connection = kind(self._host, self._port)
-        end_s = time.monotonic() + self._timeout_s
-        with contextlib.closing(_connect(self._host, connection.port, end_s)) as plain:
-            sock = plain
-            if self._context is not None:
-                # Its handshake has one timeout, that of the socket, for all of it.
-                plain.settimeout(_left_s(end_s))
-                sock = self._context.wrap_socket(plain, server_hostname=self._host)
-            with contextlib.closing(sock):
-                connection.sock = _Bounded(sock, end_s)
-                headers = {"Content-Type": media_type, "User-Agent": "provledger"}
-                connection.request("POST", self._path.rstrip("/") + path or "/", body, headers)
-                response = connection.getresponse()
-                pieces, size = [], 0
-                while piece := response.read1(_PIECE):
-                    size += len(piece)
-                    pieces.append(piece)
-                    if size > MAX_ANSWER_BYTES:
-                        raise SinkError(f"the answer of {self._host} is too long")
-                received = {name.lower(): value for name, value in response.getheaders()}
-                return Answer(response.status, received, b"".join(pieces))
+        connection = bounded.Connection(self._host, self._port, self._context)
+        with contextlib.closing(connection):
+            found = connection.ask(
+                "POST",
+                self._path.rstrip("/") + path or "/",
+                headers={"Content-Type": media_type, "User-Agent": "provledger"},
+                body=body,
+                max_bytes=MAX_ANSWER_BYTES,
+                end_s=time.monotonic() + self._timeout_s,
+            )
+        if len(found.body) > MAX_ANSWER_BYTES:
+            raise SinkError(f"the answer of {self._host} is too long")
+        return Answer(found.status, found.headers, found.body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,71 +113,6 @@ class _Job:
     body: bytes
     media_type: str
     path: str
-
-
-class _Bounded:
-    """A socket for `http.client`, all of whose calls together end at `end_s`. Not closed here."""
-
-    def __init__(self, sock: socket.socket, end_s: float) -> None:
-        self._sock = sock
-        self._end_s = end_s
-
-    def sendall(self, data: bytes) -> None:
-        """Send all of it."""
-        rest = memoryview(data)
-        while rest:
-            self._sock.settimeout(_left_s(self._end_s))
-            rest = rest[self._sock.send(rest) :]
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        """What is received."""
-        return io.BufferedReader(_Received(self._sock, self._end_s))
-
-    def close(self) -> None:
-        """Nothing: `http.client` says so while it still reads."""
-
-
-class _Received(io.RawIOBase):
-    def __init__(self, sock: socket.socket, end_s: float) -> None:
-        super().__init__()
-        self._sock = sock
-        self._end_s = end_s
-        self._bytes = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        self._sock.settimeout(_left_s(self._end_s))
-        count = self._sock.recv_into(buffer)
-        self._bytes += count
-        if self._bytes > MAX_RECEIVED_BYTES:
-            raise SinkError(f"it sent more than {MAX_RECEIVED_BYTES} bytes")
-        return count
-
-
-def _left_s(end_s: float) -> float:
-    left_s = end_s - time.monotonic()
-    if left_s <= 0:
-        raise TimeoutError("it took too long")
-    return left_s
-
-
-def _connect(host: str, port: int, end_s: float) -> socket.socket:
-    """Connect to the first address of a host that takes it; the time is shared among them."""
-    addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    failed: OSError = OSError(f"{host} has no address")
-    for at, (family, kind, protocol, _, address) in enumerate(addresses):
-        sock = socket.socket(family, kind, protocol)
-        try:
-            sock.settimeout(_left_s(end_s) / (len(addresses) - at))
-            sock.connect(address)
-        except OSError as error:
-            sock.close()
-            failed = error
-        else:
-            return sock
-    raise failed
 
 
 def check_url(url: str) -> bool:

@@ -1,1 +1,1 @@
-"""What services that speak HTTP share; needs the extra `gateway` (docs/adr/0016)."""
+"""What services that speak HTTP share; serving needs the extra `gateway` (docs/adr/0016)."""

@@ -1,0 +1,105 @@
+"""Files are fetched, and alarms sent, whatever the server at the other end does."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from provledger.retry import NO_RETRY, RetryPolicy
+from provledger_cli.fetching import Fetcher, FetchError
+from tests.support.dawdling import (
+    WITHOUT_END,
+    Behave,
+    body,
+    nothing,
+    serving,
+    size_of_a_piece,
+    trailers,
+)
+from tests.support.tiled import write_log
+from tests.support.webroot import WebRoot, webroot
+
+QUICK = RetryPolicy(attempts=3, base_s=0.001, cap_s=0.002, budget_s=1.0)
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[WebRoot]:
+    root = tmp_path / "log"
+    write_log(root, "log.example/one", [b"entry %d" % index for index in range(290)])
+    with webroot(root) as server:
+        yield server
+
+
+def test_one_connection_is_used_again(web: WebRoot) -> None:
+    fetcher = Fetcher(web.url, retry=RetryPolicy(attempts=1))
+    for path, found in [("tile/0/000", True), ("none", False), ("tile/entries/000", True)] * 3:
+        assert (fetcher.get(path, 1 << 20) is not None) is found
+    assert web.connections == 1
+
+
+def test_a_tile_may_be_somewhere_else_but_not_anywhere(web: WebRoot) -> None:
+    (web.root / "moved").write_bytes((web.root / "tile/0/000").read_bytes())
+    web.locations = {"/tile/0/000": f"{web.url}/moved?signed=1", "/checkpoint": f"{web.url}/moved"}
+    fetcher = Fetcher(web.url, retry=QUICK)
+    assert fetcher.get("tile/0/000", 8192) == (web.root / "moved").read_bytes()
+    with pytest.raises(FetchError, match="longer"):
+        fetcher.get("tile/0/000", 8191)
+    with pytest.raises(FetchError, match="status 307"):
+        fetcher.get("checkpoint", 1 << 20)
+    for bad in ("http://log.example/x", "ftp://127.0.0.1/x", "http://[", "file:///etc"):
+        web.locations = {"/tile/0/000": bad}
+        with pytest.raises(FetchError, match="redirects"):
+            fetcher.get("tile/0/000", 8192)
+    # One is followed, and no more.
+    web.locations = {"/tile/0/000": f"{web.url}/tile/0/001", "/tile/0/001": f"{web.url}/moved"}
+    with pytest.raises(FetchError, match="status 307"):
+        fetcher.get("tile/0/000", 8192)
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://x/", "http:///x", "https://u:p@x/", "http://x/?q=1", "http://x:99999/"]
+)
+def test_other_urls_are_refused(url: str) -> None:
+    with pytest.raises(FetchError):
+        Fetcher(url)
+
+
+@pytest.mark.parametrize("how", WITHOUT_END)
+def test_an_answer_without_end_is_given_up_and_the_next_is_heard(how: Behave) -> None:
+    with serving(how) as (port, left):
+        fetcher = Fetcher(f"http://127.0.0.1:{port}", timeout_s=0.3, retry=NO_RETRY)
+        assert _failed(lambda: fetcher.get("checkpoint", 1 << 20))
+        assert how is nothing or left.wait(10)
+        if how is not nothing:
+            assert fetcher.get("checkpoint", 1 << 20) == b"ok"
+
+
+@pytest.mark.parametrize("how", WITHOUT_END)
+def test_an_alarm_to_a_server_without_end_is_given_up(how: Behave) -> None:
+    with serving(how) as (port, _):
+        fetcher = Fetcher(f"http://127.0.0.1:{port}/hook", timeout_s=0.3, retry=NO_RETRY)
+        # A status is all that is asked for: with a good one it was delivered, whatever follows.
+        delivered = how in (body, size_of_a_piece, trailers)
+        assert _failed(lambda: fetcher.post(b"{}")) is not delivered
+
+
+def _failed(ask: Callable[[], object]) -> bool:
+    """Whether a FetchError came, and not an answer; the time for either is this thread's."""
+    came: list[bool] = []
+
+    def run() -> None:
+        try:
+            ask()
+        except FetchError:
+            came.append(True)
+        else:
+            came.append(False)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(timeout=10)
+    assert came, "it waits for ever"
+    return came[0]
