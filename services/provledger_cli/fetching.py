@@ -119,6 +119,9 @@ class Fetcher:
                 answer = self._follow(elsewhere, path, max_bytes, end_s)
         except (OSError, http.client.HTTPException) as error:
             raise _AgainError(str(error) or type(error).__name__) from error
+        except ValueError as error:
+            # A host that is no name, or a path in no ASCII: a redirect may lead anywhere.
+            raise FetchError(f"{self.url}/{path}: cannot be asked for: {error}") from error
         if answer.status in (404, 410):
             return None
         if answer.status in _BUSY:

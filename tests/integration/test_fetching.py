@@ -53,6 +53,10 @@ def test_a_tile_may_be_somewhere_else_but_not_anywhere(web: WebRoot) -> None:
         web.locations = {"/tile/0/000": bad}
         with pytest.raises(FetchError, match="redirects"):
             fetcher.get("tile/0/000", 8192)
+    for bad in ("https://a..b/x", f"{web.url}/t\u00e4", f"https://{'a' * 64}/x"):
+        web.locations = {"/tile/0/000": bad}
+        with pytest.raises(FetchError, match="cannot be asked for"):
+            fetcher.get("tile/0/000", 8192)
     # One is followed, and no more.
     web.locations = {"/tile/0/000": f"{web.url}/tile/0/001", "/tile/0/001": f"{web.url}/moved"}
     with pytest.raises(FetchError, match="status 307"):
