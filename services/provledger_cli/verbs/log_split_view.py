@@ -44,10 +44,11 @@ def split_view(
     """Check evidence of a split view, offline, with nothing but the log's public key.
 
     Exit code 0: it is proven that the log signed two heads that exclude each other. 1: this file
-    does not prove it. 2: it cannot be read.
+    does not prove it. 2: it, or a key, cannot be read.
 
     Example: provledger log split-view split-view-1f2e.json --vkey KEY
     """
+    from provledger import note
     from provledger.errors import VerificationError
     from provledger.hashing import blake3, sha256
     from provledger.split_view import MAX_BYTES, parse_split_view
@@ -55,10 +56,11 @@ def split_view(
     output.use_json(as_json)
     if tree_hash not in ("sha256", "blake3"):
         raise CommandError("--tree-hash is sha256 or blake3")
+    keys = [note.parse_vkey(text) for text in vkey]
     with file.open("rb") as opened:
         evidence = parse_split_view(opened.read(MAX_BYTES + 1))
     try:
-        older, newer = evidence.verify(vkey, blake3 if tree_hash == "blake3" else sha256)
+        older, newer = evidence.verify(keys, blake3 if tree_hash == "blake3" else sha256)
     except VerificationError as error:
         if as_json:
             output.document({"holds": False, "message": error.message})
