@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import random
+import re
 import ssl
 import time
 from collections.abc import Callable
@@ -26,6 +27,7 @@ RETRY: Final = RetryPolicy(attempts=4, base_s=0.25, cap_s=5.0, budget_s=15.0)
 TIMEOUT_S: Final = 10.0
 _MAX_WAIT_S: Final = 10.0
 _BUSY: Final = frozenset({408, 429, 500, 502, 503, 504})
+_PATH: Final = re.compile(r"[!-~]*")
 _ELSEWHERE: Final = frozenset({301, 302, 307, 308})
 
 
@@ -55,15 +57,19 @@ class Fetcher:
         retry: RetryPolicy = RETRY,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        # None of these repeats a URL: there may be a secret in it.
         try:
             parts = urlsplit(url)
             port = parts.port
+            (parts.hostname or "").encode("idna")
         except ValueError:
-            raise FetchError(f"{url!r} is not a URL") from None
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
-            raise FetchError(f"{url!r} is not http://HOST/PREFIX or https://HOST/PREFIX")
-        if parts.username is not None or parts.fragment:
-            raise FetchError("a URL with credentials or a fragment is not taken")
+            raise FetchError("this is not a URL") from None
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise FetchError("a URL here is http://HOST/PREFIX or https://HOST/PREFIX")
+        if parts.username is not None or parts.query or parts.fragment:
+            raise FetchError("a URL with credentials, a query or a fragment is not taken")
+        if not _PATH.fullmatch(parts.path):
+            raise FetchError("the path of a URL is ASCII, and all else is percent-encoded")
         self.url = url.rstrip("/")
         self._host = parts.hostname
         self._prefix = parts.path.rstrip("/")
@@ -94,7 +100,8 @@ class Fetcher:
         """Send JSON to the URL itself; any status of 200 to 299 will do.
 
         Raises:
-            FetchError: it could not be delivered.
+            FetchError: it could not be delivered. It names the host alone: the path of such a URL
+                is often what lets one in.
         """
         delays = self._retry.delays(self._rng)
         while True:
@@ -103,7 +110,7 @@ class Fetcher:
             except _AgainError as error:
                 delay_s = next(delays, None)
                 if delay_s is None:
-                    raise FetchError(f"{self.url}: {error}") from error
+                    raise FetchError(f"{self._host}: {error}") from error
                 self._sleep(max(delay_s, error.wait_s))
 
     def close(self) -> None:
@@ -165,7 +172,7 @@ class Fetcher:
         if status in _BUSY:
             raise _AgainError(f"status {status}")
         if not 200 <= status < 300:
-            raise FetchError(f"{self.url}: status {status}")
+            raise FetchError(f"{self._host}: status {status}")
 
 
 def _get(connection: Connection, target: str, max_bytes: int, end_s: float) -> Answer:

@@ -64,11 +64,23 @@ def test_a_tile_may_be_somewhere_else_but_not_anywhere(web: WebRoot) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://x/", "http:///x", "https://u:p@x/", "http://x/?q=1", "http://x:99999/"]
+    "url",
+    [
+        *("ftp://x/", "http:///x", "https://u:secret@x/", "http://x/?q=secret", "http://x/#secret"),
+        *("http://x:99999/", "http://[secret", "https://a..b/", "https://x/\u00e4", "http://x/a b"),
+    ],
 )
-def test_other_urls_are_refused(url: str) -> None:
-    with pytest.raises(FetchError):
+def test_other_urls_are_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(FetchError) as caught:
         Fetcher(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_an_alarm_that_is_not_delivered_tells_no_secret_of_its_url(web: WebRoot) -> None:
+    web.close()
+    with pytest.raises(FetchError) as caught:
+        Fetcher(f"{web.url}/secret", retry=NO_RETRY).post(b"{}")
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("how", WITHOUT_END)

@@ -309,6 +309,15 @@ def test_once_says_what_holds_by_its_exit_code(web: WebRoot, state: Path) -> Non
     assert (done.returncode, json.loads(done.stdout)["holds"]) == (2, None)
 
 
+def test_a_webhook_that_cannot_be_used_is_told_before_the_first_look(
+    web: WebRoot, state: Path
+) -> None:
+    url = "https://hooks.example/x?token=secret"
+    command = _command(web, state, "--once", "--webhook", url)
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert (done.returncode, web.asked, b"secret" in done.stderr) == (2, {}, False)
+
+
 def _until(condition: Any, timeout_s: float = 30.0) -> None:
     end_s = time.monotonic() + timeout_s
     while not condition():

@@ -19,6 +19,7 @@ from provledger_cli.options import JSONOption
 
 if TYPE_CHECKING:
     from provledger.policy import Policy
+    from provledger_cli.fetching import Fetcher
     from provledger_cli.monitor import Look, Monitor
 
 
@@ -152,15 +153,16 @@ def monitor(
     output.use_json(as_json)
     if tree_hash not in ("sha256", "blake3"):
         raise CommandError("--tree-hash is sha256 or blake3")
+    hook = _open_webhook(webhook)
     watch, origin = _open(
         url, vkey, state, checkpoint, expect, max_age, cosigner, policy, tree_hash
     )
     if once:
         look = watch.look()
         for alarm in look.alarms:
-            _tell(webhook, origin, alarm.as_dict())
+            _tell(hook, origin, alarm.as_dict())
     else:
-        look = _follow(watch, origin, interval, webhook)
+        look = _follow(watch, origin, interval, hook)
     if as_json:
         output.document(_document(origin, look))
     elif once:
@@ -211,7 +213,19 @@ def _read_policy(path: Path | None) -> Policy | None:
         return parse_policy(file.read(MAX_POLICY_BYTES + 1))
 
 
-def _follow(watch: Monitor, origin: str, interval_s: float, webhook: str) -> Look:
+def _open_webhook(url: str) -> Fetcher | None:
+    """Now, and not at the first alarm, which nobody would hear of."""
+    from provledger_cli.fetching import Fetcher, FetchError
+
+    if not url:
+        return None
+    try:
+        return Fetcher(url)
+    except FetchError as error:
+        raise CommandError(f"--webhook cannot be used: {error}") from error
+
+
+def _follow(watch: Monitor, origin: str, interval_s: float, webhook: Fetcher | None) -> Look:
     """Look until a signal comes, or a split view; alarms are log lines as they come and go."""
     from provledger import logs
     from provledger_cli.monitor import SPLIT_VIEW
@@ -251,14 +265,14 @@ def _follow(watch: Monitor, origin: str, interval_s: float, webhook: str) -> Loo
             return look
 
 
-def _tell(webhook: str, origin: str, alarm: dict[str, str]) -> None:
+def _tell(webhook: Fetcher | None, origin: str, alarm: dict[str, str]) -> None:
     """POST an alarm; that it cannot be delivered is said, and hides nothing."""
-    from provledger_cli.fetching import Fetcher, FetchError
+    from provledger_cli.fetching import FetchError
 
-    if not webhook:
+    if webhook is None:
         return
     try:
-        Fetcher(webhook).post(orjson.dumps({"origin": origin, **alarm}))
+        webhook.post(orjson.dumps({"origin": origin, **alarm}))
     except FetchError as error:
         output.say(f"the webhook was not told: {error}")
 
