@@ -1,110 +1,28 @@
-"""The work behind `monitor`: looks at a log again and again, and remembers what it saw.
+"""The work behind `monitor`: looks at a log again and again.
 
-What is remembered is the last head that was verified and found joined with the one before it::
-
-    {"grownAtUnixS":"1763665200","origin":"..","signed":"<signed note>","v":"1"}
-
-The file is replaced whole, and only by a head that extends it. Trust: whoever can change it can
-make the monitor forget, not make it accept; it is checked with the log's key when it is read.
+What is remembered from look to look is in `remembered`, what a look found in `alarms`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from provledger import jcs
-from provledger.errors import InputError, LogDamagedError, SplitViewError, VerificationError
-from provledger.export import FOOTER_PREFIX, KEY_LEDGER_PREFIX, is_export
+from provledger.errors import LogDamagedError, SplitViewError, VerificationError
 from provledger.monitoring import LogView, SeenHead, check_present, newest_cosignature
 from provledger.note import VerifierKey
 from provledger.policy import Policy
-from provledger.receipt import MAX_RECEIPT_BYTES, Receipt, parse_canonical_receipt, parse_receipt
-from provledger_cli.datadir import write_atomically
+from provledger_cli.alarms import SPLIT_VIEW, Alarm, Look
 from provledger_cli.failures import CommandError
 from provledger_cli.fetching import Fetcher, FetchError
 from provledger_cli.logfiles import MAX_CHECKPOINT_BYTES, Files
-from provledger_cli.sources import LineSource
+from provledger_cli.receipt_files import receipts_of
+from provledger_cli.remembered import Memory
 
-SPLIT_VIEW: Final = "split_view"
 _PATIENCE_S: Final = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Alarm:
-    """Something that should not be. kind: a word that stays the same while it lasts."""
-
-    kind: str
-    message: str
-    evidence: str = ""
-
-    def as_dict(self) -> dict[str, str]:
-        """For JSON."""
-        found = {"alarm": self.kind, "message": self.message, "evidence": self.evidence}
-        return {name: value for name, value in found.items() if value}
-
-
-@dataclass(slots=True)
-class Look:
-    """What one look at the log found. unknown: what could not be told."""
-
-    size: int = 0
-    first: bool = False
-    held: dict[str, str] = field(default_factory=dict)
-    alarms: list[Alarm] = field(default_factory=list)
-    unknown: dict[str, str] = field(default_factory=dict)
-
-
-class Memory:
-    """The state file."""
-
-    def __init__(self, path: Path, view: LogView) -> None:
-        self.path = path
-        self._view = view
-
-    def load(self) -> tuple[SeenHead, int] | None:
-        """The last head, and when the log had grown to it (Unix seconds); None at first.
-
-        Raises:
-            CommandError: the file is of another log, or damaged: forgetting must be deliberate.
-        """
-        try:
-            data = self.path.read_bytes()
-        except FileNotFoundError:
-            return None
-        try:
-            value: Any = jcs.parse(data)
-            if value["v"] != "1" or value["origin"] != self._view.origin:
-                raise ValueError
-            head = self._view.open(value["signed"].encode())
-            return head, int(value["grownAtUnixS"])
-        except (InputError, VerificationError, KeyError, TypeError, ValueError):
-            raise CommandError(
-                f"{self.path} is not what a monitor of {self._view.origin} remembers",
-                hint="give another --state; without its memory a monitor cannot see a rewrite",
-            ) from None
-
-    def save(self, head: SeenHead, grown_at_unix_s: int) -> None:
-        """Remember a head instead of the one before; durable on return."""
-        value = {
-            "v": "1",
-            "origin": self._view.origin,
-            "signed": head.signed.decode(),
-            "grownAtUnixS": str(grown_at_unix_s),
-        }
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_atomically(self.path, jcs.encode(value) + b"\n", mode=0o644)
-
-    def keep_evidence(self, evidence: bytes) -> Path:
-        """Save evidence of a split view beside the state; its path."""
-        name = f"split-view-{hashlib.sha256(evidence).hexdigest()[:16]}.json"
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_atomically(self.path.parent / name, evidence, mode=0o644)
-        return self.path.parent / name
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,30 +204,6 @@ class Monitor:
             return
         self._all_present = True
         look.held["entries"] = f"all {found} of ours are where their receipts say"
-
-
-def receipts_of(path: Path) -> Iterator[Receipt]:
-    """The receipts of an export, or the one in a file; raises InputError or CommandError."""
-    with LineSource(path, max_line_bytes=MAX_RECEIPT_BYTES) as source:
-        lines = source.lines()
-        first = next(lines, b"")
-        if is_export(first):
-            for line in lines:
-                if line.startswith(FOOTER_PREFIX):
-                    return
-                if line.startswith(KEY_LEDGER_PREFIX):
-                    continue
-                yield parse_canonical_receipt(line.rstrip(b"\n"))
-            raise CommandError(f"{path} has no footer: it is cut off", hint="export again")
-        parts = [first]
-        for line in lines:
-            parts.append(line)
-            if sum(map(len, parts)) > MAX_RECEIPT_BYTES:
-                break
-        receipt = parse_receipt(b"".join(parts))
-        if not isinstance(receipt, Receipt):
-            raise CommandError(f"{path} is a receipt v0.1, which names no place in a log")
-        yield receipt
 
 
 def _read_checkpoint(place: str) -> bytes:

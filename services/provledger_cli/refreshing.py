@@ -26,7 +26,7 @@ from provledger_cli import checking, output, placing
 from provledger_cli.connect import Remote, Target, run_async
 from provledger_cli.exporting import Exported, prepare, write_export
 from provledger_cli.failures import CommandError
-from provledger_cli.monitor import receipts_of
+from provledger_cli.receipt_files import receipts_of
 from provledger_cli.sources import LineSource
 
 

@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from provledger import checkpoint, jcs, note
-from provledger_cli.monitor import receipts_of
+from provledger_cli.receipt_files import receipts_of
 from tests.e2e.commands import Installation, shipped_mutations
 from tests.support.chain import key_set
 

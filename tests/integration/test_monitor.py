@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,10 +18,13 @@ import pytest
 from provledger.monitoring import LogView
 from provledger.policy import parse_policy
 from provledger.retry import RetryPolicy
+from provledger_cli.alarms import Look
 from provledger_cli.failures import CommandError
 from provledger_cli.fetching import Fetcher
 from provledger_cli.logfiles import DirFiles, HTTPFiles
-from provledger_cli.monitor import Look, Memory, Monitor, Wanted, receipts_of
+from provledger_cli.monitor import Monitor, Wanted
+from provledger_cli.receipt_files import receipts_of
+from provledger_cli.remembered import Memory
 from tests.support.chain import sample_chain
 from tests.support.runbooks import run_all
 from tests.support.tiled import cosign, flip, signed_checkpoint, vkey, write_log
@@ -217,9 +221,21 @@ def test_our_entries_must_be_there(tmp_path: Path, state: Path) -> None:
     assert kinds(present(receipt)) == ["inclusion"]
 
 
-def test_a_state_that_is_not_ours_is_not_forgotten_silently(web: WebRoot, state: Path) -> None:
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (rb"290", rb"291"),
+        (rb'"signed":.*,"v"', rb'"signed":5,"v"'),
+        (rb'"grownAtUnixS":"[0-9]+"', rb'"grownAtUnixS":null'),
+        (rb'"v":"1"', rb'"v":"2"'),
+        (rb"^.*$", rb"[]"),
+    ],
+)
+def test_a_state_that_is_not_ours_is_not_forgotten_silently(
+    web: WebRoot, state: Path, old: bytes, new: bytes
+) -> None:
     look(web, state)
-    state.write_bytes(state.read_bytes().replace(b"290", b"291"))
+    state.write_bytes(re.sub(old, new, state.read_bytes()))
     with pytest.raises(CommandError, match="not what a monitor"):
         look(web, state)
 

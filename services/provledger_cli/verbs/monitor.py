@@ -19,8 +19,9 @@ from provledger_cli.options import JSONOption
 
 if TYPE_CHECKING:
     from provledger.policy import Policy
+    from provledger_cli.alarms import Look
     from provledger_cli.fetching import Fetcher
-    from provledger_cli.monitor import Look, Monitor
+    from provledger_cli.monitor import Monitor
 
 
 def monitor(
@@ -186,21 +187,22 @@ def _open(
     from provledger import note
     from provledger.hashing import blake3, sha256
     from provledger.monitoring import LogView
-    from provledger_cli import monitor as work
     from provledger_cli.logfiles import open_files
+    from provledger_cli.monitor import Monitor, Wanted
+    from provledger_cli.remembered import Memory
 
     view = LogView(vkeys, blake3 if tree_hash == "blake3" else sha256)
     if state is None:
         name = hashlib.sha256(view.origin.encode()).hexdigest()[:32]
         state = default_path() / "monitors" / name / "state.json"
-    wanted = work.Wanted(
+    wanted = Wanted(
         others=checkpoints or (),
         max_age_s=max_age_s,
         cosigners=[note.parse_vkey(key) for key in cosigners or ()],
         policy=_read_policy(policy),
         expect=expect or (),
     )
-    watch = work.Monitor(view, open_files(url), work.Memory(state, view), wanted)
+    watch = Monitor(view, open_files(url), Memory(state, view), wanted)
     return watch, view.origin
 
 
@@ -228,7 +230,7 @@ def _open_webhook(url: str) -> Fetcher | None:
 def _follow(watch: Monitor, origin: str, interval_s: float, webhook: Fetcher | None) -> Look:
     """Look until a signal comes, or a split view; alarms are log lines as they come and go."""
     from provledger import logs
-    from provledger_cli.monitor import SPLIT_VIEW
+    from provledger_cli.alarms import SPLIT_VIEW
 
     logs.configure("monitor")
     log = logs.get(__name__)

@@ -120,7 +120,7 @@ async def _refresh_receipt(
     from provledger.refresh import check_same, refreshed
     from provledger.verify import Verifier
     from provledger_cli.connect import Remote
-    from provledger_cli.monitor import receipts_of
+    from provledger_cli.receipt_files import receipts_of
 
     (held,) = receipts_of(file)
     async with Remote(where, timeout_s=timeout_s) as remote:

@@ -1,0 +1,35 @@
+"""The receipts in a file: those of an export, or the one that it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from provledger.export import FOOTER_PREFIX, KEY_LEDGER_PREFIX, is_export
+from provledger.receipt import MAX_RECEIPT_BYTES, Receipt, parse_canonical_receipt, parse_receipt
+from provledger_cli.failures import CommandError
+from provledger_cli.sources import LineSource
+
+
+def receipts_of(path: Path) -> Iterator[Receipt]:
+    """The receipts of an export, or the one in a file; raises InputError or CommandError."""
+    with LineSource(path, max_line_bytes=MAX_RECEIPT_BYTES) as source:
+        lines = source.lines()
+        first = next(lines, b"")
+        if is_export(first):
+            for line in lines:
+                if line.startswith(FOOTER_PREFIX):
+                    return
+                if line.startswith(KEY_LEDGER_PREFIX):
+                    continue
+                yield parse_canonical_receipt(line.rstrip(b"\n"))
+            raise CommandError(f"{path} has no footer: it is cut off", hint="export again")
+        parts = [first]
+        for line in lines:
+            parts.append(line)
+            if sum(map(len, parts)) > MAX_RECEIPT_BYTES:
+                break
+        receipt = parse_receipt(b"".join(parts))
+        if not isinstance(receipt, Receipt):
+            raise CommandError(f"{path} is a receipt v0.1, which names no place in a log")
+        yield receipt

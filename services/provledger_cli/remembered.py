@@ -1,0 +1,71 @@
+"""What `monitor` remembers: the last head that was verified and found joined with the one before.
+
+::
+
+    {"grownAtUnixS":"1763665200","origin":"..","signed":"<signed note>","v":"1"}
+
+The file is replaced whole, and only by a head that extends it. Trust: whoever can change it can
+make the monitor forget, not make it accept; it is checked with the log's key when it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from provledger import jcs
+from provledger.errors import InputError, VerificationError
+from provledger.monitoring import LogView, SeenHead
+from provledger_cli.datadir import write_atomically
+from provledger_cli.failures import CommandError
+
+
+class Memory:
+    """The state file."""
+
+    def __init__(self, path: Path, view: LogView) -> None:
+        self.path = path
+        self._view = view
+
+    def load(self) -> tuple[SeenHead, int] | None:
+        """The last head, and when the log had grown to it (Unix seconds); None at first.
+
+        Raises:
+            CommandError: the file is of another log, or damaged: forgetting must be deliberate.
+        """
+        try:
+            data = self.path.read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
+            value: Any = jcs.parse(data)
+            signed, grown_at = value["signed"], value["grownAtUnixS"]
+            if value["v"] != "1" or value["origin"] != self._view.origin:
+                raise ValueError
+            if not isinstance(signed, str) or not isinstance(grown_at, str):
+                raise TypeError
+            return self._view.open(signed.encode()), int(grown_at)
+        except (InputError, VerificationError, KeyError, TypeError, ValueError):
+            raise CommandError(
+                f"{self.path} is not what a monitor of {self._view.origin} remembers",
+                hint="give another --state; without its memory a monitor cannot see a rewrite",
+            ) from None
+
+    def save(self, head: SeenHead, grown_at_unix_s: int) -> None:
+        """Remember a head instead of the one before; durable on return."""
+        value = {
+            "v": "1",
+            "origin": self._view.origin,
+            "signed": head.signed.decode(),
+            "grownAtUnixS": str(grown_at_unix_s),
+        }
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomically(self.path, jcs.encode(value) + b"\n", mode=0o644)
+
+    def keep_evidence(self, evidence: bytes) -> Path:
+        """Save evidence of a split view beside the state; its path."""
+        name = f"split-view-{hashlib.sha256(evidence).hexdigest()[:16]}.json"
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomically(self.path.parent / name, evidence, mode=0o644)
+        return self.path.parent / name
