@@ -6,16 +6,24 @@ What is remembered from look to look is in `remembered`, what a look found in `a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from provledger.errors import LogDamagedError, SplitViewError, VerificationError
-from provledger.monitoring import LogView, SeenHead, check_present, newest_cosignature
+from provledger.errors import (
+    InputError,
+    LogDamagedError,
+    ProvledgerError,
+    SplitViewError,
+    VerificationError,
+)
+from provledger.monitoring import LogView, SeenHead, check_present, cosigned_by, newest_cosignature
 from provledger.note import VerifierKey
 from provledger.policy import Policy
-from provledger_cli.alarms import SPLIT_VIEW, Alarm, Look
+from provledger.receipt import Receipt
+from provledger_cli.alarms import CONSISTENCY, ENTRIES, FRESHNESS, SPLIT_VIEW, Alarm, Look
 from provledger_cli.failures import CommandError
 from provledger_cli.fetching import Fetcher, FetchError
 from provledger_cli.logfiles import MAX_CHECKPOINT_BYTES, Files
@@ -39,6 +47,11 @@ class Wanted:
     policy: Policy | None = None
     expect: Sequence[Path] = ()
 
+    @property
+    def asks_cosigners(self) -> bool:
+        """Whether it is fresh by the word of cosigners."""
+        return bool(self.cosigners) or self.policy is not None
+
 
 class Monitor:
     """Looks at one log. clock: Unix seconds."""
@@ -59,34 +72,71 @@ class Monitor:
         self._wanted = wanted
         self._clock = clock
         self._sleep = sleep
+        self._began = False
+        self._last: tuple[SeenHead, int] | None = None
+        self._saved = True
         self._all_present = False
 
     def look(self) -> Look:
-        """Look once. What cannot be had is in `unknown`; nothing is raised for it.
+        """Look once. What cannot be had or read is in `unknown`; nothing is raised for it.
+
+        What is known without a tile is told without one: a log that keeps its tiles to itself
+        hides no alarm by that.
 
         Raises:
-            CommandError: what is remembered, or a file that was named, cannot be used.
+            CommandError, OSError: what is remembered cannot be used; by the first look alone.
         """
-        look = Look()
-        remembered = self._memory.load()
-        look.first = remembered is None
-        try:
+        if not self._began:
+            self._last = self._memory.load()
+            self._began = True
+        look = Look(first=self._last is None)
+        head = None
+        with self._noting(look, CONSISTENCY, unknown="log"):
             head = self._fetch()
             look.size = head.size
-            grown_at = self._join(head, remembered, look)
-            if any(alarm.kind == SPLIT_VIEW for alarm in look.alarms):
-                return look
-            for other in self._wanted.others:
-                self._compare(other, head, look)
-            self._check_age(head, grown_at, look)
+        # A cosigner's word stands in the head. How long the log did not grow is known at once if it
+        # did not; that it did is to be checked.
+        last = self._last
+        grown = last is None or (head is not None and head.size > last[0].size)
+        early = self._wanted.asks_cosigners or not grown
+        if early:
+            self._check_age(head, look)
+        if head is not None:
+            with self._noting(look, CONSISTENCY, unknown="log"):
+                self._join(head, look)
+        if not early and not look.split:
+            self._check_age(head, look)
+        if head is None:
+            return look
+        for other in self._wanted.others:
+            if not look.split:
+                head = self._compare(other, head, look)
+        if CONSISTENCY in look.held and not look.split:
             self._check_present(head, look)
-        except FetchError as error:
-            look.unknown["log"] = str(error)
-        except LogDamagedError as error:
-            look.alarms.append(Alarm("tiles_damaged", error.message))
-        except VerificationError as error:
-            look.alarms.append(Alarm(error.check or "does_not_hold", error.message))
         return look
+
+    @contextmanager
+    def _noting(self, look: Look, check: str, *, unknown: str = "") -> Iterator[None]:
+        """What is raised in here is an alarm of this check, or what it could not tell."""
+        try:
+            yield
+        except SplitViewError as error:
+            look.add(self._with_evidence(error, check))
+        except LogDamagedError as error:
+            look.add(Alarm("tiles_damaged", error.message, check))
+        except VerificationError as error:
+            look.add(Alarm(error.check or "does_not_hold", error.message, check))
+        except (ProvledgerError, OSError) as error:
+            look.unknown[unknown or check] = str(error)
+
+    def _with_evidence(self, error: SplitViewError, check: str) -> Alarm:
+        """The alarm of a split view, told whether or not its evidence can be saved."""
+        try:
+            path = self._memory.keep_evidence(error.evidence)
+        except (ProvledgerError, OSError) as failed:
+            message = f"{error.message}; the evidence could not be saved: {failed}"
+            return Alarm(SPLIT_VIEW, message, check, evidence_text=error.evidence.decode())
+        return Alarm(SPLIT_VIEW, error.message, check, evidence=str(path))
 
     def _fetch(self) -> SeenHead:
         signed = self._files.read("checkpoint")
@@ -94,116 +144,160 @@ class Monitor:
             raise FetchError(f"{self._files.where} has no checkpoint")
         return self._view.open(signed)
 
-    def _join(self, head: SeenHead, remembered: tuple[SeenHead, int] | None, look: Look) -> int:
-        """Compare with what is remembered, and remember; when the log grew last (Unix seconds)."""
+    def _join(self, head: SeenHead, look: Look) -> None:
+        """Compare with what is remembered, and remember."""
         now = int(self._clock())
-        if remembered is None:
+        if self._last is None:
             self._view.tree(head, self._files)
-            self._memory.save(head, now)
-            look.held["consistency"] = "the first head seen; nothing to compare it with"
-            return now
-        last, grown_at = remembered
-        try:
-            self._check_joined(head, last, look)
-        except LogDamagedError as error:
-            if head.size >= last.size:
-                raise
-            message = f"shows a head of size {head.size}, having shown one of {last.size}"
-            look.alarms.append(Alarm("rolled_back", f"{message}; {error.message}"))
-            return grown_at
-        if any(alarm.kind == SPLIT_VIEW for alarm in look.alarms):
-            return grown_at
-        look.held["consistency"] = f"with the head of size {last.size} seen before"
-        if head.size > last.size:
-            self._memory.save(head, now)
-            return now
-        if head.signed != last.signed and head.size == last.size:
-            self._memory.save(head, grown_at)
-        return grown_at
-
-    def _check_joined(self, one: SeenHead, other: SeenHead, look: Look) -> None:
-        try:
-            self._view.check_joined(one, other, self._files)
-        except SplitViewError as error:
-            path = self._memory.keep_evidence(error.evidence)
-            look.alarms.append(Alarm(SPLIT_VIEW, error.message, str(path)))
-
-    def _compare(self, place: str, head: SeenHead, look: Look) -> None:
-        """Compare with a checkpoint from elsewhere, which the log must have reached."""
-        try:
-            other = self._view.open(_read_checkpoint(place))
-        except FetchError as error:
-            look.unknown[f"checkpoint {place}"] = str(error)
-            return
-        except VerificationError as error:
-            look.alarms.append(Alarm("checkpoint_signature", f"{place}: {error.message}"))
-            return
-        deadline_s = time.monotonic() + _PATIENCE_S
-        while other.size > head.size and time.monotonic() < deadline_s:
-            # It may have been published a moment ago, between our two requests.
-            self._sleep(0.5)
-            head = self._fetch()
-        if other.size > head.size:
+            self._last, self._saved = (head, now), False
+            look.held[CONSISTENCY] = "the first head seen; nothing to compare it with"
+        else:
+            last, grown_at = self._last
             try:
-                self._check_joined(head, other, look)
-            except LogDamagedError:
-                pass
-            else:
-                if any(alarm.kind == SPLIT_VIEW for alarm in look.alarms):
-                    return
-            message = f"{place} is of size {other.size}, but the log shows {head.size} only"
-            look.alarms.append(Alarm("behind", message))
-            return
-        before = len(look.alarms)
-        self._check_joined(head, other, look)
-        if len(look.alarms) == before:
-            look.held[f"checkpoint {place}"] = f"of size {other.size}, of the same history"
+                self._view.check_joined(head, last, self._files)
+            except SplitViewError:
+                raise
+            except (ProvledgerError, OSError) as error:
+                if head.size >= last.size:
+                    raise
+                message = f"shows a head of size {head.size}, having shown one of {last.size}"
+                look.add(Alarm("rolled_back", f"{message}; {error}", CONSISTENCY))
+                return
+            look.held[CONSISTENCY] = f"with the head of size {last.size} seen before"
+            if head.size > last.size:
+                self._last, self._saved = (head, now), False
+            elif head.size == last.size and head.signed != last.signed:
+                self._last, self._saved = (head, grown_at), False
+        self._save(look)
 
-    def _check_age(self, head: SeenHead, grown_at: int, look: Look) -> None:
+    def _save(self, look: Look) -> None:
+        """Save what is remembered; what cannot be saved is not forgotten meanwhile."""
+        if self._saved or self._last is None:
+            return
+        with self._noting(look, "state"):
+            self._memory.save(*self._last)
+            self._saved = True
+
+    def _compare(self, place: str, head: SeenHead, look: Look) -> SeenHead:
+        """Compare with a checkpoint from elsewhere, which the log must have reached.
+
+        The head to go on with: it may have been published a moment ago, after our first request.
+        """
+        check = f"checkpoint {place}"
+        with self._noting(look, check):
+            try:
+                other = self._view.open(_read_checkpoint(place))
+            except VerificationError as error:
+                message = f"{place}: {error.message}"
+                look.add(Alarm("checkpoint_signature", message, check))
+                return head
+            head = self._reach(other.size, head, look)
+            if look.split:
+                return head
+            behind = other.size > head.size
+            if behind:
+                message = f"{place} is of size {other.size}, but the log shows {head.size} only"
+                look.add(Alarm("behind", message, check))
+            try:
+                self._view.check_joined(head, other, self._files)
+            except SplitViewError:
+                raise
+            except (ProvledgerError, OSError):
+                if not behind:
+                    raise
+            if not behind:
+                look.held[check] = f"of size {other.size}, of the same history"
+        return head
+
+    def _reach(self, size: int, head: SeenHead, look: Look) -> SeenHead:
+        """The log's head once it is of that size, or the last one within our patience."""
+        deadline_s = time.monotonic() + _PATIENCE_S
+        while head.size < size and time.monotonic() < deadline_s:
+            self._sleep(0.5)
+            newer = None
+            with self._noting(look, CONSISTENCY, unknown="log"):
+                shown = self._fetch()
+                if shown.signed != head.signed:
+                    # With both: the one shown before need not have been joined with the remembered.
+                    self._view.check_joined(shown, head, self._files)
+                    self._join(shown, look)
+                newer = shown
+            if newer is None:
+                break
+            head = newer
+            look.size = head.size
+        return head
+
+    def _check_age(self, head: SeenHead | None, look: Look) -> None:
+        """How old the head is, or while there is none, the one that is remembered."""
         max_age_s = self._wanted.max_age_s
         if max_age_s is None:
             return
-        now = int(self._clock())
+        if head is None and self._last is not None:
+            head = self._last[0]
         policy, cosigners = self._wanted.policy, self._wanted.cosigners
-        if policy is not None:
-            fresh = {
-                name
-                for name, at in policy.cosigned_by(head.signed).items()
-                if now - at <= max_age_s
-            }
-            if not policy.met_by(fresh):
-                names = ", ".join(sorted(fresh)) or "nobody"
-                message = f"within {max_age_s} s it was cosigned by {names}, which is not enough"
-                look.alarms.append(Alarm("stale", message))
+        now = int(self._clock())
+        with self._noting(look, FRESHNESS):
+            if policy is not None:
+                if head is not None:
+                    self._check_quorum(policy, head, now - max_age_s, look)
+                return
+            if cosigners:
+                what = "cosigned"
+                if head is None:
+                    return
+                at = newest_cosignature(head.signed, cosigners)
             else:
-                look.held["freshness"] = f"cosigned by {', '.join(sorted(fresh))}"
+                what = "grown"
+                if self._last is None:
+                    return
+                at = self._last[1]
+            if at is None or now - at > max_age_s:
+                since = "ever" if at is None else f"for {now - at} s"
+                look.add(Alarm("stale", f"it was not {what} {since}", FRESHNESS))
+            else:
+                look.held[FRESHNESS] = f"{what} {max(0, now - at)} s ago or later"
+
+    def _check_quorum(self, policy: Policy, head: SeenHead, since: int, look: Look) -> None:
+        fresh = {name for name, at in cosigned_by(head.signed, policy).items() if at >= since}
+        names = ", ".join(sorted(fresh))
+        if policy.met_by(fresh):
+            look.held[FRESHNESS] = f"cosigned by {names}"
             return
-        at = newest_cosignature(head.signed, cosigners) if cosigners else grown_at
-        what = "cosigned" if cosigners else "grown"
-        if at is None or now - at > max_age_s:
-            since = "ever" if at is None else f"for {now - at} s"
-            look.alarms.append(Alarm("stale", f"it was not {what} {since}"))
-        else:
-            look.held["freshness"] = f"{what} {max(0, now - at)} s ago or later"
+        message = f"within {self._wanted.max_age_s} s it was cosigned by {names or 'nobody'}"
+        look.add(Alarm("stale", f"{message}, which is not enough", FRESHNESS))
 
     def _check_present(self, head: SeenHead, look: Look) -> None:
         if self._all_present or not self._wanted.expect:
             return
-        tree = self._view.tree(head, self._files)
         found = missing = 0
-        for path in self._wanted.expect:
-            for receipt in receipts_of(path):
-                if check_present(receipt, self._view.origin, tree):
-                    found += 1
-                else:
-                    missing += 1
+        before = len(look.alarms)
+        with self._noting(look, ENTRIES):
+            tree = self._view.tree(head, self._files)
+            for path in self._wanted.expect:
+                try:
+                    for receipt in _receipts_of(path):
+                        if check_present(receipt, self._view.origin, tree):
+                            found += 1
+                        else:
+                            missing += 1
+                except CommandError as error:
+                    look.unknown[ENTRIES] = error.message
         if missing:
-            look.unknown["entries"] = (
-                f"{missing} receipts do not say where they are in this log, or are not in it yet"
+            look.unknown.setdefault(
+                ENTRIES,
+                f"{missing} receipts do not say where they are in this log, or are not in it yet",
             )
-            return
-        self._all_present = True
-        look.held["entries"] = f"all {found} of ours are where their receipts say"
+        if ENTRIES not in look.unknown and len(look.alarms) == before:
+            self._all_present = True
+            look.held[ENTRIES] = f"all {found} of ours are where their receipts say"
+
+
+def _receipts_of(path: Path) -> Iterator[Receipt]:
+    try:
+        yield from receipts_of(path)
+    except (InputError, OSError) as error:
+        raise CommandError(f"{path} cannot be read: {error}") from error
 
 
 def _read_checkpoint(place: str) -> bytes:

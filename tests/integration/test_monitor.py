@@ -17,24 +17,17 @@ import pytest
 
 from provledger.monitoring import LogView
 from provledger.policy import parse_policy
-from provledger.retry import RetryPolicy
 from provledger_cli.alarms import Look
 from provledger_cli.failures import CommandError
-from provledger_cli.fetching import Fetcher
-from provledger_cli.logfiles import DirFiles, HTTPFiles
+from provledger_cli.logfiles import DirFiles
 from provledger_cli.monitor import Monitor, Wanted
 from provledger_cli.receipt_files import receipts_of
 from provledger_cli.remembered import Memory
 from tests.support.chain import sample_chain
 from tests.support.runbooks import run_all
 from tests.support.tiled import cosign, flip, signed_checkpoint, vkey, write_log
+from tests.support.watched import ENTRIES, FORKED, KEY, ORIGIN, Clock, kinds, look
 from tests.support.webroot import WebRoot, webroot
-
-ORIGIN = "log.example/one"
-KEY = vkey(ORIGIN)
-ENTRIES = [b"entry %d" % index for index in range(1000)]
-FORKED = [*ENTRIES[:300], b"another", *ENTRIES[301:]]
-QUICK = RetryPolicy(attempts=3, base_s=0.001, cap_s=0.002, budget_s=1.0)
 
 
 @pytest.fixture
@@ -43,37 +36,6 @@ def web(tmp_path: Path) -> Iterator[WebRoot]:
     write_log(root, ORIGIN, ENTRIES[:290])
     with webroot(root) as server:
         yield server
-
-
-class Clock:
-    """Unix seconds that a test sets."""
-
-    now = 1_800_000_000
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def look(web: WebRoot, state: Path, clock: Clock | None = None, **wanted: Any) -> Look:
-    """One look, by a monitor that knows nothing but its state file."""
-    view = LogView([KEY])
-    fetcher = Fetcher(web.url, retry=QUICK, timeout_s=5.0)
-    watch = Monitor(
-        view,
-        HTTPFiles(fetcher),
-        Memory(state, view),
-        Wanted(**wanted),
-        clock=clock or Clock(),
-        sleep=lambda seconds: None,
-    )
-    try:
-        return watch.look()
-    finally:
-        fetcher.close()
-
-
-def kinds(found: Look) -> list[str]:
-    return [alarm.kind for alarm in found.alarms]
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from provledger.errors import InputError, NoteError, SplitViewError, Verificatio
 from provledger.fsck import LogFiles
 from provledger.hashing import Hasher, sha256
 from provledger.note import VerifierKey
+from provledger.policy import Policy
 from provledger.receipt import Receipt
 from provledger.split_view import SplitView
 from provledger.tiletree import TileTree
@@ -128,6 +129,18 @@ def newest_cosignature(signed: bytes, cosigners: Sequence[VerifierKey]) -> int |
         raise VerificationError(str(error), check="cosigner_quorum") from error
     times = [item.timestamp_unix_s for item in opened.signatures if item.timestamp_unix_s]
     return max(times, default=None)
+
+
+def cosigned_by(signed: bytes, policy: Policy) -> dict[str, int]:
+    """Which cosigners of a policy signed a note: name to Unix seconds.
+
+    Raises:
+        VerificationError: a line in one of their names does not verify.
+    """
+    try:
+        return policy.cosigned_by(signed)
+    except NoteError as error:
+        raise VerificationError(str(error), check="cosigner_quorum") from error
 
 
 def check_present(receipt: Receipt, origin: str, tree: TileTree) -> bool:
