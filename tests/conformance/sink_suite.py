@@ -5,6 +5,7 @@ A place is where a sink puts things: `open()` makes a sink for it, as a new proc
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -12,6 +13,9 @@ import pytest
 
 from anchor_svc.relay import MAX_EVIDENCE_BYTES
 from anchor_svc.sinks import AnchorSink, PublishedCheckpoint, Remembering, SinkIntegrityError
+from provledger.errors import VerificationError
+from provledger.outside import check_named
+from provledger.receipt import Evidence, Proof
 from tests.support.notary import TinyLog
 
 LOG = TinyLog("log.test/sinks")
@@ -50,6 +54,20 @@ class SinkSuite:
         assert 0 < len(evidence.data) <= MAX_EVIDENCE_BYTES
         place.verify(checkpoint, evidence.kind, evidence.data)
         await sink.close()
+
+    async def test_evidence_is_what_verify_takes(self, place: Place) -> None:
+        """Receipts carry it for good: what a verifier refuses spoils them."""
+        sink = place.open()
+        checkpoint = published(7)
+        evidence = await sink.anchor(checkpoint)
+        await sink.close()
+        item = Evidence(sink.uri, evidence.kind, 1, evidence.data)
+        proof = Proof(LOG.origin, 0, (), checkpoint.note, (item,))
+        known = check_named(proof, 7, item)
+        if known:
+            other = dataclasses.replace(proof, checkpoint=LOG.checkpoint(8))
+            with pytest.raises(VerificationError):
+                check_named(other, 8, item)
 
     async def test_same_checkpoint_again_after_a_lost_answer(self, place: Place) -> None:
         """Failed but persisted: the sink has it, and we do not know."""

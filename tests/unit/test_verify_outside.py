@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
+from anchor_svc.sinks import PublishedCheckpoint, open_sink
 from notary_svc.signing import Cosigner
-from provledger import jcs, note, timestamp
+from provledger import checkpoint, jcs, note, timestamp
 from provledger.errors import VerificationError
 from provledger.outside import ObjectLock, Outside, cosigned_checkpoint
 from provledger.policy import parse_policy
@@ -206,6 +209,30 @@ def test_timestamp_of_another_authority_fails(
     assert caught.value.check == Check.TIMESTAMP_TOKEN
 
 
+def _file(**more: str) -> bytes:
+    name = f"{quote(PROOF.origin, safe='')}/{SIZE:020}.checkpoint"
+    digest = hashlib.sha256(PROOF.checkpoint).hexdigest()
+    return jcs.encode({"name": name, "sha256": digest, "size": str(SIZE), **more})
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+async def test_a_receipt_that_is_in_a_git_repository_verifies(tmp_path: Path) -> None:
+    stated = checkpoint.parse(note.parse(PROOF.checkpoint).text)
+    sink = open_sink(f"file://{tmp_path}/anchors?git=1")
+    evidence = await sink.anchor(
+        PublishedCheckpoint(stated.origin, stated.size, stated.root, PROOF.checkpoint)
+    )
+    await sink.close()
+    assert b'"commit"' in evidence.data
+    found = _outcome(_with((evidence.kind, evidence.data)), Outside(), Check.SINK_EVIDENCE)
+    assert found == (Outcome.HOLDS, Status.VERIFIED)
+
+
+@pytest.mark.parametrize("commit", ["0f" * 20, "0f" * 32])
+def test_evidence_of_a_file_may_name_its_commit(commit: str) -> None:
+    Verifier(KEYS).verify(_with(("file", _file(commit=commit))))
+
+
 def _lock(**changes: Any) -> bytes:
     value = {
         "v": "1",
@@ -236,6 +263,15 @@ def test_locked_copy_is_asked_for_online_only() -> None:
     ("kind", "data"),
     [
         ("file", b"{}"),
+        ("file", b"[]"),
+        ("file", b'"commit"'),
+        ("file", _file(more="x")),
+        ("file", _file(size="1")),
+        ("file", _file().replace(b":", b": ")),
+        ("file", _file(commit="")),
+        ("file", _file(commit="0F" * 20)),
+        ("file", _file(commit="0f" * 20 + "\n")),
+        ("file", _file(commit="0f" * 31)),
         ("tlog-cosignature", b"garbage"),
         ("tlog-cosignature", PROOF.checkpoint.replace(b"\n%d\n" % SIZE, b"\n%d\n" % (SIZE + 1), 1)),
         ("rfc3161", b"garbage"),

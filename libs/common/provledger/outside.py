@@ -32,6 +32,7 @@ _LOCK_MEMBERS: Final = frozenset(
 )
 _LOCK_MODE: Final = "COMPLIANCE"
 _DECIMAL: Final = re.compile(r"0|[1-9][0-9]{0,18}")
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _LAST_UNIX_S: Final = 253_402_300_799
 """The end of the year 9999, after which no calendar of ours goes on."""
 _MAX_SIZE: Final = 2**63 - 1
@@ -158,13 +159,7 @@ def check_named(proof: Proof, size: int, item: Evidence) -> bool:
         VerificationError: it names another one.
     """
     if item.kind == FILE:
-        named = item.evidence == jcs.encode(
-            {
-                "name": f"{quote(proof.origin, safe='')}/{size:020}.checkpoint",
-                "sha256": hashlib.sha256(proof.checkpoint).hexdigest(),
-                "size": str(size),
-            }
-        )
+        named = item.evidence == _file_evidence(proof, size, item.evidence)
     elif item.kind == COSIGNATURE:
         try:
             named = note.parse(item.evidence).text == note.parse(proof.checkpoint).text
@@ -189,6 +184,27 @@ def check_named(proof: Proof, size: int, item: Evidence) -> bool:
             finding=Finding.PROOF_INVALID,
         )
     return True
+
+
+def _file_evidence(proof: Proof, size: int, given: bytes) -> bytes:
+    """Evidence of kind `file` for a checkpoint, with the commit that the given one names, if any.
+
+    Where the directory is a git repository, the sink adds it: it tells where to look, and is the
+    operator's word like the rest.
+    """
+    value = {
+        "name": f"{quote(proof.origin, safe='')}/{size:020}.checkpoint",
+        "sha256": hashlib.sha256(proof.checkpoint).hexdigest(),
+        "size": str(size),
+    }
+    try:
+        stated: Any = jcs.parse(given)
+    except InvalidJSONError:
+        stated = None
+    commit = stated.get("commit") if isinstance(stated, dict) else None
+    if isinstance(commit, str) and _COMMIT.fullmatch(commit):
+        value["commit"] = commit
+    return jcs.encode(value)
 
 
 def parse_object_lock(data: bytes) -> ObjectLock:
