@@ -53,14 +53,18 @@ def ask_s3(client: Any = None) -> AskStore:
         if lock in asked:
             return
         try:
-            from botocore.exceptions import BotoCoreError, ClientError
+            from botocore.exceptions import ClientError
+
+            from provledger import s3
+
+            lost = s3.lost_errors()
         except ImportError as error:
             raise CommandError("--online needs the extra: install provledger[aws]") from error
         place = {"Bucket": lock.bucket, "Key": lock.key, "VersionId": lock.version_id}
         try:
             client = client or _s3_client()
             found = client.get_object(**place)
-            if found["Body"].read(len(signed) + 1) != signed:
+            if s3.read_body(found, len(signed) + 1) != signed:
                 raise _broken("the locked copy is of another checkpoint")
             _check_lock(client, place, found, lock)
         except ClientError as error:
@@ -71,7 +75,7 @@ def ask_s3(client: Any = None) -> AskStore:
                 f"the store says {code} to {error.operation_name}",
                 hint="it must let you read the versions, retentions and legal holds of objects",
             ) from error
-        except BotoCoreError as error:
+        except lost as error:
             raise CommandError(
                 f"the store cannot be asked: {error}",
                 hint="see that boto3 finds credentials, a region, and with AWS_ENDPOINT_URL_S3 "

@@ -27,7 +27,10 @@ _VERSION = re.compile(r"versionId=[^&]+")
 
 
 class StrictStore:
-    """The WSGI application; `refused` are the codes it answered with, by itself."""
+    """The WSGI application; `refused` are the codes it answered with, by itself.
+
+    cut: keys whose next answer ends in the middle, as when a connection breaks.
+    """
 
     def __init__(self, inner: Callable[..., Iterable[bytes]]) -> None:
         from werkzeug.test import Client
@@ -35,6 +38,7 @@ class StrictStore:
         self._inner = inner
         self._ask = Client(inner)
         self.refused: list[str] = []
+        self.cut: set[str] = set()
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] == "PUT":
@@ -49,7 +53,20 @@ class StrictStore:
                 headers = [("Content-Type", "application/xml"), ("Content-Length", str(len(text)))]
                 start_response(status, headers)
                 return [text]
+        if environ["REQUEST_METHOD"] == "GET":
+            key = environ["PATH_INFO"].lstrip("/").partition("/")[2]
+            if key in self.cut:
+                self.cut.discard(key)
+                return self._half(environ, start_response)
         return self._inner(environ, start_response)
+
+    def _half(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        from werkzeug.test import run_wsgi_app
+
+        body, status, headers = run_wsgi_app(self._inner, environ)
+        whole = b"".join(body)
+        start_response(status, list(headers))
+        return [whole[: len(whole) // 2]]
 
     def _refuse(self, environ: dict[str, Any], body: bytes) -> tuple[str, str] | None:
         query = environ["QUERY_STRING"].split("&")

@@ -120,7 +120,7 @@ class Bucket:
 
         def ask() -> Piece:
             found = self._client.get_object(**self._place(key))
-            data = found["Body"].read(max_bytes)
+            data = read_body(found, max_bytes)
             return Piece(data, int(found["ContentLength"]), str(found["ETag"]))
 
         return self._ask(ask, none_for=_MISSING)
@@ -134,7 +134,7 @@ class Bucket:
         def ask() -> Piece:
             span = f"bytes={offset}-{offset + length - 1}"
             found = self._client.get_object(**self._place(key), Range=span, **condition)
-            data = found["Body"].read(length)
+            data = read_body(found, length)
             stated = _RANGE.fullmatch(str(found.get("ContentRange", "")))
             total = int(stated[1]) if stated else int(found["ContentLength"])
             return Piece(data, total, str(found["ETag"]))
@@ -224,8 +224,9 @@ class Bucket:
             UnavailableError: it cannot be reached or is overloaded (STORAGE_UNAVAILABLE), or
                 refuses our credentials (STORAGE_REFUSED).
         """
-        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.exceptions import ClientError
 
+        lost = lost_errors()
         delays = self._retry.delays(self._rng)
         while True:
             try:
@@ -235,8 +236,7 @@ class Bucket:
                 if code in none_for:
                     return None
                 failure, again = self._failure(error, code)
-            # An answer that ends too early is an OSError, or one of urllib3's.
-            except (BotoCoreError, OSError, _http_error()) as error:
+            except lost as error:
                 failure, again = self._unavailable(type(error).__name__), True
             delay_s = next(delays, None) if again else None
             if delay_s is None:
@@ -261,6 +261,30 @@ class Bucket:
             f"bucket {self.uri.bucket} cannot be used for now: {what}",
             retry_delay_s=1.0,
         )
+
+
+def read_body(found: Any, max_bytes: int) -> bytes:
+    """What boto3's answer to GetObject holds, up to `max_bytes`.
+
+    Raises:
+        One of `lost_errors`: it ended before that, and before the length that it stated. Asked for
+        so many bytes, the body gives what came until then and says nothing.
+    """
+    data: bytes = found["Body"].read(max_bytes)
+    stated = found.get("ContentLength")
+    if stated is not None and len(data) < min(int(stated), max_bytes):
+        from botocore.exceptions import IncompleteReadError
+
+        raise IncompleteReadError(actual_bytes=len(data), expected_bytes=stated)
+    return data
+
+
+def lost_errors() -> tuple[type[Exception], ...]:
+    """What boto3 raises where no answer came, or not all of it; ImportError without boto3."""
+    from botocore.exceptions import BotoCoreError
+    from urllib3.exceptions import HTTPError
+
+    return BotoCoreError, OSError, HTTPError
 
 
 def check_endpoint(url: str, setting: str) -> None:
@@ -297,9 +321,3 @@ def boto3_client(uri: BucketURI) -> Any:
         return boto3.client("s3", endpoint_url=uri.endpoint, region_name=uri.region, config=config)
     except (BotoCoreError, ValueError) as error:
         raise ConfigError(f"s3://{uri.bucket} cannot be used: {error}") from error
-
-
-def _http_error() -> type[Exception]:
-    from urllib3.exceptions import HTTPError
-
-    return HTTPError

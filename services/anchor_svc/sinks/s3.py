@@ -34,7 +34,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 from anchor_svc.sinks import Evidence, PublishedCheckpoint, SinkError, SinkIntegrityError
 from anchor_svc.sinks.http import check_url
-from provledger import jcs
+from provledger import jcs, s3
 from provledger.settings import ConfigError
 
 KIND: Final = "s3-object-lock"
@@ -133,15 +133,16 @@ class S3Sink:
 
     async def _run(self, work: Callable[[Any], Any]) -> Any:
         def in_thread() -> Any:
-            from botocore.exceptions import BotoCoreError, ClientError
+            from botocore.exceptions import ClientError
 
+            lost = s3.lost_errors()
             try:
                 if self._client is None:
                     self._client = self._connect()
                 return work(self._client)
             except ClientError as error:
                 raise SinkError(f"s3: {_code(error)} from {error.operation_name}") from error
-            except BotoCoreError as error:
+            except lost as error:
                 raise SinkError(f"s3: {error}") from error
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, in_thread)
@@ -254,7 +255,7 @@ class S3Sink:
                 return None
             raise
         # One byte more than ours is enough to tell them apart.
-        if found["Body"].read(len(checkpoint.note) + 1) != checkpoint.note:
+        if s3.read_body(found, len(checkpoint.note) + 1) != checkpoint.note:
             raise SinkIntegrityError(f"another checkpoint of tree size {checkpoint.size} is there")
         return str(found["VersionId"])
 
