@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from provledger.errors import VerificationError
 from provledger.outside import AskStore, ObjectLock, Outside
@@ -14,10 +13,10 @@ from provledger.report import Check, Finding
 from provledger.timestamp import Authority
 from provledger_cli.failures import CommandError
 
+if TYPE_CHECKING:
+    from provledger.s3 import Lock
+
 _MISSING: Final = frozenset({"404", "NoSuchKey", "NoSuchVersion", "NotFound", "NoSuchBucket"})
-_UNLOCKED: Final = frozenset(
-    {"NoSuchObjectLockConfiguration", "ObjectLockConfigurationNotFoundError", "InvalidRequest"}
-)
 _TIMEOUT_S: Final = 10
 
 
@@ -66,7 +65,7 @@ def ask_s3(client: Any = None) -> AskStore:
             found = client.get_object(**place)
             if s3.read_body(found, len(signed) + 1) != signed:
                 raise _broken("the locked copy is of another checkpoint")
-            _check_lock(client, place, found, lock)
+            _check_lock(s3.object_lock(client, place, found, legal_hold=lock.legal_hold), lock)
         except ClientError as error:
             code = _code(error)
             if code in _MISSING:
@@ -86,42 +85,16 @@ def ask_s3(client: Any = None) -> AskStore:
     return ask
 
 
-def _check_lock(client: Any, place: dict[str, str], found: Any, lock: ObjectLock) -> None:
-    """Check that a version is locked as its evidence says, given what came with it.
-
-    A store that may not show us a lock leaves it out, as it does where there is none: then it is
-    asked for the lock by itself, which tells the two apart. Raises VerificationError.
-    """
-    mode, until = found.get("ObjectLockMode"), found.get("ObjectLockRetainUntilDate")
-    if mode is None:
-        said = _ask_for(lambda: client.get_object_retention(**place)).get("Retention", {})
-        mode, until = said.get("Mode"), said.get("RetainUntilDate")
-    if mode is None:
+def _check_lock(found: Lock, lock: ObjectLock) -> None:
+    """Check that a version is locked as its evidence says; raises VerificationError."""
+    if found.mode is None:
         raise _broken("the copy is there, but not locked any more")
-    if mode != lock.mode:
-        raise _broken(f"the copy is locked in mode {mode}, not {lock.mode}")
-    if until is None or int(until.timestamp()) < lock.retain_until_unix_s:
+    if found.mode != lock.mode:
+        raise _broken(f"the copy is locked in mode {found.mode}, not {lock.mode}")
+    if found.until is None or int(found.until.timestamp()) < lock.retain_until_unix_s:
         raise _broken("the copy is locked for a shorter time than the evidence says")
-    if not lock.legal_hold:
-        return
-    held = found.get("ObjectLockLegalHoldStatus")
-    if held is None:
-        said = _ask_for(lambda: client.get_object_legal_hold(**place))
-        held = said.get("LegalHold", {}).get("Status")
-    if held != "ON":
+    if lock.legal_hold and not found.legal_hold:
         raise _broken("the copy is not under legal hold any more")
-
-
-def _ask_for(call: Callable[[], Any]) -> Any:
-    """The answer, empty where the store says that there is nothing."""
-    from botocore.exceptions import ClientError
-
-    try:
-        return call()
-    except ClientError as error:
-        if _code(error) in _UNLOCKED:
-            return {}
-        raise
 
 
 def _s3_client() -> Any:

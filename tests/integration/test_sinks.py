@@ -466,7 +466,7 @@ async def test_store_that_lets_go_of_a_locked_object_is_refused(store: str) -> N
     class Loose:
         def __getattr__(self, name: str) -> Any:
             if name == "delete_object":
-                return lambda **_: {}
+                return lambda **_: {"DeleteMarker": True, "VersionId": "v"}
             return getattr(place.client, name)
 
     sink._connect = Loose

@@ -20,8 +20,9 @@ import hashlib
 import random
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -42,6 +43,9 @@ _MISSING: Final = frozenset({"404", "NoSuchKey", "NotFound"})
 _UNMET: Final = frozenset({"412", "PreconditionFailed"})
 _BEYOND: Final = frozenset({"416", "InvalidRange"})
 _REFUSED: Final = frozenset({"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403"})
+_UNLOCKED: Final = frozenset(
+    {"NoSuchObjectLockConfiguration", "ObjectLockConfigurationNotFoundError", "InvalidRequest"}
+)
 _RANGE = re.compile(r"bytes [0-9]+-[0-9]+/([0-9]+)", re.ASCII)
 
 
@@ -277,6 +281,44 @@ def read_body(found: Any, max_bytes: int) -> bytes:
 
         raise IncompleteReadError(actual_bytes=len(data), expected_bytes=stated)
     return data
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """How a version is locked, as the store says it. mode and until: None if there is no lock."""
+
+    mode: str | None
+    until: datetime | None
+    legal_hold: bool
+
+
+def object_lock(client: Any, place: Mapping[str, str], found: Any, *, legal_hold: bool) -> Lock:
+    """The lock of a version, given what came with it; `legal_hold`: whether that is of interest.
+
+    A store that may not show us a lock leaves it out, as it does where there is none: then it is
+    asked for the lock by itself, which tells the two apart. Raises boto3's errors.
+    """
+    mode, until = found.get("ObjectLockMode"), found.get("ObjectLockRetainUntilDate")
+    if mode is None:
+        said = _none_if_unlocked(lambda: client.get_object_retention(**place)).get("Retention", {})
+        mode, until = said.get("Mode"), said.get("RetainUntilDate")
+    held = found.get("ObjectLockLegalHoldStatus")
+    if held is None and legal_hold:
+        said = _none_if_unlocked(lambda: client.get_object_legal_hold(**place))
+        held = said.get("LegalHold", {}).get("Status")
+    return Lock(mode, until, held == "ON")
+
+
+def _none_if_unlocked(call: Callable[[], Any]) -> Any:
+    """The answer, empty where the store says that there is nothing."""
+    from botocore.exceptions import ClientError
+
+    try:
+        return call()
+    except ClientError as error:
+        if str(error.response.get("Error", {}).get("Code", "")) in _UNLOCKED:
+            return {}
+        raise
 
 
 def lost_errors() -> tuple[type[Exception], ...]:

@@ -75,6 +75,17 @@ class SinkIntegrityError(SinkError):
     """
 
 
+class SinkPermissionError(SinkError):
+    """The sink does not let us do what we must, by its own rules; once it does, all goes on.
+
+    permission: what is missing, in the sink's words.
+    """
+
+    def __init__(self, message: str, *, permission: str) -> None:
+        super().__init__(f"{message}: it needs {permission}")
+        self.permission = permission
+
+
 class AnchorSink(Protocol):
     """One sink. Used for one log, by one task at a time, on one event loop."""
 

@@ -5,24 +5,29 @@
     <prefix>/<origin, percent-encoded>/00000000000000000501.checkpoint
 
 Each object is written once, with its SHA-256, and locked until AUDIT_RETENTION_DAYS from then (365
-if not said); `legal_hold=on` holds it beyond that. `s3:///prefix?...` takes the bucket from
-AUDIT_BUCKET. `endpoint=` and `region=` are for stores other than AWS; credentials come from where
-boto3 finds them, never from the URI. Needs: s3:PutObject, PutObjectRetention, GetObject,
-GetObjectRetention, GetBucketVersioning, GetBucketObjectLockConfiguration, ListBucket, and with a
-legal hold PutObjectLegalHold and GetObjectLegalHold. It is best *not* given BypassGovernance.
+if not said); `legal_hold=on` holds it beyond that. One that is there already is locked as long as a
+new one would be. `s3:///prefix?...` takes the bucket from AUDIT_BUCKET. `endpoint=` and `region=`
+are for stores other than AWS; credentials come from where boto3 finds them, never from the URI.
+
+Needs on the bucket s3:GetBucketVersioning, GetBucketObjectLockConfiguration and ListBucketVersions;
+on the prefix s3:PutObject, PutObjectRetention, GetObjectVersion, GetObjectRetention, and with a
+legal hold PutObjectLegalHold and GetObjectLegalHold; on `<prefix>/lock-probe` alone s3:DeleteObject
+and DeleteObjectVersion. It is best *not* given BypassGovernance. What is missing is named by a
+SinkPermissionError.
 
 Evidence of kind `s3-object-lock` is JCS `{bucket, key, legalHold, mode, retainUntilUnixS, sha256,
 size, v, versionId}`, as the store says it holds it. What it proves is what the store's operator
 says, until somebody asks the store again.
 
 Before the first checkpoint the bucket is made to prove that it locks: an object is locked for a
-few minutes and deleted, which must be refused. A bucket that lets it go is refused.
+few minutes and deleted, which must be refused. A bucket that lets it go is refused. What is held is
+looked for by versions, since a delete marker hides it and takes nothing away; that one is over a
+checkpoint is an alarm.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
 import os
 import time
@@ -33,19 +38,17 @@ from typing import Any, Final
 from urllib.parse import parse_qs, quote, urlsplit
 
 from anchor_svc.sinks import Evidence, PublishedCheckpoint, SinkError, SinkIntegrityError
+from anchor_svc.sinks import s3_store as store
 from anchor_svc.sinks.http import check_url
 from provledger import jcs, s3
 from provledger.settings import ConfigError
 
 KIND: Final = "s3-object-lock"
-MODE: Final = "COMPLIANCE"
+PROBE: Final = "lock-probe"
 DEFAULT_RETENTION_DAYS: Final = 365
 _PROBE: Final = timedelta(minutes=5)
 _TIMEOUT_S: Final = 8
-_REFUSALS: Final = frozenset(
-    {"AccessDenied", "InvalidRequest", "ObjectLocked", "MethodNotAllowed", "AccessForbidden"}
-)
-_MISSING: Final = frozenset({"404", "NoSuchKey", "NotFound"})
+_MAX_VERSIONS: Final = 16
 
 
 class S3Sink:
@@ -88,7 +91,7 @@ class S3Sink:
             raise ConfigError(
                 "sinks: s3: known are mode, endpoint, region and legal_hold, each once"
             )
-        if given.get("mode") != MODE:
+        if given.get("mode") != store.MODE:
             # What GOVERNANCE locks, an administrator can unlock: the one we do not trust.
             raise ConfigError("sinks: s3: mode must be COMPLIANCE")
         if given.get("legal_hold", "off") not in ("on", "off"):
@@ -141,55 +144,14 @@ class S3Sink:
                     self._client = self._connect()
                 return work(self._client)
             except ClientError as error:
-                raise SinkError(f"s3: {_code(error)} from {error.operation_name}") from error
+                raise store.refusal(error) from error
             except lost as error:
                 raise SinkError(f"s3: {error}") from error
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, in_thread)
 
-    # --- is it a bucket that locks?
-
     def _prove(self, client: Any) -> None:
-        from botocore.exceptions import ClientError
-
-        where = f"sinks: s3: bucket {self._bucket}"
-        if client.get_bucket_versioning(Bucket=self._bucket).get("Status") != "Enabled":
-            raise ConfigError(f"{where} keeps no versions; enable versioning and object lock")
-        try:
-            lock = client.get_object_lock_configuration(Bucket=self._bucket)
-        except ClientError as error:
-            if _code(error) in (
-                "ObjectLockConfigurationNotFoundError",
-                "NoSuchObjectLockConfiguration",
-            ):
-                raise ConfigError(f"{where} has no object lock") from error
-            raise
-        if lock["ObjectLockConfiguration"].get("ObjectLockEnabled") != "Enabled":
-            raise ConfigError(f"{where} has no object lock")
-        body = b"may this be deleted?\n"
-        put = client.put_object(
-            Bucket=self._bucket,
-            Key=f"{self._prefix}lock-probe",
-            Body=body,
-            ChecksumAlgorithm="SHA256",
-            ChecksumSHA256=_checksum(body),
-            ObjectLockMode=MODE,
-            ObjectLockRetainUntilDate=self._now() + _PROBE,
-        )
-        probe = {
-            "Bucket": self._bucket,
-            "Key": f"{self._prefix}lock-probe",
-            "VersionId": put.get("VersionId", ""),
-        }
-        if client.head_object(**probe).get("ObjectLockMode") != MODE:
-            raise ConfigError(f"{where} does not say that it locked what was to be locked")
-        try:
-            client.delete_object(**probe)
-        except ClientError as error:
-            if _code(error) in _REFUSALS:
-                return
-            raise
-        raise ConfigError(f"{where} deleted an object that was locked: it proves nothing")
+        store.prove_locks(client, self._bucket, f"{self._prefix}{PROBE}", self._now() + _PROBE)
 
     # --- one checkpoint
 
@@ -200,12 +162,11 @@ class S3Sink:
 
     def _refuse_later(self, client: Any, checkpoint: PublishedCheckpoint) -> None:
         directory, key = self._place(checkpoint)
-        later = client.list_objects_v2(
-            Bucket=self._bucket, Prefix=directory, StartAfter=key, MaxKeys=1
-        )
-        if later.get("Contents"):
+        later = next(store.versions(client, self._bucket, directory, after=key), None)
+        if later is not None:
             raise SinkIntegrityError(
-                f"there is a checkpoint larger than ours of {checkpoint.size}: our log was rolled "
+                f"there is a checkpoint larger than ours of {checkpoint.size} ({later.key}"
+                f"{', which somebody deleted' if later.deleted else ''}): our log was rolled "
                 "back, or somebody else writes there"
             )
 
@@ -214,13 +175,13 @@ class S3Sink:
         directory, key = self._place(checkpoint)
         if self._find(client, key, checkpoint) is not None:
             return True
-        found = client.list_objects_v2(Bucket=self._bucket, Prefix=directory, MaxKeys=1)
-        return bool(found.get("Contents"))
+        return any(not each.deleted for each in store.versions(client, self._bucket, directory))
 
     def _store(self, client: Any, checkpoint: PublishedCheckpoint) -> Evidence:
         from botocore.exceptions import ClientError
 
         _, key = self._place(checkpoint)
+        until = self._now() + self._retention
         self._refuse_later(client, checkpoint)
         version = self._find(client, key, checkpoint)
         if version is None:
@@ -232,42 +193,69 @@ class S3Sink:
                     Body=checkpoint.note,
                     ContentType="text/plain; charset=utf-8",
                     ChecksumAlgorithm="SHA256",
-                    ChecksumSHA256=_checksum(checkpoint.note),
-                    ObjectLockMode=MODE,
-                    ObjectLockRetainUntilDate=self._now() + self._retention,
+                    ChecksumSHA256=store.checksum(checkpoint.note),
+                    ObjectLockMode=store.MODE,
+                    ObjectLockRetainUntilDate=until,
                     IfNoneMatch="*",
                     **hold,
-                )["VersionId"]
+                ).get("VersionId")
             except ClientError as error:
-                if _code(error) not in ("PreconditionFailed", "412"):
+                if store.code_of(error) not in ("PreconditionFailed", "412"):
                     raise
                 version = self._find(client, key, checkpoint)
-        return self._evidence(client, key, str(version), checkpoint)
+        if version in (None, "", "null"):
+            raise SinkIntegrityError(f"the bucket keeps no versions any more: {key} has none")
+        return self._evidence(client, key, str(version), checkpoint, until)
 
     def _find(self, client: Any, key: str, checkpoint: PublishedCheckpoint) -> str | None:
-        """The version that is there; None if there is none."""
-        from botocore.exceptions import ClientError
-
-        try:
-            found = client.get_object(Bucket=self._bucket, Key=key)
-        except ClientError as error:
-            if _code(error) in _MISSING:
-                return None
-            raise
-        # One byte more than ours is enough to tell them apart.
-        if s3.read_body(found, len(checkpoint.note) + 1) != checkpoint.note:
-            raise SinkIntegrityError(f"another checkpoint of tree size {checkpoint.size} is there")
-        return str(found["VersionId"])
+        """The version that is there, None if there is none; all of them must be this checkpoint."""
+        found: list[str] = []
+        for each in store.versions(client, self._bucket, key):
+            if each.key != key:
+                break
+            if each.deleted:
+                raise SinkIntegrityError(
+                    f"somebody deleted {key}: under the delete marker is what there was"
+                )
+            if len(found) == _MAX_VERSIONS:
+                raise SinkIntegrityError(f"there are more than {_MAX_VERSIONS} versions of {key}")
+            found.append(each.version_id)
+        for version in found:
+            copy = client.get_object(Bucket=self._bucket, Key=key, VersionId=version)
+            # One byte more than ours is enough to tell them apart.
+            if s3.read_body(copy, len(checkpoint.note) + 1) != checkpoint.note:
+                raise SinkIntegrityError(
+                    f"another checkpoint of tree size {checkpoint.size} is there"
+                )
+        return found[0] if found else None
 
     def _evidence(
-        self, client: Any, key: str, version: str, checkpoint: PublishedCheckpoint
+        self,
+        client: Any,
+        key: str,
+        version: str,
+        checkpoint: PublishedCheckpoint,
+        until: datetime,
     ) -> Evidence:
         """What the store says it holds, asked for anew."""
-        head = client.head_object(Bucket=self._bucket, Key=key, VersionId=version)
-        until = head.get("ObjectLockRetainUntilDate")
-        held = head.get("ObjectLockLegalHoldStatus") == "ON"
-        if head.get("ObjectLockMode") != MODE or until is None or held < self._legal_hold:
+        place = {"Bucket": self._bucket, "Key": key, "VersionId": version}
+        lock = self._lock(client, place)
+        # One of an earlier attempt, or from before the sink was to hold longer: more is possible.
+        short = lock.until is not None and lock.until < until
+        if lock.mode == store.MODE and short:
+            kept = {"Mode": store.MODE, "RetainUntilDate": until}
+            client.put_object_retention(**place, Retention=kept)
+        if self._legal_hold and not lock.legal_hold:
+            client.put_object_legal_hold(**place, LegalHold={"Status": "ON"})
+        if short or lock.legal_hold < self._legal_hold:
+            lock = self._lock(client, place)
+        if lock.mode != store.MODE or lock.until is None or lock.legal_hold < self._legal_hold:
             raise SinkIntegrityError(f"the object {key} is there, but not locked as it should be")
+        if lock.until < until:
+            raise SinkIntegrityError(
+                f"the object {key} is locked until {lock.until:%Y-%m-%dT%H:%M:%SZ} only, and was "
+                f"to be until {until:%Y-%m-%dT%H:%M:%SZ}"
+            )
         return Evidence(
             KIND,
             jcs.encode(
@@ -276,25 +264,21 @@ class S3Sink:
                     "bucket": self._bucket,
                     "key": key,
                     "versionId": version,
-                    "mode": MODE,
-                    "retainUntilUnixS": str(int(until.timestamp())),
-                    "legalHold": held,
+                    "mode": store.MODE,
+                    "retainUntilUnixS": str(int(lock.until.timestamp())),
+                    "legalHold": lock.legal_hold,
                     "sha256": hashlib.sha256(checkpoint.note).hexdigest(),
                     "size": str(checkpoint.size),
                 }
             ),
         )
 
+    def _lock(self, client: Any, place: dict[str, str]) -> s3.Lock:
+        found = client.head_object(**place)
+        return s3.object_lock(client, place, found, legal_hold=self._legal_hold)
+
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock() // 1_000_000_000, tz=UTC)
-
-
-def _checksum(data: bytes) -> str:
-    return base64.b64encode(hashlib.sha256(data).digest()).decode("ascii")
-
-
-def _code(error: Any) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
 
 
 def _retention_days() -> int:
