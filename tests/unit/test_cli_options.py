@@ -123,6 +123,15 @@ def test_usage_errors_and_absent_services_are_could_not_tell(arguments: list[str
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("dry_run", [[], ["--dry-run"]])
+def test_an_empty_file_does_not_take_a_policy_back(dry_run: list[str]) -> None:
+    """What a cut or emptied file says is nothing; to take a policy back has an option."""
+    done = run("anchor", "policy", "--set", "/dev/null", *dry_run, "--endpoint", "127.0.0.1:1")
+    assert done.returncode == 2
+    assert "/dev/null is empty" in done.stderr
+    assert "--clear" in done.stderr
+
+
 def closed(redirection: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a command that a shell starts without one of its streams."""
     command = shlex.join([sys.executable, "-m", "provledger_cli", *arguments])

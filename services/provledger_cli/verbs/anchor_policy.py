@@ -124,6 +124,9 @@ def _read(path: Path) -> str:
 
     with path.open("rb") as file:
         data = file.read(MAX_POLICY_BYTES + 1)
+    if not data:
+        # An empty text is how a policy is taken back: nothing that a cut file should do.
+        raise CommandError(f"{path} is empty", hint="--clear takes the policy back")
     try:
         return data.decode()
     except UnicodeDecodeError:
