@@ -57,6 +57,17 @@ def test_quorum_counts_members(members: str, met: bool) -> None:
     assert parse_policy(FULL.encode()).met_by(members.split()) is met
 
 
+def test_groups_may_stand_in_each_other_as_deep_as_lines_allow() -> None:
+    """Whoever may set a policy must not end in an error of ours."""
+    nested = "".join(f"group g{i} 1 g{i - 1}\n" for i in range(1, 1000))
+    text = f"witness a {A}\nwitness b {B}\ngroup g0 all a b\n{nested}quorum g999\n"
+    policy = parse_policy(text.encode())
+    assert policy.required() == {"a", "b"}
+    assert policy.met_by(["a", "b"])
+    for too_few in (["a"], ["g0"], ["g999"], []):
+        assert not policy.met_by(too_few)
+
+
 def test_quorum_none_is_always_met() -> None:
     policy = parse_policy(b"quorum none\n")
     assert policy.met_by([])

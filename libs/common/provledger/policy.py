@@ -71,7 +71,8 @@ class Group:
 class Policy:
     """A policy as it was written. `quorum` is a member's name, or None if nothing is asked.
 
-    within_s: seconds from publication until it must be met, None for no limit. text: as read.
+    within_s: seconds from publication until it must be met, None for no limit. groups: each after
+    those that are its members. text: as read.
     """
 
     logs: tuple[LogKey, ...] = ()
@@ -89,7 +90,14 @@ class Policy:
 
     def met_by(self, members: Collection[str]) -> bool:
         """Whether the quorum is met once these cosigners and sinks, by name, hold a checkpoint."""
-        return self.quorum is None or self._met(self.quorum, frozenset(members))
+        if self.quorum is None:
+            return True
+        met = set(members) - self.groups.keys()
+        # Not by recursion: groups may stand in each other as deep as a policy has lines.
+        for group in self.groups.values():
+            if len(met.intersection(group.members)) >= group.threshold:
+                met.add(group.name)
+        return self.quorum in met
 
     def required(self) -> frozenset[str]:
         """Names of the cosigners and sinks below the quorum: those that can matter."""
@@ -117,12 +125,6 @@ class Policy:
         opened = note.open(signed, [item.key for item in self.cosigners.values()])
         times = {item.key: item.timestamp_unix_s or 0 for item in opened.signatures}
         return {name: times[item.key] for name, item in self.cosigners.items() if item.key in times}
-
-    def _met(self, name: str, members: frozenset[str]) -> bool:
-        group = self.groups.get(name)
-        if group is None:
-            return name in members
-        return sum(self._met(member, members) for member in group.members) >= group.threshold
 
 
 def parse_policy(data: bytes) -> Policy:
