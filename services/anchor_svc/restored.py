@@ -10,8 +10,8 @@ Each sink that remembers (`Remembering`) is asked what it holds of the log:
     more than we do           the restored copy is stale: RESTORED_BEHIND, for a person to decide
     a head of ours, or older  it confirms; a cosigner by cosigning the head that it is asked
                               about, which it is handed then after all
-    nothing, though it once   it is not the place it was: it confirms nothing
-    acknowledged something
+    less than it once         it is not the place it was: it confirms nothing
+    acknowledged, or nothing
 
 At least one must confirm and none may be left open; whoever restored an installation without such
 sinks has said so (`accepted`). Then the file is removed, durably, before anything is signed.
@@ -63,8 +63,8 @@ _NEXT: Final = "see docs/runbooks/stale-restore.md"
 class Answer:
     """What one sink said. acknowledged: the largest size the database says it took.
 
-    holds: whether it holds a head that is ours, None if it could not be asked. more: what it holds
-    that we do not, "" if nothing.
+    holds: whether it holds a head that is ours and as large, None if it could not be asked. more:
+    what it holds that we do not, "" if nothing.
     """
 
     sink: str
@@ -87,8 +87,8 @@ def decide(answers: Sequence[Answer], *, size: int, accepted: bool) -> None:
             raise _unconfirmed(f"{answer.sink} does not answer: {answer.why}", size)
         if not answer.holds and answer.acknowledged and not accepted:
             raise _unconfirmed(
-                f"{answer.sink} holds nothing of this log, though it once took a checkpoint of "
-                f"tree size {answer.acknowledged}: is it the place it was?",
+                f"{answer.sink} once took a checkpoint of tree size {answer.acknowledged}, and "
+                "holds nothing as large of this log: is it the place it was?",
                 size,
             )
     if not accepted and not any(answer.holds for answer in answers):
@@ -117,7 +117,7 @@ def decide_start(
     new = [answer for answer in answers if answer.holds is False and not answer.acknowledged]
     if missed([*confirming, *new]) or (anchored and not confirming):
         others = "; ".join(
-            f"{answer.sink}: {answer.why or 'holds nothing of this log'}"
+            f"{answer.sink}: {answer.why or 'holds nothing of this log that it once took'}"
             for answer in answers
             if not answer.holds
         )
@@ -248,10 +248,10 @@ class Restored:
         async def prove(old_size: int) -> Sequence[bytes]:
             return (await self._consistency(old_size, head.size))[0]
 
-        checkpoint = PublishedCheckpoint(
-            self._log.origin, head.size, head.root, head.note, known_size=head.size, prove=prove
-        )
         size = acknowledged.get(sink.uri, 0)
+        checkpoint = PublishedCheckpoint(
+            self._log.origin, head.size, head.root, head.note, known_size=size, prove=prove
+        )
         try:
             async with asyncio.timeout(deadline_s):
                 return Answer(sink.uri, size, await sink.holds(checkpoint))

@@ -117,6 +117,8 @@ class SinkSuite:
         assert await sink.holds(published(12))
         # Asking changes nothing: it goes on as before.
         await sink.anchor(published(13, known_size=12))
+        # It is not the place it was where it once took more than it has; nothing changes there.
+        assert not await sink.holds(published(40, known_size=14))
         # But what is behind may take the checkpoint that it is asked about.
         assert await sink.holds(published(40))
         await sink.anchor(published(41, known_size=13))

@@ -91,17 +91,26 @@ async def test_a_sink_that_remembers_more_stops_it(database_url: str, tmp_path: 
         assert not (tmp_path / "another").exists()
 
 
-async def test_an_emptied_sink_confirms_nothing(database_url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("left", ["nothing", "an earlier one"])
+async def test_a_sink_that_lost_what_it_took_confirms_nothing(
+    database_url: str, tmp_path: Path, left: str
+) -> None:
     ledger, keys = Ledger(), TestKeys()
     await grown(database_url, tmp_path, ledger, tmp_path / "sink")
     marker = mark(tmp_path)
     (tmp_path / "sink").rename(tmp_path / "moved")
+    if left != "nothing":
+        newest = max((tmp_path / "moved").rglob("*.checkpoint"))
+        place = tmp_path / "sink" / newest.parent.name
+        place.mkdir(parents=True)
+        (place / f"{20:020}.checkpoint").write_bytes(newest.read_bytes())
     async with running_log(
         database_url, tmp_path, keys=keys, sinks=[sink(tmp_path / "sink")], background=True
     ) as log:
         await eventually(lambda: "place it was" in str(log.state.held))
         assert (await refused(log, ledger, keys)).reason == "RESTORE_NOT_CONFIRMED"
         # It is brought back, and asked again.
+        shutil.rmtree(tmp_path / "sink", ignore_errors=True)
         (tmp_path / "moved").rename(tmp_path / "sink")
         async with asyncio.timeout(20):
             while marker.exists():  # noqa: ASYNC110 - a file

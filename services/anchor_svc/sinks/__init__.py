@@ -132,7 +132,10 @@ class Remembering(Protocol):
         ...
 
     async def holds(self, checkpoint: PublishedCheckpoint) -> bool:
-        """Whether its newest checkpoint of this log is this one, or smaller; False if it has none.
+        """Whether its newest checkpoint of this log is this one, or smaller.
+
+        False if it has none, or none as large as `known_size`, which it took once: it is not the
+        place it was.
 
         Nothing is left in the sink that was not there before, or only this very checkpoint. True
         lets a restored log sign again: it is said of what was verified, as far as the sink can, and

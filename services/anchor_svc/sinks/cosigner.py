@@ -71,7 +71,7 @@ class CosignerSink:
         told = _told_size(answer)
         if answer.status == 422 or (answer.status == 409 and told in (None, checkpoint.size)):
             raise SinkIntegrityError(f"it has cosigned another head of size {checkpoint.size}")
-        if told == 0:
+        if told is not None and (told == 0 or told < checkpoint.known_size):
             return False
         if told is not None:
             answer = await self._submit(checkpoint, told, ours)

@@ -110,7 +110,7 @@ class FileSink:
             raise SinkIntegrityError(f"there is {names[-1]}, a checkpoint larger than ours")
         if ours in names and (directory / ours).read_bytes() != checkpoint.note:
             raise SinkIntegrityError(f"another checkpoint of tree size {checkpoint.size} is there")
-        return bool(names)
+        return bool(names) and names[-1] >= f"{checkpoint.known_size:020}"
 
     def _check_latest(self, path: Path, checkpoint: PublishedCheckpoint) -> None:
         try:

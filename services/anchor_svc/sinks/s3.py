@@ -175,7 +175,10 @@ class S3Sink:
         directory, key = self._place(checkpoint)
         if self._find(client, key, checkpoint) is not None:
             return True
-        return any(not each.deleted for each in store.versions(client, self._bucket, directory))
+        smaller = f"{directory}{checkpoint.known_size - 1:020}.checkpoint"
+        after = smaller if checkpoint.known_size else ""
+        found = store.versions(client, self._bucket, directory, after=after)
+        return any(not each.deleted for each in found)
 
     def _store(self, client: Any, checkpoint: PublishedCheckpoint) -> Evidence:
         from botocore.exceptions import ClientError
