@@ -77,11 +77,11 @@ class Monitor:
         self._saved = True
         self._all_present = False
 
-    def look(self) -> Look:
+    def look(self, tell: Callable[[Alarm], None] | None = None) -> Look:
         """Look once. What cannot be had or read is in `unknown`; nothing is raised for it.
 
         What is known without a tile is told without one: a log that keeps its tiles to itself
-        hides no alarm by that.
+        hides no alarm by that. And `tell` learns of each at once, however long the rest takes.
 
         Raises:
             CommandError, OSError: what is remembered cannot be used; by the first look alone.
@@ -89,11 +89,11 @@ class Monitor:
         if not self._began:
             self._last = self._memory.load()
             self._began = True
-        look = Look(first=self._last is None)
+        look = Look(first=self._last is None, tell=tell)
         head = None
         with self._noting(look, CONSISTENCY, unknown="log"):
             head = self._fetch()
-            look.size = head.size
+            look.shown, look.size = True, head.size
         # A cosigner's word stands in the head. How long the log did not grow is known at once if it
         # did not; that it did is to be checked.
         last = self._last

@@ -265,6 +265,41 @@ def test_the_command_follows_alarms_and_ends_at_a_split_view(
     assert events.count("monitor.alarm") == len(told)
 
 
+def test_the_command_tells_each_alarm_and_clears_none_unseen(
+    web: WebRoot, state: Path, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.checkpoint"
+    bad.write_bytes(b"no checkpoint")
+    with webroot(tmp_path) as hook:
+        options = ("--checkpoint", str(bad), "--webhook", hook.url, "--interval", "0.05")
+        running = subprocess.Popen(
+            _command(web, state, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        try:
+            _until(lambda: len(hook.posted) == 1)
+            signed = signed_checkpoint(ORIGIN, ENTRIES[:290], key="somebody")
+            (web.root / "checkpoint").write_bytes(signed)
+            _until(lambda: len(hook.posted) == 2)
+            web.fault = lambda path: (404, b"")
+            asked = web.asked["/checkpoint"]
+            _until(lambda: web.asked["/checkpoint"] > asked + 3)
+            os.kill(running.pid, signal.SIGTERM)
+            out, err = running.communicate(timeout=60)
+        finally:
+            running.kill()
+        assert running.returncode == 1
+        found = [(each["alarm"], each["check"]) for each in json.loads(out)["alarms"]]
+        assert found == [
+            ("checkpoint_signature", f"checkpoint {bad}"),
+            ("checkpoint_signature", "consistency"),
+        ]
+        told = [json.loads(body) for body in hook.posted]
+        assert [(each["alarm"], each["check"]) for each in told] == found
+    events = [json.loads(line)["event"] for line in err.splitlines() if line.startswith(b"{")]
+    assert events.count("monitor.alarm") == 2
+    assert "monitor.cleared" not in events
+
+
 def test_the_command_ends_well_when_it_is_told_to(web: WebRoot, state: Path) -> None:
     running = subprocess.Popen(
         _command(web, state, "--interval", "30"), stdout=subprocess.PIPE, stderr=subprocess.PIPE

@@ -12,7 +12,8 @@ import pytest
 from provledger.errors import UnavailableError
 from provledger.policy import parse_policy
 from provledger.split_view import parse_split_view
-from provledger_cli.logfiles import DirFiles
+from provledger_cli.fetching import Fetcher
+from provledger_cli.logfiles import DirFiles, HTTPFiles
 from tests.support.tiled import cosign, signed_checkpoint, write_log
 from tests.support.watched import ENTRIES, KEY, ORIGIN, Clock, kinds, look, monitor
 from tests.support.webroot import Fault, WebRoot, webroot
@@ -207,3 +208,22 @@ def test_a_line_of_a_cosigner_that_does_not_verify_is_an_alarm(web: WebRoot, sta
     assert kinds(look(web, state, clock, max_age_s=60, policy=policy)) == ["cosigner_quorum"]
     keys = [item.key for item in policy.cosigners.values()]
     assert kinds(look(web, state, clock, max_age_s=60, cosigners=keys)) == ["cosigner_quorum"]
+
+
+def test_an_alarm_is_told_before_the_rest_of_the_look(web: WebRoot, state: Path) -> None:
+    clock = Clock()
+    watch = monitor(HTTPFiles(Fetcher(web.url)), state, clock, max_age_s=60)
+    watch.look()
+    clock.now += 61
+    told: list[str] = []
+    by_then: list[list[str]] = []
+
+    def answer(path: str) -> None:
+        if path.startswith("/tile/"):
+            by_then.append(list(told))
+
+    (web.root / "checkpoint").write_bytes(signed_checkpoint(ORIGIN, ENTRIES[:100]))
+    web.fault = answer
+    assert kinds(watch.look(lambda alarm: told.append(alarm.kind))) == ["stale"]
+    assert by_then
+    assert all(each == ["stale"] for each in by_then)

@@ -19,7 +19,7 @@ from provledger_cli.options import JSONOption
 
 if TYPE_CHECKING:
     from provledger.policy import Policy
-    from provledger_cli.alarms import Look
+    from provledger_cli.alarms import Alarm, Look
     from provledger_cli.fetching import Fetcher
     from provledger_cli.monitor import Monitor
 
@@ -159,9 +159,7 @@ def monitor(
         url, vkey, state, checkpoint, expect, max_age, cosigner, policy, tree_hash
     )
     if once:
-        look = watch.look()
-        for alarm in look.alarms:
-            _tell(hook, origin, alarm.as_dict())
+        look = watch.look(lambda alarm: _tell(hook, origin, alarm))
     else:
         look = _follow(watch, origin, interval, hook)
     if as_json:
@@ -230,7 +228,7 @@ def _open_webhook(url: str) -> Fetcher | None:
 def _follow(watch: Monitor, origin: str, interval_s: float, webhook: Fetcher | None) -> Look:
     """Look until a signal comes, or a split view; alarms are log lines as they come and go."""
     from provledger import logs
-    from provledger_cli.alarms import SPLIT_VIEW
+    from provledger_cli.alarms import Standing
 
     logs.configure("monitor")
     log = logs.get(__name__)
@@ -238,43 +236,48 @@ def _follow(watch: Monitor, origin: str, interval_s: float, webhook: Fetcher | N
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     rng = random.Random()  # noqa: S311 - jitter, not a secret
-    standing: dict[str, str] = {}
+    standing = Standing()
+    unknown: dict[str, str] = {}
     last_size = -1
+
+    def tell(alarm: Alarm) -> None:
+        if standing.begins(alarm):
+            log.error(
+                "monitor.alarm",
+                origin=origin,
+                alarm=alarm.kind,
+                check=alarm.check,
+                message=alarm.message,
+                evidence=alarm.evidence or alarm.evidence_text,
+            )
+            _tell(webhook, origin, alarm)
+
     while True:
-        look = watch.look()
-        if look.size != last_size:
+        look = watch.look(tell)
+        if look.shown and look.size != last_size:
             last_size = look.size
             log.info("monitor.head", origin=origin, size=look.size)
-        now = {alarm.kind: alarm.message for alarm in look.alarms}
-        now |= {f"unknown: {what}": why for what, why in look.unknown.items()}
-        for alarm in look.alarms:
-            if alarm.kind not in standing:
-                log.error(
-                    "monitor.alarm",
-                    origin=origin,
-                    alarm=alarm.kind,
-                    message=alarm.message,
-                    evidence=alarm.evidence,
-                )
-                _tell(webhook, origin, alarm.as_dict())
         for what, why in look.unknown.items():
-            if f"unknown: {what}" not in standing:
+            if what not in unknown:
                 log.warning("monitor.unknown", origin=origin, what=what, why=why)
-        for kind in standing.keys() - now.keys():
-            log.info("monitor.cleared", origin=origin, alarm=kind)
-        standing = now
-        if SPLIT_VIEW in standing or stop.wait(interval_s * rng.uniform(0.9, 1.1)):
+        for what in unknown.keys() - look.unknown.keys():
+            log.info("monitor.cleared", origin=origin, alarm=f"unknown: {what}")
+        unknown = look.unknown
+        for alarm in standing.cleared_by(look):
+            log.info("monitor.cleared", origin=origin, alarm=alarm.kind, check=alarm.check)
+        if look.split or stop.wait(interval_s * rng.uniform(0.9, 1.1)):
+            look.alarms = standing.alarms
             return look
 
 
-def _tell(webhook: Fetcher | None, origin: str, alarm: dict[str, str]) -> None:
+def _tell(webhook: Fetcher | None, origin: str, alarm: Alarm) -> None:
     """POST an alarm; that it cannot be delivered is said, and hides nothing."""
     from provledger_cli.fetching import FetchError
 
     if webhook is None:
         return
     try:
-        webhook.post(orjson.dumps({"origin": origin, **alarm}))
+        webhook.post(orjson.dumps({"origin": origin, **alarm.as_dict()}))
     except FetchError as error:
         output.say(f"the webhook was not told: {error}")
 
