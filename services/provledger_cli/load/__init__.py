@@ -1,8 +1,10 @@
 """An open-loop load generator: what `provledger load` runs.
 
+    planning    what is to be, from the options
     schedule    what is sent when, fixed in advance by a seed; pure
     histogram   latencies in little memory, which add up over processes; pure
     worker      one client process: sends what is due, measures from when it was due
+    sender      a request of each kind, and the connections
     fleet       the client processes, from their parent
     run         the sweep: steps, what happens in the middle, memory
     judge       thresholds and baselines: does it hold; pure

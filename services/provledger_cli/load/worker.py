@@ -11,37 +11,28 @@ could not keep up with must not be taken for the service's doing, nor be hidden.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import os
 import random
 import sys
 import time
-from collections import Counter, deque
-from collections.abc import Awaitable, Callable
+from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
-import grpc
-
-from provledger.api.common.v1 import common_pb2
-from provledger.api.ledger.v1 import ledger_pb2, ledger_pb2_grpc
-from provledger.errors import ResourceExhaustedError, StatusError, UnavailableError
+from provledger.errors import ResourceExhaustedError, StatusError
 from provledger.names import tenant_of
-from provledger.rpc.channel import channel
-from provledger.rpc.errors import from_rpc_error, status_from_pb
 from provledger.rpc.tls import TLSSettings
 from provledger.throttle import THROTTLED, Throttle, Throttles
 from provledger_cli.load.histogram import Histogram
 from provledger_cli.load.schedule import Arrival, Traffic, arrivals
-from provledger_cli.load.shared import SharedAppends
+from provledger_cli.load.sender import Connections, Sender
 
 MAX_OUTSTANDING: Final = 20_000
 """Requests without an answer in one process; what is due beyond that is counted as not sent."""
 MAX_IN_FLIGHT: Final = 128
 """Of one tenant, in one process that holds back: `CallPolicy.max_in_flight`."""
 _PROGRESS_S: Final = 0.5
-_FIELDS: Final = 14
 
 clock = time.monotonic
 
@@ -116,187 +107,6 @@ class Tally:
             "longest_gap_s": self.longest_gap_s,
             "cpu_s": time.process_time() - self._started_cpu_s,
         }
-
-
-class _Stream:
-    """An AppendStream of one ledger, kept open; answers come in the order of the drafts."""
-
-    def __init__(self, stub: Any, ledger: str) -> None:
-        self._call = stub.AppendStream()
-        self._ledger = ledger
-        self._waiting: deque[asyncio.Future[common_pb2.AppendResult]] = deque()
-        self._writing = asyncio.Lock()
-        self._reading = asyncio.create_task(self._read())
-
-    @property
-    def broken(self) -> bool:
-        return self._reading.done()
-
-    async def append(self, draft: common_pb2.Draft) -> common_pb2.AppendResult:
-        answer: asyncio.Future[common_pb2.AppendResult] = asyncio.get_running_loop().create_future()
-        request = ledger_pb2.AppendStreamRequest(ledger=self._ledger, draft=draft)
-        async with self._writing:
-            self._waiting.append(answer)
-            await self._call.write(request)
-        return await answer
-
-    async def close(self) -> None:
-        self._reading.cancel()
-        self._call.cancel()
-        await asyncio.gather(self._reading, return_exceptions=True)
-
-    async def _read(self) -> None:
-        error: StatusError = UnavailableError("STREAM_ENDED", "the stream ended before the answer")
-        try:
-            async for response in self._call:
-                answer = self._waiting.popleft()
-                if not answer.done():
-                    answer.set_result(response.result)
-        except grpc.RpcError as exc:
-            error = from_rpc_error(exc)
-        for answer in self._waiting:
-            if not answer.done():
-                answer.set_exception(error)
-                answer.exception()
-
-
-class Connections:
-    """One connection for each tenant, as tenants are different programs."""
-
-    def __init__(self, endpoint: str, tls: TLSSettings | None) -> None:
-        self._endpoint = endpoint
-        self._tls = tls
-        self._channels: dict[str, grpc.aio.Channel] = {}
-        self._stubs: dict[str, Any] = {}
-
-    def open(self, tenant: str) -> grpc.aio.Channel:
-        """The channel of a tenant, which connects when it is first used."""
-        if tenant not in self._channels:
-            # Channels of one process otherwise share a connection.
-            options = [("grpc.use_local_subchannel_pool", 1)]
-            opened = channel(self._endpoint, self._tls, options=options)
-            self._channels[tenant] = opened
-            self._stubs[tenant] = ledger_pb2_grpc.LedgerServiceStub(opened)
-        return self._channels[tenant]
-
-    def stub(self, ledger: str) -> Any:
-        """The stub for a ledger."""
-        tenant = tenant_of(ledger)
-        self.open(tenant)
-        return self._stubs[tenant]
-
-    def shared(self, timeout_s: float) -> SharedAppends:
-        """Appends by clients of their own, which connect when they are first used."""
-        return SharedAppends(self._endpoint, self._tls, timeout_s)
-
-    async def close(self) -> None:
-        """Close all of them."""
-        for opened in self._channels.values():
-            await opened.close()
-
-
-class Sender:
-    """Sends requests of all kinds."""
-
-    def __init__(
-        self, connections: Connections, traffic: Traffic, tag: str, timeout_s: float
-    ) -> None:
-        self._connections = connections
-        self._traffic = traffic
-        self._tag = tag
-        self._timeout_s = timeout_s
-        self._numbers = itertools.count()
-        self._streams: dict[str, _Stream] = {}
-        self._states = {size: _state(size) for size, _ in traffic.sizes}
-        self._shared = connections.shared(timeout_s)
-        self._by_kind: dict[str, Callable[[Arrival], Awaitable[int]]] = {
-            "single": self._single,
-            "batch": self._batch,
-            "stream": self._streamed,
-        }
-
-    async def send(self, arrival: Arrival, *, hold_back: bool = False) -> int:
-        """Send a request; the receipts in its answer. hold_back: have the client do so, if it is
-        one of its own.
-
-        Raises:
-            StatusError: it was refused or failed.
-        """
-        if arrival.kind == "shared":
-            number = next(self._numbers)
-            request_id, resource_id = f"{self._tag}-{number}", f"{self._tag}/{number}"
-            state = self._states[arrival.size_bytes]
-            return await self._shared.append(
-                arrival.ledger, request_id, resource_id, state, hold_back
-            )
-        try:
-            return await self._by_kind[arrival.kind](arrival)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from None
-
-    async def close(self) -> None:
-        for stream in self._streams.values():
-            await stream.close()
-        await self._shared.close()
-
-    async def _single(self, arrival: Arrival) -> int:
-        request = ledger_pb2.AppendRequest(
-            ledger=arrival.ledger,
-            draft=self._draft(arrival.size_bytes),
-            view=common_pb2.RECEIPT_VIEW_BASIC,
-        )
-        await self._connections.stub(arrival.ledger).Append(request, timeout=self._timeout_s)
-        return 1
-
-    async def _batch(self, arrival: Arrival) -> int:
-        size = arrival.size_bytes
-        request = ledger_pb2.AppendBatchRequest(
-            ledger=arrival.ledger,
-            drafts=[self._draft(size) for _ in range(self._traffic.batch_items)],
-        )
-        response = await self._connections.stub(arrival.ledger).AppendBatch(
-            request, timeout=self._timeout_s
-        )
-        receipts: int = sum(result.HasField("receipt") for result in response.results)
-        if not receipts:
-            raise status_from_pb(response.results[0].error)
-        return receipts
-
-    async def _streamed(self, arrival: Arrival) -> int:
-        stream = self._streams.get(arrival.ledger)
-        if stream is None or stream.broken:
-            stream = self._streams[arrival.ledger] = _Stream(
-                self._connections.stub(arrival.ledger), arrival.ledger
-            )
-        async with asyncio.timeout(self._timeout_s):
-            result = await stream.append(self._draft(arrival.size_bytes))
-        if result.HasField("error"):
-            raise status_from_pb(result.error)
-        return 1
-
-    def _draft(self, size_bytes: int) -> common_pb2.Draft:
-        number = next(self._numbers)
-        return common_pb2.Draft(
-            request_id=f"{self._tag}-{number}",
-            actor=common_pb2.Actor(id="provledger-load", type="service"),
-            mutation=common_pb2.Mutation(
-                action=common_pb2.ACTION_CREATE,
-                resource_type="Load",
-                resource_id=f"{self._tag}/{number}",
-                new_state=self._states[size_bytes],
-            ),
-        )
-
-
-def _state(size_bytes: int) -> bytes:
-    """A JSON object of about so many bytes and, if it is not tiny, of 15 fields."""
-    fields = _FIELDS if size_bytes >= 512 else 1
-    state = {f"field{n:02}": "" for n in range(fields)}
-    state["kind"] = "load"
-    left = max(0, size_bytes - len(json.dumps(state)))
-    for n in range(fields):
-        state[f"field{n:02}"] = "x" * (left // fields)
-    return json.dumps(state).encode()
 
 
 class _Sending:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from provledger_cli import output
-from provledger_cli.failures import COULD_NOT_TELL, DOES_NOT_HOLD, CommandError
+from provledger_cli.failures import COULD_NOT_TELL, DOES_NOT_HOLD
 from provledger_cli.options import (
     DataDirOption,
     EndpointOption,
@@ -301,14 +301,23 @@ def load(
     Example: load --rates 200 --max-p95-ms 40 --max-p99-ms 100 --max-refused 0 --max-gap-ms 500
     """
     from provledger_cli.connect import run_async, target
-    from provledger_cli.load import judge, overload, report
+    from provledger_cli.load import judge, overload, planning, report
 
     output.use_json(as_json)
-    traffic = _traffic(mix, tenants, sizes, batch_items, constant)
-    plan = _plan(traffic, rates, saturate, overload_too, duration, processes, seed, timeout)
-    before = _baseline(baseline)
+    traffic = planning.traffic(mix, tenants, sizes, batch_items, constant)
+    plan = planning.plan(
+        traffic,
+        rates,
+        saturate=saturate,
+        overload=overload_too,
+        step_s=duration,
+        processes=processes,
+        seed=seed,
+        timeout_s=timeout,
+    )
+    before = planning.baseline(baseline)
     where = target(data_dir, endpoint, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca)
-    plan = _with_events(plan, where, rotate_at, kill, kill_at)
+    plan = planning.with_events(plan, where, rotate_at, kill, kill_at)
     outcome = run_async(_run(plan, where, timeout))
     steps = [step.document() for step in outcome.steps]
     findings = judge.judge(
@@ -337,77 +346,6 @@ def load(
         if not findings:
             output.say("[bold red]nothing was answered[/]")
         raise typer.Exit(DOES_NOT_HOLD if word == "does not hold" else COULD_NOT_TELL)
-
-
-def _traffic(mix: str, tenants: str, sizes: str, batch_items: int, constant: bool) -> Traffic:
-    from provledger import names
-    from provledger_cli.load import schedule
-
-    weighted = schedule.parse_weights(tenants, "--tenants")
-    return schedule.Traffic(
-        kinds=schedule.parse_kinds(mix),
-        ledgers=[(names.ledger_name(tenant, "load"), weight) for tenant, weight in weighted],
-        sizes=schedule.parse_sizes(sizes),
-        batch_items=batch_items,
-        poisson=not constant,
-    )
-
-
-def _plan(
-    traffic: Traffic,
-    rates: str,
-    saturate: bool,
-    overload: bool,
-    duration: float,
-    processes: int,
-    seed: str,
-    timeout: float,
-) -> Plan:
-    from provledger_cli.load import schedule
-    from provledger_cli.load.run import Plan
-
-    return Plan(
-        traffic=traffic,
-        rates=schedule.parse_rates(rates),
-        saturate=saturate or overload,
-        overload=overload,
-        step_s=duration,
-        processes=processes,
-        seed=seed,
-        timeout_s=timeout,
-    )
-
-
-def _with_events(
-    plan: Plan, where: Target, rotate_at: float | None, kill: str, kill_at: float
-) -> Plan:
-    from dataclasses import replace
-
-    from provledger_cli.datadir import SERVICES
-
-    if (rotate_at is not None or kill) and not where.embedded:
-        raise CommandError(
-            "--rotate-at and --kill are for the services of a data directory",
-            hint="leave --endpoint out",
-        )
-    if kill and kill not in SERVICES:
-        raise CommandError(f"--kill {kill!r} is none of {', '.join(SERVICES)}")
-    return replace(plan, rotate_at_s=rotate_at, kill=kill, kill_at_s=kill_at)
-
-
-def _baseline(path: Path | None) -> Any:
-    import json
-
-    from provledger_cli.load import judge
-
-    if path is None:
-        return None
-    try:
-        return judge.steps_of(json.loads(path.read_bytes()))
-    except ValueError:
-        raise CommandError(
-            f"{path} is not a report of `provledger load --json`", hint="write one with --json"
-        ) from None
 
 
 async def _run(plan: Plan, where: Target, timeout_s: float) -> Outcome:

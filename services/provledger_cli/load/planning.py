@@ -1,0 +1,83 @@
+"""What a load is to be, from the options of `provledger load`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from provledger import names
+from provledger_cli.connect import Target
+from provledger_cli.datadir import SERVICES
+from provledger_cli.failures import CommandError
+from provledger_cli.load import judge, schedule
+from provledger_cli.load.run import Plan
+from provledger_cli.load.schedule import Traffic
+
+
+def traffic(mix: str, tenants: str, sizes: str, batch_items: int, constant: bool) -> Traffic:
+    """What is sent; raises InputError."""
+    weighted = schedule.parse_weights(tenants, "--tenants")
+    return Traffic(
+        kinds=schedule.parse_kinds(mix),
+        ledgers=[(names.ledger_name(tenant, "load"), weight) for tenant, weight in weighted],
+        sizes=schedule.parse_sizes(sizes),
+        batch_items=batch_items,
+        poisson=not constant,
+    )
+
+
+def plan(
+    traffic: Traffic,
+    rates: str,
+    *,
+    saturate: bool,
+    overload: bool,
+    step_s: float,
+    processes: int,
+    seed: str,
+    timeout_s: float,
+) -> Plan:
+    """The steps, without what happens in the middle; raises InputError."""
+    return Plan(
+        traffic=traffic,
+        rates=schedule.parse_rates(rates),
+        saturate=saturate or overload,
+        overload=overload,
+        step_s=step_s,
+        processes=processes,
+        seed=seed,
+        timeout_s=timeout_s,
+    )
+
+
+def with_events(
+    plan: Plan, where: Target, rotate_at: float | None, kill: str, kill_at: float
+) -> Plan:
+    """The plan with what happens in the middle; times in seconds after its start.
+
+    Raises:
+        CommandError: there are no such services here.
+    """
+    if (rotate_at is not None or kill) and not where.embedded:
+        raise CommandError(
+            "--rotate-at and --kill are for the services of a data directory",
+            hint="leave --endpoint out",
+        )
+    if kill and kill not in SERVICES:
+        raise CommandError(f"--kill {kill!r} is none of {', '.join(SERVICES)}")
+    return replace(plan, rotate_at_s=rotate_at, kill=kill, kill_at_s=kill_at)
+
+
+def baseline(path: Path | None) -> Sequence[Mapping[str, Any]] | None:
+    """The steps of a report that was kept; raises CommandError for anything else."""
+    if path is None:
+        return None
+    try:
+        return judge.steps_of(json.loads(path.read_bytes()))
+    except ValueError:
+        raise CommandError(
+            f"{path} is not a report of `provledger load --json`", hint="write one with --json"
+        ) from None
