@@ -176,6 +176,13 @@ WORSE_P99: dict[str, Any] = {
         ({"max_failed": 0.01}, [step(failed={"UNAVAILABLE": 2})], "does not hold"),
         ({"max_failed": 0.01}, [step(failed={"UNAVAILABLE": 1})], "holds"),
         ({"max_failed": 0.5}, [step(sent=0)], "could not tell"),
+        # What was due and not sent is nowhere: of it, nothing can be said to hold.
+        ({"max_failed": 0.0}, [step(), step(200, not_sent=1)], "could not tell"),
+        ({"max_refused": 0.0}, [step(not_sent=1)], "could not tell"),
+        ({"max_p95_ms": 10}, [step(not_sent=1)], "could not tell"),
+        ({"max_failed": 0.0}, [step(not_sent=1, failed={"X": 1})], "does not hold"),
+        ({"max_refused": 0.0}, [step(not_sent=1, refused={"X": 1})], "does not hold"),
+        ({"max_p95_ms": 9}, [step(not_sent=1)], "does not hold"),
         ({"baseline": [step(p95=9)]}, [step(p95=10)], "holds"),
         ({"baseline": [step(p95=8)]}, [step(p95=10)], "does not hold"),
         ({"baseline": [step()]}, [step(**WORSE_P99)], "does not hold"),
@@ -203,6 +210,7 @@ def test_a_client_that_hears_nothing_counts_it_until_the_end(
     gaps = []
     for now_s in (102.0, 103.0, 104.5):
         monkeypatch.setattr(worker, "clock", lambda now_s=now_s: now_s)
+        tally.begin(0.0, 1)
         tally.done(arrival, 101.0, 101.5, 1)
         gaps.append(tally.longest_gap_s)
     tally.ended()

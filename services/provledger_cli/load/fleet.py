@@ -36,6 +36,10 @@ class Step:
     not_sent: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
+    """Requests by reason: of a batch, if any of it was (see `worker.Tally`)."""
+    drafts: int = 0
+    drafts_refused: Counter[str] = field(default_factory=Counter)
+    drafts_failed: Counter[str] = field(default_factory=Counter)
     latency: Histogram = field(default_factory=Histogram)
     answer: Histogram = field(default_factory=Histogram)
     refusal: Histogram = field(default_factory=Histogram)
@@ -57,6 +61,9 @@ class Step:
         self.not_sent += tally["not_sent"]
         self.refused.update(tally["refused"])
         self.failed.update(tally["failed"])
+        self.drafts += tally["drafts"]
+        self.drafts_refused.update(tally["drafts_refused"])
+        self.drafts_failed.update(tally["drafts_failed"])
         self.latency.add(Histogram.from_json(tally["latency"]))
         self.answer.add(Histogram.from_json(tally["answer"]))
         self.refusal.add(Histogram.from_json(tally["refusal"]))
@@ -69,7 +76,7 @@ class Step:
 
     @property
     def answered_per_s(self) -> float:
-        """Requests answered with a receipt, a second of the step."""
+        """Requests answered with a receipt for each draft, a second of the step."""
         return self.answered / self.seconds
 
     @property
@@ -95,6 +102,12 @@ class Step:
             "receipts_per_s": round(self.receipts / self.seconds, 1),
             "refused": dict(self.refused),
             "failed": dict(self.failed),
+            "drafts": {
+                "sent": self.drafts,
+                "receipts": self.receipts,
+                "refused": dict(self.drafts_refused),
+                "failed": dict(self.drafts_failed),
+            },
             "not_sent": self.not_sent,
             "latency_ms": self.latency.summary(),
             "answer_ms": self.answer.summary(),

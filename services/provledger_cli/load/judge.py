@@ -50,7 +50,7 @@ def judge(
     """Findings about steps, as `Step.document` gives them.
 
     max_p95_ms, max_p99_ms: for every step. min_rate: for the best step, in answers a second.
-    max_failed: part of the requests of all steps that may fail; refusals do not count. max_refused:
+    max_failed: part of the drafts of all steps that may fail; refusals do not count. max_refused:
     part of those of every step that may be refused. max_gap_ms: longest time in which a client
     process had no answer, in every step. max_memory_mib: for every service of `memory`, at its
     highest. baseline: steps of an earlier run; those of the same rate are compared, and the best
@@ -93,7 +93,7 @@ def steps_of(document: Any) -> list[Mapping[str, Any]]:
         for step in steps:
             float(step["rate_per_s"]), float(step["answered_per_s"])
             float(step["latency_ms"]["p95"]), float(step["latency_ms"]["p99"])
-            int(step["sent"]), sum(step["refused"].values())
+            int(_drafts(step)["sent"]), sum(_drafts(step)["refused"].values())
     except (AttributeError, KeyError, TypeError, ValueError):
         raise InputError("--baseline is not a report of `provledger load --json`") from None
     return list(steps)
@@ -105,6 +105,8 @@ def _latency(step: Mapping[str, Any], bound_ms: float, check: str, which: str) -
     detail = f"{which} {found_ms:.3g} ms, at most {bound_ms:.3g} ms"
     if not step["answered"]:
         return Finding(name, "could not tell", "nothing was answered")
+    if found_ms <= bound_ms and step["not_sent"]:
+        return Finding(name, "could not tell", f"{detail}; but {_not_sent(step['not_sent'])}")
     if found_ms <= bound_ms:
         return Finding(name, "holds", detail)
     if answer_ms <= bound_ms:
@@ -127,22 +129,43 @@ def _rate(steps: Sequence[Mapping[str, Any]], bound: float, check: str) -> Findi
 
 
 def _failed(steps: Sequence[Mapping[str, Any]], bound: float) -> Finding:
-    sent = sum(step["sent"] for step in steps)
-    failed = sum(sum(step["failed"].values()) for step in steps)
-    if not sent:
-        return Finding("max-failed", "could not tell", "nothing was sent")
-    share = failed / sent
-    word: Word = "holds" if share <= bound else "does not hold"
-    return Finding("max-failed", word, f"{failed} of {sent} failed, at most {bound:.2%}")
+    drafts = [_drafts(step) for step in steps]
+    failed = sum(sum(each["failed"].values()) for each in drafts)
+    return _part("max-failed", "failed", failed, sum(each["sent"] for each in drafts), bound, steps)
 
 
 def _refused(step: Mapping[str, Any], bound: float, check: str) -> Finding:
-    name = f"{check} at {step['rate_per_s']:g}/s"
-    if not step["sent"]:
+    name, drafts = f"{check} at {step['rate_per_s']:g}/s", _drafts(step)
+    refused = sum(drafts["refused"].values())
+    return _part(name, "refused", refused, drafts["sent"], bound, [step])
+
+
+def _part(
+    name: str,
+    what: str,
+    count: int,
+    sent: int,
+    bound: float,
+    steps: Sequence[Mapping[str, Any]],
+) -> Finding:
+    if not sent:
         return Finding(name, "could not tell", "nothing was sent")
-    refused = sum(step["refused"].values())
-    word: Word = "holds" if refused <= bound * step["sent"] else "does not hold"
-    return Finding(name, word, f"{refused} of {step['sent']} refused, at most {bound:.2%}")
+    detail = f"{count} of {sent} {what}, at most {bound:.2%}"
+    if count > bound * sent:
+        return Finding(name, "does not hold", detail)
+    if not_sent := sum(step["not_sent"] for step in steps):
+        return Finding(name, "could not tell", f"{detail}; but {_not_sent(not_sent)}")
+    return Finding(name, "holds", detail)
+
+
+def _not_sent(count: int) -> str:
+    return f"{count} requests that were due were not sent"
+
+
+def _drafts(step: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Drafts by what became of them; in reports of before, requests."""
+    drafts: Mapping[str, Any] = step.get("drafts", step)
+    return drafts
 
 
 def _gap(step: Mapping[str, Any], bound_ms: float) -> Finding:
@@ -185,7 +208,8 @@ def _compare(
         for which in ("p95", "p99"):
             bound_ms = old["latency_ms"][which] * (1 + tolerance)
             findings.append(_latency(step, bound_ms, f"baseline {which}", which))
-        refused = sum(old["refused"].values()) / max(1, old["sent"])
+        drafts = _drafts(old)
+        refused = sum(drafts["refused"].values()) / max(1, drafts["sent"])
         bound = max(FEW_REFUSED, refused * (1 + tolerance))
         findings.append(_refused(step, bound, "baseline refused"))
     # Only what was sent in both can be compared.

@@ -6,14 +6,15 @@ import asyncio
 import itertools
 import json
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
 
 import grpc
 
 from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2, ledger_pb2_grpc
-from provledger.errors import StatusError, UnavailableError
+from provledger.errors import InternalError, StatusError, UnavailableError
 from provledger.names import tenant_of
 from provledger.rpc.channel import channel
 from provledger.rpc.errors import from_rpc_error, status_from_pb
@@ -24,7 +25,17 @@ from provledger_cli.load.shared import SharedAppends
 _FIELDS: Final = 14
 
 
-class _Stream:
+class Answer(NamedTuple):
+    """What came back for one request: how many receipts, and why there are none for the rest."""
+
+    receipts: int
+    errors: Sequence[StatusError] = ()
+
+
+_ONE: Final = Answer(1)
+
+
+class Stream:
     """An AppendStream of one ledger, kept open; answers come in the order of the drafts."""
 
     def __init__(self, stub: Any, ledger: str) -> None:
@@ -39,11 +50,21 @@ class _Stream:
         return self._reading.done()
 
     async def append(self, draft: common_pb2.Draft) -> common_pb2.AppendResult:
+        """The answer to one draft.
+
+        Raises:
+            StatusError: the stream ended before.
+            grpc.RpcError: it could not be sent.
+        """
         answer: asyncio.Future[common_pb2.AppendResult] = asyncio.get_running_loop().create_future()
         request = ledger_pb2.AppendStreamRequest(ledger=self._ledger, draft=draft)
         async with self._writing:
+            if self.broken:
+                raise _stream_ended()
             self._waiting.append(answer)
-            await self._call.write(request)
+            # Of a stream that ended while it was full, which is told to all that wait.
+            with suppress(asyncio.InvalidStateError):
+                await self._call.write(request)
         return await answer
 
     async def close(self) -> None:
@@ -52,7 +73,7 @@ class _Stream:
         await asyncio.gather(self._reading, return_exceptions=True)
 
     async def _read(self) -> None:
-        error: StatusError = UnavailableError("STREAM_ENDED", "the stream ended before the answer")
+        error: StatusError = _stream_ended()
         try:
             async for response in self._call:
                 answer = self._waiting.popleft()
@@ -60,10 +81,15 @@ class _Stream:
                     answer.set_result(response.result)
         except grpc.RpcError as exc:
             error = from_rpc_error(exc)
-        for answer in self._waiting:
-            if not answer.done():
-                answer.set_exception(error)
-                answer.exception()
+        finally:
+            for answer in self._waiting:
+                if not answer.done():
+                    answer.set_exception(error)
+                    answer.exception()
+
+
+def _stream_ended() -> StatusError:
+    return UnavailableError("STREAM_ENDED", "the stream ended before the answer")
 
 
 class Connections:
@@ -112,17 +138,21 @@ class Sender:
         self._tag = tag
         self._timeout_s = timeout_s
         self._numbers = itertools.count()
-        self._streams: dict[str, _Stream] = {}
+        self._streams: dict[str, Stream] = {}
         self._states = {size: _state(size) for size, _ in traffic.sizes}
         self._shared = connections.shared(timeout_s)
-        self._by_kind: dict[str, Callable[[Arrival], Awaitable[int]]] = {
+        self._by_kind: dict[str, Callable[[Arrival], Awaitable[Answer]]] = {
             "single": self._single,
             "batch": self._batch,
             "stream": self._streamed,
         }
 
-    async def send(self, arrival: Arrival, *, hold_back: bool = False) -> int:
-        """Send a request; the receipts in its answer. hold_back: have the client do so, if it is
+    def drafts_of(self, arrival: Arrival) -> int:
+        """How many drafts a request has."""
+        return self._traffic.batch_items if arrival.kind == "batch" else 1
+
+    async def send(self, arrival: Arrival, *, hold_back: bool = False) -> Answer:
+        """Send a request. hold_back: have the client do so, if it is
         one of its own.
 
         Raises:
@@ -132,9 +162,8 @@ class Sender:
             number = next(self._numbers)
             request_id, resource_id = f"{self._tag}-{number}", f"{self._tag}/{number}"
             state = self._states[arrival.size_bytes]
-            return await self._shared.append(
-                arrival.ledger, request_id, resource_id, state, hold_back
-            )
+            await self._shared.append(arrival.ledger, request_id, resource_id, state, hold_back)
+            return _ONE
         try:
             return await self._by_kind[arrival.kind](arrival)
         except grpc.RpcError as error:
@@ -145,16 +174,16 @@ class Sender:
             await stream.close()
         await self._shared.close()
 
-    async def _single(self, arrival: Arrival) -> int:
+    async def _single(self, arrival: Arrival) -> Answer:
         request = ledger_pb2.AppendRequest(
             ledger=arrival.ledger,
             draft=self._draft(arrival.size_bytes),
             view=common_pb2.RECEIPT_VIEW_BASIC,
         )
         await self._connections.stub(arrival.ledger).Append(request, timeout=self._timeout_s)
-        return 1
+        return _ONE
 
-    async def _batch(self, arrival: Arrival) -> int:
+    async def _batch(self, arrival: Arrival) -> Answer:
         size = arrival.size_bytes
         request = ledger_pb2.AppendBatchRequest(
             ledger=arrival.ledger,
@@ -163,22 +192,27 @@ class Sender:
         response = await self._connections.stub(arrival.ledger).AppendBatch(
             request, timeout=self._timeout_s
         )
-        receipts: int = sum(result.HasField("receipt") for result in response.results)
-        if not receipts:
-            raise status_from_pb(response.results[0].error)
-        return receipts
+        errors: list[StatusError] = []
+        for result in response.results:
+            if result.HasField("error"):
+                errors.append(status_from_pb(result.error))
+            elif not result.HasField("receipt"):
+                errors.append(_left_out())
+        missing = len(request.drafts) - len(response.results)
+        errors += [_left_out() for _ in range(missing)]
+        return Answer(len(request.drafts) - len(errors), errors)
 
-    async def _streamed(self, arrival: Arrival) -> int:
+    async def _streamed(self, arrival: Arrival) -> Answer:
         stream = self._streams.get(arrival.ledger)
         if stream is None or stream.broken:
-            stream = self._streams[arrival.ledger] = _Stream(
+            stream = self._streams[arrival.ledger] = Stream(
                 self._connections.stub(arrival.ledger), arrival.ledger
             )
         async with asyncio.timeout(self._timeout_s):
             result = await stream.append(self._draft(arrival.size_bytes))
         if result.HasField("error"):
             raise status_from_pb(result.error)
-        return 1
+        return _ONE
 
     def _draft(self, size_bytes: int) -> common_pb2.Draft:
         number = next(self._numbers)
@@ -192,6 +226,10 @@ class Sender:
                 new_state=self._states[size_bytes],
             ),
         )
+
+
+def _left_out() -> StatusError:
+    return InternalError("BAD_RESPONSE", "the answer has no result for a draft")
 
 
 def _state(size_bytes: int) -> bytes:

@@ -27,8 +27,8 @@ class SharedAppends:
 
     async def append(
         self, ledger: str, request_id: str, resource_id: str, state: bytes, hold_back: bool
-    ) -> int:
-        """Append one draft; how many receipts there are for it.
+    ) -> None:
+        """Append one draft.
 
         Raises:
             StatusError: it was refused or failed.
@@ -56,7 +56,6 @@ class SharedAppends:
                 new_state=state,
             ),
         )
-        return 1
 
     async def close(self) -> None:
         """Close the clients."""

@@ -26,7 +26,7 @@ from provledger.rpc.tls import TLSSettings
 from provledger.throttle import THROTTLED, Throttle, Throttles
 from provledger_cli.load.histogram import Histogram
 from provledger_cli.load.schedule import Arrival, Traffic, arrivals
-from provledger_cli.load.sender import Connections, Sender
+from provledger_cli.load.sender import Answer, Connections, Sender
 
 MAX_OUTSTANDING: Final = 20_000
 """Requests without an answer in one process; what is due beyond that is counted as not sent."""
@@ -38,13 +38,20 @@ clock = time.monotonic
 
 
 class Tally:
-    """What one step came to, in one process. `start_s`, `end_s`: when requests are due."""
+    """What one step came to, in one process. `start_s`, `end_s`: when requests are due.
+
+    Each request that was sent is answered, refused or failed, and so is each draft: a batch is
+    answered if all of it is, has failed if any of it has, and was refused otherwise.
+    """
 
     def __init__(self, start_s: float, end_s: float) -> None:
         self._end_s = end_s
         self.sent = self.answered = self.receipts = self.not_sent = self.in_time = 0
         self.refused: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
+        self.drafts = 0
+        self.drafts_refused: Counter[str] = Counter()
+        self.drafts_failed: Counter[str] = Counter()
         self.latency = Histogram()
         self.answer = Histogram()
         self.refusal = Histogram()
@@ -54,6 +61,12 @@ class Tally:
         self.longest_gap_s = 0.0
         self._last_s = start_s
         self._started_cpu_s = time.process_time()
+
+    def begin(self, late_s: float, drafts: int) -> None:
+        """Note that a request is sent, so late."""
+        self.sent += 1
+        self.drafts += drafts
+        self.lateness.record(late_s)
 
     def done(self, arrival: Arrival, due_s: float, sent_s: float, receipts: int) -> None:
         """Note an answer that came now."""
@@ -69,24 +82,50 @@ class Tally:
         self._gap_until(now_s)
         self._last_s = now_s
 
-    def ended(self) -> None:
-        """Note that the step is over: who had no more answers had none until its end."""
-        self._gap_until(self._end_s)
+    def partly(self, answer: Answer, sent_s: float) -> None:
+        """Note an answer that came now, with receipts for some drafts or none."""
+        now_s = clock()
+        if answer.receipts:
+            self.receipts += answer.receipts
+            self._gap_until(now_s)
+            self._last_s = now_s
+        for error in answer.errors:
+            counts = self.drafts_refused if _is_refusal(error) else self.drafts_failed
+            counts[error.reason] += 1
+        failed = [error for error in answer.errors if not _is_refusal(error)]
+        if failed:
+            self.failed[failed[0].reason] += 1
+        else:
+            self.refused[answer.errors[0].reason] += 1
+            self.refusal.record(now_s - sent_s)
 
-    def _gap_until(self, now_s: float) -> None:
-        self.longest_gap_s = max(self.longest_gap_s, now_s - self._last_s)
-
-    def error(self, error: StatusError, sent_s: float) -> None:
+    def error(self, error: StatusError, sent_s: float, drafts: int) -> None:
         """Note a refusal (the service had no room) or a failure (anything else).
 
         What was held back and not sent is no measure of how fast the service refuses.
         """
-        if error.code == "RESOURCE_EXHAUSTED":
-            self.refused[error.reason] += 1
-            if error.reason != THROTTLED:
-                self.refusal.record(clock() - sent_s)
-        else:
-            self.failed[error.reason] += 1
+        if not _is_refusal(error):
+            self.no_answer(error.reason, drafts)
+            return
+        self.refused[error.reason] += 1
+        self.drafts_refused[error.reason] += drafts
+        if error.reason != THROTTLED:
+            self.refusal.record(clock() - sent_s)
+
+    def no_answer(self, why: str, drafts: int) -> None:
+        """Note that a request failed."""
+        self.failed[why] += 1
+        self.drafts_failed[why] += drafts
+
+    def ended(self) -> None:
+        """Note that the step is over: who had no more answers had none until its end."""
+        self._gap_until(self._end_s)
+        came = self.answered + self.refused.total() + self.failed.total()
+        drafts = self.receipts + self.drafts_refused.total() + self.drafts_failed.total()
+        assert (came, drafts) == (self.sent, self.drafts)  # noqa: S101 - what else became of them
+
+    def _gap_until(self, now_s: float) -> None:
+        self.longest_gap_s = max(self.longest_gap_s, now_s - self._last_s)
 
     def to_json(self) -> dict[str, Any]:
         """For the parent."""
@@ -98,6 +137,9 @@ class Tally:
             "not_sent": self.not_sent,
             "refused": dict(self.refused),
             "failed": dict(self.failed),
+            "drafts": self.drafts,
+            "drafts_refused": dict(self.drafts_refused),
+            "drafts_failed": dict(self.drafts_failed),
             "latency": self.latency.to_json(),
             "answer": self.answer.to_json(),
             "refusal": self.refusal.to_json(),
@@ -107,6 +149,10 @@ class Tally:
             "longest_gap_s": self.longest_gap_s,
             "cpu_s": time.process_time() - self._started_cpu_s,
         }
+
+
+def _is_refusal(error: StatusError) -> bool:
+    return error.code == "RESOURCE_EXHAUSTED"
 
 
 class _Sending:
@@ -120,9 +166,8 @@ class _Sending:
 
     async def one(self, arrival: Arrival, due_s: float) -> None:
         """Send one request that is due."""
-        tally, sent_s = self._tally, clock()
-        tally.lateness.record(sent_s - due_s)
-        tally.sent += 1
+        tally, sent_s, drafts = self._tally, clock(), self._sender.drafts_of(arrival)
+        tally.begin(sent_s - due_s, drafts)
         throttle: Throttle | None = None
         if self._throttles is not None and arrival.kind in ("single", "batch"):
             throttle = self._throttles.of(tenant_of(arrival.ledger))
@@ -130,19 +175,26 @@ class _Sending:
             try:
                 throttle.check(sent_s, self._rng.random())
             except ResourceExhaustedError as error:
-                tally.error(error, sent_s)
+                tally.error(error, sent_s, drafts)
                 return
         failed: StatusError | None = None
         try:
             hold_back = self._throttles is not None
-            receipts = await self._sender.send(arrival, hold_back=hold_back)
+            answer = await self._sender.send(arrival, hold_back=hold_back)
         except StatusError as error:
-            tally.error(error, sent_s)
+            tally.error(error, sent_s, drafts)
             failed = error
         except TimeoutError:
-            tally.failed["no answer"] += 1
+            tally.no_answer("no answer", drafts)
+        except Exception as error:
+            # A fault of the client's: what is not known to be answered is not.
+            tally.no_answer(type(error).__name__, drafts)
         else:
-            tally.done(arrival, due_s, sent_s, receipts)
+            if answer.errors:
+                tally.partly(answer, sent_s)
+                failed = None if answer.receipts else answer.errors[0]
+            else:
+                tally.done(arrival, due_s, sent_s, answer.receipts)
         finally:
             if throttle is not None:
                 throttle.ended(clock(), failed)
@@ -151,7 +203,7 @@ class _Sending:
 async def step(sender: Sender, traffic: Traffic, order: dict[str, Any]) -> Tally:
     """Run one step: send what is due when it is due, then wait for what is on its way."""
     tally = Tally(order["start_s"], order["start_s"] + order["seconds"])
-    tasks = set[asyncio.Task[None]]()
+    tasks: dict[asyncio.Task[None], Arrival] = {}
     sending = _Sending(sender, tally, order.get("hold_back", False))
     start_s = float(order["start_s"])
     progress_s = start_s + _PROGRESS_S
@@ -165,16 +217,16 @@ async def step(sender: Sender, traffic: Traffic, order: dict[str, Any]) -> Tally
             tally.not_sent += 1
         else:
             task = asyncio.create_task(sending.one(arrival, due_s))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
+            tasks[task] = arrival
+            task.add_done_callback(tasks.pop)
         if clock() >= progress_s:
             progress_s = clock() + _PROGRESS_S
             _say({"progress": tally.to_json()})
     await asyncio.sleep(max(0.0, start_s + order["seconds"] - clock()))
     if tasks:
         await asyncio.wait(set(tasks), timeout=order["timeout_s"])
-    for task in tasks:
-        tally.failed["no answer"] += 1
+    for task, arrival in tasks.items():
+        tally.no_answer("no answer", sender.drafts_of(arrival))
         task.cancel()
     tally.ended()
     return tally
