@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provledger.errors import InputError
-from provledger_cli.load import judge, schedule, worker
+from provledger_cli.load import fleet, judge, schedule, worker
 from provledger_cli.load.histogram import Histogram, index_of, upper_of
 from provledger_cli.load.plot import latency_curve
 from provledger_cli.load.schedule import Traffic, arrivals
@@ -119,7 +119,9 @@ def test_options_that_cannot_be_are_refused(parse: Any, text: str) -> None:
 def step(rate: float = 100, p95: float = 10, **options: Any) -> dict[str, Any]:
     return {
         "rate_per_s": rate,
-        "answered_per_s": rate,
+        "seconds": 1.0,
+        "throughput_per_s": rate,
+        "kept_up": True,
         "sent": int(rate),
         "answered": int(rate),
         "not_sent": 0,
@@ -138,7 +140,7 @@ def memory(highest_mib: float | None) -> dict[str, Any]:
 
 
 WORSE_P99: dict[str, Any] = {
-    "latency_ms": {"p95": 10, "p99": 25},
+    "latency_ms": {"p50": 5, "p95": 10, "p99": 25},
     "answer_ms": {"p95": 10, "p99": 25},
 }
 
@@ -170,8 +172,19 @@ WORSE_P99: dict[str, Any] = {
         ({"max_p95_ms": 10}, [step(answered=0)], "could not tell"),
         ({"min_rate": 100}, [step(50), step(100)], "holds"),
         ({"min_rate": 101}, [step(100)], "could not tell"),
-        ({"min_rate": 90}, [step(100, answered_per_s=80)], "does not hold"),
-        ({"min_rate": 90}, [step(100, answered_per_s=80, generator_late=True)], "could not tell"),
+        ({"min_rate": 90}, [step(100, throughput_per_s=80)], "does not hold"),
+        ({"min_rate": 90}, [step(100, throughput_per_s=80, generator_late=True)], "could not tell"),
+        # A service that answered all that chance sent is not to blame for its being less.
+        (
+            {"min_rate": 98},
+            [step(100, sent=95, answered=95, throughput_per_s=94)],
+            "could not tell",
+        ),
+        ({"min_rate": 98}, [step(100, sent=95, answered=90, throughput_per_s=90)], "does not hold"),
+        # What is under way at the end of a step is so at any time; a queue that grows is not.
+        ({"min_rate": 100}, [step(100, p95=40, throughput_per_s=97)], "holds"),
+        ({"min_rate": 100}, [step(100, p95=10, throughput_per_s=97)], "does not hold"),
+        ({"min_rate": 100}, [step(100, 4000, throughput_per_s=50, kept_up=False)], "does not hold"),
         ({"max_failed": 0.0}, [step()], "holds"),
         ({"max_failed": 0.01}, [step(failed={"UNAVAILABLE": 2})], "does not hold"),
         ({"max_failed": 0.01}, [step(failed={"UNAVAILABLE": 1})], "holds"),
@@ -192,13 +205,48 @@ WORSE_P99: dict[str, Any] = {
         ({"baseline": [step(refused={"X": 10})]}, [step(refused={"X": 12})], "holds"),
         ({"baseline": [step(refused={"X": 10})]}, [step(refused={"X": 13})], "does not hold"),
         ({"baseline": [step(100), step(200)]}, [step(100)], "holds"),
-        ({"baseline": [step(100)]}, [step(100, answered_per_s=70)], "does not hold"),
+        ({"baseline": [step(100)]}, [step(100, throughput_per_s=70)], "does not hold"),
         ({"baseline": [step(50)]}, [step(100)], "could not tell"),
         ({"max_p95_ms": 1, "min_rate": 500}, [step()], "does not hold"),
     ],
 )
 def test_judgement(bounds: Any, steps: Any, word: str) -> None:
     assert judge.verdict(judge.judge(steps, **bounds), steps) == word
+
+
+def made(rate: float, answered: int, in_time: int, took_s: list[float]) -> dict[str, Any]:
+    """The document of a step of ten seconds; latencies are spread over the answers."""
+    of = fleet.Step(rate, 10.0, sent=round(rate * 10), answered=answered, in_time=in_time)
+    for place in range(answered):
+        each_s = took_s[place * len(took_s) // answered]
+        of.latency.record(each_s)
+        of.answer.record(each_s)
+    return of.document()
+
+
+def test_answers_after_a_step_are_not_its_rate() -> None:
+    """A service that does 100 a second has answered 200 a second ten seconds later."""
+    queued = made(200, 2000, 1000, [place / 100 for place in range(1000)])
+    (rate,) = judge.judge([queued], min_rate=180)
+    assert (rate.word, rate.detail) == ("does not hold", "best 100.0/s, at least 180.0/s")
+    kept = made(100, 1000, 1000, [0.005])
+    rate = judge.judge([queued], baseline=[kept | {"rate_per_s": 200, "throughput_per_s": 200}])[-1]
+    assert (rate.check, rate.word) == ("baseline rate", "does not hold")
+
+
+def test_step_keeps_up_with_answers_that_all_take_long() -> None:
+    """What was sent within the last moments cannot be answered before the end."""
+    assert made(100, 1000, 700, [3.0])["kept_up"]
+    assert made(100, 1000, 890, [0.5])["kept_up"]
+    assert not made(100, 1000, 890, [0.001, 1.2])["kept_up"]
+    assert not made(100, 0, 0, [])["kept_up"]
+
+
+def test_report_of_before_can_be_a_baseline() -> None:
+    before = step(answered_per_s=100.0)
+    del before["throughput_per_s"], before["kept_up"]
+    found = judge.judge([step()], baseline=judge.steps_of({"steps": [before]}))
+    assert {each.word for each in found} == {"holds"}
 
 
 def test_a_client_that_hears_nothing_counts_it_until_the_end(

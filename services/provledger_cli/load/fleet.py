@@ -15,6 +15,8 @@ from typing import Any, Final
 from provledger_cli.failures import CommandError
 from provledger_cli.load.histogram import Histogram
 
+KEEPS_UP: Final = 0.9
+"""Part of the requests that a service answers while a step lasts, if it keeps up."""
 LATE_MS: Final = 20.0
 """A generator that sends one request in a hundred later than this was the bottleneck itself."""
 _START_IN_S: Final = 0.2
@@ -85,6 +87,13 @@ class Step:
         return self.in_time / self.seconds
 
     @property
+    def kept_up(self) -> bool:
+        """Whether nine in ten of what was due were answered while the step lasted, of those that
+        could be: what takes as long as the quickest answer cannot, if it is due later."""
+        part = max(0.0, 1.0 - self.latency.quantile_ms(0.0) / 1000 / self.seconds)
+        return self.in_time > 0 and self.in_time >= KEEPS_UP * part * (self.sent + self.not_sent)
+
+    @property
     def late(self) -> bool:
         """Whether the generator did not keep up, so that latencies are partly its own."""
         return self.not_sent > 0 or self.lateness.quantile_ms(0.99) > LATE_MS
@@ -98,6 +107,8 @@ class Step:
             "sent": self.sent,
             "answered": self.answered,
             "answered_per_s": round(self.answered_per_s, 1),
+            "in_time": self.in_time,
+            "kept_up": self.kept_up,
             "throughput_per_s": round(self.throughput_per_s, 1),
             "receipts_per_s": round(self.receipts / self.seconds, 1),
             "refused": dict(self.refused),

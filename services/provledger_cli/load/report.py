@@ -19,7 +19,7 @@ def line(step: Step) -> str:
     latency = step.latency
     refused, failed = sum(step.refused.values()), sum(step.failed.values())
     return (
-        f"{step.rate_per_s:>7g}/s  answered {step.answered_per_s:>7.1f}/s  "
+        f"{step.rate_per_s:>7g}/s  answered {step.throughput_per_s:>7.1f}/s  "
         f"p50 {latency.quantile_ms(0.5):.1f} ms  p95 {latency.quantile_ms(0.95):.1f} ms  "
         f"p99 {latency.quantile_ms(0.99):.1f} ms  refused {refused}  failed {failed}"
         + (f"  {step.name}" if step.name else "")
@@ -35,7 +35,8 @@ def document(
     word: str,
 ) -> dict[str, Any]:
     """The JSON document."""
-    best = max(steps, key=lambda step: float(step["answered_per_s"]))
+    best = outcome.best.document()
+    rates = ("rate_per_s", "throughput_per_s", "answered_per_s", "receipts_per_s")
     more: dict[str, Any] = {}
     if outcome.overloaded:
         more["overload"] = overload.summary(outcome.best, outcome.overloaded)
@@ -48,7 +49,7 @@ def document(
         "load_average": os.getloadavg()[0],
         "ended_at_unix_s": int(time.time()),
         "steps": steps,
-        "best": {name: best[name] for name in ("rate_per_s", "answered_per_s", "receipts_per_s")},
+        "best": {name: best[name] for name in rates},
         "events": outcome.events,
         "memory": outcome.memory,
         "bounds": [finding.document() for finding in findings],

@@ -22,7 +22,6 @@ from provledger_cli.load.fleet import Fleet, Step
 from provledger_cli.load.schedule import Traffic
 
 GROWTH: Final = 1.5
-SATURATED_BELOW: Final = 0.9
 _MOST_STEPS: Final = 40
 
 
@@ -30,8 +29,8 @@ _MOST_STEPS: Final = 40
 class Plan:
     """What to run. Times in seconds; `at_s` counts from the start of the first step.
 
-    rates: one step each. saturate: then go on, half as much again each time, until less than nine
-    in ten are answered. overload: then twice the best rate, see `overload`. rotate_at_s, kill: what
+    rates: one step each. saturate: then go on, half as much again each time, until a step is not
+    kept up with. overload: then twice the best rate, see `overload`. rotate_at_s, kill: what
     happens meanwhile.
     """
 
@@ -114,8 +113,7 @@ async def run(
                 rate = rates[len(steps)]
                 step = await run_step("", rate, False)
                 steps.append(step)
-                full = step.in_time < SATURATED_BELOW * (step.sent + step.not_sent)
-                if plan.saturate and len(steps) == len(rates) < _MOST_STEPS and not full:
+                if plan.saturate and len(steps) == len(rates) < _MOST_STEPS and step.kept_up:
                     rates.append(round(rate * GROWTH))
             if plan.overload:
                 quiet = {

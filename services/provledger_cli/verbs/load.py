@@ -49,7 +49,8 @@ def load(
             "--saturate",
             envvar="PROVLEDGER_LOAD_SATURATE",
             rich_help_panel=_SWEEP,
-            help="Then go on, half as much again each time, until one in ten is not answered.",
+            help="Then go on, half as much again each time, until one in ten is not answered while "
+            "the step lasts.",
         ),
     ] = False,
     overload_too: Annotated[
@@ -202,7 +203,7 @@ def load(
             "--min-rate",
             envvar="PROVLEDGER_LOAD_MIN_RATE",
             rich_help_panel=_BOUNDS,
-            help="Answers a second of the best step are at least this.",
+            help="Answers a second of the best step, while it lasts, are at least this.",
             show_default=False,
         ),
     ] = None,
