@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from provledger_cli.load import overload
+from provledger_cli.load import overload, report
 from provledger_cli.load.fleet import Step
+from provledger_cli.load.histogram import Histogram
+from provledger_cli.load.run import Outcome
 
 
 def step(rate: float, in_time: int, p95_s: float, name: str = "", **counts: int) -> Step:
@@ -74,3 +76,38 @@ def test_findings_hold_and_do_not() -> None:
     assert overload.findings(BEST, late)[1].word == "could not tell"
     assert overload.findings(BEST, run(again=0))[0].word == "could not tell"
     assert overload.findings(BEST, run(8000, again=8800))[0].word == "holds", "the machine slowed"
+
+
+@pytest.mark.parametrize(
+    ("sent", "answered", "word"),
+    [(200, 0, "does not hold"), (200, 197, "does not hold"), (200, 198, "holds")],
+)
+def test_quiet_tenant_who_is_not_answered_was_not_served(
+    sent: int, answered: int, word: str
+) -> None:
+    """The few that were, or none at all, may have been quick."""
+    steps = run()
+    beside = step(20, answered, 0.001, steps[-1].name, NO_ROOM=sent - answered)
+    if not answered:
+        beside.latency = Histogram()
+    found = overload.findings(BEST, [*steps[:-1], beside])[1]
+    assert (found.check, found.word) == ("overload quiet p95", word)
+    assert (word == "holds") or f"{answered} of {sent}" in found.detail
+    quiet = overload.summary(BEST, [*steps[:-1], beside])
+    assert quiet["quiet_answered"]["beside_holding_back"] == answered / sent
+    assert (quiet["quiet_p95_ms"]["beside_holding_back"] is None) == (not answered)
+    report.show(outcome([*steps[:-1], beside]), [])
+
+
+def test_quiet_tenant_who_is_not_answered_alone_is_no_measure() -> None:
+    steps = run()
+    for refused in (200, 3):
+        steps[4] = step(20, 200 - refused, 0.010, overload.ALONE, NO_ROOM=refused)
+        assert overload.findings(BEST, steps)[1].word == "could not tell"
+    steps[4] = Step(20, 10.0, name=overload.ALONE)
+    assert overload.findings(BEST, steps)[1].word == "could not tell"
+    assert overload.summary(BEST, steps)["quiet_answered"]["alone"] is None
+
+
+def outcome(steps: list[Step]) -> Outcome:
+    return Outcome([BEST], steps, [], [])

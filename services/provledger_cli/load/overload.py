@@ -31,6 +31,8 @@ QUIET_LEDGER: Final = ledger_name("load-quiet", "load")
 QUIET_TRAFFIC: Final = Traffic(ledgers=[(QUIET_LEDGER, 1.0)])
 QUIET_TIMES: Final = 2.0
 """How many times longer than alone the quiet tenant may wait beside a flood, at p95."""
+QUIET_ANSWERED: Final = 0.99
+"""Part of his requests that must be answered for that to be said of him."""
 
 ALONE: Final = "quiet, alone"
 PLAIN: Final = "twice, sending on"
@@ -69,12 +71,26 @@ def summary(best: Step, steps: Sequence[Step]) -> dict[str, Any]:
         "best_p95_ms": best.latency.quantile_ms(0.95),
         "sending_on": _flood(of, PLAIN),
         "holding_back": _flood(of, HELD_BACK),
-        "quiet_p95_ms": {
-            "alone": of[ALONE].latency.quantile_ms(0.95),
-            "beside_sending_on": of[QUIET + PLAIN].latency.quantile_ms(0.95),
-            "beside_holding_back": of[QUIET + HELD_BACK].latency.quantile_ms(0.95),
-        },
+        "quiet_p95_ms": {name: _p95_ms(step) for name, step in _quiet(of).items()},
+        "quiet_answered": {name: _answered(step) for name, step in _quiet(of).items()},
     }
+
+
+def _quiet(of: Mapping[str, Step]) -> dict[str, Step]:
+    return {
+        "alone": of[ALONE],
+        "beside_sending_on": of[QUIET + PLAIN],
+        "beside_holding_back": of[QUIET + HELD_BACK],
+    }
+
+
+def _p95_ms(step: Step) -> float | None:
+    return step.latency.quantile_ms(0.95) if step.answered else None
+
+
+def _answered(step: Step) -> float | None:
+    """The part of a step's requests that was answered; None if there were none."""
+    return round(step.answered / step.sent, 3) if step.sent else None
 
 
 def findings(best: Step, steps: Sequence[Step]) -> list[Finding]:
@@ -89,20 +105,27 @@ def findings(best: Step, steps: Sequence[Step]) -> list[Finding]:
             f"{share or 0.0:.2f} of the best rate, at least {KEEPS:.2f}",
         )
     ]
-    beside = of[QUIET + HELD_BACK]
-    alone_ms = of[ALONE].latency.quantile_ms(0.95)
+    return [*found, _quiet_finding(of[ALONE], of[QUIET + HELD_BACK])]
+
+
+def _quiet_finding(alone: Step, beside: Step) -> Finding:
+    check = "overload quiet p95"
+    for step, where in ((alone, "alone"), (beside, "beside a flood")):
+        if not step.sent or step.answered < QUIET_ANSWERED * step.sent:
+            starved = step is beside and step.sent
+            word: Word = "does not hold" if starved else "could not tell"
+            detail = f"{step.answered} of {step.sent} answered {where}"
+            return Finding(check, word, f"{detail}, at least {QUIET_ANSWERED:.0%}")
+    alone_ms = alone.latency.quantile_ms(0.95)
     beside_ms = beside.latency.quantile_ms(0.95)
     quiet: Word = "holds" if beside_ms <= QUIET_TIMES * alone_ms else "does not hold"
-    late = of[ALONE].late or beside.late
-    found.append(
-        Finding(
-            "overload quiet p95",
-            "could not tell" if not alone_ms or (quiet != "holds" and late) else quiet,
-            f"{beside_ms:.3g} ms beside a flood, {alone_ms:.3g} ms alone, "
-            f"at most {QUIET_TIMES:g} times that",
-        )
+    late = alone.late or beside.late
+    return Finding(
+        check,
+        "could not tell" if quiet != "holds" and late else quiet,
+        f"{beside_ms:.3g} ms beside a flood, {alone_ms:.3g} ms alone, "
+        f"at most {QUIET_TIMES:g} times that",
     )
-    return found
 
 
 def _share(of: Mapping[str, Step], name: str, prefix: str = "") -> float | None:

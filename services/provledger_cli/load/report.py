@@ -109,9 +109,11 @@ def _show_overload(found: Mapping[str, Any]) -> None:
         )
     best = f"best {found['best_per_s']:.0f}/s, p95 {found['best_p95_ms']:.1f} ms"
     output.show(output.table(best, columns, rows))
-    quiet = found["quiet_p95_ms"]
+    quiet = {
+        name: "none answered" if p95_ms is None else f"{p95_ms:.1f} ms"
+        for name, p95_ms in found["quiet_p95_ms"].items()
+    }
     output.show(
-        f"a quiet tenant's p95: alone {quiet['alone']:.1f} ms; beside a flood that sends on "
-        f"{quiet['beside_sending_on']:.1f} ms; beside one that holds back "
-        f"{quiet['beside_holding_back']:.1f} ms"
+        f"a quiet tenant's p95: alone {quiet['alone']}; beside a flood that sends on "
+        f"{quiet['beside_sending_on']}; beside one that holds back {quiet['beside_holding_back']}"
     )
