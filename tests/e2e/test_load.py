@@ -17,7 +17,7 @@ def test_load_with_a_rotation_in_the_middle(own: Installation) -> None:
     """No call fails, the report is whole, and bounds decide the exit code."""
     own.run("up")
     answer = own.run(
-        *("load", "--rates", "20,40", "--duration", "2", "--processes", "1"),
+        *("load", "--rates", "20,40", "--duration", "4", "--processes", "1"),
         *(
             "--mix",
             "single=4,shared=2,batch=1,stream=2",

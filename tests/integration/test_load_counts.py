@@ -15,50 +15,26 @@ import grpc
 import pytest
 
 from provledger.api.common.v1 import common_pb2
-from provledger.api.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from provledger.errors import ResourceExhaustedError, StatusError, UnavailableError
 from provledger.rpc.errors import status_to_pb
 from provledger_cli.load import judge, worker
 from provledger_cli.load.fleet import Step
 from provledger_cli.load.schedule import Arrival, Traffic
 from provledger_cli.load.sender import Connections, Sender, Stream
+from tests.support.fake_ledger import LEDGER, RECEIPT, Answering, serving
 
-LEDGER = "tenants/load/ledgers/load"
-RECEIPT = common_pb2.AppendResult(receipt=common_pb2.Receipt(name="made"))
 NO_ROOM = common_pb2.AppendResult(error=status_to_pb(ResourceExhaustedError("NO_ROOM", "later")))
 AWAY = common_pb2.AppendResult(error=status_to_pb(UnavailableError("AWAY", "away")))
 
 
-SERVICER: Any = ledger_pb2_grpc.LedgerServiceServicer
-
-
-class Answering(SERVICER):  # type: ignore[misc]
-    """Answers each batch with `results`; ends each stream at its first draft."""
-
-    def __init__(self, *results: common_pb2.AppendResult) -> None:
-        self.results = results
-
-    async def AppendBatch(self, request: Any, context: Any) -> Any:
-        return ledger_pb2.AppendBatchResponse(results=self.results)
-
-    async def AppendStream(self, requests: Any, context: Any) -> Any:
-        async for _ in requests:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
-        yield ledger_pb2.AppendStreamResponse()
-
-
 @asynccontextmanager
 async def connected(service: Answering) -> AsyncIterator[Connections]:
-    server = grpc.aio.server()
-    ledger_pb2_grpc.add_LedgerServiceServicer_to_server(service, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    connections = Connections(f"127.0.0.1:{port}", None)
-    try:
-        yield connections
-    finally:
-        await connections.close()
-        await server.stop(None)
+    async with serving(service) as endpoint:
+        connections = Connections(endpoint, None)
+        try:
+            yield connections
+        finally:
+            await connections.close()
 
 
 def of_kind(kind: str, items: int = 1) -> Traffic:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -11,7 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provledger.errors import InputError
-from provledger_cli.load import fleet, judge, schedule, worker
+from provledger_cli.connect import Target
+from provledger_cli.datadir import DataDir
+from provledger_cli.failures import CommandError
+from provledger_cli.load import fleet, judge, planning, schedule, worker
 from provledger_cli.load.histogram import Histogram, index_of, upper_of
 from provledger_cli.load.plot import latency_curve
 from provledger_cli.load.schedule import Traffic, arrivals
@@ -240,6 +244,48 @@ def test_step_keeps_up_with_answers_that_all_take_long() -> None:
     assert made(100, 1000, 890, [0.5])["kept_up"]
     assert not made(100, 1000, 890, [0.001, 1.2])["kept_up"]
     assert not made(100, 0, 0, [])["kept_up"]
+
+
+def test_event_that_ended_after_the_load_says_nothing() -> None:
+    kill = {"event": "kill", "service": "witness"}
+    rotate = {"event": "rotate", "at_s": 1.0, "took_s": 1.5, "epoch": 2}
+    during = [{**kill, "at_s": 1.9, "took_s": 0.0}, rotate]
+    assert judge.in_the_middle(during, [], 2.5) == []
+    rotation, later = judge.in_the_middle(during, [{**kill, "at_s": 8.0}], 2.0)
+    assert (rotation.check, rotation.word) == ("rotate in the middle", "could not tell")
+    assert (later.check, later.word) == ("kill in the middle", "could not tell")
+    assert "8.0 s after the start, the load 2.0 s" in later.detail
+
+
+@pytest.mark.parametrize(
+    ("options", "refused"),
+    [
+        ({"kill": "witness", "kill_at": 3.9}, ""),
+        ({"kill": "witness", "kill_at": 4.0}, "--at 4"),
+        ({"rotate_at": 8.0}, "--rotate-at 8"),
+        ({"rotate_at": 8.0, "saturate": True}, ""),
+        ({"rotate_at": None, "kill_at": 8.0}, ""),
+    ],
+)
+def test_event_after_the_load_is_refused(options: Any, refused: str) -> None:
+    """Two steps of two seconds; how long a load is that goes on until it is full, nobody knows."""
+    given = {"rotate_at": None, "kill": "", "kill_at": 1.0, "saturate": False, **options}
+    two = planning.plan(
+        traffic(),
+        "50,100",
+        saturate=given.pop("saturate"),
+        overload=False,
+        step_s=2.0,
+        processes=1,
+        seed="1",
+        timeout_s=1.0,
+    )
+    here = Target(DataDir(Path("/nowhere")), {}, embedded=True)
+    if refused:
+        with pytest.raises(CommandError, match=refused):
+            planning.with_events(two, here, **given)
+    else:
+        assert planning.with_events(two, here, **given).kill == given["kill"]
 
 
 def test_report_of_before_can_be_a_baseline() -> None:

@@ -19,7 +19,8 @@ KEEPS_UP: Final = 0.9
 """Part of the requests that a service answers while a step lasts, if it keeps up."""
 LATE_MS: Final = 20.0
 """A generator that sends one request in a hundred later than this was the bottleneck itself."""
-_START_IN_S: Final = 0.2
+START_IN_S: Final = 0.2
+"""A step begins so long after it was ordered: all processes have heard of it then."""
 _READY_S: Final = 60.0
 _LINE_BYTES: Final = 8 * 1024 * 1024
 
@@ -140,6 +141,8 @@ class Fleet:
         self._count = processes
         self._setup = setup
         self._processes: list[asyncio.subprocess.Process] = []
+        self.ended_s = time.monotonic()
+        """Until when the last step sends, by the monotonic clock."""
 
     async def __aenter__(self) -> Fleet:
         """Start the processes and wait until each has reached the services.
@@ -190,7 +193,8 @@ class Fleet:
         hold_back: as the Python client does (`provledger.throttle`).
         """
         latest: list[Mapping[str, Any] | None] = [None] * self._count
-        start_s = time.monotonic() + _START_IN_S
+        start_s = time.monotonic() + START_IN_S
+        self.ended_s = start_s + seconds
 
         async def one(number: int, process: asyncio.subprocess.Process) -> None:
             order = {

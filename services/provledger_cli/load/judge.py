@@ -76,6 +76,24 @@ def judge(
     return findings
 
 
+def in_the_middle(
+    events: Sequence[Mapping[str, Any]], missed: Sequence[Mapping[str, Any]], load_s: float
+) -> list[Finding]:
+    """What did not happen within a load says nothing of it: events that ended after the load, and
+    those whose time had not come. load_s: from its start until nothing was due any more."""
+    ended = [(event, event["at_s"] + event["took_s"]) for event in events]
+    late = [(event, f"it ended {at_s:.1f} s") for event, at_s in ended if at_s > load_s]
+    late += [(event, f"it was to come {event['at_s']:.1f} s") for event in missed]
+    return [
+        Finding(
+            f"{event['event']} in the middle",
+            "could not tell",
+            f"{when} after the start, the load {load_s:.1f} s",
+        )
+        for event, when in late
+    ]
+
+
 def verdict(findings: Sequence[Finding], steps: Sequence[Mapping[str, Any]]) -> Word:
     """All findings together; a run in which nothing was answered tells nothing."""
     words = {finding.word for finding in findings}

@@ -59,7 +59,7 @@ def with_events(
     """The plan with what happens in the middle; times in seconds after its start.
 
     Raises:
-        CommandError: there are no such services here.
+        CommandError: there are no such services here, or it would come after the load.
     """
     if (rotate_at is not None or kill) and not where.embedded:
         raise CommandError(
@@ -68,6 +68,15 @@ def with_events(
         )
     if kill and kill not in SERVICES:
         raise CommandError(f"--kill {kill!r} is none of {', '.join(SERVICES)}")
+    length_s = len(plan.rates) * plan.step_s
+    times = {"--rotate-at": rotate_at, "--at": kill_at if kill else None}
+    for option, at_s in times.items():
+        # How long a load goes on that ends when it is full, nobody knows.
+        if at_s is not None and at_s >= length_s and not plan.saturate:
+            raise CommandError(
+                f"{option} {at_s:g} is not within the load: nothing is sent after {length_s:g} s",
+                hint="give an earlier time, or a longer --duration",
+            )
     return replace(plan, rotate_at_s=rotate_at, kill=kill, kill_at_s=kill_at)
 
 

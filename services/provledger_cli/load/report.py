@@ -37,7 +37,7 @@ def document(
     """The JSON document."""
     best = outcome.best.document()
     rates = ("rate_per_s", "throughput_per_s", "answered_per_s", "receipts_per_s")
-    more: dict[str, Any] = {}
+    more: dict[str, Any] = {"missed_events": outcome.missed} if outcome.missed else {}
     if outcome.overloaded:
         more["overload"] = overload.summary(outcome.best, outcome.overloaded)
         more["overload_steps"] = [step.document() for step in outcome.overloaded]
@@ -50,6 +50,7 @@ def document(
         "ended_at_unix_s": int(time.time()),
         "steps": steps,
         "best": {name: best[name] for name in rates},
+        "load_s": outcome.load_s,
         "events": outcome.events,
         "memory": outcome.memory,
         "bounds": [finding.document() for finding in findings],

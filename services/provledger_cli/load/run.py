@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from provledger_cli import endpoints
@@ -18,7 +18,7 @@ from provledger_cli.connect import Target
 from provledger_cli.datadir import SERVICES
 from provledger_cli.failures import CommandError
 from provledger_cli.load import overload
-from provledger_cli.load.fleet import Fleet, Step
+from provledger_cli.load.fleet import START_IN_S, Fleet, Step
 from provledger_cli.load.schedule import Traffic
 
 GROWTH: Final = 1.5
@@ -49,12 +49,15 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of it; documents for the report. overloaded: steps beyond the sweep."""
+    """What came of it; documents for the report. overloaded: steps beyond the sweep. load_s: from
+    the start until nothing was due any more. missed: events that were to come later than that."""
 
     steps: list[Step]
     overloaded: list[Step]
     events: list[dict[str, Any]]
     memory: list[dict[str, Any]]
+    load_s: float = 0.0
+    missed: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def best(self) -> Step:
@@ -86,13 +89,10 @@ async def run(
     }
     steps: list[Step] = []
     overloaded: list[Step] = []
-    events: list[dict[str, Any]] = []
+    events = _events(plan, where, tag)
     async with Fleet(plan.processes, setup) as fleet:
-        started_s = time.monotonic()
-        happening = [
-            asyncio.create_task(_after(started_s, at_s, events, do))
-            for at_s, do in _events(plan, where, tag)
-        ]
+        started_s = time.monotonic() + START_IN_S
+        happening = [asyncio.create_task(event.happen(started_s)) for event in events]
 
         async def run_step(name: str, rate: float, hold_back: bool, by: Fleet = fleet) -> Step:
             step = await by.run(
@@ -125,8 +125,11 @@ async def run(
                     overloaded = await overload.run(
                         best_of(steps), run_step, functools.partial(run_step, by=other)
                     )
-            for task in happening:
-                await task
+                    fleet.ended_s = max(fleet.ended_s, other.ended_s)
+            # What has not begun would find nothing that it could disturb.
+            for event, task in zip(events, happening, strict=True):
+                if event.begun:
+                    await task
         finally:
             for task in happening:
                 task.cancel()
@@ -135,7 +138,7 @@ async def run(
     return Outcome(
         steps,
         overloaded,
-        events,
+        [event.document() for event in events if event.begun],
         [
             {
                 "service": name,
@@ -146,6 +149,8 @@ async def run(
             for name in SERVICES
             if name in before or name in after
         ],
+        round(fleet.ended_s - started_s, 3),
+        [event.document() for event in events if not event.begun],
     )
 
 
@@ -167,24 +172,41 @@ def memory(where: Target, line_of: str = "VmRSS:") -> dict[str, float]:
     return found
 
 
-_Do = Callable[[], Any]
+class _Event:
+    """Something that happens in the middle, `at_s` after the start."""
+
+    def __init__(self, what: dict[str, Any], at_s: float, do: Callable[[], Any]) -> None:
+        self._what = what
+        self._at_s = at_s
+        self._do = do
+        self._took_s = 0.0
+        self.begun = False
+
+    async def happen(self, started_s: float) -> None:
+        """Wait for its time, then do it."""
+        await asyncio.sleep(max(0.0, started_s + self._at_s - time.monotonic()))
+        self.begun = True
+        began_s = time.monotonic()
+        self._what |= await self._do()
+        self._at_s = began_s - started_s
+        self._took_s = time.monotonic() - began_s
+
+    def document(self) -> dict[str, Any]:
+        """For the JSON report; `took_s` only if it happened."""
+        took = {"took_s": round(self._took_s, 3)} if self.begun else {}
+        return {"at_s": round(self._at_s, 3), **took, **self._what}
 
 
-def _events(plan: Plan, where: Target, tag: str) -> list[tuple[float, _Do]]:
-    events: list[tuple[float, _Do]] = []
+def _events(plan: Plan, where: Target, tag: str) -> list[_Event]:
+    events = []
     if plan.rotate_at_s is not None:
-        events.append((plan.rotate_at_s, lambda: _rotate(where, f"load-{tag[-12:]}")))
+        kid = f"load-{tag[-12:]}"
+        rotate = {"event": "rotate", "kid": kid}
+        events.append(_Event(rotate, plan.rotate_at_s, lambda: _rotate(where, kid)))
     if plan.kill:
-        events.append((plan.kill_at_s, lambda: _kill(where, plan.kill)))
+        kill = {"event": "kill", "service": plan.kill}
+        events.append(_Event(kill, plan.kill_at_s, lambda: _kill(where, plan.kill)))
     return events
-
-
-async def _after(started_s: float, at_s: float, events: list[dict[str, Any]], do: _Do) -> None:
-    await asyncio.sleep(max(0.0, started_s + at_s - time.monotonic()))
-    began_s = time.monotonic()
-    what = await do()
-    took_s = time.monotonic() - began_s
-    events.append({"at_s": round(began_s - started_s, 3), "took_s": round(took_s, 3), **what})
 
 
 async def _rotate(where: Target, kid: str) -> dict[str, Any]:
@@ -198,7 +220,7 @@ async def _rotate(where: Target, kid: str) -> dict[str, Any]:
     answer, talk = await process.communicate()
     if process.returncode:
         raise CommandError("the rotation failed", details=talk.decode("utf-8", "replace").strip())
-    return {"event": "rotate", "kid": kid, "epoch": json.loads(answer)["key"]["epoch"]}
+    return {"epoch": json.loads(answer)["key"]["epoch"]}
 
 
 async def _kill(where: Target, service: str) -> dict[str, Any]:
@@ -208,4 +230,4 @@ async def _kill(where: Target, service: str) -> dict[str, Any]:
     if not pid:
         raise CommandError(f"{service} does not run, and so cannot be killed")
     os.kill(pid, signal.SIGKILL)
-    return {"event": "kill", "service": service}
+    return {}

@@ -334,6 +334,7 @@ def load(
         baseline=before,
         tolerance=tolerance,
     )
+    findings += judge.in_the_middle(outcome.events, outcome.missed, outcome.load_s)
     if outcome.overloaded:
         findings += overload.findings(outcome.best, outcome.overloaded)
     word = judge.verdict(findings, steps)
