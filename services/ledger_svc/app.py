@@ -232,6 +232,7 @@ async def build(settings: Settings) -> App:
             service.maker,
             service.directory,
             service.appender,
+            storage,
             settings.default_suite,
         )
         background.append(key_ledger.run)

@@ -22,14 +22,15 @@ from ledger_svc.chain import LedgerInfo
 from ledger_svc.directory import LedgerDirectory
 from ledger_svc.genesis import LedgerMaker
 from ledger_svc.outcomes import Recorded
+from ledger_svc.storage import Storage
 from ledger_svc.witnessing import Pending
 from provledger import logs, names
 from provledger.api.anchor.v1 import anchor_pb2
 from provledger.api.common.v1 import common_pb2
 from provledger.api.keys.v1 import keys_pb2 as pb
 from provledger.api.witness.v1 import witness_pb2
-from provledger.errors import PermissionDeniedError, StatusError
-from provledger.key_events import LEDGER, LEDGER_NAME, TENANT
+from provledger.errors import AlreadyExistsError, PermissionDeniedError, StatusError
+from provledger.key_events import LEDGER, LEDGER_NAME, TENANT, EventType, parse_signed
 from provledger.keyring import KeyRing
 from provledger.rpc.channel import call
 from provledger.rpc.key_events import event_from_pb
@@ -41,6 +42,8 @@ ACTOR_ID: Final = "keys_svc"
 RESOURCE_TYPE: Final = "Key"
 _TIMEOUT_S: Final = 10.0
 _RETRY_S: Final = 1.0
+_GENESIS_SEQ: Final = 1
+"""Seq 0 is `ledger.created`."""
 
 
 def refuse_system(tenant: str) -> None:
@@ -77,6 +80,7 @@ class KeyLedger:
         maker: LedgerMaker,
         directory: LedgerDirectory,
         appender: Appender,
+        storage: Storage,
         default_suite: str,
     ) -> None:
         self._ring = ring
@@ -84,6 +88,7 @@ class KeyLedger:
         self._maker = maker
         self._directory = directory
         self._appender = appender
+        self._storage = storage
         self._default_suite = default_suite
         self._sign: dict[int, tuple[Callable[..., Any], type[Any]]] = {
             pb.KEY_PURPOSE_WITNESS: (witness.SignKeyEvent, witness_pb2.SignKeyEventRequest),
@@ -193,6 +198,7 @@ class KeyLedger:
     async def _append(self, event: pb.JournaledKeyEvent) -> str:
         """Append a sealed event, or find it there; its receipt's name."""
         ledger = await self._ledger()
+        await self._check_belongs(ledger, event)
         kind = event_from_pb(event.event).event.value
         draft = common_pb2.Draft(
             request_id=f"key-event-{event.digest.hex()}",
@@ -211,6 +217,30 @@ class KeyLedger:
         if not isinstance(outcome, Recorded):
             raise outcome
         return names.receipt_name(ledger.name, names.receipt_id_text(outcome.stored.row.receipt_id))
+
+    async def _check_belongs(self, ledger: LedgerInfo, event: pb.JournaledKeyEvent) -> None:
+        """Return if the event belongs to the genesis that the key ledger began with, or begins it.
+
+        A registry that was lost and begun anew has another genesis. One entry of it, and no
+        verifier takes the key ledger ever again.
+
+        Raises:
+            AlreadyExistsError: KEY_LEDGER_EXISTS.
+        """
+        first = await self._storage.get_rows(ledger.uid, [_GENESIS_SEQ], full=True)
+        if not first:
+            return
+        begun = parse_signed(first[0].row.payload).event
+        about = event_from_pb(event.event)
+        named = about.digest() if about.event is EventType.GENESIS else about.genesis
+        if named != begun.digest():
+            raise AlreadyExistsError(
+                "KEY_LEDGER_EXISTS",
+                f"{ledger.name} began with another genesis, of recovery key {begun.kid!r}: the key "
+                "registry is not the one it was kept for. Restore its database, or run keys "
+                "rebuild on an empty one",
+                metadata={"kid": begun.kid},
+            )
 
     async def _ledger(self) -> LedgerInfo:
         ledger, _ = await self._maker.create(TENANT, LEDGER, None, self._default_suite, ACTOR_ID)

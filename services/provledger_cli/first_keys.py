@@ -13,6 +13,8 @@ not new; it is refused, for new first keys would be another history.
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,19 +24,21 @@ import orjson
 
 from provledger.api.keys.v1 import keys_pb2
 from provledger.api.ledger.v1 import ledger_pb2
+from provledger.client import CallPolicy
+from provledger.client.calls import is_retryable, unary
 from provledger.errors import KMSError, NotFoundError, StatusError
 from provledger.jwk import jwk_from_public_key
 from provledger.key_events import LEDGER_NAME
 from provledger.kms import open_signer
-from provledger_cli import output
+from provledger.retry import NO_RETRY
 from provledger_cli.bootstrap import PURPOSES, endorse
 from provledger_cli.config import KEYS, RECOVERY_KID
 from provledger_cli.connect import Remote
 from provledger_cli.failures import CommandError
 from provledger_cli.registry import list_keys, purpose_name
 
-_ASK_S: Final = 5.0
-"""How long the ledger service is asked whether there is a key ledger; it may not be up yet."""
+_ATTEMPT_S: Final = 5.0
+_ASK_AGAIN_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,8 @@ async def begin(remote: Remote, uris: Mapping[str, str], recovery: str, key_dir:
     """Register the keys at `uris`, by purpose, and begin the key ledger with a recovery key.
 
     Raises:
-        CommandError: a key cannot be opened, or the registry is lost rather than new.
+        CommandError: a key cannot be opened; the registry is lost rather than new; or the ledger
+            service did not say, in the time there is, whether it is.
         StatusError: as the keys service says.
     """
     known = {purpose_name(key) for key in await list_keys(remote)}
@@ -78,21 +83,36 @@ async def begin(remote: Remote, uris: Mapping[str, str], recovery: str, key_dir:
 
 
 async def _check_new(remote: Remote) -> None:
+    """Return once the ledger service says that it looked, and has no key ledger."""
     if not remote.has("ledger"):
         return
-    try:
-        request = ledger_pb2.GetLedgerRequest(name=LEDGER_NAME)
-        await remote.call(remote.ledger.GetLedger, request, timeout_s=_ASK_S)
-    except NotFoundError:
-        return
-    except StatusError as error:
-        # On a first start the ledger service may well wait for what is made here.
-        output.say(f"whether there is a key ledger could not be asked: {error.reason}")
-        return
-    raise CommandError(
-        f"the key registry is empty, but there is a key ledger, {LEDGER_NAME}",
-        hint="it is lost, not new: restore its database, or run keys rebuild EXPORT --pin JKT",
-    )
+    deadline_s = time.monotonic() + remote.policy.timeout_s
+    request = ledger_pb2.GetLedgerRequest(name=LEDGER_NAME)
+    while True:
+        left_s = deadline_s - time.monotonic()
+        attempt = CallPolicy(timeout_s=min(_ATTEMPT_S, max(left_s, 0.1)), retry=NO_RETRY)
+        try:
+            await unary(remote.ledger.GetLedger, request, attempt)
+        except NotFoundError:
+            return
+        except StatusError as error:
+            # It has looked, and its database has none; the anchor, which could say that the
+            # database is too old, answers on a first start only with the keys that are made here.
+            if error.reason == "ANCHOR_NOT_ASKED":
+                return
+            if not is_retryable(error) or left_s <= _ASK_AGAIN_S:
+                raise CommandError(
+                    "the key registry is empty, and whether there is a key ledger could not be "
+                    f"asked: {error.reason}: {error.message}",
+                    hint="nothing was registered; start the ledger service and run this again",
+                ) from None
+            await asyncio.sleep(_ASK_AGAIN_S)
+        else:
+            raise CommandError(
+                f"the key registry is empty, but there is a key ledger, {LEDGER_NAME}",
+                hint="it is lost, not new: restore its database, or run "
+                "keys rebuild EXPORT --pin JKT",
+            )
 
 
 async def _public_jwk(name: str, uri: str, key_dir: Path) -> bytes:

@@ -81,6 +81,7 @@ async def test_a_dead_key_is_not_waited_for_once_the_recovery_key_has_endorsed()
         unused,
         unused,
         unused,
+        unused,
         "blake3",
     )
     endorsing = asyncio.create_task(carrier._endorse(event()))

@@ -105,7 +105,8 @@ def init(
 
     The keys must be there: this command opens each, sends its public half, and has the recovery
     key endorse the beginning of the key ledger. Running it again changes nothing. With a ledger=
-    endpoint it first makes sure that the registry is new, and not lost.
+    endpoint it first makes sure that the registry is new, and not lost; nothing is registered
+    before the ledger service has said so.
 
     Example: keys init --witness URI --checkpoint URI --head URI --recovery URI --endpoint H:P
     """
