@@ -62,6 +62,21 @@ async def test_certificate_cannot_pose_as_nobody(
             await ask(server.port, ca.issue(common_name))
 
 
+@pytest.mark.parametrize("kind", ["dns", "uris", "common"])
+async def test_name_with_a_nul_is_not_the_name_before_it(
+    ca: CertificateAuthority, kind: str
+) -> None:
+    """A CA that signs names below orders' domain signs this one, too."""
+    operator = "spiffe://x/operator" if kind == "uris" else "operator.x"
+    name = f"{operator}\0.orders.shop.example"
+    more = {} if kind == "common" else {kind: (name,)}
+    odd = ca.issue(name if kind == "common" else f"orders-{kind}", **more)
+    async with serving(EchoServicer(), settings(ca.server(), {"*": (operator,)})) as server:
+        with pytest.raises(errors.UnauthenticatedError) as caught:
+            await ask(server.port, odd)
+    assert caught.value.reason == "BAD_CLIENT_NAME"
+
+
 async def test_certificate_with_only_an_address_names_nobody(ca: CertificateAuthority) -> None:
     async with serving(EchoServicer(), settings(ca.server())) as server:
         with pytest.raises(errors.UnauthenticatedError) as caught:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import ipaddress
+
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from provledger.errors import UnauthenticatedError
 from provledger.rpc.auth import AllowList, principal_from_auth_context
@@ -10,26 +17,101 @@ from provledger.rpc.listener import is_loopback, join_host_port
 from provledger.settings import ConfigError
 
 TLS = {"transport_security_type": [b"ssl"]}
+KEY = ec.generate_private_key(ec.SECP256R1())
+DNS, URI = x509.DNSName, x509.UniformResourceIdentifier
 
 
-def test_common_name_counts_only_where_there_are_no_other_names() -> None:
-    named = {**TLS, "x509_common_name": [b"ledger"]}
-    assert principal_from_auth_context(named) == "ledger"
-    with pytest.raises(UnauthenticatedError):
-        principal_from_auth_context({**named, "x509_subject_alternative_name": [b"10.0.0.1"]})
+def of(*names: x509.GeneralName, common: str = "ledger") -> dict[str, list[bytes]]:
+    """What gRPC says of a connection: the certificate whole, its names cut at the first NUL."""
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)] if common else [])
+    start = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(KEY.public_key())
+        .serial_number(1)
+        .not_valid_before(start)
+        .not_valid_after(start + dt.timedelta(days=1))
+    )
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    pem = builder.sign(KEY, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+    def cut(kind: type[x509.DNSName] | type[x509.UniformResourceIdentifier]) -> list[bytes]:
+        return [each.value.encode().split(b"\0")[0] for each in names if isinstance(each, kind)]
+
+    return {
+        **TLS,
+        "x509_pem_cert": [pem],
+        "x509_common_name": [common.encode().split(b"\0")[0]],
+        "peer_uri": cut(URI),
+        "peer_dns": cut(DNS),
+    }
+
+
+def test_the_first_uri_counts_before_dns_names() -> None:
+    both = of(DNS("a.example"), URI("spiffe://e/1"), URI("spiffe://e/2"))
+    assert principal_from_auth_context(both) == "spiffe://e/1"
+    assert principal_from_auth_context(of(DNS("a.example"), DNS("b.example"))) == "a.example"
 
 
 @pytest.mark.parametrize(
-    "name", [b"", b"a\nb", b"\xff", b"x" * 257, b"anonymous", b"*", "a\u202eb".encode()]
+    "name",
+    [
+        x509.IPAddress(ipaddress.ip_address("10.0.0.1")),
+        x509.RFC822Name("a@b.example"),
+        x509.RegisteredID(x509.ObjectIdentifier("1.2.3")),
+    ],
 )
-def test_unusable_names_are_refused(name: bytes) -> None:
+def test_common_name_counts_only_where_there_are_no_other_names(name: x509.GeneralName) -> None:
+    assert principal_from_auth_context(of()) == "ledger"
+    with pytest.raises(UnauthenticatedError) as caught:
+        principal_from_auth_context(of(name))
+    assert caught.value.reason == "NO_CLIENT_NAME"
+
+
+@pytest.mark.parametrize(
+    ("names", "common"),
+    [
+        *(
+            ([kind(f"{before}{name}")], "ledger")
+            for kind, before in ((DNS, ""), (URI, "spiffe://e/"))
+            for name in ("a\nb", "x" * 257, "operator.example\0.shop.example", "\0")
+        ),
+        ([URI("")], "ledger"),
+        ([DNS("anonymous")], "ledger"),
+        ([DNS("*")], "ledger"),
+        # A name of one kind that reads as one of the other.
+        ([DNS("spiffe://e/operator")], "ledger"),
+        ([URI("operator.example")], "ledger"),
+        ([], "spiffe://e/operator"),
+        ([], "URN:example:operator"),
+        ([], "operator\0.shop.example"),
+        ([], "a\u202eb"),
+        ([], "anonymous"),
+    ],
+)
+def test_unusable_names_are_refused(names: list[x509.GeneralName], common: str) -> None:
+    with pytest.raises(UnauthenticatedError) as caught:
+        principal_from_auth_context(of(*names, common=common))
+    assert caught.value.reason == "BAD_CLIENT_NAME"
+
+
+@pytest.mark.parametrize("pem", [b"", b"-----BEGIN CERTIFICATE-----\nAAAA\n"])
+def test_certificate_that_cannot_be_read_is_refused(pem: bytes) -> None:
     with pytest.raises(UnauthenticatedError):
-        principal_from_auth_context({**TLS, "peer_uri": [name]})
+        principal_from_auth_context({**TLS, "x509_pem_cert": [pem]})
+
+
+def test_connection_without_a_certificate_has_no_principal() -> None:
+    with pytest.raises(UnauthenticatedError):
+        principal_from_auth_context(TLS)
 
 
 def test_connection_without_tls_has_no_principal() -> None:
     with pytest.raises(UnauthenticatedError):
-        principal_from_auth_context({"x509_common_name": [b"ledger"]})
+        principal_from_auth_context(of() | {"transport_security_type": []})
 
 
 def test_most_exact_rule_decides_alone() -> None:

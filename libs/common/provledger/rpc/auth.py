@@ -2,14 +2,21 @@
 
 Without TLS (loopback only) nobody is authenticated and the principal is `anonymous`. With
 mutual TLS it is the first URI name of the client certificate (SPIFFE style), else its first DNS
-name, else, where the certificate has no such names at all, its common name.
+name, else, where the certificate has no alternative names at all, its common name.
+
+The names are read from the certificate itself: gRPC hands them on as C strings, which end at the
+first NUL, so that `operator.example\\0.shop.example` would be `operator.example`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import Final
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
 
 from provledger.errors import PermissionDeniedError, UnauthenticatedError
 from provledger.settings import ConfigError
@@ -20,8 +27,15 @@ HEALTH_SERVICE: Final = "grpc.health.v1.Health"
 
 _principal: ContextVar[str] = ContextVar("provledger_principal", default=ANONYMOUS)
 
-# SAN properties as gRPC names them, in the order in which they are preferred.
-_NAME_PROPERTIES: Final = ("peer_uri", "peer_dns")
+_MAX_CERTIFICATES: Final = 4096
+"""How many certificates' principals are remembered, so that a call does not parse one again."""
+_UNREADABLE: Final = (
+    ValueError,
+    TypeError,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
 
 
 def current_principal() -> str:
@@ -43,25 +57,49 @@ def principal_from_auth_context(properties: Mapping[str, Iterable[bytes]]) -> st
     transport = [*properties.get("transport_security_type", ())]
     if not any(value in (b"ssl", b"tls") for value in transport):
         raise UnauthenticatedError("NO_CLIENT_CERTIFICATE", "a client certificate is required")
-    for name in _NAME_PROPERTIES:
-        for value in properties.get(name, ()):
-            return _checked(value)
-    if not [*properties.get("x509_subject_alternative_name", ())]:
-        for value in properties.get("x509_common_name", ()):
-            return _checked(value)
+    for pem in properties.get("x509_pem_cert", ()):
+        return _principal_of(pem)
+    raise UnauthenticatedError("NO_CLIENT_CERTIFICATE", "a client certificate is required")
+
+
+@lru_cache(maxsize=_MAX_CERTIFICATES)
+def _principal_of(pem: bytes) -> str:
+    """Principal of a certificate that was verified; raises UnauthenticatedError."""
+    uris: Sequence[str]
+    hosts: Sequence[str | bytes]
+    try:
+        certificate = x509.load_pem_x509_certificate(pem)
+        extension = x509.SubjectAlternativeName
+        try:
+            others = certificate.extensions.get_extension_for_class(extension).value
+        except x509.ExtensionNotFound:
+            common = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+            uris, hosts = [], [each.value for each in common]
+        else:
+            uris = others.get_values_for_type(x509.UniformResourceIdentifier)
+            hosts = others.get_values_for_type(x509.DNSName)
+    except _UNREADABLE as error:
+        raise _bad_name() from error
+    if uris:
+        return _checked(uris[0], uri=True)
+    if hosts:
+        return _checked(hosts[0], uri=False)
     raise UnauthenticatedError("NO_CLIENT_NAME", "the client certificate names no URI or DNS name")
 
 
-def _checked(value: bytes) -> str:
-    try:
-        text = value.decode("utf-8")
-    except UnicodeDecodeError:
-        text = ""
+def _checked(name: str | bytes, *, uri: bool) -> str:
     # A certificate must not be able to pose as nobody, nor to break a log line.
-    usable = text.isprintable() and 0 < len(text) <= 256 and text not in (ANONYMOUS, ANY_CALLER)
-    if not usable:
-        raise UnauthenticatedError("BAD_CLIENT_NAME", "the client certificate's name is not usable")
-    return text
+    if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= 256:
+        raise _bad_name()
+    # Nor may one kind of name pose as the other: who issues the one may not check the other.
+    absolute = "://" in name or name.lower().startswith("urn:")
+    if name in (ANONYMOUS, ANY_CALLER) or (":" not in name if uri else absolute):
+        raise _bad_name()
+    return name
+
+
+def _bad_name() -> UnauthenticatedError:
+    return UnauthenticatedError("BAD_CLIENT_NAME", "the client certificate's name is not usable")
 
 
 class AllowList:
