@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +24,7 @@ from provledger.client.calls import unary
 from provledger.errors import ProvledgerError
 from provledger.retry import NO_RETRY
 from provledger.rpc.channel import channel
+from provledger.rpc.endpoint import grpc_target
 from provledger.rpc.tls import TLSSettings
 from provledger_cli import endpoints
 from provledger_cli.datadir import GATEWAY, SERVICES, DataDir
@@ -67,7 +68,9 @@ def target(
     if endpoint:
         # From the environment several come in one text.
         given = [part for text in endpoint for part in text.replace(",", " ").split()]
-        return Target(directory, dict(_named(text, first) for text in given), False, tls)
+        named = dict(_named(text, first) for text in given)
+        _check_secure(named, tls)
+        return Target(directory, named, False, tls)
     known = endpoints.read(directory.endpoints)
     if known is None:
         raise CommandError(
@@ -90,6 +93,18 @@ def _named(text: str, first: str) -> tuple[str, str]:
             f"{', '.join((*SERVICES, GATEWAY))}",
         )
     return name, address
+
+
+def _check_secure(addresses: Mapping[str, str], tls: TLSSettings | None) -> None:
+    """Refuse to go beyond loopback in clear; the gateway's answers are public."""
+    for name, address in addresses.items():
+        try:
+            if name != GATEWAY:
+                grpc_target(address, tls=tls is not None)
+        except ProvledgerError as error:
+            raise CommandError(
+                str(error), hint="--tls-cert, --tls-key and --tls-ca are the options for TLS"
+            ) from None
 
 
 class Remote:

@@ -36,7 +36,8 @@ EndpointOption: TypeAlias = Annotated[
         metavar="[SERVICE=]HOST:PORT",
         help="Services elsewhere, instead of those of the data directory: HOST:PORT of the one "
         "this command talks to first, and ledger=, keys=, anchor=, witness= for each of the "
-        "others it needs. Repeatable.",
+        "others it needs. Repeatable. Beyond loopback it takes --tls-cert, --tls-key and --tls-ca; "
+        "or plaintext:HOST:PORT, where something else encrypts the way.",
         show_default=False,
     ),
 ]

@@ -42,7 +42,8 @@ class Client:
     Args:
         endpoint: `host:port` of the ledger service.
         keys_endpoint: `host:port` of the keys service; only `jwks` needs it.
-        tls: Certificates for mutual TLS; None on loopback.
+        tls: Certificates for mutual TLS; None on loopback. Beyond it, None is a ConfigError, unless
+            the endpoint is `plaintext:host:port`: something else encrypts the way.
         policy: Deadlines and retries.
     """
 

@@ -9,6 +9,7 @@ import grpc
 from provledger.api.ledger.v1 import ledger_pb2_grpc
 from provledger.client.calls import CallPolicy, unary
 from provledger.rpc.channel import channel
+from provledger.rpc.endpoint import grpc_target
 from provledger.rpc.tls import TLSSettings
 from provledger.throttle import Throttles
 
@@ -19,6 +20,8 @@ class Transport:
     def __init__(
         self, endpoint: str, keys_endpoint: str, tls: TLSSettings | None, policy: CallPolicy
     ) -> None:
+        for each in filter(None, (endpoint, keys_endpoint)):
+            grpc_target(each, tls=tls is not None)
         self._endpoint = endpoint
         self._keys_endpoint = keys_endpoint
         self._tls = tls

@@ -22,6 +22,7 @@ import grpc
 from provledger import telemetry
 from provledger.errors import DeadlineExceededError, StatusError
 from provledger.retry import NO_RETRY, RetryPolicy, honour
+from provledger.rpc.endpoint import grpc_target
 from provledger.rpc.errors import MESSAGE_TOO_LARGE, from_rpc_error
 from provledger.rpc.tls import TLSSettings, channel_credentials
 
@@ -64,12 +65,14 @@ def channel(
     Nothing is connected yet. `options` are put after ours and win.
 
     Raises:
-        ConfigError: the TLS files cannot be used.
+        ConfigError: the TLS files cannot be used, or calls would go in clear beyond loopback
+            (`provledger.rpc.endpoint`).
     """
     merged = (*CHANNEL_OPTIONS, *options)
+    target = grpc_target(endpoint, tls=tls is not None)
     if tls is None:
-        return grpc.aio.insecure_channel(endpoint, options=merged)
-    return grpc.aio.secure_channel(endpoint, channel_credentials(tls), options=merged)
+        return grpc.aio.insecure_channel(target, options=merged)
+    return grpc.aio.secure_channel(target, channel_credentials(tls), options=merged)
 
 
 def sync_channel(
@@ -80,9 +83,10 @@ def sync_channel(
 ) -> grpc.Channel:
     """As `channel`, for blocking callers."""
     merged = (*CHANNEL_OPTIONS, *options)
+    target = grpc_target(endpoint, tls=tls is not None)
     if tls is None:
-        return grpc.insecure_channel(endpoint, options=merged)
-    return grpc.secure_channel(endpoint, channel_credentials(tls), options=merged)
+        return grpc.insecure_channel(target, options=merged)
+    return grpc.secure_channel(target, channel_credentials(tls), options=merged)
 
 
 async def call(

@@ -1,0 +1,70 @@
+"""Where calls go, and whether they may go there in clear.
+
+::
+
+    127.0.0.1:7001           loopback: in clear, or over TLS
+    ledger.example:7003      over TLS only
+    plaintext:ledger.mesh:7003   in clear, for something else encrypts the way (a service mesh)
+
+As a server refuses to listen beyond loopback without TLS (`listener.check_bind`), nothing is sent
+beyond it without TLS, unless the endpoint itself says so. A name is not looked up for this: what
+it leads to now is not what gRPC finds later.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Final
+
+from provledger.settings import ConfigError
+
+PLAINTEXT: Final = "plaintext:"
+_SOCKETS: Final = ("unix", "unix-abstract")
+_ADDRESSES: Final = ("ipv4", "ipv6")
+
+
+def grpc_target(endpoint: str, *, tls: bool) -> str:
+    """What gRPC takes for an endpoint.
+
+    Raises:
+        ConfigError: calls would go in clear beyond loopback; or the endpoint says that they are to,
+            and TLS is set.
+    """
+    target = endpoint.removeprefix(PLAINTEXT)
+    if tls:
+        if target != endpoint:
+            raise ConfigError(f"{endpoint!r} is to be called without TLS, but TLS is set")
+    elif target == endpoint and not is_local(target):
+        raise ConfigError(
+            f"refusing to call {endpoint!r} without TLS: give a certificate, its key and a CA; or, "
+            f"where something else encrypts the way there, {PLAINTEXT + endpoint!r}"
+        )
+    return target
+
+
+def is_local(target: str) -> bool:
+    """Whether a gRPC target is a loopback address, `localhost`, or a socket of this machine."""
+    scheme, _, rest = target.partition(":")
+    if scheme in _SOCKETS:
+        return True
+    if scheme in _ADDRESSES:
+        return all(_is_loopback(_host(each)) for each in rest.split(","))
+    if scheme == "dns":
+        # dns:[//server/]host[:port] (gRPC Name Resolution)
+        target = rest[2:].partition("/")[2] if rest.startswith("//") else rest
+    host = _host(target)
+    return host.lower() == "localhost" or _is_loopback(host)
+
+
+def _host(address: str) -> str:
+    if address.startswith("["):
+        host, _, port = address[1:].partition("]")
+        return host if port[:1] in ("", ":") else ""
+    return address if address.count(":") > 1 else address.partition(":")[0]
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

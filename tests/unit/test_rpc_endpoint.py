@@ -1,0 +1,89 @@
+"""Nothing is sent in clear beyond loopback, unless the endpoint says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from provledger.client import AsyncClient
+from provledger.keyring import KeyRing
+from provledger.rpc.channel import channel, sync_channel
+from provledger.rpc.endpoint import grpc_target, is_local
+from provledger.rpc.tls import TLSSettings
+from provledger.settings import ConfigError
+from provledger_cli.connect import target
+from provledger_cli.failures import CommandError
+from tests.support.certs import CertificateAuthority
+
+FAR = "ledger.example:7003"
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        *("127.0.0.1:7003", "127.8.8.8:7003", "[::1]:7003", "localhost:7003", "LOCALHOST:7003"),
+        *("dns:localhost:7003", "dns:///127.0.0.1:7003", "dns://10.0.0.53/localhost:7003"),
+        *("ipv4:127.0.0.1:1,127.0.0.2:1", "ipv6:[::1]:7003", "unix:/run/ledger", "unix:ledger"),
+        *("unix:///run/ledger", "unix-abstract:ledger", "127.0.0.1", "::1"),
+    ],
+)
+def test_addresses_of_this_machine_are_called_in_clear(endpoint: str) -> None:
+    assert is_local(endpoint)
+    assert grpc_target(endpoint, tls=False) == endpoint
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        *(FAR, "ledger:7003", "10.0.0.1:7003", "0.0.0.0:7003", "[::]:7003", "[fe80::1]:7003"),
+        *("dns:///ledger.example:7003", "dns://127.0.0.1/ledger.example:7003", "dns:127.0.0.1.x:1"),
+        *("ipv4:127.0.0.1:1,10.0.0.1:1", "ipv6:[::1]:1,[fd00::1]:1", "localhost.example:7003"),
+        *("127.0.0.1.example:7003", "[::1].example:7003x", "UNIX:7003", "xds:///localhost", ""),
+        *("localhost%2eexample:7003", "dns:///localhost%2eexample:7003", "vsock:2:7003", ":7003"),
+    ],
+)
+def test_everything_else_is_refused_without_tls(endpoint: str) -> None:
+    with pytest.raises(ConfigError, match="without TLS"):
+        grpc_target(endpoint, tls=False)
+    assert grpc_target(endpoint, tls=True) == endpoint
+
+
+def test_an_endpoint_may_say_that_the_way_is_encrypted_by_something_else() -> None:
+    assert grpc_target(f"plaintext:{FAR}", tls=False) == FAR
+    with pytest.raises(ConfigError, match="TLS is set"):
+        grpc_target(f"plaintext:{FAR}", tls=True)
+
+
+async def test_channels_the_client_and_key_rings_refuse(tmp_path: Path) -> None:
+    tls = CertificateAuthority(tmp_path).issue("caller")
+    for make in (channel, sync_channel):
+        with pytest.raises(ConfigError, match=FAR):
+            make(FAR)
+    with sync_channel(FAR, tls), sync_channel(f"plaintext:{FAR}"):
+        pass
+    with pytest.raises(ConfigError, match=FAR):
+        AsyncClient(FAR)
+    with pytest.raises(ConfigError, match=FAR):
+        AsyncClient("127.0.0.1:1", keys_endpoint=FAR)
+    await AsyncClient(FAR, tls=tls).close()
+    await AsyncClient(f"plaintext:{FAR}", keys_endpoint="127.0.0.1:1").close()
+
+    async def never(uri: str) -> None:
+        raise AssertionError(uri)
+
+    ring = KeyRing(FAR, ["witness"], never, watcher="test")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=FAR):
+        await ring.start()
+
+
+def test_commands_refuse_and_name_the_options(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match=FAR) as caught:
+        target(tmp_path, ["127.0.0.1:1", f"keys={FAR}"])
+    assert "--tls-cert" in caught.value.hint
+    assert target(tmp_path, [f"keys=plaintext:{FAR}"]).addresses == {"keys": f"plaintext:{FAR}"}
+    # What a gateway serves is public.
+    assert target(tmp_path, ["gateway=gateway.example:80"]).addresses
+    tls = CertificateAuthority(tmp_path).issue("caller")
+    with_tls = target(tmp_path, [FAR], tls_cert=tls.cert, tls_key=tls.key, tls_ca=tls.ca)
+    assert with_tls.tls == TLSSettings(tls.cert, tls.key, tls.ca)
