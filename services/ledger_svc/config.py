@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from provledger import names
+from provledger.errors import IdentifierError
 from provledger.rpc.settings import ServerSettings
+from provledger.settings import ConfigError, env_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,3 +240,24 @@ class Settings(ServerSettings):
         default=4,
         metadata={"doc": "Threads that read from the database.", "min": 1, "max": 64},
     )
+
+    def __post_init__(self) -> None:
+        """Check what names tenants: a mistaken name would be no tenant's, without a word.
+
+        Raises:
+            ConfigError: what stands there cannot be the id of a tenant.
+        """
+        _check_tenants("own_log_tenants", self.own_log_tenants)
+        _check_tenants("tenant_quotas", self.tenant_quotas)
+
+
+def _check_tenants(setting: str, ids: Iterable[str]) -> None:
+    for number, tenant in enumerate(ids, 1):
+        try:
+            if tenant != "*":
+                names.check_label(tenant, "tenant")
+        except IdentifierError as error:
+            raise ConfigError(
+                f"{env_name('ledger', setting)}: name {number} is no tenant's id, nor *: "
+                f"an id {error.message}"
+            ) from None
