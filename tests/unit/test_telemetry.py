@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 import threading
@@ -148,3 +149,84 @@ def test_configure_switches_on_what_the_environment_asks_for(mode: str) -> None:
     finally:
         telemetry.shutdown()
     assert not telemetry.enabled()
+
+
+class Call:
+    """The context of a call, of which tracing looks at the metadata."""
+
+    def __init__(self, traceparent: str = "") -> None:
+        self.metadata = (("traceparent", traceparent),) if traceparent else ()
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return self.metadata
+
+
+@pytest.fixture(params=["traceidratio", "parentbased_traceidratio"])
+def sampled(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[InMemorySpanExporter]:
+    """Spans of a service that traces a quarter of what it begins."""
+    exporter = InMemorySpanExporter()
+    monkeypatch.setattr(
+        "opentelemetry.sdk.trace.export.BatchSpanProcessor",
+        lambda _: SimpleSpanProcessor(exporter),
+    )
+    environ = {"OTEL_TRACES_SAMPLER": request.param, "OTEL_TRACES_SAMPLER_ARG": "0.25"}
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(telemetry, "random", random.Random(1))
+    # Trace ids, by which OpenTelemetry draws, come from here.
+    monkeypatch.setattr("random.getrandbits", random.Random(1).getrandbits)
+    assert telemetry.configure("ledger", {**environ, "PROVLEDGER_OTEL": "console"})
+    yield exporter
+    telemetry.shutdown()
+
+
+def test_calls_are_drawn_once_and_whole(sampled: InMemorySpanExporter) -> None:
+    """Each by the ratio, not by its square, and what is done in a traced one is traced."""
+    trace = telemetry.rpc_tracer()
+    assert trace is not None
+    for _ in range(2000):
+        with trace("/a.B/C", Call()):
+            if telemetry.current_ref() is not None:
+                with telemetry.span("inner"):
+                    pass
+    names = [span.name for span in sampled.get_finished_spans()]
+    assert 400 <= names.count("a.B/C") <= 600
+    assert names.count("inner") == names.count("a.B/C")
+
+
+def test_calls_follow_their_caller(sampled: InMemorySpanExporter) -> None:
+    trace = telemetry.rpc_tracer()
+    assert trace is not None
+    for number in range(1, 201):
+        # By the lower half of the trace id OpenTelemetry would draw.
+        trace_id = f"{number:016x}{number * 0x9E3779B97F4A7C15 % 2**64:016x}"
+        for flags in ("00", "01"):
+            with trace(f"/a.B/{flags}", Call(f"00-{trace_id}-00f067aa0ba902b7-{flags}")):
+                pass
+    names = [span.name for span in sampled.get_finished_spans()]
+    assert (names.count("a.B/01"), names.count("a.B/00")) == (200, 0)
+
+
+def test_spans_of_no_call_are_drawn_by_the_same_ratio(sampled: InMemorySpanExporter) -> None:
+    for _ in range(2000):
+        with telemetry.span("anchor.commit"), telemetry.span("checkpoint.sign"):
+            pass
+    names = [span.name for span in sampled.get_finished_spans()]
+    assert 400 <= names.count("anchor.commit") <= 600
+    assert names.count("checkpoint.sign") == names.count("anchor.commit")
+
+
+@pytest.mark.parametrize("ratio", ["", "many", "nan", "-0.1", "1.1"])
+def test_a_ratio_that_is_none_traces_everything(ratio: str) -> None:
+    environ = {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": ratio}
+    assert telemetry.configure("ledger", {**environ, "PROVLEDGER_OTEL": "console"})
+    try:
+        trace = telemetry.rpc_tracer()
+        assert trace is not None
+        for _ in range(50):
+            with trace("/a.B/C", Call()):
+                assert telemetry.current_ref() is not None
+    finally:
+        telemetry.shutdown()

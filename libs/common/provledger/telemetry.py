@@ -8,7 +8,8 @@ OpenTelemetry is imported before that.
 Span names: `receipt.create`, `receipt.verify`, `witness.sign`, `anchor.commit`; every span that
 signs or verifies carries the attribute `KID`. Batches get one span for each flush, linked to the
 calls it served: `current_ref()` at submission, `span(..., links=refs)` at the flush. RPC spans are
-sampled before they are made, since the stock instrumentation costs a quarter of the throughput.
+sampled before they are made, since the stock instrumentation costs a quarter of the throughput;
+OpenTelemetry's sampler draws for the other spans that have no parent.
 No attribute may hold a payload, a salt or a secret.
 """
 
@@ -288,19 +289,30 @@ def configure(service: str, env: Mapping[str, str] | None = None, *, scraped: bo
     if not (wanted or scraped) or disabled:
         return False
     export = ("console" if mode == "console" else "otlp") if wanted else ""
+    ratio = _ratio(environ)
     try:
-        tracer_provider, meter_provider = _providers(service, export, scraped=scraped)
+        tracer_provider, meter_provider = _providers(service, export, ratio, scraped=scraped)
     except ImportError as error:
         extra = "otel" if wanted else "gateway"
         log.warning("telemetry.not_installed", missing=error.name or "", extra=extra)
         return False
-    if "traceidratio" in environ.get("OTEL_TRACES_SAMPLER", ""):
-        try:
-            _state.ratio = float(environ.get("OTEL_TRACES_SAMPLER_ARG", "1"))
-        except ValueError:
-            log.warning("telemetry.bad_sampler_arg")
     use(tracer_provider, meter_provider)
+    _state.ratio = 1.0 if ratio is None else ratio
     return True
+
+
+def _ratio(environ: Mapping[str, str]) -> float | None:
+    """The share of traces to begin, 0 to 1; None where the sampler is not one of a ratio."""
+    if "traceidratio" not in environ.get("OTEL_TRACES_SAMPLER", "").lower():
+        return None
+    try:
+        ratio = float(environ.get("OTEL_TRACES_SAMPLER_ARG", "1"))
+    except ValueError:
+        ratio = float("nan")
+    if not 0.0 <= ratio <= 1.0:
+        log.warning("telemetry.bad_sampler_arg")
+        return 1.0
+    return ratio
 
 
 def use(tracer_provider: Any, meter_provider: Any) -> None:
@@ -332,6 +344,7 @@ def shutdown() -> None:
     """Export what is pending, for `SHUTDOWN_S` at most, and switch off."""
     providers, _state.providers = _state.providers, []
     _state.tracer = _state.meter = None
+    _state.ratio = 1.0
     _state.scraped = False
     logs.trace_id = None
     for instrument in _instruments:
@@ -346,9 +359,31 @@ def shutdown() -> None:
         log.warning("telemetry.not_exported", waited_s=SHUTDOWN_S)
 
 
-def _providers(service: str, export: str, *, scraped: bool) -> tuple[Any, Any]:
+class _Roots:
+    """Sampler of spans without a parent. Those of RPCs were drawn before they were made."""
+
+    def __init__(self, ratio: float) -> None:
+        sampling: Any = importlib.import_module("opentelemetry.sdk.trace.sampling")
+        self._drawn = importlib.import_module("opentelemetry.trace").SpanKind.SERVER
+        self._all = sampling.ALWAYS_ON
+        self._some = sampling.TraceIdRatioBased(ratio)
+
+    def should_sample(
+        self, parent_context: Any, trace_id: int, name: str, kind: Any = None, **more: Any
+    ) -> Any:
+        """As `Sampler` has it."""
+        sampler = self._all if kind is self._drawn else self._some
+        return sampler.should_sample(parent_context, trace_id, name, kind=kind, **more)
+
+    def get_description(self) -> str:
+        """As `Sampler` has it."""
+        return str(self._some.get_description())
+
+
+def _providers(service: str, export: str, ratio: float | None, *, scraped: bool) -> tuple[Any, Any]:
     """Tracer and meter provider; export: `otlp`, `console`, or "" for no traces and no exporter.
 
+    ratio: of the traces to begin; None leaves it to OpenTelemetry what is sampled.
     Imported by name: the packages are in optional extras.
     """
     sdk = "opentelemetry.sdk"
@@ -361,7 +396,13 @@ def _providers(service: str, export: str, *, scraped: bool) -> tuple[Any, Any]:
         span_exporter, metric_exporter = _exporters(export)
         sdk_trace = importlib.import_module(f"{sdk}.trace")
         trace_export = importlib.import_module(f"{sdk}.trace.export")
-        tracer_provider = sdk_trace.TracerProvider(resource=resource, shutdown_on_exit=False)
+        sampler = None
+        if ratio is not None:
+            sampling = importlib.import_module(f"{sdk}.trace.sampling")
+            sampler = sampling.ParentBased(_Roots(ratio))
+        tracer_provider = sdk_trace.TracerProvider(
+            sampler=sampler, resource=resource, shutdown_on_exit=False
+        )
         tracer_provider.add_span_processor(trace_export.BatchSpanProcessor(span_exporter))
         metrics_export = importlib.import_module(f"{sdk}.metrics.export")
         readers.append(metrics_export.PeriodicExportingMetricReader(metric_exporter))
