@@ -39,6 +39,8 @@ class Overdue:
         self._storage = storage
         self._state = state
         self._clock = clock
+        # Tenants whose alarm is on. A promise is made anew when its policy is set.
+        self._alarms: set[str] = set()
 
     async def run(self) -> None:
         """Look for as long as the service runs."""
@@ -51,8 +53,11 @@ class Overdue:
 
     async def look(self) -> None:
         """Look once, and say so if it changed. Raises StatusError."""
-        for promise in list(self._state.promises.values()):
+        promises = list(self._state.promises.values())
+        for promise in promises:
             await self._look_at(promise)
+        for tenant in self._alarms - {promise.tenant for promise in promises}:
+            self._alarm(tenant, on=False)
 
     def _pause_s(self) -> float:
         limits = [
@@ -68,8 +73,8 @@ class Overdue:
         if within_s is not None:
             since_ns = await self._storage.oldest_published(self._log.uid, above)
             overdue = since_ns is not None and self._clock() - since_ns > within_s * _NS
+        self._alarm(promise.tenant, on=overdue)
         if overdue != promise.overdue:
-            _overdue.set(int(overdue), {"tenant": promise.tenant})
             say = log.error if overdue else log.warning
             say(
                 "anchor.overdue" if overdue else "anchor.in_time_again",
@@ -79,3 +84,8 @@ class Overdue:
                 within_s=within_s,
             )
             self._state.set_overdue(promise, overdue=overdue)
+
+    def _alarm(self, tenant: str, *, on: bool) -> None:
+        if on != (tenant in self._alarms):
+            _overdue.set(int(on), {"tenant": tenant, "log": self._log.name})
+            self._alarms ^= {tenant}

@@ -179,6 +179,10 @@ class Relays:
             task.cancel()
             await asyncio.wait([task])
         self._troubles.pop(sink.uri, None)
+        # Whoever takes it up again begins anew, and nobody waits for it until then.
+        if self._failures.pop(sink.uri, 0) >= BREAK_AFTER:
+            _open_circuit.set(0, self._labels(sink.uri))
+        _lag.set(0, self._labels(sink.uri))
         await close_sinks([sink])
 
     async def _read_cursors(self, names: Sequence[str]) -> None:
@@ -203,14 +207,16 @@ class Relays:
                 # Kept at: a newer checkpoint might go through, and the alarm be forgotten.
                 repeat = target
                 wait_s, problem = None, str(error)
-                log.error("anchor.sink_integrity", exc_info=error, sink=sink.uri)
+                log.error(
+                    "anchor.sink_integrity", exc_info=error, sink=sink.uri, log=self._log.name
+                )
             except ProvledgerError as error:
                 wait_s, problem = getattr(error, "retry_after_s", None), str(error)
                 self._log_failure(sink.uri, error)
             except Exception as error:
                 # A sink may be anybody's code: whatever it raises is its own affair.
                 wait_s, problem = None, type(error).__name__
-                log.error("anchor.sink_failed", exc_info=error, sink=sink.uri)
+                log.error("anchor.sink_failed", exc_info=error, sink=sink.uri, log=self._log.name)
             finally:
                 self._busy.pop(sink.uri, None)
                 self._record_lag(sink.uri)
@@ -246,20 +252,20 @@ class Relays:
     def _answered(self, sink: str) -> None:
         self._troubles.pop(sink, None)
         if self._failures.pop(sink, 0) >= BREAK_AFTER:
-            _open_circuit.set(0, {"sink": sink})
-            log.warning("anchor.sink_back", sink=sink)
+            _open_circuit.set(0, self._labels(sink))
+            log.warning("anchor.sink_back", sink=sink, log=self._log.name)
 
     def _count_failure(self, sink: str) -> bool:
         """Whether the sink's circuit is open now."""
         failures = self._failures[sink] = self._failures.get(sink, 0) + 1
         if failures == BREAK_AFTER:
-            _open_circuit.set(1, {"sink": sink})
-            log.error("anchor.sink_away", sink=sink, failures=failures)
+            _open_circuit.set(1, self._labels(sink))
+            log.error("anchor.sink_away", sink=sink, failures=failures, log=self._log.name)
         return failures >= BREAK_AFTER
 
     def _log_failure(self, sink: str, error: ProvledgerError) -> None:
         if self._failures.get(sink, 0) < BREAK_AFTER:
-            log.warning("anchor.sink_failed", exc_info=error, sink=sink)
+            log.warning("anchor.sink_failed", exc_info=error, sink=sink, log=self._log.name)
 
     async def _next(self, sink: str) -> SignedCheckpoint:
         """Wait until there is something for a sink, and choose what."""
@@ -315,4 +321,8 @@ class Relays:
 
     def _record_lag(self, sink: str) -> None:
         lag = max(0, self._state.published_size - self._cursors.get(sink, 0))
-        _lag.set(lag, {"sink": sink})
+        _lag.set(lag, self._labels(sink))
+
+    def _labels(self, sink: str) -> dict[str, str]:
+        """Of a series that is this log's; there are at most `max_own_logs` logs and one."""
+        return {"sink": sink, "log": self._log.name}

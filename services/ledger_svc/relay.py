@@ -28,7 +28,7 @@ from ledger_svc.census import LEDGER_BEHIND_ANCHOR
 from ledger_svc.chain import LedgerInfo, Linked
 from ledger_svc.progress import Progress
 from ledger_svc.recorder import LeaseLostError, Recorder
-from ledger_svc.storage import LogRun, Storage
+from ledger_svc.storage import LogRun, Storage, Unlogged
 from ledger_svc.storage.relays import merge_runs
 from ledger_svc.witnessing import SUITES_TO_PB
 from provledger import logs, telemetry
@@ -50,7 +50,9 @@ _IDLE_S: Final = 2.0
 _RETRY: Final = RetryPolicy(attempts=1_000_000, base_s=0.1, cap_s=5.0, budget_s=float("inf"))
 
 _lag = telemetry.gauge(
-    "provledger.ledger.relay_lag", unit="{receipt}", doc="Receipts committed, but not yet logged."
+    "provledger.ledger.relay_lag",
+    unit="{receipt}",
+    doc="Receipts committed, but not yet logged, of all ledgers in the database.",
 )
 
 
@@ -123,9 +125,12 @@ class Relay:
         try:
             while True:
                 try:
-                    for ledger in await self.storage.find_unlogged(self.owner):
-                        self._foreign.pop(ledger.uid, None)
-                        self._wake(ledger, None)
+                    found = await self.storage.find_unlogged(self.owner)
+                    _lag.set(sum(map(self._behind, found)))
+                    for each in found:
+                        if each.is_free:
+                            self._foreign.pop(each.ledger.uid, None)
+                            self._wake(each.ledger, None)
                 except ProvledgerError as error:
                     log.warning("relay.search_failed", exc_info=error)
                 await asyncio.sleep(self.limits.poll_s * self.rng.uniform(0.75, 1.25))
@@ -143,6 +148,11 @@ class Relay:
     def leased_elsewhere(self, ledger_uid: bytes) -> None:
         """Leave a ledger to the replica that has its lease, until the search finds it free."""
         self._foreign[ledger_uid] = time.monotonic() + self.limits.lease_s / 2
+
+    def _behind(self, found: Unlogged) -> int:
+        """How many receipts of a ledger the log lacks; it may be ahead of the database."""
+        logged_seq = max(found.logged_seq, self.progress.logged_seq(found.ledger.uid))
+        return max(0, found.head_seq - logged_seq)
 
     def _wake(self, ledger: LedgerInfo, head_seq: int | None) -> None:
         running = self._relays.get(ledger.uid)
@@ -300,7 +310,6 @@ class _LedgerRelay:
             )
             entries = read.entries
             self._head_seq = read.state.head.seq
-            _lag.set(max(0, self._head_seq - self._logged_seq))
             if not entries:
                 return 0
         request = anchor_pb2.SubmitLeavesRequest(

@@ -20,6 +20,7 @@ from tests.integration.test_anchor_quorum import _hurry
 from tests.integration.test_anchor_service import ANY, anchor_on
 from tests.support.anchoring import Ledger, eventually, running_log, submit
 from tests.support.chain import START_NS
+from tests.support.metered import metered
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -98,29 +99,39 @@ async def test_overdue_is_told_for_each_tenant(tmp_path: Path) -> None:
     now_ns = START_NS
     ledger = Ledger()
     (tmp_path / "second").write_text("in the way")
-    async with running_log(
-        f"sqlite:///{tmp_path}/log.db",
-        tmp_path,
-        sinks=[open_sink(f"file://{tmp_path}/first")],
-        background=True,
-        prepare=_hurry,
-        clock=lambda: now_ns,
-    ) as log:
-        await log.policies.set(
-            ACME, copies(tmp_path, "second", mode="within 10m\nmode fail-closed"), "alice"
-        )
-        size = await grow(log, ledger)
-        await eventually(lambda: log.state.anchored_size == size)
-        now_ns += 601 * 1_000_000_000
-        await log.overdue.look()
-        assert log.state.promise(ACME).overdue
-        assert not log.state.promise().overdue
-        # A longer limit ends it at once.
-        await log.policies.set(
-            ACME, copies(tmp_path, "second", mode="within 1h\nmode fail-closed"), "alice"
-        )
-        await log.overdue.look()
-        assert not log.state.promise(ACME).overdue
+    with metered() as meter:
+        async with running_log(
+            f"sqlite:///{tmp_path}/log.db",
+            tmp_path,
+            sinks=[open_sink(f"file://{tmp_path}/first")],
+            background=True,
+            prepare=_hurry,
+            clock=lambda: now_ns,
+        ) as log:
+            await log.policies.set(
+                ACME, copies(tmp_path, "second", mode="within 10m\nmode fail-closed"), "alice"
+            )
+            size = await grow(log, ledger)
+            await eventually(lambda: log.state.anchored_size == size)
+            now_ns += 601 * 1_000_000_000
+            await log.overdue.look()
+            assert log.state.promise(ACME).overdue
+            assert not log.state.promise().overdue
+            labels = {"tenant": ACME, "log": log.identity.name}
+            assert meter.value("anchor.overdue", **labels) == 1
+            # A longer limit ends it at once.
+            await log.policies.set(
+                ACME, copies(tmp_path, "second", mode="within 1h\nmode fail-closed"), "alice"
+            )
+            await log.overdue.look()
+            assert not log.state.promise(ACME).overdue
+            assert meter.value("anchor.overdue", **labels) == 0
+            now_ns += 3601 * 1_000_000_000
+            await log.overdue.look()
+            assert meter.value("anchor.overdue", **labels) == 1
+            await log.policies.set(ACME, b"", "alice")
+            await log.overdue.look()
+            assert meter.value("anchor.overdue", **labels) == 0
 
 
 @pytest.mark.parametrize(

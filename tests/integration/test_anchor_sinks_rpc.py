@@ -16,8 +16,10 @@ from anchor_svc.sinks import Evidence, PublishedCheckpoint, SinkError, SinkInteg
 from provledger.api.anchor.v1 import anchor_pb2 as pb
 from provledger.errors import IdentifierError, NotFoundError
 from provledger.retry import RetryPolicy
+from tests.support import anchoring
 from tests.support.anchoring import Ledger, TestKeys, eventually, running_log, submit
 from tests.support.chain import START_NS
+from tests.support.metered import metered
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -118,3 +120,44 @@ async def test_a_sink_that_fails_shows_why_and_can_be_asked_at_once(tmp_path: Pa
             await retried(log, "moody:other")
         with pytest.raises(IdentifierError):
             await retried(log, "x" * 2000)
+
+
+async def test_metrics_tell_the_logs_apart_that_share_a_sink(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sink that takes one log is no answer to whether it takes the other one."""
+    good, bad = Moody("moody:both"), Moody("moody:both")
+    bad.error = SinkError("it refuses this log")
+
+    def hurry(log: OpenLog) -> None:
+        log.relays._retry = RetryPolicy(attempts=1000, base_s=0.01, cap_s=0.02, budget_s=1e9)
+
+    ledger = Ledger()
+    ledger.grow(20)
+    urls = [f"sqlite:///{tmp_path}/{name}.db" for name in ("own", "shared")]
+    with metered() as meter:
+
+        def reads(name: str, log: OpenLog) -> float | None:
+            return meter.value(name, sink="moody:both", log=log.identity.name)
+
+        async with running_log(
+            urls[0], tmp_path, sinks=[bad], prepare=hurry, background=True
+        ) as own:
+            await submit(own, ledger)
+            await eventually(lambda: reads("anchor.sink.circuit_open", own) == 1)
+            monkeypatch.setattr(anchoring, "LOG_UID", bytes(16))
+            async with running_log(urls[1], tmp_path, sinks=[good], background=True) as shared:
+                good.error = SinkError("not yet")
+                shared.relays._failures[good.uri] = BREAK_AFTER - 1
+                await submit(shared, ledger, end=7)
+                await eventually(lambda: reads("anchor.sink.circuit_open", shared) == 1)
+                good.error = None
+                await retried(shared)
+                await eventually(lambda: reads("anchor.sink.circuit_open", shared) == 0)
+                await eventually(lambda: reads("anchor.sink.lag", shared) == 0)
+                assert reads("anchor.sink.circuit_open", own) == 1
+                await eventually(lambda: reads("anchor.sink.lag", own) == 21)
+                # Without the sink there is nothing to raise an alarm about.
+                await own.relays.use([])
+                assert reads("anchor.sink.circuit_open", own) == 0
+                assert reads("anchor.sink.lag", own) == 0

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.schema import CreateIndex
 
 from ledger_svc.chain import HeadState
-from ledger_svc.storage import Known, LogRun, RowsRefusedError, Storage
+from ledger_svc.storage import Known, LogRun, RowsRefusedError, Storage, Unlogged
 from ledger_svc.storage.database import Database
 from ledger_svc.storage.tables import metadata
 from provledger.db import is_sqlite
@@ -357,8 +357,8 @@ async def test_lease_belongs_to_one_until_it_ends(storage: Storage) -> None:
     assert await storage.acquire_lease(uid, "one", 0.3) is not None
     assert await storage.acquire_lease(uid, "one", 0.3) is not None
     assert await storage.acquire_lease(uid, "two", 0.3) is None
-    assert await storage.find_unlogged("two") == []
-    assert await storage.find_unlogged("one") == [ledger]
+    assert await storage.find_unlogged("two") == [Unlogged(ledger, 0, -1, is_free=False)]
+    assert await storage.find_unlogged("one") == [Unlogged(ledger, 0, -1, is_free=True)]
     await storage.release_lease(uid, "two")
     assert await storage.acquire_lease(uid, "two", 0.3) is None
     await eventually(lambda: storage.acquire_lease(uid, "two", 30.0))
@@ -371,7 +371,7 @@ async def test_lease_of_a_clock_that_was_set_back_is_none(storage: Storage) -> N
     """One that ends in an hour is what a lease is whose owner died before the clock was set."""
     ledger = await make(storage)
     assert await storage.acquire_lease(ledger.uid, "dead", 3600.0) is not None
-    assert await storage.find_unlogged("one") == [ledger]
+    assert await storage.find_unlogged("one") == [Unlogged(ledger, 0, -1, is_free=True)]
     assert await storage.acquire_lease(ledger.uid, "one", 30.0) is not None
     assert await storage.acquire_lease(ledger.uid, "two", 30.0) is None
 
@@ -381,7 +381,7 @@ async def test_only_ledgers_with_work_are_found(storage: Storage) -> None:
     assert await storage.record_runs(two.uid, [LogRun(0, 1, 1)], -1, "me", 1.0)
     await storage.latch(three.uid, "LEDGER_FORKED")
     await storage.latch(three.uid, "LATER")
-    assert await storage.find_unlogged("me") == [one]
+    assert await storage.find_unlogged("me") == [Unlogged(one, 0, -1, is_free=True)]
     assert (await storage.get_head(three.uid)).read_only_reason == "LEDGER_FORKED"
 
 

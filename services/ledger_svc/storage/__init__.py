@@ -113,6 +113,16 @@ class LogEntries:
     state: HeadState
 
 
+@dataclass(frozen=True, slots=True)
+class Unlogged:
+    """A ledger with receipts that are not logged. is_free: no other owner has its lease."""
+
+    ledger: LedgerInfo
+    head_seq: int
+    logged_seq: int
+    is_free: bool
+
+
 class Storage(Protocol):
     """Port to the database. All raise the StatusErrors of `provledger.db`: UNAVAILABLE, ABORTED
     after retries, DATA_LOSS for a damaged file."""
@@ -209,8 +219,8 @@ class Storage(Protocol):
     async def count_ledgers(self) -> tuple[int, int]:
         """How many ledgers there are, and how many are known to be in a log."""
 
-    async def find_unlogged(self, owner: str) -> list[LedgerInfo]:
-        """Ledgers with receipts that are not logged, and no lease of another owner."""
+    async def find_unlogged(self, owner: str) -> list[Unlogged]:
+        """All ledgers with receipts that are not logged and that are not read-only."""
 
     async def acquire_lease(self, ledger_uid: bytes, owner: str, ttl_s: float) -> HeadState | None:
         """Take or renew the lease of a ledger's relay; None if another holds it."""

@@ -19,6 +19,7 @@ from ledger_svc.storage import (
     LogRun,
     Page,
     PageBounds,
+    Unlogged,
     Verified,
     appends,
     lookups,
@@ -216,8 +217,8 @@ class Database:
         """How many ledgers there are, and how many are known to be in a log."""
         return await self._look_up(lookups.count_ledgers)
 
-    async def find_unlogged(self, owner: str) -> list[LedgerInfo]:
-        """Ledgers with receipts that are not logged, and no lease of another owner."""
+    async def find_unlogged(self, owner: str) -> list[Unlogged]:
+        """All ledgers with receipts that are not logged and that are not read-only."""
         return await self._read(relays.find_unlogged, owner)
 
     async def acquire_lease(self, ledger_uid: bytes, owner: str, ttl_s: float) -> HeadState | None:

@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 
 from ledger_svc import chain
 from ledger_svc.chain import HeadState, LedgerInfo, Stored
-from ledger_svc.storage import LogEntries, LogRun, lookups
+from ledger_svc.storage import LogEntries, LogRun, Unlogged, lookups
 from ledger_svc.storage.sql import Sql
 from provledger.errors import DataLossError
 from provledger.hashing import HASH_BYTES
@@ -22,17 +22,20 @@ from provledger.witness_batch import signature_digest
 _NS: int = 1_000_000_000
 
 
-def find_unlogged(connection: Connection, sql: Sql, owner: str) -> list[LedgerInfo]:
-    """Ledgers with work for a relay, and no lease of another owner."""
+def find_unlogged(connection: Connection, sql: Sql, owner: str) -> list[Unlogged]:
+    """Ledgers with receipts that are not logged, and whether a relay of `owner` may work."""
     rows = connection.exec_driver_sql(
         sql(
-            "SELECT {ledger} FROM heads h JOIN ledgers l ON l.ledger_uid = h.ledger_uid "
-            "WHERE h.seq > h.logged_seq AND h.read_only_reason = '' "
-            "AND (h.lease_owner = ? OR {lease_over})"
+            "SELECT {ledger}, h.seq, h.logged_seq, (h.lease_owner = ? OR {lease_over}) "
+            "FROM heads h JOIN ledgers l ON l.ledger_uid = h.ledger_uid "
+            "WHERE h.seq > h.logged_seq AND h.read_only_reason = ''"
         ),
         (owner,),
     )
-    return [LedgerInfo(*row) for row in rows]
+    return [
+        Unlogged(LedgerInfo(*ledger), head_seq, logged_seq, bool(is_free))
+        for *ledger, head_seq, logged_seq, is_free in rows
+    ]
 
 
 def acquire_lease(
