@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +173,39 @@ def test_budgets_are_for_what_has_replicas() -> None:
     assert set(budgets) == {name for name, count in replicas.items() if count > 1}
     # One writer: the new anchor starts when the old one is gone.
     assert of_kind(manifests, "Deployment")["anchor"]["spec"]["strategy"]["type"] == "Recreate"
+
+
+def test_another_pod_of_the_first_keys_is_another_job(tmp_path: Path) -> None:
+    """Else an upgrade fails: Kubernetes lets nobody change the pod of a Job."""
+    newer = tmp_path / "provledger"
+    shutil.copytree(CHART, newer)
+    about = (newer / "Chart.yaml").read_text()
+    (newer / "Chart.yaml").write_text(re.sub(r"(?m)^(version|appVersion):.*", r"\1: 9.9.9", about))
+
+    def job(*options: str, chart: Path = CHART) -> tuple[str, str]:
+        sets = [word for option in options for word in ("--set", option)]
+        (found,) = of_kind(render(*values("local"), *sets, chart=chart), "Job").values()
+        return found["metadata"]["name"], json.dumps(pod_of(found), sort_keys=True)
+
+    names: dict[str, str] = {}
+    for options in (
+        (),
+        ("otel.endpoint=http://collector:4317",),
+        ("otel.env.OTEL_TRACES_SAMPLER=always_off",),
+        ("keys.port=7101",),
+        ("extraEnv[0].name=AWS_REGION", "extraEnv[0].value=eu-central-1"),
+        ("podSecurityContext.fsGroup=2000",),
+        ("imagePullSecrets[0]=registry",),
+        ("firstKeys.serviceAccount.name=other",),
+        ("image.tag=0.2.0",),
+    ):
+        name, pod = job(*options)
+        assert names.setdefault(name, pod) == pod
+        assert len(name) <= 63
+    assert len(names) == 9
+    # The version is of the chart; without a tag, it is also the image's.
+    assert job(chart=newer) == job()
+    assert job("image.tag=", chart=newer)[0] not in names
 
 
 # --- who calls whom

@@ -42,9 +42,9 @@ def values(*names: str) -> list[str]:
     return [word for name in names for word in ("-f", str(CHART / "ci" / f"{name}.yaml"))]
 
 
-def render(*options: str) -> list[Manifest]:
+def render(*options: str, chart: Path = CHART) -> list[Manifest]:
     """All manifests, each strictly decoded into the type that Kubernetes has for it."""
-    text = helm("template", "demo", str(CHART), "-n", "ledgers", *options).stdout
+    text = helm("template", "demo", str(chart), "-n", "ledgers", *options).stdout
     decoded = subprocess.run(
         [program("manifests")], input=text, capture_output=True, text=True, check=False
     )
