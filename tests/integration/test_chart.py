@@ -60,7 +60,8 @@ def test_without_values_it_names_all_that_is_missing() -> None:
             "there are no sinks to wait for",
         ),
         (("production",), "gateway.tilesFrom=volume", "not on a volume"),
-        (("gcp",), "notary.replicas=2", "notary.database.secret"),
+        (("gcp",), "notary.replicas=2", "notary.replicas: one process"),
+        (("gcp",), "notary.replicas=2,notary.database.secret=db", "notary.replicas: one process"),
         (("local", "fips"), "ledger.settings.default_suite=blake3", "suite blake3 of the ledger"),
         (("local", "fips"), "anchor.settings.suite=blake3-all", "suite blake3-all of the anchor"),
         (("gcp", "fips"), "image.tag=x", "the notary has no FIPS mode"),
@@ -206,6 +207,20 @@ def test_another_pod_of_the_first_keys_is_another_job(tmp_path: Path) -> None:
     # The version is of the chart; without a tag, it is also the image's.
     assert job(chart=newer) == job()
     assert job("image.tag=", chart=newer)[0] not in names
+
+
+@pytest.mark.parametrize("more", [(), ("--set", "notary.database.secret=notary-db")])
+def test_two_pods_never_use_one_volume(more: tuple[str, ...]) -> None:
+    """The second would not start, or not even get the volume, and the first would never end."""
+    manifests = [*render(*values("gcp"), *more), *render(*values("local"))]
+    claims = {m["metadata"]["name"] for m in manifests if m["kind"] == "PersistentVolumeClaim"}
+    assert len(claims) == 2
+    for each in [m for m in manifests if m["kind"] == "Deployment"]:
+        volumes = pod_of(each)["spec"]["volumes"]
+        used = [v for v in volumes if v.get("persistentVolumeClaim", {}).get("claimName") in claims]
+        if used:
+            assert each["spec"]["replicas"] == 1
+            assert each["spec"]["strategy"]["type"] == "Recreate"
 
 
 # --- who calls whom

@@ -20,7 +20,7 @@
 {{- if gt (int .Values.anchor.replicas) 1 }}{{ $wrong = append $wrong "anchor.replicas: a log has one writer" }}{{ end -}}
 {{- if .Values.notary.enabled -}}
 {{- if or (not .Values.notary.name) (not .Values.notary.logs) }}{{ $wrong = append $wrong "notary.name and notary.logs: who it is, and whose logs it cosigns" }}{{ end -}}
-{{- if and (gt (int .Values.notary.replicas) 1) (not .Values.notary.database.secret) }}{{ $wrong = append $wrong "notary.replicas: more than one needs notary.database.secret" }}{{ end -}}
+{{- if gt (int .Values.notary.replicas) 1 }}{{ $wrong = append $wrong "notary.replicas: one process uses the volume with its keys" }}{{ end -}}
 {{- end -}}
 {{- if not .Values.callers.operators }}{{ $wrong = append $wrong "callers.operators: names in the certificates of those who may call everything, such as the one of firstKeys.tls.secret" }}{{ end -}}
 {{- $first := .Values.firstKeys -}}
