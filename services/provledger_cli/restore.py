@@ -45,6 +45,7 @@ from provledger_cli.stored import AnchorRows, LedgerRows, open_database
 
 MARKER: Final = "restored.json"
 _HEX: Final = re.compile(r"[0-9a-f]+")
+_KEYS = sa.text("SELECT kid, uri FROM keys ORDER BY kid")
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,20 +251,22 @@ def _check_keys(
     staged: DataDir, config: Config, schemas: Mapping[str, str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Files of `local:` keys in the registry that are away; kids of receipts that it lacks."""
-    keys = _all(staged, config, "keys", schemas, "SELECT kid, uri FROM keys ORDER BY kid")
-    signed = _all(staged, config, "ledger", schemas, "SELECT DISTINCT kid FROM batches")
+    keys = _keys(staged, config, schemas)
+    rows = LedgerRows(open_database(staged, config, "ledger", schemas.get("ledger")))
+    try:
+        signed = rows.kids()
+    finally:
+        rows.close()
     names = [row.uri.removeprefix("local:") for row in keys if row.uri.startswith("local:")]
     missing = tuple(name for name in names if not (staged.keys / name).is_file())
-    return missing, tuple(sorted({row.kid for row in signed} - {row.kid for row in keys}))
+    return missing, tuple(sorted(signed - {row.kid for row in keys}))
 
 
-def _all(
-    staged: DataDir, config: Config, service: str, schemas: Mapping[str, str], query: str
-) -> Sequence[Any]:
-    engine = open_database(staged, config, service, schemas.get(service))
+def _keys(staged: DataDir, config: Config, schemas: Mapping[str, str]) -> Sequence[Any]:
+    engine = open_database(staged, config, "keys", schemas.get("keys"))
     try:
         with engine.connect() as connection:
-            return connection.execute(sa.text(query)).all()
+            return connection.execute(_KEYS).all()
     finally:
         engine.dispose()
 

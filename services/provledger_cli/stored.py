@@ -21,6 +21,8 @@ from provledger_cli.datadir import DataDir
 from provledger_cli.failures import CommandError
 
 _PAGE: Final = 500
+_BATCHES_PAGE: Final = 20_000
+"""Bodies of batches are a kilobyte or two, and what reads them has the services' 30 s."""
 
 _LOGS = sa.text("SELECT log_uid, origin, suite, size, tiled_size FROM logs ORDER BY log_uid")
 _PIECES = sa.text(
@@ -46,6 +48,10 @@ _KEY_EVENTS = sa.text(
     "SELECT e.receipt_type, e.payload FROM entries e JOIN ledgers l "
     "ON l.ledger_uid = e.ledger_uid WHERE l.tenant = 'system' AND l.ledger = 'keys' "
     "AND e.seq > 0 ORDER BY e.seq"
+)
+_KIDS = sa.text(
+    "SELECT ledger_uid, batch_seq, kid FROM batches "
+    "WHERE (ledger_uid, batch_seq) > (:ledger, :seq) ORDER BY ledger_uid, batch_seq LIMIT :page"
 )
 
 
@@ -154,6 +160,20 @@ class LedgerRows:
         bounds = {"ledger": ledger_uid, "start": start_seq, "end": start_seq + count}
         found = {row.seq: bytes(row.receipt_hash) for row in _rows(self._engine, _HASHES, bounds)}
         return [found.get(seq) for seq in range(start_seq, start_seq + count)]
+
+    def kids(self) -> set[str]:
+        """The keys that signed receipts."""
+        found: set[str] = set()
+        ledger, seq = b"", -1
+        while True:
+            # In the order of the primary key: no index has the kids, and a look at all of a large
+            # ledger takes longer than one statement may.
+            values = {"ledger": ledger, "seq": seq, "page": _BATCHES_PAGE}
+            page = _rows(self._engine, _KIDS, values)
+            found.update(row.kid for row in page)
+            if len(page) < _BATCHES_PAGE:
+                return found
+            ledger, seq = bytes(page[-1].ledger_uid), page[-1].batch_seq
 
     def key_events(self) -> list[tuple[str, bytes]]:
         """(receipt type, payload) of the key ledger's receipts after its genesis, in order.
