@@ -1,20 +1,10 @@
 """The work behind `backup`: one moment of all services, while they run, in one file.
 
-What must fit together at that moment:
-
-    ledger >= anchor          every logged entry has its row, or the ledger would have to be refused
-    ledger's logged_seq <= anchor    what counts as logged is in the log
-    keys <= ledger            a key event that the registry counts as recorded is in the key ledger
-
-    keys >= ledger, anchor    what signed a receipt or a checkpoint is in the registry
-
-PostgreSQL has all of it in one REPEATABLE READ snapshot. SQLite has a file for each service: read
-transactions are opened on keys, anchor and ledger, in this order, so that the first and third hold
-by themselves. Whether the second holds is looked up; and the fourth does if the registry, which
-counts its changes, has had none when the last one is open. Where a relay or a rotation was in
-between, they are opened anew. Services go on meanwhile; nobody is locked.
-
-The published checkpoint is taken out of the snapshot, with the tiles it covers: files only grow.
+1. what is there is checked as `restore` checks it (`sound`): who keeps a backup counts on it;
+2. snapshots of the databases are opened (`moment`), and copied;
+3. what belongs to them is taken behind that, since files only grow: keys, and the published
+   checkpoint of the snapshot with the tiles it covers;
+4. the archive is synced, read again, and gets its name.
 """
 
 from __future__ import annotations
@@ -23,8 +13,7 @@ import os
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -34,33 +23,25 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from provledger import tiles
-from provledger.db import as_storage_error, is_sqlite
+from provledger.db import as_storage_error
+from provledger.errors import LogDamagedError
 from provledger.hashing import HASH_BYTES
-from provledger_cli import archive, copying, scratch
+from provledger_cli import archive, copying, scratch, sound
 from provledger_cli.config import Config
 from provledger_cli.datadir import PIN_FILE, DataDir
-from provledger_cli.failures import CommandError
+from provledger_cli.failures import DOES_NOT_HOLD, CommandError
 from provledger_cli.logfiles import elsewhere
-from provledger_cli.stored import open_database
+from provledger_cli.moment import REVISION, snapshots
+from provledger_cli.stored import AnchorRows
 
-SERVICES: Final = ("keys", "anchor", "ledger")
-"""Those with a database, in the order in which their snapshots are taken."""
-
-_TRIES: Final = 200
-_PAUSE_S: Final = 0.05
-_PIECE: Final = 1 << 20
 _SPOOL_BYTES: Final = 16 << 20
 
-_LOGGED = sa.text("SELECT ledger_uid, logged_seq FROM heads WHERE logged_seq >= 0")
-_IN_LOGS = sa.text("SELECT ledger_uid, max(seq) AS seq FROM ledgers GROUP BY ledger_uid")
 _LOGS = sa.text(
     "SELECT l.log_uid, l.origin, l.size, l.tiled_size, "
     "(SELECT max(c.size) FROM checkpoints c WHERE c.log_uid = l.log_uid "
     "AND c.published_at_ns IS NOT NULL) AS published FROM logs l ORDER BY l.log_uid"
 )
 _NOTE = sa.text("SELECT note FROM checkpoints WHERE log_uid = :log AND size = :size")
-_CHANGES = sa.text("SELECT revision FROM registry")
-_REVISION = sa.text("SELECT version_num FROM alembic_version")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +67,7 @@ def write(
 
     Raises:
         CommandError: something cannot be read, or `out` not be written or there already; tiles are
-            in a bucket.
+            in a bucket. Exit code 1: what is there is damaged, and could not be restored.
         StatusError: a database cannot be reached any more.
     """
     if out.exists():
@@ -94,6 +75,8 @@ def write(
     try:
         # In its file system, which must have room for it anyway, and not in a small /tmp.
         with scratch.beside(out) as directory:
+            on_progress("recomputing the logs")
+            _check_source(data_dir, config)
             unnamed = directory / "archive"
             with unnamed.open("xb") as file:
                 unnamed.chmod(0o600)
@@ -120,6 +103,27 @@ def write(
     return manifest
 
 
+def _check_source(data_dir: DataDir, config: Config) -> None:
+    """Refuse what `restore` would: its checks, of what is there now."""
+
+    def look(anchor: AnchorRows) -> None:
+        for uid in anchor.log_uids():
+            _refuse_elsewhere(data_dir, uid, anchor.log(uid).origin)
+
+    try:
+        sound.check_logs(data_dir, config, {}, look)
+    except LogDamagedError as error:
+        raise _damaged(error.message, "mend it first: docs/runbooks/damaged-log.md") from error
+
+
+def _damaged(what: str, hint: str) -> CommandError:
+    return CommandError(
+        f"no backup was made, since it could not be restored: {what}",
+        hint=hint,
+        exit_code=DOES_NOT_HOLD,
+    )
+
+
 def _write_all(
     writer: archive.Writer,
     data_dir: DataDir,
@@ -133,13 +137,13 @@ def _write_all(
         if (data_dir.path / name).is_file():
             writer.add_file(name, data_dir.path / name, private=name == "import.key")
     on_progress("databases")
-    with _snapshots(data_dir, config) as connections:
+    with snapshots(data_dir, config) as connections:
         taken_at_ns = time.time_ns()
         logs = _logs(connections["anchor"])
         for log in logs:
-            _refuse_elsewhere(data_dir, log)
+            _refuse_elsewhere(data_dir, log.uid, log.origin)
         revisions = {
-            name: str(connection.execute(_REVISION).scalar())
+            name: str(connection.execute(REVISION).scalar())
             for name, connection in connections.items()
         }
         dump = _dump_postgres if config.database_url else _dump_sqlite
@@ -179,85 +183,6 @@ def _config(config: Config) -> bytes:
     return json.dumps(value, indent=2).encode() + b"\n"
 
 
-# --- one moment ----------------------------------------------------------------------------------
-
-
-@contextmanager
-def _snapshots(data_dir: DataDir, config: Config) -> Iterator[Mapping[str, Connection]]:
-    """A connection for each service, inside of a read transaction of one moment."""
-    for attempt in range(_TRIES):
-        if attempt:
-            time.sleep(_PAUSE_S)
-        with ExitStack() as opened:
-            try:
-                found = (
-                    _one_snapshot(data_dir, config, opened)
-                    if config.database_url
-                    else _three_snapshots(data_dir, config, opened)
-                )
-            except sa.exc.SQLAlchemyError as error:
-                raise as_storage_error(error) or CommandError(
-                    f"a database cannot be read: {type(error).__name__}",
-                    hint="have the services been started once?",
-                ) from error
-            if _fit(found):
-                yield found
-                return
-    raise CommandError(
-        "the services were too busy to find a moment in which they agree",
-        hint="try again, or stop them with `provledger down` first",
-    )
-
-
-def _three_snapshots(data_dir: DataDir, config: Config, opened: ExitStack) -> dict[str, Connection]:
-    found = {}
-    for name in SERVICES:
-        engine = open_database(data_dir, config, name)
-        opened.callback(engine.dispose)
-        found[name] = opened.enter_context(engine.connect())
-    # The first read fixes what a transaction sees: one right after the other.
-    for connection in found.values():
-        connection.execute(_REVISION).scalar()
-    return found
-
-
-def _one_snapshot(data_dir: DataDir, config: Config, opened: ExitStack) -> dict[str, Connection]:
-    """Three connections to PostgreSQL that share one exported snapshot."""
-    found: dict[str, Connection] = {}
-    snapshot = ""
-    for name in SERVICES:
-        engine = open_database(data_dir, config, name)
-        opened.callback(engine.dispose)
-        connection = opened.enter_context(engine.connect())
-        connection.execution_options(isolation_level="REPEATABLE READ")
-        if snapshot:
-            connection.execute(sa.text(f"SET TRANSACTION SNAPSHOT '{snapshot}'"))
-        else:
-            snapshot = str(connection.execute(sa.text("SELECT pg_export_snapshot()")).scalar())
-        # A large database takes longer than a service may.
-        connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
-        connection.execute(sa.text("SET LOCAL idle_in_transaction_session_timeout = 0"))
-        found[name] = connection
-    return found
-
-
-def _fit(connections: Mapping[str, Connection]) -> bool:
-    """Whether all that counts as logged is in the logs, and all that signed in the registry."""
-    in_logs = {bytes(row.ledger_uid): row.seq for row in connections["anchor"].execute(_IN_LOGS)}
-    return _same_registry(connections["keys"]) and all(
-        row.logged_seq <= in_logs.get(bytes(row.ledger_uid), -1)
-        for row in connections["ledger"].execute(_LOGGED)
-    )
-
-
-def _same_registry(keys: Connection) -> bool:
-    """Whether the registry is still as in this snapshot, the oldest of all."""
-    if not is_sqlite(keys.engine):
-        return True  # there is one for all
-    with keys.engine.connect() as now:
-        return bool(now.execute(_CHANGES).scalar() == keys.execute(_CHANGES).scalar())
-
-
 def _logs(connection: Connection) -> list[LogAt]:
     return [
         LogAt(bytes(row.log_uid), row.origin, row.size, row.tiled_size, row.published or 0)
@@ -281,6 +206,11 @@ def _dump_sqlite(
         target.execute("PRAGMA journal_mode = DELETE")
     finally:
         target.close()
+    if wrong := sound.fault(path):
+        raise _damaged(
+            f"the database of the {name} service is damaged: {wrong}",
+            "restore the last good backup: docs/runbooks/restore.md",
+        )
     writer.add_file(f"db/{path.name}", path, private=True)
     path.unlink()
 
@@ -323,12 +253,12 @@ def _dump_postgres(
 # --- tiles ---------------------------------------------------------------------------------------
 
 
-def _refuse_elsewhere(data_dir: DataDir, log: LogAt) -> None:
+def _refuse_elsewhere(data_dir: DataDir, uid: bytes, origin: str) -> None:
     """Refuse a log whose tiles are in a bucket: without them the backup could not be restored."""
-    place = elsewhere(data_dir.tiles / "logs" / log.uid.hex())
+    place = elsewhere(data_dir.tiles / "logs" / uid.hex())
     if place:
         raise CommandError(
-            f"the tiles of {log.origin} are not in {data_dir.path}, but in {place}",
+            f"the tiles of {origin} are not in {data_dir.path}, but in {place}",
             hint="back up database and bucket by their own means: docs/runbooks/restore.md, "
             '"Tiles in a bucket"',
         )

@@ -21,9 +21,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
@@ -32,13 +31,12 @@ import sqlalchemy as sa
 
 from provledger.db import as_storage_error
 from provledger.errors import LogDamagedError
-from provledger_cli import archive, scratch
+from provledger_cli import archive, scratch, sound
 from provledger_cli import config as configs
 from provledger_cli import fsck as fscks
 from provledger_cli.config import Config
 from provledger_cli.datadir import DataDir, write_atomically, write_json
 from provledger_cli.failures import CommandError
-from provledger_cli.logfiles import DirFiles
 from provledger_cli.placing import sync_directory
 from provledger_cli.restore_postgres import Schemas, broken, filled, is_published, origin
 from provledger_cli.stored import AnchorRows, LedgerRows, open_database
@@ -279,15 +277,8 @@ def _check_sqlite(staged: DataDir) -> None:
         path = staged.databases / f"{service}.sqlite3"
         if not path.is_file():
             raise broken(f"the database of the {service} service is not in it")
-        with closing(sqlite3.connect(path)) as connection:
-            try:
-                said = [row[0] for row in connection.execute("PRAGMA integrity_check")]
-            except sqlite3.OperationalError as error:
-                raise CommandError(f"{path} cannot be read: {error}") from error
-            except sqlite3.DatabaseError as error:
-                said = [str(error)]
-        if said != ["ok"]:
-            raise broken(f"{path.name} is no whole database: {said[0]}")
+        if wrong := sound.fault(path):
+            raise broken(f"{path.name} is no whole database: {wrong}")
 
 
 # --- does it hang together? ----------------------------------------------------------------------
@@ -296,25 +287,11 @@ def _check_sqlite(staged: DataDir) -> None:
 def _check_logs(
     staged: DataDir, manifest: archive.Manifest, config: Config, schemas: Mapping[str, str]
 ) -> tuple[fscks.Checked, ...]:
-    anchor = AnchorRows(open_database(staged, config, "anchor", schemas.get("anchor")))
-    rows = LedgerRows(open_database(staged, config, "ledger", schemas.get("ledger")))
-    try:
-        uids = anchor.log_uids()
-        if {uid.hex() for uid in uids} != set(_log_uids(manifest)):
+    def look(anchor: AnchorRows) -> None:
+        if {uid.hex() for uid in anchor.log_uids()} != set(_log_uids(manifest)):
             raise broken("its logs are not those in its database")
-        return tuple(
-            fscks.check_stored(
-                anchor,
-                uid,
-                DirFiles(staged.tiles / "logs" / uid.hex()),
-                rows,
-                None,
-                lambda done, total: None,
-            )
-            for uid in uids
-        )
+
+    try:
+        return sound.check_logs(staged, config, schemas, look)
     except LogDamagedError as error:
         raise broken(error.message) from error
-    finally:
-        anchor.close()
-        rows.close()

@@ -19,10 +19,10 @@ from sqlalchemy.engine import Engine
 from provledger.client import CallPolicy, Client, Mutation
 from provledger.errors import StatusError
 from provledger.retry import RetryPolicy
-from provledger_cli import archive, backup, config, stored
-from provledger_cli.backup import SERVICES
+from provledger_cli import archive, backup, config, moment, stored
 from provledger_cli.datadir import DataDir
 from provledger_cli.failures import DOES_NOT_HOLD, CommandError
+from provledger_cli.moment import SERVICES
 from provledger_cli.restore import Restored, restore
 from tests.e2e.commands import Installation, shipped_mutations
 from tests.support.postgres import connection_string, fresh_database
@@ -132,7 +132,7 @@ def test_a_rotation_while_the_snapshots_are_opened_is_in_all_of_them_or_in_none(
     try:
         old.run("up")
         old.run("append", "--tenant", "demo", stdin=json.dumps(MUTATION).encode())
-        monkeypatch.setattr(backup, "open_database", open_database)
+        monkeypatch.setattr(moment, "open_database", open_database)
         settled = config.load(old.data)
         assert settled is not None
         backup.write(work / "b.tar", old.data, settled, with_keys=True)

@@ -38,11 +38,15 @@ def backup(
 ) -> None:
     """Back up databases, tiles and configuration of a data directory, without stopping anything.
 
-    All services are taken at one moment at which they agree. The file is read again and checked
-    before it gets its name. Private keys stay out unless asked for; payloads, salts and the key of
+    All services are taken at one moment at which they agree. What is there is checked first, as
+    `restore` will: databases are whole, and every log is recomputed. The file is read again before
+    it gets its name. Private keys stay out unless asked for; payloads, salts and the key of
     imported lines are in it, so keep it as closed as the data directory itself. Sinks are not in
     it: they are what a restored copy is compared with. An anchor that keeps its tiles in a bucket
     is not backed up by this: that is refused, and names the bucket.
+
+    Exit code 0: backed up. 1: what is there is damaged, and there is no backup. 2: it could not be
+    done.
 
     Example: provledger backup --out backup.tar.gz --data-dir ./ledger
     """

@@ -1,0 +1,108 @@
+"""Backups of what could not be restored: there are none, and the command says why."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from provledger.errors import DataLossError
+from provledger_cli import backup, config
+from provledger_cli.datadir import DataDir
+from provledger_cli.failures import DOES_NOT_HOLD, CommandError, report
+from provledger_cli.restore import restore
+from tests.e2e.commands import Installation
+from tests.support.tiled import flip
+
+MUTATION = {
+    "action": "CREATE",
+    "resource_type": "Account",
+    "resource_id": "42",
+    "actor_id": "alice",
+    "new_state": {"plan": "free"},
+}
+
+
+def taken(data: DataDir, out: Path, *, with_keys: bool = False) -> None:
+    """What `backup` does, in this process."""
+    settled = config.load(data)
+    assert settled is not None
+    backup.write(out, data, settled, with_keys=with_keys)
+
+
+def _tile(data: DataDir) -> Path:
+    """The newest tile of level 0, which is a partial one."""
+    found = data.tiles.glob("logs/*/tile/0/*.p/*")
+    return max(found, key=lambda path: int(path.name))
+
+
+def _empty_tile(data: DataDir) -> None:
+    _tile(data).write_bytes(b"")
+
+
+def _flip_tile(data: DataDir) -> None:
+    path = _tile(data)
+    path.write_bytes(flip(path.read_bytes(), 5))
+
+
+def _remove_tile(data: DataDir) -> None:
+    _tile(data).unlink()
+
+
+def _zero(path: Path, name: str) -> None:
+    """The first page of a table or index, as a lost write leaves it."""
+    with sqlite3.connect(path) as connection:
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+        (root,) = connection.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = ?", (name,)
+        ).fetchone()
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    with path.open("r+b") as file:
+        file.seek((root - 1) * size)
+        file.write(bytes(size))
+
+
+def _zero_entries(data: DataDir) -> None:
+    _zero(data.databases / "ledger.sqlite3", "entries")
+
+
+def _zero_index(data: DataDir) -> None:
+    _zero(data.databases / "keys.sqlite3", "keys_one_per_epoch")
+
+
+DAMAGES: dict[Callable[[DataDir], None], str] = {
+    _empty_tile: "tile/0/",
+    _flip_tile: "tile/0/",
+    _remove_tile: "tile/0/",
+    _zero_entries: "damaged",
+    _zero_index: "database of the keys service is damaged",
+}
+
+
+def test_what_could_not_be_restored_is_not_backed_up(own: Installation) -> None:
+    own.run("up")
+    own.run("append", "--tenant", "demo", stdin=json.dumps(MUTATION).encode())
+    own.run("status", "--wait", "60")
+    own.run("down")
+    for number, (damage, said) in enumerate(DAMAGES.items()):
+        data = DataDir.at(own.work / f"damaged{number}")
+        shutil.copytree(own.data.path, data.path)
+        damage(data)
+        with pytest.raises((CommandError, DataLossError), match=said) as caught:
+            taken(data, own.work / "b.tar")
+        assert report(caught.value) == DOES_NOT_HOLD
+        assert not list(own.work.glob("*b.tar*"))
+    taken(own.data, own.work / "b.tar")
+    restored = restore(
+        own.work / "b.tar",
+        DataDir.at(own.work / "new"),
+        database_url="",
+        sinks=(),
+        accepted=False,
+    )
+    assert restored.checked[0].size > 0
