@@ -133,9 +133,6 @@ def _write_all(
     on_progress: Callable[[str], None],
 ) -> dict[str, Any]:
     writer.add_bytes("config.json", _config(config))
-    for name in (PIN_FILE, "import.key"):
-        if (data_dir.path / name).is_file():
-            writer.add_file(name, data_dir.path / name, private=name == "import.key")
     on_progress("databases")
     with snapshots(data_dir, config) as connections:
         taken_at_ns = time.time_ns()
@@ -146,6 +143,10 @@ def _write_all(
             name: str(connection.execute(REVISION).scalar())
             for name, connection in connections.items()
         }
+        # Behind the ledger, which holds nothing of an import or a genesis whose file is not there.
+        for name in (PIN_FILE, "import.key"):
+            if (data_dir.path / name).is_file():
+                writer.add_file(name, data_dir.path / name, private=name == "import.key")
         dump = _dump_postgres if config.database_url else _dump_sqlite
         for name, connection in connections.items():
             dump(writer, name, connection, directory)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from provledger.errors import DataLossError
-from provledger_cli import backup, config
-from provledger_cli.datadir import DataDir
+from provledger_cli import archive, backup, config
+from provledger_cli.datadir import PIN_FILE, DataDir
 from provledger_cli.failures import DOES_NOT_HOLD, CommandError, report
 from provledger_cli.restore import restore
 from tests.e2e.commands import Installation
@@ -27,11 +27,17 @@ MUTATION = {
 }
 
 
-def taken(data: DataDir, out: Path, *, with_keys: bool = False) -> None:
+def taken(
+    data: DataDir,
+    out: Path,
+    *,
+    with_keys: bool = False,
+    on_progress: Callable[[str], None] = lambda what: None,
+) -> archive.Manifest:
     """What `backup` does, in this process."""
     settled = config.load(data)
     assert settled is not None
-    backup.write(out, data, settled, with_keys=with_keys)
+    return backup.write(out, data, settled, with_keys=with_keys, on_progress=on_progress)
 
 
 def _tile(data: DataDir) -> Path:
@@ -75,6 +81,16 @@ def _zero_index(data: DataDir) -> None:
     _zero(data.databases / "keys.sqlite3", "keys_one_per_epoch")
 
 
+def _import_at(moment: str, data: DataDir) -> Callable[[str], None]:
+    """What an import does first of all."""
+
+    def on_progress(what: str) -> None:
+        if what == moment:
+            data.import_key()
+
+    return on_progress
+
+
 DAMAGES: dict[Callable[[DataDir], None], str] = {
     _empty_tile: "tile/0/",
     _flip_tile: "tile/0/",
@@ -84,7 +100,7 @@ DAMAGES: dict[Callable[[DataDir], None], str] = {
 }
 
 
-def test_what_could_not_be_restored_is_not_backed_up(own: Installation) -> None:
+def test_a_backup_is_whole_or_there_is_none(own: Installation) -> None:
     own.run("up")
     own.run("append", "--tenant", "demo", stdin=json.dumps(MUTATION).encode())
     own.run("status", "--wait", "60")
@@ -97,7 +113,9 @@ def test_what_could_not_be_restored_is_not_backed_up(own: Installation) -> None:
             taken(data, own.work / "b.tar")
         assert report(caught.value) == DOES_NOT_HOLD
         assert not list(own.work.glob("*b.tar*"))
-    taken(own.data, own.work / "b.tar")
+    # The first import, just before the snapshots: its key is in what has its receipts.
+    manifest = taken(own.data, own.work / "b.tar", on_progress=_import_at("databases", own.data))
+    assert {"import.key", PIN_FILE} <= {each.name for each in manifest.members}
     restored = restore(
         own.work / "b.tar",
         DataDir.at(own.work / "new"),
