@@ -66,6 +66,11 @@ class Manifest:
         return json.dumps(value, indent=1).encode() + b"\n"
 
 
+def is_name(name: str) -> bool:
+    """Whether a file of that name may be in a backup."""
+    return _NAME.fullmatch(name) is not None and ".." not in name
+
+
 class Writer:
     """Writes the members of an archive, one after the other, and the manifest at the end."""
 
@@ -231,7 +236,7 @@ def _reading(path: Path) -> Iterator[tuple[tarfile.TarFile, IO[bytes]]]:
 def _members(tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, IO[bytes]]]:
     for info in tar:
         file = tar.extractfile(info) if info.isreg() else None
-        if file is None or _NAME.fullmatch(info.name) is None or ".." in info.name:
+        if file is None or not is_name(info.name):
             raise CommandError(
                 "the archive holds something that is no file of a backup",
                 hint="take another backup",

@@ -26,7 +26,7 @@ from provledger import tiles
 from provledger.db import as_storage_error
 from provledger.errors import LogDamagedError
 from provledger.hashing import HASH_BYTES
-from provledger_cli import archive, copying, scratch, sound
+from provledger_cli import archive, copying, key_files, scratch, sound
 from provledger_cli.config import Config
 from provledger_cli.datadir import PIN_FILE, DataDir
 from provledger_cli.failures import DOES_NOT_HOLD, CommandError
@@ -150,10 +150,8 @@ def _write_all(
         dump = _dump_postgres if config.database_url else _dump_sqlite
         for name, connection in connections.items():
             dump(writer, name, connection, directory)
-        if with_keys:
-            # After the registry, which knows of no key that is not there yet.
-            for path in sorted(data_dir.keys.glob("*.pem")):
-                writer.add_file(f"keys/{path.name}", path, private=True)
+        # After the registry, which knows of no key that is not there yet.
+        left_out = _write_keys(writer, data_dir, connections["keys"]) if with_keys else []
         for log in logs:
             on_progress(f"tiles of {log.origin}")
             _write_tiles(writer, data_dir, log, connections["anchor"])
@@ -164,6 +162,7 @@ def _write_all(
         "revisions": revisions,
         "fips": config.fips,
         "privateKeys": with_keys,
+        "privateKeysLeftOut": left_out,
         "logs": [
             {
                 "uid": log.uid.hex(),
@@ -189,6 +188,20 @@ def _logs(connection: Connection) -> list[LogAt]:
         LogAt(bytes(row.log_uid), row.origin, row.size, row.tiled_size, row.published or 0)
         for row in connection.execute(_LOGS)
     ]
+
+
+def _write_keys(writer: archive.Writer, data_dir: DataDir, connection: Connection) -> list[str]:
+    """Private keys: those in use, and whatever *.pem is beside them. Which could not be taken."""
+    named = key_files.names(row.uri for row in connection.execute(key_files.KEYS))
+    beside = [path.name for path in data_dir.keys.glob("*.pem")]
+    left_out = []
+    for name in sorted({*named, *beside}):
+        member = f"keys/{name}"
+        if archive.is_name(member) and (data_dir.keys / name).is_file():
+            writer.add_file(member, data_dir.keys / name, private=True)
+        else:
+            left_out.append(name)
+    return left_out
 
 
 # --- databases -----------------------------------------------------------------------------------

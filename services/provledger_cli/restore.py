@@ -31,7 +31,7 @@ import sqlalchemy as sa
 
 from provledger.db import as_storage_error
 from provledger.errors import LogDamagedError
-from provledger_cli import archive, scratch, sound
+from provledger_cli import archive, key_files, scratch, sound
 from provledger_cli import config as configs
 from provledger_cli import fsck as fscks
 from provledger_cli.config import Config
@@ -43,7 +43,6 @@ from provledger_cli.stored import AnchorRows, LedgerRows, open_database
 
 MARKER: Final = "restored.json"
 _HEX: Final = re.compile(r"[0-9a-f]+")
-_KEYS = sa.text("SELECT kid, uri FROM keys ORDER BY kid")
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,8 +254,7 @@ def _check_keys(
         signed = rows.kids()
     finally:
         rows.close()
-    names = [row.uri.removeprefix("local:") for row in keys if row.uri.startswith("local:")]
-    missing = tuple(name for name in names if not (staged.keys / name).is_file())
+    missing = key_files.missing(staged.keys, [row.uri for row in keys])
     return missing, tuple(sorted(signed - {row.kid for row in keys}))
 
 
@@ -264,7 +262,7 @@ def _keys(staged: DataDir, config: Config, schemas: Mapping[str, str]) -> Sequen
     engine = open_database(staged, config, "keys", schemas.get("keys"))
     try:
         with engine.connect() as connection:
-            return connection.execute(_KEYS).all()
+            return connection.execute(key_files.KEYS).all()
     finally:
         engine.dispose()
 

@@ -14,7 +14,7 @@ from provledger.errors import DataLossError
 from provledger_cli import archive, backup, config
 from provledger_cli.datadir import PIN_FILE, DataDir
 from provledger_cli.failures import DOES_NOT_HOLD, CommandError, report
-from provledger_cli.restore import restore
+from provledger_cli.restore import Restored, restore
 from tests.e2e.commands import Installation
 from tests.support.tiled import flip
 
@@ -116,11 +116,45 @@ def test_a_backup_is_whole_or_there_is_none(own: Installation) -> None:
     # The first import, just before the snapshots: its key is in what has its receipts.
     manifest = taken(own.data, own.work / "b.tar", on_progress=_import_at("databases", own.data))
     assert {"import.key", PIN_FILE} <= {each.name for each in manifest.members}
-    restored = restore(
-        own.work / "b.tar",
-        DataDir.at(own.work / "new"),
+    _move_keys(own.data, own.work / "elsewhere")
+    manifest = taken(own.data, own.work / "k.tar", with_keys=True)
+    assert {each.name for each in manifest.members if each.name.startswith("keys/")} == {
+        *("keys/new/witness-1.key", "keys/checkpoint-1.pem", "keys/c.pass", "keys/recovery-1.pem")
+    }
+    left_out = [str(own.work / "elsewhere" / "head-1.pem"), "receipt-1.pem", "witness 2.pem"]
+    assert manifest.about["privateKeysLeftOut"] == left_out
+    restored = _restored(own, "k.tar", "with")
+    assert set(restored.missing_keys) == {"receipt-1.pem"}
+    restored = _restored(own, "b.tar", "new")
+    assert restored.checked[0].size > 0
+    assert "checkpoint-1.pem" in restored.missing_keys
+
+
+def _move_keys(data: DataDir, elsewhere: Path) -> None:
+    """Keys at all places that a URI can name."""
+    uris = {
+        "witness-1": "local:new/witness-1.key",
+        "checkpoint-1": "local:./checkpoint-1.pem?passphrase-file=c.pass",
+        "head-1": f"local:{elsewhere / 'head-1.pem'}",
+    }
+    for directory in (data.keys / "new", elsewhere):
+        directory.mkdir()
+    (data.keys / "witness-1.pem").rename(data.keys / "new" / "witness-1.key")
+    (data.keys / "head-1.pem").rename(elsewhere / "head-1.pem")
+    (data.keys / "receipt-1.pem").unlink()
+    for name in ("c.pass", "witness 2.pem"):
+        (data.keys / name).write_bytes(b"x")
+    with sqlite3.connect(data.databases / "keys.sqlite3") as connection:
+        for kid, uri in uris.items():
+            connection.execute("UPDATE keys SET uri = ? WHERE kid = ?", (uri, kid))
+    connection.close()
+
+
+def _restored(own: Installation, file: str, name: str) -> Restored:
+    return restore(
+        own.work / file,
+        DataDir.at(own.work / name),
         database_url="",
         sinks=(),
         accepted=False,
     )
-    assert restored.checked[0].size > 0

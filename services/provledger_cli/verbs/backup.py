@@ -30,7 +30,7 @@ def backup(
             "--include-keys",
             envvar="PROVLEDGER_BACKUP_KEYS",
             help="Put the private keys of the data directory in as well: whoever has the file can "
-            "then sign in your name.",
+            "then sign in your name. Keys that lie elsewhere are named, and left out.",
         ),
     ] = False,
     data_dir: DataDirOption = None,
@@ -88,5 +88,6 @@ def backup(
         *[("log", f"{log['origin']}, tree size {log['size']:,}") for log in logs],
         ("database", str(manifest.about["database"])),
         ("private keys", "in it" if include_keys else "not in it: keep them elsewhere"),
+        ("keys left out", ", ".join(manifest.about["privateKeysLeftOut"])),
     ]
     output.show(output.card("Backup", rows))
