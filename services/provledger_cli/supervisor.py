@@ -6,9 +6,11 @@
 * waits for the services of a supervisor that was killed to end (`services.lock`), starts its own,
   and starts again, on the same port, whichever dies, waiting a little longer each time;
 * registers the first keys once the keys service answers (`provledger_cli.bootstrap`);
-* writes `endpoints.json` whenever something changes;
+* writes `endpoints.json` whenever something changes, and tries again where that fails;
 * on SIGUSR1 (`up` again) starts whatever is down at once;
 * on SIGTERM or SIGINT stops the services, callers first, and ends.
+
+A full disk, or too few processes or open files, ends none of this: it is said, and tried again.
 
 Every service inherits the read end of a pipe, its lifeline, and ends when this process is gone,
 however that came about. gRPC is not imported here: a process that starts others must not have its
@@ -48,6 +50,7 @@ _STOP_S: Final = 20.0
 _ORPHANS_S: Final = 30.0
 _LOCK_S: Final = 2.0
 _POLL_S: Final = 0.03
+_AGAIN_S: Final = 0.5
 _MAX_LOG_BYTES: Final = 16 * 1024 * 1024
 _BAD_SETTINGS: Final = 2
 
@@ -72,7 +75,7 @@ class Supervisor:
 
     def __init__(self, data_dir: DataDir, say: Callable[[str], None]) -> None:
         self._dir = data_dir
-        self._say = say
+        self._sayer = say
         config = configs.load(data_dir)
         if config is None:
             raise CommandError(f"{data_dir.path} is not set up", hint="run `provledger up`")
@@ -84,6 +87,8 @@ class Supervisor:
         self._rng = random.Random()  # noqa: S311 - jitter, not a secret
         self._lifeline_fd = -1
         self._services_fd = -1
+        # The write that comes because one failed.
+        self._again: asyncio.TimerHandle | None = None
 
     def stop(self) -> None:
         """Begin to stop."""
@@ -117,6 +122,8 @@ class Supervisor:
             await asyncio.gather(*keepers, registering, return_exceptions=True)
         finally:
             self._write()
+            if self._again is not None:
+                self._again.cancel()
             for descriptor in (lifeline_end, self._lifeline_fd, self._services_fd):
                 os.close(descriptor)
             os.close(supervisor_fd)
@@ -157,7 +164,11 @@ class Supervisor:
         while not self._stopping.is_set():
             service.hurry.clear()
             started_s = time.monotonic()
-            await self._run_once(service)
+            try:
+                await self._run_once(service)
+                what = f"ended with {service.last_exit}"
+            except OSError as error:
+                what = f"cannot be started: {error}"
             if self._stopping.is_set():
                 return
             if time.monotonic() - started_s > _STEADY_S:
@@ -170,11 +181,12 @@ class Supervisor:
             wait_s = self._rng.uniform(ceiling_s / 2, ceiling_s)
             failures += 1
             service.restarts += 1
-            self._say(f"{service.name} ended with {service.last_exit}; again in {wait_s:.2f} s")
+            self._say(f"{service.name} {what}; again in {wait_s:.2f} s")
             if await _happens(service.hurry, self._stopping, wait_s):
                 failures = 0
 
     async def _run_once(self, service: _Service) -> None:
+        """Start a service and wait for its end; raises OSError if it cannot be started."""
         ready_file = self._dir.ready_file(service.name)
         ready_file.unlink(missing_ok=True)
         with _open_log(self._dir.log(service.name)) as log:
@@ -216,20 +228,26 @@ class Supervisor:
         """Make and register the first keys, trying until it works."""
         while True:
             if self._services["keys"].state == SERVING:
-                with _open_log(self._dir.log("supervisor")) as log:
-                    process = await asyncio.create_subprocess_exec(
-                        *(sys.executable, "-m"),
-                        *(["provledger.fips.launch"] if self._config.fips else []),
-                        "provledger_cli.bootstrap",
-                        *(str(self._dir.path), self._address("keys")),
-                        stdin=asyncio.subprocess.DEVNULL,
-                        stdout=log,
-                        stderr=log,
-                    )
-                if await process.wait() == 0:
-                    return
+                try:
+                    if await self._register_once() == 0:
+                        return
+                except OSError as error:
+                    self._say(f"keys cannot be registered: {error}")
                 await asyncio.sleep(1.0)
             await asyncio.sleep(_POLL_S)
+
+    async def _register_once(self) -> int:
+        with _open_log(self._dir.log("supervisor")) as log:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m"),
+                *(["provledger.fips.launch"] if self._config.fips else []),
+                "provledger_cli.bootstrap",
+                *(str(self._dir.path), self._address("keys")),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        return await process.wait()
 
     async def _stop_all(self) -> None:
         for name in STOP_ORDER:
@@ -252,8 +270,26 @@ class Supervisor:
         port = self._ports[service]
         return f"{launching.HOST}:{port}" if port else ""
 
+    def _say(self, text: str) -> None:
+        # The log may lie on the disk that is full.
+        with contextlib.suppress(OSError):
+            self._sayer(text)
+
     def _write(self) -> None:
-        Endpoints(
+        """Write `endpoints.json`; where that fails, say so once and go on trying."""
+        failed_before = self._again is not None
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        try:
+            self._endpoints().write(self._dir.endpoints)
+        except (OSError, CommandError) as error:
+            if not failed_before:
+                self._say(f"{self._dir.endpoints} cannot be written, and is tried again: {error}")
+            self._again = asyncio.get_running_loop().call_later(_AGAIN_S, self._write)
+
+    def _endpoints(self) -> Endpoints:
+        return Endpoints(
             version=version("provledger"),
             supervisor_pid=os.getpid(),
             database=self._config.database,
@@ -269,7 +305,7 @@ class Supervisor:
                 )
                 for service in self._services.values()
             },
-        ).write(self._dir.endpoints)
+        )
 
 
 async def _lock_within(path: Path, timeout_s: float, failure: CommandError) -> int:

@@ -1,0 +1,128 @@
+"""The supervisor keeps its services, whatever the disk does: here they are small programs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from provledger_cli import config, endpoints, launching
+from provledger_cli.datadir import DataDir
+from provledger_cli.endpoints import SERVING, ServiceState
+from provledger_cli.supervisor import Supervisor
+
+_SERVES = (
+    "import json, os, sys; path = os.environ['READY']; "
+    "json.dump({'pid': os.getpid(), 'port': 7}, open(path + '.new', 'w')); "
+    "os.rename(path + '.new', path); "
+    "os.read(int(sys.argv[1]), 1)"
+)
+"""Says that it serves, and ends with its lifeline."""
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataDir:
+    """One whose services are such programs, keys and witness."""
+
+    def command(service: str, lifeline_fd: int, **_: object) -> list[str]:
+        return [sys.executable, "-I", "-S", "-c", _SERVES, str(lifeline_fd)]
+
+    def environment(service: str, data_dir: DataDir, *_: object) -> dict[str, str]:
+        return {**os.environ, "READY": str(data_dir.ready_file(service))}
+
+    monkeypatch.setattr(launching, "installed", lambda: ("keys", "witness", "anchor", "ledger"))
+    monkeypatch.setattr(launching, "command", command)
+    monkeypatch.setattr(launching, "environment", environment)
+    made = DataDir.at(tmp_path / "data")
+    made.make()
+    config.settle(made, "", [])
+    return made
+
+
+@asynccontextmanager
+async def supervised(directory: DataDir, said: list[str]) -> AsyncIterator[Supervisor]:
+    def say(text: str) -> None:
+        said.append(text)
+        if directory.endpoints.is_symlink():
+            raise OSError(28, "No space left on device")  # its log is on the same disk
+
+    supervisor = Supervisor(directory, say)
+
+    async def no_keys() -> None:
+        """There is nobody to register them with."""
+
+    supervisor._register_keys = no_keys  # type: ignore[method-assign]
+    running = asyncio.create_task(supervisor.run())
+    try:
+        yield supervisor
+    finally:
+        supervisor.stop()
+        await asyncio.wait_for(running, 30)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - what other processes do
+            await asyncio.sleep(0.01)
+
+
+def fill(directory: DataDir) -> None:
+    """From now on there is no space for endpoints."""
+    link = directory.path / "full"
+    link.symlink_to("/dev/full")
+    link.replace(directory.endpoints)
+
+
+def states(directory: DataDir) -> dict[str, ServiceState]:
+    known = endpoints.read(directory.endpoints)
+    return {} if known is None else known.services
+
+
+def serves(directory: DataDir, name: str, *, not_pid: int = 0) -> bool:
+    found = states(directory).get(name)
+    return found is not None and found.state == SERVING and found.pid != not_pid
+
+
+async def test_a_service_that_ends_while_the_disk_is_full_is_started_again(
+    directory: DataDir,
+) -> None:
+    said: list[str] = []
+    async with supervised(directory, said):
+        await until(lambda: serves(directory, "ledger"))
+        before = states(directory)["witness"].pid
+        fill(directory)
+        os.kill(before, signal.SIGKILL)
+        await until(lambda: any("cannot be written" in text for text in said))
+        await until(lambda: any("witness ended with -9" in text for text in said))
+        directory.endpoints.unlink()
+        await until(lambda: serves(directory, "witness", not_pid=before))
+        assert states(directory)["witness"].restarts >= 1
+    assert sum("cannot be written" in text for text in said) == 1
+    assert {each.state for each in states(directory).values()} == {"stopped"}
+
+
+async def test_services_that_serve_while_the_disk_is_full_are_told_of_later(
+    directory: DataDir,
+) -> None:
+    said: list[str] = []
+    async with supervised(directory, said):
+        fill(directory)
+        await until(lambda: any("ledger serves" in text for text in said))
+        directory.endpoints.unlink()
+        await until(lambda: all(serves(directory, name) for name in launching.installed()))
+
+
+async def test_a_service_that_cannot_be_started_is_started_again(directory: DataDir) -> None:
+    said: list[str] = []
+    log = directory.log("witness")
+    log.mkdir()
+    async with supervised(directory, said):
+        await until(lambda: sum("witness cannot be started" in text for text in said) >= 2)
+        log.rmdir()
+        await until(lambda: serves(directory, "ledger"))
