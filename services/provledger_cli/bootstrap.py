@@ -17,7 +17,7 @@ import orjson
 
 from provledger.api.keys.v1 import keys_pb2, keys_pb2_grpc
 from provledger.client.calls import CallPolicy, unary
-from provledger.errors import FailedPreconditionError, ProvledgerError
+from provledger.errors import FailedPreconditionError, KMSError, ProvledgerError
 from provledger.fips.policy import algorithm_for
 from provledger.jwk import Algorithm, jwk_from_public_key, thumbprint, thumbprint_of
 from provledger.kms import open_signer
@@ -97,6 +97,7 @@ async def begin_key_ledger(data_dir: DataDir, stub: Any, policy: CallPolicy) -> 
     known = await unary(stub.ListKeyEvents, keys_pb2.ListKeyEventsRequest(), policy)
     begun = known.events[0] if known.events else None
     if begun is not None and begun.state != keys_pb2.KEY_EVENT_STATE_PROPOSED:
+        await _pin_again(data_dir, bytes(begun.event.thumbprint))
         return
     uri, jwk = await local_key(data_dir, RECOVERY_KID, "recovery")
     try:
@@ -106,8 +107,39 @@ async def begin_key_ledger(data_dir: DataDir, stub: Any, policy: CallPolicy) -> 
         sys.stderr.write(f"there is no key ledger: {error.message}\n")
         return
     await endorse(stub, policy, begun, RECOVERY_KID, uri, data_dir.keys)
+    _write_pin(data_dir, thumbprint(orjson.loads(jwk)))
+
+
+async def _pin_again(data_dir: DataDir, expected: bytes) -> None:
+    """Write the pin if it is missing: whoever endorsed the genesis was killed before it did.
+
+    It is made from the recovery key itself. What the registry says of that key, 32 bytes in
+    `expected`, is what verifiers are to hold against the pin, and so no source of it.
+    """
+    if (data_dir.path / PIN_FILE).exists():
+        return
+    found = b""
+    if (data_dir.keys / f"{RECOVERY_KID}.pem").exists():
+        try:
+            signer = await open_signer(f"local:{RECOVERY_KID}.pem", data_dir.keys)
+            found = thumbprint_of(signer.public_key)
+            await signer.close()
+        except KMSError as error:
+            sys.stderr.write(f"the recovery key cannot be read: {error}\n")
+    if found == expected:
+        _write_pin(data_dir, found)
+    else:
+        sys.stderr.write(
+            f"{data_dir.path / PIN_FILE} is missing, and the recovery key that it is made from is "
+            "not here: without it, a key registry that gets lost is taken for a new one. Put it "
+            "back from where verifiers have it\n"
+        )
+
+
+def _write_pin(data_dir: DataDir, recovery_thumbprint: bytes) -> None:
+    """Write the file that verifiers pin the key ledger by, and say whose thumbprint it is."""
     path = data_dir.keys / f"{RECOVERY_KID}.pem"
-    pin = thumbprint(orjson.loads(jwk)).hex()
+    pin = recovery_thumbprint.hex()
     write_atomically(data_dir.path / PIN_FILE, f"{pin}\n".encode(), mode=0o644)
     sys.stderr.write(
         f"{path} is the recovery key: whoever has it can replace every other key. Move it to a "
