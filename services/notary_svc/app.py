@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from sqlalchemy.engine import URL
+
 from notary_svc.config import Settings
 from notary_svc.signing import Cosigner
 from notary_svc.storage.sql import SQLStorage
@@ -66,7 +68,8 @@ async def serve(
     cosigner = open_cosigner(settings)
     if {key.public_key for keys in trusted.values() for key in keys} & cosigner.public_keys:
         raise ConfigError("logs: one of our own keys is there; cosigners and logs share no keys")
-    url = settings.database_url or f"sqlite:///{settings.data_dir.absolute()}/notary.db"
+    own = URL.create("sqlite", database=f"{settings.data_dir.absolute()}/notary.db")
+    url = settings.database_url or own.render_as_string(hide_password=False)
     with contextlib.ExitStack() as stack:
         stack.enter_context(lock_data_dir(settings.data_dir, "notary"))
         storage = await asyncio.to_thread(SQLStorage.open, url)

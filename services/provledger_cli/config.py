@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from provledger_cli.datadir import DataDir, write_json
+from provledger_cli.datadir import PIN_FILE, DataDir, write_json
 from provledger_cli.failures import CommandError
 from provledger_cli.scratch import is_unfinished
 
@@ -49,7 +49,13 @@ class Config:
         if self.database_url:
             # One database for all: each service has a schema of its own in it.
             return self.database_url
-        return f"sqlite:///{data_dir.databases / service}.sqlite3"
+        path = f"{data_dir.databases / service}.sqlite3"
+        if "?" not in path and "%" not in path:
+            return f"sqlite:///{path}"
+        # Signs with a meaning in a URL. Hardly a path has them, and the import takes 0.2 s.
+        from sqlalchemy.engine import URL
+
+        return URL.create("sqlite", database=path).render_as_string(hide_password=False)
 
 
 def load(data_dir: DataDir) -> Config | None:
@@ -94,8 +100,7 @@ def settle(
     """
     kept = load(data_dir)
     default_sinks = (data_dir.anchors.as_uri(),)
-    # Without a key nothing was ever recorded: a first attempt may be corrected.
-    if kept is None or not any(data_dir.keys.glob("*.pem")):
+    if kept is None or not _was_used(data_dir):
         before = (kept.database_url, kept.sinks) if kept is not None else ("", default_sinks)
         was_fips = kept is not None and kept.fips
         config = Config(database_url or before[0], tuple(sinks) or before[1], fips or was_fips)
@@ -121,3 +126,16 @@ def settle(
             },
         )
     return config
+
+
+def _was_used(data_dir: DataDir) -> bool:
+    """Whether anything may have been recorded; else a first attempt may be corrected.
+
+    The keys alone do not tell: those of a restored directory may be on their way to it, and others
+    may all have gone into a KMS.
+    """
+    return (
+        any(data_dir.keys.glob("*.pem"))
+        or (data_dir.path / PIN_FILE).exists()
+        or any((data_dir.tiles / "logs").glob("*"))
+    )

@@ -207,7 +207,8 @@ def _rows(engine: Engine, query: Any, values: dict[str, Any] | None = None) -> S
         with engine.connect() as connection:
             return connection.execute(query, values or {}).all()
     except sa.exc.SQLAlchemyError as error:
+        # Without its options, of which `password` may be one.
+        shown = engine.url.set(query={}).render_as_string(hide_password=True)
         raise as_storage_error(error) or CommandError(
-            f"the database {engine.url.render_as_string(hide_password=True)} cannot be read: "
-            f"{type(error).__name__}"
+            f"the database {shown} cannot be read: {type(error).__name__}"
         ) from error

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from provledger.db import open_engine
 from provledger_cli import config, connect, datadir, endpoints, launching
 from provledger_cli.datadir import DataDir
 from provledger_cli.endpoints import Endpoints, ServiceState
 from provledger_cli.failures import CommandError
+from provledger_cli.stored import AnchorRows
 
 
 @pytest.fixture
@@ -159,6 +161,39 @@ def test_each_service_gets_a_database_of_its_own(directory: DataDir) -> None:
     sqlite = config.settle(directory, "", ["file:///elsewhere"])
     assert sqlite.url(directory, "ledger") == f"sqlite:///{directory.path}/db/ledger.sqlite3"
     assert sqlite.sinks == ("file:///elsewhere",)
+
+
+@pytest.mark.parametrize("name", ["we?ird", "per%20cent", "100%", "a#b", "@:x", "ä b", "=&+;"])
+def test_a_database_is_in_its_directory_whatever_that_is_called(tmp_path: Path, name: str) -> None:
+    there = DataDir.at(tmp_path / name)
+    there.make()
+    url = config.settle(there, "", []).url(there, "keys")
+    engine = open_engine(url, "keys")
+    engine.connect().close()
+    engine.dispose()
+    assert "keys.sqlite3" in [path.name for path in there.databases.iterdir()]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("left", ["keys/x.pem", "key-ledger.pin", "tiles/logs/ab/restored.json"])
+def test_a_directory_that_was_used_stays_with_its_database(directory: DataDir, left: str) -> None:
+    """A restored one, say, whose keys were not brought yet."""
+    config.settle(directory, "", [])
+    (directory.path / left).parent.mkdir(parents=True, exist_ok=True)
+    (directory.path / left).touch()
+    with pytest.raises(CommandError, match="another database"):
+        config.settle(directory, "postgresql+psycopg://u@h/other", [])
+    with pytest.raises(CommandError, match="FIPS"):
+        config.settle(directory, "", [], fips=True)
+
+
+@pytest.mark.filterwarnings("ignore:Query string argument")  # SQLite has no passwords
+def test_a_database_that_cannot_be_read_is_named_without_its_password(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/x.sqlite3?password=secret"
+    with pytest.raises(CommandError, match="cannot be read") as caught:
+        AnchorRows(open_engine(url, "anchor")).log_uids()
+    assert f"{tmp_path}/x.sqlite3" in caught.value.message
+    assert "secret" not in caught.value.message
 
 
 def test_services_are_told_where_the_others_are(directory: DataDir) -> None:
