@@ -38,7 +38,8 @@ class Wanted:
     """What is asked of the log beyond one history.
 
     others: files or URLs of checkpoints from elsewhere. max_age_s: None for any age. cosigners,
-    policy: by whose word it is fresh. expect: files with receipts of ours.
+    policy: who must have cosigned the head, and by whose word it is fresh; not both. expect: files
+    with receipts of ours.
     """
 
     others: Sequence[str] = ()
@@ -230,42 +231,44 @@ class Monitor:
 
     def _check_age(self, head: SeenHead | None, look: Look) -> None:
         """How old the head is, or while there is none, the one that is remembered."""
-        max_age_s = self._wanted.max_age_s
-        if max_age_s is None:
-            return
+        wanted = self._wanted
         if head is None and self._last is not None:
             head = self._last[0]
-        policy, cosigners = self._wanted.policy, self._wanted.cosigners
-        now = int(self._clock())
         with self._noting(look, FRESHNESS):
-            if policy is not None:
-                if head is not None:
-                    self._check_quorum(policy, head, now - max_age_s, look)
-                return
-            if cosigners:
-                what = "cosigned"
-                if head is None:
-                    return
-                at = newest_cosignature(head.signed, cosigners)
-            else:
-                what = "grown"
-                if self._last is None:
-                    return
-                at = self._last[1]
-            if at is None or now - at > max_age_s:
-                since = "ever" if at is None else f"for {now - at} s"
-                look.add(Alarm("stale", f"it was not {what} {since}", FRESHNESS))
-            else:
-                look.held[FRESHNESS] = f"{what} {max(0, now - at)} s ago or later"
+            if wanted.asks_cosigners:
+                if head is not None and wanted.policy is not None:
+                    self._check_quorum(wanted.policy, head, look)
+                elif head is not None:
+                    at = newest_cosignature(head.signed, wanted.cosigners)
+                    self._check_since(at, "cosigned", look)
+            elif wanted.max_age_s is not None and self._last is not None:
+                self._check_since(self._last[1], "grown", look)
 
-    def _check_quorum(self, policy: Policy, head: SeenHead, since: int, look: Look) -> None:
+    def _check_since(self, at: int | None, what: str, look: Look) -> None:
+        age_s = None if at is None else int(self._clock()) - at
+        max_age_s = self._wanted.max_age_s
+        if age_s is None or (max_age_s is not None and age_s > max_age_s):
+            since = "ever" if age_s is None else f"for {age_s} s"
+            look.add(Alarm(self._too_old, f"it was not {what} {since}", FRESHNESS))
+        else:
+            look.held[FRESHNESS] = f"{what} {max(0, age_s)} s ago or later"
+
+    def _check_quorum(self, policy: Policy, head: SeenHead, look: Look) -> None:
+        max_age_s = self._wanted.max_age_s
+        since = 0 if max_age_s is None else int(self._clock()) - max_age_s
         fresh = {name for name, at in cosigned_by(head.signed, policy).items() if at >= since}
         names = ", ".join(sorted(fresh))
         if policy.met_by(fresh):
             look.held[FRESHNESS] = f"cosigned by {names}"
             return
-        message = f"within {self._wanted.max_age_s} s it was cosigned by {names or 'nobody'}"
-        look.add(Alarm("stale", f"{message}, which is not enough", FRESHNESS))
+        within = "" if max_age_s is None else f"within {max_age_s} s "
+        message = f"{within}it was cosigned by {names or 'nobody'}, which is not enough"
+        look.add(Alarm(self._too_old, message, FRESHNESS))
+
+    @property
+    def _too_old(self) -> str:
+        """The kind of alarm: without an age that is asked for, nothing is too old."""
+        return "cosigner_quorum" if self._wanted.max_age_s is None else "stale"
 
     def _check_present(self, head: SeenHead, look: Look) -> None:
         if self._all_present or not self._wanted.expect:

@@ -157,6 +157,31 @@ def test_freshness_is_the_cosigners_word_or_growth(web: WebRoot, state: Path) ->
     assert look(web, state, clock, max_age_s=200, policy=policy).alarms == []
 
 
+def test_cosigners_that_are_named_must_have_signed_however_long_ago(
+    web: WebRoot, state: Path
+) -> None:
+    clock = Clock()
+    plain = (web.root / "checkpoint").read_bytes()
+    signed, key = cosign(plain, "one.example", clock.now - 10**8)
+    policy = parse_policy(f"witness a {key}\nquorum a\n".encode())
+    for asked in ({"policy": policy}, {"cosigners": LogView([key]).keys}):
+        (web.root / "checkpoint").write_bytes(plain)
+        assert kinds(look(web, state, clock, **asked)) == ["cosigner_quorum"]
+        (web.root / "checkpoint").write_bytes(signed)
+        found = look(web, state, clock, **asked)
+        assert (found.alarms, "freshness" in found.held) == ([], True)
+
+
+def test_a_policy_that_asks_for_nobody_is_not_taken(
+    web: WebRoot, state: Path, tmp_path: Path
+) -> None:
+    policy = tmp_path / "policy"
+    policy.write_text(f"log {KEY}\nquorum none\n")
+    command = _command(web, state, "--once", "--max-age", "60", "--policy", str(policy))
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert (done.returncode, web.asked, b"quorum" in done.stderr) == (2, {}, True)
+
+
 def test_our_entries_must_be_there(tmp_path: Path, state: Path) -> None:
     chain = sample_chain((20, 30))
     export, receipt = tmp_path / "export.ndjson", tmp_path / "receipt.json"

@@ -107,7 +107,8 @@ def monitor(
             "--cosigner",
             envvar="PROVLEDGER_MONITOR_COSIGNER",
             metavar="KEY",
-            help="Verifier key of a cosigner whose time is believed. Repeatable.",
+            help="Verifier key of a cosigner whose time is believed. Repeatable: one of them must "
+            "have cosigned the head.",
             show_default=False,
         ),
     ] = None,
@@ -116,7 +117,8 @@ def monitor(
         typer.Option(
             "--policy",
             envvar="PROVLEDGER_MONITOR_POLICY",
-            help="Policy (c2sp.org/tlog-policy) whose quorum of cosigners must be fresh.",
+            help="Policy (c2sp.org/tlog-policy) whose quorum must have cosigned the head, within "
+            "--max-age if that is given. Instead of --cosigner.",
             show_default=False,
         ),
     ] = None,
@@ -154,6 +156,11 @@ def monitor(
     output.use_json(as_json)
     if tree_hash not in ("sha256", "blake3"):
         raise CommandError("--tree-hash is sha256 or blake3")
+    if cosigner and policy is not None:
+        raise CommandError(
+            "--cosigner and --policy are not given together",
+            hint="put the cosigner into the policy",
+        )
     hook = _open_webhook(webhook)
     watch, origin = _open(
         url, vkey, state, checkpoint, expect, max_age, cosigner, policy, tree_hash
@@ -210,7 +217,13 @@ def _read_policy(path: Path | None) -> Policy | None:
     if path is None:
         return None
     with path.open("rb") as file:
-        return parse_policy(file.read(MAX_POLICY_BYTES + 1))
+        policy = parse_policy(file.read(MAX_POLICY_BYTES + 1))
+    if policy.quorum is None:
+        raise CommandError(
+            f"{path} asks for nobody: its quorum is none",
+            hint="leave --policy out; --max-age alone asks that the log grows",
+        )
+    return policy
 
 
 def _open_webhook(url: str) -> Fetcher | None:
