@@ -7,7 +7,9 @@ Nothing that is read here is believed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -15,7 +17,7 @@ from provledger import tiles
 from provledger.hashing import HASH_BYTES
 from provledger.settings import ConfigError
 from provledger_cli.failures import CommandError
-from provledger_cli.fetching import Fetcher
+from provledger_cli.fetching import Fetcher, FetchError
 
 if TYPE_CHECKING:
     from provledger.s3 import Bucket
@@ -105,6 +107,34 @@ class BucketFiles:
 
 
 Files = DirFiles | HTTPFiles | BucketFiles
+
+
+class TimedFiles:
+    """A log's files, asked for until a time is over that all of them have together."""
+
+    def __init__(self, files: Files, clock: Callable[[], float] = time.monotonic) -> None:
+        self._files = files
+        self._clock = clock
+        self._end_s = math.inf
+
+    def allow(self, seconds: float) -> None:
+        """Begin anew."""
+        self._end_s = self._clock() + seconds
+
+    @property
+    def where(self) -> str:
+        """Their place, for people."""
+        return self._files.where
+
+    def read(self, path: str) -> bytes | None:
+        """See `LogFiles`; raises FetchError once the time is over."""
+        if self._clock() > self._end_s:
+            raise FetchError(f"{self.where}/{path}: the time for this is over")
+        return self._files.read(path)
+
+    def partial_widths(self, path: str) -> Sequence[int]:
+        """See `LogFiles`."""
+        return self._files.partial_widths(path)
 
 
 def open_files(place: str) -> Files:

@@ -5,6 +5,7 @@ What is remembered from look to look is in `remembered`, what a look found in `a
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,12 +24,17 @@ from provledger.monitoring import LogView, SeenHead, check_present, cosigned_by,
 from provledger.note import VerifierKey
 from provledger.policy import Policy
 from provledger.receipt import Receipt
+from provledger.tiletree import TileTree
 from provledger_cli.alarms import CONSISTENCY, ENTRIES, FRESHNESS, SPLIT_VIEW, Alarm, Look
 from provledger_cli.failures import CommandError
 from provledger_cli.fetching import Fetcher, FetchError
-from provledger_cli.logfiles import MAX_CHECKPOINT_BYTES, Files
+from provledger_cli.logfiles import MAX_CHECKPOINT_BYTES, Files, TimedFiles
 from provledger_cli.receipt_files import receipts_of
 from provledger_cli.remembered import Memory
+
+STEP_S: Final = 120.0
+"""How long a step of a look asks for a log's files, such as what joins two heads; then they could
+not be had."""
 
 _PATIENCE_S: Final = 5.0
 
@@ -55,7 +61,11 @@ class Wanted:
 
 
 class Monitor:
-    """Looks at one log. clock: Unix seconds."""
+    """Looks at one log.
+
+    expect_s: how long a look asks for entries of ours, in seconds; the next one goes on with those
+    that are left. clock: Unix seconds. monotonic: seconds since some moment.
+    """
 
     def __init__(
         self,
@@ -64,19 +74,24 @@ class Monitor:
         memory: Memory,
         wanted: Wanted,
         *,
+        expect_s: float = math.inf,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._view = view
-        self._files = files
+        self._files = TimedFiles(files, monotonic)
         self._memory = memory
         self._wanted = wanted
+        self._expect_s = expect_s
         self._clock = clock
         self._sleep = sleep
         self._began = False
         self._last: tuple[SeenHead, int] | None = None
         self._saved = True
         self._all_present = False
+        # How many receipts at the beginning of each file were found.
+        self._present: dict[Path, int] = {}
 
     def look(self, tell: Callable[[Alarm], None] | None = None) -> Look:
         """Look once. What cannot be had or read is in `unknown`; nothing is raised for it.
@@ -118,7 +133,8 @@ class Monitor:
 
     @contextmanager
     def _noting(self, look: Look, check: str, *, unknown: str = "") -> Iterator[None]:
-        """What is raised in here is an alarm of this check, or what it could not tell."""
+        """A step: what is raised in it is an alarm of this check, or what it could not tell."""
+        self._files.allow(STEP_S)
         try:
             yield
         except SplitViewError as error:
@@ -279,13 +295,11 @@ class Monitor:
             tree = self._view.tree(head, self._files)
             for path in self._wanted.expect:
                 try:
-                    for receipt in _receipts_of(path):
-                        if check_present(receipt, self._view.origin, tree):
-                            found += 1
-                        else:
-                            missing += 1
+                    here, absent = self._count_present(path, tree)
                 except CommandError as error:
                     look.unknown[ENTRIES] = error.message
+                else:
+                    found, missing = found + here, missing + absent
         if missing:
             look.unknown.setdefault(
                 ENTRIES,
@@ -294,6 +308,21 @@ class Monitor:
         if ENTRIES not in look.unknown and len(look.alarms) == before:
             self._all_present = True
             look.held[ENTRIES] = f"all {found} of ours are where their receipts say"
+
+    def _count_present(self, path: Path, tree: TileTree) -> tuple[int, int]:
+        """How many receipts of a file are found in the tree, and how many are not (yet)."""
+        known = self._present.get(path, 0)
+        found = missing = 0
+        for at, receipt in enumerate(_receipts_of(path)):
+            if at == known:
+                self._files.allow(self._expect_s)
+            if at < known or check_present(receipt, self._view.origin, tree):
+                found += 1
+            else:
+                missing += 1
+            if not missing:
+                self._present[path] = found
+        return found, missing
 
 
 def _receipts_of(path: Path) -> Iterator[Receipt]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 import signal
 import threading
@@ -163,7 +164,7 @@ def monitor(
         )
     hook = _open_webhook(webhook)
     watch, origin = _open(
-        url, vkey, state, checkpoint, expect, max_age, cosigner, policy, tree_hash
+        url, vkey, state, checkpoint, expect, max_age, cosigner, policy, tree_hash, once=once
     )
     if once:
         look = watch.look(lambda alarm: _tell(hook, origin, alarm))
@@ -188,12 +189,14 @@ def _open(
     cosigners: list[str] | None,
     policy: Path | None,
     tree_hash: str,
+    *,
+    once: bool,
 ) -> tuple[Monitor, str]:
     from provledger import note
     from provledger.hashing import blake3, sha256
     from provledger.monitoring import LogView
     from provledger_cli.logfiles import open_files
-    from provledger_cli.monitor import Monitor, Wanted
+    from provledger_cli.monitor import STEP_S, Monitor, Wanted
     from provledger_cli.remembered import Memory
 
     view = LogView(vkeys, blake3 if tree_hash == "blake3" else sha256)
@@ -207,7 +210,9 @@ def _open(
         policy=_read_policy(policy),
         expect=expect or (),
     )
-    watch = Monitor(view, open_files(url), Memory(state, view), wanted)
+    # A look that others follow must not last, and leaves what is left to them.
+    expect_s = math.inf if once else STEP_S
+    watch = Monitor(view, open_files(url), Memory(state, view), wanted, expect_s=expect_s)
     return watch, view.origin
 
 
