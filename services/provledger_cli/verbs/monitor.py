@@ -150,6 +150,11 @@ def monitor(
     one history are a split view: the evidence is saved, can be checked by anybody with `provledger
     log split-view`, and the monitor ends.
 
+    It goes on whatever else happens: what cannot be had, read or saved is something that it could
+    not tell. An alarm is told once, as soon as it is found, and stands until the check that found
+    it holds: split_view, rolled_back, behind, checkpoint_signature, tiles_damaged, stale,
+    cosigner_quorum, inclusion.
+
     Exit code 0: all holds. 1: an alarm stands. 2: it could not be told.
 
     Example: provledger monitor https://log.example.org/main --vkey KEY --max-age 3600
