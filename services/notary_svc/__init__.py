@@ -6,6 +6,7 @@ cosigned here.
 
 - `cosigning`: which checkpoint is cosigned, and every refusal; no I/O
 - `signing`: the cosigner's own keys
+- `memory`: whether a database is the memory of these keys; no I/O
 - `storage`: what was cosigned last, by an atomic update
 - `web`: two HTTP paths over these
 

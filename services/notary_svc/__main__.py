@@ -28,10 +28,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config = settings.load(Settings, "notary", file=arguments.config)
         if arguments.vkeys:
-            from notary_svc.signing import Cosigner
+            from notary_svc import opening
 
-            config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            vkeys = Cosigner.open(config.name, config.data_dir).vkeys
+            vkeys = asyncio.run(opening.vkeys(config))
             text = json.dumps({"vkeys": vkeys}) if arguments.json else "\n".join(vkeys)
             sys.stdout.write(text + "\n")
             return 0

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from sqlalchemy.engine import URL
-
 from notary_svc.config import Settings
-from notary_svc.signing import Cosigner
-from notary_svc.storage.sql import SQLStorage
+from notary_svc.opening import opened
 from notary_svc.web import Notary
 from provledger import logs
-from provledger.db import lock_data_dir
 from provledger.errors import InputError
 from provledger.http import server
 from provledger.http.server import WebApp, check_tls
@@ -24,15 +19,6 @@ from provledger.policy import MAX_POLICY_BYTES, parse_policy
 from provledger.settings import ConfigError
 
 log = logs.get(__name__)
-
-
-def open_cosigner(settings: Settings) -> Cosigner:
-    """The cosigner of these settings, whose keys are made if there are none."""
-    try:
-        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"data_dir {settings.data_dir}: {error.strerror}") from error
-    return Cosigner.open(settings.name, settings.data_dir)
 
 
 def read_logs(path: Path) -> dict[str, list[VerifierKey]]:
@@ -65,19 +51,13 @@ async def serve(
     """
     check_tls(settings)
     trusted = read_logs(settings.logs)
-    cosigner = open_cosigner(settings)
-    if {key.public_key for keys in trusted.values() for key in keys} & cosigner.public_keys:
-        raise ConfigError("logs: one of our own keys is there; cosigners and logs share no keys")
-    own = URL.create("sqlite", database=f"{settings.data_dir.absolute()}/notary.db")
-    url = settings.database_url or own.render_as_string(hide_password=False)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(lock_data_dir(settings.data_dir, "notary"))
-        storage = await asyncio.to_thread(SQLStorage.open, url)
-        try:
-            app = Notary(cosigner, trusted, storage, clock=clock).app()
-            for vkey in cosigner.vkeys:
-                log.info("notary.vkey", vkey=vkey)
-            # The same listener as the gateway's, with its bounds on what strangers hold (ADR 0026).
-            await server.serve(WebApp(app), settings, stop=stop, hurry=hurry, on_ready=on_ready)
-        finally:
-            await storage.close()
+    async with opened(settings) as (cosigner, storage):
+        if {key.public_key for keys in trusted.values() for key in keys} & cosigner.public_keys:
+            raise ConfigError(
+                "logs: one of our own keys is there; cosigners and logs share no keys"
+            )
+        app = Notary(cosigner, trusted, storage, clock=clock).app()
+        for vkey in cosigner.vkeys:
+            log.info("notary.vkey", vkey=vkey)
+        # The same listener as the gateway's, with its bounds on what strangers hold (ADR 0026).
+        await server.serve(WebApp(app), settings, stop=stop, hurry=hurry, on_ready=on_ready)

@@ -32,6 +32,13 @@ class Settings(HTTPSettings):
     database_url: str | None = field(
         default=None, metadata={"doc": "SQLAlchemy URL instead of SQLite in data_dir."}
     )
+    accept_empty_database: bool = field(
+        default=False,
+        metadata={
+            "doc": "For one start: whether keys that were there before may begin with an empty "
+            "database, since nothing was ever cosigned with them. Take it away after that start."
+        },
+    )
     max_connections: int = field(
         default=256,
         metadata={

@@ -11,7 +11,7 @@ import os
 import stat
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,6 +34,15 @@ class _Key:
     sign: Callable[[bytes], bytes]
 
 
+@dataclass(frozen=True, slots=True)
+class MadeKey:
+    """A key that was just made, and where it belongs. The key itself is never shown."""
+
+    path: Path
+    vkey: str
+    private_key: Any = field(repr=False)
+
+
 class Cosigner:
     """Signs checkpoints under one name, by Ed25519 (0x04) and ML-DSA-44 (0x06)."""
 
@@ -50,6 +59,18 @@ class Cosigner:
         Raises:
             ConfigError: a key cannot be read or made, or others could read it.
         """
+        cosigner, made = cls.load(name, directory)
+        for each in made:
+            write_key(each)
+        return cosigner
+
+    @classmethod
+    def load(cls, name: str, directory: Path) -> tuple[Cosigner, list[MadeKey]]:
+        """The cosigner of a directory, and those of its keys that were missing and are not written.
+
+        Raises:
+            ConfigError: a key cannot be read, or others could read it.
+        """
         kinds: list[tuple[str, Callable[[], Any]]] = [
             (ED25519_FILE, ed25519.Ed25519PrivateKey.generate)
         ]
@@ -59,15 +80,21 @@ class Cosigner:
             kinds.append((ML_DSA_FILE, mldsa.MLDSA44PrivateKey.generate))
         except ImportError:  # an older cryptography: Ed25519 is what every client knows
             pass
-        keys = []
+        keys, made = [], []
         for file, generate in kinds:
+            path = directory / file
             try:
-                keys.append(_open_key(directory / file, generate))
+                found = _read_key(path)
+                key = generate() if found is None else found
             except UnsupportedAlgorithm:
                 continue
             except (OSError, ValueError, TypeError) as error:
-                raise ConfigError(f"key file {directory / file}: {error}") from error
-        return cls(name, keys)
+                raise ConfigError(f"key file {path}: {error}") from error
+            keys.append(key)
+            if found is None:
+                made.append((path, key))
+        cosigner = cls(name, keys)
+        return cosigner, [MadeKey(path, _key(name, key).vkey, key) for path, key in made]
 
     @property
     def vkeys(self) -> list[str]:
@@ -108,11 +135,12 @@ def _key(name: str, private_key: Any) -> _Key:
     return _Key(note.parse_vkey(vkey), vkey, private_key.sign)
 
 
-def _open_key(path: Path, generate: Callable[[], Any]) -> Any:
+def _read_key(path: Path) -> Any:
+    """The private key in a file, None if there is none."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
-        return _make_key(path, generate)
+        return None
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or stat.S_IMODE(status.st_mode) & 0o077:
@@ -120,21 +148,23 @@ def _open_key(path: Path, generate: Callable[[], Any]) -> Any:
         return serialization.load_pem_private_key(file.read(16 * 1024), None)
 
 
-def _make_key(path: Path, generate: Callable[[], Any]) -> Any:
-    private_key = generate()
-    pem = private_key.private_bytes(
+def write_key(made: MadeKey) -> None:
+    """Write a key that was made, durably, where none is; raises ConfigError."""
+    pem = made.private_key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(pem)
-        file.flush()
-        os.fsync(file.fileno())
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-    return private_key
+        descriptor = os.open(made.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(pem)
+            file.flush()
+            os.fsync(file.fileno())
+        directory = os.open(made.path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise ConfigError(f"key file {made.path}: {error}") from error

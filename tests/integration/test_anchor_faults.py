@@ -57,28 +57,29 @@ class Notary:
         policy.write_text(f"log {log_vkey}\nquorum none\n")
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
-        self.vkeys = Cosigner.open(NOTARY, self._data()).vkeys
+        # As its people do: they show the keys, and start it later.
+        command = [sys.executable, "-m", "notary_svc", "--vkeys", "--json"]
+        shown = subprocess.run(command, env=self._environment(), capture_output=True, check=True)
+        self.vkeys: list[str] = json.loads(shown.stdout)["vkeys"]
         self.url = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def _data(self) -> Path:
-        data = self._folder / "data"
-        data.mkdir(exist_ok=True)
-        return data
-
-    async def start(self) -> None:
-        ready = self._folder / "ready"
-        ready.unlink(missing_ok=True)
+    def _environment(self) -> dict[str, str]:
         settings = {
             "NAME": NOTARY,
             "DATA_DIR": str(self._folder / "data"),
             "LOGS": str(self._folder / "logs.policy"),
             "PORT": str(self.port),
-            "READY_FILE": str(ready),
+            "READY_FILE": str(self._folder / "ready"),
         }
+        return os.environ | {f"PROVLEDGER_NOTARY_{key}": each for key, each in settings.items()}
+
+    async def start(self) -> None:
+        ready = self._folder / "ready"
+        ready.unlink(missing_ok=True)
         self._process = subprocess.Popen(  # noqa: ASYNC220 - a moment, in a test
             [sys.executable, "-m", "notary_svc"],
-            env=os.environ | {f"PROVLEDGER_NOTARY_{key}": value for key, value in settings.items()},
+            env=self._environment(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

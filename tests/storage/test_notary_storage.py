@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from notary_svc.cosigning import Cosigned, origin_id
+from notary_svc.memory import Memory
 from notary_svc.storage import Storage
 from notary_svc.storage.memory import MemoryStorage
 from notary_svc.storage.sql import SQLStorage
@@ -76,10 +77,21 @@ async def test_origins_do_not_mix(storage: Storage) -> None:
     assert await storage.latest(origin_id(ORIGIN)) == _at(3)
 
 
+async def test_it_says_whose_memory_it_is(storage: Storage) -> None:
+    assert await storage.memory() == Memory(frozenset(), cosigned=False)
+    await storage.remember(["a", "b"])
+    await storage.remember(["b", "c"])
+    assert await storage.memory() == Memory(frozenset("abc"), cosigned=False)
+    await storage.update(ORIGIN, lambda last: _at(3))
+    assert await storage.memory() == Memory(frozenset("abc"), cosigned=True)
+
+
 async def test_what_was_stored_is_there_after_a_restart(database_url: str) -> None:
     first = await asyncio.to_thread(SQLStorage.open, database_url)
     await first.update(ORIGIN, lambda last: _at(3))
+    await first.remember(["a"])
     await first.close()
     second = await asyncio.to_thread(SQLStorage.open, database_url)
     assert await second.latest(origin_id(ORIGIN)) == _at(3)
+    assert await second.memory() == Memory(frozenset("a"), cosigned=True)
     await second.close()

@@ -7,10 +7,11 @@ logs' other cosigners for their sizes first.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from notary_svc.cosigning import Cosigned
+from notary_svc.memory import Memory
 
 Decide = Callable[[Cosigned | None], Cosigned]
 """What to store in place of what is there, or an exception, which stores nothing. Pure: it may be
@@ -30,6 +31,14 @@ class Storage(Protocol):
 
     async def latest(self, origin_id: str) -> Cosigned | None:
         """What was cosigned last, by `cosigning.origin_id`."""
+        ...
+
+    async def memory(self) -> Memory:
+        """Whose memory this is, and whether it holds anything."""
+        ...
+
+    async def remember(self, vkeys: Collection[str]) -> None:
+        """Be the memory of these keys, too; durable once this returns."""
         ...
 
     async def close(self) -> None:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from notary_svc.cosigning import Cosigned, origin_id
+from notary_svc.memory import Memory
 from notary_svc.storage import Decide
 from provledger.db import Readers, Writer, check_durable, migrate, open_engine
 
 SCHEMA: Final = "notary"
 MIGRATIONS: Final = "notary_svc.migrations"
 
+_METADATA: Final = sa.MetaData()
+OWN_KEYS: Final = sa.Table("own_keys", _METADATA, sa.Column("vkey", sa.Text, primary_key=True))
 COSIGNED: Final = sa.Table(
     "cosigned",
-    sa.MetaData(),
+    _METADATA,
     sa.Column("origin_id", sa.Text, primary_key=True),
     sa.Column("origin", sa.Text),
     sa.Column("size", sa.BigInteger),
@@ -49,6 +53,14 @@ class SQLStorage:
         """See `Storage.latest`."""
         return await self._readers.run(_read, origin_id)
 
+    async def memory(self) -> Memory:
+        """See `Storage.memory`."""
+        return await self._readers.run(_memory)
+
+    async def remember(self, vkeys: Collection[str]) -> None:
+        """See `Storage.remember`."""
+        await self._writer.run(_remember, frozenset(vkeys))
+
     async def close(self) -> None:
         """See `Storage.close`."""
         await self._writer.close()
@@ -62,6 +74,19 @@ def _read(connection: Connection, key: str, *, lock: bool = False) -> Cosigned |
     )
     row = connection.execute(query.with_for_update() if lock else query).first()
     return None if row is None else Cosigned(int(row.size), bytes(row.root), bytes(row.note))
+
+
+def _memory(connection: Connection) -> Memory:
+    vkeys = frozenset(connection.execute(sa.select(OWN_KEYS.c.vkey)).scalars())
+    one = connection.execute(sa.select(COSIGNED.c.origin_id).limit(1)).first()
+    return Memory(vkeys, one is not None)
+
+
+def _remember(connection: Connection, vkeys: frozenset[str]) -> None:
+    known = frozenset(connection.execute(sa.select(OWN_KEYS.c.vkey)).scalars())
+    rows = [{"vkey": vkey} for vkey in sorted(vkeys - known)]
+    if rows:
+        connection.execute(sa.insert(OWN_KEYS), rows)
 
 
 def _update(connection: Connection, origin: str, decide: Decide) -> Cosigned:

@@ -70,6 +70,15 @@ def notary(
             show_default=False,
         ),
     ] = None,
+    accept_empty_database: Annotated[
+        bool,
+        typer.Option(
+            "--accept-empty-database",
+            envvar="PROVLEDGER_NOTARY_ACCEPT_EMPTY_DATABASE",
+            help="For one start: keys that were there before begin with an empty database, since "
+            "nothing was ever cosigned with them.",
+        ),
+    ] = False,
     vkeys: Annotated[
         bool,
         typer.Option(
@@ -95,6 +104,8 @@ def notary(
         "host": host,
         "port": str(port),
     }
+    if accept_empty_database:
+        settings["accept_empty_database"] = "true"
     if tls_cert is not None:
         settings["tls_cert"] = str(tls_cert)
     if tls_key is not None:
