@@ -60,6 +60,8 @@ def test_load_with_a_rotation_in_the_middle(own: Installation) -> None:
         "baseline refused at 40/s",
         "baseline rate",
     }
+    full = own.run(*again, "--plot", "/dev/full", check=False)
+    assert (full.code, full.json["result"]) == (2, "holds"), "the report is there all the same"
     not_ours = own.run(*again, "--kill", "postgres", check=False)
     assert not_ours.code == 2
 

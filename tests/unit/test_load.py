@@ -19,6 +19,7 @@ from provledger_cli.load import fleet, judge, planning, schedule, worker
 from provledger_cli.load.histogram import Histogram, index_of, upper_of
 from provledger_cli.load.plot import latency_curve
 from provledger_cli.load.schedule import Traffic, arrivals
+from provledger_cli.verbs.load import load
 
 LEDGER = "tenants/load/ledgers/load"
 DURATIONS = st.lists(st.floats(0, 3600, allow_nan=False), max_size=200)
@@ -106,6 +107,8 @@ def test_mixes_are_drawn_by_weight() -> None:
         (schedule.parse_sizes, "0"),
         (schedule.parse_sizes, "1e3"),
         (schedule.parse_sizes, "9999999"),
+        (schedule.parse_sizes, "\u00b2\u00b2\u00b2"),
+        (schedule.parse_sizes, "9" * 5000),
         (schedule.parse_rates, "100,50"),
         (schedule.parse_rates, "0"),
         (schedule.parse_rates, "inf"),
@@ -115,6 +118,19 @@ def test_mixes_are_drawn_by_weight() -> None:
 def test_options_that_cannot_be_are_refused(parse: Any, text: str) -> None:
     with pytest.raises(InputError, match="--"):
         parse(text)
+
+
+@given(st.floats(1e-6, 1e6))
+def test_next_rate_is_always_more(rate: float) -> None:
+    following = schedule.next_rate(rate)
+    assert rate < following <= 2 * rate
+    assert following < 1 or following == int(following)
+
+
+def test_place_of_the_curve_is_looked_at_first() -> None:
+    """Not when the load is over, whose results would be gone."""
+    with pytest.raises(CommandError, match="there is no directory /nowhere"):
+        load(plot=Path("/nowhere/curve.svg"))
 
 
 # --- judgement
@@ -244,6 +260,7 @@ def test_step_keeps_up_with_answers_that_all_take_long() -> None:
     assert made(100, 1000, 890, [0.5])["kept_up"]
     assert not made(100, 1000, 890, [0.001, 1.2])["kept_up"]
     assert not made(100, 0, 0, [])["kept_up"]
+    assert made(0, 0, 0, [])["kept_up"], "nothing was due"
 
 
 def test_event_that_ended_after_the_load_says_nothing() -> None:

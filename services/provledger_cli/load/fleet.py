@@ -91,8 +91,9 @@ class Step:
     def kept_up(self) -> bool:
         """Whether nine in ten of what was due were answered while the step lasted, of those that
         could be: what takes as long as the quickest answer cannot, if it is due later."""
+        due = self.sent + self.not_sent
         part = max(0.0, 1.0 - self.latency.quantile_ms(0.0) / 1000 / self.seconds)
-        return self.in_time > 0 and self.in_time >= KEEPS_UP * part * (self.sent + self.not_sent)
+        return not due or (self.in_time > 0 and self.in_time >= KEEPS_UP * part * due)
 
     @property
     def late(self) -> bool:
@@ -191,6 +192,9 @@ class Fleet:
         """Run one step; every process sends its part of the rate.
 
         hold_back: as the Python client does (`provledger.throttle`).
+
+        Raises:
+            CommandError: a process ended.
         """
         latest: list[Mapping[str, Any] | None] = [None] * self._count
         start_s = time.monotonic() + START_IN_S
@@ -214,9 +218,12 @@ class Fleet:
                 so_far = min(seconds, max(0.001, time.monotonic() - start_s))
                 on_progress(_sum(rate_per_s, so_far, latest))
 
-        async with asyncio.TaskGroup() as group:
-            for number, process in enumerate(self._processes):
-                group.create_task(one(number, process))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for number, process in enumerate(self._processes):
+                    group.create_task(one(number, process))
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
         return _sum(rate_per_s, seconds, latest)
 
     async def _stop(self) -> None:

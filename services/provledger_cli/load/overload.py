@@ -94,7 +94,10 @@ def _answered(step: Step) -> float | None:
 
 
 def findings(best: Step, steps: Sequence[Step]) -> list[Finding]:
-    """What must hold where clients hold back; where they do not, it is only told."""
+    """What must hold where clients hold back; where they do not, it is only told. No steps: there
+    was no rate of which to send twice as much."""
+    if not steps:
+        return [Finding("overload", "could not tell", "nothing was answered while a step lasted")]
     of = {step.name: step for step in steps}
     share = _share(of, HELD_BACK)
     throughput: Word = "holds" if share is not None and share >= KEEPS else "does not hold"

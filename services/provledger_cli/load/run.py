@@ -19,9 +19,8 @@ from provledger_cli.datadir import SERVICES
 from provledger_cli.failures import CommandError
 from provledger_cli.load import overload
 from provledger_cli.load.fleet import START_IN_S, Fleet, Step
-from provledger_cli.load.schedule import Traffic
+from provledger_cli.load.schedule import Traffic, next_rate
 
-GROWTH: Final = 1.5
 _MOST_STEPS: Final = 40
 
 
@@ -114,8 +113,8 @@ async def run(
                 step = await run_step("", rate, False)
                 steps.append(step)
                 if plan.saturate and len(steps) == len(rates) < _MOST_STEPS and step.kept_up:
-                    rates.append(round(rate * GROWTH))
-            if plan.overload:
+                    rates.append(next_rate(rate))
+            if plan.overload and best_of(steps).in_time:
                 quiet = {
                     **setup,
                     "tag": f"{tag}-quiet",

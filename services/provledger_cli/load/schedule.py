@@ -19,6 +19,8 @@ KINDS: Final[tuple[Kind, ...]] = ("single", "shared", "batch", "stream")
 message on a stream."""
 
 MAX_SIZE_BYTES: Final = 512 * 1024
+_SIZE_DIGITS: Final = len(str(MAX_SIZE_BYTES))
+GROWTH: Final = 1.5
 
 
 class Arrival(NamedTuple):
@@ -105,7 +107,8 @@ def parse_sizes(text: str) -> list[tuple[int, float]]:
     """The mix of sizes in bytes; raises InputError."""
     sizes = []
     for name, weight in parse_weights(text, "--sizes"):
-        if not name.isdigit() or not 64 <= int(name) <= MAX_SIZE_BYTES:
+        digits = name.isascii() and name.isdigit() and len(name) <= _SIZE_DIGITS
+        if not digits or not 64 <= int(name) <= MAX_SIZE_BYTES:
             raise InputError(f"--sizes: {name!r} is not a number of bytes, 64 to {MAX_SIZE_BYTES}")
         sizes.append((int(name), weight))
     return sizes
@@ -123,3 +126,9 @@ def parse_rates(text: str) -> list[float]:
             raise InputError("--rates: growing numbers of requests a second, such as 50,100,200")
         rates.append(rate)
     return rates
+
+
+def next_rate(rate_per_s: float) -> float:
+    """Half as much again: a whole number, if it is not less than one."""
+    rate = GROWTH * rate_per_s
+    return float(round(rate)) if rate >= 1.0 else float(f"{rate:.3g}")

@@ -32,6 +32,8 @@ MAX_OUTSTANDING: Final = 20_000
 """Requests without an answer in one process; what is due beyond that is counted as not sent."""
 MAX_IN_FLIGHT: Final = 128
 """Of one tenant, in one process that holds back: `CallPolicy.max_in_flight`."""
+NO_ANSWER: Final = "no answer"
+"""How it is called that a request was not answered in time."""
 _PROGRESS_S: Final = 0.5
 
 clock = time.monotonic
@@ -105,14 +107,16 @@ class Tally:
         What was held back and not sent is no measure of how fast the service refuses.
         """
         if not _is_refusal(error):
-            self.no_answer(error.reason, drafts)
+            # Who says so is the client: a service that was out of time gives another reason.
+            late = error.code == error.reason == "DEADLINE_EXCEEDED"
+            self.failure(NO_ANSWER if late else error.reason, drafts)
             return
         self.refused[error.reason] += 1
         self.drafts_refused[error.reason] += drafts
         if error.reason != THROTTLED:
             self.refusal.record(clock() - sent_s)
 
-    def no_answer(self, why: str, drafts: int) -> None:
+    def failure(self, why: str, drafts: int) -> None:
         """Note that a request failed."""
         self.failed[why] += 1
         self.drafts_failed[why] += drafts
@@ -185,10 +189,10 @@ class _Sending:
             tally.error(error, sent_s, drafts)
             failed = error
         except TimeoutError:
-            tally.no_answer("no answer", drafts)
+            tally.failure(NO_ANSWER, drafts)
         except Exception as error:
             # A fault of the client's: what is not known to be answered is not.
-            tally.no_answer(type(error).__name__, drafts)
+            tally.failure(type(error).__name__, drafts)
         else:
             if answer.errors:
                 tally.partly(answer, sent_s)
@@ -226,7 +230,7 @@ async def step(sender: Sender, traffic: Traffic, order: dict[str, Any]) -> Tally
     if tasks:
         await asyncio.wait(set(tasks), timeout=order["timeout_s"])
     for task, arrival in tasks.items():
-        tally.no_answer("no answer", sender.drafts_of(arrival))
+        tally.failure(NO_ANSWER, sender.drafts_of(arrival))
         task.cancel()
     tally.ended()
     return tally

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from provledger_cli import output
+from provledger_cli import output, placing
 from provledger_cli.failures import COULD_NOT_TELL, DOES_NOT_HOLD
 from provledger_cli.options import (
     DataDirOption,
@@ -305,6 +305,7 @@ def load(
     from provledger_cli.load import judge, overload, planning, report
 
     output.use_json(as_json)
+    placing.claim(plot)
     traffic = planning.traffic(mix, tenants, sizes, batch_items, constant)
     plan = planning.plan(
         traffic,
@@ -335,15 +336,15 @@ def load(
         tolerance=tolerance,
     )
     findings += judge.in_the_middle(outcome.events, outcome.missed, outcome.load_s)
-    if outcome.overloaded:
+    if plan.overload:
         findings += overload.findings(outcome.best, outcome.overloaded)
     word = judge.verdict(findings, steps)
-    if plot is not None:
-        _plot(plot, steps, traffic)
     if as_json:
         output.document(report.document(plan, outcome, steps, findings, word))
     else:
         report.show(outcome, findings)
+    if plot is not None:
+        _plot(plot, steps, traffic)
     if word != "holds":
         if not findings:
             output.say("[bold red]nothing was answered[/]")
@@ -383,4 +384,5 @@ def _plot(path: Path, steps: list[dict[str, Any]], traffic: Traffic) -> None:
     from provledger_cli.load.plot import latency_curve
 
     kinds = ", ".join(name for name, _ in traffic.kinds)
-    path.write_text(latency_curve(steps, f"Latency of appends ({kinds}), from when due"), "utf-8")
+    curve = latency_curve(steps, f"Latency of appends ({kinds}), from when due")
+    placing.write(path, curve.encode())
