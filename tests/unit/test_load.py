@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -12,14 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provledger.errors import InputError
-from provledger_cli.connect import Target
-from provledger_cli.datadir import DataDir
-from provledger_cli.failures import CommandError
-from provledger_cli.load import fleet, judge, planning, schedule, worker
+from provledger_cli.load import fleet, judge, schedule, worker
 from provledger_cli.load.histogram import Histogram, index_of, upper_of
 from provledger_cli.load.plot import latency_curve
 from provledger_cli.load.schedule import Traffic, arrivals
-from provledger_cli.verbs.load import load
 
 LEDGER = "tenants/load/ledgers/load"
 DURATIONS = st.lists(st.floats(0, 3600, allow_nan=False), max_size=200)
@@ -125,12 +120,6 @@ def test_next_rate_is_always_more(rate: float) -> None:
     following = schedule.next_rate(rate)
     assert rate < following <= 2 * rate
     assert following < 1 or following == int(following)
-
-
-def test_place_of_the_curve_is_looked_at_first() -> None:
-    """Not when the load is over, whose results would be gone."""
-    with pytest.raises(CommandError, match="there is no directory /nowhere"):
-        load(plot=Path("/nowhere/curve.svg"))
 
 
 # --- judgement
@@ -272,37 +261,6 @@ def test_event_that_ended_after_the_load_says_nothing() -> None:
     assert (rotation.check, rotation.word) == ("rotate in the middle", "could not tell")
     assert (later.check, later.word) == ("kill in the middle", "could not tell")
     assert "8.0 s after the start, the load 2.0 s" in later.detail
-
-
-@pytest.mark.parametrize(
-    ("options", "refused"),
-    [
-        ({"kill": "witness", "kill_at": 3.9}, ""),
-        ({"kill": "witness", "kill_at": 4.0}, "--at 4"),
-        ({"rotate_at": 8.0}, "--rotate-at 8"),
-        ({"rotate_at": 8.0, "saturate": True}, ""),
-        ({"rotate_at": None, "kill_at": 8.0}, ""),
-    ],
-)
-def test_event_after_the_load_is_refused(options: Any, refused: str) -> None:
-    """Two steps of two seconds; how long a load is that goes on until it is full, nobody knows."""
-    given = {"rotate_at": None, "kill": "", "kill_at": 1.0, "saturate": False, **options}
-    two = planning.plan(
-        traffic(),
-        "50,100",
-        saturate=given.pop("saturate"),
-        overload=False,
-        step_s=2.0,
-        processes=1,
-        seed="1",
-        timeout_s=1.0,
-    )
-    here = Target(DataDir(Path("/nowhere")), {}, embedded=True)
-    if refused:
-        with pytest.raises(CommandError, match=refused):
-            planning.with_events(two, here, **given)
-    else:
-        assert planning.with_events(two, here, **given).kill == given["kill"]
 
 
 def test_report_of_before_can_be_a_baseline() -> None:

@@ -45,6 +45,7 @@ def judge(
     max_memory_mib: float | None = None,
     memory: Sequence[Mapping[str, Any]] = (),
     baseline: Sequence[Mapping[str, Any]] | None = None,
+    unlike: Sequence[str] = (),
     tolerance: float = 0.2,
 ) -> list[Finding]:
     """Findings about steps, as `Step.document` gives them.
@@ -54,7 +55,7 @@ def judge(
     max_refused: part of those of every step that may be refused. max_gap_ms: longest time in which
     a client process had no answer, in every step. max_memory_mib: for every service of `memory`, at
     its highest. baseline: steps of an earlier run; those of the same rate are compared, and the
-    best with the best.
+    best with the best. unlike: in what that was another load, so that nothing can be compared.
     """
     findings: list[Finding] = []
     if max_p95_ms is not None:
@@ -71,7 +72,10 @@ def judge(
         findings += [_gap(step, max_gap_ms) for step in steps]
     if max_memory_mib is not None:
         findings += _memory(memory, max_memory_mib)
-    if baseline is not None:
+    if baseline is not None and unlike:
+        why = f"it was made with other {', '.join(unlike)}"
+        findings.append(Finding("baseline", "could not tell", why))
+    elif baseline is not None:
         findings += _compare(steps, baseline, tolerance)
     return findings
 
@@ -109,7 +113,7 @@ def steps_of(document: Any) -> list[Mapping[str, Any]]:
     try:
         steps = document["steps"]
         for step in steps:
-            float(step["rate_per_s"]), _throughput_per_s(step)
+            float(step["rate_per_s"]), float(step["seconds"]), _throughput_per_s(step)
             float(step["latency_ms"]["p95"]), float(step["latency_ms"]["p99"])
             int(_drafts(step)["sent"]), sum(_drafts(step)["refused"].values())
     except (AttributeError, KeyError, TypeError, ValueError):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from provledger import names
+from provledger.errors import InputError
 from provledger_cli.connect import Target
 from provledger_cli.datadir import SERVICES
 from provledger_cli.failures import CommandError
@@ -80,13 +81,59 @@ def with_events(
     return replace(plan, rotate_at_s=rotate_at, kill=kill, kill_at_s=kill_at)
 
 
-def baseline(path: Path | None) -> Sequence[Mapping[str, Any]] | None:
-    """The steps of a report that was kept; raises CommandError for anything else."""
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """A report that was kept: its steps, and what they were made of."""
+
+    steps: Sequence[Mapping[str, Any]]
+    traffic: Traffic
+    processes: int
+
+    def unlike(self, plan: Plan) -> list[str]:
+        """The options by which a plan is another load. Tenants may have other names."""
+        one, other = self.traffic, plan.traffic
+        batches = "batch" in _shares([*one.kinds, *other.kinds])
+        same = {
+            "--mix": _shares(one.kinds) == _shares(other.kinds),
+            "--batch-items": one.batch_items == other.batch_items or not batches,
+            "--tenants": sorted(_shares(one.ledgers).values())
+            == sorted(_shares(other.ledgers).values()),
+            "--sizes": _shares(one.sizes) == _shares(other.sizes),
+            "--constant": one.poisson == other.poisson,
+            "--processes": self.processes == plan.processes,
+            "--duration": all(step["seconds"] == plan.step_s for step in self.steps),
+        }
+        return [option for option, alike in same.items() if not alike]
+
+
+def _shares(pairs: Sequence[tuple[Any, float]]) -> dict[Any, float]:
+    """How much of all each value is, to six digits."""
+    total = sum(weight for _, weight in pairs)
+    shares: dict[Any, float] = {}
+    for value, weight in pairs:
+        shares[value] = shares.get(value, 0.0) + weight / total
+    return {value: round(share, 6) for value, share in shares.items()}
+
+
+def baseline(path: Path | None) -> Baseline | None:
+    """A report that was kept; raises CommandError for anything else."""
     if path is None:
         return None
     try:
-        return judge.steps_of(json.loads(path.read_bytes()))
+        return baseline_of(json.loads(path.read_bytes()))
     except ValueError:
         raise CommandError(
             f"{path} is not a report of `provledger load --json`", hint="write one with --json"
         ) from None
+
+
+def baseline_of(document: Any) -> Baseline:
+    """A report as a baseline; raises InputError for anything else."""
+    steps = judge.steps_of(document)
+    try:
+        made = Traffic.from_json(document["traffic"])
+        for pairs in (made.kinds, made.ledgers, made.sizes):
+            _shares(pairs)
+        return Baseline(steps, made, int(document["processes"]))
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        raise InputError("--baseline does not tell what load it was") from None

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from provledger_cli import endpoints
 from provledger_cli.connect import Target
-from provledger_cli.datadir import SERVICES
+from provledger_cli.datadir import GATEWAY, SERVICES
 from provledger_cli.failures import CommandError
 from provledger_cli.load import overload
 from provledger_cli.load.fleet import START_IN_S, Fleet, Step
@@ -145,7 +145,7 @@ async def run(
                 "end_mib": after.get(name),
                 "highest_mib": highest.get(name),
             }
-            for name in SERVICES
+            for name in (*SERVICES, GATEWAY)
             if name in before or name in after
         ],
         round(fleet.ended_s - started_s, 3),

@@ -332,7 +332,8 @@ def load(
         max_gap_ms=max_gap_ms,
         max_memory_mib=max_memory_mib,
         memory=outcome.memory,
-        baseline=before,
+        baseline=before.steps if before else None,
+        unlike=before.unlike(plan) if before else (),
         tolerance=tolerance,
     )
     findings += judge.in_the_middle(outcome.events, outcome.missed, outcome.load_s)
