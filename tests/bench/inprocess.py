@@ -15,7 +15,7 @@ from provledger.receipt import Proof
 from provledger.statement import Check, Statement
 from provledger.verify import Verifier, verify_receipt
 from provledger.witness_batch import statement_leaf_hash
-from tests.bench.timing import each, summary_ms
+from tests.bench.timing import each, empty_caches, summary_ms
 from tests.support.chain import START_NS, Chain, key_set, mutation, with_changes
 
 
@@ -89,6 +89,7 @@ def run(*, full: bool) -> dict[str, Any]:
     """Run all of them."""
     rounds = 5000 if full else 1000
     keys = key_set()
+    text = keys.encode()
     _, lines = logged_lines(rounds)
     shared = Verifier(keys)
     hundred = Chain()
@@ -97,8 +98,16 @@ def run(*, full: bool) -> dict[str, Any]:
     leaves = [index.to_bytes(8, "big") * 64 for index in range(1000)]
     return {
         "create_1k_15_fields": summary_ms(each(create_receipt, map(payload_1k, range(rounds)))),
-        "verify_distinct_cold": summary_ms(
+        # Each for itself, with nothing kept of other receipts: keys read before, and known to the
+        # process; then unknown to it, as after its start; then as the text that must be read.
+        "verify_distinct_known_keys": summary_ms(
             each(lambda line: verify_receipt(line, keys), lines[: rounds // 2])
+        ),
+        "verify_distinct_caches_emptied": summary_ms(
+            each(lambda line: verify_receipt(line, keys), lines[: rounds // 2], empty_caches)
+        ),
+        "verify_distinct_keys_as_text": summary_ms(
+            each(lambda line: verify_receipt(line, text), lines[: rounds // 2], empty_caches)
         ),
         "verify_distinct_shared_batch": summary_ms(each(shared.verify, lines)),
         "verify_chain_of_100": summary_ms(

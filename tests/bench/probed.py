@@ -3,8 +3,9 @@
 The service is the real one, with its usual settings. Beside its work runs a task that asks to be
 woken each millisecond and notes two things: how late it was, which on a busy machine counts the
 time others had the processor, and how much of the processor the loop's thread used meanwhile,
-which counts only our own work between two turns of the loop. When the service ends, both are
-written to REPORT as JSON.
+which counts only our own work between two turns of the loop. When the service ends, all of it is
+written to REPORT as JSON, each with its time, so that who asked for the work picks those in which
+there was some (`held`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -30,24 +31,27 @@ class Watch:
 
     def __init__(self, report: Path) -> None:
         self._report = report
-        self._late: list[float] = []
-        self._busy: list[float] = []
+        self._notes: list[tuple[float, float, float]] = []
 
     async def run(self) -> None:
         """Note until cancelled, then write the report."""
         try:
             while True:
-                due_s = time.perf_counter() + EVERY_S
-                used_s = time.thread_time()
+                begun_s, used_s = time.monotonic(), time.thread_time()
                 await asyncio.sleep(EVERY_S)
-                self._late.append(max(0.0, time.perf_counter() - due_s))
-                self._busy.append(time.thread_time() - used_s)
+                self._notes.append((begun_s, time.monotonic(), time.thread_time() - used_s))
         finally:
-            report = {
-                name: {**summary_ms(values), "max_ms": round(max(values) * 1e3, 3)}
-                for name, values in (("late", self._late), ("busy", self._busy))
-            }
-            self._report.write_text(json.dumps(report))
+            self._report.write_text(json.dumps(self._notes))
+
+
+def held(notes: Sequence[Sequence[float]], begin_s: float, end_s: float) -> dict[str, Any]:
+    """How late the loop was and how busy, in the notes of a report that touch a time."""
+    within = [note for note in notes if note[1] >= begin_s and note[0] <= end_s]
+    late = [max(0.0, woken_s - begun_s - EVERY_S) for begun_s, woken_s, _ in within]
+    return {
+        name: {**summary_ms(values), "max_ms": round(max(values) * 1e3, 3)}
+        for name, values in (("late", late), ("busy", [busy_s for _, _, busy_s in within]))
+    }
 
 
 def probed(build: Callable[[Any], Awaitable[App]], report: Path) -> Callable[[Any], Awaitable[App]]:

@@ -17,3 +17,4 @@ async def test_more_services_join_those_that_run(tmp_path: Path) -> None:
             assert found["ratio"] > 0
             loops = await writers.loops(running, data, tmp_path, COUNT)
             assert set(loops) == {"ledger", "witness"}
+            assert all(each["busy"]["count"] > 0 for each in loops.values())
