@@ -111,12 +111,26 @@ async def test_stream_that_breaks_fails_what_waits_to_be_written() -> None:
 class Faulty(Sender):
     """A client with a fault of its own."""
 
+    def __init__(self, error: BaseException, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.error = error
+
     async def send(self, arrival: Arrival, *, hold_back: bool = False) -> Any:
-        raise KeyError(arrival)
+        raise self.error
 
 
-async def test_fault_of_the_client_is_a_failure() -> None:
+@pytest.mark.parametrize("error", [KeyError(), asyncio.CancelledError()])
+async def test_fault_of_the_client_is_a_failure(error: BaseException) -> None:
+    """And so is a call that something else cancelled."""
     traffic = of_kind("single")
     async with asyncio.timeout(20), connected(Answering()) as connections:
-        step = await run(Faulty(connections, traffic, "t", 20.0), traffic)
-    assert step.failed == {"KeyError": 10}
+        step = await run(Faulty(error, connections, traffic, "t", 20.0), traffic)
+    assert step.failed == {type(error).__name__: 10}
+
+
+async def test_what_is_still_under_way_at_the_end_has_no_answer() -> None:
+    service, traffic = Answering(), of_kind("single")
+    service.open.clear()
+    async with asyncio.timeout(20), connected(service) as connections:
+        step = await run(Sender(connections, traffic, "t", 20.0), traffic, timeout_s=0.1)
+    assert step.failed == {"no answer": 10}

@@ -159,6 +159,12 @@ def _is_refusal(error: StatusError) -> bool:
     return error.code == "RESOURCE_EXHAUSTED"
 
 
+def _is_cancelled() -> bool:
+    """Whether this task was asked to end, and not something that it waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 class _Sending:
     """Sends requests and counts what comes of them. If `hold_back`, as the Python client does."""
 
@@ -190,8 +196,11 @@ class _Sending:
             failed = error
         except TimeoutError:
             tally.failure(NO_ANSWER, drafts)
-        except Exception as error:
-            # A fault of the client's: what is not known to be answered is not.
+        except (Exception, asyncio.CancelledError) as error:
+            if _is_cancelled():
+                raise
+            # A fault of the client's: what is not known to be answered is not. gRPC cancels those
+            # that wait for a call which another one gave up.
             tally.failure(type(error).__name__, drafts)
         else:
             if answer.errors:
