@@ -22,6 +22,7 @@ from provledger import logs
 from provledger.errors import (
     DeadlineExceededError,
     InvalidArgumentError,
+    ResourceExhaustedError,
     StatusError,
     UnavailableError,
 )
@@ -36,7 +37,9 @@ Gate = Callable[[bytes], AbstractContextManager[object]]
 """Given a raw request, a context that is held until the call is answered; raises to refuse it."""
 
 DEFAULT_DEADLINE_S: Final = 60.0
+DEFAULT_HEALTH_WATCHES: Final = 1024
 
+_WATCH_AGAIN_S: Final = 5.0
 _MALFORMED: Final = object()
 
 
@@ -48,6 +51,8 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
     deadline_s: limit for unary calls whose caller set none, or one further away.
     trace: opens a span around an RPC, given its name and servicer context; None costs nothing.
     gates: by unary RPC (`/pkg.Service/Method`), what decides before its request is parsed.
+    health_watches: most watches of health at once. Whoever has a certificate may open one, so that
+        they must not take the places of calls.
     """
 
     def __init__(
@@ -58,12 +63,15 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         deadline_s: float = DEFAULT_DEADLINE_S,
         trace: Tracer | None = None,
         gates: Mapping[str, Gate] | None = None,
+        health_watches: int = DEFAULT_HEALTH_WATCHES,
     ) -> None:
         self._authenticate = authenticate
         self._allow = allow
         self._deadline_s = deadline_s
         self._trace = trace
         self._gates = dict(gates or {})
+        self._health_watches = health_watches
+        self._health_watching = 0
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._watches: set[asyncio.Task[Any]] = set()
         self._draining = False
@@ -94,7 +102,12 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
 
     def _wrap(self, method: str, handler: Any) -> Any:
         if method.startswith(f"/{auth.HEALTH_SERVICE}/"):
-            return handler
+            if not handler.response_streaming:
+                return handler
+            run = self._health_watch(method, _as_coroutine(handler.unary_stream))
+            return grpc.unary_stream_rpc_method_handler(
+                run, handler.request_deserializer, handler.response_serializer
+            )
         decode = handler.request_deserializer
         encode = handler.response_serializer
         if handler.request_streaming and handler.response_streaming:
@@ -160,6 +173,30 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
             auth.set_principal(principal)
 
         return admit
+
+    def _health_watch(self, method: str, inner: Behaviour) -> Behaviour:
+        """`inner`, which watches health: for everybody, but bounded, and ended by a drain."""
+        watch = self._watch(inner)
+
+        async def run(request: Any, context: Any) -> Any:
+            try:
+                if self._health_watching >= self._health_watches:
+                    raise ResourceExhaustedError(
+                        "TOO_MANY_WATCHES",
+                        "the server's health is watched by as many as may; ask for it (Check)",
+                        retry_delay_s=_WATCH_AGAIN_S,
+                    )
+                self._health_watching += 1
+                try:
+                    return await watch(request, context)
+                finally:
+                    self._health_watching -= 1
+            except grpc.aio.AbortError:
+                raise
+            except Exception as exc:
+                await _abort(method, exc, context)
+
+        return run
 
     def _watch(self, inner: Behaviour) -> Behaviour:
         """`inner`, a server stream, so that `end_watches` can end it."""

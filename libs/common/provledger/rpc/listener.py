@@ -32,6 +32,9 @@ from provledger.settings import ConfigError
 _FULL_CONNECTIONS: Final = 4
 """So many connections with all the calls they may have find room at any one listener."""
 
+_HEALTH_PART: Final = 8
+"""Watches of health take at most the eighth part of the calls at once."""
+
 
 class Server:
     """A gRPC server with health, interceptor and TLS, from `ServerSettings`.
@@ -55,6 +58,7 @@ class Server:
             deadline_s=config.deadline_s,
             trace=telemetry.rpc_tracer(),
             gates=gates,
+            health_watches=max(1, config.max_concurrent_rpcs // _HEALTH_PART),
         )
         count = config.listeners if sys.platform == "linux" else 1
         self._servers = [
