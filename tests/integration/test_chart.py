@@ -287,6 +287,56 @@ def test_only_signing_services_reach_key_services() -> None:
         assert (5432 in ports) == (name in ("keys", "ledger", "anchor")), name
 
 
+POLICY = """\
+sink bucket s3://anchors/prod?mode=COMPLIANCE
+witness w1 example.net+1234abcd+AQ== https://witness.example.net
+quorum w1
+"""
+IDENTITY = "169.254.170.23/32"
+
+
+@pytest.mark.parametrize(
+    ("sinks", "policy", "https", "identity"),
+    [
+        ("null", "", False, False),
+        ("{file:///var/lib/provledger/anchors}", "quorum none\n", False, False),
+        ("{https://witness.example.net/}", "", True, False),
+        ("{file:///data/https:,s3://anchors/prod}", "", True, True),
+        ("null", POLICY, True, True),
+        ("null", POLICY.split("\n", 1)[1], True, False),
+    ],
+)
+def test_anchor_reaches_its_sinks_wherever_they_are_named(
+    sinks: str, policy: str, https: bool, identity: bool, tmp_path: Path
+) -> None:
+    """In the list, or in the text of the policy; buckets with the identity of the pod."""
+    (tmp_path / "policy").write_text(policy)
+    sets = ("--set", f"anchor.sinks={sinks}", "--set-file", f"anchor.policy={tmp_path / 'policy'}")
+    policies = of_kind(render(*values("local"), *sets), "NetworkPolicy")
+    assert _reaches(policies["anchor"]) == (https, identity)
+    own = ("--set", "networkPolicy.egress.sinks[0].ports[0].port=9000")
+    policies = of_kind(render(*values("local"), *sets, *own), "NetworkPolicy")
+    assert _reaches(policies["anchor"]) == (False, False)
+
+
+@pytest.mark.parametrize("tiles_from", ["store", "anchor"])
+def test_who_uses_the_bucket_of_tiles_reaches_it_and_its_identity(tiles_from: str) -> None:
+    sets = ("--set", f"anchor.tileStore=s3://bucket/x,gateway.tilesFrom={tiles_from}")
+    policies = of_kind(render(*values("local"), *sets), "NetworkPolicy")
+    reaches = {name for name, policy in policies.items() if _reaches(policy) == (True, True)}
+    assert reaches == {"anchor"} | ({"gateway"} if tiles_from == "store" else set())
+    assert {_reaches(policies[name]) for name in set(policies) - reaches} == {(False, False)}
+
+
+def _reaches(policy: Manifest) -> tuple[bool, bool]:
+    """Whether a pod may call HTTPS anywhere, and where cloud identities come from."""
+    rules = policy["spec"]["egress"]
+    https = {"ports": [{"protocol": "TCP", "port": 443}]}
+    blocks = [peer.get("ipBlock", {}).get("cidr") for rule in rules for peer in rule.get("to", [])]
+    assert blocks.count(IDENTITY) <= 1
+    return https in rules, IDENTITY in blocks
+
+
 def _admits(rules: list[Any], end: str, labels: dict[str, str]) -> bool:
     """Whether a rule for the services' port lets pods of these labels in this namespace through."""
     for rule in rules:
