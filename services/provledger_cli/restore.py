@@ -38,7 +38,7 @@ from provledger_cli.config import Config
 from provledger_cli.datadir import DataDir, write_atomically, write_json
 from provledger_cli.failures import CommandError
 from provledger_cli.placing import sync_directory
-from provledger_cli.restore_postgres import Schemas, broken, filled, is_published, origin
+from provledger_cli.restore_postgres import Schemas, broken, filled, origin, published
 from provledger_cli.stored import AnchorRows, LedgerRows, open_database
 
 MARKER: Final = "restored.json"
@@ -91,11 +91,16 @@ def restore(
             hint="give --database-url for a PostgreSQL backup, and for no other",
         )
     try:
-        config = _all_but_finished(target, manifest, database_url) if unfinished else None
+        config = (
+            _all_but_finished(target, manifest, database_url, sinks, accepted)
+            if unfinished
+            else None
+        )
         if config is not None:
             on_progress("recomputing the logs")
             checked = _check_logs(target, manifest, config, {})
             missing, unknown = _check_keys(target, config, {})
+            accepted = _is_accepted(target)
             scratch.finish(target.path)
         else:
             checked, missing, unknown = _make(
@@ -163,19 +168,27 @@ def _put_in_place(directory: Path, target: Path, schemas: Schemas | None) -> Non
 
 
 def _all_but_finished(
-    target: DataDir, manifest: archive.Manifest, database_url: str
+    target: DataDir,
+    manifest: archive.Manifest,
+    database_url: str,
+    sinks: tuple[str, ...],
+    accepted: bool,
 ) -> Config | None:
     """The configuration of an earlier restore with only the last step left; else that one goes."""
     kept = configs.read(target.config)
-    if kept is not None and kept.database_url:
-        comment = origin(scratch.uid(target.path), manifest)
-        if is_published(kept.database_url, comment):
-            if kept.database_url != database_url:
-                raise CommandError(
-                    f"an earlier restore into {target.path} filled another database",
-                    hint="give the same --database-url to finish it, or remove both",
-                )
-            return kept
+    uid = scratch.uid(target.path)
+    made = published(kept.database_url, uid) if kept is not None and kept.database_url else ()
+    if kept is not None and made:
+        # It belongs to those schemas, and must not go while they are there.
+        if kept.database_url != database_url:
+            raise _other(target, "filled another database", "--database-url")
+        if set(made) != {origin(uid, manifest)}:
+            raise _other(target, "was of another backup", "backup")
+        if sinks and sinks != kept.sinks:
+            raise _other(target, f"was told of other sinks ({' '.join(kept.sinks)})", "--sink")
+        if accepted and not _is_accepted(target):
+            raise _other(target, "was to wait for sinks", "arguments, without --accept-unconfirmed")
+        return kept
     # A log without its mark was confirmed by the sinks, and may have gone on.
     held = all((log / MARKER).exists() for log in target.tiles.glob("logs/*"))
     if target.endpoints.exists() or not held:
@@ -188,6 +201,20 @@ def _all_but_finished(
             f"another restore into {target.path} is at work", hint="wait until it has ended"
         )
     return None
+
+
+def _other(target: DataDir, what: str, give: str) -> CommandError:
+    return CommandError(
+        f"an earlier restore into {target.path} is all but done, and {what}",
+        hint=f"give the same {give} to finish it; or remove the directory, and from its database "
+        "the schemas keys, anchor and ledger",
+    )
+
+
+def _is_accepted(target: DataDir) -> bool:
+    """Whether it was said that no sink can confirm it; False if the sinks have confirmed it."""
+    marks = target.tiles.glob(f"logs/*/{MARKER}")
+    return any(b'"accepted": true' in mark.read_bytes() for mark in marks)  # as `_mark` writes it
 
 
 # --- files ---------------------------------------------------------------------------------------

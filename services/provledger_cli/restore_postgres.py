@@ -69,20 +69,28 @@ class Schemas:
 
 def origin(uid: str, manifest: archive.Manifest) -> str:
     """What the comment of a schema says about the restore that made it."""
-    return f"provledger restore {uid} of {hashlib.sha256(manifest.encode()).hexdigest()}"
+    return f"{_by(uid)}{hashlib.sha256(manifest.encode()).hexdigest()}"
 
 
-def is_published(url: str, comment: str) -> bool:
-    """Whether the schemas of a database come from that restore; StatusError if it is away."""
+def published(url: str, uid: str) -> tuple[str, ...]:
+    """What the schemas of a database say, of those that this restore made; empty if none.
+
+    Raises:
+        StatusError: the database is away.
+    """
+    if not uid:
+        return ()
     engine = open_engine(url, "public", pool_size=1)
     try:
         with _said(), engine.connect() as connection:
-            return all(
-                connection.execute(_COMMENT, {"name": name}).scalar() == comment
-                for name in _SERVICES
-            )
+            found = [connection.execute(_COMMENT, {"name": name}).scalar() for name in _SERVICES]
     finally:
         engine.dispose()
+    return tuple(comment for comment in found if comment and comment.startswith(_by(uid)))
+
+
+def _by(uid: str) -> str:
+    return f"provledger restore {uid} of "
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from sqlalchemy.engine import Engine
 from provledger.client import CallPolicy, Client, Mutation
 from provledger.errors import StatusError
 from provledger.retry import RetryPolicy
-from provledger_cli import archive, backup, config, moment, stored
+from provledger_cli import archive, backup, config, moment, scratch, stored
 from provledger_cli.datadir import DataDir
 from provledger_cli.failures import DOES_NOT_HOLD, CommandError
 from provledger_cli.moment import SERVICES
@@ -157,7 +157,7 @@ def test_a_rotation_while_the_snapshots_are_opened_is_in_all_of_them_or_in_none(
 @pytest.mark.postgres
 @pytest.mark.timeout(600)
 def test_postgresql_is_backed_up_and_restored_without_other_tools(
-    work: Path, two_databases: tuple[str, str]
+    work: Path, two_databases: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = two_databases
     old, new = Other(work, "one"), Other(work, "two")
@@ -186,6 +186,7 @@ def test_postgresql_is_backed_up_and_restored_without_other_tools(
             _restored(work, "bad.tar", "two", second)
         assert caught.value.exit_code == DOES_NOT_HOLD
         assert not (work / "two").exists()
+        _all_but_finished(work, second, monkeypatch)
         _restored(work, "b.tar.gz", "two", second)
         for path in (work / "one" / "keys").glob("*.pem"):
             shutil.copy2(path, work / "two" / "keys")
@@ -200,6 +201,27 @@ def test_postgresql_is_backed_up_and_restored_without_other_tools(
     finally:
         for each in (old, new):
             each.run("down", check=False)
+
+
+def _all_but_finished(work: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restore ends right before it says so: only its own arguments finish it."""
+
+    def fail(directory: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(scratch, "finish", fail)
+        with pytest.raises(CommandError, match="Input/output"):
+            _restored(work, "b.tar.gz", "two", url)
+    before = _rows(url)
+    with pytest.raises(CommandError, match="another backup"):
+        _restored(work, "1.tar", "two", url)
+    with pytest.raises(CommandError, match="other sinks"):
+        _restored(work, "b.tar.gz", "two", url, sinks=("file:///nowhere",))
+    with pytest.raises(CommandError, match="wait for sinks"):
+        _restored(work, "b.tar.gz", "two", url, accepted=True)
+    assert list((work / "two").glob("tiles/logs/*/restored.json"))
+    assert _rows(url) == before
 
 
 def _assert_held(installation: Installation, url: str) -> None:
@@ -250,13 +272,20 @@ def _tampered(path: Path, out: Path) -> None:
             writer.finish(about)
 
 
-def _restored(work: Path, file: str, name: str, database_url: str) -> Restored:
+def _restored(
+    work: Path,
+    file: str,
+    name: str,
+    database_url: str,
+    sinks: tuple[str, ...] = (),
+    accepted: bool = False,
+) -> Restored:
     return restore(
         work / file,
         DataDir.at(work / name),
         database_url=database_url,
-        sinks=(),
-        accepted=False,
+        sinks=sinks,
+        accepted=accepted,
     )
 
 
