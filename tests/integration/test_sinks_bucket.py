@@ -83,17 +83,31 @@ async def test_no_second_history_beside_one_under_a_delete_marker(place: BucketP
     sink = place.open()
     await sink.anchor(published(20))
     marker = place.client.delete_object(**at(place, 20))["VersionId"]
-    for given in (published(20, log=OTHER), published(20)):
-        with pytest.raises(SinkIntegrityError, match="deleted"):
-            await sink.anchor(given)
-        with pytest.raises(SinkIntegrityError, match="deleted"):
-            await sink.holds(given)
+    for ask in (sink.anchor, sink.holds):
+        with pytest.raises(SinkIntegrityError, match="another checkpoint"):
+            await ask(published(20, log=OTHER))
+    with pytest.raises(SinkIntegrityError, match="somebody deleted"):
+        await sink.anchor(published(20))
+    # It is there all the same, and the newest: no reason to hold the log at its next start.
+    assert await sink.holds(published(20))
     found = place.client.list_object_versions(Bucket=place.bucket, Prefix=at(place, 20)["Key"])
     assert len(found["Versions"]) == 1
     # What the runbook says: without the marker, all is as it was.
     place.client.delete_object(**at(place, 20), VersionId=marker)
+    await sink.anchor(published(20))
     assert await sink.holds(published(20))
-    await sink.anchor(published(21))
+
+
+async def test_what_was_deleted_without_a_trace_says_nothing(place: BucketPlace) -> None:
+    """Once its lock is over, it can be: no later checkpoint, and none that confirms ours."""
+    put = place.client.put_object(**at(place, 7), Body=LOG.checkpoint(7))
+    place.client.delete_object(**at(place, 7))
+    place.client.delete_object(**at(place, 7), VersionId=put["VersionId"])
+    with pytest.raises(SinkError, match="which checkpoint") as caught:
+        await place.open().holds(published(7))
+    assert type(caught.value) is SinkError
+    with pytest.raises(SinkIntegrityError, match="somebody deleted"):
+        await place.open().anchor(published(7))
 
 
 async def test_another_history_under_ours_is_an_alarm(place: BucketPlace) -> None:

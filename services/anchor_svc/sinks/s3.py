@@ -173,8 +173,13 @@ class S3Sink:
     def _holds(self, client: Any, checkpoint: PublishedCheckpoint) -> bool:
         self._refuse_later(client, checkpoint)
         directory, key = self._place(checkpoint)
-        if self._find(client, key, checkpoint) is not None:
+        version, deleted = self._find(client, key, checkpoint)
+        if version is not None:
+            # Under a delete marker, too: that is no later checkpoint, and an alarm once it is ours
+            # to anchor. A log is not held for it.
             return True
+        if deleted:
+            raise SinkError(f"s3: {key} was deleted, and nothing says which checkpoint it was")
         smaller = f"{directory}{checkpoint.known_size - 1:020}.checkpoint"
         after = smaller if checkpoint.known_size else ""
         found = store.versions(client, self._bucket, directory, after=after)
@@ -186,7 +191,7 @@ class S3Sink:
         _, key = self._place(checkpoint)
         until = self._now() + self._retention
         self._refuse_later(client, checkpoint)
-        version = self._find(client, key, checkpoint)
+        version = self._find_unmarked(client, key, checkpoint)
         if version is None:
             hold = {"ObjectLockLegalHoldStatus": "ON"} if self._legal_hold else {}
             try:
@@ -205,21 +210,35 @@ class S3Sink:
             except ClientError as error:
                 if store.code_of(error) not in ("PreconditionFailed", "412"):
                     raise
-                version = self._find(client, key, checkpoint)
+                version = self._find_unmarked(client, key, checkpoint)
         if version in (None, "", "null"):
             raise SinkIntegrityError(f"the bucket keeps no versions any more: {key} has none")
         return self._evidence(client, key, str(version), checkpoint, until)
 
-    def _find(self, client: Any, key: str, checkpoint: PublishedCheckpoint) -> str | None:
-        """The version that is there, None if there is none; all of them must be this checkpoint."""
+    def _find_unmarked(self, client: Any, key: str, checkpoint: PublishedCheckpoint) -> str | None:
+        version, deleted = self._find(client, key, checkpoint)
+        if deleted:
+            raise SinkIntegrityError(
+                f"somebody deleted {key}: under the delete marker is what there was"
+            )
+        return version
+
+    def _find(
+        self, client: Any, key: str, checkpoint: PublishedCheckpoint
+    ) -> tuple[str | None, bool]:
+        """The version that is there, if any, and whether a delete marker is over it.
+
+        Raises:
+            SinkIntegrityError: one of its versions is another checkpoint.
+        """
         found: list[str] = []
+        deleted = False
         for each in store.versions(client, self._bucket, key):
             if each.key != key:
                 break
             if each.deleted:
-                raise SinkIntegrityError(
-                    f"somebody deleted {key}: under the delete marker is what there was"
-                )
+                deleted = True
+                continue
             if len(found) == _MAX_VERSIONS:
                 raise SinkIntegrityError(f"there are more than {_MAX_VERSIONS} versions of {key}")
             found.append(each.version_id)
@@ -230,7 +249,7 @@ class S3Sink:
                 raise SinkIntegrityError(
                     f"another checkpoint of tree size {checkpoint.size} is there"
                 )
-        return found[0] if found else None
+        return (found[0] if found else None), deleted
 
     def _evidence(
         self,
