@@ -15,6 +15,7 @@ from pathlib import Path
 
 from notary_svc.config import Settings
 from provledger import logs, process, settings, telemetry
+from provledger.fips import launch
 from provledger.settings import ConfigError
 
 
@@ -26,6 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print them as JSON")
     arguments = parser.parse_args(argv)
     try:
+        _refuse_fips()
         config = settings.load(Settings, "notary", file=arguments.config)
         if arguments.vkeys:
             from notary_svc import opening
@@ -58,6 +60,12 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         telemetry.shutdown()
     return 0
+
+
+def _refuse_fips() -> None:
+    """Raise ConfigError if FIPS mode was asked for: its keys are Ed25519 and ML-DSA, made by us."""
+    if launch.requested():
+        raise ConfigError(f"the notary has no FIPS mode; set {launch.FIPS_ENV}=0 for it")
 
 
 if __name__ == "__main__":

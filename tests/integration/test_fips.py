@@ -121,6 +121,29 @@ def test_each_libcrypto_has_a_copy_of_its_own(in_fips_mode: Callable[[str], Any]
     assert copies >= 1, "fewer than libcryptos only where some share one"
 
 
+@pytest.mark.parametrize("foreign", ["nacl.bindings", "blake3"])
+def test_cryptography_of_others_is_not_loaded_and_noticed_if_it_is(
+    in_fips_mode: Callable[[str], Any], foreign: str
+) -> None:
+    answer = in_fips_mode(
+        f"""
+import importlib
+from provledger.fips import libcrypto, watch
+from provledger.fips.errors import FIPSAssertionError
+
+answer = [[path.name for path in libcrypto.foreign_libraries()]]
+watch.announce()
+importlib.import_module({foreign!r})
+try:
+    watch.announce()
+except FIPSAssertionError as error:
+    answer.append(str(error))
+"""
+    )
+    assert answer[0] == []
+    assert "no part of the module" in answer[1]
+
+
 def test_what_is_refused_and_what_goes_on_working(in_fips_mode: Callable[[str], Any]) -> None:
     """The second half is why there is an allow-list of ours."""
     answer = in_fips_mode(

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from notary_svc.__main__ import main
 from notary_svc.app import serve
 from notary_svc.config import Settings
 from notary_svc.cosigning import MAX_BODY_BYTES, origin_id
@@ -132,6 +133,24 @@ async def test_refuses_to_start(tmp_path: Path, changes: dict[str, object], mess
     values: dict[str, object] = {"name": NOTARY, "data_dir": tmp_path / "data", "logs": policy}
     with pytest.raises(ConfigError, match=message):
         await serve(Settings(**(values | changes)), stop=asyncio.Event())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("asked", ["1", "maybe"])
+@pytest.mark.parametrize("arguments", [[], ["--vkeys"]])
+def test_refuses_fips_mode_which_it_does_not_have(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    asked: str,
+    arguments: list[str],
+) -> None:
+    monkeypatch.setenv("PROVLEDGER_FIPS", asked)
+    monkeypatch.setenv("PROVLEDGER_NOTARY_NAME", NOTARY)
+    monkeypatch.setenv("PROVLEDGER_NOTARY_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("PROVLEDGER_NOTARY_LOGS", str(tmp_path / "missing"))
+    assert main(arguments) == 2
+    assert "FIPS" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
 
 
 class Command:

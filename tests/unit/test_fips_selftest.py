@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from provledger import _ed25519
 from provledger.fips import selftest
 from provledger.fips.errors import FIPSConfigError, FIPSSelfTestError
 
@@ -28,6 +31,46 @@ def test_each_fails_when_its_answer_is_wrong(name: str) -> None:
 def test_ed25519_that_is_offered_and_wrong_is_an_error_not_an_absence() -> None:
     with pytest.raises(FIPSSelfTestError, match="ed25519"):
         selftest.ed25519_approved(fail="ed25519")
+
+
+class _OtherKey:
+    """A private key of a provider whose verification answers as it is told."""
+
+    def __init__(self, holds: bool) -> None:
+        self._real = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(selftest._ED_PRIVATE))
+        self._holds = holds
+
+    def from_private_bytes(self, data: bytes) -> _OtherKey:
+        return self
+
+    def public_key(self) -> _OtherKey:
+        return self
+
+    def sign(self, message: bytes) -> bytes:
+        return self._real.sign(message)
+
+    def public_bytes_raw(self) -> bytes:
+        return self._real.public_key().public_bytes_raw()
+
+    def verify(self, signature: bytes, message: bytes) -> None:
+        if not self._holds:
+            raise InvalidSignature
+
+
+@pytest.mark.parametrize(
+    ("holds", "why"), [(False, "does not verify the known"), (True, "over something else")]
+)
+def test_ed25519_is_verified_by_the_provider_and_by_nobody_else(
+    monkeypatch: pytest.MonkeyPatch, holds: bool, why: str
+) -> None:
+    def asked() -> None:
+        raise AssertionError("libsodium was asked")
+
+    monkeypatch.setattr(_ed25519, "_libsodium", asked)
+    assert selftest.ed25519_approved()
+    monkeypatch.setattr(selftest, "Ed25519PrivateKey", _OtherKey(holds))
+    with pytest.raises(FIPSSelfTestError, match=why):
+        selftest.ed25519_approved()
 
 
 def test_test_without_an_answer_fails(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from provledger.fips.assertions import (
     assert_python,
 )
 from provledger.fips.errors import FIPSAssertionError, FIPSConfigError, FIPSSelfTestError
-from provledger.fips.libcrypto import Loaded, Loader, unknown_libcryptos
+from provledger.fips.libcrypto import Loaded, Loader, foreign_libraries, unknown_libcryptos
 from provledger.fips.module import Prepared
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ def boot(prepared: Prepared, environ: Mapping[str, str]) -> Booted:
     loader.spare()
     assert_no_strangers(loader.loaded)
     booted = _test(loader, evidence, environ)
+    assert_no_strangers(loader.loaded)
     policy.activate(
         ed25519_approved=booted.ed25519_approved, falsify_pairwise=booted.falsify_pairwise
     )
@@ -82,11 +83,19 @@ def boot(prepared: Prepared, environ: Mapping[str, str]) -> Booted:
 
 
 def assert_no_strangers(loaded: Sequence[Loaded]) -> None:
-    """Raise FIPSAssertionError for a libcrypto that nobody has asserted anything about."""
+    """Raise FIPSAssertionError for a libcrypto that nobody has asserted anything about.
+
+    Or for another library of cryptography, which is outside of every module.
+    """
     strangers = unknown_libcryptos(list(loaded))
     if strangers:
         raise FIPSAssertionError(
             f"a libcrypto was loaded that is not known here: {', '.join(map(str, strangers))}"
+        )
+    foreign = foreign_libraries()
+    if foreign:
+        raise FIPSAssertionError(
+            f"loaded, and no part of the module: {', '.join(map(str, foreign))}"
         )
 
 

@@ -28,6 +28,7 @@ _LOAD_CONFIG: Final = 0x00000040  # OPENSSL_INIT_LOAD_CONFIG
 _INTEGER: Final = 1  # OSSL_PARAM_INTEGER
 _UTF8_PTR: Final = 6  # OSSL_PARAM_UTF8_PTR
 _VERSION: Final = 0  # OPENSSL_VERSION
+_FOREIGN: Final = ("_sodium.", "libsodium.", "blake3.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +121,11 @@ def unknown_libcryptos(loaded: list[Loaded]) -> list[Path]:
     """Return libcryptos that came into this process behind our back."""
     known = {item.path for item in loaded}
     return sorted(path for path in mapped_files() if _is_libcrypto(path) and path not in known)
+
+
+def foreign_libraries() -> list[Path]:
+    """Return what this process has mapped of other cryptography: libsodium, BLAKE3."""
+    return sorted(path for path in mapped_files() if path.name.startswith(_FOREIGN))
 
 
 def initialise_library(path: Path) -> None:

@@ -20,7 +20,7 @@ log = logs.get(__name__)
 def announce() -> None:
     """Log the module and its version; nothing outside FIPS mode.
 
-    Raises FIPSAssertionError for a libcrypto that came with the service's imports, unasserted.
+    Raises FIPSAssertionError for cryptography that came with the service's imports, unasserted.
     """
     if not policy.active():
         return
