@@ -8,7 +8,7 @@ from typing import Literal
 
 from provledger import names
 from provledger.errors import IdentifierError
-from provledger.rpc.settings import ServerSettings
+from provledger.rpc.settings import LARGEST, ServerSettings
 from provledger.settings import ConfigError, env_name
 
 
@@ -69,6 +69,7 @@ class Settings(ServerSettings):
             "doc": "Most calls at once on one connection; more wait at their caller.",
             "unit": "calls",
             "min": 1,
+            "max": LARGEST,
         },
     )
     listeners: int = field(

@@ -254,6 +254,11 @@ def test_sqlite_writer_waits_at_begin_and_readers_do_not(tmp_path: Path) -> None
         ("sqlite:///:memory:", "ledger", "must name a file"),
         ("mysql://u:s3cret@h/d", "ledger", "not supported"),
         ("s3cret", "ledger", "cannot be read"),
+        ("postgresql+psycopg://u:s3cret@h:abc/d", "ledger", "cannot be read"),
+        ("postgresql+psycopg://u:s3cret@h:99999999/d", "ledger", "a port that is none"),
+        ("postgresql+psycopg://u:x@h/d?nosuch=s3cret", "ledger", "a parameter that PostgreSQL"),
+        ("postgres://u:s3cret@h/d?sslmode=require\n", "ledger", "a line break"),
+        ("sqlite:////var/lib/x.db\n", "ledger", "a line break"),
         ("sqlite:///x", "led-ger; drop", "must match"),
     ],
 )
@@ -295,3 +300,12 @@ def test_another_process_that_looks_does_not_take_the_wal_away(tmp_path: Path) -
         subprocess.run([sys.executable, "-c", looked, str(path)], check=True)
         assert wal.exists()
     engine.dispose()
+
+
+@pytest.mark.parametrize(
+    "more",
+    ["", "?sslmode=verify-full&sslrootcert=/x", "?host=a:1,b:2&target_session_attrs=read-write",
+     "?prepare_threshold=0", "?application_name=me&options=-c%20geqo%3Doff&connect_timeout=3"],
+)  # fmt: skip
+def test_parameters_of_libpq_and_of_its_driver_are_taken(more: str) -> None:
+    open_engine(f"postgresql+psycopg://u:p@h/d{more}", "ledger").dispose()

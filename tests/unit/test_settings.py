@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pytest
 
 from provledger.rpc.settings import ServerSettings
-from provledger.settings import ConfigError, describe, env_name, load
+from provledger.settings import SERVICES, ConfigError, describe, env_name, load
 
 
 class Colour(Enum):
@@ -191,3 +191,34 @@ def test_settings_of_every_server_are_documented_and_load() -> None:
     assert len(describe(ServerSettings, "ledger")) >= 14
     assert load(ServerSettings, "ledger", env={}) == ServerSettings()
     assert env_name("ledger", "tls_cert") == "PROVLEDGER_LEDGER_TLS_CERT"
+
+
+@pytest.mark.parametrize("variable", ["NAME", "FILE"])
+def test_line_breaks_are_refused_and_not_repeated(variable: str) -> None:
+    """A file with a value often ends in one, and SQLite would begin another database."""
+    env = {"NAME": "n", variable: "s3cret\n"}
+    with pytest.raises(ConfigError, match=f"{variable}: holds a line break") as caught:
+        from_env(**env)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_line_breaks_between_the_parts_of_a_list_do_no_harm() -> None:
+    found = from_env(NAME="n", HOSTS="a,\n b\n", RULES="x=a,b;\ny=c\n", ITEMS="7\n")
+    assert (found.hosts, dict(found.rules)) == (("a", "b"), {"x": ("a", "b"), "y": ("c",)})
+    assert found.items == 7
+
+
+def test_every_service_may_have_a_table_in_a_shared_file(tmp_path: Path) -> None:
+    others = "".join(f"[{name}]\nx = 1\n" for name in SERVICES if name != "ledger")
+    assert from_toml(tmp_path, f'{others}[ledger]\nname = "n"\n').name == "n"
+    services = Path(__file__).resolve().parents[2] / "services"
+    assert {path.parent.name for path in services.glob("*_svc/config.py")} == {
+        f"{name}_svc" for name in SERVICES
+    }
+
+
+@pytest.mark.parametrize("name", ["MAX_MESSAGE_BYTES", "MAX_CONCURRENT_STREAMS",
+                                  "MAX_CONCURRENT_RPCS"])  # fmt: skip
+def test_numbers_that_grpc_cannot_take_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        load(ServerSettings, "ledger", env={f"PROVLEDGER_LEDGER_{name}": str(2**31)})

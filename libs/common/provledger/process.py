@@ -140,7 +140,12 @@ async def _supervised(
     if lifeline_fd is not None:
         watch_lifeline(lifeline_fd, stop)
     if config.ready_file is not None:
-        config.ready_file.unlink(missing_ok=True)
+        try:
+            config.ready_file.unlink(missing_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"ready_file {config.ready_file}: cannot be replaced: {error.strerror}"
+            ) from error
     building = asyncio.ensure_future(_build(build, config))
     stopping = asyncio.ensure_future(stop.wait())
     failing = asyncio.ensure_future(until_failed())

@@ -25,6 +25,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import os
+import re
 import tomllib
 import types
 import typing
@@ -36,9 +37,10 @@ from provledger.errors import ProvledgerError
 
 T = TypeVar("T")
 
-SERVICES = ("keys", "witness", "ledger", "anchor", "gateway")
+SERVICES = ("keys", "witness", "ledger", "anchor", "gateway", "notary")
 """Tables that one TOML file may hold side by side; any other table is taken for a mistake."""
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 
@@ -264,6 +266,9 @@ def _text_tuple(raw: Any, where: str) -> tuple[str, ...]:
 
 
 def _from_scalar(hint: Any, text: str, where: str) -> Any:
+    if hint in (str, Path) and _CONTROL.search(text):
+        # A file with a value often ends in a newline, which would make another path or URL of it.
+        raise ConfigError(f"{where}: holds a line break or another control character")
     if hint is str:
         return text
     if hint is Path:

@@ -46,6 +46,11 @@ _COMMIT_DURABLY: Final = (
 
 _POSTGRES: Final = frozenset({"postgresql", "postgres", "postgresql+psycopg"})
 _SCHEMA: Final = re.compile(r"^[a-z_][a-z0-9_]{0,62}$")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+# What is the driver's own among the arguments of `psycopg.connect`; the rest is libpq's.
+_DRIVERS: Final = frozenset(
+    {"autocommit", "prepare_threshold", "context", "row_factory", "cursor_factory"}
+)
 
 
 def open_engine(url: str, schema: str, *, pool_size: int = 5) -> Engine:
@@ -60,9 +65,11 @@ def open_engine(url: str, schema: str, *, pool_size: int = 5) -> Engine:
     """
     if not _SCHEMA.match(schema):
         raise ConfigError(f"database schema {schema!r} must match {_SCHEMA.pattern}")
+    if _CONTROL.search(url):
+        raise ConfigError("the database URL holds a line break or another control character")
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise ConfigError("the database URL cannot be read") from None
     if parsed.drivername in ("sqlite", "sqlite+pysqlite"):
         return _open_sqlite(parsed)
@@ -168,8 +175,30 @@ def _open_postgres(url: URL, schema: str, pool_size: int) -> Engine:
         pool_pre_ping=True,
         hide_parameters=True,
     )
+    _check_parameters(engine)
     event.listen(engine, "do_connect", _connect_postgres)
     return engine
+
+
+def _check_parameters(engine: Engine) -> None:
+    """Check what only the first connection would complain of.
+
+    Raises:
+        ConfigError: the URL has a port or a parameter that there cannot be. Neither is repeated: of
+            a password with a sign of its own in it, they are a part.
+    """
+    import psycopg
+    from psycopg.conninfo import make_conninfo
+
+    if engine.url.port is not None and not 0 < engine.url.port < 65536:
+        raise ConfigError("the database URL has a port that is none")
+    _, arguments = engine.dialect.create_connect_args(engine.url)
+    try:
+        make_conninfo(**{key: value for key, value in arguments.items() if key not in _DRIVERS})
+    except psycopg.ProgrammingError:
+        raise ConfigError(
+            "the database URL has a parameter that PostgreSQL does not know"
+        ) from None
 
 
 def _connect_postgres(_dialect: object, _record: object, arguments: Any, options: Any) -> Any:

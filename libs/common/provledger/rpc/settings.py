@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from provledger.rpc.tls import TLSSettings
+
+LARGEST: Final = 2**31 - 1
+"""Of a number that gRPC is given: its options are C integers of 32 bits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,15 +47,30 @@ class ServerSettings:
     )
     max_message_bytes: int = field(
         default=16 * 1024 * 1024,
-        metadata={"doc": "Largest message, either way.", "unit": "bytes", "min": 65536},
+        metadata={
+            "doc": "Largest message, either way.",
+            "unit": "bytes",
+            "min": 65536,
+            "max": LARGEST,
+        },
     )
     max_concurrent_streams: int = field(
         default=1024,
-        metadata={"doc": "Most calls at once on one connection.", "unit": "calls", "min": 1},
+        metadata={
+            "doc": "Most calls at once on one connection.",
+            "unit": "calls",
+            "min": 1,
+            "max": LARGEST,
+        },
     )
     max_concurrent_rpcs: int = field(
         default=8192,
-        metadata={"doc": "Most calls at once in all; more are refused.", "unit": "calls", "min": 1},
+        metadata={
+            "doc": "Most calls at once in all; more are refused.",
+            "unit": "calls",
+            "min": 1,
+            "max": LARGEST,
+        },
     )
     listeners: int = field(
         default=1,
