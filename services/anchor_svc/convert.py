@@ -25,7 +25,7 @@ from anchor_svc.submission import (
 from provledger import names
 from provledger.api.anchor.v1 import anchor_pb2 as pb
 from provledger.api.common.v1 import common_pb2
-from provledger.errors import TileError
+from provledger.errors import StatusError, TileError
 from provledger.hashing import HASH_BYTES, Hasher
 from provledger.policy import MAX_POLICY_BYTES
 from provledger.tiles import TilePath, parse_path
@@ -152,6 +152,7 @@ def listed_to_pb(log: OpenLog | DamagedLog) -> pb.Log:
             size=log.state.signed_size,
             published=log.state.published_size,
             promise=log.state.promise(),
+            held=log.state.held,
         )
     identity = LogIdentity(log.row.log_uid, log.row.origin, log.row.suite)
     return pb.Log(
@@ -188,6 +189,7 @@ def log_to_pb(
     size: int,
     published: int,
     promise: Promise,
+    held: StatusError | None,
     tenants: Sequence[Promise] = (),
 ) -> pb.Log:
     """A log, with its sizes as of one moment."""
@@ -203,6 +205,7 @@ def log_to_pb(
         anchored_size=promise.anchored_size,
         policy=promise_to_pb(promise),
         state=pb.LOG_STATE_SERVING,
+        held=held_to_pb(held),
         tenants=[
             pb.TenantPromise(
                 tenant=own.tenant, anchored_size=own.anchored_size, policy=promise_to_pb(own)
@@ -210,6 +213,11 @@ def log_to_pb(
             for own in tenants
         ],
     )
+
+
+def held_to_pb(held: StatusError | None) -> str:
+    """Why a log is held, in words; "" for one that is not."""
+    return "" if held is None else held.message
 
 
 def promise_to_pb(promise: Promise) -> pb.AnchorPolicy | None:

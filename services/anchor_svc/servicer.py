@@ -192,11 +192,10 @@ class AnchorServicer(anchor_pb2_grpc.AnchorServiceServicer):
     ) -> pb.ListSinksResponse:
         """List the sinks of a log, and how each is."""
         log = self._log(request.log)
-        held = log.state.held
         return pb.ListSinksResponse(
             sinks=[convert.sink_to_pb(status) for status in await log.relays.status()],
             published_size=log.state.published_size,
-            held="" if held is None else held.message,
+            held=convert.held_to_pb(log.state.held),
         )
 
     async def RetrySink(
@@ -256,6 +255,7 @@ class AnchorServicer(anchor_pb2_grpc.AnchorServiceServicer):
             size=log.state.signed_size,
             published=log.state.published_size,
             promise=log.state.promise(),
+            held=log.state.held,
             tenants=log.state.tenant_promises() if with_tenants else (),
         )
 

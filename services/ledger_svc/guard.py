@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from typing import Any, Final, Protocol
 
 from ledger_svc.census import LEDGER_BEHIND_ANCHOR, Census
@@ -167,6 +168,18 @@ class Guard:
         except (StatusError, TimeoutError):
             return False
         return True
+
+    async def ask_again(self, ledgers: Iterable[LedgerInfo]) -> None:
+        """Ask for a moment whether those that are too old still are; it may be over.
+
+        Nobody else may ask for long: who appends does, and otherwise what was said once stands.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_PATIENCE_S):
+                for ledger in ledgers:
+                    if self.stale_reason(ledger):
+                        with suppress(StatusError):
+                            await self.confirm(ledger)
 
     def stale_reason(self, ledger: LedgerInfo) -> str:
         """Why what is stored is known to be, or suspected of being, too old; "" if it is not."""

@@ -108,6 +108,7 @@ async def list_ledgers(
         before, _, behind = members["after"].partition("/")
         after = (before, behind)
     found = await storage.list_ledgers(tenant, after, limit + 1)
+    await guard.ask_again(ledger for ledger, _ in found[:limit])
     response = ledger_pb2.ListLedgersResponse(
         ledgers=[ledger_to_pb(guard, ledger, state) for ledger, state in found[:limit]]
     )

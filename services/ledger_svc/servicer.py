@@ -106,6 +106,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
     ) -> ledger_pb2.GetLedgerResponse:
         """One ledger with its head."""
         ledger = await self._directory.get(request.name, "name")
+        await self._guard.ask_again([ledger])
         state = await self._storage.get_head(ledger.uid)
         shown = listing.ledger_to_pb(self._guard, ledger, state)
         return ledger_pb2.GetLedgerResponse(ledger=shown)

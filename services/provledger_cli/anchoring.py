@@ -22,6 +22,8 @@ class LogState:
 
     damage: what is wrong with one that the anchor does not serve, None for the others. Nothing is
         known of its sizes.
+    held: why nothing is signed after a restore, "" for the others. Its sizes say nothing of what
+        the sinks hold beyond them.
     """
 
     name: str
@@ -30,11 +32,15 @@ class LogState:
     published_size: int
     anchored_size: int | None
     damage: dict[str, Any] | None = None
+    held: str = ""
 
     @property
     def all_anchored(self) -> bool:
-        """Whether every sink, if there are any, holds all that is logged; of a damaged log, no."""
-        if self.damage is not None:
+        """Whether every sink, if there are any, holds all that is logged.
+
+        Of a damaged log, no; nor of one that is held, for the sinks may hold more than it has.
+        """
+        if self.damage is not None or self.held:
             return False
         return self.anchored_size is None or self.anchored_size >= self.tree_size
 
@@ -59,6 +65,13 @@ def unserved(found: Iterable[Ledger], logs: Iterable[LogState]) -> list[str]:
     return sorted({ledger.log for ledger in found} - served)
 
 
+def well(found: Iterable[Ledger], logs: Iterable[LogState]) -> bool:
+    """Whether every ledger takes entries, and no log is damaged or held."""
+    return not any(ledger.read_only_reason for ledger in found) and not any(
+        log.held or log.damage is not None for log in logs
+    )
+
+
 def _state(log: anchor_pb2.Log) -> LogState:
     return LogState(
         name=log.name,
@@ -67,6 +80,7 @@ def _state(log: anchor_pb2.Log) -> LogState:
         published_size=log.published_size,
         anchored_size=None if log.anchored_size < 0 else log.anchored_size,
         damage=damage_document(log),
+        held=log.held,
     )
 
 
@@ -85,7 +99,8 @@ async def wait_until_anchored(
     """Wait until what is recorded now, in one ledger or in all, is held by every sink.
 
     All means all logs, also those of single tenants; `only` means the log of that ledger. What is
-    in a damaged log is never anchored.
+    in a damaged log is never anchored. All means also that nothing is known to be too old, or
+    otherwise takes no entries: what such a copy has may well be anchored, and more than that.
 
     `on_progress` is told how many of how many receipts are. Returns the last state seen, of the
     ledger's log or of the shared one, and whether it was reached in time.
@@ -114,7 +129,8 @@ async def wait_until_anchored(
             log.anchored_size is None or log.anchored_size >= goal_sizes.get(log.name, 0)
             for log in logs
         )
-        if not open_seqs and anchored and not (not only and unserved(found, logs)):
+        whole = bool(only) or (well(found, logs) and not unserved(found, logs))
+        if not open_seqs and anchored and whole:
             on_progress(total, total)
             return found, logs[0], True
         on_progress(min(total - open_seqs, total - 1), total)

@@ -104,6 +104,14 @@ class Held:
     def signatures(self) -> int:
         return sum(len(signer.signed) for signer in self._keys.signers.values())
 
+    async def log(self, name: str) -> pb.Log:
+        answer = await self._servicer.GetLog(pb.GetLogRequest(name=name), None)
+        return answer.log
+
+    async def listed(self) -> list[pb.Log]:
+        answer = await self._servicer.ListLogs(pb.ListLogsRequest(), None)
+        return list(answer.logs)
+
     async def ask(self, rpc: str) -> None:
         """Call it, or take the first answer of a stream."""
         answer = getattr(self._servicer, rpc)(request_for(rpc, self.ledger), None)
@@ -166,6 +174,16 @@ async def test_nothing_is_signed_while_held(database_url: str, tmp_path: Path, r
         one.logs.default.state.held = None
         await one.ask(rpc)
         assert bool(one.signatures) == (rpc in SIGN)
+
+
+async def test_it_is_shown_why_a_log_is_held(database_url: str, tmp_path: Path) -> None:
+    async with held(database_url, tmp_path) as one:
+        for name in (LOG, f"logs/{LOG_UID.hex()}"):
+            assert "restored from a backup" in (await one.log(name)).held
+        assert [each.held != "" for each in await one.listed()] == [True]
+        one.logs.default.state.held = None
+        assert (await one.log(LOG)).held == ""
+        assert [each.held for each in await one.listed()] == [""]
 
 
 async def test_what_was_intended_is_not_signed_before_the_sinks_were_asked(

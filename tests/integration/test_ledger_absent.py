@@ -148,6 +148,33 @@ async def test_an_older_copy_is_shown_as_such(database_url: str) -> None:
             await create_ledger(service, other)
 
 
+async def test_what_is_over_is_not_shown_for_ever(database_url: str) -> None:
+    """A copy that was held until its sinks had been asked, and to which nobody appends since."""
+    anchor = InMemoryAnchor()
+    async with ledger_service(database_url, anchor=anchor, relay=True) as service:
+        await append(service, draft("r1"))
+        await eventually(lambda: len(anchor.leaves) == 3)
+
+    def held(method: str, request: Any) -> None:
+        if method == "GetLedgerState":
+            raise UnavailableError("RESTORE_NOT_CONFIRMED", "no sink was asked yet")
+
+    anchor.faults.before = held
+    async with ledger_service(
+        database_url, anchor=anchor, create=False, anchor_timeout_s=0.2
+    ) as service:
+        with pytest.raises(UnavailableError):
+            await append(service, draft("r2"))
+        assert await shown(service) == ["RESTORE_NOT_CONFIRMED"] * 3
+        anchor.faults.before = None
+        await eventually(lambda: _nothing_is_shown(service))
+
+
+async def _nothing_is_shown(service: Service) -> bool:
+    one = await service.servicer.GetLedger(ledger_pb2.GetLedgerRequest(name=LEDGER), None)
+    return not one.ledger.read_only_reason
+
+
 async def test_while_nobody_can_tell_only_what_is_there_is_said(database_url: str) -> None:
     anchor = InMemoryAnchor()
     async with ledger_service(database_url, anchor=anchor, relay=True) as service:

@@ -45,12 +45,14 @@ def status(
 ) -> None:
     """Show the services' health, the ledgers, the logs, and how much of them is anchored.
 
-    Exit code 0: all services answer, no log is damaged, and with --wait all is anchored. 1: one
-    does not serve, is damaged, or is not anchored in time. 2: a service could not be reached.
+    Exit code 0: all services answer, no log is damaged or held, every ledger takes entries, and
+    with --wait all is anchored. 1: one does not serve, is damaged, held, read only or too old, or
+    is not anchored in time. 2: a service could not be reached.
 
     Example: provledger status --wait 30
     """
     from provledger_cli import health
+    from provledger_cli.anchoring import well
     from provledger_cli.connect import run_async, target
 
     output.use_json(as_json)
@@ -65,12 +67,20 @@ def status(
         raise typer.Exit(COULD_NOT_TELL)
     if health.NOT_SERVING in words.values():
         raise typer.Exit(DOES_NOT_HOLD)
-    damaged = [log for log in logs if log.damage is not None]
-    for log in damaged:
-        output.say(f"[bold]{log.name}[/] is damaged, and not served: `provledger anchor status`")
+    for log in logs:
+        if log.damage is not None:
+            what = "is damaged, and not served"
+        elif log.held:
+            what = "signs nothing after a restore"
+        else:
+            continue
+        output.say(f"[bold]{log.name}[/] {what}: `provledger anchor status`")
+    for ledger in found:
+        if ledger.read_only_reason:
+            output.say(f"[bold]{ledger.name}[/] takes no entries: {ledger.read_only_reason}")
     if wait and not anchored:
         output.say(f"not everything was anchored within {output.seconds(wait)}")
-    if damaged or (wait and not anchored):
+    if not well(found, logs) or (wait and not anchored):
         raise typer.Exit(DOES_NOT_HOLD)
 
 
@@ -78,7 +88,7 @@ async def _status(
     where: Target, wait_s: float
 ) -> tuple[dict[str, str], list[Ledger], list[LogState], bool]:
     from provledger_cli import health
-    from provledger_cli.anchoring import all_logs, ledgers, unserved, wait_until_anchored
+    from provledger_cli.anchoring import all_logs, ledgers, unserved, wait_until_anchored, well
     from provledger_cli.connect import Remote
 
     words = await health.check_all(where.addresses, where.tls)
@@ -106,7 +116,8 @@ async def _status(
                 output.say(f"[bold]{name}[/] is not served: the anchor's own log says why")
     logged = all(ledger.logged_seq >= ledger.seq for ledger in found)
     anchored = bool(logs) and all(log.all_anchored for log in logs)
-    return words, found, logs, anchored and logged and not unserved(found, logs)
+    whole = well(found, logs) and not unserved(found, logs)
+    return words, found, logs, anchored and logged and whole
 
 
 def _show(where: Target, words: dict[str, str], found: list[Ledger], logs: list[LogState]) -> None:

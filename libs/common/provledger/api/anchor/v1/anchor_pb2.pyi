@@ -32,7 +32,7 @@ POLICY_SOURCE_FILE: PolicySource
 POLICY_SOURCE_NONE: PolicySource
 
 class Log(_message.Message):
-    __slots__ = ("name", "uid", "origin", "suite", "vkey", "key_thumbprint", "tree_size", "published_size", "anchored_size", "policy", "tenants", "state", "damage")
+    __slots__ = ("name", "uid", "origin", "suite", "vkey", "key_thumbprint", "tree_size", "published_size", "anchored_size", "policy", "tenants", "state", "damage", "held")
     NAME_FIELD_NUMBER: _ClassVar[int]
     UID_FIELD_NUMBER: _ClassVar[int]
     ORIGIN_FIELD_NUMBER: _ClassVar[int]
@@ -46,6 +46,7 @@ class Log(_message.Message):
     TENANTS_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     DAMAGE_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
     name: str
     uid: bytes
     origin: str
@@ -59,7 +60,8 @@ class Log(_message.Message):
     tenants: _containers.RepeatedCompositeFieldContainer[TenantPromise]
     state: LogState
     damage: LogDamage
-    def __init__(self, name: _Optional[str] = ..., uid: _Optional[bytes] = ..., origin: _Optional[str] = ..., suite: _Optional[_Union[_common_pb2.Suite, str]] = ..., vkey: _Optional[str] = ..., key_thumbprint: _Optional[bytes] = ..., tree_size: _Optional[int] = ..., published_size: _Optional[int] = ..., anchored_size: _Optional[int] = ..., policy: _Optional[_Union[AnchorPolicy, _Mapping]] = ..., tenants: _Optional[_Iterable[_Union[TenantPromise, _Mapping]]] = ..., state: _Optional[_Union[LogState, str]] = ..., damage: _Optional[_Union[LogDamage, _Mapping]] = ...) -> None: ...
+    held: str
+    def __init__(self, name: _Optional[str] = ..., uid: _Optional[bytes] = ..., origin: _Optional[str] = ..., suite: _Optional[_Union[_common_pb2.Suite, str]] = ..., vkey: _Optional[str] = ..., key_thumbprint: _Optional[bytes] = ..., tree_size: _Optional[int] = ..., published_size: _Optional[int] = ..., anchored_size: _Optional[int] = ..., policy: _Optional[_Union[AnchorPolicy, _Mapping]] = ..., tenants: _Optional[_Iterable[_Union[TenantPromise, _Mapping]]] = ..., state: _Optional[_Union[LogState, str]] = ..., damage: _Optional[_Union[LogDamage, _Mapping]] = ..., held: _Optional[str] = ...) -> None: ...
 
 class LogDamage(_message.Message):
     __slots__ = ("tenant", "reason", "message", "tile")
