@@ -215,10 +215,17 @@ def test_a_target_is_the_data_directory_or_what_is_named(directory: DataDir) -> 
     embedded = connect.target(directory.path)
     assert embedded.embedded
     assert embedded.addresses["ledger"] == "127.0.0.1:4"
-    named = connect.target(directory.path, ["h:1", "keys=[::1]:2,anchor=h:3"])
+    named = connect.target(directory.path, ["localhost:1", "keys=[::1]:2,anchor=plaintext:h:3"])
     assert not named.embedded
-    assert named.addresses == {"ledger": "h:1", "keys": "[::1]:2", "anchor": "h:3"}
-    assert connect.target(directory.path, ["h:1"], first="keys").addresses == {"keys": "h:1"}
+    assert named.addresses == {
+        "ledger": "localhost:1",
+        "keys": "[::1]:2",
+        "anchor": "plaintext:h:3",
+    }
+    first = connect.target(directory.path, ["[::1]:1"], first="keys")
+    assert first.addresses == {"keys": "[::1]:1"}
+    with pytest.raises(CommandError, match="without TLS"):
+        connect.target(directory.path, ["h:1"])
 
 
 @pytest.mark.parametrize("text", ["h", "h:", ":1", "db=h:1", "h:x", "keys="])

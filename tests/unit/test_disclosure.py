@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import time
 import tracemalloc
 from typing import Any
 
@@ -318,11 +317,10 @@ class TestVerifyDisclosures:
         arrays.append(["C" * 22, between, 2])
         self._refuse_committed(arrays, "'/a/b' conflicts with '/a'")
 
-    def test_a_pointer_of_nothing_but_slashes_is_read_in_no_time(self) -> None:
-        texts, digests, root = self._committed([["A" * 22, "/" * 300_000, 1]])
-        started = time.perf_counter()
+    @pytest.mark.timeout(60)
+    def test_a_pointer_of_nothing_but_slashes_is_read(self) -> None:
+        texts, digests, root = self._committed([["A" * 22, "/" * 3_000_000, 1]])
         assert len(disclosure.verify_disclosures(root, texts, digests)) == 1
-        assert time.perf_counter() - started < 3
 
     def _refuse_committed(self, arrays: list[list[Any]], match: str) -> None:
         texts, digests, root = self._committed(arrays)
