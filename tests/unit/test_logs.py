@@ -97,6 +97,20 @@ def test_exceptions_logged_by_other_libraries_are_treated_alike(stream: io.Strin
     assert "s3cret" not in json.dumps(line)
 
 
+@pytest.mark.parametrize("level", ["debug", "info"])
+def test_other_libraries_are_heard_from_warnings_on_only(stream: io.StringIO, level: str) -> None:
+    """At debug, botocore writes the answers that credentials come in."""
+    logs.configure("witness", level=level, stream=stream)
+    for name in ("botocore.parsers", "alembic.runtime", "provledger_like"):
+        logging.getLogger(name).debug("Response body: %s", "s3cret")
+        logging.getLogger(name).info("s3cret")
+    logging.getLogger("botocore.retries").warning("slow")
+    logs.get("x").debug("ours")
+    events = [line["event"] for line in lines(stream)]
+    assert events == ["log.botocore.retries", *(["ours"] if level == "debug" else [])]
+    assert "s3cret" not in stream.getvalue()
+
+
 def test_debug_mode_shows_messages(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROVLEDGER_DEBUG", "1")
     logs.configure("ledger", stream=stream)

@@ -5,7 +5,8 @@
 
 gives ``{"ts": "...Z", "level": "info", "service": "ledger", "event": "append.flushed",
 "fields": {"items": 120, "took_ms": 3.1}}``. Standard logging carries it all, so records of other
-libraries come out in the same shape, their text under `fields.message`.
+libraries come out in the same shape, their text under `fields.message`: warnings and worse. Below
+that they write whatever helps them, such as the answer that an AWS credential came in.
 
 No payload, salt or secret may reach a log. What can be kept out by form is: bytes and nested
 structures are replaced by their size, long text is cut, and of an exception that is not ours only
@@ -83,19 +84,19 @@ def configure(
     human: bool | None = None,
     stream: IO[str] | None = None,
 ) -> None:
-    """Send all logs of this process to `stream` (stderr).
+    """Send the logs of this process to `stream` (stderr): ours from `level` on.
 
-    `human` chooses readable lines; None asks whether the stream is a terminal.
+    Those of other libraries from warnings on, at the least. `human` chooses readable lines; None
+    asks whether the stream is a terminal.
     """
     target = sys.stderr if stream is None else stream
     readable = target.isatty() if human is None else human
     handler = logging.StreamHandler(target)
     handler.setFormatter(_HumanFormatter(service) if readable else _JSONFormatter(service))
+    handler.addFilter(_is_fit)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # Chatty at info, and about nothing of ours.
-    logging.getLogger("alembic").setLevel(max(root.level, logging.WARNING))
 
 
 def plain(value: object) -> object:
@@ -160,6 +161,10 @@ def _short(filename: str) -> str:
         if marker in parts:
             return "/".join(parts[len(parts) - parts[::-1].index(marker) :])
     return "/".join(parts[-2:])
+
+
+def _is_fit(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING or hasattr(record, _FIELDS)
 
 
 def _record_parts(record: logging.LogRecord) -> tuple[str, dict[str, object]]:

@@ -104,7 +104,10 @@ class ServerSettings:
         metadata={"doc": "File to write port and pid to, as JSON, once the service serves."},
     )
     log_level: Literal["debug", "info", "warning", "error"] = field(
-        default="info", metadata={"doc": "Least severe level that is logged."}
+        default="info",
+        metadata={
+            "doc": "Least severe level that is logged; of other libraries, from warnings on."
+        },
     )
     log_format: Literal["auto", "json", "human"] = field(
         default="auto",
