@@ -28,6 +28,7 @@ from provledger.api.common.v1 import common_pb2
 from provledger.errors import StatusError, TileError
 from provledger.hashing import HASH_BYTES, Hasher
 from provledger.policy import MAX_POLICY_BYTES
+from provledger.printable import printable
 from provledger.tiles import TilePath, parse_path
 
 MAX_SEQS: Final = 1000
@@ -257,7 +258,7 @@ def sink_to_pb(status: SinkStatus) -> pb.Sink:
         message.acknowledged_at_ns = status.last.acknowledged_at_ns
     trouble = status.trouble
     if trouble is not None:
-        message.last_error = trouble.message[:MAX_ERROR_CHARS]
+        message.last_error = printable(trouble.message)[:MAX_ERROR_CHARS]
         message.failed_at_ns = trouble.failed_at_ns
         message.failures = trouble.failures
         message.next_try_at_ns = trouble.next_try_at_ns

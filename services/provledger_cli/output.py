@@ -1,7 +1,8 @@
 """What commands say: one document on stdout with `--json`, everything else for people.
 
 Talk and progress go to stderr always, so that stdout can be piped. Nothing printed here holds a
-payload unless a payload was asked for.
+payload unless a payload was asked for. What is meant for people goes through `printable`: much of
+it is the words of services, sinks and files.
 """
 
 from __future__ import annotations
@@ -27,8 +28,11 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from provledger.printable import printable
+
 _PIPE_WIDTH: Final = 240
 _COULD_NOT_TELL: Final = 2
+_LAYOUT: Final = "\n\t"
 
 
 class _Console(Console):
@@ -138,11 +142,13 @@ def _plain(value: Any) -> Any:
 
 def say(text: str) -> None:
     """Tell people something, on stderr. Rich markup is understood: escape what is not ours."""
-    _err.print(text)
+    _err.print(printable(text, keep=_LAYOUT))
 
 
 def show(renderable: Any) -> None:
     """Print a table or text for people, on stdout."""
+    if isinstance(renderable, str):
+        renderable = printable(renderable, keep=_LAYOUT)
     if _Mode.on_stderr:
         _err.print(renderable)
         return
@@ -152,20 +158,25 @@ def show(renderable: Any) -> None:
 
 def fail(message: str, *, hint: str = "", details: str = "", reason: str = "") -> None:
     """Say what went wrong and what to do; with `--json`, on stdout too if that is still empty."""
-    _err.print(f"[bold red]error:[/] {escape(message)}")
+    _err.print(f"[bold red]error:[/] {_cell(message)}")
     if details:
-        _err.print(escape(details), style="dim")
+        _err.print(escape(printable(details, keep=_LAYOUT)), style="dim")
     if hint:
-        _err.print(f"[bold]next:[/] {escape(hint)}")
+        _err.print(f"[bold]next:[/] {_cell(hint)}")
     if _Mode.json and not _Mode.written:
         error = {"message": message, "reason": reason, "next": hint, "details": details}
         document({"error": {name: text for name, text in error.items() if text}})
 
 
+def _cell(text: str) -> str:
+    """Text of one line, in which nothing is markup."""
+    return escape(printable(text))
+
+
 def table(title: str, columns: Iterable[str], rows: Iterable[Sequence[str]]) -> Table:
     """A table of text; columns whose heading ends in `>` are aligned to the right."""
     made = Table(
-        title=title or None,
+        title=printable(title) or None,
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,
@@ -176,19 +187,19 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Sequence[str]]) -> 
         right = column.endswith(">")
         made.add_column(column.rstrip(">"), justify="right" if right else "left", overflow="fold")
     for row in rows:
-        made.add_row(*[escape(cell) for cell in row])
+        made.add_row(*[_cell(cell) for cell in row])
     return made
 
 
 def card(title: str, rows: Iterable[tuple[str, str]]) -> Table:
     """A list of names and values, one pair a line; empty values are left out."""
-    made = Table(title=title or None, title_justify="left", title_style="bold", box=None)
+    made = Table(title=printable(title) or None, title_justify="left", title_style="bold", box=None)
     made.show_header = False
     made.add_column(style="dim", no_wrap=True)
     made.add_column(overflow="fold")
     for name, value in rows:
         if value:
-            made.add_row(escape(name), escape(value))
+            made.add_row(_cell(name), _cell(value))
     return made
 
 

@@ -111,3 +111,17 @@ def test_a_process_ends_whatever_a_server_does() -> None:
         finally:
             process.kill()
             process.wait()
+
+
+async def test_what_comes_instead_of_a_status_line_is_told_as_text() -> None:
+    """It is shown to operators, on their terminal."""
+
+    def evil(client: socket.socket, over: threading.Event) -> None:
+        client.sendall(b"\x1b[2J\x1b[Hstate       up to date\r\n\r\n")
+
+    with serving(evil) as (port, _):
+        poster = Poster(f"http://127.0.0.1:{port}/", timeout_s=10.0)
+        with pytest.raises(SinkError, match=r"\\x1b\[2J") as caught:
+            await poster.post(b"x", "text/plain")
+        poster.close()
+    assert str(caught.value).isprintable()

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from anchor_svc.convert import MAX_ERROR_CHARS, sink_to_pb
 from anchor_svc.relay import choose
 from anchor_svc.sinks import (
     AnchorSink,
@@ -20,6 +21,7 @@ from anchor_svc.sinks import (
     register,
 )
 from anchor_svc.sinks.file import FileSink
+from anchor_svc.sinkstatus import SinkStatus, Trouble
 from provledger import checkpoint, jcs, note
 from provledger.settings import ConfigError
 
@@ -196,3 +198,13 @@ def test_sinks_of_any_speed_keep_meeting(paces: list[int], first: int) -> None:
                     busy[sink] = (now + paces[sink], size)
         if now > 100:
             assert now - max(set.intersection(*held)) <= 4 * max(paces)
+
+
+def test_why_a_sink_failed_is_told_as_text() -> None:
+    """Much of it is what the sink itself said."""
+    said = "s3: \x1b[2J\x1b[Hall is well\nstate  up to date" + "x" * 1000
+    status = SinkStatus("s3://b", 0, 7, 0, None, Trouble(said, 1, 2, 3, False), True)
+    told = sink_to_pb(status).last_error
+    assert told.isprintable()
+    assert told.startswith(r"s3: \x1b[2J\x1b[Hall is well\nstate")
+    assert len(told) == MAX_ERROR_CHARS

@@ -133,3 +133,15 @@ def test_readable_mode_cannot_be_made_to_fake_lines(stream: io.StringIO) -> None
     (line,) = stream.getvalue().splitlines()
     assert "\\n" in line
     assert line.endswith("plain=b")
+
+
+def test_what_others_said_cannot_fake_lines_in_an_exception(stream: io.StringIO) -> None:
+    """A sink's answer stands in the message of our own error."""
+    said = "\x1b[2J\x1b[Hall is well\n12:00:00.000 info    anchor   anchor.sink_back"
+    logs.configure("anchor", human=True, stream=stream)
+    logs.get("x").warning("anchor.sink_failed", exc_info=NotFoundError("GONE", said))
+    logging.getLogger("lib\nx").warning("%s", said)
+    lines = stream.getvalue().split("\n")[:-1]
+    assert len(lines) == 3
+    assert all(line.isprintable() for line in lines)
+    assert r"\x1b[2J\x1b[Hall is well\n12:00" in lines[1]

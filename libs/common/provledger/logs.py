@@ -29,6 +29,7 @@ from typing import IO, Any, Final
 from uuid import UUID
 
 from provledger.errors import ProvledgerError
+from provledger.printable import printable
 
 _MAX_TEXT: Final = 512
 _MAX_LIST: Final = 20
@@ -217,10 +218,11 @@ class _HumanFormatter(logging.Formatter):
         event, fields = _record_parts(record)
         clock = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S.%f")[:-3]
         pairs = " ".join(f"{key}={_quoted(value)}" for key, value in fields.items())
-        line = f"{clock} {record.levelname.lower():<7} {self._service:<8} {event} {pairs}".rstrip()
+        what = f"{printable(event)} {pairs}".rstrip()
+        line = f"{clock} {record.levelname.lower():<7} {self._service:<8} {what}"
         exc = _exception(record)
         if exc is not None:
-            line += "".join(f"\n    {part}" for part in format_exception(exc))
+            line += "".join(f"\n    {printable(part)}" for part in format_exception(exc))
         return line
 
 

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from anchor_svc.sinks import SinkError
 from provledger.http import bounded
+from provledger.printable import printable
 from provledger.rpc.listener import is_loopback
 from provledger.settings import ConfigError
 
@@ -71,7 +72,8 @@ class Poster:
         try:
             return await asyncio.wrap_future(job.answer)
         except (OSError, http.client.HTTPException) as error:
-            what = str(error) or type(error).__name__
+            # What it sent instead of a status line, too.
+            what = printable(str(error).strip()) or type(error).__name__
             raise SinkError(f"{self._host} cannot be asked: {what}") from error
 
     def close(self) -> None:
