@@ -225,3 +225,11 @@ def test_errors_have_an_exit_code_and_say_what_to_do(
 )
 def test_times_keep_their_nanoseconds(text: str, expected: int) -> None:
     assert _time_ns(text, "--since") == expected
+
+
+def test_a_self_test_that_status_has_not_is_refused() -> None:
+    """It opens no key: with an answer of 0, nothing would have been made to fail."""
+    done = run("fips", "status", "--fips-fail-kat=pairwise")
+    assert done.returncode == 2
+    assert "where no key is opened" in done.stderr
+    assert "witness_svc --fips-fail-kat=pairwise" in done.stderr
