@@ -7,6 +7,8 @@
 {{- $values := index $.Values $name -}}
 {{- if not $values.tls.secret }}{{ $wrong = append $wrong (printf "%s.tls.secret: a Secret with tls.crt, tls.key and ca.crt; no service listens without TLS" $name) }}{{ end -}}
 {{- if and (has $name (list "keys" "ledger" "anchor")) (not $values.database.secret) }}{{ $wrong = append $wrong (printf "%s.database.secret: a Secret with the URL of its PostgreSQL database" $name) }}{{ end -}}
+{{- $principal := $values.principal | default "" -}}
+{{- if or (eq (trim $principal) "*") (regexMatch "[,;]" $principal) }}{{ $wrong = append $wrong (printf "%s.principal: %q is no name in a certificate" $name $principal) }}{{ end -}}
 {{- range $key, $value := $values.settings -}}
 {{- if has $key (list "host" "port" "tls_cert" "tls_key" "tls_ca" "rpc_tls_cert" "rpc_tls_key" "rpc_tls_ca" "allowed_callers" "database_url" "data_dir" "key_dir" "keys_endpoint" "witness_endpoint" "anchor_endpoint" "ready_file" "tile_store" "policy" "sinks" "wait_for_sinks" "logs" "name") -}}
 {{- $wrong = append $wrong (printf "%s.settings.%s: the chart sets this itself" $name $key) -}}
@@ -23,6 +25,13 @@
 {{- if gt (int .Values.notary.replicas) 1 }}{{ $wrong = append $wrong "notary.replicas: one process uses the volume with its keys" }}{{ end -}}
 {{- end -}}
 {{- if not .Values.callers.operators }}{{ $wrong = append $wrong "callers.operators: names in the certificates of those who may call everything, such as the one of firstKeys.tls.secret" }}{{ end -}}
+{{- /* Names are put into one text, as name,name;... */}}
+{{- range .Values.callers.operators -}}
+{{- if or (eq (trim .) "*") (regexMatch "[,;]" .) }}{{ $wrong = append $wrong (printf "callers.operators: %q is no name; whoever is meant may revoke every key, so each is named" .) }}{{ end -}}
+{{- end -}}
+{{- range .Values.callers.clients -}}
+{{- if regexMatch "[,;]" . }}{{ $wrong = append $wrong (printf "callers.clients: %q is no name: give each for itself" .) }}{{ end -}}
+{{- end -}}
 {{- $first := .Values.firstKeys -}}
 {{- if $first.enabled -}}
 {{- range $name := list "witness" "checkpoint" "head" "recovery" -}}
