@@ -228,6 +228,29 @@ def test_two_pods_never_use_one_volume(more: tuple[str, ...]) -> None:
             assert each["spec"]["strategy"]["type"] == "Recreate"
 
 
+def test_first_keys_of_a_token_get_its_pin() -> None:
+    """A `pkcs11:` URI names the PIN's file, which the Job needs as the services do."""
+    sets = [
+        "firstKeys.extraVolumes[0].name=pin",
+        "firstKeys.extraVolumes[0].secret.secretName=token-pin",
+        "firstKeys.extraVolumeMounts[0].name=pin",
+        "firstKeys.extraVolumeMounts[0].mountPath=/etc/pin",
+        "firstKeys.recoverySecret=",
+        "firstKeys.recovery=pkcs11:token=t;object=r?pin-source=/etc/pin/pin",
+        "keyFiles.secret=",
+    ] + [
+        f"firstKeys.{name}=pkcs11:token=t;object={name}?pin-source=/etc/pin/pin"
+        for name in ("witness", "checkpoint", "head", "receipt")
+    ]
+    options = [word for option in sets for word in ("--set", option)]
+    (job,) = of_kind(render(*values("local"), *options), "Job").values()
+    spec = pod_of(job)["spec"]
+    (pin,) = [volume for volume in spec["volumes"] if volume["name"] == "pin"]
+    assert pin["secret"] == {"secretName": "token-pin"}
+    (mount,) = [m for m in spec["containers"][0]["volumeMounts"] if m["name"] == "pin"]
+    assert mount["mountPath"] == "/etc/pin"
+
+
 # --- who calls whom
 
 EDGES = {

@@ -55,6 +55,9 @@ spec:
         {{- if or .Values.keyFiles.secret $first.recoverySecret }}
         - {name: keys, mountPath: /etc/provledger/keys, readOnly: true}
         {{- end }}
+        {{- with $first.extraVolumeMounts }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
   volumes:
     - {name: run, emptyDir: {sizeLimit: 256Mi}}
     - {name: tmp, emptyDir: {sizeLimit: 256Mi}}
@@ -68,5 +71,8 @@ spec:
           {{- range compact (list .Values.keyFiles.secret $first.recoverySecret) }}
           - secret: {name: {{ . }}}
           {{- end }}
+    {{- end }}
+    {{- with $first.extraVolumes }}
+    {{- toYaml . | nindent 4 }}
     {{- end }}
 {{- end -}}
