@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from provledger import errors
 from provledger.rpc.channel import call, channel
 from provledger.rpc.server import Server, ServerSettings
-from provledger.rpc.tls import TLSSettings
+from provledger.rpc.tls import TLSSettings, channel_credentials, server_credentials
 from provledger.settings import ConfigError
 from tests.support.certs import CertificateAuthority
 from tests.support.echo import SERVICE, EchoServicer, EchoStub, serving
@@ -151,6 +152,37 @@ async def test_unusable_files_are_named(
         tls = TLSSettings(broken, good.key, good.ca)
     with pytest.raises(ConfigError, match="broken"):
         channel("localhost:1", tls)
+
+
+GOOD_KINDS: dict[str, Callable[[], Any]] = {
+    "p256": lambda: ec.generate_private_key(ec.SECP256R1()),
+    "p384": lambda: ec.generate_private_key(ec.SECP384R1()),
+    "rsa": lambda: rsa.generate_private_key(65537, 2048),
+}
+OTHER_KINDS: dict[str, Callable[[], Any]] = {
+    "p521": lambda: ec.generate_private_key(ec.SECP521R1()),
+    "secp256k1": lambda: ec.generate_private_key(ec.SECP256K1()),
+    "ed25519": ed25519.Ed25519PrivateKey.generate,
+}
+
+
+@pytest.mark.parametrize("kind", GOOD_KINDS)
+async def test_keys_of_these_kinds_connect(ca: CertificateAuthority, kind: str) -> None:
+    ours = ca.issue(f"server-{kind}", dns=("localhost",), key=GOOD_KINDS[kind]())
+    theirs = ca.issue(f"client-{kind}", key=GOOD_KINDS[kind]())
+    async with serving(EchoServicer(), settings(ours)) as server:
+        assert await ask(server.port, theirs) == f"client-{kind}".encode()
+
+
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_keys_with_which_no_handshake_succeeds_are_refused(
+    ca: CertificateAuthority, kind: str
+) -> None:
+    """Else a service starts, and says that it is ready to nobody."""
+    tls = ca.issue(f"odd-{kind}", dns=("localhost",), key=OTHER_KINDS[kind]())
+    for use in (server_credentials, channel_credentials):
+        with pytest.raises(ConfigError, match=f"odd-{kind}.pem: .* P-256"):
+            use(tls)
 
 
 def test_half_configured_tls_says_what_is_missing(ca: CertificateAuthority) -> None:

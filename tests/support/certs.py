@@ -6,6 +6,7 @@ import datetime as dt
 import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -55,9 +56,10 @@ class CertificateAuthority:
         dns: tuple[str, ...] = (),
         uris: tuple[str, ...] = (),
         ips: tuple[str, ...] = (),
+        key: Any = None,
     ) -> TLSSettings:
-        """A certificate for both ends of a connection, its key, and this CA."""
-        key = ec.generate_private_key(ec.SECP256R1())
+        """A certificate for both ends of a connection, its key (P-256), and this CA."""
+        key = key or ec.generate_private_key(ec.SECP256R1())
         builder = _builder(_common_name(common_name), self.certificate.subject, key.public_key())
         names: list[x509.GeneralName] = [x509.DNSName(name) for name in dns]
         names += [x509.UniformResourceIdentifier(uri) for uri in uris]

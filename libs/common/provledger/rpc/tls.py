@@ -11,7 +11,9 @@ from pathlib import Path
 
 import grpc
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from provledger.settings import ConfigError
 
@@ -64,6 +66,7 @@ def _load(tls: TLSSettings) -> tuple[bytes, bytes, bytes]:
     cert, key, ca = _read(tls.cert), _read(tls.key), _read(tls.ca)
     leaf = _certificates(tls.cert, cert)[0]
     _certificates(tls.ca, ca)
+    _check_kind(tls.cert, leaf)
     try:
         private = serialization.load_pem_private_key(key, password=None)
     except (ValueError, TypeError) as error:
@@ -87,3 +90,24 @@ def _certificates(path: Path, pem: bytes) -> list[x509.Certificate]:
         return x509.load_pem_x509_certificates(pem)
     except ValueError as error:
         raise ConfigError(f"{path}: holds no readable PEM certificate") from error
+
+
+def _check_kind(path: Path, leaf: x509.Certificate) -> None:
+    """Check that gRPC's TLS (BoringSSL) makes connections with keys like this one.
+
+    With any other it starts, and no handshake succeeds.
+    """
+    try:
+        key = leaf.public_key()
+    except (UnsupportedAlgorithm, ValueError):
+        key = None
+    if isinstance(key, rsa.RSAPublicKey):
+        return
+    if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(
+        key.curve, ec.SECP256R1 | ec.SECP384R1
+    ):
+        return
+    raise ConfigError(
+        f"{path}: gRPC makes no TLS connection with a key of this kind; use ECDSA with P-256 or "
+        "P-384, or RSA"
+    )
