@@ -258,6 +258,7 @@ def test_restart_replaces_a_stale_ready_file(start: Callable[..., Process], tmp_
         ({"PROVLEDGER_ECHO_PORT": "x"}, "PROVLEDGER_ECHO_PORT: must be an integer"),
         ({"PROVLEDGER_ECHO_GRACE_S": "3.25"}, "the settings say so"),
         ({"PROVLEDGER_LIFELINE_FD": "777"}, "lifeline descriptor 777 is not open"),
+        ({"PROVLEDGER_OTEL": "maybe"}, "PROVLEDGER_OTEL: must be 1, 0 or console"),
         ({"PROVLEDGER_ECHO_READY_FILE": "/"}, "ready_file /: cannot be replaced"),
         ({"PROVLEDGER_ECHO_MAX_MESSAGE_BYTES": str(4 << 30)}, "must be at most"),
     ],

@@ -18,6 +18,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from provledger import telemetry
 from provledger.rpc.channel import call, channel
+from provledger.settings import ConfigError
 from tests.support.echo import SERVICE, EchoServicer, EchoStub, serving
 
 
@@ -230,3 +231,26 @@ def test_a_ratio_that_is_none_traces_everything(ratio: str) -> None:
                 assert telemetry.current_ref() is not None
     finally:
         telemetry.shutdown()
+
+
+@pytest.mark.parametrize("mode", ["", "0", "false", "no", "off", " Off "])
+def test_what_says_no_switches_nothing_on(mode: str) -> None:
+    assert not telemetry.configure("ledger", {"PROVLEDGER_OTEL": mode})
+    assert not telemetry.enabled()
+
+
+@pytest.mark.parametrize("mode", ["maybe", "2", "grpc"])
+def test_a_mode_that_is_none_is_neither_on_nor_off(mode: str) -> None:
+    with pytest.raises(ConfigError, match="PROVLEDGER_OTEL"):
+        telemetry.configure("ledger", {"PROVLEDGER_OTEL": mode})
+    assert not telemetry.enabled()
+
+
+def test_what_opentelemetry_refuses_is_a_configuration_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "s3cret")
+    with pytest.raises(ConfigError, match="OTEL_") as caught:
+        telemetry.configure("ledger", {"PROVLEDGER_OTEL": "1"})
+    assert "s3cret" not in str(caught.value)
+    assert not telemetry.enabled()

@@ -80,8 +80,8 @@ def main(
         sys.exit(_complain(service, error))
     human = {"auto": None, "human": True, "json": False}[config.log_format]
     logs.configure(service, level=config.log_level, human=human)
-    telemetry.configure(service, scraped=scraped)
     try:
+        telemetry.configure(service, scraped=scraped)
         announce()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_supervised(config, build, serve, arguments.lifeline_fd))

@@ -26,6 +26,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final, Protocol
 
 from provledger import logs
+from provledger.settings import ConfigError
 
 log = logs.get(__name__)
 
@@ -73,6 +74,8 @@ class _OtelSpan:
         self._span.set_attribute(key, value)
 
 
+_ON: Final = frozenset({"1", "true", "yes", "on", "otlp"})
+_OFF: Final = frozenset({"", "0", "false", "no", "off"})
 _NO_SPAN: Final = _NoSpan()
 _NO_METADATA: Final[tuple[tuple[str, str], ...]] = ()
 
@@ -281,10 +284,16 @@ def configure(service: str, env: Mapping[str, str] | None = None, *, scraped: bo
     """Switch on what the environment asks for; whether anything was switched on.
 
     scraped: metrics are kept for `scrape` as well, whatever the environment says.
+
+    Raises:
+        ConfigError: the environment asks for what cannot be.
     """
     environ = os.environ if env is None else env
-    mode = environ.get("PROVLEDGER_OTEL", "").lower()
-    wanted = bool(environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")) or mode not in ("", "0", "off")
+    mode = environ.get("PROVLEDGER_OTEL", "").strip().lower()
+    if mode not in _OFF | _ON | {"console"}:
+        # Never taken for "on" or "off": whoever set it meant something.
+        raise ConfigError("PROVLEDGER_OTEL: must be 1, 0 or console")
+    wanted = bool(environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")) or mode not in _OFF
     disabled = environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
     if not (wanted or scraped) or disabled:
         return False
@@ -296,6 +305,11 @@ def configure(service: str, env: Mapping[str, str] | None = None, *, scraped: bo
         extra = "otel" if wanted else "gateway"
         log.warning("telemetry.not_installed", missing=error.name or "", extra=extra)
         return False
+    except Exception as error:
+        # What OpenTelemetry makes of its own variables; headers of OTLP, a secret, are one.
+        raise ConfigError(
+            f"OpenTelemetry cannot be set up with the OTEL_* variables: {type(error).__name__}"
+        ) from None
     use(tracer_provider, meter_provider)
     _state.ratio = 1.0 if ratio is None else ratio
     return True
