@@ -25,16 +25,24 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, Protocol
 
+from provledger_cli import contents, tarstream
 from provledger_cli.failures import DOES_NOT_HOLD, CommandError
 
 MANIFEST: Final = "manifest.json"
 MAX_MANIFEST_BYTES: Final = 256 << 20
 _VERSION: Final = "1"
 _PIECE: Final = 1 << 20
-_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 _HEX: Final = re.compile(r"[0-9a-f]{64}")
+
+
+class Readable(Protocol):
+    """As much of a file as is needed here."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """At most so many bytes; b"" at the end."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +72,6 @@ class Manifest:
             ],
         }
         return json.dumps(value, indent=1).encode() + b"\n"
-
-
-def is_name(name: str) -> bool:
-    """Whether a file of that name may be in a backup."""
-    return _NAME.fullmatch(name) is not None and ".." not in name
 
 
 class Writer:
@@ -125,16 +128,18 @@ def verify(path: Path, on_progress: Callable[[int], None] = lambda position: Non
     """
     found: list[Member] = []
     manifest: Manifest | None = None
-    with _reading(path) as (tar, raw):
-        for info, file in _members(tar):
+    with _reading(path) as raw:
+        for name, size, file in tarstream.members(raw):
             if manifest is not None:
-                raise _damaged(path, f"{info.name} comes after the manifest")
-            if info.name == MANIFEST:
-                if info.size > MAX_MANIFEST_BYTES:
+                raise _damaged(path, "something comes after the manifest")
+            if name == MANIFEST:
+                if size > MAX_MANIFEST_BYTES:
                     raise _damaged(path, "its manifest is too long")
                 manifest = _parse(path, file.read())
+            elif contents.is_name(name):
+                found.append(Member(name, size, _digest(file)))
             else:
-                found.append(Member(info.name, info.size, _digest(file)))
+                raise _other()
             on_progress(raw.tell())
     if manifest is None:
         raise _damaged(path, "it has no manifest: it was cut off")
@@ -163,24 +168,24 @@ def extract(
         CommandError: as `verify`; exit code 2 if a file cannot be written.
     """
     expected = {each.name: each for each in manifest.members}
-    with _reading(path) as (tar, raw):
-        for info, file in _members(tar):
-            if info.name == MANIFEST:
+    with _reading(path) as raw:
+        for name, size, file in tarstream.members(raw):
+            if name not in expected:
                 continue
-            target = place(info.name)
+            target = place(name)
             if target is None:
                 continue
             hashed = _Hashing(file)
-            _put(hashed, target, info.name)
-            if expected.get(info.name) != Member(info.name, info.size, hashed.digest()):
-                raise _damaged(path, f"{info.name} has changed meanwhile")
+            _put(hashed, target, name)
+            if expected[name] != Member(name, size, hashed.digest()):
+                raise _damaged(path, f"{name} has changed meanwhile")
             on_progress(raw.tell())
 
 
 class _Hashing:
     """A file that is hashed as it is read."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: Readable) -> None:
         self._file = file
         self._hash = hashlib.sha256()
 
@@ -217,35 +222,27 @@ def _writing(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[tuple[tarfile.TarFile, IO[bytes]]]:
+def _reading(path: Path) -> Iterator[IO[bytes]]:
     try:
-        with path.open("rb") as raw, tarfile.open(fileobj=raw, mode="r|*") as tar:
-            yield tar, raw
-    except (tarfile.TarError, EOFError, OSError) as error:
-        # Those of gzip have no number: they are about what was read.
-        if isinstance(error, OSError) and error.errno is not None:
-            raise CommandError(f"{path} cannot be read: {error.strerror}") from error
-        raise _damaged(path, "it is not a whole archive") from error
-    except Exception as error:
-        # zlib and lzma have errors of their own, which tarfile lets through.
-        if type(error).__module__ in ("zlib", "_lzma", "lzma"):
-            raise _damaged(path, "its compressed data is damaged") from error
-        raise
+        with path.open("rb") as raw:
+            yield raw
+    except tarstream.OtherMemberError as error:
+        raise _other() from error
+    except tarstream.TarError as error:
+        raise _damaged(path, str(error)) from error
+    except OSError as error:
+        raise CommandError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _members(tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, IO[bytes]]]:
-    for info in tar:
-        file = tar.extractfile(info) if info.isreg() else None
-        if file is None or not is_name(info.name):
-            raise CommandError(
-                "the archive holds something that is no file of a backup",
-                hint="take another backup",
-                exit_code=DOES_NOT_HOLD,
-            )
-        yield info, file
+def _other() -> CommandError:
+    return CommandError(
+        "the archive holds something that is no file of a backup",
+        hint="take another backup",
+        exit_code=DOES_NOT_HOLD,
+    )
 
 
-def _digest(file: IO[bytes]) -> str:
+def _digest(file: Readable) -> str:
     hashed = hashlib.sha256()
     while piece := file.read(_PIECE):
         hashed.update(piece)
@@ -255,20 +252,24 @@ def _digest(file: IO[bytes]) -> str:
 def _parse(path: Path, data: bytes) -> Manifest:
     try:
         value: Any = json.loads(data)
-        if value["v"] != _VERSION:
+        if value["v"] != _VERSION and isinstance(value["v"], str):
             raise CommandError(
                 f"{path} was written by a newer version", hint="restore it with that version"
             )
-        members = tuple(
-            Member(str(each["name"]), int(each["size"]), str(each["sha256"]))
-            for each in value["files"]
-        )
-        about = value["about"]
-        if not isinstance(about, dict) or not all(_HEX.fullmatch(m.sha256) for m in members):
-            raise _damaged(path, "its manifest cannot be read")
-        return Manifest(about, members)
-    except (ValueError, KeyError, TypeError) as error:
+        members = tuple(_member(each) for each in value["files"])
+        contents.check_about(value["about"])
+        if value["v"] != _VERSION or len({each.name for each in members}) != len(members):
+            raise ValueError("manifest")
+        return Manifest(value["about"], members)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(path, "its manifest cannot be read") from error
+
+
+def _member(value: Any) -> Member:
+    name, size, digest = value["name"], value["size"], value["sha256"]
+    if not isinstance(name, str) or type(size) is not int or _HEX.fullmatch(digest) is None:
+        raise ValueError("member")
+    return Member(name, size, digest)
 
 
 def _damaged(path: Path, what: str) -> CommandError:

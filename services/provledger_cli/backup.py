@@ -26,7 +26,7 @@ from provledger import tiles
 from provledger.db import as_storage_error
 from provledger.errors import LogDamagedError
 from provledger.hashing import HASH_BYTES
-from provledger_cli import archive, copying, key_files, scratch, sound
+from provledger_cli import archive, contents, copying, key_files, scratch, sound
 from provledger_cli.config import Config
 from provledger_cli.datadir import PIN_FILE, DataDir
 from provledger_cli.failures import DOES_NOT_HOLD, CommandError
@@ -197,7 +197,7 @@ def _write_keys(writer: archive.Writer, data_dir: DataDir, connection: Connectio
     left_out = []
     for name in sorted({*named, *beside}):
         member = f"keys/{name}"
-        if archive.is_name(member) and (data_dir.keys / name).is_file():
+        if contents.is_name(member) and (data_dir.keys / name).is_file():
             writer.add_file(member, data_dir.keys / name, private=True)
         else:
             left_out.append(name)

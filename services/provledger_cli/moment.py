@@ -27,12 +27,10 @@ from sqlalchemy.engine import Connection
 
 from provledger.db import as_storage_error, is_sqlite
 from provledger_cli.config import Config
+from provledger_cli.contents import SERVICES
 from provledger_cli.datadir import DataDir
 from provledger_cli.failures import CommandError
 from provledger_cli.stored import open_database
-
-SERVICES: Final = ("keys", "anchor", "ledger")
-"""Those with a database, in the order in which their snapshots are taken."""
 
 REVISION = sa.text("SELECT version_num FROM alembic_version")
 

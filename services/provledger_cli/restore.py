@@ -30,13 +30,16 @@ from typing import IO, Any, Final
 import sqlalchemy as sa
 
 from provledger.db import as_storage_error
+from provledger.db.migrate import revisions
 from provledger.errors import LogDamagedError
 from provledger_cli import archive, key_files, scratch, sound
 from provledger_cli import config as configs
 from provledger_cli import fsck as fscks
 from provledger_cli.config import Config
+from provledger_cli.contents import SERVICES
 from provledger_cli.datadir import DataDir, write_atomically, write_json
 from provledger_cli.failures import CommandError
+from provledger_cli.moment import REVISION
 from provledger_cli.placing import sync_directory
 from provledger_cli.restore_postgres import Schemas, broken, filled, origin, published
 from provledger_cli.stored import AnchorRows, LedgerRows, open_database
@@ -84,6 +87,7 @@ def restore(
         )
     on_progress("checking the archive")
     manifest = archive.verify(path)
+    _check_build(path, manifest)
     postgres = manifest.about.get("database") != "sqlite"
     if postgres != bool(database_url):
         raise CommandError(
@@ -117,6 +121,17 @@ def restore(
     return Restored(manifest, checked, missing, unknown, accepted)
 
 
+def _check_build(path: Path, manifest: archive.Manifest) -> None:
+    """Refuse databases that this build could not open."""
+    for service in SERVICES:
+        if manifest.about["revisions"][service] not in revisions(f"{service}_svc.migrations"):
+            raise CommandError(
+                f"{path} was made by a newer version ({manifest.about.get('version')}): its "
+                f"{service} database is not known to this one",
+                hint="restore it with that version, or a later one",
+            )
+
+
 def _make(
     path: Path,
     manifest: archive.Manifest,
@@ -141,6 +156,7 @@ def _make(
         else:
             _check_sqlite(staged)
         names = schemas.names if schemas else {}
+        _check_revisions(staged, manifest, config, names)
         on_progress("recomputing the logs")
         checked = _check_logs(staged, manifest, config, names)
         missing, unknown = _check_keys(staged, config, names)
@@ -275,7 +291,7 @@ def _check_keys(
     staged: DataDir, config: Config, schemas: Mapping[str, str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Files of `local:` keys in the registry that are away; kids of receipts that it lacks."""
-    keys = _keys(staged, config, schemas)
+    keys = _all(staged, config, "keys", schemas, key_files.KEYS)
     rows = LedgerRows(open_database(staged, config, "ledger", schemas.get("ledger")))
     try:
         signed = rows.kids()
@@ -285,11 +301,22 @@ def _check_keys(
     return missing, tuple(sorted(signed - {row.kid for row in keys}))
 
 
-def _keys(staged: DataDir, config: Config, schemas: Mapping[str, str]) -> Sequence[Any]:
-    engine = open_database(staged, config, "keys", schemas.get("keys"))
+def _check_revisions(
+    staged: DataDir, manifest: archive.Manifest, config: Config, schemas: Mapping[str, str]
+) -> None:
+    for service in SERVICES:
+        found = [row.version_num for row in _all(staged, config, service, schemas, REVISION)]
+        if found != [manifest.about["revisions"][service]]:
+            raise broken(f"the database of the {service} service is of another version")
+
+
+def _all(
+    staged: DataDir, config: Config, service: str, schemas: Mapping[str, str], query: sa.TextClause
+) -> Sequence[Any]:
+    engine = open_database(staged, config, service, schemas.get(service))
     try:
         with engine.connect() as connection:
-            return connection.execute(key_files.KEYS).all()
+            return connection.execute(query).all()
     finally:
         engine.dispose()
 
@@ -298,7 +325,7 @@ def _keys(staged: DataDir, config: Config, schemas: Mapping[str, str]) -> Sequen
 
 
 def _check_sqlite(staged: DataDir) -> None:
-    for service in ("keys", "anchor", "ledger"):
+    for service in SERVICES:
         path = staged.databases / f"{service}.sqlite3"
         if not path.is_file():
             raise broken(f"the database of the {service} service is not in it")

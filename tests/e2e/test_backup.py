@@ -20,9 +20,9 @@ from provledger.client import CallPolicy, Client, Mutation
 from provledger.errors import StatusError
 from provledger.retry import RetryPolicy
 from provledger_cli import archive, backup, config, moment, scratch, stored
+from provledger_cli.contents import SERVICES
 from provledger_cli.datadir import DataDir
 from provledger_cli.failures import DOES_NOT_HOLD, CommandError
-from provledger_cli.moment import SERVICES
 from provledger_cli.restore import Restored, restore
 from tests.e2e.commands import Installation, shipped_mutations
 from tests.support.postgres import connection_string, fresh_database

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import random
 import tarfile
 from contextlib import suppress
@@ -15,11 +16,12 @@ from hypothesis import strategies as st
 
 from provledger_cli import archive, scratch
 from provledger_cli.datadir import DataDir
-from provledger_cli.failures import DOES_NOT_HOLD, CommandError
+from provledger_cli.failures import COULD_NOT_TELL, DOES_NOT_HOLD, CommandError
 from provledger_cli.restore import restore
 
 FILES = {"config.json": b"{}", "db/keys.sqlite3": b"x" * 5000, "tiles/logs/aa/checkpoint": b"note"}
-ABOUT = {"database": "sqlite", "logs": [], "takenAtNs": "1"}
+REVISIONS = {"keys": "0001", "anchor": "0001", "ledger": "0001"}
+ABOUT = {"database": "sqlite", "logs": [], "takenAtNs": "1", "revisions": REVISIONS}
 
 
 def made(
@@ -137,20 +139,80 @@ def test_databases_that_are_none_are_refused(tmp_path: Path) -> None:
     assert "no whole database" in error.message
 
 
-@pytest.mark.parametrize("name", ["tiles/logs/aa/restored.json", "unfinished.lock"])
-def test_what_only_we_write_is_refused(tmp_path: Path, name: str) -> None:
-    """Else a backup could say itself that nobody has to confirm it."""
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("tiles/logs/aa/restored.json", "unfinished.lock", "supervisor.lock", "endpoints.json"),
+        *(
+            "run/ledger.ready",
+            "db/ledger.sqlite3-wal",
+            "db/ledger.sqlite3-journal",
+            "keys",
+            "tiles/x",
+        ),
+        *("tiles/logs/aa/tiles-elsewhere", "tiles/logs/aa/tile/0/000.p/256", "keys/" + "a" * 300),
+    ],
+)
+def test_what_is_no_part_of_a_backup_is_refused(tmp_path: Path, name: str) -> None:
+    """Else it could say itself where services are, or that nobody has to confirm it."""
     about: dict[str, object] = {**ABOUT, "logs": [{"uid": "aa"}]}
     made(tmp_path / "b.tar", {**FILES, name: b"{}"}, about)
     error = refuse(tmp_path / "b.tar", tmp_path)
     assert error.exit_code == DOES_NOT_HOLD
-    assert "for us to write" in error.message
+    assert "no file of a backup" in error.message
 
 
 @pytest.mark.parametrize("uid", ["../../out", "", "/tmp/out"])
 def test_the_mark_of_a_log_is_written_nowhere_else(tmp_path: Path, uid: str) -> None:
     made(tmp_path / "b.tar", FILES, {**ABOUT, "logs": [{"uid": uid}]})
     assert refuse(tmp_path / "b.tar", tmp_path).exit_code == DOES_NOT_HOLD
+
+
+def test_databases_of_a_newer_version_are_refused(tmp_path: Path) -> None:
+    made(tmp_path / "b.tar", FILES, {**ABOUT, "revisions": {**REVISIONS, "ledger": "0099"}})
+    error = refuse(tmp_path / "b.tar", tmp_path)
+    assert error.exit_code == COULD_NOT_TELL
+    assert "newer version" in error.message
+
+
+def _manifest(**changes: object) -> bytes:
+    return json.dumps({"v": "1", "about": ABOUT, "files": [], **changes}).encode()
+
+
+def _file(**changes: object) -> bytes:
+    return _manifest(files=[{"name": "config.json", "size": 2, "sha256": "0" * 64, **changes}])
+
+
+MANIFESTS = {
+    "no object": b"[]",
+    "deep": b"[" * 200_000,
+    "no UTF-8": b"\xff",
+    "no version": b"{}",
+    "a version that is none": _manifest(v=[1]),
+    "about nothing": _manifest(about=None),
+    "no time": _manifest(about={**ABOUT, "takenAtNs": None}),
+    "no logs": _manifest(about={key: ABOUT[key] for key in ABOUT if key != "logs"}),
+    "a number of logs": _manifest(about={**ABOUT, "logs": 5}),
+    "a log without uid": _manifest(about={**ABOUT, "logs": [{}]}),
+    "no revisions": _manifest(about={**ABOUT, "revisions": []}),
+    "a number of files": _manifest(files=5),
+    "infinite size": _file(size=float("inf")),
+    "size of a file": _file(size="2"),
+    "digest of a file": _file(sha256=5),
+    "name of a file": _file(name=None),
+    "one file twice": _manifest(files=json.loads(_file())["files"] * 2),
+}
+
+
+@pytest.mark.parametrize("manifest", MANIFESTS.values(), ids=MANIFESTS)
+def test_manifests_that_say_something_else_are_refused(tmp_path: Path, manifest: bytes) -> None:
+    with tarfile.open(tmp_path / "b.tar", "w") as tar:
+        info = tarfile.TarInfo(archive.MANIFEST)
+        info.size = len(manifest)
+        tar.addfile(info, io.BytesIO(manifest))
+    error = refuse(tmp_path / "b.tar", tmp_path)
+    assert error.exit_code == DOES_NOT_HOLD
+    assert "manifest cannot be read" in error.message
 
 
 def test_nothing_is_restored_over_what_is_there(tmp_path: Path) -> None:

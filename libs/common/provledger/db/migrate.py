@@ -86,11 +86,20 @@ def migrate(
             time.sleep(delay_s)
 
 
-def _is_newest(engine: Engine, versions: Path) -> bool:
-    """Whether the database is at the newest version; False as well if that cannot be told."""
-    found = [
+def revisions(script_location: str | Path) -> frozenset[str]:
+    """The versions that this build knows; raises ConfigError if there are no migrations there."""
+    return frozenset(_revisions(_versions(script_location)))
+
+
+def _revisions(versions: Path) -> list[str]:
+    return [
         match[1] for path in versions.iterdir() if (match := _VERSION_FILE.fullmatch(path.name))
     ]
+
+
+def _is_newest(engine: Engine, versions: Path) -> bool:
+    """Whether the database is at the newest version; False as well if that cannot be told."""
+    found = _revisions(versions)
     try:
         with engine.connect() as connection:
             if not found or not sa.inspect(connection).has_table("alembic_version"):
