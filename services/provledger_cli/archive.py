@@ -18,23 +18,18 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
-import re
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, Protocol
 
-from provledger_cli import contents, tarstream
+from provledger_cli import contents, manifests, tarstream
 from provledger_cli.failures import DOES_NOT_HOLD, CommandError
+from provledger_cli.manifests import Listing, Manifest, Member
 
 MANIFEST: Final = "manifest.json"
-MAX_MANIFEST_BYTES: Final = 256 << 20
-_VERSION: Final = "1"
 _PIECE: Final = 1 << 20
-_HEX: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class Readable(Protocol):
@@ -45,41 +40,12 @@ class Readable(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One file of a backup. sha256: in hex."""
-
-    name: str
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What a backup is: `about` says when, of what and by which version; see `backup.About`."""
-
-    about: Mapping[str, Any]
-    members: tuple[Member, ...]
-
-    def encode(self) -> bytes:
-        """Return it as JSON."""
-        value = {
-            "v": _VERSION,
-            "about": dict(self.about),
-            "files": [
-                {"name": each.name, "size": each.size, "sha256": each.sha256}
-                for each in self.members
-            ],
-        }
-        return json.dumps(value, indent=1).encode() + b"\n"
-
-
 class Writer:
     """Writes the members of an archive, one after the other, and the manifest at the end."""
 
     def __init__(self, tar: tarfile.TarFile) -> None:
         self._tar = tar
-        self.members: list[Member] = []
+        self._found = Listing()
 
     def add_bytes(self, name: str, data: bytes, *, private: bool = False) -> None:
         """Add a member from memory."""
@@ -97,11 +63,13 @@ class Writer:
         info.mode = 0o600 if private else 0o644
         hashed = _Hashing(file)
         self._tar.addfile(info, hashed)
-        self.members.append(Member(name, size, hashed.digest()))
+        # Nobody asks for them, and a large log has millions. (Typeshed leaves it out.)
+        self._tar.members.clear()  # type: ignore[attr-defined]
+        self._found.add(Member(name, size, hashed.digest()))
 
     def finish(self, about: Mapping[str, Any]) -> Manifest:
         """Write the manifest."""
-        manifest = Manifest(about, tuple(self.members))
+        manifest = self._found.manifest(about)
         data = manifest.encode()
         info = tarfile.TarInfo(MANIFEST)
         info.size = len(data)
@@ -126,31 +94,24 @@ def verify(path: Path, on_progress: Callable[[int], None] = lambda position: Non
     Raises:
         CommandError: exit code 1 if it is damaged, incomplete or holds what it should not.
     """
-    found: list[Member] = []
+    found = Listing()
     manifest: Manifest | None = None
     with _reading(path) as raw:
         for name, size, file in tarstream.members(raw):
             if manifest is not None:
                 raise _damaged(path, "something comes after the manifest")
             if name == MANIFEST:
-                if size > MAX_MANIFEST_BYTES:
+                if size > manifests.MAX_BYTES:
                     raise _damaged(path, "its manifest is too long")
-                manifest = _parse(path, file.read())
+                manifest = manifests.parse(file.read())
             elif contents.is_name(name):
-                found.append(Member(name, size, _digest(file)))
+                found.add(Member(name, size, _digest(file)))
             else:
                 raise _other()
             on_progress(raw.tell())
-    if manifest is None:
-        raise _damaged(path, "it has no manifest: it was cut off")
-    if len({each.name for each in found}) != len(found):
-        raise _damaged(path, "a file is in it twice")
-    expected = {each.name: each for each in manifest.members}
-    for each in found:
-        if expected.pop(each.name, None) != each:
-            raise _damaged(path, f"{each.name} is not what the manifest says")
-    if expected:
-        raise _damaged(path, f"{min(expected)} is missing")
+        if manifest is None:
+            raise _damaged(path, "it has no manifest: it was cut off")
+        manifest.check(found)
     return manifest
 
 
@@ -162,24 +123,30 @@ def extract(
 ) -> None:
     """Write members where `place` opens a file for them; None passes a member over.
 
-    Digests are checked again, so that the file cannot change between looking and writing.
+    Digests are checked again, so that the file cannot change between looking and writing: nothing
+    that was written may be used before this returns.
 
     Raises:
         CommandError: as `verify`; exit code 2 if a file cannot be written.
     """
-    expected = {each.name: each for each in manifest.members}
+    found = Listing()
     with _reading(path) as raw:
         for name, size, file in tarstream.members(raw):
-            if name not in expected:
+            if name == MANIFEST:
                 continue
-            target = place(name)
-            if target is None:
-                continue
+            if not contents.is_name(name):
+                raise _other()
+            with _writing(name):
+                target = place(name)
             hashed = _Hashing(file)
-            _put(hashed, target, name)
-            if expected[name] != Member(name, size, hashed.digest()):
-                raise _damaged(path, f"{name} has changed meanwhile")
+            if target is None:
+                while hashed.read(_PIECE):
+                    pass
+            else:
+                _put(hashed, target, name)
+            found.add(Member(name, size, hashed.digest()))
             on_progress(raw.tell())
+        manifest.check(found)
 
 
 class _Hashing:
@@ -228,7 +195,11 @@ def _reading(path: Path) -> Iterator[IO[bytes]]:
             yield raw
     except tarstream.OtherMemberError as error:
         raise _other() from error
-    except tarstream.TarError as error:
+    except manifests.NewerManifestError as error:
+        raise CommandError(
+            f"{path} was written by a newer version", hint="restore it with that version"
+        ) from error
+    except (tarstream.TarError, manifests.ManifestError) as error:
         raise _damaged(path, str(error)) from error
     except OSError as error:
         raise CommandError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -247,29 +218,6 @@ def _digest(file: Readable) -> str:
     while piece := file.read(_PIECE):
         hashed.update(piece)
     return hashed.hexdigest()
-
-
-def _parse(path: Path, data: bytes) -> Manifest:
-    try:
-        value: Any = json.loads(data)
-        if value["v"] != _VERSION and isinstance(value["v"], str):
-            raise CommandError(
-                f"{path} was written by a newer version", hint="restore it with that version"
-            )
-        members = tuple(_member(each) for each in value["files"])
-        contents.check_about(value["about"])
-        if value["v"] != _VERSION or len({each.name for each in members}) != len(members):
-            raise ValueError("manifest")
-        return Manifest(value["about"], members)
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise _damaged(path, "its manifest cannot be read") from error
-
-
-def _member(value: Any) -> Member:
-    name, size, digest = value["name"], value["size"], value["sha256"]
-    if not isinstance(name, str) or type(size) is not int or _HEX.fullmatch(digest) is None:
-        raise ValueError("member")
-    return Member(name, size, digest)
 
 
 def _damaged(path: Path, what: str) -> CommandError:

@@ -31,6 +31,7 @@ from provledger_cli.config import Config
 from provledger_cli.datadir import PIN_FILE, DataDir
 from provledger_cli.failures import DOES_NOT_HOLD, CommandError
 from provledger_cli.logfiles import elsewhere
+from provledger_cli.manifests import Manifest
 from provledger_cli.moment import REVISION, snapshots
 from provledger_cli.stored import AnchorRows
 
@@ -62,7 +63,7 @@ def write(
     *,
     with_keys: bool,
     on_progress: Callable[[str], None] = lambda what: None,
-) -> archive.Manifest:
+) -> Manifest:
     """Write a backup to `out`, which appears when it is whole, synced and was read again.
 
     Raises:
@@ -292,19 +293,21 @@ def _write_tiles(
 
 def _covered(root: Path, log: LogAt) -> Iterator[tuple[str, bytes]]:
     """The files of the published tree, and full ones beyond it that the database relies on."""
-    wanted: dict[str, tuple[str, int]] = {}
-    for size, partials in ((log.published, True), (log.tiled_size, False)):
-        for tile in tiles.tiles_for_size(size):
-            if tile.width < tiles.TILE_WIDTH and not partials:
-                continue
-            full = tiles.tile_path(tile.level, tile.index)
-            path = tiles.tile_path(tile.level, tile.index, tile.width)
-            wanted[path] = (full, tile.width)
-            if tile.level == 0:
-                full = tiles.entries_path(tile.index)
-                wanted[tiles.entries_path(tile.index, tile.width)] = (full, tile.width)
-    for path, (full, width) in wanted.items():
-        yield path, _read(root, path, full, width)
+    for tile in tiles.tiles_for_size(log.published):
+        yield from _tile(root, tile)
+    for tile in tiles.tiles_for_size(max(log.published, log.tiled_size), log.published):
+        if tile.width == tiles.TILE_WIDTH:
+            yield from _tile(root, tile)
+
+
+def _tile(root: Path, tile: tiles.Tile) -> Iterator[tuple[str, bytes]]:
+    """A tile, and the entries below one of level 0."""
+    full = tiles.tile_path(tile.level, tile.index)
+    path = tiles.tile_path(tile.level, tile.index, tile.width)
+    yield path, _read(root, path, full, tile.width)
+    if tile.level == 0:
+        path = tiles.entries_path(tile.index, tile.width)
+        yield path, _read(root, path, tiles.entries_path(tile.index), tile.width)
 
 
 def _read(root: Path, path: str, full: str, width: int) -> bytes:

@@ -39,6 +39,7 @@ from provledger_cli.config import Config
 from provledger_cli.contents import SERVICES
 from provledger_cli.datadir import DataDir, write_atomically, write_json
 from provledger_cli.failures import CommandError
+from provledger_cli.manifests import Manifest
 from provledger_cli.moment import REVISION
 from provledger_cli.placing import sync_directory
 from provledger_cli.restore_postgres import Schemas, broken, filled, origin, published
@@ -55,7 +56,7 @@ class Restored:
     unknown_kids: keys that signed receipts and are not in the registry, which has to be rebuilt.
     """
 
-    manifest: archive.Manifest
+    manifest: Manifest
     checked: tuple[fscks.Checked, ...]
     missing_keys: tuple[str, ...]
     unknown_kids: tuple[str, ...]
@@ -121,7 +122,7 @@ def restore(
     return Restored(manifest, checked, missing, unknown, accepted)
 
 
-def _check_build(path: Path, manifest: archive.Manifest) -> None:
+def _check_build(path: Path, manifest: Manifest) -> None:
     """Refuse databases that this build could not open."""
     for service in SERVICES:
         if manifest.about["revisions"][service] not in revisions(f"{service}_svc.migrations"):
@@ -134,7 +135,7 @@ def _check_build(path: Path, manifest: archive.Manifest) -> None:
 
 def _make(
     path: Path,
-    manifest: archive.Manifest,
+    manifest: Manifest,
     target: DataDir,
     database_url: str,
     sinks: tuple[str, ...],
@@ -185,7 +186,7 @@ def _put_in_place(directory: Path, target: Path, schemas: Schemas | None) -> Non
 
 def _all_but_finished(
     target: DataDir,
-    manifest: archive.Manifest,
+    manifest: Manifest,
     database_url: str,
     sinks: tuple[str, ...],
     accepted: bool,
@@ -238,7 +239,7 @@ def _is_accepted(target: DataDir) -> bool:
 
 def _write_files(
     path: Path,
-    manifest: archive.Manifest,
+    manifest: Manifest,
     staged: DataDir,
     database_url: str,
     sinks: tuple[str, ...],
@@ -271,7 +272,7 @@ def _write_files(
     return config
 
 
-def _mark(staged: DataDir, manifest: archive.Manifest, accepted: bool) -> None:
+def _mark(staged: DataDir, manifest: Manifest, accepted: bool) -> None:
     """Leave word for the anchor, in the directory of each log; a log cannot be without."""
     for uid in _log_uids(manifest):
         directory = staged.tiles / "logs" / uid
@@ -280,7 +281,7 @@ def _mark(staged: DataDir, manifest: archive.Manifest, accepted: bool) -> None:
         write_atomically(directory / MARKER, json.dumps(value).encode() + b"\n", mode=0o644)
 
 
-def _log_uids(manifest: archive.Manifest) -> list[str]:
+def _log_uids(manifest: Manifest) -> list[str]:
     found = [str(log["uid"]) for log in manifest.about["logs"]]
     if not all(_HEX.fullmatch(uid) for uid in found):
         raise broken("the uid of a log is none")
@@ -302,7 +303,7 @@ def _check_keys(
 
 
 def _check_revisions(
-    staged: DataDir, manifest: archive.Manifest, config: Config, schemas: Mapping[str, str]
+    staged: DataDir, manifest: Manifest, config: Config, schemas: Mapping[str, str]
 ) -> None:
     for service in SERVICES:
         found = [row.version_num for row in _all(staged, config, service, schemas, REVISION)]
@@ -337,7 +338,7 @@ def _check_sqlite(staged: DataDir) -> None:
 
 
 def _check_logs(
-    staged: DataDir, manifest: archive.Manifest, config: Config, schemas: Mapping[str, str]
+    staged: DataDir, manifest: Manifest, config: Config, schemas: Mapping[str, str]
 ) -> tuple[fscks.Checked, ...]:
     def look(anchor: AnchorRows) -> None:
         if {uid.hex() for uid in anchor.log_uids()} != set(_log_uids(manifest)):

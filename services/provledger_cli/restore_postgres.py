@@ -29,6 +29,7 @@ from provledger.db import as_storage_error, check_durable, migrate, open_engine
 from provledger.db.engine import begin_write
 from provledger_cli import archive, copying
 from provledger_cli.failures import DOES_NOT_HOLD, CommandError
+from provledger_cli.manifests import Manifest
 
 _SERVICES: Final = ("keys", "anchor", "ledger")
 _PIECE: Final = 1 << 20
@@ -36,6 +37,8 @@ _COLUMNS: Final = re.compile(r'"[a-z0-9_]+"(?:, "[a-z0-9_]+")*')
 _LEFT: Final = re.compile(r"provledger_restoring_([0-9a-f]{12})_(?:keys|anchor|ledger)")
 _DATA_ERRORS: Final = ("22", "23")
 """SQLSTATE classes that are about what was to be stored: data, and integrity constraints."""
+_TAKEN: Final = ("42P06", "23505")
+"""A schema is there already; the same, if it was made at the same moment."""
 
 _NAMES: Final = sa.text("SELECT nspname FROM pg_catalog.pg_namespace")
 _COMMENT: Final = sa.text(
@@ -55,7 +58,7 @@ class Schemas:
 
     def publish(self) -> None:
         """Give all of them the names that services look for, in one step; durable on return."""
-        with _said(), begin_write(self._engine) as connection:
+        with _said(taking_names=True), begin_write(self._engine) as connection:
             for service, name in self.names.items():
                 connection.execute(sa.text(f'ALTER SCHEMA "{name}" RENAME TO "{service}"'))
                 connection.execute(sa.text(f"COMMENT ON SCHEMA \"{service}\" IS '{self._comment}'"))
@@ -67,7 +70,7 @@ class Schemas:
             connection.execute(sa.text(f'DROP SCHEMA IF EXISTS "{name}" CASCADE'))
 
 
-def origin(uid: str, manifest: archive.Manifest) -> str:
+def origin(uid: str, manifest: Manifest) -> str:
     """What the comment of a schema says about the restore that made it."""
     return f"{_by(uid)}{hashlib.sha256(manifest.encode()).hexdigest()}"
 
@@ -94,9 +97,7 @@ def _by(uid: str) -> str:
 
 
 @contextmanager
-def filled(
-    path: Path, manifest: archive.Manifest, url: str, uid: str, scratch: Path
-) -> Iterator[Schemas]:
+def filled(path: Path, manifest: Manifest, url: str, uid: str, scratch: Path) -> Iterator[Schemas]:
     """Fill the schemas of a restore; they are dropped at the end, unless they were published.
 
     scratch: a directory with room for the tables.
@@ -125,9 +126,7 @@ def filled(
         engine.dispose()
 
 
-def _fill(
-    path: Path, manifest: archive.Manifest, url: str, schemas: Schemas, scratch: Path
-) -> None:
+def _fill(path: Path, manifest: Manifest, url: str, schemas: Schemas, scratch: Path) -> None:
     with tempfile.TemporaryDirectory(dir=scratch) as directory:
 
         def place(name: str) -> IO[bytes] | None:
@@ -190,7 +189,7 @@ def _lock(function: str, uid: str) -> sa.TextClause:
 
 
 @contextmanager
-def _said() -> Iterator[None]:
+def _said(*, taking_names: bool = False) -> Iterator[None]:
     """Say in words what the database refuses, and whose fault it is."""
     try:
         yield
@@ -199,6 +198,12 @@ def _said() -> Iterator[None]:
         if known is not None:
             raise known from error
         state = str(getattr(getattr(error, "orig", None), "sqlstate", ""))
+        if taking_names and state in _TAKEN:
+            raise CommandError(
+                "the database has schemas of these names meanwhile: a service or another restore "
+                "was faster",
+                hint="one at a time; give --database-url of an empty database",
+            ) from error
         if state.startswith(_DATA_ERRORS):
             raise broken(f"the database refuses what is in it (SQLSTATE {state})") from error
         raise CommandError(

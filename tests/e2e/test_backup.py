@@ -23,6 +23,7 @@ from provledger_cli import archive, backup, config, moment, scratch, stored
 from provledger_cli.contents import SERVICES
 from provledger_cli.datadir import DataDir
 from provledger_cli.failures import DOES_NOT_HOLD, CommandError
+from provledger_cli.manifests import Manifest
 from provledger_cli.restore import Restored, restore
 from tests.e2e.commands import Installation, shipped_mutations
 from tests.support.postgres import connection_string, fresh_database
@@ -66,7 +67,7 @@ class Other(Installation):
         return [self.name if part == "data" else part for part in command]
 
 
-def backed_up(installation: Installation, out: Path) -> archive.Manifest:
+def backed_up(installation: Installation, out: Path) -> Manifest:
     """What `backup` does, in this process."""
     settled = config.load(installation.data)
     assert settled is not None

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from provledger.errors import DataLossError
-from provledger_cli import archive, backup, config
+from provledger_cli import backup, config
 from provledger_cli.datadir import PIN_FILE, DataDir
 from provledger_cli.failures import DOES_NOT_HOLD, CommandError, report
+from provledger_cli.manifests import Manifest
 from provledger_cli.restore import Restored, restore
 from tests.e2e.commands import Installation
 from tests.support.tiled import flip
@@ -33,7 +34,7 @@ def taken(
     *,
     with_keys: bool = False,
     on_progress: Callable[[str], None] = lambda what: None,
-) -> archive.Manifest:
+) -> Manifest:
     """What `backup` does, in this process."""
     settled = config.load(data)
     assert settled is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import random
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from provledger_cli import archive, scratch
+from provledger_cli import archive, manifests, scratch
 from provledger_cli.datadir import DataDir
 from provledger_cli.failures import COULD_NOT_TELL, DOES_NOT_HOLD, CommandError
 from provledger_cli.restore import restore
@@ -53,6 +54,63 @@ def test_what_was_written_is_read_again(tmp_path: Path, name: str) -> None:
     assert {member: file.getvalue() for member, file in read.items()} == {
         member: data for member, data in FILES.items() if member != "config.json"
     }
+
+
+LIMITS = {"MAX_LISTED": 2, "MAX_BYTES": 500}
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_a_manifest_that_would_be_too_long_has_one_digest_of_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    path = tmp_path / "b.tar"
+    monkeypatch.setattr(manifests, limit, LIMITS[limit])
+    data = made(path)
+    manifest = archive.verify(path)
+    assert (manifest.count, manifest.members, manifest.about) == (3, (), ABOUT)
+    assert len(manifest.encode()) < 500
+    # Whoever reads has a limit of his own, which it is below.
+    assert archive.verify(path) == manifest
+    archive.extract(path, manifest, lambda name: None)
+    for old, new in ((b"x" * 5000, b"x" * 4999 + b"y"), (b"config.json", b"keys/config")):
+        path.write_bytes(_resummed(data.replace(old, new)))
+        with pytest.raises(CommandError, match="not those of the manifest") as caught:
+            archive.verify(path)
+        assert caught.value.exit_code == DOES_NOT_HOLD
+        with pytest.raises(CommandError, match="not those of the manifest"):
+            archive.extract(path, manifest, lambda name: None)
+
+
+def test_other_manifests_are_as_they_ever_were(tmp_path: Path) -> None:
+    """Earlier versions read them, and a schema that was restored half names one by its digest."""
+    made(tmp_path / "b.tar", {"config.json": b"{}"}, {**ABOUT, "more": [1]})
+    manifest = archive.verify(tmp_path / "b.tar")
+    empty = hashlib.sha256(b"{}").hexdigest()
+    value = {
+        "v": "1",
+        "about": {**ABOUT, "more": [1]},
+        "files": [{"name": "config.json", "size": 2, "sha256": empty}],
+    }
+    assert manifest.encode() == json.dumps(value, indent=1).encode() + b"\n"
+
+
+def _resummed(data: bytes) -> bytes:
+    """With the checksum of its first header made good."""
+    head = bytearray(data[:512])
+    head[148:156] = b" " * 8
+    head[148:156] = b"%06o\0 " % sum(head)
+    return bytes(head) + data[512:]
+
+
+def test_what_cannot_be_written_is_not_the_archives_fault(tmp_path: Path) -> None:
+    made(tmp_path / "b.tar")
+
+    def place(name: str) -> IO[bytes] | None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(CommandError, match="cannot be written: No space left") as caught:
+        archive.extract(tmp_path / "b.tar", archive.verify(tmp_path / "b.tar"), place)
+    assert "make room" in caught.value.hint
 
 
 def refuse(path: Path, tmp_path: Path) -> CommandError:
@@ -175,6 +233,21 @@ def test_databases_of_a_newer_version_are_refused(tmp_path: Path) -> None:
     assert "newer version" in error.message
 
 
+def test_a_manifest_of_a_newer_version_is_told_apart(tmp_path: Path) -> None:
+    _only(tmp_path / "b.tar", _manifest(v="3"))
+    error = refuse(tmp_path / "b.tar", tmp_path)
+    assert error.exit_code == COULD_NOT_TELL
+    assert "newer version" in error.message
+
+
+def _only(path: Path, manifest: bytes) -> None:
+    """An archive of a manifest alone."""
+    with tarfile.open(path, "w") as tar:
+        info = tarfile.TarInfo(archive.MANIFEST)
+        info.size = len(manifest)
+        tar.addfile(info, io.BytesIO(manifest))
+
+
 def _manifest(**changes: object) -> bytes:
     return json.dumps({"v": "1", "about": ABOUT, "files": [], **changes}).encode()
 
@@ -200,16 +273,15 @@ MANIFESTS = {
     "size of a file": _file(size="2"),
     "digest of a file": _file(sha256=5),
     "name of a file": _file(name=None),
+    "a count that is none": _manifest(v="2", files={"count": -1, "sha256": "0" * 64}),
+    "no digest of all": _manifest(v="2", files={"count": 1, "sha256": "0"}),
     "one file twice": _manifest(files=json.loads(_file())["files"] * 2),
 }
 
 
 @pytest.mark.parametrize("manifest", MANIFESTS.values(), ids=MANIFESTS)
 def test_manifests_that_say_something_else_are_refused(tmp_path: Path, manifest: bytes) -> None:
-    with tarfile.open(tmp_path / "b.tar", "w") as tar:
-        info = tarfile.TarInfo(archive.MANIFEST)
-        info.size = len(manifest)
-        tar.addfile(info, io.BytesIO(manifest))
+    _only(tmp_path / "b.tar", manifest)
     error = refuse(tmp_path / "b.tar", tmp_path)
     assert error.exit_code == DOES_NOT_HOLD
     assert "manifest cannot be read" in error.message

@@ -76,7 +76,7 @@ def backup(
             {
                 "file": str(out),
                 "bytes": size,
-                "files": len(manifest.members),
+                "files": manifest.count,
                 **manifest.about,
                 "seconds": round(time.monotonic() - started_s, 3),
             }
@@ -84,7 +84,7 @@ def backup(
         return
     logs = manifest.about["logs"]
     rows = [
-        ("file", f"{out}, {size:,} bytes, {len(manifest.members):,} files, read again"),
+        ("file", f"{out}, {size:,} bytes, {manifest.count:,} files, read again"),
         *[("log", f"{log['origin']}, tree size {log['size']:,}") for log in logs],
         ("database", str(manifest.about["database"])),
         ("private keys", "in it" if include_keys else "not in it: keep them elsewhere"),
