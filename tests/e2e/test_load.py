@@ -96,6 +96,9 @@ def test_load_with_a_kill_in_the_middle(own: Installation) -> None:
     assert found["max-gap-ms at 30/s"] in ("does not hold", "could not tell")
     (event,) = report["events"]
     assert (event["event"], event["service"]) == ("kill", "ledger")
+    # Of the one that was killed, if that held more than the one that took its place.
+    memory = {each["service"]: each for each in report["memory"]}
+    assert memory["ledger"]["highest_mib"] >= event["highest_mib"] >= memory["ledger"]["start_mib"]
     (step,) = report["steps"]
     assert sum(step["failed"].values()) > 0
     assert step["longest_gap_ms"] > 200

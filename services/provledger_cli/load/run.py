@@ -21,6 +21,7 @@ from provledger_cli.load import overload
 from provledger_cli.load.fleet import START_IN_S, Fleet, Step
 from provledger_cli.load.schedule import Traffic, next_rate
 
+HIGHEST: Final = "VmHWM:"
 _MOST_STEPS: Final = 40
 
 
@@ -133,11 +134,16 @@ async def run(
             for task in happening:
                 task.cancel()
     after = memory(where)
-    highest = memory(where, "VmHWM:")
+    highest = memory(where, HIGHEST)
+    happened = [event.document() for event in events if event.begun]
+    for each in happened:
+        name, before_mib = each.get("service", ""), each.get("highest_mib")
+        if name in highest and before_mib is not None:
+            highest[name] = max(highest[name], before_mib)
     return Outcome(
         steps,
         overloaded,
-        [event.document() for event in events if event.begun],
+        happened,
         [
             {
                 "service": name,
@@ -156,7 +162,7 @@ async def run(
 def memory(where: Target, line_of: str = "VmRSS:") -> dict[str, float]:
     """Resident memory in MiB of the services of a data directory; of others, nothing is known.
 
-    line_of: `/proc/PID/status` has it now, or `VmHWM:`, the highest since its start.
+    line_of: `/proc/PID/status` has it now, or `HIGHEST`, since its start.
     """
     known = endpoints.read(where.data_dir.endpoints) if where.embedded else None
     found: dict[str, float] = {}
@@ -228,5 +234,7 @@ async def _kill(where: Target, service: str) -> dict[str, Any]:
     pid = known.services[service].pid if known else 0
     if not pid:
         raise CommandError(f"{service} does not run, and so cannot be killed")
+    # What it has held at most goes with it.
+    highest_mib = memory(where, HIGHEST).get(service)
     os.kill(pid, signal.SIGKILL)
-    return {}
+    return {"highest_mib": highest_mib}
