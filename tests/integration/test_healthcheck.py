@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,32 @@ async def test_settings_that_cannot_be_used_are_said(
         assert await ask(broken) == 2
     assert "no DNS name" in capsys.readouterr().err
     assert healthcheck.main([], {}) == 2
+
+
+async def test_settings_of_a_file_are_found(tmp_path: Path) -> None:
+    """As the service finds them; what stands in the environment wins."""
+    config = settings(CertificateAuthority(tmp_path), "keys.ledgers.svc")
+    async with serving(EchoServicer(), config) as server:
+        lines = [
+            f'{name} = "{getattr(config, name)}"' for name in ("tls_cert", "tls_key", "tls_ca")
+        ]
+        file = tmp_path / "provledger.toml"
+        file.write_text("\n".join(["[echo]", f"port = {server.port}", 'host = "::"', *lines, ""]))
+        env = {"PROVLEDGER_CONFIG": str(file), "PROVLEDGER_ECHO_HOST": "0.0.0.0"}
+        assert await ask(env) == 0
+        assert await ask({**env, "PROVLEDGER_ECHO_PORT": "x"}) == 2
+        file.write_text("no toml")
+        assert await ask(env) == 2
+
+
+@pytest.mark.parametrize("host", ["::1", "localhost", "127.0.0.2", "::"])
+async def test_a_service_is_asked_where_it_listens(
+    host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(healthcheck, "TIMEOUT_S", 2.0)
+    # A proxy of the environment has no business on this machine.
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    config = replace(settings(CertificateAuthority(tmp_path), "keys.ledgers.svc"), host=host)
+    async with serving(EchoServicer(), config) as server:
+        env = {**environment(server.port, config), "PROVLEDGER_ECHO_HOST": host}
+        assert await ask(env) == 0

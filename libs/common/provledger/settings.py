@@ -105,6 +105,20 @@ def load(
     return cls(**values)
 
 
+def one_text(
+    service: str, field: str, env: Mapping[str, str], file: Path | None, default: str = ""
+) -> str:
+    """The text of one setting, for whoever needs little of a service; not checked further.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    if env_name(service, field) in env:
+        return env[env_name(service, field)]
+    table = {} if file is None else _file_table(file, service)
+    return str(table.get(field, default))
+
+
 def describe(cls: type[Any], service: str) -> list[SettingRow]:
     """Rows for the documentation, one for each field in order.
 

@@ -1,9 +1,10 @@
 """Asks one service of this machine for its health: `python -m provledger.rpc.healthcheck keys`.
 
-For probes of an orchestrator, which cannot show a client certificate themselves. Port and
-certificates are those of the service's own settings (environment PROVLEDGER_<SERVICE>_*), so that
-a probe needs nothing of its own. The service's certificate is held against the CA; which of its
-names is expected comes from the same certificate, since the address asked is loopback.
+For probes of an orchestrator, which cannot show a client certificate themselves. Address and
+certificates are those of the service's own settings (environment PROVLEDGER_<SERVICE>_*, and the
+file that PROVLEDGER_CONFIG names), so that a probe needs nothing of its own. The service's
+certificate is held against the CA; which of its names is expected comes from the same certificate,
+since the address asked is one of this machine.
 
 Exit status: 0 SERVING, 1 anything else, 2 settings that cannot be used. It imports little: it runs
 every few seconds, in the pod's own share of the processor.
@@ -20,10 +21,13 @@ from typing import Any, Final
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from provledger.settings import env_name
+from provledger.settings import ConfigError, one_text
 
 TIMEOUT_S: Final = 4.0
 """For the connection and the answer; a probe's own timeout should be longer."""
+
+# A proxy from the environment has no business on this machine.
+_OPTIONS: Final = (("grpc.enable_http_proxy", 0),)
 
 
 def main(argv: list[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
@@ -32,12 +36,17 @@ def main(argv: list[str] | None = None, environ: Mapping[str, str] = os.environ)
     if len(arguments) != 1:
         sys.stderr.write("usage: python -m provledger.rpc.healthcheck SERVICE\n")
         return 2
-    names = ("port", "tls_ca", "tls_key", "tls_cert")
-    port_text, *paths = [environ.get(env_name(arguments[0], name), "") for name in names]
+    config = environ.get("PROVLEDGER_CONFIG")
+    file = Path(config) if config else None
+
+    def setting(name: str) -> str:
+        return one_text(arguments[0], name, environ, file)
+
     try:
-        port = int(port_text)
-        opened = _channel(f"127.0.0.1:{port}", [Path(path).read_bytes() for path in paths if path])
-    except (ValueError, OSError) as error:
+        address = _address(setting("host"), int(setting("port")))
+        paths = [setting(name) for name in ("tls_ca", "tls_key", "tls_cert")]
+        opened = _channel(address, [Path(path).read_bytes() for path in paths if path])
+    except (ValueError, OSError, ConfigError) as error:
         sys.stderr.write(f"cannot ask for health: {type(error).__name__}: {error}\n")
         return 2
     with opened:
@@ -53,12 +62,19 @@ def main(argv: list[str] | None = None, environ: Mapping[str, str] = os.environ)
     return 0 if answer.status == health_pb2.HealthCheckResponse.SERVING else 1
 
 
+def _address(host: str, port: int) -> str:
+    """Where a service that listens on `host` is found from here."""
+    every = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - asked, not bound
+    host = every.get(host, host)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _channel(address: str, tls: list[bytes]) -> grpc.Channel:
     if not tls:
-        return grpc.insecure_channel(address)
+        return grpc.insecure_channel(address, options=_OPTIONS)
     if len(tls) != 3:
         raise ValueError("TLS needs a certificate, a key and a CA")
-    options = (("grpc.ssl_target_name_override", _name(tls[2])),)
+    options = (*_OPTIONS, ("grpc.ssl_target_name_override", _name(tls[2])))
     return grpc.secure_channel(address, grpc.ssl_channel_credentials(*tls), options=options)
 
 
