@@ -196,13 +196,9 @@ SEEDS: dict[str, list[bytes]] = {
     "head_body": [dsse.decode(_HEAD).payload],
     "proof_bundle": [_proof()],
     "trust_policy": [_policy()],
-    "timestamp_response": [b"\x30\x05\x30\x03\x02\x01\x02", b"\x30\x80"],
-    "timestamp_evidence": [
-        jcs.encode({
-            "v": "1", "alg": "sha256", "imprint": "00" * 32, "nonce": "17", "response": "3005",
-            "chain": [],
-        }),
-    ],
+    "timestamp_response": [trusted.STAMP],
+    "timestamp_evidence": [trusted.STAMP_EVIDENCE],
+    "timestamp_authority": [trusted.TSA_PEM],
     "object_lock": [
         b'{"bucket":"b","key":"k","legalHold":false,"mode":"COMPLIANCE","retainUntilUnixS":"1",'
         b'"sha256":"00","size":"5","v":"1","versionId":"x"}'

@@ -212,12 +212,19 @@ def trust_policy(data: bytes) -> None:
 
 @target
 def timestamp_response(data: bytes) -> None:
-    timestamp.verify_token(data, b"message", trusted.AUTHORITY, None)
+    timestamp.verify_token(data, trusted.MESSAGE, trusted.AUTHORITY, None)
 
 
 @target
 def timestamp_evidence(data: bytes) -> None:
     timestamp.check_evidence(data, trusted.CHAIN.checkpoint(), trusted.ORIGIN, [trusted.AUTHORITY])
+
+
+@target
+def timestamp_authority(data: bytes) -> None:
+    """The certificate that a verifier brings."""
+    authority = timestamp.Authority.from_pem(data, trusted.TSA_CHAIN_PEM)
+    timestamp.verify_token(trusted.STAMP, trusted.MESSAGE, authority, None)
 
 
 @target

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
 from typing import Final
-
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from provledger import cose_receipt, merkle
 from provledger.jwk import Algorithm
 from provledger.keyset import KeyPurpose, KeySet, VerificationKey
 from provledger.timestamp import Authority
+from tests.fuzz.stamping import MESSAGE, STAMPS
 from tests.support.chain import ORIGIN, Chain, key_set, private_key, sample_chain
 
 __all__ = [
@@ -23,7 +18,12 @@ __all__ = [
     "COSE_KEYS",
     "COSE_RECEIPTS",
     "KEYS",
+    "MESSAGE",
     "ORIGIN",
+    "STAMP",
+    "STAMP_EVIDENCE",
+    "TSA_CHAIN_PEM",
+    "TSA_PEM",
     "VKEY",
 ]
 
@@ -32,27 +32,12 @@ KEYS: Final = key_set()
 VKEY: Final = KEYS.for_purpose(KeyPurpose.CHECKPOINT)[0].vkey(ORIGIN)
 
 
-def _authority() -> Authority:
-    """A timestamp authority that signed nothing, with a key that is the same in every run."""
-    key = ec.derive_private_key(0x1234567, ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fuzz")])
-    start = datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(start)
-        .not_valid_after(start + datetime.timedelta(days=36500))
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.TIME_STAMPING]), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    return Authority(certificate, (certificate,), ())
-
-
-AUTHORITY: Final = _authority()
-
+# `tests.fuzz.stamping` makes these; the certificates are for a century.
+TSA_PEM: Final = (STAMPS / "tsa.pem").read_bytes()
+TSA_CHAIN_PEM: Final = (STAMPS / "ca.pem").read_bytes()
+AUTHORITY: Final = Authority.from_pem(TSA_PEM, TSA_CHAIN_PEM)
+STAMP: Final = (STAMPS / "message.tsr").read_bytes()
+STAMP_EVIDENCE: Final = (STAMPS / "evidence.json").read_bytes()
 
 COSE_ENTRY: Final = b"entry 3"
 _COSE_KEY: Final = private_key("receipt-1")

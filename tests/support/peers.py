@@ -106,14 +106,15 @@ extendedKeyUsage = critical,timeStamping,codeSigning
 class OpenSSLAuthority:
     """`openssl ts` with an authority of its own. `tsa.pem` and `ca.pem` are in `directory`."""
 
-    def __init__(self, directory: Path, *, usage: str = "stamp") -> None:
+    def __init__(self, directory: Path, *, usage: str = "stamp", days: int = 30) -> None:
         if shutil.which("openssl") is None:
             pytest.skip("openssl is not installed")
         self.directory = directory
         directory.mkdir(exist_ok=True)
         (directory / "ts.cnf").write_text(_CONFIG.format(dir=directory))
         (directory / "serial").write_text("01\n")
-        ec = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30"]
+        ec = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+        ec += ["-days", str(days)]
         config = ["-config", "ts.cnf"]
         self._run(
             *["req", "-x509", *ec, *config, "-extensions", "ca", "-subj", "/CN=Test CA"],

@@ -40,6 +40,7 @@ from provledger.errors import (
 KIND: Final = "rfc3161"
 MAX_RESPONSE_BYTES: Final = 24 * 1024
 _SHA256: Final = x509.ObjectIdentifier("2.16.840.1.101.3.4.2.1")
+_PANIC: Final = "PanicException"
 _MEMBERS: Final = {"v", "alg", "imprint", "nonce", "response", "chain"}
 _HEX: Final = re.compile(r"(?:[0-9a-f]{2})*")
 _NONCE: Final = re.compile(r"0|[1-9][0-9]{0,77}")
@@ -64,7 +65,7 @@ class Authority:
         try:
             (own,) = x509.load_pem_x509_certificates(certificate)
             above = [item for item in x509.load_pem_x509_certificates(chain) if item != own]
-        except (ValueError, UnsupportedAlgorithm) as error:
+        except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
             raise KeyFormatError("a timestamp authority's certificate cannot be read") from error
         roots = tuple(item for item in above if item.issuer == item.subject)
         if not roots:
@@ -158,7 +159,13 @@ def verify_token(
         time: datetime = info.gen_time
     except client.VerificationError as error:
         raise VerificationError(f"the timestamp does not verify: {error}") from error
-    except (ValueError, TypeError) as error:
+    except VerificationError:
+        raise
+    except BaseException as error:
+        # Not only ValueError: what is wrong with a certificate is `InvalidVersion` and others that
+        # have nothing but Exception in common, and a panic of the client (pyo3) not even that.
+        if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
+            raise
         raise VerificationError("the timestamp response cannot be read") from error
     return time
 
