@@ -26,7 +26,8 @@ from typing import IO, Any, Final, Protocol
 
 from provledger_cli import contents, manifests, tarstream
 from provledger_cli.failures import DOES_NOT_HOLD, CommandError
-from provledger_cli.manifests import Listing, Manifest, Member
+from provledger_cli.manifests import Listing, Manifest, ManifestError, Member
+from provledger_cli.tarstream import OtherMemberError, TarError
 
 MANIFEST: Final = "manifest.json"
 _PIECE: Final = 1 << 20
@@ -94,24 +95,33 @@ def verify(path: Path, on_progress: Callable[[int], None] = lambda position: Non
     Raises:
         CommandError: exit code 1 if it is damaged, incomplete or holds what it should not.
     """
+    with _reading(path) as raw:
+        return check(raw, on_progress)
+
+
+def check(raw: IO[bytes], on_progress: Callable[[int], None] = lambda position: None) -> Manifest:
+    """As `verify`, of an archive that is open at its beginning.
+
+    Raises:
+        TarError, ManifestError: it is damaged, incomplete or holds what it should not.
+    """
     found = Listing()
     manifest: Manifest | None = None
-    with _reading(path) as raw:
-        for name, size, file in tarstream.members(raw):
-            if manifest is not None:
-                raise _damaged(path, "something comes after the manifest")
-            if name == MANIFEST:
-                if size > manifests.MAX_BYTES:
-                    raise _damaged(path, "its manifest is too long")
-                manifest = manifests.parse(file.read())
-            elif contents.is_name(name):
-                found.add(Member(name, size, _digest(file)))
-            else:
-                raise _other()
-            on_progress(raw.tell())
-        if manifest is None:
-            raise _damaged(path, "it has no manifest: it was cut off")
-        manifest.check(found)
+    for name, size, file in tarstream.members(raw):
+        if manifest is not None:
+            raise ManifestError("something comes after the manifest")
+        if name == MANIFEST:
+            if size > manifests.MAX_BYTES:
+                raise ManifestError("its manifest is too long")
+            manifest = manifests.parse(file.read())
+        elif contents.is_name(name):
+            found.add(Member(name, size, _digest(file)))
+        else:
+            raise OtherMemberError("it holds something that is no file of a backup")
+        on_progress(raw.tell())
+    if manifest is None:
+        raise ManifestError("it has no manifest: it was cut off")
+    manifest.check(found)
     return manifest
 
 
@@ -135,7 +145,7 @@ def extract(
             if name == MANIFEST:
                 continue
             if not contents.is_name(name):
-                raise _other()
+                raise OtherMemberError("it holds something that is no file of a backup")
             with _writing(name):
                 target = place(name)
             hashed = _Hashing(file)
@@ -193,24 +203,20 @@ def _reading(path: Path) -> Iterator[IO[bytes]]:
     try:
         with path.open("rb") as raw:
             yield raw
-    except tarstream.OtherMemberError as error:
-        raise _other() from error
+    except OtherMemberError as error:
+        raise CommandError(
+            "the archive holds something that is no file of a backup",
+            hint="take another backup",
+            exit_code=DOES_NOT_HOLD,
+        ) from error
     except manifests.NewerManifestError as error:
         raise CommandError(
             f"{path} was written by a newer version", hint="restore it with that version"
         ) from error
-    except (tarstream.TarError, manifests.ManifestError) as error:
+    except (TarError, ManifestError) as error:
         raise _damaged(path, str(error)) from error
     except OSError as error:
         raise CommandError(f"{path} cannot be read: {error.strerror or error}") from error
-
-
-def _other() -> CommandError:
-    return CommandError(
-        "the archive holds something that is no file of a backup",
-        hint="take another backup",
-        exit_code=DOES_NOT_HOLD,
-    )
 
 
 def _digest(file: Readable) -> str:

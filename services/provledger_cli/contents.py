@@ -18,6 +18,7 @@ SERVICES: Final = ("keys", "anchor", "ledger")
 """Those with a database, in the order in which snapshots of them are taken."""
 
 _MAX_PART: Final = 255
+_MAX_DEPTH: Final = 10
 _NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 _FILES: Final = frozenset({"config.json", PIN_FILE, "import.key"})
 _DATABASE: Final = re.compile(rf"db/(?:{'|'.join(SERVICES)})(?:\.sqlite3|/[a-z0-9_]+\.copy)")
@@ -56,6 +57,15 @@ def check_about(about: Any) -> None:
     ]
     if not isinstance(about["database"], str):
         raise TypeError("database")
+    _check_depth(about, _MAX_DEPTH)
     for text, pattern in texts:
         if pattern.fullmatch(text) is None:
             raise ValueError("about")
+
+
+def _check_depth(value: Any, left: int) -> None:
+    if not left:
+        raise ValueError("depth")
+    for each in value.values() if isinstance(value, dict) else value:
+        if isinstance(each, dict | list):
+            _check_depth(each, left - 1)

@@ -121,7 +121,7 @@ def parse(data: bytes) -> Manifest:
         ManifestError: it is none; NewerManifestError if it may be one all the same.
     """
     try:
-        value: Any = json.loads(data)
+        value: Any = json.loads(data, parse_constant=_refuse)
         version, about, files = value["v"], value["about"], value["files"]
         if isinstance(version, str) and version not in ("1", "2"):
             raise NewerManifestError("it was written by a newer version")
@@ -137,6 +137,10 @@ def parse(data: bytes) -> Manifest:
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ManifestError("its manifest cannot be read") from error
     raise ManifestError("its manifest cannot be read")
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)  # NaN and the infinities, which JSON has not
 
 
 def _member(value: Any) -> Member:

@@ -21,7 +21,7 @@ from provledger.rpc.errors import status_to_pb
 from provledger.rpc.key_events import event_to_pb
 from provledger.signing_token import Certificate, Token
 from provledger.split_view import SplitView
-from tests.fuzz import answers, key_registries, trusted, webs
+from tests.fuzz import answers, backups, key_registries, trusted, webs
 from tests.support import key_history
 from tests.support.good_requests import SERVICES, World, drafts, good_requests
 
@@ -232,6 +232,8 @@ SEEDS: dict[str, list[bytes]] = {
         b"GET /.well-known/jwks.json",
         b"POST /readyz",
     ],
+    "backup_archive": backups.ARCHIVES,
+    "backup_manifest": backups.MANIFESTS,
     "import_line": [
         b'{"action":"UPDATE","resource_type":"T","resource_id":"i","actor_id":"a",'
         b'"previous_state":{"a":1},"new_state":{"a":2},"diff":[{"op":"replace","path":"/a",'
