@@ -112,7 +112,7 @@ def _check_source(data_dir: DataDir, config: Config) -> None:
             _refuse_elsewhere(data_dir, uid, anchor.log(uid).origin)
 
     try:
-        sound.check_logs(data_dir, config, {}, look)
+        sound.check_logs(data_dir, config, {}, look, sound.Newest)
     except LogDamagedError as error:
         raise _damaged(error.message, "mend it first: docs/runbooks/damaged-log.md") from error
 

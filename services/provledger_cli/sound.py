@@ -7,7 +7,7 @@ years what could not be restored.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -19,16 +19,25 @@ from provledger_cli.logfiles import DirFiles
 from provledger_cli.stored import AnchorRows, LedgerRows, open_database
 
 
+class Newest(DirFiles):
+    """A log's files without partial ones of earlier sizes, which nobody needs any more."""
+
+    def partial_widths(self, path: str) -> Sequence[int]:
+        """See `LogFiles`."""
+        return ()
+
+
 def check_logs(
     data_dir: DataDir,
     config: Config,
     schemas: Mapping[str, str],
     look: Callable[[AnchorRows], None],
+    files: type[DirFiles] = DirFiles,
 ) -> tuple[fscks.Checked, ...]:
     """Recompute each log from its entries, and compare with tiles, heads and ledger rows.
 
     Services may run meanwhile. schemas: PostgreSQL schemas that have other names than services.
-    look: is told of the logs first, and may refuse them.
+    look: is told of the logs first, and may refuse them. files: which of a log's are looked at.
 
     Raises:
         LogDamagedError: for the first thing that does not fit.
@@ -42,7 +51,7 @@ def check_logs(
             fscks.check_stored(
                 anchor,
                 uid,
-                DirFiles(data_dir.tiles / "logs" / uid.hex()),
+                files(data_dir.tiles / "logs" / uid.hex()),
                 rows,
                 None,
                 lambda done, total: None,

@@ -114,6 +114,10 @@ def test_a_backup_is_whole_or_there_is_none(own: Installation) -> None:
             taken(data, own.work / "b.tar")
         assert report(caught.value) == DOES_NOT_HOLD
         assert not list(own.work.glob("*b.tar*"))
+    # A partial tile of an earlier size is in no backup.
+    earlier = _tile(own.data).with_name("1")
+    assert earlier != _tile(own.data)
+    earlier.write_bytes(b"")
     # The first import, just before the snapshots: its key is in what has its receipts.
     manifest = taken(own.data, own.work / "b.tar", on_progress=_import_at("databases", own.data))
     assert {"import.key", PIN_FILE} <= {each.name for each in manifest.members}
