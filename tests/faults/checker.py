@@ -2,8 +2,10 @@
 
 * Every acknowledged receipt is there, exactly once, where and as it was acknowledged, and verifies.
 * Sequences have no gap: each ledger is a chain from its genesis on, and all of it is in the log.
-* Heads never fork: all checkpoints that were ever seen are of one history, which is the log's.
-* Nothing is there that nobody sent, and nothing was refused that no fault excuses.
+* Heads never fork: all checkpoints that were ever seen, those in receipts too, are of one history,
+  which is the log's, and the sinks have one of all of it.
+* Nothing is there that nobody sent, or otherwise than it was sent; and nothing was refused that no
+  fault excuses.
 
 `check` raises BrokenInvariantError with everything that is wrong, so that one run shows all of it.
 """
@@ -16,7 +18,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from provledger import jcs, patch
 from provledger.checkpoint import Checkpoint
+from provledger.client import Mutation, RangeReport
 from provledger.entry import parse_entry, receipt_hash
 from provledger.errors import ProvledgerError, VerificationError
 from provledger.keyset import KeySet
@@ -24,19 +28,31 @@ from provledger.merkle import leaf_hash
 from provledger.proof import CompactRange
 from provledger.receipt import Receipt
 from provledger.report import Check, Outcome
-from provledger.statement import parse_statement
+from provledger.statement import Statement, parse_statement
 from provledger.verify import Verifier
 
 MOST_SHOWN = 20
 
+GENESIS = "ledger.created"
+KEY_LEDGER = "tenants/system/ledgers/keys"
+CALLERS_LEDGER = "tenants/rpcs/ledgers/main"
+UNRECORDED = frozenset({KEY_LEDGER, CALLERS_LEDGER})
+"""Ledgers whose receipts are not of the clients that write down what they send: the service itself
+appends to the one, `tests.faults.rpcs` to the other, and looks at what comes of it."""
+
+_AS_SENT = (
+    "action", "resource_type", "resource_id", "actor_id", "actor_type", "occurred_at",
+    "origin_service", "trace_id", "upstream_events", "op_id", "op_parent_id",
+)  # fmt: skip
+"""What a statement says as the draft said it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A request that left; `value` is the new state it asked to record."""
+    """A request that left, and all of what it asked to record; its request id is the draft's."""
 
     ledger: str
-    request_id: str
-    value: Any
+    draft: Mutation
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,22 +91,28 @@ class History:
 @dataclass(frozen=True, slots=True)
 class Holdings:
     """What there is: all receipts by ledger in chain order, the leaf data of the whole log, the
-    signed notes that sinks and readers of the log find, and the keys."""
+    signed notes that sinks and readers of the log find, and the keys. `ranges` is what the ledger
+    service says of all that it has stored, by ledger."""
 
     receipts: Mapping[str, Sequence[Receipt]]
     leaves: Sequence[bytes]
     checkpoints: Sequence[bytes]
     keys: KeySet
+    ranges: Mapping[str, RangeReport]
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What was compared, so that a test can see that it was something."""
+    """What was compared, so that a test can see that it was something.
+
+    `checkpoints` counts different ones, wherever they were found; `seen` are those of the clients.
+    """
 
     receipts: int
     acknowledged: int
     sent: int
     checkpoints: int
+    seen: int
 
 
 class BrokenInvariantError(AssertionError):
@@ -118,11 +140,18 @@ def check(history: History, holdings: Holdings) -> Summary:
     for ledger, receipts in holdings.receipts.items():
         _check_chain(ledger, receipts, findings)
         _check_each(ledger, receipts, verifier, findings)
+        _check_range(ledger, receipts, holdings.ranges.get(ledger), findings)
     _check_log(holdings, findings)
     _check_known(history, holdings, findings)
     for item in history.refused:
         findings.add(f"{item.ledger} {item.request_id}: refused: {item}")
-    notes = list(dict.fromkeys([*history.checkpoints, *holdings.checkpoints]))
+    proven = [
+        proof.checkpoint
+        for receipts in holdings.receipts.values()
+        for receipt in receipts
+        for proof in receipt.proofs
+    ]
+    notes = list(dict.fromkeys([*history.checkpoints, *holdings.checkpoints, *proven]))
     _check_checkpoints(notes, holdings, verifier, findings)
     findings.raise_any()
     return Summary(
@@ -130,6 +159,7 @@ def check(history: History, holdings: Holdings) -> Summary:
         acknowledged=len({(item.ledger, item.request_id) for item in history.acknowledged}),
         sent=len(history.sent),
         checkpoints=len(notes),
+        seen=len(set(history.checkpoints)),
     )
 
 
@@ -162,6 +192,22 @@ def _check_each(
             findings.add(f"{ledger} seq {receipt.seq}: no signed checkpoint covers it")
 
 
+def _check_range(
+    ledger: str, receipts: Sequence[Receipt], report: RangeReport | None, findings: _Findings
+) -> None:
+    """The service has looked at all that it lists, and asked the log where each of it is."""
+    whole = (0, len(receipts) - 1, len(receipts), receipts[-1].receipt_hash if receipts else b"")
+    if report is None or whole != (
+        report.start_seq,
+        report.checked_seq,
+        report.checked_count,
+        report.receipt_hash,
+    ):
+        findings.add(f"{ledger}: what is stored was checked as {report}, not all of it")
+    elif not report.places_checked:
+        findings.add(f"{ledger}: the log was not asked where all of its receipts are")
+
+
 def _check_log(holdings: Holdings, findings: _Findings) -> None:
     """The log holds each ledger's entries, in order, each once and each where receipts say."""
     names = {each.ledger_uid: ledger for ledger, all_ in holdings.receipts.items() for each in all_}
@@ -184,7 +230,7 @@ def _check_log(holdings: Holdings, findings: _Findings) -> None:
             receipt = holdings.receipts[name][entry.seq]
             if receipt.receipt_hash != receipt_hash(entry.suite, leaf):
                 findings.add(f"log index {index}: {name} seq {entry.seq} is another one there")
-            if index not in {proof.log_index for proof in receipt.proofs}:
+            if {proof.log_index for proof in receipt.proofs} != {index}:
                 findings.add(f"log index {index}: {name} seq {entry.seq} is said to be elsewhere")
     for uid, name in names.items():
         if next_seq[uid] != len(holdings.receipts[name]):
@@ -193,30 +239,34 @@ def _check_log(holdings: Holdings, findings: _Findings) -> None:
 
 def _check_known(history: History, holdings: Holdings, findings: _Findings) -> None:
     """Whatever was acknowledged is there as it was; nothing is doubled, nothing invented."""
-    by_request: dict[tuple[str, str], list[Receipt]] = {}
+    by_request: dict[tuple[str, str], list[tuple[Receipt, Statement]]] = {}
     for ledger, receipts in holdings.receipts.items():
         for receipt in receipts:
             statement = parse_statement(receipt.statement)
-            by_request.setdefault((ledger, statement.request_id), []).append(receipt)
-    ledgers = {ledger for ledger, _ in history.sent}
-    for (ledger, request_id), receipts in by_request.items():
-        if len(receipts) > 1:
-            seqs = [receipt.seq for receipt in receipts]
-            findings.add(f"{ledger} {request_id}: is there {len(seqs)} times, as seq {seqs}")
-        if ledger not in ledgers or receipts[0].seq == 0:
+            found = by_request.setdefault((ledger, statement.request_id), [])
+            found.append((receipt, statement))
+    for (ledger, request_id), found in by_request.items():
+        where = f"{ledger} {request_id}"
+        if len(found) > 1:
+            seqs = [receipt.seq for receipt, _ in found]
+            findings.add(f"{where}: is there {len(seqs)} times, as seq {seqs}")
+        receipt, statement = found[0]
+        if (receipt.seq == 0) is not (receipt.receipt_type == GENESIS):
+            findings.add(f"{where}: is a {receipt.receipt_type} at seq {receipt.seq}")
+        if receipt.seq == 0 or ledger in UNRECORDED:
             continue
         sent = history.sent.get((ledger, request_id))
         if sent is None:
-            findings.add(f"{ledger} {request_id}: nobody sent it")
-        elif json.loads(receipts[0].payload or b"null").get("newState") != sent.value:
-            findings.add(f"{ledger} {request_id}: what is recorded is not what was sent")
+            findings.add(f"{where}: nobody sent it")
+        elif others := _not_as_sent(sent.draft, receipt, statement):
+            findings.add(f"{where}: what is recorded is not what was sent: {', '.join(others)}")
     for item in history.acknowledged:
         where = f"{item.ledger} {item.request_id}"
-        found = by_request.get((item.ledger, item.request_id))
-        if not found:
+        known = by_request.get((item.ledger, item.request_id))
+        if not known:
             findings.add(f"{where}: was acknowledged as seq {item.seq} and is not there")
             continue
-        there = found[0]
+        there, _ = known[0]
         if (there.name, there.seq, there.t_ns, there.receipt_hash) != (
             item.name,
             item.seq,
@@ -229,11 +279,55 @@ def _check_known(history: History, holdings: Holdings, findings: _Findings) -> N
             )
 
 
+def _not_as_sent(draft: Mutation, receipt: Receipt, statement: Statement) -> list[str]:
+    """The names of what a receipt has otherwise than its draft had."""
+    others = [name for name in _AS_SENT if getattr(statement, name) != getattr(draft, name)]
+    if (statement.receipt_type, statement.media_type) != ("mutation", "application/json"):
+        others.append("kind")
+    try:
+        payload = json.loads(receipt.payload or b"")
+    except ValueError:
+        payload = None
+    if not isinstance(payload, dict):
+        return [*others, "payload"]
+    wanted = {
+        "mutationType": draft.action,
+        "entityType": draft.resource_type,
+        "entityId": draft.resource_id,
+        "previousState": draft.previous_state,
+        "newState": draft.new_state,
+    }
+    if draft.diff is not None:
+        wanted["diff"] = draft.diff
+    elif _leads(payload.get("diff"), draft):
+        wanted["diff"] = payload["diff"]
+    if "diff" in wanted and receipt.payload == jcs.encode(wanted):
+        return others
+    names = sorted(wanted.keys() | payload.keys() | {"diff"})
+    return others + [
+        name
+        for name in names
+        if name not in wanted
+        or name not in payload
+        or jcs.encode(wanted[name]) != jcs.encode(payload[name])
+    ]
+
+
+def _leads(diff: Any, draft: Mutation) -> bool:
+    """Whether a patch that the witness made leads from the one state to the other."""
+    try:
+        return jcs.encode(patch.apply(draft.previous_state, diff)) == jcs.encode(draft.new_state)
+    except ProvledgerError:
+        return False
+
+
 def _check_checkpoints(
     notes: Sequence[bytes], holdings: Holdings, verifier: Verifier, findings: _Findings
 ) -> None:
-    """Every checkpoint has the root that the log's own leaves have at its size."""
+    """Every checkpoint has the root that the log's own leaves have at its size, and of all of
+    them there is one outside. Leaf 0 names the log."""
     wanted: dict[int, list[Checkpoint]] = {}
+    outside, covered = frozenset(holdings.checkpoints), False
     for note in notes:
         origin = note.split(b"\n", 1)[0].decode()
         try:
@@ -242,8 +336,14 @@ def _check_checkpoints(
             findings.add(f"a checkpoint does not verify: {error}")
             continue
         wanted.setdefault(found.size, []).append(found)
-    if len({found.origin for all_ in wanted.values() for found in all_}) > 1:
+        covered = covered or (note in outside and found.size == len(holdings.leaves))
+    if not covered:
+        findings.add(f"no sink has a checkpoint of all {len(holdings.leaves)} leaves")
+    origins = {found.origin for all_ in wanted.values() for found in all_}
+    if len(origins) > 1:
         findings.add("there are checkpoints of two logs")
+    if _named_log(holdings.leaves) not in origins:
+        findings.add("log index 0: names another log, or none")
     tree = CompactRange()
     for leaf in [*holdings.leaves, None]:
         root = tree.root()
@@ -255,3 +355,12 @@ def _check_checkpoints(
     for size in sorted(wanted):
         findings.add(f"ROLLED BACK: a checkpoint of tree size {size} was seen; there are "
                      f"{len(holdings.leaves)} leaves")  # fmt: skip
+
+
+def _named_log(leaves: Sequence[bytes]) -> str:
+    """The origin that leaf 0 names, "" if it names none."""
+    try:
+        value = json.loads(leaves[0])["log"]["origin"]
+    except (IndexError, KeyError, TypeError, ValueError):
+        return ""
+    return value if isinstance(value, str) else ""

@@ -126,7 +126,8 @@ class Attack:
             if not service.running:
                 self.cluster.restart(name)
         summary = observe.check(self.cluster, self.record_path)
-        assert summary.acknowledged > 0
+        assert summary.acknowledged > 0, "nothing was compared"
+        assert summary.seen > 0, "no client saw a checkpoint"
         return summary
 
     def close(self) -> None:

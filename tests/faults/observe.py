@@ -8,7 +8,7 @@ from pathlib import Path
 
 from provledger import checkpoint as checkpoints
 from provledger import note, tiles
-from provledger.client import AsyncClient
+from provledger.client import AsyncClient, RangeReport
 from provledger.errors import ProvledgerError
 from provledger.keyset import KeySet
 from provledger.receipt import Receipt
@@ -56,8 +56,7 @@ async def gather(cluster: Cluster) -> checker.Holdings:
             if ours and size == 1 + len(listed) and all(receipt.proofs for receipt in listed):
                 break
             await asyncio.sleep(0.2)
-        for name in receipts:
-            await client.verify_range(name)
+        ranges = {name: await _checked(client, name) for name in receipts}
         keys = KeySet.parse(await client.jwks())
     (root,) = (path.parent for path in ours)
     seen = [
@@ -65,7 +64,18 @@ async def gather(cluster: Cluster) -> checker.Holdings:
         for path in cluster.data.anchors.rglob("*.checkpoint")
         if not _is_unused(_opened(path), published[root / "checkpoint"].origin)
     ]
-    return checker.Holdings(receipts, read_leaves(root, size), seen, keys)
+    seen.append((root / "checkpoint").read_bytes())
+    return checker.Holdings(receipts, read_leaves(root, size), seen, keys, ranges)
+
+
+async def _checked(client: AsyncClient, ledger: str) -> RangeReport:
+    """What the service says of all that it has stored, once it could ask the log about it."""
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while True:
+        report = await client.verify_range(ledger)
+        if report.places_checked or time.monotonic() > deadline_s:
+            return report
+        await asyncio.sleep(0.2)
 
 
 def _is_unused(checkpoint: checkpoints.Checkpoint, ours: str) -> bool:

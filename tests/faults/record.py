@@ -3,13 +3,14 @@
 One file of JSON lines, appended to and synced by the clients alone, as far from the services as a
 test can have it:
 
-    {"sent": "r-17", "ledger": "tenants/a/ledgers/main", "value": {...}}
+    {"sent": {"request_id": "r-17", ...}, "ledger": "tenants/a/ledgers/main"}
     {"acked": "r-17", "ledger": "...", "name": "...", "seq": 4, "tNs": 17, "receiptHash": "<hex>"}
     {"checkpoint": "<note>"}
     {"refused": "r-17", "ledger": "...", "code": "INTERNAL", "reason": "..", "message": ".."}
 
-`refused` is an answer that no fault excuses: anything that is neither an acknowledgement nor an
-invitation to come again.
+`sent` is a draft as the client has it. `refused` is an answer that no fault excuses: anything that
+is neither an acknowledgement nor an invitation to come again. Where it answers no draft, it names
+no request.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ import json
 import os
 import threading
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from provledger.client import Mutation
 from tests.faults.checker import Acknowledged, History, Refused, Sent
 
 
@@ -35,9 +38,7 @@ class Record:
 
     def sent(self, items: Iterable[Sent]) -> None:
         """Requests that are about to leave."""
-        self._write(
-            {"sent": item.request_id, "ledger": item.ledger, "value": item.value} for item in items
-        )
+        self._write({"sent": asdict(item.draft), "ledger": item.ledger} for item in items)
 
     def acknowledged(self, items: Iterable[Acknowledged]) -> None:
         """Answers that came."""
@@ -98,8 +99,10 @@ def read(path: Path) -> History:
     for line in path.read_bytes().splitlines():
         value = json.loads(line)
         if "sent" in value:
-            item = Sent(value["ledger"], value["sent"], value["value"])
-            sent[item.ledger, item.request_id] = item
+            said = value["sent"]
+            said["upstream_events"] = tuple(said["upstream_events"])
+            item = Sent(value["ledger"], Mutation(**said))
+            sent[item.ledger, item.draft.request_id] = item
         elif "acked" in value:
             acknowledged.append(
                 Acknowledged(

@@ -14,9 +14,10 @@ from provledger.api.witness.v1 import witness_pb2
 from provledger.client import AsyncClient, CallPolicy, Mutation
 from provledger.entry import parse_entry
 from tests.faults import observe
+from tests.faults.checker import CALLERS_LEDGER
 from tests.faults.rpcs import ATTEMPT_S, Caller, rpc
 
-LEDGER = "tenants/rpcs/ledgers/main"
+LEDGER = CALLERS_LEDGER
 ANY = "logs/-"
 SEQS = 3
 """Receipts that the ledger has, after its genesis, before anybody attacks."""

@@ -3,7 +3,9 @@
 Writers append one by one, in batches and in streams, to several ledgers. Whoever hears nothing
 sends the same request ids again, now and then to another replica; now and then a writer gives up
 as a client does that dies, and nobody ever learns what came of its requests. A reader looks up
-what was acknowledged: it must never be denied. A watcher notes every signed checkpoint.
+what was acknowledged, half of the time with its proofs: it must never be denied. A watcher asks for
+the newest signed checkpoint. Every one that is shown is noted, and every refusal that no fault
+excuses, whoever hears it.
 """
 
 from __future__ import annotations
@@ -12,13 +14,16 @@ import asyncio
 import contextlib
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from provledger.api.anchor.v1 import anchor_pb2, anchor_pb2_grpc
-from provledger.client import AsyncClient, CallPolicy, Mutation
+from provledger.client import AsyncClient, CallPolicy, Mutation, ReceiptSummary
 from provledger.client.calls import is_retryable
-from provledger.errors import ProvledgerError, StatusError
+from provledger.client.drafts import Action
+from provledger.errors import StatusError
+from provledger.receipt import Receipt
 from provledger.rpc.channel import call, channel
 from tests.faults.checker import Acknowledged, Refused, Sent
 from tests.faults.record import Record
@@ -129,18 +134,31 @@ class Workload:
             size = 1 if kind == self._single else rng.randint(1, self._load.batch)
             drafts = [self._draft(f"{number}-{count + n}-{self._seed}", rng) for n in range(size)]
             count += size
-            self._record.sent(Sent(ledger, draft.request_id, draft.new_state) for draft in drafts)
+            self._record.sent(Sent(ledger, draft) for draft in drafts)
             await self._insist(kind, clients, ledger, drafts, rng)
             await asyncio.sleep(rng.uniform(0, 2 * self._load.pause_s))
 
     def _draft(self, request_id: str, rng: random.Random) -> Mutation:
+        before: Any = {"id": request_id, "text": rng.choice("abc") * rng.randint(0, 400)}
+        after = {**before, "text": rng.choice("def"), "at": rng.randint(0, 9)}
+        action: Action = rng.choice(("CREATE", "CREATE", "UPDATE", "DELETE"))
         return Mutation(
-            action="CREATE",
-            resource_type="Item",
+            action=action,
+            resource_type=rng.choice(("Item", "Version")),
             resource_id=request_id,
-            actor_id="writer",
+            actor_id=rng.choice(("writer", "another")),
+            actor_type=rng.choice(("", "service")),
             request_id=request_id,
-            new_state={"id": request_id, "text": rng.choice("abc") * rng.randint(0, 400)},
+            occurred_at=rng.choice(("", "2024-05-16T01:02:03+01:00")),
+            origin_service=rng.choice(("", "faults")),
+            trace_id=rng.choice(("", f"{rng.getrandbits(127) + 1:032x}")),
+            upstream_events=tuple(f"event-{n}" for n in range(rng.randint(0, 2))),
+            op_id=rng.choice(("", "op")),
+            previous_state=None if action == "CREATE" else before,
+            new_state=None if action == "DELETE" else after,
+            diff=[{"op": "replace", "path": "", "value": after}]
+            if action == "UPDATE" and rng.random() < 0.5
+            else None,
         )
 
     async def _insist(
@@ -167,10 +185,10 @@ class Workload:
             for draft, answer in zip(drafts, answers, strict=True):
                 if isinstance(answer, StatusError):
                     self.failures += 1
-                    if not is_retryable(answer) and not self._excused(answer):
-                        self._refused(ledger, draft.request_id, answer)
-                    else:
+                    if self._excuses(answer):
                         again.append(draft)
+                    else:
+                        self._refused(ledger, draft.request_id, answer)
             if again and rng.random() < GIVE_UP:
                 return
             drafts = again
@@ -179,6 +197,10 @@ class Workload:
                 assert clock() < deadline_s, f"still no answer: {answers[0]}"
             if again:
                 await asyncio.sleep(0.05)
+
+    def _excuses(self, error: StatusError) -> bool:
+        """Whether it invites to come again, or the fault may cause it."""
+        return is_retryable(error) or self._excused(error)
 
     def _refused(self, ledger: str, request_id: str, error: StatusError) -> None:
         self._record.refused(Refused(ledger, request_id, error.code, error.reason, error.message))
@@ -230,11 +252,17 @@ class Workload:
             await asyncio.sleep(0.05)
             if not self._acknowledged:
                 continue
-            item = rng.choice(self._acknowledged)
+            item, client = rng.choice(self._acknowledged), rng.choice(clients)
+            found: ReceiptSummary | Receipt
             try:
-                found = await rng.choice(clients).get_summary(item.name)
+                if rng.random() < 0.5:
+                    found = await client.get_summary(item.name)
+                else:
+                    found = await client.get_receipt(item.name)
+                    for proof in found.proofs:
+                        self._record.checkpoint(proof.checkpoint)
             except StatusError as error:
-                if not is_retryable(error) and not self._excused(error):
+                if not self._excuses(error):
                     self._refused(item.ledger, item.request_id, error)
                 continue
             assert (found.seq, found.receipt_hash) == (item.seq, item.receipt_hash), item
@@ -242,19 +270,15 @@ class Workload:
     async def _watch(self, anchor: anchor_pb2_grpc.AnchorServiceStub) -> None:
         """Note every signed checkpoint that is shown."""
         request = anchor_pb2.GetCheckpointRequest(log="logs/-")
-        async for note in _answers(anchor, request):
-            self._record.checkpoint(note)
-
-
-async def _answers(
-    anchor: anchor_pb2_grpc.AnchorServiceStub, request: anchor_pb2.GetCheckpointRequest
-) -> AsyncIterator[bytes]:
-    while True:
-        await asyncio.sleep(0.03)
-        try:
-            yield (await call(anchor.GetCheckpoint, request, timeout_s=1.0)).checkpoint  # type: ignore[arg-type]
-        except ProvledgerError:
-            continue
+        while True:
+            await asyncio.sleep(0.03)
+            try:
+                shown: Any = await call(anchor.GetCheckpoint, request, timeout_s=1.0)  # type: ignore[arg-type]
+            except StatusError as error:
+                if not self._excuses(error):
+                    self._refused(request.log, "", error)
+                continue
+            self._record.checkpoint(shown.checkpoint)
 
 
 def _answer(ledger: str, result: object) -> Acknowledged | StatusError:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import pytest
 
-from provledger.statement import parse_statement
+from provledger import jcs, merkle
+from provledger.client import Mutation, RangeReport
+from provledger.receipt import Proof, Receipt
+from provledger.statement import Statement, parse_statement
+from tests.faults import record
 from tests.faults.checker import (
+    UNRECORDED,
     Acknowledged,
     BrokenInvariantError,
     History,
@@ -19,22 +26,23 @@ from tests.faults.checker import (
     Summary,
     check,
 )
-from tests.support.chain import Chain, key_set, sample_chain
+from tests.support.chain import Chain, key_set, mutation, sample_chain
 
 LEDGER = "tenants/acme/ledgers/main"
+Change: TypeAlias = Callable[[History, Holdings], tuple[History, Holdings]]
 
 
 def world(chain: Chain | None = None) -> tuple[History, Holdings]:
     """A ledger of which every receipt was sent and acknowledged, and every checkpoint seen."""
     chain = chain or sample_chain()
     receipts = chain.receipts()
-    import json
-
     sent, acknowledged = {}, []
     for receipt in receipts[1:]:
-        request_id = parse_statement(receipt.statement).request_id
-        value = json.loads(receipt.payload or b"").get("newState")
-        sent[LEDGER, request_id] = Sent(LEDGER, request_id, value)
+        statement = parse_statement(receipt.statement)
+        request_id = statement.request_id
+        sent[LEDGER, request_id] = Sent(
+            LEDGER, _draft(statement, json.loads(receipt.payload or ""))
+        )
         acknowledged.append(
             Acknowledged(
                 LEDGER, request_id, receipt.name, receipt.seq, receipt.t_ns, receipt.receipt_hash
@@ -42,13 +50,43 @@ def world(chain: Chain | None = None) -> tuple[History, Holdings]:
         )
     notes = [chain.checkpoint(size) for size in range(1, len(chain.leaves) + 1)]
     history = History(sent, tuple(acknowledged), (), tuple(notes[1:]))
-    return history, Holdings({LEDGER: receipts}, chain.leaves, notes[:2], key_set())
+    return history, _holdings(chain, receipts, [notes[0], notes[-1]])
+
+
+def _draft(statement: Statement, payload: Any) -> Mutation:
+    """What a client sent who was given this receipt."""
+    values: Any = {
+        name: getattr(statement, name)
+        for name in Mutation.__dataclass_fields__
+        if hasattr(statement, name)
+    }
+    states = {"previous_state": payload["previousState"], "new_state": payload["newState"]}
+    return Mutation(**values, **states)
+
+
+def _holdings(chain: Chain, receipts: list[Receipt], notes: list[bytes]) -> Holdings:
+    last = receipts[-1]
+    whole = RangeReport(0, last.seq, len(receipts), last.seq, last.receipt_hash, True)
+    return Holdings({LEDGER: receipts}, chain.leaves, notes, key_set(), {LEDGER: whole})
 
 
 def test_what_is_whole_holds() -> None:
     history, holdings = world()
     count = len(holdings.receipts[LEDGER])
-    assert check(history, holdings) == Summary(count, count - 1, count - 1, count + 1)
+    assert check(history, holdings) == Summary(count, count - 1, count - 1, count + 1, count)
+
+
+def test_a_record_holds_what_was_sent(tmp_path: Path) -> None:
+    history, _ = world()
+    kept = record.Record(tmp_path / "record")
+    kept.sent(history.sent.values())
+    kept.acknowledged(history.acknowledged)
+    kept.refused(Refused(LEDGER, "r", "INTERNAL", "", ""))
+    for note in history.checkpoints:
+        kept.checkpoint(note)
+    kept.close()
+    refused = (Refused(LEDGER, "r", "INTERNAL", "", ""),)
+    assert record.read(kept.path) == dataclasses.replace(history, refused=refused)
 
 
 def _without_last(history: History, holdings: Holdings) -> tuple[History, Holdings]:
@@ -77,12 +115,6 @@ def _acknowledged_elsewhere(history: History, holdings: Holdings) -> tuple[Histo
 def _acknowledged_and_gone(history: History, holdings: Holdings) -> tuple[History, Holdings]:
     lost = dataclasses.replace(history.acknowledged[0], request_id="lost")
     return dataclasses.replace(history, acknowledged=(*history.acknowledged, lost)), holdings
-
-
-def _other_content(history: History, holdings: Holdings) -> tuple[History, Holdings]:
-    key, sent = next(iter(history.sent.items()))
-    changed = {**history.sent, key: dataclasses.replace(sent, value="another")}
-    return dataclasses.replace(history, sent=changed), holdings
 
 
 def _never_sent(history: History, holdings: Holdings) -> tuple[History, Holdings]:
@@ -125,6 +157,103 @@ def _damaged_receipt(history: History, holdings: Holdings) -> tuple[History, Hol
     return history, dataclasses.replace(holdings, receipts={LEDGER: receipts})
 
 
+def _receipt_changed(place: int, **changes: Any) -> Change:
+    """One receipt is listed with something else in it."""
+
+    def change(history: History, holdings: Holdings) -> tuple[History, Holdings]:
+        receipts = list(holdings.receipts[LEDGER])
+        receipts[place] = dataclasses.replace(receipts[place], **changes)
+        return history, dataclasses.replace(holdings, receipts={LEDGER: receipts})
+
+    return change
+
+
+def _leaf_changed(index: int, leaf: bytes) -> Change:
+    def change(history: History, holdings: Holdings) -> tuple[History, Holdings]:
+        leaves = list(holdings.leaves)
+        leaves[index] = leaf
+        return history, dataclasses.replace(holdings, leaves=leaves)
+
+    return change
+
+
+def _leaf_of_another_ledger(history: History, holdings: Holdings) -> tuple[History, Holdings]:
+    other = sample_chain(ledger="another").leaves[1]
+    return history, dataclasses.replace(holdings, leaves=[*holdings.leaves, other])
+
+
+def _not_all_in_the_log(history: History, holdings: Holdings) -> tuple[History, Holdings]:
+    return history, dataclasses.replace(holdings, leaves=list(holdings.leaves)[:-1])
+
+
+def _proven_elsewhere(history: History, holdings: Holdings) -> tuple[History, Holdings]:
+    """Beside the proof of where it is."""
+    receipts = list(holdings.receipts[LEDGER])
+    proofs = (*receipts[2].proofs, *receipts[3].proofs)
+    receipts[2] = dataclasses.replace(receipts[2], proofs=proofs)
+    return history, dataclasses.replace(holdings, receipts={LEDGER: receipts})
+
+
+def _proven_in_a_fork(history: History, holdings: Holdings) -> tuple[History, Holdings]:
+    """All but one are shown in a checkpoint that is larger than the log, and that nobody noted."""
+    chain = sample_chain()
+    forked = [chain.leaves[0], b"another entry", *chain.leaves[2:], b"and one more"]
+    paths = merkle.inclusion_proofs(merkle.leaf_hashes(forked))
+    shown = chain.checkpoint(len(forked), leaves=forked)
+    receipts = [
+        each
+        if (index := each.proofs[0].log_index) == 1
+        else dataclasses.replace(
+            each, proofs=(Proof(chain.origin, index, tuple(paths[index]), shown),)
+        )
+        for each in holdings.receipts[LEDGER]
+    ]
+    return history, dataclasses.replace(holdings, receipts={LEDGER: receipts})
+
+
+def _of_two_logs(history: History, holdings: Holdings) -> tuple[History, Holdings]:
+    other = sample_chain(origin="provledger.test/another").checkpoint()
+    return dataclasses.replace(history, checkpoints=(*history.checkpoints, other)), holdings
+
+
+def _nothing_outside(history: History, holdings: Holdings) -> tuple[History, Holdings]:
+    """Nobody saw a checkpoint, and no sink has one of all."""
+    return dataclasses.replace(history, checkpoints=()), dataclasses.replace(
+        holdings, checkpoints=holdings.checkpoints[:1]
+    )
+
+
+def _never_sent_to(history: History, holdings: Holdings) -> tuple[History, Holdings]:
+    """A whole ledger of which nobody knows."""
+    return History({}, ()), holdings
+
+
+def _range(**changes: Any) -> Change:
+    def change(history: History, holdings: Holdings) -> tuple[History, Holdings]:
+        said = dataclasses.replace(holdings.ranges[LEDGER], **changes)
+        return history, dataclasses.replace(holdings, ranges={LEDGER: said})
+
+    return change
+
+
+def _no_range(history: History, holdings: Holdings) -> tuple[History, Holdings]:
+    return history, dataclasses.replace(holdings, ranges={})
+
+
+def _without_genesis(history: History, holdings: Holdings) -> tuple[History, Holdings]:
+    return world(_InvertedChain())
+
+
+class _InvertedChain(Chain):
+    """One whose first receipt is a mutation, and the second the genesis."""
+
+    def append(self, items: Any, **options: Any) -> None:
+        if not self.links:
+            super().append([mutation(0)])
+            items = [("ledger.created", {"previousState": None, "newState": None})]
+        super().append(items, **options)
+
+
 def _no_proof(history: History, holdings: Holdings) -> tuple[History, Holdings]:
     receipts = list(holdings.receipts[LEDGER])
     receipts[2] = dataclasses.replace(receipts[2], proofs=())
@@ -140,8 +269,10 @@ def _no_proof(history: History, holdings: Holdings) -> tuple[History, Holdings]:
         (_doubled, "is there 2 times"),
         (_acknowledged_elsewhere, "was acknowledged as"),
         (_acknowledged_and_gone, "lost: was acknowledged as seq 1 and is not there"),
-        (_other_content, "what is recorded is not what was sent"),
         (_never_sent, "nobody sent it"),
+        (_never_sent_to, "request-1: nobody sent it"),
+        (_without_genesis, "is a mutation at seq 0"),
+        (_without_genesis, "is a ledger.created at seq 1"),
         (_refused, "refused"),
         (_forked, "FORK: a checkpoint of tree size 5"),
         (_rolled_back, "ROLLED BACK"),
@@ -149,9 +280,30 @@ def _no_proof(history: History, holdings: Holdings) -> tuple[History, Holdings]:
         (_log_out_of_order, "log index 2: is"),
         (_damaged_receipt, "seq 2: does not verify"),
         (_no_proof, "seq 2: no signed checkpoint covers it"),
+        (_receipt_changed(2, seq=5), "stands where seq 2 should be"),
+        (_receipt_changed(2, ledger="tenants/acme/ledgers/b"), "stands where seq 2 should be"),
+        (_receipt_changed(2, previous_hash=bytes(32)), "is not linked to the receipt before it"),
+        (_receipt_changed(2, t_ns=1), "is not later than the receipt before it"),
+        (_receipt_changed(2, receipt_hash=bytes(32)), "seq 2 is another one there"),
+        (_leaf_changed(3, b"no entry"), "log index 3: holds no entry"),
+        (_leaf_changed(0, b'{"log":{"origin":"another","v":"1"}}'), "index 0: names another log"),
+        (_leaf_changed(0, b"{}"), "log index 0: names another log, or none"),
+        (_leaf_changed(0, b'{"log":{"origin":"another","v":"1"}}'), "FORK: .* tree size 1 has"),
+        (_leaf_of_another_ledger, "is of a ledger that is not there"),
+        (_not_all_in_the_log, "the log holds 8 of its receipts"),
+        (_proven_elsewhere, "seq 2 is said to be elsewhere"),
+        (_proven_in_a_fork, "ROLLED BACK: a checkpoint of tree size 11"),
+        (_of_two_logs, "there are checkpoints of two logs"),
+        (_nothing_outside, "no sink has a checkpoint of all 10 leaves"),
+        (_no_range, "what is stored was checked as None"),
+        (_range(checked_seq=7), "what is stored was checked as"),
+        (_range(start_seq=1), "what is stored was checked as"),
+        (_range(checked_count=8), "what is stored was checked as"),
+        (_range(receipt_hash=bytes(32)), "what is stored was checked as"),
+        (_range(places_checked=False), "the log was not asked where all of its receipts are"),
     ],
 )
-def test_what_is_broken_is_named(change: Callable[[Any, Any], Any], text: str) -> None:
+def test_what_is_broken_is_named(change: Change, text: str) -> None:
     with pytest.raises(BrokenInvariantError, match=text):
         check(*change(*world()))
 
@@ -163,3 +315,67 @@ def test_a_denied_leaf_of_the_log_is_named() -> None:
     history = dataclasses.replace(history, acknowledged=history.acknowledged[:-1])
     with pytest.raises(BrokenInvariantError, match=f"{LEDGER} denies its seq {len(receipts)}"):
         check(history, dataclasses.replace(holdings, receipts={LEDGER: receipts}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"action": "CREATE"}, "action, mutationType"),
+        ({"resource_type": "another"}, "resource_type, entityType"),
+        ({"resource_id": "another"}, "resource_id, entityId"),
+        ({"actor_id": "another"}, "actor_id"),
+        ({"actor_type": ""}, "actor_type"),
+        ({"occurred_at": ""}, "occurred_at"),
+        ({"origin_service": "another"}, "origin_service"),
+        ({"trace_id": ""}, "trace_id"),
+        ({"upstream_events": ("git:1",)}, "upstream_events"),
+        ({"op_id": "another"}, "op_id"),
+        ({"op_parent_id": ""}, "op_parent_id"),
+        ({"previous_state": {"name": "another"}}, "diff, previousState"),
+        ({"new_state": {"name": "another"}}, "diff, newState"),
+        ({"diff": []}, "diff"),
+    ],
+)
+def test_what_is_recorded_otherwise_than_it_was_sent_is_named(
+    changes: dict[str, Any], named: str
+) -> None:
+    history, holdings = world()
+    key, sent = next(iter(history.sent.items()))
+    changed = Sent(sent.ledger, dataclasses.replace(sent.draft, **changes))
+    history = dataclasses.replace(history, sent={**history.sent, key: changed})
+    with pytest.raises(BrokenInvariantError) as caught:
+        check(history, holdings)
+    assert str(caught.value).endswith(f"what is recorded is not what was sent: {named}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"no JSON", b"[]", b'{"newState":{"date":"2024-01-02","name":"v1"}}']
+)
+def test_a_payload_that_is_no_mutation_is_named(payload: bytes) -> None:
+    with pytest.raises(BrokenInvariantError, match="request-1: what is recorded is not what was"):
+        check(*_receipt_changed(1, payload=payload)(*world()))
+
+
+def test_a_payload_without_its_patch_is_named() -> None:
+    history, holdings = world()
+    payload = json.loads(holdings.receipts[LEDGER][1].payload or "")
+    del payload["diff"]
+    with pytest.raises(BrokenInvariantError, match="is not what was sent: diff"):
+        check(*_receipt_changed(1, payload=jcs.encode(payload))(history, holdings))
+
+
+@pytest.mark.parametrize("ledger", sorted(UNRECORDED))
+def test_ledgers_of_others_are_checked_but_for_who_sent_what(ledger: str) -> None:
+    _, tenant, _, name = ledger.split("/")
+    chain = sample_chain(tenant=tenant, ledger=name)
+    receipts = chain.receipts()
+    seen = (chain.checkpoint(),)
+    whole = _holdings(chain, receipts, list(seen))
+    holdings = dataclasses.replace(
+        whole, receipts={ledger: receipts}, ranges={ledger: whole.ranges[LEDGER]}
+    )
+    check(History({}, (), (), seen), holdings)
+    receipts[2] = dataclasses.replace(receipts[2], kid="another")
+    with pytest.raises(BrokenInvariantError, match="seq 2: does not verify"):
+        check(History({}, (), (), seen), holdings)
