@@ -9,6 +9,8 @@ with a statement of a pattern it can
 * `lose`: pass it on, wait for the server's answer, and close instead of handing it over,
 * `stall`: pass it on and hand over no answer until `calm`; the connection is cut then.
 
+A client that copies rows in is told to send them (CopyInResponse): the answer is what comes then.
+
 It keeps a list of all statements that were made, and can put others words into them (`replace`).
 """
 
@@ -19,17 +21,26 @@ import re
 import threading
 from collections import Counter
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Final, Literal
 
 Fault = Literal["cut", "lose", "stall"]
 FAULTS: tuple[Fault, ...] = ("cut", "lose", "stall")
 
 _WITHIN_ROUND_TRIP: Final = frozenset(b"PBDEC")  # Parse, Bind, Describe, Execute, Close
-_PARSE, _BIND, _QUERY, _TERMINATE, _READY = b"PBQXZ"
+_PARSE, _BIND, _QUERY, _TERMINATE, _READY, _COPY_IN = b"PBQXZG"
 
 _SPACE: Final = re.compile(rb"\s+")
 _PARAMETER: Final = re.compile(rb"\$\d+(::[\w\[\]]+)?")
 _LISTS: Final = re.compile(rb"\([$, ]*\)(, ?\([$, ]*\))*")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Planned:
+    """A fault at the next round trip with a statement of a pattern."""
+
+    pattern: re.Pattern[str]
+    fault: Fault
 
 
 class PostgresProxy:
@@ -43,7 +54,8 @@ class PostgresProxy:
         self.replace = replace
         self._socket_path = socket_path
         self._lock = threading.Lock()
-        self._faults: list[tuple[re.Pattern[str], Fault]] = []
+        self._faults: list[_Planned] = []
+        self._under_way: set[_Planned] = set()
         self.injected: Counter[tuple[str, Fault]] = Counter()
         self.statements: Counter[str] = Counter()
         self._thread = threading.Thread(target=self._run, name="pgproxy", daemon=True)
@@ -66,17 +78,18 @@ class PostgresProxy:
         """What the next round trips will meet that execute a statement of that pattern."""
         compiled = re.compile(pattern)
         with self._lock:
-            self._faults += [(compiled, fault) for fault in faults]
+            self._faults += [_Planned(compiled, fault) for fault in faults]
 
     def pending(self) -> int:
         """How many faults have not happened yet."""
         with self._lock:
-            return len(self._faults)
+            return len(self._faults) + len(self._under_way)
 
     def calm(self) -> None:
         """No more faults; what stalls is cut."""
         with self._lock:
             self._faults.clear()
+            self._under_way.clear()
         loop, _ = self._ready.result(30.0)
 
         def cut() -> None:
@@ -108,24 +121,41 @@ class PostgresProxy:
             return
         link = _Link(self, client_in, client_out, server_in, server_out)
         tasks = [asyncio.create_task(link.to_server()), asyncio.create_task(link.to_client())]
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in tasks:
-            task.cancel()
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            for writer in (client_out, server_out):
+                writer.transport.abort()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for writer in (client_out, server_out):
-            writer.transport.abort()
+        link.ended()
+        self._stalled.discard(client_out)
 
-    def take(self, statements: list[bytes]) -> Fault | None:
-        """What a round trip meets that executes these."""
+    def take(self, statements: list[bytes]) -> _Planned | None:
+        """What a round trip meets that executes these; `happened` or `missed` follows."""
         shapes = [shape(each) for each in statements]
         with self._lock:
             self.statements.update(shapes)
-            for place, (pattern, fault) in enumerate(self._faults):
-                if any(map(pattern.search, shapes or [""])):
+            for place, planned in enumerate(self._faults):
+                if any(map(planned.pattern.search, shapes or [""])):
                     del self._faults[place]
-                    self.injected[pattern.pattern, fault] += 1
-                    return fault
+                    self._under_way.add(planned)
+                    return planned
         return None
+
+    def happened(self, planned: _Planned) -> None:
+        """Take note that a client has met its fault."""
+        with self._lock:
+            self._under_way.discard(planned)
+            self.injected[planned.pattern.pattern, planned.fault] += 1
+
+    def missed(self, planned: _Planned) -> None:
+        """Take note that the connection ended first, so that another round trip is to meet it."""
+        with self._lock:
+            if planned in self._under_way:
+                self._under_way.discard(planned)
+                self._faults.insert(0, planned)
 
     def stalled(self, writer: asyncio.StreamWriter) -> None:
         """Take note of a connection that waits for `calm`."""
@@ -133,7 +163,7 @@ class PostgresProxy:
 
 
 class _Link:
-    """One connection; `_losing` says what happens to the answers from now on."""
+    """One connection; `_losing` says what happens to the answers from now on, if anything."""
 
     def __init__(
         self,
@@ -146,7 +176,7 @@ class _Link:
         self._proxy = proxy
         self._client_in, self._client_out = client_in, client_out
         self._server_in, self._server_out = server_in, server_out
-        self._losing: Fault | None = None
+        self._losing: _Planned | None = None
         self._prepared: dict[bytes, bytes] = {}
 
     async def to_server(self) -> None:
@@ -168,12 +198,17 @@ class _Link:
                 # The rest, such as the data of a COPY, is passed on as it comes.
                 if kind in _WITHIN_ROUND_TRIP:
                     continue
-                fault = self._proxy.take(statements) if kind != _TERMINATE else None
-                if fault == "cut":
+                planned = None
+                if kind != _TERMINATE and self._losing is None:
+                    planned = self._losing = self._proxy.take(statements)
+                if planned is not None and planned.fault == "cut":
+                    self._proxy.happened(planned)
                     return
-                self._losing = fault or self._losing
                 self._server_out.write(bytes(trip))
                 await self._server_out.drain()
+                if planned is not None and planned.fault == "stall":
+                    self._proxy.stalled(self._client_out)
+                    self._proxy.happened(planned)
                 trip.clear()
                 statements.clear()
         except (asyncio.IncompleteReadError, OSError):
@@ -192,19 +227,27 @@ class _Link:
 
     async def to_client(self) -> None:
         """Pass on answers, unless they are lost."""
+        held = bytearray()
         try:
             while True:
                 head = await self._server_in.readexactly(5)
                 body = await self._server_in.readexactly(int.from_bytes(head[1:], "big") - 4)
-                if self._losing is None:
-                    self._client_out.write(head + body)
+                held += head + body
+                losing = self._losing
+                if losing is None or head[0] == _COPY_IN:
+                    self._client_out.write(bytes(held))
                     await self._client_out.drain()
-                elif self._losing == "lose" and head[0] == _READY:
+                    held.clear()
+                elif losing.fault == "lose" and head[0] == _READY:
+                    self._proxy.happened(losing)
                     return
-                elif self._losing == "stall" and head[0] == _READY:
-                    self._proxy.stalled(self._client_out)
         except (asyncio.IncompleteReadError, OSError):
             return
+
+    def ended(self) -> None:
+        """Said when the connection is gone."""
+        if self._losing is not None:
+            self._proxy.missed(self._losing)
 
 
 def shape(statement: bytes) -> str:
