@@ -28,8 +28,12 @@ START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
 
 
-class DiedError(Exception):
-    """A service ended before it served."""
+class NotServingError(Exception):
+    """A service that was started does not come to serve in time."""
+
+
+class DiedError(NotServingError):
+    """It ended before it served."""
 
 
 @dataclass
@@ -55,17 +59,34 @@ class Service:
         return self.process is not None and self.process.poll() is None
 
     def kill(self) -> None:
-        """End the process with SIGKILL; returns when it is gone."""
-        if self.process is None:
-            return
-        # What a wrapper runs first: the wrapper ends with it, while strace that is killed lets go.
-        for pid in _children(self.process.pid) if self.wrapped else [self.process.pid]:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-        self.process.wait(STOP_TIMEOUT_S)
+        """End the process with SIGKILL; returns when it is gone. It must not have ended itself."""
+        status = self.end()
+        assert status is None, self._ended(status)
+
+    def end(self) -> int | None:
+        """End the process with SIGKILL, if it has not ended by itself, as it may have.
+
+        The status with which it had, -9 for SIGKILL; None if it had not.
+        """
+        process = self.process
+        if process is None:
+            return None
+        status = process.poll()
+        if status is None:
+            # What a wrapper runs: the wrapper ends with it, but strace that is killed lets go.
+            for pid in _children(process.pid) if self.wrapped else [process.pid]:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            process.wait(STOP_TIMEOUT_S)
         self.process, self.pid = None, 0
+        return status
+
+    def check_not_ended(self) -> None:
+        """Fails if the process has ended, and neither `kill` nor `end` knows of it."""
+        status = None if self.process is None else self.process.poll()
+        assert status is None, self._ended(status)
 
     def halt(self) -> None:
         """Stop the process where it is (SIGSTOP)."""
@@ -75,20 +96,12 @@ class Service:
         """Let a halted process go on."""
         os.kill(self.pid, signal.SIGCONT)
 
-    def terminate(self) -> int:
-        """End the process as an operator does, with SIGTERM; its exit status."""
-        assert self.process is not None
-        try:
-            os.kill(self.pid or self.process.pid, signal.SIGTERM)
-        except ProcessLookupError:
-            pass
-        status = self.process.wait(STOP_TIMEOUT_S)
-        self.process, self.pid = None, 0
-        return status
-
     def tail(self) -> str:
         """The end of its log file."""
         return self.log.read_text(errors="replace")[-4000:] if self.log.exists() else ""
+
+    def _ended(self, status: int | None) -> str:
+        return f"{self.name} ended by itself, with status {status}:\n{self.tail()}"
 
 
 class Cluster:
@@ -173,6 +186,7 @@ class Cluster:
         """Start one process, without waiting; `wrapper` is a command that runs another one."""
         service = self.services[name]
         assert not service.running, f"{name} runs already"
+        service.check_not_ended()
         service.ready_file.unlink(missing_ok=True)
         service.pid, service.wrapped = 0, bool(wrapper)
         command = [sys.executable, "-m", service.module, "--lifeline-fd", str(self._lifeline_fd)]
@@ -189,24 +203,28 @@ class Cluster:
             )
 
     def wait_ready(self, name: str, timeout_s: float = START_TIMEOUT_S) -> None:
-        """Wait until a service that was started serves; raises DiedError if it ends before."""
+        """Wait until a service that was started serves.
+
+        Raises DiedError if it ends before, NotServingError if it takes longer.
+        """
         service = self.services[name]
         deadline_s = time.monotonic() + timeout_s
         while not service.pid:
             if not service.running:
                 raise DiedError(f"{name} ended before it served:\n{service.tail()}")
             if time.monotonic() > deadline_s:
-                raise DiedError(f"{name} does not serve after {timeout_s} s:\n{service.tail()}")
+                raise NotServingError(
+                    f"{name} does not serve after {timeout_s} s:\n{service.tail()}"
+                )
             try:
                 service.pid = int(json.loads(service.ready_file.read_text())["pid"])
             except (OSError, ValueError):
                 time.sleep(0.02)
 
     def restart(self, *names: str) -> None:
-        """Start services that are down, plainly; wait until all serve: they need each other."""
+        """Start services that were killed, plainly; wait until all serve: they need each other."""
         for name in names:
             if not self.services[name].running:
-                self.services[name].kill()
                 self.spawn(name)
         for name in names:
             self.wait_ready(name)
@@ -221,11 +239,15 @@ class Cluster:
             return False
         return True
 
+    def check_none_ended(self) -> None:
+        """Fails if a service has ended that the test did not kill."""
+        for service in self.services.values():
+            service.check_not_ended()
+
     def close(self) -> None:
         """End all services, callers before those they call."""
         for name in reversed(self.services):
-            if self.services[name].running:
-                self.services[name].kill()
+            self.services[name].end()
         os.close(self._lifeline_fd)
         os.close(self._lifeline_end)
 

@@ -60,9 +60,17 @@ def trace(*arguments: str, log: Path) -> list[Call]:
     return calls
 
 
-def struck(point: Point, *arguments: str, path: Path | None = None) -> tuple[int, str]:
-    """Run a command with a fault, `path` limiting it to calls on that; exit status and talk."""
-    wrapper = strace.wrapper(point, paths=(path,) if path else ())
+def struck(
+    point: Point,
+    *arguments: str,
+    path: Path | None = None,
+    trace: Path = Path(os.devnull),
+) -> tuple[int, str]:
+    """Run a command with a fault, `path` limiting it to calls on that; exit status and talk.
+
+    `trace` is a file for `strace.injected`.
+    """
+    wrapper = strace.wrapper(point, paths=(path,) if path else (), trace=trace)
     done = run(*arguments, wrapper=wrapper)
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stderr

@@ -121,13 +121,16 @@ class Attack:
         observe.wait_published(self.cluster)
 
     def check(self) -> Summary:
-        """Make everything run again, and hold it against what the clients know."""
-        for name, service in self.cluster.services.items():
-            if not service.running:
-                self.cluster.restart(name)
+        """Start again what the test killed, and hold all there is against what the clients know.
+
+        What has ended by itself stays so: no fault may make a service give up.
+        """
+        self.cluster.check_none_ended()
+        self.cluster.start()
         summary = observe.check(self.cluster, self.record_path)
         assert summary.acknowledged > 0, "nothing was compared"
         assert summary.seen > 0, "no client saw a checkpoint"
+        self.cluster.check_none_ended()
         return summary
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ import re
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,10 +67,20 @@ class Point:
         return f"inject={self.call}:{self.action}:when={self.nth}"
 
 
-def wrapper(*points: Point, paths: tuple[Path, ...] = ()) -> list[str]:
-    """A command that runs another one with faults; `paths` limits them to calls on those files."""
+def wrapper(
+    *points: Point, paths: tuple[Path, ...] = (), trace: Path = Path(os.devnull)
+) -> list[str]:
+    """A command that runs another one with faults; `paths` limits them to calls on those files.
+
+    `trace` is a file to which it writes what it does, for `injected`.
+    """
     # Not --seccomp-bpf: with it, strace 6.1 leaves signals out in silence.
-    return _options(points, paths)
+    return _options(points, paths, trace)
+
+
+def injected(trace: Path) -> int:
+    """How many calls were failed, by what strace has written so far."""
+    return trace.read_text(errors="replace").count("(INJECTED)") if trace.exists() else 0
 
 
 def recorder(trace: Path) -> list[str]:
@@ -114,27 +125,32 @@ class Attached:
         trace: Path = Path(os.devnull),
     ) -> None:
         self._trace = trace
+        self._says = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `detach`
         self._process = subprocess.Popen(
             [*_options(points, paths, trace), "-p", str(pid)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=self._says,
         )
         deadline_s = time.monotonic() + _ATTACH_S
-        while self._process.poll() is None and not _is_traced(pid):
-            assert time.monotonic() < deadline_s, "strace does not attach"
+        # If the process is gone its caller will see.
+        while _is_running(pid) and not _is_traced(pid):
+            if self._process.poll() is not None or time.monotonic() > deadline_s:
+                self._says.seek(0)
+                raise AssertionError(f"strace does not attach: {self._says.read().decode()}")
             time.sleep(0.01)
 
     @property
     def injected(self) -> int:
         """How many calls it has failed so far."""
-        return self._trace.read_text(errors="replace").count("(INJECTED)")
+        return injected(self._trace)
 
     def detach(self) -> None:
         """Let the process go on undisturbed."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
         self._process.wait(_ATTACH_S)
+        self._says.close()
 
 
 def _options(
@@ -149,9 +165,18 @@ def _options(
     return [*options, "-e", f"trace={calls}"]
 
 
-def _is_traced(pid: int) -> bool:
+def _status(pid: int) -> str:
+    """What the kernel says of a process, "" if it is gone."""
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
+        return Path(f"/proc/{pid}/status").read_text()
     except OSError:
-        return True  # it is gone already, which the caller will see
-    return "TracerPid:\t0\n" not in status
+        return ""
+
+
+def _is_running(pid: int) -> bool:
+    status = _status(pid)
+    return status != "" and "State:\tZ" not in status
+
+
+def _is_traced(pid: int) -> bool:
+    return "TracerPid:\t0\n" not in _status(pid)

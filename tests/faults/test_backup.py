@@ -407,10 +407,12 @@ def test_calls_that_fail_leave_nothing_half_done(
     arguments = source.arguments(target) if command == "restore" else source.backing_up(out)
     there = [each for each in source.made(command, tmp_path) if each.name in ERRORS[command]]
     targets = [(each, error) for each in there for error in ("ENOSPC", "EIO")]
-    for call, error in targets if FULL else rng.sample(targets, 2):
+    failed, trace = 0, tmp_path / "trace"
+    for call, error in (chosen := targets if FULL else rng.sample(targets, 2)):
         point = Point(call.name, call.nth, f"error={error}")
-        status, said = commands.struck(point, *arguments)
-        print(f"{error} at {call.name} {call.nth}: {status} {said.strip()}")
+        status, said = commands.struck(point, *arguments, trace=trace)
+        failed += (happened := strace.injected(trace) > 0)
+        print(f"{error} at {call.name} {call.nth}: {happened}, {status} {said.strip()}")
         # What only tidies up may fail unnoticed.
         assert status in (0, COULD_NOT_TELL), said
         if command == "backup":
@@ -426,6 +428,7 @@ def test_calls_that_fail_leave_nothing_half_done(
             source.restore(target)
         assert list(target.glob(f"tiles/logs/*/{MARKER}"))
         source.forget(target)
+    assert failed >= len(chosen) / 2
     if command == "backup":
         assert commands.run(*arguments).returncode == 0
 

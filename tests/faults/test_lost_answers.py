@@ -126,14 +126,16 @@ def test_first_calls_of_a_start_fail(between: Between, rng: random.Random) -> No
         for service in (
             ("ledger", "anchor", "witness") if FULL else (rng.choice(["ledger", "anchor"]),)
         ):
-            for edge, proxy in between.proxies.items():
-                if edge[0] == service:
-                    for method in list(proxy.calls):
-                        proxy.inject(method, *(FAULTS if FULL else [rng.choice(("fail", "lose"))]))
+            own = [proxy for edge, proxy in between.proxies.items() if edge[0] == service]
+            for proxy in own:
+                for method in list(proxy.calls):
+                    proxy.inject(method, *(FAULTS if FULL else [rng.choice(("fail", "lose"))]))
+            before = sum(proxy.injected.total() for proxy in own)
             cluster[service].kill()
             cluster.restart(service)
             work.wait_for(20)
             between.quiet()
+            assert sum(proxy.injected.total() for proxy in own) > before, "it asks nobody"
         work.wait_for(20)
     print(between.attack.check())
 
@@ -282,6 +284,7 @@ def test_logs_of_their_own(between: Between, rng: random.Random, fault_seed: int
         if occasion in AT_LAST
     ]
     asyncio.run(_between(between, rows, fault_seed))
+    between.attack.cluster.check_none_ended()
 
 
 def _some_time(wait_s: float) -> Callable[[], bool]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
@@ -15,6 +15,7 @@ from provledger.errors import StatusError
 from tests.faults.cluster import eventually
 from tests.faults.conftest import FULL
 from tests.faults.denied import check_not_denied
+from tests.faults.errands import Errands
 from tests.faults.on_postgres import OnPostgres, on_postgres
 from tests.faults.statements import WORKING
 from tests.faults.workload import LEDGERS, Load
@@ -27,6 +28,10 @@ LOAD = Load(writers=4, batch=4, pause_s=0.03)
 # Flushes that take more than one statement: a single one has all its locks before it moves a head.
 LARGE_LOAD = Load(writers=4, batch=400, pause_s=0.03)
 
+LARGE_BATCHES = Load(writers=1, batch=250, pause_s=0.4)
+"""The same, but for the statements that only they make, beside many small ones."""
+COMES_S = 10.0
+"""So long a statement is waited for that may not come."""
 
 CLOCK = (b"clock_timestamp()", b"public.set_clock()")
 MAKE_CLOCK = """
@@ -62,19 +67,41 @@ def _calm(postgres: OnPostgres) -> Iterator[None]:
     postgres.calm()
 
 
-def test_answers_that_never_come(postgres: OnPostgres, rng: random.Random) -> None:
+def test_answers_that_never_come(
+    postgres: OnPostgres,
+    rng: random.Random,
+    fault_seed: int,
+    record_property: Callable[[str, object], None],
+) -> None:
     """A database, or the way to it, that hangs: callers hear so in time, and it goes on after."""
-    with postgres.attack.workload(LOAD) as work:
-        for _ in range(12 if FULL else 1):
-            service = rng.choice(("ledger", "anchor"))
-            pattern = rng.choice(WORKING[service])
-            print(service, repr(pattern))
+    targets = [(name, each) for name in ("ledger", "anchor") for each in WORKING[name]]
+    rng.shuffle(targets)
+    stalled, never = 0, list[str]()
+    with (
+        postgres.attack.workload(LOAD) as work,
+        postgres.attack.workload(LARGE_BATCHES),
+        Errands(postgres.attack.cluster, f"stalls-{fault_seed:08x}"),
+    ):
+        for service, pattern in targets:
+            if stalled == (12 if FULL else 1):
+                break
+            print(service, repr(pattern), flush=True)
             proxy = postgres.proxies[service]
             proxy.inject(pattern, "stall")
+            try:
+                eventually(lambda: not proxy.pending(), "it stalls", COMES_S)  # noqa: B023
+            except AssertionError:
+                # Nobody came to make it, which another one is taken for.
+                never.append(pattern)
+                proxy.calm()
+                continue
             time.sleep(rng.uniform(0.2, 3.0 if FULL else 1.0))
             proxy.calm()
+            stalled += 1
             work.wait_for(10)
+    record_property("points", f"answers that never come: {stalled} stalled, not {never}")
     print(postgres.attack.check())
+    assert stalled == (12 if FULL else 1)
 
 
 def test_connections_are_terminated(postgres: OnPostgres, rng: random.Random) -> None:

@@ -66,14 +66,14 @@ def _start(postgres: OnPostgres, service: str, pattern: str, fault: Fault) -> No
     cluster, proxy = postgres.attack.cluster, postgres.proxies[service]
     print(f"start of {service}: {fault} {pattern}")
     proxy.inject(pattern, fault)
+    cluster[service].kill()
     for _ in range(STARTS):
-        cluster[service].kill()
         cluster.spawn(service)
         try:
             cluster.wait_ready(service)
             break
         except DiedError:
-            continue
+            cluster[service].end()
     # Makes the first keys, too.
     cluster.start([service])
     what = f"{service} makes a statement like {pattern} when it starts"
