@@ -257,7 +257,10 @@ def _write_files(
         return opened
 
     archive.extract(path, manifest, place)
-    kept = configs.read(staged.config)
+    try:
+        kept = configs.read(staged.config)
+    except CommandError as error:
+        raise broken("its config.json is not a configuration") from error
     if kept is None:
         raise broken("it holds no config.json")
     config = Config(database_url, sinks or kept.sinks, kept.fips)

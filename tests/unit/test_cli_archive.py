@@ -310,7 +310,7 @@ def test_an_unfinished_directory_that_nobody_used_makes_room(tmp_path: Path) -> 
     log.mkdir(parents=True)
     (log / "restored.json").write_text("{}")
     (tmp_path / "new" / scratch.UNFINISHED).write_text("")
-    with pytest.raises(CommandError, match="not a configuration"):
+    with pytest.raises(CommandError, match="not a configuration") as caught:
         restore(
             tmp_path / "b.tar",
             DataDir.at(tmp_path / "new"),
@@ -318,6 +318,7 @@ def test_an_unfinished_directory_that_nobody_used_makes_room(tmp_path: Path) -> 
             sinks=(),
             accepted=False,
         )
+    assert caught.value.exit_code == DOES_NOT_HOLD
     assert [path.name for path in tmp_path.iterdir()] == ["b.tar"]
 
 
