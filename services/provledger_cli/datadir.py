@@ -205,7 +205,7 @@ def _holder(path: Path) -> int | None:
     if not is_locked(path):
         return None
     text = path.read_text("ascii").strip()
-    return int(text) if text.isdigit() else None
+    return int(text) if text.isdecimal() else None
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:

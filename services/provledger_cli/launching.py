@@ -98,7 +98,7 @@ def earlier_ports(before: Endpoints | None) -> dict[str, int]:
     ports = dict.fromkeys(installed(), 0)
     for name, service in before.services.items() if before is not None else ():
         port = service.endpoint.rpartition(":")[2]
-        if name in ports and port.isdigit() and _is_free(int(port)):
+        if name in ports and port.isdecimal() and _is_free(int(port)):
             ports[name] = int(port)
     return ports
 

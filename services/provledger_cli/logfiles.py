@@ -65,7 +65,9 @@ class DirFiles:
             names = [each.name for each in directory.iterdir()]
         except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted(int(name) for name in names if name.isdigit() and 0 < int(name) < 256)
+        return sorted(
+            int(name) for name in names if name.isascii() and name.isdigit() and 0 < int(name) < 256
+        )
 
 
 class HTTPFiles:
@@ -103,7 +105,9 @@ class BucketFiles:
     def partial_widths(self, path: str) -> Sequence[int]:
         """See `LogFiles`."""
         names = [key.rpartition("/")[2] for key in self._bucket.keys(f"{path}.p/")]
-        return sorted(int(name) for name in names if name.isdigit() and 0 < int(name) < 256)
+        return sorted(
+            int(name) for name in names if name.isascii() and name.isdigit() and 0 < int(name) < 256
+        )
 
 
 Files = DirFiles | HTTPFiles | BucketFiles

@@ -150,6 +150,8 @@ def test_a_log_is_checked_while_it_runs_and_when_it_stands_still(own: Installati
     forged = _with_flipped_signature(log_dir)
     with pytest.raises(LogDamagedError, match="not signed by a log key"):
         check(own, keys)
+    told = own.run("log", "fsck", "--keys", "jwks.json", check=False)
+    assert (told.code, told.json["log"]) == (1, f"logs/{log_dir.name}")
     forged()
 
 

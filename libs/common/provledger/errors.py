@@ -161,7 +161,8 @@ class LogDamagedError(VerificationError):
     """A tile, bundle, checkpoint or entry of a log that does not fit the rest of it.
 
     `path` is the file below the log's prefix, "" where it is none; `log_index` the first entry that
-    is known to be wrong, None where no single one is.
+    is known to be wrong, None where no single one is. `log` is the log's name, set by whoever has
+    several to check.
     """
 
     def __init__(
@@ -170,6 +171,7 @@ class LogDamagedError(VerificationError):
         super().__init__(message, check=check)
         self.path = path
         self.log_index = log_index
+        self.log = ""
 
 
 class SplitViewError(VerificationError):

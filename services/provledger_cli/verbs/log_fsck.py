@@ -181,6 +181,7 @@ def _stored(
     on_progress: Progress,
     found: list[Checked],
 ) -> None:
+    from provledger.errors import LogDamagedError
     from provledger_cli import config as configs
     from provledger_cli import fsck as work
     from provledger_cli.datadir import DataDir
@@ -211,7 +212,11 @@ def _stored(
                     f"the files of logs/{uid.hex()} are in {place}",
                     hint=f"with services running: --tiles '{place}' --log {uid.hex()}",
                 )
-            found.append(work.check_stored(anchor, uid, files, rows, keys, on_progress))
+            try:
+                found.append(work.check_stored(anchor, uid, files, rows, keys, on_progress))
+            except LogDamagedError as error:
+                error.log = f"logs/{uid.hex()}"
+                raise
     finally:
         anchor.close()
         rows.close()
@@ -321,6 +326,7 @@ def _say_damage(error: LogDamagedError, as_json: bool) -> None:
         output.document(
             {
                 "holds": False,
+                "log": error.log or None,
                 "check": error.check,
                 "path": error.path or None,
                 "log_index": error.log_index,
@@ -330,5 +336,11 @@ def _say_damage(error: LogDamagedError, as_json: bool) -> None:
         return
     output.show("[bold red]does not hold[/]")
     where = "" if error.log_index is None else f"log index {error.log_index}"
-    rows = [("file", error.path), ("entry", where), ("check", error.check), ("why", error.message)]
+    rows = [
+        ("log", error.log),
+        ("file", error.path),
+        ("entry", where),
+        ("check", error.check),
+        ("why", error.message),
+    ]
     output.show(output.card("", rows))
