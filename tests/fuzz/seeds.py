@@ -21,8 +21,9 @@ from provledger.rpc.errors import status_to_pb
 from provledger.rpc.key_events import event_to_pb
 from provledger.signing_token import Certificate, Token
 from provledger.split_view import SplitView
-from tests.fuzz import answers, backups, key_registries, trusted, webs
+from tests.fuzz import answers, backups, fetched, key_registries, trusted, webs
 from tests.support import key_history
+from tests.support.chain import sample_chain
 from tests.support.good_requests import SERVICES, World, drafts, good_requests
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -164,6 +165,20 @@ _WORLD = World(
     policy=_policy().decode(),
 )
 _HEAD = trusted.CHAIN.head()
+
+
+def _key_ledgers() -> list[bytes]:
+    """An export of the key ledger, and one of a ledger in the same log that carries it."""
+    chain = sample_chain((2,))
+    covered = CoveredCheckpoint(trusted.ORIGIN, 1, bytes(32))
+    # A key that is pending changes nothing.
+    keys = key_history.key_chain(
+        key_history.replaced("witness-1", "witness-2", "witness", covered)[:1]
+    )
+    key_history.in_one_log(chain, keys)
+    return [b"".join(keys.export()), b"".join(chain.export(key_ledger=keys.export()))]
+
+
 _LINES = trusted.CHAIN.export()
 
 SEEDS: dict[str, list[bytes]] = {
@@ -222,6 +237,27 @@ SEEDS: dict[str, list[bytes]] = {
         b"\n".join([b"old %d" % webs.OLD_SIZE, *map(base64.b64encode, webs.PROOF), b""])
         + b"\n" + trusted.CHAIN.checkpoint(),
         b"old 0\n\n" + trusted.CHAIN.checkpoint(),
+    ],
+    "key_ledger": _key_ledgers(),
+    "monitor_state": [
+        jcs.encode({
+            "v": "1", "origin": trusted.ORIGIN, "signed": trusted.CHAIN.checkpoint().decode(),
+            "grownAtUnixS": "1763665200",
+        }),
+    ],
+    "http_answer": [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nbytes",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nbytes\r\n0\r\n\r\n",
+        b"HTTP/1.0 404 Not Found\r\n\r\n",
+        fetched.NEXT_CONNECTION.join([
+            b"HTTP/1.1 302 Found\r\nLocation: https://tiles.test/0/000?a=b\r\n"
+            b"Content-Length: 0\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\n\r\nbytes",
+        ]),
+        fetched.NEXT_CONNECTION.join([
+            b"HTTP/1.1 503 Busy\r\nRetry-After: 1\r\nConnection: close\r\n\r\n",
+            b"HTTP/1.1 410 Gone\r\n\r\n",
+        ]),
     ],
     "gateway_request": [
         b"GET /log/checkpoint\nif-none-match: \"a\", W/\"b\"",

@@ -3,7 +3,8 @@
 A target also holds what belongs to its decoder: what was read is written back to the same bytes
 where the format is canonical, and read again as the same value where it is not. A broken promise is
 an AssertionError, which a fuzzer takes for a crash like any other exception. Requests of every RPC
-are in `rpcs`, what comes over HTTP in `webs`, archives that are restored in `backups`.
+are in `rpcs`, what comes over HTTP in `webs`, archives that are restored in `backups`, what
+commands fetch in `fetched`.
 """
 
 from __future__ import annotations
@@ -50,12 +51,12 @@ from provledger.signing_token import parse_token
 from provledger.split_view import parse_split_view
 from provledger.verify import Verifier
 from provledger_cli.lines import draft_from_line
-from tests.fuzz import answers, backups, rpcs, trusted, webs
+from tests.fuzz import answers, backups, fetched, rpcs, trusted, webs
 from tests.fuzz.registering import DECODERS, MAX_INPUT_BYTES, TARGETS, target
 from witness_svc import checks
 from witness_svc import convert as witness_convert
 
-__all__ = ["DECODERS", "MAX_INPUT_BYTES", "TARGETS", "backups", "rpcs", "webs"]
+__all__ = ["DECODERS", "MAX_INPUT_BYTES", "TARGETS", "backups", "fetched", "rpcs", "webs"]
 
 
 class _Refused:

@@ -77,3 +77,4 @@ def test_all_of_ours_is_instrumented() -> None:
 def test_every_target_has_inputs_and_every_input_a_target() -> None:
     assert set(SEEDS) == set(TARGETS)
     assert {path.stem for path in CORPUS.glob("*.txt")} <= set(TARGETS)
+    assert not [path.name for path in CORPUS.glob("*.txt") if not path.stat().st_size]
