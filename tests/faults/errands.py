@@ -56,6 +56,8 @@ class Errands:
         self._worker.join(120.0, "a call is not answered after the fault is over")
         if kind is None:
             self._worker.check()
+        else:
+            self._worker.tell()
 
     def wait_for(self, rounds: int, or_until: Callable[[], bool] = lambda: False) -> None:
         """Wait until that many more rounds were made, or something else holds."""

@@ -48,31 +48,34 @@ async def gather(cluster: Cluster) -> checker.Holdings:
                 name: [each async for each in client.list_receipts(name, page_size=500)]
                 for name in names
             }
-            published = {each: _opened(each) for each in cluster.data.tiles.glob(_CHECKPOINTS)}
-            ours = [path for path, opened in published.items() if opened.size == size]
+            shown = {each: each.read_bytes() for each in cluster.data.tiles.glob(_CHECKPOINTS)}
+            ours = [path for path, signed in shown.items() if _parsed(signed).size == size]
             # A service may have had something to say for the key ledger, or for who gave up.
             # And a ledger that has yet to find a restarted anchor lists receipts without proofs.
             listed = [receipt for each in receipts.values() for receipt in each]
-            if ours and size == 1 + len(listed) and all(receipt.proofs for receipt in listed):
+            proofs = {proof.checkpoint for receipt in listed for proof in receipt.proofs}
+            whole = ours and size == 1 + len(listed) and all(receipt.proofs for receipt in listed)
+            if whole and all(_parsed(signed).size <= size for signed in proofs):
                 break
             await asyncio.sleep(0.2)
-        ranges = {name: await _checked(client, name) for name in receipts}
+        ranges = {name: await _checked(client, name, len(receipts[name])) for name in receipts}
         keys = KeySet.parse(await client.jwks())
-    (root,) = (path.parent for path in ours)
+    (readable,) = ours
+    root, origin = readable.parent, _parsed(shown[readable]).origin
     seen = [
         path.read_bytes()
         for path in cluster.data.anchors.rglob("*.checkpoint")
-        if not _is_unused(_opened(path), published[root / "checkpoint"].origin)
+        if not _is_unused(_opened(path), origin)
     ]
-    seen.append((root / "checkpoint").read_bytes())
+    seen.append(shown[readable])
     return checker.Holdings(receipts, read_leaves(root, size), seen, keys, ranges)
 
 
-async def _checked(client: AsyncClient, ledger: str) -> RangeReport:
-    """What the service says of all that it has stored, once it could ask the log about it."""
+async def _checked(client: AsyncClient, ledger: str, count: int) -> RangeReport:
+    """What the service says of the receipts it has stored, once it could ask the log about them."""
     deadline_s = time.monotonic() + TIMEOUT_S
     while True:
-        report = await client.verify_range(ledger)
+        report = await client.verify_range(ledger, end_seq=count - 1)
         if report.places_checked or time.monotonic() > deadline_s:
             return report
         await asyncio.sleep(0.2)
@@ -123,7 +126,11 @@ def _size(path: Path) -> int:
 
 
 def _opened(path: Path) -> checkpoints.Checkpoint:
-    return checkpoints.parse(note.parse(path.read_bytes()).text)
+    return _parsed(path.read_bytes())
+
+
+def _parsed(signed: bytes) -> checkpoints.Checkpoint:
+    return checkpoints.parse(note.parse(signed).text)
 
 
 def read_leaves(root: Path, size: int) -> list[bytes]:

@@ -110,7 +110,7 @@ def test_calls_on_files_fail_at_a_start(
     cluster, ended, failed, never = embedded.cluster, 0, 0, []
     with embedded.workload(LOAD, excused=_looks_damaged) as work:
         # Each has to fail; a sample takes another one for what no start made just now.
-        for number, (service, call, error) in enumerate(targets):
+        for number, (service, call, error) in enumerate(targets if FULL else targets[:8]):
             if failed and not FULL:
                 break
             cluster[service].kill()

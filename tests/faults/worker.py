@@ -58,6 +58,11 @@ class Worker:
         if self._failure is not None:
             raise self._failure
 
+    def tell(self) -> None:
+        """Print what it ended by, beside a test that failed in its own way: it may be why."""
+        if self._failure is not None:
+            print(f"{self._thread.name} had ended: {self._failure!r}")
+
     def _run(self) -> None:
         try:
             asyncio.run(self._main())

@@ -83,6 +83,8 @@ class Workload:
         self._worker.stop()
         if kind is None:
             self.finish()
+        else:
+            self._worker.tell()
 
     def finish(self) -> None:
         """Send what is unanswered until it is answered, then end; raises what went wrong."""
