@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from typing import Final, TypeAlias
 
 from ledger_svc import chain
@@ -162,7 +161,7 @@ class Pipeline:
         """Record drafts of which the commit will tell whether they are repeats.
 
         A repeat is answered whatever became of its flush: who is not recorded is looked up before
-        being told why.
+        being told why. Where that cannot be done, it is what they are told.
         """
         async with beside(self._witness(items)) as witnessing:
             awaited = (witnessing,) if before is None else (witnessing, before)
@@ -172,10 +171,13 @@ class Pipeline:
             outcomes = await self._try_to_record(items, _NOT_LOOKED_UP, before, span, witnessing)
         left = [index for index, outcome in enumerate(outcomes) if _may_be_repeat(outcome)]
         if left:
-            with suppress(StatusError):
+            answered: Mapping[int, Outcome]
+            try:
                 answered = await self._find([items[index] for index in left])
-                for place, outcome in answered.items():
-                    outcomes[left[place]] = outcome
+            except StatusError as error:
+                answered = dict.fromkeys(range(len(left)), _FlushFailedError(error))
+            for place, outcome in answered.items():
+                outcomes[left[place]] = outcome
         return outcomes
 
     async def _find(self, items: Sequence[Pending]) -> dict[int, Outcome]:

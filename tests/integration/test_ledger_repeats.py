@@ -186,7 +186,7 @@ async def test_repeats_in_a_small_flush_are_told_by_its_commit(
 
 
 async def test_repeat_that_the_witness_would_not_take_any_more_is_answered(
-    database_url: str,
+    database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its rules may have become stricter since; what was acknowledged stays so."""
     witness = InMemoryWitness()
@@ -206,6 +206,17 @@ async def test_repeat_that_the_witness_would_not_take_any_more_is_answered(
         assert results[0].repeated_request
         assert error_of(results[1]).code == "INVALID_ARGUMENT"
         assert results[2].receipt.seq == 2
+
+        async def away(*_: Any) -> Any:
+            raise UnavailableError("DATABASE_UNAVAILABLE", "away")
+
+        # While nobody can look, it is not denied either.
+        monkeypatch.setattr(service.storage, "find_requests", away)
+        with pytest.raises(UnavailableError):
+            await append(service, draft("r1"))
+        results = await append_batch(service, [draft("r1"), draft("r4")])
+        assert error_of(results[0]).code == "UNAVAILABLE"
+        assert results[1].receipt.seq == 3
 
 
 async def test_repeat_is_answered_by_a_ledger_that_takes_no_more(database_url: str) -> None:
