@@ -161,7 +161,7 @@ async def test_what_is_over_is_not_shown_for_ever(database_url: str) -> None:
 
     anchor.faults.before = held
     async with ledger_service(
-        database_url, anchor=anchor, create=False, anchor_timeout_s=0.2
+        database_url, anchor=anchor, create=False, anchor_timeout_s=1.0
     ) as service:
         with pytest.raises(UnavailableError):
             await append(service, draft("r2"))
@@ -182,7 +182,7 @@ async def test_while_nobody_can_tell_only_what_is_there_is_said(database_url: st
         await eventually(lambda: len(anchor.leaves) == 3)
     anchor.faults.down = True
     async with ledger_service(
-        database_url, anchor=anchor, create=False, anchor_timeout_s=0.2
+        database_url, anchor=anchor, create=False, anchor_timeout_s=1.0
     ) as service:
         assert await get(service, name) == 1
         seqs, error = await listed(service)
@@ -218,7 +218,7 @@ async def test_held_log_is_reason_to_doubt(database_url: str, error: type[Status
 
     anchor.faults.before = held
     async with ledger_service(
-        database_url, anchor=anchor, create=False, anchor_timeout_s=0.2
+        database_url, anchor=anchor, create=False, anchor_timeout_s=1.0
     ) as service:
         # Nobody has asked for the other one yet: a new one is asked for itself.
         with pytest.raises(error) as caught:

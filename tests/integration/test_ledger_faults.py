@@ -208,7 +208,7 @@ async def test_first_append_waits_for_the_anchor_once(database_url: str) -> None
         pass
     anchor.faults.down = True
     async with ledger_service(
-        database_url, anchor=anchor, create=False, anchor_timeout_s=0.2
+        database_url, anchor=anchor, create=False, anchor_timeout_s=1.0
     ) as service:
         with pytest.raises(UnavailableError) as caught:
             await append(service, draft("r1"))

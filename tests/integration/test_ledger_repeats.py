@@ -148,7 +148,7 @@ async def test_request_ids_are_scoped_to_their_ledger(database_url: str) -> None
 
 async def test_repeat_is_answered_while_the_witness_is_away(database_url: str) -> None:
     witness = InMemoryWitness()
-    async with ledger_service(database_url, witness, witness_timeout_s=0.2) as service:
+    async with ledger_service(database_url, witness, witness_timeout_s=1.0) as service:
         await append(service, draft("r1"))
         witness.faults.down = True
         assert (await append(service, draft("r1"))).repeated_request

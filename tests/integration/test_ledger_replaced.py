@@ -70,7 +70,7 @@ async def replicas(url: str, witness: InMemoryWitness | None = None) -> AsyncIte
     anchor, witness = InMemoryAnchor(), witness or InMemoryWitness()
     async with (
         ledger_service(url, witness, anchor, relay=True) as one,
-        ledger_service(url, witness, anchor, create=False, anchor_timeout_s=0.5) as other,
+        ledger_service(url, witness, anchor, create=False, anchor_timeout_s=1.0) as other,
     ):
         made = Replicas(url, one, other, anchor)
         await made.diverge()
@@ -184,7 +184,7 @@ async def test_cut_connections_cost_one_question(postgres_database_url: str) -> 
     """Without a cut there is none; after it, one, and none goes on without an answer."""
     anchor = InMemoryAnchor()
     async with ledger_service(
-        postgres_database_url, anchor=anchor, anchor_timeout_s=0.2
+        postgres_database_url, anchor=anchor, anchor_timeout_s=1.0
     ) as service:
         anchor.faults.calls.clear()
         for n in range(20):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -15,6 +17,7 @@ from provledger import errors
 from provledger.errors import FieldViolation, StatusError
 from provledger.kms.errors import KMSThrottledError
 from provledger.retry import RetryPolicy
+from provledger.rpc import channel as rpc_channel
 from provledger.rpc.channel import call, channel
 from provledger.rpc.errors import from_rpc_error
 from provledger.rpc.server import Server, ServerSettings
@@ -198,6 +201,30 @@ async def test_call_passes_its_deadline_on(stub: EchoStub) -> None:
         await call(stub.Wait, b"", timeout_s=0.1)
     with pytest.raises(errors.DeadlineExceededError):
         await call(stub.Echo, b"", timeout_s=0.0)
+
+
+async def test_wait_that_outlasts_the_deadline_keeps_the_last_answer(
+    stub: EchoStub, servicer: EchoServicer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine a wait ends later than it was asked to."""
+
+    def fail(message: bytes) -> None:
+        raise errors.UnavailableError("AWAY", "away")
+
+    servicer.fail = fail
+    begin_s, over_s = time.monotonic(), 0.0
+
+    async def overslept(delay_s: float) -> None:
+        nonlocal over_s
+        over_s = 11.0
+
+    clock = SimpleNamespace(monotonic=lambda: begin_s + over_s)
+    with monkeypatch.context() as patched:
+        patched.setattr(rpc_channel, "time", clock)
+        patched.setattr(rpc_channel, "asyncio", SimpleNamespace(sleep=overslept))
+        with pytest.raises(errors.UnavailableError) as caught:
+            await call(stub.Echo, b"", timeout_s=10.0, policy=FAST)
+    assert caught.value.reason == "AWAY"
 
 
 async def test_unavailable_is_retried_until_it_works(

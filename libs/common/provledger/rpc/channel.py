@@ -108,10 +108,14 @@ async def call(
     deadline_s = time.monotonic() + timeout_s
     delays = (policy if idempotent else NO_RETRY).delays(rng)
     metadata = telemetry.outgoing_metadata()
+    error: StatusError | None = None
     while True:
         remaining_s = deadline_s - time.monotonic()
         if remaining_s <= 0.0:
-            raise DeadlineExceededError("DEADLINE_EXCEEDED", "no time was left for the call")
+            # A wait that took longer than planned does not hide what was answered before it.
+            raise error or DeadlineExceededError(
+                "DEADLINE_EXCEEDED", "no time was left for the call"
+            )
         try:
             return await method(request, timeout=remaining_s, metadata=metadata)
         except grpc.RpcError as exc:
