@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from provledger import telemetry
+from provledger import _instruments, telemetry
 from provledger.rpc.channel import call, channel
 from provledger.settings import ConfigError
 from tests.support.echo import SERVICE, EchoServicer, EchoStub, serving
@@ -40,6 +40,18 @@ class Recorded:
             for resource in data.resource_metrics
             for scope in resource.scope_metrics
             for metric in scope.metrics
+        }
+
+    def series(self, name: str) -> dict[Any, Any]:
+        """Values by their sorted attributes."""
+        data: Any = self.reader.get_metrics_data()
+        return {
+            tuple(sorted(point.attributes.items())): point.value
+            for resource in data.resource_metrics
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+            if metric.name == name
+            for point in metric.data.data_points
         }
 
 
@@ -74,6 +86,55 @@ def test_instruments_work_whenever_they_were_declared(recorded: Recorded) -> Non
     assert points["late"].value == 5
     assert points["wait"].sum == 0.5
     assert points["depth"].value == 7
+
+
+def test_sums_and_values_are_kept_by_attributes_and_over_collections(recorded: Recorded) -> None:
+    sums, depth = telemetry.counter("sums"), telemetry.gauge("depth_by")
+    for _ in range(2):
+        sums.add(1, {"a": 1, "b": "x"})
+        sums.add(2, {"b": "x", "a": 1})
+        sums.add(0.5)
+        depth.set(_, {"log": "l"})
+        data = recorded.series("sums")
+    assert data == {(("a", 1), ("b", "x")): 6, (): 1.0}
+    assert recorded.series("depth_by") == {(("log", "l"),): 1}
+    telemetry.shutdown()
+    sums.add(9)
+    telemetry.use(recorded.tracer, MeterProvider([again := InMemoryMetricReader()]))
+    sums.add(1)
+    recorded.reader = again
+    assert recorded.series("sums") == {(): 1}
+
+
+def test_more_sets_of_attributes_than_allowed_share_one(recorded: Recorded) -> None:
+    by_caller = telemetry.counter("by_caller")
+    for number in range(_instruments.MAX_SERIES + 5):
+        by_caller.add(1, {"caller": number})
+    by_caller.add(1, {"caller": 0})
+    series = recorded.series("by_caller")
+    assert len(series) == _instruments.MAX_SERIES + 1
+    assert series[("caller", 0),] == 2
+    assert series[("otel.metric.overflow", True),] == 5
+
+
+def test_threads_lose_no_count(recorded: Recorded) -> None:
+    total = telemetry.counter("total")
+
+    def count() -> None:
+        for _ in range(20_000):
+            total.add(1)
+
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=count) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval_s)
+    assert recorded.series("total") == {(): 80_000}
 
 
 def test_instruments_do_nothing_while_off() -> None:
@@ -217,6 +278,37 @@ def test_spans_of_no_call_are_drawn_by_the_same_ratio(sampled: InMemorySpanExpor
     names = [span.name for span in sampled.get_finished_spans()]
     assert 400 <= names.count("anchor.commit") <= 600
     assert names.count("checkpoint.sign") == names.count("anchor.commit")
+
+
+def test_a_flush_is_traced_with_a_call_that_it_served(sampled: InMemorySpanExporter) -> None:
+    trace = telemetry.rpc_tracer()
+    assert trace is not None
+    flushes = 0
+    for _ in range(400):
+        with trace("/a.B/C", Call()):
+            ref = telemetry.current_ref()
+        flushes += ref is not None
+        with telemetry.span("witness.sign", links=[None, ref]):
+            assert ref is None or telemetry.current_ref() is not None
+    names = [span.name for span in sampled.get_finished_spans()]
+    # All those, and a quarter of the others.
+    assert flushes + 50 <= names.count("witness.sign") <= flushes + 100
+
+
+def test_whom_an_untraced_flush_calls_is_told_so(sampled: InMemorySpanExporter) -> None:
+    trace = telemetry.rpc_tracer()
+    assert trace is not None
+    told = []
+    for _ in range(200):
+        with telemetry.span("receipt.create"):
+            ((key, value),) = telemetry.outgoing_metadata() or ()
+            assert key == "traceparent"
+            traced = telemetry.current_ref() is not None
+            with trace("/a.B/C", Call(value)):
+                told.append((traced, telemetry.current_ref() is not None))
+        # What begins after it draws for itself.
+        assert telemetry.outgoing_metadata() is None
+    assert set(told) == {(True, True), (False, False)}
 
 
 @pytest.mark.parametrize("ratio", ["", "many", "nan", "-0.1", "1.1"])

@@ -7,9 +7,9 @@ OpenTelemetry is imported before that.
 
 Span names: `receipt.create`, `receipt.verify`, `witness.sign`, `anchor.commit`; every span that
 signs or verifies carries the attribute `KID`. Batches get one span for each flush, linked to the
-calls it served: `current_ref()` at submission, `span(..., links=refs)` at the flush. RPC spans are
-sampled before they are made, since the stock instrumentation costs a quarter of the throughput;
-OpenTelemetry's sampler draws for the other spans that have no parent.
+calls it served: `current_ref()` at submission, `span(..., links=refs)` at the flush. Spans without
+a parent are drawn before they are made, since the stock instrumentation costs a quarter of the
+throughput; a flush that served a traced call is traced with it.
 No attribute may hold a payload, a salt or a secret.
 """
 
@@ -23,16 +23,50 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from typing import Any, Final, Protocol
 
-from provledger import logs
+from provledger import _instruments, logs
+from provledger._instruments import (
+    Attribute,
+    Attributes,
+    Counter,
+    Gauge,
+    Histogram,
+    counter,
+    gauge,
+    histogram,
+)
 from provledger.settings import ConfigError
+
+__all__ = [
+    "KID",
+    "MAX_LINKS",
+    "SHUTDOWN_S",
+    "Attribute",
+    "Attributes",
+    "Counter",
+    "Gauge",
+    "Histogram",
+    "Span",
+    "configure",
+    "counter",
+    "current_ref",
+    "current_trace_id",
+    "enabled",
+    "gauge",
+    "histogram",
+    "outgoing_metadata",
+    "rpc_tracer",
+    "scrape",
+    "shutdown",
+    "span",
+    "use",
+]
 
 log = logs.get(__name__)
 
 KID: Final = "provledger.kid"
-Attribute = str | bool | int | float
-Attributes = Mapping[str, Attribute]
 
 SHUTDOWN_S: Final = 2.0
 """How long the end of a process waits for what is not exported yet. A collector that is away must
@@ -64,6 +98,19 @@ class _NoSpan:
         """Do nothing."""
 
 
+class _Undrawn(_NoSpan):
+    """Around work that is not traced by chance: what it begins is not, either."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> _NoSpan:
+        _undrawn.set(True)
+        return _NO_SPAN
+
+    def __exit__(self, *_: object) -> None:
+        _undrawn.set(False)
+
+
 class _OtelSpan:
     __slots__ = ("_span",)
 
@@ -77,7 +124,11 @@ class _OtelSpan:
 _ON: Final = frozenset({"1", "true", "yes", "on", "otlp"})
 _OFF: Final = frozenset({"", "0", "false", "no", "off"})
 _NO_SPAN: Final = _NoSpan()
+_UNDRAWN: Final = _Undrawn()
 _NO_METADATA: Final[tuple[tuple[str, str], ...]] = ()
+_NOT_SAMPLED: Final = (("traceparent", f"00-{'1' * 32}-{'1' * 16}-00"),)
+"""Tells whom we call that nothing is traced (W3C Trace Context §3.2.2.5); the ids say nothing."""
+_undrawn: Final[ContextVar[bool]] = ContextVar("undrawn", default=False)
 
 
 class _State:
@@ -87,7 +138,6 @@ class _State:
         self.tracer: Any = None
         self.trace_api: Any = None
         self.propagator: Any = None
-        self.meter: Any = None
         self.providers: list[Any] = []
         self.ratio: float = 1.0
         self.scraped = False
@@ -113,20 +163,25 @@ def span(
     """
     if _state.tracer is None:
         return _NO_SPAN
-    return _real_span(name, attributes, links)
+    refs = [ref for ref in links if ref is not None][:MAX_LINKS]
+    if _state.ratio < 1.0 and not refs and current_ref() is None:
+        if _undrawn.get():
+            return _NO_SPAN
+        if random.random() >= _state.ratio:  # noqa: S311
+            return _UNDRAWN
+    return _real_span(name, attributes, refs)
 
 
 @contextmanager
 def _real_span(
     name: str,
     attributes: Attributes | None,
-    links: Iterable[object],
+    refs: Iterable[object],
     *,
     parent: Any = None,
     kind: Any = None,
 ) -> Iterator[_OtelSpan]:
     api = _state.trace_api
-    refs = [ref for ref in links if ref is not None][:MAX_LINKS]
     extra = {} if kind is None else {"kind": kind}
     with _state.tracer.start_as_current_span(
         name,
@@ -165,6 +220,8 @@ def outgoing_metadata() -> tuple[tuple[str, str], ...] | None:
     """gRPC metadata that carries the current trace to the callee; None while tracing is off."""
     if _state.tracer is None:
         return None
+    if _undrawn.get() and current_ref() is None:
+        return _NOT_SAMPLED
     carrier: dict[str, str] = {}
     _state.propagator.inject(carrier)
     return tuple(carrier.items()) or None
@@ -203,81 +260,6 @@ def rpc_tracer() -> Callable[[str, Any], AbstractContextManager[object]] | None:
 def _is_sampled(traceparent: str) -> bool:
     """Bit 0 of the flags, the last two digits of version 00 (W3C Trace Context §3.2.2.5)."""
     return len(traceparent) == 55 and traceparent[-1] in "13579bdf"
-
-
-class _Instrument:
-    """Common part of the instruments: a name now, something to record on once switched on."""
-
-    __slots__ = ("_kind", "_real", "doc", "name", "unit")
-
-    def __init__(self, kind: str, name: str, unit: str, doc: str) -> None:
-        self._kind = kind
-        self.name = name
-        self.unit = unit
-        self.doc = doc
-        self._real: Any = None
-        _instruments.append(self)
-        if _state.meter is not None:
-            self.bind(_state.meter)
-
-    def bind(self, meter: Any) -> None:
-        """Record on an instrument of `meter` from now on; None switches off."""
-        if meter is None:
-            self._real = None
-        else:
-            create = getattr(meter, f"create_{self._kind}")
-            self._real = create(self.name, unit=self.unit, description=self.doc)
-
-
-class Counter(_Instrument):
-    """A sum that only grows."""
-
-    __slots__ = ()
-
-    def add(self, amount: int | float = 1, attributes: Attributes | None = None) -> None:
-        """Add `amount`, which is not negative."""
-        if self._real is not None:
-            self._real.add(amount, attributes)
-
-
-class Histogram(_Instrument):
-    """A distribution, of latencies and sizes."""
-
-    __slots__ = ()
-
-    def record(self, value: int | float, attributes: Attributes | None = None) -> None:
-        """Record one value in the instrument's unit."""
-        if self._real is not None:
-            self._real.record(value, attributes)
-
-
-class Gauge(_Instrument):
-    """A value as of now."""
-
-    __slots__ = ()
-
-    def set(self, value: int | float, attributes: Attributes | None = None) -> None:
-        """Record the present value."""
-        if self._real is not None:
-            self._real.set(value, attributes)
-
-
-_instruments: Final[list[_Instrument]] = []
-
-
-def counter(name: str, *, unit: str = "1", doc: str = "") -> Counter:
-    """A counter; declare it once, at module level."""
-    return Counter("counter", name, unit, doc)
-
-
-def histogram(name: str, *, unit: str = "s", doc: str = "") -> Histogram:
-    """A histogram; declare it once, at module level."""
-    return Histogram("histogram", name, unit, doc)
-
-
-def gauge(name: str, *, unit: str = "1", doc: str = "") -> Gauge:
-    """A gauge; declare it once, at module level."""
-    return Gauge("gauge", name, unit, doc)
 
 
 def configure(service: str, env: Mapping[str, str] | None = None, *, scraped: bool = False) -> bool:
@@ -340,10 +322,8 @@ def use(tracer_provider: Any, meter_provider: Any) -> None:
         _state.propagator = tracecontext.TraceContextTextMapPropagator()
         _state.tracer = tracer_provider.get_tracer("provledger")
         logs.trace_id = current_trace_id
-    _state.meter = meter_provider.get_meter("provledger")
     _state.providers = [item for item in (tracer_provider, meter_provider) if item is not None]
-    for instrument in _instruments:
-        instrument.bind(_state.meter)
+    _instruments.bind(meter_provider.get_meter("provledger"))
 
 
 def scrape() -> tuple[bytes, str] | None:
@@ -357,12 +337,11 @@ def scrape() -> tuple[bytes, str] | None:
 def shutdown() -> None:
     """Export what is pending, for `SHUTDOWN_S` at most, and switch off."""
     providers, _state.providers = _state.providers, []
-    _state.tracer = _state.meter = None
+    _state.tracer = None
     _state.ratio = 1.0
     _state.scraped = False
     logs.trace_id = None
-    for instrument in _instruments:
-        instrument.bind(None)
+    _instruments.bind(None)
     deadline_s = time.monotonic() + SHUTDOWN_S
     ending = [threading.Thread(target=each.shutdown, daemon=True) for each in providers]
     for thread in ending:
@@ -371,27 +350,6 @@ def shutdown() -> None:
         thread.join(max(0.0, deadline_s - time.monotonic()))
     if any(thread.is_alive() for thread in ending):
         log.warning("telemetry.not_exported", waited_s=SHUTDOWN_S)
-
-
-class _Roots:
-    """Sampler of spans without a parent. Those of RPCs were drawn before they were made."""
-
-    def __init__(self, ratio: float) -> None:
-        sampling: Any = importlib.import_module("opentelemetry.sdk.trace.sampling")
-        self._drawn = importlib.import_module("opentelemetry.trace").SpanKind.SERVER
-        self._all = sampling.ALWAYS_ON
-        self._some = sampling.TraceIdRatioBased(ratio)
-
-    def should_sample(
-        self, parent_context: Any, trace_id: int, name: str, kind: Any = None, **more: Any
-    ) -> Any:
-        """As `Sampler` has it."""
-        sampler = self._all if kind is self._drawn else self._some
-        return sampler.should_sample(parent_context, trace_id, name, kind=kind, **more)
-
-    def get_description(self) -> str:
-        """As `Sampler` has it."""
-        return str(self._some.get_description())
 
 
 def _providers(service: str, export: str, ratio: float | None, *, scraped: bool) -> tuple[Any, Any]:
@@ -413,7 +371,8 @@ def _providers(service: str, export: str, ratio: float | None, *, scraped: bool)
         sampler = None
         if ratio is not None:
             sampling = importlib.import_module(f"{sdk}.trace.sampling")
-            sampler = sampling.ParentBased(_Roots(ratio))
+            # What has no parent was drawn before it was made.
+            sampler = sampling.ParentBased(sampling.ALWAYS_ON)
         tracer_provider = sdk_trace.TracerProvider(
             sampler=sampler, resource=resource, shutdown_on_exit=False
         )
