@@ -89,7 +89,7 @@ def _compared(measured: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
 
 def traced(folder: Path, full: bool) -> Any:
     """Everything together on SQLite, without tracing and with it."""
-    return uvloop.run(tracing.off_against_on(folder, 50_000 if full else 10_000))
+    return uvloop.run(tracing.off_against_on(folder, 20_000 if full else 8_000))
 
 
 def the_anchor(folder: Path, full: bool) -> Any:
