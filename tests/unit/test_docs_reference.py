@@ -197,6 +197,4 @@ def test_every_page_is_reachable_from_the_readme() -> None:
         targets = link.findall(here.read_text("utf-8"))
         waiting += [(here.parent / target).resolve() for target in targets if ":" not in target]
     wanted = set(DOCS.rglob("*.md")) - set((DOCS / "adr").glob("*.md"))
-    # Measured on a machine, and linked once there is one.
-    wanted -= {DOCS / "benchmarks.md"}
     assert not sorted(str(path.relative_to(REPO)) for path in wanted - seen)
