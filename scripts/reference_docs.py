@@ -37,18 +37,24 @@ SERVICES = ("keys", "witness", "ledger", "anchor", "gateway", "notary")
 
 CALLED_BY = {
     "AnchorService": "commands",
-    "AnchorService/GetLog": "ledger, commands",
-    "AnchorService/SubmitLeaves": "ledger",
-    "AnchorService/GetLedgerState": "ledger",
     "AnchorService/BatchGetInclusionProofs": "ledger",
-    "AnchorService/GetLedgerHead": "ledger",
+    "AnchorService/CreateLog": "ledger",
+    "AnchorService/GetCheckpoint": "gateway, commands",
     "AnchorService/GetInclusionProof": "whoever wants one",
-    "AnchorService/GetCoseReceipt": "commands",
+    "AnchorService/GetLedgerHead": "ledger",
+    "AnchorService/GetLedgerState": "ledger",
+    "AnchorService/GetLog": "ledger, commands",
+    "AnchorService/GetTile": "gateway",
+    "AnchorService/ListLogs": "gateway, commands",
+    "AnchorService/SignKeyEvent": "ledger",
+    "AnchorService/SubmitLeaves": "ledger",
     "AnchorService/WatchCheckpoints": "whoever wants them",
     "KeysService": "commands",
-    "KeysService/GetJwks": "commands, client, gateway",
-    "KeysService/CommitRotation": "nobody yet",
-    "KeysService/RevokeKey": "nobody yet",
+    "KeysService/CommitRotation": "nobody of ours",
+    "KeysService/EndorseKeyEvent": "ledger, commands",
+    "KeysService/GetJwks": "client, gateway, commands",
+    "KeysService/RecordKeyEvent": "ledger",
+    "KeysService/ReportSigner": "witness, anchor",
     "KeysService/WatchKeys": "witness, ledger, anchor",
     "LedgerService": "your services, client, commands",
     "WitnessService": "ledger",
@@ -133,11 +139,14 @@ def rpcs() -> Iterator[RPC]:
                 yield RPC(service[1], name, kind, " ".join(filter(None, words)))
 
 
+def callers(rpc: RPC) -> str:
+    """Who calls it, of ours and of others."""
+    return CALLED_BY.get(f"{rpc.service}/{rpc.name}", CALLED_BY[rpc.service])
+
+
 def rpc_block() -> str:
     """One table of all RPCs."""
-    rows = [
-        [f"`{rpc.service}/{rpc.name}`", rpc.kind, CALLED_BY[rpc.service], rpc.doc] for rpc in rpcs()
-    ]
+    rows = [[f"`{rpc.service}/{rpc.name}`", rpc.kind, callers(rpc), rpc.doc] for rpc in rpcs()]
     return table(["RPC", "kind", "called by", "what it does"], rows)
 
 

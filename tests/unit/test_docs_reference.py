@@ -198,3 +198,26 @@ def test_every_page_is_reachable_from_the_readme() -> None:
         waiting += [(here.parent / target).resolve() for target in targets if ":" not in target]
     wanted = set(DOCS.rglob("*.md")) - set((DOCS / "adr").glob("*.md"))
     assert not sorted(str(path.relative_to(REPO)) for path in wanted - seen)
+
+
+def test_who_calls_an_rpc_is_who_has_it_in_his_code() -> None:
+    """Of services, by name; what the library calls on their behalf is left out."""
+    calls = re.compile(r"\.([A-Z]\w+)\(|\.([A-Z]\w+),")
+    said, done = {}, {}
+    for rpc in reference_docs.rpcs():
+        words = reference_docs.callers(rpc).split(", ")
+        own = rpc.service.removesuffix("Service").lower()
+        for service in {"ledger", "witness", "anchor", "gateway"} - {own}:
+            said[rpc.name, service] = service in words or said.get((rpc.name, service), False)
+            code = "".join(
+                path.read_text("utf-8") for path in (REPO / f"services/{service}_svc").rglob("*.py")
+            )
+            done[rpc.name, service] = rpc.name in {a or b for a, b in calls.findall(code)}
+    # These are called by `provledger.keyring`, on the services' behalf.
+    for rpc_name in ("WatchKeys", "ReportSigner"):
+        for service in ("ledger", "witness", "anchor"):
+            said.pop((rpc_name, service))
+            done.pop((rpc_name, service))
+    assert {key for key, is_said in said.items() if is_said} == {
+        key for key, is_done in done.items() if is_done
+    }
