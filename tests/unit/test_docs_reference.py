@@ -203,7 +203,8 @@ def test_every_page_is_reachable_from_the_readme() -> None:
 def test_who_calls_an_rpc_is_who_has_it_in_his_code() -> None:
     """Of services, by name; what the library calls on their behalf is left out."""
     calls = re.compile(r"\.([A-Z]\w+)\(|\.([A-Z]\w+),")
-    said, done = {}, {}
+    said: dict[tuple[str, str], bool] = {}
+    done: dict[tuple[str, str], bool] = {}
     for rpc in reference_docs.rpcs():
         words = reference_docs.callers(rpc).split(", ")
         own = rpc.service.removesuffix("Service").lower()

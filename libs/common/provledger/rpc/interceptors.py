@@ -13,7 +13,7 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, aclosing
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -24,14 +24,13 @@ from provledger.errors import (
     InvalidArgumentError,
     ResourceExhaustedError,
     StatusError,
-    UnavailableError,
 )
 from provledger.rpc import auth
 from provledger.rpc.errors import CODES, DETAILS_KEY, as_status_error, internal_error, to_status
+from provledger.rpc.watches import Behaviour, Watches
 
 log = logs.get(__name__)
 
-Behaviour = Callable[[Any, Any], Awaitable[Any]]
 Tracer = Callable[[str, Any], AbstractContextManager[object]]
 Gate = Callable[[bytes], AbstractContextManager[object]]
 """Given a raw request, a context that is held until the call is answered; raises to refuse it."""
@@ -73,8 +72,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         self._health_watches = health_watches
         self._health_watching = 0
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
-        self._watches: set[asyncio.Task[Any]] = set()
-        self._draining = False
+        self._watches = Watches()
 
     async def intercept_service(
         self,
@@ -96,9 +94,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
 
         Other RPCs are left to finish. Streams that start later end at once.
         """
-        self._draining = True
-        for task in self._watches:
-            task.cancel()
+        self._watches.end()
 
     def _wrap(self, method: str, handler: Any) -> Any:
         if method.startswith(f"/{auth.HEALTH_SERVICE}/"):
@@ -117,7 +113,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
             run = self._around(method, handler.stream_unary, unary=False)
             return grpc.stream_unary_rpc_method_handler(run, _strict_stream(decode), encode)
         if handler.response_streaming:
-            inner = self._watch(_as_coroutine(handler.unary_stream))
+            inner = self._watches.ending(_as_coroutine(handler.unary_stream))
             run = self._around(method, inner, unary=False)
             return grpc.unary_stream_rpc_method_handler(run, _strict(decode), encode)
         gate = self._gates.get(method)
@@ -176,7 +172,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
 
     def _health_watch(self, method: str, inner: Behaviour) -> Behaviour:
         """`inner`, which watches health: for everybody, but bounded, and ended by a drain."""
-        watch = self._watch(inner)
+        watch = self._watches.ending(inner)
 
         async def run(request: Any, context: Any) -> Any:
             try:
@@ -195,28 +191,6 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
                 raise
             except Exception as exc:
                 await _abort(method, exc, context)
-
-        return run
-
-    def _watch(self, inner: Behaviour) -> Behaviour:
-        """`inner`, a server stream, so that `end_watches` can end it."""
-
-        async def run(request: Any, context: Any) -> Any:
-            draining = UnavailableError("SERVER_DRAINING", "the server is shutting down")
-            if self._draining:
-                raise draining
-            task = cast("asyncio.Task[Any]", asyncio.current_task())
-            self._watches.add(task)
-            try:
-                return await inner(request, context)
-            except asyncio.CancelledError:
-                # Only a cancellation of ours is turned into an answer.
-                if not self._draining or context.cancelled():
-                    raise
-                task.uncancel()
-                raise draining from None
-            finally:
-                self._watches.discard(task)
 
         return run
 

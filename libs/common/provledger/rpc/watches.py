@@ -1,0 +1,93 @@
+"""Server streams that last until somebody goes away, and how a drain ends them.
+
+gRPC sends the initial metadata with the first message. If the task is cancelled in the middle of
+that, gRPC does not know that they are sent, sends them again with the status, is refused by its own
+core, and the call dangles: its caller hears nothing, and the server's stop waits for it until its
+grace is over. So nothing is cancelled there: a watch that is sending its first message is told
+right after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+from provledger.errors import UnavailableError
+
+Behaviour = Callable[[Any, Any], Awaitable[Any]]
+
+
+class Watches:
+    """The watches of one server; for one event loop."""
+
+    def __init__(self) -> None:
+        self._running: set[_Watch] = set()
+        self._draining = False
+
+    def end(self) -> None:
+        """End all with UNAVAILABLE, and those that come later at once."""
+        self._draining = True
+        for watch in self._running:
+            watch.end()
+
+    def ending(self, inner: Behaviour) -> Behaviour:
+        """`inner`, a server stream as coroutine, so that `end` can end it."""
+
+        async def run(request: Any, context: Any) -> Any:
+            if self._draining:
+                raise _draining()
+            watch = _Watch(context)
+            self._running.add(watch)
+            try:
+                return await inner(request, watch)
+            except asyncio.CancelledError:
+                # Only a cancellation of ours is turned into an answer.
+                if not watch.ended or context.cancelled():
+                    raise
+                watch.task.uncancel()
+                raise _draining() from None
+            finally:
+                self._running.discard(watch)
+
+        return run
+
+
+class _Watch:
+    """One of them, and the context that its servicer sees."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+        self._opening = False
+        self._opened = False
+        self.ended = False
+        self.task = cast("asyncio.Task[Any]", asyncio.current_task())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    def end(self) -> None:
+        self.ended = True
+        if not self._opening:
+            self.task.cancel()
+
+    async def write(self, message: Any) -> None:
+        """As gRPC's context has it.
+
+        Raises:
+            UnavailableError: SERVER_DRAINING, if it was ended meanwhile.
+        """
+        if self._opened:
+            await self._context.write(message)
+            return
+        self._opening = True
+        try:
+            await self._context.write(message)
+        finally:
+            self._opening, self._opened = False, True
+        if self.ended:
+            raise _draining()
+
+
+def _draining() -> UnavailableError:
+    return UnavailableError("SERVER_DRAINING", "the server is shutting down")
