@@ -154,8 +154,9 @@ class Settings(ServerSettings):
     tenant_quotas: Mapping[str, tuple[str, ...]] = field(
         default_factory=dict,
         metadata={
-            "doc": "Drafts a second by tenant, * for each of the others; without one there is no "
-            "quota. A second's worth may come at once."
+            "doc": "Drafts a second by tenant, * for each of the others: `acme=500;*=50`, in TOML "
+            '`{acme = 500, "*" = 50}`; without one there is no quota. A call is taken whole while '
+            "anything of a second's worth is left; what it exceeds is waited for afterwards."
         },
     )
     read_calls: int = field(

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import tempfile
@@ -92,8 +93,10 @@ def write(
     except OSError as error:
         raise CommandError(
             f"no backup was made: {error.filename or out}: {error.strerror or error}",
-            hint="it needs room for the archive and for the largest database, where the file is "
-            "to be",
+            hint="make that directory, or name another file"
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EROFS)
+            else "it needs room for the archive and for the largest database, where the file is to "
+            "be",
         ) from error
     except (sa.exc.SQLAlchemyError, sqlite3.Error) as error:
         raise as_storage_error(error) or CommandError(

@@ -211,6 +211,12 @@ class Remote:
                 f"the address of the {service} service is not known",
                 hint=f"add --endpoint {service}=HOST:PORT",
             )
+        if not address:
+            raise CommandError(
+                f"the {service} service has not started yet, or could not",
+                hint=f"see `provledger status`, and what logs/{service}.log of the data directory "
+                "says",
+            )
         return address
 
 

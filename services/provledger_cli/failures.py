@@ -129,6 +129,8 @@ _ADVICE_BY_REASON: Final = {
     "REQUEST_ID_REUSED": "this request id was given to other content before; use a new one",
     "NO_KEYS_ENDPOINT": "name the keys service: --endpoint keys=HOST:PORT",
     "NO_ACTIVE_KEY": "register one: provledger keys rotate --kid NEW",
+    "KEY_NOT_FOUND": "see the keys that are there with: provledger keys list",
+    "QUOTA_EXCEEDED": "come back later with the same command, or have tenant_quotas raised",
 }
 _ADVICE_BY_CODE: Final = {
     "UNAVAILABLE": "see what is away with `provledger status`, start it with `provledger up`",

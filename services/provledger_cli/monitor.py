@@ -256,16 +256,16 @@ class Monitor:
                     self._check_quorum(wanted.policy, head, look)
                 elif head is not None:
                     at = newest_cosignature(head.signed, wanted.cosigners)
-                    self._check_since(at, "cosigned", look)
+                    self._check_since(at, "was", "cosigned", look)
             elif wanted.max_age_s is not None and self._last is not None:
-                self._check_since(self._last[1], "grown", look)
+                self._check_since(self._last[1], "has", "grown", look)
 
-    def _check_since(self, at: int | None, what: str, look: Look) -> None:
+    def _check_since(self, at: int | None, verb: str, what: str, look: Look) -> None:
         age_s = None if at is None else int(self._clock()) - at
         max_age_s = self._wanted.max_age_s
         if age_s is None or (max_age_s is not None and age_s > max_age_s):
             since = "ever" if age_s is None else f"for {age_s} s"
-            look.add(Alarm(self._too_old, f"it was not {what} {since}", FRESHNESS))
+            look.add(Alarm(self._too_old, f"it {verb} not {what} {since}", FRESHNESS))
         else:
             look.held[FRESHNESS] = f"{what} {max(0, age_s)} s ago or later"
 

@@ -40,10 +40,17 @@ def spawn_supervisor(data_dir: DataDir) -> subprocess.Popen[bytes]:
             stdout=log,
             stderr=log,
             cwd=data_dir.path,
+            env=_environment(),
             start_new_session=True,
         )
     finally:
         os.close(log)
+
+
+def _environment() -> dict[str, str]:
+    """Ours, for a process that runs in another directory."""
+    config = os.environ.get("PROVLEDGER_CONFIG")
+    return {**os.environ, **({"PROVLEDGER_CONFIG": os.path.abspath(config)} if config else {})}
 
 
 def ensure_supervisor(data_dir: DataDir) -> tuple[subprocess.Popen[bytes] | None, bool]:

@@ -142,7 +142,7 @@ class LineSource:
         except (EOFError, zlib.error, gzip.BadGzipFile):
             raise CommandError(
                 f"{self._path} is damaged: the compressed data ends early or does not add up",
-                hint="fetch the file again; an import that is run again goes on where it was",
+                hint="fetch the file again and run the command again",
             ) from None
 
     def _reader(self) -> IO[bytes]:

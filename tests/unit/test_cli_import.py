@@ -274,6 +274,19 @@ async def test_a_limit_waits_for_no_line_beyond_it(remote: Remote, fake: FakeLed
     assert (await do_import(remote, source(), limit=7)).appended == 7
 
 
+@pytest.mark.parametrize("service", ["ledger", "keys", "anchor"])
+async def test_a_service_that_has_not_started_is_said_to_be_so(
+    tmp_path: Path, service: str
+) -> None:
+    """While `up` is at work, or after it failed, the directory knows no address of some."""
+    where = Target(DataDir.at(tmp_path), dict.fromkeys(("ledger", "keys", "anchor"), ""), True)
+    async with Remote(where, timeout_s=0.3) as remote:
+        with pytest.raises(CommandError) as caught:
+            getattr(remote, service)
+    assert f"the {service} service has not started" in caught.value.message
+    assert f"logs/{service}.log" in caught.value.hint
+
+
 async def test_what_fails_for_good_is_raised_and_what_was_recorded_stays(
     fake: FakeLedger, tmp_path: Path
 ) -> None:

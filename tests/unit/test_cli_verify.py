@@ -55,6 +55,14 @@ def test_a_good_export_holds(work: Path, chain: Chain) -> None:
     assert outcomes["truncation"] == "not_checked"
 
 
+def test_a_tenant_of_the_environment_does_not_disturb_a_file(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROVLEDGER_TENANT", "acme")
+    monkeypatch.setenv("PROVLEDGER_LEDGER", "other")
+    assert verify(work, "export.ndjson", "--keys", "jwks.json")[0] == 0
+
+
 def test_a_head_obtained_elsewhere_settles_truncation(work: Path) -> None:
     code, answer, _ = verify(
         work, "export.ndjson", "--keys", "jwks.json", "--head", "head.json",
@@ -203,6 +211,8 @@ def test_an_export_whose_first_line_was_damaged_is_still_read_as_one(work: Path)
         (["export.ndjson", "--keys", "none.json"], "none.json"),
         (["export.ndjson", "--keys", "export.ndjson"], "JWK Set"),
         ([], "nothing to verify"),
+        (["export.ndjson", "--keys", "jwks.json", "--tenant", "acme"], "--tenant names"),
+        (["export.ndjson", "--keys", "jwks.json", "--ledger", "main"], "--ledger names"),
     ],
 )
 def test_what_cannot_be_read_is_could_not_tell(work: Path, arguments: list[str], said: str) -> None:

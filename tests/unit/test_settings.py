@@ -42,6 +42,19 @@ def from_toml(tmp_path: Path, text: str, env: Mapping[str, str] | None = None) -
     return load(Example, "ledger", env=env or {}, file=file)
 
 
+def test_a_map_of_a_file_may_hold_single_values(tmp_path: Path) -> None:
+    table = '[ledger]\nname = "n"\nrules = {acme = 500, b = "x", "*" = 0.5, c = ["y", "z"]}'
+    assert from_toml(tmp_path, table).rules == {
+        "acme": ("500",),
+        "b": ("x",),
+        "*": ("0.5",),
+        "c": ("y", "z"),
+    }
+    for bad in ("true", "[1]", "{a = 1}"):
+        with pytest.raises(ConfigError, match=r"rules\.acme: must be a list of text"):
+            from_toml(tmp_path, f'[ledger]\nname = "n"\nrules = {{acme = {bad}}}')
+
+
 def test_defaults_apply_to_what_is_not_given() -> None:
     assert from_env(NAME="n") == Example(name="n")
 

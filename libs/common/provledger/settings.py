@@ -261,7 +261,7 @@ def _from_toml(hint: Any, raw: Any, where: str) -> Any:
     if _is_mapping(hint):
         if not isinstance(raw, dict):
             raise ConfigError(f"{where}: must be a table of lists of text")
-        return {key: _text_tuple(value, f"{where}.{key}") for key, value in raw.items()}
+        return {key: _text_or_tuple(value, f"{where}.{key}") for key, value in raw.items()}
     if hint is float and isinstance(raw, int) and not isinstance(raw, bool):
         return float(raw)
     if hint in (bool, int, float):
@@ -271,6 +271,13 @@ def _from_toml(hint: Any, raw: Any, where: str) -> Any:
     if not isinstance(raw, str):
         raise ConfigError(f"{where}: must be text")
     return _from_scalar(hint, raw, where)
+
+
+def _text_or_tuple(raw: Any, where: str) -> tuple[str, ...]:
+    """A map's value: of a list that would have one element, that element will do."""
+    if isinstance(raw, str) or (isinstance(raw, int | float) and not isinstance(raw, bool)):
+        return (str(raw),)
+    return _text_tuple(raw, where)
 
 
 def _text_tuple(raw: Any, where: str) -> tuple[str, ...]:

@@ -297,9 +297,9 @@ def load(
     Nothing is retried. Exit code 1 means that a bound was passed, 2 that it could not be told,
     such as when the generator itself was late.
 
-    Example: load --rates 50,100,200 --saturate --plot curve.svg
+    Example: provledger load --rates 50,100,200 --saturate --plot curve.svg
 
-    Example: load --rates 200 --max-p95-ms 40 --max-p99-ms 100 --max-refused 0 --max-gap-ms 500
+    Example: provledger load --rates 200 --max-p95-ms 40 --max-p99-ms 100 --max-gap-ms 500
     """
     from provledger_cli.connect import run_async, target
     from provledger_cli.load import judge, overload, planning, report

@@ -86,7 +86,8 @@ def monitor(
         typer.Option(
             "--expect",
             envvar="PROVLEDGER_MONITOR_EXPECT",
-            help="An export, or a receipt: its entries must be in the log. Repeatable.",
+            help="An export, or a receipt: its entries must be in the log. Repeatable. Payloads "
+            "are not looked at: `provledger verify` does.",
             show_default=False,
         ),
     ] = None,
@@ -315,7 +316,7 @@ def _document(origin: str, look: Look) -> dict[str, Any]:
     return {
         "holds": {HOLDS: True, DOES_NOT_HOLD: False}.get(_exit_code(look)),
         "origin": origin,
-        "tree_size": look.size,
+        "tree_size": look.size if look.shown else None,
         "first_look": look.first,
         "checks": look.held,
         "not_told": look.unknown,
@@ -330,4 +331,5 @@ def _show(origin: str, look: Look) -> None:
         (alarm.kind, "alarm", " ".join(filter(None, (alarm.message, alarm.evidence))))
         for alarm in look.alarms
     ]
-    output.show(output.table(f"{origin}, tree size {look.size:,}", ["check", "outcome", ""], rows))
+    size = f"tree size {look.size:,}" if look.shown else "tree size not known"
+    output.show(output.table(f"{origin}, {size}", ["check", "outcome", ""], rows))

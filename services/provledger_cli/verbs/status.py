@@ -159,6 +159,22 @@ def _show(where: Target, words: dict[str, str], found: list[Ledger], logs: list[
         )
 
 
+def _services(where: Target, words: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """By name; of those that `up` started also the process, and how it has fared."""
+    known = endpoints.read(where.data_dir.endpoints) if where.embedded else None
+    document: dict[str, dict[str, Any]] = {}
+    for name, address in where.addresses.items():
+        document[name] = {"health": words[name], "endpoint": address}
+        if known is not None:
+            state = known.services[name]
+            document[name] |= {
+                "pid": state.pid or None,
+                "restarts": state.restarts,
+                "last_exit": state.last_exit,
+            }
+    return document
+
+
 def _document(
     where: Target,
     words: dict[str, str],
@@ -168,10 +184,7 @@ def _document(
 ) -> dict[str, Any]:
     return {
         "data_dir": str(where.data_dir.path) if where.embedded else None,
-        "services": {
-            name: {"health": words[name], "endpoint": address}
-            for name, address in where.addresses.items()
-        },
+        "services": _services(where, words),
         "ledgers": [
             {
                 "name": ledger.name,

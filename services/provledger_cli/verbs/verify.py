@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 
 def verify(
+    context: typer.Context,
     file: Annotated[
         Path | None,
         typer.Argument(
@@ -207,6 +208,8 @@ def verify(
     from provledger_cli.options import read_pin
 
     output.use_json(as_json)
+    if file is not None or entry is not None:
+        _refuse_ledger(context)
     started_s = time.monotonic()
     outside_head, outside_checkpoint = _read_held(head, checkpoint)
     known = None if keys is None else _read_keys(keys)
@@ -253,6 +256,17 @@ def verify(
         checking.show(verdict, time.monotonic() - started_s)
     if verdict.exit_code:
         raise typer.Exit(verdict.exit_code)
+
+
+def _refuse_ledger(context: typer.Context) -> None:
+    """Else who names a ledger beside a file would take what holds for a yes to that name."""
+    for option in ("tenant", "ledger"):
+        source = context.get_parameter_source(option)
+        if source is not None and source.name.lower() == "commandline":
+            raise CommandError(
+                f"--{option} names a ledger where it is stored, and does not go with a file",
+                hint="leave it out; the answer says of which ledger the file is",
+            )
 
 
 def _read_held(head: Path | None, checkpoint: Path | None) -> tuple[bytes | None, bytes | None]:
