@@ -10,14 +10,15 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeAlias
 
-from ledger_svc import convert
-from ledger_svc.chain import LedgerInfo, Stored
+from ledger_svc import convert, room
+from ledger_svc.chain import LedgerInfo
 from ledger_svc.outcomes import Outcome, Recorded
 from ledger_svc.reads import Reads
 from provledger.api.common.v1 import common_pb2
 
 MAX_FULL_BYTES: Final = 12 * 1024 * 1024
-"""Statements and payloads of one answer; signatures and proofs still fit into 16 MiB beside it."""
+"""Statements and payloads of one answer; signatures still fit into 16 MiB beside it, and proofs as
+far as `room` lets them."""
 
 _STEP_ITEMS: Final = 250
 
@@ -42,11 +43,13 @@ async def fill_receipts(
     if view == convert.FULL:
         _check_size([outcome for _, outcome in recorded])
     fresh = [(receipt, done.stored) for receipt, done in recorded if not done.repeated]
+    receipts = [receipt for receipt, _ in fresh]
     if fresh:
-        receipts = [receipt for receipt, _ in fresh]
         await reads.fresh(ledger, [stored for _, stored in fresh], view, receipts)
     if len(fresh) < len(recorded):
-        await _show(reads, ledger, [each for each in recorded if each[1].repeated], view)
+        repeated = [each for each in recorded if each[1].repeated]
+        beside_bytes = room.size_bytes(receipts) if view == convert.FULL else 0
+        await _show(reads, ledger, repeated, view, beside_bytes)
 
 
 async def fill_waited(
@@ -74,14 +77,16 @@ async def fill_waited(
 
 
 async def _show(
-    reads: Reads, ledger: LedgerInfo, recorded: Filled, view: common_pb2.ReceiptView
+    reads: Reads,
+    ledger: LedgerInfo,
+    recorded: Filled,
+    view: common_pb2.ReceiptView,
+    beside_bytes: int = 0,
 ) -> None:
-    by_seq: dict[int, Stored] = {done.stored.row.seq: done.stored for _, done in recorded}
-    shown_by_seq = {seq: common_pb2.Receipt() for seq in sorted(by_seq)}
-    stored = [by_seq[seq] for seq in shown_by_seq]
-    await reads.show(ledger, stored, view, list(shown_by_seq.values()))
-    for receipt, done in recorded:
-        receipt.CopyFrom(shown_by_seq[done.stored.row.seq])
+    ordered = sorted(recorded, key=lambda each: each[1].stored.row.seq)
+    stored = [done.stored for _, done in ordered]
+    receipts = [receipt for receipt, _ in ordered]
+    await reads.show(ledger, stored, view, receipts, beside_bytes=beside_bytes)
 
 
 async def fill_results(
@@ -111,11 +116,13 @@ async def fill_results(
         else:
             where = field.format(index=first_place + index)
             result.error.CopyFrom(convert.item_status(outcome, where))
-    for start in range(0, len(recorded), _STEP_ITEMS):
+    # Whole receipts are put together in a thread, all at once: they share the room of the answer.
+    items = max(1, len(recorded)) if view == convert.FULL else _STEP_ITEMS
+    for start in range(0, len(recorded), items):
         if start:
             # A thousand receipts are some milliseconds of work: others have their turn.
             await asyncio.sleep(0)
-        step = recorded[start : start + _STEP_ITEMS]
+        step = recorded[start : start + items]
         await (fill_receipts(reads, ledger, step, view) if fill is None else fill(step))
 
 

@@ -161,7 +161,7 @@ def add_proof(
     proof: anchor_pb2.IndexedProof,
     answer: anchor_pb2.BatchGetInclusionProofsResponse,
 ) -> None:
-    """Add a proof of inclusion that stands alone."""
+    """Add a proof of inclusion that stands alone, without evidence."""
     added = receipt.proofs.add(
         origin=answer.origin, log_index=proof.log_index, checkpoint=answer.checkpoint
     )
@@ -169,7 +169,13 @@ def add_proof(
     added.hashes.extend(
         [hashes[start : start + HASH_BYTES] for start in range(0, len(hashes), HASH_BYTES)]
     )
-    added.evidence.extend(answer.evidence)
+
+
+def add_evidence(
+    receipt: common_pb2.Receipt, answer: anchor_pb2.BatchGetInclusionProofsResponse
+) -> None:
+    """Add what the sinks keep for the checkpoint of the proof that was added last."""
+    receipt.proofs[-1].evidence.extend(answer.evidence)
 
 
 def item_status(error: Exception, field: str) -> status_pb2.Status:

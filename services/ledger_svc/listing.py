@@ -20,7 +20,8 @@ from provledger.api.ledger.v1 import ledger_pb2
 MAX_SCANNED_ROWS: Final = 5_000
 """Rows looked at for one page; a page of a rare find may therefore be short, or empty."""
 MAX_PAGE_BYTES: Final = 8 * 1024 * 1024
-"""Statements and payloads on one page of the FULL view; it is cut short rather than refused."""
+"""Statements and payloads on one page of the FULL view; it is cut short rather than refused, and so
+it is where proofs and evidence do not fit beside them (`room`)."""
 
 _RECEIPT_POSITION: Final = frozenset({"p", "t"})
 _LEDGER_POSITION: Final = frozenset({"after"})
@@ -66,7 +67,7 @@ async def list_receipts(
         ledger.uid, conditions, position, bounds, full=view == convert.FULL
     )
     response = ledger_pb2.ListReceiptsResponse()
-    response.tree_size = await reads.show(
+    shown = await reads.show(
         ledger,
         page.found,
         view,
@@ -74,14 +75,18 @@ async def list_receipts(
         logged_seq=page.logged_seq,
         tree_size=tree_size,
     )
-    ended = page.ended
+    response.tree_size = shown.tree_size
+    ended, position = page.ended, page.position
+    if shown.receipts < len(page.found):
+        del response.receipts[shown.receipts :]
+        ended, position = False, page.found[shown.receipts - 1].row.seq
     if ended and page.found:
         ended = await guard.may_end(ledger)
     elif ended:
         await guard.confirm(ledger)
     if not ended:
         response.next_page_token = paging.page_token(
-            query, {"p": str(page.position), "t": str(response.tree_size)}
+            query, {"p": str(position), "t": str(response.tree_size)}
         )
     return response
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Concatenate, Final, ParamSpec, Protocol
+from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
 
-from ledger_svc import chain, convert
+from ledger_svc import chain, convert, room
 from ledger_svc.batch_tree import BatchTree
 from ledger_svc.beside import beside
 from ledger_svc.chain import BatchRow, LedgerInfo, Stored
 from ledger_svc.progress import Progress, Sinks, index_of
-from ledger_svc.proving import Proving
+from ledger_svc.proving import Proven, Proving
 from ledger_svc.storage import LogRun, Storage
 from ledger_svc.witnessing import SUITES_TO_PB
 from provledger import logs
@@ -34,6 +34,7 @@ from provledger.rpc.channel import call
 from provledger.witness_batch import parse_body
 
 P = ParamSpec("P")
+R = TypeVar("R")
 
 log = logs.get(__name__)
 
@@ -127,17 +128,18 @@ class Reads:
         batches = await self._load_batches(ledger, stored)
         content = await self._with_content(ledger, stored)
         seqs = [item.row.seq for item in stored]
-        found = await self._proving.prove_all(ledger, seqs)
-        states = []
-        for seq, proven, receipt in zip(seqs, found, receipts, strict=True):
-            answer, proof = proven.answer, proven.by_seq.get(seq)
-            state = convert.PENDING
-            if answer is not None and proof is not None:
-                size = answer.tree_size if answer.anchored else await self._anchored_size(ledger)
-                state = convert.ANCHORED if proof.log_index < size else convert.LOGGED
-                convert.add_proof(receipt, proof, answer)
-            states.append(state)
+        told = await self._proving.prove_all(ledger, seqs)
+        proved: dict[Proven, room.Proved] = {}
+        for each in told:
+            if each.answer is not None and each not in proved:
+                proved[each] = await self._proved(ledger, each.answer)
+        found: list[room.Found] = []
+        for seq, each in zip(seqs, told, strict=True):
+            proof = each.by_seq.get(seq)
+            found.append(None if proof is None else (proof, proved[each]))
+        states = [convert.PENDING] * len(stored)
         await self._assemble(ledger, content, batches, states, convert.FULL, receipts)
+        await _in_thread_if_many(room.fit_answer, receipts, found)
 
     async def show(
         self,
@@ -148,19 +150,22 @@ class Reads:
         *,
         logged_seq: int | None = None,
         tree_size: int = 0,
-    ) -> int:
+        beside_bytes: int | None = None,
+    ) -> room.Shown:
         """Fill in receipts, in order of seq, with states and, in the FULL view, with proofs.
 
-        logged_seq: of the head, where it was read with them.
+        logged_seq: of the head, where it was read with them. beside_bytes: of an answer that must
+        hold all of them, what else it holds; without it, only as many are to be returned as fit.
 
         Returns:
-            The tree size that their proofs lead to; without any, the one asked for.
+            The tree size that their proofs lead to, without any the one asked for; and how many of
+            the receipts, from the first, fit into one answer.
 
         Raises:
             StatusError: a `tree_size` that the anchor refuses.
         """
         if not stored:
-            return tree_size
+            return room.Shown(tree_size, 0)
         if logged_seq is None:
             logged_seq = (await self._storage.get_head(ledger.uid)).logged_seq
         # What was said to be logged stays so, although it may not be stored yet.
@@ -169,8 +174,8 @@ class Reads:
             batches = await self._load_batches(ledger, stored)
             states = await self._states(ledger, stored, logged_seq)
             await self._assemble(ledger, stored, batches, states, view, receipts)
-            return 0
-        seqs = [item.row.seq for item in stored if item.row.seq <= logged_seq]
+            return room.Shown(0, len(receipts))
+        seqs = sorted({item.row.seq for item in stored if item.row.seq <= logged_seq})
         # The anchor proves while all the rest is put together here.
         async with beside(self._proofs(ledger, seqs, tree_size)) as proofs:
             content = await self._with_content(ledger, stored)
@@ -179,10 +184,22 @@ class Reads:
             await self._assemble(ledger, content, batches, states, view, receipts)
             answer = await proofs
         if answer is None:
-            return tree_size
-        anchored = answer.tree_size if answer.anchored else await self._anchored_size(ledger)
-        await _in_thread_if_many(_add_proofs, receipts, answer, anchored)
-        return answer.tree_size
+            return room.Shown(tree_size, len(receipts))
+        proved = await self._proved(ledger, answer)
+        by_seq = {proof.seq: (proof, proved) for proof in answer.proofs}
+        found = [by_seq.get(item.row.seq) for item in stored]
+        count = len(receipts)
+        if beside_bytes is None:
+            count = await _in_thread_if_many(room.cut_page, receipts, found)
+        else:
+            await _in_thread_if_many(room.fit_answer, receipts, found, beside_bytes)
+        return room.Shown(answer.tree_size, count)
+
+    async def _proved(
+        self, ledger: LedgerInfo, answer: anchor_pb2.BatchGetInclusionProofsResponse
+    ) -> room.Proved:
+        size = answer.tree_size if answer.anchored else await self._anchored_size(ledger)
+        return room.Proved(answer, size)
 
     async def _with_content(self, ledger: LedgerInfo, stored: Sequence[Stored]) -> Sequence[Stored]:
         """The same receipts with statement and payload, read where they were left out."""
@@ -359,28 +376,12 @@ def _assemble(
         convert.complete_receipt(receipt, item, batch.row, path)
 
 
-def _add_proofs(
-    receipts: Sequence[common_pb2.Receipt],
-    answer: anchor_pb2.BatchGetInclusionProofsResponse,
-    anchored_size: int,
-) -> None:
-    """Add what the anchor proved to pending receipts, which are pending no more."""
-    by_seq = {proof.seq: proof for proof in answer.proofs}
-    for receipt in receipts:
-        proof = by_seq.get(receipt.seq)
-        if proof is not None:
-            is_anchored = proof.log_index < anchored_size
-            receipt.anchor_state = convert.ANCHORED if is_anchored else convert.LOGGED
-            convert.add_proof(receipt, proof, answer)
-
-
 async def _in_thread_if_many(
-    fill: Callable[Concatenate[Sequence[common_pb2.Receipt], P], None],
+    fill: Callable[Concatenate[Sequence[common_pb2.Receipt], P], R],
     receipts: Sequence[common_pb2.Receipt],
     *args: P.args,
     **kwargs: P.kwargs,
-) -> None:
+) -> R:
     if len(receipts) >= _THREAD_FROM:
-        await asyncio.to_thread(fill, receipts, *args, **kwargs)
-    else:
-        fill(receipts, *args, **kwargs)
+        return await asyncio.to_thread(fill, receipts, *args, **kwargs)
+    return fill(receipts, *args, **kwargs)

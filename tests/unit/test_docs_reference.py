@@ -12,7 +12,7 @@ from scripts.doc_blocks import REPO
 
 from anchor_svc.storage import tables as anchor_tables
 from keys_svc import storage as keys_storage
-from ledger_svc import admission
+from ledger_svc import admission, answers, listing, room
 from ledger_svc.storage import tables as ledger_tables
 from provledger import (
     disclosure,
@@ -114,6 +114,8 @@ def test_limits_are_those_of_the_code() -> None:
         mib(ServerSettings().max_message_bytes),
         f"1 to {admission.MAX_BATCH_ITEMS:,}",
         f"{admission.DEFAULT_PAGE_SIZE} by default, at most {admission.MAX_PAGE_SIZE:,}",
+        f"{mib(listing.MAX_PAGE_BYTES)} of statements and payloads, {mib(room.MAX_SHOWN_BYTES)}",
+        f"{mib(answers.MAX_FULL_BYTES)} of statements and payloads; {mib(room.MAX_SHOWN_BYTES)}",
         f"{int(defaults['stream_in_flight'])} (`stream_in_flight`)",
         f"{int(defaults['queue_items']):,} and {mib(int(defaults['queue_bytes']))}",
         f"{ServerSettings().max_concurrent_streams:,}",
