@@ -162,12 +162,11 @@ class Guard:
 
     async def may_end(self, ledger: LedgerInfo) -> bool:
         """Whether it is known, within a moment, that a list of the ledger ends where it does."""
-        try:
-            async with asyncio.timeout(_PATIENCE_S):
-                await self.confirm(ledger)
-        except (StatusError, TimeoutError):
-            return False
-        return True
+        return await _soon(self.confirm(ledger))
+
+    async def may_end_ledgers(self) -> bool:
+        """Whether it is known, within a moment, that a list of ledgers ends where it does."""
+        return await _soon(self.check_absent())
 
     async def ask_again(self, ledgers: Iterable[LedgerInfo]) -> None:
         """Ask for a moment whether those that are too old still are; it may be over.
@@ -250,6 +249,15 @@ class Guard:
             # What was acknowledged here, and did not get to the log.
             head = (await self._storage.get_head(ledger.uid)).head
             check_not_rolled_back(ledger, head, EMPTY_HEAD, known_seq)
+
+
+async def _soon(check: Awaitable[None]) -> bool:
+    try:
+        async with asyncio.timeout(_PATIENCE_S):
+            await check
+    except (StatusError, TimeoutError):
+        return False
+    return True
 
 
 def _is_stale(refusal: StatusError | None) -> bool:

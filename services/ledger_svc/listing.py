@@ -101,7 +101,12 @@ def ledger_to_pb(guard: Guard, ledger: LedgerInfo, state: HeadState) -> ledger_p
 async def list_ledgers(
     storage: Storage, guard: Guard, request: ledger_pb2.ListLedgersRequest
 ) -> ledger_pb2.ListLedgersResponse:
-    """One page of ledgers, by tenant and ledger id."""
+    """One page of ledgers, by tenant and ledger id.
+
+    Raises:
+        FailedPreconditionError, UnavailableError: as `Guard.check_absent`, in place of an empty
+            last page.
+    """
     limit = admission.page_size(request.page_size)
     tenant = ""
     if request.parent != "tenants/-":
@@ -117,8 +122,13 @@ async def list_ledgers(
     response = ledger_pb2.ListLedgersResponse(
         ledgers=[ledger_to_pb(guard, ledger, state) for ledger, state in found[:limit]]
     )
-    if len(found) > limit:
-        last, _ = found[limit - 1]
+    ended = len(found) <= limit
+    if ended and found:
+        ended = await guard.may_end_ledgers()
+    elif ended:
+        await guard.check_absent()
+    if not ended:
+        last, _ = found[:limit][-1]
         response.next_page_token = paging.page_token(
             query, {"after": f"{last.tenant}/{last.ledger}"}
         )

@@ -10,10 +10,12 @@ from typing import Any
 
 from provledger.api.anchor.v1 import anchor_pb2
 from provledger.client import Ledger
+from provledger.errors import StatusError
 from provledger_cli.anchors import DEFAULT_LOG, damage_document, listed
 from provledger_cli.connect import Remote
 
 _POLL_S = 0.1
+_STALE = frozenset({"FAILED_PRECONDITION", "DATA_LOSS"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +86,30 @@ def _state(log: anchor_pb2.Log) -> LogState:
     )
 
 
-async def ledgers(remote: Remote) -> list[Ledger]:
-    """All ledgers there are."""
-    return [ledger async for ledger in remote.client.list_ledgers(page_size=1000)]
+async def ledgers(
+    remote: Remote, timeout_s: float | None = None
+) -> tuple[list[Ledger], StatusError | None]:
+    """The ledgers that are stored, and why there may be more of them; None if there are not.
+
+    timeout_s: for each page, and so for the answer to whether that was the last one.
+
+    Raises:
+        StatusError: nothing is listed, for a reason that says nothing of the database.
+    """
+    found: list[Ledger] = []
+    try:
+        async for ledger in remote.client.list_ledgers(page_size=1000, timeout_s=timeout_s):
+            found.append(ledger)
+    except StatusError as error:
+        if not found and not is_stale(error):
+            raise
+        return found, error
+    return found, None
+
+
+def is_stale(error: StatusError) -> bool:
+    """Whether an error says that the database is an older copy, rather than that nobody knows."""
+    return error.code in _STALE
 
 
 async def wait_until_anchored(
@@ -109,7 +132,11 @@ async def wait_until_anchored(
     goals: dict[str, int] | None = None
     goal_sizes: dict[str, int] = {}
     while True:
-        found = [await remote.client.get_ledger(only)] if only else await ledgers(remote)
+        missing = None
+        if only:
+            found = [await remote.client.get_ledger(only)]
+        else:
+            found, missing = await ledgers(remote)
         logs = (
             [await log_state(remote, name=found[0].log or DEFAULT_LOG)]
             if only
@@ -130,7 +157,7 @@ async def wait_until_anchored(
             for log in logs
         )
         whole = bool(only) or (well(found, logs) and not unserved(found, logs))
-        if not open_seqs and anchored and whole:
+        if not open_seqs and anchored and whole and missing is None:
             on_progress(total, total)
             return found, logs[0], True
         on_progress(min(total - open_seqs, total - 1), total)

@@ -27,6 +27,7 @@ from provledger.fsck import BUNDLE, CHECKPOINT, Bundle, Head, LedgerBinder, LogF
 from provledger.hashing import Hasher, suite
 from provledger.keyset import KeySet
 from provledger.verify import Verifier
+from provledger_cli.anchoring import is_stale, ledgers
 from provledger_cli.connect import Remote
 from provledger_cli.failures import CommandError
 from provledger_cli.logfiles import Files
@@ -268,7 +269,11 @@ class ServiceRows:
 
     async def _ends(self, origin: str) -> list[tuple[bytes, int]]:
         found = []
-        async for ledger in self._remote.client.list_ledgers(page_size=1000):
+        stored, missing = await ledgers(self._remote)
+        if missing is not None and not is_stale(missing):
+            raise missing
+        # What an older copy does not list is missed where the log has it.
+        for ledger in stored:
             self._names[ledger.uid] = ledger.name
             if ledger.log_origin == origin:
                 found.append((ledger.uid, ledger.logged_seq))

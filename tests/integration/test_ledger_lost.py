@@ -25,6 +25,7 @@ from tests.support.ledgering import (
 )
 
 BEHIND = "LEDGER_BEHIND_ANCHOR"
+NOBODY = "tenants/acme/ledgers/none/receipts/018f0000-0000-7000-8000-000000000000"
 
 
 async def denial(service: Service, name: str) -> str:
@@ -74,15 +75,14 @@ async def test_while_nobody_says_how_many_ledgers_there_are_none_is_denied(
     anchor = InMemoryAnchor()
     async with ledger_service(database_url, anchor=anchor) as service:
         pass
-    name = "tenants/acme/ledgers/none/receipts/018f0000-0000-7000-8000-000000000000"
     async with ledger_service(database_url, anchor=anchor, create=False) as service:
         anchor.faults.down = True
-        assert await denial(service, name) == "ANCHOR_NOT_ASKED"
+        assert await denial(service, NOBODY) == "ANCHOR_NOT_ASKED"
         anchor.faults.down = False
-        await eventually(lambda: _is_denied(service, name))
+        await eventually(lambda: _is_denied(service, NOBODY))
         # Asked once.
         anchor.faults.down = True
-        assert await denial(service, name) == "LEDGER_NOT_FOUND"
+        assert await denial(service, NOBODY) == "LEDGER_NOT_FOUND"
 
 
 async def test_a_ledger_whose_place_is_not_stored_yet_is_no_loss(database_url: str) -> None:
@@ -93,11 +93,51 @@ async def test_a_ledger_whose_place_is_not_stored_yet_is_no_loss(database_url: s
         with begin_write(service.storage._engine) as connection:  # type: ignore[attr-defined]
             connection.execute(sa.text("DELETE FROM log_runs"))
             connection.execute(sa.text("UPDATE heads SET logged_seq = -1, lease_until_ns = 0"))
-    name = "tenants/acme/ledgers/none/receipts/018f0000-0000-7000-8000-000000000000"
     async with ledger_service(database_url, anchor=anchor, create=False) as service:
-        assert await denial(service, name) == "ANCHOR_NOT_ASKED"
+        assert await denial(service, NOBODY) == "ANCHOR_NOT_ASKED"
     async with ledger_service(database_url, anchor=anchor, create=False, relay=True) as service:
-        await eventually(lambda: _is_denied(service, name))
+        await eventually(lambda: _is_denied(service, NOBODY))
+
+
+async def listed(service: Service, parent: str) -> tuple[list[str], str]:
+    """Names page by page, and the reason of what came in place of the end."""
+    names: list[str] = []
+    request = ledger_pb2.ListLedgersRequest(parent=parent)
+    while True:
+        try:
+            page = await service.servicer.ListLedgers(request, None)
+        except StatusError as error:
+            return names, error.reason
+        names += [ledger.name for ledger in page.ledgers]
+        request.page_token = page.next_page_token
+        if not page.next_page_token:
+            return names, ""
+
+
+async def test_a_list_of_ledgers_does_not_end_where_one_may_be_missing(database_url: str) -> None:
+    anchor = InMemoryAnchor()
+    await lost_ledger(database_url, anchor)
+    async with ledger_service(database_url, anchor=anchor, create=False) as service:
+        for parent in ("tenants/acme", "tenants/-"):
+            assert await listed(service, parent) == (["tenants/acme/ledgers/main"], BEHIND)
+        assert await listed(service, "tenants/none") == ([], BEHIND)
+
+
+async def test_a_list_of_ledgers_ends_once_they_were_counted(database_url: str) -> None:
+    anchor = InMemoryAnchor()
+    async with ledger_service(database_url, anchor=anchor):
+        pass
+    async with ledger_service(database_url, anchor=anchor, create=False) as service:
+        anchor.faults.down = True
+        there = ["tenants/acme/ledgers/main"]
+        assert await listed(service, "tenants/acme") == (there, "ANCHOR_NOT_ASKED")
+        assert await listed(service, "tenants/none") == ([], "ANCHOR_NOT_ASKED")
+        anchor.faults.down = False
+        await eventually(lambda: _is_denied(service, NOBODY))
+        # Asked once.
+        anchor.faults.down = True
+        assert await listed(service, "tenants/acme") == (there, "")
+        assert await listed(service, "tenants/none") == ([], "")
 
 
 async def test_ledgers_of_others_are_not_missed_where_the_anchor_is_shared(

@@ -7,6 +7,9 @@ from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
+from provledger.errors import FailedPreconditionError, UnavailableError
 from provledger_cli.connect import Remote
 from provledger_cli.fsck import ServiceRows
 
@@ -18,12 +21,15 @@ class Ledgers:
 
     def __init__(self) -> None:
         self.there: dict[str, list[bytes]] = {}
+        self.end: Exception | None = None
 
     async def list_ledgers(self, **_: Any) -> AsyncIterator[Any]:
         for name, hashes in self.there.items():
             yield SimpleNamespace(
                 name=name, uid=name.encode(), log_origin=ORIGIN, logged_seq=len(hashes) - 1
             )
+        if self.end is not None:
+            raise self.end
 
     async def list_summaries(self, name: str, **_: Any) -> AsyncIterator[Any]:
         for receipt_hash in self.there[name]:
@@ -40,3 +46,16 @@ def test_a_ledger_that_is_made_meanwhile_has_its_rows() -> None:
         assert rows.hashes(b"b", 0, 1) == [b"b0"]
         assert rows.hashes(b"a", 0, 1) == [b"a0"]
         assert rows.hashes(b"c", 0, 1) == [], "nobody knows it"
+
+
+def test_ledgers_that_an_older_copy_lacks_have_no_rows() -> None:
+    client = Ledgers()
+    client.there["a"] = [b"a0"]
+    with asyncio.Runner() as runner:
+        rows = ServiceRows(runner, cast(Remote, SimpleNamespace(client=client)))
+        client.end = FailedPreconditionError("LEDGER_BEHIND_ANCHOR", "one is missing")
+        assert rows.ends(ORIGIN) == [(b"a", 0)]
+        assert rows.hashes(b"b", 0, 1) == []
+        client.end = UnavailableError("ANCHOR_NOT_ASKED", "nobody knows")
+        with pytest.raises(UnavailableError):
+            rows.ends(ORIGIN)

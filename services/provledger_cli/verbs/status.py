@@ -20,8 +20,12 @@ from provledger_cli.options import (
 
 if TYPE_CHECKING:
     from provledger.client import Ledger
+    from provledger.errors import StatusError
     from provledger_cli.anchoring import LogState
     from provledger_cli.connect import Target
+
+_ALONE_S = 3.0
+"""How long a ledger service without its anchor is asked for the end of its list."""
 
 
 def status(
@@ -46,18 +50,18 @@ def status(
     """Show the services' health, the ledgers, the logs, and how much of them is anchored.
 
     Exit code 0: all services answer, no log is damaged or held, every ledger takes entries, and
-    with --wait all is anchored. 1: one does not serve, is damaged, held, read only or too old, or
-    is not anchored in time. 2: a service could not be reached.
+    with --wait all is anchored. 1: one does not serve, is damaged, held, read only, too old or
+    missing, or is not anchored in time. 2: a service could not be reached.
 
     Example: provledger status --wait 30
     """
     from provledger_cli import health
-    from provledger_cli.anchoring import well
+    from provledger_cli.anchoring import is_stale, well
     from provledger_cli.connect import run_async, target
 
     output.use_json(as_json)
     where = target(data_dir, endpoint, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca)
-    words, found, logs, anchored = run_async(_status(where, wait))
+    words, found, logs, anchored, missing = run_async(_status(where, wait))
     if as_json:
         output.document(_document(where, words, found, logs, anchored))
     else:
@@ -78,15 +82,18 @@ def status(
     for ledger in found:
         if ledger.read_only_reason:
             output.say(f"[bold]{ledger.name}[/] takes no entries: {ledger.read_only_reason}")
+    if missing is not None:
+        output.say(f"there may be more ledgers than are listed: {missing}")
     if wait and not anchored:
         output.say(f"not everything was anchored within {output.seconds(wait)}")
-    if not well(found, logs) or (wait and not anchored):
+    stale = missing is not None and is_stale(missing)
+    if stale or not well(found, logs) or (wait and not anchored):
         raise typer.Exit(DOES_NOT_HOLD)
 
 
 async def _status(
     where: Target, wait_s: float
-) -> tuple[dict[str, str], list[Ledger], list[LogState], bool]:
+) -> tuple[dict[str, str], list[Ledger], list[LogState], bool, StatusError | None]:
     from provledger_cli import health
     from provledger_cli.anchoring import all_logs, ledgers, unserved, wait_until_anchored, well
     from provledger_cli.connect import Remote
@@ -95,6 +102,7 @@ async def _status(
     serving = {name for name, word in words.items() if word == health.SERVING}
     found: list[Ledger] = []
     logs: list[LogState] = []
+    missing: StatusError | None = None
     async with Remote(where, timeout_s=max(10.0, wait_s)) as remote:
         if wait_s and {"ledger", "anchor"} <= serving:
             with output.progress("receipts") as bar:
@@ -104,9 +112,12 @@ async def _status(
                     wait_s,
                     on_progress=lambda done, total: bar.update(task, completed=done, total=total),
                 )
-            return words, found, await all_logs(remote), anchored
+            if not anchored:
+                _, missing = await ledgers(remote)
+            return words, found, await all_logs(remote), anchored, missing
         if "ledger" in serving:
-            found = await ledgers(remote)
+            # Without the anchor nobody can say whether these are all.
+            found, missing = await ledgers(remote, None if "anchor" in serving else _ALONE_S)
         if "anchor" in serving:
             logs = await all_logs(remote)
             damaged = {log.name for log in logs if log.damage is not None}
@@ -116,8 +127,8 @@ async def _status(
                 output.say(f"[bold]{name}[/] is not served: the anchor's own log says why")
     logged = all(ledger.logged_seq >= ledger.seq for ledger in found)
     anchored = bool(logs) and all(log.all_anchored for log in logs)
-    whole = well(found, logs) and not unserved(found, logs)
-    return words, found, logs, anchored and logged and whole
+    whole = well(found, logs) and not unserved(found, logs) and missing is None
+    return words, found, logs, anchored and logged and whole, missing
 
 
 def _show(where: Target, words: dict[str, str], found: list[Ledger], logs: list[LogState]) -> None:
