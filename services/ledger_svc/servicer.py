@@ -380,6 +380,7 @@ def _check_view(drafts: Sequence[common_pb2.Draft]) -> None:
     if len(drafts) > 1 and 2 * size > answers.MAX_FULL_BYTES:
         raise convert.violation(
             "view",
-            "these receipts are too large to be returned in full in one answer; ask for BASIC",
-            "RESPONSE_TOO_LARGE",
+            "nothing is recorded: these receipts may be too large to be returned in full in one "
+            "answer; ask for BASIC, or send fewer",
+            "VIEW_TOO_LARGE",
         )

@@ -160,7 +160,7 @@ async def test_full_answer_that_would_be_too_large_is_refused_before_anything(
         items = [document(f"r{n}", bytes(1_000_000)) for n in range(8)]
         with pytest.raises(InvalidArgumentError) as caught:
             await append_batch(service, items, view=common_pb2.RECEIPT_VIEW_FULL)
-        assert caught.value.reason == "RESPONSE_TOO_LARGE"
+        assert caught.value.reason == "VIEW_TOO_LARGE"
         assert (await verify_all(service)).head_seq == 0
 
 

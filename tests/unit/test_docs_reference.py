@@ -143,6 +143,12 @@ def test_limits_are_those_of_the_code() -> None:
     assert not [limit for limit in shown if limit not in text]
 
 
+def test_limits_name_reasons_that_there_are() -> None:
+    known = error_reasons.REASONS.keys() | error_reasons.NOT_REASONS
+    named = re.findall(r"`([A-Z][A-Z0-9_]+)`", page("formats/limits.md"))
+    assert not [name for name in named if name not in known]
+
+
 def columns(service: str) -> dict[str, list[str]]:
     """Table and column names of a service."""
     metadata: sa.MetaData = {
