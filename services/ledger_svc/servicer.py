@@ -29,6 +29,7 @@ from provledger.api.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from provledger.errors import NotFoundError, StatusError, UnavailableError
 from provledger.rpc.auth import current_principal
 from provledger.rpc.channel import call
+from provledger.rpc.errors import naming
 
 MAX_VERIFIED_ROWS: Final = 10_000
 DEFAULT_LEDGER: Final = "main"
@@ -332,13 +333,14 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
     ) -> ledger_pb2.GetHeadResponse:
         """The head as the anchor signs it: the anchor, not we, knows what was logged."""
         ledger = await self._directory.get(request.name, "name")
-        head = await call(
-            self._head_stub.GetLedgerHead,
-            anchor_pb2.GetLedgerHeadRequest(
-                log=ledger.log_name, ledger_uid=ledger.uid, tree_size=request.tree_size
-            ),
-            timeout_s=self._parts.anchor_timeout_s,
+        asked = anchor_pb2.GetLedgerHeadRequest(
+            log=ledger.log_name, ledger_uid=ledger.uid, tree_size=request.tree_size
         )
+        timeout_s = self._parts.anchor_timeout_s
+        try:
+            head = await call(self._head_stub.GetLedgerHead, asked, timeout_s=timeout_s)
+        except StatusError as error:
+            raise naming(error, "ANCHOR_UNAVAILABLE", "the anchor service") from error
         return ledger_pb2.GetHeadResponse(head=head.head, checkpoint=head.checkpoint)
 
     async def VerifyRange(

@@ -12,9 +12,11 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from provledger import checkpoint, merkle, note
+from provledger.api.anchor.v1 import anchor_pb2_grpc
 from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from provledger.errors import StatusError
+from provledger.rpc.channel import channel
 from provledger.rpc.errors import from_rpc_error
 from tests.inmem.anchor import InMemoryAnchor
 from tests.inmem.witness import InMemoryWitness
@@ -53,6 +55,20 @@ async def test_errors_cross_the_wire_with_their_details(url: str) -> None:
         error = await refusal(append(broken))
         assert error.reason == "INVALID_JSON"
         assert error.violations[0].field == "draft.mutation.new_state"
+
+
+async def test_an_anchor_that_is_away_is_named_without_its_address(url: str) -> None:
+    async with (
+        ledger_service(url, anchor_timeout_s=0.5) as service,
+        served(service) as opened,
+        channel("127.0.0.1:9") as nobody,
+    ):
+        away: Any = anchor_pb2_grpc.AnchorServiceStub(nobody)
+        service.servicer._head_stub = away
+        stub: Any = ledger_pb2_grpc.LedgerServiceStub(opened)
+        error = await refusal(stub.GetHead(ledger_pb2.GetHeadRequest(name=LEDGER), timeout=30))
+        assert (error.code, error.reason) == ("UNAVAILABLE", "ANCHOR_UNAVAILABLE")
+        assert error.message == "the anchor service does not answer"
 
 
 async def test_batch_of_50000_is_refused_and_harms_nobody(url: str) -> None:
