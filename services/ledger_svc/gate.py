@@ -2,8 +2,9 @@
 
 Everything from here to the answer counts as in work, in bytes and in units (`overload`). Unary
 calls that do not fit are refused at once, as RESOURCE_EXHAUSTED with the delay after which what
-is ahead of them will be done. Streams are not refused drafts: they are read no further until there
-is room, which their senders feel as flow control.
+is ahead of them will be done. Streams are not refused drafts for want of room: they are read no
+further until there is some, which their senders feel as flow control. So it is with the quota, as
+long as the wait is short: behind a long one, a sender would take the stream for broken.
 
 Small calls cost as much to refuse as to answer, and refusing them would save no time for anybody.
 They are bounded by their number instead, and by how many a connection may have at once; and they
@@ -45,7 +46,11 @@ _FREE_CALLS: Final = 2
 MAX_SILENT_STREAMS: Final = 512
 """Streams on which nothing has come yet: of a listener's calls, two connections' worth."""
 _FORGET_ABOVE: Final = 1000
+_ANY_NUMBER: Final = 1_000_000
 _NO_ROOM_FOR_STREAM_S: Final = 1.0
+MAX_QUOTA_WAIT_S: Final = 5.0
+"""How long drafts of a stream wait for their tenant's quota; those that had to wait longer are
+refused."""
 
 _hinted: ContextVar[str] = ContextVar("hinted_tenant", default="")
 """The tenant whose quota was looked at when the call that is being served came in."""
@@ -199,7 +204,11 @@ class Gate:
             self._forget(tenant, held)
 
     async def enter(self, tenant: str, size_bytes: int) -> None:
-        """Wait for a place for a draft of a stream; it is held until `leave`."""
+        """Wait for a place for a draft of a stream; it is held until `leave`.
+
+        Raises:
+            ResourceExhaustedError: QUOTA_EXCEEDED, and when to come back; no place is held.
+        """
         await self._wait_for_quota(tenant)
         if tenant not in self._waiting.tenants and self._fits(tenant, size_bytes):
             self._enter(tenant, overload.units_of(size_bytes), size_bytes)
@@ -215,6 +224,11 @@ class Gate:
                     self.leave(tenant, size_bytes)
                 raise
         self.charge(tenant, 1)
+
+    def portion(self, tenant: str) -> int:
+        """How many drafts of a tenant's stream may enter together: what its quota has at once."""
+        quota = self._quota(tenant)
+        return _ANY_NUMBER if quota is None else max(1, int(quota.rate_per_s))
 
     def leave(self, tenant: str, size_bytes: int) -> None:
         """Give up the place of a draft."""
@@ -365,6 +379,8 @@ class Gate:
         # Once: whoever sleeps at the same time brings the quota into debt, and waits longer next.
         quota = self._quota(tenant)
         wait_s = 0.0 if quota is None else quota.wait_s(self._clock())
+        if wait_s > MAX_QUOTA_WAIT_S:
+            raise refuse(QUOTA_EXCEEDED, "the tenant's quota is used up for now", wait_s)
         if wait_s > 0.0:
             await asyncio.sleep(wait_s)
 

@@ -175,10 +175,10 @@ class Drain:
 class Quota:
     """A tenant's rate in drafts a second, with a second's worth at once."""
 
-    __slots__ = ("_filled_s", "_rate_per_s", "_tokens")
+    __slots__ = ("_filled_s", "_tokens", "rate_per_s")
 
     def __init__(self, rate_per_s: float, now_s: float) -> None:
-        self._rate_per_s = rate_per_s
+        self.rate_per_s = rate_per_s
         self._tokens = rate_per_s
         self._filled_s = now_s
 
@@ -187,7 +187,7 @@ class Quota:
         self._fill(now_s)
         if self._tokens > 0.0:
             return 0.0
-        return (1.0 - self._tokens) / self._rate_per_s
+        return (1.0 - self._tokens) / self.rate_per_s
 
     def charge(self, drafts: int, now_s: float) -> None:
         """Account drafts, into debt if need be."""
@@ -197,9 +197,9 @@ class Quota:
     def is_full(self, now_s: float) -> bool:
         """Whether it holds all it can, and so may be forgotten."""
         self._fill(now_s)
-        return self._tokens >= self._rate_per_s
+        return self._tokens >= self.rate_per_s
 
     def _fill(self, now_s: float) -> None:
-        earned = max(0.0, now_s - self._filled_s) * self._rate_per_s
-        self._tokens = min(self._rate_per_s, self._tokens + earned)
+        earned = max(0.0, now_s - self._filled_s) * self.rate_per_s
+        self._tokens = min(self.rate_per_s, self._tokens + earned)
         self._filled_s = now_s

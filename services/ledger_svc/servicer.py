@@ -246,6 +246,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
 
         steps = stream.Steps(
             check=check,
+            portion=lambda: gate.portion(tenant),
             enter=enter,
             leave=lambda size: gate.leave(tenant, size),
             submit=submit,

@@ -7,7 +7,8 @@ tenant. A draft that is refused is an answer like
 any other; what ends the stream is a broken stream: another ledger, a message that is none.
 
 A message brings one draft or many. Those of one message are recorded together, and answered
-together, as far as the answers fit into one message.
+together, as far as the answers fit into one message. Where the tenant has a quota of fewer a
+second, they go portion by portion, so that answers come while the rest waits.
 
 When the client half-closes, everything read so far is answered, then the stream ends. When it goes
 away, what was read so far is recorded all the same: the same request ids will find it.
@@ -24,7 +25,7 @@ from ledger_svc.outcomes import Outcome, Recorded
 from ledger_svc.unread import Window
 from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2
-from provledger.errors import DeadlineExceededError
+from provledger.errors import DeadlineExceededError, ResourceExhaustedError
 
 FIELD: Final = "draft"
 FIELD_OF_MANY: Final = "drafts[{index}]"
@@ -57,12 +58,14 @@ class Portion(NamedTuple):
 class Steps:
     """What is done with the requests of one stream.
 
-    check: raises for a request that breaks the stream. enter: waits for a place for so many drafts
-    of so many bytes; leave: gives up the place of so many bytes. submit: records the drafts of one
+    check: raises for a request that breaks the stream. portion: how many drafts may enter at once.
+    enter: waits for a place for so many drafts of so many bytes, or refuses them; leave: gives up
+    the place of so many bytes. submit: records the drafts of one
     message; raises, or returns an exception for each that is refused. answer: fills in results.
     """
 
     check: Callable[[ledger_pb2.AppendStreamRequest], None]
+    portion: Callable[[], int]
     enter: Callable[[int, int], Awaitable[None]]
     leave: Callable[[int], None]
     submit: Callable[[Sequence[common_pb2.Draft]], Awaitable[list[Outcome]]]
@@ -71,12 +74,16 @@ class Steps:
 
 @dataclass(frozen=True, slots=True)
 class _Message:
-    """The drafts of one message on their way."""
+    """The drafts of one message, or a portion of them, on their way.
 
-    recording: asyncio.Task[list[Outcome]]
+    `first_place` counts the drafts of their message.
+    """
+
+    recording: asyncio.Future[list[Outcome]]
     count: int
     size_bytes: int
     is_batch: bool
+    first_place: int
 
 
 _Queued = _Message | Exception | None
@@ -114,7 +121,7 @@ async def answers(
             # Shielded: a client that goes away ends the waiting, not the recording.
             outcomes = await asyncio.shield(queued.recording)
             if queued.is_batch:
-                for portion in portions(outcomes, index):
+                for portion in portions(outcomes, index, queued.first_place):
                     response = ledger_pb2.AppendStreamResponse()
                     await steps.answer(portion, [response.results.add() for _ in portion.outcomes])
                     yield response
@@ -129,16 +136,18 @@ async def answers(
         window.close()
 
 
-def portions(outcomes: list[Outcome], first_index: int) -> Iterator[Portion]:
+def portions(outcomes: list[Outcome], first_index: int, first_place: int = 0) -> Iterator[Portion]:
     """Outcomes of one message, as many at once as fit into an answer even in the FULL view."""
     start = size = 0
     for place, outcome in enumerate(outcomes):
         size_bytes = outcome.size_bytes if isinstance(outcome, Recorded) else 0
         if place > start and size + size_bytes > MAX_ANSWER_BYTES:
-            yield Portion(outcomes[start:place], first_index + start, start, FIELD_OF_MANY)
+            shown = outcomes[start:place]
+            yield Portion(shown, first_index + start, first_place + start, FIELD_OF_MANY)
             start, size = place, 0
         size += size_bytes
-    yield Portion(outcomes[start:], first_index + start, start, FIELD_OF_MANY)
+    rest = outcomes[start:]
+    yield Portion(rest, first_index + start, first_place + start, FIELD_OF_MANY)
 
 
 async def _read(
@@ -153,17 +162,41 @@ async def _read(
             steps.check(request)
             many = request.drafts
             drafts = list(many) if many else [request.draft]
-            count, size_bytes = len(drafts), request.ByteSize()
-            await window.acquire(count, size_bytes)
-            await steps.enter(count, size_bytes)
-            recording = asyncio.ensure_future(_submit(steps, drafts, size_bytes))
-            _running.add(recording)
-            recording.add_done_callback(_running.discard)
-            queue.put_nowait(_Message(recording, count, size_bytes, bool(many)))
+            size_bytes = request.ByteSize()
+            await window.acquire(len(drafts), size_bytes)
+            most, first_place = steps.portion(), 0
+            while first_place < len(drafts):
+                part = drafts[first_place : first_place + most]
+                is_last = first_place + most >= len(drafts)
+                part_bytes = size_bytes
+                if not is_last:
+                    part_bytes = min(size_bytes, sum(draft.ByteSize() for draft in part))
+                recording = await _enter(steps, part, part_bytes)
+                queue.put_nowait(
+                    _Message(recording, len(part), part_bytes, bool(many), first_place)
+                )
+                size_bytes -= part_bytes
+                first_place += len(part)
     except Exception as error:
         queue.put_nowait(error)
     else:
         queue.put_nowait(None)
+
+
+async def _enter(
+    steps: Steps, drafts: Sequence[common_pb2.Draft], size_bytes: int
+) -> asyncio.Future[list[Outcome]]:
+    """Record drafts once there is room for them; those that are refused it have their answer."""
+    try:
+        await steps.enter(len(drafts), size_bytes)
+    except ResourceExhaustedError as error:
+        refused: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
+        refused.set_result([error] * len(drafts))
+        return refused
+    recording = asyncio.create_task(_submit(steps, drafts, size_bytes))
+    _running.add(recording)
+    recording.add_done_callback(_running.discard)
+    return recording
 
 
 async def _submit(

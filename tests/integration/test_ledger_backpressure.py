@@ -24,6 +24,7 @@ from tests.support.ledgering import (
     create_ledger,
     document,
     draft,
+    error_of,
     eventually,
     ledger_service,
     served,
@@ -192,6 +193,44 @@ async def test_quota_of_a_tenant_is_its_own(tmp_path: Path) -> None:
         # 400 at 20 a second: nineteen seconds of debt, less what has passed.
         assert 5.0 < (error.retry_delay_s or 0.0) < 19.1
         assert await outcome(stub.Append(request(draft("mine"), OTHER))) is None
+
+
+async def test_messages_of_a_stream_are_answered_as_the_quota_lets_them(tmp_path: Path) -> None:
+    """Nobody waits long without an answer: a message beyond the quota is answered in portions."""
+    async with held(tmp_path, tenant_quotas={"acme": ("10",)}) as (_, channel, witness):
+        witness.gate.set()
+        message = ledger_pb2.AppendStreamRequest(
+            ledger=LEDGER, drafts=[draft(f"s{n}") for n in range(25)]
+        )
+        message.drafts[23].mutation.new_state = b"{"
+        call = ledger_pb2_grpc.LedgerServiceStub(channel).AppendStream(iter([message]), timeout=60)
+        parts = [part async for part in call]
+        assert [len(part.results) for part in parts] == [10, 10, 5]
+        results = [result for part in parts for result in part.results]
+        assert [result.index for result in results] == list(range(25))
+        assert [n for n, result in enumerate(results) if result.HasField("error")] == [23]
+        assert "drafts[23]" in results[23].error.message
+
+
+async def test_drafts_of_a_stream_that_would_wait_long_are_refused_one_by_one(
+    tmp_path: Path,
+) -> None:
+    async with held(tmp_path, tenant_quotas={"acme": ("20",)}) as (_, channel, witness):
+        witness.gate.set()
+        stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+        batch = ledger_pb2.AppendBatchRequest(
+            ledger=LEDGER, drafts=[draft(f"b{n}") for n in range(1000)]
+        )
+        await stub.AppendBatch(batch, timeout=60)
+        message = ledger_pb2.AppendStreamRequest(
+            ledger=LEDGER, drafts=[draft(f"s{n}") for n in range(30)]
+        )
+        call = stub.AppendStream(iter([message]), timeout=30)
+        results = [result async for part in call for result in part.results]
+        assert [result.index for result in results] == list(range(30))
+        errors = [error_of(result) for result in results]
+        assert {error.reason for error in errors} == {"QUOTA_EXCEEDED"}
+        assert all((error.retry_delay_s or 0.0) > gate.MAX_QUOTA_WAIT_S for error in errors)
 
 
 @pytest.mark.parametrize("rpc", ["Append", "AppendBatch"])

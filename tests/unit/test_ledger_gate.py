@@ -231,6 +231,24 @@ def test_quota_refuses_until_it_has_filled_up_again() -> None:
         pass
 
 
+async def test_drafts_of_a_stream_wait_for_the_quota_only_for_moments() -> None:
+    """Their sender would take a stream without answers for broken."""
+    clock = Clock()
+    subject = gate(clock, quotas={"acme": 10.0, "slow": 0.2})
+    assert [subject.portion(tenant) for tenant in ("acme", "slow")] == [10, 1]
+    assert subject.portion("other") >= 1000
+    await subject.enter("acme", KIB)
+    subject.charge("acme", 200)
+    with pytest.raises(ResourceExhaustedError) as caught:
+        await subject.enter("acme", KIB)
+    assert caught.value.reason == "QUOTA_EXCEEDED"
+    assert caught.value.retry_delay_s == pytest.approx(19.2)
+    assert subject.in_work_bytes == KIB
+    clock.now_s += 19.2
+    await subject.enter("acme", KIB)
+    assert subject.in_work_bytes == 2 * KIB
+
+
 @given(st.lists(st.tuples(st.floats(0, 3), st.integers(1, 50)), max_size=60), st.floats(1, 100))
 def test_quota_is_never_exceeded_by_more_than_one_call(
     calls: list[tuple[float, int]], rate: float
