@@ -249,6 +249,7 @@ async def build(settings: Settings) -> App:
     return App(
         services=[(ledger_pb2_grpc.add_LedgerServiceServicer_to_server, service.servicer)],
         background=background,
+        on_drain=service.servicer.drain,
         close=close,
         gates=service.gates(),
     )

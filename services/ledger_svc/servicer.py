@@ -12,6 +12,7 @@ from ledger_svc import admission, answers, convert, listing, stream
 from ledger_svc.append import Appender
 from ledger_svc.chain import LedgerInfo
 from ledger_svc.directory import LedgerDirectory
+from ledger_svc.draining import Draining
 from ledger_svc.gate import Gate
 from ledger_svc.genesis import LedgerMaker
 from ledger_svc.guard import Guard
@@ -76,6 +77,11 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         self._reads = parts.reads
         self._guard = parts.guard
         self._head_stub: HeadStub = parts.anchor
+        self._draining = Draining()
+
+    async def drain(self) -> None:
+        """End streams behind what they are answered by now: the service is to end."""
+        self._draining.begin()
 
     # --- ledgers
 
@@ -199,8 +205,9 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         self, request_iterator: AsyncIterator[ledger_pb2.AppendStreamRequest], context: Any
     ) -> AsyncIterator[ledger_pb2.AppendStreamResponse]:
         """Record drafts as they come; answer in order."""
+        self._draining.check()
         with self._parts.gate.silent_stream():
-            first = await stream.first_message(aiter(request_iterator))
+            first = await stream.first_message(aiter(request_iterator), self._draining)
             if first is None:
                 return
             ledger = await self._directory.get(first.ledger, "ledger")
@@ -255,7 +262,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         parts = self._parts
         window = Window(parts.stream_in_flight, parts.stream_bytes, parts.unread, tenant)
         with gate.stream(tenant):
-            async for response in stream.answers(requests(), steps, window):
+            async for response in stream.answers(requests(), steps, window, self._draining):
                 yield response
 
     async def _append(

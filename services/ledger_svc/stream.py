@@ -11,7 +11,8 @@ together, as far as the answers fit into one message. Where the tenant has a quo
 second, they go portion by portion, so that answers come while the rest waits.
 
 When the client half-closes, everything read so far is answered, then the stream ends. When it goes
-away, what was read so far is recorded all the same: the same request ids will find it.
+away, what was read so far is recorded all the same: the same request ids will find it. When the
+service is to end, nothing more is read, and the stream ends behind the last answer (`draining`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from ledger_svc.draining import Draining, server_draining
 from ledger_svc.outcomes import Outcome, Recorded
 from ledger_svc.unread import Window
 from provledger.api.common.v1 import common_pb2
@@ -91,28 +93,54 @@ _Queued = _Message | Exception | None
 
 
 async def first_message(
-    requests: AsyncIterator[ledger_pb2.AppendStreamRequest],
+    requests: AsyncIterator[ledger_pb2.AppendStreamRequest], draining: Draining
 ) -> ledger_pb2.AppendStreamRequest | None:
     """The message that a stream begins with; None if it ends without one.
 
     Raises:
         DeadlineExceededError: STREAM_SILENT.
+        UnavailableError: SERVER_DRAINING.
     """
+
+    async def read() -> ledger_pb2.AppendStreamRequest | None:
+        return await anext(requests, None)
+
+    reading = asyncio.create_task(read())
     try:
-        async with asyncio.timeout(FIRST_MESSAGE_S):
-            return await anext(requests, None)
-    except TimeoutError:
-        raise DeadlineExceededError(
-            "STREAM_SILENT", f"nothing was sent on the stream for {FIRST_MESSAGE_S:g} s"
-        ) from None
+        draining.ends(reading)
+        done, _ = await asyncio.wait({reading}, timeout=FIRST_MESSAGE_S)
+    finally:
+        reading.cancel()
+    if done:
+        if reading.cancelled():
+            draining.check()
+        # A call that its client gave up is cancelled here as well.
+        return reading.result()
+    raise DeadlineExceededError(
+        "STREAM_SILENT", f"nothing was sent on the stream for {FIRST_MESSAGE_S:g} s"
+    )
 
 
 async def answers(
-    requests: AsyncIterator[ledger_pb2.AppendStreamRequest], steps: Steps, window: Window
+    requests: AsyncIterator[ledger_pb2.AppendStreamRequest],
+    steps: Steps,
+    window: Window,
+    draining: Draining,
 ) -> AsyncIterator[ledger_pb2.AppendStreamResponse]:
-    """The answers to a stream of requests, in order."""
+    """The answers to a stream of requests, in order.
+
+    Raises:
+        UnavailableError: SERVER_DRAINING, behind the answers to all that was taken in.
+    """
     queue: asyncio.Queue[_Queued] = asyncio.Queue()
     reader = asyncio.create_task(_read(requests, steps, window, queue))
+
+    def ended(_: asyncio.Task[None]) -> None:
+        if reader.cancelled() and draining.begun:
+            queue.put_nowait(server_draining())
+
+    reader.add_done_callback(ended)
+    draining.ends(reader)
     try:
         index = 0
         while (queued := await queue.get()) is not None:
