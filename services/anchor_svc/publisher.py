@@ -64,6 +64,8 @@ class Publisher:
         self._swept_size = 0
         # Whether there may be partial tiles of sizes that were never published, beyond it.
         self._interrupted = True
+        # Whether the partial tiles of what is published are known to be what they should.
+        self._is_whole = False
 
     async def run(self) -> None:
         """Publish for as long as the service runs.
@@ -75,13 +77,18 @@ class Publisher:
         last_s = -self._interval_s
         while True:
             changed = self._state.changed()
-            if self._state.signed_size <= self._state.published_size:
+            is_published = self._state.signed_size <= self._state.published_size
+            if is_published and (self._is_whole or not self._state.published_size):
                 await changed.wait()
                 continue
             await asyncio.sleep(max(0.0, last_s + self._interval_s - time.monotonic()))
             last_s = time.monotonic()
             try:
-                await self.publish(self._state.signed_view())
+                if is_published:
+                    await self.mend(self._state.signed_view())
+                else:
+                    await self.publish(self._state.signed_view())
+                self._is_whole = True
                 delays = _RETRY.delays(self._rng)
             except (StatusError, OSError) as error:
                 log.error("anchor.publish_failed", exc_info=error, log=self._log.name)
@@ -112,16 +119,39 @@ class Publisher:
         await asyncio.to_thread(drop, old_size, view.size)
         self._swept_size, self._interrupted = view.size, False
 
+    async def mend(self, view: View) -> None:
+        """Write the partial tiles of the published `view` anew where they are not what they were.
+
+        Nothing that is signed is made from them, so that no start would find out otherwise. Does
+        nothing if `view` is not what is published.
+
+        Raises:
+            StatusError, OSError: it could not be done; doing it again is harmless.
+        """
+        if view.size != self._state.published_size:
+            return
+        odd = await asyncio.to_thread(self._mend, view)
+        for path in odd:
+            log.error("anchor.partial_tile_mended", log=self._log.name, tile=path)
+
+    def _mend(self, view: View) -> list[str]:
+        return self._store.mend_partials(*_partials(view), view.size)
+
     def _write(self, view: View) -> None:
-        hash_tiles = []
-        for level, width in enumerate(level_widths(view.size)):
-            if width:
-                index = view.size >> (_TILE_BITS * (level + 1))
-                tile = view.tile(level, index)
-                hashes = [tile.node(0, place) for place in range(width)]
-                hash_tiles.append((level, index, hashes))
-        prover = view.newest_prover()
-        first = view.size - view.size % TILE_WIDTH
-        bundle = [prover.entry(index) for index in range(first, view.size)]
-        self._store.write_partials(hash_tiles, bundle, view.size)
+        self._store.write_partials(*_partials(view), view.size)
         self._store.write_checkpoint(view.note)
+
+
+def _partials(view: View) -> tuple[list[tuple[int, int, list[bytes]]], list[bytes]]:
+    """Hash tiles by level and index, and entries, as `TileStore.write_partials` takes them."""
+    hash_tiles = []
+    for level, width in enumerate(level_widths(view.size)):
+        if width:
+            index = view.size >> (_TILE_BITS * (level + 1))
+            tile = view.tile(level, index)
+            hashes = [tile.node(0, place) for place in range(width)]
+            hash_tiles.append((level, index, hashes))
+    prover = view.newest_prover()
+    first = view.size - view.size % TILE_WIDTH
+    bundle = [prover.entry(index) for index in range(first, view.size)]
+    return hash_tiles, bundle

@@ -76,14 +76,26 @@ class TileStore:
     ) -> None:
         """Write the partial tiles of a size about to be published: (level, index, hashes), and
         the entries of the last bundle, if it is partial."""
-        contents = [
-            (tiles.tile_path(level, index, len(hashes)), b"".join(hashes))
-            for level, index, hashes in hash_tiles
+        self._files.write(_partials(hash_tiles, bundle, size))
+
+    def mend_partials(
+        self,
+        hash_tiles: Iterable[tuple[int, int, Sequence[bytes]]],
+        bundle: Sequence[bytes],
+        size: int,
+    ) -> list[str]:
+        """Write those anew that are not what `write_partials` wrote; returns their paths.
+
+        Raises:
+            DataLossError: the files are where nothing that is there can be replaced.
+        """
+        odd = [
+            (path, data)
+            for path, data in _partials(hash_tiles, bundle, size)
+            if self._files.read(path) != data
         ]
-        if bundle:
-            path = tiles.entries_path(size // tiles.TILE_WIDTH, len(bundle))
-            contents.append((path, tiles.encode_bundle(bundle)))
-        self._files.write(contents)
+        self._files.write(odd)
+        return [path for path, _ in odd]
 
     def drop_partials(self, old_size: int, size: int) -> None:
         """Remove the partial tiles of a published size that are full in a larger one.
@@ -163,3 +175,16 @@ class TileStore:
         if data is None:
             raise damaged(path, "is missing")
         return data
+
+
+def _partials(
+    hash_tiles: Iterable[tuple[int, int, Sequence[bytes]]], bundle: Sequence[bytes], size: int
+) -> list[tuple[str, bytes]]:
+    contents = [
+        (tiles.tile_path(level, index, len(hashes)), b"".join(hashes))
+        for level, index, hashes in hash_tiles
+    ]
+    if bundle:
+        path = tiles.entries_path(size // tiles.TILE_WIDTH, len(bundle))
+        contents.append((path, tiles.encode_bundle(bundle)))
+    return contents

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from anchor_svc.pieces import read_piece
 from provledger import checkpoint as checkpoints
 from provledger import tiles
 from provledger.errors import NotFoundError, UnavailableError
-from tests.support.anchoring import Ledger, log_vkey, running_log, submit
+from tests.support.anchoring import Ledger, eventually, log_vkey, running_log, submit
 from tests.support.cut import CutStorage
 
 pytestmark = pytest.mark.timeout(60)
@@ -119,3 +120,48 @@ async def test_what_a_stop_at_any_point_leaves_goes_with_the_next_publication(
         monkeypatch.setattr(log.store._files, "drop_partials", dropped.append)
         await publish(log, ledger, 2101)
         assert dropped == ["tile/0/004", "tile/entries/004"]
+
+
+def _found(root: Path, paths: Iterable[str]) -> dict[str, bytes]:
+    return {path: (root / path).read_bytes() for path in paths if (root / path).exists()}
+
+
+@pytest.mark.parametrize("damage", [None, b"", b"damaged"])
+async def test_partial_tiles_that_are_not_what_they_were_are_mended_at_a_start(
+    database_url: str, tmp_path: Path, damage: bytes | None
+) -> None:
+    """They are made of what the database has, and no root is: nothing else would notice."""
+    ledger = Ledger()
+    async with running_log(database_url, tmp_path) as log:
+        await publish(log, ledger, 301)
+        root = log.store.root
+    whole = {path: (root / path).read_bytes() for path in ("tile/1/000.p/1", *PARTIALS)}
+    for path in whole:
+        if damage is None:
+            (root / path).unlink()
+        else:
+            (root / path).write_bytes(damage)
+    full = {path: (root / path).stat().st_mtime_ns for path in ("tile/0/000", "tile/entries/000")}
+    async with running_log(database_url, tmp_path) as log:
+        running = asyncio.create_task(log.publisher.run())
+        await eventually(lambda: _found(root, whole) == whole, 30.0)
+        running.cancel()
+        assert {path: (root / path).stat().st_mtime_ns for path in full} == full
+        # What follows is published as ever.
+        await publish(log, ledger, 601)
+        assert partial_dirs(log) == at_size(601)
+
+
+async def test_a_view_that_is_not_published_mends_nothing(
+    database_url: str, tmp_path: Path
+) -> None:
+    ledger = Ledger()
+    async with running_log(database_url, tmp_path) as log:
+        await publish(log, ledger, 301)
+        before = partial_dirs(log)
+        ledger.grow(10)
+        await submit(log, ledger, 300)
+        (log.store.root / PARTIALS[0]).write_bytes(b"")
+        await log.publisher.mend(log.state.signed_view())
+        assert (log.store.root / PARTIALS[0]).read_bytes() == b""
+        assert partial_dirs(log) == before
