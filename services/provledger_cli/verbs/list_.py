@@ -105,6 +105,9 @@ def list_(
 ) -> None:
     """List receipts of one ledger in the order of its chain. Conditions are joined by AND.
 
+    What a receipt is about, and who did it, is in the receipt itself: `provledger get NAME`, or
+    `provledger export` for many.
+
     Example: provledger list --tenant acme --resource-type Version --resource-id redis/8.8.2
     """
     from provledger.client import ReceiptFilter
