@@ -7,6 +7,7 @@ what befalls the next calls, one each.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ import grpc
 
 from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from provledger.client import CallPolicy, Mutation
 from provledger.errors import (
     InvalidArgumentError,
     NotFoundError,
@@ -23,6 +25,7 @@ from provledger.errors import (
     StatusError,
     UnavailableError,
 )
+from provledger.retry import RetryPolicy
 from provledger.rpc.errors import status_to_pb
 from provledger.rpc.interceptors import ServiceInterceptor
 from provledger.rpc.tls import TLSSettings, server_credentials
@@ -34,6 +37,25 @@ EXHAUSTED = "exhausted"
 LOST_ANSWER = "lost answer"
 HANGS = "hangs"
 TURNED_AWAY = "items turned away"
+
+QUICK = CallPolicy(
+    timeout_s=10.0,
+    attempt_timeout_s=0.5,
+    retry=RetryPolicy(attempts=100, base_s=0.01, cap_s=0.05, budget_s=60.0),
+)
+
+
+def create(number: int, **changes: object) -> Mutation:
+    """A draft with a request id made of its number."""
+    values: dict = {
+        "action": "CREATE",
+        "resource_type": "Item",
+        "resource_id": str(number),
+        "actor_id": "tester",
+        "new_state": {"n": number},
+        "request_id": f"r-{number}",
+    }
+    return Mutation(**{**values, **changes})
 
 
 class FakeLedger(ledger_pb2_grpc.LedgerServiceServicer):
@@ -211,3 +233,25 @@ async def serving(
         yield f"127.0.0.1:{bound}"
     finally:
         await server.stop(None)
+
+
+class InThread:
+    """A fake service on a loop in a thread of its own, for the blocking client."""
+
+    def __enter__(self) -> tuple[FakeLedger, str]:
+        self.fake = FakeLedger()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
+        self._thread.start()
+        assert self._ready.wait(10)
+        return self.fake, self._endpoint
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+    async def _serve(self) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        async with serving(self.fake) as self._endpoint:
+            self._ready.set()
+            await self._stop.wait()

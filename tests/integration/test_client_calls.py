@@ -20,36 +20,21 @@ from provledger.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
-from provledger.retry import NO_RETRY, RetryPolicy
+from provledger.retry import NO_RETRY
 from tests.integration.client_simulator import (
     EXHAUSTED,
     HANGS,
     LEDGER,
     LOST_ANSWER,
+    QUICK,
     TURNED_AWAY,
     UNAVAILABLE,
     FakeLedger,
+    InThread,
+    create,
     serving,
 )
 from tests.support.certs import CertificateAuthority
-
-QUICK = CallPolicy(
-    timeout_s=10.0,
-    attempt_timeout_s=0.5,
-    retry=RetryPolicy(attempts=100, base_s=0.01, cap_s=0.05, budget_s=60.0),
-)
-
-
-def create(number: int, **changes: object) -> Mutation:
-    values: dict = {
-        "action": "CREATE",
-        "resource_type": "Item",
-        "resource_id": str(number),
-        "actor_id": "tester",
-        "new_state": {"n": number},
-        "request_id": f"r-{number}",
-    }
-    return Mutation(**{**values, **changes})
 
 
 @pytest.fixture
@@ -378,30 +363,8 @@ async def test_jwks_without_a_keys_endpoint_says_what_is_missing(client: AsyncCl
         await client.jwks()
 
 
-class _InThread:
-    """A fake service on a loop in a thread of its own, for the blocking client."""
-
-    def __enter__(self) -> tuple[FakeLedger, str]:
-        self.fake = FakeLedger()
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
-        self._thread.start()
-        assert self._ready.wait(10)
-        return self.fake, self._endpoint
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
-
-    async def _serve(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        async with serving(self.fake) as self._endpoint:
-            self._ready.set()
-            await self._stop.wait()
-
-
 def test_the_blocking_client_does_the_same() -> None:
-    with _InThread() as (fake, endpoint), Client(endpoint, policy=QUICK) as client:
+    with InThread() as (fake, endpoint), Client(endpoint, policy=QUICK) as client:
         fake.faults.append(LOST_ANSWER)
         receipt = client.append(LEDGER, create(0))
         assert client.get_receipt(receipt.name) == receipt
@@ -417,7 +380,7 @@ def test_the_blocking_client_does_the_same() -> None:
 
 
 def test_the_blocking_client_may_begin_with_a_stream() -> None:
-    with _InThread() as (fake, endpoint), Client(endpoint, policy=QUICK) as client:
+    with InThread() as (fake, endpoint), Client(endpoint, policy=QUICK) as client:
         assert len(list(client.append_stream(LEDGER, [create(n) for n in range(5)]))) == 5
         assert len(fake.receipts) == 5
 
@@ -437,7 +400,7 @@ async def test_with_certificates_the_client_is_known_and_without_it_is_not_serve
 
 
 def test_the_blocking_client_may_be_left_in_the_middle_of_a_listing() -> None:
-    with _InThread() as (_, endpoint), Client(endpoint, policy=QUICK) as client:
+    with InThread() as (_, endpoint), Client(endpoint, policy=QUICK) as client:
         client.append_batch(LEDGER, [create(n) for n in range(30)])
         listing = client.list_receipts(LEDGER, page_size=10)
         assert next(listing).seq == 1
@@ -454,7 +417,7 @@ def test_a_closed_client_says_so() -> None:
 
 
 def test_the_blocking_client_is_shared_between_threads() -> None:
-    with _InThread() as (fake, endpoint), Client(endpoint, policy=QUICK) as client:
+    with InThread() as (fake, endpoint), Client(endpoint, policy=QUICK) as client:
         threads = [
             threading.Thread(target=client.append, args=(LEDGER, create(n))) for n in range(20)
         ]

@@ -90,7 +90,9 @@ async def append_all(
             message = convert.draft_to_pb(draft)
         except InputError as exc:
             error = as_status_error(exc, field=f"drafts[{index}]")
-            results[index] = AppendResult(index, draft.request_id, error=error)
+            # It may be no draft at all.
+            request_id = str(getattr(draft, "request_id", ""))
+            results[index] = AppendResult(index, request_id, error=error)
             continue
         refusal = too_large(message, f"drafts[{index}]")
         if refusal is not None:

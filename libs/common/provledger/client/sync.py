@@ -317,7 +317,8 @@ class Client:
 async def _in_thread(drafts: Iterable[Draft]) -> AsyncIterator[Draft]:
     source = iter(drafts)
     while True:
-        draft = await asyncio.to_thread(next, source, None)
-        if draft is None:
+        # Not None: a source may yield it by mistake, and what follows it would be lost.
+        draft: Any = await asyncio.to_thread(next, source, _END)
+        if draft is _END:
             return
         yield draft
