@@ -9,16 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provledger.api.common.v1 import common_pb2
-from provledger.client import batches, calls
+from provledger.api.ledger.v1 import ledger_pb2
+from provledger.client import AppendResult, Document, Draft, batches, calls
 from provledger.errors import (
     DeadlineExceededError,
     InternalError,
     InvalidArgumentError,
+    PermissionDeniedError,
     ResourceExhaustedError,
     StatusError,
     UnavailableError,
 )
 from provledger.retry import RetryPolicy
+from provledger.rpc.errors import status_to_pb
 
 
 def item(index: int, size: int) -> tuple[int, common_pb2.Draft]:
@@ -74,3 +77,83 @@ def test_the_wait_is_never_shorter_than_the_service_asked_for() -> None:
     wait_s = calls.next_wait(asked, delays)
     assert wait_s is not None
     assert 0.7 <= wait_s <= 0.9
+
+
+class _Ledger:
+    """Answers what `outcomes` says, call by call: an error for all, or one for each draft."""
+
+    def __init__(self, *outcomes: StatusError | list[StatusError | None]) -> None:
+        self._outcomes = list(outcomes)
+        self.sent: list[list[str]] = []
+
+    async def __call__(
+        self, request: ledger_pb2.AppendBatchRequest, left_s: float
+    ) -> ledger_pb2.AppendBatchResponse:
+        self.sent.append([draft.request_id for draft in request.drafts])
+        outcome = self._outcomes.pop(0)
+        if isinstance(outcome, StatusError):
+            raise outcome
+        return ledger_pb2.AppendBatchResponse(results=[_result(error) for error in outcome])
+
+    async def append(self, *drafts: Draft) -> list[AppendResult]:
+        return await batches.append_all(
+            self, "a ledger", drafts, full=False, timeout_s=60.0, policy=_AT_ONCE
+        )
+
+
+def _result(error: StatusError | None) -> common_pb2.AppendResult:
+    if error is not None:
+        return common_pb2.AppendResult(error=status_to_pb(error))
+    return common_pb2.AppendResult(receipt=common_pb2.Receipt(suite=common_pb2.SUITE_BLAKE3))
+
+
+def _draft(request_id: str, payload: bytes = b"x") -> Draft:
+    return Document(
+        receipt_type="evidence.note",
+        media_type="text/plain",
+        payload=payload,
+        resource_type="Note",
+        resource_id="1",
+        actor_id="tester",
+        request_id=request_id,
+    )
+
+
+_AT_ONCE = calls.CallPolicy(retry=RetryPolicy(attempts=100, base_s=0.0, cap_s=0.0, budget_s=60.0))
+_BUSY = UnavailableError("LEDGER_BUSY", "not now")
+_DENIED = PermissionDeniedError("CALLER_NOT_ALLOWED", "no longer")
+
+
+async def test_a_call_that_fails_leaves_the_results_there_are() -> None:
+    """Whoever made no request ids of his own could only record all of it once more."""
+    ledger = _Ledger([None, _BUSY, None], _DENIED)
+    results = await ledger.append(*(_draft("") for _ in range(3)))
+    assert [result.summary is not None for result in results] == [True, False, True]
+    assert isinstance(results[1].error, PermissionDeniedError)
+    # It can be sent again as what it was.
+    assert ledger.sent[1] == [results[1].request_id] == [ledger.sent[0][1]]
+
+
+async def test_what_comes_after_a_call_that_failed_is_not_sent() -> None:
+    half = b"x" * (batches.MAX_BATCH_BYTES // 2)
+    ledger = _Ledger([None], _DENIED)
+    results = await ledger.append(*(_draft(f"r{n}", half) for n in range(3)))
+    assert ledger.sent == [["r0"], ["r1"]]
+    assert [result.index for result in results] == [0, 1, 2]
+    assert [result.request_id for result in results] == ["r0", "r1", "r2"]
+    assert [result.error is None for result in results] == [True, False, False]
+
+
+async def test_a_call_that_fails_before_any_answer_is_raised() -> None:
+    with pytest.raises(PermissionDeniedError):
+        await _Ledger(_DENIED).append(_draft("r0"), _draft("r1"))
+    with pytest.raises(PermissionDeniedError):
+        await _Ledger([_BUSY, _BUSY], _DENIED).append(_draft("r0"), _draft("r1"))
+
+
+async def test_what_a_stream_sends_again_keeps_its_results_too() -> None:
+    messages = [common_pb2.Draft(request_id=f"r{n}") for n in range(3)]
+    results = await batches.append_messages(
+        _Ledger([None, _BUSY, None], _DENIED), "a ledger", messages, full=False, policy=_AT_ONCE
+    )
+    assert [result.error is None for result in results] == [True, False, True]

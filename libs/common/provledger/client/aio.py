@@ -144,6 +144,10 @@ class AsyncClient(Reading):
         One bad draft never fails its neighbours: look at each result's `error`. Calls are split by
         count and bytes and sent in turn, and `timeout_s` is for all of them. `full` returns whole
         receipts, otherwise there are summaries. `wait_for` is as in `append`, for each call.
+
+        Raises:
+            StatusError: where a call fails and no draft was answered before; once one was, the
+                error is in the results of those that were not.
         """
         policy = self._policy
         return await batches.append_all(

@@ -18,7 +18,7 @@ from provledger.client import convert
 from provledger.client.calls import CallPolicy, is_retryable, next_wait, waits
 from provledger.client.drafts import Draft
 from provledger.client.values import AppendResult
-from provledger.errors import InputError, InternalError, InvalidArgumentError
+from provledger.errors import InputError, InternalError, InvalidArgumentError, StatusError
 from provledger.rpc.errors import MESSAGE_TOO_LARGE, as_status_error
 
 MAX_BATCH_ITEMS: Final = 1000
@@ -79,9 +79,11 @@ async def append_all(
 ) -> list[AppendResult]:
     """Record all drafts; one result for each, in order.
 
+    Once a draft was answered, a call that fails for good is the error of those that were not: their
+    results say so, with the request ids to send them again under.
+
     Raises:
-        StatusError: where a whole call fails for good. What was recorded before stays recorded:
-            the same drafts with the same request ids give it back.
+        StatusError: where a whole call fails for good, and none was answered before.
     """
     results: dict[int, AppendResult] = {}
     items: list[_Item] = []
@@ -100,9 +102,7 @@ async def append_all(
         else:
             items.append((index, message))
     deadline_s = time.monotonic() + timeout_s
-    for batch in split(items):
-        async for result in append_some(call, ledger, batch, full, deadline_s, policy, wait_for):
-            results[result.index] = result
+    results |= await _append_items(call, ledger, items, full, deadline_s, policy, wait_for)
     return [results[index] for index in range(len(drafts))]
 
 
@@ -115,12 +115,40 @@ async def append_messages(
     policy: CallPolicy,
 ) -> list[AppendResult]:
     """Record drafts that are messages already; as `append_all`, within the policy's timeout."""
-    results: dict[int, AppendResult] = {}
+    items = list(enumerate(drafts))
     deadline_s = time.monotonic() + policy.timeout_s
-    for batch in split(enumerate(drafts)):
-        async for result in append_some(call, ledger, batch, full, deadline_s, policy):
-            results[result.index] = result
+    results = await _append_items(call, ledger, items, full, deadline_s, policy)
     return [results[index] for index in range(len(drafts))]
+
+
+async def _append_items(
+    call: Call,
+    ledger: str,
+    items: Sequence[_Item],
+    full: bool,
+    deadline_s: float,
+    policy: CallPolicy,
+    wait_for: common_pb2.AnchorState = common_pb2.ANCHOR_STATE_UNSPECIFIED,
+) -> dict[int, AppendResult]:
+    """Send items in calls that fit, one after the other; the result of each, by its index.
+
+    A call that fails ends it: what comes later in the chain is not sent before what failed.
+    """
+    results: dict[int, AppendResult] = {}
+    try:
+        for batch in split(items):
+            async for result in append_some(
+                call, ledger, batch, full, deadline_s, policy, wait_for
+            ):
+                results[result.index] = result
+    except StatusError as error:
+        # Some may be recorded under request ids that only we know: they are not thrown away.
+        if not results:
+            raise
+        for index, message in items:
+            if index not in results:
+                results[index] = AppendResult(index, message.request_id, error=error)
+    return results
 
 
 async def append_some(
