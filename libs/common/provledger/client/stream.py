@@ -15,6 +15,7 @@ iterates) takes answers. Only the pump ever awaits the source: cancelling the ot
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import time
 from collections import deque
 from collections.abc import (
@@ -41,7 +42,13 @@ from provledger.client.batches import too_large
 from provledger.client.calls import CallPolicy, is_retryable, next_wait, waits
 from provledger.client.drafts import Draft
 from provledger.client.values import AppendResult
-from provledger.errors import DeadlineExceededError, InternalError, StatusError, UnavailableError
+from provledger.errors import (
+    CancelledError,
+    DeadlineExceededError,
+    InternalError,
+    StatusError,
+    UnavailableError,
+)
 from provledger.rpc.errors import from_rpc_error
 
 DEFAULT_WINDOW: Final = 512
@@ -80,6 +87,7 @@ async def append_stream(
 
     Raises:
         InputError: for a draft that cannot be written down, once all before it are answered.
+        CancelledError: SOURCE_CANCELLED, where what the source waited for was cancelled; then too.
         StatusError: where the stream fails for good, or for `policy.timeout_s` without progress.
     """
     state = _State(asyncio.Semaphore(window), asyncio.Queue())
@@ -154,8 +162,8 @@ async def _append_again(
 
 async def _pump(drafts: AsyncIterable[Draft] | Iterable[Draft], state: _State) -> None:
     """Read the source as the window opens; a failure of it ends it and is raised at the end."""
+    count = 0
     try:
-        count = 0
         async for draft in _as_async(drafts):
             message = convert.draft_to_pb(draft)
             refusal = too_large(message, f"drafts[{count}]")
@@ -164,9 +172,25 @@ async def _pump(drafts: AsyncIterable[Draft] | Iterable[Draft], state: _State) -
             await state.window.acquire()
             state.queue.put_nowait(message)
             count += 1
-    except Exception as exc:
+    except (asyncio.CancelledError, concurrent.futures.CancelledError) as exc:
+        if _is_cancelled():
+            raise
+        # Something that the source waited for was cancelled, not the stream.
+        state.failure = CancelledError("SOURCE_CANCELLED", f"drafts[{count}]: was cancelled")
+        state.failure.__cause__ = exc
+    except BaseException as exc:
         state.failure = exc
-    state.queue.put_nowait(None)
+        if not isinstance(exc, Exception):
+            raise
+    finally:
+        # However it ended: the others wait for it.
+        state.queue.put_nowait(None)
+
+
+def _is_cancelled() -> bool:
+    """Whether the running task itself was cancelled."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def _as_async(drafts: AsyncIterable[Draft] | Iterable[Draft]) -> AsyncIterator[Draft]:
