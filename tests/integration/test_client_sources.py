@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextvars
+import os
+import subprocess
+import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
 
-from provledger.client import AsyncClient, Client, Mutation
+from provledger.client import AppendResult, AsyncClient, Client, Mutation
 from provledger.errors import CancelledError, IdentifierError, InvalidArgumentError
 from tests.integration.client_simulator import LEDGER, QUICK, FakeLedger, InThread, create, serving
+
+
+def _run(work: Callable[[], object]) -> threading.Thread:
+    """Start it in a daemon: what never ends must not keep the tests from ending."""
+    running = threading.Thread(target=work, daemon=True)
+    running.start()
+    return running
 
 
 def test_a_source_that_yields_none_is_told_and_does_not_end_the_stream_in_silence() -> None:
@@ -76,18 +87,24 @@ async def test_a_stream_that_is_cancelled_itself_says_nothing_of_its_source() ->
             await waiting
 
 
-@pytest.mark.parametrize("failure", ["cancelled", "fails"])
+@pytest.mark.parametrize("failure", ["cancelled", "exits", "fails"])
 def test_a_blocking_source_that_fails_ends_the_stream_with_its_error(failure: str) -> None:
     def source() -> Iterator[Mutation]:
         yield create(0)
         work: concurrent.futures.Future[Mutation] = concurrent.futures.Future()
         if failure == "cancelled":
             work.cancel()
+        elif failure == "exits":
+            work.set_exception(SystemExit(7))
         else:
             work.set_exception(ZeroDivisionError("of the source"))
         yield work.result()
 
-    expected = {"cancelled": CancelledError, "fails": ZeroDivisionError}
+    expected = {
+        "cancelled": CancelledError,
+        "exits": CancelledError,
+        "fails": ZeroDivisionError,
+    }
     met: list[BaseException] = []
 
     def run(client: Client) -> None:
@@ -97,11 +114,109 @@ def test_a_blocking_source_that_fails_ends_the_stream_with_its_error(failure: st
             met.append(error)
 
     with InThread() as (fake, endpoint):
-        # In a daemon: a stream that never ends must not keep the tests from ending.
         client = Client(endpoint, policy=QUICK)
-        running = threading.Thread(target=run, args=(client,), daemon=True)
-        running.start()
-        running.join(30)
+        _run(lambda: run(client)).join(30)
         assert [type(error) for error in met] == [expected[failure]]
         assert len(fake.receipts) == 1
         client.close()
+
+
+def test_a_client_closes_while_its_source_blocks() -> None:
+    asked, never = threading.Event(), threading.Event()
+
+    def source() -> Iterator[Mutation]:
+        yield create(0)
+        asked.set()
+        never.wait()
+        yield create(1)
+
+    with InThread() as (_, endpoint):
+        client = Client(endpoint, policy=QUICK)
+        for result in client.append_stream(LEDGER, source()):
+            assert result.error is None
+            assert asked.wait(30)
+            break
+        closing = _run(client.close)
+        closing.join(30)
+        closed = not closing.is_alive()
+        # The source goes on, and nobody listens any more.
+        never.set()
+        assert closed
+
+
+def test_a_program_ends_while_a_source_blocks() -> None:
+    """Also one that forgot to close its client."""
+    program = """
+import queue, threading
+from provledger.client import Client
+
+asked = threading.Event()
+
+def source():
+    asked.set()
+    yield queue.Queue().get()
+
+stream = Client("127.0.0.1:1").append_stream("tenants/a/ledgers/main", source())
+threading.Thread(target=lambda: next(stream, None), daemon=True).start()
+assert asked.wait(30)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_sources_that_block_keep_no_other_from_being_read() -> None:
+    # More than the threads of asyncio's pool, which has five and one for each processor, up to 32.
+    count = min(32, (os.cpu_count() or 1) + 4) + 1
+    never = threading.Event()
+    asked = threading.Semaphore(0)
+
+    def blocked() -> Iterator[Mutation]:
+        asked.release()
+        never.wait()
+        return
+        yield
+
+    with InThread() as (_, endpoint):
+        client = Client(endpoint, policy=QUICK)
+        waiting = [
+            _run(lambda: list(client.append_stream(LEDGER, blocked()))) for _ in range(count)
+        ]
+        for _ in range(count - 1):
+            assert asked.acquire(timeout=30)
+        results: list[AppendResult] = []
+        ready = _run(lambda: results.extend(client.append_stream(LEDGER, [create(0)])))
+        ready.join(30)
+        assert [result.error for result in results] == [None]
+        never.set()
+        for each in waiting:
+            each.join(30)
+        client.close()
+
+
+def test_a_blocking_source_is_read_no_further_than_the_window() -> None:
+    taken: list[int] = []
+
+    def source() -> Iterator[Mutation]:
+        for number in range(10_000):
+            taken.append(number)
+            yield create(number)
+
+    with InThread() as (_, endpoint), Client(endpoint, policy=QUICK) as client:
+        stream = client.append_stream(LEDGER, source(), window=10)
+        for _ in range(5):
+            next(stream)
+        assert len(taken) <= 5 + 10 + 1
+        stream.close()  # type: ignore[attr-defined]
+
+
+def test_a_blocking_source_keeps_the_context_of_who_began_the_stream() -> None:
+    tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="")
+    seen: list[str] = []
+
+    def source() -> Iterator[Mutation]:
+        seen.append(tenant.get())
+        yield create(0)
+
+    with InThread() as (_, endpoint), Client(endpoint, policy=QUICK) as client:
+        tenant.set("acme")
+        list(client.append_stream(LEDGER, source()))
+    assert seen == ["acme"]

@@ -16,6 +16,7 @@ from provledger.client.aio import AsyncClient
 from provledger.client.calls import DEFAULT_CALL_POLICY, CallPolicy
 from provledger.client.drafts import Draft
 from provledger.client.stream import DEFAULT_WINDOW
+from provledger.client.threads import in_thread
 from provledger.client.values import (
     AnchorState,
     AppendResult,
@@ -97,7 +98,6 @@ class Client:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._loop.shutdown_asyncgens()
-        await self._loop.shutdown_default_executor()
 
     # --- ledgers ---------------------------------------------------------------------------------
 
@@ -171,10 +171,11 @@ class Client:
     ) -> Iterator[AppendResult]:
         """Record drafts as they come; one result for each, in order.
 
-        `drafts` is read in a thread of its own, so it may block.
+        `drafts` is read in a thread of its own, so it may block. Nothing waits for that thread: a
+        source that is left while it blocks ends with what it waits for, or with the program.
         """
         return self._iterate(
-            self._client.append_stream(ledger, _in_thread(drafts), full=full, window=window)
+            self._client.append_stream(ledger, in_thread(drafts), full=full, window=window)
         )
 
     # --- reading ---------------------------------------------------------------------------------
@@ -312,13 +313,3 @@ class Client:
         finally:
             if not self._closed:
                 self._run(close())
-
-
-async def _in_thread(drafts: Iterable[Draft]) -> AsyncIterator[Draft]:
-    source = iter(drafts)
-    while True:
-        # Not None: a source may yield it by mistake, and what follows it would be lost.
-        draft: Any = await asyncio.to_thread(next, source, _END)
-        if draft is _END:
-            return
-        yield draft
