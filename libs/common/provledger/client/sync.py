@@ -1,12 +1,15 @@
 """The blocking client: `AsyncClient` on an event loop of its own, in a thread of its own.
 
-Safe to share between threads. Not safe across `fork`: make the client after it. The methods say
-in one line what they do; `provledger.client.aio` has the whole of it.
+Safe to share between threads. Not in its own, where it would wait for itself and says so instead.
+Not safe across `fork`: make the client after it. The methods say in one line what they do;
+`provledger.client.aio` has the whole of it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from types import TracebackType
@@ -63,8 +66,12 @@ class Client:
             target=self._loop.run_forever, name="provledger-client", daemon=True
         )
         self._thread.start()
-        self._closing = threading.Lock()
+        # Work is begun under it, so that `close` knows of all there is. Never taken by the client's
+        # own thread, which others wait for; entered twice where a listing that nobody has any more
+        # is collected in the middle of it.
+        self._closing = threading.RLock()
         self._closed = False
+        self._leaving: set[asyncio.Task[None]] = set()
 
     def __enter__(self) -> Client:
         """Return the client itself."""
@@ -80,12 +87,19 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the channels and end the thread; calls in flight fail. May be called twice."""
+        """Close the channels and end the thread; calls in flight fail. May be called twice.
+
+        Raises FailedPreconditionError in the client's own thread, see `_own_thread_error`.
+        """
+        if self._is_own_thread():
+            raise _own_thread_error()
         with self._closing:
             if self._closed:
                 return
             self._closed = True
-        asyncio.run_coroutine_threadsafe(self._shut(), self._loop).result()
+            # What was begun before is begun there before this, and what remains is cancelled.
+            shut = asyncio.run_coroutine_threadsafe(self._shut(), self._loop)
+        shut.result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -266,7 +280,10 @@ class Client:
         progress: Callable[[int], None] | None = None,
         timeout_s: float | None = None,
     ) -> RangeReport:
-        """Have the service recompute its stored chain; what it covered. Raises DataLossError."""
+        """Have the service recompute its stored chain; what it covered. Raises DataLossError.
+
+        `progress` is called in the client's own thread: no method of this client can be used in it.
+        """
         return self._run(
             self._client.verify_range(
                 ledger,
@@ -283,17 +300,32 @@ class Client:
 
     # --- the other thread ------------------------------------------------------------------------
 
+    def _is_own_thread(self) -> bool:
+        return threading.current_thread() is self._thread
+
     def _run(self, work: Coroutine[Any, Any, R]) -> R:
-        if self._closed:
+        """Do it in the other thread, and wait for it."""
+        if self._is_own_thread():
             work.close()
-            raise FailedPreconditionError("CLIENT_CLOSED", "the client was closed")
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+            raise _own_thread_error()
+        future = self._begin(work)
         try:
             return future.result()
+        except concurrent.futures.CancelledError:
+            if self._closed:
+                raise _closed_error() from None
+            raise
         except BaseException:
             # Ctrl-C in this thread must not leave the call running in the other.
             future.cancel()
             raise
+
+    def _begin(self, work: Coroutine[Any, Any, R]) -> concurrent.futures.Future[R]:
+        with self._closing:
+            if not self._closed:
+                return asyncio.run_coroutine_threadsafe(work, self._loop)
+        work.close()
+        raise _closed_error()
 
     def _iterate(self, items: AsyncIterator[R]) -> Iterator[R]:
         async def take() -> Any:
@@ -311,5 +343,29 @@ class Client:
                     return
                 yield item
         finally:
-            if not self._closed:
-                self._run(close())
+            self._leave(close)
+
+    def _leave(self, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Close what was iterated over, unless that is done by closing the client."""
+        if self._closed:
+            return
+        if self._is_own_thread():
+            # The collector found it while it ran there, which it may do at any point.
+            task = self._loop.create_task(close())
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+            return
+        # It may be closed by now.
+        with contextlib.suppress(FailedPreconditionError):
+            self._run(close())
+
+
+def _closed_error() -> FailedPreconditionError:
+    return FailedPreconditionError("CLIENT_CLOSED", "the client was closed")
+
+
+def _own_thread_error() -> FailedPreconditionError:
+    """What would wait for itself: `progress` of `verify_range` is called in the client's thread."""
+    return FailedPreconditionError(
+        "CLIENT_THREAD", "the client's own thread cannot wait for it: use another client there"
+    )

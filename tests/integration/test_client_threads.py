@@ -1,0 +1,99 @@
+"""The blocking client is called from many threads, its own among them, also while it is closed."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from provledger.client import Client
+from provledger.errors import FailedPreconditionError, ProvledgerError
+from tests.integration.client_simulator import HANGS, LEDGER, QUICK, InThread, create
+
+
+def _outcome(work: Callable[[], object]) -> object:
+    """What it returns or raises, in a daemon: what waits for itself must not stop the tests."""
+    outcomes: list[object] = []
+
+    def run() -> None:
+        try:
+            outcomes.append(work())
+        except BaseException as error:
+            outcomes.append(error)
+
+    running = threading.Thread(target=run, daemon=True)
+    running.start()
+    running.join(30)
+    assert outcomes, "it still waits"
+    return outcomes[0]
+
+
+@pytest.mark.parametrize("use", [lambda client: client.get_ledger(LEDGER), Client.close])
+def test_a_client_that_is_called_in_its_own_thread_says_so(use: Callable[[Client], Any]) -> None:
+    with InThread() as (_, endpoint):
+        client = Client(endpoint, policy=QUICK)
+        client.append(LEDGER, create(1))
+        met = _outcome(lambda: client.verify_range(LEDGER, progress=lambda _: use(client)))
+        assert isinstance(met, FailedPreconditionError)
+        assert met.reason == "CLIENT_THREAD"
+        # Nothing happened to it.
+        assert client.get_ledger(LEDGER).seq == 1
+        client.close()
+
+
+def test_a_listing_that_is_collected_in_the_own_thread_does_not_wait_for_itself() -> None:
+    """The collector runs wherever something is made, and closes what it finds abandoned."""
+    with InThread() as (_, endpoint):
+        client = Client(endpoint, policy=QUICK)
+        client.append_batch(LEDGER, [create(n) for n in range(30)])
+        listing: Any = client.list_receipts(LEDGER, page_size=10)
+        assert next(listing).seq == 1
+        client._loop.call_soon_threadsafe(listing.close)
+        assert _outcome(lambda: client.get_ledger(LEDGER).seq) == 30
+        client.close()
+
+
+def test_a_call_that_comes_while_the_client_is_closed_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It had looked whether the client is closed, and goes on only when that is done."""
+    looked, closed = threading.Event(), threading.Event()
+    begin = asyncio.run_coroutine_threadsafe
+
+    def slow(work: Any, loop: Any) -> Any:
+        if threading.current_thread() is not closing:
+            looked.set()
+            # In vain, where closing waits for this in turn.
+            closed.wait(0.5)
+        return begin(work, loop)
+
+    def close() -> None:
+        assert looked.wait(30)
+        client.close()
+        closed.set()
+
+    client = Client("127.0.0.1:1", policy=QUICK)
+    closing = threading.Thread(target=close, daemon=True)
+    monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", slow)
+    closing.start()
+    met = _outcome(lambda: client.get_ledger(LEDGER))
+    assert isinstance(met, ProvledgerError)
+    assert closed.wait(30)
+
+
+def test_a_call_in_flight_says_that_the_client_was_closed() -> None:
+    with InThread() as (fake, endpoint):
+        fake.faults.append(HANGS)
+        client = Client(endpoint)
+        calling = threading.Thread(
+            target=lambda: met.append(_outcome(lambda: client.append(LEDGER, create(1))))
+        )
+        met: list[object] = []
+        calling.start()
+        while not fake.calls:
+            calling.join(0.01)
+        client.close()
+        calling.join(30)
+        assert isinstance(met[0], FailedPreconditionError)
+        assert met[0].reason == "CLIENT_CLOSED"
