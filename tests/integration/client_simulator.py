@@ -66,6 +66,8 @@ class FakeLedger(ledger_pb2_grpc.LedgerServiceServicer):
         self.receipts: list[common_pb2.Receipt] = []
         self.by_request: dict[str, common_pb2.Receipt] = {}
         self.calls: list[int] = []
+        # Released by each call of a unary method.
+        self.begun = asyncio.Semaphore(0)
         self.stream_sessions = 0
         self.stream_messages: list[int] = []
         self.break_stream_after: list[int] = []
@@ -75,6 +77,7 @@ class FakeLedger(ledger_pb2_grpc.LedgerServiceServicer):
         self.unplaced_from: int | None = None
 
     async def _before(self) -> str:
+        self.begun.release()
         fault = self.faults.popleft() if self.faults else ""
         if fault == UNAVAILABLE:
             raise UnavailableError("DRAINING", "going down")

@@ -68,7 +68,12 @@ class AsyncClient(Reading):
         await self.close()
 
     async def close(self) -> None:
-        """Close the channels; calls in flight are cancelled. May be called twice."""
+        """Close the channels; calls in flight fail, and so do later ones. May be called twice.
+
+        They raise FailedPreconditionError (CLIENT_CLOSED); a stream does when its source, if it is
+        waiting for that, has the next draft.
+        """
+        self._closed = True
         if self._singles is not None:
             await self._singles.close()
         await self._close_channels()
@@ -123,7 +128,8 @@ class AsyncClient(Reading):
         within_s = self._policy.timeout_s if timeout_s is None else timeout_s
         aim = Aim(ledger, convert.anchor_state_to_pb(wait_for))
         append = self._append_one if self._singles is None else self._singles.append
-        result = await append(aim, message, within_s)
+        with self._telling_of_its_end():
+            result = await append(aim, message, within_s)
         if result.error is not None:
             raise result.error
         if result.receipt is None:

@@ -248,6 +248,7 @@ class Reading(Transport):
             )
         stub: Any = keys_pb2_grpc.KeysServiceStub(self._channel(self._keys_endpoint))
         request = keys_pb2.GetJwksRequest()
-        response = await unary(stub.GetJwks, request, self._policy, timeout_s=timeout_s)
+        with self._telling_of_its_end():
+            response = await unary(stub.GetJwks, request, self._policy, timeout_s=timeout_s)
         jwks: bytes = response.jwks
         return jwks

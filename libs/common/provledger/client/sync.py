@@ -20,6 +20,7 @@ from provledger.client.calls import DEFAULT_CALL_POLICY, CallPolicy
 from provledger.client.drafts import Draft
 from provledger.client.stream import DEFAULT_WINDOW
 from provledger.client.threads import in_thread
+from provledger.client.transport import closed_error
 from provledger.client.values import (
     AnchorState,
     AppendResult,
@@ -313,7 +314,7 @@ class Client:
             return future.result()
         except concurrent.futures.CancelledError:
             if self._closed:
-                raise _closed_error() from None
+                raise closed_error() from None
             raise
         except BaseException:
             # Ctrl-C in this thread must not leave the call running in the other.
@@ -325,7 +326,7 @@ class Client:
             if not self._closed:
                 return asyncio.run_coroutine_threadsafe(work, self._loop)
         work.close()
-        raise _closed_error()
+        raise closed_error()
 
     def _iterate(self, items: AsyncIterator[R]) -> Iterator[R]:
         async def take() -> Any:
@@ -358,10 +359,6 @@ class Client:
         # It may be closed by now.
         with contextlib.suppress(FailedPreconditionError):
             self._run(close())
-
-
-def _closed_error() -> FailedPreconditionError:
-    return FailedPreconditionError("CLIENT_CLOSED", "the client was closed")
 
 
 def _own_thread_error() -> FailedPreconditionError:
