@@ -20,7 +20,7 @@ from provledger.client.reading import Reading
 from provledger.client.singles import Aim, SingleAppends
 from provledger.client.stream import DEFAULT_WINDOW, append_stream
 from provledger.client.values import AnchorState, AppendResult, Ledger
-from provledger.errors import InternalError
+from provledger.errors import IdentifierError, InternalError
 from provledger.receipt import Receipt
 from provledger.rpc.tls import TLSSettings
 
@@ -179,7 +179,14 @@ class AsyncClient(Reading):
         At most `window` drafts are unanswered; the source is read no further meanwhile. A broken
         connection is replaced and what was unanswered sent again. The policy's timeout is for a
         stretch without any answer, not for the whole.
+
+        Raises:
+            InputError: at once, for a ledger that is no text or a window below 1.
         """
+        # Found out while it is sent, it would look like a service that does not answer.
+        convert.request(ledger_pb2.AppendStreamRequest, ledger=ledger)
+        if window < 1:
+            raise IdentifierError("window", "must be at least 1")
         return append_stream(
             # Not opened here: the blocking client calls this outside of the event loop.
             self._stub,

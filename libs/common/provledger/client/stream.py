@@ -212,7 +212,7 @@ async def _session(
     answered = 0
     try:
         while True:
-            response = await _next_answer(call, state, policy.attempt_timeout_s)
+            response = await _next_answer(call, writer, state, policy.attempt_timeout_s)
             if response is None:
                 return
             results = response.results or (response.result,)
@@ -284,16 +284,25 @@ def _messages(drafts: Sequence[common_pb2.Draft]) -> Iterator[Sequence[common_pb
 
 
 async def _next_answer(
-    call: Any, state: _State, patience_s: float
+    call: Any, writer: asyncio.Task[None], state: _State, patience_s: float
 ) -> ledger_pb2.AppendStreamResponse | None:
-    """The next answer; None at the orderly end. Raises if nothing comes that should."""
+    """The next answer; None at the orderly end.
+
+    Raises if nothing comes that should, and what the writer raised: nothing comes then either.
+    """
     reading = asyncio.ensure_future(call.read())
     try:
         while not reading.done():
+            # A writer that meets the end of the call knows less of it than the reader will.
+            if writer.done() and not call.done():
+                writer.result()
             due = bool(state.unanswered)
-            await asyncio.wait({reading}, timeout=patience_s)
+            running = {reading} if writer.done() else {reading, writer}
+            done, _ = await asyncio.wait(
+                running, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED
+            )
             # Something had been due for the whole wait: the answer is lost, or the server hangs.
-            if not reading.done() and due:
+            if not done and due:
                 raise DeadlineExceededError("STREAM_STALLED", "no answer came on the stream")
     finally:
         if not reading.done():

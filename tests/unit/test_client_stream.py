@@ -1,0 +1,85 @@
+"""A stream's call that goes wrong on this side of the connection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from provledger.api.common.v1 import common_pb2
+from provledger.client import AppendResult, AsyncClient, CallPolicy, Client, Document
+from provledger.client.stream import append_stream
+from provledger.errors import IdentifierError
+
+LEDGER = "tenants/acme/ledgers/main"
+DRAFT = Document(
+    receipt_type="evidence.note",
+    media_type="text/plain",
+    payload=b"x",
+    resource_type="Note",
+    resource_id="1",
+    actor_id="tester",
+)
+FOR_EVER = CallPolicy(timeout_s=1e6, attempt_timeout_s=1e6)
+
+
+class _Unwritable:
+    """A call whose messages cannot be sent, and on which nothing is ever answered."""
+
+    def AppendStream(self, metadata: Any) -> _Unwritable:
+        return self
+
+    async def write(self, request: Any) -> None:
+        raise ZeroDivisionError("while it was written")
+
+    async def read(self) -> Any:
+        await asyncio.Event().wait()
+
+    def done(self) -> bool:
+        return False
+
+    def cancel(self) -> None:
+        pass
+
+
+async def _never_again(drafts: Sequence[common_pb2.Draft]) -> list[AppendResult]:
+    raise NotImplementedError
+
+
+async def test_what_the_writer_fails_with_is_raised_at_once() -> None:
+    stream = append_stream(
+        _Unwritable,
+        LEDGER,
+        [DRAFT],
+        full=False,
+        window=1,
+        policy=FOR_EVER,
+        append_again=_never_again,
+    )
+    async with asyncio.timeout(30):
+        with pytest.raises(ZeroDivisionError, match="while it was written"):
+            await anext(stream)
+
+
+@pytest.mark.parametrize(
+    ("ledger", "window", "field"),
+    [
+        (LEDGER, 0, "window"),
+        (LEDGER, -1, "window"),
+        (7, 1, "ledger"),
+        (b"tenants/\xff", 1, "ledger"),
+        ("tenants/\ud800", 1, "ledger"),
+    ],
+)
+async def test_what_no_stream_can_have_is_refused_by_the_call(
+    ledger: Any, window: int, field: str
+) -> None:
+    """A window of none would never end, and a name that is no text wait out the timeout."""
+    client = AsyncClient("127.0.0.1:1")
+    with pytest.raises(IdentifierError) as caught:
+        client.append_stream(ledger, [DRAFT], window=window)
+    assert caught.value.field == field
+    with Client("127.0.0.1:1") as blocking, pytest.raises(IdentifierError):
+        blocking.append_stream(ledger, [DRAFT], window=window)
