@@ -19,6 +19,39 @@ from provledger.errors import CancelledError, IdentifierError, InvalidArgumentEr
 from tests.integration.client_simulator import LEDGER, QUICK, FakeLedger, InThread, create, serving
 
 
+class _Clock:
+    """Stands for the module `time`."""
+
+    now_s = 1_000.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+async def test_a_stream_whose_source_was_silent_for_long_is_continued_when_it_breaks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The timeout is for answers that do not come, and none was due in the pause."""
+    clock = _Clock()
+    monkeypatch.setattr("provledger.client.stream.time", clock)
+    answered = asyncio.Event()
+
+    async def source() -> AsyncIterator[Mutation]:
+        yield create(0)
+        await answered.wait()
+        clock.now_s += 10 * QUICK.timeout_s
+        yield create(1)
+
+    fake = FakeLedger()
+    fake.break_stream_after = [1]
+    async with serving(fake) as endpoint, AsyncClient(endpoint, policy=QUICK) as client:
+        async for result in client.append_stream(LEDGER, source()):
+            assert result.error is None
+            answered.set()
+    assert fake.stream_sessions == 2
+    assert len(fake.receipts) == 2
+
+
 def _run(work: Callable[[], object]) -> threading.Thread:
     """Start it in a daemon: what never ends must not keep the tests from ending."""
     running = threading.Thread(target=work, daemon=True)

@@ -71,6 +71,18 @@ class _State:
     unanswered: deque[common_pb2.Draft] = field(default_factory=deque)
     ended: bool = False
     failure: BaseException | None = None
+    # Since when nothing has come that should: the last answer, or the first draft after a pause.
+    waiting_since_s: float = field(default_factory=time.monotonic)
+
+    def take(self, fresh: Sequence[common_pb2.Draft | None]) -> list[common_pb2.Draft]:
+        """Count drafts that were read as perhaps recorded; they are to be sent."""
+        if fresh[-1] is None:
+            self.ended = True
+        drafts = [draft for draft in fresh if draft is not None]
+        if not self.unanswered:
+            self.waiting_since_s = time.monotonic()
+        self.unanswered.extend(drafts)
+        return drafts
 
 
 async def append_stream(
@@ -95,12 +107,11 @@ async def append_stream(
     index = 0
     try:
         delays = waits(policy)
-        progress_s = time.monotonic()
         while not (state.ended and not state.unanswered):
             if not state.unanswered:
                 # A stream on which nothing is sent holds a place at the service, and is ended.
-                await _take_next(state)
-                delays, progress_s = waits(policy), time.monotonic()
+                state.take(await _waiting(state.queue))
+                delays = waits(policy)
                 continue
             try:
                 async with aclosing(_session(stub(), ledger, state, full, policy)) as outcomes:
@@ -117,12 +128,12 @@ async def append_stream(
                         for result in results:
                             state.window.release()
                             yield result
-                        delays, progress_s = waits(policy), time.monotonic()
+                        delays, state.waiting_since_s = waits(policy), time.monotonic()
             except grpc.RpcError as exc:
                 if state.unanswered:
-                    await _before_retry(from_rpc_error(exc), delays, progress_s, policy)
+                    await _before_retry(from_rpc_error(exc), delays, state, policy)
             except StatusError as error:
-                await _before_retry(error, delays, progress_s, policy)
+                await _before_retry(error, delays, state, policy)
         if state.failure is not None:
             raise state.failure
     finally:
@@ -131,11 +142,11 @@ async def append_stream(
 
 
 async def _before_retry(
-    error: StatusError, delays: Iterator[float], progress_s: float, policy: CallPolicy
+    error: StatusError, delays: Iterator[float], state: _State, policy: CallPolicy
 ) -> None:
     """Wait before a new connection, or raise `error` if there is to be none."""
     wait_s = next_wait(error, delays) if is_retryable(error) else None
-    if wait_s is None or time.monotonic() + wait_s >= progress_s + policy.timeout_s:
+    if wait_s is None or time.monotonic() + wait_s >= state.waiting_since_s + policy.timeout_s:
         raise error
     await asyncio.sleep(wait_s)
 
@@ -228,14 +239,6 @@ async def _session(
         await asyncio.gather(writer, return_exceptions=True)
 
 
-async def _take_next(state: _State) -> None:
-    """Wait for the source; what it gives counts as perhaps recorded from here on."""
-    fresh = await _waiting(state.queue)
-    if fresh[-1] is None:
-        state.ended = True
-    state.unanswered.extend(draft for draft in fresh if draft is not None)
-
-
 async def _write(call: Any, ledger: str, state: _State, full: bool) -> None:
     view = common_pb2.RECEIPT_VIEW_FULL if full else common_pb2.RECEIPT_VIEW_BASIC
 
@@ -250,13 +253,8 @@ async def _write(call: Any, ledger: str, state: _State, full: bool) -> None:
     for drafts in _messages(list(state.unanswered)):
         await send(drafts)
     while not state.ended:
-        fresh = await _waiting(state.queue)
-        if fresh[-1] is None:
-            state.ended = True
-        drafts_read = [draft for draft in fresh if draft is not None]
-        # Before they are sent: from here on they count as perhaps recorded.
-        state.unanswered.extend(drafts_read)
-        for drafts in _messages(drafts_read):
+        # Taken before they are sent: from here on they count as perhaps recorded.
+        for drafts in _messages(state.take(await _waiting(state.queue))):
             await send(drafts)
     await call.done_writing()
 
