@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ledger_svc import answers
 from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2
 from provledger.client import AppendResult, Document, Draft, batches, calls
@@ -157,3 +158,22 @@ async def test_what_a_stream_sends_again_keeps_its_results_too() -> None:
         _Ledger([None, _BUSY, None], _DENIED), "a ledger", messages, full=False, policy=_AT_ONCE
     )
     assert [result.error is None for result in results] == [True, False, True]
+
+
+@pytest.mark.parametrize("full", [False, True])
+async def test_calls_keep_to_what_the_service_takes_of_each_view(full: bool) -> None:
+    """Of several drafts whose receipts are to come back whole it takes 6 MiB."""
+    sizes: list[int] = []
+
+    async def call(
+        request: ledger_pb2.AppendBatchRequest, left_s: float
+    ) -> ledger_pb2.AppendBatchResponse:
+        sizes.append(sum(draft.ByteSize() for draft in request.drafts))
+        error = _result(InvalidArgumentError("X", "x"))
+        return ledger_pb2.AppendBatchResponse(results=[error] * len(request.drafts))
+
+    drafts = [_draft(f"r{n}", bytes(900_000)) for n in range(12)]
+    await batches.append_all(call, "a ledger", drafts, full=full, timeout_s=60.0, policy=_AT_ONCE)
+    limit = answers.MAX_FULL_BYTES // 2 if full else 8 * 1024 * 1024
+    assert sum(sizes) > 12 * 900_000
+    assert max(sizes) <= limit

@@ -27,6 +27,10 @@ MAX_BATCH_ITEMS: Final = 1000
 MAX_BATCH_BYTES: Final = 8 * 1024 * 1024
 """Bytes of drafts in one call: half of the 16 MiB a message may have."""
 
+MAX_FULL_BATCH_BYTES: Final = 4 * 1024 * 1024
+"""The same where receipts come back whole: twice the drafts, and what stands around them. The
+ledger service refuses such a call of several drafts above 6 MiB."""
+
 MAX_DRAFT_BYTES: Final = 15 * 1024 * 1024
 """A single draft beyond this would not fit a message; it is refused here."""
 
@@ -136,7 +140,7 @@ async def _append_items(
     """
     results: dict[int, AppendResult] = {}
     try:
-        for batch in split(items):
+        for batch in split(items, max_bytes=MAX_FULL_BATCH_BYTES if full else MAX_BATCH_BYTES):
             async for result in append_some(
                 call, ledger, batch, full, deadline_s, policy, wait_for
             ):
