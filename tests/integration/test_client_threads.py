@@ -97,3 +97,15 @@ def test_a_call_in_flight_says_that_the_client_was_closed() -> None:
         calling.join(30)
         assert isinstance(met[0], FailedPreconditionError)
         assert met[0].reason == "CLIENT_CLOSED"
+
+
+def test_a_client_can_be_told_to_share_no_calls() -> None:
+    with InThread() as (fake, endpoint), Client(endpoint, share_calls=False) as client:
+        threads = [
+            threading.Thread(target=client.append, args=(LEDGER, create(n))) for n in range(20)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert fake.calls == [1] * 20

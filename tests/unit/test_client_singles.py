@@ -15,6 +15,7 @@ from provledger.errors import (
     DeadlineExceededError,
     FieldViolation,
     InvalidArgumentError,
+    PermissionDeniedError,
     ResourceExhaustedError,
     StatusError,
     UnavailableError,
@@ -349,3 +350,53 @@ async def test_who_has_little_time_to_wait_for_the_log_asks_alone() -> None:
     for call in range(len(ids)):
         await service.answer(call)
     await asyncio.gather(*tasks)
+
+
+class Strict(Service):
+    """Allows Append alone: it answers that at once, and shared calls with `denial`."""
+
+    def __init__(self, denial: StatusError) -> None:
+        super().__init__()
+        self.denial = denial
+
+    async def one(self, aim: Aim, draft: common_pb2.Draft, timeout_s: float) -> AppendResult:
+        await turns()
+        if draft.request_id in self.bad:
+            raise InvalidArgumentError("INVALID_JSON", "draft.mutation.new_state: no")
+        return AppendResult(0, draft.request_id)
+
+    async def many(
+        self, aim: Aim, drafts: Sequence[common_pb2.Draft], timeout_s: float
+    ) -> AsyncIterator[AppendResult]:
+        self.calls.append([draft.request_id for draft in drafts])
+        # One was answered by a call before.
+        yield AppendResult(0, drafts[0].request_id)
+        raise self.denial
+
+
+@pytest.mark.parametrize("reason", ["CALLER_NOT_ALLOWED", "PERMISSION_DENIED"])
+async def test_who_may_not_call_appendbatch_shares_no_calls(reason: str) -> None:
+    service = Strict(PermissionDeniedError(reason, "may not call AppendBatch"))
+    service.bad = {"r5"}
+    desk = SingleAppends(service.one, service.many)
+    ids = [f"r{n}" for n in range(10)]
+    tasks = start(desk, *ids)
+    done = await asyncio.gather(*tasks, return_exceptions=True)
+    refused = done.pop(5)
+    ids.pop(5)
+    assert isinstance(refused, InvalidArgumentError)
+    assert [each.request_id for each in done if isinstance(each, AppendResult)] == ids
+    assert len(service.calls) == 1
+    # It is not tried again.
+    assert len(await asyncio.gather(*start(desk, *ids))) == len(ids)
+    assert len(service.calls) == 1
+    assert not desk._lanes
+
+
+async def test_who_is_denied_the_ledger_is_told_so() -> None:
+    service = Strict(PermissionDeniedError("SYSTEM_TENANT", "not yours"))
+    desk = SingleAppends(service.one, service.many)
+    done = await asyncio.gather(
+        *start(desk, *[f"r{n}" for n in range(MAX_CALLS + 3)]), return_exceptions=True
+    )
+    assert [type(each) for each in done[-2:]] == [PermissionDeniedError] * 2

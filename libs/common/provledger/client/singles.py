@@ -6,6 +6,8 @@ with many callers, what a call costs is paid once for all of them. Each caller h
 error of its own all the same. Those that wait for the log go with others that wait for the same,
 and are never kept from being recorded by calls that wait for it in vain.
 
+A caller who may call Append and not AppendBatch (`allowed_callers`) shares none once it was told.
+
 Whoever comes when somebody before him has waited for longer than he would is told so at once.
 """
 
@@ -25,6 +27,7 @@ from provledger.client.values import AppendResult
 from provledger.errors import (
     DeadlineExceededError,
     FieldViolation,
+    PermissionDeniedError,
     ResourceExhaustedError,
     StatusError,
 )
@@ -46,6 +49,8 @@ MAX_SHARED_BYTES: Final = 1024 * 1024
 
 MAX_WAITING: Final = 20_000
 _RETRY_DELAY_S: Final = 0.1
+# The second is what a proxy that allows by method says, without our details.
+_NOT_ALLOWED: Final = frozenset({"CALLER_NOT_ALLOWED", "PERMISSION_DENIED"})
 _IN_BATCH: Final = re.compile(r"\bdrafts\[\d+\]")
 
 
@@ -114,6 +119,8 @@ class SingleAppends:
         self._many = many
         self._max_wait_s = max_wait_s
         self._clock = clock
+        # Set once the service has said that this caller may not call AppendBatch.
+        self._apart = False
         self._lanes: dict[Aim, _Lane] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -125,7 +132,7 @@ class SingleAppends:
             ResourceExhaustedError: QUEUE_FULL, too many wait here, or for too long.
             StatusError: the call failed.
         """
-        if aim.wait_for and timeout_s < MIN_SHARED_WAIT_S:
+        if self._apart or (aim.wait_for and timeout_s < MIN_SHARED_WAIT_S):
             return await self._one(aim, draft, timeout_s)
         lane = self._lanes.get(aim)
         if lane is None:
@@ -210,9 +217,7 @@ class SingleAppends:
             if len(items) == 1:
                 _answer(items[0], await self._one(aim, items[0].draft, timeout_s))
             else:
-                drafts = [item.draft for item in items]
-                async for result in self._many(aim, drafts, timeout_s):
-                    _answer(items[result.index], result)
+                await self._run_shared(aim, items, timeout_s)
         except BaseException as error:
             for item in items:
                 if not item.future.done():
@@ -224,6 +229,28 @@ class SingleAppends:
                 raise
         finally:
             self._ended(aim, lane, items[0].since_s)
+
+    async def _run_shared(self, aim: Aim, items: list[_Waiting], timeout_s: float) -> None:
+        """Send some in a call, or each in its own where this caller may not share them."""
+        if not self._apart:
+            try:
+                async for result in self._many(aim, [item.draft for item in items], timeout_s):
+                    _answer(items[result.index], result)
+                return
+            except PermissionDeniedError as error:
+                if error.reason not in _NOT_ALLOWED:
+                    raise
+                self._apart = True
+        await asyncio.gather(*(self._run_apart(aim, item) for item in items))
+
+    async def _run_apart(self, aim: Aim, item: _Waiting) -> None:
+        if item.future.done():
+            return
+        try:
+            _answer(item, await self._one(aim, item.draft, item.deadline_s - self._clock()))
+        except Exception as error:
+            if not item.future.done():
+                item.future.set_exception(error)
 
 
 def _take(waiting: deque[_Waiting]) -> list[_Waiting]:

@@ -50,6 +50,7 @@ class Client:
         tls: Certificates for mutual TLS; None on loopback. Beyond it, None is a ConfigError, unless
             the endpoint is `plaintext:host:port`: something else encrypts the way.
         policy: Deadlines and retries.
+        share_calls: Whether single appends of several threads may share calls, see `AsyncClient`.
     """
 
     def __init__(
@@ -59,8 +60,15 @@ class Client:
         keys_endpoint: str = "",
         tls: TLSSettings | None = None,
         policy: CallPolicy = DEFAULT_CALL_POLICY,
+        share_calls: bool = True,
     ) -> None:
-        self._client = AsyncClient(endpoint, keys_endpoint=keys_endpoint, tls=tls, policy=policy)
+        self._client = AsyncClient(
+            endpoint,
+            keys_endpoint=keys_endpoint,
+            tls=tls,
+            policy=policy,
+            share_calls=share_calls,
+        )
         self._loop = asyncio.new_event_loop()
         # A daemon: a program that forgets to close its client still ends.
         self._thread = threading.Thread(
