@@ -400,3 +400,33 @@ async def test_who_is_denied_the_ledger_is_told_so() -> None:
         *start(desk, *[f"r{n}" for n in range(MAX_CALLS + 3)]), return_exceptions=True
     )
     assert [type(each) for each in done[-2:]] == [PermissionDeniedError] * 2
+
+
+async def test_appends_that_were_given_up_neither_count_nor_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They stand behind one that still waits."""
+    monkeypatch.setattr(singles, "MAX_WAITING", 3)
+    service = Service()
+    desk = SingleAppends(service.one, service.many, clock=lambda: 0.0)
+    tasks = start(desk, *[f"r{n}" for n in range(MAX_CALLS)], "patient")
+    await turns()
+    for number in range(10):
+        gone = start(desk, f"gone{number}")
+        await turns()
+        gone[0].cancel()
+        await turns()
+    late = start(desk, "late", timeout_s=0.0)
+    with pytest.raises(DeadlineExceededError):
+        await late[0]
+    assert [item.draft.request_id for item in desk._lanes[AIM].waiting] == ["patient"]
+    tasks += start(desk, "next", "last")
+    await turns()
+    # Those that really wait do count.
+    with pytest.raises(ResourceExhaustedError):
+        await start(desk, "beyond")[0]
+    for call in range(MAX_CALLS + 1):
+        await service.answer(call)
+    assert [(await task).error for task in tasks] == [None] * (MAX_CALLS + 3)
+    assert service.calls[MAX_CALLS:] == [["patient", "next", "last"]]
+    assert not desk._lanes

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections import deque
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -88,15 +88,16 @@ class _Waiting:
 class _Lane:
     """The appends with one aim.
 
-    `calls`: for each call under way, since when the first append in it has waited. `timer`: sends
-    what waits, where that must not be for long.
+    `waiting`: those not sent, oldest first; who gives up is taken out. `calls`: for each call under
+    way, since when the first append in it has waited. `timer`: sends what waits, where that must
+    not be for long.
     """
 
     __slots__ = ("calls", "timer", "waiting")
 
     def __init__(self) -> None:
         self.calls: list[float] = []
-        self.waiting: deque[_Waiting] = deque()
+        self.waiting: OrderedDict[_Waiting, None] = OrderedDict()
         self.timer: asyncio.TimerHandle | None = None
 
 
@@ -146,7 +147,7 @@ class SingleAppends:
             finally:
                 self._ended(aim, lane, now_s)
         item = _Waiting(draft, now_s, timeout_s)
-        lane.waiting.append(item)
+        lane.waiting[item] = None
         if aim.wait_for and lane.timer is None:
             loop = asyncio.get_running_loop()
             lane.timer = loop.call_later(MAX_LINGER_S, self._send, aim, lane, True)
@@ -157,6 +158,8 @@ class SingleAppends:
             raise DeadlineExceededError(
                 "DEADLINE_EXCEEDED", "the append was not answered in time"
             ) from None
+        finally:
+            lane.waiting.pop(item, None)
 
     async def close(self) -> None:
         """Cancel what is under way or waits; nothing more is sent."""
@@ -165,22 +168,23 @@ class SingleAppends:
             if lane.timer is not None:
                 lane.timer.cancel()
             while lane.waiting:
-                lane.waiting.popleft().future.cancel()
+                lane.waiting.popitem(last=False)[0].future.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _check_wait(self, aim: Aim, lane: _Lane, now_s: float, timeout_s: float) -> None:
         """Refuse one that would wait for too long, by how long others have waited already."""
-        while lane.waiting and lane.waiting[0].future.done():
-            lane.waiting.popleft()
+        # One that was given up at this moment has not been taken out yet.
+        while lane.waiting and (first := next(iter(lane.waiting))).future.done():
+            del lane.waiting[first]
         if len(lane.waiting) >= MAX_WAITING:
             raise ResourceExhaustedError(
                 "QUEUE_FULL",
                 f"{MAX_WAITING} appends wait in this client already",
                 retry_delay_s=_RETRY_DELAY_S,
             )
-        oldest_s = lane.waiting[0].since_s if lane.waiting else now_s
+        oldest_s = next(iter(lane.waiting)).since_s if lane.waiting else now_s
         # Those under way that wait for the log do so by their own wish.
         if self._max_wait_s and not aim.wait_for:
             oldest_s = min(oldest_s, *lane.calls, now_s)
@@ -253,15 +257,15 @@ class SingleAppends:
                 item.future.set_exception(error)
 
 
-def _take(waiting: deque[_Waiting]) -> list[_Waiting]:
-    """The next ones that fit into a call, without those given up meanwhile."""
+def _take(waiting: OrderedDict[_Waiting, None]) -> list[_Waiting]:
+    """The next ones that fit into a call, without those given up at this moment."""
     items: list[_Waiting] = []
     size = 0
     while waiting and len(items) < MAX_BATCH_ITEMS:
-        item = waiting[0]
+        item = next(iter(waiting))
         if items and size + item.size_bytes > MAX_SHARED_BYTES:
             break
-        waiting.popleft()
+        del waiting[item]
         if not item.future.done():
             items.append(item)
             size += item.size_bytes
