@@ -177,3 +177,30 @@ async def test_calls_keep_to_what_the_service_takes_of_each_view(full: bool) -> 
     limit = answers.MAX_FULL_BYTES // 2 if full else 8 * 1024 * 1024
     assert sum(sizes) > 12 * 900_000
     assert max(sizes) <= limit
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ResourceExhaustedError("MESSAGE_TOO_LARGE", "Received message larger than max"),
+        InvalidArgumentError("RESPONSE_TOO_LARGE", "recorded, but too large to be returned"),
+    ],
+)
+async def test_receipts_too_large_for_one_answer_are_asked_for_in_halves(
+    error: StatusError,
+) -> None:
+    """Repeats have their proofs and the evidence of each sink, which no draft tells of."""
+    ledger = _Ledger(error, [None, None], error, [None], [None, None])
+    results = await ledger.append(*(_draft(f"r{n}") for n in range(5)))
+    assert ledger.sent == [
+        ["r0", "r1", "r2", "r3", "r4"],
+        ["r0", "r1"],
+        ["r2", "r3", "r4"],
+        ["r2"],
+        ["r3", "r4"],
+    ]
+    assert [(result.index, result.error) for result in results] == [(n, None) for n in range(5)]
+    assert [result.request_id for result in results] == [f"r{n}" for n in range(5)]
+    # One alone cannot be halved.
+    with pytest.raises(type(error)):
+        await _Ledger(error).append(_draft("r0"))

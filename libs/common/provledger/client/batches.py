@@ -34,6 +34,8 @@ ledger service refuses such a call of several drafts above 6 MiB."""
 MAX_DRAFT_BYTES: Final = 15 * 1024 * 1024
 """A single draft beyond this would not fit a message; it is refused here."""
 
+_ANSWER_TOO_LARGE: Final = frozenset({MESSAGE_TOO_LARGE, "RESPONSE_TOO_LARGE"})
+
 Call: TypeAlias = Callable[
     [ledger_pb2.AppendBatchRequest, float], Awaitable[ledger_pb2.AppendBatchResponse]
 ]
@@ -166,6 +168,8 @@ async def append_some(
 ) -> AsyncIterator[AppendResult]:
     """Send what fits one call, then again what was turned away for now; results as they are final.
 
+    Where their receipts do not fit into one answer, they are asked for in halves.
+
     Raises:
         StatusError: where the call fails for good.
     """
@@ -179,7 +183,20 @@ async def append_some(
             view=view,
             wait_for=wait_for,
         )
-        response = await call(request, deadline_s - time.monotonic())
+        try:
+            response = await call(request, deadline_s - time.monotonic())
+        except StatusError as error:
+            # How large evidence is, and what a repeat has of it, only the service knows. They are
+            # recorded by now: their request ids bring the same receipts.
+            if error.reason not in _ANSWER_TOO_LARGE or len(batch) == 1:
+                raise
+            middle = len(batch) // 2
+            for half in (batch[:middle], batch[middle:]):
+                async for result in append_some(
+                    call, ledger, half, full, deadline_s, policy, wait_for
+                ):
+                    yield result
+            return
         if len(response.results) != len(batch):
             raise InternalError("BAD_RESPONSE", "the answer has another number of results")
         again: list[_Item] = []
