@@ -20,7 +20,15 @@ from provledger.rpc.channel import channel
 from provledger.rpc.errors import from_rpc_error
 from tests.inmem.anchor import InMemoryAnchor
 from tests.inmem.witness import InMemoryWitness
-from tests.support.ledgering import LEDGER, document, draft, ledger_service, served, verify_all
+from tests.support.ledgering import (
+    LEDGER,
+    document,
+    draft,
+    ledger_service,
+    served,
+    served_at,
+    verify_all,
+)
 
 
 async def refusal(call: Awaitable[Any]) -> StatusError:
@@ -32,6 +40,24 @@ async def refusal(call: Awaitable[Any]) -> StatusError:
 @pytest.fixture
 def url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'ledger.sqlite3'}"
+
+
+async def test_the_page_of_rpcs_calls_the_stubs(
+    url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its example as it stands, but for the address: the receipt, and then what is refused."""
+    page = (Path(__file__).parents[2] / "docs/rpcs.md").read_text("utf-8")
+    code = page.partition("```python\n")[2].partition("```")[0]
+    async with ledger_service(url) as service, served_at(service) as address:
+        ours = code.replace("127.0.0.1:7003", address)
+        assert ours != code
+        await asyncio.to_thread(exec, compile(ours, "rpcs.md", "exec"), {})
+        refused = ours.replace('new_state=b\'{"plan": "free"}\'', "new_state=b'{'")
+        await asyncio.to_thread(exec, compile(refused, "rpcs.md", "exec"), {})
+    recorded, error = capsys.readouterr().out.splitlines()
+    assert recorded.startswith(f"{LEDGER}/receipts/")
+    assert recorded.endswith(" 1")
+    assert "new_state" in error
 
 
 async def test_errors_cross_the_wire_with_their_details(url: str) -> None:

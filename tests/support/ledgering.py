@@ -197,11 +197,20 @@ async def recorded(service: Service, seq: int) -> bytes:
 @contextlib.asynccontextmanager
 async def served(service: Service, **options: Any) -> AsyncIterator[grpc.aio.Channel]:
     """The service behind a real socket, with the interceptor; a channel to it."""
+    async with (
+        served_at(service, **options) as address,
+        channel(address) as opened,
+    ):
+        yield opened
+
+
+@contextlib.asynccontextmanager
+async def served_at(service: Service, **options: Any) -> AsyncIterator[str]:
+    """The same; its address."""
     server = Server(settings("sqlite:///unused", **options), gates=service.gates())
     server.add(ledger_pb2_grpc.add_LedgerServiceServicer_to_server, service.servicer)
     port = await server.start()
     try:
-        async with channel(f"127.0.0.1:{port}") as opened:
-            yield opened
+        yield f"127.0.0.1:{port}"
     finally:
         await server.drain(5.0)
