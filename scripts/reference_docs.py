@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ from provledger_cli.main import app as main_app
 from provledger_cli.verbs.fips import app as fips_app
 
 DOCS = REPO / "docs"
+CHART_SCHEMA = REPO / "deploy/helm/provledger/values.schema.json"
 PROTO = REPO / "proto" / "provledger" / "api"
 SERVICES = ("keys", "witness", "ledger", "anchor", "gateway", "notary")
 
@@ -243,7 +245,19 @@ def outputs() -> dict[Path, bytes]:
         pages[path] = fill(text, made).encode()
     if used ^ made.keys():
         sys.exit(f"blocks in the pages and in the code differ: {sorted(used ^ made.keys())}")
+    pages[CHART_SCHEMA] = chart_schema(CHART_SCHEMA.read_bytes())
     return pages
+
+
+def chart_schema(schema: bytes) -> bytes:
+    """The schema of the chart's values, in which settings have the names that there are."""
+    document = json.loads(schema)
+    for service in SERVICES:
+        names = sorted(row.field for row in settings_of(service))
+        document["properties"][service]["properties"]["settings"] = {
+            "allOf": [{"$ref": "#/definitions/settings"}, {"propertyNames": {"enum": names}}]
+        }
+    return json.dumps(document, indent=2, ensure_ascii=False).encode() + b"\n"
 
 
 def main() -> None:

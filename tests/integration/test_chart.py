@@ -48,6 +48,7 @@ def test_without_values_it_names_all_that_is_missing() -> None:
     [
         (("local",), "anchor.replicas=2", "anchor.replicas"),
         (("local",), "keys.settings.port=1", "keys.settings.port: the chart sets this itself"),
+        (("local",), "ledger.settings.tenant_quota=1", 'name of "tenant_quota"'),
         (("local",), "ledgr.replicas=2", "ledgr"),
         (("local",), "firstKeys.witness=vault:x", "firstKeys.witness"),
         (("local",), "keyFiles.secret=", "keyFiles.secret: firstKeys.witness is a file of it"),
