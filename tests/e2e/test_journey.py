@@ -174,6 +174,12 @@ def test_append_get_and_list(shared: Installation) -> None:
     found = shared.run("list", "--tenant", "small", "--resource-type", "Account").json
     assert [item["name"] for item in found["receipts"]] == [receipt["id"]]
     assert shared.run("list", "--tenant", "small", "--actor", "nobody").json["receipts"] == []
+    about = shared.run("list", "--tenant", "small", "--about", "--limit", "0").json["receipts"]
+    assert [(item["seq"], item["action"], item["resource_id"]) for item in about[1:]] == [
+        (1, "UPDATE", "42")
+    ]
+    assert found["receipts"][0].items() < about[1].items()
+    assert (about[1]["actor_id"], about[1]["request_id"]) == ("tester", "r-1")
     limited = shared.run("list", "--tenant", "small", "--limit", "1").json
     assert (len(limited["receipts"]), limited["more"]) == (1, True)
     since = ("--since", receipt["timestamp_iso"], "--until", "2200-01-01T00:00:00Z")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncIterator
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
@@ -24,8 +25,11 @@ from provledger_cli.options import (
 )
 
 if TYPE_CHECKING:
-    from provledger.client import ReceiptFilter, ReceiptSummary
+    from provledger.client import AsyncClient, ReceiptFilter, ReceiptSummary
+    from provledger.statement import Statement
     from provledger_cli.connect import Target
+
+    _Found: TypeAlias = tuple[ReceiptSummary, Statement | None]
 
 # Times are nanoseconds in 64 bits.
 _END_S = 2**63 // 1_000_000_000
@@ -95,6 +99,14 @@ def list_(
             "--limit", envvar="PROVLEDGER_LIST_LIMIT", min=0, help="At most so many; 0 means all."
         ),
     ] = 50,
+    about: Annotated[
+        bool,
+        typer.Option(
+            "--about",
+            envvar="PROVLEDGER_LIST_ABOUT",
+            help="Show also what was done, to what and by whom; whole receipts are read for that.",
+        ),
+    ] = False,
     data_dir: DataDirOption = None,
     endpoint: EndpointOption = None,
     timeout: TimeoutOption = 60.0,
@@ -105,10 +117,9 @@ def list_(
 ) -> None:
     """List receipts of one ledger in the order of its chain. Conditions are joined by AND.
 
-    What a receipt is about, and who did it, is in the receipt itself: `provledger get NAME`, or
-    `provledger export` for many.
-
     Example: provledger list --tenant acme --resource-type Version --resource-id redis/8.8.2
+
+    Example: provledger list --tenant acme --actor billing-job --about --limit 0 --json
     """
     from provledger.client import ReceiptFilter
     from provledger_cli.connect import run_async, target
@@ -124,41 +135,79 @@ def list_(
         end_t_ns=_time_ns(until, "--until"),
     )
     name = names.ledger_name(tenant, ledger)
-    found, more = run_async(_list(where, name, condition, limit, timeout))
+    found, more = run_async(_list(where, name, condition, limit, timeout, about=about))
     if as_json:
-        output.document({"ledger": name, "more": more, "receipts": [_row(item) for item in found]})
+        output.document({"ledger": name, "more": more, "receipts": [_row(*item) for item in found]})
         return
-    rows = [
-        (
-            str(item.seq),
-            names.timestamp_iso(item.t_ns),
-            item.receipt_type,
-            item.anchor_state.value,
-            item.name.rpartition("/")[2],
-        )
-        for item in found
-    ]
-    output.show(output.table(name, ["seq>", "time", "type", "state", "receipt"], rows))
+    columns = ["seq>", "time", "type", "state", "receipt"]
+    if about:
+        columns[4:4] = ["action", "resource", "actor"]
+    output.show(output.table(name, columns, [_cells(*item) for item in found]))
     if more:
         output.say("there are more: raise --limit, or narrow it down")
 
 
 async def _list(
-    where: Target, ledger: str, condition: ReceiptFilter, limit: int, timeout_s: float
-) -> tuple[list[ReceiptSummary], bool]:
+    where: Target,
+    ledger: str,
+    condition: ReceiptFilter,
+    limit: int,
+    timeout_s: float,
+    *,
+    about: bool,
+) -> tuple[list[_Found], bool]:
     from provledger_cli.connect import Remote
 
-    found: list[ReceiptSummary] = []
+    found: list[_Found] = []
     async with Remote(where, timeout_s=timeout_s) as remote:
         page_size = min(limit + 1, 1000) if limit else 1000
-        async for item in remote.client.list_summaries(ledger, condition, page_size=page_size):
+        read = _whole if about else _summaries
+        async for item in read(remote.client, ledger, condition, page_size):
             if limit and len(found) == limit:
                 return found, True
             found.append(item)
     return found, False
 
 
-def _row(item: ReceiptSummary) -> dict[str, Any]:
+async def _summaries(
+    client: AsyncClient, ledger: str, condition: ReceiptFilter, page_size: int
+) -> AsyncIterator[_Found]:
+    async for item in client.list_summaries(ledger, condition, page_size=page_size):
+        yield item, None
+
+
+async def _whole(
+    client: AsyncClient, ledger: str, condition: ReceiptFilter, page_size: int
+) -> AsyncIterator[_Found]:
+    from provledger.statement import parse_statement
+
+    token = ""
+    while True:
+        page = await client.list_page(ledger, condition, page_size=page_size, page_token=token)
+        for summary, receipt in zip(page.summaries, page.receipts, strict=True):
+            yield summary, parse_statement(receipt.statement)
+        token = page.next_page_token
+        if not token:
+            return
+
+
+def _cells(item: ReceiptSummary, statement: Statement | None) -> tuple[str, ...]:
+    about: tuple[str, ...] = ()
+    if statement is not None:
+        resource = f"{statement.resource_type}/{statement.resource_id}".strip("/")
+        about = (statement.action, resource, statement.actor_id)
+    return (
+        str(item.seq),
+        names.timestamp_iso(item.t_ns),
+        item.receipt_type,
+        item.anchor_state.value,
+        *about,
+        item.name.rpartition("/")[2],
+    )
+
+
+def _row(item: ReceiptSummary, statement: Statement | None) -> dict[str, Any]:
+    about = {} if statement is None else _about(statement)
     return {
         "name": item.name,
         "receipt_type": item.receipt_type,
@@ -170,6 +219,18 @@ def _row(item: ReceiptSummary) -> dict[str, Any]:
         "receipt_hash": item.receipt_hash,
         "kid": item.kid,
         "anchor_state": item.anchor_state.value,
+        **about,
+    }
+
+
+def _about(statement: Statement) -> dict[str, str]:
+    return {
+        "action": statement.action,
+        "resource_type": statement.resource_type,
+        "resource_id": statement.resource_id,
+        "actor_id": statement.actor_id,
+        "principal": statement.principal,
+        "request_id": statement.request_id,
     }
 
 

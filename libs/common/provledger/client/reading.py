@@ -117,6 +117,7 @@ class Reading(Transport):
             receipts=tuple([convert.receipt_from_pb(item) for item in response.receipts]),
             next_page_token=response.next_page_token,
             tree_size=response.tree_size,
+            summaries=tuple([convert.summary_from_pb(item) for item in response.receipts]),
         )
 
     async def list_receipts(

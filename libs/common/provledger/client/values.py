@@ -73,12 +73,14 @@ class ReceiptFilter:
 class ReceiptPage:
     """Some receipts in chain order; `next_page_token` is "" at the end.
 
-    `tree_size` is that of the checkpoint their proofs lead to, 0 if there is none.
+    `tree_size` is that of the checkpoint their proofs lead to, 0 if there is none. `summaries` are
+    of the same receipts.
     """
 
     receipts: tuple[Receipt, ...]
     next_page_token: str
     tree_size: int
+    summaries: tuple[ReceiptSummary, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
