@@ -54,6 +54,15 @@ def test_header_and_footer_are_written_and_read_the_same():
     assert footer.digest == hashlib.sha256(b"".join(lines[:-1])).digest()
 
 
+@pytest.mark.parametrize("origin", [b"[]", b"{}", b"5", b"null", b"true"])
+def test_an_origin_that_is_no_text_is_a_matter_of_form(origin: bytes):
+    lines = CHAIN.export()
+    told = jcs.encode(CHAIN.header().origin)
+    lines[0] = lines[0].replace(b'"origin":' + told, b'"origin":' + origin)
+    assert b'"origin":' + origin in lines[0]
+    assert found(lines).check == Check.FORMAT
+
+
 def test_receipts_without_proofs_make_the_export_unverified():
     bare = [with_changes(receipt, proofs=()) for receipt in RECEIPTS]
     report = verify_export(CHAIN.export(bare), KEYS)

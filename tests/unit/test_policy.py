@@ -127,6 +127,9 @@ def test_cosignatures_are_verified(tmp_path: Path) -> None:
     assert policy.cosigned_by(signed) == {}
     cosigned = signed + b"".join(cosigner.cosign(text, NOW_S))
     assert policy.cosigned_by(cosigned) == {"w0": NOW_S, "w1": NOW_S}
+    # Without a time it does not say that the tree was the largest.
+    timeless = signed + b"".join(cosigner.cosign(text, 0))
+    assert policy.cosigned_by(timeless) == {}
     other = LOG.checkpoint(8) + b"".join(cosigner.cosign(text, NOW_S))
     with pytest.raises(NoteError):
         policy.cosigned_by(other)

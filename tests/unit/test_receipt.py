@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -14,7 +15,14 @@ from provledger import jcs
 from provledger._receipt_canonical import read_canonical
 from provledger._receipt_strict import read_members
 from provledger.errors import ReceiptFormatError
-from provledger.receipt import Evidence, Proof, Receipt, parse_canonical_receipt, parse_receipt
+from provledger.receipt import (
+    MAX_RECEIPT_BYTES,
+    Evidence,
+    Proof,
+    Receipt,
+    parse_canonical_receipt,
+    parse_receipt,
+)
 from tests.support.chain import Chain, mutation, with_changes
 
 
@@ -239,3 +247,23 @@ def test_payload_deeper_than_a_receipt_may_be_is_refused_by_both() -> None:
     assert read_canonical(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()) is None
     with pytest.raises(ReceiptFormatError):
         parse_receipt(json.dumps(value).encode())
+
+
+def test_a_receipt_is_as_long_as_it_may_be_in_either_spelling() -> None:
+    """The reader of canonical text keeps the same limit as the strict one."""
+    proof = RECEIPT.proofs[0]
+
+    def of(size: int) -> bytes:
+        evidence = Evidence("x", "other", 1, b"a" * size)
+        return replace(RECEIPT, proofs=(replace(proof, evidence=(evidence,)),)).encode()
+
+    # Base64 of multiples of three bytes grows by four for each.
+    room = (MAX_RECEIPT_BYTES - len(of(0))) // 4 * 3
+    whole, long = of(room), of(room + 3)
+    assert len(whole) <= MAX_RECEIPT_BYTES < len(long)
+    for parse in (parse_receipt, parse_canonical_receipt):
+        read = parse(whole)
+        assert isinstance(read, Receipt)
+        assert read.encode() == whole
+        with pytest.raises(ReceiptFormatError, match="longer than"):
+            parse(long)

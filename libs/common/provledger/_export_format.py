@@ -147,6 +147,8 @@ def parse_header(line: bytes) -> ExportHeader:
         )
         names.parse_ledger_name(header.ledger)
         names.check_uid(header.ledger_uid, "export.ledgerUid")
+        if not isinstance(header.origin, str):
+            raise ReceiptFormatError("export", "has an origin that is no text")
         if header.encode() + b"\n" != line or header.suite not in SUITES:
             raise ReceiptFormatError("export", "is not the canonical text of a header")
     except (TypeError, ValueError, IdentifierError) as error:

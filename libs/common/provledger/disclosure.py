@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import binascii
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -41,6 +42,7 @@ FIELDS_PROFILE = "fields-v1"
 BLOB_PROFILE = "blob-v1"
 FIELDS_SECRET_BYTES = 32
 BLOB_SALT_BYTES = 16
+_POINTER = re.compile(r"(?:/(?:[^~/]|~[01])*)*")
 MIN_LIST_SIZE = 8
 MAX_FIELDS = 4096
 MAX_POINTER_BYTES = 4 * 1024 * 1024
@@ -236,13 +238,30 @@ def parse_disclosure(text: str) -> Disclosure:
     except (ValueError, InvalidJSONError) as error:
         raise ReceiptFormatError("commitment.disclosures", "holds one that is no JSON") from error
     match value:
-        case [str(salt), str(pointer), member] if len(salt) == 22:
+        case [str(salt), str(pointer), member] if _is_salt(salt) and _is_field(pointer, member):
             pass
         case _:
             raise ReceiptFormatError("commitment.disclosures", "holds one of a wrong shape")
     if _b64url(jcs.encode(value)) != raw:
         raise ReceiptFormatError("commitment.disclosures", "holds one in a loose spelling")
     return Disclosure(text, pointer, member)
+
+
+def _is_salt(text: str) -> bool:
+    """Whether it is base64url of 16 bytes, in the one spelling."""
+    raw = text.encode("utf-8", "surrogatepass")
+    try:
+        salt = binascii.a2b_base64(raw.translate(_TO_STANDARD) + b"==")
+    except ValueError:
+        return False
+    return len(salt) == _SALT_BYTES and _b64url(salt) == raw
+
+
+def _is_field(pointer: str, member: Any) -> bool:
+    """Whether a payload can have such a field; of objects only patch operations are one."""
+    if not _POINTER.fullmatch(pointer):
+        return False
+    return not (isinstance(member, dict) and member) or pointer.startswith("/diff/")
 
 
 def verify_disclosures(

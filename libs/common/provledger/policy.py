@@ -115,6 +115,9 @@ class Policy:
     def cosigned_by(self, signed: bytes) -> dict[str, int]:
         """Cosigners whose signature over a note verifies: name to Unix seconds it was made at.
 
+        A cosignature of time 0 is none here: it does not say that the tree was the largest then
+        (c2sp.org/tlog-cosignature).
+
         Raises:
             NoteError: it cannot be read, or a line under a known key does not verify.
         """
@@ -123,7 +126,11 @@ class Policy:
         if not any((line.name, line.note_key_id) in known for line in parsed.signatures):
             return {}
         opened = note.open(signed, [item.key for item in self.cosigners.values()])
-        times = {item.key: item.timestamp_unix_s or 0 for item in opened.signatures}
+        times = {
+            item.key: item.timestamp_unix_s or 0
+            for item in opened.signatures
+            if item.timestamp_unix_s != 0
+        }
         return {name: times[item.key] for name, item in self.cosigners.items() if item.key in times}
 
 

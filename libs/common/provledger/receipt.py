@@ -59,8 +59,10 @@ def parse_receipt(source: bytes | str | Mapping[str, Any]) -> Receipt | LegacyRe
     Raises:
         ReceiptFormatError: if a member is missing, unknown, or not of its form; `field` says which.
     """
-    if type(source) is bytes and (receipt := read_canonical(source)) is not None:
-        return receipt
+    if type(source) is bytes and len(source) <= MAX_RECEIPT_BYTES:
+        receipt = read_canonical(source)
+        if receipt is not None:
+            return receipt
     value = _parse_json(source)
     if "schema" not in value and value.keys() <= V01_MEMBERS and "id" in value:
         return LegacyReceipt(str(value["id"]), dict(value))
@@ -75,7 +77,7 @@ def parse_canonical_receipt(line: bytes) -> Receipt:
     Raises:
         ReceiptFormatError: also if a single byte differs from what writing it again gives.
     """
-    receipt = read_canonical(line)
+    receipt = read_canonical(line) if len(line) <= MAX_RECEIPT_BYTES else None
     if receipt is not None:
         return receipt
     # The other reader says what is wrong with it, unless all is well but for the spelling.

@@ -160,9 +160,15 @@ def _held(name: str) -> Receipt | None:
 
 
 def _tlog_proof(receipt: Receipt) -> bytes:
+    from provledger.hashing import sha256, suite
     from provledger.outside import cosigned_checkpoint
     from provledger.tlog_proof import TlogProof, format_tlog_proof
 
+    if suite(receipt.suite).tree is not sha256:
+        raise CommandError(
+            f"a tlog-proof is of a SHA-256 tree, and that of suite {receipt.suite} is none",
+            hint="use the receipt itself, without --format",
+        )
     proof = _proof(receipt)
     return format_tlog_proof(TlogProof(proof.log_index, proof.hashes, cosigned_checkpoint(proof)))
 
