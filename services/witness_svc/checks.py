@@ -184,6 +184,8 @@ def _check_mutation(mutation: Mutation) -> Checked:
     previous, previous_text = _parse_state(mutation.previous_state, "mutation.previous_state")
     new, new_text = _parse_state(mutation.new_state, "mutation.new_state")
     _check_transition(mutation.action, previous_text, new_text)
+    # Both stand in the payload: no patch is worth looking for where they are too much already.
+    _check_length(len(previous_text) + len(new_text), "mutation")
     if mutation.diff:
         _check_size(mutation.diff, "mutation.diff")
         operations = patches.check_given(mutation.diff, MAX_DIFF_DEPTH, previous, new, new_text)
@@ -271,7 +273,11 @@ def _walk(value: Any, field: str, *, mutation: bool) -> list[tuple[str, Any]]:
 
 
 def _check_size(data: bytes, field: str) -> None:
-    if len(data) > MAX_PAYLOAD_BYTES:
+    _check_length(len(data), field)
+
+
+def _check_length(length: int, field: str) -> None:
+    if length > MAX_PAYLOAD_BYTES:
         raise refusal(
             "PAYLOAD_TOO_LARGE", field, f"must be at most {MAX_PAYLOAD_BYTES} bytes in all"
         )

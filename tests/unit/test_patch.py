@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provledger import jcs, patch
+from provledger import jcs, patch, pointer
 from provledger.errors import InvalidJSONError, PatchError
 
 
@@ -358,11 +358,31 @@ def test_make_stops_before_its_paths_fill_the_memory(inner: Any, most: int) -> N
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize(
+    "same", [[0] * 50_000, [[0] * 50_000], dict.fromkeys(map(str, range(20_000)), 0)]
+)
+def test_make_spells_out_the_pointers_of_differences_only(
+    same: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name above equal elements is not repeated for each: that would be gigabytes."""
+    escaped = []
+
+    def escape_token(token: str) -> str:
+        escaped.append(token)
+        return pointer.escape_token(token)
+
+    monkeypatch.setattr(patch, "escape_token", escape_token)
+    name = "k" * 50_000
+    old, new = {name: [1, same, 2]}, {name: [3, same, 4]}
+    assert patch.make(old, new) == [op("replace", f"/{name}/0", 3), op("replace", f"/{name}/2", 4)]
+    assert escaped == ["0", name, "2", name]
+
+
 def test_make_checks_what_it_made(monkeypatch: Any) -> None:
     """Whatever the comparison gets wrong, the patch is right."""
 
-    def wrong(old: Any, new: Any, pointer: str, made: Any) -> None:
-        made.add("add", "/b", value=2)
+    def wrong(old: Any, new: Any, place: Any, made: Any) -> None:
+        made.add("add", (place, "b"), value=2)
 
     monkeypatch.setattr(patch, "_compare", wrong)
     assert patch.make({"a": 1}, {"a": 2}) == [op("replace", "", {"a": 2})]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from provledger import disclosure, jcs, patch
 from provledger.errors import InvalidArgumentError
-from witness_svc import checks
+from witness_svc import checks, patches
 from witness_svc.checks import Checked, Document, Draft, Mutation, check
 from witness_svc.patches import MAX_MADE_OPERATIONS, first_difference
 
@@ -615,6 +615,24 @@ class TestSizes:
         check(mutation("CREATE", b"", b'"' + b"x" * (half - 200) + b'"'))
         draft = mutation("CREATE", b"", b'"' + b"x" * half + b'"')
         refused(draft, "PAYLOAD_TOO_LARGE", "mutation")
+
+    def test_two_states_that_are_too_much_together_are_not_compared(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        half = checks.MAX_PAYLOAD_BYTES // 2
+        large, other = (b'["%b",%d]' % (b"x" * half, number) for number in (1, 2))
+
+        def make(previous: Any, new: Any) -> list[bytes]:
+            raise AssertionError("a patch was made")
+
+        monkeypatch.setattr(patches, "make", make)
+        refused(mutation("UPDATE", large, other), "PAYLOAD_TOO_LARGE", "mutation")
+
+    def test_two_states_of_just_the_limit_together_are_taken(self) -> None:
+        bare = check(mutation("UPDATE", b'[1,""]', b'[2,""]')).payload
+        room = checks.MAX_PAYLOAD_BYTES - len(bare)
+        states = [b'[%d,"%b"]' % (number, b"x" * (room // 2)) for number in (1, 2)]
+        assert len(check(mutation("UPDATE", *states)).payload) >= checks.MAX_PAYLOAD_BYTES - 1
 
 
 class TestDocument:

@@ -16,7 +16,7 @@ By our convention an absent state is null: creation is a patch from null, deleti
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from provledger import jcs
 from provledger.errors import InvalidJSONError, PatchError
@@ -97,7 +97,7 @@ def make(old: Any, new: Any, *, max_operations: int = MAX_MADE_OPERATIONS) -> li
         return []
     made = _Made(max_operations)
     try:
-        _compare(old, new, "", made)
+        _compare(old, new, None, made)
         if jcs.encode(apply(old, made.operations)) == wanted:
             return made.operations
     except (PatchError, InvalidJSONError):
@@ -274,6 +274,14 @@ def _check_depth(root: Any) -> None:
 # --- making --------------------------------------------------------------------------------
 
 
+_Place: TypeAlias = "tuple[_Place, str | int] | None"
+"""Where in a document: a name or index in the place around it; None is the document itself.
+
+A place becomes a pointer only in an operation: with long names around them, the pointers of all
+the elements of an array that are equal would be gigabytes.
+"""
+
+
 class _Made:
     """The operations made so far, which give up as soon as there are too many or too long ones."""
 
@@ -282,31 +290,39 @@ class _Made:
         self._most = most
         self._room = MAX_MADE_PATH_CHARS
 
-    def add(self, op: str, path: str, **value: Any) -> None:
+    def add(self, op: str, place: _Place, **value: Any) -> None:
+        path = _pointer(place)
         self._room -= len(path)
         if len(self.operations) == self._most or self._room < 0:
             raise PatchError("too many differences")
         self.operations.append({"op": op, "path": path, **value})
 
 
-def _compare(old: Any, new: Any, pointer: str, made: _Made) -> None:
-    """Add what turns `old` into `new` at `pointer`; PatchError for too much."""
+def _pointer(place: _Place) -> str:
+    tokens = []
+    while place is not None:
+        place, token = place
+        tokens.append(f"/{escape_token(str(token))}")
+    return "".join(reversed(tokens))
+
+
+def _compare(old: Any, new: Any, place: _Place, made: _Made) -> None:
+    """Add what turns `old` into `new` at `place`; PatchError for too much."""
     if isinstance(old, dict) and isinstance(new, dict):
         for name in sorted(old.keys() - new.keys()):
-            made.add("remove", f"{pointer}/{escape_token(name)}")
+            made.add("remove", (place, name))
         for name in sorted(new):
-            path = f"{pointer}/{escape_token(name)}"
             if name in old:
-                _compare(old[name], new[name], path, made)
+                _compare(old[name], new[name], (place, name), made)
             else:
-                made.add("add", path, value=new[name])
+                made.add("add", (place, name), value=new[name])
     elif isinstance(old, _LISTS) and isinstance(new, _LISTS):
-        _compare_arrays(old, new, pointer, made)
+        _compare_arrays(old, new, place, made)
     elif not _equal(old, new, _MAX_DEPTH):
-        made.add("replace", pointer, value=new)
+        made.add("replace", place, value=new)
 
 
-def _compare_arrays(old: Any, new: Any, pointer: str, made: _Made) -> None:
+def _compare_arrays(old: Any, new: Any, place: _Place, made: _Made) -> None:
     common = min(len(old), len(new))
     start = 0
     while start < common and _same(old[start], new[start]):
@@ -316,12 +332,12 @@ def _compare_arrays(old: Any, new: Any, pointer: str, made: _Made) -> None:
         end += 1
     paired = common - end
     for index in range(start, paired):
-        _compare(old[index], new[index], f"{pointer}/{index}", made)
+        _compare(old[index], new[index], (place, index), made)
     # Surplus elements go from the back, so that the indices before them stay what they are.
     for index in range(len(old) - end - 1, paired - 1, -1):
-        made.add("remove", f"{pointer}/{index}")
+        made.add("remove", (place, index))
     for index in range(paired, len(new) - end):
-        made.add("add", f"{pointer}/{index}", value=new[index])
+        made.add("add", (place, index), value=new[index])
 
 
 def _same(one: Any, two: Any) -> bool:
