@@ -95,6 +95,8 @@ class Chain:
     links: list[tuple[Receipt, bytes]] = field(default_factory=list)
     leaves: list[bytes] = field(default_factory=list)
     statements: list[Statement] = field(default_factory=list)
+    # Members of the statements to come that say something else than they should.
+    misstated: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.name = names.ledger_name(self.tenant, self.ledger)
@@ -274,15 +276,16 @@ class Chain:
             media_type, data = "application/json", jcs.encode(payload)
             secret = self._random(f"secret{seq}", 32)
             commitment = disclosure.commit_fields(payload, secret, mutation=kind == "mutation")
+        about = payload if kind == "mutation" else {}
         value = Statement(
             ledger=self.name,
             ledger_uid=self.uid,
             receipt_id=receipt_id,
             request_id=f"request-{seq}",
             receipt_type=kind,
-            action=payload["mutationType"] if kind == "mutation" else "",
-            resource_type="Version",
-            resource_id=f"redis/{seq}",
+            action=about.get("mutationType", ""),
+            resource_type=about.get("entityType", "Version"),
+            resource_id=about.get("entityId", f"redis/{seq}"),
             actor_id="bot",
             actor_type="service",
             principal="anonymous",
@@ -299,6 +302,7 @@ class Chain:
             checks=(Check("json-strict", "1", "passed"),),
             salt=self._random(f"salt{seq}", 16),
         )
+        value = replace(value, **self.misstated)
         return value, value.encode(), data, commitment
 
     def _link(

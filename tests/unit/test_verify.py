@@ -103,10 +103,10 @@ def test_documents_of_other_media_types_verify():
     assert caught.value.finding == Finding.PAYLOAD_CHANGED
 
 
-def masked_receipt(*pointers: str) -> Receipt:
+def masked_receipt(*pointers: str, receipt: Receipt = RECEIPT) -> Receipt:
     """A receipt in which only these fields are shown."""
-    value = jcs.parse(RECEIPT.payload or b"")
-    secret = RECEIPT.commitment.secret or b""
+    value = jcs.parse(receipt.payload or b"")
+    secret = receipt.commitment.secret or b""
     shown = [
         item.text
         for item in disclosure.disclose_all(value, secret, mutation=True)
@@ -114,7 +114,7 @@ def masked_receipt(*pointers: str) -> Receipt:
     ]
     digests = disclosure.digest_list(value, secret, mutation=True)
     return with_changes(
-        RECEIPT,
+        receipt,
         payload=None,
         fields_mask=tuple(sorted(pointers)),
         commitment=Opening("fields-v1", len(digests), None, tuple(shown), tuple(digests)),
@@ -201,6 +201,41 @@ def test_a_payload_whose_pointers_fill_the_memory_does_not_hold(
     with pytest.raises(VerificationError, match="pointers are longer than 4194304") as caught:
         verify_receipt(chain.receipts()[1].encode(), KEYS)
     assert (caught.value.check, caught.value.finding) == (Check.COMMITMENT, Finding.PAYLOAD_CHANGED)
+
+
+@pytest.mark.parametrize(
+    ("stated", "member"),
+    [
+        ({"action": "DELETE"}, "mutationType"),
+        ({"action": ""}, "mutationType"),
+        ({"resource_type": "Account"}, "entityType"),
+        ({"resource_id": "someone/else"}, "entityId"),
+    ],
+)
+def test_a_mutation_is_the_one_that_its_statement_names(
+    stated: dict[str, str], member: str
+) -> None:
+    """All signatures and hashes are good: the two were signed, and logged, at odds."""
+    chain = Chain(misstated=stated)
+    chain.append([mutation(1)])
+    receipt = chain.receipts()[1]
+    shown = masked_receipt(f"/{member}", "/newState/date", receipt=receipt)
+    for source in (receipt, receipt.encode(), shown.encode()):
+        with pytest.raises(VerificationError, match=rf"payload\.{member} is not") as caught:
+            verify_receipt(source, KEYS)
+        found = (caught.value.check, caught.value.finding)
+        assert found == (Check.STATEMENT, Finding.STATEMENT_CHANGED)
+    hidden = masked_receipt("/newState/date", receipt=receipt)
+    assert verify_receipt(hidden.encode(), KEYS).status is Status.VERIFIED
+
+
+def test_the_payload_of_a_mutation_says_of_what_it_is() -> None:
+    kind, payload = mutation(1)
+    del payload["entityId"]
+    chain = Chain(misstated={"resource_id": "redis/1"})
+    chain.append([(kind, payload)])
+    with pytest.raises(VerificationError, match=r"payload\.entityId is not"):
+        verify_receipt(chain.receipts()[1].encode(), KEYS)
 
 
 def _change_payload(receipt: Receipt) -> Receipt:

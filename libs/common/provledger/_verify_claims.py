@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from provledger import jcs, names
 from provledger.disclosure import BLOB_PROFILE, commit_blob, commit_fields, verify_disclosures
@@ -95,7 +96,8 @@ def check_commitment(receipt: Receipt, stated: Bound) -> bool:
     """Check the payload against its commitment; return True if only part of it is shown.
 
     Raises:
-        VerificationError: if what is shown does not make the root the statement names.
+        VerificationError: if what is shown does not make the root the statement names, or is of
+            another mutation than the statement.
     """
     opening = receipt.commitment
     if opening.secret is None:
@@ -108,9 +110,12 @@ def check_commitment(receipt: Receipt, stated: Bound) -> bool:
         # Where nothing is shown the mask is empty: null says that all of it is.
         if opening.size != len(opening.digests) or receipt.fields_mask != tuple(sorted(shown)):
             raise _payload_changed("fields_mask or size is not what is disclosed")
+        if stated.receipt_type == _MUTATION:
+            _check_disclosed_mutation(shown, stated)
         return True
     if receipt.fields_mask is not None or receipt.payload is None:
         raise _payload_changed("a payload that is shown in full has no fields_mask")
+    value: jcs.JSONValue = None
     try:
         if opening.profile == BLOB_PROFILE:
             made = commit_blob(stated.media_type, receipt.payload, opening.secret)
@@ -127,7 +132,34 @@ def check_commitment(receipt: Receipt, stated: Bound) -> bool:
         raise _payload_changed(f"the payload cannot be committed to: {error}") from error
     if made.root != receipt.payload_hash or made.size != opening.size:
         raise _payload_changed("the payload, its secret or its size is not what was committed to")
+    if stated.receipt_type == _MUTATION:
+        _check_mutation(value, stated)
     return False
+
+
+def _check_mutation(value: jcs.JSONValue, stated: Bound) -> None:
+    """Check that a payload in full is of the mutation that is stated; raises VerificationError."""
+    if type(value) is not dict:
+        raise _payload_changed("the payload of a mutation is an object")
+    for member, said in _repeated(stated):
+        if value.get(member) != said:
+            raise _at_odds(f"payload.{member}")
+
+
+def _check_disclosed_mutation(shown: Mapping[str, Any], stated: Bound) -> None:
+    """The same for those of the three members that are shown."""
+    for member, said in _repeated(stated):
+        if shown.get(f"/{member}", said) != said:
+            raise _at_odds(f"payload.{member}")
+
+
+def _repeated(stated: Bound) -> tuple[tuple[str, str], ...]:
+    """The members of a mutation that repeat the statement, with what they must be."""
+    return (
+        ("mutationType", stated.action),
+        ("entityType", stated.resource_type),
+        ("entityId", stated.resource_id),
+    )
 
 
 def _payload_changed(message: str) -> VerificationError:

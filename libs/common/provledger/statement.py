@@ -172,12 +172,15 @@ def parse_statement(data: bytes) -> Statement:
 
 
 class Bound(NamedTuple):
-    """What of a statement its receipt repeats, or what tells how to open the payload."""
+    """What of a statement its receipt or payload repeats, and what tells how to open the latter."""
 
     ledger: str
     ledger_uid: bytes
     receipt_id: str
     receipt_type: str
+    action: str
+    resource_type: str
+    resource_id: str
     media_type: str
     profile: str
     payload_hash: bytes
@@ -189,13 +192,14 @@ def read_bound(data: bytes) -> Bound:
     if text is None:
         made = parse_statement(data)
         return Bound(
-            made.ledger, made.ledger_uid, made.receipt_id, made.receipt_type, made.media_type,
-            made.profile, made.payload_hash,
+            made.ledger, made.ledger_uid, made.receipt_id, made.receipt_type, made.action,
+            made.resource_type, made.resource_id, made.media_type, made.profile, made.payload_hash,
         )  # fmt: skip
     said = text.predicate
     return Bound(
         said.ledger, bytes.fromhex(said.ledger_uid), said.receipt_id, said.receipt_type,
-        said.media_type, said.profile, bytes.fromhex(text.digest),
+        said.action or "", said.resource_type, said.resource_id, said.media_type, said.profile,
+        bytes.fromhex(text.digest),
     )  # fmt: skip
 
 
