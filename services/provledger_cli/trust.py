@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from provledger.errors import VerificationError
+from provledger.errors import KeyFormatError, VerificationError
 from provledger.outside import AskStore, ObjectLock, Outside
 from provledger.policy import MAX_POLICY_BYTES, parse_policy
 from provledger.report import Check, Finding
@@ -21,19 +22,29 @@ _TIMEOUT_S: Final = 10
 
 
 def outside(
-    policy: Path | None, tsa_cert: Path | None, tsa_chain: Path | None, *, online: bool
+    policy: Path | None, tsa_certs: Sequence[Path], tsa_chains: Sequence[Path], *, online: bool
 ) -> Outside:
-    """What the options say; raises CommandError, PolicyError, KeyFormatError or OSError."""
-    if (tsa_cert is None) != (tsa_chain is None):
+    """What the options say; raises CommandError, PolicyError or OSError."""
+    if bool(tsa_certs) != bool(tsa_chains):
         raise CommandError("--tsa-cert and --tsa-chain belong together")
-    authorities: tuple[Authority, ...] = ()
-    if tsa_cert is not None and tsa_chain is not None:
-        authorities = (Authority.from_pem(tsa_cert.read_bytes(), tsa_chain.read_bytes()),)
+    chain = b"\n".join(path.read_bytes() for path in tsa_chains)
+    authorities = tuple(_authority(path, chain) for path in tsa_certs)
     trusted = None
     if policy is not None:
         with policy.open("rb") as file:
             trusted = parse_policy(file.read(MAX_POLICY_BYTES + 1))
     return Outside(trusted, authorities, ask_s3() if online else None)
+
+
+def _authority(path: Path, chain: bytes) -> Authority:
+    try:
+        return Authority.from_pem(path.read_bytes(), chain)
+    except KeyFormatError as error:
+        raise CommandError(
+            f"--tsa-cert {path}, or its --tsa-chain: {error}",
+            hint="--tsa-cert takes a PEM file with the certificate of one authority alone, "
+            "--tsa-chain those above it up to a root",
+        ) from error
 
 
 def ask_s3(client: Any = None) -> AskStore:

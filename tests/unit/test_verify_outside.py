@@ -198,6 +198,20 @@ class TestSinksOfTimestamps:
             assert judged == (Status.VERIFIED, "a, b")
 
 
+def test_timestamps_of_others_count_for_nothing_beside_one_that_verifies(
+    authority: peers.OpenSSLAuthority, other: peers.OpenSSLAuthority
+) -> None:
+    message = timestamp.imprint_message(PROOF.checkpoint, PROOF.origin)
+    tokens = [("rfc3161", _stamped(by, message)) for by in (authority, other)]
+    in_one_proof = _with(*tokens)
+    in_two = with_changes(RECEIPT, proofs=tuple(_with(token).proofs[0] for token in tokens))
+    holds = (Outcome.HOLDS, Status.VERIFIED)
+    for receipt in (in_one_proof, in_two):
+        for believed in ((authority,), (other,), (authority, other)):
+            outside = Outside(authorities=tuple(map(_authority, believed)))
+            assert _outcome(receipt, outside, Check.TIMESTAMP_TOKEN) == holds
+
+
 def test_timestamp_of_another_authority_fails(
     authority: peers.OpenSSLAuthority, tmp_path: Path
 ) -> None:

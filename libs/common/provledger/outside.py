@@ -86,12 +86,15 @@ class Outside:
             VerificationError: something is there, and does not hold.
         """
         times: list[datetime] = []
+        strange: list[VerificationError] = []
         quorums = []
         for proof in proofs:
-            stamps = self._stamps(proof)
+            stamps = self._stamps(proof, strange)
             times += [stamp.time for _, stamp in stamps]
             if self.policy is not None:
                 quorums.append(_quorum(self.policy, proof, stamps))
+        if strange and not times:
+            raise strange[0]
         return [
             self._quorum_result(quorums),
             self._stamp_result(proofs, times),
@@ -108,8 +111,15 @@ class Outside:
         found = "; ".join(members for _, members in quorums) or "nobody"
         return CheckResult(check, Outcome.NOT_CHECKED, f"not met: it has {found}")
 
-    def _stamps(self, proof: Proof) -> list[tuple[str, timestamp.Stamp]]:
-        """The tokens that verify, each with the sink that it is said to be of."""
+    def _stamps(
+        self, proof: Proof, strange: list[VerificationError]
+    ) -> list[tuple[str, timestamp.Stamp]]:
+        """The tokens that verify, each with the sink that it is said to be of.
+
+        What is wrong with the others goes to `strange`. A log may be stamped by more authorities
+        than a verifier believes, as it may be cosigned by keys that no policy names: such tokens
+        count for nothing, beside one that verifies.
+        """
         stamps = []
         for item in _of_kind([proof], timestamp.KIND):
             try:
@@ -117,7 +127,8 @@ class Outside:
                     item.evidence, proof.checkpoint, proof.origin, self.authorities
                 )
             except (VerificationError, InputError) as error:
-                raise _failed(str(error), Check.TIMESTAMP_TOKEN) from error
+                strange.append(_failed(str(error), Check.TIMESTAMP_TOKEN))
+                continue
             if stamp is not None:
                 stamps.append((item.sink, stamp))
         return stamps

@@ -117,20 +117,22 @@ def verify(
         ),
     ] = None,
     tsa_cert: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
             "--tsa-cert",
             envvar="PROVLEDGER_VERIFY_TSA_CERT",
-            help="PEM file: certificate of the timestamp authority you trust.",
+            help="PEM file: certificate of a timestamp authority you trust. Repeatable: tokens of "
+            "others count for nothing.",
             show_default=False,
         ),
     ] = None,
     tsa_chain: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
             "--tsa-chain",
             envvar="PROVLEDGER_VERIFY_TSA_CHAIN",
-            help="PEM file: the certificates above it, up to a root.",
+            help="PEM file: the certificates above it, up to a root. Repeatable: all are taken "
+            "together.",
             show_default=False,
         ),
     ] = None,
@@ -216,7 +218,7 @@ def verify(
     try:
         from provledger_cli.trust import outside
 
-        believed = outside(policy, tsa_cert, tsa_chain, online=online)
+        believed = outside(policy, tsa_cert or [], tsa_chain or [], online=online)
         trusted = checking.Trusted(
             known,
             read_pin(pin) if pin else None,
