@@ -11,8 +11,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from provledger.db import Continuity, Readers, Writer, begin_write, open_engine
-from provledger.db.continuity import identify
+from provledger.db import Continuity, Readers, Writer, begin_write, open_engine, workers
+from provledger.db.continuity import identify, pin, pinned
 from provledger.errors import AbortedError, UnavailableError
 
 
@@ -37,6 +37,12 @@ async def readers(engine: Engine) -> AsyncIterator[Readers]:
     readers = Readers(engine, threads=2)
     yield readers
     await readers.close()
+
+
+class Conflict(Exception):
+    """What a driver says that could not serialise a transaction."""
+
+    sqlstate = "40001"
 
 
 def insert(connection: Connection, n: int) -> int:
@@ -147,9 +153,6 @@ async def test_conflicts_are_retried_a_bounded_number_of_times(writer: Writer) -
     """A locked SQLite file and a deadlock or failed serialisation in PostgreSQL look alike."""
     attempts = []
 
-    class Conflict(Exception):
-        sqlstate = "40001"
-
     def conflict(times: int) -> Callable[[Connection], int]:
         def run(connection: Connection) -> int:
             attempts.append(1)
@@ -212,6 +215,37 @@ async def test_one_lost_connection_has_all_made_anew(postgres_database_url: str)
     assert seen == [0, 1, 1]
     await writer.close()
     await readers.close()
+    engine.dispose()
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("lost", [True, False], ids=["lost", "refused"])
+async def test_connection_that_cannot_be_pinned_is_made_anew(
+    postgres_database_url: str, monkeypatch: pytest.MonkeyPatch, lost: bool
+) -> None:
+    """What goes wrong between connecting and pinning is retried, and leaves nothing behind."""
+    engine = open_engine(postgres_database_url, "public")
+    with begin_write(engine) as connection:
+        connection.execute(sa.text("CREATE TABLE t (n INTEGER PRIMARY KEY)"))
+    known = Continuity()
+    writer = Writer(engine, continuity=known, pinned="t")
+    attempts: list[Connection] = []
+
+    def failing_once(connection: Connection, table: str) -> None:
+        attempts.append(connection)
+        if len(attempts) == 1:
+            if not lost:
+                raise sa.exc.OperationalError("SELECT", None, Conflict())
+            pid = connection.connection.driver_connection.info.backend_pid  # type: ignore[union-attr]
+            kill(postgres_database_url, pid)
+        pin(connection, table)
+
+    monkeypatch.setattr(workers, "pin", failing_once)
+    assert await writer.run(pinned, idempotent=True) > 0
+    assert len(attempts) == 2
+    assert known.generation == 1
+    assert writer._connections == {attempts[1]}
+    await writer.close()
     engine.dispose()
 
 

@@ -119,16 +119,28 @@ class _Workers:
             connection = None
         if connection is None:
             connection = self._engine.connect().execution_options(**self._options)
+            if self._continuity is not None:
+                # Until it has told what it reached. Read when it is made already: if it is lost
+                # before that, one generation too many is begun, never one too few.
+                self._local.generation = self._continuity.generation
             self._local.connection = connection
             self._local.used_s = time.monotonic()
             self._connections.add(connection)
-            if self._pinned and not is_sqlite(self._engine):
-                # Before it is told which server and tables it has reached, which are then compared.
-                pin(connection, self._pinned)
-            if self._continuity is not None:
-                self._local.generation = self._continuity.generation
-                self._local.generation = self._continuity.reached(identify(connection))
+            try:
+                self._introduce(connection)
+            except SQLAlchemyError:
+                # Lost or not: without its pin and its generation it must not be used.
+                self._drop_connection()
+                raise
         return connection
+
+    def _introduce(self, connection: Connection) -> None:
+        """Find out what a new connection has reached."""
+        if self._pinned and not is_sqlite(self._engine):
+            # Before it is told which server and tables it has reached, which are then compared.
+            pin(connection, self._pinned)
+        if self._continuity is not None:
+            self._local.generation = self._continuity.reached(identify(connection))
 
     def _is_stale(self, connection: Connection) -> bool:
         """Whether it must not be used again: another one was lost, or a server that we have not
