@@ -149,6 +149,53 @@ async def test_closed_writer_finishes_what_it_has_and_refuses_more(
     assert caught.value.reason == "SHUTTING_DOWN"
 
 
+def without_threads(patch: pytest.MonkeyPatch) -> None:
+    """As a machine that has as many of them as it may."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    patch.setattr(threading.Thread, "start", refuse)
+
+
+async def test_what_is_refused_for_want_of_a_thread_is_not_done_later(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, readers = Writer(engine), Readers(engine, threads=2)
+    with monkeypatch.context() as patch:
+        without_threads(patch)
+        for refused in (writer.run(insert, 1), readers.run(numbers)):
+            with pytest.raises(UnavailableError) as caught:
+                await refused
+            assert caught.value.reason == "DATABASE_UNAVAILABLE"
+            assert caught.value.retry_delay_s is not None
+    await writer.run(insert, 2)
+    assert await readers.run(numbers) == [2]
+    await writer.close()
+    await readers.close()
+
+
+async def test_threads_that_are_there_do_the_work_of_one_that_cannot_be_started(
+    readers: Readers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def slow(connection: Connection) -> list[int]:
+        loop.call_soon_threadsafe(started.set)
+        go_on.wait(30)
+        return numbers(connection)
+
+    first = asyncio.ensure_future(readers.run(slow))
+    await started.wait()
+    with monkeypatch.context() as patch:
+        without_threads(patch)
+        second = asyncio.ensure_future(readers.run(numbers))
+        await asyncio.sleep(0)
+    go_on.set()
+    assert await first == await second == []
+
+
 async def test_conflicts_are_retried_a_bounded_number_of_times(writer: Writer) -> None:
     """A locked SQLite file and a deadlock or failed serialisation in PostgreSQL look alike."""
     attempts = []

@@ -20,8 +20,9 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any, Concatenate, Final, TypeVar, cast
 
 import sqlalchemy as sa
@@ -60,20 +61,39 @@ class _Workers:
         self._continuity = continuity
         self._pinned = pinned
         self._options = options
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._make_pool = partial(ThreadPoolExecutor, threads, thread_name_prefix=name)
+        self._pool = self._make_pool()
+        self._has_threads = False
         self._local = threading.local()
         self._connections: set[Connection] = set()
         self._rng = random.Random()  # noqa: S311 - jitter, not a secret
 
     async def _submit(self, run: Callable[[], R]) -> R:
-        loop = asyncio.get_running_loop()
+        """What `run` returns or raises, in a thread.
+
+        Raises:
+            UnavailableError: SHUTTING_DOWN; or DATABASE_UNAVAILABLE, where no thread can be
+                started. `run` is not called then, nor later.
+        """
+        # Not the pool's own, which nobody is given where it queues work and then fails to start
+        # another thread for it.
+        future: Future[R] = Future()
         try:
-            return await loop.run_in_executor(self._pool, run)
+            self._pool.submit(_fulfil, future, run)
         except RuntimeError as error:
-            # Only the pool's own refusal, not what `run` raised.
-            if "after shutdown" not in str(error):
-                raise
-            raise UnavailableError("SHUTTING_DOWN", "the storage is closed") from error
+            if "shutdown" in str(error):
+                raise UnavailableError("SHUTTING_DOWN", "the storage is closed") from error
+            if not self._has_threads:
+                # What it has queued goes with it.
+                self._pool = self._make_pool()
+                raise UnavailableError(
+                    "DATABASE_UNAVAILABLE",
+                    "no thread can be started for the database",
+                    retry_delay_s=0.5,
+                ) from error
+            # A thread that is there comes to it in its turn.
+        self._has_threads = True
+        return await asyncio.wrap_future(future)
 
     async def close(self) -> None:
         """Finish what was submitted, end the threads, close the connections."""
@@ -262,6 +282,20 @@ class Readers(_Workers):
             return error.reason in ("DATABASE_UNAVAILABLE", "TRANSACTION_CONFLICT")
 
         return await self._submit(lambda: self._transact(lambda c: fn(c, *args), repeat=repeat))
+
+
+def _fulfil(future: Future[R], run: Callable[[], R]) -> None:
+    """Call `run` for a future, unless that was cancelled meanwhile."""
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = run()
+    except BaseException as error:
+        future.set_exception(error)
+        # Otherwise error, traceback and future keep each other until the next collection.
+        del future, run
+    else:
+        future.set_result(result)
 
 
 def _final(error: StatusError, committing: bool) -> StatusError:
