@@ -264,17 +264,19 @@ def without(registry: Registry, events: Iterable[EventRecord]) -> Registry:
 
 
 def _is_moot(registry: Registry, each: EventRecord, record: KeyRecord) -> bool:
-    """Whether a proposed rotation to a key can never be sealed."""
-    if each.event_type is not EventType.ROTATED or each.signed.event.kid != record.kid:
+    """Whether it is only proposed that a key comes in, or becomes active, and never can be so."""
+    if each.state is not EventState.PROPOSED or each.signed.event.kid != record.kid:
         return False
+    others = [other for other in registry.events if other.signed.event.kid == record.kid]
     never_active = record.state is KeyState.REVOKED and record.epoch == 0
+    if each.event_type is EventType.CREATED:
+        # A revocation that is to be told needs it said before.
+        return never_active and all(o.event_type is not EventType.REVOKED for o in others)
     said = any(
-        other.event_type is EventType.ROTATED
-        and other.state is not EventState.PROPOSED
-        and other.signed.event.kid == record.kid
-        for other in registry.events
+        other.event_type is EventType.ROTATED and other.state is not EventState.PROPOSED
+        for other in others
     )
-    return each.state is EventState.PROPOSED and (never_active or said)
+    return each.event_type is EventType.ROTATED and (never_active or said)
 
 
 def retire(

@@ -5,16 +5,17 @@ from __future__ import annotations
 from keys_svc.registry import EventRecord, KeyRecord, Registry
 from provledger.errors import UnavailableError
 from provledger.key_events import EventType, KeyEvent, KeyRef, LogSize, SignedEvent
-from provledger.keyset import KeyPurpose
+from provledger.keyset import KeyPurpose, KeyState
 
 
 def propose_created(registry: Registry, record: KeyRecord, now_ns: int) -> Registry:
-    """Say that a key comes in, unless that was said."""
+    """Say that a key comes in, unless that was said, or it is revoked and never will."""
     known = any(
         each.event_type is EventType.CREATED and each.signed.event.kid == record.kid
         for each in registry.events
     )
-    if known or record.epoch > 0:
+    # Nobody opens a revoked key, so that it would never endorse that it comes in.
+    if known or record.epoch > 0 or record.state is KeyState.REVOKED:
         return registry
     event = KeyEvent(
         event=EventType.CREATED,

@@ -21,11 +21,24 @@ from tests.unit.test_key_events import C1, H1, R1, W1, W2, W3
 from tests.unit.test_keys_journal import DRAIN_NS, MAKERS, WITNESS, binding, carry, rotate
 
 
-def kept() -> Registry:
+def first_keys() -> Registry:
     registry = Registry()
     for key, purpose in zip((W1, C1, H1), KeyPurpose, strict=False):
         registry = registry.create(binding(key, purpose), 10)
-    return carry(journal.propose_genesis(registry, binding(R1), 20))
+    return registry
+
+
+def kept() -> Registry:
+    return carry(journal.propose_genesis(first_keys(), binding(R1), 20))
+
+
+def endorsed_by_both(registry: Registry) -> Registry:
+    """All that is open, by the first witness key and the second."""
+    for each in journal.open_events(registry):
+        event = each.signed.event
+        both = [W1.endorse(event), W2.endorse(event)]
+        registry = journal.endorse(registry, event.digest(), both)
+    return registry
 
 
 def sealed() -> Registry:
@@ -133,18 +146,46 @@ def test_revoked_key_is_not_retired_as_well() -> None:
 
 
 def test_what_an_earlier_version_left_behind_can_be_cancelled_and_is_never_sealed() -> None:
-    waiting = carry(rotate(kept(), W2), kids=["witness-2"])
-    stuck = waiting.revoke("witness-2", "leaked", 600)
-    for each in journal.open_events(stuck):
-        event = each.signed.event
-        both = [W1.endorse(event), W2.endorse(event)]
-        stuck = journal.endorse(stuck, event.digest(), both)
-        if event.event is EventType.CREATED:
-            stuck = journal.record(stuck, event.digest(), "r", 700, DRAIN_NS)
+    created = carry(journal.create(kept(), binding(W2), 300))
+    waiting = carry(rotate(created, W2), kids=["witness-2"])
+    stuck = endorsed_by_both(waiting.revoke("witness-2", "leaked", 600))
     assert open_of(stuck) == [(EventType.ROTATED, "witness-2", EventState.PROPOSED)]
     with pytest.raises(FailedPreconditionError, match="--cancel"):
         rotate(stuck, W3, 800)
     assert open_of(journal.cancel(stuck, "witness-2")) == []
+
+
+def test_creation_of_a_revoked_key_can_be_cancelled_and_is_never_sealed() -> None:
+    """An earlier version proposed it anew; a service may have held the key still."""
+    stuck = journal.create(kept(), binding(W2), 300).revoke("witness-2", "leaked", 600)
+    stuck = endorsed_by_both(stuck)
+    assert open_of(stuck) == [(EventType.CREATED, "witness-2", EventState.PROPOSED)]
+    check_of_one_mind(journal.cancel(stuck, "witness-2"))
+
+
+def test_creation_that_a_revocation_waits_for_is_not_cancelled() -> None:
+    registry = journal.create(kept(), binding(W2), 300)
+    event = journal.open_events(registry)[0].signed.event
+    registry = journal.endorse(registry, event.digest(), [W1.endorse(event), W2.endorse(event)])
+    revoked = revoke(registry, "witness-2", "leaked", 600)
+    with pytest.raises(FailedPreconditionError):
+        journal.cancel(revoked, "witness-2")
+    check_of_one_mind(carried(revoked))
+
+
+def test_revoked_key_that_is_created_again_is_not_proposed_again() -> None:
+    """As by whoever repeats a request whose answer was lost."""
+    revoked = revoke(journal.create(kept(), binding(W2), 300), "witness-2", "typo", 310)
+    again = journal.create(revoked, binding(W2), 320)
+    assert again is revoked
+    check_of_one_mind(again)
+
+
+def test_key_ledger_begins_without_a_key_that_was_revoked_before_it_was_active() -> None:
+    registry = first_keys().create(binding(W2), 15).revoke("witness-2", "typo", 16)
+    begun = journal.propose_genesis(registry, binding(R1), 20)
+    assert [kind for kind, _, _ in open_of(begun)] == [EventType.GENESIS]
+    check_of_one_mind(carry(begun))
 
 
 def test_endorsement_by_a_key_that_the_ledger_does_not_know_is_refused() -> None:
