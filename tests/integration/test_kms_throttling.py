@@ -333,10 +333,15 @@ async def test_last_attempt_with_little_time_left_does_not_hide_the_throttling()
         await Caller(URI, patience).call(Attempts([HANGING]))
 
 
-@pytest.mark.parametrize("failure", [AWAY, HANGING])
-async def test_what_must_not_be_done_twice_is_tried_once(failure: BaseException) -> None:
+@pytest.mark.parametrize(
+    ("failure", "error"),
+    [(AWAY, KMSUnavailableError), (HANGING, KMSUnavailableError), (DOUBTFUL, KMSIntegrityError)],
+)
+async def test_what_must_not_be_done_twice_is_tried_once(
+    failure: BaseException, error: type[Exception]
+) -> None:
     attempts = Attempts([failure])
-    with pytest.raises(KMSUnavailableError):
+    with pytest.raises(error):
         await Caller(URI, QUICK).call(attempts, repeatable=False)
     assert attempts.made == 1
     assert await Caller(URI, QUICK).call(Attempts([THROTTLED]), repeatable=False) == "done"

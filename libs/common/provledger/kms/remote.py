@@ -164,7 +164,7 @@ class Caller:
                     failure = before
             except KMSIntegrityError as error:
                 log.error("kms.integrity", exc_info=error, uri=self._uri)
-                if doubted:
+                if doubted or not repeatable:
                     raise
                 failure, doubted = error, True
             before = failure
