@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
+import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -61,6 +62,10 @@ class Progress:
     """How far an import has got. `rejections` holds the first few only, by line.
 
     unanswered: numbers of the lines that were read and of which nothing is known yet.
+
+    The thread that reads writes `lines`, the loop `appended` and `repeated`; what both write is
+    written by the methods only, under the lock. `rejections` is replaced and never changed, so
+    that whoever shows it while the thread reads on sees all of it.
     """
 
     lines: int = 0
@@ -70,6 +75,7 @@ class Progress:
     rejections: list[Rejection] = field(default_factory=list)
     unanswered: set[int] = field(default_factory=set)
     started_s: float = field(default_factory=time.monotonic)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     @property
     def recorded(self) -> int:
@@ -83,15 +89,27 @@ class Progress:
 
     def reject(self, rejection: Rejection) -> None:
         """Count a line that was refused, and keep it if it is among the first."""
-        self.rejected += 1
-        self.rejections.append(rejection)
-        self.rejections.sort(key=lambda item: item.line)
-        del self.rejections[SHOWN_REJECTIONS:]
+        with self._lock:
+            self.rejected += 1
+            kept = sorted([*self.rejections, rejection], key=lambda item: item.line)
+            self.rejections = kept[:SHOWN_REJECTIONS]
+
+    def await_answer(self, line: int) -> None:
+        """Count a line among those of which nothing is known yet."""
+        with self._lock:
+            self.unanswered.add(line)
+
+    def answered(self, line: int) -> None:
+        """Count it among them no more."""
+        with self._lock:
+            self.unanswered.discard(line)
 
     def gaps(self) -> list[tuple[int, int]]:
         """The lines without an answer, as ranges of first and last."""
+        with self._lock:
+            unanswered = sorted(self.unanswered)
         ranges: list[tuple[int, int]] = []
-        for line in sorted(self.unanswered):
+        for line in unanswered:
             if ranges and ranges[-1][1] == line - 1:
                 ranges[-1] = (ranges[-1][0], line)
             else:
@@ -231,7 +249,7 @@ class _Pipeline:
         refusal: StatusError | None = None
         for item, result in zip(batch.items, response.results, strict=True):
             if result.HasField("receipt"):
-                self._progress.unanswered.discard(item[0])
+                self._progress.answered(item[0])
                 if result.repeated_request:
                     self._progress.repeated += 1
                 else:
@@ -242,7 +260,7 @@ class _Pipeline:
                 again.append(item)
                 refusal = outcome
             else:
-                self._progress.unanswered.discard(item[0])
+                self._progress.answered(item[0])
                 self._progress.reject(_service_rejection(item[0], outcome))
         batch.items = again
         self._on_progress()
@@ -266,7 +284,7 @@ def _drafts(lines: Iterable[bytes], request_id: RequestIds, progress: Progress) 
         except InputError as error:
             progress.reject(_own_rejection(number, error))
             continue
-        progress.unanswered.add(number)
+        progress.await_answer(number)
         yield number, draft
 
 

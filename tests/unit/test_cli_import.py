@@ -18,7 +18,7 @@ from provledger.errors import NotFoundError, UnavailableError
 from provledger_cli.connect import Remote, Target
 from provledger_cli.datadir import DataDir
 from provledger_cli.failures import CommandError
-from provledger_cli.importing import Progress, run_import
+from provledger_cli.importing import Progress, Rejection, run_import
 from provledger_cli.lines import no_request_ids, request_ids
 from tests.integration.client_simulator import (
     EXHAUSTED,
@@ -122,6 +122,31 @@ async def test_only_the_first_rejections_are_kept(remote: Remote, fake: FakeLedg
     progress = await do_import(remote, [b"{\n"] * 1000)
     assert progress.rejected == 1000
     assert [item.line for item in progress.rejections] == list(range(1, 21))
+
+
+class _MeetsAnother(int):
+    """A line's number: while it is put in order, another thread has a line to reject."""
+
+    other: threading.Thread
+
+    def __lt__(self, number: int) -> bool:
+        if self.other.ident is None:
+            self.other.start()
+            # The other one may have to wait for us, and then has not ended yet.
+            self.other.join(0.2)
+        return super().__lt__(number)
+
+
+def test_the_thread_that_reads_and_the_loop_reject_lines_at_once() -> None:
+    progress = Progress()
+    for number in (7, 4):
+        progress.reject(Rejection(number, "", "OURS", ""))
+    met = _MeetsAnother(5)
+    met.other = threading.Thread(target=progress.reject, args=[Rejection(6, "", "THEIRS", "")])
+    progress.reject(Rejection(met, "", "OURS", ""))
+    met.other.join(30)
+    assert progress.rejected == 4
+    assert [item.line for item in progress.rejections] == [4, 5, 6, 7]
 
 
 async def test_a_limit_ends_it_early(remote: Remote, fake: FakeLedger) -> None:
