@@ -130,6 +130,7 @@ def assemble(
         quotas=parse_quotas(settings.tenant_quotas),
     )
     unread = Unread(settings.work_bytes)
+    policy = keys or AnyKey()
     appender = Appender(
         Tools(
             storage=storage,
@@ -138,7 +139,7 @@ def assemble(
             seen_seq=guard.seen_seq,
             doubt=guard.doubt,
             committed=committed,
-            keys=keys or AnyKey(),
+            keys=policy,
             clock=clock,
             random=random,
             flush_items=settings.flush_items,
@@ -154,6 +155,7 @@ def assemble(
         witness_client,
         anchor,
         guard,
+        policy,
         log_name=settings.log_name,
         own_log_tenants=settings.own_log_tenants,
         timeout_s=timeout_s,

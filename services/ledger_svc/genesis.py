@@ -3,11 +3,13 @@
 The genesis names the ledger's suite, its log with the thumbprint of the log's key, and the
 thumbprint of the witness's key. The last is known for certain only once the witness has signed, so
 the one that signed last is assumed, and if another one did sign, the genesis is stated again: its
-payload and its own signature always name the same key.
+payload and its own signature always name the same key. It is stated again, too, where the key that
+signed is on its way out: as with appends, what it signed is not stored.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final, Protocol
 
@@ -17,6 +19,7 @@ from ledger_svc.chain import Candidate, LedgerInfo, Linked, Seal
 from ledger_svc.convert import SUITES_FROM_PB
 from ledger_svc.guard import Guard
 from ledger_svc.storage import Storage
+from ledger_svc.tools import KeyPolicy
 from ledger_svc.witnessing import SUITES_TO_PB, Pending, WitnessClient
 from provledger import logs, names
 from provledger.api.anchor.v1 import anchor_pb2
@@ -57,6 +60,7 @@ class LedgerMaker:
         witness: WitnessClient,
         anchor: Any,
         guard: Guard,
+        keys: KeyPolicy,
         *,
         log_name: str,
         own_log_tenants: Collection[str] = (),
@@ -68,6 +72,7 @@ class LedgerMaker:
         self._witness = witness
         self._anchor: LogStub = anchor
         self._guard = guard
+        self._keys = keys
         self._log_name = log_name
         self._own_log_tenants = frozenset(own_log_tenants)
         self._timeout_s = timeout_s
@@ -94,15 +99,16 @@ class LedgerMaker:
                 log.
             FailedPreconditionError: its suite does not fit the log; TOO_MANY_LOGS; the database is
                 known to be too old (`Guard.check_absent`), so that it may have lost the ledger.
-            UnavailableError: the anchor, the witness or the database is away.
+            UnavailableError: the anchor, the witness or the database is away; SIGNATURE_STALE.
         """
         existing = await self._storage.get_ledger(tenant, ledger)
         if existing is None:
             await self._guard.check_absent()
             of_log = await self._log(tenant, suite or default_suite, own_log=own_log)
             made = await self._make(tenant, ledger, suite or default_suite, of_log, principal)
-            existing, linked = made
-            stored = await self._storage.insert_ledger(existing, linked)
+            existing, linked, seal = made
+            check = functools.partial(self._check_key, seal)
+            stored = await self._storage.insert_ledger(existing, linked, check)
             if stored.uid == existing.uid:
                 self._guard.trust(existing)
                 log.info("ledger.created", ledger=existing.name, suite=existing.suite)
@@ -143,7 +149,7 @@ class LedgerMaker:
 
     async def _make(
         self, tenant: str, ledger: str, suite: str, of_log: anchor_pb2.Log, principal: str
-    ) -> tuple[LedgerInfo, Linked]:
+    ) -> tuple[LedgerInfo, Linked, Seal]:
         _check_log(of_log, suite)
         info = LedgerInfo(
             uid=self._random(names.UID_BYTES),
@@ -171,12 +177,14 @@ class LedgerMaker:
                 created_at_ns=linked.head.t_ns,
             ),
             linked,
+            seal,
         )
 
     async def _state(
         self, info: LedgerInfo, of_log: anchor_pb2.Log, principal: str
     ) -> tuple[Candidate, Seal]:
-        """Have the genesis witnessed under the key that it names."""
+        """Have the genesis witnessed under the key that it names, one that may still sign."""
+        taken = True
         for _ in range(MAX_WITNESS_ROUNDS):
             payload = chain.genesis_payload(
                 info.suite, of_log.origin, of_log.uid, of_log.key_thumbprint, self._witness_key
@@ -188,13 +196,33 @@ class LedgerMaker:
             if not isinstance(result, Candidate) or witnessed.seal is None:
                 log.error("ledger.genesis_refused", ledger=info.name, why=str(result))
                 raise InternalError("INTERNAL", "the witness refused the genesis of a ledger")
-            signed_by = witnessed.seal.thumbprint
-            if signed_by == self._witness_key:
-                return result, witnessed.seal
-            self._witness_key = signed_by
+            seal = witnessed.seal
+            named, self._witness_key = self._witness_key, seal.thumbprint
+            taken = await self._keys.wait_accepts(seal.kid, seal.epoch)
+            if taken and named == seal.thumbprint:
+                return result, seal
+        if not taken:
+            raise _stale(seal.kid)
         raise UnavailableError(
             "WITNESS_KEY_CHANGING", "the witness's key keeps changing", retry_delay_s=1.0
         )
+
+    def _check_key(self, seal: Seal) -> None:
+        """In the writing thread: refuse a genesis whose key is not taken any more.
+
+        Raises:
+            UnavailableError: SIGNATURE_STALE.
+        """
+        if not self._keys.accepts(seal.kid, seal.epoch):
+            raise _stale(seal.kid)
+
+
+def _stale(kid: str) -> UnavailableError:
+    return UnavailableError(
+        "SIGNATURE_STALE",
+        f"the witness signs with key {kid}, which is neither active nor draining",
+        retry_delay_s=1.0,
+    )
 
 
 def _check_log(of_log: anchor_pb2.Log, suite: str) -> None:

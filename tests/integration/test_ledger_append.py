@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ledger_svc import chain
+from ledger_svc.app import Service
 from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2
 from provledger.errors import (
@@ -345,6 +346,66 @@ async def test_genesis_names_the_keys_that_signed(database_url: str) -> None:
             assert payload["witnessKey"] == jcs.parse(genesis.signature.body)["jkt"]
             assert payload["logOrigin"] == first.log_origin
             assert payload["predecessor"] is None
+
+
+async def genesis_kid(service: Service, name: str = LEDGER) -> str:
+    request = ledger_pb2.ListReceiptsRequest(parent=name, view=common_pb2.RECEIPT_VIEW_FULL)
+    (genesis,) = (await service.servicer.ListReceipts(request, None)).receipts
+    return genesis.kid
+
+
+async def test_genesis_by_a_key_that_must_not_sign_is_not_stored(database_url: str) -> None:
+    """The service has heard of the revocation, the witness not yet; then it has a new key."""
+    witness, keys = InMemoryWitness(), Keys("witness-2")
+    async with ledger_service(database_url, witness, keys=keys, create=False) as service:
+        with pytest.raises(UnavailableError) as caught:
+            await create_ledger(service)
+        assert caught.value.reason == "SIGNATURE_STALE"
+        assert await service.storage.get_ledger("acme", "main") is None
+        witness.rotate("witness-2", 2)
+        await create_ledger(service)
+        assert await genesis_kid(service) == "witness-2"
+        await verify_all(service)
+
+
+async def test_genesis_by_a_retired_key_is_stated_again(database_url: str) -> None:
+    """The witness hears of the new key after it signed once with the old one."""
+    witness, keys = InMemoryWitness(), Keys("witness-1")
+    async with ledger_service(database_url, witness, keys=keys) as service:
+        keys.accepted = {"witness-2"}
+
+        def rotate(method: str, request: Any) -> None:
+            witness.rotate("witness-2", 2)
+            witness.faults.after = None
+
+        witness.faults.after = rotate
+        second = "tenants/acme/ledgers/second"
+        await create_ledger(service, second)
+        assert await genesis_kid(service, second) == "witness-2"
+        await verify_all(service, second)
+
+
+async def test_genesis_whose_key_is_revoked_before_it_is_stored_is_not(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database had much to do first."""
+    keys = Keys("witness-1")
+    async with ledger_service(database_url, keys=keys, create=False) as service:
+        insert = service.storage.insert_ledger
+
+        async def late(*args: Any) -> Any:
+            keys.accepted = set()
+            return await insert(*args)
+
+        monkeypatch.setattr(service.storage, "insert_ledger", late)
+        with pytest.raises(UnavailableError) as caught:
+            await create_ledger(service)
+        assert caught.value.reason == "SIGNATURE_STALE"
+        assert await service.storage.get_ledger("acme", "main") is None
+        keys.accepted = {"witness-1"}
+        monkeypatch.undo()
+        await create_ledger(service)
+        await verify_all(service)
 
 
 async def test_database_put_back_under_a_running_service_is_noticed(database_url: str) -> None:

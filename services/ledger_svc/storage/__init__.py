@@ -142,8 +142,13 @@ class Storage(Protocol):
 
     # --- ledgers
 
-    async def insert_ledger(self, ledger: LedgerInfo, linked: Linked) -> LedgerInfo:
-        """Store a ledger with its genesis; the one that is there if another was faster."""
+    async def insert_ledger(
+        self, ledger: LedgerInfo, linked: Linked, check: Callable[[], None] = lambda: None
+    ) -> LedgerInfo:
+        """Store a ledger with its genesis; the one that is there if another was faster.
+
+        check: called in the writing thread before it is stored, which what it raises prevents.
+        """
 
     async def get_ledger(self, tenant: str, ledger: str) -> LedgerInfo | None:
         """A ledger by its ids."""

@@ -7,7 +7,7 @@ is still where it was when they were last looked up: every receipt has moved the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any, Final
 
@@ -144,8 +144,14 @@ def _move_head(connection: Connection, sql: Sql, ledger_uid: bytes, old: Head, n
         raise AbortedError("HEAD_MOVED", "the head of the ledger moved under its lock")
 
 
-def insert_ledger(connection: Connection, sql: Sql, ledger: LedgerInfo, linked: Linked) -> bool:
-    """Store a new ledger with its genesis; False if its name is taken."""
+def insert_ledger(
+    connection: Connection,
+    sql: Sql,
+    ledger: LedgerInfo,
+    linked: Linked,
+    check: Callable[[], None],
+) -> bool:
+    """Store a new ledger with its genesis unless `check` raises; False if its name is taken."""
     made = connection.exec_driver_sql(
         sql(
             "INSERT INTO ledgers "
@@ -164,6 +170,7 @@ def insert_ledger(connection: Connection, sql: Sql, ledger: LedgerInfo, linked: 
     )
     if made.rowcount != 1:
         return False
+    check()
     head = linked.head
     connection.exec_driver_sql(
         sql(

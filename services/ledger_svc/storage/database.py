@@ -126,9 +126,14 @@ class Database:
 
     # --- ledgers
 
-    async def insert_ledger(self, ledger: LedgerInfo, linked: Linked) -> LedgerInfo:
-        """Store a ledger with its genesis; the one that is there if another was faster."""
-        await self._write(appends.insert_ledger, ledger, linked)
+    async def insert_ledger(
+        self, ledger: LedgerInfo, linked: Linked, check: Callable[[], None] = lambda: None
+    ) -> LedgerInfo:
+        """Store a ledger with its genesis; the one that is there if another was faster.
+
+        check: called in the writing thread before it is stored, which what it raises prevents.
+        """
+        await self._write(appends.insert_ledger, ledger, linked, check)
         stored = await self.get_ledger(ledger.tenant, ledger.ledger)
         return ledger if stored is None else stored
 
