@@ -27,7 +27,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -42,6 +42,9 @@ from provledger_cli.failures import CommandError
 
 STOP_ORDER: Final = ("gateway", "ledger", "witness", "anchor", "keys")
 """Callers before those they call, so that what is in flight can be finished."""
+
+_CANNOT_START: Final = (OSError, RuntimeError)
+"""What starting a process raises: `can't start new thread` is a RuntimeError."""
 
 _BACKOFF_BASE_S: Final = 0.1
 _BACKOFF_CAP_S: Final = 5.0
@@ -85,7 +88,6 @@ class Supervisor:
         self._services = {name: _Service(name) for name in launching.installed()}
         self._stopping = asyncio.Event()
         self._rng = random.Random()  # noqa: S311 - jitter, not a secret
-        self._lifeline_fd = -1
         self._services_fd = -1
         # The write that comes because one failed.
         self._again: asyncio.TimerHandle | None = None
@@ -107,8 +109,6 @@ class Supervisor:
         """
         supervisor_fd = await self._own_lock()
         self._services_fd = await self._wait_for_orphans()
-        # The write end stays here and is not inherited: it closes when this process ends.
-        self._lifeline_fd, lifeline_end = os.pipe()
         try:
             self._ports = launching.earlier_ports(self._before)
             self._write()
@@ -124,8 +124,7 @@ class Supervisor:
             self._write()
             if self._again is not None:
                 self._again.cancel()
-            for descriptor in (lifeline_end, self._lifeline_fd, self._services_fd):
-                os.close(descriptor)
+            os.close(self._services_fd)
             os.close(supervisor_fd)
 
     # --- locks -----------------------------------------------------------------------------------
@@ -167,7 +166,7 @@ class Supervisor:
             try:
                 await self._run_once(service)
                 what = f"ended with {service.last_exit}"
-            except OSError as error:
+            except _CANNOT_START as error:
                 what = f"cannot be started: {error}"
             if self._stopping.is_set():
                 return
@@ -186,21 +185,33 @@ class Supervisor:
                 failures = 0
 
     async def _run_once(self, service: _Service) -> None:
-        """Start a service and wait for its end; raises OSError if it cannot be started."""
+        """Start a service and wait for its end; raises _CANNOT_START if it cannot be started."""
         ready_file = self._dir.ready_file(service.name)
         ready_file.unlink(missing_ok=True)
-        with _open_log(self._dir.log(service.name)) as log:
-            process = await asyncio.create_subprocess_exec(
-                *launching.command(service.name, self._lifeline_fd, fips=self._config.fips),
-                env=launching.environment(service.name, self._dir, self._config, self._ports),
-                cwd=self._dir.path,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=(self._lifeline_fd, self._services_fd),
-                # Ctrl-C in a terminal is for us: we stop the services in order.
-                start_new_session=True,
-            )
+        with _lifeline() as lifeline_fd:
+            process = await self._start(service, lifeline_fd)
+            await self._accompany(service, process, ready_file)
+
+    async def _start(self, service: _Service, lifeline_fd: int) -> asyncio.subprocess.Process:
+        try:
+            with _open_log(self._dir.log(service.name)) as log:
+                return await asyncio.create_subprocess_exec(
+                    *launching.command(service.name, lifeline_fd, fips=self._config.fips),
+                    env=launching.environment(service.name, self._dir, self._config, self._ports),
+                    cwd=self._dir.path,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=(lifeline_fd, self._services_fd),
+                    # Ctrl-C in a terminal is for us: we stop the services in order.
+                    start_new_session=True,
+                )
+        finally:
+            os.close(lifeline_fd)
+
+    async def _accompany(
+        self, service: _Service, process: asyncio.subprocess.Process, ready_file: Path
+    ) -> None:
         service.process, service.state = process, STARTING
         if self._stopping.is_set():
             # It was started while the others were being stopped already.
@@ -231,7 +242,7 @@ class Supervisor:
                 try:
                     if await self._register_once() == 0:
                         return
-                except OSError as error:
+                except _CANNOT_START as error:
                     self._say(f"keys cannot be registered: {error}")
                 await asyncio.sleep(1.0)
             await asyncio.sleep(_POLL_S)
@@ -337,6 +348,21 @@ async def _happens(event: asyncio.Event, other: asyncio.Event, timeout_s: float 
     return event.is_set()
 
 
+@contextlib.contextmanager
+def _lifeline() -> Iterator[int]:
+    """The read end of a pipe, for a service to inherit and for the caller to close.
+
+    The write end stays here and is not inherited. It closes when this process ends, and at the end
+    of the block: that ends a service too that was started, and of which we do not know, because
+    there was no thread or descriptor left to wait for its end with.
+    """
+    lifeline_fd, lifeline_end = os.pipe()
+    try:
+        yield lifeline_fd
+    finally:
+        os.close(lifeline_end)
+
+
 def _open_log(path: Path) -> BinaryIO:
     """Open a log for appending; one that grew too large is put aside first."""
     if path.exists() and path.stat().st_size > _MAX_LOG_BYTES:
@@ -354,6 +380,20 @@ async def supervise(data_dir: DataDir, say: Callable[[str], None]) -> None:
     await supervisor.run()
 
 
+def _watch_children_without_threads() -> None:
+    """Have asyncio wait for children by descriptor, as it does itself from Python 3.12 on.
+
+    It starts a thread for each child otherwise, which fails where there are too many already. That
+    is when services are killed and must be started again.
+    """
+    if sys.version_info < (3, 12) and hasattr(os, "pidfd_open"):
+        try:
+            os.close(os.pidfd_open(os.getpid()))
+        except OSError:  # a kernel or a sandbox that has none
+            return
+        asyncio.set_child_watcher(asyncio.PidfdChildWatcher())
+
+
 def main() -> None:
     """Entry point; writes what happens to stderr, which `up` points at the supervisor's log."""
 
@@ -361,6 +401,7 @@ def main() -> None:
         sys.stderr.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ} {text}\n")
         sys.stderr.flush()
 
+    _watch_children_without_threads()
     # A closed terminal is no reason to end.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

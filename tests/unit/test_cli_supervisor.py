@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -126,3 +128,70 @@ async def test_a_service_that_cannot_be_started_is_started_again(directory: Data
         await until(lambda: sum("witness cannot be started" in text for text in said) >= 2)
         log.rmdir()
         await until(lambda: serves(directory, "ledger"))
+
+
+NO_THREAD = "can't start new thread"
+
+
+async def test_a_service_whose_end_cannot_be_waited_for_is_started_again(
+    directory: DataDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The child runs, but no thread could be started to wait for it."""
+    start = asyncio.create_subprocess_exec
+    unknown: list[asyncio.subprocess.Process] = []
+
+    async def start_once_without_a_thread(*args: str, **options: Any) -> Any:
+        if not unknown:
+            unknown.append(await start(*args, **options))
+            raise RuntimeError(NO_THREAD)
+        # It heard that it is not wanted.
+        assert await asyncio.wait_for(unknown[0].wait(), 20) == 0
+        return await start(*args, **options)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start_once_without_a_thread)
+    said: list[str] = []
+    async with supervised(directory, said):
+        await until(lambda: all(serves(directory, name) for name in launching.installed()))
+    assert sum(f"keys cannot be started: {NO_THREAD}" in text for text in said) == 1
+
+
+async def test_keys_are_registered_once_a_process_can_be_started(directory: DataDir) -> None:
+    said: list[str] = []
+    supervisor = Supervisor(directory, said.append)
+    supervisor._services["keys"].state = SERVING
+    tries: Iterator[Exception | int] = iter([RuntimeError(NO_THREAD), OSError(11, "try again"), 0])
+
+    async def register() -> int:
+        outcome = next(tries)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    supervisor._register_once = register  # type: ignore[method-assign]
+    await asyncio.wait_for(supervisor._register_keys(), 30)
+    assert said[0] == f"keys cannot be registered: {NO_THREAD}"
+    assert len(said) == 2
+
+
+_CHILD_WITHOUT_THREADS = """
+import asyncio, sys, threading
+from provledger_cli import supervisor
+
+def no_thread(thread):
+    raise RuntimeError("can't start new thread")
+
+async def wait_for_a_child(data_dir, say):
+    threading.Thread.start = no_thread
+    child = await asyncio.create_subprocess_exec(sys.executable, "-c", "raise SystemExit(7)")
+    print(await child.wait())
+
+supervisor.supervise = wait_for_a_child
+supervisor.main()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="asyncio needs a thread for each child")
+def test_no_thread_is_needed_to_wait_for_a_service(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _CHILD_WITHOUT_THREADS, str(tmp_path)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ran.stdout, ran.returncode) == ("7\n", 0), ran.stderr
