@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Final, TypeAlias
 
 from ledger_svc import chain
 from ledger_svc.beside import beside
-from ledger_svc.chain import Candidate, LedgerInfo
+from ledger_svc.chain import Candidate, Head, LedgerInfo
 from ledger_svc.commit import Commit, Memory, StaleSignatureError
 from ledger_svc.outcomes import Outcome, Recorded, answer_known
 from ledger_svc.tools import Flushed, Tools
@@ -48,6 +49,8 @@ _LOOK_UP_AFTER_S: Final = 0.05
 """How long a repeat waits, for the witness and for flushes before it, until it is looked up all the
 same."""
 _NOT_LOOKED_UP: Final = -1
+_MOST_PIPELINES: Final = 5000
+"""Idle ones make way for more."""
 _OF_DATABASE: Final = ("DATABASE_", "COMMIT_OUTCOME_UNKNOWN")
 """How the reasons of errors begin that come from the database itself."""
 
@@ -74,12 +77,14 @@ class _FlushFailedError(Exception):
 
 
 class Pipeline:
-    """Appends to one ledger."""
+    """Appends to one ledger; `acknowledged` is the head as of this process's last commit to it."""
 
-    def __init__(self, ledger: LedgerInfo, tools: Tools) -> None:
+    def __init__(
+        self, ledger: LedgerInfo, tools: Tools, acknowledged: Head = chain.EMPTY_HEAD
+    ) -> None:
         self._ledger = ledger
         self._tools = tools
-        self._memory = Memory()
+        self._memory = Memory(acknowledged)
         self._last_turn: _Turn | None = None
         self._batcher: GroupCommit[Pending, Recorded] = GroupCommit(
             self._flush,
@@ -92,6 +97,16 @@ class Pipeline:
             linger_s=tools.flush_linger_s,
             name="ledger",
         )
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits or is under way."""
+        return self._batcher.idle
+
+    @property
+    def acknowledged(self) -> Head:
+        """The head as of the last commit."""
+        return self._memory.acknowledged
 
     async def append(self, items: Sequence[Pending]) -> list[Outcome]:
         """Record admitted drafts; an outcome for each, in order. An answer means durable.
@@ -342,18 +357,39 @@ def _split(items: Sequence[Pending], max_bytes: int, max_items: int) -> list[Seq
 
 
 class Appender:
-    """The pipelines of a process, one for each ledger that was appended to."""
+    """The pipelines of a process, one for each ledger that was appended to of late."""
 
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
-        self._pipelines: dict[bytes, Pipeline] = {}
+        # By ledger, the one longest not appended to first.
+        self._pipelines: OrderedDict[bytes, Pipeline] = OrderedDict()
+        # What those acknowledged that were let go of: little, and never to be forgotten.
+        self._acknowledged: dict[bytes, Head] = {}
 
     async def append(self, ledger: LedgerInfo, items: Sequence[Pending]) -> list[Outcome]:
         """Record admitted drafts in a ledger; see `Pipeline.append`."""
+        return await self._pipeline(ledger).append(items)
+
+    def _pipeline(self, ledger: LedgerInfo) -> Pipeline:
         pipeline = self._pipelines.get(ledger.uid)
         if pipeline is None:
-            pipeline = self._pipelines[ledger.uid] = Pipeline(ledger, self._tools)
-        return await pipeline.append(items)
+            self._make_room()
+            acknowledged = self._acknowledged.pop(ledger.uid, chain.EMPTY_HEAD)
+            pipeline = self._pipelines[ledger.uid] = Pipeline(ledger, self._tools, acknowledged)
+        self._pipelines.move_to_end(ledger.uid)
+        return pipeline
+
+    def _make_room(self) -> None:
+        """Let go of pipelines that were not used for longest and are idle."""
+        while len(self._pipelines) >= _MOST_PIPELINES:
+            uid, oldest = next(iter(self._pipelines.items()))
+            if not oldest.idle:
+                # One more, then; the next time, the next one is looked at.
+                self._pipelines.move_to_end(uid)
+                return
+            del self._pipelines[uid]
+            if oldest.acknowledged != chain.EMPTY_HEAD:
+                self._acknowledged[uid] = oldest.acknowledged
 
     async def close(self) -> None:
         """Flush what waits everywhere."""

@@ -66,8 +66,8 @@ class Memory:
     and the request ids of the last few are only ever compared under the lock, never believed.
     """
 
-    def __init__(self) -> None:
-        self.acknowledged: Head = chain.EMPTY_HEAD
+    def __init__(self, acknowledged: Head = chain.EMPTY_HEAD) -> None:
+        self.acknowledged = acknowledged
         self._recent: deque[_Commit] = deque(maxlen=_RECENT_COMMITS)
         self._alarmed_s = float("-inf")
 

@@ -45,6 +45,22 @@ async def until(condition: Callable[[], bool]) -> None:
         await turns(1)
 
 
+async def test_idle_is_who_has_nothing_to_do() -> None:
+    flush = Recorder(hold=True)
+    batcher = GroupCommit(flush)
+    assert batcher.idle
+    waiting = asyncio.ensure_future(batcher.submit(1))
+    await turns(1)
+    assert not batcher.idle
+    await flush.started.wait()
+    waiting.cancel()
+    await turns()
+    assert not batcher.idle
+    flush.gate.set()
+    async with asyncio.timeout(60):
+        await until(lambda: batcher.idle)
+
+
 async def test_lone_item_is_flushed_at_once() -> None:
     flush = Recorder()
     batcher = GroupCommit(flush)

@@ -210,6 +210,11 @@ class GroupCommit(Generic[T, R]):
         futures = [group.future for group in queued]
         return _joined(queued, await asyncio.gather(*futures, return_exceptions=True))
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits, or runs, or has been asked for: it may be let go of unclosed."""
+        return not self._queue and not self._tasks and self._asked is None
+
     async def close(self) -> None:
         """Refuse new items, flush what waits, and return when the last flush has ended."""
         self._closing = True
