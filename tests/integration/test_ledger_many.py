@@ -28,10 +28,15 @@ def few_pipelines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class HeldKey(AnyKey):
-    """Good for any batch, once `release` is set."""
+    """Good for any batch; from `hold` on not before `release` is set."""
 
     def __init__(self) -> None:
         self.asked, self.release = asyncio.Semaphore(0), asyncio.Event()
+        self.release.set()
+
+    def hold(self) -> None:
+        self.asked = asyncio.Semaphore(0)
+        self.release.clear()
 
     async def wait_accepts(self, kid: str, epoch: int) -> bool:
         self.asked.release()
@@ -59,6 +64,7 @@ async def test_pipeline_in_use_stays(database_url: str) -> None:
     async with ledger_service(database_url, create=False, keys=key) as service:
         for name in NAMES:
             await create_ledger(service, name)
+        key.hold()
         calls = []
         for name in NAMES[:4]:
             calls.append(asyncio.ensure_future(append(service, draft("r1"), ledger=name)))
