@@ -12,7 +12,6 @@ from typing import Any, Final
 import grpc
 
 from ledger_svc import making_gate, reading_gate
-from ledger_svc.append import Appender
 from ledger_svc.census import Census
 from ledger_svc.chain import LedgerInfo, Linked
 from ledger_svc.config import Settings
@@ -23,6 +22,7 @@ from ledger_svc.guard import Guard
 from ledger_svc.key_ledger import KeyLedger
 from ledger_svc.lag import Lag
 from ledger_svc.making_gate import MakingGate
+from ledger_svc.pipelines import Appender
 from ledger_svc.progress import Progress, Sinks
 from ledger_svc.reading_gate import ReadingGate
 from ledger_svc.reads import Reads

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Final, TypeAlias
 
@@ -49,8 +48,6 @@ _LOOK_UP_AFTER_S: Final = 0.05
 """How long a repeat waits, for the witness and for flushes before it, until it is looked up all the
 same."""
 _NOT_LOOKED_UP: Final = -1
-_MOST_PIPELINES: Final = 5000
-"""Idle ones make way for more."""
 _OF_DATABASE: Final = ("DATABASE_", "COMMIT_OUTCOME_UNKNOWN")
 """How the reasons of errors begin that come from the database itself."""
 
@@ -354,43 +351,3 @@ def _split(items: Sequence[Pending], max_bytes: int, max_items: int) -> list[Seq
             start, size = place, 0
         size += item.size_bytes
     return [*groups, items[start:]]
-
-
-class Appender:
-    """The pipelines of a process, one for each ledger that was appended to of late."""
-
-    def __init__(self, tools: Tools) -> None:
-        self._tools = tools
-        # By ledger, the one longest not appended to first.
-        self._pipelines: OrderedDict[bytes, Pipeline] = OrderedDict()
-        # What those acknowledged that were let go of: little, and never to be forgotten.
-        self._acknowledged: dict[bytes, Head] = {}
-
-    async def append(self, ledger: LedgerInfo, items: Sequence[Pending]) -> list[Outcome]:
-        """Record admitted drafts in a ledger; see `Pipeline.append`."""
-        return await self._pipeline(ledger).append(items)
-
-    def _pipeline(self, ledger: LedgerInfo) -> Pipeline:
-        pipeline = self._pipelines.get(ledger.uid)
-        if pipeline is None:
-            self._make_room()
-            acknowledged = self._acknowledged.pop(ledger.uid, chain.EMPTY_HEAD)
-            pipeline = self._pipelines[ledger.uid] = Pipeline(ledger, self._tools, acknowledged)
-        self._pipelines.move_to_end(ledger.uid)
-        return pipeline
-
-    def _make_room(self) -> None:
-        """Let go of pipelines that were not used for longest and are idle."""
-        while len(self._pipelines) >= _MOST_PIPELINES:
-            uid, oldest = next(iter(self._pipelines.items()))
-            if not oldest.idle:
-                # One more, then; the next time, the next one is looked at.
-                self._pipelines.move_to_end(uid)
-                return
-            del self._pipelines[uid]
-            if oldest.acknowledged != chain.EMPTY_HEAD:
-                self._acknowledged[uid] = oldest.acknowledged
-
-    async def close(self) -> None:
-        """Flush what waits everywhere."""
-        await asyncio.gather(*(pipeline.close() for pipeline in self._pipelines.values()))

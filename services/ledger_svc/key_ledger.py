@@ -17,11 +17,11 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
-from ledger_svc.append import Appender
 from ledger_svc.chain import LedgerInfo
 from ledger_svc.directory import LedgerDirectory
 from ledger_svc.genesis import LedgerMaker
 from ledger_svc.outcomes import Recorded
+from ledger_svc.pipelines import Appender
 from ledger_svc.storage import Storage
 from ledger_svc.witnessing import Pending
 from provledger import logs, names

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any, Final, Protocol
 
 from ledger_svc import admission, answers, convert, listing, stream
-from ledger_svc.append import Appender
 from ledger_svc.chain import LedgerInfo
 from ledger_svc.directory import LedgerDirectory
 from ledger_svc.draining import Draining
@@ -18,6 +17,7 @@ from ledger_svc.genesis import LedgerMaker
 from ledger_svc.guard import Guard
 from ledger_svc.key_ledger import check_creatable, check_writable, refuse_system
 from ledger_svc.outcomes import Outcome, Recorded
+from ledger_svc.pipelines import Appender
 from ledger_svc.progress import Progress
 from ledger_svc.reads import Reads
 from ledger_svc.storage import Storage

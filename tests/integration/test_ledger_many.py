@@ -7,7 +7,7 @@ import asyncio
 import pytest
 import sqlalchemy as sa
 
-import ledger_svc.append
+import ledger_svc.pipelines
 from ledger_svc.tools import AnyKey
 from provledger.db import begin_write
 from provledger.errors import DataLossError
@@ -24,7 +24,7 @@ NAMES = [f"tenants/acme/ledgers/l{n}" for n in range(5)]
 
 @pytest.fixture(autouse=True)
 def few_pipelines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_svc.append, "_MOST_PIPELINES", 2, raising=False)
+    monkeypatch.setattr(ledger_svc.pipelines, "_MOST_PIPELINES", 2)
 
 
 class HeldKey(AnyKey):
