@@ -33,6 +33,8 @@ from provledger_cli.failures import DOES_NOT_HOLD, HOLDS
 MUTATIONS = "demo-mutations.ndjson"
 TENANT = "demo"
 NEW_KID = "witness-2"
+RECORDED_S = 60.0
+"""How long the first receipts may take, the start of a command included."""
 
 _console = Console(highlight=False, soft_wrap=True)
 
@@ -65,7 +67,7 @@ def run(work: Path, *arguments: str, expect: int = HOLDS) -> dict[str, Any]:
 
 
 def import_and_rotate(work: Path, data: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Import the mutations line by line from a pipe; rotate once half of them are on their way."""
+    """Import the mutations line by line from a pipe; rotate once some of them are recorded."""
     lines = (work / MUTATIONS).read_bytes().splitlines(keepends=True)
     named = ("--source", MUTATIONS)
     arguments = ("import", "-", *named, "--tenant", TENANT, "--batch", "10", *data)
@@ -89,6 +91,8 @@ def import_and_rotate(work: Path, data: tuple[str, ...]) -> tuple[dict[str, Any]
     rotating = threading.Thread(target=rotate)
     for number, line in enumerate(lines):
         if number == len(lines) // 4:
+            # The pipe takes them sooner than a slow machine has started the command that reads it.
+            _wait_for_receipts(work, data)
             rotating.start()
         importing.stdin.write(line)
         importing.stdin.flush()
@@ -102,6 +106,19 @@ def import_and_rotate(work: Path, data: tuple[str, ...]) -> tuple[dict[str, Any]
     if importing.wait() != HOLDS or failures:
         raise DemoFailed(f"the import ended with {importing.returncode}: {failures or answer!r}")
     return orjson.loads(answer), rotated
+
+
+def _wait_for_receipts(work: Path, data: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "provledger_cli", "status", *data, "--json"]
+    deadline_s = time.monotonic() + RECORDED_S
+    while time.monotonic() < deadline_s:
+        told = subprocess.run(command, cwd=work, capture_output=True, check=False)
+        is_told = told.returncode in (HOLDS, DOES_NOT_HOLD)
+        ledgers = orjson.loads(told.stdout)["ledgers"] if is_told else []
+        if any(each["seq"] > 0 and f"/{TENANT}/" in each["name"] for each in ledgers):
+            return
+        time.sleep(0.1)
+    raise DemoFailed(f"the import recorded nothing within {RECORDED_S:g} s")
 
 
 def flip_one_byte(source: Path, target: Path) -> tuple[str, int]:
