@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from provledger import _instruments, telemetry
+from provledger.batching import GroupCommit
 from provledger.rpc.channel import call, channel
 from provledger.settings import ConfigError
 from tests.support.echo import SERVICE, EchoServicer, EchoStub, serving
@@ -346,3 +347,17 @@ def test_what_opentelemetry_refuses_is_a_configuration_error(
         telemetry.configure("ledger", {"PROVLEDGER_OTEL": "1"})
     assert "s3cret" not in str(caught.value)
     assert not telemetry.enabled()
+
+
+async def test_flushes_are_no_part_of_the_call_that_needed_a_batcher_first(
+    recorded: Recorded,
+) -> None:
+    async def flush(items: list[int]) -> list[int]:
+        with telemetry.span("flush"):
+            return items
+
+    with telemetry.span("first"):
+        batcher = GroupCommit(flush)
+        assert await batcher.submit(1) == 1
+    await batcher.close()
+    assert recorded.spans()["flush"].parent is None

@@ -131,9 +131,9 @@ class GroupCommit(Generic[T, R]):
         # The batch that fills up at the head of the queue: what it waits for, and who ends that.
         self._target = 1
         self._timer: asyncio.TimerHandle | None = None
-        # Flushes run in the context of the batcher, not of the caller who happened to start one:
-        # neither its principal nor its span may leak into its neighbours' work.
-        self._context = contextvars.copy_context()
+        # Flushes belong to no caller: neither to who started one, nor to who was the first to need
+        # a batcher, of whose trace they would be part for good.
+        self._context = contextvars.Context()
         self._queue: deque[_Group[T, R]] = deque()
         self._queued_items = 0
         self._queued_bytes = 0
