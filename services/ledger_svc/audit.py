@@ -6,7 +6,8 @@ What binds a column, in the order in which it is asked:
                                         siblings make
     entries.statement, batch_index      the statement is that leaf
     request_id, receipt_id, ...         the statement says the same
-    payload, secret, commitment_size    opened, they make the root that the statement names
+    payload, secret, commitment_size    opened, they make the root that the statement names; a
+                                        mutation's payload is of the entity that is stated
     seq, t_ns, receipt_hash, batches.*  the entry rebuilt from all of these has the receipt hash,
                                         and the next entry, or the head, names it
     heads.*, ledgers.*, log_runs.*      the last receipt, the genesis, and each other
@@ -197,13 +198,16 @@ class Auditor:
         if len(row.secret) != length:
             self._fail(row.seq, "secret", "has a wrong length")
         try:
-            commitment = _commit(row, statement)
+            value = _parse(row, statement)
+            commitment = _commit(row, statement, value)
         except InputError:
             self._fail(row.seq, "payload", "is not canonical JSON")
         if commitment.root != statement.payload_hash:
             self._fail(row.seq, "payload or secret", "do not open the commitment")
         if commitment.size != row.commitment_size:
             self._fail(row.seq, "commitment_size", "is not the size of the commitment")
+        if statement.is_mutation and not _is_stated(value, statement):
+            self._fail(row.seq, "payload or statement", "are of different mutations")
 
     # --- the chain
 
@@ -322,13 +326,32 @@ def broken(ledger: LedgerInfo, seq: int, column: str, what: str) -> DataLossErro
     )
 
 
-def _commit(row: Row, statement: Statement) -> Commitment:
+def _parse(row: Row, statement: Statement) -> jcs.JSONValue:
+    """The payload as JSON; None where it was committed to as bytes."""
     if statement.profile == BLOB_PROFILE:
-        return commit_blob(statement.media_type, row.payload, row.secret)
+        return None
     value = jcs.parse(row.payload, max_depth=_MAX_DEPTH, max_fields=_MAX_FIELDS)
     if jcs.encode(value) != row.payload:
         raise InputError("not canonical")
+    return value
+
+
+def _commit(row: Row, statement: Statement, value: jcs.JSONValue) -> Commitment:
+    if statement.profile == BLOB_PROFILE:
+        return commit_blob(statement.media_type, row.payload, row.secret)
     return commit_fields(value, row.secret, mutation=statement.is_mutation)
+
+
+def _is_stated(value: jcs.JSONValue, statement: Statement) -> bool:
+    """Whether a mutation's payload repeats what the statement says, as verification asks."""
+    return isinstance(value, dict) and all(
+        value.get(member) == said
+        for member, said in (
+            ("mutationType", statement.action),
+            ("entityType", statement.resource_type),
+            ("entityId", statement.resource_id),
+        )
+    )
 
 
 def _holds(batch: BatchRow, leaf: bytes) -> bool:

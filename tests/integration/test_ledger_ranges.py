@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,20 @@ import pytest
 from ledger_svc.app import Service
 from ledger_svc.audit import Auditor
 from ledger_svc.chain import Row
-from provledger import dsse
+from provledger import dsse, jcs
 from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2
+from provledger.api.witness.v1 import witness_pb2
+from provledger.disclosure import commit_fields
 from provledger.errors import (
+    DataLossError,
     InvalidArgumentError,
     OutOfRangeError,
 )
 from provledger.head import parse_head
+from provledger.statement import parse_statement
 from tests.inmem.anchor import InMemoryAnchor
+from tests.inmem.witness import InMemoryWitness
 from tests.support.ledgering import (
     LEDGER,
     append,
@@ -163,3 +169,44 @@ async def test_state_of_a_ledger_follows_the_log(database_url: str) -> None:
 
         await eventually(logged)
         await verify_all(service)
+
+
+class MisstatingWitness(InMemoryWitness):
+    """Signs, with all that belongs to it, a payload that says something else of the mutation."""
+
+    said: tuple[bytes, bytes] = (b"", b"")
+
+    def _witness(self, request: Any, item: Any, now_ns: int) -> witness_pb2.WitnessedStatement:
+        witnessed = super()._witness(request, item, now_ns)
+        payload = witnessed.payload.replace(*self.said)
+        if payload == witnessed.payload:
+            return witnessed
+        opened = commit_fields(jcs.parse(payload), witnessed.secret, mutation=True)
+        statement = replace(parse_statement(witnessed.statement), payload_hash=opened.root)
+        witnessed.payload, witnessed.payload_hash = payload, opened.root
+        witnessed.statement = statement.encode()
+        return witnessed
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        (b'"entityId":"redis/8.8.2"', b'"entityId":"redis/8.8.3"'),
+        (b'"entityType":"', b'"entityType":"x'),
+        (b'"mutationType":"CREATE"', b'"mutationType":"DELETE"'),
+    ],
+)
+async def test_payload_of_another_mutation_than_is_stated_is_found(
+    database_url: str, said: tuple[bytes, bytes]
+) -> None:
+    """A witness that signs such a pair is at fault, and every other column fits."""
+    witness = MisstatingWitness()
+    async with ledger_service(database_url, witness) as service:
+        await append(service, draft("r0"))
+        assert (await verify_all(service)).checked_count == 2
+        witness.said = said
+        await append(service, draft("r1"))
+        with pytest.raises(DataLossError) as caught:
+            await verify_all(service)
+    assert caught.value.metadata["seq"] == "2"
+    assert caught.value.metadata["column"] == "payload or statement"
