@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from anchor_svc.quorum import Quorum
+from anchor_svc.quorum import MAX_SHOWN, Quorum, cosigner_uri, named_sinks
 from anchor_svc.sinks import AnchorSink, Provable, Remembering, SinkError, open_sink
 from anchor_svc.sinks.cosigner import CosignerSink
 from anchor_svc.sinks.http import check_url
@@ -36,7 +36,9 @@ def open_sinks(uris: Iterable[str], policy: Policy | None) -> list[AnchorSink]:
     Raises:
         ConfigError: one cannot be used, or the policy can never be met with them.
     """
-    wanted = {uri: open_sink(uri) for uri in dict.fromkeys(uris)}
+    given = [*dict.fromkeys(uris)]
+    check_few(policy, given)
+    wanted = {uri: open_sink(uri) for uri in given}
     sinks = sinks_for([policy], wanted)
     check_meetable(policy, sinks.values())
     return list(sinks.values())
@@ -68,7 +70,7 @@ def sinks_for(
                 check_url(cosigner.url)
                 by_url.setdefault(cosigner.url.rstrip("/"), {})[cosigner.key] = None
     for url, keys in by_url.items():
-        uri = _cosigner_uri(url)
+        uri = cosigner_uri(url)
         there = sinks.get(uri) or known.get(uri)
         if isinstance(there, CosignerSink) and keys.keys() <= {*there.keys}:
             sinks[uri] = there
@@ -76,6 +78,13 @@ def sinks_for(
             more = there.keys if isinstance(there, CosignerSink) else ()
             sinks[uri] = CosignerSink(uri, url, [*dict.fromkeys([*more, *keys])])
     return sinks
+
+
+def check_few(policy: Policy | None, base: Iterable[str]) -> None:
+    """Refuse more sinks than a receipt can show evidence of; raises ConfigError."""
+    count = len({*base, *named_sinks(policy)})
+    if count > MAX_SHOWN:
+        raise ConfigError(f"sinks: {count} are too many, a receipt holds what {MAX_SHOWN} returned")
 
 
 def check_meetable(policy: Policy | None, sinks: Iterable[AnchorSink]) -> None:
@@ -130,7 +139,3 @@ async def close_sinks(sinks: Iterable[AnchorSink]) -> None:
 def public_keys(sinks: Iterable[object]) -> set[Any]:
     """Public keys of the cosigners among sinks."""
     return {key.public_key for sink in sinks if isinstance(sink, CosignerSink) for key in sink.keys}
-
-
-def _cosigner_uri(url: str) -> str:
-    return f"{url}?protocol=tlog-witness"

@@ -21,7 +21,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
-from anchor_svc.opening import check_meetable, check_usable, close_sinks, prove, sinks_for
+from anchor_svc.opening import (
+    check_few,
+    check_meetable,
+    check_usable,
+    close_sinks,
+    prove,
+    sinks_for,
+)
 from anchor_svc.quorum import Quorum
 from anchor_svc.relay import Relays
 from anchor_svc.sinks import AnchorSink
@@ -260,6 +267,7 @@ class Policies:
         opened: list[AnchorSink] = []
         try:
             policy = parse_policy(text) if text else None
+            check_few(policy, self._base)
             sinks = dict(self._base)
             for other in others:
                 # One that became unusable is no reason to refuse another.

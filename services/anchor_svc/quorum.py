@@ -15,14 +15,34 @@ from provledger.errors import NoteError
 from provledger.policy import Policy
 
 COSIGNATURE: Final = "tlog-cosignature"
+MAX_SHOWN: Final = 64
+"""Pieces of evidence in a proof: a receipt that held more could not be read
+(docs/formats/receipt.md)."""
+
+
+def cosigner_uri(url: str) -> str:
+    """The sink that a policy's cosigner at `url` is."""
+    return f"{url.rstrip('/')}?protocol=tlog-witness"
+
+
+def named_sinks(policy: Policy | None) -> set[str]:
+    """URIs of the sinks that a policy names, cosigners among them."""
+    if policy is None:
+        return set()
+    urls = (item.url for item in policy.cosigners.values())
+    return {*policy.sinks.values(), *(cosigner_uri(url) for url in urls if url is not None)}
 
 
 class Quorum:
-    """A policy with the sinks there are; `sinks` are their URIs."""
+    """A policy with the sinks there are; `sinks` are their URIs.
+
+    uris: of these sinks and of those that the policy names.
+    """
 
     def __init__(self, policy: Policy | None, sinks: Iterable[str]) -> None:
         self.policy = policy
         self._sinks = frozenset(sinks)
+        self.uris = self._sinks | named_sinks(policy)
         self._asks = policy is not None and policy.quorum is not None
         self.has_sinks = bool(self._sinks) or self._asks
 
@@ -46,9 +66,25 @@ class Quorum:
             return bool(self._sinks) and held_by >= self._sinks
         members = {name for name, uri in self.policy.sinks.items() if uri in held_by}
         for row in rows:
-            if row.kind == COSIGNATURE:
-                try:
-                    members.update(self.policy.cosigned_by(row.evidence))
-                except NoteError:
-                    continue  # stored under keys that the policy no longer has as they were
+            members.update(self._cosigned_by(row))
         return self.policy.met_by(members)
+
+    def shown(self, rows: Sequence[AnchorRow], foreign: Collection[str]) -> list[AnchorRow]:
+        """What of the evidence for one checkpoint is shown to those whose policy this is.
+
+        foreign: URIs of sinks that policies of tenants name. What these say is shown to a tenant
+        of another policy only if it counts for him. At most MAX_SHOWN, the policy's own first.
+        """
+        own = [row for row in rows if row.sink in self.uris or self._cosigned_by(row)]
+        kept = {row.sink for row in own}
+        others = [row for row in rows if row.sink not in kept and row.sink not in foreign]
+        return [*own, *others][:MAX_SHOWN]
+
+    def _cosigned_by(self, row: AnchorRow) -> Collection[str]:
+        """The policy's cosigners whose cosignature this is."""
+        if self.policy is None or row.kind != COSIGNATURE:
+            return ()
+        try:
+            return self.policy.cosigned_by(row.evidence)
+        except NoteError:
+            return ()  # stored under keys that the policy no longer has as they were

@@ -295,7 +295,9 @@ class Reader:
         evidence: Sequence[AnchorRow] = ()
         if published is not None and target.size <= published.size:
             evidence = await self._storage.evidence(self._log.uid, target.size)
-        return Proven(proofs, target, evidence, promise.quorum.met(evidence))
+        anchored = promise.quorum.met(evidence)
+        shown = promise.quorum.shown(evidence, self._state.tenant_sinks)
+        return Proven(proofs, target, shown, anchored)
 
     async def _with_prover(self, target: SignedCheckpoint, work: Callable[[Prover], T]) -> T:
         """`work` on the proofs for a checkpoint, in a thread; raises UnavailableError."""

@@ -87,6 +87,8 @@ class LogState:
         self.promises: dict[str, Promise] = {"": Promise("", quorum or Quorum(None, ()))}
         # Why nothing may be signed: the log was restored, and nobody has confirmed it yet.
         self.held: StatusError | None = None
+        # Sinks that the policies of tenants name: what they return is shown to these alone.
+        self.tenant_sinks: frozenset[str] = frozenset()
         self._changed = asyncio.Event()
 
     def promise(self, tenant: str = "") -> Promise:
@@ -142,6 +144,9 @@ class LogState:
     def set_promises(self, promises: dict[str, Promise]) -> None:
         """Other policies hold from now on."""
         self.promises = promises
+        self.tenant_sinks = frozenset().union(
+            *(promise.quorum.uris for promise in self.tenant_promises())
+        )
         self._notify()
 
     def set_anchored(self, promise: Promise, checkpoint: SignedCheckpoint) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from anchor_svc.opening import open_sinks
 from anchor_svc.openlog import OpenLog
 from anchor_svc.policies import MAX_POLICIES
 from anchor_svc.sinks import open_sink
@@ -16,6 +17,7 @@ from provledger.api.anchor.v1 import anchor_pb2 as pb
 from provledger.errors import AbortedError, InvalidArgumentError, NotFoundError, UnavailableError
 from provledger.policy import parse_policy
 from provledger.retry import RetryPolicy
+from provledger.settings import ConfigError
 from tests.integration.test_anchor_quorum import _hurry
 from tests.integration.test_anchor_service import ANY, anchor_on
 from tests.support.anchoring import Ledger, eventually, running_log, submit
@@ -73,6 +75,30 @@ async def test_each_tenant_has_what_its_policy_asks_for(database_url: str, tmp_p
         assert [sink.uri for sink in log.relays.sinks] == [again.uri]
         assert (await log.policies.version(ACME, 1)).set_by == "alice"
         assert (await log.policies.version(ACME, 2)) == PolicyRow(ACME, 2, b"", START_NS, "bob")
+
+
+async def test_each_tenant_is_shown_what_its_own_sinks_returned(tmp_path: Path) -> None:
+    """The sinks of others are theirs, and a thousand of them would not fit into a receipt."""
+    ledger = Ledger()
+    base = open_sink(f"file://{tmp_path}/base")
+    async with running_log(
+        f"sqlite:///{tmp_path}/log.db", tmp_path, sinks=[base], background=True, prepare=_hurry
+    ) as log:
+        for tenant, name in ((ACME, "a"), ("tenants/other", "b"), ("", "log")):
+            await log.policies.set(tenant, copies(tmp_path, name), "alice")
+        size = await grow(log, ledger)
+        await eventually(lambda: {*log.relays._cursors.values()} == {size})
+        shown = {}
+        for tenant in (ACME, "tenants/other", "tenants/third", ""):
+            proven = await log.reader.inclusion(0, size, tenant)
+            assert proven.anchored
+            shown[tenant] = {Path(row.sink).name for row in proven.evidence}
+        assert shown == {
+            ACME: {"base", "log", "a"},
+            "tenants/other": {"base", "log", "b"},
+            "tenants/third": {"base", "log"},
+            "": {"base", "log"},
+        }
 
 
 async def test_policy_of_the_log_replaces_that_of_the_file(tmp_path: Path) -> None:
@@ -170,6 +196,18 @@ async def test_a_repeat_is_no_new_version_and_versions_are_compared(tmp_path: Pa
             await log.policies.set("", b"", "bob", expected_version=0)
         with pytest.raises(NotFoundError):
             await log.policies.version("", 2)
+
+
+async def test_more_sinks_than_a_receipt_can_show_are_refused(tmp_path: Path) -> None:
+    base = open_sink(f"file://{tmp_path}/base")
+    async with running_log(f"sqlite:///{tmp_path}/log.db", tmp_path, sinks=[base]) as log:
+        await log.policies.set("", copies(tmp_path, *(f"c{n}" for n in range(63))), "alice")
+        with pytest.raises(InvalidArgumentError, match="65 are too many"):
+            await log.policies.set("", copies(tmp_path, *(f"c{n}" for n in range(64))), "alice")
+        # Another tenant's are others.
+        await log.policies.set(ACME, copies(tmp_path, *(f"d{n}" for n in range(63))), "alice")
+    with pytest.raises(ConfigError, match="65 are too many"):
+        open_sinks([f"file://{tmp_path}/c{n}" for n in range(65)], None)
 
 
 async def test_what_was_stored_and_not_heard_of_holds(
