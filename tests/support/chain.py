@@ -97,14 +97,16 @@ class Chain:
     statements: list[Statement] = field(default_factory=list)
     # Members of the statements to come that say something else than they should.
     misstated: dict[str, Any] = field(default_factory=dict)
+    # What the first receipt says, where it should say something else.
+    genesis: Any = None
 
     def __post_init__(self) -> None:
         self.name = names.ledger_name(self.tenant, self.ledger)
         self.uid = self._random("uid", 16)
         # Leaf 0 of a log describes the log, so that no receipt is ever alone in a tree.
         self.leaves.append(jcs.encode({"log": {"origin": self.origin, "v": "1"}}))
-        genesis = {"suite": self.suite, "logOrigin": self.origin, "predecessor": None}
-        self.append([("ledger.created", genesis)])
+        said = {"suite": self.suite, "logOrigin": self.origin, "predecessor": None}
+        self.append([("ledger.created", said if self.genesis is None else self.genesis)])
 
     def append(
         self,

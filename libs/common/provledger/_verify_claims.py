@@ -20,6 +20,7 @@ from provledger.statement import Bound, read_bound
 from provledger.witness_batch import WitnessBatch, statement_leaf_hash
 
 _MUTATION: Final = "mutation"
+GENESIS: Final = "ledger.created"
 
 
 def check_statement(receipt: Receipt) -> Bound:
@@ -160,6 +161,46 @@ def _repeated(stated: Bound) -> tuple[tuple[str, str], ...]:
         ("entityType", stated.resource_type),
         ("entityId", stated.resource_id),
     )
+
+
+def check_genesis(receipt: Receipt) -> bool:
+    """Check that a ledger's first receipt is in the log that it names, of the suite it names.
+
+    A log knows what it holds of a ledger and not what others do: the same chain, begun again in
+    another log, could go on otherwise there.
+
+    Returns:
+        False if the receipt does not show what it names.
+
+    Raises:
+        VerificationError: its proofs or its suite are others.
+    """
+    if receipt.commitment.secret is None:
+        said = verify_disclosures(
+            receipt.payload_hash, receipt.commitment.disclosures, receipt.commitment.digests
+        )
+        shown = "/logOrigin" in said and "/suite" in said
+        origin, suite = said.get("/logOrigin"), said.get("/suite")
+    else:
+        try:
+            value = jcs.parse(receipt.payload or b"")
+        except InvalidJSONError as error:
+            raise _payload_changed(f"the genesis is no JSON: {error}") from error
+        shown, members = True, value if isinstance(value, dict) else {}
+        origin, suite = members.get("logOrigin"), members.get("suite")
+    if not shown:
+        return False
+    if suite != receipt.suite:
+        raise VerificationError(
+            "the genesis names another suite", check=Check.CHAIN, finding=Finding.HASH_CHANGED
+        )
+    if any(proof.origin != origin for proof in receipt.proofs):
+        raise VerificationError(
+            "a proof is of another log than the genesis names",
+            check=Check.INCLUSION,
+            finding=Finding.PROOF_INVALID,
+        )
+    return True
 
 
 def _payload_changed(message: str) -> VerificationError:

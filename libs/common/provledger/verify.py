@@ -30,7 +30,9 @@ from typing import Any, Final
 from provledger import checkpoint as checkpoints
 from provledger import names
 from provledger._verify_claims import (
+    GENESIS,
     check_commitment,
+    check_genesis,
     check_in_batch,
     check_signer,
     check_statement,
@@ -64,6 +66,9 @@ _NOBODY_SAYS: Final = NOBODY.check(())
 _NO_PROOF: Final = tuple(
     CheckResult(check, Outcome.NOT_CHECKED, "the receipt has no proof yet")
     for check in (Check.INCLUSION, Check.CHECKPOINT_SIGNATURE, Check.SINK_EVIDENCE)
+)
+_LOG_NOT_SHOWN: Final = CheckResult(
+    Check.INCLUSION, Outcome.NOT_CHECKED, "the genesis does not show which log it is of"
 )
 
 
@@ -160,6 +165,8 @@ class Verifier:
         )
         self._check_entry(receipt, entry)
         proven = self._check_proofs(receipt, entry)
+        if stated.receipt_type == GENESIS and not check_genesis(receipt):
+            proven = (_LOG_NOT_SHOWN, *proven[1:])
         validity = _KEY_VALIDITY
         if signed.revoked is not None:
             validity = self._signed.check_covered(receipt, signed.revoked)
