@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from functools import partial
@@ -15,7 +15,7 @@ from anchor_svc.checkpointing import make_origin
 from anchor_svc.config import Settings
 from anchor_svc.opening import check_remembered, check_usable, open_sinks, prove, read_policy
 from anchor_svc.openlog import OpenLog
-from anchor_svc.openlogs import OpenLogs
+from anchor_svc.openlogs import DamagedLog, OpenLogs
 from anchor_svc.recovery import LOG_UID_BYTES, create_log
 from anchor_svc.servicer import AnchorServicer
 from anchor_svc.storage import DEFAULT_ALIAS, LogRow, Storage
@@ -116,8 +116,10 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
         undo.push_async_callback(opened.close)
         for row in rows:
             await opened.open_stored(row)
+        closed = await _closed_sizes(storage, opened.damaged())
         ring.log_sizes = lambda: [
-            (one.identity.origin, one.state.signed_size) for one in opened.all()
+            *closed,
+            *((one.identity.origin, one.state.signed_size) for one in opened.all()),
         ]
         servicer = AnchorServicer(opened, ring, ring)
         close = undo.pop_all().aclose
@@ -126,6 +128,18 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
         background=(opened.run,),
         close=close,
     )
+
+
+async def _closed_sizes(
+    storage: SQLStorage, damaged: Iterable[DamagedLog]
+) -> list[tuple[str, int]]:
+    """Origins and signed sizes of logs that are kept closed: a key that ends signed them, too."""
+    found = []
+    for each in damaged:
+        newest = await storage.newest_signed(each.row.log_uid)
+        if newest is not None:
+            found.append((each.row.origin, newest.size))
+    return found
 
 
 def _tile_files(settings: Settings, undo: AsyncExitStack) -> Callable[[bytes], TileFiles | None]:

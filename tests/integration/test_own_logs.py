@@ -19,6 +19,7 @@ from ledger_svc import convert
 from provledger import telemetry
 from provledger.api.anchor.v1 import anchor_pb2 as pb
 from provledger.api.common.v1 import common_pb2
+from provledger.api.keys.v1 import keys_pb2, keys_pb2_grpc
 from provledger.api.ledger.v1 import ledger_pb2
 from provledger.errors import (
     AlreadyExistsError,
@@ -233,6 +234,8 @@ async def test_damaged_log_of_a_tenant_stops_nobody_else_and_is_seen(
             assert names[0] in damage.message
             assert {log.state for log in by_name.values()} == {pb.LOG_STATE_SERVING}
             assert not any(log.HasField("damage") for log in by_name.values())
+            # A key that is retired meanwhile has signed it, too.
+            assert (await _reported(keys, 2))[closed.origin] == 281
             # Readers of what is published are not sent to it.
             place = AnchorPlace(anchor.channel, deadline_s=20)
             assert names[0] not in await place.names()
@@ -247,6 +250,19 @@ async def test_damaged_log_of_a_tenant_stops_nobody_else_and_is_seen(
         with pytest.raises(DataLossError):
             async with anchor_with(keys, tmp_path):
                 pass
+
+
+async def _reported(keys: str, grown: int) -> dict[str, int]:
+    """Sizes of logs by origin, as the anchor reports them once so many of them are at 301."""
+    async with channel(keys) as opened, asyncio.timeout(30.0):
+        stub = keys_pb2_grpc.KeysServiceStub(opened)
+        while True:
+            answer = await stub.ListSigners(keys_pb2.ListSignersRequest())
+            for one in answer.signers:
+                sizes = {each.origin: each.size for each in one.log_sizes}
+                if [*sizes.values()].count(301) == grown:
+                    return sizes
+            await asyncio.sleep(0.05)
 
 
 def _logs_by_state(metrics: InMemoryMetricReader) -> dict[object, float]:

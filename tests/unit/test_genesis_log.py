@@ -33,7 +33,9 @@ def begun_again(chain: Chain, count: int) -> None:
 
 def showing(receipt: Receipt, pointers: Sequence[str]) -> Receipt:
     """A receipt that shows these fields of its payload and no others."""
+    assert receipt.payload is not None
     value, secret = jcs.parse(receipt.payload), receipt.commitment.secret
+    assert secret is not None
     shown = {
         each.pointer: each.text
         for each in disclosure.disclose_all(value, secret)

@@ -6,8 +6,15 @@ import pytest
 
 from provledger.errors import VerificationError
 from provledger.export import verify_export
-from provledger.keyset import CoveredCheckpoint, KeyPurpose, KeySet, KeyState, VerificationKey
-from provledger.report import Check, Outcome, Status
+from provledger.keyset import (
+    CoveredCheckpoint,
+    KeyPurpose,
+    KeySet,
+    KeyState,
+    SizeRange,
+    VerificationKey,
+)
+from provledger.report import Check, Finding, Outcome, Status
 from provledger.verify import Verifier
 from tests.support.chain import ORIGIN, Chain, mutation, private_key, sample_chain, with_changes
 
@@ -157,3 +164,45 @@ def test_a_forged_tree_of_the_named_size_does_not_count(chain: Chain) -> None:
         Verifier(trusted).open_checkpoint(note, ORIGIN)
     assert caught.value.finding == "came_later"
     Verifier(trusted).open_checkpoint(chain.checkpoint(NAMED), ORIGIN)
+
+
+def retired(*sizes: SizeRange) -> KeySet:
+    """The keys, `checkpoint-1` retired with these sizes."""
+    purposes = {
+        "witness-1": KeyPurpose.WITNESS,
+        "checkpoint-1": KeyPurpose.CHECKPOINT,
+        "checkpoint-2": KeyPurpose.CHECKPOINT,
+        "head-1": KeyPurpose.HEAD,
+    }
+    return KeySet(
+        VerificationKey.from_public_key(
+            private_key(kid).public_key(),
+            kid=kid,
+            purpose=purpose,
+            epoch=int(kid[-1]),
+            state=KeyState.RETIRED if kid == "checkpoint-1" else KeyState.ACTIVE,
+            not_before_ns=0,
+            sizes=sizes if kid == "checkpoint-1" else (),
+        )
+        for kid, purpose in purposes.items()
+    )
+
+
+def test_a_retired_log_key_signs_in_the_logs_its_end_names(chain: Chain) -> None:
+    old = export(chain, log_key="checkpoint-1")
+    assert verify_export(old, retired(SizeRange(ORIGIN, 0, 10))).status is Status.VERIFIED
+    assert broken(old, retired(SizeRange(ORIGIN, 0, 9))).finding == Finding.SIGNATURE_CHANGED
+    # A key that ended before sizes were written down.
+    assert verify_export(old, retired()).status is Status.VERIFIED
+
+
+def test_a_log_that_a_retirement_does_not_name_cannot_be_placed(chain: Chain) -> None:
+    """A log made later, that the old key was brought to, or one that was out of service then."""
+    elsewhere = retired(SizeRange("provledger.test/elsewhere", 0, 50))
+    error = broken(export(chain, log_key="checkpoint-1"), elsewhere)
+    assert (error.check, error.finding) == (Check.CHECKPOINT_SIGNATURE, Finding.NOT_PLACED)
+    assert "does not name" in error.message
+    assert verify_export(export(chain), elsewhere).status is Status.VERIFIED
+    # Of nobody's signature it is no matter of places.
+    error = broken(export(chain, log_key="stranger"), elsewhere)
+    assert error.finding == Finding.SIGNATURE_CHANGED

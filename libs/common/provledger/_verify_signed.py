@@ -169,6 +169,7 @@ class Signed:
                 try:
                     found = _open_by(allowed, signed, origin)
                 except InputError:
+                    _refuse_unnamed(keys, signed, origin)
                     self._open_by_revoked(revoked, signed, origin)
         except (InputError, InvalidSignatureError) as error:
             raise VerificationError(
@@ -286,7 +287,40 @@ def _may_sign(key: VerificationKey, origin: str, found: checkpoints.Checkpoint) 
         # Its thief can sign any tree of any size; only the one others hold is beyond him.
         named = named_for(key, origin)
         return named is not None and is_same(found, named)
+    if _is_unnamed(key, origin):
+        return False
     return all(each.holds(found.size) for each in key.sizes if each.origin == origin)
+
+
+def _is_unnamed(key: VerificationKey, origin: str) -> bool:
+    """Whether a key was retired with the sizes of other logs, and this one not among them."""
+    return (
+        key.state is KeyState.RETIRED
+        and bool(key.sizes)
+        and not any(each.origin == origin for each in key.sizes)
+    )
+
+
+def _refuse_unnamed(keys: Iterable[VerificationKey], signed: bytes, origin: str) -> None:
+    """Refuse a checkpoint of a log that a retired key may have been brought to later.
+
+    Raises:
+        VerificationError: NOT_PLACED, such a key alone signed it. Its end names how large each log
+            was that it signed: this one was not there yet, or was out of service then.
+    """
+    for key in keys:
+        if not _is_unnamed(key, origin):
+            continue
+        try:
+            _open_by([key], signed, origin)
+        except InputError:
+            continue
+        raise VerificationError(
+            f"the checkpoint is signed by key {key.kid!r}, which was retired, and its retirement "
+            f"does not name {origin}; fetch it anew, under a newer checkpoint",
+            check=Check.CHECKPOINT_SIGNATURE,
+            finding=Finding.NOT_PLACED,
+        )
 
 
 @lru_cache(maxsize=_CACHE_SIZE)
