@@ -206,3 +206,60 @@ def test_a_log_that_a_retirement_does_not_name_cannot_be_placed(chain: Chain) ->
     # Of nobody's signature it is no matter of places.
     error = broken(export(chain, log_key="stranger"), elsewhere)
     assert error.finding == Finding.SIGNATURE_CHANGED
+
+
+def test_an_exports_own_head_counts_as_none_once_its_key_is_revoked(chain: Chain) -> None:
+    """Its thief can make one for an earlier receipt of a true tree, behind which the rest is cut
+    off; so an untouched export is not refused for it, nor is it whole by it."""
+    for covered in (True, False):
+        trusted = keys(chain, "head-1", covered=covered)
+        lines = export(chain, (NAMED, "checkpoint-1"))
+        bare = chain.export(
+            chain.receipts(log_key="checkpoint-2"),
+            head=None,
+            signed=chain.checkpoint(log_key="checkpoint-2"),
+        )
+        report = verify_export(lines, trusted, checkpoint=chain.checkpoint(NAMED))
+        results = {each.check: each for each in report.results}
+        assert results[Check.HEAD].outcome is Outcome.NOT_CHECKED
+        assert "is revoked" in results[Check.HEAD].detail
+        assert results[Check.TRUNCATION].outcome is Outcome.NOT_CHECKED
+        assert report.head is None
+        assert report.status is verify_export(bare, trusted).status
+        forged = [*lines[:-1], lines[-1].replace(b'"head":"', b'"head":"A')]
+        assert broken(forged, trusted).check != Check.TRUNCATION
+
+
+def test_a_kept_head_counts_for_what_its_keys_revocation_covers(chain: Chain) -> None:
+    trusted = keys(chain, "head-1")
+    proven = export(chain, (4, "checkpoint-2"), (NAMED, "checkpoint-1"))
+
+    def reached(lines, head: bytes, trusted: KeySet = trusted) -> Outcome:
+        report = verify_export(lines, trusted, head=head)
+        return {each.check: each.outcome for each in report.results}[Check.TRUNCATION]
+
+    # Heads of trees of 4, 6 and 10 leaves; leaf 0 is the log's own.
+    assert reached(proven, chain.head(2)) is Outcome.HOLDS
+    assert reached(proven, chain.head(NAMED - 2)) is Outcome.HOLDS
+    for head, finding, lines, key_set in (
+        (chain.head(2), Finding.NOT_PLACED, export(chain), trusted),
+        (chain.head(8), Finding.CAME_LATER, proven, trusted),
+        (chain.head(2), Finding.KEY_NOT_VALID, proven, keys(chain, "head-1", covered=False)),
+    ):
+        with pytest.raises(VerificationError) as caught:
+            verify_export(lines, key_set, head=head)
+        assert caught.value.finding == finding
+    fork = Chain(seed="fork")
+    fork.append([mutation(1), mutation(2)])
+    with pytest.raises(VerificationError):
+        verify_export(proven, trusted, head=fork.head(2))
+    # It still shows that something is missing.
+    cut = chain.export(
+        chain.receipts(log_key="checkpoint-2")[:3],
+        head=None,
+        signed=chain.checkpoint(log_key="checkpoint-2"),
+        consistency=[chain.consistency(NAMED)],
+    )
+    with pytest.raises(VerificationError) as caught:
+        verify_export(cut, trusted, head=chain.head(NAMED - 2))
+    assert caught.value.finding == Finding.TRUNCATED

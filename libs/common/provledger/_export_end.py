@@ -64,7 +64,7 @@ class End:
             else CheckResult(Check.CONSISTENCY, Outcome.NOT_CHECKED, "no earlier checkpoint"),
             CheckResult(Check.HEAD, Outcome.HOLDS, f"seq {head.seq}, kid {head.kid}")
             if head is not None
-            else CheckResult(Check.HEAD, Outcome.NOT_CHECKED, "the export carries none"),
+            else CheckResult(Check.HEAD, Outcome.NOT_CHECKED, _no_head(footer)),
             self._truncation(own, earlier, head),
         ]
         self._check_one_tree(own, proven)
@@ -153,7 +153,9 @@ class End:
     def _own_head(self, footer: ExportFooter, own: Checkpoint | None) -> Head | None:
         if footer.head is None:
             return None
-        head = self._verifier.open_head(footer.head)
+        head = self._verifier.open_own_head(footer.head)
+        if head is None:
+            return None
         if head.ledger_uid != self._header.ledger_uid or head.origin != self._header.origin:
             raise self._error("the head is of another ledger", Check.HEAD, Finding.FOREIGN_LEDGER)
         if own is None or (head.size, head.root) != (own.size, own.root):
@@ -243,3 +245,9 @@ class End:
             line=self._line_number,
             receipt="" if self._last is None else self._last.name,
         )
+
+
+def _no_head(footer: ExportFooter) -> str:
+    if footer.head is None:
+        return "the export carries none"
+    return "the key of the one that the export carries is revoked; export again"

@@ -201,11 +201,40 @@ class Signed:
         self.unsettled.setdefault((found, named), "")
 
     def head(self, envelope: bytes) -> Head:
-        """Return the head in a DSSE envelope after checking its signature.
+        """Return a head that somebody kept, after checking its signature.
+
+        Under a revoked key it counts if its tree is the one that the revocation names, or is shown
+        to be a prefix of it.
+
+        Raises:
+            VerificationError: if no valid head key of the set signed it; or it came later than what
+                the revocation names, or nothing shows that it did not.
+        """
+        head, key = self._open_head(envelope)
+        if key.state is KeyState.REVOKED and key.covered:
+            self._check_head_covered(key, head)
+        else:
+            _key_valid(lambda: key.check_valid_at(head.signed_at_ns, check=Check.HEAD))
+        return head
+
+    def own_head(self, envelope: bytes) -> Head | None:
+        """Return the head that an export carries, after checking its signature; None if the key
+        that signed it is revoked.
+
+        Whoever has that key can make a head for an earlier receipt, of a tree that is true: it does
+        not say any more that the export is whole.
 
         Raises:
             VerificationError: if no valid head key of the set signed it.
         """
+        head, key = self._open_head(envelope)
+        if key.state is KeyState.REVOKED:
+            return None
+        _key_valid(lambda: key.check_valid_at(head.signed_at_ns, check=Check.HEAD))
+        return head
+
+    def _open_head(self, envelope: bytes) -> tuple[Head, VerificationKey]:
+        """Read a head, and find the key whose signature it has; raises VerificationError."""
         try:
             opened = dsse.decode(envelope)
             head = parse_head(opened.payload)
@@ -228,8 +257,23 @@ class Signed:
         )
         pae = dsse.pae(HEAD_TYPE, opened.payload)
         _verify_signature(key.verify, opened.signatures[0].sig, pae, Check.HEAD)
-        _key_valid(lambda: key.check_valid_at(head.signed_at_ns, check=Check.HEAD))
-        return head
+        return head, key
+
+    def _check_head_covered(self, key: VerificationKey, head: Head) -> None:
+        tree = checkpoints.Checkpoint(head.origin, head.size, head.root)
+        named = named_for(key, head.origin)
+        if named is None or (tree.size >= named.size and not is_same(tree, named)):
+            raise VerificationError(
+                f"key {key.kid!r} is revoked ({key.revocation_reason}), and the head of tree size "
+                f"{tree.size} is not covered by what others held before",
+                check=Check.HEAD,
+                finding=Finding.KEY_NOT_VALID if named is None else Finding.CAME_LATER,
+            )
+        if is_same(tree, named) or is_shown(tree, named, self._trees):
+            return
+        if self.unsettled is None:
+            raise not_placed(tree, named, Check.HEAD)
+        self.unsettled.setdefault((tree, named), "")
 
     def check_covered(self, receipt: Receipt, key: VerificationKey) -> CheckResult:
         """Tell what a revoked key signed before it was stolen from what came later.

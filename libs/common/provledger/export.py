@@ -136,6 +136,9 @@ def verify_export(
             `.check` and `.finding`.
     """
     verifier = Verifier(keys, outside, trees=trees or {})
+    # What a kept head leaves to the end of the export, where its key is revoked.
+    unsettled: Unsettled = {}
+    verifier.leave_unsettled(unsettled)
     outside_head = None if head is None else verifier.open_head(head)
     reading = _Reading(lines)
     header = reading.header()
@@ -165,7 +168,7 @@ def verify_export(
     if chain.masked:
         detail = f"{chain.masked} of {chain.count} receipts show only some of their fields"
         results[Check.COMMITMENT] = CheckResult(Check.COMMITMENT, Outcome.HOLDS, detail)
-    for result in end.check(footer, receipts.unsettled, receipts.proven):
+    for result in end.check(footer, unsettled | receipts.unsettled, receipts.proven):
         results[result.check] = result
     return ExportReport(
         header=header,

@@ -136,12 +136,21 @@ class Verifier:
         return self._signed.checkpoint(signed, origin)
 
     def open_head(self, envelope: bytes) -> Head:
-        """Return the head in a DSSE envelope after checking its signature against the key set.
+        """Return a head that was kept, a DSSE envelope, after checking its signature.
+
+        Raises:
+            VerificationError: if no valid head key of the set signed it. One that is revoked did so
+                validly for a tree that its revocation covers.
+        """
+        return self._signed.head(envelope)
+
+    def open_own_head(self, envelope: bytes) -> Head | None:
+        """Return the head that an export carries; None if the key that signed it is revoked.
 
         Raises:
             VerificationError: if no valid head key of the set signed it.
         """
-        return self._signed.head(envelope)
+        return self._signed.own_head(envelope)
 
     def leave_unsettled(self, unsettled: Unsettled) -> None:
         """Put into `unsettled`, from now on, what only the end of an export can show."""
