@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -92,6 +92,8 @@ class Monitor:
         self._all_present = False
         # How many receipts at the beginning of each file were found.
         self._present: dict[Path, int] = {}
+        # Files with receipts whose own checkpoints were compared.
+        self._compared: set[Path] = set()
 
     def look(self, tell: Callable[[Alarm], None] | None = None) -> Look:
         """Look once. What cannot be had or read is in `unknown`; nothing is raised for it.
@@ -208,22 +210,33 @@ class Monitor:
                 message = f"{place}: {error.message}"
                 look.add(Alarm("checkpoint_signature", message, check))
                 return head
-            head = self._reach(other.size, head, look)
-            if look.split:
-                return head
-            behind = other.size > head.size
-            if behind:
-                message = f"{place} is of size {other.size}, but the log shows {head.size} only"
-                look.add(Alarm("behind", message, check))
-            try:
-                self._view.check_joined(head, other, self._files)
-            except SplitViewError:
-                raise
-            except (ProvledgerError, OSError):
-                if not behind:
-                    raise
-            if not behind:
+            head = self._hold_against(other, place, check, head, look)
+            if not look.split and other.size <= head.size:
                 look.held[check] = f"of size {other.size}, of the same history"
+        return head
+
+    def _hold_against(
+        self, other: SeenHead, what: str, check: str, head: SeenHead, look: Look
+    ) -> SeenHead:
+        """Hold the log's head against one that it signed; the head to go on with.
+
+        Raises:
+            ProvledgerError, OSError: they are not of one history, or it cannot be told.
+        """
+        head = self._reach(other.size, head, look)
+        if look.split:
+            return head
+        behind = other.size > head.size
+        if behind:
+            message = f"{what} is of size {other.size}, but the log shows {head.size} only"
+            look.add(Alarm("behind", message, check))
+        try:
+            self._view.check_joined(head, other, self._files)
+        except SplitViewError:
+            raise
+        except (ProvledgerError, OSError):
+            if not behind:
+                raise
         return head
 
     def _reach(self, size: int, head: SeenHead, look: Look) -> SeenHead:
@@ -292,10 +305,12 @@ class Monitor:
         found = missing = 0
         before = len(look.alarms)
         with self._noting(look, ENTRIES):
-            tree = self._view.tree(head, self._files)
             for path in self._wanted.expect:
                 try:
-                    here, absent = self._count_present(path, tree)
+                    head = self._compare_own(path, head, look)
+                    if look.split:
+                        return
+                    here, absent = self._count_present(path, self._view.tree(head, self._files))
                 except CommandError as error:
                     look.unknown[ENTRIES] = error.message
                 else:
@@ -308,6 +323,25 @@ class Monitor:
         if ENTRIES not in look.unknown and len(look.alarms) == before:
             self._all_present = True
             look.held[ENTRIES] = f"all {found} of ours are where their receipts say"
+
+    def _compare_own(self, path: Path, head: SeenHead, look: Look) -> SeenHead:
+        """Compare with the largest head that the log signed for receipts of ours, whose place it
+        said. An export has one; those that the keys we have did not sign say nothing."""
+        if path in self._compared:
+            return head
+        largest: SeenHead | None = None
+        for signed in _checkpoints_of(path, self._view.origin):
+            with suppress(VerificationError):
+                other = self._view.open(signed)
+                if largest is None or other.size > largest.size:
+                    largest = other
+        if largest is not None:
+            check = f"checkpoint of {path}"
+            head = self._hold_against(largest, f"the checkpoint in {path}", check, head, look)
+            if largest.size > head.size:
+                return head
+        self._compared.add(path)
+        return head
 
     def _count_present(self, path: Path, tree: TileTree) -> tuple[int, int]:
         """How many receipts of a file are found in the tree, and how many are not (yet)."""
@@ -330,6 +364,16 @@ def _receipts_of(path: Path) -> Iterator[Receipt]:
         yield from receipts_of(path)
     except (InputError, OSError) as error:
         raise CommandError(f"{path} cannot be read: {error}") from error
+
+
+def _checkpoints_of(path: Path, origin: str) -> Iterator[bytes]:
+    """Checkpoints of a log that the receipts of a file lead to; each once, if together."""
+    last = b""
+    for receipt in _receipts_of(path):
+        for proof in receipt.proofs:
+            if proof.origin == origin and proof.checkpoint != last:
+                last = proof.checkpoint
+                yield last
 
 
 def _read_checkpoint(place: str) -> bytes:

@@ -14,7 +14,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from provledger import jcs
+from provledger import jcs, note
 from provledger.errors import InputError, VerificationError
 from provledger.monitoring import LogView, SeenHead
 from provledger_cli.datadir import write_atomically
@@ -32,7 +32,8 @@ class Memory:
         """The last head, and when the log had grown to it (Unix seconds); None at first.
 
         Raises:
-            CommandError: the file is of another log, or damaged: forgetting must be deliberate.
+            CommandError: the file is of another log or key, or damaged: forgetting must be
+                deliberate.
         """
         try:
             data = self.path.read_bytes()
@@ -45,12 +46,21 @@ class Memory:
                 raise ValueError
             if not isinstance(signed, str) or not isinstance(grown_at, str):
                 raise TypeError
-            return self._view.open(signed.encode()), int(grown_at)
+            lines = note.parse(signed.encode()).signatures
+            grown_at_unix_s = int(grown_at)
+            known = {(key.name, key.note_key_id) for key in self._view.keys}
+            if any((line.name, line.note_key_id) in known for line in lines):
+                return self._view.open(signed.encode()), grown_at_unix_s
         except (InputError, VerificationError, KeyError, TypeError, ValueError):
             raise CommandError(
                 f"{self.path} is not what a monitor of {self._view.origin} remembers",
                 hint="give another --state; without its memory a monitor cannot see a rewrite",
             ) from None
+        raise CommandError(
+            f"no key that is given signed the head that {self.path} remembers",
+            hint="after a rotation, give the key of before as a second --vkey; another --state "
+            "only if this one is of another log: without it a monitor cannot see a rewrite",
+        )
 
     def save(self, head: SeenHead, grown_at_unix_s: int) -> None:
         """Remember a head instead of the one before; durable on return."""

@@ -197,15 +197,62 @@ def test_our_entries_must_be_there(tmp_path: Path, state: Path) -> None:
         return Monitor(view, DirFiles(root), memory, Wanted(expect=paths)).look()
 
     assert present(export, receipt).held["entries"].startswith("all 52")
+    # Of receipts that another key signed for, it is not known whether they should be there yet.
     write_log(root, chain.origin, chain.leaves[:30])
     (tmp_path / "s.json").unlink()
-    assert list(present(export).unknown) == ["entries"]
+    later = tmp_path / "later.ndjson"
+    later.write_bytes(b"".join(chain.export(chain.receipts(log_key="checkpoint-9"))))
+    looked = present(later)
+    assert (list(looked.unknown), kinds(looked)) == (["entries"], [])
     index = chain.receipts()[5].proofs[0].log_index
     (tmp_path / "s.json").unlink()
     changed = [*chain.leaves]
     changed[index] = b"another"
     write_log(root, chain.origin, changed)
+    assert kinds(present(receipt)) == ["split_view"]
+    (tmp_path / "s.json").unlink()
+    receipt.write_bytes(chain.receipts(log_key="checkpoint-9")[5].encode())
     assert kinds(present(receipt)) == ["inclusion"]
+
+
+@pytest.mark.parametrize("size", [5, 30, 51])
+def test_a_log_put_back_below_our_receipts_is_behind_what_it_signed_for(
+    tmp_path: Path, state: Path, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("provledger_cli.monitor._PATIENCE_S", 0.0)
+    chain = sample_chain((20, 30))
+    receipt = tmp_path / "receipt.json"
+    receipt.write_bytes(chain.receipts()[2].encode())
+    root = tmp_path / "log"
+    write_log(root, chain.origin, chain.leaves[:size])
+    view = LogView([vkey(chain.origin)])
+    monitor = Monitor(view, DirFiles(root), Memory(state, view), Wanted(expect=[receipt]))
+    look = monitor.look()
+    assert kinds(look) == ["behind"]
+    assert "entries" not in look.held
+    # It grows on, and what is there is ours.
+    write_log(root, chain.origin, chain.leaves)
+    look = monitor.look()
+    assert kinds(look) == []
+    assert look.held["entries"].startswith("all 1")
+
+
+def test_a_log_that_goes_on_otherwise_than_it_signed_for_us_is_a_split_view(
+    tmp_path: Path, state: Path
+) -> None:
+    """Our entry is where it was; what the log signed for it is not."""
+    chain = sample_chain((20, 30))
+    receipt = tmp_path / "receipt.json"
+    receipt.write_bytes(chain.receipts()[5].encode())
+    forked = [*chain.leaves]
+    forked[40] = b"another"
+    write_log(tmp_path / "log", chain.origin, forked)
+    view = LogView([vkey(chain.origin)])
+    look = Monitor(
+        view, DirFiles(tmp_path / "log"), Memory(state, view), Wanted(expect=[receipt])
+    ).look()
+    assert kinds(look) == ["split_view"]
+    assert "entries" not in look.held
 
 
 @pytest.mark.parametrize(
@@ -225,6 +272,17 @@ def test_a_state_that_is_not_ours_is_not_forgotten_silently(
     state.write_bytes(re.sub(old, new, state.read_bytes()))
     with pytest.raises(CommandError, match="not what a monitor"):
         look(web, state)
+
+
+def test_memory_of_before_a_rotation_asks_for_the_key_of_then(web: WebRoot, state: Path) -> None:
+    """Its hint must not lead to throwing away what finds a rewrite."""
+    look(web, state)
+    new = LogView([vkey(ORIGIN, "checkpoint-2")])
+    with pytest.raises(CommandError, match="no key that is given") as caught:
+        Memory(state, new).load()
+    assert "second --vkey" in caught.value.hint
+    both = LogView([vkey(ORIGIN), vkey(ORIGIN, "checkpoint-2")])
+    assert Memory(state, both).load() is not None
 
 
 def test_requests_are_bounded_and_tried_again(web: WebRoot, state: Path) -> None:
@@ -345,6 +403,16 @@ def test_once_says_what_holds_by_its_exit_code(web: WebRoot, state: Path) -> Non
     web.close()
     done = subprocess.run(_command(web, state, "--once"), capture_output=True, check=False)
     assert (done.returncode, json.loads(done.stdout)["holds"]) == (2, None)
+
+
+@pytest.mark.parametrize("interval", ["inf", "1e300", "86401", "0", "nan"])
+def test_intervals_that_cannot_be_waited_for_are_refused(
+    web: WebRoot, state: Path, interval: str
+) -> None:
+    command = _command(web, state, "--interval", interval)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "--interval" in done.stderr
 
 
 def test_a_webhook_that_cannot_be_used_is_told_before_the_first_look(

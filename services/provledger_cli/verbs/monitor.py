@@ -56,6 +56,7 @@ def monitor(
             "--interval",
             envvar="PROVLEDGER_MONITOR_INTERVAL",
             min=0.05,
+            max=86_400.0,
             metavar="SECONDS",
             help="Time between two looks, a tenth more or less.",
         ),
@@ -86,8 +87,9 @@ def monitor(
         typer.Option(
             "--expect",
             envvar="PROVLEDGER_MONITOR_EXPECT",
-            help="An export, or a receipt: its entries must be in the log. Repeatable. Payloads "
-            "are not looked at: `provledger verify` does.",
+            help="An export, or a receipt: its entries must be in the log, and what the log signed "
+            "for them of its history. Repeatable. Payloads are not looked at: `provledger verify` "
+            "does.",
             show_default=False,
         ),
     ] = None,
