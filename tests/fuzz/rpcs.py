@@ -148,6 +148,7 @@ def _anchor() -> AnchorServicer:
         all=lambda: (),
         damaged=lambda: (),
         create=BEHIND,
+        ledger_count=BEHIND,
         check_held=lambda: None,
     )
     keys: Any = SimpleNamespace(current=BEHIND)
