@@ -63,6 +63,32 @@ def test_an_origin_that_is_no_text_is_a_matter_of_form(origin: bytes):
     assert found(lines).check == Check.FORMAT
 
 
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {"csv": "a,b,c\n" * 2100},
+        {"list": list(range(5000))},
+        {str(name): name for name in range(disclosure.MAX_FIELDS)},
+    ],
+    ids=["text", "list", "as many fields as there may be"],
+)
+def test_payloads_with_thousands_of_commas_hold(payload):
+    chain = sample_chain((1,))
+    chain.append([("evidence.note", payload), mutation(3)])
+    report = verify_export(chain.export(), KEYS)
+    assert (report.status, report.count) == (Status.VERIFIED, 4)
+
+
+def test_a_line_with_thousands_of_commas_must_be_canonical_like_any_other():
+    chain = sample_chain((1,))
+    chain.append([("evidence.note", {"list": list(range(5000))}), mutation(3)])
+    lines = chain.export()
+    lines[3] = lines[3].replace(b"[0,1,", b"[0, 1,")
+    error = found(lines)
+    assert (error.check, error.finding, error.line) == (Check.FORMAT, Finding.FORMAT, 4)
+    assert "canonical" in error.message
+
+
 def test_receipts_without_proofs_make_the_export_unverified():
     bare = [with_changes(receipt, proofs=()) for receipt in RECEIPTS]
     report = verify_export(CHAIN.export(bare), KEYS)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from provledger import jcs
 from provledger._receipt_canonical import read_canonical
 from provledger._receipt_strict import read_members
+from provledger.disclosure import MAX_FIELDS
 from provledger.errors import ReceiptFormatError
 from provledger.receipt import (
     MAX_RECEIPT_BYTES,
@@ -87,6 +88,74 @@ def test_text_of_every_character_has_one_canonical_form() -> None:
     """The quick reader compares with what msgspec writes, which must be what RFC 8785 says."""
     every = "".join(chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000)
     assert msgspec.json.encode(every) == jcs.encode(every)
+
+
+def commas(count: int, payload: Any) -> Receipt:
+    """Return a receipt whose text has so many commas in all; `payload` makes one of that many."""
+    others = with_changes(RECEIPT, payload=jcs.encode(payload(0))).encode().count(b",")
+    receipt = with_changes(RECEIPT, payload=jcs.encode(payload(count - others)))
+    assert receipt.encode().count(b",") == count
+    return receipt
+
+
+@pytest.mark.parametrize("count", [MAX_FIELDS - 1, MAX_FIELDS, 2 * MAX_FIELDS])
+@pytest.mark.parametrize(
+    "payload",
+    [
+        lambda count: {"csv": "a,b\n" * count},
+        lambda count: {"list": [0] * (count + 1)},
+    ],
+    ids=["text", "list"],
+)
+def test_commas_in_a_payload_do_not_make_another_spelling(payload: Any, count: int) -> None:
+    """The quick reader leaves lines with many of them to the strict one, which takes them."""
+    receipt = commas(count, payload)
+    line = receipt.encode()
+    assert (read_canonical(line) is None) == (count >= MAX_FIELDS)
+    assert parse_canonical_receipt(line) == parse_receipt(line) == receipt
+
+
+@pytest.mark.parametrize(
+    "spoiled",
+    [
+        lambda line: line + b"\n",
+        lambda line: line.replace(b'"fields_mask":null', b'"fields_mask": null'),
+        lambda line: line.replace(b'"schema":"v0.2"', b'"schema":"v0\\u002e2"'),
+        lambda line: line.replace(b"[0,", b"[0.0,"),
+        lambda line: json.dumps(dict(reversed(json.loads(line).items()))).encode(),
+        lambda line: json.dumps(json.loads(line), indent=1).encode(),
+    ],
+    ids=["line end", "space", "escape", "float", "order", "pretty"],
+)
+def test_a_line_with_many_commas_in_another_spelling_is_refused(spoiled: Any) -> None:
+    receipt = commas(MAX_FIELDS, lambda count: {"list": [0] * (count + 1)})
+    line = spoiled(receipt.encode())
+    assert line != receipt.encode()
+    assert parse_receipt(line) == receipt
+    with pytest.raises(ReceiptFormatError, match="canonical spelling"):
+        parse_canonical_receipt(line)
+
+
+@pytest.mark.parametrize(
+    "spoiled",
+    [
+        lambda line: line[:-1] + b',"zzz":1}',
+        lambda line: line.replace(b'"kid":', b'"kid":"w","kid":', 1),
+        lambda line: line[:-1],
+    ],
+    ids=["unknown member", "member there twice", "cut off"],
+)
+def test_a_damaged_line_with_many_commas_is_refused(spoiled: Any) -> None:
+    line = commas(MAX_FIELDS, lambda count: {"list": [0] * (count + 1)}).encode()
+    with pytest.raises(ReceiptFormatError):
+        parse_canonical_receipt(spoiled(line))
+
+
+def test_as_many_fields_as_a_payload_may_have_are_read_in_a_line() -> None:
+    receipt = with_changes(
+        RECEIPT, payload=jcs.encode({str(name): name for name in range(MAX_FIELDS)})
+    )
+    assert parse_canonical_receipt(receipt.encode()) == receipt
 
 
 def test_a_payload_is_parsed_once_and_a_changed_one_again() -> None:

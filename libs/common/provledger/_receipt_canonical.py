@@ -93,7 +93,8 @@ _write: Final = msgspec.json.Encoder().encode
 
 
 def read_canonical(data: bytes) -> Receipt | None:
-    """Read canonical text; None for any other, which is for the strict reader to judge."""
+    """Read canonical text; None for any other, and where unsure: the strict reader judges both."""
+    # So few commas part no more fields than a payload may have; more may all stand in one text.
     if data.count(b",") >= MAX_FIELDS:
         return None
     try:
