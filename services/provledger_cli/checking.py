@@ -6,8 +6,8 @@ alone. Checks and findings have the names of `provledger.report`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,10 +15,16 @@ from provledger import verify_pool
 from provledger.errors import VerificationError
 from provledger.export import CheckLines, ExportReport, is_export, verify_export
 from provledger.held import check_held
-from provledger.key_ledger import lines_of, verify_from_pin, verify_key_ledger
+from provledger.key_ledger import (
+    KeyLedger,
+    check_one_history,
+    lines_of,
+    verify_from_pin,
+    verify_key_ledger,
+)
 from provledger.keyset import KeySet
 from provledger.outside import NOBODY, Outside
-from provledger.receipt import MAX_RECEIPT_BYTES, Receipt, parse_receipt
+from provledger.receipt import MAX_RECEIPT_BYTES, LegacyReceipt, Receipt, parse_receipt
 from provledger.report import Check, CheckResult, Finding, Outcome, Report, Status
 from provledger.revocation import Trees
 from provledger.verify import Verifier
@@ -50,12 +56,33 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class GivenKeyLedger:
+    """The key ledger in a file of its own, verified from `pin` on; nobody else was asked of it."""
+
+    lines: Sequence[bytes]
+    pin: bytes
+    found: KeyLedger
+
+    def check(self, outside: Outside, shown: Trees, asked: Trees) -> None:
+        """Hold it against what was verified with its keys; raises VerificationError.
+
+        `shown` is what that shows of the log, `asked` the trees of which others were asked with it.
+        They are not asked twice of one tree, in whichever file the evidence is. Of another they
+        are: keys of a checkpoint that nobody cosigned would make all other cosignatures moot.
+        """
+        check_one_history(self.found, shown)
+        if outside != NOBODY and not self.found.report.own_tree.items() <= asked.items():
+            verify_key_ledger(self.lines, self.pin, outside=outside)
+
+
+@dataclass(frozen=True, slots=True)
 class Trusted:
     """What a verification begins with: keys, or the pin of a key ledger that a file carries.
 
     `key_events` says from how many events of a key ledger the keys were replayed, and
-    `key_ledger_uid` of which ledger, or of which they must be; `trees` what
-    another export has shown of the log; `outside` whom else to believe; `jobs` how many processes
+    `key_ledger_uid` of which ledger, or of which they must be; `key_ledger` is that ledger, where
+    it came in a file of its own. `trees` is what another export has shown of the log, and `asked`
+    those of them for which it met `outside`: whom else to believe. `jobs` says how many processes
     check receipts, 0 for one a core.
     """
 
@@ -66,9 +93,24 @@ class Trusted:
     outside: Outside = NOBODY
     trees: Trees | None = None
     jobs: int = 0
+    key_ledger: GivenKeyLedger | None = None
+    asked: Trees = field(default_factory=dict)
 
     def verify(self, lines: Iterable[bytes], **options: Any) -> ExportReport:
         """Verify an export; raises VerificationError."""
+        report = self._verify(lines, **options)
+        self._check_key_ledger(report.trees, report.own_tree)
+        return report
+
+    def knowing(self, lines: Iterable[bytes]) -> Trusted:
+        """The same, with what another export of the log shows of it; raises VerificationError."""
+        report = self._verify(lines)
+        if self.key_ledger is not None:
+            check_one_history(self.key_ledger.found, report.trees)
+        asked = report.own_tree if report.status is Status.VERIFIED else {}
+        return replace(self, trees=report.trees, asked=asked)
+
+    def _verify(self, lines: Iterable[bytes], **options: Any) -> ExportReport:
         more = {"outside": self.outside, "trees": self.trees, **options}
         if self.pin is not None:
             more |= {"check_with": self._check_lines, "uid": self.key_ledger_uid}
@@ -79,6 +121,10 @@ class Trusted:
 
     def _check_lines(self, keys: KeySet) -> CheckLines:
         return verify_pool.check_lines(keys, self.outside, trees=self.trees, jobs=self.jobs)
+
+    def _check_key_ledger(self, shown: Trees, asked: Trees) -> None:
+        if self.key_ledger is not None:
+            self.key_ledger.check(self.outside, shown, {**self.asked, **asked})
 
     def known_keys(self) -> KeySet:
         """The keys; CommandError if none were given."""
@@ -108,9 +154,12 @@ class Trusted:
         trees = self.trees or {}
         verifier = Verifier(self.keys_of_one(), self.outside, trees=trees)
         report = verifier.verify(data)
+        receipt = parse_receipt(data)
+        shown = _trees_of(receipt, verifier)
+        # Others are content with one of several proofs, and it is not said with which.
+        self._check_key_ledger(shown, shown if len(shown) == 1 else {})
         if head is None and checkpoint is None:
             return report, ()
-        receipt = parse_receipt(data)
         if not isinstance(receipt, Receipt):
             raise CommandError("a receipt v0.1 cannot be held against a head or a checkpoint")
         return report, check_held(receipt, verifier, trees, head=head, checkpoint=checkpoint)
@@ -121,9 +170,8 @@ def replayed(trusted: Trusted, path: Path) -> Trusted:
     if trusted.pin is None:
         raise CommandError("--key-ledger needs --pin", hint="give both, or --keys")
     with LineSource(path, max_line_bytes=MAX_LINE_BYTES) as source:
-        ledger = verify_key_ledger(
-            lines_of(source.lines()), trusted.pin, trusted.keys, uid=trusted.key_ledger_uid
-        )
+        lines = lines_of(source.lines())
+    ledger = verify_key_ledger(lines, trusted.pin, trusted.keys, uid=trusted.key_ledger_uid)
     # The set, where it was given, knows the planned end of a key that still drains.
     keys = ledger.key_set() if trusted.keys is None else trusted.keys
     return replace(
@@ -132,13 +180,21 @@ def replayed(trusted: Trusted, path: Path) -> Trusted:
         pin=None,
         key_events=ledger.history.count,
         key_ledger_uid=ledger.report.header.ledger_uid,
+        key_ledger=GivenKeyLedger(lines, trusted.pin, ledger),
     )
 
 
 def with_history(trusted: Trusted, path: Path) -> Trusted:
     """Take from another export of the log what it shows of it; raises VerificationError."""
     with LineSource(path, max_line_bytes=MAX_LINE_BYTES) as source:
-        return replace(trusted, trees=trusted.verify(source.lines()).trees)
+        return trusted.knowing(source.lines())
+
+
+def _trees_of(receipt: Receipt | LegacyReceipt, verifier: Verifier) -> Trees:
+    """The trees that the proofs of a verified receipt lead to."""
+    proofs = receipt.proofs if isinstance(receipt, Receipt) else ()
+    found = [verifier.open_checkpoint(proof.checkpoint, proof.origin) for proof in proofs]
+    return {(each.origin, each.size): each.root for each in found}
 
 
 def verify_file(

@@ -102,6 +102,12 @@ class ExportReport:
             return Status.UNVERIFIED
         return status_of(self.results)
 
+    @property
+    def own_tree(self) -> Trees:
+        """The tree that all its proofs lead to; empty if it has no checkpoint."""
+        own = (self.header.origin, self.header.tree_size)
+        return {own: self.trees[own]} if own in self.trees else {}
+
 
 def verify_export(
     lines: Iterable[bytes],

@@ -159,6 +159,17 @@ def verify_key_ledger(
     return KeyLedger(history, report)
 
 
+def check_one_history(ledger: KeyLedger, trees: Trees) -> None:
+    """Check that what an export shows of the log is the history that the key ledger is in.
+
+    Raises:
+        VerificationError: they are in two trees of one size.
+    """
+    for tree, root in ledger.report.trees.items():
+        if trees.get(tree, root) != root:
+            raise _broken(f"it is in another tree of size {tree[1]} than the export")
+
+
 def verify_from_pin(
     lines: Iterable[bytes],
     pin: bytes,
@@ -218,9 +229,7 @@ def verify_from_pin(
         key_events=ledger.history.count,
         check_lines=check_with(trusted),
     )
-    for tree, root in ledger.report.trees.items():
-        if report.trees.get(tree, root) != root:
-            raise _broken(f"it is in another tree of size {tree[1]} than the export")
+    check_one_history(ledger, report.trees)
     # The genesis names keys and not its ledger: whoever compares uids finds a second one.
     report = replace(report, key_ledger_uid=ledger.report.header.ledger_uid)
     if ledger.report.header.origin == report.header.origin:

@@ -70,7 +70,8 @@ def verify(
             "--key-ledger",
             envvar="PROVLEDGER_VERIFY_KEY_LEDGER",
             help="An export of the ledger keys of tenant system, or one that carries it: the keys "
-            "come from there, verified from --pin on. A JWK Set given as well must say the same.",
+            "come from there, verified from --pin on. A JWK Set given as well must say the same. "
+            "In another tree than FILE, it must meet --policy, --tsa-cert and --online itself.",
             show_default=False,
         ),
     ] = None,
