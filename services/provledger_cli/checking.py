@@ -155,7 +155,7 @@ class Trusted:
         verifier = Verifier(self.keys_of_one(), self.outside, trees=trees)
         report = verifier.verify(data)
         receipt = parse_receipt(data)
-        shown = _trees_of(receipt, verifier)
+        shown = trees_of(receipt, verifier)
         # Others are content with one of several proofs, and it is not said with which.
         self._check_key_ledger(shown, shown if len(shown) == 1 else {})
         if head is None and checkpoint is None:
@@ -190,7 +190,7 @@ def with_history(trusted: Trusted, path: Path) -> Trusted:
         return trusted.knowing(source.lines())
 
 
-def _trees_of(receipt: Receipt | LegacyReceipt, verifier: Verifier) -> Trees:
+def trees_of(receipt: Receipt | LegacyReceipt, verifier: Verifier) -> Trees:
     """The trees that the proofs of a verified receipt lead to."""
     proofs = receipt.proofs if isinstance(receipt, Receipt) else ()
     found = [verifier.open_checkpoint(proof.checkpoint, proof.origin) for proof in proofs]

@@ -15,9 +15,10 @@ from provledger.errors import VerificationError
 from provledger.outside import NOBODY
 from provledger.rebuild import entry_of
 from provledger.receipt import MAX_RECEIPT_BYTES, Receipt, parse_receipt
-from provledger.report import Status
+from provledger.report import Finding, Status
 from provledger.tiles import MAX_ENTRY_BYTES
-from provledger_cli.checking import Trusted, Verdict, verify_file
+from provledger.verify import Verifier
+from provledger_cli.checking import Trusted, Verdict, trees_of, verify_file
 from provledger_cli.failures import CommandError
 
 
@@ -32,7 +33,7 @@ def verify_receipt_and_cose(
     """Verify a receipt in a file, as `verify_file` does, and a COSE receipt of its entry.
 
     Raises:
-        VerificationError: one of them does not hold, or they are of two logs.
+        VerificationError: one of them does not hold, or they contradict each other.
         CoseReceiptError: the COSE receipt cannot be read.
     """
     receipt = parse_receipt(_read(path, MAX_RECEIPT_BYTES))
@@ -40,11 +41,16 @@ def verify_receipt_and_cose(
         raise CommandError("a receipt v0.1 is in no log", hint="name one of v0.2")
     verdict = verify_file(path, trusted, head=head, checkpoint=checkpoint, on_progress=_quietly)
     keys = trusted.keys_of_one()
-    found = verify_cose_receipt(_read(cose, MAX_BYTES), entry_of(receipt), keys)
-    if found.origin not in {proof.origin for proof in receipt.proofs} and receipt.proofs:
-        raise VerificationError(
-            f"the COSE receipt is of the log {found.origin}, and the receipt of another",
-            check=CHECK,
+    entry = entry_of(receipt)
+    found = verify_cose_receipt(_read(cose, MAX_BYTES), entry, keys)
+    _check_same_place(found, receipt)
+    shown = {**(trusted.trees or {}), **trees_of(receipt, Verifier(keys))}
+    root = found.root(entry)
+    if shown.get((found.origin, found.tree_size), root) != root:
+        raise _contradicts(
+            f"it is of another tree of size {found.tree_size} than the log's checkpoint",
+            receipt,
+            Finding.HEAD_NOT_EXTENDING,
         )
     return replace(verdict, details=verdict.details | {CHECK: _document(found)})
 
@@ -64,6 +70,30 @@ def verify_entry_and_cose(path: Path, cose: Path, trusted: Trusted) -> Verdict:
     found = verify_cose_receipt(_read(cose, MAX_BYTES), entry, trusted.keys_of_one())
     details = {CHECK: _document(found)}
     return Verdict(f"the entry at log index {found.log_index}", Status.VERIFIED, 0, (), details)
+
+
+def _check_same_place(found: CoseReceipt, receipt: Receipt) -> None:
+    """Check that both say of one entry that it is at one index of one log."""
+    places = {proof.log_index for proof in receipt.proofs if proof.origin == found.origin}
+    if receipt.proofs and not places:
+        raise _contradicts(f"it is of the log {found.origin}, and the receipt of another", receipt)
+    if places - {found.log_index}:
+        raise _contradicts(
+            f"it has the entry at {found.log_index} of {found.origin}, the receipt at "
+            f"{', '.join(map(str, sorted(places)))}",
+            receipt,
+        )
+
+
+def _contradicts(
+    message: str, receipt: Receipt, finding: Finding = Finding.PROOF_INVALID
+) -> VerificationError:
+    return VerificationError(
+        f"the COSE receipt contradicts the receipt: {message}",
+        check=CHECK,
+        finding=finding,
+        receipt=receipt.name,
+    )
 
 
 def _document(found: CoseReceipt) -> dict[str, Any]:

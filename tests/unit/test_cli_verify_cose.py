@@ -37,10 +37,13 @@ def keys(**changes: Any) -> bytes:
     return KeySet([*key_set(), own]).encode()
 
 
-def cose(seq: int, origin: str = CHAIN.origin) -> bytes:
+def cose(
+    seq: int, origin: str = CHAIN.origin, leaves: list[bytes] = CHAIN.leaves, index: int = -1
+) -> bytes:
     """The COSE receipt of a receipt's entry, in the tree of all leaves."""
-    index = CHAIN.receipts()[seq].proofs[0].log_index
-    hashes = merkle.leaf_hashes(CHAIN.leaves)
+    if index < 0:
+        index = CHAIN.receipts()[seq].proofs[0].log_index
+    hashes = merkle.leaf_hashes(leaves)
     size = len(hashes)
     protected = protected_header(Algorithm.ED25519, "receipt-1", origin, size)
     message = signed_bytes(protected, merkle.root_of_hashes(hashes))
@@ -118,6 +121,41 @@ def test_what_does_not_hold_is_said_by_exit_code_one(work: Path) -> None:
     (work / "jwks.json").write_bytes(keys(state=KeyState.REVOKED))
     code, answer = verify(work, "--entry", "entry", *options)
     assert (code, answer["holds"]) == (1, False)
+
+
+def test_two_proofs_of_one_log_that_contradict_each_other_do_not_hold(work: Path) -> None:
+    """Whoever has the receipt key can sign any tree; here are two beside each other."""
+    options = ("--cose", "r.cose", "--keys", "jwks.json")
+    index = CHAIN.receipts()[SEQ].proofs[0].log_index
+    entry = CHAIN.leaves[index]
+    other = [b"x"] * len(CHAIN.leaves)
+    moved, same_place = [*other], [*other]
+    moved[index + 1] = same_place[index] = entry
+    cases = (
+        (cose(SEQ, leaves=moved, index=index + 1), "proof_invalid"),
+        (cose(SEQ, leaves=[*moved, b"y"], index=index + 1), "proof_invalid"),
+        (cose(SEQ, leaves=same_place), "head_not_extending"),
+    )
+    for data, finding in cases:
+        (work / "r.cose").write_bytes(data)
+        code, answer = verify(work, "r.json", *options)
+        assert (code, answer["holds"]) == (1, False)
+        assert (answer["check"], answer["finding"]) == ("cose_receipt", finding)
+        assert answer["receipt"] == CHAIN.receipts()[SEQ].name
+        # By itself each is a good receipt of the entry.
+        assert verify(work, "--entry", "entry", *options)[0] == 0
+
+
+def test_proofs_of_two_sizes_agree_on_the_place_and_a_history_on_the_tree(work: Path) -> None:
+    options = ("--cose", "r.cose", "--keys", "jwks.json")
+    size = CHAIN.receipts()[SEQ].proofs[0].log_index + 1
+    (work / "r.json").write_bytes(CHAIN.receipts(size)[SEQ].encode())
+    (work / "history.ndjson").write_bytes(b"".join(CHAIN.export()))
+    assert verify(work, "r.json", *options, "--history", "history.ndjson")[0] == 0
+    (work / "r.cose").write_bytes(cose(SEQ, leaves=[*CHAIN.leaves[:-1], b"another"]))
+    assert verify(work, "r.json", *options)[0] == 0
+    code, answer = verify(work, "r.json", *options, "--history", "history.ndjson")
+    assert (code, answer["check"], answer["finding"]) == (1, "cose_receipt", "head_not_extending")
 
 
 def test_what_cannot_be_told_is_exit_code_two(work: Path) -> None:

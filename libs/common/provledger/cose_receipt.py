@@ -74,6 +74,15 @@ class CoseReceipt:
     protected: bytes
     signature: bytes
 
+    def root(self, entry: bytes) -> bytes:
+        """The root, 32 bytes, that the path leads to from an entry, the leaf's data.
+
+        Raises:
+            InvalidProofError: the path is not one of that size and index.
+        """
+        leaf = merkle.leaf_hash(entry)
+        return merkle.root_from_inclusion(self.log_index, self.tree_size, leaf, list(self.hashes))
+
 
 def protected_header(algorithm: Algorithm, kid: str, origin: str, tree_size: int) -> bytes:
     """The bytes of the protected header, for receipts of one tree."""
@@ -177,9 +186,7 @@ def verify_cose_receipt(
         # There is no time in a receipt, so that nobody can say it came before.
         raise VerificationError(f"key {receipt.kid!r} was revoked", check=CHECK)
     try:
-        root = merkle.root_from_inclusion(
-            receipt.log_index, receipt.tree_size, merkle.leaf_hash(entry), list(receipt.hashes)
-        )
+        root = receipt.root(entry)
     except InvalidProofError as error:
         raise VerificationError(str(error), check=CHECK) from error
     signature = receipt.signature
