@@ -13,16 +13,21 @@ import textwrap
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
 from anchor_svc import sinks
-from anchor_svc.sinks import AnchorSink, PublishedCheckpoint, SinkError, open_sink
+from anchor_svc.sinks import AnchorSink, PublishedCheckpoint, SinkError, git, open_sink
 from provledger import jcs
 from provledger.settings import ConfigError
 from tests.conformance.sink_suite import LOG, SinkSuite, published
 
 pytestmark = pytest.mark.timeout(60)
+
+DIRECTORY = quote(LOG.origin, safe="")
+LATEST = f"{DIRECTORY}/latest"
+AUTHOR = ("-c", "user.name=x", "-c", "user.email=x@example.com", "-c", "commit.gpgsign=false")
 
 
 class GitPlace:
@@ -35,6 +40,10 @@ class GitPlace:
     def git(self, *arguments: str) -> str:
         command = ["git", "-C", str(self.directory), *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    def tree(self) -> list[str]:
+        """What the newest commit names."""
+        return self.git("ls-tree", "-r", "--name-only", "HEAD").splitlines()
 
     def verify(self, checkpoint: PublishedCheckpoint, kind: str, evidence: bytes) -> None:
         assert kind == "file"
@@ -57,6 +66,72 @@ class TestGit(SinkSuite):
         assert subjects == [f"{LOG.origin}: checkpoint of tree size {size}" for size in (5, 3)]
         assert place.git("status", "--porcelain") == ""
         place.git("fsck", "--strict")
+
+    async def test_a_commit_costs_the_same_at_any_number_and_history_holds_all(
+        self, place: GitPlace
+    ) -> None:
+        """A tree that names them all is written anew by each commit, and longer each time."""
+        sink = place.open()
+        made = {size: await sink.anchor(published(size)) for size in (3, 5, 8)}
+        assert place.tree() == [f"{DIRECTORY}/00000000000000000008.checkpoint", LATEST]
+        for size, evidence in made.items():
+            place.verify(published(size), evidence.kind, evidence.data)
+        # The directory has them all, and whoever tidies up there takes none away.
+        place.git("clean", "-fdq")
+        assert len([*place.directory.glob("*/*.checkpoint")]) == 3
+        assert place.git("status", "--porcelain") == ""
+
+    async def test_repository_whose_tree_names_them_all_goes_on(self, place: GitPlace) -> None:
+        """As it was committed once: nothing of it is lost, and it costs no more than another."""
+        sink, before = open_sink(f"file://{place.directory}"), {}
+        place.directory.mkdir()
+        place.git("init", "--quiet")
+        for size in (3, 5):
+            await sink.anchor(published(size))
+            (place.directory / DIRECTORY / "README").write_text(f"{size}")
+            place.git("add", ".")
+            place.git(*AUTHOR, "commit", "-qm", f"{LOG.origin}: checkpoint of tree size {size}")
+            before[size] = place.git("rev-parse", "HEAD").strip()
+        (place.directory / ".git/info").mkdir(exist_ok=True)
+        (place.directory / ".git/info/exclude").write_text("*.bak")
+        again = await place.open().anchor(published(5))
+        assert jcs.parse(again.data)["commit"] == before[5]
+        evidence = await place.open().anchor(published(8))
+        place.verify(published(8), evidence.kind, evidence.data)
+        assert place.tree() == [
+            f"{DIRECTORY}/00000000000000000008.checkpoint",
+            f"{DIRECTORY}/README",
+            LATEST,
+        ]
+        for size, commit in before.items():
+            name = f"{DIRECTORY}/{size:020}.checkpoint"
+            assert place.git("show", f"{commit}:{name}").encode() == published(size).note
+            place.git("merge-base", "--is-ancestor", commit, "HEAD")
+            assert (place.directory / name).read_bytes() == published(size).note
+        (place.directory / "x.bak").touch()
+        assert place.git("status", "--porcelain") == ""
+        place.git("fsck", "--strict")
+
+    async def test_killed_before_the_branch_moved_heals(
+        self, place: GitPlace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sink = place.open()
+        await sink.anchor(published(3))
+        run = git._git
+
+        def killed(*given: Any, **more: Any) -> str:
+            if "update-ref" in given:
+                raise SinkError("killed")
+            return run(*given, **more)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(git, "_git", killed)
+            with pytest.raises(SinkError, match="killed"):
+                await sink.anchor(published(5))
+        evidence = await sink.anchor(published(8, known_size=3))
+        place.verify(published(8), evidence.kind, evidence.data)
+        assert place.tree() == [f"{DIRECTORY}/00000000000000000008.checkpoint", LATEST]
+        assert place.git("status", "--porcelain") == ""
 
     async def test_written_but_not_committed_is_committed_by_the_next(
         self, place: GitPlace, monkeypatch: pytest.MonkeyPatch
@@ -164,6 +239,11 @@ class TestGit(SinkSuite):
             await sink.anchor(published(5))
         head.write_text("ref: refs/heads/main\n")
         await sink.anchor(published(5))
+        exclude = place.directory / ".git" / "info" / "exclude"
+        exclude.unlink()
+        exclude.symlink_to(secret)
+        await sink.anchor(published(7))
+        assert secret.read_text() == "ref: refs/heads/main\n"
 
     @pytest.mark.parametrize("given", ["sha256", "packed", "shallow", "half made"])
     async def test_repositories_of_others_are_taken_as_they_are(

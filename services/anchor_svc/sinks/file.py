@@ -6,9 +6,10 @@
                                     latest                             the largest of them
 
 Each is a signed note, readable with standard tools. With `file:///dir?git=1`, `dir` is a git
-repository (made if it is none) in which each of them is a commit, for `git push` to carry away. A
-directory on another machine, or one that is copied away, is what makes this worth something; on our
-own disk it is as good as our disk.
+repository (made if it is none) in which each of them is a commit, for `git push` to carry away: the
+history holds all of them, its newest tree the newest of each log. A directory on another machine,
+or one that is copied away, is what makes this worth something; on our own disk it is as good as our
+disk.
 
 A file is written under another name, synced, and linked into place, which fails if the name is
 taken: then its bytes must be ours. `latest` only moves forward; a larger one than ours means that
@@ -37,6 +38,7 @@ from provledger.settings import ConfigError
 KIND: Final = "file"
 LATEST: Final = "latest"
 SUFFIX: Final = ".checkpoint"
+_NAMES: Final = "[0-9]" * 20 + SUFFIX
 
 
 class FileSink:
@@ -97,7 +99,7 @@ class FileSink:
         if self._repository is not None:
             paths = [f"{directory.name}/{name}", f"{directory.name}/{LATEST}"]
             message = f"{checkpoint.origin}: checkpoint of tree size {checkpoint.size}"
-            evidence["commit"] = self._repository.commit(paths, message)
+            evidence["commit"] = self._repository.commit(paths, message, once=_NAMES)
         return Evidence(KIND, jcs.encode(evidence))
 
     def _holds(self, checkpoint: PublishedCheckpoint) -> bool:

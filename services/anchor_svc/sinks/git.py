@@ -3,6 +3,10 @@
 By the `git` program, with nobody's configuration, in the thread of the sink. A commit that was
 made, though we were killed before we heard of it, is found and not made again.
 
+What is written once and for all leaves the tree with the next of its kind, and is kept by the
+history: a tree that named them all would be written anew by each commit, and longer each time. The
+files stay in the directory, where `info/exclude` has git pass over them.
+
 A repository's own files can tell git to run programs: `core.fsmonitor`, filters, hooks, a helper
 that fetches what is missing. New ways come with new versions, so that a list of settings to switch
 off is never complete, and a look at the file before is outrun by who writes it. So git never works
@@ -26,6 +30,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import posixpath
 import re
 import stat
 import subprocess
@@ -33,6 +38,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
@@ -65,8 +71,11 @@ class Repository:
         self._root = root
         self._store = root / ".git"
 
-    def commit(self, paths: Sequence[str], message: str) -> str:
+    def commit(self, paths: Sequence[str], message: str, *, once: str) -> str:
         """Commit these files, relative to the root; the commit that brought the first of them.
+
+        once: a pattern of names; files that have one, in the same directory as the first, and are
+        not among these, are no longer in the tree.
 
         Raises:
             SinkError: git could not. ConfigError: there is no git.
@@ -76,35 +85,50 @@ class Repository:
             self._drop_stale_locks("HEAD.lock", "config.lock")
             _git(self._root, {}, "init", "--quiet", "--initial-branch=main", "--template=")
         with self._apart() as git:
-            self._record(git, paths, message)
+            self._record(git, paths, message, once)
             found = git.run("log", "-1", "--format=%H", "--diff-filter=A", "HEAD", "--", paths[0])
         if not _COMMIT.fullmatch(found.strip()):
             raise SinkError("git has no commit of what was just committed")
         return found.strip()
 
-    def _record(self, git: _Apart, paths: Sequence[str], message: str) -> None:
+    def _record(self, git: _Apart, paths: Sequence[str], message: str, once: str) -> None:
         branch = git.run("symbolic-ref", "HEAD").strip()
         self._check_inside(Path(branch).parent)
         self._drop_stale_locks("index.lock", f"{branch}.lock")
         head = git.ask("rev-parse", "--verify", "--quiet", "HEAD^{commit}").strip()
-        entries = b""
+        blobs = {}
         for path in paths:
             data = _read(self._root, path)
-            blob = git.run("hash-object", "-w", "--no-filters", "--stdin", given=data).strip()
-            entries += f"100644 {blob}\t{path}\0".encode()
+            hashed = git.run("hash-object", "-w", "--no-filters", "--stdin", given=data)
+            blobs[path] = hashed.strip()
         if head:
             git.run("read-tree", head)
-        git.run("update-index", "--add", "-z", "--index-info", given=entries)
+        _stage(git, blobs, once)
         tree = git.run("write-tree").strip()
         if head and tree == git.run("rev-parse", f"{head}^{{tree}}").strip():
             return
         parents = ["-p", head] if head else []
         made = git.run("commit-tree", tree, *parents, given=message.encode()).strip()
         # For whoever looks there with `git status`; before the branch, since it may be locked.
-        shown = {"GIT_INDEX_FILE": str(self._store.absolute() / "index")}
-        git.run("update-index", "--add", "-z", "--index-info", given=entries, more=shown)
+        self._pass_over(f"/*/{once}")
+        _stage(git, blobs, once, {"GIT_INDEX_FILE": str(self._store.absolute() / "index")})
         # Only if the branch is still where it was, or not yet there.
         git.run("update-ref", "HEAD", made, head)
+
+    def _pass_over(self, pattern: str) -> None:
+        """Have git not tell of such files, and clear none of them away; it may do without."""
+        path, line = ".git/info/exclude", pattern.encode() + b"\n"
+        with contextlib.suppress(OSError, SinkError):
+            try:
+                there = _read(self._root, path)
+            except FileNotFoundError:
+                (self._store / "info").mkdir(exist_ok=True)
+                there = b""
+            if line in there.splitlines(keepends=True) or len(there) == MAX_FILE_BYTES:
+                return
+            before = b"\n" if there and not there.endswith(b"\n") else b""
+            with open(_open(self._root, path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as out:
+                out.write(before + line)
 
     @contextmanager
     def _apart(self) -> Iterator[_Apart]:
@@ -164,6 +188,26 @@ class _Apart:
         return _git(self._directory, self._environment, *arguments, may_fail=True)
 
 
+def _stage(
+    git: _Apart, blobs: dict[str, str], once: str, more: dict[str, str] | None = None
+) -> None:
+    """Put files into an index, and take those out that gave way to the first; see `commit`."""
+    first = next(iter(blobs))
+    beside = posixpath.dirname(first) + "/"
+    listed = git.run("ls-files", "-z", "--", beside, more=more).split("\0")
+    gone = [
+        path
+        for path in listed
+        if path not in blobs and fnmatchcase(path.removeprefix(beside), once)
+    ]
+    none = "0" * len(blobs[first])
+    # From the end, since what comes after each is moved up.
+    lines = [f"0 {none}\t{path}\0" for path in sorted(gone, reverse=True)]
+    lines += [f"100644 {blob}\t{path}\0" for path, blob in blobs.items()]
+    given = "".join(lines).encode()
+    git.run("update-index", "--add", "-z", "--index-info", given=given, more=more)
+
+
 def _git(
     directory: Path,
     environment: dict[str, str],
@@ -206,7 +250,16 @@ def _git(
 
 
 def _read(root: Path, path: str) -> bytes:
-    """A file below the root, by no link: others may not read what we may. Raises OSError."""
+    """The beginning of a file below the root, by no link. Raises OSError."""
+    file = _open(root, path, os.O_RDONLY)
+    with open(file, "rb") as opened:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise SinkError(f"{path} is no file")
+        return opened.read(MAX_FILE_BYTES)
+
+
+def _open(root: Path, path: str, flags: int) -> int:
+    """Open a file below the root, by no link: others may not use what we may. Raises OSError."""
     *directories, name = path.split("/")
     at = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -215,10 +268,6 @@ def _read(root: Path, path: str) -> bytes:
             os.close(at)
             at = inner
         # Not to be kept waiting by a pipe.
-        file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=at)
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644, dir_fd=at)
     finally:
         os.close(at)
-    with open(file, "rb") as opened:
-        if not stat.S_ISREG(os.fstat(file).st_mode):
-            raise SinkError(f"{path} is no file")
-        return opened.read(MAX_FILE_BYTES)
