@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -28,10 +29,12 @@ from provledger.settings import ConfigError
 ORIGIN = "provledger.test/log"
 
 
-def _checkpoint(size: int, root: bytes = bytes(32), origin: str = ORIGIN) -> PublishedCheckpoint:
+def _checkpoint(
+    size: int, root: bytes = bytes(32), origin: str = ORIGIN, *, known_size: int = 0
+) -> PublishedCheckpoint:
     text = checkpoint.format(origin, size, root)
     signed = note.format_note(text, [note.signature_line(origin, b"abcd", b"signature")])
-    return PublishedCheckpoint(origin, size, root, signed)
+    return PublishedCheckpoint(origin, size, root, signed, known_size)
 
 
 @pytest.fixture
@@ -79,6 +82,42 @@ async def test_other_checkpoint_of_the_same_size_is_never_written_over(
     with pytest.raises(SinkIntegrityError, match="tree size 7"):
         await sink.anchor(_checkpoint(7, bytes([1]) * 32))
     assert _files(tmp_path) == before
+
+
+async def test_other_checkpoint_of_the_same_size_is_noticed_by_latest_alone(
+    sink: FileSink, tmp_path: Path
+) -> None:
+    """Old files may be cleaned away."""
+    await sink.anchor(_checkpoint(7))
+    (tmp_path / "anchors/provledger.test%2Flog/00000000000000000007.checkpoint").unlink()
+    before, other = _files(tmp_path), _checkpoint(7, bytes([1]) * 32)
+    for ask in (sink.anchor, sink.holds):
+        with pytest.raises(SinkIntegrityError, match="another checkpoint of tree size 7"):
+            await ask(other)
+    assert _files(tmp_path) == before
+    await sink.anchor(_checkpoint(7))
+    await sink.anchor(_checkpoint(8, bytes([1]) * 32))
+
+
+async def test_what_is_held_is_told_without_keeping_all_names(
+    sink: FileSink, tmp_path: Path
+) -> None:
+    """There may be millions, and a restored log waits for the answer."""
+    await sink.anchor(_checkpoint(1))
+    directory = tmp_path / "anchors/provledger.test%2Flog"
+    for size in range(2, 10_000):
+        (directory / f"{size:020}.checkpoint").touch()
+    await sink.holds(_checkpoint(10_000))
+    tracemalloc.start()
+    try:
+        assert await sink.holds(_checkpoint(10_000, known_size=9_999))
+        assert not await sink.holds(_checkpoint(10_001, known_size=10_000))
+        with pytest.raises(SinkIntegrityError, match=r"00009999\.checkpoint, a checkpoint larger"):
+            await sink.holds(_checkpoint(9_998))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 10_000 * 16
 
 
 async def test_larger_checkpoint_than_ours_is_an_alarm(sink: AnchorSink, tmp_path: Path) -> None:

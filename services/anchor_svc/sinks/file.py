@@ -106,13 +106,14 @@ class FileSink:
         directory = self._root / quote(checkpoint.origin, safe="")
         self._check_latest(directory / LATEST, checkpoint)
         # `latest` may have been lost; the files say the same by their names.
-        names = sorted(path.name for path in directory.glob(f"*{SUFFIX}"))
+        largest = _largest(directory)
         ours = f"{checkpoint.size:020}{SUFFIX}"
-        if names and names[-1] > ours:
-            raise SinkIntegrityError(f"there is {names[-1]}, a checkpoint larger than ours")
-        if ours in names and (directory / ours).read_bytes() != checkpoint.note:
-            raise SinkIntegrityError(f"another checkpoint of tree size {checkpoint.size} is there")
-        return bool(names) and names[-1] >= f"{checkpoint.known_size:020}"
+        if largest > ours:
+            raise SinkIntegrityError(f"there is {largest}, a checkpoint larger than ours")
+        with contextlib.suppress(FileNotFoundError):
+            if (directory / ours).read_bytes() != checkpoint.note:
+                raise _other(checkpoint)
+        return largest >= f"{checkpoint.known_size:020}"
 
     def _check_latest(self, path: Path, checkpoint: PublishedCheckpoint) -> None:
         try:
@@ -121,11 +122,30 @@ class FileSink:
             return
         except NoteError as error:
             raise SinkIntegrityError("the latest checkpoint there cannot be read") from error
+        if latest.size == checkpoint.size and latest.root != checkpoint.root:
+            # Its file may be gone.
+            raise _other(checkpoint)
         if latest.origin != checkpoint.origin or latest.size > checkpoint.size:
             raise SinkIntegrityError(
                 f"there is a checkpoint of tree size {latest.size}, larger than ours of "
                 f"{checkpoint.size}: our log was rolled back, or somebody else writes there"
             )
+
+
+def _largest(directory: Path) -> str:
+    """The name of the largest checkpoint there, "" if there is none.
+
+    There may be millions: none but that is kept of them, and a start waits for this.
+    """
+    try:
+        with os.scandir(directory) as entries:
+            return max((each.name for each in entries if each.name.endswith(SUFFIX)), default="")
+    except FileNotFoundError:
+        return ""
+
+
+def _other(checkpoint: PublishedCheckpoint) -> SinkIntegrityError:
+    return SinkIntegrityError(f"another checkpoint of tree size {checkpoint.size} is there already")
 
 
 def _write_once(path: Path, checkpoint: PublishedCheckpoint) -> None:
@@ -135,9 +155,7 @@ def _write_once(path: Path, checkpoint: PublishedCheckpoint) -> None:
         os.link(temporary, path)
     except FileExistsError:
         if path.read_bytes() != checkpoint.note:
-            raise SinkIntegrityError(
-                f"another checkpoint of tree size {checkpoint.size} is there already"
-            ) from None
+            raise _other(checkpoint) from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
