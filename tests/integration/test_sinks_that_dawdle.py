@@ -113,6 +113,52 @@ def test_a_process_ends_whatever_a_server_does() -> None:
             process.wait()
 
 
+HANGING = {
+    "directory": """
+        from anchor_svc.sinks.file import FileSink
+        sink = FileSink.from_uri("file:///nowhere")
+        sink._write = hang
+        ask = lambda: sink.anchor(None)
+    """,
+    "bucket": """
+        from anchor_svc.sinks.s3 import S3Sink
+        sink = S3Sink("s3://audit", "audit", "", hang)
+        ask = sink.check
+    """,
+}
+
+
+@pytest.mark.parametrize("place", HANGING)
+def test_a_process_ends_whatever_a_directory_or_a_bucket_does(place: str) -> None:
+    """A mount whose server is gone, for instance, keeps a thread for good."""
+    if place == "bucket":
+        pytest.importorskip("botocore")
+    code = """
+        import asyncio, threading
+
+        begun = threading.Event()
+
+        def hang(*_):
+            begun.set()
+            threading.Event().wait()
+    {sink}
+        async def main():
+            attempt = asyncio.ensure_future(ask())
+            await asyncio.to_thread(begun.wait)
+            attempt.cancel()
+            await sink.close()
+
+        asyncio.run(main())
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code.format(sink=HANGING[place]))],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0
+
+
 async def test_what_comes_instead_of_a_status_line_is_told_as_text() -> None:
     """It is shown to operators, on their terminal."""
 

@@ -18,11 +18,9 @@ our log was rolled back, or that somebody writes there.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote, unquote, urlsplit
@@ -30,6 +28,7 @@ from urllib.parse import quote, unquote, urlsplit
 from anchor_svc import files
 from anchor_svc.sinks import Evidence, PublishedCheckpoint, SinkError, SinkIntegrityError
 from anchor_svc.sinks.git import Repository
+from anchor_svc.sinks.thread import SinkThread
 from provledger import checkpoint as checkpoints
 from provledger import jcs, note
 from provledger.errors import NoteError
@@ -48,8 +47,7 @@ class FileSink:
         self.uri = uri
         self._root = root
         self._repository = Repository(root) if git else None
-        # One thread: an attempt that hangs on a dead disk is not overtaken by the next.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="file-sink")
+        self._thread = SinkThread("file-sink")
 
     @classmethod
     def from_uri(cls, uri: str) -> FileSink:
@@ -66,23 +64,21 @@ class FileSink:
 
     async def anchor(self, checkpoint: PublishedCheckpoint) -> Evidence:
         """Write the checkpoint, unless it is there; see `AnchorSink`."""
-        loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._thread, self._write, checkpoint)
+            return await self._thread.run(lambda: self._write(checkpoint))
         except OSError as error:
             raise SinkError(f"the directory cannot be used: {error.strerror}") from error
 
     async def holds(self, checkpoint: PublishedCheckpoint) -> bool:
         """Look at `latest`; see `Remembering`."""
-        loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._thread, self._holds, checkpoint)
+            return await self._thread.run(lambda: self._holds(checkpoint))
         except OSError as error:
             raise SinkError(f"the directory cannot be used: {error.strerror}") from error
 
     async def close(self) -> None:
         """Let the thread end; what it is doing is not waited for."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._thread.close()
 
     def _write(self, checkpoint: PublishedCheckpoint) -> Evidence:
         directory = self._root / quote(checkpoint.origin, safe="")

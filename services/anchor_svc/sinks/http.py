@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import http.client
-import queue
 import ssl
-import threading
 import time
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
 from anchor_svc.sinks import SinkError
+from anchor_svc.sinks.thread import SinkThread
 from provledger.http import bounded
 from provledger.printable import printable
 from provledger.rpc.listener import is_loopback
@@ -39,11 +36,7 @@ class Answer(bounded.Answer):
 
 
 class Poster:
-    """POSTs to one URL, one at a time: an attempt that hangs is not overtaken by the next.
-
-    In a thread that keeps no process from ending: it may be waiting for a name server, whose
-    timeout is not ours.
-    """
+    """POSTs to one URL, one at a time, in a thread: a name server's timeout is not ours."""
 
     def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S) -> None:
         parts = urlsplit(url)
@@ -52,9 +45,7 @@ class Poster:
         self._path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         self._timeout_s = timeout_s
         self._context = ssl.create_default_context() if self._https else None
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
-        self._closed = False
+        self._thread = SinkThread("notary-sink")
 
     async def post(self, body: bytes, media_type: str, path: str = "") -> Answer:
         """The answer, whatever its status.
@@ -62,15 +53,8 @@ class Poster:
         Raises:
             SinkError: there is none, or it is too long or too slow.
         """
-        if self._closed:
-            raise SinkError("the sink is closed")
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="notary-sink", daemon=True)
-            self._thread.start()
-        job = _Job(Future(), body, media_type, path)
-        self._jobs.put(job)
         try:
-            return await asyncio.wrap_future(job.answer)
+            return await self._thread.run(lambda: self._post(body, media_type, path))
         except (OSError, http.client.HTTPException) as error:
             # What it sent instead of a status line, too.
             what = printable(str(error).strip()) or type(error).__name__
@@ -78,20 +62,7 @@ class Poster:
 
     def close(self) -> None:
         """Let the thread end; what it is doing is not waited for."""
-        self._closed = True
-        with contextlib.suppress(queue.Empty):
-            while (job := self._jobs.get_nowait()) is not None:
-                job.answer.cancel()
-        self._jobs.put(None)
-
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            if not job.answer.set_running_or_notify_cancel():
-                continue
-            try:
-                job.answer.set_result(self._post(job.body, job.media_type, job.path))
-            except BaseException as error:
-                job.answer.set_exception(error)
+        self._thread.close()
 
     def _post(self, body: bytes, media_type: str, path: str) -> Answer:
         connection = bounded.Connection(self._host, self._port, self._context)
@@ -107,14 +78,6 @@ class Poster:
         if len(found.body) > MAX_ANSWER_BYTES:
             raise SinkError(f"the answer of {self._host} is too long")
         return Answer(found.status, found.headers, found.body)
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    answer: Future[Answer]
-    body: bytes
-    media_type: str
-    path: str
 
 
 def check_url(url: str) -> bool:

@@ -27,12 +27,10 @@ checkpoint is an alarm.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from urllib.parse import parse_qs, quote, urlsplit
@@ -40,6 +38,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 from anchor_svc.sinks import Evidence, PublishedCheckpoint, SinkError, SinkIntegrityError
 from anchor_svc.sinks import s3_store as store
 from anchor_svc.sinks.http import check_url
+from anchor_svc.sinks.thread import SinkThread
 from provledger import jcs, s3
 from provledger.settings import ConfigError
 
@@ -74,7 +73,7 @@ class S3Sink:
         self._legal_hold = legal_hold
         self._clock = clock
         self._proven = False
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="s3-sink")
+        self._thread = SinkThread("s3-sink")
 
     @classmethod
     def from_uri(cls, uri: str) -> S3Sink:
@@ -132,7 +131,7 @@ class S3Sink:
 
     async def close(self) -> None:
         """See `AnchorSink`."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._thread.close()
 
     async def _run(self, work: Callable[[Any], Any]) -> Any:
         def in_thread() -> Any:
@@ -148,7 +147,7 @@ class S3Sink:
             except lost as error:
                 raise SinkError(f"s3: {error}") from error
 
-        return await asyncio.get_running_loop().run_in_executor(self._thread, in_thread)
+        return await self._thread.run(in_thread)
 
     def _prove(self, client: Any) -> None:
         store.prove_locks(client, self._bucket, f"{self._prefix}{PROBE}", self._now() + _PROBE)
