@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from scripts import error_reasons, reference_docs
 from scripts.doc_blocks import REPO
 
+from anchor_svc.sinks import git, http, s3
 from anchor_svc.storage import tables as anchor_tables
 from keys_svc import storage as keys_storage
 from ledger_svc import admission, answers, listing, room
@@ -55,6 +56,15 @@ def test_every_setting_is_documented(service: str) -> None:
         assert f"`{row.field}`" in text
         shared = row.env.replace(f"_{service.upper()}_", "_<SERVICE>_", 1)
         assert f"`{row.env}`" in text or f"`{shared}`" in text
+
+
+def test_sink_deadline_says_what_ends_before_it() -> None:
+    (text,) = (
+        row.doc for row in reference_docs.settings_of("anchor") if row.field == "sink_deadline_ms"
+    )
+    assert f"authority is given up after {http.TIMEOUT_S:.0f} s" in text
+    assert f"a bucket that says nothing after {s3.TIMEOUT_S} s" in text
+    assert f"one step of git after {git.TIMEOUT_S:.0f} s" in text
 
 
 @pytest.mark.parametrize("module", [anchor_pb2, keys_pb2, ledger_pb2, witness_pb2])

@@ -46,7 +46,7 @@ KIND: Final = "s3-object-lock"
 PROBE: Final = "lock-probe"
 DEFAULT_RETENTION_DAYS: Final = 365
 _PROBE: Final = timedelta(minutes=5)
-_TIMEOUT_S: Final = 8
+TIMEOUT_S: Final = 8
 _MAX_VERSIONS: Final = 16
 
 
@@ -316,8 +316,8 @@ def _boto3_client(endpoint: str | None, region: str | None) -> Any:
     except ImportError as error:
         raise ConfigError("sinks: s3 needs the extra: install provledger[aws]") from error
     config = Config(
-        connect_timeout=_TIMEOUT_S,
-        read_timeout=_TIMEOUT_S,
+        connect_timeout=TIMEOUT_S,
+        read_timeout=TIMEOUT_S,
         # The relay tries again, and knows when.
         retries={"total_max_attempts": 1},
         s3={"addressing_style": "path"} if endpoint else {},
