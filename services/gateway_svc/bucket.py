@@ -24,6 +24,9 @@ from provledger.tiles import TilePath
 
 T = TypeVar("T")
 
+_TEMPORARY: Final = "X-Amz-Security-Token="
+_TEMPORARY_CACHE_S: Final = 300
+"""boto3 asks for new temporary credentials ten minutes before the old ones end."""
 _UID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
@@ -61,8 +64,10 @@ class BucketPlace:
         if not self._redirect_s:
             return None
         url = self._signer.presigned(f"logs/{name}/{tile.path}", self._redirect_s)
-        # Caches forget where they sent readers well before that ends.
-        return Redirect(url, self._redirect_s // 2)
+        # Caches forget where they sent readers well before that ends. A URL that was signed with
+        # temporary credentials ends with these, whatever it says.
+        max_age_s = self._redirect_s // 2
+        return Redirect(url, min(max_age_s, _TEMPORARY_CACHE_S) if _TEMPORARY in url else max_age_s)
 
     async def close(self) -> None:
         """See `Place`."""
