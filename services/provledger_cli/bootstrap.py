@@ -156,7 +156,7 @@ async def endorse(
     uri: str,
     key_dir: Path,
 ) -> keys_pb2.JournaledKeyEvent:
-    """Endorse a key event with the key file at `uri`; the event as it stands then."""
+    """Endorse a key event with the key at `uri`; the event as it stands then."""
     signer = await open_signer(uri, key_dir)
     try:
         sig = await sign_key_event(signer, event_from_pb(event.event))

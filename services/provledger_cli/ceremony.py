@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from provledger.api.common.v1 import common_pb2
 from provledger.api.keys.v1 import keys_pb2
@@ -22,8 +21,9 @@ from provledger.keyset import KeySet, KeyState
 from provledger.rpc.probe import PROBE_LEDGER, probe_draft
 from provledger_cli.bootstrap import endorse
 from provledger_cli.config import RECOVERY_KID
-from provledger_cli.connect import Remote, Target
+from provledger_cli.connect import Remote
 from provledger_cli.failures import CommandError
+from provledger_cli.recovery import RecoveryKey
 from provledger_cli.registry import PURPOSES, known_key
 
 _POLL_S = 0.05
@@ -141,23 +141,21 @@ async def wait_until_used(
         await asyncio.sleep(_POLL_S)
 
 
-async def endorse_by_recovery(remote: Remote, path: Path, kids: set[str]) -> int:
-    """Endorse all open events about `kids` with the recovery key in a file, an absolute path.
-
-    Returns how many.
-    """
+async def endorse_by_recovery(remote: Remote, recovery: RecoveryKey, kids: set[str]) -> int:
+    """Endorse all open events about `kids` with the recovery key; how many there were."""
     done = 0
     events = (await remote.call(remote.keys.ListKeyEvents, keys_pb2.ListKeyEventsRequest())).events
     recovery_kid = events[0].event.kid if events else RECOVERY_KID
     for each in events:
         if each.event.kid in kids and each.state == keys_pb2.KEY_EVENT_STATE_PROPOSED:
-            uri = f"local:{path}"
-            await endorse(remote.keys, remote.policy, each, recovery_kid, uri, path.parent)
+            await endorse(
+                remote.keys, remote.policy, each, recovery_kid, recovery.uri, recovery.key_dir
+            )
             done += 1
     return done
 
 
-async def introduce(remote: Remote, kid: str, recovery: Path | None) -> None:
+async def introduce(remote: Remote, kid: str, recovery: RecoveryKey | None) -> None:
     """Have the recovery key let in the first key of a purpose that the key ledger began without.
 
     Raises:
@@ -170,23 +168,9 @@ async def introduce(remote: Remote, kid: str, recovery: Path | None) -> None:
     if recovery is None:
         raise CommandError(
             f"{kid} is the first key of its purpose: only the recovery key can let it in",
-            hint="it stays pending; run the same command again with --recovery-key FILE",
+            hint="it stays pending; run the same command again with --recovery-key FILE or URI",
         )
     await endorse_by_recovery(remote, recovery, {kid})
-
-
-def recovery_file(where: Target, given: Path | None) -> Path | None:
-    """The recovery key's file, as an absolute path: the one given, or that of the data directory.
-
-    Raises:
-        CommandError: the one given is not there.
-    """
-    if given is None:
-        kept = where.data_dir.keys / f"{RECOVERY_KID}.pem"
-        return kept.resolve() if where.embedded and kept.is_file() else None
-    if not given.is_file():
-        raise CommandError(f"{given} is not there", hint="give --recovery-key FILE")
-    return given.resolve()
 
 
 async def wait_recorded(remote: Remote, kid: str, timeout_s: float) -> str:

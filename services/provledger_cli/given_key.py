@@ -43,6 +43,7 @@ def check(environment: MutableMapping[str, str], *, fips: bool = False) -> None:
             algorithm = read_pem(VARIABLE, _pem(given)).algorithm
         else:
             path = Path(given).expanduser().absolute()
+            _check_path(path)
             environment[VARIABLE] = str(path)
             algorithm = asyncio.run(open_signer(f"local:{path}", path.parent)).algorithm
         if fips and algorithm not in (Algorithm.ECDSA_P256, Algorithm.ECDSA_P384):
@@ -82,6 +83,13 @@ async def _public(uri: str, key_dir: Path) -> bytes:
         return orjson.dumps(jwk_from_public_key(signer.public_key))
     finally:
         await signer.close()
+
+
+def _check_path(path: Path) -> None:
+    # It goes into the registry as a key URI, where a question mark begins the query.
+    _, question, query = str(path).partition("?")
+    if question and not query.startswith("passphrase-file="):
+        raise KMSConfigError(f"{path}: no name on its path may have a question mark; move it")
 
 
 def _is_pem(given: str) -> bool:

@@ -105,8 +105,9 @@ def test_a_relative_path_is_made_absolute(tmp_path: Path, monkeypatch: pytest.Mo
         ),
         ("/nowhere/key.pem", "does not exist"),
         ("hush4711", "does not exist"),
+        ("/which?one/key.pem", "question mark"),
     ],
-    ids=["encrypted", "rsa", "garbage", "no file", "no pem"],
+    ids=["encrypted", "rsa", "garbage", "no file", "no pem", "question mark"],
 )
 def test_what_cannot_be_used_stops_the_start(text: str, why: str) -> None:
     with pytest.raises(CommandError, match=why) as caught:

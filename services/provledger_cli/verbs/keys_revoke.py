@@ -24,6 +24,7 @@ from provledger_cli.options import (
 if TYPE_CHECKING:
     from provledger.api.keys.v1 import keys_pb2
     from provledger_cli.connect import Remote, Target
+    from provledger_cli.recovery import RecoveryKey
 
 
 def revoke(
@@ -78,16 +79,18 @@ def revoke(
             help="Make the key at --uri if there is none (local: and pkcs11:).",
         ),
     ] = False,
-    recovery_key: Annotated[
-        Path | None,
+    recovery: Annotated[
+        str,
         typer.Option(
             "--recovery-key",
             envvar="PROVLEDGER_RECOVERY_KEY",
-            help="The recovery key's file. Needed to replace an active key that cannot sign or "
-            "must not be asked. Default: the one in the data directory, if it is there still.",
+            metavar="FILE|URI",
+            help="The recovery key: its file, or its key URI, as `keys init` takes it. Needed to "
+            "replace an active key that cannot sign or must not be asked. Default: the one in the "
+            "data directory, if it is there still.",
             show_default=False,
         ),
-    ] = None,
+    ] = "",
     data_dir: DataDirOption = None,
     endpoint: EndpointOption = None,
     timeout: TimeoutOption = 30.0,
@@ -103,8 +106,8 @@ def revoke(
 
     Example: keys revoke witness-1 --after kept/checkpoint.txt --reason "laptop stolen"
     """
-    from provledger_cli.ceremony import recovery_file
     from provledger_cli.connect import run_async, target
+    from provledger_cli.recovery import recovery_key
 
     output.use_json(as_json)
     names.check_kid(kid)
@@ -115,8 +118,8 @@ def revoke(
     )
     covered = [path.read_bytes() for path in after or ()]
     new = (replace_by, uri, create)
-    recovery = recovery_file(where, recovery_key)
-    done = run_async(_revoke(where, kid, reason, covered, new, recovery, timeout))
+    by = recovery_key(where, recovery)
+    done = run_async(_revoke(where, kid, reason, covered, new, by, timeout))
     if as_json:
         output.document(done)
         return
@@ -137,7 +140,7 @@ async def _revoke(
     reason: str,
     after: list[bytes],
     new: tuple[str, str, bool],
-    recovery: Path | None,
+    recovery: RecoveryKey | None,
     timeout_s: float,
 ) -> dict[str, Any]:
     from provledger.api.keys.v1 import keys_pb2
@@ -183,7 +186,7 @@ async def _prepare(
     remote: Remote,
     new: tuple[str, str, bool],
     old: keys_pb2.Key,
-    recovery: Path | None,
+    recovery: RecoveryKey | None,
     timeout_s: float,
 ) -> None:
     """Make the new key; where no recovery key is at hand, rotate to it by the old one."""

@@ -26,6 +26,7 @@ from provledger_cli.verbs.keys_list import Purpose
 
 if TYPE_CHECKING:
     from provledger_cli.connect import Remote, Target
+    from provledger_cli.recovery import RecoveryKey
 
 
 def rotate(
@@ -86,16 +87,18 @@ def rotate(
             "callers see.",
         ),
     ] = True,
-    recovery_key: Annotated[
-        Path | None,
+    recovery: Annotated[
+        str,
         typer.Option(
             "--recovery-key",
             envvar="PROVLEDGER_RECOVERY_KEY",
-            help="The recovery key's file. Needed for the first key of a purpose that the key "
-            "ledger began without. Default: the one in the data directory, if it is there still.",
+            metavar="FILE|URI",
+            help="The recovery key: its file, or its key URI, as `keys init` takes it. Needed for "
+            "the first key of a purpose that the key ledger began without. Default: the one in the "
+            "data directory, if it is there still.",
             show_default=False,
         ),
-    ] = None,
+    ] = "",
     data_dir: DataDirOption = None,
     endpoint: EndpointOption = None,
     timeout: TimeoutOption = 30.0,
@@ -113,8 +116,8 @@ def rotate(
 
     Example: keys rotate --kid witness-2
     """
-    from provledger_cli.ceremony import recovery_file
     from provledger_cli.connect import run_async, target
+    from provledger_cli.recovery import recovery_key
 
     output.use_json(as_json)
     names.check_kid(kid)
@@ -131,8 +134,8 @@ def rotate(
             output.show(f"the rotation to {kid} is taken back; {kid} stays pending")
         return
     public = jwk.read_bytes() if jwk is not None else b""
-    recovery = recovery_file(where, recovery_key)
-    done = run_async(_rotate(where, kid, purpose, uri, public, create, timeout, probe, recovery))
+    by = recovery_key(where, recovery)
+    done = run_async(_rotate(where, kid, purpose, uri, public, create, timeout, probe, by))
     if as_json:
         output.document(done)
         return
@@ -182,7 +185,7 @@ async def _rotate(
     create: bool,
     timeout_s: float,
     measure: bool,
-    recovery: Path | None,
+    recovery: RecoveryKey | None,
 ) -> dict[str, Any]:
     from provledger_cli import ceremony
     from provledger_cli.connect import Remote
@@ -221,7 +224,7 @@ async def _ceremony(
     uri: str,
     jwk: bytes,
     timeout_s: float,
-    recovery: Path | None,
+    recovery: RecoveryKey | None,
 ) -> dict[str, Any]:
     from provledger.api.keys.v1 import keys_pb2
     from provledger_cli import ceremony

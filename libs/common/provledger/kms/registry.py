@@ -55,6 +55,12 @@ _ADAPTERS: Final = {
 }
 
 
+def is_uri(text: str) -> bool:
+    """Whether `text` begins with a scheme of ours, and so is no path."""
+    scheme, colon, _ = text.partition(":")
+    return bool(colon) and scheme in _ADAPTERS
+
+
 def provider_for(uri: str, key_dir: Path) -> Provider:
     """Return the provider that `uri` names; raises KMSConfigError, KMSNotInstalledError.
 

@@ -1,0 +1,178 @@
+"""`keys revoke` and `keys rotate` with a recovery key: wherever it is, whatever it is."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from provledger import kms
+from provledger.api.keys.v1 import keys_pb2 as pb
+from provledger.client.calls import CallPolicy
+from provledger.errors import InvalidArgumentError
+from provledger.jwk import Algorithm
+from provledger.kms import local
+from provledger_cli import bootstrap, first_keys
+from provledger_cli.connect import Remote, Target
+from provledger_cli.datadir import DataDir
+from tests.integration.test_keys_svc import Keys, keys_on
+from tests.support import softhsm
+
+POLICY = CallPolicy(timeout_s=30.0)
+RECEIPT = "tenants/system/ledgers/keys/receipts/019aa2a3-4768-71e1-a1e1-e1e1e1e1e1e1"
+NAMES = ("witness", "checkpoint", "head")
+REVOKE = ("keys", "revoke", "witness-1", "--reason", "stolen")
+REPLACE = (*REVOKE, "--replace-by", "witness-2", "--uri", "local:witness-2.pem", "--create")
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> DataDir:
+    made = DataDir.at(tmp_path / "data")
+    made.make()
+    for name in NAMES:
+        local.create_key(made.keys / f"{name}-1.pem")
+    return made
+
+
+@pytest.fixture
+async def keys(directory: DataDir) -> AsyncIterator[Keys]:
+    """A keys service, and what the signing services and the ledger service do for it."""
+    async with keys_on(f"sqlite:///{directory.databases / 'keys.sqlite3'}", directory.keys) as made:
+        others = asyncio.create_task(services(made))
+        yield made
+        others.cancel()
+        with suppress(asyncio.CancelledError):
+            await others
+
+
+async def services(keys: Keys) -> None:
+    """Sign with the active witness key, and endorse and record what is open, until cancelled."""
+    while True:
+        known = {key.kid: key for key in (await keys.ask("ListKeys", pb.ListKeysRequest())).keys}
+        signing = [
+            pb.SignerKey(purpose=key.purpose, kid=kid, epoch=key.epoch)
+            for kid, key in known.items()
+            if key.state == pb.KEY_STATE_ACTIVE
+        ]
+        signer = pb.Signer(watcher="witness", instance="1", keys=signing)
+        await keys.ask("ReportSigner", pb.ReportSignerRequest(signer=signer))
+        # Nobody opens a key that is revoked.
+        held = {kid for kid, key in known.items() if key.state != pb.KEY_STATE_REVOKED}
+        for each in (await keys.ask("ListKeyEvents", pb.ListKeyEventsRequest())).events:
+            if each.state == pb.KEY_EVENT_STATE_SEALED:
+                record = pb.RecordKeyEventRequest(digest=each.digest, receipt=RECEIPT)
+                await keys.ask("RecordKeyEvent", record)
+            elif each.state == pb.KEY_EVENT_STATE_PROPOSED:
+                for kid in held & {*each.endorser_kids, each.event.kid}:
+                    # A key of which the key ledger has not heard yet comes in later.
+                    with suppress(InvalidArgumentError):
+                        uri = f"local:{kid}.pem"
+                        await bootstrap.endorse(keys.stub, POLICY, each, kid, uri, keys.key_dir)
+        await asyncio.sleep(0.02)
+
+
+async def begin(directory: DataDir, keys: Keys, recovery: str) -> None:
+    """As `keys init --recovery URI`."""
+    target = Target(directory, {"keys": keys.endpoint}, False)
+    uris = {name: f"local:{name}-1.pem" for name in NAMES}
+    async with Remote(target, timeout_s=30.0) as remote:
+        await first_keys.begin(remote, uris, recovery, directory.keys)
+    async with asyncio.timeout(60.0):
+        while await still_open(keys):  # noqa: ASYNC110 - polled from outside
+            await asyncio.sleep(0.02)
+
+
+async def still_open(keys: Keys) -> set[tuple[int, str]]:
+    """Kinds and kids of the events that are not recorded."""
+    events = (await keys.ask("ListKeyEvents", pb.ListKeyEventsRequest())).events
+    return {
+        (each.event.type, each.event.kid)
+        for each in events
+        if each.state != pb.KEY_EVENT_STATE_RECORDED
+    }
+
+
+async def run(directory: DataDir, keys: Keys, *words: str) -> tuple[int, str]:
+    """Run a command on that keys service: its exit code, and all that it says."""
+    where = ["--endpoint", f"keys={keys.endpoint}", "--data-dir", str(directory.path)]
+    env = {name: text for name, text in os.environ.items() if not name.startswith("PROVLEDGER_")}
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "provledger_cli", *words, *where, "--json"],
+        env=env,
+        cwd=directory.path.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, done.stdout + done.stderr
+
+
+# --- where it is
+
+
+async def an_encrypted_file(directory: DataDir) -> tuple[str, str]:
+    passphrase = directory.keys / "r.pass"
+    passphrase.touch(0o600)
+    passphrase.write_text("correct horse\n")
+    local.create_key(directory.keys / "r.pem", passphrase=b"correct horse")
+    uri = "local:r.pem?passphrase-file=r.pass"
+    return uri, uri
+
+
+async def a_token(directory: DataDir) -> tuple[str, str]:
+    if softhsm.missing():
+        pytest.skip(softhsm.missing())
+    hsm, token = softhsm.plain(), f"recovery-{secrets.token_hex(4)}"
+    hsm.make_token(token)
+    uri = hsm.uri(token, "recovery")
+    await kms.create_key(uri, Algorithm.ED25519, directory.keys)
+    return uri, uri
+
+
+async def a_file_below_a_question_mark(directory: DataDir) -> tuple[str, str]:
+    below = directory.path.parent / "which?one"
+    below.mkdir()
+    path = directory.keys / "r.pem"
+    local.create_key(path)
+    path.rename(below / "r.pem")
+    (directory.keys / "r.pem").symlink_to(below / "r.pem")
+    return "local:r.pem", "which?one/r.pem"
+
+
+@pytest.mark.parametrize("place", [an_encrypted_file, a_token, a_file_below_a_question_mark])
+async def test_a_recovery_key_that_begins_a_key_ledger_replaces_a_stolen_key(
+    directory: DataDir, keys: Keys, place: Callable[[DataDir], Any]
+) -> None:
+    uri, given = await place(directory)
+    await begin(directory, keys, uri)
+    code, said = await run(directory, keys, *REPLACE, "--recovery-key", given)
+    assert code == 0, said
+    assert await still_open(keys) == set()
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ("nowhere.pem", "is not there"),
+        ("local:", "must look like"),
+        ("aws-kms:alias/recovery", "aws-kms:"),
+        ("which?.pem", "without a question mark"),
+    ],
+)
+async def test_what_can_be_no_recovery_key_is_refused_at_once(
+    directory: DataDir, keys: Keys, given: str, why: str
+) -> None:
+    (directory.path.parent / "which?.pem").touch(0o600)
+    code, said = await run(directory, keys, *REPLACE, "--recovery-key", given)
+    assert (code, why in said) == (2, True), said
