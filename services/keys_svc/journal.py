@@ -211,6 +211,7 @@ def rotate(
         if each.event_type is EventType.ROTATED and each.signed.event.purpose == purpose:
             if each.signed.event.kid == kid:
                 return after
+            _check_pending(after, each)
             other = each.signed.event.kid
             raise FailedPreconditionError(
                 "ROTATION_IN_PROGRESS",
@@ -229,6 +230,9 @@ def cancel(registry: Registry, kid: str) -> Registry:
         moot = [each for each in open_events(registry) if _is_moot(registry, each, record)]
         if moot:
             return without(registry, moot)
+        for each in open_events(registry):
+            if each.event_type is EventType.ROTATED and each.signed.event.kid == kid:
+                _check_pending(registry, each, "ROTATION_SEALED")
         raise FailedPreconditionError(
             "ROTATION_SEALED",
             f"key {kid!r} is {record.state.value} already; rotate to another one instead",
@@ -242,6 +246,21 @@ def cancel(registry: Registry, kid: str) -> Registry:
             metadata={"kid": kid},
         )
     return without(registry, [e for e in mine if e.state is EventState.PROPOSED])
+
+
+def _check_pending(
+    registry: Registry, rotated: EventRecord, reason: str = "ROTATION_IN_PROGRESS"
+) -> None:
+    """Raise FailedPreconditionError if the key of an open rotation took another's place at once."""
+    event = rotated.signed.event
+    if registry.get(event.kid).state is KeyState.ACTIVE and event.previous is not None:
+        raise FailedPreconditionError(
+            reason,
+            f"key {event.kid!r} took the place of another at once, and the key ledger does not say "
+            f"so yet; finish it (the same keys revoke {event.previous.kid} --replace-by "
+            f"{event.kid}, with the recovery key)",
+            metadata={"kid": event.kid, "purpose": event.purpose},
+        )
 
 
 def sealed_rotation(registry: Registry, purpose: KeyPurpose, kid: str = "") -> EventRecord | None:

@@ -20,7 +20,7 @@ from provledger.client.calls import CallPolicy, unary
 from provledger.errors import FailedPreconditionError, KMSError, ProvledgerError
 from provledger.fips.policy import algorithm_for
 from provledger.jwk import Algorithm, jwk_from_public_key, thumbprint, thumbprint_of
-from provledger.kms import open_signer
+from provledger.kms import Signer, open_signer
 from provledger.kms.errors import KMSKeyExistsError
 from provledger.kms.local import create_key
 from provledger.kms.signing import sign_key_event
@@ -159,9 +159,20 @@ async def endorse(
     """Endorse a key event with the key at `uri`; the event as it stands then."""
     signer = await open_signer(uri, key_dir)
     try:
-        sig = await sign_key_event(signer, event_from_pb(event.event))
+        return await endorse_with(stub, policy, event, kid, signer)
     finally:
         await signer.close()
+
+
+async def endorse_with(
+    stub: Any,
+    policy: CallPolicy,
+    event: keys_pb2.JournaledKeyEvent,
+    kid: str,
+    signer: Signer,
+) -> keys_pb2.JournaledKeyEvent:
+    """Endorse a key event with a key that is open; the event as it stands then."""
+    sig = await sign_key_event(signer, event_from_pb(event.event))
     endorsement = keys_pb2.KeyEndorsement(
         kid=kid, thumbprint=thumbprint_of(signer.public_key), sig=sig
     )

@@ -19,11 +19,9 @@ from provledger.errors import StatusError
 from provledger.key_events import TENANT
 from provledger.keyset import KeySet, KeyState
 from provledger.rpc.probe import PROBE_LEDGER, probe_draft
-from provledger_cli.bootstrap import endorse
-from provledger_cli.config import RECOVERY_KID
 from provledger_cli.connect import Remote
 from provledger_cli.failures import CommandError
-from provledger_cli.recovery import RecoveryKey
+from provledger_cli.recovery import OpenRecovery
 from provledger_cli.registry import PURPOSES, known_key
 
 _POLL_S = 0.05
@@ -141,21 +139,7 @@ async def wait_until_used(
         await asyncio.sleep(_POLL_S)
 
 
-async def endorse_by_recovery(remote: Remote, recovery: RecoveryKey, kids: set[str]) -> int:
-    """Endorse all open events about `kids` with the recovery key; how many there were."""
-    done = 0
-    events = (await remote.call(remote.keys.ListKeyEvents, keys_pb2.ListKeyEventsRequest())).events
-    recovery_kid = events[0].event.kid if events else RECOVERY_KID
-    for each in events:
-        if each.event.kid in kids and each.state == keys_pb2.KEY_EVENT_STATE_PROPOSED:
-            await endorse(
-                remote.keys, remote.policy, each, recovery_kid, recovery.uri, recovery.key_dir
-            )
-            done += 1
-    return done
-
-
-async def introduce(remote: Remote, kid: str, recovery: RecoveryKey | None) -> None:
+async def introduce(remote: Remote, kid: str, recovery: OpenRecovery | None) -> None:
     """Have the recovery key let in the first key of a purpose that the key ledger began without.
 
     Raises:
@@ -170,7 +154,63 @@ async def introduce(remote: Remote, kid: str, recovery: RecoveryKey | None) -> N
             f"{kid} is the first key of its purpose: only the recovery key can let it in",
             hint="it stays pending; run the same command again with --recovery-key FILE or URI",
         )
-    await endorse_by_recovery(remote, recovery, {kid})
+    await recovery.endorse(remote, {kid})
+
+
+async def check_endorsed(remote: Remote, kid: str) -> None:
+    """Return unless what made `kid` the active key still waits for the recovery key.
+
+    Raises:
+        CommandError: it does: `kid` took another's place at once, and nobody else can endorse it.
+    """
+    key = await known_key(remote, kid)
+    if key is not None and key.state == keys_pb2.KEY_STATE_ACTIVE:
+        for each in await _rotations(remote, kid):
+            _check_endorsed(each)
+
+
+async def wait_until_told(remote: Remote, kid: str, timeout_s: float) -> str | None:
+    """Wait until the key ledger says that `kid` is active; the receipt, None where none is kept.
+
+    Raises:
+        CommandError: it does not say so in time, or waits for the recovery key.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        events = await _rotations(remote, kid)
+        told = [each for each in events if each.state == keys_pb2.KEY_EVENT_STATE_RECORDED]
+        if told or not events:
+            return (told[0].receipt or None) if told else None
+        for each in events:
+            _check_endorsed(each)
+        if time.monotonic() > deadline_s:
+            raise CommandError(
+                f"{kid} is active, but the key ledger does not say so after {timeout_s:.0f} s",
+                hint="is the ledger service up? Running the same command again goes on",
+            )
+        await asyncio.sleep(_POLL_S)
+
+
+async def _rotations(remote: Remote, kid: str) -> list[keys_pb2.JournaledKeyEvent]:
+    listed = await remote.call(remote.keys.ListKeyEvents, keys_pb2.ListKeyEventsRequest())
+    return [
+        each
+        for each in listed.events
+        if each.event.kid == kid and each.event.type == keys_pb2.KEY_EVENT_TYPE_ROTATED
+    ]
+
+
+def _check_endorsed(rotated: keys_pb2.JournaledKeyEvent) -> None:
+    """Of a `key.rotated` whose key is active: only `keys revoke` makes it so before the record."""
+    event = rotated.event
+    others = [each for each in rotated.endorsements if each.kid != event.kid]
+    if rotated.state == keys_pb2.KEY_EVENT_STATE_PROPOSED and not others:
+        raise CommandError(
+            f"{event.kid} took the place of {event.previous_kid} at once, and the recovery key has "
+            "not endorsed that: what it signs does not verify by the key ledger",
+            hint=f"run the same `keys revoke {event.previous_kid} --replace-by {event.kid}` again "
+            "with the recovery key (--recovery-key)",
+        )
 
 
 async def wait_recorded(remote: Remote, kid: str, timeout_s: float) -> str:

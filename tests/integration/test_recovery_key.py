@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,9 +21,10 @@ from provledger.client.calls import CallPolicy
 from provledger.errors import InvalidArgumentError
 from provledger.jwk import Algorithm
 from provledger.kms import local
-from provledger_cli import bootstrap, first_keys
+from provledger_cli import bootstrap, ceremony, first_keys
 from provledger_cli.connect import Remote, Target
 from provledger_cli.datadir import DataDir
+from provledger_cli.failures import CommandError
 from tests.integration.test_keys_svc import Keys, keys_on
 from tests.support import softhsm
 
@@ -56,6 +58,8 @@ async def keys(directory: DataDir) -> AsyncIterator[Keys]:
 async def services(keys: Keys) -> None:
     """Sign with the active witness key, and endorse and record what is open, until cancelled."""
     while True:
+        # Before the keys: one that is revoked with these events is not taken for one that is held.
+        events = (await keys.ask("ListKeyEvents", pb.ListKeyEventsRequest())).events
         known = {key.kid: key for key in (await keys.ask("ListKeys", pb.ListKeysRequest())).keys}
         signing = [
             pb.SignerKey(purpose=key.purpose, kid=kid, epoch=key.epoch)
@@ -66,7 +70,7 @@ async def services(keys: Keys) -> None:
         await keys.ask("ReportSigner", pb.ReportSignerRequest(signer=signer))
         # Nobody opens a key that is revoked.
         held = {kid for kid, key in known.items() if key.state != pb.KEY_STATE_REVOKED}
-        for each in (await keys.ask("ListKeyEvents", pb.ListKeyEventsRequest())).events:
+        for each in events:
             if each.state == pb.KEY_EVENT_STATE_SEALED:
                 record = pb.RecordKeyEventRequest(digest=each.digest, receipt=RECEIPT)
                 await keys.ask("RecordKeyEvent", record)
@@ -176,3 +180,122 @@ async def test_what_can_be_no_recovery_key_is_refused_at_once(
     (directory.path.parent / "which?.pem").touch(0o600)
     code, said = await run(directory, keys, *REPLACE, "--recovery-key", given)
     assert (code, why in said) == (2, True), said
+
+
+# --- what is wrong with it
+
+
+async def refused(directory: DataDir, keys: Keys, *words: str) -> str:
+    """Run what cannot be done, and see that nothing was; what is said."""
+    before = await keys.ask("ListKeys", pb.ListKeysRequest())
+    code, said = await run(directory, keys, *words)
+    assert code == 2
+    assert "nothing was changed" in said
+    assert (await keys.ask("ListKeys", pb.ListKeysRequest())) == before
+    assert await still_open(keys) == set()
+    assert not (directory.keys / "new.pem").exists()
+    return said
+
+
+REPLACE_BY_NEW = (*REVOKE, "--replace-by", "witness-2", "--uri", "local:new.pem", "--create")
+LET_IN = ("keys", "rotate", "--kid", "receipt-1", "--purpose", "receipt", "--no-probe")
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ("local:other.pem", "is not the recovery key of this installation"),
+        ("data/keys/r.pem", "?passphrase-file="),
+        ("local:gone.pem", "does not exist"),
+    ],
+)
+@pytest.mark.parametrize("words", [REPLACE_BY_NEW, (*LET_IN, "--uri", "local:new.pem", "--create")])
+async def test_nothing_is_changed_before_the_recovery_key_is_known_to_be_right(
+    directory: DataDir, keys: Keys, words: tuple[str, ...], given: str, why: str
+) -> None:
+    uri, _ = await an_encrypted_file(directory)
+    local.create_key(directory.keys / "other.pem")
+    await begin(directory, keys, uri)
+    assert why in await refused(directory, keys, *words, "--recovery-key", given)
+
+
+async def test_nothing_is_changed_by_a_recovery_key_that_may_not_sign(
+    directory: DataDir, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its public half is shown; the right to use it was taken away since the beginning."""
+    pytest.importorskip("boto3", reason="needs boto3: pip install 'provledger[aws]'")
+    from tests.support.fake_aws_kms import FakeAWSKMS
+
+    with FakeAWSKMS() as aws:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", aws.url)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "example")
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(directory.path / "none"))
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(directory.path / "none"))
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        uri = f"aws-kms:{aws.add_key('ECC_NIST_EDWARDS25519')}"
+        await begin(directory, keys, uri)
+        aws.denied = {"Sign"}
+        said = await refused(directory, keys, *REPLACE_BY_NEW, "--recovery-key", uri)
+        assert "kms:Sign" in said
+
+
+async def test_the_recovery_key_lets_in_the_first_key_of_a_purpose_by_its_uri(
+    directory: DataDir, keys: Keys
+) -> None:
+    uri, _ = await an_encrypted_file(directory)
+    await begin(directory, keys, uri)
+    created = ("--uri", "local:receipt-1.pem", "--create")
+    code, said = await run(directory, keys, *LET_IN, *created, "--recovery-key", uri)
+    assert code == 0, said
+    assert RECEIPT in said
+
+
+# --- what was left open
+
+
+async def test_a_replacement_that_nobody_endorsed_is_finished_by_the_same_revocation(
+    directory: DataDir, keys: Keys
+) -> None:
+    """As by a command that was killed before the recovery key had signed."""
+    uri, _ = await an_encrypted_file(directory)
+    await begin(directory, keys, uri)
+    await keys.create(**keys.make("witness-2"))
+    revoke = pb.RevokeKeyRequest(kid="witness-1", reason="stolen", replacement_kid="witness-2")
+    await keys.ask("RevokeKey", revoke)
+    again = "keys revoke witness-1 --replace-by witness-2"
+    rotate = ("keys", "rotate", "--no-probe", "--kid")
+    third = (*rotate, "witness-3", "--uri", "local:witness-3.pem", "--create")
+    for words in (
+        (*rotate, "witness-2"),
+        (*rotate, "witness-2", "--cancel"),
+        third,
+        (*REVOKE, "--replace-by", "witness-2"),
+    ):
+        code, said = await run(directory, keys, *words)
+        assert (code, again in said) == (2, True), said
+    left = await still_open(keys)
+    assert (pb.KEY_EVENT_TYPE_ROTATED, "witness-2") in left
+    code, said = await run(
+        directory, keys, *REVOKE, "--replace-by", "witness-2", "--recovery-key", uri
+    )
+    assert code == 0, said
+    for words in ((*rotate, "witness-2"), third):
+        code, said = await run(directory, keys, *words)
+        assert code == 0, said
+
+
+async def test_a_key_is_not_called_active_before_the_key_ledger_says_so() -> None:
+    """Endorsed by the recovery key, and the ledger service is away."""
+    event = pb.KeyEvent(type=pb.KEY_EVENT_TYPE_ROTATED, kid="witness-2")
+    one = pb.JournaledKeyEvent(event=event, state=pb.KEY_EVENT_STATE_SEALED)
+
+    async def call(*_: Any) -> pb.ListKeyEventsResponse:
+        return pb.ListKeyEventsResponse(events=[one])
+
+    remote: Any = SimpleNamespace(call=call, keys=SimpleNamespace(ListKeyEvents=None))
+    with pytest.raises(CommandError, match="the key ledger does not say so"):
+        await ceremony.wait_until_told(remote, "witness-2", -1.0)
+    one.state, one.receipt = pb.KEY_EVENT_STATE_RECORDED, RECEIPT
+    assert await ceremony.wait_until_told(remote, "witness-2", -1.0) == RECEIPT

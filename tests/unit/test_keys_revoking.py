@@ -127,6 +127,19 @@ def test_emergency_overtakes_a_rotation_that_waits_for_the_stolen_key() -> None:
     check_of_one_mind(carried(rotate(done, W3, 10_000), 11_000))
 
 
+def test_replacement_that_waits_for_the_recovery_key_names_the_command_that_finishes_it() -> None:
+    """It is active already, so that neither rotating to it nor taking that back helps."""
+    registry = journal.create(kept(), binding(W2), 300)
+    replaced = revoke(registry, "witness-1", "stolen", 600, replacement_kid="witness-2")
+    again = "keys revoke witness-1 --replace-by witness-2"
+    with pytest.raises(FailedPreconditionError, match=again) as caught:
+        rotate(replaced, W3, 800)
+    assert caught.value.reason == "ROTATION_IN_PROGRESS"
+    with pytest.raises(FailedPreconditionError, match=again) as caught:
+        journal.cancel(replaced, "witness-2")
+    assert caught.value.reason == "ROTATION_SEALED"
+
+
 def test_emergency_takes_the_key_whose_rotation_is_sealed_and_no_other() -> None:
     registry = journal.create(sealed(), binding(W3), 550)
     with pytest.raises(FailedPreconditionError, match="--replace-by witness-2"):

@@ -146,6 +146,7 @@ async def _revoke(
     from provledger.api.keys.v1 import keys_pb2
     from provledger_cli import ceremony
     from provledger_cli.connect import Remote
+    from provledger_cli.recovery import opened
     from provledger_cli.registry import key_document, known_key, purpose_name, state_name
 
     started_s = time.monotonic()
@@ -154,22 +155,26 @@ async def _revoke(
         known = await known_key(remote, kid)
         if known is None:
             raise CommandError(f"there is no key {kid}", hint="see `keys list`")
-        covered = await _covered(remote, after)
         purpose = purpose_name(known)
-        request = keys_pb2.RevokeKeyRequest(kid=kid, reason=reason, after=covered)
         replaced = state_name(known) == "active"
-        if replaced:
-            if not replace_by:
-                raise CommandError(
-                    f"{kid} is the active {purpose} key",
-                    hint="name the key that takes its place: --replace-by NEW",
-                )
-            await _prepare(remote, new, known, recovery, timeout_s)
-            if recovery is not None:
-                request.replacement_kid = replace_by
-        answer = await remote.call(remote.keys.RevokeKey, request)
-        if recovery is not None:
-            await ceremony.endorse_by_recovery(remote, recovery, {kid, replace_by})
+        if replaced and not replace_by:
+            raise CommandError(
+                f"{kid} is the active {purpose} key",
+                hint="name the key that takes its place: --replace-by NEW",
+            )
+        covered = await _covered(remote, after)
+        request = keys_pb2.RevokeKeyRequest(kid=kid, reason=reason, after=covered)
+        # Before anything is changed: a revocation is not taken back for want of the recovery key.
+        async with opened(remote, recovery) as endorser:
+            if replaced:
+                await _prepare(remote, new, known, recovery, timeout_s)
+                if recovery is not None:
+                    request.replacement_kid = replace_by
+            answer = await remote.call(remote.keys.RevokeKey, request)
+            if endorser is not None:
+                await endorser.endorse(remote, {kid, replace_by})
+        if replace_by:
+            await ceremony.check_endorsed(remote, replace_by)
         receipt = await ceremony.wait_recorded(remote, kid, timeout_s)
         if replaced:
             await ceremony.wait_until_used(remote, purpose, replace_by, 10.0, output.say)

@@ -26,7 +26,7 @@ from provledger_cli.verbs.keys_list import Purpose
 
 if TYPE_CHECKING:
     from provledger_cli.connect import Remote, Target
-    from provledger_cli.recovery import RecoveryKey
+    from provledger_cli.recovery import OpenRecovery, RecoveryKey
 
 
 def rotate(
@@ -190,15 +190,19 @@ async def _rotate(
     from provledger_cli import ceremony
     from provledger_cli.connect import Remote
     from provledger_cli.new_key import new_key
+    from provledger_cli.recovery import opened
 
-    async with Remote(where, timeout_s=timeout_s) as remote:
+    async with (
+        Remote(where, timeout_s=timeout_s) as remote,
+        opened(remote, await _needed(remote, purpose, recovery)) as endorser,
+    ):
         uri, jwk = await new_key(remote, kid, purpose.value, uri=uri, jwk=jwk, create=create)
         probe, stop = ceremony.Probe(), asyncio.Event()
         probing: asyncio.Task[None] | None = None
         if measure and remote.has("ledger"):
             probing = asyncio.create_task(probe.run(remote, stop))
         try:
-            done = await _ceremony(remote, kid, purpose, uri, jwk, timeout_s, recovery)
+            done = await _ceremony(remote, kid, purpose, uri, jwk, timeout_s, endorser)
             if probing is not None and purpose is Purpose.WITNESS:
                 await _wait_for(lambda: kid in probe.first_under or probing.done(), 5.0)
         finally:
@@ -224,7 +228,7 @@ async def _ceremony(
     uri: str,
     jwk: bytes,
     timeout_s: float,
-    recovery: RecoveryKey | None,
+    recovery: OpenRecovery | None,
 ) -> dict[str, Any]:
     from provledger.api.keys.v1 import keys_pb2
     from provledger_cli import ceremony
@@ -245,6 +249,7 @@ async def _ceremony(
         if not answer.HasField("previous"):
             await ceremony.introduce(remote, kid, recovery)
         key = await ceremony.wait_until_active(remote, kid, timeout_s, say)
+        receipt = await ceremony.wait_until_told(remote, kid, timeout_s)
         bar.update(task, completed=2, description="active; signing services move on")
         signers = await ceremony.wait_until_used(
             remote, purpose.value, kid, min(timeout_s, 10.0), output.say
@@ -254,20 +259,22 @@ async def _ceremony(
     return {
         "key": key_document(key),
         "previous": key_document(previous) if previous is not None else None,
-        "receipt": await _receipt(remote, kid),
+        "receipt": receipt,
         "signers": signers,
         "seconds": round(time.monotonic() - started_s, 3),
     }
 
 
-async def _receipt(remote: Remote, kid: str) -> str | None:
-    from provledger.api.keys.v1 import keys_pb2
+async def _needed(
+    remote: Remote, purpose: Purpose, recovery: RecoveryKey | None
+) -> RecoveryKey | None:
+    """The recovery key where no key of the purpose is active, so that it has to let one in."""
+    from provledger_cli.registry import list_keys, state_name
 
-    listed = await remote.call(remote.keys.ListKeyEvents, keys_pb2.ListKeyEventsRequest())
-    for each in listed.events:
-        if each.event.kid == kid and each.event.type == keys_pb2.KEY_EVENT_TYPE_ROTATED:
-            return each.receipt or None
-    return None
+    if recovery is None:
+        return None
+    keys = await list_keys(remote, purpose.value)
+    return recovery if all(state_name(each) != "active" for each in keys) else None
 
 
 async def _wait_for(condition: Callable[[], bool], timeout_s: float) -> None:
