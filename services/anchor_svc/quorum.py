@@ -8,13 +8,16 @@ receipt decides again, by a policy of their own (`provledger.verify`).
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from anchor_svc.storage import AnchorRow
+from provledger import note
 from provledger.errors import NoteError
 from provledger.policy import Policy
 
 COSIGNATURE: Final = "tlog-cosignature"
+MAX_EVIDENCE_BYTES: Final = 64 * 1024
 MAX_SHOWN: Final = 64
 """Pieces of evidence in a proof: a receipt that held more could not be read
 (docs/formats/receipt.md)."""
@@ -31,6 +34,32 @@ def named_sinks(policy: Policy | None) -> set[str]:
         return set()
     urls = (item.url for item in policy.cosigners.values())
     return {*policy.sinks.values(), *(cosigner_uri(url) for url in urls if url is not None)}
+
+
+def joined(held: AnchorRow, more: AnchorRow) -> AnchorRow:
+    """The evidence of one sink for one checkpoint, after it was asked once more.
+
+    What it said first stays, for those who go by it. Only cosignatures by further keys are new, and
+    are added; those that would make it too large to be kept are not.
+    """
+    if {held.kind, more.kind} != {COSIGNATURE}:
+        return held
+    try:
+        first, second = note.parse(held.evidence), note.parse(more.evidence)
+    except NoteError:
+        return held
+    known = {(line.name, line.note_key_id) for line in first.signatures}
+    lines = [
+        note.signature_line(line.name, line.note_key_id, line.signature)
+        for line in second.signatures
+        if (line.name, line.note_key_id) not in known
+    ]
+    evidence = held.evidence + b"".join(lines)
+    too_large = len(evidence) > MAX_EVIDENCE_BYTES
+    too_many = len(first.signatures) + len(lines) > note.MAX_SIGNATURES
+    if first.text != second.text or too_large or too_many:
+        return held
+    return replace(held, evidence=evidence)
 
 
 class Quorum:

@@ -8,6 +8,9 @@ What a receipt needs is one checkpoint that enough sinks hold: all of them, or w
 for (`anchor_svc.anchored`). Slow sinks that always took the newest might never meet; so a sink that
 finds others ahead of it joins the nearest (`choose`).
 
+A cosigner that was given another key, by a policy, is asked once more for what it has cosigned
+already; and again once in a while, as long as somebody waits for a cosignature that it lacks.
+
 A sink that fails `BREAK_AFTER` times in a row has its circuit open: it is asked again only as often
 as the backoff's cap says, which is logged once, until it answers.
 """
@@ -17,10 +20,12 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Final
 
 from anchor_svc.anchored import Anchored
 from anchor_svc.opening import close_sinks
+from anchor_svc.quorum import MAX_EVIDENCE_BYTES
 from anchor_svc.sinks import (
     AnchorSink,
     Evidence,
@@ -28,6 +33,7 @@ from anchor_svc.sinks import (
     SinkError,
     SinkIntegrityError,
 )
+from anchor_svc.sinks.cosigner import CosignerSink
 from anchor_svc.sinkstatus import SinkStatus, Trouble
 from anchor_svc.state import LogIdentity, LogState, SignedCheckpoint
 from anchor_svc.storage import AnchorRow, Storage
@@ -38,7 +44,6 @@ from provledger.retry import RetryPolicy
 log = logs.get(__name__)
 
 RETRY: Final = RetryPolicy(attempts=1_000_000, base_s=0.25, cap_s=60.0, budget_s=float("inf"))
-MAX_EVIDENCE_BYTES: Final = 64 * 1024
 BREAK_AFTER: Final = 8
 
 _lag = telemetry.gauge("anchor.sink.lag", doc="Published leaves that a sink does not cover yet")
@@ -92,6 +97,9 @@ class Relays:
         self._cursors: dict[str, int] = {}
         self._floors: dict[str, int] = {}
         self._busy: dict[str, int] = {}
+        # Cosigners whose newest evidence lacks a key's cosignature: when they may be asked for it,
+        # by the loop's clock.
+        self._lacking: dict[str, float] = {}
         self._failures: dict[str, int] = {}
         # Sinks that wait after a failure: why and until when, and what ends the wait.
         self._troubles: dict[str, Trouble] = {}
@@ -104,7 +112,7 @@ class Relays:
 
     async def open(self) -> None:
         """Read how far each sink is."""
-        await self._read_cursors(list(self._sinks))
+        await self._read_cursors(self.sinks)
         await self.anchored.find()
 
     async def use(self, sinks: Sequence[AnchorSink]) -> None:
@@ -115,7 +123,7 @@ class Relays:
         """
         wanted = {sink.uri: sink for sink in sinks}
         gone = [sink for uri, sink in self._sinks.items() if wanted.get(uri) is not sink]
-        new = [uri for uri, sink in wanted.items() if self._sinks.get(uri) is not sink]
+        new = [sink for uri, sink in wanted.items() if self._sinks.get(uri) is not sink]
         await self._read_cursors(new)
         self._sinks = wanted
         try:
@@ -185,10 +193,25 @@ class Relays:
         _lag.set(0, self._labels(sink.uri))
         await close_sinks([sink])
 
-    async def _read_cursors(self, names: Sequence[str]) -> None:
-        self._cursors.update(await self._storage.cursors(self._log.uid, names))
+    async def _read_cursors(self, sinks: Sequence[AnchorSink]) -> None:
+        names = [sink.uri for sink in sinks]
+        cursors = await self._storage.cursors(self._log.uid, names)
+        newest = {}
+        for sink in sinks:
+            if not isinstance(sink, CosignerSink):
+                continue
+            rows = await self._storage.anchors(self._log.uid, after=None, sink=sink.uri, limit=1)
+            newest.update({row.sink: row for row in rows})
+        self._cursors.update(cursors)
         # What an earlier process handed over without hearing back was published before.
         self._floors.update(dict.fromkeys(names, self._state.published_size))
+        for sink in sinks:
+            self._note_lacking(sink, newest.get(sink.uri), pause_s=0.0)
+
+    def _note_lacking(self, sink: AnchorSink, newest: AnchorRow | None, *, pause_s: float) -> None:
+        self._lacking.pop(sink.uri, None)
+        if newest is not None and isinstance(sink, CosignerSink) and sink.misses(newest.evidence):
+            self._lacking[sink.uri] = asyncio.get_running_loop().time() + pause_s
 
     async def _run_one(self, sink: AnchorSink) -> None:
         delays = self._retry.delays(self._rng)
@@ -284,12 +307,28 @@ class Relays:
                     row = await self._storage.checkpoint(self._log.uid, size)
                     if row is not None and row.note is not None:
                         return SignedCheckpoint(row.size, row.root, row.note)
-                if cursor < published.size:
+                pause_s = self._until_asked_again(sink, published.size)
+                if cursor < published.size or pause_s == 0:
                     return published
-            await changed.wait()
+            else:
+                pause_s = None
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await changed.wait()
+
+    def _until_asked_again(self, sink: str, size: int) -> float | None:
+        """Seconds until a cosigner is asked for what its evidence lacks; None: it is not asked.
+
+        size: the largest published one. What everybody is content with needs nothing more.
+        """
+        due_s = self._lacking.get(sink)
+        promises = self._state.promises.values()
+        waiting = (one for one in promises if one.quorum.has_sinks and one.anchored_size < size)
+        if due_s is None or not any(waiting):
+            return None
+        return max(0.0, due_s - asyncio.get_running_loop().time())
 
     async def _relay(self, sink: AnchorSink, target: SignedCheckpoint) -> None:
-
         async def prove(old_size: int) -> Sequence[bytes]:
             return (await self._consistency(old_size, target.size))[0]
 
@@ -304,7 +343,10 @@ class Relays:
         evidence = await self._attempt(sink, checkpoint)
         row = AnchorRow(target.size, sink.uri, evidence.kind, self._clock(), evidence.data)
         # If this fails, the sink is handed the checkpoint again, and says the same.
-        await self._storage.add_anchor(self._log.uid, row)
+        row = await self._storage.add_anchor(self._log.uid, row)
+        # Not if one with other keys has just taken its place.
+        if self._sinks.get(sink.uri) is sink:
+            self._note_lacking(sink, row, pause_s=self._retry.cap_s)
         self._cursors[sink.uri] = max(self._cursors[sink.uri], target.size)
         _anchored.add(1, {"sink": sink.uri})
         self.anchored.look_at(target.size)

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import pytest
 
-from anchor_svc.relay import MAX_EVIDENCE_BYTES
+from anchor_svc.quorum import MAX_EVIDENCE_BYTES
 from anchor_svc.sinks import AnchorSink, PublishedCheckpoint, Remembering, SinkIntegrityError
 from provledger.errors import VerificationError
 from provledger.outside import check_named

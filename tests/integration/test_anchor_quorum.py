@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -174,3 +176,102 @@ async def test_overdue_is_told_and_ends(tmp_path: Path) -> None:
         await eventually(lambda: log.state.anchored_size == 6)
         await log.overdue.look()
         assert not log.state.promise().overdue
+
+
+# --- other keys of a cosigner that is asked already
+
+
+@contextmanager
+def cosigning(cosigner: Cosigner, lines: Callable[[list[bytes]], list[bytes]]) -> Iterator[str]:
+    """The URL of a cosigner that answers with what `lines` keeps of its cosignatures."""
+
+    def answer(path: str, body: bytes) -> peers.Reply:
+        text = note.parse(body.partition(b"\n\n")[2]).text
+        return 200, {}, b"".join(lines(list(cosigner.cosign(text, 1))))
+
+    with peers.scripted(answer) as server:
+        yield server.url
+
+
+def _asking(url: str, vkeys: list[str]) -> bytes:
+    """A policy that asks for a cosignature by each of these keys."""
+    names = [f"n{number}" for number in range(len(vkeys))]
+    lines = [f"witness {name} {vkey} {url}" for name, vkey in zip(names, vkeys, strict=True)]
+    lines += [f"group each all {' '.join(names)}", "quorum each", "within 10s", "mode fail-closed"]
+    return "\n".join([*lines, ""]).encode()
+
+
+async def test_cosigner_is_asked_again_for_a_key_that_is_new(
+    database_url: str, tmp_path: Path
+) -> None:
+    """The log is quiet, and with fail-closed nothing newer would ever come."""
+    ledger, now_ns = Ledger(), START_NS
+    cosigner = Cosigner.open(NOTARY, tmp_path)
+    first, second = cosigner.vkeys
+    options: dict[str, Any] = {"background": True, "prepare": _hurry, "clock": lambda: now_ns}
+    with cosigning(cosigner, lambda lines: lines) as url:
+        async with running_log(database_url, tmp_path, **options) as log:
+            await log.policies.set("", _asking(url, [first]), "alice")
+            ledger.grow(5)
+            await submit(log, ledger)
+            await eventually(lambda: log.state.anchored_size == 6)
+            before = await log.reader.inclusion(0, 6)
+            now_ns += 60 * 1_000_000_000
+            await log.policies.set("", _asking(url, [first, second]), "alice")
+            await eventually(lambda: log.state.anchored_size == 6)
+            await log.overdue.look()
+            assert not log.state.promise().overdue
+            # Whoever goes by the key of before still finds what it said first.
+            (row,) = (await log.reader.inclusion(0, 6)).evidence
+            (old,) = before.evidence
+            assert row.evidence.startswith(old.evidence)
+            assert len(note.open(row.evidence, [first, second]).signatures) == 2
+
+
+async def test_cosigner_is_asked_again_for_a_key_that_was_new_to_an_earlier_process(
+    database_url: str, tmp_path: Path
+) -> None:
+    ledger = Ledger()
+    cosigner = Cosigner.open(NOTARY, tmp_path)
+    first, second = cosigner.vkeys
+    with cosigning(cosigner, lambda lines: lines) as url:
+        async with running_log(database_url, tmp_path, background=True, prepare=_hurry) as log:
+            await log.policies.set("", _asking(url, [first]), "alice")
+            ledger.grow(5)
+            await submit(log, ledger)
+            await eventually(lambda: log.state.anchored_size == 6)
+        # Nothing is relayed by this one.
+        async with running_log(database_url, tmp_path) as log:
+            await log.policies.set("", _asking(url, [second]), "alice")
+            assert log.state.anchored_size == 0
+        async with running_log(database_url, tmp_path, background=True, prepare=_hurry) as log:
+            await eventually(lambda: log.state.anchored_size == 6)
+
+
+async def test_cosigner_that_has_its_new_key_later_is_asked_until_it_has(tmp_path: Path) -> None:
+    ledger = Ledger()
+    cosigner = Cosigner.open(NOTARY, tmp_path)
+    first, second = cosigner.vkeys
+    known, asked = 1, 0
+
+    def lines(made: list[bytes]) -> list[bytes]:
+        nonlocal asked
+        asked += 1
+        return made[:known]
+
+    with cosigning(cosigner, lines) as url:
+        async with running_log(
+            f"sqlite:///{tmp_path}/log.db", tmp_path, background=True, prepare=_hurry
+        ) as log:
+            await log.policies.set("", _asking(url, [first]), "alice")
+            ledger.grow(5)
+            await submit(log, ledger)
+            await eventually(lambda: log.state.anchored_size == 6)
+            await log.policies.set("", _asking(url, [first, second]), "alice")
+            since = asked
+            await eventually(lambda: asked >= since + 3)
+            assert log.state.anchored_size == 0
+            known = 2
+            await eventually(lambda: log.state.anchored_size == 6)
+            # Then it has said all that it was asked for.
+            assert log.relays._lacking == {}

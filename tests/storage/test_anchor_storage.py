@@ -22,6 +22,7 @@ from anchor_svc.storage import (
 )
 from anchor_svc.storage.sql import SQLStorage
 from anchor_svc.submission import LedgerState
+from provledger import note
 from provledger.db import open_engine
 from provledger.errors import DataLossError
 from tests.support.anchoring import LOG_UID, open_storage
@@ -29,6 +30,13 @@ from tests.support.anchoring import LOG_UID, open_storage
 UID = b"u" * 16
 OTHER = b"v" * 16
 LOG = LogRow(LOG_UID, "provledger.test/log", "blake3", 1, b"r" * 32, 0, 0, 77)
+LINES = {
+    "log": note.signature_line("log.test", b"0000", b"of the log"),
+    "a": note.signature_line("cosigner.test", b"aaaa", b"the first one"),
+    "again": note.signature_line("cosigner.test", b"aaaa", b"of the same key"),
+    "b": note.signature_line("cosigner.test", b"bbbb", b"of a further key"),
+    "c": note.signature_line("cosigner.test", b"cccc", b"over something else"),
+}
 
 
 @pytest.fixture
@@ -344,6 +352,31 @@ async def test_first_evidence_of_a_sink_for_a_checkpoint_stays(
     await storage.add_anchor(LOG_UID, replace(first, acknowledged_at_ns=11, evidence=b"[]"))
     assert await storage.evidence(LOG_UID, 1) == [first]
     assert await storage.evidence(LOG_UID, 2) == []
+
+
+async def test_cosignatures_by_further_keys_are_added_to_the_first_evidence(
+    storage: Storage, epoch: int
+) -> None:
+    signed = note.format_note(b"text\n", [LINES["log"], LINES["a"]])
+    first = AnchorRow(1, "https://a", "tlog-cosignature", 10, signed)
+    assert await storage.add_anchor(LOG_UID, first) == first
+    for names, now in (
+        (["log", "again"], ["log", "a"]),
+        (["log", "b", "again"], ["log", "a", "b"]),
+        (["log", "b"], ["log", "a", "b"]),
+    ):
+        said = note.format_note(b"text\n", [LINES[name] for name in names])
+        stored = await storage.add_anchor(
+            LOG_UID, replace(first, acknowledged_at_ns=11, evidence=said)
+        )
+        whole = note.format_note(b"text\n", [LINES[name] for name in now])
+        assert stored == replace(first, evidence=whole)
+        assert await storage.evidence(LOG_UID, 1) == [stored]
+    kept = await storage.evidence(LOG_UID, 1)
+    other = note.format_note(b"another text\n", [LINES["c"]])
+    for evidence in (b"no note", other):
+        await storage.add_anchor(LOG_UID, replace(first, evidence=evidence))
+    assert await storage.evidence(LOG_UID, 1) == kept
 
 
 async def test_cursors_are_the_largest_sizes(storage: Storage, epoch: int) -> None:

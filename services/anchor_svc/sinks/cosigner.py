@@ -83,6 +83,15 @@ class CosignerSink:
         self._accept(answer.body, ours)
         return True
 
+    def misses(self, evidence: bytes) -> bool:
+        """Whether evidence of before, perhaps under other keys, lacks one key's cosignature."""
+        try:
+            lines = note.parse(evidence).signatures
+        except NoteError:
+            return True
+        held = {(line.name, line.note_key_id) for line in lines}
+        return any((key.name, key.note_key_id) not in held for key in self.keys)
+
     async def close(self) -> None:
         """See `AnchorSink`."""
         self._poster.close()

@@ -249,8 +249,12 @@ class Storage(Protocol):
         """Record that a signed head is served and may go to sinks."""
         ...
 
-    async def add_anchor(self, log_uid: bytes, anchor: AnchorRow) -> None:
-        """Store a sink's evidence; nothing changes if it has some for this checkpoint."""
+    async def add_anchor(self, log_uid: bytes, anchor: AnchorRow) -> AnchorRow:
+        """Store a sink's evidence for a checkpoint; what is stored then.
+
+        Of a sink that has some for it already, only cosignatures by further keys are added
+        (`anchor_svc.quorum.joined`).
+        """
         ...
 
     async def cursors(self, log_uid: bytes, sinks: Sequence[str]) -> Mapping[str, int]:

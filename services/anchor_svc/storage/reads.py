@@ -358,6 +358,15 @@ def _evidence(connection: Connection, log_uid: bytes, size: int) -> list[AnchorR
     return [_anchor(row) for row in connection.execute(query.order_by(ANCHORS.c.sink)).all()]
 
 
+def read_anchor(connection: Connection, log_uid: bytes, size: int, sink: str) -> AnchorRow:
+    """The evidence of one sink for one checkpoint, which is there, locked until the transaction's
+    end."""
+    query = _anchor_query().where(
+        ANCHORS.c.log_uid == log_uid, ANCHORS.c.size == size, ANCHORS.c.sink == sink
+    )
+    return _anchor(connection.execute(query.with_for_update()).one())
+
+
 def _anchor_query() -> sa.Select[Any]:
     return sa.select(
         ANCHORS.c.size,

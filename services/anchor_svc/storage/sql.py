@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, CursorResult, Engine
 
+from anchor_svc.quorum import joined
 from anchor_svc.storage import (
     NONE_SIGNED,
     AnchorRow,
@@ -32,7 +33,7 @@ from anchor_svc.storage import (
     Signed,
     postgres,
 )
-from anchor_svc.storage.reads import Reads, read_log, read_policy
+from anchor_svc.storage.reads import Reads, read_anchor, read_log, read_policy
 from anchor_svc.storage.tables import ANCHORS, CHECKPOINTS, ENTRIES, LEDGERS, LOGS, POLICIES, RUNS
 from anchor_svc.submission import LedgerState
 from provledger import tiles
@@ -102,8 +103,8 @@ class SQLStorage(Reads):
         with self._lane() as lane:
             await lane.run(work, log_uid, epoch, size, now_ns, idempotent=True)
 
-    async def add_anchor(self, log_uid: bytes, anchor: AnchorRow) -> None:
-        await self._writer.run(_add_anchor, log_uid, anchor, idempotent=True)
+    async def add_anchor(self, log_uid: bytes, anchor: AnchorRow) -> AnchorRow:
+        return await self._writer.run(_add_anchor, log_uid, anchor, idempotent=True)
 
     async def add_policy(self, log_uid: bytes, epoch: int, policy: PolicyRow) -> bool:
         return await self._writer.run(_add_policy, log_uid, epoch, policy, idempotent=True)
@@ -263,8 +264,8 @@ def _mark_published(
     connection.execute(_PUBLISH, {"for_log": log_uid, "at_size": size, "now_ns": now_ns})
 
 
-def _add_anchor(connection: Connection, log_uid: bytes, anchor: AnchorRow) -> None:
-    connection.execute(
+def _add_anchor(connection: Connection, log_uid: bytes, anchor: AnchorRow) -> AnchorRow:
+    added = connection.execute(
         _INSERT_ANCHOR[connection.dialect.name],
         {
             "log_uid": log_uid,
@@ -275,6 +276,21 @@ def _add_anchor(connection: Connection, log_uid: bytes, anchor: AnchorRow) -> No
             "evidence": anchor.evidence,
         },
     )
+    if added.rowcount == 1:
+        return anchor
+    held = read_anchor(connection, log_uid, anchor.size, anchor.sink)
+    whole = joined(held, anchor)
+    if whole != held:
+        connection.execute(
+            _SET_EVIDENCE,
+            {
+                "for_log": log_uid,
+                "at_size": anchor.size,
+                "of_sink": anchor.sink,
+                "evidence": whole.evidence,
+            },
+        )
+    return whole
 
 
 def _add_policy(connection: Connection, log_uid: bytes, epoch: int, policy: PolicyRow) -> bool:
@@ -388,6 +404,15 @@ _INSERT_POLICY: Final = {
 _INSERT_ANCHOR: Final = {
     name: insert(ANCHORS).on_conflict_do_nothing() for name, insert in _INSERTS.items()
 }
+_SET_EVIDENCE: Final = (
+    ANCHORS.update()
+    .where(
+        ANCHORS.c.log_uid == sa.bindparam("for_log"),
+        ANCHORS.c.size == sa.bindparam("at_size"),
+        ANCHORS.c.sink == sa.bindparam("of_sink"),
+    )
+    .values(evidence=sa.bindparam("evidence"))
+)
 
 
 def _upsert_ledger(insert: Any) -> sa.Insert:
