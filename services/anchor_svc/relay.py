@@ -227,12 +227,19 @@ class Relays:
                 self._answered(sink.uri)
                 continue
             except SinkIntegrityError as error:
-                # Kept at: a newer checkpoint might go through, and the alarm be forgotten.
-                repeat = target
                 wait_s, problem = None, str(error)
-                log.error(
-                    "anchor.sink_integrity", exc_info=error, sink=sink.uri, log=self._log.name
-                )
+                if repeat is None and 0 < error.held_size <= self._state.published_size:
+                    # Two sinks may be one place. Whether what it holds is of our history, the next
+                    # checkpoint tells, which is as large.
+                    self._floors[sink.uri] = error.held_size
+                    problem = f"it holds a checkpoint of tree size {error.held_size} already"
+                    self._log_failure(sink.uri, error)
+                else:
+                    # Kept at: a newer one might go through, and the alarm be forgotten.
+                    repeat = target
+                    log.error(
+                        "anchor.sink_integrity", exc_info=error, sink=sink.uri, log=self._log.name
+                    )
             except ProvledgerError as error:
                 wait_s, problem = getattr(error, "retry_after_s", None), str(error)
                 self._log_failure(sink.uri, error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from anchor_svc.openlog import OpenLog
 from anchor_svc.sinks import open_sink
 from anchor_svc.sinks.cosigner import CosignerSink
 from notary_svc.signing import Cosigner
-from provledger import note
+from provledger import checkpoint, note
 from provledger.note import parse_vkey
 from provledger.policy import parse_policy
 from provledger.retry import RetryPolicy
@@ -275,3 +276,90 @@ async def test_cosigner_that_has_its_new_key_later_is_asked_until_it_has(tmp_pat
             await eventually(lambda: log.state.anchored_size == 6)
             # Then it has said all that it was asked for.
             assert log.relays._lacking == {}
+
+
+# --- one cosigner, by two sinks
+
+
+class _Late:
+    """A cosigner at two paths. It answers at `/late` once `end` is set, and is one and the same."""
+
+    def __init__(self, cosigner: Cosigner, held: int = 0) -> None:
+        self._cosigner = cosigner
+        self._lock = threading.Lock()
+        self.held = held
+        self.end = threading.Event()
+        self.forked = False
+
+    def answer(self, path: str, body: bytes) -> peers.Reply:
+        if path.startswith("/late"):
+            assert self.end.wait(30)
+        head, _, signed = body.partition(b"\n\n")
+        text = note.parse(signed).text
+        with self._lock:
+            if head.split()[1] != b"%d" % self.held:
+                return 409, {"Content-Type": "text/x.tlog.size"}, b"%d\n" % self.held
+            if self.forked:
+                return 422, {}, b""
+            self.held = checkpoint.parse(text).size
+            return 200, {}, b"".join(self._cosigner.cosign(text, 1))
+
+
+def _patient(log: OpenLog) -> None:
+    _hurry(log)
+    log.relays._deadline_s = 30
+
+
+async def test_checkpoint_that_another_sink_handed_to_the_same_cosigner_is_no_alarm(
+    tmp_path: Path,
+) -> None:
+    late = _Late(Cosigner.open(NOTARY, tmp_path))
+    query = f"?protocol=tlog-witness&vkey={late._cosigner.vkeys[0]}"
+    ledger = Ledger()
+    with peers.scripted(late.answer) as server:
+        sinks = [open_sink(f"{server.url}{path}{query}") for path in ("", "/late")]
+        async with running_log(
+            f"sqlite:///{tmp_path}/log.db",
+            tmp_path,
+            sinks=sinks,
+            background=True,
+            prepare=_patient,
+        ) as log:
+            await eventually(lambda: log.relays._busy.get(sinks[1].uri) == 1)
+            ledger.grow(5)
+            await submit(log, ledger)
+            await eventually(lambda: log.relays._cursors[sinks[0].uri] == 6)
+            late.end.set()
+            await eventually(lambda: log.state.anchored_size == 6)
+            assert [one.trouble for one in await log.relays.status()] == [None, None]
+
+
+async def test_another_history_is_an_alarm_even_if_it_is_no_larger_than_ours_by_then(
+    tmp_path: Path,
+) -> None:
+    late = _Late(Cosigner.open(NOTARY, tmp_path), held=4)
+    late.forked = True
+    ledger = Ledger()
+    with peers.scripted(late.answer) as server:
+        sink = open_sink(f"{server.url}/late?protocol=tlog-witness&vkey={late._cosigner.vkeys[0]}")
+        async with running_log(
+            f"sqlite:///{tmp_path}/log.db",
+            tmp_path,
+            sinks=[sink],
+            background=True,
+            prepare=_patient,
+        ) as log:
+            await eventually(lambda: log.relays._busy.get(sink.uri) == 1)
+            for start in range(5):
+                ledger.grow(1)
+                await submit(log, ledger, start)
+                await eventually(lambda start=start: log.state.published_size == start + 2)  # type: ignore[misc]
+            late.end.set()
+
+            def alarmed() -> bool:
+                trouble = log.relays._troubles.get(sink.uri)
+                return trouble is not None and trouble.needs_person
+
+            await eventually(alarmed)
+            assert "another history" in log.relays._troubles[sink.uri].message
+            assert log.state.anchored_size == 0

@@ -71,8 +71,15 @@ class SinkError(ProvledgerError):
 class SinkIntegrityError(SinkError):
     """The sink holds something else than it should: another history, or a later one than ours.
 
-    Somebody rewrote the sink, or our log was rolled back: it needs a person.
+    Somebody rewrote the sink, or our log was rolled back: it needs a person. Or two sinks of ours
+    are one place, which was handed the later one by the other (`anchor_svc.relay`).
+
+    held_size: tree size of the later checkpoint that it says it holds; 0 if it is something else.
     """
+
+    def __init__(self, message: str, *, held_size: int = 0) -> None:
+        super().__init__(message)
+        self.held_size = held_size
 
 
 class SinkPermissionError(SinkError):

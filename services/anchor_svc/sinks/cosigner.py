@@ -6,7 +6,8 @@ of the cosigner that verify under the keys we were told. Whatever else it sent i
 The cosigner is the one who remembers: it answers 409 with the size it cosigned last if that is not
 the one we thought. A smaller one, after an answer that was lost or a restart of ours, is where the
 proof then starts. A larger one than ours, or another history, is an alarm: our log was rolled back,
-or somebody signs with its key.
+or somebody signs with its key. (That a larger one may be ours, by another sink that reaches the
+same cosigner, is for the relay to know.)
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class CosignerSink:
         if told is not None and told != size:
             self._size = size = told
             answer = await self._submit(checkpoint, size, ours)
+            _refuse_more(answer, checkpoint)
         if answer.status == 200:
             evidence = self._accept(answer.body, ours)
             self._size = checkpoint.size
@@ -147,7 +149,8 @@ def _refuse_more(answer: Answer, checkpoint: PublishedCheckpoint) -> None:
     if told is not None and told > checkpoint.size:
         raise SinkIntegrityError(
             f"it has cosigned a checkpoint of tree size {told}, larger than ours of "
-            f"{checkpoint.size}: our log was rolled back, or another signs in its name"
+            f"{checkpoint.size}: our log was rolled back, or another signs in its name",
+            held_size=told,
         )
 
 
