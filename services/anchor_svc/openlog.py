@@ -100,6 +100,7 @@ class OpenLog:
             policy,
             epoch=lambda: self.committer.epoch,
             clock=clock,
+            waits=wait_for_sinks,
         )
         self.restored = Restored(
             self.identity,

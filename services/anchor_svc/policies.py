@@ -24,6 +24,7 @@ from typing import Final
 from anchor_svc.opening import (
     check_few,
     check_meetable,
+    check_remembered,
     check_usable,
     close_sinks,
     prove,
@@ -58,7 +59,8 @@ MAX_POLICIES: Final = 1000
 class Policies:
     """Policies of one log. Belongs to one event loop.
 
-    sinks: those of the settings and of their policy file, `given`.
+    sinks: those of the settings and of their policy file, `given`. waits: whether each start waits
+    for sinks to confirm it (`anchor_svc.restored`), which policies must allow then.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Policies:
         *,
         epoch: Callable[[], int],
         clock: Callable[[], int],
+        waits: bool = False,
     ) -> None:
         self._log = identity
         self._storage = storage
@@ -81,6 +84,7 @@ class Policies:
         self._given = given
         self._epoch = epoch
         self._clock = clock
+        self._waits = waits
         self._lock = asyncio.Lock()
         self._rng = random.Random()  # noqa: S311 - jitter, not a secret
         self._retry = _RETRY
@@ -104,10 +108,22 @@ class Policies:
                     usable = sinks_for([policy], usable, known)
                 except (ConfigError, PolicyError) as error:
                     log.error("anchor.policy_unusable", exc_info=error, tenant=row.tenant)
+            self._tell_unconfirmable(rows.values(), list(usable.values()))
             await self._hold(rows, usable)
         finally:
             await self._close_unused(usable.values())
         self._unsettled.clear()
+
+    def _tell_unconfirmable(self, rows: Iterable[PolicyRow], sinks: Sequence[AnchorSink]) -> None:
+        """Say which policies, set while no start waited, keep this one waiting for ever."""
+        for row in rows:
+            if row.text and self._waits:
+                try:
+                    check_remembered(sinks, parse_policy(row.text))
+                except ConfigError as error:
+                    log.error("anchor.policy_unconfirmable", exc_info=error, tenant=row.tenant)
+                except PolicyError:
+                    continue  # told already; nothing meets it
 
     async def close(self) -> None:
         """End what goes on; the next start does the rest."""
@@ -132,7 +148,8 @@ class Policies:
 
         Raises:
             InvalidArgumentError: naming the field, for a text that is no policy, can never be met,
-                or names sinks that cannot be used.
+                names sinks that cannot be used, or can be met without those that remember while
+                each start waits for them.
             AbortedError: POLICY_CHANGED, it is not at the expected version.
             FailedPreconditionError: TOO_MANY_POLICIES.
             StatusError: it could not be stored, or does not hold yet. Making the same call again
@@ -276,6 +293,8 @@ class Policies:
             sinks = sinks_for([policy], sinks, known)
             opened = [sink for uri, sink in sinks.items() if known.get(uri) is not sink]
             check_meetable(policy, sinks.values())
+            if self._waits and policy is not None:
+                check_remembered(list(sinks.values()), policy)
             check_usable(list(sinks.values()), policy, self._log.suite)
             await prove(opened)
         except BaseException as error:

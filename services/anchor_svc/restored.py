@@ -115,13 +115,19 @@ def decide_start(
     _refuse_more(answers, size)
     confirming = [answer for answer in answers if answer.holds]
     new = [answer for answer in answers if answer.holds is False and not answer.acknowledged]
-    if missed([*confirming, *new]) or (anchored and not confirming):
-        others = "; ".join(
-            f"{answer.sink}: {answer.why or 'holds nothing of this log that it once took'}"
-            for answer in answers
-            if not answer.holds
+    if not missed([*confirming, *new]) and (confirming or not anchored):
+        return
+    if answers and missed(answers):
+        raise _not_started(
+            "by a policy, a checkpoint can be anchored without any of the sinks that remember "
+            "(directories, buckets, cosigners), so that they never confirm a start; set another "
+            "policy",
+            size,
         )
-        raise _not_started(others or "no sink was asked yet", size)
+    others = "; ".join(
+        f"{answer.sink}: {answer.why or _lack(answer)}" for answer in answers if not answer.holds
+    )
+    raise _not_started(others or "no sink was asked yet", size)
 
 
 class Restored:
@@ -296,6 +302,11 @@ def _refuse_more(answers: Sequence[Answer], size: int) -> None:
                 f"{answer.more}. Nothing is signed; restore a newer copy, or {_NEXT}",
                 metadata={"sink": answer.sink, "treeSize": str(size)},
             )
+
+
+def _lack(answer: Answer) -> str:
+    took = "that it once took" if answer.acknowledged else "and never took anything"
+    return f"holds nothing of this log {took}"
 
 
 def _not_started(why: str, size: int) -> UnavailableError:

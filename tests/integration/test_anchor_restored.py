@@ -14,10 +14,15 @@ import pytest
 from anchor_svc.openlog import OpenLog
 from anchor_svc.restored import MARKER
 from anchor_svc.servicer import AnchorServicer
-from anchor_svc.sinks import PublishedCheckpoint, SinkError
+from anchor_svc.sinks import Evidence, PublishedCheckpoint, SinkError
 from anchor_svc.sinks.file import FileSink
 from provledger.api.anchor.v1 import anchor_pb2 as pb
-from provledger.errors import FailedPreconditionError, StatusError, UnavailableError
+from provledger.errors import (
+    FailedPreconditionError,
+    InvalidArgumentError,
+    StatusError,
+    UnavailableError,
+)
 from tests.support.anchoring import LOG_UID, Ledger, TestKeys, eventually, running_log, submit
 
 
@@ -240,6 +245,54 @@ async def test_a_start_that_is_to_wait_goes_by_the_policies_of_tenants(
     (tmp_path / "own").mkdir()
     async with start() as log:
         assert getattr(log.state.held, "reason", "") == "START_NOT_CONFIRMED"
+
+
+class Stamping:
+    """A sink that takes everything and remembers nothing, as a timestamp authority."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+
+    async def anchor(self, checkpoint: PublishedCheckpoint) -> Evidence:
+        return Evidence("stamp", b"stamped")
+
+    async def close(self) -> None:
+        return None
+
+
+async def test_a_policy_that_could_never_confirm_a_start_is_refused_where_starts_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anchor_svc.sinks._factories", {"stamp": Stamping})
+    own = f"sink own {(tmp_path / 'own').as_uri()}\n"
+    stamp = b"sink stamp stamp://a\nquorum stamp\n"
+    both = f"{own}sink stamp stamp://a\ngroup both all own stamp\nquorum both\n".encode()
+    either = f"{own}sink stamp stamp://a\ngroup one any own stamp\nquorum one\n".encode()
+
+    def started(**options: Any) -> Any:
+        places = [sink(tmp_path / "sink")]
+        return running_log(f"sqlite:///{tmp_path}/log.db", tmp_path, sinks=places, **options)
+
+    ledger = Ledger()
+    ledger.grow(20)
+    async with started(wait_for_sinks=True, background=True) as log:
+        for text in (stamp, either):
+            with pytest.raises(InvalidArgumentError, match="wait_for_sinks") as caught:
+                await log.policies.set("tenants/acme", text, "operator")
+            assert [one.field for one in caught.value.violations] == ["text"]
+        await log.policies.set("tenants/acme", both, "operator")
+        await log.policies.set("", b"quorum none\n", "operator")
+        await submit(log, ledger)
+        await eventually(lambda: log.state.promise("tenants/acme").anchored_size == 21)
+    # Where no start waits it may be set; one that waits then is held, and says why.
+    async with started(wait_for_sinks=True) as log:
+        assert log.state.held is None
+    async with started() as log:
+        await log.policies.set("tenants/acme", stamp, "operator")
+    async with started(wait_for_sinks=True, background=True) as log:
+        assert "by a policy" in getattr(log.state.held, "message", "")
+        await log.policies.set("tenants/acme", b"", "operator")
+        await eventually(lambda: log.state.held is None, 30)
 
 
 async def test_a_later_marker_is_stricter(database_url: str, tmp_path: Path) -> None:

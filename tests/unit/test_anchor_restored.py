@@ -133,3 +133,24 @@ def test_one_that_holds_more_stops_a_start(anchored: bool) -> None:
     with pytest.raises(FailedPreconditionError) as caught:
         start([A, more], anchored=anchored)
     assert caught.value.reason == "RESTORED_BEHIND"
+
+
+def test_start_that_no_answer_can_confirm_is_told_that_it_is_for_a_policy() -> None:
+    """Something else than these sinks can be enough; whether they hold it says nothing."""
+    policy = parse_policy(b"sink stamp https://tsa\nquorum stamp\n")
+    for answers in ([A], [A, B_AWAY], [A, C_EMPTY]):
+        rule = Quorum(policy, SINKS.values())
+        with pytest.raises(UnavailableError, match="by a policy, a checkpoint can be anchored"):
+            decide_start(
+                answers,
+                lambda heard, rule=rule: rule.could_miss({one.sink for one in heard}, ()),  # type: ignore[misc]
+                size=500,
+                anchored=True,
+            )
+
+
+def test_start_tells_what_a_sink_lacks() -> None:
+    with pytest.raises(UnavailableError, match=r"s3://c: holds nothing .* and never took anything"):
+        start([C_EMPTY])
+    with pytest.raises(UnavailableError, match=r"s3://c: holds nothing .* that it once took"):
+        start([C_EMPTIED])
