@@ -18,6 +18,7 @@ was left. Before the sixth there is nothing that a service would find; behind th
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -74,12 +75,15 @@ def restore(
 ) -> Restored:
     """Make `target`, which must not be there yet, out of a backup.
 
+    An empty directory makes room for it; a link stays, and leads to it.
+
     sinks: instead of those in the backup, if any. accepted: that no sink can confirm it.
 
     Raises:
         CommandError: exit code 1 for a backup that is damaged or does not hang together.
         StatusError: a database cannot be reached or used.
     """
+    target = _place(target)
     unfinished = scratch.is_unfinished(target.path)
     if target.path.exists() and any(target.path.iterdir()) and not unfinished:
         raise CommandError(
@@ -120,6 +124,22 @@ def restore(
     except sa.exc.SQLAlchemyError as error:
         raise as_storage_error(error) or broken(type(error).__name__) from error
     return Restored(manifest, checked, missing, unknown, accepted)
+
+
+def _place(target: DataDir) -> DataDir:
+    """Where the directory will really be: a rename takes the place of no link and no mount."""
+    path = target.path
+    place = DataDir(Path(os.path.realpath(path))) if path.is_symlink() else target
+    if os.path.ismount(place.path):
+        raise _mounted(place.path)
+    return place
+
+
+def _mounted(path: Path) -> CommandError:
+    return CommandError(
+        f"{path} is where a file system is mounted: no directory can take its place",
+        hint=f"name a directory inside it: --data-dir {path / 'data'}",
+    )
 
 
 def _check_build(path: Path, manifest: Manifest) -> None:
@@ -167,7 +187,12 @@ def _make(
 
 
 def _put_in_place(directory: Path, target: Path, schemas: Schemas | None) -> None:
-    os.rename(directory, target)  # refuses to take the place of anything but an empty directory
+    try:
+        os.rename(directory, target)  # takes the place of nothing but an empty directory
+    except OSError as error:
+        if error.errno == errno.EBUSY:  # `mount --bind` of the same file system is seen only now
+            raise _mounted(target) from error
+        raise
     try:
         sync_directory(target.parent)
         if schemas is not None:

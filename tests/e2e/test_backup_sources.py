@@ -130,7 +130,11 @@ def test_a_backup_is_whole_or_there_is_none(own: Installation) -> None:
     assert manifest.about["privateKeysLeftOut"] == left_out
     restored = _restored(own, "k.tar", "with")
     assert set(restored.missing_keys) == {"receipt-1.pem"}
+    (own.work / "empty").mkdir()
+    (own.work / "new").symlink_to("empty")
     restored = _restored(own, "b.tar", "new")
+    assert (own.work / "new").is_symlink()
+    assert config.load(DataDir.at(own.work / "empty")) is not None
     assert restored.checked[0].size > 0
     assert "checkpoint-1.pem" in restored.missing_keys
 

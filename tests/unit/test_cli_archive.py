@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import random
 import tarfile
 from contextlib import suppress
@@ -292,6 +293,22 @@ def test_nothing_is_restored_over_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "mine").write_text("precious")
     assert "not empty" in refuse(tmp_path / "b.tar", tmp_path).message
+
+
+@pytest.mark.parametrize("through", ["", "link"])
+def test_a_place_where_something_is_mounted_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, through: str
+) -> None:
+    """The archive is not even looked at: it is not there."""
+    volume = tmp_path / "new"
+    if through:
+        volume = tmp_path / "volume"
+        (tmp_path / "new").symlink_to(volume)
+    volume.mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == volume)
+    error = refuse(tmp_path / "b.tar", tmp_path)
+    assert "mounted" in error.message
+    assert str(volume / "data") in error.hint
 
 
 @pytest.mark.parametrize("sign", ["endpoints.json", "tiles/logs/aa/checkpoint"])
