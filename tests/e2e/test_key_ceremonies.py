@@ -256,12 +256,21 @@ def test_a_lost_registry_is_rebuilt_from_the_key_ledger(own: Installation) -> No
     assert lost.code == 2
     assert "keys rebuild" in json.dumps(lost.json) + lost.talk
     assert own.run("keys", "list").json["keys"] == []
+    own.run("down")
+    in_foreground = own.start("up", "--foreground")
+    assert in_foreground.stderr is not None
+    assert any(b"keys rebuild" in line for line in in_foreground.stderr)
+    assert own.run("keys", "list").json["keys"] == []
     assert own.run(*rebuild).json["keys"] == 5  # one for each purpose, and the second witness key
     after = own.run("keys", "list").json["keys"]
     facts = ("kid", "purpose", "epoch", "uri", "thumbprint", "not_before_ns")
     assert [[each[fact] for fact in facts] for each in after] == [
         [each[fact] for fact in facts] for each in before
     ]
+    in_foreground.send_signal(signal.SIGINT)
+    out, talk = in_foreground.communicate(timeout=60)
+    assert in_foreground.returncode == 0, talk.decode()
+    assert "registry is empty" in json.loads(out)["error"]["message"]
     own.run("up")
     own.run("import", "m.ndjson", "--tenant", "after")
     own.run("export", "--tenant", "after", "--out", "y.ndjson")

@@ -12,7 +12,7 @@ import typer
 from provledger_cli import output
 from provledger_cli.datadir import DataDir
 from provledger_cli.endpoints import Endpoints
-from provledger_cli.failures import CommandError
+from provledger_cli.failures import CommandError, report
 from provledger_cli.options import DataDirOption, JSONOption
 
 
@@ -112,6 +112,7 @@ def up(
 
 
 async def _in_foreground(directory: DataDir, timeout_s: float, as_json: bool) -> None:
+    """Supervise until a signal comes; a lost registry is told, and can be rebuilt meanwhile."""
     from provledger_cli import running
     from provledger_cli.supervisor import supervise
 
@@ -122,7 +123,10 @@ async def _in_foreground(directory: DataDir, timeout_s: float, as_json: bool) ->
     started_s = time.monotonic()
     await asyncio.wait({supervising, waiting}, return_when=asyncio.FIRST_COMPLETED)
     if waiting.done() and not supervising.done():
-        _announce(directory, waiting.result(), as_json, time.monotonic() - started_s, False)
+        try:
+            _announce(directory, waiting.result(), as_json, time.monotonic() - started_s, False)
+        except running.RegistryLostError as error:
+            report(error)
     waiting.cancel()
     await supervising
 
