@@ -8,8 +8,9 @@ What is stored holds, whatever becomes of the call that set it. It goes on when 
 and what could not be done, or is not known to be done, because the database is away, is done in the
 background as soon as it is back, or by the same call made again.
 
-A policy that is stored but cannot be used any more, because a certificate's file is gone, say, does
-not keep the service from starting: nothing meets it, and it is said loudly.
+A policy that is stored but cannot be used any more, because a certificate's file is gone, say, or
+because another version wrote it, does not keep the service from starting: nothing meets it, and it
+is said loudly.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
@@ -44,13 +46,15 @@ from provledger.errors import (
     PolicyError,
     UnavailableError,
 )
-from provledger.policy import Policy, parse_policy
+from provledger.policy import Group, Policy, parse_policy
 from provledger.retry import RetryPolicy
 from provledger.settings import ConfigError
 
 log = logs.get(__name__)
 
 _RETRY: Final = RetryPolicy(attempts=1_000_000, base_s=0.5, cap_s=10.0, budget_s=float("inf"))
+
+_CLOSED: Final = re.compile(rb"^[ \t]*mode[ \t]+fail-closed[ \t]*$", re.MULTILINE)
 
 MAX_POLICIES: Final = 1000
 """Tenants with a policy of their own, in one log."""
@@ -351,9 +355,28 @@ class Policies:
             if tenant in promises or (tenant and not text):
                 continue
             if text not in quorums:
-                quorums[text] = Quorum(parse_policy(text), self._base)
+                quorums[text] = Quorum(_stored_policy(text), self._base)
             promises[tenant] = Promise(tenant, quorums[text])
         return promises
+
+
+def _stored_policy(text: bytes) -> Policy:
+    """The policy of a stored text; of one that cannot be read, a policy that nothing meets.
+
+    It is not read by half. But whoever asked for nothing rather than too little gets that, at once.
+    """
+    try:
+        return parse_policy(text)
+    except PolicyError:
+        nothing = Group("unreadable", 1, ())
+        closed = _CLOSED.search(text) is not None
+        return Policy(
+            groups={nothing.name: nothing},
+            quorum=nothing.name,
+            within_s=1 if closed else None,
+            fail_closed=closed,
+            text=text,
+        )
 
 
 def _changed(version: int) -> AbortedError:

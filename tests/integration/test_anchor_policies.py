@@ -254,6 +254,34 @@ async def test_stored_policy_that_became_unusable_is_met_by_nothing(tmp_path: Pa
         assert log.state.anchored_size == -1
 
 
+@pytest.mark.parametrize("mode", ["", "within 10m\nmode fail-closed\n"], ids=["open", "closed"])
+async def test_stored_policy_that_cannot_be_read_keeps_no_log_from_opening(
+    tmp_path: Path, mode: str
+) -> None:
+    """Another version wrote it. What it asks for is not known, only what if it is not met."""
+    url, ledger, now_ns = f"sqlite:///{tmp_path}/log.db", Ledger(), START_NS
+    text = copies(tmp_path, "copy") + f"a-newer-line x\n{mode}".encode()
+    async with running_log(url, tmp_path) as log:
+        row = PolicyRow(ACME, 1, text, START_NS, "alice")
+        assert await log.policies._storage.add_policy(log.identity.uid, log.committer.epoch, row)
+    options: dict[str, Any] = {"background": True, "clock": lambda: now_ns}
+    for waits in (False, True):
+        sinks = [open_sink(f"file://{tmp_path}/base")]
+        async with running_log(url, tmp_path, sinks=sinks, wait_for_sinks=waits, **options) as log:
+            assert log.state.held is None
+            size = await grow(log, ledger)
+            await eventually(lambda log=log, size=size: log.state.anchored_size == size)  # type: ignore[misc]
+            promise = log.state.promise(ACME)
+            assert promise.anchored_size == 0
+            now_ns += 2_000_000_000
+            await log.overdue.look()
+            assert (promise.overdue, promise.policy.fail_closed) == (bool(mode), bool(mode))  # type: ignore[union-attr]
+    async with running_log(url, tmp_path, sinks=[open_sink(f"file://{tmp_path}/base")]) as log:
+        assert log.policies.holding(ACME) == row
+        await log.policies.set(ACME, b"", "bob")
+        assert log.state.promise(ACME).anchored_size == size
+
+
 async def test_number_of_policies_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
