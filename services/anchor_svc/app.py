@@ -114,8 +114,7 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
         await prove(sinks)
         opened = OpenLogs(make, create_row, storage.ledger_count, max_logs=settings.max_own_logs)
         undo.push_async_callback(opened.close)
-        for row in rows:
-            await opened.open_stored(row)
+        await opened.open_all(rows)
         closed = await _closed_sizes(storage, opened.damaged())
         ring.log_sizes = lambda: [
             *closed,

@@ -10,8 +10,9 @@ is of the service, and would take the others away. The shared one stops the serv
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from anchor_svc.openlog import OpenLog
 from anchor_svc.storage import DEFAULT_ALIAS, FencedError, LogRow
@@ -24,6 +25,9 @@ log = logs.get(__name__)
 
 CreateRow = Callable[[str, str], Awaitable[LogRow]]
 """Makes the log of a tenant (`tenants/{tenant}`) and suite, or finds it."""
+
+_OPENING: Final = 8
+"""Logs of tenants that are opened at once: each waits a moment for sinks that do not answer."""
 
 _logs = telemetry.gauge("anchor.logs", doc="Logs of this process, by state: serving or damaged")
 
@@ -88,6 +92,31 @@ class OpenLogs:
         if uid in self._damaged:
             raise self._damaged[uid].error
         return self.default if uid is None else self._by_uid.get(uid)
+
+    async def open_all(self, rows: Iterable[LogRow]) -> None:
+        """Open all logs at the start: the shared one, then some of those of tenants at a time.
+
+        Raises as `open_stored`, the first of several; logs that are open by then stay so until
+        `close`.
+        """
+        rows = list(rows)
+        for row in rows:
+            if row.alias == DEFAULT_ALIAS:
+                await self.open_stored(row)
+        waiting = iter([row for row in rows if row.alias != DEFAULT_ALIAS])
+
+        async def open_in_turn() -> None:
+            for row in waiting:
+                await self.open_stored(row)
+
+        tasks = [asyncio.create_task(open_in_turn()) for _ in range(min(_OPENING, len(rows)))]
+        try:
+            # Not a group: what one raises is known by its type, to the start as to everybody.
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def open_stored(self, row: LogRow) -> None:
         """Open a log at the start; one of a tenant that is damaged is kept closed.

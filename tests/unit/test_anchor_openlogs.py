@@ -1,0 +1,110 @@
+"""How the logs of a process are opened at its start: the shared one, then some at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from anchor_svc.openlogs import OpenLogs
+from anchor_svc.storage import DEFAULT_ALIAS, LogRow
+from provledger.errors import DataLossError, UnavailableError
+from tests.support.anchoring import eventually
+
+pytestmark = pytest.mark.timeout(60)
+
+ROWS = [
+    LogRow(bytes([number]) * 16, f"log.test/{number}", "blake3", 1, b"r" * 32, 0, 0, 7, alias)
+    for number, alias in enumerate(
+        [
+            *(f"tenants/t{n}" for n in range(5)),
+            DEFAULT_ALIAS,
+            *(f"tenants/t{n}" for n in range(5, 12)),
+        ]
+    )
+]
+
+
+class Logs:
+    """Logs that open once `ready` is set, or fail; `opening` and `closed` are their aliases."""
+
+    def __init__(self, **errors: Exception) -> None:
+        self.errors = errors
+        self.ready = asyncio.Event()
+        self.opening: list[str] = []
+        self.most = 0
+        self.closed: list[str] = []
+        self.logs = OpenLogs(self.make, self.never, self.never, max_logs=100)
+
+    async def never(self, *_: Any) -> Any:
+        raise AssertionError
+
+    def make(self, row: LogRow) -> Any:
+        name = row.alias.rpartition("/")[2]
+
+        async def start() -> None:
+            self.opening.append(name)
+            self.most = max(self.most, len(self.opening))
+            if name != DEFAULT_ALIAS and name not in self.errors:
+                await self.ready.wait()
+            self.opening.remove(name)
+            if name in self.errors:
+                raise self.errors[name]
+
+        async def close() -> None:
+            if name in self.opening:
+                self.opening.remove(name)
+            self.closed.append(name)
+
+        return SimpleNamespace(open=start, close=close, state=SimpleNamespace(signed_size=1))
+
+
+async def test_shared_log_is_opened_first_and_then_some_at_a_time() -> None:
+    """One sink that does not answer keeps each log for a moment, and not one after the other."""
+    made = Logs()
+    task = asyncio.create_task(made.logs.open_all(ROWS))
+    await eventually(lambda: len(made.opening) == 8)
+    assert made.logs.all() == [made.logs.default]
+    made.ready.set()
+    await task
+    assert (made.most, len(made.logs.all())) == (8, len(ROWS))
+
+
+async def test_damaged_log_keeps_no_other_closed() -> None:
+    made = Logs(t0=DataLossError("ROOT_MISMATCH", "damaged"), t7=DataLossError("GONE", "gone"))
+    made.ready.set()
+    await made.logs.open_all(ROWS)
+    assert len(made.logs.all()) == len(ROWS) - 2
+    assert {each.row.alias for each in made.logs.damaged()} == {"tenants/t0", "tenants/t7"}
+    assert sorted(made.closed) == ["t0", "t7"]
+
+
+async def test_log_that_cannot_be_opened_ends_the_start_as_itself() -> None:
+    error = UnavailableError("DATABASE_UNAVAILABLE", "away")
+    made = Logs(t3=error)
+    with pytest.raises(UnavailableError) as caught:
+        await made.logs.open_all(ROWS)
+    assert caught.value is error
+    # Those that were being opened are closed, and none is opened any more.
+    assert made.opening == []
+    assert made.logs.all() == [made.logs.default]
+    assert len(made.closed) == len(set(made.closed)) == 8
+
+
+async def test_damaged_shared_log_ends_the_start_before_others_are_opened() -> None:
+    made = Logs(default=DataLossError("ROOT_MISMATCH", "damaged"))
+    with pytest.raises(DataLossError):
+        await made.logs.open_all(ROWS)
+    assert (made.most, made.closed) == (1, ["default"])
+
+
+async def test_start_that_is_cancelled_leaves_none_half_open() -> None:
+    made = Logs()
+    task = asyncio.create_task(made.logs.open_all(ROWS))
+    await eventually(lambda: len(made.opening) == 8)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (made.opening, len(made.closed)) == ([], 8)
