@@ -86,7 +86,9 @@ def _named(text: str, first: str) -> tuple[str, str]:
     if not equals:
         name, address = first, text
     host, colon, port = address.rpartition(":")
-    if name not in (*SERVICES, GATEWAY) or not host or not colon or not port.isdecimal():
+    # The gateway is asked over HTTP, by the name that is dialled.
+    named = name == GATEWAY and "@" in host
+    if name not in (*SERVICES, GATEWAY) or not host or not colon or not port.isdecimal() or named:
         raise CommandError(
             f"--endpoint {text!r} is not [SERVICE=]HOST:PORT",
             hint=f"for example 127.0.0.1:7001 or keys=127.0.0.1:7001; services: "

@@ -115,6 +115,8 @@ def report(error: Exception) -> int:
 def advice(error: ProvledgerError) -> str:
     """What to do about an error of the library or of a service."""
     if isinstance(error, StatusError):
+        if error.code == "UNAVAILABLE" and _OTHER_NAME in error.message:
+            return _OTHER_NAME_ADVICE
         return _ADVICE_BY_REASON.get(error.reason) or _ADVICE_BY_CODE.get(error.code, "")
     if isinstance(error, KeyFormatError):
         return "write a fresh one with: provledger keys jwks --out jwks.json"
@@ -125,6 +127,12 @@ def advice(error: ProvledgerError) -> str:
     return ""
 
 
+# What gRPC says of a certificate that is of our CA, and not of the name that was dialled.
+_OTHER_NAME: Final = "Hostname Verification Check failed"
+_OTHER_NAME_ADVICE: Final = (
+    "the certificate there has another name than the one dialled; if that is as it should be, as "
+    "over a port-forward, say whose you expect: --endpoint [SERVICE=]NAME@HOST:PORT"
+)
 _ADVICE_BY_REASON: Final = {
     "REQUEST_ID_REUSED": "this request id was given to other content before; use a new one",
     "NO_KEYS_ENDPOINT": "name the keys service: --endpoint keys=HOST:PORT",

@@ -37,7 +37,8 @@ EndpointOption: TypeAlias = Annotated[
         help="Services elsewhere, instead of those of the data directory: HOST:PORT of the one "
         "this command talks to first, and ledger=, keys=, anchor=, witness= for each of the "
         "others it needs. Repeatable. Beyond loopback it takes --tls-cert, --tls-key and --tls-ca; "
-        "or plaintext:HOST:PORT, where something else encrypts the way.",
+        "or plaintext:HOST:PORT, where something else encrypts the way. NAME@HOST:PORT where the "
+        "certificate has another name than HOST, as at the end of a port-forward.",
         show_default=False,
     ),
 ]

@@ -15,6 +15,7 @@ from provledger.rpc.channel import call, channel
 from provledger.rpc.server import Server, ServerSettings
 from provledger.rpc.tls import TLSSettings, channel_credentials, server_credentials
 from provledger.settings import ConfigError
+from provledger_cli.failures import advice
 from tests.support.certs import CertificateAuthority
 from tests.support.echo import SERVICE, EchoServicer, EchoStub, serving
 
@@ -30,8 +31,10 @@ def settings(tls: TLSSettings, allowed: Mapping[str, tuple[str, ...]] | None = N
     )
 
 
-async def ask(port: int, tls: TLSSettings | None, method: str = "WhoAmI") -> bytes:
-    async with channel(f"localhost:{port}", tls) as open_channel:
+async def ask(
+    port: int, tls: TLSSettings | None, method: str = "WhoAmI", *, host: str = "localhost"
+) -> bytes:
+    async with channel(f"{host}:{port}", tls) as open_channel:
         stub = EchoStub(open_channel)
         answer: bytes = await call(getattr(stub, method), b"x", timeout_s=10, idempotent=False)
         return answer
@@ -97,6 +100,29 @@ async def test_client_of_another_authority_or_of_none_is_turned_away(
         ):
             with pytest.raises(errors.UnavailableError):
                 await ask(server.port, tls)
+
+
+async def test_a_server_of_another_name_than_the_one_dialled_must_have_the_expected_one(
+    ca: CertificateAuthority, tmp_path: Path
+) -> None:
+    """As at the end of a port-forward; each in the order in which a connection could be kept."""
+    caller = ca.issue("caller")
+    demo = ca.issue("demo", dns=("demo-keys", "demo-keys.ns.svc"))
+    other = CertificateAuthority(tmp_path, "other").issue("demo", dns=("demo-keys",))
+    async with serving(EchoServicer(), settings(demo)) as server:
+        for name in ("demo-keys", "demo-keys.ns.svc"):
+            assert await ask(server.port, caller, host=f"{name}@127.0.0.1") == b"caller"
+        for host in ("127.0.0.1", "demo-ledger@127.0.0.1", "demo@127.0.0.1", "127.0.0.1@127.0.0.1"):
+            with pytest.raises(errors.UnavailableError) as caught:
+                await ask(server.port, caller, host=host)
+            assert "NAME@HOST:PORT" in advice(caught.value)
+        assert await ask(server.port, caller, host="demo-keys@127.0.0.1") == b"caller"
+    # The name alone is not enough: it must be of the CA.
+    stranger = TLSSettings(other.cert, other.key, ca.path)
+    async with serving(EchoServicer(), settings(stranger)) as server:
+        with pytest.raises(errors.UnavailableError) as caught:
+            await ask(server.port, caller, host="demo-keys@127.0.0.1")
+        assert "NAME@HOST:PORT" not in advice(caught.value)
 
 
 async def test_allow_list_decides_by_the_most_exact_rule(ca: CertificateAuthority) -> None:

@@ -9,7 +9,7 @@ import pytest
 from provledger.client import AsyncClient
 from provledger.keyring import KeyRing
 from provledger.rpc.channel import channel, sync_channel
-from provledger.rpc.endpoint import grpc_target, is_local
+from provledger.rpc.endpoint import grpc_target, is_local, server_name
 from provledger.rpc.tls import TLSSettings
 from provledger.settings import ConfigError
 from provledger_cli.connect import target
@@ -55,6 +55,37 @@ def test_an_endpoint_may_say_that_the_way_is_encrypted_by_something_else() -> No
         grpc_target(f"plaintext:{FAR}", tls=True)
 
 
+@pytest.mark.parametrize("dialled", ["127.0.0.1:7001", "[::1]:7001", FAR, "dns:///localhost:1"])
+def test_an_endpoint_may_name_the_certificate_that_is_expected_there(dialled: str) -> None:
+    endpoint = f"demo-provledger-keys.ns.svc@{dialled}"
+    assert server_name(endpoint) == "demo-provledger-keys.ns.svc"
+    assert grpc_target(endpoint, tls=True) == dialled
+    assert server_name(dialled) == ""
+    # Without TLS nobody would look at the certificate.
+    with pytest.raises(ConfigError, match="TLS"):
+        grpc_target(endpoint, tls=False)
+
+
+@pytest.mark.parametrize("endpoint", ["@h:1", "*.x@h:1", "a b@h:1", "a..b@h:1", ".@h:1", "a\0@h:1"])
+def test_what_is_no_name_of_a_certificate_is_refused(endpoint: str) -> None:
+    for read in (server_name, lambda each: grpc_target(each, tls=True)):
+        with pytest.raises(ConfigError, match="no name of a certificate"):
+            read(endpoint)
+
+
+@pytest.mark.parametrize("endpoint", ["unix:/run/a@b", "unix:///run/a@b", "unix-abstract:a@b"])
+def test_sockets_may_have_an_at_in_their_name(endpoint: str) -> None:
+    assert server_name(endpoint) == ""
+    assert grpc_target(endpoint, tls=False) == endpoint
+
+
+def test_a_certificate_is_expected_with_tls_only() -> None:
+    for endpoint in ("plaintext:demo@h:1", "demo@plaintext:h:1"):
+        for tls in (False, True):
+            with pytest.raises(ConfigError, match="TLS"):
+                grpc_target(endpoint, tls=tls)
+
+
 async def test_channels_the_client_and_key_rings_refuse(tmp_path: Path) -> None:
     tls = CertificateAuthority(tmp_path).issue("caller")
     for make in (channel, sync_channel):
@@ -84,6 +115,10 @@ def test_commands_refuse_and_name_the_options(tmp_path: Path) -> None:
     assert target(tmp_path, [f"keys=plaintext:{FAR}"]).addresses == {"keys": f"plaintext:{FAR}"}
     # What a gateway serves is public.
     assert target(tmp_path, ["gateway=gateway.example:80"]).addresses
+    with pytest.raises(CommandError, match="TLS"):
+        target(tmp_path, ["keys=demo-keys@127.0.0.1:1"])
+    with pytest.raises(CommandError, match="HOST:PORT"):
+        target(tmp_path, ["gateway=demo-gateway@127.0.0.1:1"])
     tls = CertificateAuthority(tmp_path).issue("caller")
     with_tls = target(tmp_path, [FAR], tls_cert=tls.cert, tls_key=tls.key, tls_ca=tls.ca)
     assert with_tls.tls == TLSSettings(tls.cert, tls.key, tls.ca)

@@ -48,7 +48,8 @@ class Client:
         endpoint: `host:port` of the ledger service.
         keys_endpoint: `host:port` of the keys service; only `jwks` needs it.
         tls: Certificates for mutual TLS; None on loopback. Beyond it, None is a ConfigError, unless
-            the endpoint is `plaintext:host:port`: something else encrypts the way.
+            the endpoint is `plaintext:host:port`: something else encrypts the way. With them it may
+            be `name@host:port`, where the certificate has another name than `host`.
         policy: Deadlines and retries.
         share_calls: Whether single appends of several threads may share calls, see `AsyncClient`.
     """

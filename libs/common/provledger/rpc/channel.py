@@ -22,7 +22,7 @@ import grpc
 from provledger import telemetry
 from provledger.errors import DeadlineExceededError, StatusError
 from provledger.retry import NO_RETRY, RetryPolicy, honour
-from provledger.rpc.endpoint import grpc_target
+from provledger.rpc.endpoint import grpc_target, server_name
 from provledger.rpc.errors import MESSAGE_TOO_LARGE, from_rpc_error
 from provledger.rpc.tls import TLSSettings, channel_credentials
 
@@ -60,7 +60,7 @@ def channel(
     *,
     options: Sequence[tuple[str, Any]] = (),
 ) -> grpc.aio.Channel:
-    """A channel to `host:port` (or any gRPC target), for use in the running event loop.
+    """A channel to an endpoint (`provledger.rpc.endpoint`), for use in the running event loop.
 
     Nothing is connected yet. `options` are put after ours and win.
 
@@ -68,7 +68,7 @@ def channel(
         ConfigError: the TLS files cannot be used, or calls would go in clear beyond loopback
             (`provledger.rpc.endpoint`).
     """
-    merged = (*CHANNEL_OPTIONS, *options)
+    merged = (*CHANNEL_OPTIONS, *_expecting(endpoint), *options)
     target = grpc_target(endpoint, tls=tls is not None)
     if tls is None:
         return grpc.aio.insecure_channel(target, options=merged)
@@ -82,11 +82,21 @@ def sync_channel(
     options: Sequence[tuple[str, Any]] = (),
 ) -> grpc.Channel:
     """As `channel`, for blocking callers."""
-    merged = (*CHANNEL_OPTIONS, *options)
+    merged = (*CHANNEL_OPTIONS, *_expecting(endpoint), *options)
     target = grpc_target(endpoint, tls=tls is not None)
     if tls is None:
         return grpc.insecure_channel(target, options=merged)
     return grpc.secure_channel(target, channel_credentials(tls), options=merged)
+
+
+def _expecting(endpoint: str) -> tuple[tuple[str, Any], ...]:
+    """The option for the name of the certificate, where it is another than the one dialled.
+
+    gRPC calls it one for tests: it takes any name. Which certificate has that name, and who signed
+    it, is checked all the same.
+    """
+    name = server_name(endpoint)
+    return (("grpc.ssl_target_name_override", name),) if name else ()
 
 
 async def call(

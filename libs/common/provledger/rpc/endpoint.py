@@ -1,19 +1,25 @@
-"""Where calls go, and whether they may go there in clear.
+"""Where calls go, whether they may go there in clear, and whose certificate is expected there.
 
 ::
 
     127.0.0.1:7001           loopback: in clear, or over TLS
     ledger.example:7003      over TLS only
     plaintext:ledger.mesh:7003   in clear, for something else encrypts the way (a service mesh)
+    demo-ledger@127.0.0.1:7003   over TLS, at the other end of a tunnel: the certificate there must
+                             have the name demo-ledger, and not the one that is dialled
 
 As a server refuses to listen beyond loopback without TLS (`listener.check_bind`), nothing is sent
 beyond it without TLS, unless the endpoint itself says so. A name is not looked up for this: what
 it leads to now is not what gRPC finds later.
+
+A certificate is checked in the same way whoever is expected: it must be of our CA, and have that
+name.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import Final
 
 from provledger.settings import ConfigError
@@ -21,6 +27,8 @@ from provledger.settings import ConfigError
 PLAINTEXT: Final = "plaintext:"
 _SOCKETS: Final = ("unix", "unix-abstract")
 _ADDRESSES: Final = ("ipv4", "ipv6")
+# A DNS name or an address, as a certificate has it (RFC 9525 §6.1); no wildcard.
+_NAME: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
 
 def grpc_target(endpoint: str, *, tls: bool) -> str:
@@ -28,18 +36,44 @@ def grpc_target(endpoint: str, *, tls: bool) -> str:
 
     Raises:
         ConfigError: calls would go in clear beyond loopback; or the endpoint says that they are to,
-            and TLS is set.
+            and TLS is set; or it says whose certificate is expected, and TLS is not set.
     """
-    target = endpoint.removeprefix(PLAINTEXT)
+    name, dialled = _parts(endpoint)
+    if name and not tls:
+        raise ConfigError(
+            f"{endpoint!r} names a certificate: it is called with TLS, which is not set"
+        )
+    target = dialled.removeprefix(PLAINTEXT)
     if tls:
-        if target != endpoint:
+        if target != dialled:
             raise ConfigError(f"{endpoint!r} is to be called without TLS, but TLS is set")
-    elif target == endpoint and not is_local(target):
+    elif target == dialled and not is_local(target):
         raise ConfigError(
             f"refusing to call {endpoint!r} without TLS: give a certificate, its key and a CA; or, "
             f"where something else encrypts the way there, {PLAINTEXT + endpoint!r}"
         )
     return target
+
+
+def server_name(endpoint: str) -> str:
+    """The name that the certificate at an endpoint must have; "" for the one that is dialled.
+
+    Raises:
+        ConfigError: it is none that a certificate could have.
+    """
+    return _parts(endpoint)[0]
+
+
+def _parts(endpoint: str) -> tuple[str, str]:
+    """The name before the `@`, and what is dialled."""
+    scheme = PLAINTEXT if endpoint.startswith(PLAINTEXT) else ""
+    name, at, dialled = endpoint.removeprefix(scheme).partition("@")
+    # Behind a scheme (`unix:`), or within a path, it is part of the target.
+    if not at or ":" in name or "/" in name:
+        return "", endpoint
+    if _NAME.fullmatch(name) is None:
+        raise ConfigError(f"{endpoint!r}: what is before the @ is no name of a certificate")
+    return name, scheme + dialled
 
 
 def is_local(target: str) -> bool:
