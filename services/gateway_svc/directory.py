@@ -21,7 +21,8 @@ from typing import Final
 from gateway_svc.published import Published, prefix_of, read_published
 from gateway_svc.source import Census, check_length, missing, vanished
 from provledger import logs
-from provledger.errors import DataLossError, NotFoundError, StatusError, UnavailableError
+from provledger.errors import NotFoundError, StatusError, UnavailableError
+from provledger.rpc.errors import copied
 from provledger.tiles import TilePath
 
 log = logs.get(__name__)
@@ -140,6 +141,8 @@ class DirectorySource:
         self._monotonic = monotonic
         self._by_prefix: dict[str, DirectoryLog] = {}
         self._by_uid: dict[str, DirectoryLog] = {}
+        # Why logs that we do not know cannot be read: all of them, or one after another.
+        self._unread: list[StatusError] = []
         self._scanned_s = float("-inf")
         self._lock = asyncio.Lock()
         # Our own, so that nothing else in the process can keep us waiting.
@@ -154,32 +157,37 @@ class DirectorySource:
                 if self._monotonic() - self._scanned_s >= RESCAN_S:
                     await self._look_through()
             found = self._by_prefix.get(prefix)
+            if found is None and self._unread:
+                # It may be that of a log which nobody could read yet.
+                raise copied(self._unread[0])
         return found
 
     async def logs(self) -> Sequence[Published]:
         """What is published of each log."""
         await self._look_through()
-        published, damaged = [], None
-        for each in list(self._by_prefix.values()):
+        published: list[Published] = []
+        failed = [copied(error) for error in self._unread]
+        for each in self._by_prefix.values():
             try:
                 published.append(each.read())
-            except DataLossError as error:
+            except StatusError as error:
                 log.error("gateway.log_unreadable", exc_info=error)
-                damaged = error
-        if damaged is not None and not published:
-            raise damaged
+                failed.append(error)
+        if failed and not published:
+            raise failed[0]
         return sorted(published, key=lambda item: item.origin)
 
     async def census(self) -> Census:
         """See `Source`."""
         await self._look_through()
-        failed: list[StatusError] = []
+        failed = list(self._unread)
+        logs = len(failed) + len(self._by_prefix)
         for each in self._by_prefix.values():
             try:
                 each.read()
             except StatusError as error:
                 failed.append(error)
-        return Census(len(self._by_prefix), len(failed), failed[0] if failed else None)
+        return Census(logs, len(failed), failed[0] if failed else None)
 
     async def close(self) -> None:
         """Let the threads end."""
@@ -191,18 +199,15 @@ class DirectorySource:
     def _scan(self) -> None:
         self._scanned_s = self._monotonic()
         try:
-            names = [name for name in os.listdir(self._logs_dir) if _UID.fullmatch(name)]
-        except FileNotFoundError:
-            if self._by_prefix:
-                raise vanished() from None
-            return
-        except OSError as error:
-            raise _unreadable(error) from error
+            names = self._names()
+        except StatusError as error:
+            self._unread = [copied(error)]
+            raise
         # Of what was served, nothing is dropped: who asks for it hears why it cannot be read.
-        by_prefix = dict(self._by_prefix)
-        served = set(by_prefix.values())
-        failed: StatusError | None = None
-        for name in sorted(names)[:MAX_LOGS]:
+        served = set(self._by_prefix.values())
+        by_prefix: dict[str, DirectoryLog] = {}
+        unread: list[StatusError] = []
+        for name in names[:MAX_LOGS]:
             each = self._by_uid.setdefault(name, DirectoryLog(self._logs_dir / name, self._threads))
             try:
                 by_prefix[prefix_of(each.read().origin)] = each
@@ -212,10 +217,20 @@ class DirectorySource:
                 log.error("gateway.log_unreadable", exc_info=error, log=name)
                 if each not in served and isinstance(error, UnavailableError):
                     # Nobody knows yet which paths lead there.
-                    failed = error
-        self._by_prefix = by_prefix
-        if failed is not None:
-            raise failed
+                    unread.append(copied(error))
+        # One that cannot be read takes the others from nobody.
+        self._unread = unread
+        self._by_prefix = self._by_prefix | by_prefix
+
+    def _names(self) -> list[str]:
+        try:
+            return sorted(name for name in os.listdir(self._logs_dir) if _UID.fullmatch(name))
+        except FileNotFoundError:
+            if self._by_prefix:
+                raise vanished() from None
+            return []
+        except OSError as error:
+            raise _unreadable(error) from error
 
 
 def _unreadable(error: OSError) -> UnavailableError:

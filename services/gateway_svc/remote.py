@@ -21,7 +21,8 @@ from gateway_svc.keeping import Kept, Once
 from gateway_svc.published import Published, prefix_of, read_published
 from gateway_svc.source import Census, Content, Redirect, check_length, missing, vanished
 from provledger import logs
-from provledger.errors import DataLossError, NotFoundError, StatusError, UnavailableError
+from provledger.errors import DataLossError, NotFoundError, StatusError
+from provledger.rpc.errors import copied
 from provledger.tiles import TILE_WIDTH, TilePath
 
 log = logs.get(__name__)
@@ -222,6 +223,8 @@ class RemoteSource:
         self._by_prefix: dict[str, RemoteLog] = {}
         # Logs that were served, and that the place names no more.
         self._unlisted = 0
+        # Why logs that we do not know cannot be read, by what the place calls them.
+        self._unread: dict[str, StatusError] = {}
         self._scanned_s = float("-inf")
         self._failed: StatusError | None = None
         self._lock = asyncio.Lock()
@@ -230,13 +233,22 @@ class RemoteSource:
         """See `Source`; the place is asked again for a log that we do not know."""
         if prefix not in self._by_prefix:
             await self._scan()
-        return self._by_prefix.get(prefix)
+        found = self._by_prefix.get(prefix)
+        if found is None and self._unread:
+            # It may be that of a log which nobody could read yet.
+            raise copied(next(iter(self._unread.values())))
+        return found
 
     async def census(self) -> Census:
         """See `Source`."""
         await self._scan()
-        because = vanished() if self._unlisted else None
-        return Census(len(self._by_prefix), self._unlisted, because)
+        because = list(self._unread.values()) + ([vanished()] if self._unlisted else [])
+        unread = len(self._unread)
+        return Census(
+            len(self._by_prefix) + unread,
+            self._unlisted + unread,
+            because[0] if because else None,
+        )
 
     async def logs(self) -> Sequence[Published]:
         """See `Source`."""
@@ -244,12 +256,13 @@ class RemoteSource:
         found = await asyncio.gather(
             *(each.published() for each in self._by_prefix.values()), return_exceptions=True
         )
-        for error in found:
-            if isinstance(error, UnavailableError):
-                raise error
-            if isinstance(error, BaseException):
-                log.error("gateway.log_unreadable", exc_info=error)
+        errors = [one for one in found if isinstance(one, BaseException)]
+        for error in errors:
+            log.error("gateway.log_unreadable", exc_info=error)
         published = [one for one in found if isinstance(one, Published)]
+        errors += map(copied, self._unread.values())
+        if errors and not published:
+            raise errors[0]
         return sorted(published, key=lambda item: item.origin)
 
     async def close(self) -> None:
@@ -268,7 +281,7 @@ class RemoteSource:
                     self._failed = error
                 self._scanned_s = self._monotonic()
             if self._failed is not None:
-                raise self._failed
+                raise copied(self._failed)
 
     async def _look_through(self) -> None:
         async with self._fetches:
@@ -279,14 +292,22 @@ class RemoteSource:
         self._unlisted = len(self._by_name.keys() - set(names)) if len(names) < MAX_LOGS else 0
         # An origin never changes: only logs that are new to us are asked for theirs.
         results = await asyncio.gather(*(one.published() for one in new), return_exceptions=True)
+        unread: dict[str, StatusError] = {}
         for one, result in zip(new, results, strict=True):
             if isinstance(result, Published):
                 self._by_name[one.name] = one
                 known.append(one)
-            elif isinstance(result, DataLossError):
+            elif isinstance(result, NotFoundError):
+                continue  # made, but not published
+            elif isinstance(result, StatusError):
                 log.error("gateway.log_unreadable", exc_info=result, log=one.name)
-            elif not isinstance(result, NotFoundError):  # made, but not published
+                # A damaged one is not denied to anybody: nobody was shown it.
+                if not isinstance(result, DataLossError):
+                    unread[one.name] = copied(result)
+            else:
                 raise result
+        # One that cannot be read takes the others from nobody.
+        self._unread = unread
         self._by_prefix = {prefix_of(one.known.origin): one for one in known if one.known}
 
     def _log(self, name: str) -> RemoteLog:

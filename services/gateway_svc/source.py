@@ -75,7 +75,7 @@ class Log(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Census:
-    """How many logs there are, and how many of them, served before, cannot be read now, and why."""
+    """How many logs there are, and how many of them cannot be read now, and why."""
 
     logs: int
     unreadable: int = 0
@@ -86,7 +86,11 @@ class Source(Protocol):
     """The logs there are. What was served once is not denied later: it cannot be read, or can."""
 
     async def find(self, prefix: str) -> Log | None:
-        """The log that is served below a path."""
+        """The log that is served below a path.
+
+        Raises:
+            StatusError: it is none that we know, and some log that we do not know cannot be read.
+        """
         ...
 
     async def logs(self) -> Sequence[Published]:

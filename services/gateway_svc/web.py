@@ -137,11 +137,17 @@ class Gateway:
 
     async def _find(self, path: str) -> tuple[Log, str]:
         """The log that a path leads into, and what is left of the path."""
+        failed: StatusError | None = None
         for prefix, rest in _splits(path):
-            found = await self._source.find(prefix)
+            try:
+                found = await self._source.find(prefix)
+            except StatusError as error:
+                # A longer prefix may be that of a log which is known.
+                failed = error
+                continue
             if found is not None:
                 return found, rest
-        raise NotFoundError("NOT_FOUND", "there is nothing here; GET / lists the logs")
+        raise failed or NotFoundError("NOT_FOUND", "there is nothing here; GET / lists the logs")
 
     async def _index(self, scope: Scope, send: Send) -> None:
         scope["provledger.route"] = "index"

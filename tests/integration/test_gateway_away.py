@@ -90,3 +90,35 @@ async def test_a_damaged_checkpoint_stays_one_whoever_looks(
     assert (await gateway.call(f"/{OTHER}/checkpoint")).status == 503
     answer = await gateway.call("/readyz")
     assert (answer.status, json.loads(answer.body)["unreadable"]) == (503, 2)
+
+
+@pytest.mark.parametrize("prefix", [OTHER, "a/tile/b"])
+async def test_a_log_that_nobody_could_read_yet_takes_the_others_from_nobody(
+    tmp_path: Path, prefix: str
+) -> None:
+    logs = tmp_path / "data" / "logs"
+    (logs / OTHER).mkdir(parents=True)
+    (logs / OTHER / "checkpoint").write_bytes(signed_checkpoint(f"log.test/{prefix}", [b"x"]))
+    unread = logs / ("f" * 32)
+    (unread / "checkpoint").mkdir(parents=True)  # reading it is an error
+    async with running_gateway(tmp_path / "data") as gateway:
+        for _ in range(2):
+            assert (await gateway.call(f"/{prefix}/checkpoint")).status == 200
+            # The log is found; of its tiles there is none.
+            answer = await gateway.call(f"/{prefix}/tile/0/000.p/1")
+            assert (answer.status, json.loads(answer.body)["reason"]) == (404, "TILE_NOT_FOUND")
+            # Nobody knows which paths lead into the other one.
+            answer = await gateway.call(f"/{UID}/checkpoint")
+            assert (answer.status, json.loads(answer.body)["reason"]) == (
+                503,
+                "STORAGE_UNAVAILABLE",
+            )
+            (shown,) = json.loads((await gateway.call("/")).body)["logs"]
+            assert shown["path"] == f"/{prefix}/"
+        answer = await gateway.call("/readyz")
+        assert answer.status == 200
+        state = json.loads(answer.body)
+        assert (state["logs"], state["unreadable"]) == (2, 1)
+        assert state["reason"] == "STORAGE_UNAVAILABLE"
+        shutil.rmtree(unread)
+        await until(lambda: gateway.call(f"/{UID}/checkpoint"), 404)

@@ -16,7 +16,7 @@ from anchor_svc.openlog import OpenLog
 from gateway_svc.app import build
 from gateway_svc.config import Settings
 from gateway_svc.published import Published
-from gateway_svc.remote import PIECE_BYTES, PIECE_MAX_AGE_S, Piece, RemoteSource
+from gateway_svc.remote import PIECE_MAX_AGE_S, RemoteSource
 from gateway_svc.source import Census, Redirect
 from provledger import tiles
 from provledger.api.anchor.v1 import anchor_pb2 as pb
@@ -39,7 +39,8 @@ from tests.support.gateway import (
     serving_anchor,
     tile_bucket,
 )
-from tests.support.tiled import flip, signed_checkpoint, tile_files
+from tests.support.places import ENTRIES, MemoryPlace, memory_log
+from tests.support.tiled import flip, signed_checkpoint
 
 SIZE = 601
 UID = LOG_UID.hex()
@@ -242,54 +243,6 @@ async def test_bundles_are_compressed_for_who_accepts_it(log: OpenLog, place: st
 # --- the remote source, at a place in memory -----------------------------------------------------
 
 
-class MemoryPlace:
-    """Logs in memory; `asked` counts, `away` fails."""
-
-    def __init__(self, **logs: dict[str, bytes]) -> None:
-        self.logs = logs
-        self.asked: list[str] = []
-        self.away = False
-
-    def _ask(self, what: str) -> None:
-        self.asked.append(what)
-        if self.away:
-            raise UnavailableError("STORAGE_UNAVAILABLE", "away")
-
-    async def names(self) -> list[str]:
-        self._ask("names")
-        return list(self.logs)
-
-    async def checkpoint(self, name: str) -> bytes | None:
-        self._ask("checkpoint")
-        await asyncio.sleep(0)
-        return self.logs[name].get("checkpoint")
-
-    async def piece(
-        self, name: str, tile: tiles.TilePath, offset: int, tag: str | None
-    ) -> Piece | None:
-        self._ask(f"{tile.path}@{offset}")
-        await asyncio.sleep(0)
-        data = self.logs[name].get(tile.path)
-        if data is None:
-            return None
-        return Piece(data[offset : offset + PIECE_BYTES], len(data), f"tag-{hash(data)}")
-
-    async def redirect(self, name: str, tile: tiles.TilePath) -> Redirect | None:
-        return None
-
-    async def close(self) -> None:
-        return None
-
-
-ENTRIES = [bytes([number % 251]) * 3000 for number in range(600)]
-"""Bundles of three quarters of a mebibyte: three pieces and a bit."""
-
-
-def memory_log(size: int = 600) -> dict[str, bytes]:
-    signed = signed_checkpoint("log.test/x", ENTRIES[:size])
-    return {**tile_files(ENTRIES, size), "checkpoint": signed}
-
-
 async def _read(source: RemoteSource, path: str) -> bytes:
     found = await source.find("x")
     assert found is not None
@@ -436,6 +389,36 @@ async def test_a_log_that_the_place_forgets_is_not_denied() -> None:
     now += 5
     assert await source.census() == Census(2)
     assert (await found.published()).size == 600
+
+
+async def test_a_log_that_nobody_could_read_yet_takes_the_others_from_nobody() -> None:
+    """A bucket may refuse one object; whoever asks for what may be in that log hears of it."""
+    now = 100.0
+    place = MemoryPlace(a=memory_log(), b={"checkpoint": signed_checkpoint("log.test/y", [b"y"])})
+    place.refused["b"] = refusal = UnavailableError("STORAGE_REFUSED", "b says AccessDenied")
+    source = RemoteSource(place, max_age_s=1, cache_bytes=0, monotonic=lambda: now)
+    for _ in range(2):
+        found = await source.find("x")
+        assert found is not None
+        assert (await found.published()).size == 600
+        assert [one.origin for one in await source.logs()] == ["log.test/x"]
+        census = await source.census()
+        assert (census.logs, census.unreadable) == (2, 1)
+        assert census.because is not None
+        assert census.because.reason == refusal.reason
+        with pytest.raises(UnavailableError, match="AccessDenied"):
+            await source.find("y")
+        now += 5
+    # Of those that were read before, it is the same.
+    del place.refused["b"]
+    assert len(await source.logs()) == 2
+    place.refused["b"] = refusal
+    now += 5
+    assert [one.origin for one in await source.logs()] == ["log.test/x"]
+    place.refused["a"] = refusal
+    now += 5
+    with pytest.raises(UnavailableError, match="AccessDenied"):
+        await source.logs()
 
 
 async def test_hash_tiles_of_a_wrong_length_are_not_kept() -> None:
