@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from keys_svc.registry import EventRecord, KeyRecord, Registry
-from provledger.errors import UnavailableError
-from provledger.key_events import EventType, KeyEvent, KeyRef, LogSize, SignedEvent
+from provledger.errors import FailedPreconditionError, UnavailableError
+from provledger.key_events import MAX_EVENT_BYTES, EventType, KeyEvent, KeyRef, LogSize, SignedEvent
 from provledger.keyset import KeyPurpose, KeyState
+
+_ENDORSEMENT_BYTES: Final = 16 * 1024
 
 
 def propose_created(registry: Registry, record: KeyRecord, now_ns: int) -> Registry:
@@ -57,7 +61,18 @@ def propose_rotated(
 
 
 def propose(registry: Registry, event: KeyEvent) -> Registry:
-    """Put an event into the journal."""
+    """Put an event into the journal.
+
+    Raises:
+        FailedPreconditionError: KEY_EVENT_TOO_LARGE, nobody could read it once it is endorsed.
+    """
+    if len(event.encode()) > MAX_EVENT_BYTES - _ENDORSEMENT_BYTES:
+        raise FailedPreconditionError(
+            "KEY_EVENT_TOO_LARGE",
+            f"with its endorsements the event would be of more than {MAX_EVENT_BYTES} bytes: it "
+            f"names {len(event.sizes)} logs, more than a checkpoint key can be changed for",
+            metadata={"kid": event.kid},
+        )
     number = 1 + max((each.number for each in registry.events), default=0)
     return registry.with_event(EventRecord(number, SignedEvent(event)))
 

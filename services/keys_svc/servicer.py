@@ -13,13 +13,13 @@ from keys_svc.live import LiveRegistry
 from keys_svc.rebuilding import rebuild
 from keys_svc.registry import Registry
 from keys_svc.revoking import revoke
-from keys_svc.signers import Signers
+from keys_svc.signers import Signers, check_report
 from provledger import logs, names
 from provledger.api.keys.v1 import keys_pb2 as pb
 from provledger.api.keys.v1 import keys_pb2_grpc
 from provledger.errors import FailedPreconditionError
 from provledger.key_events import LogSize
-from provledger.keyset import KeyState
+from provledger.keyset import KeyPurpose, KeyState
 from provledger.rpc.key_events import PURPOSES_PB, endorsement_from_pb
 
 log = logs.get(__name__)
@@ -87,7 +87,7 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
                 drain_ns=self._drain_ns,
                 binding=binding,
                 hold_pending=request.hold_pending,
-                sizes=self._log_sizes(now_ns),
+                sizes=self._log_sizes(known, now_ns),
             )
         )
         record = registry.get(kid)
@@ -129,7 +129,7 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
                 now_ns,
                 after=after,
                 replacement_kid=request.replacement_kid,
-                sizes=self._log_sizes(now_ns),
+                sizes=self._log_sizes(known, now_ns),
             )
         )
         log.warning("keys.revoked", kid=kid)
@@ -241,8 +241,7 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
     ) -> pb.ReportSignerResponse:
         """Take note of what a service signs with."""
         signer = request.signer
-        for name in ("watcher", "instance"):
-            names.check_text(getattr(signer, name), f"signer.{name}", max_bytes=64)
+        check_report(signer)
         self._signers.report(signer, self._clock(), leaving=request.leaving)
         return pb.ReportSignerResponse()
 
@@ -264,7 +263,7 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
                     journal.retire,
                     now_ns=now_ns,
                     ready=self._settled(known, now_ns),
-                    sizes=self._signers.log_sizes(now_ns),
+                    sizes=self._sizes_by_origin(known, now_ns),
                     settle_ns=_SETTLE_NS,
                 )
                 if retire(known) is not known:
@@ -285,8 +284,17 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
             and self._signers.all_use(number, active.kid, now_ns)
         ]
 
-    def _log_sizes(self, now_ns: int) -> list[LogSize]:
-        sizes = self._signers.log_sizes(now_ns)
+    def _sizes_by_origin(self, registry: Registry, now_ns: int) -> dict[str, int]:
+        kids = {
+            each.kid
+            for each in registry
+            if each.purpose is KeyPurpose.CHECKPOINT
+            and each.state in (KeyState.ACTIVE, KeyState.DRAINING)
+        }
+        return self._signers.log_sizes(now_ns, kids)
+
+    def _log_sizes(self, registry: Registry, now_ns: int) -> list[LogSize]:
+        sizes = self._sizes_by_origin(registry, now_ns)
         return [LogSize(origin, size) for origin, size in sorted(sizes.items())]
 
 

@@ -1,15 +1,42 @@
 """Who signs with what now: reports of the signing services, each with a lease. In memory only.
 
-Nothing is decided by a report but when a drained key is written down as retired, and what
-`keys rotate` shows: a signing service that lies about it changes neither what it may sign nor what
-verifies. After a restart the services report again within seconds.
+What is decided by reports: when a drained key is written down as retired, what `keys rotate` shows,
+and how large the logs are where a checkpoint key begins or ends, for which those count that sign
+checkpoints. After a restart the services report again within seconds.
 """
 
 from __future__ import annotations
 
-from provledger.api.keys.v1 import keys_pb2 as pb
+from collections.abc import Collection
+from typing import Final
 
-_MAX_SIGNERS = 256
+from provledger import names
+from provledger.api.keys.v1 import keys_pb2 as pb
+from provledger.errors import IdentifierError
+
+_MAX_SIGNERS: Final = 256
+_MAX_KEYS: Final = 16
+_MAX_LOGS: Final = 10_001
+_MAX_NAME_BYTES: Final = 64
+_MAX_ORIGIN_BYTES: Final = 1024
+_CHECKPOINT: Final = pb.KEY_PURPOSE_CHECKPOINT
+
+
+def check_report(signer: pb.Signer) -> None:
+    """Refuse a report that could not be written down; raises IdentifierError."""
+    for name in ("watcher", "instance"):
+        names.check_text(getattr(signer, name), f"signer.{name}", max_bytes=_MAX_NAME_BYTES)
+    if len(signer.keys) > _MAX_KEYS:
+        raise IdentifierError("signer.keys", f"has more than {_MAX_KEYS}")
+    if len(signer.log_sizes) > _MAX_LOGS:
+        raise IdentifierError("signer.log_sizes", f"has more than {_MAX_LOGS}")
+    for at, key in enumerate(signer.keys):
+        names.check_text(key.kid, f"signer.keys[{at}].kid", max_bytes=_MAX_NAME_BYTES)
+    for at, each in enumerate(signer.log_sizes):
+        where = f"signer.log_sizes[{at}]"
+        names.check_text(each.origin, f"{where}.origin", max_bytes=_MAX_ORIGIN_BYTES)
+        if each.size < 0:
+            raise IdentifierError(f"{where}.size", "is below 0")
 
 
 class Signers:
@@ -36,10 +63,13 @@ class Signers:
         }
         return [signer for _, signer in self._reports.values()]
 
-    def log_sizes(self, now_ns: int) -> dict[str, int]:
-        """The largest tree size reported for each log, by origin."""
+    def log_sizes(self, now_ns: int, kids: Collection[str]) -> dict[str, int]:
+        """The largest tree size of each log, by origin, of those who sign checkpoints by one of
+        these keys: others know nothing of it."""
         sizes: dict[str, int] = {}
         for signer in self.list(now_ns):
+            if not any(each.purpose == _CHECKPOINT and each.kid in kids for each in signer.keys):
+                continue
             for each in signer.log_sizes:
                 sizes[each.origin] = max(each.size, sizes.get(each.origin, 0))
         return sizes

@@ -1,0 +1,89 @@
+"""What reports of signing services may decide, and what must not be written down of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from keys_svc import journal
+from keys_svc.registry import KeyBinding, Registry
+from keys_svc.signers import Signers, check_report
+from provledger.api.keys.v1 import keys_pb2 as pb
+from provledger.errors import FailedPreconditionError, IdentifierError
+from provledger.key_events import LogSize, parse_signed
+from provledger.keyset import KeyPurpose
+from tests.unit.test_key_events import C1, H1, R1, W1, X1
+from tests.unit.test_keys_journal import binding, carry
+
+CHECKPOINT = pb.KEY_PURPOSE_CHECKPOINT
+ORIGIN = "log.example/0"
+
+
+def report(
+    kid: str, sizes: dict[str, int], *, purpose: pb.KeyPurpose = CHECKPOINT, name: str = "anchor"
+) -> pb.Signer:
+    return pb.Signer(
+        watcher=name,
+        instance="1",
+        keys=[pb.SignerKey(purpose=purpose, kid=kid, epoch=1)],
+        log_sizes=[pb.LogSize(origin=origin, size=size) for origin, size in sizes.items()],
+    )
+
+
+def test_sizes_are_said_by_those_who_sign_checkpoints() -> None:
+    """Whoever else may report could bound a key for good, or lift its bound."""
+    signers = Signers(1000)
+    signers.report(report("checkpoint-1", {ORIGIN: 100}), 0)
+    signers.report(
+        report("witness-1", {ORIGIN: 10**15}, purpose=pb.KEY_PURPOSE_WITNESS, name="witness"), 0
+    )
+    signers.report(report("checkpoint-9", {ORIGIN: 10**15}, name="other"), 0)
+    signers.report(pb.Signer(watcher="x", instance="1", log_sizes=[pb.LogSize(origin="y")]), 0)
+    assert signers.log_sizes(500, {"checkpoint-1"}) == {ORIGIN: 100}
+    assert signers.log_sizes(500, ()) == {}
+    assert signers.log_sizes(5000, {"checkpoint-1"}) == {}
+
+
+@pytest.mark.parametrize(
+    ("signer", "field"),
+    [
+        (report("c", {"": 1}), "signer.log_sizes[0].origin"),
+        (report("c", {"a" * 1025: 1}), "signer.log_sizes[0].origin"),
+        (report("c", {"a": 1, "b": -1}), "signer.log_sizes[1].size"),
+        (report("c", {str(each): 1 for each in range(10_002)}), "signer.log_sizes"),
+        (report("", {}), "signer.keys[0].kid"),
+        (pb.Signer(watcher="a", instance="b", keys=[pb.SignerKey(kid="c")] * 17), "signer.keys"),
+        (pb.Signer(watcher="", instance="b"), "signer.watcher"),
+    ],
+)
+def test_reports_that_could_not_be_written_down_are_refused(signer: pb.Signer, field: str) -> None:
+    with pytest.raises(IdentifierError) as caught:
+        check_report(signer)
+    assert caught.value.field == field
+    check_report(report("c", {"a" * 1024: 0}))
+
+
+def test_an_event_that_nobody_could_read_is_not_proposed() -> None:
+    """It would be stored, and the registry could not be read any more."""
+    registry = Registry()
+    for key, purpose in zip((W1, C1, H1), KeyPurpose, strict=False):
+        registry = registry.create(binding(key, purpose), 10)
+    kept = carry(journal.propose_genesis(registry, binding(R1), 20))
+    successor: KeyBinding = binding(X1, KeyPurpose.CHECKPOINT)
+
+    def rotated(count: int) -> Registry:
+        sizes = [LogSize(f"provledger.local/{each:048}", 10**6) for each in range(count)]
+        return journal.rotate(
+            kept,
+            X1.kid,
+            KeyPurpose.CHECKPOINT,
+            400,
+            drain_ns=1000,
+            binding=successor,
+            sizes=sizes,
+        )
+
+    for event in rotated(400).events:
+        assert parse_signed(event.signed.encode()) == event.signed
+    with pytest.raises(FailedPreconditionError) as caught:
+        rotated(700)
+    assert caught.value.reason == "KEY_EVENT_TOO_LARGE"
