@@ -2,7 +2,8 @@
 
 The witness is trusted to check drafts and to sign. Whether its answer hangs together is checked
 here all the same, before anything of it is stored: the body is of our suite, its root is that of
-the leaf hashes, every statement is the leaf it claims to be. The signature itself is verified by
+the leaf hashes, every statement is the leaf it claims to be, and of the draft that it is the answer
+to. The signature itself is verified by
 whoever holds the keys. Reads of the clock and randomness are the caller's.
 """
 
@@ -12,11 +13,12 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final, Protocol
 
 from ledger_svc.batch_tree import siblings_of
 from ledger_svc.chain import Candidate, LedgerInfo, Seal, split_hashes
-from provledger import logs
+from provledger import jcs, logs, names
 from provledger.api.common.v1 import common_pb2
 from provledger.api.witness.v1 import witness_pb2
 from provledger.errors import InputError, InternalError, InvalidProofError, StatusError
@@ -185,6 +187,8 @@ def reading(
             raise _refuse("a statement is not the leaf it claims to be")
         yield
     places = [result.batch_index for result in results if isinstance(result, Candidate)]
+    if any(left >= right for left, right in pairwise(places)):
+        raise _refuse("two statements are at one place, or not in order")
     return Witnessed(_seal(ledger, response, leaves, min(places), max(places) + 1), results)
 
 
@@ -198,6 +202,7 @@ def _candidate(
         raise _refuse("a statement lies outside of its batch")
     if len(witnessed.payload_hash) != _HASH_BYTES:
         raise _refuse("a payload hash is not 32 bytes")
+    _check_answers(item, witnessed)
     return Candidate(
         item.receipt_id,
         draft.request_id,
@@ -213,6 +218,23 @@ def _candidate(
         leaves[index],
         index,
     )
+
+
+def _check_answers(item: Pending, witnessed: witness_pb2.WitnessedStatement) -> None:
+    """Check that a statement is of this draft: by its ids, which nobody else has.
+
+    In canonical JSON no text holds a bare quote, so that what is found is a member.
+    """
+    statement, request_id = witnessed.statement, item.draft.request_id
+    if f'"receiptId":"{names.receipt_id_text(item.receipt_id)}"'.encode() not in statement:
+        raise _refuse("a statement has another receipt id")
+    if f'"requestId":"{request_id}"'.encode() not in statement and (
+        # With escapes.
+        jcs.encode({"requestId": request_id})[1:-1] not in statement
+    ):
+        raise _refuse("a statement has another request id")
+    if f'"{witnessed.payload_hash.hex()}"'.encode() not in statement:
+        raise _refuse("a statement is of another payload hash")
 
 
 def _seal(

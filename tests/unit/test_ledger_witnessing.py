@@ -68,6 +68,19 @@ def other_body(response: Any) -> None:
     response.body = answer_to(items("r9")).body
 
 
+def swapped(response: Any) -> None:
+    """Each draft has the statement of the other one, with all that belongs to it."""
+    first, second = (type(each)() for each in response.results[:2])
+    first.CopyFrom(response.results[0])
+    second.CopyFrom(response.results[1])
+    response.results[0].CopyFrom(second)
+    response.results[1].CopyFrom(first)
+
+
+def two_at_one_place(response: Any) -> None:
+    response.results[1].CopyFrom(response.results[0])
+
+
 BROKEN: dict[str, Callable[[Any], Any]] = {
     "a result too few": lambda r: r.results.pop(),
     "a result too many": lambda r: r.results.add(),
@@ -75,6 +88,9 @@ BROKEN: dict[str, Callable[[Any], Any]] = {
     "another statement": other_statement,
     "another place": lambda r: setattr(r.results[0].witnessed, "batch_index", 3),
     "a place outside": lambda r: setattr(r.results[0].witnessed, "batch_index", 4),
+    "statements swapped": swapped,
+    "one statement for two": two_at_one_place,
+    "another payload hash": lambda r: setattr(r.results[0].witnessed, "payload_hash", bytes(32)),
     "a short payload hash": lambda r: setattr(r.results[0].witnessed, "payload_hash", b"x"),
     "leaf hashes cut": lambda r: setattr(r, "leaf_hashes", r.leaf_hashes[:-1]),
     "a leaf too few": lambda r: setattr(r, "leaf_hashes", r.leaf_hashes[:-32]),
@@ -96,6 +112,20 @@ def test_answer_that_does_not_hang_together_is_refused(what: str) -> None:
     with pytest.raises(InternalError) as caught:
         read_response(LEDGER, pending, response)
     assert caught.value.reason == "WITNESS_ANSWER"
+
+
+@pytest.mark.parametrize("given", ["r1", 'a "quote"', "back\\slash", "Ü/ü", "a\u2028b"])
+def test_statement_of_another_request_is_refused_and_its_own_is_not(given: str) -> None:
+    pending = items(given)
+    response = answer_to(pending)
+    assert read_response(LEDGER, pending, response).seal is not None
+    pending[0].draft.request_id = given + "x"
+    with pytest.raises(InternalError, match="another request id"):
+        read_response(LEDGER, pending, response)
+    pending[0].draft.request_id = given
+    pending[0].receipt_id = items("a", "b")[1].receipt_id
+    with pytest.raises(InternalError, match="another receipt id"):
+        read_response(LEDGER, pending, response)
 
 
 def test_batch_of_another_suite_is_refused() -> None:
