@@ -70,6 +70,11 @@ def test_without_values_it_names_all_that_is_missing() -> None:
         (("gcp",), "notary.replicas=2,notary.database.secret=db", "notary.replicas: one process"),
         (("local", "fips"), "ledger.settings.default_suite=blake3", "suite blake3 of the ledger"),
         (("local", "fips"), "anchor.settings.suite=blake3-all", "suite blake3-all of the anchor"),
+        (
+            ("production",),
+            "firstKeys.enabled=false,firstKeys.witness=,firstKeys.checkpoint=,firstKeys.head=",
+            "networkPolicy.egress.kms: where the key service of witness and anchor is",
+        ),
         (("gcp", "fips"), "image.tag=x", "the notary has no FIPS mode"),
         (("local", "fips"), "extraEnv[0].name=OPENSSL_CONF", "OPENSSL_CONF is the chart's to set"),
     ],
@@ -314,6 +319,32 @@ def test_only_signing_services_reach_key_services() -> None:
         }
         assert (443 in ports) == (name in ("witness", "anchor", "first-keys")), name
         assert (5432 in ports) == (name in ("keys", "ledger", "anchor")), name
+
+
+NO_FIRST_KEYS = "firstKeys.enabled=false,firstKeys.witness=,firstKeys.checkpoint=,firstKeys.head="
+VOLUMES = "witness.extraVolumes[0].name=token,anchor.extraVolumes[0].name=token"
+
+
+@pytest.mark.parametrize(
+    ("sets", "reaches"),
+    [
+        ("firstKeys.enabled=false", True),  # the URIs are read, though nothing runs for them
+        (f"{NO_FIRST_KEYS},networkPolicy.egress.kms[0].ports[0].port=443", True),
+        (f"{NO_FIRST_KEYS},keyFiles.secret=keys", False),
+        (f"{NO_FIRST_KEYS},{VOLUMES}", False),
+    ],
+)
+def test_keys_that_are_registered_by_hand_are_reached_as_well(sets: str, reaches: bool) -> None:
+    """Keys in files and in tokens take no network."""
+    more = ("--set", sets, "--set", "firstKeys.receipt=,firstKeys.recovery=,otel.endpoint=")
+    policies = of_kind(render(*values("production"), *more), "NetworkPolicy")
+    # What else witness calls: the names of services, and keys.
+    assert (len(policies["witness"]["spec"]["egress"]) > 2) == reaches
+
+
+def test_policies_are_not_asked_for_where_there_are_none() -> None:
+    more = ("--set", f"{NO_FIRST_KEYS},networkPolicy.enabled=false")
+    assert not of_kind(render(*values("production"), *more), "NetworkPolicy")
 
 
 POLICY = """\

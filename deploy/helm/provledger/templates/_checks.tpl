@@ -43,6 +43,10 @@
 {{- if and (hasPrefix "local:" (index $first $name)) (not $.Values.keyFiles.secret) }}{{ $wrong = append $wrong (printf "keyFiles.secret: firstKeys.%s is a file of it" $name) }}{{ end -}}
 {{- end -}}
 {{- if and $first.enabled (hasPrefix "local:" $first.recovery) (not $first.recoverySecret) }}{{ $wrong = append $wrong "firstKeys.recoverySecret: firstKeys.recovery is a file of it" }}{{ end -}}
+{{- /* The policies learn from these URIs what the services that sign may reach; keys in volumes need nothing. */}}
+{{- if and .Values.networkPolicy.enabled (not $first.enabled) (not .Values.networkPolicy.egress.kms) (not .Values.keyFiles.secret) (not (or $first.witness $first.checkpoint $first.head)) (not (and .Values.witness.extraVolumes .Values.anchor.extraVolumes)) -}}
+{{- $wrong = append $wrong "networkPolicy.egress.kms: where the key service of witness and anchor is, which no URI in firstKeys says; or leave these URIs there, with firstKeys.enabled=false" -}}
+{{- end -}}
 {{- if .Values.fips.enabled -}}
 {{- $suites := dict "ledger" (.Values.ledger.settings.default_suite | default "fips") "anchor" (.Values.anchor.settings.suite | default "fips") -}}
 {{- range $name, $suite := $suites -}}
