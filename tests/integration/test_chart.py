@@ -347,6 +347,22 @@ def test_policies_are_not_asked_for_where_there_are_none() -> None:
     assert not of_kind(render(*values("production"), *more), "NetworkPolicy")
 
 
+def test_no_delay_before_the_drain_is_none() -> None:
+    """0 is a value, not the lack of one."""
+    sets = ("--set", "gateway.settings.drain_delay_s=0,gateway.settings.grace_s=0")
+    pods = {
+        way: pod_of(of_kind(render(*values("production"), *more), "Deployment")["gateway"])
+        for way, more in (("default", ()), ("none", sets))
+    }
+    found = {}
+    for way, pod in pods.items():
+        (container,) = pod["spec"]["containers"]
+        env = {item["name"]: item.get("value") for item in container["env"]}
+        drain = env["PROVLEDGER_GATEWAY_DRAIN_DELAY_S"], env.get("PROVLEDGER_GATEWAY_GRACE_S")
+        found[way] = (*drain, pod["spec"]["terminationGracePeriodSeconds"])
+    assert found == {"default": ("5", None, 35), "none": ("0", "0", 20)}
+
+
 POLICY = """\
 sink bucket s3://anchors/prod?mode=COMPLIANCE
 witness w1 example.net+1234abcd+AQ== https://witness.example.net

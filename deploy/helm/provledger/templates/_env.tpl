@@ -116,7 +116,8 @@
 {{- $_ := set $own "name" $values.name -}}
 {{- $_ := set $own "logs" "/etc/provledger/files/logs" -}}
 {{- end -}}
-{{- range $key, $value := merge (dict) $values.settings $own -}}
+{{- /* `merge` would take a 0 for nothing. */}}
+{{- range $key, $value := mergeOverwrite (dict) $own $values.settings -}}
 {{ include "provledger.setting" (dict "name" $name "key" $key "value" $value) }}
 {{- end -}}
 {{- with $values.database -}}

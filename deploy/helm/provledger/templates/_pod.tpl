@@ -51,7 +51,7 @@ spec:
     {{- end }}
   {{- end }}
   # 5 s until no new connections come, the drain, and what is flushed and closed after it.
-  terminationGracePeriodSeconds: {{ add 20 (int ($values.settings.grace_s | default 10)) (int ($values.settings.drain_delay_s | default 5)) }}
+  terminationGracePeriodSeconds: {{ add 20 (int (dig "grace_s" 10 $values.settings)) (int (dig "drain_delay_s" 5 $values.settings)) }}
   containers:
     - name: {{ $name }}
       image: {{ include "provledger.image" $root }}
