@@ -1,4 +1,5 @@
-"""The public keys, from the keys service: asked once for all who ask at the same time.
+"""The public keys, from the keys service: asked once for all who ask at the same time, and who are
+told together if it does not answer.
 
 What came back is kept for a few seconds and never longer: a key set that is out of date may hold a
 key that was revoked, so that none is better (503) than an old one.
@@ -6,13 +7,13 @@ key that was revoked, so that none is better (503) than an old one.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from gateway_svc.keeping import Failure, Once, in_time
 from provledger import note
 from provledger.errors import KeyFormatError, NoteError, NotFoundError
 from provledger.keyset import KeyPurpose, KeySet, VerificationKey
@@ -61,23 +62,29 @@ class Jwks:
         self._fetch = fetch
         self._max_age_s = max_age_s
         self._monotonic = monotonic
-        self._lock = asyncio.Lock()
+        self._once: Once[None, None] = Once()
+        self._failure = Failure(max_age_s, monotonic)
         self._kept: tuple[float, KeyDocument] | None = None
 
     async def get(self) -> KeyDocument:
-        """The key set.
+        """The key set. Who gives up does not take it away from the others.
 
         Raises:
             NotFoundError: no keys service is configured. StatusError: it does not answer.
         """
-        if self._fetch is None:
+        fetch = self._fetch
+        if fetch is None:
             raise NotFoundError("JWKS_NOT_SERVED", "this gateway knows no keys service")
         asked_s = self._monotonic()
-        async with self._lock:
-            # An answer to a question put after ours is as good as one of our own.
-            if self._kept is None or asked_s - self._kept[0] >= self._max_age_s:
-                begun_s = self._monotonic()
-                data = await self._fetch()
-                etag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
-                self._kept = (begun_s, KeyDocument(data, etag))
-            return self._kept[1]
+        # An answer to a question put after ours is as good as one of our own.
+        while self._kept is None or asked_s - self._kept[0] > self._max_age_s:
+            self._failure.check(asked_s)
+            await self._once.do(None, lambda: self._ask(fetch))
+        return self._kept[1]
+
+    async def _ask(self, fetch: Callable[[], Awaitable[bytes]]) -> None:
+        begun_s = self._monotonic()
+        with self._failure.kept(), in_time("UNAVAILABLE", "the keys service"):
+            data = await fetch()
+        etag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
+        self._kept = (begun_s, KeyDocument(data, etag))

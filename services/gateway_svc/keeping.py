@@ -1,20 +1,29 @@
-"""What is kept in memory, within a bound, and fetched once for all who want it at the same time."""
+"""What is kept in memory, within a bound, and fetched once for all who want it at the same time.
+
+So are failures: who waits for an answer that does not come is not made to wait for another one.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable, Hashable, Iterator
+from contextlib import contextmanager
+from typing import Final, Generic, TypeVar
 
 from provledger import telemetry
+from provledger.errors import DeadlineExceededError, StatusError, UnavailableError
+from provledger.rpc.errors import copied
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 _OVERHEAD_BYTES = 512
 """Counted for each item besides its bytes: small ones are not free."""
+
+FAILED_MAX_AGE_S: Final = 1.0
+"""How long nobody is asked again who did not answer, at most."""
 
 _hits = telemetry.counter("gateway.cache_requests", doc="Questions to our caches, by outcome")
 _size = telemetry.gauge("gateway.cache_bytes", unit="By", doc="Bytes in our caches")
@@ -96,3 +105,44 @@ class Once(Generic[K, V]):
 
 async def _awaited(result: Awaitable[V]) -> V:
     return await result
+
+
+class Failure:
+    """How the last attempt failed: for all who asked before its end, and a moment longer.
+
+    max_age_s: how old an answer may be; a failure may be no older, nor than `FAILED_MAX_AGE_S`.
+    """
+
+    def __init__(self, max_age_s: float, monotonic: Callable[[], float]) -> None:
+        self._max_age_s = min(max_age_s, FAILED_MAX_AGE_S)
+        self._monotonic = monotonic
+        self._last: tuple[float, StatusError] | None = None
+
+    def check(self, asked_s: float) -> None:
+        """Refuse who asked at that time, if he would only hear the same. Raises StatusError."""
+        if self._last is not None and asked_s - self._last[0] < self._max_age_s:
+            raise copied(self._last[1])
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Make an attempt, and remember how it failed, or that it did not."""
+        try:
+            yield
+        except StatusError as error:
+            self._last = (self._monotonic(), copied(error))
+            raise
+        self._last = None
+
+
+@contextmanager
+def in_time(reason: str, peer: str) -> Iterator[None]:
+    """Ask somebody who has a deadline of ours. Past it he is away, and no reader was too slow.
+
+    Raises:
+        UnavailableError: he let it pass; with that reason.
+    """
+    try:
+        yield
+    except DeadlineExceededError as error:
+        message = f"{peer} does not answer in time"
+        raise UnavailableError(reason, message, retry_delay_s=1.0) from error

@@ -3,8 +3,9 @@
 What is immutable is fetched once and kept, as far as there is room: a gateway with nothing but an
 address answers from memory what is asked for often. Files come in pieces of at most `PIECE_BYTES`,
 so that a request holds no more than one, however large the bundle and slow the reader. A checkpoint
-is asked for again when it is older than `max_age_s`, once for all who wait; tiles that the one we
-have covers need none that is newer, and are served while the place is away.
+is asked for again when it is older than `max_age_s`, once for all who wait, who are told together
+if it does not come; tiles that the one we have covers need none that is newer, and are served while
+the place is away.
 
 Trust: what is fetched is passed on unchecked; readers check it against the signed checkpoint.
 """
@@ -14,10 +15,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from gateway_svc.keeping import Kept, Once
+from gateway_svc.keeping import Failure, Kept, Once, in_time
 from gateway_svc.published import Published, prefix_of, read_published
 from gateway_svc.source import Census, Content, Redirect, check_length, missing, vanished
 from provledger import logs
@@ -121,6 +123,7 @@ class RemoteLog:
         self._once: Once[tuple[str, int], Piece] = Once()
         self._lock = asyncio.Lock()
         self._seen_s = float("-inf")
+        self._failure = Failure(max_age_s, monotonic)
         # Partial tiles that were gone when they were asked for.
         self._given_way = 0
         self._published: Published | None = None
@@ -141,8 +144,11 @@ class RemoteLog:
         async with self._lock:
             # An answer to a question that was put after ours is as good as one of our own.
             if self._published is None or self._seen_s < asked_s:
+                # So is no answer to one that we have waited for: the next may take as long.
+                self._failure.check(asked_s)
                 begun_s, given_way = self._monotonic(), self._given_way
-                await self._look()
+                with self._failure.kept():
+                    await self._look()
                 # What gave way meanwhile may have done so behind the checkpoint that we got.
                 if given_way == self._given_way:
                     self._seen_s = begun_s
@@ -170,7 +176,7 @@ class RemoteLog:
         return RemoteContent(first, rest)
 
     async def _look(self) -> None:
-        async with self._fetches:
+        async with _asking(self._fetches):
             signed = await self._place.checkpoint(self.name)
         if signed is None:
             if self._published is not None:
@@ -186,7 +192,7 @@ class RemoteLog:
         return await self._once.do((tile.path, offset), lambda: self._fetch(tile, offset, tag))
 
     async def _fetch(self, tile: TilePath, offset: int, tag: str | None) -> Piece:
-        async with self._fetches:
+        async with _asking(self._fetches):
             piece = await self._place.piece(self.name, tile, offset, tag)
         if piece is None:
             if tile.width < TILE_WIDTH:
@@ -284,7 +290,7 @@ class RemoteSource:
                 raise copied(self._failed)
 
     async def _look_through(self) -> None:
-        async with self._fetches:
+        async with _asking(self._fetches):
             names = await self._place.names()
         new = [self._log(name) for name in names if name not in self._by_name]
         # Of what was served, nothing is dropped: who asks for it hears why it cannot be read.
@@ -319,3 +325,11 @@ class RemoteSource:
             max_age_s=self._max_age_s,
             monotonic=self._monotonic,
         )
+
+
+@asynccontextmanager
+async def _asking(fetches: asyncio.Semaphore) -> AsyncIterator[None]:
+    """One of the requests to the place that there may be. Raises StatusError."""
+    async with fetches:
+        with in_time("STORAGE_UNAVAILABLE", "where the logs are read from"):
+            yield

@@ -36,11 +36,14 @@ from gateway_svc.published import Published, check_visible
 from gateway_svc.source import Content, Log, Redirect, Source
 from provledger import logs, telemetry
 from provledger.errors import InvalidArgumentError, NotFoundError, StatusError, TileError
+from provledger.rpc.errors import as_status_error
 from provledger.tiles import parse_path
 
 log = logs.get(__name__)
 
 MAX_PATH_BYTES: Final = 1024
+KEYS_WAIT_S: Final = 1.0
+"""How long the index waits for verifier keys, and is then shown without them."""
 _published_size = telemetry.gauge("gateway.published_size", doc="Published tree size, by log")
 
 
@@ -154,9 +157,10 @@ class Gateway:
         published = await self._source.logs()
         keys: KeyDocument | None = None
         try:
-            keys = await self._jwks.get()
-        except StatusError as error:
-            log.info("gateway.index_without_keys", reason=error.reason)
+            async with asyncio.timeout(KEYS_WAIT_S):
+                keys = await self._jwks.get()
+        except (StatusError, TimeoutError) as error:
+            log.info("gateway.index_without_keys", reason=as_status_error(error).reason)
         headers = {"cache-control": self._checkpoint_caching, "vary": "accept"}
         if _wants_html(scope):
             headers["content-type"] = "text/html; charset=utf-8"
