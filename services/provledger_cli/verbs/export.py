@@ -146,6 +146,7 @@ async def _export(
 ) -> tuple[Exported, Plan]:
     from provledger_cli.connect import Remote
     from provledger_cli.exporting import prepare, write_export
+    from provledger_cli.own_chain import OwnChain
 
     async with Remote(where, timeout_s=timeout_s) as remote:
         if not remote.has("anchor"):
@@ -164,6 +165,7 @@ async def _export(
                 key_ledger=key_ledger,
                 on_wait=lambda done, total: bar.update(task, completed=done, total=total),
             )
+            chain = OwnChain(plan)
             exported = await write_export(
                 remote,
                 plan,
@@ -171,5 +173,7 @@ async def _export(
                 lambda done, total: bar.update(
                     task, description="exporting", completed=done, total=total
                 ),
+                check=chain.check,
+                at_end=chain.end,
             )
             return exported, plan

@@ -1,0 +1,105 @@
+"""`export` against a ledger service that answers with something else than the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import pytest_asyncio
+
+from provledger.api.ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from provledger.errors import InternalError
+from provledger_cli.connect import Target
+from provledger_cli.datadir import DataDir
+from provledger_cli.exporting import Exported
+from provledger_cli.verbs.export import _export
+from tests.inmem.anchor import InMemoryAnchor
+from tests.support.ledgering import LEDGER, append, create_ledger, draft, ledger_service
+
+OTHER = "tenants/evil/ledgers/main"
+
+
+class Front:
+    """A true service, whose questions and answers are changed on the way."""
+
+    def __init__(self, real: Any) -> None:
+        self._real = real
+        self.head_of = ""
+        self.listing: Callable[[list[Any]], list[Any]] = lambda receipts: receipts
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    async def GetLedger(self, request: Any, context: Any) -> Any:
+        return await self._real.GetLedger(request, None)
+
+    async def GetHead(self, request: Any, context: Any) -> Any:
+        request.name = self.head_of or request.name
+        return await self._real.GetHead(request, None)
+
+    async def ListReceipts(self, request: Any, context: Any) -> Any:
+        answer = await self._real.ListReceipts(request, None)
+        return ledger_pb2.ListReceiptsResponse(
+            receipts=self.listing(list(answer.receipts)), tree_size=answer.tree_size
+        )
+
+
+async def _logged(service: Any, ledger: str, seq: int) -> None:
+    async with asyncio.timeout(30):
+        request = ledger_pb2.GetLedgerRequest(name=ledger)
+        while (await service.servicer.GetLedger(request, None)).ledger.logged_seq < seq:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+@pytest_asyncio.fixture
+async def served(tmp_path: Path) -> AsyncIterator[tuple[Front, Target]]:
+    url = f"sqlite:///{tmp_path}/ledger.sqlite3"
+    async with ledger_service(url, anchor=InMemoryAnchor(), relay=True) as service:
+        await create_ledger(service, OTHER)
+        for ledger in (LEDGER, OTHER):
+            for number in range(4):
+                await append(service, draft(f"r{number}"), ledger=ledger)
+            await _logged(service, ledger, 4)
+        front = Front(service.servicer)
+        server = grpc.aio.server()
+        ledger_pb2_grpc.add_LedgerServiceServicer_to_server(front, server)  # type: ignore[arg-type]
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        try:
+            where = {"ledger": f"127.0.0.1:{port}"}
+            yield front, Target(DataDir.at(tmp_path / "none"), where, False)
+        finally:
+            await server.stop(None)
+
+
+async def export_to(where: Target, out: Path) -> Exported:
+    done, _ = await _export(where, LEDGER, out, 0.0, 30.0, 0, [], False)
+    return done
+
+
+async def test_what_is_the_ledger_is_exported(served: tuple[Front, Target], tmp_path: Path) -> None:
+    assert (await export_to(served[1], tmp_path / "x.ndjson")).receipts == 5
+
+
+async def test_a_receipt_listed_twice_for_another_is_not_an_export(
+    served: tuple[Front, Target], tmp_path: Path
+) -> None:
+    front, where = served
+    front.listing = lambda receipts: receipts[:1] + receipts[:-1]
+    with pytest.raises(InternalError, match="seq 0 is listed where 1 should be"):
+        await export_to(where, tmp_path / "x.ndjson")
+    assert not (tmp_path / "x.ndjson").exists()
+
+
+async def test_the_head_of_another_ledger_is_not_exported(
+    served: tuple[Front, Target], tmp_path: Path
+) -> None:
+    front, where = served
+    front.head_of = OTHER
+    with pytest.raises(InternalError, match=f"the head is not that of {LEDGER}"):
+        await export_to(where, tmp_path / "x.ndjson")
+    assert not (tmp_path / "x.ndjson").exists()
