@@ -352,3 +352,33 @@ def test_a_key_ledger_taken_out_is_held_against_a_head_from_elsewhere() -> None:
         else:
             with pytest.raises(VerificationError, match="the head given"):
                 verify_from_pin(lines_of(lines), PIN, head=elsewhere)
+
+
+def test_a_key_ledger_of_a_split_view_is_refused() -> None:
+    """Both are signed, of one log and size, and whole: but the key ledger lies in another tree,
+    where a revocation was never logged."""
+    chain, keys = sample_chain((1,)), key_chain()
+    assert len(chain.leaves) == len(keys.leaves)
+    assert chain.root_hash() != keys.root_hash()
+    assert verify_key_ledger(keys.export(), PIN).report.status is Status.VERIFIED
+    with pytest.raises(VerificationError, match="in another tree of size 3"):
+        verify_from_pin(chain.export(key_ledger=keys.export()), PIN)
+
+
+def test_key_events_in_a_ledger_of_another_name_are_none() -> None:
+    """whoever may write receipts of a tenant's ledger does not write the key ledger."""
+    real = key_chain()
+    other = Chain(tenant="acme", ledger="keys")
+    for receipt, _ in real.links[1:]:
+        other.append([(receipt.receipt_type, jcs.parse(receipt.payload or b""))])
+    with pytest.raises(VerificationError, match="it is of tenants/acme/ledgers/keys"):
+        verify_key_ledger(other.export(), PIN)
+
+
+@pytest.mark.parametrize("purpose", ["checkpoint", "head"])
+def test_a_key_ledger_that_only_a_revoked_key_signed_is_refused(purpose: str) -> None:
+    """a revoked witness key is let pass there, and no other one is."""
+    named = CoveredCheckpoint(ORIGIN, 2, key_chain().root_hash())
+    keys = key_chain(replaced(f"{purpose}-1", f"{purpose}-2", purpose, named))
+    with pytest.raises(VerificationError):
+        verify_key_ledger(keys.export(), PIN)

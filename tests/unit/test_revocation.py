@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from provledger.errors import VerificationError
@@ -21,27 +23,37 @@ from tests.support.chain import ORIGIN, Chain, mutation, private_key, sample_cha
 NAMED = 6
 
 
-def keys(chain: Chain, revoked: str, *, covered: bool = True) -> KeySet:
-    """The keys, one of them revoked after the checkpoint of size 6, another in its place."""
-    named = CoveredCheckpoint(ORIGIN, NAMED, chain.root_hash(NAMED))
-    purposes = {
-        "witness-1": KeyPurpose.WITNESS,
-        "checkpoint-1": KeyPurpose.CHECKPOINT,
-        "checkpoint-2": KeyPurpose.CHECKPOINT,
-        "head-1": KeyPurpose.HEAD,
-    }
+PURPOSES = {
+    "witness-1": KeyPurpose.WITNESS,
+    "checkpoint-1": KeyPurpose.CHECKPOINT,
+    "checkpoint-2": KeyPurpose.CHECKPOINT,
+    "head-1": KeyPurpose.HEAD,
+}
+
+
+def key_set(ended: str, **facts: Any) -> KeySet:
+    """The keys, all of them active but one, of which this is known."""
     return KeySet(
         VerificationKey.from_public_key(
             private_key(kid).public_key(),
             kid=kid,
             purpose=purpose,
             epoch=int(kid[-1]),
-            state=KeyState.REVOKED if kid == revoked else KeyState.ACTIVE,
             not_before_ns=0,
-            revocation_reason="stolen" if kid == revoked else "",
-            covered=(named,) if kid == revoked and covered else (),
+            **(facts if kid == ended else {"state": KeyState.ACTIVE}),
         )
-        for kid, purpose in purposes.items()
+        for kid, purpose in PURPOSES.items()
+    )
+
+
+def keys(chain: Chain, revoked: str, *, covered: bool = True) -> KeySet:
+    """The keys, one of them revoked after the checkpoint of size 6, another in its place."""
+    named = CoveredCheckpoint(ORIGIN, NAMED, chain.root_hash(NAMED))
+    return key_set(
+        revoked,
+        state=KeyState.REVOKED,
+        revocation_reason="stolen",
+        covered=(named,) if covered else (),
     )
 
 
@@ -168,24 +180,7 @@ def test_a_forged_tree_of_the_named_size_does_not_count(chain: Chain) -> None:
 
 def retired(*sizes: SizeRange) -> KeySet:
     """The keys, `checkpoint-1` retired with these sizes."""
-    purposes = {
-        "witness-1": KeyPurpose.WITNESS,
-        "checkpoint-1": KeyPurpose.CHECKPOINT,
-        "checkpoint-2": KeyPurpose.CHECKPOINT,
-        "head-1": KeyPurpose.HEAD,
-    }
-    return KeySet(
-        VerificationKey.from_public_key(
-            private_key(kid).public_key(),
-            kid=kid,
-            purpose=purpose,
-            epoch=int(kid[-1]),
-            state=KeyState.RETIRED if kid == "checkpoint-1" else KeyState.ACTIVE,
-            not_before_ns=0,
-            sizes=sizes if kid == "checkpoint-1" else (),
-        )
-        for kid, purpose in purposes.items()
-    )
+    return key_set("checkpoint-1", state=KeyState.RETIRED, sizes=sizes)
 
 
 def test_a_retired_log_key_signs_in_the_logs_its_end_names(chain: Chain) -> None:

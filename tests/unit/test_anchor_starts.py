@@ -1,0 +1,72 @@
+"""What an anchor that starts takes for its own history, and when it goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from anchor_svc import files
+from anchor_svc.recovery import _check_published
+from anchor_svc.restored import MARKER, Restored
+from provledger import merkle
+from provledger.errors import DataLossError
+from tests.support.chain import ORIGIN
+from tests.support.tiled import signed_checkpoint
+
+ENTRIES = [b"entry %d" % index for index in range(5)]
+
+
+@pytest.mark.parametrize("origin", [ORIGIN, f"{ORIGIN}2"])
+async def test_a_published_checkpoint_of_another_log_is_another_history(origin: str) -> None:
+    """The same root under another name: a directory that was put in the place of another one."""
+    row = SimpleNamespace(size=5, root=merkle.root(ENTRIES))
+
+    async def checkpoint(uid: bytes, size: int) -> Any:
+        return row
+
+    published = signed_checkpoint(origin, ENTRIES)
+    store: Any = SimpleNamespace(read_checkpoint=lambda: published)
+    storage: Any = SimpleNamespace(checkpoint=checkpoint)
+    log: Any = SimpleNamespace(log_uid=bytes(16), origin=ORIGIN)
+    if origin == ORIGIN:
+        await _check_published(storage, store, log, row)  # type: ignore[arg-type]
+        return
+    with pytest.raises(DataLossError) as caught:
+        await _check_published(storage, store, log, row)  # type: ignore[arg-type]
+    assert caught.value.reason == "HISTORY_CHANGED"
+
+
+async def test_the_marker_is_gone_for_good_before_anything_is_signed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / MARKER).write_text('{"accepted": true}')
+    state: Any = SimpleNamespace(held=None, published=None, view=None)
+    identity: Any = SimpleNamespace(name="logs/x", uid=bytes(16))
+    nothing: Any = None
+    restored = Restored(
+        identity,
+        nothing,
+        state,
+        tmp_path,
+        list,
+        consistency=nothing,
+        deadline_s=1.0,
+    )
+    restored.open()
+    assert state.held is not None
+    steps: list[tuple[bool, bool]] = []
+    sync = files.sync_dir
+
+    def syncing(path: Path) -> None:
+        assert path == tmp_path
+        steps.append(((tmp_path / MARKER).exists(), state.held is not None))
+        sync(path)
+
+    monkeypatch.setattr(files, "sync_dir", syncing)
+    await restored.run()
+    # Once synced, with the marker removed and the log still held; only then it goes on.
+    assert steps == [(False, True)]
+    assert state.held is None

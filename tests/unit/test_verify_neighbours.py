@@ -1,0 +1,227 @@
+"""What lies next to what holds: true in all but one thing, which one check alone refuses."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+import pytest
+
+from provledger import checkpoint as checkpoints
+from provledger import disclosure, dsse, jcs, merkle, note
+from provledger.errors import ReceiptFormatError, VerificationError
+from provledger.export import verify_export
+from provledger.hashing import SUITES
+from provledger.head import PAYLOAD_TYPE as HEAD_TYPE
+from provledger.head import parse_head
+from provledger.held import check_held
+from provledger.keyset import SizeRange
+from provledger.outside import Outside, cosigned_checkpoint
+from provledger.receipt import Evidence, Opening, Proof, Receipt, parse_receipt
+from provledger.report import Check, Finding, Outcome, Status
+from provledger.verify import Verifier, verify_receipt
+from tests.support.chain import (
+    ORIGIN,
+    Chain,
+    key_set,
+    private_key,
+    sample_chain,
+    with_changes,
+)
+
+KEYS = key_set()
+OTHER = "provledger.test/other"
+
+
+def outcome(report, check):
+    return {result.check: result.outcome for result in report.results}[check]
+
+
+def test_a_checkpoint_that_is_held_says_nothing_of_the_end_without_the_exports_head() -> None:
+    """The checkpoint is the one of the file, all of it is true, and the last receipts are gone:
+    only a head says where a ledger ends."""
+    chain = sample_chain()
+    for left in (chain.receipts(), chain.receipts()[:-3]):
+        lines = chain.export(left, head=None)
+        report = verify_export(lines, KEYS, checkpoint=chain.checkpoint())
+        assert outcome(report, Check.TRUNCATION) is Outcome.NOT_CHECKED
+
+
+def signed_head(chain: Chain, **changes) -> bytes:
+    body = replace(parse_head(dsse.decode(chain.head()).payload), **changes).encode()
+    sig = private_key("head-1").sign(dsse.pae(HEAD_TYPE, body))
+    return dsse.encode(dsse.Envelope(HEAD_TYPE, body, (dsse.Signature("head-1", sig),)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "finding"),
+    [
+        ({"receipt_hash": bytes(32)}, Finding.HEAD_NOT_EXTENDING),
+        ({"origin": OTHER}, Finding.FOREIGN_LEDGER),
+        ({"ledger_uid": bytes(16)}, Finding.FOREIGN_LEDGER),
+        ({"root": bytes(32)}, Finding.HEAD_NOT_EXTENDING),
+    ],
+    ids=str,
+)
+def test_an_own_head_that_says_something_else_is_refused(changes, finding) -> None:
+    """Signed by the head key, and at odds with the receipts or the checkpoint."""
+    chain = sample_chain()
+    verify_export(chain.export(head=signed_head(chain)), KEYS)
+    with pytest.raises(VerificationError) as caught:
+        verify_export(chain.export(head=signed_head(chain, **changes)), KEYS)
+    assert (caught.value.check, caught.value.finding) == (Check.HEAD, finding)
+
+
+def test_a_header_of_another_uid_is_refused_without_a_head_too() -> None:
+    chain = sample_chain()
+    header = replace(chain.header(), ledger_uid=bytes(16))
+    with pytest.raises(VerificationError) as caught:
+        verify_export(chain.export(header=header, head=None), KEYS)
+    assert caught.value.finding == Finding.FOREIGN_LEDGER
+
+
+def in_other_log(chain: Chain) -> bytes:
+    """The log key signs the same tree under another name."""
+    hasher = SUITES[chain.suite].tree
+    text = checkpoints.format(OTHER, len(chain.leaves), merkle.root(chain.leaves, hasher=hasher))
+    key = private_key("checkpoint-1")
+    key_id = note.note_key_id(OTHER, 1, key.public_key().public_bytes_raw())
+    return note.format_note(text, [note.signature_line(OTHER, key_id, key.sign(text))])
+
+
+def elsewhere(chain: Chain, receipt: Receipt) -> Proof:
+    return replace(receipt.proofs[0], origin=OTHER, checkpoint=in_other_log(chain), evidence=())
+
+
+def test_a_proof_of_another_log_is_not_of_this_export() -> None:
+    chain = sample_chain()
+    receipts = [
+        each if each.seq == 0 else with_changes(each, proofs=(elsewhere(chain, each),))
+        for each in chain.receipts()
+    ]
+    with pytest.raises(VerificationError, match="another log") as caught:
+        verify_export(chain.export(receipts), KEYS)
+    assert caught.value.finding == Finding.PROOF_INVALID
+
+
+def test_a_genesis_with_a_proof_of_another_log_beside_its_own_does_not_hold() -> None:
+    chain = sample_chain()
+    genesis = chain.receipts()[0]
+    assert verify_receipt(genesis, KEYS).status is Status.VERIFIED
+    both = with_changes(genesis, proofs=(*genesis.proofs, elsewhere(chain, genesis)))
+    with pytest.raises(VerificationError, match="another log than the genesis names"):
+        verify_receipt(both, KEYS)
+
+
+@pytest.mark.parametrize("pointers", [("/logOrigin",), ("/suite",), ()])
+def test_a_masked_genesis_that_shows_half_is_open_and_not_broken(pointers) -> None:
+    genesis = sample_chain().receipts()[0]
+    value, secret = jcs.parse(genesis.payload or b""), genesis.commitment.secret or b""
+    shown = [d.text for d in disclosure.disclose_all(value, secret) if d.pointer in pointers]
+    digests = tuple(disclosure.digest_list(value, secret))
+    masked = with_changes(
+        genesis,
+        payload=None,
+        fields_mask=pointers,
+        commitment=Opening("fields-v1", len(digests), None, tuple(shown), digests),
+    )
+    report = verify_receipt(masked, KEYS)
+    assert outcome(report, Check.INCLUSION) is Outcome.NOT_CHECKED
+    assert report.status is Status.UNVERIFIED
+
+
+def test_each_of_several_proofs_is_held_against_the_checkpoint() -> None:
+    """A log that shows a fork in the second of two proofs is found as in the first."""
+    chain = sample_chain()
+    receipt = chain.receipts()[4]
+    fork = sample_chain()
+    fork.leaves = [*chain.leaves[:6], *(b"other %d" % n for n in range(len(chain.leaves) - 6))]
+    hashes = merkle.leaf_hashes(fork.leaves, hasher=SUITES[chain.suite].tree)
+    index = receipt.proofs[0].log_index
+    path = merkle.inclusion_proof(hashes, index, hasher=SUITES[chain.suite].tree)
+    second = Proof(ORIGIN, index, tuple(path), fork.checkpoint(), ())
+    for proofs in ((receipt.proofs[0], second), (second, receipt.proofs[0])):
+        both = with_changes(receipt, proofs=proofs)
+        assert verify_receipt(both, KEYS).status is Status.VERIFIED
+        with pytest.raises(VerificationError, match="another tree"):
+            check_held(both, Verifier(KEYS), {}, head=None, checkpoint=chain.checkpoint())
+
+
+def lock(signed: bytes, size: int, key: str) -> Evidence:
+    said = {
+        "v": "1",
+        "bucket": "b",
+        "key": key,
+        "versionId": "v",
+        "mode": "COMPLIANCE",
+        "retainUntilUnixS": "1800000000",
+        "legalHold": False,
+        "sha256": hashlib.sha256(signed).hexdigest(),
+        "size": str(size),
+    }
+    return Evidence("s3:one", "s3-object-lock", 1, jcs.encode(said))
+
+
+def test_the_store_is_asked_for_each_copy_that_is_named() -> None:
+    chain = sample_chain()
+    receipt = chain.receipts()[5]
+    proof = receipt.proofs[0]
+    items = tuple(lock(proof.checkpoint, len(chain.leaves), key) for key in ("one", "two"))
+    receipt = with_changes(receipt, proofs=(replace(proof, evidence=items),))
+    asked: list[str] = []
+    verify_receipt(receipt, KEYS, Outside(ask_store=lambda found, _: asked.append(found.key)))
+    assert asked == ["one", "two"]
+
+    def gone(found, _signed) -> None:
+        if found.key == "two":
+            raise VerificationError("it is not there", check=Check.OBJECT_LOCK)
+
+    with pytest.raises(VerificationError, match="not there"):
+        verify_receipt(receipt, KEYS, Outside(ask_store=gone))
+
+
+def test_cosigners_of_another_checkpoint_are_not_put_under_this_one() -> None:
+    chain = sample_chain()
+    proof = chain.receipts()[5].proofs[0]
+    older = chain.checkpoint(4)
+    line = note.signature_line("cosigner.test/one", b"abcd", bytes(72))
+    items = (Evidence("c", "tlog-cosignature", 1, older + line),)
+    assert cosigned_checkpoint(replace(proof, evidence=items)) == proof.checkpoint
+
+
+def test_a_range_of_sizes_holds_both_of_its_ends() -> None:
+    assert [SizeRange("o", 5, 7).holds(size) for size in range(4, 9)] == [
+        False,
+        True,
+        True,
+        True,
+        False,
+    ]
+    assert [SizeRange("o", 5).holds(size) for size in (4, 5, 10**9)] == [False, True, True]
+
+
+def test_more_evidence_than_a_proof_holds_is_refused_by_both_readers() -> None:
+    receipt = sample_chain().receipts()[1]
+    (proof,) = receipt.proofs
+    (item,) = proof.evidence
+    for count, good in ((64, True), (65, False)):
+        changed = with_changes(receipt, proofs=(replace(proof, evidence=(item,) * count),))
+        if good:
+            assert parse_receipt(changed.encode()) == changed
+            continue
+        for text in (changed.encode(), b" " + changed.encode()):
+            with pytest.raises(ReceiptFormatError, match="at most 64"):
+                parse_receipt(text)
+
+
+def test_a_blob_cannot_be_masked() -> None:
+    receipt = sample_chain().receipts()[1]
+    value = with_changes(
+        receipt,
+        payload=None,
+        fields_mask=(),
+        commitment=Opening("blob-v1", 8, None, (), (bytes(32),) * 8),
+    ).encode()
+    for text in (value, b" " + value):
+        with pytest.raises(ReceiptFormatError, match=r"commitment\.secret"):
+            parse_receipt(text)
