@@ -3,7 +3,7 @@
 ::
 
     recovery-1.pem, /media/usb/recovery-1.pem         a file, as the shell names it
-    local:/media/usb/r.pem?passphrase-file=/root/p    an encrypted one
+    local:/media/usb/r.pem?passphrase-file=r.txt      an encrypted one
     pkcs11:..., aws-kms:..., gcp-kms:...              wherever else it is
 
 A path is never read as a URI: what stands in the names of its directories is left alone.
