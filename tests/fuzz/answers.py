@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Final
 
 from ledger_svc.chain import LedgerInfo
 from ledger_svc.witnessing import Pending, read_response
+from provledger import names
 from provledger.api.common.v1 import common_pb2
 from provledger.api.witness.v1 import witness_pb2
 from provledger.client import convert as client_convert
 from provledger.receipt import Receipt
+from provledger.statement import parse_statement
 from provledger.witness_batch import parse_body, statement_leaf_hash
 from tests.fuzz import trusted
 from tests.support.good_requests import drafts
@@ -25,12 +28,35 @@ def read_witnessed(response: Any) -> None:
     """As the ledger reads what its witness signed for as many drafts as there are results."""
     chain = trusted.CHAIN
     ledger = LedgerInfo(chain.uid, "acme", "main", chain.suite, "logs/-", chain.origin, 1)
-    items = [Pending(_DRAFT, "p", 1) for _ in response.results[:1000]]
+    asked = [_pending(each) for each in _first_batch()]
+    items = [*asked, *asked[-1:] * 1000][: len(response.results)]
     witnessed = read_response(ledger, items, response)
     assert len(witnessed.results) == len(response.results)
     assert (witnessed.seal is None) == all(
         isinstance(each, Exception) for each in witnessed.results
     )
+
+
+@cache
+def _first_batch() -> list[Receipt]:
+    return list(trusted.CHAIN.receipts())[FIRST_BATCH]
+
+
+@cache
+def _asked(statement: bytes) -> tuple[bytes, common_pb2.Draft]:
+    """The ids that a statement was asked for with, and a draft."""
+    stated = parse_statement(statement)
+    draft = common_pb2.Draft()
+    draft.CopyFrom(_DRAFT)
+    draft.request_id = stated.request_id
+    return names.receipt_id_bytes(stated.receipt_id), draft
+
+
+def _pending(receipt: Receipt) -> Pending:
+    receipt_id, draft = _asked(receipt.statement)
+    pending = Pending(draft, "p", 1)
+    pending.receipt_id = receipt_id
+    return pending
 
 
 def read_result(message: Any) -> None:
@@ -40,7 +66,7 @@ def read_result(message: Any) -> None:
 
 def witnessed_batch() -> bytes:
     """The answer that the chain's first batch came in."""
-    receipts = list(trusted.CHAIN.receipts())[FIRST_BATCH]
+    receipts = _first_batch()
     signature = receipts[0].signature
     body = parse_body(signature.body)
     return witness_pb2.WitnessBatchResponse(
