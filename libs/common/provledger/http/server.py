@@ -17,6 +17,7 @@ import uvicorn
 from provledger import logs, process
 from provledger.fips.watch import until_failed
 from provledger.http.connection import patient
+from provledger.http.door import Door, make_room, most_for
 from provledger.http.settings import HTTPSettings
 from provledger.rpc.listener import check_bind
 from provledger.settings import ConfigError
@@ -74,9 +75,13 @@ async def serve(
     try:
         check_tls(config)
         listener = _listener(config.host, config.port)
+        door: Door | None = None
         try:
             server = DeafServer(_uvicorn_config(app, config))
-            serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+            door = _door(listener, server, config)
+            # It listens nowhere by itself.
+            serving = asyncio.ensure_future(server.serve(sockets=[]))
+            door.open()
             stopping = asyncio.ensure_future(stop.wait())
             failing = asyncio.ensure_future(until_failed())
             # Who connects from now on waits in the backlog for the moment that this takes.
@@ -90,9 +95,11 @@ async def serve(
             stopping.cancel()
             failing.cancel()
             if not serving.done():
-                await _drain(app, config, server, serving, hurry)
+                await _drain(app, config, server, serving, door, hurry)
             await serving
         finally:
+            if door is not None:
+                door.close()
             listener.close()
             process.remove_ready_file(config.ready_file)
     finally:
@@ -107,6 +114,7 @@ async def _drain(
     config: HTTPSettings,
     server: uvicorn.Server,
     serving: asyncio.Future[None],
+    door: Door,
     hurry: asyncio.Event | None,
 ) -> None:
     process.remove_ready_file(config.ready_file)
@@ -116,6 +124,7 @@ async def _drain(
     hurried = asyncio.ensure_future((hurry or asyncio.Event()).wait())
     either: set[asyncio.Future[Any]] = {hurried, serving}
     await asyncio.wait(either, timeout=config.drain_delay_s, return_when=asyncio.FIRST_COMPLETED)
+    door.close()
     server.should_exit = True
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     server.force_exit = True
@@ -155,7 +164,6 @@ def _uvicorn_config(app: WebApp, config: HTTPSettings) -> uvicorn.Config:
         server_header=False,
         proxy_headers=False,
         limit_concurrency=config.max_connections,
-        backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=config.grace_s,
         ssl_certfile=config.tls_cert,
@@ -167,6 +175,27 @@ def _uvicorn_config(app: WebApp, config: HTTPSettings) -> uvicorn.Config:
         # The message of the library is not repeated: it is about key material.
         raise ConfigError(f"tls_cert and tls_key cannot be used: {type(error).__name__}") from None
     return made
+
+
+def _door(listener: socket.socket, server: uvicorn.Server, config: HTTPSettings) -> Door:
+    """Where connections to the server come in."""
+    given = server.config
+    most = most_for(config.max_connections)
+    make_room(most)
+
+    def make() -> asyncio.Protocol:
+        return given.http_protocol_class(  # type: ignore[call-arg]
+            config=given, server_state=server.server_state, app_state={}
+        )
+
+    return Door(
+        listener,
+        make,
+        server.server_state.connections,
+        most=most,
+        tls=given.ssl,
+        handshake_s=config.header_timeout_s,
+    )
 
 
 def _listener(host: str, port: int) -> socket.socket:
