@@ -84,8 +84,8 @@ class DirectoryLog:
         self._root = root
         self._threads = threads
         self._checkpoint = str(root / "checkpoint")
-        self._seen: tuple[int, int, int] | None = None
-        self._published: Published | None = None
+        # What was read, and of which file. Threads read too: the two change together.
+        self._read: tuple[tuple[int, int, int], Published] | None = None
 
     async def published(self, covering: int | None = None) -> Published:
         """The checkpoint that lies there now: looking is cheap."""
@@ -93,16 +93,16 @@ class DirectoryLog:
 
     def read(self) -> Published:
         """As `published`, at once."""
+        read = self._read
         try:
-            status = os.stat(self._checkpoint)
-            # Which file it is, besides when it was written: both change when it is replaced.
-            seen = (status.st_ino, status.st_mtime_ns, status.st_size)
-            if self._published is None or seen != self._seen:
+            if read is None or _identity(os.stat(self._checkpoint)) != read[0]:
                 with open(self._checkpoint, "rb") as file:
-                    self._published = read_published(file.read(MAX_CHECKPOINT_BYTES))
-                self._seen = seen
+                    # Of the file that is read: it may be another one by now.
+                    seen = _identity(os.fstat(file.fileno()))
+                    read = (seen, read_published(file.read(MAX_CHECKPOINT_BYTES)))
+                self._read = read
         except FileNotFoundError:
-            if self._published is not None:
+            if read is not None:
                 # It is replaced in one step, and never removed.
                 raise vanished() from None
             raise NotFoundError(
@@ -110,7 +110,7 @@ class DirectoryLog:
             ) from None
         except OSError as error:
             raise _unreadable(error) from error
-        return self._published
+        return read[1]
 
     async def tile(self, tile: TilePath, *, elsewhere: bool = True) -> FileContent:
         """A tile's file, open; it is nowhere else."""
@@ -231,6 +231,11 @@ class DirectorySource:
             return []
         except OSError as error:
             raise _unreadable(error) from error
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int]:
+    """Which file it is, besides when it was written: both change when it is replaced."""
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def _unreadable(error: OSError) -> UnavailableError:
