@@ -13,7 +13,8 @@ from typing import Final
 
 from gateway_svc.answers import Scope
 from gateway_svc.keeping import Kept, Once
-from gateway_svc.source import Content
+from gateway_svc.source import Content, check_entries
+from provledger.tiles import TilePath
 
 MAX_INPUT_BYTES: Final = 1024 * 1024
 """Longer bundles go out as they are: they would have to be in memory as a whole."""
@@ -35,24 +36,30 @@ class Compressor:
         """Whether it is one that we compress."""
         return bool(self._max_bytes) and content.length <= MAX_INPUT_BYTES
 
-    async def gzipped(self, path: str, content: Content) -> bytes:
-        """The bytes of a bundle, compressed. path: with that of its log."""
+    async def gzipped(self, path: str, tile: TilePath, content: Content) -> bytes:
+        """The bytes of a bundle, compressed. path: with that of its log.
+
+        Raises:
+            DataLossError: it does not hold its entries, or was cut while it was read.
+            StatusError: it cannot be had.
+        """
         key = (path, content.etag)
         found = self._kept.get(key)
         if found is None:
             # Others wait for it too, when its first reader may have given up and closed his own.
-            found = await self._once.do(key, lambda: self._compress(key, content.share()))
+            found = await self._once.do(key, lambda: self._compress(key, tile, content.share()))
         return found
 
     def close(self) -> None:
         """Let the thread end."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def _compress(self, key: _Key, content: Content) -> bytes:
+    async def _compress(self, key: _Key, tile: TilePath, content: Content) -> bytes:
         try:
             data = b"".join([chunk async for chunk in content.chunks()])
         finally:
             content.close()
+        check_entries(tile, data)
         loop = asyncio.get_running_loop()
         # No time in it: every gateway makes the same bytes.
         packed = await loop.run_in_executor(

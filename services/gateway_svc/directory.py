@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from gateway_svc.published import Published, prefix_of, read_published
-from gateway_svc.source import Census, check_length, missing, vanished
+from gateway_svc.source import Census, check_entries, check_length, missing, vanished
 from provledger import logs
 from provledger.errors import NotFoundError, StatusError, UnavailableError
 from provledger.rpc.errors import copied
@@ -31,6 +31,8 @@ MAX_CHECKPOINT_BYTES: Final = 256 * 1024
 CHUNK_BYTES: Final = 256 * 1024
 """Most that is read at once: a bundle of 256 entries of a kibibyte, or 32 hash tiles."""
 MAX_LOGS: Final = 10_000
+MAX_LOOKED_AT: Final = 10_000
+"""Bundles of which it is remembered that they are whole."""
 THREADS: Final = 4
 RESCAN_S: Final = 1.0
 """How often the directory is looked through for logs at most, in seconds."""
@@ -77,11 +79,32 @@ class FileContent:
         os.close(self._fd)
 
 
+class LookedAt:
+    """Bundles that are read at once, which were found to hold their entries: once for each content.
+
+    To follow the lengths in a bundle takes a tenth of the time that it takes to serve it.
+    """
+
+    def __init__(self) -> None:
+        self._etags: dict[tuple[Path, str], str] = {}
+
+    def check(self, root: Path, tile: TilePath, etag: str, fd: int, length: int) -> None:
+        """Look at a file, unless that was done. Raises DataLossError, OSError."""
+        key = (root, tile.path)
+        if self._etags.get(key) == etag:
+            return
+        check_entries(tile, os.pread(fd, length, 0))
+        if len(self._etags) >= MAX_LOOKED_AT:
+            self._etags.clear()
+        self._etags[key] = etag
+
+
 class DirectoryLog:
     """One log below the directory. The checkpoint is read again whenever it was replaced."""
 
-    def __init__(self, root: Path, threads: Executor) -> None:
+    def __init__(self, root: Path, threads: Executor, looked_at: LookedAt | None = None) -> None:
         self._root = root
+        self._looked_at = LookedAt() if looked_at is None else looked_at
         self._threads = threads
         self._checkpoint = str(root / "checkpoint")
         # What was read, and of which file. Threads read too: the two change together.
@@ -125,11 +148,16 @@ class DirectoryLog:
             if not stat.S_ISREG(status.st_mode):
                 raise missing(tile)
             check_length(tile, status.st_size)
+            # Files are replaced, never written to: another content has another time.
+            etag = f'"{status.st_mtime_ns:x}-{status.st_size:x}"'
+            if tile.level is None and status.st_size <= CHUNK_BYTES:
+                self._looked_at.check(self._root, tile, etag, fd, status.st_size)
+        except OSError as error:
+            os.close(fd)
+            raise _unreadable(error) from error
         except BaseException:
             os.close(fd)
             raise
-        # Files are replaced, never written to: another content has another time.
-        etag = f'"{status.st_mtime_ns:x}-{status.st_size:x}"'
         return FileContent(fd, status.st_size, etag, self._threads)
 
 
@@ -141,6 +169,7 @@ class DirectorySource:
         self._monotonic = monotonic
         self._by_prefix: dict[str, DirectoryLog] = {}
         self._by_uid: dict[str, DirectoryLog] = {}
+        self._looked_at = LookedAt()
         # Why logs that we do not know cannot be read: all of them, or one after another.
         self._unread: list[StatusError] = []
         self._scanned_s = float("-inf")
@@ -208,7 +237,7 @@ class DirectorySource:
         by_prefix: dict[str, DirectoryLog] = {}
         unread: list[StatusError] = []
         for name in names[:MAX_LOGS]:
-            each = self._by_uid.setdefault(name, DirectoryLog(self._logs_dir / name, self._threads))
+            each = self._by_uid.setdefault(name, self._log(name))
             try:
                 by_prefix[prefix_of(each.read().origin)] = each
             except NotFoundError:
@@ -221,6 +250,9 @@ class DirectorySource:
         # One that cannot be read takes the others from nobody.
         self._unread = unread
         self._by_prefix = self._by_prefix | by_prefix
+
+    def _log(self, name: str) -> DirectoryLog:
+        return DirectoryLog(self._logs_dir / name, self._threads, self._looked_at)
 
     def _names(self) -> list[str]:
         try:

@@ -21,7 +21,15 @@ from typing import Final, Protocol
 
 from gateway_svc.keeping import Failure, Kept, Once, in_time
 from gateway_svc.published import Published, prefix_of, read_published
-from gateway_svc.source import Census, Content, Redirect, check_length, missing, vanished
+from gateway_svc.source import (
+    Census,
+    Content,
+    Redirect,
+    check_entries,
+    check_length,
+    missing,
+    vanished,
+)
 from provledger import logs
 from provledger.errors import DataLossError, NotFoundError, StatusError
 from provledger.rpc.errors import copied
@@ -203,6 +211,8 @@ class RemoteLog:
             raise missing(tile)
         # What cannot be whole is not kept: the next reader finds it repaired.
         check_length(tile, piece.total)
+        if tile.level is None and len(piece.data) == piece.total:
+            check_entries(tile, piece.data)
         self._kept.put((self.name, tile.path, offset), piece, len(piece.data))
         return piece
 

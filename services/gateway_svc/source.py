@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from gateway_svc.published import Published
 from provledger.errors import DataLossError, NotFoundError, StatusError, UnavailableError
 from provledger.hashing import HASH_BYTES
 from provledger.tiles import TILE_WIDTH, TilePath
+
+LENGTH_BYTES: Final = 2
+"""Of the length before each entry of a bundle."""
 
 
 class Content(Protocol):
@@ -67,7 +70,8 @@ class Log(Protocol):
 
         Raises:
             NotFoundError: a partial one that was never published, or is full by now.
-            DataLossError: a full one that is missing, or one of a wrong length.
+            DataLossError: a full one that is missing, one of a wrong length, or a bundle that was
+                read as a whole and does not hold its entries.
             StatusError: it cannot be had.
         """
         ...
@@ -128,8 +132,27 @@ def missing(tile: TilePath) -> NotFoundError | DataLossError:
 
 
 def check_length(tile: TilePath, length: int) -> None:
-    """Refuse a hash tile that cannot be whole. Raises DataLossError."""
-    if tile.level is not None and length != tile.width * HASH_BYTES:
+    """Refuse a tile or bundle that cannot be whole. Raises DataLossError."""
+    if tile.level is None:
+        whole = length >= LENGTH_BYTES * tile.width
+    else:
+        whole = length == tile.width * HASH_BYTES
+    if not whole:
+        raise damaged(tile, "is of a wrong length")
+
+
+def check_entries(tile: TilePath, bundle: bytes) -> None:
+    """Refuse a bundle that does not hold just its entries. Raises DataLossError.
+
+    SPEC: c2sp.org/tlog-tiles, a bundle is a sequence of entries, each with a u16 length before it.
+    """
+    at = 0
+    try:
+        for _ in range(tile.width):
+            at += LENGTH_BYTES + (bundle[at] << 8 | bundle[at + 1])
+    except IndexError:
+        raise damaged(tile, "is cut off") from None
+    if at != len(bundle):
         raise damaged(tile, "is of a wrong length")
 
 

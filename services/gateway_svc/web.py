@@ -37,7 +37,7 @@ from gateway_svc.source import Content, Log, Redirect, Source
 from provledger import logs, telemetry
 from provledger.errors import InvalidArgumentError, NotFoundError, StatusError, TileError
 from provledger.rpc.errors import as_status_error
-from provledger.tiles import parse_path
+from provledger.tiles import TilePath, parse_path
 
 log = logs.get(__name__)
 
@@ -113,7 +113,7 @@ class Gateway:
             if tile.level is None and self._compressor.takes(content):
                 headers["vary"] = "accept-encoding"
                 if accepts_gzip(scope):
-                    await self._send_gzipped(scope, send, headers, path, content)
+                    await self._send_gzipped(scope, send, headers, path, tile, content)
                     return
             await send_stream(scope, send, headers, content.length, content.chunks())
         finally:
@@ -130,12 +130,18 @@ class Gateway:
         await send_bytes(scope, send, 200, headers, published.note)
 
     async def _send_gzipped(
-        self, scope: Scope, send: Send, headers: dict[str, str], path: str, content: Content
+        self,
+        scope: Scope,
+        send: Send,
+        headers: dict[str, str],
+        path: str,
+        tile: TilePath,
+        content: Content,
     ) -> None:
         # Other bytes, so another strong tag.
         headers |= {"content-encoding": "gzip", "etag": f'{content.etag[:-1]}-gzip"'}
         unchanged = not_modified(scope, headers["etag"])
-        body = b"" if unchanged else await self._compressor.gzipped(path, content)
+        body = b"" if unchanged else await self._compressor.gzipped(path, tile, content)
         await send_bytes(scope, send, 200, headers, body)
 
     async def _find(self, path: str) -> tuple[Log, str]:

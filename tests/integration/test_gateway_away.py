@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from gateway_svc.directory import CHUNK_BYTES
 from tests.support.anchoring import LOG_UID
 from tests.support.gateway import Answer, Running, filled_log, running_gateway
-from tests.support.tiled import signed_checkpoint
+from tests.support.tiled import signed_checkpoint, write_log
 
 UID = LOG_UID.hex()
 OTHER = "0" * 32
@@ -122,3 +124,37 @@ async def test_a_log_that_nobody_could_read_yet_takes_the_others_from_nobody(
         assert state["reason"] == "STORAGE_UNAVAILABLE"
         shutil.rmtree(unread)
         await until(lambda: gateway.call(f"/{UID}/checkpoint"), 404)
+
+
+@pytest.mark.parametrize("accept", ["identity", "gzip"])
+@pytest.mark.parametrize("entry_bytes", [40, 2000], ids=["read at once", "read in pieces"])
+async def test_a_bundle_that_does_not_hold_its_entries_is_a_fault(
+    tmp_path: Path, accept: str, entry_bytes: int
+) -> None:
+    root = tmp_path / "data" / "logs" / OTHER
+    root.mkdir(parents=True)
+    write_log(root, f"log.test/{OTHER}", [bytes([each % 256]) * entry_bytes for each in range(260)])
+    files = {name: root / "tile/entries" / name for name in ("000", "001.p/4")}
+    whole = {name: file.read_bytes() for name, file in files.items()}
+    # What goes out while it is read, piece by piece, is looked at by its length alone.
+    unseen = entry_bytes * 256 > CHUNK_BYTES and accept == "identity"
+    async with running_gateway(tmp_path / "data") as gateway:
+
+        async def get(name: str) -> tuple[int, object]:
+            path = f"/{OTHER}/tile/entries/{name}"
+            answer = await gateway.call(path, accept_encoding=accept)
+            if answer.status == 200:
+                packed = answer.headers.get("content-encoding") == "gzip"
+                return 200, gzip.decompress(answer.body) if packed else answer.body
+            return answer.status, json.loads(answer.body)["reason"]
+
+        for name, file in files.items():
+            assert await get(name) == (200, whole[name])
+            for damaged in (b"", bytes(5), whole[name][:-1], whole[name] + b"\x00"):
+                file.write_bytes(damaged)
+                seen: tuple[int, object] = (500, "TILE_DAMAGED")
+                if unseen and name == "000" and len(damaged) > CHUNK_BYTES:
+                    seen = (200, damaged)
+                assert await get(name) == seen
+            file.write_bytes(whole[name])
+            assert await get(name) == (200, whole[name])

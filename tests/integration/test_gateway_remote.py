@@ -432,6 +432,19 @@ async def test_hash_tiles_of_a_wrong_length_are_not_kept() -> None:
     assert await _read(source, "tile/0/000") == whole
 
 
+async def test_bundles_that_do_not_hold_their_entries_are_not_kept() -> None:
+    place = MemoryPlace(a=memory_log())
+    source = RemoteSource(place, max_age_s=10, cache_bytes=10_000_000)
+    path = tiles.entries_path(2, 600 - 512)
+    whole = place.logs["a"][path] = tiles.encode_bundle([b"entry"] * (600 - 512))
+    for damaged in (whole[:-1], whole[:100], whole + b"x"):
+        place.logs["a"][path] = damaged
+        with pytest.raises(DataLossError):
+            await _read(source, path)
+    place.logs["a"][path] = whole
+    assert await _read(source, path) == whole
+
+
 async def test_a_tile_that_was_brought_back_whole_is_served_so_after_a_while() -> None:
     place, now_s = MemoryPlace(a=memory_log()), 0.0
     source = RemoteSource(place, max_age_s=10, cache_bytes=10_000_000, monotonic=lambda: now_s)

@@ -91,7 +91,7 @@ async def test_a_reader_who_gives_up_does_not_spoil_what_is_kept(tmp_path: Path)
         tile = parse_path(f"tile/entries/{name}")
         content = await log.tile(tile)
         try:
-            return gzip.decompress(await compressor.gzipped(name, content))
+            return gzip.decompress(await compressor.gzipped(name, tile, content))
         finally:
             content.close()
 
