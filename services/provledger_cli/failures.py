@@ -7,9 +7,11 @@ PROVLEDGER_DEBUG=1 shows where it came from.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, Final
 
 from provledger.errors import (
@@ -61,6 +63,7 @@ def run(app: Callable[[], Any], *, fips_module: str = "") -> None:
     try:
         if fips_module:
             launch.enter(fips_module)
+        _heed_sigterm()
         app()
     except SystemExit as exit_:
         if exit_.code == _INTERRUPTED:
@@ -72,6 +75,23 @@ def run(app: Callable[[], Any], *, fips_module: str = "") -> None:
         sys.exit(COULD_NOT_TELL)
     except Exception as error:
         sys.exit(report(error))
+
+
+def _heed_sigterm() -> None:
+    """Have SIGTERM end a command as Ctrl-C does: what it has not finished is not left behind.
+
+    Verbs that go on until they are told to end have handlers of their own.
+    """
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        interrupt = signal.getsignal(signal.SIGINT)
+        if callable(interrupt):
+            interrupt(signal.SIGINT, frame)
+        else:  # Ctrl-C is ignored, as in the background of a script.
+            raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, on_signal)
 
 
 def report(error: Exception) -> int:

@@ -1,24 +1,29 @@
 """Where a command puts what it makes: files, devices and pipes, standard output.
 
 A regular file is replaced as a whole, so that readers see the old one or the new one. A symbolic
-link stays, and the file it leads to is replaced. What is no file, such as a pipe or /dev/null, is
+link stays, and the file it leads to is replaced. Until then what is written is in a file beside it
+(`.NAME.` and 12 hex digits), closed to others and locked; who is killed leaves it, and the next
+command that writes to the same place removes it. What is no file, such as a pipe or /dev/null, is
 written into: to put a file in its place would take it from everybody else. `-` is standard output,
 and what the command has to say goes to stderr then.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
 from provledger_cli import output
 from provledger_cli.failures import CommandError
 
+_DIGITS: Final = 12
 # Opened anew, a file behind these would be written from its start, over what is there.
 _STDOUT: Final = frozenset({"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
 
@@ -70,18 +75,82 @@ def replacing(path: Path, *, mode: int = 0o666) -> Iterator[IO[bytes]]:
         with os.fdopen(os.open(target, os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC), "wb") as file:
             yield file
         return
-    scratch = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
-    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    _clear(target)
+    scratch, descriptor = _scratch(target, mode)
     try:
+        # Its lock ends when it is closed, which is when it has its name.
         with os.fdopen(descriptor, "wb") as file:
+            wanted = _close_to_others(descriptor)
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, target)
+            if wanted is not None:
+                os.fchmod(descriptor, wanted)
+            os.fsync(descriptor)
+            os.replace(scratch, target)
     except BaseException:
         scratch.unlink(missing_ok=True)
         raise
     sync_directory(target.parent)
+
+
+def _scratch(target: Path, mode: int) -> tuple[Path, int]:
+    """A new file beside `target` under our lock: its path and its open descriptor."""
+    while True:
+        path = target.with_name(f".{target.name}.{secrets.token_hex(_DIGITS // 2)}")
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        try:
+            _lock(descriptor)
+            if _is(path, descriptor):
+                return path, descriptor
+        except BlockingIOError:
+            pass  # another command has come between, and removes it
+        except OSError:
+            return path, descriptor  # a file system without locks, on which nothing is removed
+        os.close(descriptor)
+
+
+def _close_to_others(descriptor: int) -> int | None:
+    """Take everybody else's rights to a file away; the mode it had, None if it stays as it is."""
+    had = stat.S_IMODE(os.fstat(descriptor).st_mode)
+    with suppress(OSError):  # some file systems have one mode for all
+        if had & 0o077:
+            os.fchmod(descriptor, 0o600)
+            return had
+    return None
+
+
+def _clear(target: Path) -> None:
+    """Remove what commands that were killed have left for `target`, as far as that is possible."""
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{{_DIGITS}}}")
+    with suppress(OSError):
+        for left in target.parent.iterdir():
+            if pattern.fullmatch(left.name) is not None and left.is_file():
+                _remove_left(left)
+
+
+def _remove_left(left: Path) -> None:
+    """Remove such a file, unless somebody is at work on it."""
+    with suppress(OSError):
+        descriptor = os.open(left, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            _lock(descriptor)
+            # Whoever was at work on it may have given it its name meanwhile.
+            if _is(left, descriptor):
+                left.unlink()
+        finally:
+            os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _is(path: Path, descriptor: int) -> bool:
+    """Whether an open file is the one that has this name now."""
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def sync_directory(path: Path) -> None:

@@ -7,7 +7,6 @@ history and the old file stays what it is.
 
 from __future__ import annotations
 
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,7 +21,7 @@ from provledger.keyset import KeySet
 from provledger.receipt import Receipt
 from provledger.refresh import check_same
 from provledger.report import Check, Finding, Status
-from provledger_cli import checking, output, placing
+from provledger_cli import checking, output, placing, scratch
 from provledger_cli.connect import Remote, Target, run_async
 from provledger_cli.exporting import Exported, prepare, write_export
 from provledger_cli.failures import CommandError
@@ -55,12 +54,12 @@ def refresh_export(
         CommandError: it could not be told.
     """
     old = _read_ends(file)
-    with _scratch(out) as scratch:
-        done, trusted = run_async(_fetch(where, file, old, scratch, keys, timeout_s))
+    with _not_yet_verified(out) as made:
+        done, trusted = run_async(_fetch(where, file, old, made, keys, timeout_s))
         with output.progress("receipts") as bar:
             task = bar.add_task("verifying", total=done.receipts)
             verdict = checking.verify_file(
-                scratch,
+                made,
                 checking.Trusted(keys=trusted),
                 head=old.footer.head,
                 checkpoint=old.footer.checkpoint,
@@ -72,8 +71,8 @@ def refresh_export(
                 "it is",
                 hint="try again in a moment; `provledger export` and `verify` say what is missing",
             )
-        with scratch.open("rb") as made, placing.writing(out, mode=0o644) as place:
-            shutil.copyfileobj(made, place)
+        with made.open("rb") as source, placing.writing(out, mode=0o644) as place:
+            shutil.copyfileobj(source, place)
     return {
         "file": str(out),
         "receipts": done.receipts,
@@ -94,7 +93,7 @@ def _read_ends(file: Path) -> _Old:
 
 
 async def _fetch(
-    where: Target, file: Path, old: _Old, scratch: Path, keys: KeySet | None, timeout_s: float
+    where: Target, file: Path, old: _Old, made: Path, keys: KeySet | None, timeout_s: float
 ) -> tuple[Exported, KeySet]:
     """Write the new export; what was written, and the keys: those that the registry publishes,
     where none are given."""
@@ -114,7 +113,7 @@ async def _fetch(
             done = await write_export(
                 remote,
                 plan,
-                scratch,
+                made,
                 lambda count, total: bar.update(task, completed=count, total=total),
                 check=compare,
                 at_end=lambda: _check_all_there(next(held_receipts, None)),
@@ -135,7 +134,7 @@ def _check_all_there(held: Receipt | None) -> None:
 
 
 @contextmanager
-def _scratch(out: Path) -> Iterator[Path]:
+def _not_yet_verified(out: Path) -> Iterator[Path]:
     """A file to be verified first, compressed as `out` is by its name, which is gone in the end.
 
     It is beside `out`, where there is room for that; what is no file gets it from elsewhere.
@@ -143,11 +142,7 @@ def _scratch(out: Path) -> Iterator[Path]:
     is_file = not placing.is_stdout(out) and (out.is_file() or not out.exists())
     with ExitStack() as stack:
         if is_file:
-            folder = out.resolve().parent
+            folder = stack.enter_context(scratch.beside(out.resolve()))
         else:
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="provledger-")))
-        scratch = folder / f".refresh-{secrets.token_hex(6)}-{out.name}"
-        try:
-            yield scratch
-        finally:
-            scratch.unlink(missing_ok=True)
+        yield folder / f"new-{out.name}"

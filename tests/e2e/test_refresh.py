@@ -74,7 +74,7 @@ def test_an_export_is_not_replaced_by_what_does_not_hold(shared: Installation) -
     refused = shared.run("refresh", "held.ndjson", check=False)
     assert (refused.code, refused.json["finding"]) == (1, "head_not_extending")
     assert (shared.work / "held.ndjson").read_bytes() == forked
-    assert not list(shared.work.glob(".refresh-*"))
+    assert not list(shared.work.glob(".*held.ndjson*"))
     (shared.work / "held.ndjson").write_bytes(held)
     assert shared.run("refresh", "held.ndjson").json["status"] == "verified"
     # The checkpoint that was held goes with the new file.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -54,6 +57,92 @@ def test_a_device_is_written_into(tmp_path: Path) -> None:
     (tmp_path / "full").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left"):
         write_atomically(tmp_path / "full", b"new")
+
+
+@pytest.fixture
+def umask() -> Iterator[int]:
+    before = os.umask(0o027)
+    yield 0o027
+    os.umask(before)
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o644, 0o600])
+def test_what_is_not_whole_is_closed_to_others(tmp_path: Path, umask: int, mode: int) -> None:
+    target = tmp_path / "target"
+    with placing.replacing(target, mode=mode) as file:
+        file.write(b"payload")
+        file.flush()
+        (scratch,) = tmp_path.iterdir()
+        assert stat.S_IMODE(scratch.stat().st_mode) == 0o600
+    assert stat.S_IMODE(target.stat().st_mode) == mode & ~umask
+
+
+def test_what_a_killed_command_left_is_removed_by_the_next_to_the_same_place(
+    tmp_path: Path,
+) -> None:
+    target, elsewhere = tmp_path / "e.ndjson", tmp_path / "precious"
+    left = ".e.ndjson.0123456789ab"
+    others = [".d.ndjson.0123456789ab", ".e.ndjson.0123", "e.ndjsonx"]
+    for name in (left, *others, "precious"):
+        (tmp_path / name).write_bytes(b"payload")
+    (tmp_path / ".e.ndjson.aaaaaaaaaaaa").symlink_to(elsewhere)
+    (tmp_path / ".e.ndjson.bbbbbbbbbbbb").mkdir()
+    os.mkfifo(tmp_path / ".e.ndjson.cccccccccccc")
+    (tmp_path / "link").symlink_to(target)
+    placing.write(tmp_path / "link", b"new")
+    there = {path.name for path in tmp_path.iterdir()}
+    assert there == {
+        *("e.ndjson", "link", "precious", *others),
+        *(f".e.ndjson.{digit * 12}" for digit in "abc"),
+    }
+    assert elsewhere.read_bytes() == b"payload"
+
+
+def test_commands_that_write_to_the_same_place_leave_each_other_alone(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    with placing.replacing(target) as first:
+        first.write(b"first")
+        with placing.replacing(target) as second:
+            second.write(b"second")
+        assert target.read_bytes() == b"second"
+    assert target.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_file_that_was_removed_before_it_had_its_lock_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another command looks for what was left between the two, and holds it or has removed it."""
+    lock = fcntl.flock
+    taken: list[Path] = []
+
+    def late(descriptor: int, operation: int) -> None:
+        if len(taken) < 2:
+            (path,) = set(tmp_path.iterdir()) - set(taken)
+            taken.append(path)
+            if len(taken) == 1:
+                raise BlockingIOError
+            path.unlink()
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    placing.write(tmp_path / "target", b"new")
+    assert (tmp_path / "target").read_bytes() == b"new"
+    assert len(taken) == 2
+
+
+def test_a_file_system_without_locks_can_be_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    left = tmp_path / ".target.0123456789ab"
+    left.write_bytes(b"somebody may be at work on it")
+    placing.write(tmp_path / "target", b"new")
+    assert (tmp_path / "target").read_bytes() == b"new"
+    assert left.exists()
 
 
 def test_a_directory_is_refused_before_any_work(tmp_path: Path) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -52,3 +55,49 @@ async def test_without_a_signal_the_work_is_what_it_is() -> None:
     with pytest.raises(ZeroDivisionError):
         await run_until_signal(fails(), lambda: None)
     assert not await run_until_signal(succeeds(), lambda: None)
+
+
+WRITING = """
+import asyncio, sys, time
+from pathlib import Path
+from provledger_cli import failures, placing
+from provledger_cli.connect import run_async
+
+async def wait():
+    await asyncio.Event().wait()
+
+def app():
+    with placing.writing(Path("out")) as file:
+        file.write(b"payload")
+        file.flush()
+        print("written", flush=True)
+        run_async(wait()) if sys.argv[1] == "async" else time.sleep(600)
+
+failures.run(app)
+"""
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+@pytest.mark.parametrize("ctrl_c", [signal.default_int_handler, signal.SIG_IGN])
+def test_a_command_that_is_told_to_end_leaves_nothing_half_written(
+    tmp_path: Path, kind: str, ctrl_c: signal._HANDLER
+) -> None:
+    """Where Ctrl-C is ignored as well, as scripts have it for what they start in the background."""
+    before = signal.signal(signal.SIGINT, ctrl_c)
+    try:
+        running = subprocess.Popen(
+            [sys.executable, "-c", WRITING, kind],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert running.stdout is not None
+    assert running.stdout.readline() == b"written\n"
+    assert len(list(tmp_path.iterdir())) == 1
+    running.send_signal(signal.SIGTERM)
+    _, talk = running.communicate(timeout=60)
+    assert (running.returncode, b"interrupted" in talk) == (2, True), talk.decode()
+    assert b"Traceback" not in talk
+    assert list(tmp_path.iterdir()) == []

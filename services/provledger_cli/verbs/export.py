@@ -107,6 +107,9 @@ def export(
     or with --keys jwks.json. A head or checkpoint kept in
     another place later shows that an export was cut short: --head-out, --checkpoint-out.
 
+    The file appears when it is whole. Killed, it leaves a file .NAME. with twelve digits beside it,
+    which holds payloads and is closed to others; the next export to the same name removes it.
+
     Example: provledger export --tenant acme --out acme.ndjson.gz
     """
     from provledger_cli.connect import run_async, target
