@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import io
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from provledger import logs
 from provledger.errors import NotFoundError
@@ -95,6 +98,52 @@ def test_exceptions_logged_by_other_libraries_are_treated_alike(stream: io.Strin
     assert line["event"] == "log.grpc"
     assert line["fields"] == {"message": "Unexpected in handler"}
     assert "s3cret" not in json.dumps(line)
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_asyncio_does_not_quote_tasks_and_callbacks(
+    stream: io.StringIO, loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    async def bad() -> None:
+        raise ValueError("s3cret")
+
+    def callback(value: str) -> None:
+        raise KeyError(value)
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_soon(callback, "s3cret")
+        await asyncio.wait([asyncio.create_task(bad())])
+        gc.collect()
+
+    logs.configure("ledger", stream=stream)
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(main())
+    found = {line["fields"]["message"]: line for line in lines(stream)}
+    told = found.pop("Task exception was never retrieved")
+    assert told["event"] == "log.asyncio"
+    assert told["exception"][0] == "ValueError"
+    assert any(" bad" in line for line in told["exception"])
+    ((message, told),) = found.items()
+    assert message.startswith("Exception in callback")
+    assert told["exception"][0] == "KeyError"
+    assert "s3cret" not in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("socket.accept() out of system resource", "socket.accept() out of system resource"),
+        ("Exception in callback f(<Task exception=E('s3cret')>)", "Exception in callback f"),
+        ("Exception in callback f('s3cret') at x.py:1", "Exception in callback f"),
+        ("Failed: {'a': 's3cret'}", "Failed"),
+        ("Fatal error\nprotocol: s3cret", "Fatal error"),
+    ],
+)
+def test_asyncio_says_what_happened(stream: io.StringIO, text: str, written: str) -> None:
+    logs.configure("ledger", stream=stream)
+    logging.getLogger("asyncio").error(text)
+    (line,) = lines(stream)
+    assert line["fields"] == {"message": written}
 
 
 @pytest.mark.parametrize("level", ["debug", "info"])

@@ -10,7 +10,8 @@ that they write whatever helps them, such as the answer that an AWS credential c
 
 No payload, salt or secret may reach a log. What can be kept out by form is: bytes and nested
 structures are replaced by their size, long text is cut, and of an exception that is not ours only
-the type and the code lines are written, not its message, which may quote a value or a row.
+the type and the code lines are written, not its message, which may quote a value or a row. Nor is
+what asyncio says of tasks and callbacks, beyond what happened: it quotes results and exceptions.
 `PROVLEDGER_DEBUG=1` writes the messages too; it is meant for development.
 """
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -35,6 +37,9 @@ _MAX_TEXT: Final = 512
 _MAX_LIST: Final = 20
 _MAX_FRAMES: Final = 25
 _FIELDS: Final = "provledger_fields"
+_ASYNCIO: Final = "asyncio"
+# Where an object begins that is shown as itself: behind the first line, or within it.
+_OBJECT: Final = re.compile(r"\n|\((?!\))|[<{\['\"]")
 
 trace_id: Callable[[], str] | None = None
 """Set by `provledger.telemetry` when tracing is on: hexadecimal trace id of the current span."""
@@ -172,8 +177,19 @@ def _record_parts(record: logging.LogRecord) -> tuple[str, dict[str, object]]:
     """Event name and plain fields of any record, ours or another library's."""
     fields: Mapping[str, object] | None = getattr(record, _FIELDS, None)
     if fields is None:
-        return f"log.{record.name}", {"message": plain(record.getMessage())}
+        return f"log.{record.name}", {"message": plain(_message(record))}
     return record.getMessage(), {key: plain(value) for key, value in fields.items()}
+
+
+def _message(record: logging.LogRecord) -> str:
+    """What another library says; of asyncio, what happened, and not to which object.
+
+    The exception comes with the record, as any other does.
+    """
+    text = record.getMessage()
+    if record.name != _ASYNCIO or _debug():
+        return text
+    return _OBJECT.split(text, maxsplit=1)[0].rstrip(" :")
 
 
 def _exception(record: logging.LogRecord) -> BaseException | None:
