@@ -16,6 +16,10 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 DATA_DIR_OPTION := $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 
+# Images like to forbid bytecode. Each service and each command of a test, hundreds in all, would
+# then compile all of our modules by itself.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up down test lint format protos check-protos breaking faults fuzz bench wheel-check clean
 
