@@ -180,6 +180,8 @@ class _LedgerRelay:
         self._work = asyncio.Event()
         # What the log has; the recorder stores it.
         self._logged_seq = -1
+        # Behind the last place that the log gave.
+        self._next_index = 0
         self._submitted_s = float("-inf")
         # The last seq we were told of; None where only the database knows.
         self._head_seq: int | None = None
@@ -295,6 +297,8 @@ class _LedgerRelay:
                 metadata={"ledger": ledger.name},
                 retry_delay_s=5.0,
             )
+        stored = await relay.storage.log_runs(ledger.uid, self._logged_seq, self._logged_seq)
+        self._next_index = stored[-1].start_index + stored[-1].count if stored else 0
         relay.progress.logged(ledger.uid, self._logged_seq)
 
     async def _step(self, recorder: Recorder) -> int:
@@ -327,9 +331,10 @@ class _LedgerRelay:
             timeout_s=relay.limits.anchor_timeout_s,
             policy=NO_RETRY,
         )
-        runs = _runs(response, start_seq, len(entries))
+        runs = _runs(response, start_seq, len(entries), self._next_index)
         self._submitted_s = time.monotonic()
         self._logged_seq += len(entries)
+        self._next_index = runs[-1].start_index + runs[-1].count
         recorder.add(runs)
         if response.HasField("proofs"):
             relay.learn(ledger.uid, response.proofs)
@@ -337,14 +342,22 @@ class _LedgerRelay:
         return len(entries)
 
 
-def _runs(response: anchor_pb2.SubmitLeavesResponse, start_seq: int, count: int) -> list[LogRun]:
-    """The places the log gave, which must be those of exactly what was submitted."""
+def _runs(
+    response: anchor_pb2.SubmitLeavesResponse, start_seq: int, count: int, next_index: int
+) -> list[LogRun]:
+    """The places the log gave, which must be those of exactly what was submitted.
+
+    A log only grows, so that none of them lies before `next_index` or before another's end.
+
+    Raises:
+        InternalError: ANCHOR_ANSWER.
+    """
     runs = [LogRun(run.start_seq, run.start_index, run.count) for run in response.runs]
     next_seq = start_seq
     for run in runs:
-        if run.start_seq != next_seq or run.count < 1 or run.start_index < 0:
+        if run.start_seq != next_seq or run.count < 1 or run.start_index < next_index:
             raise _odd_answer()
-        next_seq += run.count
+        next_seq, next_index = next_seq + run.count, run.start_index + run.count
     if next_seq != start_seq + count:
         raise _odd_answer()
     return merge_runs(runs)

@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import psycopg
@@ -315,6 +316,43 @@ async def test_lost_answer_of_the_log_is_recognised(database_url: str) -> None:
 
         await eventually(is_logged)
         assert len(anchor.leaves) == 32
+        await verify_all(service)
+
+
+class BackwardAnchor(InMemoryAnchor):
+    """Says, while it is `wrong`, that entries are where others were before."""
+
+    wrong = False
+
+    async def SubmitLeaves(self, *args: Any, **options: Any) -> Any:
+        answer = await super().SubmitLeaves(*args, **options)
+        if self.wrong:
+            answer.runs[0].start_index = 1
+        return answer
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_places_before_those_of_earlier_answers_are_not_taken(
+    database_url: str, restarted: bool
+) -> None:
+    anchor = BackwardAnchor()
+    async with AsyncExitStack() as stack:
+        service = await stack.enter_async_context(
+            ledger_service(database_url, anchor=anchor, relay=True)
+        )
+        await recorded(service, 0)
+        if restarted:
+            await stack.aclose()
+            service = await stack.enter_async_context(
+                ledger_service(database_url, anchor=anchor, create=False, relay=True)
+            )
+        anchor.wrong = True
+        before = anchor.faults.calls.count("SubmitLeaves")
+        await append(service, draft("r1"))
+        # Neither that answer nor the one to the same entries once more.
+        await eventually(lambda: anchor.faults.calls.count("SubmitLeaves") > before + 1)
+        anchor.wrong = False
+        await recorded(service, 1)
         await verify_all(service)
 
 

@@ -32,6 +32,7 @@ from tests.support.ledgering import (
     LEDGER,
     append,
     append_batch,
+    create_ledger,
     document,
     draft,
     eventually,
@@ -40,6 +41,7 @@ from tests.support.ledgering import (
     verify_all,
 )
 
+OTHER = "tenants/acme/ledgers/other"
 LOGGED = common_pb2.ANCHOR_STATE_LOGGED
 
 
@@ -154,6 +156,30 @@ async def test_places_in_the_log_are_unverified_while_the_anchor_is_away(
         anchor.faults.down = True
         answer = await service.servicer.VerifyRange(request, None)
         assert answer.checked_count == 1
+        assert not answer.places_checked
+
+
+class RepeatingAnchor(InMemoryAnchor):
+    """Proves one receipt as often as it is asked for one."""
+
+    async def BatchGetInclusionProofs(self, *args: Any, **options: Any) -> Any:
+        answer = await super().BatchGetInclusionProofs(*args, **options)
+        for proof in answer.proofs:
+            proof.CopyFrom(answer.proofs[0])
+        return answer
+
+
+async def test_a_proof_that_is_there_twice_checks_no_other_place(database_url: str) -> None:
+    anchor = RepeatingAnchor()
+    async with ledger_service(database_url, anchor=anchor, relay=True) as service:
+        await recorded(service, 0)
+        await create_ledger(service, OTHER)
+        await eventually(lambda: len(anchor.leaves) == 3)
+        await append(service, draft("r1"))
+        uid = await recorded(service, 1)
+        assert len(await service.storage.log_runs(uid, 0, 1)) == 2
+        answer = await verify_all(service)
+        assert answer.checked_count == 2
         assert not answer.places_checked
 
 

@@ -43,8 +43,8 @@ def response(*runs: tuple[int, int, int]) -> anchor_pb2.SubmitLeavesResponse:
 
 
 def test_places_must_be_those_of_what_was_submitted() -> None:
-    assert _runs(response((5, 7, 2), (7, 9, 1)), 5, 3) == [LogRun(5, 7, 3)]
-    assert _runs(response((5, 7, 2), (7, 20, 1)), 5, 3) == [LogRun(5, 7, 2), LogRun(7, 20, 1)]
+    assert _runs(response((5, 7, 2), (7, 9, 1)), 5, 3, 0) == [LogRun(5, 7, 3)]
+    assert _runs(response((5, 7, 2), (7, 20, 1)), 5, 3, 7) == [LogRun(5, 7, 2), LogRun(7, 20, 1)]
     for runs in (
         (),
         ((5, 7, 2),),
@@ -52,10 +52,14 @@ def test_places_must_be_those_of_what_was_submitted() -> None:
         ((4, 7, 3),),
         ((5, 7, 1), (7, 9, 2)),
         ((5, 7, 3), (8, 10, 0)),
-        ((5, -1, 3),),
+        ((5, 6, 3),),  # before the end of what it gave last
+        ((5, 20, 2), (7, 19, 1)),
+        ((5, 20, 2), (7, 21, 1)),
     ):
         with pytest.raises(InternalError):
-            _runs(response(*runs), 5, 3)
+            _runs(response(*runs), 5, 3, 7)
+    with pytest.raises(InternalError):
+        _runs(response((5, -1, 3)), 5, 3, 0)
 
 
 def test_memory_gives_back_what_comes_next() -> None:
