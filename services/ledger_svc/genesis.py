@@ -10,6 +10,7 @@ signed is on its way out: as with appends, what it signed is not stored.
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final, Protocol
 
@@ -106,8 +107,8 @@ class LedgerMaker:
             await self._guard.check_absent()
             of_log = await self._log(tenant, suite or default_suite, own_log=own_log)
             made = await self._make(tenant, ledger, suite or default_suite, of_log, principal)
-            existing, linked, seal = made
-            check = functools.partial(self._check_key, seal)
+            existing, linked, seal, witnessed_at_s = made
+            check = functools.partial(self._check_seal, seal, witnessed_at_s)
             stored = await self._storage.insert_ledger(existing, linked, check)
             if stored.uid == existing.uid:
                 self._guard.trust(existing)
@@ -149,7 +150,7 @@ class LedgerMaker:
 
     async def _make(
         self, tenant: str, ledger: str, suite: str, of_log: anchor_pb2.Log, principal: str
-    ) -> tuple[LedgerInfo, Linked, Seal]:
+    ) -> tuple[LedgerInfo, Linked, Seal, float]:
         _check_log(of_log, suite)
         info = LedgerInfo(
             uid=self._random(names.UID_BYTES),
@@ -162,7 +163,7 @@ class LedgerMaker:
         )
         # Before anything is signed: a log that is held may have had a ledger of this name.
         await self._guard.check_new(info)
-        candidate, seal = await self._state(info, of_log, principal)
+        candidate, seal, witnessed_at_s = await self._state(info, of_log, principal)
         now_ns = self._clock()
         chain.check_clock(now_ns, now_ns, seal.signed_at_ns)
         linked = chain.link(info, chain.EMPTY_HEAD, seal, [candidate], now_ns)
@@ -178,12 +179,16 @@ class LedgerMaker:
             ),
             linked,
             seal,
+            witnessed_at_s,
         )
 
     async def _state(
         self, info: LedgerInfo, of_log: anchor_pb2.Log, principal: str
-    ) -> tuple[Candidate, Seal]:
-        """Have the genesis witnessed under the key that it names, one that may still sign."""
+    ) -> tuple[Candidate, Seal, float]:
+        """Have the genesis witnessed under the key that it names, one that may still sign.
+
+        When that was is the last of the three, by `time.monotonic`.
+        """
         taken = True
         for _ in range(MAX_WITNESS_ROUNDS):
             payload = chain.genesis_payload(
@@ -192,6 +197,7 @@ class LedgerMaker:
             item = Pending(_draft(info, payload), principal, len(payload))
             (item.receipt_id,) = chain.receipt_ids(self._clock(), self._random(10))
             witnessed = await self._witness.witness(info, [item], system=True)
+            witnessed_at_s = time.monotonic()
             (result,) = witnessed.results
             if not isinstance(result, Candidate) or witnessed.seal is None:
                 log.error("ledger.genesis_refused", ledger=info.name, why=str(result))
@@ -200,29 +206,34 @@ class LedgerMaker:
             named, self._witness_key = self._witness_key, seal.thumbprint
             taken = await self._keys.wait_accepts(seal.kid, seal.epoch)
             if taken and named == seal.thumbprint:
-                return result, seal
+                return result, seal, witnessed_at_s
         if not taken:
             raise _stale(seal.kid)
         raise UnavailableError(
             "WITNESS_KEY_CHANGING", "the witness's key keeps changing", retry_delay_s=1.0
         )
 
-    def _check_key(self, seal: Seal) -> None:
-        """In the writing thread: refuse a genesis whose key is not taken any more.
+    def _check_seal(self, seal: Seal, witnessed_at_s: float) -> None:
+        """In the writing thread: refuse a genesis that waited too long, or whose key must not sign.
+
+        As with appends that are witnessed again, age is how long we had it: clocks may differ.
 
         Raises:
             UnavailableError: SIGNATURE_STALE.
         """
         if not self._keys.accepts(seal.kid, seal.epoch):
             raise _stale(seal.kid)
+        age_ns = int((time.monotonic() - witnessed_at_s) * 1e9)
+        if age_ns > chain.MAX_SIGNATURE_AGE_NS:
+            raise _refused(f"the genesis was signed {age_ns // 1_000_000_000} s ago")
 
 
 def _stale(kid: str) -> UnavailableError:
-    return UnavailableError(
-        "SIGNATURE_STALE",
-        f"the witness signs with key {kid}, which is neither active nor draining",
-        retry_delay_s=1.0,
-    )
+    return _refused(f"the witness signs with key {kid}, which is neither active nor draining")
+
+
+def _refused(why: str) -> UnavailableError:
+    return UnavailableError("SIGNATURE_STALE", why, retry_delay_s=1.0)
 
 
 def _check_log(of_log: anchor_pb2.Log, suite: str) -> None:

@@ -385,6 +385,21 @@ async def test_genesis_by_a_retired_key_is_stated_again(database_url: str) -> No
         await verify_all(service, second)
 
 
+async def test_genesis_that_waited_for_the_database_for_too_long_is_not_stored(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with ledger_service(database_url, create=False) as service:
+        with monkeypatch.context() as patched:
+            # However quickly it is stored, that was too slow.
+            patched.setattr(chain, "MAX_SIGNATURE_AGE_NS", 0)
+            with pytest.raises(UnavailableError) as caught:
+                await create_ledger(service)
+        assert caught.value.reason == "SIGNATURE_STALE"
+        assert await service.storage.get_ledger("acme", "main") is None
+        await create_ledger(service)
+        await verify_all(service)
+
+
 async def test_genesis_whose_key_is_revoked_before_it_is_stored_is_not(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
