@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 
 import pytest
 
 from provledger import disclosure, jcs
-from provledger.errors import VerificationError
+from provledger.errors import ReceiptFormatError, VerificationError
 from provledger.export import (
     ConsistencyProof,
     ExportFooter,
+    ExportWriter,
+    LineVerifier,
     parse_footer,
     parse_header,
     verify_export,
 )
+from provledger.receipt import MAX_RECEIPT_BYTES, Evidence, Receipt
 from provledger.report import Check, Finding, Outcome, Status
+from provledger.verify import Verifier
 from provledger.witness_batch import statement_leaf_hash
 from tests.support.chain import Chain, key_set, mutation, sample_chain, with_changes
 
@@ -410,3 +415,30 @@ def test_a_footer_of_another_export_is_refused():
 def test_footer_without_head_or_checkpoint_can_be_written():
     footer = ExportFooter(0, bytes(32), None, None)
     assert parse_footer(footer.encode() + b"\n") == footer
+
+
+def test_a_receipt_is_as_long_in_an_export_as_it_may_be_anywhere():
+    """To the byte: its line end counts for neither the writer nor the reader."""
+    receipt = RECEIPTS[0]
+    (proof,) = receipt.proofs
+
+    def of(size: int) -> Receipt:
+        # Base64 grows by four bytes for each three, the sink's name by one.
+        evidence = Evidence("x" * (size % 4), "other", 1, b"a" * (size // 4 * 3))
+        return dataclasses.replace(
+            receipt, proofs=(dataclasses.replace(proof, evidence=(evidence,)),)
+        )
+
+    room = MAX_RECEIPT_BYTES - len(of(0).encode())
+    whole, long = of(room), of(room + 1)
+    assert len(whole.encode()) == MAX_RECEIPT_BYTES
+    written = io.BytesIO()
+    writer = ExportWriter(written, CHAIN.header())
+    writer.write(whole)
+    reader = LineVerifier(CHAIN.header(), Verifier(KEYS))
+    assert reader.read(written.getvalue().splitlines(keepends=True)[1]) == whole
+    with pytest.raises(ReceiptFormatError, match="longer than"):
+        writer.write(long)
+    assert writer.count == 1
+    with pytest.raises(ReceiptFormatError, match="too long"):
+        reader.read(long.encode() + b"\n")

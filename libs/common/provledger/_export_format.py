@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from provledger import jcs, names
 from provledger.errors import IdentifierError, InvalidJSONError, ReceiptFormatError
 from provledger.hashing import SUITES
-from provledger.receipt import Receipt
+from provledger.receipt import MAX_RECEIPT_BYTES, Receipt
 
 FOOTER_PREFIX = b'{"footer":'
 KEY_LEDGER_PREFIX = b'{"keyLedger":'
@@ -105,8 +105,15 @@ class ExportWriter:
             self._line(KEY_LEDGER_PREFIX + line.removesuffix(b"\n") + b"}")
 
     def write(self, receipt: Receipt) -> None:
-        """Write the next receipt; they must come in chain order, from seq 0."""
-        self._line(receipt.encode())
+        """Write the next receipt; they must come in chain order, from seq 0.
+
+        Raises:
+            ReceiptFormatError: it is longer than any reader takes (`MAX_RECEIPT_BYTES`).
+        """
+        line = receipt.encode()
+        if len(line) > MAX_RECEIPT_BYTES:
+            raise ReceiptFormatError("receipt", f"is longer than {MAX_RECEIPT_BYTES} bytes")
+        self._line(line)
         self.count += 1
 
     def finish(

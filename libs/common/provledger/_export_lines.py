@@ -75,7 +75,8 @@ class LineVerifier:
 
     def read(self, line: bytes) -> Receipt:
         """Read a line, with its LF; raises ReceiptFormatError."""
-        if not line.endswith(b"\n") or len(line) > MAX_RECEIPT_BYTES:
+        # What is limited is the receipt, as everywhere else: its LF comes on top.
+        if not line.endswith(b"\n") or len(line) - 1 > MAX_RECEIPT_BYTES:
             raise ReceiptFormatError("line", "is cut off or too long")
         return parse_canonical_receipt(line[:-1])
 
