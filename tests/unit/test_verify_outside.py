@@ -15,6 +15,7 @@ from anchor_svc.sinks import PublishedCheckpoint, open_sink
 from notary_svc.signing import Cosigner
 from provledger import checkpoint, jcs, note, timestamp
 from provledger.errors import VerificationError
+from provledger.export import verify_export
 from provledger.outside import ObjectLock, Outside, cosigned_checkpoint
 from provledger.policy import parse_policy
 from provledger.receipt import Evidence, Receipt
@@ -210,6 +211,54 @@ def test_timestamps_of_others_count_for_nothing_beside_one_that_verifies(
         for believed in ((authority,), (other,), (authority, other)):
             outside = Outside(authorities=tuple(map(_authority, believed)))
             assert _outcome(receipt, outside, Check.TIMESTAMP_TOKEN) == holds
+
+
+def _damaged(evidence: bytes) -> bytes:
+    """A token of which the response is cut off; all that names the checkpoint is there."""
+    value: Any = jcs.parse(evidence)
+    return jcs.encode({**value, "response": value["response"][:200]})
+
+
+def test_damaged_timestamp_beside_a_good_one_is_named(authority: peers.OpenSSLAuthority) -> None:
+    message = timestamp.imprint_message(PROOF.checkpoint, PROOF.origin)
+    good = _stamped(authority, message)
+    outside = Outside(authorities=(_authority(authority),))
+
+    def found(*tokens: bytes) -> tuple[Status, str]:
+        receipt = _with(*(("rfc3161", token) for token in tokens))
+        report = verify_receipt(receipt, KEYS, outside)
+        (result,) = [each for each in report.results if each.check == Check.TIMESTAMP_TOKEN]
+        return report.status, result.detail
+
+    status, alone = found(good)
+    assert (status, ";" in alone) == (Status.VERIFIED, False)
+    for tokens in ((good, _damaged(good)), (_damaged(good), good)):
+        named = f"{alone}; another token does not count: the timestamp response cannot be read"
+        assert found(*tokens) == (Status.VERIFIED, named)
+    status, several = found(good, _damaged(good), _damaged(good))
+    assert (status, "; 2 others do not count: " in several) == (Status.VERIFIED, True)
+
+
+def test_damaged_timestamp_in_the_midst_of_an_export_is_named(
+    authority: peers.OpenSSLAuthority,
+) -> None:
+    chain = sample_chain()
+    receipts = chain.receipts()
+    proof = receipts[0].proofs[0]
+    good = _stamped(authority, timestamp.imprint_message(proof.checkpoint, proof.origin))
+
+    def with_tokens(receipt: Receipt, *tokens: bytes) -> Receipt:
+        items = tuple(Evidence("sink:one", "rfc3161", 1, token) for token in tokens)
+        (own,) = receipt.proofs
+        return with_changes(receipt, proofs=(dataclasses.replace(own, evidence=items),))
+
+    stamped = [with_tokens(each, good) for each in receipts]
+    stamped[4] = with_tokens(receipts[4], good, _damaged(good))
+    outside = Outside(authorities=(_authority(authority),))
+    report = verify_export(chain.export(stamped), KEYS, outside=outside)
+    (result,) = [each for each in report.results if each.check == Check.TIMESTAMP_TOKEN]
+    assert report.status is Status.VERIFIED
+    assert "another token does not count" in result.detail
 
 
 def test_timestamp_of_another_authority_fails(

@@ -16,7 +16,7 @@ from provledger.checkpoint import Checkpoint
 from provledger.errors import ReceiptFormatError, VerificationError
 from provledger.keyset import CoveredCheckpoint
 from provledger.receipt import MAX_RECEIPT_BYTES, Proof, Receipt, parse_canonical_receipt
-from provledger.report import Check, CheckResult, Finding, Outcome, Status
+from provledger.report import Check, CheckResult, Finding, Status
 from provledger.revocation import Unsettled
 from provledger.signing_token import Token
 from provledger.verify import Verifier
@@ -67,7 +67,7 @@ class LineVerifier:
     def __init__(self, header: ExportHeader, verifier: Verifier) -> None:
         self._header = header
         self._verifier = verifier
-        self._weakest: dict[Check, Outcome] = {}
+        self._weakest: dict[Check, CheckResult] = {}
         self._last_results: tuple[CheckResult, ...] = ()
         self._last_status = Status.UNVERIFIED
         self._last_body = b""
@@ -127,8 +127,8 @@ class LineVerifier:
         if result.check is Check.CHAIN:
             return False
         known = self._weakest.get(result.check)
-        if known is None or result.outcome is Outcome.NOT_CHECKED is not known:
-            self._weakest[result.check] = result.outcome
+        if known is None or result.is_weaker_than(known):
+            self._weakest[result.check] = result
             return True
         return False
 

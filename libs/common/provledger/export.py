@@ -296,7 +296,7 @@ class _Receipts:
                 raise self._named(error, line) from error
             for result in link.results:
                 known = self.weakest.get(result.check)
-                if known is None or result.outcome is Outcome.NOT_CHECKED is not known.outcome:
+                if known is None or result.is_weaker_than(known):
                     self.weakest[result.check] = result
             for pair in link.unsettled:
                 self.unsettled.setdefault(pair, link.name)

@@ -97,7 +97,7 @@ class Outside:
             raise strange[0]
         return [
             self._quorum_result(quorums),
-            self._stamp_result(proofs, times),
+            self._stamp_result(proofs, times, strange),
             self._lock_result(proofs),
         ]
 
@@ -118,7 +118,7 @@ class Outside:
 
         What is wrong with the others goes to `strange`. A log may be stamped by more authorities
         than a verifier believes, as it may be cosigned by keys that no policy names: such tokens
-        count for nothing, beside one that verifies.
+        count for nothing, beside one that verifies, and are named.
         """
         stamps = []
         for item in _of_kind([proof], timestamp.KIND):
@@ -133,11 +133,21 @@ class Outside:
                 stamps.append((item.sink, stamp))
         return stamps
 
-    def _stamp_result(self, proofs: Sequence[Proof], times: Sequence[datetime]) -> CheckResult:
+    def _stamp_result(
+        self,
+        proofs: Sequence[Proof],
+        times: Sequence[datetime],
+        strange: Sequence[VerificationError],
+    ) -> CheckResult:
         check = Check.TIMESTAMP_TOKEN
         if times:
             earliest = min(times).astimezone(UTC)
-            return CheckResult(check, Outcome.HOLDS, f"there by {earliest:%Y-%m-%dT%H:%M:%SZ}")
+            detail = f"there by {earliest:%Y-%m-%dT%H:%M:%SZ}"
+            if strange:
+                # It may be another authority's, or damaged: from here, nobody can tell.
+                others = "another token does" if len(strange) == 1 else f"{len(strange)} others do"
+                detail += f"; {others} not count: {strange[0].message}"
+            return CheckResult(check, Outcome.HOLDS, detail, passed_over=bool(strange))
         if _of_kind(proofs, timestamp.KIND):
             return CheckResult(check, Outcome.NOT_CHECKED, "no authority to believe was given")
         return CheckResult(check, Outcome.NOT_CHECKED, "the receipt carries none")

@@ -87,11 +87,21 @@ REQUIRED = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One check and how it came out; `detail` says against what, or why it was not made."""
+    """One check and how it came out; `detail` says against what, or why it was not made.
+
+    passed_over: something beside what holds does not, and counts for nothing; `detail` names it.
+    """
 
     check: Check
     outcome: Outcome
     detail: str = ""
+    passed_over: bool = False
+
+    def is_weaker_than(self, other: CheckResult) -> bool:
+        """Whether it is the one to show of two of the same check: it says less, or names more."""
+        if self.outcome is other.outcome:
+            return self.passed_over and not other.passed_over
+        return self.outcome is Outcome.NOT_CHECKED
 
 
 @dataclass(frozen=True, slots=True)
