@@ -15,7 +15,14 @@ from provledger import logs as logging
 from provledger import names
 from provledger.api.anchor.v1 import anchor_pb2 as pb
 from provledger.api.anchor.v1 import anchor_pb2_grpc
-from provledger.errors import NotFoundError, StatusError, UnavailableError, UnimplementedError
+from provledger.errors import (
+    FailedPreconditionError,
+    NotFoundError,
+    StatusError,
+    UnavailableError,
+    UnimplementedError,
+)
+from provledger.key_events import KeyEvent
 from provledger.keyring import ActiveSigner, KeyRing
 from provledger.keyset import KeyPurpose
 from provledger.rpc.auth import current_principal
@@ -243,8 +250,30 @@ class AnchorServicer(anchor_pb2_grpc.AnchorServiceServicer):
         if self._ring is None:
             raise UnimplementedError("NO_KEY_RING", "this service holds no key ring")
         self._logs.check_held()
-        endorsement = await self._ring.endorse(event_from_pb(request.event), request.kid)
+        event = event_from_pb(request.event)
+        self._check_sizes(event)
+        endorsement = await self._ring.endorse(event, request.kid)
         return pb.SignKeyEventResponse(endorsement=endorsement_to_pb(endorsement))
+
+    def _check_sizes(self, event: KeyEvent) -> None:
+        """Refuse an event by which a key begins or ends at a size that its log does not have yet.
+
+        The sizes are what this service reported, or smaller ones by now; logs of other anchors may
+        be among them.
+
+        Raises:
+            FailedPreconditionError: KEY_EVENT_SIZE. Between its size and that one, no signature of
+                a key that begins would count, and a key that ends would go on.
+        """
+        signed = {log.identity.origin: log.state.signed_size for log in self._logs.all()}
+        for each in event.sizes:
+            if each.size > signed.get(each.origin, each.size):
+                raise FailedPreconditionError(
+                    "KEY_EVENT_SIZE",
+                    f"the event names size {each.size} of {each.origin}, of which no more than "
+                    f"{signed[each.origin]} is signed",
+                    metadata={"origin": each.origin, "signedSize": str(signed[each.origin])},
+                )
 
     def _log_to_pb(self, log: OpenLog, *, with_tenants: bool = False) -> pb.Log:
         key = self._checkpoint_key()
