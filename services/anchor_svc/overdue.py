@@ -71,8 +71,11 @@ class Overdue:
         within_s = None if promise.policy is None else promise.policy.within_s
         overdue, above = False, max(0, promise.anchored_size)
         if within_s is not None:
-            since_ns = await self._storage.oldest_published(self._log.uid, above)
-            overdue = since_ns is not None and self._clock() - since_ns > within_s * _NS
+            published_ns = await self._storage.oldest_published(self._log.uid, above)
+            if published_ns is not None:
+                # Sinks that the policy names first had nothing to hold before it was set.
+                since_ns = max(published_ns, promise.since_ns)
+                overdue = self._clock() - since_ns > within_s * _NS
         self._alarm(promise.tenant, on=overdue)
         if overdue != promise.overdue:
             say = log.error if overdue else log.warning

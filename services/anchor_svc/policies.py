@@ -356,7 +356,8 @@ class Policies:
                 continue
             if text not in quorums:
                 quorums[text] = Quorum(_stored_policy(text), self._base)
-            promises[tenant] = Promise(tenant, quorums[text])
+            since_ns = rows[tenant].set_at_ns if tenant in rows else 0
+            promises[tenant] = Promise(tenant, quorums[text], since_ns=since_ns)
         return promises
 
 

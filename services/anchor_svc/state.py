@@ -52,13 +52,15 @@ class Promise:
     """What makes a checkpoint anchored for the log (`tenant` empty) or one tenant, and how far.
 
     anchored: the newest checkpoint that enough sinks hold. overdue: whether something published
-    waits for longer than the policy allows.
+    waits for longer than the policy allows. since_ns: when the policy was set, Unix nanoseconds; 0
+    for that of the settings.
     """
 
     tenant: str
     quorum: Quorum
     anchored: SignedCheckpoint | None = None
     overdue: bool = False
+    since_ns: int = 0
 
     @property
     def policy(self) -> Policy | None:

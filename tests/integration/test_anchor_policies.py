@@ -254,6 +254,42 @@ async def test_stored_policy_that_became_unusable_is_met_by_nothing(tmp_path: Pa
         assert log.state.anchored_size == -1
 
 
+async def test_policy_gives_the_sinks_that_it_names_first_its_time(tmp_path: Path) -> None:
+    """What the log published long before is nothing that they could have held by then."""
+    now_ns, ledger, url = START_NS, Ledger(), f"sqlite:///{tmp_path}/log.db"
+    (tmp_path / "second").write_text("in the way")
+    options: dict[str, Any] = {
+        "background": True,
+        "prepare": _hurry,
+        "clock": lambda: now_ns,
+    }
+    text = copies(tmp_path, "second", mode="within 10m\nmode fail-closed")
+    base = open_sink(f"file://{tmp_path}/first")
+    async with running_log(url, tmp_path, sinks=[base], **options) as log:
+        size = await grow(log, ledger)
+        await eventually(lambda: log.state.anchored_size == size)
+        now_ns += 3600 * 1_000_000_000
+        for tenant in (ACME, ""):
+            await log.policies.set(tenant, text, "alice")
+        now_ns += 600 * 1_000_000_000
+        await log.overdue.look()
+        assert not log.state.promise(ACME).overdue
+        assert not log.state.promise().overdue
+        now_ns += 1_000_000_000
+        await log.overdue.look()
+        assert log.state.promise(ACME).overdue
+        assert log.state.promise().overdue
+        # Set once more, the same policy is no other one.
+        await log.policies.set(ACME, text, "alice")
+        await log.overdue.look()
+        assert log.state.promise(ACME).overdue
+    # Nor does a start give it more time.
+    again = open_sink(f"file://{tmp_path}/first")
+    async with running_log(url, tmp_path, sinks=[again], **options) as log:
+        await log.overdue.look()
+        assert log.state.promise(ACME).overdue
+
+
 @pytest.mark.parametrize("mode", ["", "within 10m\nmode fail-closed\n"], ids=["open", "closed"])
 async def test_stored_policy_that_cannot_be_read_keeps_no_log_from_opening(
     tmp_path: Path, mode: str
