@@ -44,6 +44,9 @@ class CertificateAuthority:
             _builder(name, name, self.key.public_key())
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(usage, critical=True)
+            .add_extension(
+                x509.SubjectKeyIdentifier.from_public_key(self.key.public_key()), critical=False
+            )
         )
         self.certificate = builder.sign(self.key, hashes.SHA256())
         self.path = self.directory / f"{self.name}.pem"
@@ -68,6 +71,9 @@ class CertificateAuthority:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+        # RFC 5280 §4.2.1.1; Python asks for it from 3.13 on.
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
+        builder = builder.add_extension(issuer, critical=False)
         certificate = builder.sign(self.key, hashes.SHA256())
         stem = f"{self.name}-{common_name}".replace("\0", "_")
         cert_path = self.directory / f"{stem}.pem"
