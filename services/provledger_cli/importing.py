@@ -26,6 +26,7 @@ from typing import Any, Final, TypeVar
 
 from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2
+from provledger.client.answers import check_results
 from provledger.client.batches import MAX_BATCH_ITEMS, MAX_DRAFT_BYTES
 from provledger.client.calls import is_retryable, next_wait, waits
 from provledger.errors import (
@@ -232,7 +233,8 @@ class _Pipeline:
         """Send a batch once. Leaves in it what was not taken, and returns why; None if all was.
 
         Raises:
-            StatusError: where another attempt would not help.
+            StatusError: where another attempt would not help; InternalError (BAD_RESPONSE) where
+                the answer is not of these lines: of none of them is anything known then.
         """
         request = ledger_pb2.AppendBatchRequest(
             ledger=self._ledger,
@@ -245,6 +247,7 @@ class _Pipeline:
             if is_retryable(error):
                 return error
             raise
+        check_results(response.results, request.drafts, self._ledger)
         again: list[Item] = []
         refusal: StatusError | None = None
         for item, result in zip(batch.items, response.results, strict=True):

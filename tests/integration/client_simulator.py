@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 
+from provledger import jcs
 from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from provledger.client import CallPolicy, Mutation
@@ -29,6 +30,7 @@ from provledger.retry import RetryPolicy
 from provledger.rpc.errors import status_to_pb
 from provledger.rpc.interceptors import ServiceInterceptor
 from provledger.rpc.tls import TLSSettings, server_credentials
+from provledger.statement import Statement
 
 LEDGER = "tenants/acme/ledgers/main"
 
@@ -56,6 +58,41 @@ def create(number: int, **changes: object) -> Mutation:
         "request_id": f"r-{number}",
     }
     return Mutation(**{**values, **changes})
+
+
+def _statement(draft: common_pb2.Draft, receipt_id: str) -> bytes:
+    return Statement(
+        ledger=LEDGER,
+        ledger_uid=bytes(16),
+        receipt_id=receipt_id,
+        request_id=draft.request_id,
+        receipt_type="mutation",
+        action="CREATE",
+        resource_type=draft.mutation.resource_type,
+        resource_id=draft.mutation.resource_id,
+        actor_id=draft.actor.id,
+        actor_type="",
+        principal="anonymous",
+        origin_service="",
+        trace_id="",
+        upstream_events=(),
+        op_id="",
+        op_parent_id="",
+        occurred_at="",
+        witnessed_at_ns=1_763_665_200_000_000_000,
+        media_type="application/json",
+        profile="fields-v1",
+        payload_hash=bytes(32),
+        checks=(),
+        salt=bytes(16),
+    ).encode()
+
+
+def _payload(mutation: common_pb2.Mutation) -> bytes:
+    states = {"newState": mutation.new_state, "previousState": mutation.previous_state}
+    return jcs.encode(
+        {name: jcs.parse(text or b"null") for name, text in states.items()} | {"diff": []}
+    )
 
 
 class FakeLedger(ledger_pb2_grpc.LedgerServiceServicer):
@@ -94,8 +131,9 @@ class FakeLedger(ledger_pb2_grpc.LedgerServiceServicer):
         if known is not None:
             return known, True
         seq = len(self.receipts) + 1
+        receipt_id = f"018f0000-0000-7000-8000-{seq:012x}"
         receipt = common_pb2.Receipt(
-            name=f"{LEDGER}/receipts/018f0000-0000-7000-8000-{seq:012x}",
+            name=f"{LEDGER}/receipts/{receipt_id}",
             receipt_type="mutation",
             ledger_uid=bytes(16),
             suite=common_pb2.SUITE_BLAKE3,
@@ -105,8 +143,8 @@ class FakeLedger(ledger_pb2_grpc.LedgerServiceServicer):
             previous_hash=bytes(32),
             receipt_hash=bytes(32),
             kid="witness-1",
-            statement=b"{}",
-            payload=b"{}",
+            statement=_statement(draft, receipt_id),
+            payload=_payload(draft.mutation),
         )
         receipt.commitment.profile = "fields-v1"
         receipt.commitment.secret = bytes(32)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
+from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2
 from provledger.client import AsyncClient
 from provledger.errors import InternalError
@@ -17,16 +19,50 @@ OTHER = "tenants/evil/ledgers/main"
 
 
 class Confused(FakeLedger):
-    """Takes every ledger for the one it has, and every receipt for the first."""
+    """Takes every ledger for the one it has; `results` and `drafts` are changed on the way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.results: Callable[[list[Any]], list[Any]] = lambda results: results
+        self.draft: Callable[[Any], None] = lambda draft: None
+
+    def _record(self, draft: Any) -> tuple[Any, bool]:
+        request_id = draft.request_id
+        self.draft(draft)
+        receipt, repeated = super()._record(draft)
+        self.by_request[request_id] = receipt
+        return receipt, repeated
+
+    async def Append(self, request: Any, context: Any) -> ledger_pb2.AppendResponse:
+        answer = await super().Append(request, context)
+        result = self.results([common_pb2.AppendResult(receipt=answer.receipt)])[0]
+        return ledger_pb2.AppendResponse(receipt=result.receipt)
+
+    async def AppendBatch(self, request: Any, context: Any) -> ledger_pb2.AppendBatchResponse:
+        answer = await super().AppendBatch(request, context)
+        return ledger_pb2.AppendBatchResponse(results=self.results(list(answer.results)))
+
+    async def AppendStream(self, request_iterator: Any, context: Any) -> Any:
+        async for answer in super().AppendStream(request_iterator, context):
+            results = self.results(list(answer.results or [answer.result]))
+            yield ledger_pb2.AppendStreamResponse(results=results)
+
+    async def CreateLedger(self, request: Any, context: Any) -> ledger_pb2.CreateLedgerResponse:
+        ledger = ledger_pb2.Ledger(name=LEDGER, suite=common_pb2.SUITE_BLAKE3)
+        return ledger_pb2.CreateLedgerResponse(ledger=ledger)
 
     async def GetLedger(self, request: Any, context: Any) -> ledger_pb2.GetLedgerResponse:
         request.name = LEDGER
         return await super().GetLedger(request, context)
 
 
+@pytest.fixture
+def fake() -> Confused:
+    return Confused()
+
+
 @pytest_asyncio.fixture
-async def client() -> AsyncIterator[AsyncClient]:
-    fake = Confused()
+async def client(fake: Confused) -> AsyncIterator[AsyncClient]:
     async with serving(fake) as endpoint, AsyncClient(endpoint, policy=QUICK) as client:
         for number in range(3):
             await client.append(LEDGER, create(number))
@@ -52,3 +88,143 @@ async def test_receipts_of_another_ledger_are_not_listed(client: AsyncClient) ->
 async def test_summaries_of_another_ledger_are_not_listed(client: AsyncClient) -> None:
     with pytest.raises(InternalError, match=OTHER):
         await anext(client.list_summaries(OTHER))
+
+
+def _of_another_request(draft: Any) -> None:
+    draft.request_id += "x"
+
+
+def _about_another_entity(draft: Any) -> None:
+    draft.mutation.resource_id = "victim"
+
+
+def _by_another_actor(draft: Any) -> None:
+    draft.actor.id = "victim"
+
+
+def _to_another_state(draft: Any) -> None:
+    draft.mutation.new_state = b'{"n":"\\"newState\\":{\\"n\\":7}"}'
+
+
+FOREIGN_DRAFTS = [
+    (_of_another_request, "request id"),
+    (_about_another_entity, "resource id"),
+    (_by_another_actor, "actor"),
+    (_to_another_state, "payload"),
+]
+
+
+def _of_another_ledger(results: list[Any]) -> list[Any]:
+    for result in results:
+        result.receipt.name = result.receipt.name.replace(LEDGER, OTHER)
+    return results
+
+
+def _of_another_type(results: list[Any]) -> list[Any]:
+    for result in results:
+        result.receipt.receipt_type = "evidence.note"
+    return results
+
+
+def _of_another_payload_hash(results: list[Any]) -> list[Any]:
+    for result in results:
+        result.receipt.payload_hash = b"x" * 32
+    return results
+
+
+def _unreadable(results: list[Any]) -> list[Any]:
+    for result in results:
+        result.receipt.statement = b"{}"
+    return results
+
+
+def _the_first_for_all(results: list[Any]) -> list[Any]:
+    results[0].receipt.statement = b""
+    return [common_pb2.AppendResult(receipt=results[0].receipt, index=n.index) for n in results]
+
+
+def _neither(results: list[Any]) -> list[Any]:
+    return [common_pb2.AppendResult(index=result.index) for result in results]
+
+
+async def _append(client: AsyncClient, way: str, full: bool) -> None:
+    drafts = [create(7), create(8), create(9)]
+    if way == "single":
+        await client.append(LEDGER, drafts[0])
+    elif way == "batch":
+        await client.append_batch(LEDGER, drafts, full=full)
+    else:
+        async for _ in client.append_stream(LEDGER, drafts, full=full):
+            pass
+
+
+async def _refused(client: AsyncClient, way: str, full: bool, match: str) -> None:
+    async with asyncio.timeout(30):
+        with pytest.raises(InternalError, match=match) as caught:
+            await _append(client, way, full)
+    assert caught.value.reason == "BAD_RESPONSE"
+
+
+@pytest.mark.parametrize("way", ["single", "batch", "stream"])
+@pytest.mark.parametrize(("change", "named"), FOREIGN_DRAFTS)
+async def test_a_receipt_of_another_draft_is_not_taken(
+    client: AsyncClient, fake: Confused, change: Callable[[Any], None], named: str, way: str
+) -> None:
+    await _append(client, way, True)
+    fake.by_request.clear()
+    fake.draft = change
+    await _refused(client, way, True, f"another {named}")
+
+
+@pytest.mark.parametrize("way", ["single", "batch", "stream"])
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (_of_another_ledger, "another ledger"),
+        (_of_another_type, "another receipt type"),
+        (_of_another_payload_hash, "another payload hash"),
+        (_unreadable, "cannot be read"),
+    ],
+)
+async def test_a_receipt_that_is_at_odds_with_the_draft_is_not_taken(
+    client: AsyncClient, fake: Confused, change: Callable[[Any], Any], named: str, way: str
+) -> None:
+    fake.results = change
+    await _refused(client, way, True, named)
+
+
+@pytest.mark.parametrize("way", ["batch", "stream"])
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (_of_another_ledger, "another ledger"),
+        (_of_another_type, "another receipt type"),
+        (_the_first_for_all, "with one receipt"),
+        (_neither, "neither"),
+    ],
+)
+async def test_what_summaries_show_is_held_against_the_drafts(
+    client: AsyncClient, fake: Confused, change: Callable[[Any], Any], named: str, way: str
+) -> None:
+    fake.results = change
+    await _refused(client, way, False, named)
+
+
+async def test_states_are_the_same_however_they_are_written(client: AsyncClient) -> None:
+    draft = create(7, new_state=b' {"b": 1, "a": "\\u00e9"} ', previous_state=b" null ")
+    first = await client.append(LEDGER, draft)
+    assert await client.append(LEDGER, draft) == first
+
+
+async def test_a_payload_that_was_erased_is_not_missed(client: AsyncClient, fake: Confused) -> None:
+    first = await client.append(LEDGER, create(7))
+    fake.receipts[-1].payload = fake.receipts[-1].commitment.secret = b""
+    again = await client.append(LEDGER, create(7))
+    assert (again.name, again.payload) == (first.name, None)
+
+
+async def test_another_ledger_is_not_taken_for_the_one_that_was_made(client: AsyncClient) -> None:
+    assert (await client.create_ledger("acme"))[0].name == LEDGER
+    with pytest.raises(InternalError, match=OTHER) as caught:
+        await client.create_ledger("evil")
+    assert caught.value.reason == "BAD_RESPONSE"

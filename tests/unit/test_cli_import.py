@@ -14,7 +14,8 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from provledger.errors import NotFoundError, UnavailableError
+from provledger.api.ledger.v1 import ledger_pb2
+from provledger.errors import InternalError, NotFoundError, UnavailableError
 from provledger_cli.connect import Remote, Target
 from provledger_cli.datadir import DataDir
 from provledger_cli.failures import CommandError
@@ -326,3 +327,49 @@ async def test_what_fails_for_good_is_raised_and_what_was_recorded_stays(
             fake.faults.clear()
             with pytest.raises(NotFoundError):
                 await run_import(remote, "tenants/t/ledgers/none", lines(1), IDS, progress=progress)
+
+
+@pytest.mark.parametrize("count", [0, 9, 11])
+async def test_an_answer_with_another_number_of_results_is_an_error(
+    remote: Remote, fake: FakeLedger, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    original, calls = remote.append_batch, 0
+
+    async def answered(request: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        response = await original(request)
+        if calls == 2:
+            results = [*response.results, response.results[0]][:count]
+            return ledger_pb2.AppendBatchResponse(results=results)
+        return response
+
+    monkeypatch.setattr(remote, "append_batch", answered)
+    progress = Progress()
+    with pytest.raises(InternalError, match="another number of results") as caught:
+        await run_import(
+            remote, LEDGER, lines(30), IDS, batch_items=10, in_flight=1, progress=progress
+        )
+    assert caught.value.reason == "BAD_RESPONSE"
+    assert (progress.appended, progress.rejected) == (10, 0)
+    # Of none of them anything is known; the same import again tells.
+    assert progress.unanswered >= set(range(11, 21))
+    progress = await do_import(remote, lines(30), batch_items=10)
+    assert (progress.appended, progress.repeated) == (10, 20)
+
+
+async def test_receipts_of_another_ledger_are_not_counted(
+    remote: Remote, fake: FakeLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = remote.append_batch
+
+    async def answered(request: Any) -> Any:
+        response = await original(request)
+        response.results[3].receipt.name = "tenants/evil/ledgers/main/receipts/1"
+        return response
+
+    monkeypatch.setattr(remote, "append_batch", answered)
+    progress = Progress()
+    with pytest.raises(InternalError, match="another ledger"):
+        await run_import(remote, LEDGER, lines(10), IDS, progress=progress)
+    assert (progress.recorded, progress.gaps()) == (0, [(1, 10)])

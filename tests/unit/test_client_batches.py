@@ -94,7 +94,8 @@ class _Ledger:
         outcome = self._outcomes.pop(0)
         if isinstance(outcome, StatusError):
             raise outcome
-        return ledger_pb2.AppendBatchResponse(results=[_result(error) for error in outcome])
+        pairs = zip(request.drafts, outcome, strict=True)
+        return ledger_pb2.AppendBatchResponse(results=[_result(*pair) for pair in pairs])
 
     async def append(self, *drafts: Draft) -> list[AppendResult]:
         return await batches.append_all(
@@ -102,10 +103,15 @@ class _Ledger:
         )
 
 
-def _result(error: StatusError | None) -> common_pb2.AppendResult:
+def _result(draft: common_pb2.Draft, error: StatusError | None) -> common_pb2.AppendResult:
     if error is not None:
         return common_pb2.AppendResult(error=status_to_pb(error))
-    return common_pb2.AppendResult(receipt=common_pb2.Receipt(suite=common_pb2.SUITE_BLAKE3))
+    receipt = common_pb2.Receipt(
+        name=f"a ledger/receipts/{draft.request_id}",
+        receipt_type=draft.document.receipt_type,
+        suite=common_pb2.SUITE_BLAKE3,
+    )
+    return common_pb2.AppendResult(receipt=receipt)
 
 
 def _draft(request_id: str, payload: bytes = b"x") -> Draft:
@@ -169,8 +175,9 @@ async def test_calls_keep_to_what_the_service_takes_of_each_view(full: bool) -> 
         request: ledger_pb2.AppendBatchRequest, left_s: float
     ) -> ledger_pb2.AppendBatchResponse:
         sizes.append(sum(draft.ByteSize() for draft in request.drafts))
-        error = _result(InvalidArgumentError("X", "x"))
-        return ledger_pb2.AppendBatchResponse(results=[error] * len(request.drafts))
+        error = InvalidArgumentError("X", "x")
+        results = [_result(draft, error) for draft in request.drafts]
+        return ledger_pb2.AppendBatchResponse(results=results)
 
     drafts = [_draft(f"r{n}", bytes(900_000)) for n in range(12)]
     await batches.append_all(call, "a ledger", drafts, full=full, timeout_s=60.0, policy=_AT_ONCE)

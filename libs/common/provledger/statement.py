@@ -172,7 +172,7 @@ def parse_statement(data: bytes) -> Statement:
 
 
 class Bound(NamedTuple):
-    """What of a statement its receipt or payload repeats, and what tells how to open the latter."""
+    """What of a statement its draft, receipt or payload repeats, and how to open the latter."""
 
     ledger: str
     ledger_uid: bytes
@@ -184,6 +184,8 @@ class Bound(NamedTuple):
     media_type: str
     profile: str
     payload_hash: bytes
+    request_id: str
+    actor_id: str
 
 
 def read_bound(data: bytes) -> Bound:
@@ -194,12 +196,13 @@ def read_bound(data: bytes) -> Bound:
         return Bound(
             made.ledger, made.ledger_uid, made.receipt_id, made.receipt_type, made.action,
             made.resource_type, made.resource_id, made.media_type, made.profile, made.payload_hash,
+            made.request_id, made.actor_id,
         )  # fmt: skip
     said = text.predicate
     return Bound(
         said.ledger, bytes.fromhex(said.ledger_uid), said.receipt_id, said.receipt_type,
         said.action or "", said.resource_type, said.resource_id, said.media_type, said.profile,
-        bytes.fromhex(text.digest),
+        bytes.fromhex(text.digest), said.request_id, said.actor.id,
     )  # fmt: skip
 
 

@@ -95,6 +95,7 @@ async def _append(
     wait_anchored: bool,
     timeout_s: float,
 ) -> tuple[Receipt, bool]:
+    from provledger.client.answers import check_recorded
     from provledger.client.convert import receipt_from_pb
     from provledger.client.drafts import new_request_id
     from provledger_cli.connect import Remote
@@ -107,6 +108,7 @@ async def _append(
     async with Remote(where, timeout_s=timeout_s) as remote:
         name = await ensure_ledger(remote, tenant, ledger)
         response = await remote.append(name, draft)
+        check_recorded(response.receipt, draft, name)
         receipt = receipt_from_pb(response.receipt)
         if wait_anchored:
             receipt = await remote.client.wait_for_anchor(receipt.name)

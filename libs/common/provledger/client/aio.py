@@ -14,13 +14,14 @@ from types import TracebackType
 from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2
 from provledger.client import batches, convert
+from provledger.client.answers import bad_response, check_name, check_recorded
 from provledger.client.calls import DEFAULT_CALL_POLICY, CallPolicy
 from provledger.client.drafts import Draft
 from provledger.client.reading import Reading
 from provledger.client.singles import Aim, SingleAppends
 from provledger.client.stream import DEFAULT_WINDOW, append_stream
 from provledger.client.values import AnchorState, AppendResult, Ledger
-from provledger.errors import IdentifierError, InternalError
+from provledger.errors import IdentifierError
 from provledger.receipt import Receipt
 from provledger.rpc.tls import TLSSettings
 
@@ -103,6 +104,7 @@ class AsyncClient(Reading):
             own_log=own_log,
         )
         response = await self._call("CreateLedger", request, timeout_s)
+        check_name(response.ledger.name, f"tenants/{tenant}/ledgers/{ledger or 'main'}")
         return convert.ledger_from_pb(response.ledger), response.created
 
     # --- appending -------------------------------------------------------------------------------
@@ -134,7 +136,7 @@ class AsyncClient(Reading):
         if result.error is not None:
             raise result.error
         if result.receipt is None:
-            raise InternalError("BAD_RESPONSE", "the answer holds no receipt")
+            raise bad_response("the answer holds no receipt")
         return result.receipt
 
     async def append_batch(
@@ -218,6 +220,7 @@ class AsyncClient(Reading):
             wait_for=aim.wait_for,
         )
         response = await self._call("Append", request, timeout_s)
+        check_recorded(response.receipt, draft, aim.ledger)
         outcome = common_pb2.AppendResult(
             receipt=response.receipt, repeated_request=response.repeated_request
         )

@@ -15,10 +15,11 @@ from typing import Final, TypeAlias
 from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2
 from provledger.client import convert
+from provledger.client.answers import check_results
 from provledger.client.calls import CallPolicy, is_retryable, next_wait, waits
 from provledger.client.drafts import Draft
 from provledger.client.values import AppendResult
-from provledger.errors import InputError, InternalError, InvalidArgumentError, StatusError
+from provledger.errors import InputError, InvalidArgumentError, StatusError
 from provledger.rpc.errors import MESSAGE_TOO_LARGE, as_status_error
 
 MAX_BATCH_ITEMS: Final = 1000
@@ -171,7 +172,8 @@ async def append_some(
     Where their receipts do not fit into one answer, they are asked for in halves.
 
     Raises:
-        StatusError: where the call fails for good.
+        StatusError: where the call fails for good; InternalError (BAD_RESPONSE) where its answer is
+            not of these drafts.
     """
     view = common_pb2.RECEIPT_VIEW_FULL if full else common_pb2.RECEIPT_VIEW_BASIC
     delays = waits(policy)
@@ -197,8 +199,7 @@ async def append_some(
                 ):
                     yield result
             return
-        if len(response.results) != len(batch):
-            raise InternalError("BAD_RESPONSE", "the answer has another number of results")
+        check_results(response.results, request.drafts, ledger)
         again: list[_Item] = []
         wait_s: float | None = 0.0
         for item, outcome in zip(batch, response.results, strict=True):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 from provledger.api.common.v1 import common_pb2
 from provledger.api.keys.v1 import keys_pb2, keys_pb2_grpc
 from provledger.api.ledger.v1 import ledger_pb2
 from provledger.client import convert
+from provledger.client.answers import check_listed, check_name
 from provledger.client.calls import unary
 from provledger.client.transport import Transport
 from provledger.client.values import (
@@ -20,7 +21,7 @@ from provledger.client.values import (
     ReceiptSummary,
     SignedHead,
 )
-from provledger.errors import FailedPreconditionError, InternalError
+from provledger.errors import FailedPreconditionError
 from provledger.receipt import Receipt
 
 _NO_FILTER: Final = ReceiptFilter()
@@ -40,7 +41,7 @@ class Reading(Transport):
         """
         request = convert.request(ledger_pb2.GetLedgerRequest, name=name)
         response = await self._call("GetLedger", request, timeout_s)
-        _check_name(response.ledger.name, name)
+        check_name(response.ledger.name, name)
         return convert.ledger_from_pb(response.ledger)
 
     async def list_ledgers(
@@ -118,7 +119,7 @@ class Reading(Transport):
         request = self._list_request(ledger, where, page_size, page_token, tree_size)
         request.view = common_pb2.RECEIPT_VIEW_FULL
         response = await self._call("ListReceipts", request, timeout_s)
-        _check_listed(response.receipts, ledger)
+        check_listed(response.receipts, ledger)
         return ReceiptPage(
             receipts=tuple([convert.receipt_from_pb(item) for item in response.receipts]),
             next_page_token=response.next_page_token,
@@ -166,7 +167,7 @@ class Reading(Transport):
             request = self._list_request(ledger, where, page_size, token)
             request.view = common_pb2.RECEIPT_VIEW_BASIC
             response = await self._call("ListReceipts", request, timeout_s)
-            _check_listed(response.receipts, ledger)
+            check_listed(response.receipts, ledger)
             for item in response.receipts:
                 yield convert.summary_from_pb(item)
             token = response.next_page_token
@@ -260,22 +261,3 @@ class Reading(Transport):
             response = await unary(stub.GetJwks, request, self._policy, timeout_s=timeout_s)
         jwks: bytes = response.jwks
         return jwks
-
-
-def _check_name(answered: str, asked: str) -> None:
-    """Raise InternalError unless what was answered is what was asked for.
-
-    What another name holds may well verify: nothing later would notice.
-    """
-    if answered != asked:
-        raise InternalError("BAD_RESPONSE", f"asked for {asked}, the answer is {answered!r}")
-
-
-def _check_listed(receipts: Iterable[common_pb2.Receipt], ledger: str) -> None:
-    """Raise InternalError if a receipt in a list is not of the ledger that was asked for."""
-    prefix = f"{ledger}/receipts/"
-    for receipt in receipts:
-        if not receipt.name.startswith(prefix):
-            raise InternalError(
-                "BAD_RESPONSE", f"asked for receipts of {ledger}, among them is {receipt.name!r}"
-            )

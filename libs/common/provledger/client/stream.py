@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import itertools
 import time
 from collections import deque
 from collections.abc import (
@@ -38,6 +39,7 @@ from provledger import telemetry
 from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2
 from provledger.client import convert
+from provledger.client.answers import bad_response, check_results
 from provledger.client.batches import too_large
 from provledger.client.calls import CallPolicy, is_retryable, next_wait, waits
 from provledger.client.drafts import Draft
@@ -45,7 +47,6 @@ from provledger.client.values import AppendResult
 from provledger.errors import (
     CancelledError,
     DeadlineExceededError,
-    InternalError,
     StatusError,
     UnavailableError,
 )
@@ -116,13 +117,17 @@ async def append_stream(
             try:
                 async with aclosing(_session(stub(), ledger, state, full, policy)) as outcomes:
                     async for answered in outcomes:
-                        done = [state.unanswered.popleft() for _ in answered]
+                        # They are taken out once the answer is known to be theirs.
+                        done = list(itertools.islice(state.unanswered, len(answered)))
+                        check_results(answered, done, ledger)
                         results = [
                             convert.result_from_pb(
                                 outcome, index=index + n, request_id=draft.request_id, full=full
                             )
                             for n, (outcome, draft) in enumerate(zip(answered, done, strict=True))
                         ]
+                        for _ in done:
+                            state.unanswered.popleft()
                         await _append_again(append_again, done, results)
                         index += len(results)
                         for result in results:
@@ -230,7 +235,7 @@ async def _session(
             if len(results) > len(state.unanswered) or any(
                 result.index != answered + n for n, result in enumerate(results)
             ):
-                raise InternalError("BAD_RESPONSE", "the stream answered out of order")
+                raise bad_response("the stream answered out of order")
             answered += len(results)
             yield results
     finally:
