@@ -219,6 +219,10 @@ class FakeLedger(ledger_pb2_grpc.LedgerServiceServicer):
         await self._before()
         for receipt in self.receipts:
             if receipt.name == request.name:
+                if request.wait_for > common_pb2.ANCHOR_STATE_PENDING:
+                    receipt.anchor_state = request.wait_for
+                    del receipt.proofs[:]
+                    receipt.proofs.add(origin="example.com/log", checkpoint=b"a signed note")
                 return ledger_pb2.GetReceiptResponse(receipt=receipt)
         raise NotFoundError("RECEIPT_NOT_FOUND", "no such receipt")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ import pytest_asyncio
 
 from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2
-from provledger.client import AsyncClient
+from provledger.client import AnchorState, AsyncClient
 from provledger.errors import InternalError
+from provledger.retry import NO_RETRY
 from tests.integration.client_simulator import LEDGER, QUICK, FakeLedger, create, serving
 
 OTHER = "tenants/evil/ledgers/main"
@@ -25,6 +27,7 @@ class Confused(FakeLedger):
         super().__init__()
         self.results: Callable[[list[Any]], list[Any]] = lambda results: results
         self.draft: Callable[[Any], None] = lambda draft: None
+        self.shown: list[Callable[[Any], None]] = []
 
     def _record(self, draft: Any) -> tuple[Any, bool]:
         request_id = draft.request_id
@@ -46,6 +49,13 @@ class Confused(FakeLedger):
         async for answer in super().AppendStream(request_iterator, context):
             results = self.results(list(answer.results or [answer.result]))
             yield ledger_pb2.AppendStreamResponse(results=results)
+
+    async def GetReceipt(self, request: Any, context: Any) -> ledger_pb2.GetReceiptResponse:
+        answer = ledger_pb2.GetReceiptResponse()
+        answer.CopyFrom(await super().GetReceipt(request, context))
+        if self.shown:
+            self.shown.pop(0)(answer.receipt)
+        return answer
 
     async def CreateLedger(self, request: Any, context: Any) -> ledger_pb2.CreateLedgerResponse:
         ledger = ledger_pb2.Ledger(name=LEDGER, suite=common_pb2.SUITE_BLAKE3)
@@ -228,3 +238,62 @@ async def test_another_ledger_is_not_taken_for_the_one_that_was_made(client: Asy
     with pytest.raises(InternalError, match=OTHER) as caught:
         await client.create_ledger("evil")
     assert caught.value.reason == "BAD_RESPONSE"
+
+
+def _another(receipt: Any) -> None:
+    receipt.name = receipt.name.replace(LEDGER, OTHER)
+
+
+def _without_proofs(receipt: Any) -> None:
+    del receipt.proofs[:]
+
+
+def _without_state(receipt: Any) -> None:
+    receipt.ClearField("anchor_state")
+
+
+def _pending(receipt: Any) -> None:
+    receipt.anchor_state = common_pb2.ANCHOR_STATE_PENDING
+
+
+def _logged(receipt: Any) -> None:
+    receipt.anchor_state = common_pb2.ANCHOR_STATE_LOGGED
+
+
+@pytest.mark.parametrize("method", ["get_receipt", "get_summary", "wait_for_anchor"])
+async def test_another_receipt_is_not_taken_for_the_one_asked_for(
+    client: AsyncClient, fake: Confused, method: str
+) -> None:
+    name = fake.receipts[0].name
+    assert (await getattr(client, method)(name)).name == name
+    fake.shown.append(_another)
+    with pytest.raises(InternalError, match=f"asked for {name}") as caught:
+        await getattr(client, method)(name)
+    assert caught.value.reason == "BAD_RESPONSE"
+
+
+@pytest.mark.parametrize("change", [_without_proofs, _without_state, _pending])
+@pytest.mark.parametrize("state", [AnchorState.LOGGED, AnchorState.ANCHORED])
+async def test_a_receipt_that_was_waited_for_shows_that_it_is_logged(
+    client: AsyncClient, fake: Confused, change: Callable[[Any], None], state: AnchorState
+) -> None:
+    fake.shown.append(change)
+    with pytest.raises(InternalError, match="has no proof") as caught:
+        await client.wait_for_anchor(fake.receipts[0].name, state=state)
+    assert caught.value.reason == "BAD_RESPONSE"
+
+
+async def test_what_is_shown_as_less_than_anchored_is_asked_for_again(
+    client: AsyncClient, fake: Confused
+) -> None:
+    """A service that cannot ask its sinks at that moment shows it as logged."""
+    name = fake.receipts[0].name
+    fake.shown.extend([_logged] * 3)
+    assert (await client.wait_for_anchor(name)).proofs
+    assert not fake.shown
+    fake.shown.append(_logged)
+    await client.wait_for_anchor(name, state=AnchorState.LOGGED)
+    client._policy = replace(QUICK, retry=NO_RETRY)
+    fake.shown.append(_logged)
+    with pytest.raises(InternalError, match="until anchored"):
+        await client.wait_for_anchor(name)

@@ -47,6 +47,21 @@ def check_listed(receipts: Iterable[common_pb2.Receipt], ledger: str) -> None:
             raise bad_response(f"asked for receipts of {ledger}, among them is {receipt.name!r}")
 
 
+def has_reached(receipt: common_pb2.Receipt, state: common_pb2.AnchorState) -> bool:
+    """Whether a receipt in the FULL view, which was waited for, has got as far as `state`.
+
+    A service that has no word of its sinks at that moment shows as logged what is anchored.
+
+    Raises:
+        InternalError: it does not even show that it is logged, by its state and a proof.
+    """
+    if state <= common_pb2.ANCHOR_STATE_PENDING:
+        return True
+    if receipt.anchor_state < common_pb2.ANCHOR_STATE_LOGGED or not receipt.proofs:
+        raise bad_response("the receipt was waited for until it is logged, and has no proof of it")
+    return receipt.anchor_state >= state
+
+
 def check_results(
     results: Sequence[common_pb2.AppendResult], drafts: Sequence[common_pb2.Draft], ledger: str
 ) -> None:

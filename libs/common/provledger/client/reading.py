@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
@@ -9,8 +11,8 @@ from provledger.api.common.v1 import common_pb2
 from provledger.api.keys.v1 import keys_pb2, keys_pb2_grpc
 from provledger.api.ledger.v1 import ledger_pb2
 from provledger.client import convert
-from provledger.client.answers import check_listed, check_name
-from provledger.client.calls import unary
+from provledger.client.answers import bad_response, check_listed, check_name, has_reached
+from provledger.client.calls import unary, waits
 from provledger.client.transport import Transport
 from provledger.client.values import (
     AnchorState,
@@ -66,19 +68,27 @@ class Reading(Transport):
     # --- receipts --------------------------------------------------------------------------------
 
     async def get_receipt(self, name: str, *, timeout_s: float | None = None) -> Receipt:
-        """Return a receipt by its full name, with the proofs that exist so far."""
+        """Return a receipt by its full name, with the proofs that exist so far.
+
+        Raises InternalError (BAD_RESPONSE) if the answer is another receipt.
+        """
         request = convert.request(
             ledger_pb2.GetReceiptRequest, name=name, view=common_pb2.RECEIPT_VIEW_FULL
         )
         response = await self._call("GetReceipt", request, timeout_s)
+        check_name(response.receipt.name, name)
         return convert.receipt_from_pb(response.receipt)
 
     async def get_summary(self, name: str, *, timeout_s: float | None = None) -> ReceiptSummary:
-        """Return a receipt's identity, position and hashes, and how far it has got."""
+        """Return a receipt's identity, position and hashes, and how far it has got.
+
+        Raises InternalError (BAD_RESPONSE) if the answer is another receipt.
+        """
         request = convert.request(
             ledger_pb2.GetReceiptRequest, name=name, view=common_pb2.RECEIPT_VIEW_BASIC
         )
         response = await self._call("GetReceipt", request, timeout_s)
+        check_name(response.receipt.name, name)
         return convert.summary_from_pb(response.receipt)
 
     async def wait_for_anchor(
@@ -90,7 +100,9 @@ class Reading(Transport):
     ) -> Receipt:
         """Return a receipt once it has got as far as `state`, with its proofs.
 
-        Raises DeadlineExceededError if that takes longer than `timeout_s`.
+        Raises:
+            DeadlineExceededError: that takes longer than `timeout_s`.
+            InternalError: BAD_RESPONSE, the answer is another receipt, or one that is not so far.
         """
         request = convert.request(
             ledger_pb2.GetReceiptRequest,
@@ -98,8 +110,18 @@ class Reading(Transport):
             view=common_pb2.RECEIPT_VIEW_FULL,
             wait_for=convert.anchor_state_to_pb(state),
         )
-        response = await self._call("GetReceipt", request, timeout_s, _WAIT_ATTEMPT_S)
-        return convert.receipt_from_pb(response.receipt)
+        deadline_s = time.monotonic() + (self._policy.timeout_s if timeout_s is None else timeout_s)
+        delays = waits(self._policy)
+        while True:
+            left_s = deadline_s - time.monotonic()
+            response = await self._call("GetReceipt", request, left_s, _WAIT_ATTEMPT_S)
+            check_name(response.receipt.name, name)
+            if has_reached(response.receipt, request.wait_for):
+                return convert.receipt_from_pb(response.receipt)
+            delay_s = next(delays, None)
+            if delay_s is None or time.monotonic() + delay_s >= deadline_s:
+                raise bad_response(f"{name} was waited for until {state}, and is shown as less")
+            await asyncio.sleep(delay_s)
 
     async def list_page(
         self,

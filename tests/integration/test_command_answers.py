@@ -1,0 +1,132 @@
+"""Commands against a ledger service that answers with something else than it was asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from provledger.api.ledger.v1 import ledger_pb2
+from provledger.errors import InternalError
+from provledger_cli.connect import Target
+from provledger_cli.datadir import DataDir
+from provledger_cli.main import app
+from provledger_cli.verbs.append import _append
+from provledger_cli.verbs.get import _get
+from tests.integration.client_simulator import LEDGER, FakeLedger, InThread, serving
+
+MUTATION = {
+    "action": "CREATE",
+    "resource_type": "Item",
+    "resource_id": "7",
+    "actor_id": "tester",
+    "new_state": {"b": 1, "a": 2},
+}
+
+
+class Dishonest(FakeLedger):
+    """Changes each receipt on its way out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.change: Callable[[Any], None] = lambda receipt: None
+
+    async def Append(self, request: Any, context: Any) -> ledger_pb2.AppendResponse:
+        answer = await super().Append(request, context)
+        self.change(answer.receipt)
+        return answer
+
+    async def GetReceipt(self, request: Any, context: Any) -> ledger_pb2.GetReceiptResponse:
+        answer = await super().GetReceipt(request, context)
+        self.change(answer.receipt)
+        return answer
+
+
+def _elsewhere(receipt: Any) -> None:
+    receipt.name = receipt.name.replace("acme", "evil")
+
+
+def _about_another(receipt: Any) -> None:
+    receipt.statement = receipt.statement.replace(b"Item/7", b"Item/8").replace(b'"7"', b'"8"')
+
+
+def _to_another_state(receipt: Any) -> None:
+    receipt.payload = receipt.payload.replace(b'"a":2', b'"a":3')
+
+
+def _without_proofs(receipt: Any) -> None:
+    del receipt.proofs[:]
+
+
+async def append_to(endpoint: str, tmp_path: Path, *, wait: bool = False) -> str:
+    where = Target(DataDir.at(tmp_path), {"ledger": endpoint}, False)
+    data = json.dumps(MUTATION).encode()
+    receipt, _ = await _append(where, "acme", "main", data, "", wait, 30.0)
+    return receipt.name
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [(_elsewhere, "ledger"), (_about_another, "resource id"), (_to_another_state, "payload")],
+)
+async def test_append_takes_no_receipt_of_another_mutation(
+    tmp_path: Path, change: Callable[[Any], None], named: str
+) -> None:
+    fake = Dishonest()
+    async with serving(fake) as endpoint:
+        await append_to(endpoint, tmp_path)
+        fake.change = change
+        with pytest.raises(InternalError, match=f"another {named}") as caught:
+            await append_to(endpoint, tmp_path)
+    assert caught.value.reason == "BAD_RESPONSE"
+
+
+async def test_append_and_get_wait_for_a_proof(tmp_path: Path) -> None:
+    fake = Dishonest()
+    async with serving(fake) as endpoint:
+        name = await append_to(endpoint, tmp_path, wait=True)
+        fake.change = _without_proofs
+        with pytest.raises(InternalError, match="no proof"):
+            await append_to(endpoint, tmp_path, wait=True)
+        where = Target(DataDir.at(tmp_path), {"ledger": endpoint}, False)
+        with pytest.raises(InternalError, match="no proof"):
+            await _get(where, name, True, None, 30.0)
+
+
+@pytest.mark.parametrize("wait", [False, True])
+async def test_get_takes_no_other_receipt(tmp_path: Path, wait: bool) -> None:
+    fake = Dishonest()
+    async with serving(fake) as endpoint:
+        where = Target(DataDir.at(tmp_path), {"ledger": endpoint}, False)
+        name = await append_to(endpoint, tmp_path)
+        assert (await _get(where, name, wait, None, 30.0)).name == name
+        fake.change = _elsewhere
+        with pytest.raises(InternalError, match=f"asked for {name}"):
+            await _get(where, name, wait, None, 30.0)
+
+
+def test_import_ends_with_2_where_a_result_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = FakeLedger.AppendBatch
+
+    async def short(self: FakeLedger, request: Any, context: Any) -> Any:
+        answer = await original(self, request, context)
+        return ledger_pb2.AppendBatchResponse(results=answer.results[:-1])
+
+    file = tmp_path / "lines.ndjson"
+    lines = [json.dumps({**MUTATION, "resource_id": str(number)}) for number in range(5)]
+    file.write_text("\n".join(lines))
+    monkeypatch.setattr(FakeLedger, "AppendBatch", short)
+    with InThread() as (fake, endpoint):
+        asked = ["import", str(file), "--tenant", "acme", "--endpoint", endpoint, "--json"]
+        result = CliRunner().invoke(app, [*asked, "--data-dir", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "BAD_RESPONSE" in result.stderr
+    answer = json.loads(result.stdout)
+    assert (answer["ledger"], answer["complete"], answer["unanswered"]) == (LEDGER, False, [[1, 5]])
+    assert len(fake.receipts) == 5
