@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from provledger.api.anchor.v1 import anchor_pb2 as pb
+from provledger.client.paging import Pages
 from provledger.errors import DataLossError
 from provledger_cli.connect import Remote
 
@@ -57,13 +58,13 @@ async def anchoring(remote: Remote, log: str) -> Anchoring:
 async def listed(remote: Remote) -> list[pb.Log]:
     """Every log of the anchor, damaged ones too."""
     found: list[pb.Log] = []
-    request = pb.ListLogsRequest(page_size=1000)
-    while True:
+    pages = Pages()
+    while pages.more:
+        request = pb.ListLogsRequest(page_size=1000, page_token=pages.token)
         page = await remote.call(remote.anchor.ListLogs, request)
+        pages.turn(page.next_page_token, len(page.logs))
         found += page.logs
-        if not page.next_page_token:
-            return found
-        request.page_token = page.next_page_token
+    return found
 
 
 async def damaged_logs(remote: Remote) -> list[pb.Log]:

@@ -18,6 +18,7 @@ from provledger import checkpoint as checkpoints
 from provledger import dsse
 from provledger.api.anchor.v1 import anchor_pb2
 from provledger.client import Ledger
+from provledger.client.paging import Pages
 from provledger.errors import (
     FailedPreconditionError,
     InternalError,
@@ -241,23 +242,21 @@ async def receipts(remote: Remote, plan: Plan) -> AsyncIterator[Sequence[Receipt
     Raises:
         InternalError: if the ledger lists fewer than its head says.
     """
-    token = ""
+    pages = Pages()
     count = 0
-    while count <= plan.last_seq:
+    while pages.more and count <= plan.last_seq:
         page = await remote.client.list_page(
             plan.header.ledger,
             page_size=_PAGE_SIZE,
-            page_token=token,
+            page_token=pages.token,
             tree_size=plan.header.tree_size,
             timeout_s=_PAGE_TIMEOUT_S,
         )
+        pages.turn(page.next_page_token, len(page.receipts))
         # What is newer than the checkpoint has no proof yet.
         covered = [receipt for receipt in page.receipts if receipt.seq <= plan.last_seq]
         count += len(covered)
         yield covered
-        token = page.next_page_token
-        if not token:
-            break
     if count != plan.last_seq + 1:
         raise InternalError(
             "INCOMPLETE_LISTING",
@@ -376,9 +375,9 @@ async def _sizes_of_revocations(remote: Remote) -> list[int]:
 async def _anchored_sizes(remote: Remote, log: str, below: int, count: int) -> list[int]:
     """Sizes of the newest checkpoints that a sink was given, all smaller than `below`."""
     sizes: dict[int, None] = {}
-    token = ""
-    while len(sizes) < count:
-        request = anchor_pb2.ListAnchorsRequest(log=log, page_size=1000, page_token=token)
+    pages = Pages()
+    while pages.more and len(sizes) < count:
+        request = anchor_pb2.ListAnchorsRequest(log=log, page_size=1000, page_token=pages.token)
         try:
             page = await remote.call(remote.anchor.ListAnchors, request)
         except StatusError as error:
@@ -388,9 +387,7 @@ async def _anchored_sizes(remote: Remote, log: str, below: int, count: int) -> l
         for anchor in page.anchors:
             if 0 < anchor.tree_size < below and len(sizes) < count:
                 sizes[anchor.tree_size] = None
-        token = page.next_page_token
-        if not token:
-            break
+        pages.turn(page.next_page_token, len(page.anchors))
     return list(sizes)
 
 

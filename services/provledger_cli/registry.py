@@ -6,6 +6,7 @@ from typing import Any
 
 from provledger import names
 from provledger.api.keys.v1 import keys_pb2
+from provledger.client.paging import Pages
 from provledger.errors import NotFoundError
 from provledger_cli.connect import Remote
 
@@ -48,18 +49,17 @@ async def known_key(remote: Remote, kid: str) -> keys_pb2.Key | None:
 async def list_keys(remote: Remote, purpose: str = "") -> list[keys_pb2.Key]:
     """All keys, newest first, or those of one purpose."""
     found: list[keys_pb2.Key] = []
-    token = ""
-    while True:
+    pages = Pages()
+    while pages.more:
         request = keys_pb2.ListKeysRequest(
             page_size=1000,
-            page_token=token,
+            page_token=pages.token,
             purpose=PURPOSES.get(purpose, keys_pb2.KEY_PURPOSE_UNSPECIFIED),
         )
         page = await remote.call(remote.keys.ListKeys, request)
+        pages.turn(page.next_page_token, len(page.keys))
         found += page.keys
-        token = page.next_page_token
-        if not token:
-            return found
+    return found
 
 
 def key_document(key: keys_pb2.Key) -> dict[str, Any]:

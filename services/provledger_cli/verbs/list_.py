@@ -179,16 +179,17 @@ async def _summaries(
 async def _whole(
     client: AsyncClient, ledger: str, condition: ReceiptFilter, page_size: int
 ) -> AsyncIterator[_Found]:
+    from provledger.client.paging import Pages
     from provledger.statement import parse_statement
 
-    token = ""
-    while True:
-        page = await client.list_page(ledger, condition, page_size=page_size, page_token=token)
+    pages = Pages()
+    while pages.more:
+        page = await client.list_page(
+            ledger, condition, page_size=page_size, page_token=pages.token
+        )
+        pages.turn(page.next_page_token, len(page.receipts))
         for summary, receipt in zip(page.summaries, page.receipts, strict=True):
             yield summary, parse_statement(receipt.statement)
-        token = page.next_page_token
-        if not token:
-            return
 
 
 def _cells(item: ReceiptSummary, statement: Statement | None) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from provledger.api.ledger.v1 import ledger_pb2
 from provledger.client import convert
 from provledger.client.answers import bad_response, check_listed, check_name, has_reached
 from provledger.client.calls import unary, waits
+from provledger.client.paging import Pages
 from provledger.client.transport import Transport
 from provledger.client.values import (
     AnchorState,
@@ -49,21 +50,22 @@ class Reading(Transport):
     async def list_ledgers(
         self, tenant: str = "-", *, page_size: int = 0, timeout_s: float | None = None
     ) -> AsyncIterator[Ledger]:
-        """Yield the ledgers of a tenant, or of all with `-`, by name."""
-        token = ""
-        while True:
+        """Yield the ledgers of a tenant, or of all with `-`, by name.
+
+        Raises InternalError (BAD_RESPONSE) if the pages go round in a circle.
+        """
+        pages = Pages()
+        while pages.more:
             request = convert.request(
                 ledger_pb2.ListLedgersRequest,
                 parent=f"tenants/{tenant}",
                 page_size=page_size,
-                page_token=token,
+                page_token=pages.token,
             )
             response = await self._call("ListLedgers", request, timeout_s)
+            pages.turn(response.next_page_token, len(response.ledgers))
             for ledger in response.ledgers:
                 yield convert.ledger_from_pb(ledger)
-            token = response.next_page_token
-            if not token:
-                return
 
     # --- receipts --------------------------------------------------------------------------------
 
@@ -158,22 +160,23 @@ class Reading(Transport):
         tree_size: int = 0,
         timeout_s: float | None = None,
     ) -> AsyncIterator[Receipt]:
-        """Yield receipts in chain order, page by page; `timeout_s` is for each page."""
-        token = ""
-        while True:
+        """Yield receipts in chain order, page by page; `timeout_s` is for each page.
+
+        Raises InternalError (BAD_RESPONSE) as `list_page`, and if the pages go round in a circle.
+        """
+        pages = Pages()
+        while pages.more:
             page = await self.list_page(
                 ledger,
                 where,
                 page_size=page_size,
-                page_token=token,
+                page_token=pages.token,
                 tree_size=tree_size,
                 timeout_s=timeout_s,
             )
+            pages.turn(page.next_page_token, len(page.receipts))
             for receipt in page.receipts:
                 yield receipt
-            token = page.next_page_token
-            if not token:
-                return
 
     async def list_summaries(
         self,
@@ -183,18 +186,19 @@ class Reading(Transport):
         page_size: int = 0,
         timeout_s: float | None = None,
     ) -> AsyncIterator[ReceiptSummary]:
-        """Yield summaries in chain order, page by page; `timeout_s` is for each page."""
-        token = ""
-        while True:
-            request = self._list_request(ledger, where, page_size, token)
+        """Yield summaries in chain order, page by page; `timeout_s` is for each page.
+
+        Raises InternalError (BAD_RESPONSE) as `list_page`, and if the pages go round in a circle.
+        """
+        pages = Pages()
+        while pages.more:
+            request = self._list_request(ledger, where, page_size, pages.token)
             request.view = common_pb2.RECEIPT_VIEW_BASIC
             response = await self._call("ListReceipts", request, timeout_s)
             check_listed(response.receipts, ledger)
+            pages.turn(response.next_page_token, len(response.receipts))
             for item in response.receipts:
                 yield convert.summary_from_pb(item)
-            token = response.next_page_token
-            if not token:
-                return
 
     def _list_request(
         self, ledger: str, where: ReceiptFilter, page_size: int, token: str, tree_size: int = 0
