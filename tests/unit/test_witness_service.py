@@ -318,8 +318,9 @@ class TestTurns:
         first, second, third = await asyncio.gather(*calls)
         assert kms.calls == 2
         assert second.sig == third.sig != first.sig
-        assert [r.witnessed.batch_index for r in second.results] == [0, 1]
-        assert [r.witnessed.batch_index for r in third.results] == [2, 3]
+        places = [[r.witnessed.batch_index for r in each.results] for each in (second, third)]
+        # Which of them is ready first depends on what else the loop had to do.
+        assert sorted(places) == [[0, 1], [2, 3]]
         leaves = leaves_of(third)
         for result in (*second.results, *third.results):
             made = result.witnessed
