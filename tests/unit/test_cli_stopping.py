@@ -58,7 +58,7 @@ async def test_without_a_signal_the_work_is_what_it_is() -> None:
 
 
 WRITING = """
-import asyncio, sys, time
+import asyncio, signal, sys
 from pathlib import Path
 from provledger_cli import failures, placing
 from provledger_cli.connect import run_async
@@ -71,7 +71,7 @@ def app():
         file.write(b"payload")
         file.flush()
         print("written", flush=True)
-        run_async(wait()) if sys.argv[1] == "async" else time.sleep(600)
+        run_async(wait()) if sys.argv[1] == "async" else signal.pause()
 
 failures.run(app)
 """
