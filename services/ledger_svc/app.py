@@ -32,6 +32,7 @@ from ledger_svc.storage import Storage
 from ledger_svc.storage.database import Database
 from ledger_svc.tools import AnyKey, KeyPolicy, Tools
 from ledger_svc.unread import Unread
+from ledger_svc.witness_keys import RingPolicy
 from ledger_svc.witnessing import WitnessClient
 from provledger import logs
 from provledger.api.anchor.v1 import anchor_pb2_grpc
@@ -41,7 +42,6 @@ from provledger.api.witness.v1 import witness_pb2_grpc
 from provledger.errors import StatusError
 from provledger.fips import launch
 from provledger.keyring import KeyRing
-from provledger.keyset import KeyPurpose
 from provledger.kms import Signer
 from provledger.rpc.channel import channel
 from provledger.rpc.interceptors import Gate as RPCGate
@@ -50,8 +50,6 @@ from provledger.rpc.server import App
 log = logs.get(__name__)
 
 LEDGER_SERVICE: Final = "provledger.api.ledger.v1.LedgerService"
-
-_WAIT_FOR_KEY_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,23 +266,6 @@ async def check_all(service: Service) -> None:
             except StatusError as error:
                 # The guard has logged what matters, and asks again at the first append.
                 log.warning("ledger.not_confirmed", ledger=ledger.name, reason=error.reason)
-
-
-class RingPolicy:
-    """Takes the keys that the keys service says are active or draining."""
-
-    def __init__(self, ring: KeyRing) -> None:
-        self._ring = ring
-
-    def accepts(self, kid: str, epoch: int) -> bool:
-        """Whether the key is active or draining."""
-        return self._ring.accepts(KeyPurpose.WITNESS, kid, epoch)
-
-    async def wait_accepts(self, kid: str, epoch: int) -> bool:
-        """As `accepts`, but wait a little for the news of a new key."""
-        if self._ring.accepts(KeyPurpose.WITNESS, kid, epoch):
-            return True
-        return await self._ring.wait_accepts(KeyPurpose.WITNESS, kid, epoch, _WAIT_FOR_KEY_S)
 
 
 async def _no_signer(uri: str) -> Signer:

@@ -19,9 +19,9 @@ from typing import Final, TypeAlias
 from ledger_svc import chain
 from ledger_svc.beside import beside
 from ledger_svc.chain import Candidate, Head, LedgerInfo
-from ledger_svc.commit import Commit, Memory, StaleSignatureError
+from ledger_svc.commit import Commit, Memory
 from ledger_svc.outcomes import Outcome, Recorded, answer_known
-from ledger_svc.tools import Flushed, Tools
+from ledger_svc.tools import Flushed, StaleSignatureError, Tools
 from ledger_svc.turns import CONTENDED_ITEMS
 from ledger_svc.witnessing import Pending, Witnessed
 from provledger import logs, telemetry
@@ -289,6 +289,7 @@ class Pipeline:
             try:
                 if not await tools.keys.wait_accepts(seal.kid, seal.epoch):
                     raise StaleSignatureError(f"key {seal.kid} is neither active nor draining")
+                tools.keys.check_signature(seal)
                 if before is not None:
                     await asyncio.wait((before,))
                 async with tools.turns.commit(ledger.tenant, len(passed)):

@@ -16,13 +16,12 @@ from ledger_svc import chain
 from ledger_svc.chain import Candidate, Head, HeadState, LedgerInfo, Linked, Seal, Stored
 from ledger_svc.outcomes import Outcome, Recorded, answer_known, compare
 from ledger_svc.storage import Known, RowsRefusedError
-from ledger_svc.tools import Tools, UnconfirmedError
+from ledger_svc.tools import StaleSignatureError, Tools, UnconfirmedError
 from ledger_svc.witnessing import Pending
 from provledger import logs
 from provledger.errors import (
     DataLossError,
     InvalidArgumentError,
-    ProvledgerError,
     UnavailableError,
 )
 
@@ -35,10 +34,6 @@ _ALARM_EVERY_S: Final = 60.0
 
 Passed = Sequence[tuple[int, Candidate]]
 """Candidates with the index of their item."""
-
-
-class StaleSignatureError(ProvledgerError):
-    """A batch whose signature must not be committed any more; it is to be witnessed again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,8 @@ class Settings(ServerSettings):
         default=None,
         metadata={
             "doc": "Address of the keys service, host:port. With it, a batch whose key was "
-            "retired or revoked between signing and commit is signed again; without it, every "
-            "key the witness uses is taken."
+            "retired or revoked between signing and commit is signed again, and one that its key "
+            "did not sign is refused; without it, the witness is believed."
         },
     )
     log_name: str = field(

@@ -20,7 +20,7 @@ from ledger_svc.chain import Candidate, LedgerInfo, Linked, Seal
 from ledger_svc.convert import SUITES_FROM_PB
 from ledger_svc.guard import Guard
 from ledger_svc.storage import Storage
-from ledger_svc.tools import KeyPolicy
+from ledger_svc.tools import KeyPolicy, StaleSignatureError
 from ledger_svc.witnessing import SUITES_TO_PB, Pending, WitnessClient
 from provledger import logs, names
 from provledger.api.anchor.v1 import anchor_pb2
@@ -204,7 +204,7 @@ class LedgerMaker:
                 raise InternalError("INTERNAL", "the witness refused the genesis of a ledger")
             seal = witnessed.seal
             named, self._witness_key = self._witness_key, seal.thumbprint
-            taken = await self._keys.wait_accepts(seal.kid, seal.epoch)
+            taken = await self._is_taken(seal)
             if taken and named == seal.thumbprint:
                 return result, seal, witnessed_at_s
         if not taken:
@@ -212,6 +212,16 @@ class LedgerMaker:
         raise UnavailableError(
             "WITNESS_KEY_CHANGING", "the witness's key keeps changing", retry_delay_s=1.0
         )
+
+    async def _is_taken(self, seal: Seal) -> bool:
+        """Whether the key may still sign, and did; raises InternalError (WITNESS_ANSWER)."""
+        if not await self._keys.wait_accepts(seal.kid, seal.epoch):
+            return False
+        try:
+            self._keys.check_signature(seal)
+        except StaleSignatureError:
+            return False
+        return True
 
     def _check_seal(self, seal: Seal, witnessed_at_s: float) -> None:
         """In the writing thread: refuse a genesis that waited too long, or whose key must not sign.

@@ -6,15 +6,22 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from ledger_svc.chain import LedgerInfo, Linked
+from ledger_svc.chain import LedgerInfo, Linked, Seal
 from ledger_svc.storage import Storage
 from ledger_svc.turns import Turns
 from ledger_svc.witnessing import WitnessClient
 from provledger.errors import ProvledgerError
 
 
+class StaleSignatureError(ProvledgerError):
+    """A batch whose signature must not be committed any more; it is to be witnessed again."""
+
+
 class KeyPolicy(Protocol):
-    """Which keys of the witness are taken. `accepts` is called from the writing thread too."""
+    """Which signatures of the witness are taken, by their keys.
+
+    `accepts` is called from the writing thread too.
+    """
 
     def accepts(self, kid: str, epoch: int) -> bool:
         """Whether the key is active or draining."""
@@ -22,9 +29,20 @@ class KeyPolicy(Protocol):
     async def wait_accepts(self, kid: str, epoch: int) -> bool:
         """As `accepts`, but wait a little: the witness may have heard of a new key before us."""
 
+    def check_signature(self, seal: Seal) -> None:
+        """Check that the key which a batch names signed it.
+
+        Raises:
+            StaleSignatureError: not while the key was valid, or the key is not taken any more.
+            InternalError: WITNESS_ANSWER, it did not.
+        """
+
 
 class AnyKey:
-    """Takes every key that the witness uses."""
+    """Takes every key that the witness uses, and its word for what that signed.
+
+    For a service that hears of no keys.
+    """
 
     def accepts(self, kid: str, epoch: int) -> bool:
         """Always true."""
@@ -33,6 +51,9 @@ class AnyKey:
     async def wait_accepts(self, kid: str, epoch: int) -> bool:
         """Always true."""
         return True
+
+    def check_signature(self, seal: Seal) -> None:
+        """Nothing to check by."""
 
 
 class UnconfirmedError(ProvledgerError):

@@ -3,8 +3,8 @@
 The witness is trusted to check drafts and to sign. Whether its answer hangs together is checked
 here all the same, before anything of it is stored: the body is of our suite, its root is that of
 the leaf hashes, every statement is the leaf it claims to be, and of the draft that it is the answer
-to. The signature itself is verified by
-whoever holds the keys. Reads of the clock and randomness are the caller's.
+to. Who signed is asked of the keys (`ledger_svc.witness_keys`). Reads of the clock and randomness
+are the caller's.
 """
 
 from __future__ import annotations
@@ -159,11 +159,11 @@ def reading(
         InternalError: it does not hang together.
     """
     if len(response.results) != len(items):
-        raise _refuse("it has another number of results")
+        raise refuse_answer("it has another number of results")
     try:
         leaves = split_hashes(response.leaf_hashes)
     except InvalidProofError as error:
-        raise _refuse("its leaf hashes are not 32 bytes each") from error
+        raise refuse_answer("its leaf hashes are not 32 bytes each") from error
     results: list[Candidate | StatusError] = []
     statements: list[bytes] = []
     claimed: list[bytes] = []
@@ -178,17 +178,17 @@ def reading(
         elif result.HasField("rejection"):
             results.append(status_from_pb(result.rejection))
         else:
-            raise _refuse("a result says nothing")
+            raise refuse_answer("a result says nothing")
     if not statements:
         return Witnessed(None, results)
     for start in range(0, len(statements), _STEP_ITEMS):
         end = start + _STEP_ITEMS
         if hash_leaves(statements[start:end], get_suite(ledger.suite).H) != claimed[start:end]:
-            raise _refuse("a statement is not the leaf it claims to be")
+            raise refuse_answer("a statement is not the leaf it claims to be")
         yield
     places = [result.batch_index for result in results if isinstance(result, Candidate)]
     if any(left >= right for left, right in pairwise(places)):
-        raise _refuse("two statements are at one place, or not in order")
+        raise refuse_answer("two statements are at one place, or not in order")
     return Witnessed(_seal(ledger, response, leaves, min(places), max(places) + 1), results)
 
 
@@ -199,9 +199,9 @@ def _candidate(
     content = draft.mutation if draft.WhichOneof("content") == "mutation" else draft.document
     index = witnessed.batch_index
     if index >= len(leaves):
-        raise _refuse("a statement lies outside of its batch")
+        raise refuse_answer("a statement lies outside of its batch")
     if len(witnessed.payload_hash) != _HASH_BYTES:
-        raise _refuse("a payload hash is not 32 bytes")
+        raise refuse_answer("a payload hash is not 32 bytes")
     _check_answers(item, witnessed)
     return Candidate(
         item.receipt_id,
@@ -227,14 +227,14 @@ def _check_answers(item: Pending, witnessed: witness_pb2.WitnessedStatement) -> 
     """
     statement, request_id = witnessed.statement, item.draft.request_id
     if f'"receiptId":"{names.receipt_id_text(item.receipt_id)}"'.encode() not in statement:
-        raise _refuse("a statement has another receipt id")
+        raise refuse_answer("a statement has another receipt id")
     if f'"requestId":"{request_id}"'.encode() not in statement and (
         # With escapes.
         jcs.encode({"requestId": request_id})[1:-1] not in statement
     ):
-        raise _refuse("a statement has another request id")
+        raise refuse_answer("a statement has another request id")
     if f'"{witnessed.payload_hash.hex()}"'.encode() not in statement:
-        raise _refuse("a statement is of another payload hash")
+        raise refuse_answer("a statement is of another payload hash")
 
 
 def _seal(
@@ -248,14 +248,14 @@ def _seal(
     try:
         body = parse_body(response.body)
     except InputError as error:
-        raise _refuse("its body is not one of a witness batch") from error
+        raise refuse_answer("its body is not one of a witness batch") from error
     if body.suite != ledger.suite or body.size != len(leaves):
-        raise _refuse("its body is of another suite or size")
+        raise refuse_answer("its body is of another suite or size")
     if body.root != batch_root(ledger.suite, leaves):
-        raise _refuse("its root is not that of its leaves")
+        raise refuse_answer("its root is not that of its leaves")
     said = (response.kid, response.epoch, response.signed_at_ns)
     if said != (body.kid, body.epoch, body.signed_at_ns) or not response.sig:
-        raise _refuse("it says something else than what is signed")
+        raise refuse_answer("it says something else than what is signed")
     return Seal(
         suite=body.suite,
         body=response.body,
@@ -270,6 +270,7 @@ def _seal(
     )
 
 
-def _refuse(why: str) -> InternalError:
+def refuse_answer(why: str) -> InternalError:
+    """Log why an answer cannot be used; the error for the caller."""
     log.error("witness.answer_refused", why=why)
     return InternalError("WITNESS_ANSWER", f"the witness's answer cannot be used: {why}")

@@ -20,7 +20,8 @@ from keys_svc.revoking import revoke
 from ledger_svc.audit import Auditor
 from ledger_svc.census import Census
 from ledger_svc.chain import EMPTY_HEAD, Head, HeadState, link
-from ledger_svc.commit import Commit, Memory, StaleSignatureError
+from ledger_svc.commit import Commit, Memory
+from ledger_svc.tools import StaleSignatureError
 from ledger_svc.witnessing import read_response
 from provledger.api.anchor.v1 import anchor_pb2
 from provledger.errors import (

@@ -24,7 +24,6 @@ from provledger.errors import (
 from provledger.hashing import SUITES, Hasher, sha256
 from provledger.head import PAYLOAD_TYPE as HEAD_TYPE
 from provledger.head import Head, parse_head
-from provledger.jwk import verify_signature
 from provledger.keyset import KeyPurpose, KeySet, KeyState, VerificationKey
 from provledger.merkle import KnownTree
 from provledger.receipt import Receipt, WitnessSignature
@@ -38,8 +37,15 @@ from provledger.revocation import (
     named_for,
     not_placed,
 )
-from provledger.signing_token import UsesSeen, verify_token
-from provledger.witness_batch import PAYLOAD_TYPE, WitnessBatch, digest_of_signed, parse_body
+from provledger.signing_token import UsesSeen
+from provledger.witness_batch import (
+    PAYLOAD_TYPE,
+    WitnessBatch,
+    check_signature,
+    check_times,
+    digest_of_signed,
+    parse_body,
+)
 
 _CACHE_SIZE: Final = 256
 
@@ -107,18 +113,17 @@ class Signed:
         )
         pae = dsse.pae(PAYLOAD_TYPE, body)
         signer = f"kid {batch.kid}"
-        if batch.token is None:
-            _verify_signature(key.verify, sig, pae)
-        else:
-            in_memory = verify_token(batch.token, key, batch.signed_at_ns)
-            _verify_signature(partial(verify_signature, in_memory), sig, pae)
+        check_signature(batch, pae, sig, key)
+        if batch.token is not None:
             signer += f", by use {batch.token.use} of a signing token"
         revoked = None
         if key.state is KeyState.REVOKED and key.covered:
             # A thief can write any time: only the log tells. Asked for each receipt.
             revoked = key
         else:
-            self._check_times(key, batch, body)
+            check_times(batch, key)
+            if batch.token is not None:
+                self._token_uses.note(batch.token, sha256(body))
         return SignedBatch(
             batch,
             KnownTree(batch.size, batch.root, SUITES[batch.suite].H),
@@ -126,15 +131,6 @@ class Signed:
             CheckResult(Check.WITNESS_SIGNATURE, Outcome.HOLDS, signer),
             revoked,
         )
-
-    def _check_times(self, key: VerificationKey, batch: WitnessBatch, body: bytes) -> None:
-        """Check that the key was valid when it signed, and when it certified a signing token."""
-        times = [batch.signed_at_ns]
-        if batch.token is not None:
-            times.append(batch.token.certificate.not_before_ns)
-            self._token_uses.note(batch.token, sha256(body))
-        for time_ns in times:
-            _key_valid(partial(key.check_valid_at, time_ns, check=Check.KEY_VALIDITY))
 
     def checkpoint(self, signed: bytes, origin: str) -> checkpoints.Checkpoint:
         """Return a checkpoint after checking its log signature.
@@ -256,7 +252,12 @@ class Signed:
             )
         )
         pae = dsse.pae(HEAD_TYPE, opened.payload)
-        _verify_signature(key.verify, opened.signatures[0].sig, pae, Check.HEAD)
+        try:
+            key.verify(opened.signatures[0].sig, pae)
+        except InvalidSignatureError as error:
+            raise VerificationError(
+                error.message, check=Check.HEAD, finding=Finding.SIGNATURE_CHANGED
+            ) from error
         return head, key
 
     def _check_head_covered(self, key: VerificationKey, head: Head) -> None:
@@ -379,17 +380,3 @@ def _key_valid(check: Callable[[], _Value]) -> _Value:
     except VerificationError as error:
         error.finding = Finding.KEY_NOT_VALID
         raise
-
-
-def _verify_signature(
-    verify: Callable[[bytes, bytes], None],
-    sig: bytes,
-    message: bytes,
-    check: Check = Check.WITNESS_SIGNATURE,
-) -> None:
-    try:
-        verify(sig, message)
-    except InvalidSignatureError as error:
-        raise VerificationError(
-            error.message, check=check, finding=Finding.SIGNATURE_CHANGED
-        ) from error

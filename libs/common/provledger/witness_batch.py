@@ -13,8 +13,9 @@ Signed is the DSSE PAE (see `provledger.dsse`) of this RFC 8785 text, in one lin
     signature digest = H("provledger/signature/v1\\n" || u32 len(PAE) || PAE || signature)
 
 `token` is there only where the signature is by a key in memory that the named key certified
-(`provledger.signing_token`). A batch of one statement is the plain case. Whether the key was valid
-is asked elsewhere.
+(`provledger.signing_token`). A batch of one statement is the plain case. `check_signature` asks
+whether the key signed, `check_times` whether it was valid when it did; what a revocation leaves of
+it is asked elsewhere.
 """
 
 from __future__ import annotations
@@ -24,9 +25,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from provledger import dsse, merkle
-from provledger.errors import ReceiptFormatError
+from provledger.errors import InvalidSignatureError, ReceiptFormatError, VerificationError
 from provledger.hashing import suite as get_suite
-from provledger.signing_token import TOKEN_RE, Token, parse_token
+from provledger.jwk import verify_signature
+from provledger.keyset import VerificationKey
+from provledger.report import Check, Finding
+from provledger.signing_token import TOKEN_RE, Token, parse_token, verify_token
 
 PAYLOAD_TYPE = "application/vnd.provledger.witness-batch.v1+json"
 STATEMENT_CONTEXT = b"provledger/statement/v1\n"
@@ -114,6 +118,46 @@ def verify_batch_path(
     merkle.verify_inclusion(
         index, batch.size, leaf_hash, path, batch.root, hasher=get_suite(suite).H
     )
+
+
+def check_signature(batch: WitnessBatch, pae: bytes, sig: bytes, key: VerificationKey) -> None:
+    """Check that the key that a batch names, or a token that it certified, signed the batch.
+
+    Args:
+        batch: As `parse_body` gives it.
+        pae: What is signed: the DSSE PAE of `PAYLOAD_TYPE` and the body.
+        sig: The signature.
+        key: The one that `batch` names by kid, thumbprint and epoch.
+
+    Raises:
+        VerificationError: SIGNATURE_CHANGED; or naming the rule that the token breaks.
+    """
+    try:
+        if batch.token is None:
+            key.verify(sig, pae)
+        else:
+            verify_signature(verify_token(batch.token, key, batch.signed_at_ns), sig, pae)
+    except InvalidSignatureError as error:
+        raise VerificationError(
+            error.message, check=Check.WITNESS_SIGNATURE, finding=Finding.SIGNATURE_CHANGED
+        ) from error
+
+
+def check_times(batch: WitnessBatch, key: VerificationKey) -> None:
+    """Check that the key was valid when it signed, and when it certified a signing token.
+
+    Raises:
+        VerificationError: KEY_NOT_VALID.
+    """
+    times_ns = [batch.signed_at_ns]
+    if batch.token is not None:
+        times_ns.append(batch.token.certificate.not_before_ns)
+    try:
+        for time_ns in times_ns:
+            key.check_valid_at(time_ns, check=Check.KEY_VALIDITY)
+    except VerificationError as error:
+        error.finding = Finding.KEY_NOT_VALID
+        raise
 
 
 def signature_digest(suite: str, body: bytes, sig: bytes) -> bytes:
