@@ -109,10 +109,11 @@ class Settings(ServerSettings):
         default=100,
         metadata={
             "doc": "Most tenants with a log of their own. Each log costs a writer, its own "
-            "connections to the sinks, and some tasks.",
+            "connections to the sinks, and some tasks; and the event by which a checkpoint key "
+            "is rotated names them all.",
             "unit": "logs",
             "min": 0,
-            "max": 10_000,
+            "max": 1000,
         },
     )
     batch_budget_ms: float = field(

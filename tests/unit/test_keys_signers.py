@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 
+from anchor_svc.config import Settings
 from keys_svc import journal
 from keys_svc.registry import KeyBinding, Registry
 from keys_svc.signers import Signers, check_report
+from provledger import jcs
 from provledger.api.keys.v1 import keys_pb2 as pb
+from provledger.disclosure import FIELDS_SECRET_BYTES, commit_fields
 from provledger.errors import FailedPreconditionError, IdentifierError
 from provledger.key_events import LogSize, parse_signed
 from provledger.keyset import KeyPurpose
@@ -16,6 +21,10 @@ from tests.unit.test_keys_journal import binding, carry
 
 CHECKPOINT = pb.KEY_PURPOSE_CHECKPOINT
 ORIGIN = "log.example/0"
+# Those of tenants, and the one that the others share.
+MOST_LOGS = 1 + next(
+    each.metadata["max"] for each in fields(Settings) if each.name == "max_own_logs"
+)
 
 
 def report(
@@ -82,8 +91,11 @@ def test_an_event_that_nobody_could_read_is_not_proposed() -> None:
             sizes=sizes,
         )
 
-    for event in rotated(400).events:
-        assert parse_signed(event.signed.encode()) == event.signed
+    for event in rotated(MOST_LOGS).events:
+        payload = event.signed.encode()
+        assert parse_signed(payload) == event.signed
+        # The witness takes it as a document.
+        commit_fields(jcs.parse(payload), bytes(FIELDS_SECRET_BYTES))
     with pytest.raises(FailedPreconditionError) as caught:
-        rotated(700)
+        rotated(3 * MOST_LOGS)
     assert caught.value.reason == "KEY_EVENT_TOO_LARGE"

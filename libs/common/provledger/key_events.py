@@ -53,7 +53,9 @@ LEDGER: Final = "keys"
 LEDGER_NAME: Final = f"tenants/{TENANT}/ledgers/{LEDGER}"
 CHECK: Final = "key_ledger"
 
-MAX_EVENT_BYTES: Final = 64 * 1024
+MAX_EVENT_BYTES: Final = 256 * 1024
+"""A checkpoint key begins and ends with the size of each log: room for the thousand and one that an
+anchor has at most."""
 _INT64_MAX: Final = 2**63 - 1
 
 
