@@ -346,6 +346,7 @@ class Relays:
             target.note,
             known_size=self._cursors[sink.uri],
             prove=prove,
+            hasher=self._log.hasher,
         )
         evidence = await self._attempt(sink, checkpoint)
         row = AnchorRow(target.size, sink.uri, evidence.kind, self._clock(), evidence.data)

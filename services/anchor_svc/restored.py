@@ -256,7 +256,13 @@ class Restored:
 
         size = acknowledged.get(sink.uri, 0)
         checkpoint = PublishedCheckpoint(
-            self._log.origin, head.size, head.root, head.note, known_size=size, prove=prove
+            self._log.origin,
+            head.size,
+            head.root,
+            head.note,
+            known_size=size,
+            prove=prove,
+            hasher=self._log.hasher,
         )
         try:
             async with asyncio.timeout(deadline_s):

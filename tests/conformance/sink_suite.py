@@ -124,6 +124,29 @@ class SinkSuite:
         await sink.anchor(published(41, known_size=13))
         await sink.close()
 
+    async def test_another_history_is_refused_however_large_ours_has_grown(
+        self, place: Place
+    ) -> None:
+        """A copy of our log from size 2, put back while the sink was away, has grown to 7."""
+        sink = place.open()
+        if not isinstance(sink, Remembering):
+            await sink.close()
+            pytest.skip("this sink remembers nothing")
+        await sink.anchor(published(2))
+        await sink.anchor(published(5, known_size=2))
+        await sink.close()
+        sink = place.open()
+        assert isinstance(sink, Remembering)
+        forked = published(7, known_size=2, log=OTHER)
+        with pytest.raises(SinkIntegrityError):
+            await sink.holds(forked)
+        with pytest.raises(SinkIntegrityError):
+            await sink.anchor(forked)
+        # What it never acknowledged, and is of ours, is no reason to refuse the true one.
+        assert await sink.holds(published(7, known_size=2))
+        await sink.anchor(published(7, known_size=2))
+        await sink.close()
+
     async def test_name_has_no_credentials_and_stays(self, place: Place) -> None:
         first, second = place.open(), place.open()
         assert first.uri == second.uri

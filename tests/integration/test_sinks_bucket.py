@@ -9,7 +9,13 @@ from typing import Any
 
 import pytest
 
-from anchor_svc.sinks import Evidence, SinkError, SinkIntegrityError, SinkPermissionError
+from anchor_svc.sinks import (
+    Evidence,
+    SinkError,
+    SinkIntegrityError,
+    SinkPermissionError,
+    s3_store,
+)
 from tests.conformance.sink_suite import LOG, OTHER, published
 from tests.integration.test_sinks import BucketPlace
 from tests.support import peers
@@ -139,9 +145,34 @@ async def test_versions_come_in_pages(hard: BucketPlace, store: StrictStore, pag
     store.page = page
     with pytest.raises(SinkIntegrityError, match="another checkpoint"):
         await hard.open().holds(published(7))
-    assert await hard.open().holds(published(8))
+    with pytest.raises(SinkIntegrityError, match="7 that is no part of ours"):
+        await hard.open().holds(published(8))
+    assert await hard.open().holds(published(8, known_size=7))
     with pytest.raises(SinkIntegrityError, match="larger than ours"):
         await hard.open().holds(published(3))
+
+
+@pytest.mark.parametrize("page", [1, 1000])
+async def test_the_largest_of_many_is_compared(
+    hard: BucketPlace,
+    store: StrictStore,
+    monkeypatch: pytest.MonkeyPatch,
+    page: int,
+) -> None:
+    """A store lists forwards only."""
+    monkeypatch.setattr(s3_store, "_PAGE_SIZES", 4)
+    store.page = page
+    for size in (*range(1, 12), 20, 21, 29, 31):
+        hard.client.put_object(**at(hard, size), Body=LOG.checkpoint(size))
+    directory = at(hard, 1)["Key"].rsplit("/", 1)[0]
+    for key in ("0", "note", "9" * 20 + ".checkpoint.old"):
+        hard.client.put_object(Bucket=hard.bucket, Key=f"{directory}/{key}", Body=b"")
+    sizes = s3_store.Sizes(hard.client, hard.bucket, f"{directory}/")
+    for above, below, largest in (
+        *((0, 10**6, 31), (31, 10**6, None), (30, 10**6, 31), (0, 31, 29), (0, 12, 11)),
+        *((11, 20, None), (11, 21, 20), (0, 1, None), (29, 30, None), (0, 2, 1)),
+    ):
+        assert sizes.largest(above=above, below=below) == largest
 
 
 async def test_more_versions_than_anybody_makes_are_an_alarm(

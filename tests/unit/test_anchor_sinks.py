@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import tracemalloc
+from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -24,7 +27,10 @@ from anchor_svc.sinks import (
 from anchor_svc.sinks.file import FileSink
 from anchor_svc.sinkstatus import SinkStatus, Trouble
 from provledger import checkpoint, jcs, note
+from provledger.errors import NotFoundError
 from provledger.settings import ConfigError
+from tests.conformance.sink_suite import LOG, OTHER, published
+from tests.support.notary import TinyLog
 
 ORIGIN = "provledger.test/log"
 
@@ -52,7 +58,7 @@ def _files(tmp_path: Path) -> dict[str, bytes]:
 async def test_each_checkpoint_gets_a_file_and_latest_moves_on(
     sink: AnchorSink, tmp_path: Path
 ) -> None:
-    first, second = _checkpoint(7), _checkpoint(501)
+    first, second = _checkpoint(7), _checkpoint(501, known_size=7)
     evidence = await sink.anchor(first)
     await sink.anchor(second)
     directory = "provledger.test%2Flog"
@@ -96,7 +102,7 @@ async def test_other_checkpoint_of_the_same_size_is_noticed_by_latest_alone(
             await ask(other)
     assert _files(tmp_path) == before
     await sink.anchor(_checkpoint(7))
-    await sink.anchor(_checkpoint(8, bytes([1]) * 32))
+    await sink.anchor(_checkpoint(8, bytes([1]) * 32, known_size=7))
 
 
 async def test_what_is_held_is_told_without_keeping_all_names(
@@ -107,13 +113,13 @@ async def test_what_is_held_is_told_without_keeping_all_names(
     directory = tmp_path / "anchors/provledger.test%2Flog"
     for size in range(2, 10_000):
         (directory / f"{size:020}.checkpoint").touch()
-    await sink.holds(_checkpoint(10_000))
+    await sink.holds(_checkpoint(10_000, known_size=9_999))
     tracemalloc.start()
     try:
         assert await sink.holds(_checkpoint(10_000, known_size=9_999))
         assert not await sink.holds(_checkpoint(10_001, known_size=10_000))
         with pytest.raises(SinkIntegrityError, match=r"00009999\.checkpoint, a checkpoint larger"):
-            await sink.holds(_checkpoint(9_998))
+            await sink.holds(_checkpoint(9_998, known_size=1))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -133,6 +139,49 @@ async def test_unreadable_latest_is_an_alarm(sink: AnchorSink, tmp_path: Path) -
     (tmp_path / "anchors/provledger.test%2Flog/latest").write_bytes(b"hello")
     with pytest.raises(SinkIntegrityError, match="cannot be read"):
         await sink.anchor(_checkpoint(8))
+
+
+async def test_another_history_is_noticed_without_latest(sink: FileSink, tmp_path: Path) -> None:
+    """Somebody took it away, or put an older one back: the names say the same."""
+    for size, known_size in ((2, 0), (3, 2), (5, 3)):
+        await sink.anchor(published(size, known_size))
+    latest = tmp_path / f"anchors/{quote(LOG.origin, safe='')}/latest"
+    forked = published(7, known_size=3, log=OTHER)
+    latest.unlink()
+    for ask in (sink.holds, sink.anchor):
+        with pytest.raises(SinkIntegrityError, match="5 that is no part of ours"):
+            await ask(forked)
+    latest.write_bytes(LOG.checkpoint(3))
+    with pytest.raises(SinkIntegrityError, match="5 that is no part of ours"):
+        await sink.holds(forked)
+    assert await sink.holds(published(7, known_size=3))
+
+
+async def test_what_was_never_signed_is_another_history(sink: FileSink) -> None:
+    await sink.anchor(published(5))
+
+    async def prove(old_size: int) -> Sequence[bytes]:
+        raise NotFoundError("CHECKPOINT_NOT_FOUND", f"no checkpoint of tree size {old_size}")
+
+    unproven = dataclasses.replace(published(7), prove=prove)
+    for ask in (sink.holds, sink.anchor):
+        with pytest.raises(SinkIntegrityError, match="5, which we never signed"):
+            await ask(unproven)
+    cannot_tell = dataclasses.replace(published(7), prove=None)
+    with pytest.raises(SinkError, match="nothing to prove consistency with") as caught:
+        await sink.anchor(cannot_tell)
+    assert not isinstance(caught.value, SinkIntegrityError)
+
+
+async def test_a_name_that_lies_is_an_alarm(sink: FileSink, tmp_path: Path) -> None:
+    await sink.anchor(published(3))
+    directory = tmp_path / "anchors" / quote(LOG.origin, safe="")
+    (directory / f"{6:020}.checkpoint").write_bytes(LOG.checkpoint(5))
+    with pytest.raises(SinkIntegrityError, match="is of tree size 5"):
+        await sink.holds(published(7, known_size=3))
+    (directory / f"{6:020}.checkpoint").write_bytes(TinyLog("log.test/b").checkpoint(6))
+    with pytest.raises(SinkIntegrityError, match="of another log"):
+        await sink.holds(published(7, known_size=3))
 
 
 async def test_origins_do_not_mix(sink: AnchorSink, tmp_path: Path) -> None:
@@ -161,9 +210,9 @@ async def test_killed_between_file_and_latest_goes_on(
     with monkeypatch.context() as patched:
         patched.setattr(os, "replace", fail)
         with pytest.raises(SinkError, match="no space"):
-            await sink.anchor(_checkpoint(8))
+            await sink.anchor(_checkpoint(8, known_size=7))
     assert (tmp_path / "anchors/provledger.test%2Flog/latest").read_bytes() == _checkpoint(7).note
-    await sink.anchor(_checkpoint(8))
+    await sink.anchor(_checkpoint(8, known_size=7))
     assert not list((tmp_path / "anchors").rglob("*.tmp"))
     assert (tmp_path / "anchors/provledger.test%2Flog/latest").read_bytes() == _checkpoint(8).note
 

@@ -27,6 +27,7 @@ from typing import Final, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from provledger.errors import ProvledgerError
+from provledger.hashing import Hasher, sha256
 from provledger.settings import ConfigError
 
 Prove = Callable[[int], Awaitable[Sequence[bytes]]]
@@ -37,8 +38,9 @@ class PublishedCheckpoint:
     """What a sink is given. root: 32 bytes. note: the signed note, as published.
 
     known_size: the largest tree size this sink acknowledged before; it may hold more, by an answer
-    that was lost. prove: the consistency proof from an older size of ours to this one; raises
-    StatusError for a size that was never signed here.
+    that was lost, or of another history (`anchor_svc.sinks.history`). prove: the consistency proof
+    from an older size of ours to this one; raises NotFoundError or OutOfRangeError for a size that
+    was never signed here. hasher: that of the log's tree.
     """
 
     origin: str
@@ -47,6 +49,7 @@ class PublishedCheckpoint:
     note: bytes
     known_size: int = 0
     prove: Prove | None = field(default=None, compare=False, repr=False)
+    hasher: Hasher = field(default=sha256, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +109,8 @@ class AnchorSink(Protocol):
 
         Raises:
             SinkError: it could not, or it is not known whether it did.
-            SinkIntegrityError: something else is there.
+            SinkIntegrityError: something else is there; also a smaller one that it never
+                acknowledged, and that is not of this history.
         """
         ...
 
@@ -149,7 +153,8 @@ class Remembering(Protocol):
         never because something answered.
 
         Raises:
-            SinkIntegrityError: it holds a larger one, or another of this size.
+            SinkIntegrityError: it holds a larger one, another of this size, or a smaller one that
+                it never acknowledged and that is not of this history.
             SinkError: that cannot be told now.
         """
         ...

@@ -13,7 +13,8 @@ disk.
 
 A file is written under another name, synced, and linked into place, which fails if the name is
 taken: then its bytes must be ours. `latest` only moves forward; a larger one than ours means that
-our log was rolled back, or that somebody writes there.
+our log was rolled back, or that somebody writes there. So does a smaller one that is new to us and
+no part of our tree.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ from urllib.parse import quote, unquote, urlsplit
 from anchor_svc import files
 from anchor_svc.sinks import Evidence, PublishedCheckpoint, SinkError, SinkIntegrityError
 from anchor_svc.sinks.git import Repository
+from anchor_svc.sinks.history import check_earlier, read_held
 from anchor_svc.sinks.thread import SinkThread
 from provledger import checkpoint as checkpoints
-from provledger import jcs, note
-from provledger.errors import NoteError
+from provledger import jcs
 from provledger.settings import ConfigError
 
 KIND: Final = "file"
@@ -65,13 +66,15 @@ class FileSink:
     async def anchor(self, checkpoint: PublishedCheckpoint) -> Evidence:
         """Write the checkpoint, unless it is there; see `AnchorSink`."""
         try:
+            await self._check_earlier(checkpoint, thorough=False)
             return await self._thread.run(lambda: self._write(checkpoint))
         except OSError as error:
             raise SinkError(f"the directory cannot be used: {error.strerror}") from error
 
     async def holds(self, checkpoint: PublishedCheckpoint) -> bool:
-        """Look at `latest`; see `Remembering`."""
+        """Look at `latest`, and at the names of all; see `Remembering`."""
         try:
+            await self._check_earlier(checkpoint, thorough=True)
             return await self._thread.run(lambda: self._holds(checkpoint))
         except OSError as error:
             raise SinkError(f"the directory cannot be used: {error.strerror}") from error
@@ -80,10 +83,39 @@ class FileSink:
         """Let the thread end; what it is doing is not waited for."""
         self._thread.close()
 
+    async def _check_earlier(self, checkpoint: PublishedCheckpoint, *, thorough: bool) -> None:
+        held = await self._thread.run(lambda: self._newest(checkpoint, thorough=thorough))
+        if held is not None and checkpoint.known_size < held.size < checkpoint.size:
+            await check_earlier(checkpoint, held)
+
+    def _newest(
+        self, checkpoint: PublishedCheckpoint, *, thorough: bool
+    ) -> checkpoints.Checkpoint | None:
+        """The largest checkpoint there is of the log: by `latest`, and by the names where that is
+        lost, or may be."""
+        directory = self._directory(checkpoint)
+        latest = None
+        with contextlib.suppress(FileNotFoundError):
+            data = (directory / LATEST).read_bytes()
+            latest = read_held(data, LATEST, checkpoint.origin)
+        if latest is not None and not thorough:
+            return latest
+        known = checkpoint.known_size if latest is None else max(latest.size, checkpoint.known_size)
+        name = _largest(directory)
+        if not _name(known) < name < _name(checkpoint.size):
+            return latest
+        held = read_held((directory / name).read_bytes(), name, checkpoint.origin)
+        if name != _name(held.size):
+            raise SinkIntegrityError(f"the checkpoint in {name} is of tree size {held.size}")
+        return held
+
+    def _directory(self, checkpoint: PublishedCheckpoint) -> Path:
+        return self._root / quote(checkpoint.origin, safe="")
+
     def _write(self, checkpoint: PublishedCheckpoint) -> Evidence:
-        directory = self._root / quote(checkpoint.origin, safe="")
+        directory = self._directory(checkpoint)
         files.make_dirs(directory)
-        name = f"{checkpoint.size:020}.checkpoint"
+        name = _name(checkpoint.size)
         self._check_latest(directory / LATEST, checkpoint)
         _write_once(directory / name, checkpoint)
         files.write_atomic(directory / LATEST, checkpoint.note, directory)
@@ -99,11 +131,11 @@ class FileSink:
         return Evidence(KIND, jcs.encode(evidence))
 
     def _holds(self, checkpoint: PublishedCheckpoint) -> bool:
-        directory = self._root / quote(checkpoint.origin, safe="")
+        directory = self._directory(checkpoint)
         self._check_latest(directory / LATEST, checkpoint)
         # `latest` may have been lost; the files say the same by their names.
         largest = _largest(directory)
-        ours = f"{checkpoint.size:020}{SUFFIX}"
+        ours = _name(checkpoint.size)
         if largest > ours:
             raise SinkIntegrityError(f"there is {largest}, a checkpoint larger than ours")
         with contextlib.suppress(FileNotFoundError):
@@ -113,19 +145,21 @@ class FileSink:
 
     def _check_latest(self, path: Path, checkpoint: PublishedCheckpoint) -> None:
         try:
-            latest = checkpoints.parse(note.parse(path.read_bytes()).text)
+            latest = read_held(path.read_bytes(), LATEST, checkpoint.origin)
         except FileNotFoundError:
             return
-        except NoteError as error:
-            raise SinkIntegrityError("the latest checkpoint there cannot be read") from error
         if latest.size == checkpoint.size and latest.root != checkpoint.root:
             # Its file may be gone.
             raise _other(checkpoint)
-        if latest.origin != checkpoint.origin or latest.size > checkpoint.size:
+        if latest.size > checkpoint.size:
             raise SinkIntegrityError(
                 f"there is a checkpoint of tree size {latest.size}, larger than ours of "
                 f"{checkpoint.size}: our log was rolled back, or somebody else writes there"
             )
+
+
+def _name(size: int) -> str:
+    return f"{size:020}{SUFFIX}"
 
 
 def _largest(directory: Path) -> str:

@@ -37,9 +37,11 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 from anchor_svc.sinks import Evidence, PublishedCheckpoint, SinkError, SinkIntegrityError
 from anchor_svc.sinks import s3_store as store
+from anchor_svc.sinks.history import check_earlier, read_held
 from anchor_svc.sinks.http import check_url
 from anchor_svc.sinks.thread import SinkThread
-from provledger import jcs, s3
+from provledger import checkpoint as checkpoints
+from provledger import jcs, note, s3
 from provledger.settings import ConfigError
 
 KIND: Final = "s3-object-lock"
@@ -121,11 +123,13 @@ class S3Sink:
             await self.check()
         except ConfigError as error:
             raise SinkIntegrityError(str(error)) from error
+        await self._check_earlier(checkpoint)
         evidence: Evidence = await self._run(lambda client: self._store(client, checkpoint))
         return evidence
 
     async def holds(self, checkpoint: PublishedCheckpoint) -> bool:
         """Look at what is there of the log; see `Remembering`."""
+        await self._check_earlier(checkpoint)
         held: bool = await self._run(lambda client: self._holds(client, checkpoint))
         return held
 
@@ -157,7 +161,31 @@ class S3Sink:
     def _place(self, checkpoint: PublishedCheckpoint) -> tuple[str, str]:
         """Where the log's checkpoints are, and the key of this one."""
         directory = f"{self._prefix}{quote(checkpoint.origin, safe='')}/"
-        return directory, f"{directory}{checkpoint.size:020}.checkpoint"
+        return directory, store.key_of(directory, checkpoint.size)
+
+    async def _check_earlier(self, checkpoint: PublishedCheckpoint) -> None:
+        found = await self._run(lambda client: self._newest_unknown(client, checkpoint))
+        for held in found:
+            await check_earlier(checkpoint, held)
+
+    def _newest_unknown(
+        self, client: Any, checkpoint: PublishedCheckpoint
+    ) -> list[checkpoints.Checkpoint]:
+        """All versions of the largest checkpoint between the one it acknowledged and ours."""
+        directory, _ = self._place(checkpoint)
+        sizes = store.Sizes(client, self._bucket, directory)
+        size = sizes.largest(above=checkpoint.known_size, below=checkpoint.size)
+        if size is None:
+            return []
+        key = sizes.key(size)
+        held = []
+        for version in self._versions_of(client, key)[0]:
+            copy = client.get_object(Bucket=self._bucket, Key=key, VersionId=version)
+            data = s3.read_body(copy, note.MAX_NOTE_BYTES + 1)
+            held.append(read_held(data, key, checkpoint.origin))
+            if held[-1].size != size:
+                raise SinkIntegrityError(f"the checkpoint in {key} is of another tree size")
+        return held
 
     def _refuse_later(self, client: Any, checkpoint: PublishedCheckpoint) -> None:
         directory, key = self._place(checkpoint)
@@ -179,8 +207,8 @@ class S3Sink:
             return True
         if deleted:
             raise SinkError(f"s3: {key} was deleted, and nothing says which checkpoint it was")
-        smaller = f"{directory}{checkpoint.known_size - 1:020}.checkpoint"
-        after = smaller if checkpoint.known_size else ""
+        known_size = checkpoint.known_size
+        after = store.key_of(directory, known_size - 1) if known_size else ""
         found = store.versions(client, self._bucket, directory, after=after)
         return any(not each.deleted for each in found)
 
@@ -230,6 +258,18 @@ class S3Sink:
         Raises:
             SinkIntegrityError: one of its versions is another checkpoint.
         """
+        found, deleted = self._versions_of(client, key)
+        for version in found:
+            copy = client.get_object(Bucket=self._bucket, Key=key, VersionId=version)
+            # One byte more than ours is enough to tell them apart.
+            if s3.read_body(copy, len(checkpoint.note) + 1) != checkpoint.note:
+                raise SinkIntegrityError(
+                    f"another checkpoint of tree size {checkpoint.size} is there"
+                )
+        return (found[0] if found else None), deleted
+
+    def _versions_of(self, client: Any, key: str) -> tuple[list[str], bool]:
+        """The versions of a key, and whether a delete marker is over them."""
         found: list[str] = []
         deleted = False
         for each in store.versions(client, self._bucket, key):
@@ -241,14 +281,7 @@ class S3Sink:
             if len(found) == _MAX_VERSIONS:
                 raise SinkIntegrityError(f"there are more than {_MAX_VERSIONS} versions of {key}")
             found.append(each.version_id)
-        for version in found:
-            copy = client.get_object(Bucket=self._bucket, Key=key, VersionId=version)
-            # One byte more than ours is enough to tell them apart.
-            if s3.read_body(copy, len(checkpoint.note) + 1) != checkpoint.note:
-                raise SinkIntegrityError(
-                    f"another checkpoint of tree size {checkpoint.size} is there"
-                )
-        return (found[0] if found else None), deleted
+        return found, deleted
 
     def _evidence(
         self,

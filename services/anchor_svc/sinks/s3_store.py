@@ -21,6 +21,9 @@ from anchor_svc.sinks import SinkError, SinkPermissionError
 from provledger.settings import ConfigError
 
 MODE: Final = "COMPLIANCE"
+_SUFFIX: Final = ".checkpoint"
+_CHECKPOINT: Final = re.compile(r"([0-9]{20})\.checkpoint")
+_PAGE_SIZES: Final = 1000
 _MAX_PAGES: Final = 10
 _REFUSALS: Final = frozenset(
     {"AccessDenied", "InvalidRequest", "ObjectLocked", "MethodNotAllowed", "AccessForbidden"}
@@ -77,6 +80,61 @@ def versions(client: Any, bucket: str, prefix: str, *, after: str = "") -> Itera
         asked["KeyMarker"] = page["NextKeyMarker"]
         asked["VersionIdMarker"] = page["NextVersionIdMarker"]
     raise SinkError(f"s3: more versions below {prefix} than are looked through")
+
+
+def key_of(directory: str, size: int) -> str:
+    """The key of the checkpoint of a tree size: in the order of keys, sizes are in theirs."""
+    return f"{directory}{size:020}{_SUFFIX}"
+
+
+class Sizes:
+    """The tree sizes of the checkpoints below a `directory` that are there, hidden or not."""
+
+    def __init__(self, client: Any, bucket: str, directory: str) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._directory = directory
+
+    def key(self, size: int) -> str:
+        """The key of one of them."""
+        return key_of(self._directory, size)
+
+    def largest(self, *, above: int, below: int) -> int | None:
+        """The largest one between two sizes, neither of them included; None if there is none.
+
+        Mostly there is none, and one page says so. A store lists forwards only, so that of more
+        than a page the largest is found by halving: some forty pages at the most.
+        """
+        newest = None
+        low, high = above, below
+        while True:
+            page = self._first(_PAGE_SIZES, low, high)
+            if page:
+                newest = low = page[-1]
+            if len(page) < _PAGE_SIZES:
+                return newest
+            middle = (low + high) // 2
+            if beyond := self._first(1, middle, high):
+                newest = low = beyond[0]
+            else:
+                high = middle + 1
+
+    def _first(self, count: int, above: int, below: int) -> list[int]:
+        """Up to so many of the sizes between two, the smallest ones."""
+        sizes: list[int] = []
+        for version in versions(self._client, self._bucket, self._directory, after=self.key(above)):
+            match = _CHECKPOINT.fullmatch(version.key, len(self._directory))
+            if version.deleted or match is None:
+                continue
+            size = int(match[1])
+            if size >= below:
+                break
+            if sizes[-1:] == [size]:
+                continue
+            sizes.append(size)
+            if len(sizes) == count:
+                break
+        return sizes
 
 
 def prove_locks(client: Any, bucket: str, key: str, until: datetime) -> None:
