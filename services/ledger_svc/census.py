@@ -1,7 +1,8 @@
 """Counts the ledgers, before one that is not stored is said not to exist.
 
 A database that is older than the log may lack whole ledgers, whose names nobody can ask the log
-for. But the log knows how many it has (docs/adr/0037).
+for. But the log knows how many it has (docs/adr/0037). One that may have been put back as well
+(`HELD`) does not say so.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from provledger.rpc.errors import copied
 log = logs.get(__name__)
 
 LEDGER_BEHIND_ANCHOR: Final = "LEDGER_BEHIND_ANCHOR"
+HELD: Final = frozenset({"RESTORED_BEHIND", "RESTORE_NOT_CONFIRMED", "START_NOT_CONFIRMED"})
+"""Why a log does not say what it has: its sinks hold more, or have yet to say that they do not."""
 _ASK_AGAIN_S: Final = 0.25
 _SHARED_LOG: Final = "logs/-"
 
@@ -51,8 +54,10 @@ class Census:
         """Return if no ledger is missing; ask if need be.
 
         Raises:
-            FailedPreconditionError: LEDGER_BEHIND_ANCHOR, the logs have more ledgers.
-            UnavailableError: ANCHOR_NOT_ASKED, while the anchor does not say how many it has.
+            FailedPreconditionError: LEDGER_BEHIND_ANCHOR, the logs have more ledgers;
+                RESTORED_BEHIND of a log itself.
+            UnavailableError: ANCHOR_NOT_ASKED, while the anchor does not say how many it has;
+                RESTORE_NOT_CONFIRMED or START_NOT_CONFIRMED, while a log waits for its sinks.
         """
         if self._anchor_is_shared or self._all_known == self._storage.generation:
             return
@@ -71,6 +76,8 @@ class Census:
         try:
             answer = await call(self._anchor.GetLog, request, timeout_s=self._timeout_s)
         except StatusError as error:
+            if error.reason in HELD:
+                raise
             raise UnavailableError(
                 "ANCHOR_NOT_ASKED",
                 "the anchor must be asked once whether its logs have ledgers that the database "

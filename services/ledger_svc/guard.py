@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
-from ledger_svc.census import LEDGER_BEHIND_ANCHOR, Census
+from ledger_svc.census import HELD, LEDGER_BEHIND_ANCHOR, Census
 from ledger_svc.chain import (
     EMPTY_HEAD,
     LEDGER_ROLLED_BACK,
@@ -44,8 +44,7 @@ _ASKED_ANEW: Final = 3
 _PATIENCE_S: Final = 0.25
 """How long what was found waits for the log to say that there is no more."""
 _AWAY: Final = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "CANCELLED"})
-_HELD: Final = frozenset({"RESTORED_BEHIND", "RESTORE_NOT_CONFIRMED", "START_NOT_CONFIRMED"})
-_STALE: Final = _HELD | {LEDGER_BEHIND_ANCHOR, LEDGER_ROLLED_BACK}
+_STALE: Final = HELD | {LEDGER_BEHIND_ANCHOR, LEDGER_ROLLED_BACK}
 """Reasons that say something of the database, and not only that nobody answers."""
 
 
@@ -195,8 +194,8 @@ class Guard:
 
         Raises:
             FailedPreconditionError: LEDGER_BEHIND_ANCHOR and the like. Some ledger is too old here,
-                so that another may be missing; or the logs have more ledgers than the database.
-            UnavailableError: ANCHOR_NOT_ASKED, while the anchor does not say how many it has.
+                so that another may be missing; or as `Census.check`.
+            UnavailableError: as `Census.check`.
         """
         for _, refusal in self._refusals.values():
             if _is_stale(refusal):
@@ -231,7 +230,7 @@ class Guard:
                     "have: it is another one, or it lost its data",
                     metadata={"ledger": ledger.name, "log": ledger.log_name},
                 ) from error
-            if error.code not in _AWAY or error.reason in _HELD:
+            if error.code not in _AWAY or error.reason in HELD:
                 raise
             raise UnavailableError(
                 "ANCHOR_NOT_ASKED",

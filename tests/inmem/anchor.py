@@ -18,10 +18,11 @@ from provledger.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
+    StatusError,
 )
 from provledger.head import PAYLOAD_TYPE as HEAD_TYPE
 from provledger.head import Head
-from tests.inmem.faults import Faults
+from tests.inmem.faults import Faults, rpc_error
 from tests.inmem.witness import SUITES
 
 
@@ -34,10 +35,12 @@ class _Logged:
 
 class InMemoryAnchor:
     """Stands in for `AnchorServiceStub`. `sinks` off means that there is none, and nothing is
-    anchored; `anchored_size` follows the tree at once while `anchoring` is on."""
+    anchored; `anchored_size` follows the tree at once while `anchoring` is on. `held` is why the
+    log does not say what it has of ledgers, as one that was restored."""
 
     def __init__(self, *, sinks: bool = True) -> None:
         self.faults = Faults()
+        self.held: StatusError | None = None
         self.uid = bytes(range(16))
         self.origin = f"log.test/{self.uid.hex()}"
         self._key = Ed25519PrivateKey.generate()
@@ -71,6 +74,8 @@ class InMemoryAnchor:
         self, request: anchor_pb2.GetLogRequest, context: Any = None, **_: Any
     ) -> anchor_pb2.GetLogResponse:
         self.faults.enter("GetLog", request)
+        if request.count_ledgers:
+            self._check_held()
         return anchor_pb2.GetLogResponse(
             log=anchor_pb2.Log(
                 name=f"logs/{self.uid.hex()}",
@@ -87,6 +92,10 @@ class InMemoryAnchor:
             ),
             ledger_count=len(self.ledgers) if request.count_ledgers else 0,
         )
+
+    def _check_held(self) -> None:
+        if self.held is not None:
+            raise rpc_error(self.held)
 
     async def SubmitLeaves(
         self,
@@ -138,6 +147,7 @@ class InMemoryAnchor:
         **_: Any,
     ) -> anchor_pb2.GetLedgerStateResponse:
         self.faults.enter("GetLedgerState", request)
+        self._check_held()
         logged = self.ledgers.get(request.ledger_uid)
         if not logged:
             return anchor_pb2.GetLedgerStateResponse(

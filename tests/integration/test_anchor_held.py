@@ -108,6 +108,10 @@ class Held:
         answer = await self._servicer.GetLog(pb.GetLogRequest(name=name), None)
         return answer.log
 
+    async def count(self, name: str) -> int:
+        request = pb.GetLogRequest(name=name, count_ledgers=True)
+        return int((await self._servicer.GetLog(request, None)).ledger_count)
+
     async def listed(self) -> list[pb.Log]:
         answer = await self._servicer.ListLogs(pb.ListLogsRequest(), None)
         return list(answer.logs)
@@ -184,6 +188,25 @@ async def test_it_is_shown_why_a_log_is_held(database_url: str, tmp_path: Path) 
         one.logs.default.state.held = None
         assert (await one.log(LOG)).held == ""
         assert [each.held for each in await one.listed()] == [""]
+
+
+@pytest.mark.parametrize("held_one", ["shared", "own"])
+async def test_ledgers_are_not_counted_while_one_of_the_logs_is_held(
+    database_url: str, tmp_path: Path, held_one: str
+) -> None:
+    """It may lack some: the number is of all logs, whichever is asked for."""
+    async with held(database_url, tmp_path) as one:
+        shared = one.logs.default
+        why, shared.state.held = shared.state.held, None
+        own, _ = await one.logs.create(TENANT, "blake3")
+        (shared if held_one == "shared" else own).state.held = why
+        for name in (LOG, f"logs/{own.identity.uid.hex()}"):
+            with pytest.raises(UnavailableError) as caught:
+                await one.count(name)
+            assert caught.value.reason == "RESTORE_NOT_CONFIRMED"
+            assert (await one.log(name)).name == name
+        shared.state.held = own.state.held = None
+        assert await one.count(LOG) == 1
 
 
 async def test_what_was_intended_is_not_signed_before_the_sinks_were_asked(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from ledger_svc.app import Service
+from ledger_svc.app import Service, check_all
 from provledger.api.ledger.v1 import ledger_pb2
 from provledger.db import begin_write
 from provledger.errors import (
@@ -36,6 +36,7 @@ from tests.support.ledgering import (
 )
 
 BEHIND = "LEDGER_BEHIND_ANCHOR"
+LATER = "tenants/acme/ledgers/later"
 NOBODY = f"{LEDGER}/receipts/01890000-0000-7000-8000-000000000000"
 
 
@@ -154,19 +155,14 @@ async def test_what_is_over_is_not_shown_for_ever(database_url: str) -> None:
     async with ledger_service(database_url, anchor=anchor, relay=True) as service:
         await append(service, draft("r1"))
         await eventually(lambda: len(anchor.leaves) == 3)
-
-    def held(method: str, request: Any) -> None:
-        if method == "GetLedgerState":
-            raise UnavailableError("RESTORE_NOT_CONFIRMED", "no sink was asked yet")
-
-    anchor.faults.before = held
+    anchor.held = UnavailableError("RESTORE_NOT_CONFIRMED", "no sink was asked yet")
     async with ledger_service(
         database_url, anchor=anchor, create=False, anchor_timeout_s=1.0
     ) as service:
         with pytest.raises(UnavailableError):
             await append(service, draft("r2"))
         assert await shown(service) == ["RESTORE_NOT_CONFIRMED"] * 3
-        anchor.faults.before = None
+        anchor.held = None
         await eventually(lambda: _nothing_is_shown(service))
 
 
@@ -211,12 +207,7 @@ async def test_held_log_is_reason_to_doubt(database_url: str, error: type[Status
         pass
     unavailable = error is UnavailableError
     reason = "RESTORE_NOT_CONFIRMED" if unavailable else "RESTORED_BEHIND"
-
-    def held(method: str, request: Any) -> None:
-        if method == "GetLedgerState":
-            raise error(reason, "held")
-
-    anchor.faults.before = held
+    anchor.held = error(reason, "held")
     async with ledger_service(
         database_url, anchor=anchor, create=False, anchor_timeout_s=1.0
     ) as service:
@@ -230,6 +221,60 @@ async def test_held_log_is_reason_to_doubt(database_url: str, error: type[Status
         seqs, end = await listed(service)
         assert (seqs, end and end.reason) == ([0], reason)
         assert await shown(service) == [reason] * 3
+
+
+@pytest.mark.parametrize("error", [FailedPreconditionError, UnavailableError])
+async def test_no_ledger_is_denied_while_a_log_is_held(
+    database_url: str, error: type[StatusError]
+) -> None:
+    """Everything was restored, and counts the same; no ledger was asked for since it is held."""
+    anchor = InMemoryAnchor()
+    async with ledger_service(database_url, anchor=anchor):
+        pass
+    anchor.faults.down = True
+    unavailable = error is UnavailableError
+    reason = "START_NOT_CONFIRMED" if unavailable else "RESTORED_BEHIND"
+    async with ledger_service(
+        database_url, anchor=anchor, create=False, anchor_timeout_s=1.0
+    ) as service:
+        # As the service does once it has started.
+        await check_all(service)
+        anchor.faults.down, anchor.held = False, error(reason, "held")
+        for call in (ledger_is_there, ledgers_end, partial(create_ledger, name=LATER)):
+            with pytest.raises(error) as caught:
+                await call(service)
+            assert caught.value.reason == reason
+        assert await shown(service) == [""] * 3
+
+        anchor.held = None
+        await eventually(lambda: _later_is_denied(service))
+        assert await ledgers_end(service) == [LEDGER]
+
+
+async def ledger_is_there(service: Service) -> None:
+    await service.servicer.GetLedger(ledger_pb2.GetLedgerRequest(name=LATER), None)
+
+
+async def ledgers_end(service: Service) -> list[str]:
+    """Names of all ledgers, page by page to the end."""
+    ledgers: list[str] = []
+    request = ledger_pb2.ListLedgersRequest(parent="tenants/-")
+    while True:
+        page = await service.servicer.ListLedgers(request, None)
+        ledgers += [ledger.name for ledger in page.ledgers]
+        request.page_token = page.next_page_token
+        if not page.next_page_token:
+            return ledgers
+
+
+async def _later_is_denied(service: Service) -> bool:
+    try:
+        await ledger_is_there(service)
+    except NotFoundError:
+        return True
+    except StatusError:
+        return False
+    raise AssertionError("it was found")
 
 
 class _Request:
