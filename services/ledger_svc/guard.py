@@ -77,8 +77,8 @@ class Guard:
         # committed here, or that the log had. Read from the writing thread, too.
         self._confirmed: dict[bytes, int] = {}
         self._seen: dict[bytes, int] = {}
-        # When, and a copy of what was raised; raised again as another copy.
-        self._refusals: dict[bytes, tuple[float, StatusError]] = {}
+        # By ledger: itself, when, and a copy of what was raised; raised again as another copy.
+        self._refusals: dict[bytes, tuple[LedgerInfo, float, StatusError]] = {}
         self._locks: dict[bytes, asyncio.Lock] = {}
 
     def trust(self, ledger: LedgerInfo) -> None:
@@ -145,7 +145,7 @@ class Guard:
         async with self._locks.setdefault(ledger.uid, asyncio.Lock()):
             if self._is_confirmed(ledger):
                 return
-            asked_s, refusal = self._refusals.get(ledger.uid, (float("-inf"), None))
+            _, asked_s, refusal = self._refusals.get(ledger.uid, (ledger, float("-inf"), None))
             if refusal is not None and time.monotonic() - asked_s < _ASK_AGAIN_S:
                 raise copied(refusal)
             try:
@@ -154,7 +154,7 @@ class Guard:
                 # What was found out stays known while nobody answers.
                 known = refusal if _is_stale(refusal) and not _is_stale(error) else error
                 kept = copied(known or error)
-                self._refusals[ledger.uid] = (time.monotonic(), kept)
+                self._refusals[ledger.uid] = (ledger, time.monotonic(), kept)
                 raise copied(kept) from error.__cause__
             self._refusals.pop(ledger.uid, None)
         self._locks.pop(ledger.uid, None)
@@ -181,25 +181,26 @@ class Guard:
 
     def stale_reason(self, ledger: LedgerInfo) -> str:
         """Why what is stored is known to be, or suspected of being, too old; "" if it is not."""
-        _, refusal = self._refusals.get(ledger.uid, (0.0, None))
+        *_, refusal = self._refusals.get(ledger.uid, (None,))
         return refusal.reason if refusal is not None and _is_stale(refusal) else ""
 
     def check_known(self, ledger: LedgerInfo) -> None:
         """Raise what `confirm` last said of the database, without asking."""
         if self.stale_reason(ledger):
-            raise copied(self._refusals[ledger.uid][1])
+            raise copied(self._refusals[ledger.uid][-1])
 
     async def check_absent(self) -> None:
-        """Return if a ledger that is not stored may be said not to exist.
+        """Return if a ledger that is not stored may be said not to exist; ask if need be.
 
         Raises:
             FailedPreconditionError: LEDGER_BEHIND_ANCHOR and the like. Some ledger is too old here,
                 so that another may be missing; or as `Census.check`.
             UnavailableError: as `Census.check`.
         """
-        for _, refusal in self._refusals.values():
+        for ledger, _, refusal in list(self._refusals.values()):
             if _is_stale(refusal):
-                raise copied(refusal)
+                # It may be over, and nobody else may ask for that one.
+                await self.confirm(ledger)
         await self._census.check()
 
     async def _ask_until_sure(self, ledger: LedgerInfo) -> None:

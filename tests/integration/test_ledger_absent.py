@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from ledger_svc.app import Service, check_all
+from ledger_svc.chain import LedgerInfo
 from provledger.api.ledger.v1 import ledger_pb2
 from provledger.db import begin_write
 from provledger.errors import (
@@ -249,6 +250,34 @@ async def test_no_ledger_is_denied_while_a_log_is_held(
         anchor.held = None
         await eventually(lambda: _later_is_denied(service))
         assert await ledgers_end(service) == [LEDGER]
+
+
+async def test_what_is_over_for_one_that_nobody_asks_for_denies_others_again(
+    database_url: str,
+) -> None:
+    """Each ledger was found held at the start; then the sinks confirm, and all of them are idle."""
+    anchor = InMemoryAnchor()
+    async with ledger_service(database_url, anchor=anchor) as service:
+        await create_ledger(service, "tenants/other/ledgers/idle")
+    anchor.held = FailedPreconditionError("RESTORED_BEHIND", "held")
+    async with ledger_service(
+        database_url, anchor=anchor, create=False, anchor_timeout_s=1.0
+    ) as service:
+        await check_all(service)
+        with pytest.raises(FailedPreconditionError):
+            await create_ledger(service, LATER)
+
+        anchor.held = None
+        await eventually(lambda: _later_is_denied(service))
+        assert (await create_ledger(service, LATER)).name == LATER
+        # That it is over for each of them, and not only that it may be, was found out.
+        anchor.faults.down = True
+        assert [service.guard.stale_reason(each) for each in await stored(service)] == [""] * 3
+        assert (await append(service, draft("r1"))).receipt.seq == 1
+
+
+async def stored(service: Service) -> list[LedgerInfo]:
+    return [ledger for ledger, _ in await service.storage.list_ledgers("", ("", ""), 10)]
 
 
 async def ledger_is_there(service: Service) -> None:
