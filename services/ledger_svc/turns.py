@@ -17,8 +17,10 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from ledger_svc.fairness import FairQueue
-from provledger import telemetry
+from provledger import logs, telemetry
 from provledger.key_events import TENANT as SYSTEM_TENANT
+
+log = logs.get(__name__)
 
 FLUSHES: Final = 4
 """Flushes that run at once, of all tenants together."""
@@ -45,6 +47,7 @@ class Turns:
         self._asking: FairQueue[Callable[[], None]] = FairQueue()
         self._running: dict[str, int] = {}
         self._total = 0
+        self._starting = False
         self._seen: OrderedDict[str, float] = OrderedDict()
         self._committing: FairQueue[asyncio.Future[None]] = FairQueue()
         self._commits = 0
@@ -90,12 +93,26 @@ class Turns:
         return len(self._seen) > (tenant in self._seen)
 
     def _start(self) -> None:
-        while (turn := self._asking.pop(self._may_flush)) is not None:
-            tenant, go = turn
-            self._total += 1
-            self._running[tenant] = self._running.get(tenant, 0) + 1
-            go()
+        if self._starting:
+            # A turn that comes to nothing ends within its `go`. Were the next one begun in there,
+            # the stack would be as deep as there are such turns in a row.
+            return
+        self._starting = True
+        try:
+            while (turn := self._asking.pop(self._may_flush)) is not None:
+                self._begin(*turn)
+        finally:
+            self._starting = False
         _waiting_flushes.set(len(self._asking))
+
+    def _begin(self, tenant: str, go: Callable[[], None]) -> None:
+        self._total += 1
+        self._running[tenant] = self._running.get(tenant, 0) + 1
+        try:
+            go()
+        except Exception as error:
+            # No reason to let the others wait, nor that of whoever asked or ended a turn just now.
+            log.error("ledger.turn_failed", tenant=tenant, exc_info=error)
 
     def _may_flush(self, tenant: str, _: object) -> bool:
         mine = self._running.get(tenant, 0)

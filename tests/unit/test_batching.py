@@ -430,6 +430,33 @@ async def test_turn_for_what_was_given_up_is_ended() -> None:
     assert (handed.sizes, handed.running) == ([0], 0)
 
 
+class BrokenTurns(HandedTurns):
+    """Turns of which the first cannot be accounted."""
+
+    def took(self, items: int) -> None:
+        super().took(items)
+        if len(self.sizes) == 1:
+            raise RuntimeError("not accounted")
+
+
+async def test_turn_that_cannot_be_used_is_ended_and_its_callers_hear_why() -> None:
+    flush, handed = Recorder(), BrokenTurns()
+    batcher = GroupCommit(flush, turns=handed, max_items=1)
+    first, second = (asyncio.ensure_future(batcher.submit(n)) for n in (1, 2))
+    await turns()
+    with pytest.raises(RuntimeError, match="not accounted"):
+        handed.go()
+    assert handed.running == 0
+    await turns()
+    handed.go()
+    async with asyncio.timeout(60):
+        with pytest.raises(RuntimeError, match="not accounted"):
+            await first
+        assert await second == 20
+        await batcher.close()
+    assert handed.running == 0
+
+
 async def test_close_waits_for_a_turn_that_was_asked_for() -> None:
     flush, handed = Recorder(), HandedTurns()
     batcher = GroupCommit(flush, turns=handed)

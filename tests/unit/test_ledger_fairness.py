@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ledger_svc.fairness import FairQueue
 from ledger_svc.turns import CONTENDED_FLUSHES, CONTENDED_ITEMS, FLUSHES, MOST_FLUSHES, Turns
+from provledger.batching import GroupCommit
 from provledger.key_events import TENANT as SYSTEM_TENANT
 
 COSTS = st.lists(st.integers(1, 1000), min_size=20, max_size=20)
@@ -137,6 +138,58 @@ def test_many_tenants_are_bounded_all_the_same() -> None:
     assert len(began) == MOST_FLUSHES
     turns.end("t0")
     assert len(began) == MOST_FLUSHES + 1
+
+
+class Flushes:
+    """Batchers of one tenant whose flushes go on until `end` is set."""
+
+    def __init__(self, turns: Turns) -> None:
+        self.turns = turns
+        self.end = asyncio.Event()
+
+    async def flush(self, items: list[int]) -> list[int]:
+        await self.end.wait()
+        return items
+
+    def batcher(self) -> GroupCommit[int, int]:
+        return GroupCommit(self.flush, turns=self.turns.of("acme"), max_in_flight=2)
+
+
+async def test_ledgers_that_were_given_up_are_passed_over_whatever_their_number() -> None:
+    """Each takes a turn and has no use for it; who waits behind them is answered all the same."""
+    turns = Turns(Clock())
+    flushes = Flushes(turns)
+    batchers = [flushes.batcher() for _ in range(FLUSHES + 1500)]
+    submitted = [asyncio.ensure_future(batcher.submit(7)) for batcher in batchers]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert (turns.running, len(turns._asking)) == (FLUSHES, 1500)
+    given_up = submitted[FLUSHES:-1]
+    for task in given_up:
+        task.cancel()
+    await asyncio.gather(*given_up, return_exceptions=True)
+    flushes.end.set()
+    async with asyncio.timeout(60):
+        assert await asyncio.gather(*submitted[:FLUSHES], submitted[-1]) == [7] * (FLUSHES + 1)
+        await asyncio.gather(*(batcher.close() for batcher in batchers))
+    assert turns.running == 0
+
+
+def test_one_that_fails_at_its_turn_keeps_nobody_waiting() -> None:
+    turns, began = Turns(Clock()), list[int]()
+
+    def failing() -> None:
+        turns.end("acme")
+        raise RuntimeError("at its turn")
+
+    for _ in range(FLUSHES):
+        turns.ask("acme", lambda: None)
+    turns.ask("acme", failing)
+    for n in range(FLUSHES):
+        turns.ask("acme", lambda n=n: began.append(n))  # type: ignore[misc]
+    turns.end("acme")
+    assert began == [0]
+    assert turns.running == FLUSHES
 
 
 async def test_commits_alternate_and_a_cancelled_wait_leaves_no_gap() -> None:

@@ -11,7 +11,10 @@ class Turns(Protocol):
     """Decides when a batcher may flush. Every turn that comes is ended, once."""
 
     def ask(self, go: Callable[[], None]) -> None:
-        """Call `go` when the turn comes, at once or later, in the same event loop."""
+        """Call `go` when the turn comes, at once or later, in the same event loop.
+
+        If it raises, the turn is as it left it: ended, or that of the flush that it began.
+        """
 
     def most_items(self) -> int | None:
         """Most items to take in the turn that just came; None for no bound of its own."""

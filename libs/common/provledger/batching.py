@@ -320,8 +320,23 @@ class GroupCommit(Generic[T, R]):
 
     def _start(self, max_items: int) -> int:
         """Start a flush of what fits, if there is anything; how many items it has."""
-        target = self._target
         groups = self._take(max_items)
+        try:
+            count = self._begin(groups)
+        except Exception as exc:
+            # They are in no queue any more, and no flush will answer them or end the turn.
+            _fail(groups, exc)
+            self._end_turn()
+            if self._queue:
+                self._schedule_pump()
+            raise
+        if not groups:
+            self._end_turn()
+        return count
+
+    def _begin(self, groups: list[_Group[T, R]]) -> int:
+        """Flush groups that were taken from the queue; how many items they have."""
+        target = self._target
         self._crowd.see(_callers(groups) + self._callers_in_flight)
         if self._queue:
             # What stays begins the next batch, and was there before anybody looked at it.
@@ -336,8 +351,6 @@ class GroupCommit(Generic[T, R]):
             self._tasks.add(task)
             self._in_flight += 1
             task.add_done_callback(self._on_done)
-        elif self._turns is not None:
-            self._turns.end()
         return count
 
     def _take(self, max_items: int) -> list[_Group[T, R]]:
@@ -399,6 +412,9 @@ class GroupCommit(Generic[T, R]):
     def _land(self) -> None:
         """A flush has ended, or its first part has."""
         self._in_flight -= 1
+        self._end_turn()
+
+    def _end_turn(self) -> None:
         if self._turns is not None:
             self._turns.end()
 
