@@ -50,6 +50,7 @@ from provledger.rpc.server import App
 log = logs.get(__name__)
 
 LEDGER_SERVICE: Final = "provledger.api.ledger.v1.LedgerService"
+_LIST_AGAIN_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,9 +257,21 @@ async def build(settings: Settings) -> App:
 
 
 async def check_all(service: Service) -> None:
-    """Compare every ledger with its log once, so that trouble is told before the first append."""
+    """Compare every ledger with its log once, so that trouble is told before the first append.
+
+    While the database cannot be asked it waits, for as long as that takes.
+    """
     after = ("", "")
-    while found := await service.storage.list_ledgers("", after, 100):
+    while True:
+        try:
+            found = await service.storage.list_ledgers("", after, 100)
+        except StatusError as error:
+            # Nobody depends on this; raised, it would end the service.
+            log.warning("ledger.not_listed", reason=error.reason, message=error.message)
+            await asyncio.sleep(_LIST_AGAIN_S)
+            continue
+        if not found:
+            return
         for ledger, _ in found:
             after = (ledger.tenant, ledger.ledger)
             try:

@@ -1,11 +1,14 @@
-"""The database becomes another one while the log is asked what it holds of a ledger."""
+"""The database becomes another one, or is away, while a log is asked what it holds of ledgers."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from ledger_svc import app
 from ledger_svc.census import Census
 from ledger_svc.chain import LedgerInfo
 from ledger_svc.guard import Guard
@@ -65,3 +68,36 @@ async def test_a_database_that_is_lost_at_each_question_is_not_confirmed() -> No
     assert caught.value.reason == "DATABASE_UNAVAILABLE"
     with pytest.raises(UnconfirmedError):
         asked.guard.seen_seq(LEDGER)
+
+
+class Listed:
+    """Storage that lists a ledger at a time, and is away at the second question."""
+
+    def __init__(self, names: str) -> None:
+        self.names = names
+        self.questions = 0
+
+    async def list_ledgers(self, tenant: str, after: tuple[str, str], limit: int) -> Any:
+        self.questions += 1
+        if self.questions == 2:
+            raise UnavailableError("DATABASE_UNAVAILABLE", "away", retry_delay_s=0.5)
+        return [
+            (replace(LEDGER, uid=name.encode() * 16, ledger=name), None)
+            for name in self.names
+            if ("acme", name) > after
+        ][:1]
+
+
+async def test_all_ledgers_are_checked_though_the_database_was_away_in_between(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It tells of trouble early, and is none itself: raised, the error would end the service."""
+    monkeypatch.setattr(app, "_LIST_AGAIN_S", 0.0)
+    checked: list[str] = []
+
+    async def check(ledger: LedgerInfo) -> None:
+        checked.append(ledger.ledger)
+
+    service = SimpleNamespace(storage=Listed("abc"), guard=SimpleNamespace(check=check))
+    await app.check_all(cast(app.Service, service))
+    assert checked == ["a", "b", "c"]
