@@ -206,14 +206,14 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
     ) -> AsyncIterator[ledger_pb2.AppendStreamResponse]:
         """Record drafts as they come; answer in order."""
         self._draining.check()
-        with self._parts.gate.silent_stream():
+        principal = current_principal()
+        with self._parts.gate.silent_stream(principal):
             first = await stream.first_message(aiter(request_iterator), self._draining)
             if first is None:
                 return
             ledger = await self._directory.get(first.ledger, "ledger")
         refuse_system(ledger.tenant)
         view = convert.view_from_pb(first.view, convert.BASIC)
-        principal = current_principal()
         gate, tenant = self._parts.gate, ledger.tenant
 
         def check(request: ledger_pb2.AppendStreamRequest) -> None:

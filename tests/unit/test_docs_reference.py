@@ -13,7 +13,7 @@ from scripts.doc_blocks import REPO
 from anchor_svc.sinks import git, http, s3
 from anchor_svc.storage import tables as anchor_tables
 from keys_svc import storage as keys_storage
-from ledger_svc import admission, answers, listing, room
+from ledger_svc import admission, answers, gate, listing, room
 from ledger_svc.storage import tables as ledger_tables
 from provledger import (
     disclosure,
@@ -127,6 +127,7 @@ def test_limits_are_those_of_the_code() -> None:
         f"{mib(listing.MAX_PAGE_BYTES)} of statements and payloads, {mib(room.MAX_SHOWN_BYTES)}",
         f"{mib(answers.MAX_FULL_BYTES)} of statements and payloads; {mib(room.MAX_SHOWN_BYTES)}",
         f"{int(defaults['stream_in_flight'])} (`stream_in_flight`)",
+        f"sent yet | {gate.MAX_SILENT_STREAMS}, one caller three quarters",
         f"{int(defaults['queue_items']):,} and {mib(int(defaults['queue_bytes']))}",
         f"{ServerSettings().max_concurrent_streams:,}",
         f"{ServerSettings().max_concurrent_rpcs:,}",

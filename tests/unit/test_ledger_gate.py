@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger_svc import overload
-from ledger_svc.gate import Gate, parse_quotas
+from ledger_svc.gate import MAX_SILENT_STREAMS, Gate, parse_quotas
 from ledger_svc.overload import Quota, may_enter
 from provledger.api.ledger.v1 import ledger_pb2
 from provledger.errors import ResourceExhaustedError
@@ -279,6 +279,21 @@ def test_streams_of_a_tenant_are_bounded() -> None:
         with subject.stream("other"):
             pass
     assert subject.tenants == 0
+
+
+def test_streams_on_which_nothing_came_are_shared_by_callers() -> None:
+    """As many as one opens, the next has room; and nobody is remembered who has left."""
+    subject = gate()
+    with ExitStack() as held:
+        for _ in range(MAX_SILENT_STREAMS * 3 // 4):
+            held.enter_context(subject.silent_stream("flood"))
+        with pytest.raises(ResourceExhaustedError) as caught, subject.silent_stream("flood"):
+            pass
+        assert caught.value.reason == "TOO_MANY_STREAMS"
+        for _ in range(MAX_SILENT_STREAMS // 8):
+            held.enter_context(subject.silent_stream("other"))
+    assert not subject._silent_of
+    assert subject._silent_streams == 0
 
 
 async def test_drafts_of_streams_wait_for_room_and_get_it_fairly() -> None:
