@@ -43,7 +43,7 @@ from provledger_cli.failures import CommandError
 from provledger_cli.manifests import Manifest
 from provledger_cli.moment import REVISION
 from provledger_cli.placing import sync_directory
-from provledger_cli.restore_postgres import Schemas, broken, filled, origin, published
+from provledger_cli.restore_postgres import Schemas, broken, filled, origin, settled
 from provledger_cli.stored import AnchorRows, LedgerRows, open_database
 
 MARKER: Final = "restored.json"
@@ -219,7 +219,7 @@ def _all_but_finished(
     """The configuration of an earlier restore with only the last step left; else that one goes."""
     kept = configs.read(target.config)
     uid = scratch.uid(target.path)
-    made = published(kept.database_url, uid) if kept is not None and kept.database_url else ()
+    made = settled(kept.database_url, uid) if kept is not None and kept.database_url else ()
     if kept is not None and made:
         # It belongs to those schemas, and must not go while they are there.
         if kept.database_url != database_url:

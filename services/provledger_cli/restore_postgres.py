@@ -5,7 +5,8 @@
 
 That is done when the data directory, with its mark that the sinks have to confirm it, is in its
 place: schemas that a service would use are never there without it. Their comment says which restore
-made them, so that one that was killed right behind that can be finished.
+made them, so that one that was killed right behind that can be finished. If it was killed in the
+middle, the server may still commit: the next one waits until that has ended (`settled`).
 
 What a restore that was killed before has left is dropped by the next one into the same database. A
 session lock of each restore tells whether it still is at work.
@@ -39,6 +40,9 @@ _DATA_ERRORS: Final = ("22", "23")
 """SQLSTATE classes that are about what was to be stored: data, and integrity constraints."""
 _TAKEN: Final = ("42P06", "23505")
 """A schema is there already; the same, if it was made at the same moment."""
+
+_NO_LOCK: Final = "55P03"
+"""Whoever has the lock kept it for longer than `lock_timeout`."""
 
 _NAMES: Final = sa.text("SELECT nspname FROM pg_catalog.pg_namespace")
 _COMMENT: Final = sa.text(
@@ -75,21 +79,51 @@ def origin(uid: str, manifest: Manifest) -> str:
     return f"{_by(uid)}{hashlib.sha256(manifest.encode()).hexdigest()}"
 
 
-def published(url: str, uid: str) -> tuple[str, ...]:
+def settled(url: str, uid: str) -> tuple[str, ...]:
     """What the schemas of a database say, of those that this restore made; empty if none.
 
+    For one that is not at work any more. The server goes on with a COMMIT whose client was killed,
+    as long as it waits for a standby, and until it has ended nobody sees what it did: that is
+    waited for. What was not published is dropped.
+
     Raises:
+        CommandError: the server has not ended it within the time for a lock.
         StatusError: the database is away.
     """
     if not uid:
         return ()
     engine = open_engine(url, "public", pool_size=1)
+    schemas = Schemas(engine, uid, "")
     try:
         with _said(), engine.connect() as connection:
-            found = [connection.execute(_COMMENT, {"name": name}).scalar() for name in _SERVICES]
+            connection.execution_options(isolation_level="AUTOCOMMIT")
+            if not _published(connection, uid):
+                with _undecided():
+                    schemas.drop(connection)
+            return _published(connection, uid)
     finally:
         engine.dispose()
+
+
+def _published(connection: Connection, uid: str) -> tuple[str, ...]:
+    found = [connection.execute(_COMMENT, {"name": name}).scalar() for name in _SERVICES]
     return tuple(comment for comment in found if comment and comment.startswith(_by(uid)))
+
+
+@contextmanager
+def _undecided() -> Iterator[None]:
+    """Say what it means that a lock on the schemas is not to be had."""
+    try:
+        yield
+    except sa.exc.DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) != _NO_LOCK:
+            raise
+        raise CommandError(
+            "whether the database takes the last step of an earlier restore is not decided yet: it "
+            "still commits, or another restore is at work",
+            hint="wait until that has ended, and run it again: what was done is kept. A COMMIT "
+            "that waits for a standby (SyncRep in pg_stat_activity) ends when the standby is back",
+        ) from error
 
 
 def _by(uid: str) -> str:

@@ -14,12 +14,14 @@ from pathlib import Path
 import psycopg
 import pytest
 from psycopg import sql
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import Connection, Engine, make_url
 
 from provledger.client import CallPolicy, Client, Mutation
-from provledger.errors import StatusError
+from provledger.db import engine as db_engine
+from provledger.db import open_engine
+from provledger.errors import StatusError, UnavailableError
 from provledger.retry import RetryPolicy
-from provledger_cli import archive, backup, config, scratch
+from provledger_cli import archive, backup, config, restore_postgres, scratch
 from provledger_cli.config import Config
 from provledger_cli.datadir import PIN_FILE, DataDir
 from provledger_cli.failures import COULD_NOT_TELL, CommandError
@@ -387,6 +389,49 @@ def test_restore_whose_last_commit_is_in_doubt_is_finished_by_the_next(
         assert source.schemas() == set(SERVICES)
     finally:
         proxy.close()
+        source.forget(target.path)
+
+
+@ON_POSTGRES
+@pytest.mark.parametrize("ending", ["commit", "rollback"])
+def test_restore_whose_last_commit_outlives_it_is_waited_for_by_the_next(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    """As where a synchronous standby is away: the server ends it in its own time."""
+    target = DataDir.at(tmp_path / "new")
+    publish = Schemas.publish
+    engine = open_engine(source.other, "public", pool_size=1)
+    monkeypatch.setattr(db_engine, "LOCK_TIMEOUT_S", 0.5)
+
+    def killed(schemas: Schemas) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(restore_postgres, "begin_write", unanswered)
+            publish(schemas)
+
+    @contextlib.contextmanager
+    def unanswered(_: Engine) -> Iterator[Connection]:
+        yield at_server
+        raise UnavailableError("DATABASE_UNAVAILABLE", "its client was killed")
+
+    try:
+        with engine.connect() as at_server:
+            with monkeypatch.context() as patched:
+                patched.setattr(Schemas, "publish", killed)
+                with pytest.raises(CommandError, match="not known"):
+                    source.restore(target.path)
+            with pytest.raises(CommandError, match="not decided yet") as caught:
+                source.restore(target.path)
+            assert "what was done is kept" in caught.value.hint
+            assert scratch.is_unfinished(target.path)
+            uid = scratch.uid(target.path)
+            getattr(at_server, ending)()
+        source.restore(target.path)
+        assert config.load(target) is not None
+        assert list(target.path.glob(f"tiles/logs/*/{MARKER}"))
+        assert source.schemas() == set(SERVICES)
+        assert bool(restore_postgres.settled(source.other, uid)) == (ending == "commit")
+    finally:
+        engine.dispose()
         source.forget(target.path)
 
 
