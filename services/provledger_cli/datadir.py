@@ -20,7 +20,6 @@ that verification will find broken. It is made with mode 0700.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import secrets
@@ -30,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from provledger_cli.failures import CommandError
-from provledger_cli.placing import replacing, sync_directory
+from provledger_cli.placing import replacing, sync_directory, try_lock
 
 SERVICES = ("keys", "witness", "anchor", "ledger")
 """The services over gRPC, in the order in which they are listed everywhere."""
@@ -179,13 +178,24 @@ def lock(path: Path, *, shared: bool = False) -> int | None:
 
     The lock belongs to the open file and so also to every child that inherits the descriptor; it
     ends when the last of them has ended.
+
+    Raises:
+        CommandError: its file system has no locks.
+        OSError: it cannot be opened.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except OSError:
+        try_lock(descriptor, shared=shared)
+    except BlockingIOError:
         os.close(descriptor)
         return None
+    except OSError as error:
+        os.close(descriptor)
+        raise CommandError(
+            f"{path} cannot be locked: {error.strerror}",
+            hint="its file system has no locks (NFS may lack its lock daemon): mend that, or "
+            "choose another --data-dir",
+        ) from error
     return descriptor
 
 

@@ -99,8 +99,8 @@ def _scratch(target: Path, mode: int) -> tuple[Path, int]:
         path = target.with_name(f".{target.name}.{secrets.token_hex(_DIGITS // 2)}")
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
-            _lock(descriptor)
-            if _is(path, descriptor):
+            try_lock(descriptor)
+            if has_name(path, descriptor):
                 return path, descriptor
         except BlockingIOError:
             pass  # another command has come between, and removes it
@@ -133,19 +133,28 @@ def _remove_left(left: Path) -> None:
     with suppress(OSError):
         descriptor = os.open(left, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            _lock(descriptor)
+            try_lock(descriptor)
             # Whoever was at work on it may have given it its name meanwhile.
-            if _is(left, descriptor):
+            if has_name(left, descriptor):
                 left.unlink()
         finally:
             os.close(descriptor)
 
 
-def _lock(descriptor: int) -> None:
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+def try_lock(descriptor: int, *, shared: bool = False) -> None:
+    """Lock an open file without waiting.
+
+    Raises:
+        BlockingIOError: somebody else has it.
+        OSError: it cannot be told whether somebody has; the file system may have no locks.
+    """
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except PermissionError as error:  # what SMB makes of it
+        raise BlockingIOError(error.errno, error.strerror) from error
 
 
-def _is(path: Path, descriptor: int) -> bool:
+def has_name(path: Path, descriptor: int) -> bool:
     """Whether an open file is the one that has this name now."""
     try:
         return os.path.samestat(path.lstat(), os.fstat(descriptor))

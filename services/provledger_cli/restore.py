@@ -85,11 +85,8 @@ def restore(
     """
     target = _place(target)
     unfinished = scratch.is_unfinished(target.path)
-    if target.path.exists() and any(target.path.iterdir()) and not unfinished:
-        raise CommandError(
-            f"{target.path} is not empty: nothing is restored over what is there",
-            hint="name another --data-dir, or move that one away",
-        )
+    if not unfinished:
+        _refuse_used(target.path)
     on_progress("checking the archive")
     manifest = archive.verify(path)
     _check_build(path, manifest)
@@ -100,21 +97,12 @@ def restore(
             hint="give --database-url for a PostgreSQL backup, and for no other",
         )
     try:
-        config = (
-            _all_but_finished(target, manifest, database_url, sinks, accepted)
+        done = (
+            _finish_earlier(manifest, target, database_url, sinks, accepted, on_progress)
             if unfinished
             else None
         )
-        if config is not None:
-            on_progress("recomputing the logs")
-            checked = _check_logs(target, manifest, config, {})
-            missing, unknown = _check_keys(target, config, {})
-            accepted = _is_accepted(target)
-            scratch.finish(target.path)
-        else:
-            checked, missing, unknown = _make(
-                path, manifest, target, database_url, sinks, accepted, on_progress
-            )
+        return done or _make(path, manifest, target, database_url, sinks, accepted, on_progress)
     except OSError as error:
         raise CommandError(
             f"the restore could not be done: {error.filename or target.path}: "
@@ -123,7 +111,14 @@ def restore(
         ) from error
     except sa.exc.SQLAlchemyError as error:
         raise as_storage_error(error) or broken(type(error).__name__) from error
-    return Restored(manifest, checked, missing, unknown, accepted)
+
+
+def _refuse_used(path: Path) -> None:
+    if path.exists() and any(path.iterdir()):
+        raise CommandError(
+            f"{path} is not empty: nothing is restored over what is there",
+            hint="name another --data-dir, or move that one away",
+        )
 
 
 def _place(target: DataDir) -> DataDir:
@@ -161,7 +156,7 @@ def _make(
     sinks: tuple[str, ...],
     accepted: bool,
     on_progress: Callable[[str], None],
-) -> tuple[tuple[fscks.Checked, ...], tuple[str, ...], tuple[str, ...]]:
+) -> Restored:
     scratch.make_parents(target.path)
     with scratch.beside(target.path) as directory, ExitStack() as opened:
         staged = DataDir(directory)
@@ -183,7 +178,7 @@ def _make(
         missing, unknown = _check_keys(staged, config, names)
         scratch.sync_tree(directory)
         _put_in_place(directory, target.path, schemas)
-    return checked, missing, unknown
+    return Restored(manifest, checked, missing, unknown, accepted)
 
 
 def _put_in_place(directory: Path, target: Path, schemas: Schemas | None) -> None:
@@ -209,6 +204,31 @@ def _put_in_place(directory: Path, target: Path, schemas: Schemas | None) -> Non
     scratch.finish(target)
 
 
+def _finish_earlier(
+    manifest: Manifest,
+    target: DataDir,
+    database_url: str,
+    sinks: tuple[str, ...],
+    accepted: bool,
+    on_progress: Callable[[str], None],
+) -> Restored | None:
+    """Take the last step of an earlier restore if only that was left; else make room."""
+    with scratch.claimed(target.path) as claimed:
+        if claimed is None:
+            _refuse_used(target.path)  # it has ended since it was looked at
+            return None
+        config = _all_but_finished(target, manifest, database_url, sinks, accepted)
+        if config is None:
+            claimed.take_out()
+            return None
+        on_progress("recomputing the logs")
+        checked = _check_logs(target, manifest, config, {})
+        missing, unknown = _check_keys(target, config, {})
+        accepted = _is_accepted(target)
+        scratch.finish(target.path)
+    return Restored(manifest, checked, missing, unknown, accepted)
+
+
 def _all_but_finished(
     target: DataDir,
     manifest: Manifest,
@@ -216,7 +236,7 @@ def _all_but_finished(
     sinks: tuple[str, ...],
     accepted: bool,
 ) -> Config | None:
-    """The configuration of an earlier restore with only the last step left; else that one goes."""
+    """The configuration of an earlier restore with only the last step left; None if it may go."""
     kept = configs.read(target.config)
     uid = scratch.uid(target.path)
     made = settled(kept.database_url, uid) if kept is not None and kept.database_url else ()
@@ -237,10 +257,6 @@ def _all_but_finished(
         raise CommandError(
             f"{target.path} was used, though its restore had not ended: it is not removed",
             hint=f"look at it with care; if it is what you want, remove {scratch.UNFINISHED} there",
-        )
-    if not scratch.take_out(target.path):
-        raise CommandError(
-            f"another restore into {target.path} is at work", hint="wait until it has ended"
         )
     return None
 

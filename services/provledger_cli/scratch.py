@@ -6,7 +6,8 @@
         ...
 
 Who is killed leaves it, and the next command for the same place removes it. Nothing in it is used:
-a data directory with that file in it is refused by every command (`config.load`).
+a data directory with that file in it is refused by every command (`config.load`). On a file system
+without locks it is made as well, and nobody removes what may be another's.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from provledger_cli.datadir import lock
 from provledger_cli.failures import CommandError
-from provledger_cli.placing import sync_directory
+from provledger_cli.placing import has_name, sync_directory, try_lock
 
 UNFINISHED: Final = "unfinished.lock"
 _DIGITS: Final = 12
@@ -35,18 +36,18 @@ def beside(path: Path) -> Iterator[Path]:
     """Make such a directory for `path`; it is gone afterwards, unless it was moved to its place.
 
     Raises:
+        CommandError: another command has come between.
         OSError: it cannot be made.
     """
     clear(path)
     made = path.with_name(f".{path.name}.{secrets.token_hex(_DIGITS // 2)}")
     made.mkdir(mode=0o700)
-    held = _hold(made)
-    try:
+    with ExitStack() as at_end:
+        at_end.callback(remove, made)
+        held = _hold(made)
+        at_end.callback(os.close, held)
         os.write(held, made.name[-_DIGITS:].encode())
         yield made
-    finally:
-        remove(made)
-        os.close(held)
 
 
 def clear(path: Path) -> None:
@@ -74,26 +75,62 @@ def uid(directory: Path) -> str:
 
 
 def remove_left(directory: Path) -> None:
-    """Remove an unfinished directory, unless somebody is at work on it."""
-    held = lock(directory / UNFINISHED)
-    if held is not None:
-        remove(directory)
-        os.close(held)
+    """Remove an unfinished directory, unless somebody is or may be at work on it."""
+    with suppress(OSError):
+        found = _claim(directory)
+        if found is not None:
+            try:
+                if found.alone:
+                    remove(directory)
+            finally:
+                os.close(found.mark)
 
 
-def take_out(path: Path) -> bool:
-    """Take an unfinished directory out of its place, for `clear`; False if one works on it.
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """An unfinished directory on which nobody is at work, as far as its file system tells.
 
-    By one rename, so that nobody finds half of it there.
+    mark: an open descriptor. alone: it is locked by us; False on a file system without locks.
     """
-    held = lock(path / UNFINISHED)
-    if held is None:
-        return False
+
+    path: Path
+    mark: int
+    alone: bool
+
+    def take_out(self) -> None:
+        """Take it out of its place, for `clear`: by one rename, so that nobody finds half of it.
+
+        Raises:
+            CommandError: somebody else may be at work on it.
+        """
+        if not self.alone:
+            raise CommandError(
+                f"whether another command is at work on {self.path} cannot be told: its file "
+                "system has no locks",
+                hint="see that none is, remove that directory, and run it again",
+            )
+        _take_out(self.path)
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[Claimed | None]:
+    """Keep others from an unfinished directory in its place; None if it is none, or none any more.
+
+    Raises:
+        CommandError: somebody is at work on it.
+        OSError: its mark cannot be opened.
+    """
     try:
-        _take_out(path)
+        found = _claim(path)
+    except BlockingIOError:
+        raise CommandError(
+            f"another restore into {path} is at work", hint="wait until it has ended"
+        ) from None
+    try:
+        yield found
     finally:
-        os.close(held)
-    return True
+        if found is not None:
+            os.close(found.mark)
 
 
 def remove_own(path: Path) -> None:
@@ -183,10 +220,51 @@ def make_parents(path: Path) -> None:
 
 
 def _hold(directory: Path) -> int:
-    held = lock(directory / UNFINISHED)
-    if held is None:
-        raise CommandError(
-            f"another command has begun with {directory} at the same moment",
-            hint="run one at a time",
-        )
-    return held
+    """Mark a new directory as ours."""
+    mark = directory / UNFINISHED
+    descriptor = os.open(mark, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        _lock_if_possible(descriptor)
+        if has_name(mark, descriptor):
+            return descriptor
+    except BlockingIOError:
+        pass  # it was taken for one that was left, and is being removed
+    os.close(descriptor)
+    raise CommandError(
+        f"another command has begun with {directory} at the same moment", hint="run one at a time"
+    )
+
+
+def _claim(directory: Path) -> Claimed | None:
+    """Lock the mark of an unfinished directory; None if it is not there, or not any more.
+
+    Raises:
+        BlockingIOError: somebody is at work on it.
+        OSError: it cannot be opened.
+    """
+    mark = directory / UNFINISHED
+    try:
+        # Not made: it would be the mark of a directory that was just finished.
+        descriptor = os.open(mark, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        alone = _lock_if_possible(descriptor)
+        if has_name(mark, descriptor):
+            return Claimed(directory, descriptor, alone)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
+
+
+def _lock_if_possible(descriptor: int) -> bool:
+    """Lock a mark; False on a file system without locks. BlockingIOError: another one has it."""
+    try:
+        try_lock(descriptor)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return False
+    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import json
@@ -337,6 +338,37 @@ def test_an_unfinished_directory_that_nobody_used_makes_room(tmp_path: Path) -> 
         )
     assert caught.value.exit_code == DOES_NOT_HOLD
     assert [path.name for path in tmp_path.iterdir()] == ["b.tar"]
+
+
+@pytest.mark.parametrize("call", ["open", "flock"])
+def test_a_restore_that_has_just_ended_is_not_taken_for_one_that_was_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """It ends right before that call of another one, which has found its mark."""
+    made(tmp_path / "b.tar")
+    target = tmp_path / "new"
+    log = target / "tiles" / "logs" / "aa"
+    log.mkdir(parents=True)
+    for path in (log / "restored.json", target / scratch.UNFINISHED):
+        path.write_text("{}")
+    module = {"open": os, "flock": fcntl}[call]
+    real = getattr(module, call)
+
+    def late(first: object, *rest: object) -> object:
+        ours = first == target / scratch.UNFINISHED or call == "flock"
+        if ours and scratch.is_unfinished(target):
+            (target / scratch.UNFINISHED).unlink()
+        return real(first, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, call, late)
+        with pytest.raises(CommandError, match="not empty"):
+            restore(
+                tmp_path / "b.tar", DataDir.at(target), database_url="", sinks=(), accepted=False
+            )
+    assert (log / "restored.json").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b.tar", "new"]
+    assert not scratch.is_unfinished(target)
 
 
 def test_a_directory_whose_end_is_not_durable_is_still_unfinished(
