@@ -83,7 +83,7 @@ def read(path: Path) -> Config | None:
         )
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise CommandError(
             f"{path} is not a configuration",
             hint='it should look like {"database_url": "", "sinks": ["file:///..."]}',

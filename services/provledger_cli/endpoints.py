@@ -81,7 +81,7 @@ def read(path: Path) -> Endpoints | None:
         )
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise CommandError(
             f"{path} is not a file of endpoints",
             hint="remove it and run `provledger up`, which writes it anew",

@@ -157,8 +157,9 @@ def _make(
     accepted: bool,
     on_progress: Callable[[str], None],
 ) -> Restored:
-    scratch.make_parents(target.path)
-    with scratch.beside(target.path) as directory, ExitStack() as opened:
+    with ExitStack() as opened:
+        opened.enter_context(scratch.parents(target.path))
+        directory = opened.enter_context(scratch.beside(target.path))
         staged = DataDir(directory)
         staged.make()
         _mark(staged, manifest, accepted)
@@ -291,7 +292,10 @@ def _write_files(
         file = staged.path / name
         if file.exists():
             raise broken(f"it holds {name}, which is for us to write")
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise broken(f"it holds {name}, and a file where that needs a directory") from error
         opened = file.open("xb")
         private = not name.startswith("tiles/") and name != "key-ledger.pin"
         file.chmod(0o600 if private else 0o644)

@@ -211,12 +211,25 @@ def sync_tree(directory: Path) -> None:
         sync_directory(Path(root))
 
 
-def make_parents(path: Path) -> None:
-    """Make the directories above a path, each durable in its own parent."""
-    missing = [each for each in path.parents if not each.is_dir()]
-    for each in reversed(missing):
-        each.mkdir(exist_ok=True)
-        sync_directory(each.parent)
+@contextmanager
+def parents(path: Path) -> Iterator[None]:
+    """Make the directories above a path, each durable in its own parent.
+
+    If the block raises, those that were made are gone again, unless something is in them.
+    """
+    made: list[Path] = []
+    try:
+        for each in reversed([each for each in path.parents if not each.is_dir()]):
+            with suppress(FileExistsError):  # another command was faster
+                each.mkdir()
+                made.append(each)
+            sync_directory(each.parent)
+        yield
+    except BaseException:
+        with suppress(OSError):
+            while made:
+                made.pop().rmdir()
+        raise
 
 
 def _hold(directory: Path) -> int:

@@ -289,6 +289,34 @@ def test_manifests_that_say_something_else_are_refused(tmp_path: Path, manifest:
     assert "manifest cannot be read" in error.message
 
 
+CONFIG = {"config.json": b'{"database_url": "", "sinks": []}'}
+CONTRADICTIONS = {
+    "deep configuration": ({"config.json": b"[" * 100_000}, "is not a configuration"),
+    "below a file": ({**CONFIG, "keys/a": b"", "keys/a/b": b""}, "needs a directory"),
+    "far below a file": ({**CONFIG, "keys/a": b"", "keys/a/b/c": b""}, "needs a directory"),
+    "a file for a directory": ({**CONFIG, "keys/a/b": b"", "keys/a": b""}, "keys/a, which is"),
+}
+
+
+@pytest.mark.parametrize(("files", "said"), CONTRADICTIONS.values(), ids=CONTRADICTIONS)
+def test_what_cannot_be_a_data_directory_is_the_archives_fault(
+    tmp_path: Path, files: dict[str, bytes], said: str
+) -> None:
+    made(tmp_path / "b.tar", files)
+    error = refuse(tmp_path / "b.tar", tmp_path)
+    assert error.exit_code == DOES_NOT_HOLD
+    assert said in error.message
+
+
+def test_a_refused_backup_leaves_no_directories_above_its_place(tmp_path: Path) -> None:
+    made(tmp_path / "b.tar")
+    (tmp_path / "there").mkdir()
+    target = DataDir.at(tmp_path / "there" / "x" / "y" / "new")
+    with pytest.raises(CommandError):
+        restore(tmp_path / "b.tar", target, database_url="", sinks=(), accepted=False)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["b.tar", "there"]
+
+
 def test_nothing_is_restored_over_what_is_there(tmp_path: Path) -> None:
     made(tmp_path / "b.tar")
     (tmp_path / "new").mkdir()

@@ -119,8 +119,9 @@ def test_endpoints_are_read_as_they_were_written(directory: DataDir) -> None:
     assert endpoints.read(directory.path / "none") is None
 
 
-def test_a_broken_endpoints_file_says_what_to_do(directory: DataDir) -> None:
-    directory.endpoints.write_text("{}")
+@pytest.mark.parametrize("text", ["{}", "[" * 100_000], ids=["empty", "deep"])
+def test_a_broken_endpoints_file_says_what_to_do(directory: DataDir, text: str) -> None:
+    directory.endpoints.write_text(text)
     with pytest.raises(CommandError, match="not a file of endpoints"):
         endpoints.read(directory.endpoints)
 

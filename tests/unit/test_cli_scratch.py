@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,17 @@ def test_one_that_cannot_be_marked_is_not_left(
         with pytest.raises(OSError, match="No space"), scratch.beside(tmp_path / "b.tar"):
             pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_directories_above_are_kept_where_something_is_in_them(tmp_path: Path) -> None:
+    target = tmp_path / "x" / "y" / "new"
+    with suppress(ZeroDivisionError), scratch.parents(target):
+        (tmp_path / "x" / "others").write_bytes(b"")
+        raise ZeroDivisionError
+    assert [path.name for path in (tmp_path / "x").iterdir()] == ["others"]
+    with scratch.parents(target):
+        pass
+    assert target.parent.is_dir()
 
 
 def test_what_has_no_mark_any_more_is_not_removed(tmp_path: Path) -> None:
