@@ -72,9 +72,10 @@ def write(
             in a bucket. Exit code 1: what is there is damaged, and could not be restored.
         StatusError: a database cannot be reached any more.
     """
-    if out.exists():
-        raise CommandError(f"{out} is there already", hint="name another file")
     try:
+        scratch.clear(out)  # also what is left of the command that gave `out` its name
+        if out.exists():
+            raise CommandError(f"{out} is there already", hint="name another file")
         # In its file system, which must have room for it anyway, and not in a small /tmp.
         with scratch.beside(out) as directory:
             on_progress("recomputing the logs")

@@ -235,6 +235,21 @@ def test_killed_backup_leaves_no_half_one(
     assert {path.name for path in tmp_path.iterdir()} == {"old.tar", "out.tar"}
 
 
+@ON_SQLITE
+def test_what_a_backup_left_that_was_killed_with_its_name_goes_with_the_next(
+    source: Source, tmp_path: Path
+) -> None:
+    """Which changes nothing else: a second name of the same payloads would outlive the first."""
+    out = tmp_path / "out.tar"
+    arguments = source.backing_up(out)
+    status, _ = commands.struck(Point("fsync", 1), *arguments, path=tmp_path)
+    assert (status, out.exists(), len(list(tmp_path.iterdir()))) == (KILLED, True, 2)
+    done = commands.run(*arguments)
+    assert (done.returncode, "there already" in done.stderr) == (COULD_NOT_TELL, True)
+    assert list(tmp_path.iterdir()) == [out]
+    archive.verify(out)
+
+
 def test_killed_restore_is_not_used_and_can_be_run_again(
     source: Source, tmp_path: Path, rng: random.Random
 ) -> None:
