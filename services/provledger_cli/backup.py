@@ -27,7 +27,7 @@ from provledger import tiles
 from provledger.db import as_storage_error
 from provledger.errors import LogDamagedError
 from provledger.hashing import HASH_BYTES
-from provledger_cli import archive, contents, copying, key_files, scratch, sound
+from provledger_cli import archive, contents, copying, key_files, placing, scratch, sound
 from provledger_cli.config import Config
 from provledger_cli.datadir import PIN_FILE, DataDir
 from provledger_cli.failures import DOES_NOT_HOLD, CommandError
@@ -68,10 +68,16 @@ def write(
     """Write a backup to `out`, which appears when it is whole, synced and was read again.
 
     Raises:
-        CommandError: something cannot be read, or `out` not be written or there already; tiles are
-            in a bucket. Exit code 1: what is there is damaged, and could not be restored.
+        CommandError: something cannot be read, or `out` not be written or there already, or is
+            standard output; tiles are in a bucket. Exit code 1: what is there is damaged, and could
+            not be restored.
         StatusError: a database cannot be reached any more.
     """
+    if placing.is_stdout(out):
+        raise CommandError(
+            "a backup is read again before it has its name: it cannot go to standard output",
+            hint="name a file; what is to go elsewhere can be copied from there",
+        )
     try:
         scratch.clear(out)  # also what is left of the command that gave `out` its name
         if out.exists():

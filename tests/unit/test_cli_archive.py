@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from provledger_cli import archive, manifests, scratch
+from provledger_cli import archive, backup, manifests, scratch
+from provledger_cli.config import Config
 from provledger_cli.datadir import DataDir
 from provledger_cli.failures import COULD_NOT_TELL, DOES_NOT_HOLD, CommandError
 from provledger_cli.restore import restore
@@ -413,6 +414,18 @@ def test_a_directory_whose_end_is_not_durable_is_still_unfinished(
     assert scratch.uid(tmp_path) == "0123456789ab"
     scratch.finish(tmp_path)
     assert not scratch.is_unfinished(tmp_path)
+
+
+@pytest.mark.parametrize("out", ["-", "/dev/stdout"])
+def test_a_backup_cannot_go_to_standard_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    """Nor into a file called `-`, which elsewhere means that."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CommandError, match="standard output") as caught:
+        backup.write(Path(out), DataDir.at(tmp_path / "data"), Config("", ()), with_keys=False)
+    assert "name a file" in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_backup_of_another_kind_of_database_is_told_apart(tmp_path: Path) -> None:
