@@ -13,7 +13,7 @@ from provledger.api.ledger.v1 import ledger_pb2
 from provledger.api.witness.v1 import witness_pb2
 from provledger.client import AsyncClient, CallPolicy, Mutation
 from provledger.entry import parse_entry
-from tests.faults import observe
+from tests.faults import evidence, observe
 from tests.faults.checker import CALLERS_LEDGER
 from tests.faults.rpcs import ATTEMPT_S, Caller, rpc
 
@@ -158,8 +158,8 @@ async def get_receipt(caller: Caller) -> None:
     expected = await _receipt(caller)
     request = ledger_pb2.GetReceiptRequest(name=expected.name)
     found = (await caller.ask("ledger", "GetReceipt", request)).receipt
-    assert (found.statement, found.receipt_hash) == (expected.statement, expected.receipt_hash)
-    assert found.proofs
+    assert (found.name, found.receipt_hash) == (expected.name, expected.receipt_hash)
+    (await _evidence(caller)).check_receipt(found)
 
 
 @rpc("ledger", "ListReceipts")
@@ -171,10 +171,11 @@ async def list_receipts(caller: Caller) -> None:
 @rpc("ledger", "GetHead")
 async def get_head(caller: Caller) -> None:
     await _receipt(caller)
-    request = ledger_pb2.GetHeadRequest(name=LEDGER, tree_size=await _signed_size(caller))
+    size = await _signed_size(caller)
+    request = ledger_pb2.GetHeadRequest(name=LEDGER, tree_size=size)
     head = await caller.ask("ledger", "GetHead", request)
     assert head.checkpoint == (await caller.see("ledger", "GetHead", request)).checkpoint
-    assert head.head
+    (await _evidence(caller, size)).check_head(head.head, head.checkpoint)
 
 
 @rpc("ledger", "VerifyRange")
@@ -191,6 +192,11 @@ async def _signed_size(caller: Caller) -> int:
     """Size of a checkpoint that is there, and stays."""
     request = anchor_pb2.GetCheckpointRequest(log=ANY)
     return int((await caller.see("anchor", "GetCheckpoint", request)).tree_size)
+
+
+async def _evidence(caller: Caller, size: int = 0) -> evidence.Evidence:
+    """What answers about the ledger are held against, up to a tree size at the least."""
+    return await evidence.gather(caller, await _ledger(caller), size)
 
 
 async def _index(caller: Caller) -> int:
@@ -263,21 +269,23 @@ async def get_ledger_state(caller: Caller) -> None:
 
 @rpc("anchor", "GetInclusionProof")
 async def get_inclusion_proof(caller: Caller) -> None:
+    index = await _index(caller)
     request = anchor_pb2.GetInclusionProofRequest(
-        log=ANY, log_index=await _index(caller), tree_size=await _signed_size(caller)
+        log=ANY, log_index=index, tree_size=await _signed_size(caller)
     )
     proof = (await caller.ask("anchor", "GetInclusionProof", request)).proof
-    seen = (await caller.see("anchor", "GetInclusionProof", request)).proof
-    assert (proof.hashes, proof.checkpoint) == (seen.hashes, seen.checkpoint)
+    assert proof.log_index == index
+    (await _evidence(caller)).check_inclusion(index, proof.hashes, proof.checkpoint)
 
 
 @rpc("anchor", "GetCoseReceipt")
 async def get_cose_receipt(caller: Caller) -> None:
+    index = await _index(caller)
     request = anchor_pb2.GetCoseReceiptRequest(
-        log=ANY, log_index=await _index(caller), tree_size=await _signed_size(caller)
+        log=ANY, log_index=index, tree_size=await _signed_size(caller)
     )
     answer = await caller.ask("anchor", "GetCoseReceipt", request)
-    assert answer.receipt
+    (await _evidence(caller)).check_cose(answer.receipt, index)
     assert answer.tree_size == request.tree_size
 
 
@@ -292,14 +300,19 @@ async def batch_get_inclusion_proofs(caller: Caller) -> None:
     )
     answer = await caller.ask("anchor", "BatchGetInclusionProofs", request)
     assert [each.seq for each in answer.proofs] == [0, 1]
+    found = await _evidence(caller)
+    for each in answer.proofs:
+        hashes = [bytes(each.hashes[at : at + 32]) for at in range(0, len(each.hashes), 32)]
+        found.check_inclusion(each.log_index, hashes, answer.checkpoint)
 
 
 @rpc("anchor", "GetConsistencyProof")
 async def get_consistency_proof(caller: Caller) -> None:
-    request = anchor_pb2.GetConsistencyProofRequest(
-        log=ANY, old_size=1, new_size=await _signed_size(caller)
-    )
-    await caller.same("anchor", "GetConsistencyProof", request)
+    size = await _signed_size(caller)
+    request = anchor_pb2.GetConsistencyProofRequest(log=ANY, old_size=1, new_size=size)
+    answer = await caller.ask("anchor", "GetConsistencyProof", request)
+    assert answer.new_size == size
+    (await _evidence(caller, size)).check_consistency(1, size, answer.hashes)
 
 
 @rpc("anchor", "GetCheckpoint")
@@ -324,6 +337,7 @@ async def get_ledger_head(caller: Caller) -> None:
     request = anchor_pb2.GetLedgerHeadRequest(log=ANY, ledger_uid=uid, tree_size=size)
     answer = await caller.ask("anchor", "GetLedgerHead", request)
     assert answer.checkpoint == (await caller.see("anchor", "GetLedgerHead", request)).checkpoint
+    (await _evidence(caller, size)).check_head(answer.head, answer.checkpoint)
 
 
 @rpc("anchor", "ListAnchors")
