@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from provledger import verify_pool
-from provledger.errors import VerificationError
+from provledger.errors import UnknownKeyError, VerificationError
 from provledger.export import CheckLines, ExportReport, is_export, verify_export
 from provledger.held import check_held
 from provledger.key_ledger import (
@@ -324,8 +324,21 @@ def failure_code(error: VerificationError) -> int:
     return COULD_NOT_TELL if error.finding == Finding.NOT_PLACED else DOES_NOT_HOLD
 
 
-def failure_document(error: VerificationError) -> dict[str, Any]:
-    """What does not hold, as JSON."""
+def advice(error: VerificationError, *, pinned: bool = False) -> str:
+    """What to do about something that does not hold; mostly there is nothing.
+
+    `pinned`: the keys were those of a key ledger, which has every key there ever was.
+    """
+    if not isinstance(error, UnknownKeyError) or pinned:
+        return ""
+    return (
+        "the key set may be older than the file: fetch a fresh one (provledger keys jwks "
+        "--out jwks.json), or verify with --pin"
+    )
+
+
+def failure_document(error: VerificationError, hint: str = "") -> dict[str, Any]:
+    """What does not hold, as JSON; `hint` says what to do about it."""
     told = failure_code(error) == DOES_NOT_HOLD
     return {
         "holds": False if told else None,
@@ -335,6 +348,7 @@ def failure_document(error: VerificationError) -> dict[str, Any]:
         "check": error.check,
         "finding": error.finding,
         "message": error.message,
+        **({"next": hint} if hint else {}),
     }
 
 
@@ -366,14 +380,15 @@ def show(verdict: Verdict, seconds: float) -> None:
         output.show(f"[bold yellow]unverified[/]: {what}; see what was not checked above")
 
 
-def show_failure(error: VerificationError) -> None:
-    """Print what does not hold, for people."""
+def show_failure(error: VerificationError, hint: str = "") -> None:
+    """Print what does not hold, for people; `hint` says what to do about it."""
     where = f"line {error.line}, " if error.line is not None else ""
     rows = [
         ("first broken receipt", error.receipt or "(not known)"),
         ("where", f"{where}check {error.check}"),
         ("finding", error.finding),
         ("why", error.message),
+        *([("next", hint)] if hint else []),
     ]
     told = failure_code(error) == DOES_NOT_HOLD
     output.show("[bold red]does not hold[/]" if told else "[bold yellow]could not be told[/]")

@@ -92,6 +92,39 @@ def test_a_flipped_byte_is_found_and_the_receipt_named(work: Path) -> None:
     assert answer["finding"] == "payload_changed"
 
 
+def test_a_key_set_from_before_a_rotation_is_named_as_what_may_be_wrong(
+    work: Path, chain: Chain
+) -> None:
+    signed = chain.checkpoint(log_key="checkpoint-2")
+    receipts = chain.receipts(log_key="checkpoint-2")
+    (work / "newer.ndjson").write_bytes(b"".join(chain.export(receipts, signed=signed)))
+    (work / "one.json").write_bytes(receipts[-1].encode())
+    (work / "other.json").write_bytes(key_set(witness="witness-2").encode())
+    for file, keys in (
+        ("newer.ndjson", "jwks.json"),
+        ("one.json", "jwks.json"),
+        ("export.ndjson", "other.json"),
+    ):
+        code, answer, _ = verify(work, file, "--keys", keys)
+        assert (code, answer["finding"]) == (1, "key_not_valid")
+        assert "keys jwks" in answer["next"]
+        assert "--pin" in answer["next"]
+    shown = subprocess.run(
+        [sys.executable, "-m", "provledger_cli", "verify", "one.json", "--keys", "jwks.json"],
+        cwd=work,
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout
+    assert "may be older than the file" in shown
+    # A signature that does not verify is not for want of a key.
+    changed = (work / "export.ndjson").read_bytes().replace(b"\\n52\\n", b"\\n53\\n")
+    assert changed != (work / "export.ndjson").read_bytes()
+    (work / "changed.ndjson").write_bytes(changed)
+    code, answer, _ = verify(work, "changed.ndjson", "--keys", "jwks.json")
+    assert (code, answer["finding"], answer.get("next")) == (1, "signature_changed", None)
+
+
 def test_a_cut_off_export_does_not_hold(work: Path) -> None:
     lines = (work / "export.ndjson").read_bytes().splitlines(keepends=True)
     (work / "cut.ndjson").write_bytes(b"".join(lines[:-1]))

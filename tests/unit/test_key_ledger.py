@@ -293,7 +293,7 @@ DAMAGED_NEIGHBOURS: dict[str, tuple[Callable[[Chain, Chain], list[bytes]], str]]
                 signed=k.checkpoint(log_key="stranger"),
             ),
         ),
-        "no signature by a known key",
+        "that is in the given key set",
     ),
     "its checkpoint is left out": (
         lambda c, k: signed(

@@ -198,9 +198,9 @@ def test_a_log_that_a_retirement_does_not_name_cannot_be_placed(chain: Chain) ->
     assert (error.check, error.finding) == (Check.CHECKPOINT_SIGNATURE, Finding.NOT_PLACED)
     assert "does not name" in error.message
     assert verify_export(export(chain), elsewhere).status is Status.VERIFIED
-    # Of nobody's signature it is no matter of places.
+    # Of a stranger's signature it is no matter of places.
     error = broken(export(chain, log_key="stranger"), elsewhere)
-    assert error.finding == Finding.SIGNATURE_CHANGED
+    assert error.finding == Finding.KEY_NOT_VALID
 
 
 def test_an_exports_own_head_counts_as_none_once_its_key_is_revoked(chain: Chain) -> None:

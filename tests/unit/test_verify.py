@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from provledger import disclosure, jcs
-from provledger.errors import ReceiptFormatError, VerificationError
+from provledger.errors import ReceiptFormatError, UnknownKeyError, VerificationError
 from provledger.keyset import KeyPurpose, KeySet, VerificationKey
 from provledger.receipt import LegacyReceipt, Opening, Receipt, parse_receipt
 from provledger.report import Check, Finding, Outcome, Status
-from provledger.verify import verify_receipt
-from tests.support.chain import Chain, key_set, mutation, sample_chain, with_changes
+from provledger.verify import Verifier, verify_receipt
+from tests.support.chain import ORIGIN, Chain, key_set, mutation, sample_chain, with_changes
 
 KEYS = key_set()
 CHAIN = sample_chain()
@@ -419,6 +419,33 @@ def test_a_checkpoint_key_cannot_stand_in_for_a_witness_key():
     with pytest.raises(VerificationError) as caught:
         verify_receipt(chain.receipts()[1], KEYS)
     assert caught.value.finding == Finding.KEY_NOT_VALID
+
+
+def test_a_checkpoint_by_a_key_that_the_set_does_not_have_is_told_from_a_changed_one():
+    """As with a key set from before a rotation: no signature was verified, and none found wrong."""
+    chain = sample_chain()
+    rotated = chain.checkpoint(log_key="checkpoint-2")
+    verifier = Verifier(KEYS)
+    with pytest.raises(UnknownKeyError, match="that is in the given key set") as unknown:
+        verifier.open_checkpoint(rotated, ORIGIN)
+    assert unknown.value.check == Check.CHECKPOINT_SIGNATURE
+    assert unknown.value.finding == Finding.KEY_NOT_VALID
+    good = chain.checkpoint()
+    text, _, line = rotated.partition(b"\n\n")
+    neighbours = {
+        "a known key's line, wrong": good.replace(b"\n10\n", b"\n11\n"),
+        "beside a stranger's": good.replace(b"\n10\n", b"\n11\n") + line,
+        "of another origin": rotated.replace(ORIGIN.encode(), b"provledger.test/other"),
+        "another's text, our name": rotated.replace(ORIGIN.encode(), b"provledger.test/other", 1),
+        "nobody of that name signed": text + b"\n\n" + line.replace(ORIGIN.encode(), b"someone"),
+        "no note": text,
+    }
+    for what, data in neighbours.items():
+        with pytest.raises(VerificationError) as caught:
+            verifier.open_checkpoint(data, ORIGIN)
+        assert not isinstance(caught.value, UnknownKeyError), what
+        assert caught.value.finding == Finding.SIGNATURE_CHANGED, what
+    assert verifier.open_checkpoint(good + line, ORIGIN).size == 10
 
 
 @pytest.mark.parametrize("member", sorted(RECEIPT.to_json_value()))

@@ -19,6 +19,7 @@ from provledger.errors import (
     InputError,
     InvalidSignatureError,
     ReceiptFormatError,
+    UnknownKeyError,
     VerificationError,
 )
 from provledger.hashing import SUITES, Hasher, sha256
@@ -136,6 +137,7 @@ class Signed:
         """Return a checkpoint after checking its log signature.
 
         Raises:
+            UnknownKeyError: if none of the keys that the log signed it with are in the set.
             VerificationError: if no checkpoint key of the set signed it, or its origin differs.
         """
         cache_key = (origin, signed)
@@ -168,6 +170,13 @@ class Signed:
                     _refuse_unnamed(keys, signed, origin)
                     self._open_by_revoked(revoked, signed, origin)
         except (InputError, InvalidSignatureError) as error:
+            if _is_by_unknown(keys, signed, origin):
+                raise UnknownKeyError(
+                    f"the checkpoint is not signed by a log key of {origin!r} that is in the given "
+                    "key set",
+                    check=Check.CHECKPOINT_SIGNATURE,
+                    finding=Finding.KEY_NOT_VALID,
+                ) from error
             raise VerificationError(
                 f"the checkpoint is not signed by a log key of {origin!r}: {error}",
                 check=Check.CHECKPOINT_SIGNATURE,
@@ -324,6 +333,18 @@ def _open_by(keys: Iterable[VerificationKey], signed: bytes, origin: str) -> che
     if (plain := checkpoints.open_plain(signed, vkeys, origin)) is not None:
         return plain
     return checkpoints.open_checkpoint(signed, vkeys, origin=origin)[0]
+
+
+def _is_by_unknown(keys: Iterable[VerificationKey], signed: bytes, origin: str) -> bool:
+    """Whether a checkpoint of that log has lines in its name, none of them by one of `keys`."""
+    try:
+        parsed = note.parse(signed)
+        of_origin = checkpoints.parse(parsed.text).origin == origin
+    except InputError:
+        return False
+    known = {_note_key(key, origin).note_key_id for key in keys}
+    named = {line.note_key_id for line in parsed.signatures if line.name == origin}
+    return of_origin and bool(named) and known.isdisjoint(named)
 
 
 def _may_sign(key: VerificationKey, origin: str, found: checkpoints.Checkpoint) -> bool:

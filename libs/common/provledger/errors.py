@@ -19,6 +19,7 @@ Two families hang from one root::
     ├── VerificationError               a check was made and does not hold
     │   ├── InvalidProofError           Merkle inclusion and consistency (RFC 9162)
     │   ├── InvalidSignatureError       a signature that does not verify
+    │   ├── UnknownKeyError             a signature by a key that is not in the given set
     │   ├── LogDamagedError             a file of a log that does not fit the rest of it
     │   └── SplitViewError              two heads that one log signed, of two histories
     ├── KMSError                        see `provledger.kms.errors`
@@ -155,6 +156,13 @@ class InvalidProofError(VerificationError):
 
 class InvalidSignatureError(VerificationError):
     """A signature that does not verify under the key it names."""
+
+
+class UnknownKeyError(VerificationError):
+    """A signature by a key that the given set does not have, so that nothing was verified.
+
+    A set from before the key was made is the likely reason, a forger's key the other one.
+    """
 
 
 class LogDamagedError(VerificationError):

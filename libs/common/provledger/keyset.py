@@ -30,6 +30,7 @@ from provledger.errors import (
     InvalidJSONError,
     InvalidSignatureError,
     KeyFormatError,
+    UnknownKeyError,
     VerificationError,
 )
 from provledger.jwk import (
@@ -330,15 +331,24 @@ class KeySet:
         epoch: int | None = None,
         check: str = "key",
     ) -> VerificationKey:
-        """Return the key that a signature names; raises VerificationError(check) if there is none.
+        """Return the key that a signature names.
 
         A kid alone is a label: where the signed bytes also carry thumbprint (32 bytes) or epoch,
         give them, and they must agree.
+
+        Raises:
+            UnknownKeyError: there is none of that kid.
+            VerificationError: it is another one, of another purpose, or of a kind that this version
+                does not know.
         """
         key = self._by_kid.get(kid)
         if key is None:
-            why = ", it is of a kind this version does not know" if kid in self.ignored else ""
-            raise VerificationError(f"key {kid!r} is not in the given key set{why}", check=check)
+            why = f"key {kid!r} is not in the given key set"
+            if kid in self.ignored:
+                raise VerificationError(
+                    f"{why}, it is of a kind this version does not know", check=check
+                )
+            raise UnknownKeyError(why, check=check)
         if key.purpose != purpose:
             raise VerificationError(
                 f"key {kid!r} has purpose {key.purpose.value}, not {str(purpose)!r}", check=check

@@ -248,10 +248,11 @@ def verify(
                 hint="name a file (with --keys), or a ledger with --tenant",
             )
     except VerificationError as error:
+        hint = checking.advice(error, pinned=bool(pin))
         if as_json:
-            output.document(checking.failure_document(error))
+            output.document(checking.failure_document(error, hint))
         else:
-            checking.show_failure(error)
+            checking.show_failure(error, hint)
         raise typer.Exit(checking.failure_code(error)) from None
     if as_json:
         output.document(checking.document(verdict, time.monotonic() - started_s))
