@@ -28,7 +28,7 @@ from provledger.receipt import MAX_RECEIPT_BYTES, LegacyReceipt, Receipt, parse_
 from provledger.report import Check, CheckResult, Finding, Outcome, Report, Status
 from provledger.revocation import Trees
 from provledger.verify import Verifier
-from provledger_cli import output
+from provledger_cli import file_kinds, output
 from provledger_cli.failures import COULD_NOT_TELL, DOES_NOT_HOLD, HOLDS, CommandError
 from provledger_cli.sources import LineSource
 
@@ -209,13 +209,16 @@ def verify_file(
 
     Raises:
         VerificationError: for the first thing that does not hold.
-        CommandError: for a file that cannot be read.
+        CommandError: for a file that cannot be read, or is something else.
     """
     with LineSource(path, max_line_bytes=MAX_LINE_BYTES) as source:
         lines = source.lines()
         start = _first_part(lines)
-        if len(start) == 1 and not is_export(start[0]):
-            return _one_receipt(start[0], trusted, head, checkpoint)
+        if not is_export(start[0]):
+            # What is read here of a file of many lines is not missed: it fails at its first.
+            file_kinds.refuse_others(path, _chain(start, lines))
+            if len(start) == 1:
+                return verify_receipt(start[0], trusted, head=head, checkpoint=checkpoint)
         return verify_lines(
             _chain(start, lines),
             trusted,
@@ -284,9 +287,10 @@ def _chain(start: list[bytes], rest: Iterator[bytes]) -> Iterator[bytes]:
     yield from rest
 
 
-def _one_receipt(
-    data: bytes, trusted: Trusted, head: bytes | None, checkpoint: bytes | None
+def verify_receipt(
+    data: bytes, trusted: Trusted, *, head: bytes | None = None, checkpoint: bytes | None = None
 ) -> Verdict:
+    """Verify one receipt; raises VerificationError."""
     report, held = trusted.verify_one(data, head, checkpoint)
     # As with an export: a question without its answer settles nothing.
     answered = all(result.outcome is Outcome.HOLDS for result in held)

@@ -12,14 +12,17 @@ from typing import Any
 
 from provledger.cose_receipt import CHECK, MAX_BYTES, CoseReceipt, verify_cose_receipt
 from provledger.errors import VerificationError
+from provledger.export import is_export
 from provledger.outside import NOBODY
 from provledger.rebuild import entry_of
 from provledger.receipt import MAX_RECEIPT_BYTES, Receipt, parse_receipt
 from provledger.report import Finding, Status
 from provledger.tiles import MAX_ENTRY_BYTES
 from provledger.verify import Verifier
-from provledger_cli.checking import Trusted, Verdict, trees_of, verify_file
+from provledger_cli import file_kinds
+from provledger_cli.checking import Trusted, Verdict, trees_of, verify_receipt
 from provledger_cli.failures import CommandError
+from provledger_cli.sources import LineSource
 
 
 def verify_receipt_and_cose(
@@ -34,12 +37,14 @@ def verify_receipt_and_cose(
 
     Raises:
         VerificationError: one of them does not hold, or they contradict each other.
+        CommandError: the file is an export, or something else.
         CoseReceiptError: the COSE receipt cannot be read.
     """
-    receipt = parse_receipt(_read(path, MAX_RECEIPT_BYTES))
+    data = _read_receipt(path)
+    receipt = parse_receipt(data)
     if not isinstance(receipt, Receipt):
         raise CommandError("a receipt v0.1 is in no log", hint="name one of v0.2")
-    verdict = verify_file(path, trusted, head=head, checkpoint=checkpoint, on_progress=_quietly)
+    verdict = verify_receipt(data, trusted, head=head, checkpoint=checkpoint)
     keys = trusted.keys_of_one()
     entry = entry_of(receipt)
     found = verify_cose_receipt(_read(cose, MAX_BYTES), entry, keys)
@@ -106,14 +111,34 @@ def _document(found: CoseReceipt) -> dict[str, Any]:
     }
 
 
+def _read_receipt(path: Path) -> bytes:
+    """The bytes of a file that is to hold one receipt, plain or .gz; raises CommandError."""
+    lines: list[bytes] = []
+    size = 0
+    with LineSource(path, max_line_bytes=MAX_RECEIPT_BYTES) as source:
+        for line in source.lines():
+            if not lines and is_export(line):
+                raise CommandError(
+                    "--cose goes with one receipt, or with --entry",
+                    hint=f"{path} is an export, which holds many: name the receipt's file, or the "
+                    "entry's",
+                )
+            lines.append(line)
+            size += len(line)
+            if size > MAX_RECEIPT_BYTES:
+                raise _too_long(path, MAX_RECEIPT_BYTES)
+    file_kinds.refuse_others(path, lines)
+    return b"".join(lines)
+
+
+def _too_long(path: Path, max_bytes: int) -> CommandError:
+    return CommandError(f"{path} is longer than {max_bytes:,} bytes", hint="is it that file?")
+
+
 def _read(path: Path, max_bytes: int) -> bytes:
     # One byte more than there may be shows that it is too long.
     with path.open("rb") as file:
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
-        raise CommandError(f"{path} is longer than {max_bytes:,} bytes", hint="is it that file?")
+        raise _too_long(path, max_bytes)
     return data
-
-
-def _quietly(position: int, count: int) -> None:
-    """Nobody needs to hear how far one receipt is."""

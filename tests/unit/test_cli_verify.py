@@ -221,11 +221,63 @@ def test_a_receipt_of_the_old_format_is_unverified(work: Path) -> None:
     assert (code, answer["status"]) == (2, "unverified")
 
 
-@pytest.mark.parametrize("data", [b"", b"hello", b"\x00\xff" * 100, b"{}", b"[]\n[]\n"])
-def test_a_file_that_is_something_else_does_not_hold(work: Path, data: bytes) -> None:
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "other is empty"),
+        (gzip.compress(b""), "other is empty"),
+        (b"hello", "other is neither an export nor a receipt"),
+        (b"\x00\xff\n" * 100, "other is neither an export nor a receipt"),
+        (b"{}", "other is neither an export nor a receipt"),
+        (b"[]\n[]\n", "other is neither an export nor a receipt"),
+        (key_set().encode(), "looks like a key set"),
+        (sample_chain().head(), "looks like a signed head"),
+        (sample_chain().checkpoint(), "looks like a signed checkpoint"),
+    ],
+    ids=["empty", "empty.gz", "text", "bytes", "{}", "lists", "jwks", "head", "checkpoint"],
+)
+def test_a_file_that_is_something_else_is_could_not_tell(
+    work: Path, data: bytes, said: str
+) -> None:
     (work / "other").write_bytes(data)
     code, answer, _ = verify(work, "other", "--keys", "jwks.json")
-    assert (code, answer["check"]) == (1, "format")
+    assert code == 2
+    assert said in answer["error"]["message"]
+
+
+def test_what_was_an_export_or_a_receipt_does_not_hold_whatever_was_done_to_it(
+    work: Path, chain: Chain
+) -> None:
+    """Else a forger could turn an answer into the lack of one."""
+    export = (work / "export.ndjson").read_bytes()
+    receipt = chain.receipts()[5].encode()
+    indented = json.dumps(orjson.loads(receipt), indent=2).encode()
+    first, rest = export.split(b"\n", 1)
+    damaged = {
+        "the first bytes destroyed": b"\xff" * 9 + export[9:],
+        "the first line destroyed": b"\xff" * len(first) + b"\n" + rest,
+        "much before the receipts": b"\xff" * 20_000_000 + b"\n" + rest,
+        "the first line gone": rest,
+        "nothing but the beginning of an export": export[:5],
+        "nothing but the beginning of a receipt": receipt[:5],
+        "a receipt cut short": receipt[:-50],
+        "a receipt without its beginning": receipt[50:],
+        "an indented receipt, cut": indented[:200],
+        "two receipts": receipt + b"\n" + receipt,
+        "a receipt in a receipt": b'{"x":' + receipt + b"}",
+    }
+    for what, data in damaged.items():
+        (work / "damaged").write_bytes(data)
+        code, answer, _ = verify(work, "damaged", "--keys", "jwks.json")
+        assert (code, answer["check"]) == (1, "format"), what
+
+
+def test_a_compressed_export_that_was_cut_is_could_not_tell(work: Path) -> None:
+    packed = gzip.compress((work / "export.ndjson").read_bytes())
+    (work / "cut.gz").write_bytes(packed[: len(packed) // 2])
+    code, answer, _ = verify(work, "cut.gz", "--keys", "jwks.json")
+    assert code == 2
+    assert "compressed data ends early" in answer["error"]["message"]
 
 
 def test_an_export_whose_first_line_was_damaged_is_still_read_as_one(work: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +158,20 @@ def test_proofs_of_two_sizes_agree_on_the_place_and_a_history_on_the_tree(work: 
     assert verify(work, "r.json", *options)[0] == 0
     code, answer = verify(work, "r.json", *options, "--history", "history.ndjson")
     assert (code, answer["check"], answer["finding"]) == (1, "cose_receipt", "head_not_extending")
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gz"])
+def test_an_export_beside_a_cose_receipt_is_refused_for_what_it_is(
+    work: Path, pack: Callable[[bytes], bytes]
+) -> None:
+    options = ("--cose", "r.cose", "--keys", "jwks.json")
+    (work / "export").write_bytes(pack(b"".join(CHAIN.export())))
+    code, answer = verify(work, "export", *options)
+    assert code == 2
+    assert "goes with one receipt" in answer["error"]["message"]
+    assert "export is an export" in answer["error"]["next"]
+    (work / "r.json").write_bytes(pack((work / "r.json").read_bytes()))
+    assert verify(work, "r.json", *options)[0] == 0
 
 
 def test_what_cannot_be_told_is_exit_code_two(work: Path) -> None:

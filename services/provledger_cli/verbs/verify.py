@@ -202,7 +202,8 @@ def verify(
     verified here, with the registry's keys unless --keys gives others.
 
     Exit code 0: it holds. 1: something does not, and the first broken receipt is named. 2: it
-    could not be told, for want of evidence or because something could not be read.
+    could not be told, for want of evidence or because something could not be read: a file that is
+    empty or of another kind, or a .gz that was cut off or damaged.
 
     Example: provledger verify acme.ndjson.gz --keys jwks.json --head head.json
     """
