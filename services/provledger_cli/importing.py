@@ -39,7 +39,7 @@ from provledger.rpc.errors import as_status_error, status_from_pb
 from provledger_cli.connect import Remote
 from provledger_cli.failures import CommandError
 from provledger_cli.gathering import Batch, Gathering, Item
-from provledger_cli.lines import MAX_LINE_BYTES, RequestIds, draft_from_line
+from provledger_cli.lines import MAX_LINE_BYTES, MemberError, RequestIds, draft_from_line
 
 R = TypeVar("R")
 
@@ -307,7 +307,8 @@ def _own_rejection(line: int, error: InputError) -> Rejection:
         # The first member of the pointer is the member of the line.
         return Rejection(line, error.pointer.strip("/"), status.reason, str(error))
     name = getattr(error, "field", "")
-    return Rejection(line, name, status.reason, str(getattr(error, "message", error)))
+    reason = error.reason if isinstance(error, MemberError) else status.reason
+    return Rejection(line, name, reason, str(getattr(error, "message", error)))
 
 
 def _service_rejection(line: int, error: StatusError) -> Rejection:

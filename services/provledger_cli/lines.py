@@ -42,7 +42,17 @@ _REQUEST_ID_CONTEXT: Final = b"provledger/import/v1\n"
 _MAX_DEPTH: Final = jcs.MAX_DEPTH + 2
 _MAX_FIELDS: Final = 4 * jcs.MAX_FIELDS
 
+_REQUIRED_MEMBERS: Final = ("resource_type", "resource_id", "actor_id")
+
 RequestIds = Callable[[int], str]
+
+
+class MemberError(IdentifierError):
+    """A member of a line that cannot be taken; `reason` is the one a service would give."""
+
+    def __init__(self, field: str, message: str, reason: str = "INVALID_FIELD") -> None:
+        super().__init__(field, message)
+        self.reason = reason
 
 
 def request_ids(key: bytes, source: str) -> RequestIds:
@@ -71,21 +81,24 @@ def draft_from_line(line: bytes, default_request_id: str) -> common_pb2.Draft:
 
     Raises:
         InvalidJSONError: with the pointer of what is not strict JSON.
-        IdentifierError: naming the member that is unknown, missing or not of its type.
+        MemberError: naming the member that is unknown, missing or not of its type.
     """
     members = jcs.parse(line, max_depth=_MAX_DEPTH, max_fields=_MAX_FIELDS)
     if type(members) is not dict:
         raise InvalidJSONError("a line must be a JSON object")
     if not members.keys() <= MEMBERS:
         unknown = min(members.keys() - MEMBERS)
-        raise IdentifierError(
-            unknown[:64], f"is not a member of the line format; known are {_known()}"
-        )
+        raise MemberError(unknown[:64], f"is not a member of the line format; known are {_known()}")
     get = members.get
     for name in _TEXT_MEMBERS:
         value = get(name)
         if value is not None and type(value) is not str:
-            raise IdentifierError(name, "must be text")
+            raise MemberError(name, "must be text")
+    action = _action(get("action"))
+    for name in _REQUIRED_MEMBERS:
+        # What is there and empty is for the service to refuse.
+        if get(name) is None:
+            raise MemberError(name, "is required", "REQUIRED")
     draft = common_pb2.Draft()
     draft.request_id = get("request_id") or default_request_id
     draft.actor.id = get("actor_id") or ""
@@ -98,7 +111,7 @@ def draft_from_line(line: bytes, default_request_id: str) -> common_pb2.Draft:
     mutation = draft.mutation
     mutation.resource_type = get("resource_type") or ""
     mutation.resource_id = get("resource_id") or ""
-    mutation.action = _action(get("action"))
+    mutation.action = action
     previous, new, diff = get("previous_state"), get("new_state"), get("diff")
     if previous is not None:
         mutation.previous_state = orjson.dumps(previous)
@@ -116,9 +129,12 @@ def _known() -> str:
 
 
 def _action(value: Any) -> common_pb2.Action:
-    if not isinstance(value, str):
-        raise IdentifierError("action", "is required: CREATE, UPDATE or DELETE")
-    return action_to_pb(value)
+    if value is None:
+        raise MemberError("action", "is required: CREATE, UPDATE or DELETE", "REQUIRED")
+    try:
+        return action_to_pb(value if isinstance(value, str) else "")
+    except IdentifierError as error:
+        raise MemberError(error.field, error.message, "ACTION_INVALID") from None
 
 
 def _origin(draft: common_pb2.Draft, value: Any) -> None:
@@ -126,16 +142,16 @@ def _origin(draft: common_pb2.Draft, value: Any) -> None:
         draft.origin.service = value
         return
     if not isinstance(value, dict):
-        raise IdentifierError("origin", "must be the name of a service, or an object")
+        raise MemberError("origin", "must be the name of a service, or an object")
     if not value.keys() <= _ORIGIN_MEMBERS:
         unknown = min(value.keys() - _ORIGIN_MEMBERS)
-        raise IdentifierError(f"origin.{unknown[:64]}", "is not a member of an origin")
+        raise MemberError(f"origin.{unknown[:64]}", "is not a member of an origin")
     for name in ("service", "trace_id"):
         text = value.get(name, "")
         if not isinstance(text, str):
-            raise IdentifierError(f"origin.{name}", "must be text")
+            raise MemberError(f"origin.{name}", "must be text")
         setattr(draft.origin, name, text)
     events = value.get("upstream_events", [])
     if not isinstance(events, list) or not all(isinstance(event, str) for event in events):
-        raise IdentifierError("origin.upstream_events", "must be a list of text")
+        raise MemberError("origin.upstream_events", "must be a list of text")
     draft.origin.upstream_events.extend(events)

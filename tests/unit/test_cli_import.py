@@ -112,6 +112,22 @@ async def test_bad_lines_are_named_and_lose_nothing_else(remote: Remote, fake: F
     assert progress.rejections[2].reason == "INVALID_IDENTIFIER"
 
 
+async def test_rejected_lines_have_the_reasons_that_are_documented(
+    remote: Remote, fake: FakeLedger
+) -> None:
+    good = next(iter(lines(1)))
+    unknown = orjson.dumps({**orjson.loads(good), "colour": "red"})
+    source = [b"{}", b'{"action":"CREATE"}', unknown, b'{"action":"MERGE"}', good]
+    progress = await do_import(remote, source)
+    assert (progress.appended, progress.rejected) == (1, 4)
+    assert [(item.field, item.reason) for item in progress.rejections] == [
+        ("action", "REQUIRED"),
+        ("resource_type", "REQUIRED"),
+        ("colour", "INVALID_FIELD"),
+        ("action", "ACTION_INVALID"),
+    ]
+
+
 async def test_a_line_that_is_too_long_is_rejected(remote: Remote, fake: FakeLedger) -> None:
     source = [*lines(1), b"x" * (9 * 1024 * 1024), *lines(1)]
     progress = await do_import(remote, source)

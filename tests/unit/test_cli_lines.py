@@ -14,9 +14,9 @@ import orjson
 import pytest
 
 from provledger.api.common.v1 import common_pb2
-from provledger.errors import IdentifierError, InputError, InvalidJSONError
+from provledger.errors import InputError, InvalidJSONError
 from provledger_cli.failures import CommandError
-from provledger_cli.lines import draft_from_line, request_ids
+from provledger_cli.lines import MemberError, draft_from_line, request_ids
 from provledger_cli.sources import LineSource
 
 LINE = {
@@ -78,24 +78,30 @@ def test_null_states_are_absent_states() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "field"),
+    ("changes", "field", "reason"),
     [
-        ({"resourceType": "x"}, "resourceType"),
-        ({"action": None}, "action"),
-        ({"action": "MERGE"}, "action"),
-        ({"action": 1}, "action"),
-        ({"actor_id": 7}, "actor_id"),
-        ({"op_id": []}, "op_id"),
-        ({"origin": 1}, "origin"),
-        ({"origin": {"name": "x"}}, "origin.name"),
-        ({"origin": {"service": 1}}, "origin.service"),
-        ({"origin": {"upstream_events": "e"}}, "origin.upstream_events"),
+        ({"resourceType": "x"}, "resourceType", "INVALID_FIELD"),
+        ({"action": None}, "action", "REQUIRED"),
+        ({"action": "MERGE"}, "action", "ACTION_INVALID"),
+        ({"action": 1}, "action", "ACTION_INVALID"),
+        ({"actor_id": 7}, "actor_id", "INVALID_FIELD"),
+        ({"actor_id": None}, "actor_id", "REQUIRED"),
+        ({"resource_id": None}, "resource_id", "REQUIRED"),
+        ({"op_id": []}, "op_id", "INVALID_FIELD"),
+        ({"origin": 1}, "origin", "INVALID_FIELD"),
+        ({"origin": {"name": "x"}}, "origin.name", "INVALID_FIELD"),
+        ({"origin": {"service": 1}}, "origin.service", "INVALID_FIELD"),
+        ({"origin": {"upstream_events": "e"}}, "origin.upstream_events", "INVALID_FIELD"),
     ],
 )
-def test_a_wrong_member_is_named(changes: dict, field: str) -> None:
-    with pytest.raises(IdentifierError) as caught:
+def test_a_wrong_member_is_named(changes: dict, field: str, reason: str) -> None:
+    with pytest.raises(MemberError) as caught:
         draft_from_line(line(**changes), "r")
-    assert caught.value.field == field
+    assert (caught.value.field, caught.value.reason) == (field, reason)
+
+
+def test_empty_text_is_for_the_service_to_refuse() -> None:
+    assert draft_from_line(line(actor_id=""), "r").actor.id == ""
 
 
 @pytest.mark.parametrize(
