@@ -24,7 +24,7 @@ from provledger.client.calls import unary
 from provledger.errors import ProvledgerError
 from provledger.retry import NO_RETRY
 from provledger.rpc.channel import channel
-from provledger.rpc.endpoint import grpc_target
+from provledger.rpc.endpoint import check_no_url, grpc_target
 from provledger.rpc.tls import TLSSettings
 from provledger_cli import endpoints
 from provledger_cli.datadir import GATEWAY, SERVICES, DataDir
@@ -85,6 +85,12 @@ def _named(text: str, first: str) -> tuple[str, str]:
     name, equals, address = text.partition("=")
     if not equals:
         name, address = first, text
+    try:
+        check_no_url(address)
+    except ProvledgerError as error:
+        raise CommandError(
+            f"--endpoint: {error}", hint="for example 127.0.0.1:7001 or keys=127.0.0.1:7001"
+        ) from None
     host, colon, port = address.rpartition(":")
     # The gateway is asked over HTTP, by the name that is dialled.
     named = name == GATEWAY and "@" in host

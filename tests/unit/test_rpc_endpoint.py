@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from provledger.client import AsyncClient
+from provledger.client import AsyncClient, Client
 from provledger.keyring import KeyRing
 from provledger.rpc.channel import channel, sync_channel
 from provledger.rpc.endpoint import grpc_target, is_local, server_name
@@ -106,6 +106,46 @@ async def test_channels_the_client_and_key_rings_refuse(tmp_path: Path) -> None:
     ring = KeyRing(FAR, ["witness"], never, watcher="test")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=FAR):
         await ring.start()
+
+
+@pytest.mark.parametrize("scheme", ["http://", "https://", "grpc://", "HTTP://"])
+async def test_a_url_is_refused_as_one_and_no_advice_makes_it_worse(
+    tmp_path: Path, scheme: str
+) -> None:
+    for url in (f"{scheme}127.0.0.1:40025", f"plaintext:{scheme}127.0.0.1:40025"):
+        with pytest.raises(ConfigError, match=f"HOST:PORT, without {scheme}") as refused:
+            grpc_target(url, tls=False)
+        assert "plaintext:" not in str(refused.value).replace(url, "")
+        with pytest.raises(CommandError, match=f"HOST:PORT, without {scheme}"):
+            target(tmp_path, [f"keys={url}"])
+        for make in (Client, AsyncClient):
+            with pytest.raises(ConfigError, match="is a URL"):
+                make(url)
+    with pytest.raises(CommandError, match="is a URL"):
+        target(tmp_path, [f"gateway={scheme}127.0.0.1:8080"])
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["127.0.0.1", "localhost", "::1", "[::1]", "127.0.0.1:", "localhost:http", ":7003", "a b:1"],
+)
+async def test_the_client_refuses_what_has_no_port_before_it_dials(endpoint: str) -> None:
+    for make in (Client, AsyncClient):
+        with pytest.raises(ConfigError, match="is not HOST:PORT"):
+            make(endpoint)
+        with pytest.raises(ConfigError, match="is not HOST:PORT"):
+            make("127.0.0.1:1", keys_endpoint=endpoint)
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        *("127.0.0.1:7003", "[::1]:7003", "localhost:7003", "plaintext:ledger.mesh:7003"),
+        *("unix:/run/a@b", "unix-abstract:ledger", "dns:///localhost", "ipv6:[::1]:7003"),
+    ],
+)
+async def test_the_client_takes_every_form_that_is_dialled(endpoint: str) -> None:
+    await AsyncClient(endpoint, keys_endpoint=endpoint).close()
 
 
 def test_commands_refuse_and_name_the_options(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ class Client:
     """Records changes and reads receipts, over gRPC; the blocking twin of `AsyncClient`.
 
     Args:
-        endpoint: `host:port` of the ledger service.
+        endpoint: `host:port` of the ledger service. A URL or one without port is a ConfigError.
         keys_endpoint: `host:port` of the keys service; only `jwks` needs it.
         tls: Certificates for mutual TLS; None on loopback. Beyond it, None is a ConfigError, unless
             the endpoint is `plaintext:host:port`: something else encrypts the way. With them it may

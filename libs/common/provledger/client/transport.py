@@ -13,7 +13,7 @@ from provledger.api.ledger.v1 import ledger_pb2_grpc
 from provledger.client.calls import CallPolicy, unary
 from provledger.errors import FailedPreconditionError
 from provledger.rpc.channel import channel
-from provledger.rpc.endpoint import grpc_target
+from provledger.rpc.endpoint import check_endpoint, grpc_target
 from provledger.rpc.tls import TLSSettings
 from provledger.throttle import Throttles
 
@@ -25,6 +25,7 @@ class Transport:
         self, endpoint: str, keys_endpoint: str, tls: TLSSettings | None, policy: CallPolicy
     ) -> None:
         for each in filter(None, (endpoint, keys_endpoint)):
+            check_endpoint(each)
             grpc_target(each, tls=tls is not None)
         self._endpoint = endpoint
         self._keys_endpoint = keys_endpoint

@@ -27,6 +27,10 @@ from provledger.settings import ConfigError
 PLAINTEXT: Final = "plaintext:"
 _SOCKETS: Final = ("unix", "unix-abstract")
 _ADDRESSES: Final = ("ipv4", "ipv6")
+# Schemes of gRPC Name Resolution, which have rules of their own for what follows.
+_SCHEMES: Final = (*_SOCKETS, *_ADDRESSES, "dns", "vsock", "xds")
+_URL: Final = re.compile(r"(?:https?|grpcs?)://", re.IGNORECASE)
+_HOST_PORT: Final = re.compile(r"(?:[^\s:/\[\]]+|\[[0-9A-Fa-f:.%]+\]):[0-9]{1,5}", re.ASCII)
 # A DNS name or an address, as a certificate has it (RFC 9525 §6.1); no wildcard.
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
@@ -36,8 +40,10 @@ def grpc_target(endpoint: str, *, tls: bool) -> str:
 
     Raises:
         ConfigError: calls would go in clear beyond loopback; or the endpoint says that they are to,
-            and TLS is set; or it says whose certificate is expected, and TLS is not set.
+            and TLS is set; or it says whose certificate is expected, and TLS is not set; or it is
+            a URL.
     """
+    check_no_url(endpoint)
     name, dialled = _parts(endpoint)
     if name and not tls:
         raise ConfigError(
@@ -53,6 +59,29 @@ def grpc_target(endpoint: str, *, tls: bool) -> str:
             f"where something else encrypts the way there, {PLAINTEXT + endpoint!r}"
         )
     return target
+
+
+def check_endpoint(endpoint: str) -> None:
+    """Check the form of an endpoint that somebody gave: a port is in it, and no scheme of a URL.
+
+    gRPC would take 443 for a port that was left out, and dial it until the time is up.
+
+    Raises:
+        ConfigError: it is neither HOST:PORT nor another target that gRPC knows (`unix:`, `dns:`).
+    """
+    check_no_url(endpoint)
+    target = _parts(endpoint)[1].removeprefix(PLAINTEXT)
+    if target.partition(":")[0] in _SCHEMES and ":" in target:
+        return
+    if _HOST_PORT.fullmatch(target) is None:
+        raise ConfigError(f"{endpoint!r} is not HOST:PORT, such as 127.0.0.1:7003")
+
+
+def check_no_url(endpoint: str) -> None:
+    """Raise ConfigError for what begins like a URL."""
+    found = _URL.search(endpoint)
+    if found is not None:
+        raise ConfigError(f"{endpoint!r} is a URL: give HOST:PORT, without {found[0]}")
 
 
 def server_name(endpoint: str) -> str:
