@@ -229,7 +229,11 @@ async def _covered(remote: Remote, signed: list[bytes]) -> list[keys_pb2.Covered
             vkeys = [note.parse_vkey(key.vkey(origin)) for key in keys]
             checkpoint, _ = checkpoints.open_checkpoint(data, vkeys, origin=origin)
         except (InputError, InvalidSignatureError, UnicodeDecodeError) as error:
-            raise CommandError(f"--after: not a checkpoint of this installation: {error}") from None
+            raise CommandError(
+                f"--after: not a checkpoint of this installation: {error}",
+                hint="give a signed checkpoint that was kept from before the key was stolen: one "
+                "that a sink holds, or that `provledger export --checkpoint-out` wrote",
+            ) from None
         found.append(
             keys_pb2.CoveredCheckpoint(
                 origin=checkpoint.origin, size=checkpoint.size, root=checkpoint.root
