@@ -45,19 +45,35 @@ def url(tmp_path: Path) -> str:
 async def test_the_page_of_rpcs_calls_the_stubs(
     url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its example as it stands, but for the address: the receipt, and then what is refused."""
+    """Its example as it stands, but for the address and a tenant that has no ledger yet: the
+    receipt, and then what is refused."""
     page = (Path(__file__).parents[2] / "docs/rpcs.md").read_text("utf-8")
     code = page.partition("```python\n")[2].partition("```")[0]
     async with ledger_service(url) as service, served_at(service) as address:
-        ours = code.replace("127.0.0.1:7003", address)
-        assert ours != code
+        ours = code.replace("127.0.0.1:7003", address).replace("tenants/acme", "tenants/own")
         await asyncio.to_thread(exec, compile(ours, "rpcs.md", "exec"), {})
         refused = ours.replace('new_state=b\'{"plan": "free"}\'', "new_state=b'{'")
         await asyncio.to_thread(exec, compile(refused, "rpcs.md", "exec"), {})
     recorded, error = capsys.readouterr().out.splitlines()
-    assert recorded.startswith(f"{LEDGER}/receipts/")
+    assert recorded.startswith("tenants/own/ledgers/main/receipts/")
     assert recorded.endswith(" 1")
     assert "new_state" in error
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/client.md"])
+async def test_examples_of_the_client_record_for_a_tenant_that_is_new(url: str, name: str) -> None:
+    page = (Path(__file__).parents[2] / name).read_text("utf-8")
+    (code,) = (
+        part.partition("```")[0]
+        for part in page.split("```python\n")[1:]
+        if "provledger.client" in part.partition("```")[0]
+    )
+    shown: dict[str, Any] = {}
+    async with ledger_service(url, relay=True) as service, served_at(service) as address:
+        ours = code.replace("127.0.0.1:7003", address).replace("acme", "own")
+        await asyncio.to_thread(exec, compile(ours, name, "exec"), shown)
+    assert shown["receipt"].name.startswith("tenants/own/ledgers/main/receipts/")
+    assert shown["receipt"].proofs
 
 
 async def test_errors_cross_the_wire_with_their_details(url: str) -> None:

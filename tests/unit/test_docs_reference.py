@@ -31,6 +31,7 @@ from provledger.api.anchor.v1 import anchor_pb2
 from provledger.api.keys.v1 import keys_pb2
 from provledger.api.ledger.v1 import ledger_pb2
 from provledger.api.witness.v1 import witness_pb2
+from provledger.client import Client
 from provledger.rpc.settings import ServerSettings
 from provledger_cli import lines
 from witness_svc import checks
@@ -195,6 +196,21 @@ def test_every_table_is_in_the_architecture() -> None:
     text = page("architecture.md")
     for service in ("Keys", "Ledger", "Anchor"):
         assert not [table for table in columns(service) if f"`{table}`" not in text]
+
+
+def test_every_method_of_the_client_is_on_its_page() -> None:
+    methods = {name for name in vars(Client) if not name.startswith("_")}
+    assert methods >= {"append", "jwks", "close"}
+    assert not [name for name in sorted(methods) if f"`{name}" not in page("client.md")]
+
+
+def test_every_purpose_of_a_key_is_named_where_keys_are_explained() -> None:
+    for name, at in (
+        ("glossary.md", "| **purpose**"),
+        ("architecture.md", "A key has one purpose"),
+    ):
+        line = page(name).partition(at)[2].partition("\n")[0]
+        assert not [purpose for purpose in keyset.KeyPurpose if f"`{purpose}`" not in line], name
 
 
 def test_glossary_words_link_to_pages_that_exist() -> None:

@@ -3,6 +3,7 @@
     from provledger.client import Client, Mutation
 
     with Client("127.0.0.1:7003") as client:
+        client.create_ledger("acme")
         receipt = client.append(
             "tenants/acme/ledgers/main",
             Mutation(
