@@ -27,7 +27,7 @@ from provledger_cli.manifests import Manifest
 from provledger_cli.restore import Restored, restore
 from tests.e2e.commands import Installation, shipped_mutations
 from tests.support.postgres import connection_string, fresh_database
-from tests.support.runbooks import run_all
+from tests.support.runbooks import commands, run_all
 from tests.support.tiled import flip
 
 MUTATION = {
@@ -95,7 +95,9 @@ def test_the_runbooks_of_restoring_do_what_they_say(work: Path) -> None:
                 accepted=False,
             )
             assert answer.checked[0].size == manifest.about["logs"][0]["size"]
-            assert "witness-1.pem" in answer.missing_keys
+            assert answer.missing_keys
+            for runbook in ("restore", "stale-restore"):
+                assert _copied(runbook) == set(answer.missing_keys)
         assert importing.wait(timeout=120) == 0
         (work / "1.tar").rename(work / "old.tar.gz")
         old.run("status", "--wait", "60")
@@ -107,6 +109,12 @@ def test_the_runbooks_of_restoring_do_what_they_say(work: Path) -> None:
         for name in ("ledger", "restored", "stale", "next"):
             if (work / name).exists():
                 Other(work, name).run("down", check=False)
+
+
+def _copied(runbook: str) -> set[str]:
+    """The key files that a runbook has somebody bring."""
+    (command,) = [each for each, _ in commands(runbook) if each.startswith("cp ")]
+    return {Path(path).name for path in command.split()[1:-1]}
 
 
 def test_a_rotation_while_the_snapshots_are_opened_is_in_all_of_them_or_in_none(
