@@ -150,6 +150,7 @@ def listed_to_pb(log: OpenLog | DamagedLog) -> pb.Log:
     if isinstance(log, OpenLog):
         return log_to_pb(
             log.identity,
+            tenant=log.tenant,
             size=log.state.signed_size,
             published=log.state.published_size,
             promise=log.state.promise(),
@@ -168,6 +169,7 @@ def listed_to_pb(log: OpenLog | DamagedLog) -> pb.Log:
             message=log.error.message,
             tile=log.error.metadata.get("tile", ""),
         ),
+        tenant=log.row.tenant,
     )
 
 
@@ -185,6 +187,7 @@ def tile_from_pb(request: pb.GetTileRequest) -> tuple[TilePath, int, int]:
 def log_to_pb(
     log: LogIdentity,
     *,
+    tenant: str,
     vkey: str = "",
     thumbprint: bytes = b"",
     size: int,
@@ -193,7 +196,7 @@ def log_to_pb(
     held: StatusError | None,
     tenants: Sequence[Promise] = (),
 ) -> pb.Log:
-    """A log, with its sizes as of one moment."""
+    """A log, with its sizes as of one moment. tenant: whose own it is, "" for the shared one."""
     return pb.Log(
         name=log.name,
         uid=log.uid,
@@ -213,6 +216,7 @@ def log_to_pb(
             )
             for own in tenants
         ],
+        tenant=tenant,
     )
 
 

@@ -56,6 +56,7 @@ class OpenLog:
         files: TileFiles | None = None,
     ) -> None:
         self.identity = LogIdentity(row.log_uid, row.origin, row.suite)
+        self.tenant = row.tenant
         self.state = LogState(Quorum(policy, [sink.uri for sink in sinks]))
         self._storage = storage
         self.store = TileStore(data_dir, row.log_uid, files)

@@ -163,7 +163,7 @@ class OpenLogs:
             "anchor.open",
             log=row.log_uid.hex(),
             origin=row.origin,
-            tenant="" if row.alias == DEFAULT_ALIAS else row.alias,
+            tenant=row.tenant,
             size=opened.state.signed_size,
         )
         return opened

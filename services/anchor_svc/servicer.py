@@ -289,6 +289,7 @@ class AnchorServicer(anchor_pb2_grpc.AnchorServiceServicer):
         key = self._checkpoint_key()
         return convert.log_to_pb(
             log.identity,
+            tenant=log.tenant,
             vkey=vkey(key, log.identity.origin),
             thumbprint=key.thumbprint,
             size=log.state.signed_size,

@@ -2,57 +2,104 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from provledger.api.anchor.v1 import anchor_pb2 as pb
 from provledger.client.paging import Pages
 from provledger.errors import DataLossError
 from provledger_cli.connect import Remote
+from provledger_cli.failures import CommandError
 
 DEFAULT_LOG = "logs/-"
 """The log that ledgers share."""
 
+SHOWN_LOGS: Final = 10
+"""Logs of tenants that people are shown, of those that are not well: a sink may be that of all."""
+
+_AT_ONCE: Final = 8
+"""Logs that are asked about at the same time."""
+
 
 @dataclass(frozen=True, slots=True)
 class Anchoring:
-    """A log and its sinks, at one moment; and the damaged logs among those that were asked for."""
+    """A log and its sinks, at one moment.
+
+    damaged: the damaged logs among those that were asked for. others: where all were, those of
+        tenants that are served.
+    """
 
     log: pb.Log
     sinks: tuple[pb.Sink, ...]
     held: str
     damaged: tuple[pb.Log, ...] = ()
+    others: tuple[Anchoring, ...] = ()
 
     @property
     def well(self) -> bool:
         """Whether every sink answers, no promise is broken, nothing is held and no log damaged."""
         overdue = [self.log.policy, *(tenant.policy for tenant in self.log.tenants)]
         return (
-            not self.held
+            self.handing_on
             and not self.damaged
-            and not any(sink.last_error for sink in self.sinks)
             and not any(each.overdue for each in overdue)
+            and all(other.well for other in self.others)
         )
+
+    @property
+    def handing_on(self) -> bool:
+        """Whether this log is not held, and each of its sinks answers."""
+        return not self.held and not any(sink.last_error for sink in self.sinks)
 
 
 async def anchoring(remote: Remote, log: str) -> Anchoring:
-    """Ask for a log by name; `logs/-` is the default one, and tells of all that are damaged.
+    """Ask for a log by name; `logs/-` is the default one, and tells of all others.
 
     Raises:
         DataLossError: it is damaged, and the anchor does not say more of it.
     """
-    request = pb.GetLogRequest(name=log, with_tenants=True)
     try:
-        found = (await remote.call(remote.anchor.GetLog, request)).log
+        found = await _alone(remote, log)
     except DataLossError:
-        for damaged in await damaged_logs(remote):
-            if damaged.name == log:
-                return Anchoring(damaged, (), "", (damaged,))
+        for each in await damaged_logs(remote):
+            if each.name == log:
+                return Anchoring(each, (), "", (each,))
         raise
+    if log != DEFAULT_LOG:
+        return found
+    every = await listed(remote)
+    damaged = [each for each in every if each.state == pb.LOG_STATE_DAMAGED]
+    served = [each.name for each in every if each.state != pb.LOG_STATE_DAMAGED]
+    others = await _all_of(remote, [name for name in served if name != found.log.name])
+    return replace(found, damaged=tuple(damaged), others=tuple(others))
+
+
+async def _alone(remote: Remote, log: str) -> Anchoring:
+    request = pb.GetLogRequest(name=log, with_tenants=True)
+    found = (await remote.call(remote.anchor.GetLog, request)).log
     answer = await remote.call(remote.anchor.ListSinks, pb.ListSinksRequest(log=found.name))
-    others = await damaged_logs(remote) if log == DEFAULT_LOG else []
-    return Anchoring(found, tuple(answer.sinks), answer.held, tuple(others))
+    return Anchoring(found, tuple(answer.sinks), answer.held)
+
+
+async def _all_of(remote: Remote, logs: Sequence[str]) -> list[Anchoring]:
+    """Each of these logs, in this order; some of them are asked about at a time."""
+    limit = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(log: str) -> Anchoring:
+        async with limit:
+            return await _alone(remote, log)
+
+    tasks = [asyncio.create_task(one(log)) for log in logs]
+    try:
+        # Not a group: what one raises is known by its type.
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def listed(remote: Remote) -> list[pb.Log]:
@@ -70,6 +117,32 @@ async def listed(remote: Remote) -> list[pb.Log]:
 async def damaged_logs(remote: Remote) -> list[pb.Log]:
     """The logs that the anchor found damaged and does not serve."""
     return [log for log in await listed(remote) if log.state == pb.LOG_STATE_DAMAGED]
+
+
+async def policy_log(remote: Remote, uid: str, tenant: str) -> str:
+    """The log whose policy is meant: the one of that uid; without one, the shared log.
+
+    tenant: `tenants/{tenant}`, or "" where it is about the log's own policy.
+
+    Raises:
+        CommandError: there is no uid, and the tenant has a log of its own: what a policy in the
+            shared one says does not hold for what is in that.
+    """
+    if uid or not tenant:
+        return log_name(uid)
+    for log in await listed(remote):
+        # A service of before says it of damaged ones only.
+        if tenant in (log.tenant, log.damage.tenant):
+            shared = (
+                await remote.call(remote.anchor.GetLog, pb.GetLogRequest(name=DEFAULT_LOG))
+            ).log
+            raise CommandError(
+                f"{tenant} has a log of its own, {log.name}, for which a policy in the shared log "
+                "does not hold",
+                hint=f"say which log you mean: --log {log.uid.hex()}, or for what it has in the "
+                f"shared one --log {shared.uid.hex()}",
+            )
+    return DEFAULT_LOG
 
 
 def damage_document(log: pb.Log) -> dict[str, Any] | None:

@@ -158,6 +158,7 @@ _ADVICE_BY_REASON: Final = {
     "NO_KEYS_ENDPOINT": "name the keys service: --endpoint keys=HOST:PORT",
     "NO_ACTIVE_KEY": "register one: provledger keys rotate --kid NEW",
     "KEY_NOT_FOUND": "see the keys that are there with: provledger keys list",
+    "ANCHOR_OVERDUE": "see which sink is away, and of which log, with: provledger anchor status",
     "QUOTA_EXCEEDED": "come back later with the same command, or have tenant_quotas raised",
 }
 _ADVICE_BY_CODE: Final = {

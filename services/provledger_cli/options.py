@@ -91,6 +91,16 @@ LogUidOption: TypeAlias = Annotated[
         show_default=False,
     ),
 ]
+OnlyLogUidOption: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--log",
+        envvar="PROVLEDGER_LOG_UID",
+        metavar="UID",
+        help="Only this log, by its uid in hex. Default: all of the anchor, also those of tenants.",
+        show_default=False,
+    ),
+]
 JSONOption: TypeAlias = Annotated[
     bool,
     typer.Option(

@@ -51,6 +51,40 @@ def test_the_runbook_of_an_outage_does_what_it_says(own: Installation) -> None:
     assert own.run("anchor", "policy").json["text"] == ""
 
 
+@pytest.mark.timeout(400)
+def test_a_log_of_a_tenants_own_that_fails_closed_is_seen(own: Installation) -> None:
+    """Its policy is set where it has an effect, and then no command says that all is well."""
+    own.settings = {"PROVLEDGER_LEDGER_OWN_LOG_TENANTS": "acme"}
+    line = shipped_mutations()[0]
+    own.run("up", "--sink", f"file://{own.work}/held")
+    for tenant in ("acme", "other"):
+        own.run("append", "--tenant", tenant, stdin=line)
+    shared, mine = (log["name"] for log in own.run("status", "--wait", "60").json["logs"])
+    _, key = cosign(signed_checkpoint(LOG, [b"x"]), NAME, 1)
+    away = f"witness away {key} http://127.0.0.1:{free_ports(1)[0]}/\nquorum away\n"
+    (own.work / "p.policy").write_text(f"{away}within 1s\nmode fail-closed\n")
+    policy = ("anchor", "policy", "--tenant", "acme", "--set", "p.policy")
+    refused = own.run(*policy, check=False)
+    uid = mine.removeprefix("logs/")
+    assert refused.code == 2
+    assert f"--log {uid}" in refused.json["error"]["next"]
+    assert own.run(*policy, "--log", uid).json["log"] == mine
+    end_s = time.monotonic() + 60
+    append = ("append", "--tenant", "acme", "--timeout", "1")
+    while (answer := own.run(*append, check=False, stdin=line)).code == 0:
+        assert time.monotonic() < end_s
+    assert answer.json["error"]["reason"] == "ANCHOR_OVERDUE"
+    assert "provledger anchor status" in answer.json["error"]["next"]
+    while (sinks := own.run("anchor", "sinks", check=False)).code == 0:
+        assert time.monotonic() < end_s
+    assert sinks.json["others"][0]["tenant"] == "tenants/acme"
+    status = own.run("anchor", "status", check=False)
+    assert (status.code, status.json["log"], status.json["well"]) == (1, shared, False)
+    assert [each["well"] for each in status.json["others"]] == [False]
+    assert own.run("anchor", "status", "--log", shared.removeprefix("logs/")).json["well"] is True
+    own.run("append", "--tenant", "other", stdin=line)
+
+
 def test_the_notary_of_the_runbook_serves_strangers_by_tls(tmp_path: Path) -> None:
     text = (RUNBOOKS / "anchor-outage.md").read_text("utf-8")
     (block,) = re.findall(r"```sh\n(provledger notary .*?)```", text, re.DOTALL)

@@ -133,6 +133,12 @@ async def test_tenant_gets_a_log_of_its_own_over_restarts(tmp_path: Path) -> Non
         default = await anchor.log()
         assert made.log.uid != default.uid
         assert made.log.origin.split("/")[0] == default.origin.split("/")[0]
+        assert (made.log.tenant, default.tenant) == (ACME, "")
+        assert (await _log(anchor, made.log.name)).tenant == ACME
+        assert {log.name: log.tenant for log in await _listed(anchor)} == {
+            made.log.name: ACME,
+            default.name: "",
+        }
         again = await anchor.ask("CreateLog", request)
         assert (again.log.name, again.created) == (made.log.name, False)
         await anchor.submit(shared)
@@ -230,6 +236,7 @@ async def test_damaged_log_of_a_tenant_stops_nobody_else_and_is_seen(
             assert closed.origin.endswith(names[0].removeprefix("logs/"))
             damage = closed.damage
             assert (damage.tenant, damage.reason) == ("tenants/a", "ROOT_MISMATCH")
+            assert closed.tenant == damage.tenant
             assert damage.tile == "tile/0/000"
             assert names[0] in damage.message
             assert {log.state for log in by_name.values()} == {pb.LOG_STATE_SERVING}

@@ -52,6 +52,11 @@ class LogRow:
     created_at_ns: int
     alias: str = DEFAULT_ALIAS
 
+    @property
+    def tenant(self) -> str:
+        """`tenants/{tenant}` whose own log it is, "" for the one that is shared."""
+        return "" if self.alias == DEFAULT_ALIAS else self.alias
+
 
 @dataclass(frozen=True, slots=True)
 class EntryPiece:

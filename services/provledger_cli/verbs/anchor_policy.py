@@ -32,7 +32,9 @@ def policy(
         typer.Option(
             "--tenant",
             envvar="PROVLEDGER_POLICY_TENANT",
-            help="Tenant id; default: the log, and so all tenants without a policy of their own.",
+            help="Tenant id; default: the log, and so all tenants without a policy of their own. "
+            "A policy holds for what the tenant has in one log: for a tenant with a log of its "
+            "own, say by --log which one is meant.",
             show_default=False,
         ),
     ] = "",
@@ -137,11 +139,12 @@ async def _get(
     where: Target, log: str, tenant: str, version: int, timeout_s: float
 ) -> dict[str, Any]:
     from provledger.api.anchor.v1 import anchor_pb2 as pb
-    from provledger_cli.anchors import log_name
+    from provledger_cli.anchors import policy_log
     from provledger_cli.connect import Remote
 
     async with Remote(where, timeout_s=timeout_s) as remote:
-        request = pb.GetPolicyRequest(log=log_name(log), tenant=tenant, version=version)
+        name = await policy_log(remote, log, tenant)
+        request = pb.GetPolicyRequest(log=name, tenant=tenant, version=version)
         answer = await remote.call(remote.anchor.GetPolicy, request)
     found = _document(answer.policy)
     found["source"] = _SOURCES[answer.source]
@@ -167,15 +170,14 @@ async def _set(
     timeout_s: float,
 ) -> dict[str, Any]:
     from provledger.api.anchor.v1 import anchor_pb2 as pb
-    from provledger_cli.anchors import log_name
+    from provledger_cli.anchors import policy_log
     from provledger_cli.connect import Remote
 
-    request = pb.SetPolicyRequest(
-        log=log_name(log), tenant=tenant, text=text, validate_only=dry_run
-    )
+    request = pb.SetPolicyRequest(tenant=tenant, text=text, validate_only=dry_run)
     if expected_version is not None:
         request.expected_version = expected_version
     async with Remote(where, timeout_s=timeout_s) as remote:
+        request.log = await policy_log(remote, log, tenant)
         answer = await remote.call(remote.anchor.SetPolicy, request)
     return {**_document(answer.policy), "dry_run": dry_run}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -12,7 +12,7 @@ from provledger_cli.options import (
     DataDirOption,
     EndpointOption,
     JSONOption,
-    LogUidOption,
+    OnlyLogUidOption,
     TimeoutOption,
     TLSCAOption,
     TLSCertOption,
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def sinks(
-    log: LogUidOption = "",
+    log: OnlyLogUidOption = "",
     data_dir: DataDirOption = None,
     endpoint: EndpointOption = None,
     timeout: TimeoutOption = 10.0,
@@ -36,11 +36,13 @@ def sinks(
 ) -> None:
     """Show each sink: what it holds, its last evidence, its last error, and when it is asked again.
 
+    A sink may take one log and refuse another. Without --log they are those of the shared log, and
+    of each log of a tenant where one does not answer.
+
     Exit code 0: all answer. 1: one does not. 2: the anchor could not be asked.
 
     Example: provledger anchor sinks
     """
-    from provledger_cli.anchors import sink_document
     from provledger_cli.connect import run_async, target
 
     output.use_json(as_json)
@@ -50,15 +52,11 @@ def sinks(
     found = run_async(_ask(where, log, timeout))
     if as_json:
         output.document(
-            {
-                "log": found.log.name,
-                "held": found.held or None,
-                "sinks": [sink_document(sink) for sink in found.sinks],
-            }
+            {**_document(found), "others": [_document(other) for other in found.others]}
         )
     else:
         _show(found)
-    if found.held or any(sink.last_error for sink in found.sinks):
+    if not all(each.handing_on for each in (found, *found.others)):
         raise typer.Exit(DOES_NOT_HOLD)
 
 
@@ -70,7 +68,31 @@ async def _ask(where: Target, log: str, timeout_s: float) -> Anchoring:
         return await anchoring(remote, log_name(log))
 
 
+def _document(found: Anchoring) -> dict[str, Any]:
+    from provledger_cli.anchors import sink_document
+
+    return {
+        "log": found.log.name,
+        "tenant": found.log.tenant or None,
+        "held": found.held or None,
+        "sinks": [sink_document(sink) for sink in found.sinks],
+    }
+
+
 def _show(found: Anchoring) -> None:
+    from provledger_cli.anchors import SHOWN_LOGS
+
+    _show_sinks(found)
+    unwell = [other for other in found.others if not other.handing_on]
+    for other in unwell[:SHOWN_LOGS]:
+        rows = [("log", other.log.name), ("tenant", other.log.tenant)]
+        output.show(output.card(other.log.origin, rows))
+        _show_sinks(other)
+    if len(unwell) > SHOWN_LOGS:
+        output.show(f"and so for {len(unwell) - SHOWN_LOGS:,} more logs: --json has them all")
+
+
+def _show_sinks(found: Anchoring) -> None:
     from provledger_cli.anchors import ago, state_of
 
     if found.held:

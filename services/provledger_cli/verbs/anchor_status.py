@@ -12,7 +12,7 @@ from provledger_cli.options import (
     DataDirOption,
     EndpointOption,
     JSONOption,
-    LogUidOption,
+    OnlyLogUidOption,
     TimeoutOption,
     TLSCAOption,
     TLSCertOption,
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def status(
-    log: LogUidOption = "",
+    log: OnlyLogUidOption = "",
     data_dir: DataDirOption = None,
     endpoint: EndpointOption = None,
     timeout: TimeoutOption = 10.0,
@@ -34,9 +34,10 @@ def status(
     tls_ca: TLSCAOption = None,
     as_json: JSONOption = False,
 ) -> None:
-    """Show a log's sizes, what its policies promise, and how its sinks are; and damaged logs.
+    """Show a log's sizes, what its policies promise, and how its sinks are.
 
-    Without --log it also names every log that was found damaged and is not served.
+    Without --log that is the shared log, and each log of a tenant that is not well; and it names
+    every log that was found damaged and is not served.
 
     Exit code 0: every sink answers, every promise is kept and no log is damaged. 1: not so. 2: the
     anchor could not be asked.
@@ -83,12 +84,23 @@ def _promises(found: Anchoring) -> list[dict[str, Any]]:
 
 
 def _document(found: Anchoring) -> dict[str, Any]:
+    from provledger_cli.anchors import damage_document
+
+    return {
+        **_log_document(found),
+        "damaged": [damage_document(each) for each in found.damaged],
+        "others": [_log_document(each) for each in found.others],
+    }
+
+
+def _log_document(found: Anchoring) -> dict[str, Any]:
     from provledger_cli.anchors import damage_document, sink_document
 
     log = found.log
     return {
         "log": log.name,
         "origin": log.origin,
+        "tenant": log.tenant or None,
         "state": "damaged" if damage_document(log) else "serving",
         "vkey": log.vkey or None,
         "tree_size": log.tree_size,
@@ -97,14 +109,23 @@ def _document(found: Anchoring) -> dict[str, Any]:
         "held": found.held or None,
         "promises": _promises(found),
         "sinks": [sink_document(sink) for sink in found.sinks],
-        "damaged": [damage_document(each) for each in found.damaged],
         "well": found.well,
     }
 
 
 def _show(found: Anchoring) -> None:
+    from provledger_cli.anchors import SHOWN_LOGS
+
     if found.log not in found.damaged:
         _show_log(found)
+    unwell = [other for other in found.others if not other.well]
+    for other in unwell[:SHOWN_LOGS]:
+        _show_log(other)
+    if len(unwell) > SHOWN_LOGS:
+        output.show(f"and {len(unwell) - SHOWN_LOGS:,} more logs are not well: --json has them all")
+    if found.others:
+        well = len(found.others) - len(unwell)
+        output.show(f"logs of tenants: {well:,} of {len(found.others):,} are well")
     if found.damaged:
         output.show(
             output.table(
@@ -126,6 +147,7 @@ def _show_log(found: Anchoring) -> None:
     anchored = "no sinks" if log.anchored_size < 0 else f"{log.anchored_size:,}"
     rows = [
         ("log", log.name),
+        ("tenant", log.tenant),
         ("verifier key", log.vkey),
         ("signed", f"{log.tree_size:,}"),
         ("published", f"{log.published_size:,}"),

@@ -32,7 +32,7 @@ POLICY_SOURCE_FILE: PolicySource
 POLICY_SOURCE_NONE: PolicySource
 
 class Log(_message.Message):
-    __slots__ = ("name", "uid", "origin", "suite", "vkey", "key_thumbprint", "tree_size", "published_size", "anchored_size", "policy", "tenants", "state", "damage", "held")
+    __slots__ = ("name", "uid", "origin", "suite", "vkey", "key_thumbprint", "tree_size", "published_size", "anchored_size", "policy", "tenants", "state", "damage", "held", "tenant")
     NAME_FIELD_NUMBER: _ClassVar[int]
     UID_FIELD_NUMBER: _ClassVar[int]
     ORIGIN_FIELD_NUMBER: _ClassVar[int]
@@ -47,6 +47,7 @@ class Log(_message.Message):
     STATE_FIELD_NUMBER: _ClassVar[int]
     DAMAGE_FIELD_NUMBER: _ClassVar[int]
     HELD_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
     name: str
     uid: bytes
     origin: str
@@ -61,7 +62,8 @@ class Log(_message.Message):
     state: LogState
     damage: LogDamage
     held: str
-    def __init__(self, name: _Optional[str] = ..., uid: _Optional[bytes] = ..., origin: _Optional[str] = ..., suite: _Optional[_Union[_common_pb2.Suite, str]] = ..., vkey: _Optional[str] = ..., key_thumbprint: _Optional[bytes] = ..., tree_size: _Optional[int] = ..., published_size: _Optional[int] = ..., anchored_size: _Optional[int] = ..., policy: _Optional[_Union[AnchorPolicy, _Mapping]] = ..., tenants: _Optional[_Iterable[_Union[TenantPromise, _Mapping]]] = ..., state: _Optional[_Union[LogState, str]] = ..., damage: _Optional[_Union[LogDamage, _Mapping]] = ..., held: _Optional[str] = ...) -> None: ...
+    tenant: str
+    def __init__(self, name: _Optional[str] = ..., uid: _Optional[bytes] = ..., origin: _Optional[str] = ..., suite: _Optional[_Union[_common_pb2.Suite, str]] = ..., vkey: _Optional[str] = ..., key_thumbprint: _Optional[bytes] = ..., tree_size: _Optional[int] = ..., published_size: _Optional[int] = ..., anchored_size: _Optional[int] = ..., policy: _Optional[_Union[AnchorPolicy, _Mapping]] = ..., tenants: _Optional[_Iterable[_Union[TenantPromise, _Mapping]]] = ..., state: _Optional[_Union[LogState, str]] = ..., damage: _Optional[_Union[LogDamage, _Mapping]] = ..., held: _Optional[str] = ..., tenant: _Optional[str] = ...) -> None: ...
 
 class LogDamage(_message.Message):
     __slots__ = ("tenant", "reason", "message", "tile")

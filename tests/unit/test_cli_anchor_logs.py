@@ -1,0 +1,197 @@
+"""What `anchor status`, `sinks` and `policy` make of logs that tenants have for themselves."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from provledger.api.anchor.v1 import anchor_pb2 as pb
+from provledger_cli import connect
+from provledger_cli.anchor_main import app
+from provledger_cli.anchors import SHOWN_LOGS
+from provledger_cli.failures import CommandError
+
+ACME = "tenants/acme"
+SHARED = "logs/00"
+WELL = pb.Sink(uri="file:///held", tree_size=2)
+AWAY = pb.Sink(uri="file:///held", last_error="disk full", failures=9, circuit_open=True)
+
+
+def log(name: str, tenant: str = "", **more: Any) -> pb.Log:
+    uid = bytes.fromhex(name.removeprefix("logs/"))
+    return pb.Log(
+        name=name, uid=uid, origin=f"o/{name}", tenant=tenant, state=pb.LOG_STATE_SERVING, **more
+    )
+
+
+OVERDUE = pb.AnchorPolicy(fail_closed=True, within_s=1, overdue=True)
+OWN = log("logs/0a", ACME)
+
+
+@dataclass
+class FakeAnchor:
+    """The anchor service, in place of a `Remote`; lists two logs a page."""
+
+    logs: list[pb.Log] = field(default_factory=lambda: [log(SHARED), OWN])
+    sinks: dict[str, pb.Sink] = field(default_factory=dict)
+    asked: list[Any] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.anchor = SimpleNamespace(
+            GetLog=self.get_log,
+            ListLogs=self.list_logs,
+            ListSinks=self.list_sinks,
+            GetPolicy=self.get_policy,
+            SetPolicy=self.set_policy,
+        )
+
+    async def __aenter__(self) -> FakeAnchor:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        return None
+
+    async def call(self, method: Any, request: Any) -> Any:
+        self.asked.append(request)
+        return method(request)
+
+    def _named(self, name: str) -> pb.Log:
+        wanted = SHARED if name == "logs/-" else name
+        return next(each for each in self.logs if each.name == wanted)
+
+    def get_log(self, request: pb.GetLogRequest) -> pb.GetLogResponse:
+        return pb.GetLogResponse(log=self._named(request.name))
+
+    def list_logs(self, request: pb.ListLogsRequest) -> pb.ListLogsResponse:
+        start = int(request.page_token or 0)
+        more = str(start + 2) if start + 2 < len(self.logs) else ""
+        return pb.ListLogsResponse(logs=self.logs[start : start + 2], next_page_token=more)
+
+    def list_sinks(self, request: pb.ListSinksRequest) -> pb.ListSinksResponse:
+        return pb.ListSinksResponse(sinks=[self.sinks.get(request.log, WELL)])
+
+    def get_policy(self, request: pb.GetPolicyRequest) -> pb.GetPolicyResponse:
+        policy = pb.Policy(log=request.log, tenant=request.tenant, text="quorum none\n")
+        return pb.GetPolicyResponse(policy=policy)
+
+    def set_policy(self, request: pb.SetPolicyRequest) -> pb.SetPolicyResponse:
+        policy = pb.Policy(log=request.log, tenant=request.tenant, version=1)
+        return pb.SetPolicyResponse(policy=policy)
+
+
+@pytest.fixture
+def anchor(monkeypatch: pytest.MonkeyPatch) -> FakeAnchor:
+    fake = FakeAnchor()
+    monkeypatch.setattr(connect, "Remote", lambda where, *, timeout_s: fake)
+    return fake
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, [*arguments, "--endpoint", "127.0.0.1:1"])
+
+
+def document(*arguments: str) -> tuple[int, Any]:
+    answer = run(*arguments, "--json")
+    return answer.exit_code, json.loads(answer.stdout)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        log("logs/0a", ACME, policy=OVERDUE),
+        log("logs/0a", ACME, tenants=[pb.TenantPromise(tenant=ACME, policy=OVERDUE)]),
+    ],
+)
+def test_a_broken_promise_of_any_log_is_seen(anchor: FakeAnchor, broken: pb.Log) -> None:
+    assert document("status")[0] == 0
+    anchor.logs += [log("logs/0b", "tenants/b"), log("logs/0c", "tenants/c")]
+    anchor.logs[1] = broken
+    code, found = document("status")
+    assert (code, found["log"], found["well"]) == (1, SHARED, False)
+    assert [(each["tenant"], each["well"]) for each in found["others"]] == [
+        (ACME, False),
+        ("tenants/b", True),
+        ("tenants/c", True),
+    ]
+    assert found["others"][0]["promises"][0]["overdue"] is True
+    shown = run("status")
+    assert ACME in shown.stdout
+    assert "overdue" in shown.stdout
+    assert "tenants/b" not in shown.stdout
+    assert "2 of 3 are well" in shown.stdout
+    # Whoever asks for one log hears of that one.
+    code, found = document("status", "--log", "0b")
+    assert (code, found["log"], found["others"]) == (0, "logs/0b", [])
+
+
+def test_a_sink_that_does_not_answer_for_one_log_is_seen(anchor: FakeAnchor) -> None:
+    assert (document("sinks")[0], run("sinks").exit_code) == (0, 0)
+    anchor.sinks[OWN.name] = AWAY
+    assert document("status")[0] == 1
+    code, found = document("sinks")
+    assert (code, found["log"], found["sinks"][0]["last_error"]) == (1, SHARED, None)
+    (other,) = found["others"]
+    assert (other["log"], other["tenant"]) == (OWN.name, ACME)
+    assert other["sinks"][0]["last_error"] == "disk full"
+    shown = run("sinks")
+    assert shown.exit_code == 1
+    assert ACME in shown.stdout
+    assert "disk full" in shown.stdout
+    assert document("sinks", "--log", "00")[0] == 0
+
+
+def test_what_people_are_shown_of_very_many_logs_is_bounded(anchor: FakeAnchor) -> None:
+    many = [log(f"logs/{number:04x}", f"tenants/t{number}") for number in range(1, 41)]
+    anchor.logs[1:] = many
+    anchor.sinks = {each.name: AWAY for each in many}
+    for verb in ("status", "sinks"):
+        shown = run(verb)
+        assert shown.exit_code == 1
+        assert shown.stdout.count("tenants/t") == SHOWN_LOGS
+        assert "30 more" in shown.stdout
+        assert len(document(verb)[1]["others"]) == 40
+
+
+@pytest.mark.parametrize(
+    "more", [(), ("--set", "p.policy"), ("--set", "p.policy", "--dry-run"), ("--clear",)]
+)
+@pytest.mark.parametrize(
+    "own",
+    [
+        OWN,
+        # What a service of before says, and of damaged logs only.
+        pb.Log(
+            name=OWN.name,
+            uid=OWN.uid,
+            state=pb.LOG_STATE_DAMAGED,
+            damage=pb.LogDamage(tenant=ACME),
+        ),
+    ],
+)
+def test_a_policy_for_a_tenant_with_its_own_log_names_the_log(
+    anchor: FakeAnchor,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Any,
+    more: tuple[str, ...],
+    own: pb.Log,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.policy").write_text("quorum none\n")
+    anchor.logs = [log(SHARED), log("logs/0b", "tenants/b"), own]
+    refused = run("policy", "--tenant", "acme", *more).exception
+    assert isinstance(refused, CommandError)
+    assert OWN.name in refused.message
+    assert "--log 0a" in refused.hint
+    assert "--log 00" in refused.hint
+    assert not [each for each in anchor.asked if isinstance(each, pb.SetPolicyRequest)]
+    for uid in ("0a", "00"):
+        code, found = document("policy", "--tenant", "acme", *more, "--log", uid)
+        assert (code, found["log"], found["tenant"]) == (0, f"logs/{uid}", ACME)
+    # Others have only the shared one, and a log's own policy is of no tenant.
+    assert document("policy", "--tenant", "other", *more)[1]["log"] == "logs/-"
+    assert document("policy", *more)[1]["log"] == "logs/-"
