@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any, Final
 
@@ -137,6 +137,8 @@ def advice(error: ProvledgerError) -> str:
     if isinstance(error, StatusError):
         if error.code == "UNAVAILABLE" and _OTHER_NAME in error.message:
             return _OTHER_NAME_ADVICE
+        if error.reason == "NO_ACTIVE_KEY":
+            return _key_advice(error.metadata)
         return _ADVICE_BY_REASON.get(error.reason) or _ADVICE_BY_CODE.get(error.code, "")
     if isinstance(error, KeyFormatError):
         return "write a fresh one with: provledger keys jwks --out jwks.json"
@@ -145,6 +147,30 @@ def advice(error: ProvledgerError) -> str:
     if isinstance(error, InputError):
         return "correct the input and run the command again"
     return ""
+
+
+def _key_advice(about: Mapping[str, str]) -> str:
+    """What to do where nothing can be signed: a registered key is not to be registered again.
+
+    about: what the service says: the `purpose`, and where it has an active key that cannot be used,
+        its `kid` and `because`, the reason.
+    """
+    kid = about.get("kid", "")
+    if not kid:
+        purpose = about.get("purpose", "P")
+        return f"register one: provledger keys rotate --kid NEW --purpose {purpose}"
+    if about.get("because") == "KMS_KEY_NOT_FOUND":
+        return f"bring {kid} back to where it was, its file for instance; {replacing(kid)}"
+    return f"put right what is wrong with {kid}, which the service's log names; {replacing(kid)}"
+
+
+def replacing(kid: str, new: str = "NEW") -> str:
+    """How a key is replaced that does not sign any more, to be said at the end of a hint."""
+    return (
+        f"if {kid} is lost: provledger keys revoke {kid} --replace-by {new} --after CHECKPOINT "
+        "--reason WHY --recovery-key FILE (without --after, nothing counts that it signed: "
+        "docs/runbooks/kms-outage.md)"
+    )
 
 
 # What gRPC says of a certificate that is of our CA, and not of the name that was dialled.
@@ -156,7 +182,13 @@ _OTHER_NAME_ADVICE: Final = (
 _ADVICE_BY_REASON: Final = {
     "REQUEST_ID_REUSED": "this request id was given to other content before; use a new one",
     "NO_KEYS_ENDPOINT": "name the keys service: --endpoint keys=HOST:PORT",
-    "NO_ACTIVE_KEY": "register one: provledger keys rotate --kid NEW",
+    "KMS_KEY_NOT_FOUND": "bring the key back to where `provledger keys list` says that it is; "
+    + replacing("KID"),
+    "LEDGER_NOT_FOUND": "check the name; `provledger status` lists the ledgers that are there",
+    "RECEIPT_NOT_FOUND": "check the name; `provledger list --tenant T` lists a ledger's receipts",
+    "LOG_NOT_FOUND": "see the logs that are there with: provledger status",
+    "SINK_NOT_FOUND": "see the sinks that are there with: provledger anchor sinks",
+    "POLICY_NOT_FOUND": "see the newest version with: provledger anchor policy",
     "KEY_NOT_FOUND": "see the keys that are there with: provledger keys list",
     "ANCHOR_OVERDUE": "see which sink is away, and of which log, with: provledger anchor status",
     "QUOTA_EXCEEDED": "come back later with the same command, or have tenant_quotas raised",
@@ -165,7 +197,7 @@ _ADVICE_BY_CODE: Final = {
     "UNAVAILABLE": "see what is away with `provledger status`, start it with `provledger up`",
     "DEADLINE_EXCEEDED": "see whether it is busy or stuck with `provledger status`, then try again",
     "RESOURCE_EXHAUSTED": "it is overloaded or the message is too large; try again, or send less",
-    "NOT_FOUND": "check the name; `provledger status` lists the ledgers that are there",
+    "NOT_FOUND": "check the name",
     "INVALID_ARGUMENT": "correct the field that is named and run the command again",
     "PERMISSION_DENIED": "your certificate's name is not on the service's list for this call",
     "UNAUTHENTICATED": "give --tls-cert, --tls-key and --tls-ca",
