@@ -20,14 +20,28 @@ from provledger.key_events import TENANT
 from provledger.keyset import KeySet, KeyState
 from provledger.rpc.probe import PROBE_LEDGER, probe_draft
 from provledger_cli.connect import Remote
-from provledger_cli.failures import CommandError
+from provledger_cli.failures import CommandError, replacing
 from provledger_cli.recovery import OpenRecovery
 from provledger_cli.registry import PURPOSES, known_key
 
 _POLL_S = 0.05
 _PROBE_S = 0.02
 
+_AGAIN = "running the same command again goes on"
+
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """What a key waits for, in words.
+
+    silent: the key that does not endorse its event, where another one has: the ledger service has
+        asked both, so that it is not what is away. "" where that is not known.
+    """
+
+    text: str
+    silent: str = ""
 
 
 @dataclass(slots=True)
@@ -81,14 +95,13 @@ async def wait_until_active(remote: Remote, kid: str, timeout_s: float, say: Say
         if states.get(kid) is KeyState.ACTIVE:
             break
         stage = await _stage(remote, kid)
-        if stage != told:
-            say(stage)
-            told = stage
+        if stage.text != told:
+            say(stage.text)
+            told = stage.text
         if time.monotonic() > deadline_s:
             raise CommandError(
-                f"{kid} is not active after {timeout_s:.0f} s: {stage}",
-                hint="it stays pending, and the old key signs on; running the same command again "
-                "goes on, the same with --cancel takes it back",
+                f"{kid} is not active after {timeout_s:.0f} s: {stage.text}",
+                hint=_what_to_do(stage, kid),
             )
         await asyncio.sleep(_POLL_S)
     key = await known_key(remote, kid)
@@ -97,24 +110,53 @@ async def wait_until_active(remote: Remote, kid: str, timeout_s: float, say: Say
     return key
 
 
-async def _stage(remote: Remote, kid: str) -> str:
+async def _stage(remote: Remote, kid: str) -> _Stage:
     events = (await remote.call(remote.keys.ListKeyEvents, keys_pb2.ListKeyEventsRequest())).events
     waiting = [
         each
         for each in events
         if each.event.kid == kid and each.state != keys_pb2.KEY_EVENT_STATE_RECORDED
     ]
-    if not waiting:
-        return f"{kid} is pending"
+    return _stage_of(kid, waiting[0]) if waiting else _Stage(f"{kid} is pending")
+
+
+def _stage_of(kid: str, first: keys_pb2.JournaledKeyEvent) -> _Stage:
+    """Where the first of a key's events that are not recorded stands."""
     what = {
         keys_pb2.KEY_EVENT_TYPE_CREATED: "key.created",
         keys_pb2.KEY_EVENT_TYPE_ROTATED: "key.rotated",
-    }.get(waiting[0].event.type, "its event")
-    if waiting[0].state == keys_pb2.KEY_EVENT_STATE_SEALED:
-        return f"{what} is endorsed and goes to the key ledger"
-    if waiting[0].event.type == keys_pb2.KEY_EVENT_TYPE_ROTATED and waiting[0].event.epoch == 1:
-        return f"{what} waits to be endorsed by the recovery key and the new one"
-    return f"{what} waits to be endorsed by the old key and the new one (is the ledger service up?)"
+    }.get(first.event.type, "its event")
+    if first.state == keys_pb2.KEY_EVENT_STATE_SEALED:
+        return _Stage(f"{what} is endorsed and goes to the key ledger")
+    if first.event.type == keys_pb2.KEY_EVENT_TYPE_ROTATED and first.event.epoch == 1:
+        return _Stage(f"{what} waits to be endorsed by the recovery key and the new one")
+    endorsed = {each.kid for each in first.endorsements}
+    # The newest first: one that drains may endorse as well.
+    old = first.endorser_kids[0] if first.endorser_kids else ""
+    if not endorsed or not old:
+        both = "the old key and the new one (is the ledger service up?)"
+        return _Stage(f"{what} waits to be endorsed by {both}")
+    if endorsed == {kid}:
+        return _Stage(f"{what} is endorsed by {kid}, and not by the old key, {old}", old)
+    if kid not in endorsed:
+        return _Stage(f"{what} is endorsed by {', '.join(sorted(endorsed))}, and not by {kid}", kid)
+    return _Stage(f"{what} is endorsed and waits for its turn")
+
+
+def _what_to_do(stage: _Stage, kid: str) -> str:
+    """What to do about a key that stays pending.
+
+    Where the old key cannot endorse it any more, the recovery key can.
+    """
+    back = f"{_AGAIN}, the same with --cancel takes it back"
+    if not stage.silent:
+        return f"it stays pending, and the old key signs on; {back}"
+    why = f"the log of the service that signs with {stage.silent} says why it does not"
+    if stage.silent == kid:
+        return f"{why}; {kid} stays pending, and the old key signs on; {back}"
+    return (
+        f"{why}; {kid} stays pending; once it is put right, {back}; {replacing(stage.silent, kid)}"
+    )
 
 
 async def wait_until_used(
@@ -184,9 +226,14 @@ async def wait_until_told(remote: Remote, kid: str, timeout_s: float) -> str | N
         for each in events:
             _check_endorsed(each)
         if time.monotonic() > deadline_s:
+            stage = _stage_of(kid, events[0])
+            why = "see whether the ledger service is up"
+            if stage.silent:
+                why = f"the log of the service that signs with {stage.silent} says why"
             raise CommandError(
-                f"{kid} is active, but the key ledger does not say so after {timeout_s:.0f} s",
-                hint="is the ledger service up? Running the same command again goes on",
+                f"{kid} is active, but the key ledger does not say so after {timeout_s:.0f} s: "
+                f"{stage.text}",
+                hint=f"{why}; {_AGAIN}",
             )
         await asyncio.sleep(_POLL_S)
 

@@ -18,7 +18,7 @@ import pytest
 from provledger import kms
 from provledger.api.keys.v1 import keys_pb2 as pb
 from provledger.client.calls import CallPolicy
-from provledger.errors import InvalidArgumentError
+from provledger.errors import InvalidArgumentError, NotFoundError
 from provledger.jwk import Algorithm
 from provledger.kms import local
 from provledger_cli import bootstrap, ceremony, first_keys
@@ -68,16 +68,21 @@ async def services(keys: Keys) -> None:
         ]
         signer = pb.Signer(watcher="witness", instance="1", keys=signing)
         await keys.ask("ReportSigner", pb.ReportSignerRequest(signer=signer))
-        # Nobody opens a key that is revoked.
-        held = {kid for kid, key in known.items() if key.state != pb.KEY_STATE_REVOKED}
+        # Nobody opens a key that is revoked, or one that is lost.
+        held = {
+            kid
+            for kid, key in known.items()
+            if key.state != pb.KEY_STATE_REVOKED and (keys.key_dir / f"{kid}.pem").exists()
+        }
         for each in events:
             if each.state == pb.KEY_EVENT_STATE_SEALED:
                 record = pb.RecordKeyEventRequest(digest=each.digest, receipt=RECEIPT)
                 await keys.ask("RecordKeyEvent", record)
             elif each.state == pb.KEY_EVENT_STATE_PROPOSED:
                 for kid in held & {*each.endorser_kids, each.event.kid}:
-                    # A key of which the key ledger has not heard yet comes in later.
-                    with suppress(InvalidArgumentError):
+                    # A key of which the key ledger has not heard yet comes in later; what a
+                    # revocation overtook is gone.
+                    with suppress(InvalidArgumentError, NotFoundError):
                         uri = f"local:{kid}.pem"
                         await bootstrap.endorse(keys.stub, POLICY, each, kid, uri, keys.key_dir)
         await asyncio.sleep(0.02)
@@ -286,6 +291,71 @@ async def test_a_replacement_that_nobody_endorsed_is_finished_by_the_same_revoca
         assert code == 0, said
 
 
+async def test_a_rotation_from_a_key_that_is_lost_says_who_can_endorse_it(
+    directory: DataDir, keys: Keys
+) -> None:
+    """What the new key alone has endorsed tells that the ledger service is not what is away."""
+    uri, _ = await an_encrypted_file(directory)
+    await begin(directory, keys, uri)
+    lost = directory.keys / "witness-1.pem"
+    lost.rename(lost.with_name("elsewhere"))
+    rotate = ("keys", "rotate", "--no-probe", "--kid", "witness-2")
+    made = ("--uri", "local:witness-2.pem", "--create", "--timeout", "10")
+    code, said = await run(directory, keys, *rotate, *made)
+    assert code == 2
+    assert "not by the old key, witness-1" in said
+    assert "keys revoke witness-1 --replace-by witness-2 --after" in said
+    assert "--recovery-key" in said
+    assert "--cancel" in said
+    assert "is the ledger service up" not in said
+    assert "signs on" not in said
+    # It is as it says: either of the two ends it.
+    assert (await run(directory, keys, *rotate, "--cancel"))[0] == 0
+    assert (await run(directory, keys, *rotate, "--timeout", "3"))[0] == 2
+    replace = (*REVOKE, "--replace-by", "witness-2", "--recovery-key", uri)
+    code, said = await run(directory, keys, *replace)
+    assert code == 0, said
+
+
+@pytest.mark.parametrize(
+    ("endorsed", "named", "not_named"),
+    [
+        ((), "is the ledger service up?", "witness-1"),
+        (("witness-1",), "not by witness-2", "is the ledger service up"),
+        (("witness-1", "witness-2"), "waits for its turn", "is the ledger service up"),
+    ],
+)
+async def test_what_a_rotation_waits_for_is_told_by_who_endorsed_it(
+    endorsed: tuple[str, ...], named: str, not_named: str
+) -> None:
+    one = pb.JournaledKeyEvent(
+        event=pb.KeyEvent(type=pb.KEY_EVENT_TYPE_CREATED, kid="witness-2"),
+        state=pb.KEY_EVENT_STATE_PROPOSED,
+        endorser_kids=["witness-1"],
+        endorsements=[pb.KeyEndorsement(kid=kid) for kid in endorsed],
+    )
+    answers = {
+        "GetJwks": pb.GetJwksResponse(jwks=b'{"keys":[]}'),
+        "ListKeyEvents": pb.ListKeyEventsResponse(events=[one]),
+    }
+
+    async def call(method: str, request: Any) -> Any:
+        return answers[method]
+
+    remote: Any = SimpleNamespace(
+        call=call, keys=SimpleNamespace(**{name: name for name in answers})
+    )
+    said: list[str] = []
+    with pytest.raises(CommandError) as caught:
+        await ceremony.wait_until_active(remote, "witness-2", -1.0, said.append)
+    (text,) = said
+    assert named in text
+    assert not_named not in text
+    assert text in caught.value.message
+    assert "--cancel" in caught.value.hint
+    assert "old key signs on" in caught.value.hint
+
+
 async def test_a_key_is_not_called_active_before_the_key_ledger_says_so() -> None:
     """Endorsed by the recovery key, and the ledger service is away."""
     event = pb.KeyEvent(type=pb.KEY_EVENT_TYPE_ROTATED, kid="witness-2")
@@ -297,5 +367,11 @@ async def test_a_key_is_not_called_active_before_the_key_ledger_says_so() -> Non
     remote: Any = SimpleNamespace(call=call, keys=SimpleNamespace(ListKeyEvents=None))
     with pytest.raises(CommandError, match="the key ledger does not say so"):
         await ceremony.wait_until_told(remote, "witness-2", -1.0)
+    one.state = pb.KEY_EVENT_STATE_PROPOSED
+    one.endorser_kids.append("witness-1")
+    one.endorsements.add(kid="recovery-1")
+    with pytest.raises(CommandError, match="not by witness-2") as caught:
+        await ceremony.wait_until_told(remote, "witness-2", -1.0)
+    assert "ledger service" not in caught.value.hint
     one.state, one.receipt = pb.KEY_EVENT_STATE_RECORDED, RECEIPT
     assert await ceremony.wait_until_told(remote, "witness-2", -1.0) == RECEIPT
