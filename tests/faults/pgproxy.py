@@ -11,6 +11,12 @@ with a statement of a pattern it can
 
 A client that copies rows in is told to send them (CopyInResponse): the answer is what comes then.
 
+A COMMIT has what its transaction wrote behind it, so that a pattern can say which one it means:
+
+    COMMIT of COPY entries (ledger_uid, seq) FROM STDIN; UPDATE heads SET seq=$
+
+It is COMMIT alone where nothing was written.
+
 It keeps a list of all statements that were made, and can put others words into them (`replace`).
 """
 
@@ -33,6 +39,9 @@ _PARSE, _BIND, _QUERY, _TERMINATE, _READY, _COPY_IN = b"PBQXZG"
 _SPACE: Final = re.compile(rb"\s+")
 _PARAMETER: Final = re.compile(rb"\$\d+(::[\w\[\]]+)?")
 _LISTS: Final = re.compile(rb"\([$, ]*\)(, ?\([$, ]*\))*")
+_WRITES_NOTHING: Final = re.compile(
+    r"(SELECT|SET|SHOW|SAVEPOINT|RELEASE|ROLLBACK TO|DEALLOCATE)\b|;?$", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,9 +141,8 @@ class PostgresProxy:
         link.ended()
         self._stalled.discard(client_out)
 
-    def take(self, statements: list[bytes]) -> _Planned | None:
+    def take(self, shapes: list[str]) -> _Planned | None:
         """What a round trip meets that executes these; `happened` or `missed` follows."""
-        shapes = [shape(each) for each in statements]
         with self._lock:
             self.statements.update(shapes)
             for place, planned in enumerate(self._faults):
@@ -178,6 +186,7 @@ class _Link:
         self._server_in, self._server_out = server_in, server_out
         self._losing: _Planned | None = None
         self._prepared: dict[bytes, bytes] = {}
+        self._transaction = Transaction()
 
     async def to_server(self) -> None:
         """Pass on the startup message, then round trips."""
@@ -200,7 +209,9 @@ class _Link:
                     continue
                 planned = None
                 if kind != _TERMINATE and self._losing is None:
-                    planned = self._losing = self._proxy.take(statements)
+                    planned = self._losing = self._proxy.take(
+                        [self._transaction.said(shape(each)) for each in statements]
+                    )
                 if planned is not None and planned.fault == "cut":
                     self._proxy.happened(planned)
                     return
@@ -248,6 +259,26 @@ class _Link:
         """Said when the connection is gone."""
         if self._losing is not None:
             self._proxy.missed(self._losing)
+
+
+class Transaction:
+    """What was written on a connection since the last BEGIN."""
+
+    def __init__(self) -> None:
+        # In order, each shape once.
+        self._written: dict[str, None] = {}
+
+    def said(self, statement: str) -> str:
+        """A statement's shape; a COMMIT's with what it commits."""
+        if statement.startswith(("BEGIN", "ROLLBACK")) and not statement.startswith("ROLLBACK TO"):
+            self._written.clear()
+        elif statement == "COMMIT":
+            written = "; ".join(self._written)
+            self._written.clear()
+            return f"COMMIT of {written}" if written else statement
+        elif not _WRITES_NOTHING.match(statement):
+            self._written[statement] = None
+        return statement
 
 
 def shape(statement: bytes) -> str:

@@ -1,7 +1,8 @@
 """The statements that services make on PostgreSQL, as patterns to attack them by.
 
-A pattern is searched for in a statement on one line (`pgproxy.shape`). Every statement that is made
-is of one of them: `unmet` finds those that are not, which a changed table or a new one makes.
+A pattern is searched for in a statement on one line (`pgproxy.shape`), or in a COMMIT and what its
+transaction wrote. Every statement that is made is of one of them, and so is every transaction that
+writes: `unmet` finds those that are not, which a changed table or a new one makes.
 """
 
 from __future__ import annotations
@@ -9,7 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-_ANY_TRANSACTION = ("^COMMIT", "^BEGIN .*READ COMMITTED", "^BEGIN .*READ ONLY")
+FLUSHED = "^COMMIT of COPY entries"
+"""Receipts that are not stored by a single statement."""
+
+UNKNOWN_HEAD = (FLUSHED, "^UPDATE heads SET seq")
+"""What is seldom said where the ledger knows its heads, and always where it does not."""
+
+_ANY_TRANSACTION = ("^COMMIT$", "^BEGIN .*READ COMMITTED", "^BEGIN .*READ ONLY")
 
 WORKING: Mapping[str, tuple[str, ...]] = {
     "ledger": (
@@ -23,6 +30,10 @@ WORKING: Mapping[str, tuple[str, ...]] = {
         "^INSERT INTO ledgers", "^INSERT INTO heads",
         "^SELECT .* FROM entries ", "^SELECT .* FROM batches",
         "^SELECT .* FROM log_runs", "^INSERT INTO log_runs", "^UPDATE log_runs",
+        FLUSHED, "^COMMIT of INSERT INTO ledgers",
+        "^COMMIT of .*INTO log_runs", "^COMMIT of .*UPDATE log_runs",
+        "^COMMIT of UPDATE heads SET lease_owner = [$]",
+        "^COMMIT of UPDATE heads SET lease_owner = ''",
     ),
     "anchor": (
         *_ANY_TRANSACTION,
@@ -32,12 +43,16 @@ WORKING: Mapping[str, tuple[str, ...]] = {
         "^SELECT .* FROM checkpoints", "^SELECT .* FROM anchors", "^SELECT .* FROM ledgers",
         "^SELECT .* FROM runs", "^INSERT INTO logs",
         "^INSERT INTO entries", "^INSERT INTO checkpoints",
+        "^COMMIT of INSERT INTO anchors", "^COMMIT of INSERT INTO logs",
+        "^COMMIT of .*INTO policies",
     ),
     "keys": (
         *_ANY_TRANSACTION,
         "^SELECT registry.* FOR UPDATE$", "^SELECT registry.* = [$]$", "^UPDATE registry",
         "^SELECT keys", "^INSERT INTO keys", "^SELECT key_events", "^INSERT INTO key_events",
         "^UPDATE key_events",
+        "^COMMIT of INSERT INTO keys", "^COMMIT of .*INTO key_events",
+        "^COMMIT of UPDATE key_events",
     ),
 }  # fmt: skip
 """While clients append and read, and keys, ledgers, logs and policies are made."""
@@ -49,6 +64,7 @@ STARTING: Mapping[str, tuple[str, ...]] = {
     "anchor": (
         *_ANY_START, "^SELECT logs", "^UPDATE logs SET writer_epoch", "^SELECT entries",
         "^SELECT max.anchors.size.", "^SELECT policies",
+        "^COMMIT of UPDATE logs SET writer_epoch=[(]",
     ),
     "keys": (*_ANY_START, "^SELECT keys"),
 }  # fmt: skip
@@ -57,7 +73,8 @@ STARTING: Mapping[str, tuple[str, ...]] = {
 _ANY_FIRST_START = (
     "pg_advisory_xact_lock", "^SELECT 1 FROM pg_catalog.pg_namespace", "^CREATE SCHEMA",
     "pg_catalog.pg_class", "^CREATE TABLE", "^CREATE (UNIQUE )?INDEX", "^ALTER TABLE",
-    "^INSERT INTO alembic_version", "^UPDATE alembic_version", "^COMMIT", "^SET LOCAL",
+    "^INSERT INTO alembic_version", "^UPDATE alembic_version", "^SET LOCAL",
+    "^COMMIT of .*CREATE TABLE",
 )  # fmt: skip
 
 MIGRATING: Mapping[str, tuple[str, ...]] = {

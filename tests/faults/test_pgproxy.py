@@ -13,7 +13,7 @@ from psycopg import sql
 from sqlalchemy.engine import make_url
 
 from tests.faults.cluster import eventually
-from tests.faults.pgproxy import Fault, PostgresProxy
+from tests.faults.pgproxy import Fault, PostgresProxy, shape
 from tests.support.ports import free_ports
 from tests.support.postgres import connection_string, fresh_database
 
@@ -94,6 +94,27 @@ def test_a_statement_is_not_made_or_made_and_not_answered(
         filled.result(30.0)
     assert (table.rows, table.proxy.pending()) == (rows, 0)
     assert table.proxy.injected == {("INTO|^COPY", fault): 1}
+
+
+@STATEMENTS
+@pytest.mark.parametrize(("fault", "rows"), [("cut", 0), ("lose", ROWS)])
+def test_a_commit_is_known_by_what_its_transaction_wrote(
+    table: Table, statement: str, fault: Fault, rows: int
+) -> None:
+    pattern = "^COMMIT of .*entries"
+    table.proxy.inject(pattern, fault)
+    with table.client.transaction(force_rollback=True):
+        table.fill(INSERT).result(30.0)
+    with table.client.transaction():
+        table.client.execute("SELECT count(*) FROM entries")
+    assert table.proxy.pending() == 1
+    with pytest.raises(psycopg.OperationalError), table.client.transaction():
+        table.fill(statement).result(30.0)
+    assert (table.rows, table.proxy.pending()) == (rows, 0)
+    assert table.proxy.injected == {(pattern, fault): 1}
+    assert {each for each in table.proxy.statements if each.startswith("COMMIT")} == {
+        "COMMIT", f"COMMIT of {shape(statement.encode())}",
+    }  # fmt: skip
 
 
 @STATEMENTS
