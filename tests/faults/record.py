@@ -35,6 +35,8 @@ class Record:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._lock = threading.Lock()
         self._checkpoints: set[bytes] = set()
+        self.shown = 0
+        """How many checkpoints clients were shown, those they knew included."""
 
     def sent(self, items: Iterable[Sent]) -> None:
         """Requests that are about to leave."""
@@ -70,6 +72,7 @@ class Record:
 
     def checkpoint(self, note: bytes) -> None:
         """A signed checkpoint that was seen."""
+        self.shown += 1
         if note not in self._checkpoints:
             self._checkpoints.add(note)
             self._write([{"checkpoint": note.decode()}])

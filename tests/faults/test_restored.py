@@ -102,7 +102,7 @@ def test_anchor_database_of_an_earlier_copy(embedded: Attack, tmp_path: Path) ->
         attack.cluster.wait_ready("anchor")
     assert attack.cluster["anchor"].end() is not None
     # The ledger was confirmed before; its receipts stay pending.
-    with attack.workload(LOAD) as work:
+    with attack.workload(LOAD, anchored=False) as work:
         work.wait_for(20)
     assert (_leaves(attack), _sunk(attack)) == (leaves, sunk)
 

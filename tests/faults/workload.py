@@ -5,7 +5,7 @@ sends the same request ids again, now and then to another replica; now and then 
 as a client does that dies, and nobody ever learns what came of its requests. A reader looks up
 what was acknowledged, half of the time with its proofs: it must never be denied. A watcher asks for
 the newest signed checkpoint. Every one that is shown is noted, and every refusal that no fault
-excuses, whoever hears it.
+excuses, whoever hears it. Once the fault is over, each of the two has to be answered again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +36,8 @@ GIVE_UP = 0.1
 """How often a writer whose call failed never asks again."""
 
 _REMEMBERED = 200
+_LOOKED_UP = ("summary", "receipt")
+_WATCHED = "checkpoint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +61,10 @@ class Workload:
         load: Load = Load(),
         ledgers: Sequence[str] = LEDGERS,
         excused: Callable[[StatusError], bool] = lambda error: False,
+        anchored: bool = True,
     ) -> None:
-        """`seed` is part of each request id; `excused` says which refusals the fault may cause."""
+        """`seed` is part of each request id; `excused` says which refusals the fault may cause;
+        `anchored`, whether there is an anchor at the end."""
         self._endpoints = endpoints
         self._anchor = anchor
         self._record = record
@@ -68,10 +72,13 @@ class Workload:
         self._load = load
         self._ledgers = ledgers
         self._excused = excused
+        self._anchored = anchored
         self._acknowledged: deque[Acknowledged] = deque(maxlen=_REMEMBERED)
         self._worker = Worker("workload", self._main)
         self.acknowledged = 0
         self.failures = 0
+        self.answered: Counter[str] = Counter()
+        """Of readers and watchers: by what they had asked for."""
 
     def __enter__(self) -> Workload:
         """Start."""
@@ -87,9 +94,10 @@ class Workload:
             self._worker.tell()
 
     def finish(self) -> None:
-        """Send what is unanswered until it is answered, then end; raises what went wrong."""
+        """Send what is unanswered until it is answered, and read on until all is answered that is
+        read, then end; raises what went wrong."""
         self._worker.stop()
-        self._worker.join(SETTLE_S + 30.0, "requests stay unanswered after the fault is over")
+        self._worker.join(2 * SETTLE_S + 30.0, "requests stay unanswered after the fault is over")
         self._worker.check()
 
     def wait_for(self, more: int, timeout_s: float = 60.0) -> None:
@@ -120,12 +128,26 @@ class Workload:
             ]
             writers = [self._write(clients, number) for number in range(self._load.writers)]
             await asyncio.gather(*writers)
+            await self._read_on(watching)
             for task in watching:
                 task.cancel()
             ended = await asyncio.gather(*watching, return_exceptions=True)
             for result in ended:
                 if not isinstance(result, asyncio.CancelledError | None):
                     raise result
+
+    async def _read_on(self, watching: Sequence[asyncio.Task[None]]) -> None:
+        """Wait until readers and watchers are answered again: no refusal is excused for good."""
+        clock = asyncio.get_running_loop().time
+        before, deadline_s = Counter(self.answered), clock() + SETTLE_S
+        awaited = [_WATCHED] if self._anchored else []
+        awaited += _LOOKED_UP if self._acknowledged else ()
+        while not any(task.done() for task in watching):
+            missing = [what for what in awaited if self.answered[what] == before[what]]
+            if not missing:
+                return
+            assert clock() < deadline_s, f"after the fault nobody is told: {missing}"
+            await asyncio.sleep(0.02)
 
     async def _write(self, clients: Sequence[AsyncClient], number: int) -> None:
         rng = random.Random(f"{self._seed} {number}")
@@ -255,9 +277,10 @@ class Workload:
             if not self._acknowledged:
                 continue
             item, client = rng.choice(self._acknowledged), rng.choice(clients)
+            what = rng.choice(_LOOKED_UP)
             found: ReceiptSummary | Receipt
             try:
-                if rng.random() < 0.5:
+                if what == "summary":
                     found = await client.get_summary(item.name)
                 else:
                     found = await client.get_receipt(item.name)
@@ -268,6 +291,7 @@ class Workload:
                     self._refused(item.ledger, item.request_id, error)
                 continue
             assert (found.seq, found.receipt_hash) == (item.seq, item.receipt_hash), item
+            self.answered[what] += 1
 
     async def _watch(self, anchor: anchor_pb2_grpc.AnchorServiceStub) -> None:
         """Note every signed checkpoint that is shown."""
@@ -281,6 +305,7 @@ class Workload:
                     self._refused(request.log, "", error)
                 continue
             self._record.checkpoint(shown.checkpoint)
+            self.answered[_WATCHED] += 1
 
 
 def _answer(ledger: str, result: object) -> Acknowledged | StatusError:
