@@ -1,4 +1,5 @@
-"""The clients of tests/faults write down every refusal that no fault excuses, the watcher's too."""
+"""The clients of tests/faults write down every refusal that no fault excuses, the watcher's too,
+and excuse none for good."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ import pytest
 from provledger.api.anchor.v1 import anchor_pb2_grpc
 from provledger.errors import StatusError
 from provledger.rpc.channel import channel
+from tests.faults import workload
 from tests.faults.record import Record, read
 from tests.faults.workload import Workload
 
@@ -69,3 +71,30 @@ def test_the_watcher_notes_refusals(
     record.close()
     codes = {item.code for item in read(record.path).refused}
     assert codes == ({code.name} if noted else set())
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_a_workload_ends_when_its_watcher_is_answered_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, comes: bool
+) -> None:
+    monkeypatch.setattr(workload, "SETTLE_S", 30.0 if comes else 0.0)
+    record = Record(tmp_path / "record")
+    work = Workload([], "", record, "seed")
+    work.answered["checkpoint"] = 1
+
+    async def watch() -> None:
+        if comes:
+            work.answered["checkpoint"] += 1
+        await asyncio.Event().wait()
+
+    async def end() -> None:
+        watching = asyncio.create_task(watch())
+        try:
+            await work._read_on([watching])
+        finally:
+            watching.cancel()
+
+    expected = contextlib.nullcontext() if comes else pytest.raises(AssertionError, match="check")
+    with expected:
+        asyncio.run(end())
+    record.close()
