@@ -165,7 +165,13 @@ async def get_receipt(caller: Caller) -> None:
 @rpc("ledger", "ListReceipts")
 async def list_receipts(caller: Caller) -> None:
     request = ledger_pb2.ListReceiptsRequest(parent=LEDGER, page_size=SEQS)
-    await caller.same("ledger", "ListReceipts", request)
+    found = (await caller.ask("ledger", "ListReceipts", request)).receipts
+    seen = (await caller.see("ledger", "ListReceipts", request)).receipts
+    assert len(found) == SEQS
+    # How far each is anchored, and by which checkpoint, may be another moment later.
+    assert [(each.name, each.receipt_hash) for each in found] == [
+        (each.name, each.receipt_hash) for each in seen
+    ]
 
 
 @rpc("ledger", "GetHead")
