@@ -24,7 +24,7 @@ from provledger.verify import Verifier
 from tests.faults import observe
 from tests.faults.rpcs import Caller
 
-_TIMEOUT_S: Final = 60.0
+_TIMEOUT_S: Final = observe.TIMEOUT_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +80,10 @@ async def gather(caller: Caller, ledger: ledger_pb2.Ledger, size: int) -> Eviden
     cluster = caller.cluster
     async with asyncio.timeout(_TIMEOUT_S):
         # Files do not tell when they change.
-        while (published := observe.published_size(cluster)) < size:  # noqa: ASYNC110
+        while observe.published_size(cluster) < size:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     endpoint, keys_endpoint = cluster.endpoint("ledger"), cluster.endpoint("keys")
     async with AsyncClient(endpoint, keys_endpoint=keys_endpoint) as client:
         keys = KeySet.parse(await client.jwks())
-    leaves = observe.read_leaves(cluster.data.tiles / ledger.log, published)
+    leaves = observe.published_leaves(cluster, cluster.data.tiles / ledger.log)
     return Evidence(keys, ledger.log_origin, suite_from_pb(ledger.suite), ledger.uid, leaves)

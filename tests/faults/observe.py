@@ -116,6 +116,17 @@ def published_size(cluster: Cluster) -> int:
     return max(map(_size, cluster.data.tiles.glob(_CHECKPOINTS)), default=0)
 
 
+def published_leaves(cluster: Cluster, root: Path) -> list[bytes]:
+    """The entries of the log in `root` up to the published checkpoint, of a log that goes on."""
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            return read_leaves(root, published_size(cluster))
+        except FileNotFoundError:
+            # A partial bundle goes soon after there is a larger one, and a larger checkpoint.
+            assert time.monotonic() < deadline_s, f"{root} lacks what is published"
+
+
 def anchored_size(cluster: Cluster) -> int:
     """Size of the newest checkpoint that the sink has."""
     return max(map(_size, cluster.data.anchors.glob("*/latest")), default=0)

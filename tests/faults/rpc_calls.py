@@ -254,7 +254,7 @@ async def submit_leaves(caller: Caller) -> None:
     """A ledger's first leaves; that new ones come once is for the way from the ledger to show."""
     ledger = await _ledger(caller)
     tiles = caller.cluster.data.tiles / ledger.log
-    leaves = observe.read_leaves(tiles, observe.published_size(caller.cluster))
+    leaves = observe.published_leaves(caller.cluster, tiles)
     request = anchor_pb2.SubmitLeavesRequest(
         log=ANY,
         ledger_uid=ledger.uid,
