@@ -117,7 +117,7 @@ HANGING = {
     "directory": """
         from anchor_svc.sinks.file import FileSink
         sink = FileSink.from_uri("file:///nowhere")
-        sink._write = hang
+        sink._newest = hang
         ask = lambda: sink.anchor(None)
     """,
     "bucket": """
@@ -138,7 +138,7 @@ def test_a_process_ends_whatever_a_directory_or_a_bucket_does(place: str) -> Non
 
         begun = threading.Event()
 
-        def hang(*_):
+        def hang(*_, **__):
             begun.set()
             threading.Event().wait()
     {sink}
