@@ -175,6 +175,25 @@ async def test_ledgers_that_were_given_up_are_passed_over_whatever_their_number(
     assert turns.running == 0
 
 
+def test_turns_that_come_to_nothing_are_not_begun_within_each_other() -> None:
+    """The stack would be as deep as there are such turns in a row."""
+    turns, within, deepest = Turns(Clock()), list[str](), list[int]()
+
+    def nothing() -> None:
+        within.append("")
+        deepest.append(len(within))
+        turns.end("acme")
+        within.pop()
+
+    for _ in range(FLUSHES):
+        turns.ask("acme", lambda: None)
+    for _ in range(10):
+        turns.ask("acme", nothing)
+    turns.end("acme")
+    assert deepest == [1] * 10
+    assert turns.running == FLUSHES - 1
+
+
 def test_one_that_fails_at_its_turn_keeps_nobody_waiting() -> None:
     turns, began = Turns(Clock()), list[int]()
 
