@@ -3,7 +3,8 @@
 * Every acknowledged receipt is there, exactly once, where and as it was acknowledged, and verifies.
 * Sequences have no gap: each ledger is a chain from its genesis on, and all of it is in the log.
 * Heads never fork: all checkpoints that were ever seen, those in receipts too, are of one history,
-  which is the log's, and the sinks have one of all of it.
+  which is the log's, and the sinks have one of all of it. They have each that anybody was told
+  they have, and it covers the receipt that it was said of.
 * Nothing is there that nobody sent, or otherwise than it was sent; and nothing was refused that no
   fault excuses.
 
@@ -19,12 +20,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from provledger import jcs, patch
-from provledger.checkpoint import Checkpoint
+from provledger.checkpoint import Checkpoint, parse
 from provledger.client import Mutation, RangeReport
 from provledger.entry import parse_entry, receipt_hash
 from provledger.errors import ProvledgerError, VerificationError
 from provledger.keyset import KeySet
 from provledger.merkle import leaf_hash
+from provledger.note import parse as parse_note
 from provledger.proof import CompactRange
 from provledger.receipt import Receipt
 from provledger.report import Check, Outcome
@@ -68,6 +70,18 @@ class Acknowledged:
 
 
 @dataclass(frozen=True, slots=True)
+class Anchored:
+    """What a client was told of a receipt: it stands at `log_index` of the log, and the sinks have
+    acknowledged `checkpoint`, a signed note, which covers it."""
+
+    ledger: str
+    name: str
+    receipt_hash: bytes
+    log_index: int
+    checkpoint: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """An answer that no fault excuses."""
 
@@ -86,17 +100,19 @@ class History:
     acknowledged: tuple[Acknowledged, ...]
     refused: tuple[Refused, ...] = ()
     checkpoints: tuple[bytes, ...] = ()
+    anchored: tuple[Anchored, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
     """What there is: all receipts by ledger in chain order, the leaf data of the whole log, the
-    signed notes that sinks and readers of the log find, and the keys. `ranges` is what the ledger
-    service says of all that it has stored, by ledger."""
+    signed notes that sinks have, the one that readers of the log find, and the keys. `ranges` is
+    what the ledger service says of all that it has stored, by ledger."""
 
     receipts: Mapping[str, Sequence[Receipt]]
     leaves: Sequence[bytes]
-    checkpoints: Sequence[bytes]
+    sunk: Sequence[bytes]
+    published: bytes
     keys: KeySet
     ranges: Mapping[str, RangeReport]
 
@@ -105,7 +121,8 @@ class Holdings:
 class Summary:
     """What was compared, so that a test can see that it was something.
 
-    `checkpoints` counts different ones, wherever they were found; `seen` are those of the clients.
+    `checkpoints` counts different ones, wherever they were found; `seen` are those of the clients,
+    `anchored` those that sinks were said to have.
     """
 
     receipts: int
@@ -113,6 +130,7 @@ class Summary:
     sent: int
     checkpoints: int
     seen: int
+    anchored: int
 
 
 class BrokenInvariantError(AssertionError):
@@ -143,6 +161,7 @@ def check(history: History, holdings: Holdings) -> Summary:
         _check_range(ledger, receipts, holdings.ranges.get(ledger), findings)
     _check_log(holdings, findings)
     _check_known(history, holdings, findings)
+    _check_anchored(history, holdings, findings)
     for item in history.refused:
         findings.add(f"{item.ledger} {item.request_id}: refused: {item}")
     proven = [
@@ -151,7 +170,8 @@ def check(history: History, holdings: Holdings) -> Summary:
         for receipt in receipts
         for proof in receipt.proofs
     ]
-    notes = list(dict.fromkeys([*history.checkpoints, *holdings.checkpoints, *proven]))
+    shown = [*history.checkpoints, holdings.published, *proven]
+    notes = list(dict.fromkeys([*shown, *holdings.sunk]))
     _check_checkpoints(notes, holdings, verifier, findings)
     findings.raise_any()
     return Summary(
@@ -160,6 +180,7 @@ def check(history: History, holdings: Holdings) -> Summary:
         sent=len(history.sent),
         checkpoints=len(notes),
         seen=len(set(history.checkpoints)),
+        anchored=len({item.checkpoint for item in history.anchored}),
     )
 
 
@@ -279,6 +300,26 @@ def _check_known(history: History, holdings: Holdings, findings: _Findings) -> N
             )
 
 
+def _check_anchored(history: History, holdings: Holdings, findings: _Findings) -> None:
+    """Whatever was said to be held by the sinks is, at the size that covers it."""
+    sunk = {note: _size(note) for note in set(holdings.sunk)}
+    for item in history.anchored:
+        where = f"{item.name} at log index {item.log_index}"
+        size = sunk.get(item.checkpoint)
+        if size is None:
+            findings.add(f"{where}: no sink has the checkpoint that was said to be anchored")
+        elif not item.log_index < size <= len(holdings.leaves):
+            findings.add(f"{where}: was said to be anchored by a checkpoint of tree size {size}")
+        else:
+            leaf = holdings.leaves[item.log_index]
+            if receipt_hash(parse_entry(leaf).suite, leaf) != item.receipt_hash:
+                findings.add(f"{where}: another receipt stands there")
+
+
+def _size(note: bytes) -> int:
+    return parse(parse_note(note).text).size
+
+
 def _not_as_sent(draft: Mutation, receipt: Receipt, statement: Statement) -> list[str]:
     """The names of what a receipt has otherwise than its draft had."""
     others = [name for name in _AS_SENT if getattr(statement, name) != getattr(draft, name)]
@@ -327,7 +368,7 @@ def _check_checkpoints(
     """Every checkpoint has the root that the log's own leaves have at its size, and of all of
     them there is one outside. Leaf 0 names the log."""
     wanted: dict[int, list[Checkpoint]] = {}
-    outside, covered = frozenset(holdings.checkpoints), False
+    outside, covered = frozenset(holdings.sunk), False
     for note in notes:
         origin = note.split(b"\n", 1)[0].decode()
         try:

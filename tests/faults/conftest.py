@@ -92,9 +92,9 @@ class Attack:
         self.record_path = record_path
         self._seed = seed
         self._workloads: Counter[str] = Counter()
-        # How many checkpoints clients had been shown before each test.
-        self._shown: dict[str, int] = {}
         self.record = Record(record_path)
+        # What clients had been shown and told before each test.
+        self._before: dict[str, tuple[int, int]] = {}
         # Where clients find the ledger service, if not where it listens itself.
         self.ledger_endpoints: list[str] = []
 
@@ -107,7 +107,7 @@ class Attack:
     def workload(self, load: Load = NORMAL, **options: object) -> Workload:
         """Clients; each call's requests are new ones, the same in each run with the same seed."""
         self._workloads[self.node_id] += 1
-        self._shown.setdefault(self.node_id, self.record.shown)
+        self._before.setdefault(self.node_id, (self.record.shown, self.record.told))
         seed = f"{seed_of(self._seed, self.node_id):08x}-{self._workloads[self.node_id]}"
         replicas = [name for name in self.cluster.services if name.startswith("ledger")]
         return Workload(
@@ -132,8 +132,9 @@ class Attack:
         self.cluster.start()
         summary = observe.check(self.cluster, self.record_path)
         assert summary.acknowledged > 0, "nothing was compared"
-        shown = self.record.shown - self._shown.get(self.node_id, 0)
-        assert shown > 0, "no client saw a checkpoint in this test"
+        shown, told = self._before.get(self.node_id, (0, 0))
+        assert self.record.shown > shown, "no client saw a checkpoint in this test"
+        assert self.record.told > told, "no client was told in this test that something is anchored"
         self.cluster.check_none_ended()
         return summary
 

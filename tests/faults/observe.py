@@ -62,13 +62,13 @@ async def gather(cluster: Cluster) -> checker.Holdings:
         keys = KeySet.parse(await client.jwks())
     (readable,) = ours
     root, origin = readable.parent, _parsed(shown[readable]).origin
-    seen = [
+    sunk = [
         path.read_bytes()
         for path in cluster.data.anchors.rglob("*.checkpoint")
         if not _is_unused(_opened(path), origin)
     ]
-    seen.append(shown[readable])
-    return checker.Holdings(receipts, read_leaves(root, size), seen, keys, ranges)
+    leaves = read_leaves(root, size)
+    return checker.Holdings(receipts, leaves, sunk, shown[readable], keys, ranges)
 
 
 async def _checked(client: AsyncClient, ledger: str, count: int) -> RangeReport:

@@ -6,11 +6,13 @@ test can have it:
     {"sent": {"request_id": "r-17", ...}, "ledger": "tenants/a/ledgers/main"}
     {"acked": "r-17", "ledger": "...", "name": "...", "seq": 4, "tNs": 17, "receiptHash": "<hex>"}
     {"checkpoint": "<note>"}
+    {"anchored": "<name>", "ledger": "...", "receiptHash": "<hex>", "logIndex": 9, "by": "<note>"}
     {"refused": "r-17", "ledger": "...", "code": "INTERNAL", "reason": "..", "message": ".."}
 
-`sent` is a draft as the client has it. `refused` is an answer that no fault excuses: anything that
-is neither an acknowledgement nor an invitation to come again. Where it answers no draft, it names
-no request.
+`sent` is a draft as the client has it. `anchored` is what the client was told of a receipt whose
+checkpoint came with evidence of a sink, once for each checkpoint. `refused` is an answer that no
+fault excuses: anything that is neither an acknowledgement nor an invitation to come again. Where it
+answers no draft, it names no request.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from provledger.client import Mutation
-from tests.faults.checker import Acknowledged, History, Refused, Sent
+from tests.faults.checker import Acknowledged, Anchored, History, Refused, Sent
 
 
 class Record:
@@ -35,8 +37,11 @@ class Record:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._lock = threading.Lock()
         self._checkpoints: set[bytes] = set()
+        self._anchored: set[bytes] = set()
         self.shown = 0
         """How many checkpoints clients were shown, those they knew included."""
+        self.told = 0
+        """How often clients were told that something is anchored."""
 
     def sent(self, items: Iterable[Sent]) -> None:
         """Requests that are about to leave."""
@@ -77,6 +82,24 @@ class Record:
             self._checkpoints.add(note)
             self._write([{"checkpoint": note.decode()}])
 
+    def anchored(self, item: Anchored) -> None:
+        """What was said to be held by sinks."""
+        self.told += 1
+        if item.checkpoint in self._anchored:
+            return
+        self._anchored.add(item.checkpoint)
+        self._write(
+            [
+                {
+                    "anchored": item.name,
+                    "ledger": item.ledger,
+                    "receiptHash": item.receipt_hash.hex(),
+                    "logIndex": item.log_index,
+                    "by": item.checkpoint.decode(),
+                }
+            ]
+        )
+
     @property
     def checkpoints_seen(self) -> int:
         """How many different ones."""
@@ -99,6 +122,7 @@ def read(path: Path) -> History:
     acknowledged: list[Acknowledged] = []
     refused: list[Refused] = []
     checkpoints: list[bytes] = []
+    anchored: list[Anchored] = []
     for line in path.read_bytes().splitlines():
         value = json.loads(line)
         if "sent" in value:
@@ -127,6 +151,16 @@ def read(path: Path) -> History:
                     value["message"],
                 )
             )
+        elif "anchored" in value:
+            anchored.append(
+                Anchored(
+                    value["ledger"],
+                    value["anchored"],
+                    bytes.fromhex(value["receiptHash"]),
+                    value["logIndex"],
+                    value["by"].encode(),
+                )
+            )
         else:
             checkpoints.append(value["checkpoint"].encode())
-    return History(sent, tuple(acknowledged), tuple(refused), tuple(checkpoints))
+    return History(sent, tuple(acknowledged), tuple(refused), tuple(checkpoints), tuple(anchored))

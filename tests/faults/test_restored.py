@@ -43,6 +43,13 @@ def _put_back(attack: Attack, name: str, copy: Path) -> None:
         shutil.copy2(path, attack.cluster.data.databases / path.name)
 
 
+def _make_later(attack: Attack, tenant: str) -> str:
+    """Make a ledger that an earlier copy lacks; its name."""
+    with Client(attack.cluster.endpoint("ledger")) as client:
+        made, _ = client.create_ledger(tenant)
+    return made.name
+
+
 def _append(attack: Attack, request_id: str, attempts: int = 10) -> None:
     policy = CallPolicy(timeout_s=30.0, retry=RetryPolicy(attempts=attempts))
     with Client(attack.cluster.endpoint("ledger"), policy=policy) as client:
@@ -65,6 +72,7 @@ def test_ledger_database_of_an_earlier_copy(embedded: Attack, tmp_path: Path) ->
     _work(attack)
     _copy(attack, "ledger", tmp_path / "early")
     attack.cluster.restart("ledger")
+    later = _make_later(attack, "later")
     _work(attack)
     _copy(attack, "ledger", tmp_path / "late")
     leaves = _leaves(attack)
@@ -77,7 +85,9 @@ def test_ledger_database_of_an_earlier_copy(embedded: Attack, tmp_path: Path) ->
     assert "Restore" in caught.value.message
     assert "ledger.behind_anchor" in attack.cluster["ledger"].tail()
     endpoint = attack.cluster.endpoint("ledger")
-    check_not_denied(endpoint, attack.record_path, LEDGER, "LEDGER_BEHIND_ANCHOR")
+    check_not_denied(
+        endpoint, attack.record_path, LEDGER, "LEDGER_BEHIND_ANCHOR", made_later=[later]
+    )
     assert _leaves(attack) == leaves
 
     _put_back(attack, "ledger", tmp_path / "late")
@@ -121,6 +131,7 @@ def test_snapshot_of_everything_but_the_sinks(embedded: Attack, tmp_path: Path) 
     for name in ("db", "tiles"):
         shutil.copytree(data.path / name, tmp_path / name)
     attack.cluster.start()
+    later = _make_later(attack, "after-the-copy")
     _work(attack)
     _stop(attack)
     sunk = _sunk(attack)
@@ -133,7 +144,7 @@ def test_snapshot_of_everything_but_the_sinks(embedded: Attack, tmp_path: Path) 
         _append(attack, "after")
     assert caught.value.reason == "RESTORED_BEHIND"
     endpoint = attack.cluster.endpoint("ledger")
-    check_not_denied(endpoint, attack.record_path, LEDGER, "RESTORED_BEHIND")
+    check_not_denied(endpoint, attack.record_path, LEDGER, "RESTORED_BEHIND", made_later=[later])
     assert "anchor.held" in attack.cluster["anchor"].tail()
     assert _sunk(attack) == sunk
     _stop(attack)

@@ -3,9 +3,10 @@
 Writers append one by one, in batches and in streams, to several ledgers. Whoever hears nothing
 sends the same request ids again, now and then to another replica; now and then a writer gives up
 as a client does that dies, and nobody ever learns what came of its requests. A reader looks up
-what was acknowledged, half of the time with its proofs: it must never be denied. A watcher asks for
-the newest signed checkpoint. Every one that is shown is noted, and every refusal that no fault
-excuses, whoever hears it. Once the fault is over, each of the two has to be answered again.
+what was acknowledged, half of the time with its proofs: it must never be denied. Another one waits
+until what was acknowledged is anchored, and notes by which checkpoint it was said to be. A watcher
+asks for the newest signed checkpoint. Every one that is shown is noted, and every refusal that no
+fault excuses, whoever hears it. Once the fault is over, each of them has to be answered again.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from provledger.client.drafts import Action
 from provledger.errors import StatusError
 from provledger.receipt import Receipt
 from provledger.rpc.channel import call, channel
-from tests.faults.checker import Acknowledged, Refused, Sent
+from tests.faults.checker import Acknowledged, Anchored, Refused, Sent
 from tests.faults.record import Record
 from tests.faults.worker import Worker
 
@@ -38,6 +39,7 @@ GIVE_UP = 0.1
 _REMEMBERED = 200
 _LOOKED_UP = ("summary", "receipt")
 _WATCHED = "checkpoint"
+_AWAITED = "anchored"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,7 @@ class Workload:
             watching = [
                 asyncio.create_task(self._watch(anchor_pb2_grpc.AnchorServiceStub(anchor))),
                 asyncio.create_task(self._read(clients)),
+                asyncio.create_task(self._await_anchored(clients)),
             ]
             writers = [self._write(clients, number) for number in range(self._load.writers)]
             await asyncio.gather(*writers)
@@ -141,7 +144,8 @@ class Workload:
         clock = asyncio.get_running_loop().time
         before, deadline_s = Counter(self.answered), clock() + SETTLE_S
         awaited = [_WATCHED] if self._anchored else []
-        awaited += _LOOKED_UP if self._acknowledged else ()
+        if self._acknowledged:
+            awaited += [*_LOOKED_UP, *([_AWAITED] if self._anchored else [])]
         while not any(task.done() for task in watching):
             missing = [what for what in awaited if self.answered[what] == before[what]]
             if not missing:
@@ -284,14 +288,47 @@ class Workload:
                     found = await client.get_summary(item.name)
                 else:
                     found = await client.get_receipt(item.name)
-                    for proof in found.proofs:
-                        self._record.checkpoint(proof.checkpoint)
+                    self._note_proofs(item, found)
             except StatusError as error:
                 if not self._excuses(error):
                     self._refused(item.ledger, item.request_id, error)
                 continue
             assert (found.seq, found.receipt_hash) == (item.seq, item.receipt_hash), item
             self.answered[what] += 1
+
+    async def _await_anchored(self, clients: Sequence[AsyncClient]) -> None:
+        """Wait until what was acknowledged is held by the sinks."""
+        rng = random.Random(f"{self._seed} awaiting")
+        while True:
+            await asyncio.sleep(0.05)
+            if not self._acknowledged:
+                continue
+            # The newest: of what is old, it was long said.
+            item, client = self._acknowledged[-1], rng.choice(clients)
+            try:
+                found = await client.wait_for_anchor(item.name)
+            except StatusError as error:
+                if not self._excuses(error):
+                    self._refused(item.ledger, item.request_id, error)
+                continue
+            assert (found.seq, found.receipt_hash) == (item.seq, item.receipt_hash), item
+            assert any(proof.evidence for proof in found.proofs), f"{item}: without evidence"
+            self._note_proofs(item, found)
+            self.answered[_AWAITED] += 1
+
+    def _note_proofs(self, item: Acknowledged, found: Receipt) -> None:
+        for proof in found.proofs:
+            self._record.checkpoint(proof.checkpoint)
+            if proof.evidence:
+                self._record.anchored(
+                    Anchored(
+                        item.ledger,
+                        item.name,
+                        item.receipt_hash,
+                        proof.log_index,
+                        proof.checkpoint,
+                    )
+                )
 
     async def _watch(self, anchor: anchor_pb2_grpc.AnchorServiceStub) -> None:
         """Note every signed checkpoint that is shown."""

@@ -18,6 +18,7 @@ from tests.faults import record
 from tests.faults.checker import (
     UNRECORDED,
     Acknowledged,
+    Anchored,
     BrokenInvariantError,
     History,
     Holdings,
@@ -49,7 +50,9 @@ def world(chain: Chain | None = None) -> tuple[History, Holdings]:
             )
         )
     notes = [chain.checkpoint(size) for size in range(1, len(chain.leaves) + 1)]
-    history = History(sent, tuple(acknowledged), (), tuple(notes[1:]))
+    first = receipts[1]
+    told = Anchored(LEDGER, first.name, first.receipt_hash, first.proofs[0].log_index, notes[-1])
+    history = History(sent, tuple(acknowledged), (), tuple(notes[1:]), (told,))
     return history, _holdings(chain, receipts, [notes[0], notes[-1]])
 
 
@@ -67,13 +70,14 @@ def _draft(statement: Statement, payload: Any) -> Mutation:
 def _holdings(chain: Chain, receipts: list[Receipt], notes: list[bytes]) -> Holdings:
     last = receipts[-1]
     whole = RangeReport(0, last.seq, len(receipts), last.seq, last.receipt_hash, True)
-    return Holdings({LEDGER: receipts}, chain.leaves, notes, key_set(), {LEDGER: whole})
+    published = chain.checkpoint()
+    return Holdings({LEDGER: receipts}, chain.leaves, notes, published, key_set(), {LEDGER: whole})
 
 
 def test_what_is_whole_holds() -> None:
     history, holdings = world()
     count = len(holdings.receipts[LEDGER])
-    assert check(history, holdings) == Summary(count, count - 1, count - 1, count + 1, count)
+    assert check(history, holdings) == Summary(count, count - 1, count - 1, count + 1, count, 1)
 
 
 def test_a_record_holds_what_was_sent(tmp_path: Path) -> None:
@@ -84,6 +88,8 @@ def test_a_record_holds_what_was_sent(tmp_path: Path) -> None:
     kept.refused(Refused(LEDGER, "r", "INTERNAL", "", ""))
     for note in history.checkpoints:
         kept.checkpoint(note)
+    for told in history.anchored:
+        kept.anchored(told)
     kept.close()
     refused = (Refused(LEDGER, "r", "INTERNAL", "", ""),)
     assert record.read(kept.path) == dataclasses.replace(history, refused=refused)
@@ -217,10 +223,25 @@ def _of_two_logs(history: History, holdings: Holdings) -> tuple[History, Holding
 
 
 def _nothing_outside(history: History, holdings: Holdings) -> tuple[History, Holdings]:
-    """Nobody saw a checkpoint, and no sink has one of all."""
-    return dataclasses.replace(history, checkpoints=()), dataclasses.replace(
-        holdings, checkpoints=holdings.checkpoints[:1]
-    )
+    """Whoever reads the log finds one, and no sink has one of all."""
+    return history, dataclasses.replace(holdings, sunk=holdings.sunk[:1])
+
+
+def _told(**changes: Any) -> Change:
+    """Something else was said to be anchored."""
+
+    def change(history: History, holdings: Holdings) -> tuple[History, Holdings]:
+        told = dataclasses.replace(history.anchored[0], **changes)
+        return dataclasses.replace(history, anchored=(told,)), holdings
+
+    return change
+
+
+def _anchored_by_what_is_published(
+    history: History, holdings: Holdings
+) -> tuple[History, Holdings]:
+    """Readers of the log find that checkpoint, the sinks a larger log's."""
+    return _told(checkpoint=history.checkpoints[4])(history, holdings)
 
 
 def _never_sent_to(history: History, holdings: Holdings) -> tuple[History, Holdings]:
@@ -295,6 +316,12 @@ def _no_proof(history: History, holdings: Holdings) -> tuple[History, Holdings]:
         (_proven_in_a_fork, "ROLLED BACK: a checkpoint of tree size 11"),
         (_of_two_logs, "there are checkpoints of two logs"),
         (_nothing_outside, "no sink has a checkpoint of all 10 leaves"),
+        (_nothing_outside, "no sink has the checkpoint that was said to be anchored"),
+        (_anchored_by_what_is_published, "no sink has the checkpoint that was said to be anchored"),
+        (_told(checkpoint=sample_chain().checkpoint(1)), "anchored by a checkpoint of tree size 1"),
+        (_told(log_index=10), "anchored by a checkpoint of tree size 10"),
+        (_told(log_index=3), "log index 3: another receipt stands there"),
+        (_told(receipt_hash=bytes(32)), "another receipt stands there"),
         (_no_range, "what is stored was checked as None"),
         (_range(checked_seq=7), "what is stored was checked as"),
         (_range(start_seq=1), "what is stored was checked as"),
