@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from provledger import jcs, patch
@@ -105,9 +105,9 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """What there is: all receipts by ledger in chain order, the leaf data of the whole log, the
-    signed notes that sinks have, the one that readers of the log find, and the keys. `ranges` is
-    what the ledger service says of all that it has stored, by ledger."""
+    """What there is of one log: all receipts by ledger in chain order, its leaf data, the signed
+    notes that sinks have, the one that readers of the log find, and the keys. `ranges` is what the
+    ledger service says of all that it has stored, by ledger."""
 
     receipts: Mapping[str, Sequence[Receipt]]
     leaves: Sequence[bytes]
@@ -151,9 +151,45 @@ class _Findings:
             raise BrokenInvariantError("\n".join([*self.texts[:MOST_SHOWN], *rest]))
 
 
+def check_logs(history: History, logs: Sequence[Holdings]) -> Summary:
+    """Compare with all logs, each ledger with its own; raises BrokenInvariantError.
+
+    What clients know of ledgers or logs that are not there is held against the first.
+    """
+    findings, sums = _Findings(), [0] * len(Summary.__dataclass_fields__)
+    for part, holdings in zip(_apart(history, logs), logs, strict=True):
+        summary = _compare(part, holdings, findings)
+        sums = [sum_ + more for sum_, more in zip(sums, astuple(summary), strict=True)]
+    findings.raise_any()
+    return Summary(*sums)
+
+
 def check(history: History, holdings: Holdings) -> Summary:
-    """Compare; raises BrokenInvariantError."""
-    findings = _Findings()
+    """Compare with one log; raises BrokenInvariantError."""
+    return check_logs(history, [holdings])
+
+
+def _apart(history: History, logs: Sequence[Holdings]) -> list[History]:
+    """What clients know, by the log that it is of."""
+    by_ledger = {name: place for place, each in enumerate(logs) for name in each.receipts}
+    by_origin = {_named_log(each.leaves): place for place, each in enumerate(logs)}
+
+    def of_ledger(place: int, name: str) -> bool:
+        return by_ledger.get(name, 0) == place
+
+    return [
+        History(
+            {key: sent for key, sent in history.sent.items() if of_ledger(place, key[0])},
+            tuple(item for item in history.acknowledged if of_ledger(place, item.ledger)),
+            tuple(item for item in history.refused if of_ledger(place, item.ledger)),
+            tuple(n for n in history.checkpoints if by_origin.get(_origin(n), 0) == place),
+            tuple(item for item in history.anchored if of_ledger(place, item.ledger)),
+        )
+        for place in range(len(logs))
+    ]
+
+
+def _compare(history: History, holdings: Holdings, findings: _Findings) -> Summary:
     verifier = Verifier(holdings.keys)
     for ledger, receipts in holdings.receipts.items():
         _check_chain(ledger, receipts, findings)
@@ -173,7 +209,6 @@ def check(history: History, holdings: Holdings) -> Summary:
     shown = [*history.checkpoints, holdings.published, *proven]
     notes = list(dict.fromkeys([*shown, *holdings.sunk]))
     _check_checkpoints(notes, holdings, verifier, findings)
-    findings.raise_any()
     return Summary(
         receipts=sum(map(len, holdings.receipts.values())),
         acknowledged=len({(item.ledger, item.request_id) for item in history.acknowledged}),
@@ -370,9 +405,8 @@ def _check_checkpoints(
     wanted: dict[int, list[Checkpoint]] = {}
     outside, covered = frozenset(holdings.sunk), False
     for note in notes:
-        origin = note.split(b"\n", 1)[0].decode()
         try:
-            found = verifier.open_checkpoint(note, origin)
+            found = verifier.open_checkpoint(note, _origin(note))
         except VerificationError as error:
             findings.add(f"a checkpoint does not verify: {error}")
             continue
@@ -396,6 +430,10 @@ def _check_checkpoints(
     for size in sorted(wanted):
         findings.add(f"ROLLED BACK: a checkpoint of tree size {size} was seen; there are "
                      f"{len(holdings.leaves)} leaves")  # fmt: skip
+
+
+def _origin(note: bytes) -> str:
+    return note.split(b"\n", 1)[0].decode()
 
 
 def _named_log(leaves: Sequence[bytes]) -> str:

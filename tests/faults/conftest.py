@@ -18,7 +18,7 @@ from tests.faults import observe
 from tests.faults.checker import Summary
 from tests.faults.cluster import Cluster
 from tests.faults.record import Record
-from tests.faults.workload import LEDGERS, Load, Workload
+from tests.faults.workload import LEDGERS, OWN_LOG, SHARED_LOG, Load, Workload
 
 FULL = os.environ.get("PROVLEDGER_FAULTS") == "full"
 """Everything, for as long as it takes, instead of a sample."""
@@ -92,6 +92,7 @@ class Attack:
         self.record_path = record_path
         self._seed = seed
         self._workloads: Counter[str] = Counter()
+        self._logs: tuple[str, ...] = (SHARED_LOG,)
         self.record = Record(record_path)
         # What clients had been shown and told before each test.
         self._before: dict[str, tuple[int, int]] = {}
@@ -102,7 +103,9 @@ class Attack:
         """Make the ledgers that workloads append to."""
         with Client(self.cluster.endpoint("ledger")) as client:
             for name in LEDGERS:
-                client.create_ledger(name.split("/")[1])
+                made, _ = client.create_ledger(name.split("/")[1], own_log=name == OWN_LOG)
+                if name == OWN_LOG:
+                    self._logs = (SHARED_LOG, made.log)
 
     def workload(self, load: Load = NORMAL, **options: object) -> Workload:
         """Clients; each call's requests are new ones, the same in each run with the same seed."""
@@ -116,7 +119,7 @@ class Attack:
             self.record,
             seed,
             load,
-            **options,  # type: ignore[arg-type]
+            **{"logs": self._logs, **options},  # type: ignore[arg-type]
         )
 
     def wait_anchored(self) -> None:

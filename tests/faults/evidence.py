@@ -85,5 +85,5 @@ async def gather(caller: Caller, ledger: ledger_pb2.Ledger, size: int) -> Eviden
     endpoint, keys_endpoint = cluster.endpoint("ledger"), cluster.endpoint("keys")
     async with AsyncClient(endpoint, keys_endpoint=keys_endpoint) as client:
         keys = KeySet.parse(await client.jwks())
-    leaves = observe.published_leaves(cluster, cluster.data.tiles / ledger.log)
+    leaves = observe.published_leaves(cluster.data.tiles / ledger.log)
     return Evidence(keys, ledger.log_origin, suite_from_pb(ledger.suite), ledger.uid, leaves)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from provledger import checkpoint as checkpoints
 from provledger import note, tiles
-from provledger.client import AsyncClient, RangeReport
+from provledger.client import AsyncClient, Ledger, RangeReport
 from provledger.errors import ProvledgerError
 from provledger.keyset import KeySet
 from provledger.receipt import Receipt
@@ -18,12 +20,13 @@ from tests.faults.cluster import Cluster
 TIMEOUT_S = 90.0
 _LOOKS = 25
 """So often what there is is read again because it has become more meanwhile."""
-_CHECKPOINTS = "logs/*/checkpoint"
+_CHECKPOINT = "checkpoint"
+_CHECKPOINTS = f"logs/*/{_CHECKPOINT}"
 
 
 def check(cluster: Cluster, log: Path) -> checker.Summary:
     """Wait until all is logged and anchored, then hold the record at `log` against it."""
-    return checker.check(record.read(log), asyncio.run(gather(cluster)))
+    return checker.check_logs(record.read(log), asyncio.run(gather(cluster)))
 
 
 def wait_published(cluster: Cluster) -> None:
@@ -36,39 +39,73 @@ def wait_published(cluster: Cluster) -> None:
     asyncio.run(wait())
 
 
-async def gather(cluster: Cluster) -> checker.Holdings:
-    """Everything there is. All services must run, and nobody may append meanwhile."""
+async def gather(cluster: Cluster) -> list[checker.Holdings]:
+    """Everything there is, the shared log first. All services must run, nobody may append."""
     endpoint, keys_endpoint = cluster.endpoint("ledger"), cluster.endpoint("keys")
     async with AsyncClient(endpoint, keys_endpoint=keys_endpoint) as client:
-        receipts: dict[str, list[Receipt]] = {}
         for _ in range(_LOOKS):
-            size = await _until_published(cluster, client)
-            names = [ledger.name async for ledger in client.list_ledgers()]
+            sizes = await _until_published(cluster, client)
+            ledgers = [ledger async for ledger in client.list_ledgers()]
             receipts = {
-                name: [each async for each in client.list_receipts(name, page_size=500)]
-                for name in names
+                ledger.name: [
+                    each async for each in client.list_receipts(ledger.name, page_size=500)
+                ]
+                for ledger in ledgers
             }
-            shown = {each: each.read_bytes() for each in cluster.data.tiles.glob(_CHECKPOINTS)}
-            ours = [path for path, signed in shown.items() if _parsed(signed).size == size]
+            logs = _by_log(ledgers)
+            shown = {log: (cluster.data.tiles / log / _CHECKPOINT).read_bytes() for log in logs}
             # A service may have had something to say for the key ledger, or for who gave up.
             # And a ledger that has yet to find a restarted anchor lists receipts without proofs.
-            listed = [receipt for each in receipts.values() for receipt in each]
-            proofs = {proof.checkpoint for receipt in listed for proof in receipt.proofs}
-            whole = ours and size == 1 + len(listed) and all(receipt.proofs for receipt in listed)
-            if whole and all(_parsed(signed).size <= size for signed in proofs):
+            if all(
+                _parsed(shown[log]).size == sizes.get(log)
+                and _is_whole([receipts[each.name] for each in of_log], sizes[log])
+                for log, of_log in logs.items()
+            ):
                 break
             await asyncio.sleep(0.2)
         ranges = {name: await _checked(client, name, len(receipts[name])) for name in receipts}
         keys = KeySet.parse(await client.jwks())
-    (readable,) = ours
-    root, origin = readable.parent, _parsed(shown[readable]).origin
-    sunk = [
-        path.read_bytes()
-        for path in cluster.data.anchors.rglob("*.checkpoint")
-        if not _is_unused(_opened(path), origin)
+    _check_no_others(cluster, logs)
+    return [
+        checker.Holdings(
+            {each.name: receipts[each.name] for each in of_log},
+            read_leaves(cluster.data.tiles / log, sizes[log]),
+            [path.read_bytes() for path in _sunk(cluster, of_log[0]).glob("*.checkpoint")],
+            shown[log],
+            keys,
+            {each.name: ranges[each.name] for each in of_log},
+        )
+        for log, of_log in logs.items()
     ]
-    leaves = read_leaves(root, size)
-    return checker.Holdings(receipts, leaves, sunk, shown[readable], keys, ranges)
+
+
+def _by_log(ledgers: Sequence[Ledger]) -> dict[str, list[Ledger]]:
+    """Ledgers by the name of their log, that of the key ledger first."""
+    found: dict[str, list[Ledger]] = {}
+    for ledger in sorted(ledgers, key=lambda each: each.name != checker.KEY_LEDGER):
+        found.setdefault(ledger.log, []).append(ledger)
+    return found
+
+
+def _is_whole(chains: Sequence[Sequence[Receipt]], size: int) -> bool:
+    """Whether that is all of a log, and every receipt shown with a proof in what is published."""
+    listed = [receipt for chain in chains for receipt in chain]
+    proofs = {proof.checkpoint for receipt in listed for proof in receipt.proofs}
+    return (
+        size == 1 + len(listed)
+        and all(receipt.proofs for receipt in listed)
+        and all(_parsed(signed).size <= size for signed in proofs)
+    )
+
+
+def _check_no_others(cluster: Cluster, logs: Collection[str]) -> None:
+    """Fails if another log has more than the leaf that names it.
+
+    A request that was meant to be bad makes one, now and then, by being right.
+    """
+    for path in cluster.data.tiles.glob(_CHECKPOINTS):
+        if str(path.parent.relative_to(cluster.data.tiles)) not in logs:
+            assert _size(path) == 1, f"{path} is of no ledger"
 
 
 async def _checked(client: AsyncClient, ledger: str, count: int) -> RangeReport:
@@ -81,29 +118,23 @@ async def _checked(client: AsyncClient, ledger: str, count: int) -> RangeReport:
         await asyncio.sleep(0.2)
 
 
-def _is_unused(checkpoint: checkpoints.Checkpoint, ours: str) -> bool:
-    """Whether it is of a log beside ours that holds nothing but the leaf that names it.
-
-    A request that was meant to be bad makes one, now and then, by being right.
-    """
-    return checkpoint.origin != ours and checkpoint.size == 1
-
-
-async def _until_published(cluster: Cluster, client: AsyncClient) -> int:
-    """Wait until a published checkpoint, which the sink has, covers everything; its tree size."""
+async def _until_published(cluster: Cluster, client: AsyncClient) -> dict[str, int]:
+    """Wait until of each log a published checkpoint, which the sink has, covers everything; their
+    tree sizes."""
     deadline_s = time.monotonic() + TIMEOUT_S
     state: object = None
     while time.monotonic() < deadline_s:
         try:
-            ledgers = [ledger async for ledger in client.list_ledgers()]
+            logs = _by_log([ledger async for ledger in client.list_ledgers()])
         except ProvledgerError as error:
             state = error
             continue
-        # Leaf 0 says whose log it is.
-        wanted = 1 + sum(ledger.seq + 1 for ledger in ledgers)
-        published, anchored = published_size(cluster), anchored_size(cluster)
-        # A ledger that lost the answer hears of it when its relay asks again.
-        told = 1 + sum(ledger.logged_seq + 1 for ledger in ledgers)
+        # Leaf 0 says whose log it is. A ledger that lost the answer hears of it when its relay
+        # asks again.
+        wanted = {log: 1 + sum(each.seq + 1 for each in all_) for log, all_ in logs.items()}
+        told = {log: 1 + sum(each.logged_seq + 1 for each in all_) for log, all_ in logs.items()}
+        published = {log: _size_of(cluster.data.tiles / log / _CHECKPOINT) for log in logs}
+        anchored = {log: _size_of(_sunk(cluster, all_[0]) / "latest") for log, all_ in logs.items()}
         state = {"wanted": wanted, "published": published, "anchored": anchored, "told": told}
         if published == anchored == told == wanted:
             return wanted
@@ -111,25 +142,40 @@ async def _until_published(cluster: Cluster, client: AsyncClient) -> int:
     raise AssertionError(f"not everything is logged and anchored within {TIMEOUT_S} s: {state}")
 
 
+def _sunk(cluster: Cluster, ledger: Ledger) -> Path:
+    """Where the sink has what it holds of a ledger's log."""
+    return cluster.data.anchors / quote(ledger.log_origin, safe="")
+
+
 def published_size(cluster: Cluster) -> int:
-    """Size of the checkpoint that readers of the log find."""
+    """Size of the checkpoint that readers of the shared log find, which is the largest."""
     return max(map(_size, cluster.data.tiles.glob(_CHECKPOINTS)), default=0)
 
 
-def published_leaves(cluster: Cluster, root: Path) -> list[bytes]:
+def published_leaves(root: Path) -> list[bytes]:
     """The entries of the log in `root` up to the published checkpoint, of a log that goes on."""
     deadline_s = time.monotonic() + TIMEOUT_S
     while True:
         try:
-            return read_leaves(root, published_size(cluster))
+            return read_leaves(root, _size(root / _CHECKPOINT))
         except FileNotFoundError:
             # A partial bundle goes soon after there is a larger one, and a larger checkpoint.
             assert time.monotonic() < deadline_s, f"{root} lacks what is published"
 
 
 def anchored_size(cluster: Cluster) -> int:
-    """Size of the newest checkpoint that the sink has."""
+    """Size of the newest checkpoint that the sink has of the shared log."""
     return max(map(_size, cluster.data.anchors.glob("*/latest")), default=0)
+
+
+def shared_log(cluster: Cluster) -> Path:
+    """The directory of the log that is no tenant's own: the one with the largest checkpoint."""
+    return max(cluster.data.tiles.glob(_CHECKPOINTS), key=_size).parent
+
+
+def _size_of(path: Path) -> int:
+    """0 if there is none."""
+    return _size(path) if path.exists() else 0
 
 
 def _size(path: Path) -> int:

@@ -253,8 +253,7 @@ async def _logs(caller: Caller) -> set[bytes]:
 async def submit_leaves(caller: Caller) -> None:
     """A ledger's first leaves; that new ones come once is for the way from the ledger to show."""
     ledger = await _ledger(caller)
-    tiles = caller.cluster.data.tiles / ledger.log
-    leaves = observe.published_leaves(caller.cluster, tiles)
+    leaves = observe.published_leaves(caller.cluster.data.tiles / ledger.log)
     request = anchor_pb2.SubmitLeavesRequest(
         log=ANY,
         ledger_uid=ledger.uid,

@@ -34,8 +34,9 @@ def test_readers_are_shown_the_log_or_nothing(attack: Attack, rng: random.Random
     """Every checkpoint is of the one history, and every entry that it promised is there."""
     cluster = attack.cluster
     attack.wait_anchored()
-    (shown,) = cluster.data.tiles.glob("logs/*/checkpoint")
-    log = prefix_of(checkpoint.parse(note.parse(shown.read_bytes()).text).origin)
+    shared = observe.shared_log(cluster)
+    shown = (shared / "checkpoint").read_bytes()
+    log = prefix_of(checkpoint.parse(note.parse(shown).text).origin)
     readers = [
         Reader(name, cluster[name].port, log, attack.record, rng.getrandbits(32))
         for name in GATEWAYS
@@ -58,8 +59,7 @@ def test_readers_are_shown_the_log_or_nothing(attack: Attack, rng: random.Random
             seen = len(reader.bundles)
             eventually(lambda r=reader, n=seen: len(r.bundles) > n, "a reader is shown more")  # type: ignore[misc]
     print(attack.check(), *((dict(each.statuses), each.unanswered) for each in readers))
-    size = observe.published_size(cluster)
-    leaves = observe.read_leaves(shown.parent, size)
+    leaves = observe.published_leaves(shared)
     for reader in readers:
         for first, entries in reader.bundles:
             assert entries == leaves[first : first + len(entries)], f"entries from {first} on"

@@ -25,7 +25,7 @@ from tests.faults.faulty import (
     SINK_FAULTS,
     Faults,
 )
-from tests.faults.observe import anchored_size
+from tests.faults.observe import anchored_size, shared_log
 from tests.faults.proxy import FAULTS, Fault, Proxy
 from tests.faults.rpcs import Caller
 from tests.faults.workload import Load
@@ -192,7 +192,7 @@ def test_sink_fails(between: Between, rng: random.Random) -> None:
 def test_sink_does_not_say_what_it_holds(between: Between, rng: random.Random) -> None:
     """After a restore nothing is signed until it does; at any other start it is let be."""
     cluster = between.attack.cluster
-    log = next((cluster.data.tiles / "logs").iterdir())
+    log = shared_log(cluster)
     rounds = [(f, restored) for f in HOLDS_FAULTS for restored in (True, False)]
     with between.attack.workload(LOAD) as work:
         for fault, restored in rounds if FULL else rng.sample(rounds, 1):

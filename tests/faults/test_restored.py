@@ -178,12 +178,14 @@ def _stop(attack: Attack) -> None:
         attack.cluster[name].kill()
 
 
-def _leaves(attack: Attack) -> list[bytes]:
-    root = next((attack.cluster.data.tiles / "logs").iterdir())
-    return observe.read_leaves(root, observe.published_size(attack.cluster))
+def _leaves(attack: Attack) -> dict[str, list[bytes]]:
+    """Of each log."""
+    logs = [*(attack.cluster.data.tiles / "logs").iterdir()]
+    return {log.name: observe.published_leaves(log) for log in logs}
 
 
 def _sunk(attack: Attack) -> dict[str, bytes]:
     return {
-        path.name: path.read_bytes() for path in attack.cluster.data.anchors.rglob("*.checkpoint")
+        f"{path.parent.name}/{path.name}": path.read_bytes()
+        for path in attack.cluster.data.anchors.rglob("*.checkpoint")
     }

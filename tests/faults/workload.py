@@ -5,14 +5,16 @@ sends the same request ids again, now and then to another replica; now and then 
 as a client does that dies, and nobody ever learns what came of its requests. A reader looks up
 what was acknowledged, half of the time with its proofs: it must never be denied. Another one waits
 until what was acknowledged is anchored, and notes by which checkpoint it was said to be. A watcher
-asks for the newest signed checkpoint. Every one that is shown is noted, and every refusal that no
-fault excuses, whoever hears it. Once the fault is over, each of them has to be answered again.
+asks for the newest signed checkpoint of each log. Every one that is shown is noted, and every
+refusal that no fault excuses, whoever hears it. Once the fault is over, each of them has to be
+answered again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -30,7 +32,10 @@ from tests.faults.checker import Acknowledged, Anchored, Refused, Sent
 from tests.faults.record import Record
 from tests.faults.worker import Worker
 
-LEDGERS = ("tenants/acme/ledgers/main", "tenants/globex/ledgers/main")
+SHARED_LOG = "logs/-"
+OWN_LOG = "tenants/initech/ledgers/main"
+"""One whose entries go to a log of its tenant's own; the others share one."""
+LEDGERS = ("tenants/acme/ledgers/main", "tenants/globex/ledgers/main", OWN_LOG)
 POLICY = CallPolicy(timeout_s=2.0, attempt_timeout_s=1.5)
 SETTLE_S = 60.0
 GIVE_UP = 0.1
@@ -38,7 +43,6 @@ GIVE_UP = 0.1
 
 _REMEMBERED = 200
 _LOOKED_UP = ("summary", "receipt")
-_WATCHED = "checkpoint"
 _AWAITED = "anchored"
 
 
@@ -64,9 +68,10 @@ class Workload:
         ledgers: Sequence[str] = LEDGERS,
         excused: Callable[[StatusError], bool] = lambda error: False,
         anchored: bool = True,
+        logs: Sequence[str] = (SHARED_LOG,),
     ) -> None:
         """`seed` is part of each request id; `excused` says which refusals the fault may cause;
-        `anchored`, whether there is an anchor at the end."""
+        `anchored`, whether there is an anchor at the end; `logs` are watched."""
         self._endpoints = endpoints
         self._anchor = anchor
         self._record = record
@@ -75,6 +80,7 @@ class Workload:
         self._ledgers = ledgers
         self._excused = excused
         self._anchored = anchored
+        self._logs = logs
         self._acknowledged: deque[Acknowledged] = deque(maxlen=_REMEMBERED)
         self._worker = Worker("workload", self._main)
         self.acknowledged = 0
@@ -143,7 +149,7 @@ class Workload:
         """Wait until readers and watchers are answered again: no refusal is excused for good."""
         clock = asyncio.get_running_loop().time
         before, deadline_s = Counter(self.answered), clock() + SETTLE_S
-        awaited = [_WATCHED] if self._anchored else []
+        awaited = [*self._logs] if self._anchored else []
         if self._acknowledged:
             awaited += [*_LOOKED_UP, *([_AWAITED] if self._anchored else [])]
         while not any(task.done() for task in watching):
@@ -332,8 +338,8 @@ class Workload:
 
     async def _watch(self, anchor: anchor_pb2_grpc.AnchorServiceStub) -> None:
         """Note every signed checkpoint that is shown."""
-        request = anchor_pb2.GetCheckpointRequest(log="logs/-")
-        while True:
+        for log in itertools.cycle(self._logs):
+            request = anchor_pb2.GetCheckpointRequest(log=log)
             await asyncio.sleep(0.03)
             try:
                 shown: Any = await call(anchor.GetCheckpoint, request, timeout_s=1.0)  # type: ignore[arg-type]
@@ -342,7 +348,7 @@ class Workload:
                     self._refused(request.log, "", error)
                 continue
             self._record.checkpoint(shown.checkpoint)
-            self.answered[_WATCHED] += 1
+            self.answered[log] += 1
 
 
 def _answer(ledger: str, result: object) -> Acknowledged | StatusError:
