@@ -256,6 +256,9 @@ class _Everything(grpc.GenericRpcHandler):
             async for answer in call:
                 if fault == "slow":
                     await asyncio.sleep(SLOW_S)
+                    if met is not None and method in ENDLESS:
+                        # Who takes its first message may ask for no other.
+                        self._proxy.happened(met)
                 if fault in (None, "slow"):
                     yield answer
                 elif method in ENDLESS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -11,10 +12,11 @@ import grpc
 import pytest
 
 from tests.faults.cluster import eventually
-from tests.faults.proxy import Fault, Proxy
+from tests.faults.proxy import ENDLESS, Fault, Proxy
 from tests.support.ports import free_ports
 
 METHOD = "Append"
+WATCH = sorted(ENDLESS)[0]
 PATH = f"/some.Service/{METHOD}"
 LONG_S = 60.0
 
@@ -30,6 +32,13 @@ class Service:
         if request == b"refused":
             context.abort(grpc.StatusCode.UNAVAILABLE, "by the service itself")
         return request
+
+    def watch(self, request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+        """A first message, and nothing more for as long as somebody listens."""
+        yield request
+        ended = threading.Event()
+        context.add_callback(ended.set)
+        ended.wait(LONG_S)
 
 
 @dataclass
@@ -61,10 +70,11 @@ class Way:
 def way() -> Iterator[Way]:
     service = Service()
     handler: Any = grpc.unary_unary_rpc_method_handler(service.answer)
+    watch: Any = grpc.unary_stream_rpc_method_handler(service.watch)
     with ThreadPoolExecutor(4) as threads:
         server = grpc.server(threads)
         server.add_generic_rpc_handlers(
-            [grpc.method_handlers_generic_handler("some.Service", {METHOD: handler})]
+            [grpc.method_handlers_generic_handler("some.Service", {METHOD: handler, WATCH: watch})]
         )
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
@@ -112,3 +122,12 @@ def test_what_would_be_late_never_comes_when_all_is_calm(way: Way) -> None:
     assert way.code(b"again") is grpc.StatusCode.OK
     assert way.service.asked == [b"again"]
     assert not way.proxy.injected
+
+
+def test_who_watches_meets_a_slow_answer_with_the_first_message(way: Way) -> None:
+    way.proxy.inject(WATCH, "slow")
+    watching = way.channel.unary_stream(f"/some.Service/{WATCH}")(b"shown", timeout=LONG_S)
+    assert next(watching) == b"shown"
+    assert not way.proxy.pending(WATCH)
+    watching.cancel()
+    assert way.proxy.injected == {(WATCH, "slow"): 1}
