@@ -72,7 +72,9 @@ class OpenLog:
             budget_s=batch_budget_s,
         )
         self.reader = Reader(self.identity, storage, self.state, keys, clock=clock)
-        self.overdue = Overdue(self.identity, storage, self.state, clock=clock)
+        self.overdue = Overdue(
+            self.identity, storage, self.state, clock=clock, publish_interval_s=publish_interval_s
+        )
         self.receipts = CoseReceipts(self.identity, self.reader, keys)
         self.publisher = Publisher(
             self.identity,

@@ -1,4 +1,4 @@
-"""Whether what was published is anchored in the time that the policy allows.
+"""Whether what was published, or had to be, is anchored in the time that the policy allows.
 
 `fail-open` marks and alarms. `fail-closed` is for the ledger to act on: it asks the anchor, and
 stops acknowledging (`ledger_svc.lag`). Internal logging goes on in both, and catches up.
@@ -34,11 +34,14 @@ class Overdue:
         state: LogState,
         *,
         clock: Callable[[], int],
+        publish_interval_s: float = 0.0,
     ) -> None:
+        """`publish_interval_s` is what a head may wait to be published, where nothing is wrong."""
         self._log = identity
         self._storage = storage
         self._state = state
         self._clock = clock
+        self._interval_ns = int(publish_interval_s * _NS)
         # Tenants whose alarm is on. A promise is made anew when its policy is set.
         self._alarms: set[str] = set()
 
@@ -71,10 +74,10 @@ class Overdue:
         within_s = None if promise.policy is None else promise.policy.within_s
         overdue, above = False, max(0, promise.anchored_size)
         if within_s is not None:
-            published_ns = await self._storage.oldest_published(self._log.uid, above)
-            if published_ns is not None:
+            waiting_ns = await self._waiting_since_ns(above)
+            if waiting_ns is not None:
                 # Sinks that the policy names first had nothing to hold before it was set.
-                since_ns = max(published_ns, promise.since_ns)
+                since_ns = max(waiting_ns, promise.since_ns)
                 overdue = self._clock() - since_ns > within_s * _NS
         self._alarm(promise.tenant, on=overdue)
         if overdue != promise.overdue:
@@ -87,6 +90,19 @@ class Overdue:
                 within_s=within_s,
             )
             self._state.set_overdue(promise, overdue=overdue)
+
+    async def _waiting_since_ns(self, above: int) -> int | None:
+        """Since when there has been something above a size for the sinks to hold.
+
+        That is since it was published, or since it had to be: while publication fails, nothing
+        gets to any sink.
+        """
+        published_ns = await self._storage.oldest_published(self._log.uid, above)
+        intended_ns = await self._storage.oldest_intended(self._log.uid, self._state.published_size)
+        if intended_ns is None:
+            return published_ns
+        due_ns = intended_ns + self._interval_ns
+        return due_ns if published_ns is None else min(published_ns, due_ns)
 
     def _alarm(self, tenant: str, *, on: bool) -> None:
         if on != (tenant in self._alarms):

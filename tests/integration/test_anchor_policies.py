@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from anchor_svc.openlog import OpenLog
 from anchor_svc.policies import MAX_POLICIES
 from anchor_svc.sinks import open_sink
 from anchor_svc.storage import PolicyRow
+from anchor_svc.tilefiles import DirectoryFiles
 from provledger import note
 from provledger.api.anchor.v1 import anchor_pb2 as pb
 from provledger.errors import AbortedError, InvalidArgumentError, NotFoundError, UnavailableError
@@ -158,6 +160,46 @@ async def test_overdue_is_told_for_each_tenant(tmp_path: Path) -> None:
             await log.policies.set(ACME, b"", "alice")
             await log.overdue.look()
             assert meter.value("anchor.overdue", **labels) == 0
+
+
+async def test_what_cannot_be_published_is_overdue_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing gets to any sink meanwhile, though each has all that there is to have."""
+    now_ns, broken, ledger = START_NS, False, Ledger()
+    replace = DirectoryFiles.replace_checkpoint
+
+    def replace_or_fail(files: DirectoryFiles, data: bytes) -> None:
+        if broken:
+            raise PermissionError(errno.EACCES, "not allowed")
+        replace(files, data)
+
+    monkeypatch.setattr(DirectoryFiles, "replace_checkpoint", replace_or_fail)
+    async with running_log(
+        f"sqlite:///{tmp_path}/log.db",
+        tmp_path,
+        sinks=[open_sink(f"file://{tmp_path}/first")],
+        background=True,
+        prepare=_hurry,
+        clock=lambda: now_ns,
+    ) as log:
+        await log.policies.set(
+            "", copies(tmp_path, "first", mode="within 10m\nmode fail-closed"), "alice"
+        )
+        await eventually(lambda: log.state.anchored_size == log.state.published_size == 1)
+        broken = True
+        size = await grow(log, ledger)
+        assert size > log.state.published_size
+        now_ns += 599 * 1_000_000_000
+        await log.overdue.look()
+        assert not log.state.promise().overdue
+        now_ns += 2 * 1_000_000_000
+        await log.overdue.look()
+        assert log.state.promise().overdue
+        broken = False
+        await eventually(lambda: log.state.anchored_size == size)
+        await log.overdue.look()
+        assert not log.state.promise().overdue
 
 
 @pytest.mark.parametrize(

@@ -79,8 +79,9 @@ async def test_a_larger_checkpoint_under_a_delete_marker_is_remembered(place: Bu
     await sink.anchor(published(20))
     place.client.delete_object(**at(place, 20))
     for stale in (published(7), published(10), published(7, log=OTHER)):
-        with pytest.raises(SinkIntegrityError, match="larger than ours"):
+        with pytest.raises(SinkIntegrityError, match="larger than ours") as caught:
             await place.open().holds(stale)
+        assert caught.value.held_size == 0
         with pytest.raises(SinkIntegrityError, match="rolled back"):
             await place.open().anchor(stale)
 

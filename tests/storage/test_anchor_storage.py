@@ -401,6 +401,16 @@ async def test_oldest_published_above_a_size(storage: Storage, epoch: int) -> No
     assert await storage.oldest_published(LOG_UID, 3) is None
 
 
+async def test_oldest_intended_above_a_size(storage: Storage, epoch: int) -> None:
+    """Published or not."""
+    for old, now_ns in ((1, 60), (2, 70)):
+        await storage.commit(LOG_UID, epoch, _flush(old, [b"a"], now_ns=now_ns))
+    await _note(storage, epoch, 2, b"note")
+    await storage.mark_published(LOG_UID, epoch, 2, 65)
+    found = [await storage.oldest_intended(LOG_UID, above) for above in (1, 2, 3)]
+    assert found == [60, 70, None]
+
+
 async def test_anchors_are_listed_newest_first_in_pages(storage: Storage, epoch: int) -> None:
     for size in (1, 2, 3):
         for sink in ("a", "b"):

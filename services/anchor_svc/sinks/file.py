@@ -154,7 +154,8 @@ class FileSink:
         if latest.size > checkpoint.size:
             raise SinkIntegrityError(
                 f"there is a checkpoint of tree size {latest.size}, larger than ours of "
-                f"{checkpoint.size}: our log was rolled back, or somebody else writes there"
+                f"{checkpoint.size}: our log was rolled back, or somebody else writes there",
+                held_size=latest.size,
             )
 
 

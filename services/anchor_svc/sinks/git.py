@@ -35,12 +35,14 @@ import re
 import stat
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
+from weakref import WeakValueDictionary
 
 from anchor_svc.sinks import SinkError
 from provledger.settings import ConfigError
@@ -64,12 +66,27 @@ _TAKEN_OVER: Final = {
 }
 
 
+_turns: Final[WeakValueDictionary[Path, threading.Lock]] = WeakValueDictionary()
+_turns_guard: Final = threading.Lock()
+
+
+def _turn_of(root: Path) -> threading.Lock:
+    """Held by who commits in a directory: several logs' checkpoints may go to one."""
+    place = root.resolve()
+    with _turns_guard:
+        found = _turns.get(place)
+        if found is None:
+            found = _turns[place] = threading.Lock()
+        return found
+
+
 class Repository:
-    """The repository in `root`; blocking, for one thread."""
+    """The repository in `root`; blocking, for one thread. Several for one root take turns."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._store = root / ".git"
+        self._turn = _turn_of(root)
 
     def commit(self, paths: Sequence[str], message: str, *, once: str) -> str:
         """Commit these files, relative to the root; the commit that brought the first of them.
@@ -78,8 +95,16 @@ class Repository:
         not among these, are no longer in the tree.
 
         Raises:
-            SinkError: git could not. ConfigError: there is no git.
+            SinkError: git could not, or others did not let us. ConfigError: there is no git.
         """
+        if not self._turn.acquire(timeout=TIMEOUT_S):
+            raise SinkError(f"other logs have committed in {self._root} for {TIMEOUT_S:.0f} s")
+        try:
+            return self._commit(paths, message, once)
+        finally:
+            self._turn.release()
+
+    def _commit(self, paths: Sequence[str], message: str, once: str) -> str:
         if not all((self._store / name).exists() for name in ("HEAD", "objects", "refs/heads")):
             # Also where a git was killed that made it: this is repeated without harm.
             self._drop_stale_locks("HEAD.lock", "config.lock")

@@ -194,7 +194,8 @@ class S3Sink:
             raise SinkIntegrityError(
                 f"there is a checkpoint larger than ours of {checkpoint.size} ({later.key}"
                 f"{', which somebody deleted' if later.deleted else ''}): our log was rolled "
-                "back, or somebody else writes there"
+                "back, or somebody else writes there",
+                held_size=0 if later.deleted else store.size_of(later.key),
             )
 
     def _holds(self, client: Any, checkpoint: PublishedCheckpoint) -> bool:

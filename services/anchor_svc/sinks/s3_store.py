@@ -87,6 +87,12 @@ def key_of(directory: str, size: int) -> str:
     return f"{directory}{size:020}{_SUFFIX}"
 
 
+def size_of(key: str) -> int:
+    """The tree size that a key of ours names, 0 if it is none."""
+    found = _CHECKPOINT.fullmatch(key.rpartition("/")[2])
+    return int(found[1]) if found else 0
+
+
 class Sizes:
     """The tree sizes of the checkpoints below a `directory` that are there, hidden or not."""
 

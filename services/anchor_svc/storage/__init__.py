@@ -270,6 +270,10 @@ class Storage(Protocol):
         """When the first of the heads above a size that are published was, in Unix nanoseconds."""
         ...
 
+    async def oldest_intended(self, log_uid: bytes, above: int) -> int | None:
+        """When the first of the heads above a size was decided on, in Unix nanoseconds."""
+        ...
+
     async def anchors(
         self, log_uid: bytes, *, after: tuple[int, str] | None, sink: str, limit: int
     ) -> list[AnchorRow]:

@@ -91,6 +91,9 @@ class Reads:
     async def oldest_published(self, log_uid: bytes, above: int) -> int | None:
         return await self._readers.run(_oldest_published, log_uid, above)
 
+    async def oldest_intended(self, log_uid: bytes, above: int) -> int | None:
+        return await self._readers.run(_oldest_intended, log_uid, above)
+
     async def anchors(
         self, log_uid: bytes, *, after: tuple[int, str] | None, sink: str, limit: int
     ) -> list[AnchorRow]:
@@ -335,6 +338,16 @@ def _oldest_published(connection: Connection, log_uid: bytes, above: int) -> int
             CHECKPOINTS.c.size > above,
             CHECKPOINTS.c.published_at_ns.is_not(None),
         )
+        .order_by(CHECKPOINTS.c.size)
+        .limit(1)
+    ).scalar()
+    return None if when is None else int(when)
+
+
+def _oldest_intended(connection: Connection, log_uid: bytes, above: int) -> int | None:
+    when = connection.execute(
+        sa.select(CHECKPOINTS.c.intended_at_ns)
+        .where(CHECKPOINTS.c.log_uid == log_uid, CHECKPOINTS.c.size > above)
         .order_by(CHECKPOINTS.c.size)
         .limit(1)
     ).scalar()
