@@ -68,7 +68,11 @@ def ensure_supervisor(data_dir: DataDir) -> tuple[subprocess.Popen[bytes] | None
     return None, True
 
 
-class RegistryLostError(CommandError):
+class PartlyServingError(CommandError):
+    """Not all is well, but services serve by which it can be mended: they are left running."""
+
+
+class RegistryLostError(PartlyServingError):
     """The key registry is empty, in an installation that has a key ledger."""
 
 
@@ -84,9 +88,12 @@ async def wait_until_serving(
     Raises:
         CommandError: with the end of a log, if that takes too long, the supervisor gave up, or a
             service cannot start with its settings.
+        PartlyServingError: that takes too long, in an installation that was there before and whose
+            keys service serves.
         RegistryLostError: they run, and sign nothing until the key registry is rebuilt.
     """
-    has_keys = not (data_dir.path / PIN_FILE).exists()
+    was_there = (data_dir.path / PIN_FILE).exists()
+    has_keys = not was_there
     deadline_s = time.monotonic() + timeout_s
     while True:
         pid = data_dir.supervisor_pid()
@@ -118,11 +125,18 @@ async def wait_until_serving(
         if time.monotonic() > deadline_s:
             down = [] if known is None else down
             what = f": {', '.join(down)}" if down else ""
-            raise _failure(
-                data_dir,
-                f"not everything serves after {timeout_s:.0f} s{what}",
-                down[0] if down else "supervisor",
-            )
+            message = f"not everything serves after {timeout_s:.0f} s{what}"
+            log = down[0] if down else "supervisor"
+            if known is not None and was_there and down and "keys" not in down:
+                raise _failure(
+                    data_dir,
+                    message,
+                    log,
+                    hint="the log above says why. The others serve and are left running, and this "
+                    "is tried again: `provledger status` shows it, `provledger down` ends it",
+                    kind=PartlyServingError,
+                )
+            raise _failure(data_dir, message, log)
         await asyncio.sleep(_POLL_S)
 
 
@@ -143,12 +157,19 @@ async def _all_answer(known: Endpoints) -> bool:
     return all(word == health.SERVING for word in words.values())
 
 
-def _failure(data_dir: DataDir, message: str, log: str) -> CommandError:
+def _failure(
+    data_dir: DataDir,
+    message: str,
+    log: str,
+    *,
+    hint: str = "the log above says why; then run `provledger up` again",
+    kind: type[CommandError] = CommandError,
+) -> CommandError:
     path = data_dir.log(log)
     lines = path.read_text("utf-8", "replace").splitlines() if path.exists() else []
-    return CommandError(
+    return kind(
         message,
-        hint="the log above says why; then run `provledger up` again",
+        hint=hint,
         details="\n".join([f"{path}:", *lines[-_LOG_TAIL_LINES:]]),
     )
 

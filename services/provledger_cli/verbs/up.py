@@ -100,8 +100,8 @@ def up(
                     timeout_s=timeout,
                 )
             )
-    except running.RegistryLostError:
-        # They are left running: it is through them that it is rebuilt.
+    except running.PartlyServingError:
+        # They are left running: it is through them that it is mended.
         raise
     except CommandError:
         # What did not come up is not left trying behind your back; what ran before goes on.
@@ -112,7 +112,7 @@ def up(
 
 
 async def _in_foreground(directory: DataDir, timeout_s: float, as_json: bool) -> None:
-    """Supervise until a signal comes; a lost registry is told, and can be rebuilt meanwhile."""
+    """Supervise until a signal comes; what can be mended meanwhile is told, and can be."""
     from provledger_cli import running
     from provledger_cli.supervisor import supervise
 
@@ -125,7 +125,7 @@ async def _in_foreground(directory: DataDir, timeout_s: float, as_json: bool) ->
     if waiting.done() and not supervising.done():
         try:
             _announce(directory, waiting.result(), as_json, time.monotonic() - started_s, False)
-        except running.RegistryLostError as error:
+        except running.PartlyServingError as error:
             report(error)
     waiting.cancel()
     await supervising
