@@ -1,12 +1,12 @@
 """One connection of a client that may be slow or greedy on purpose.
 
-Uvicorn parses requests with httptools, in C, and bounds neither the size of a request's head nor
-how many requests may wait behind one another, nor the time that a head may take, or a body which
-nobody reads, or an answer that its client does not read. Here all of that ends the connection: one
-timer runs for as long as there is one, and whatever it waits for, a request or an answer, it ends
-in time. It aborts, since a transport that is only closed waits until what was written is read. What
-a client can still hold, and for so long, is one connection with one unread answer in the buffers;
-how many of those there may be is `max_connections`.
+Uvicorn parses requests with httptools, in C, and bounds neither the size of a request's head or of
+what is around its body, nor how many requests may wait behind one another, nor the time that a head
+may take, or a body which nobody reads, or an answer that its client does not read. Here all of that
+ends the connection: one timer runs for as long as there is one, and whatever it waits for, a
+request or an answer, it ends in time. It aborts, since a transport that is only closed waits until
+what was written is read. What a client can still hold, and for so long, is one connection with one
+unread answer in the buffers; how many of those there may be is `max_connections`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class PatientProtocol(HttpToolsProtocol):
 
     answer_s: from the head of a request until the application has handed over all of the answer,
     of which the last piece may then be unread for `patience_s`. max_head_bytes: of the request line
-    and all headers.
+    and all headers, and of what may come in a row after them that is no body: what a client says
+    of its chunks, and a trailer.
     """
 
     patience_s: ClassVar[float] = 10.0
@@ -51,6 +52,9 @@ class PatientProtocol(HttpToolsProtocol):
     _parsed = 0
     _arrived = 0
     _begun = 0
+    # Bytes of a body that came since it last grew: of chunk headers, or of a trailer, which the
+    # parser keeps until it is whole. Not those that came with the last of it: one read at most.
+    _around = 0
     _in_head = False
     _in_message = False
 
@@ -66,6 +70,8 @@ class PatientProtocol(HttpToolsProtocol):
             self._arrived += len(data)
         elif not self._in_message:
             self._arrived = len(data)
+        else:
+            self._around += len(data)
         begun = self._begun
         if not self._in_head or self._arrived <= self.max_head_bytes:
             super().data_received(data)
@@ -73,6 +79,9 @@ class PatientProtocol(HttpToolsProtocol):
         if self._in_head and self._begun <= begun + 1 and self._arrived > self.max_head_bytes:
             self._in_head = False
             self.send_400_response("The head of the request is too long.")
+        # There may be half an answer already, into which a refusal would be written.
+        if self._around > self.max_head_bytes:
+            self._cut_off()
 
     def on_message_begin(self) -> None:
         """A head begins."""
@@ -82,9 +91,15 @@ class PatientProtocol(HttpToolsProtocol):
         self._begun += 1
         self._in_head = self._in_message = True
 
+    def on_body(self, body: bytes) -> None:
+        """Part of the body, which nobody counts here."""
+        self._around = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """A request ends, with its body."""
         self._in_message = False
+        self._around = 0
         super().on_message_complete()
 
     def on_url(self, url: bytes) -> None:
