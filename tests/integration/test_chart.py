@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
+from scripts import reference_docs
 
 from provledger import settings
+from provledger.api.anchor.v1.anchor_pb2 import DESCRIPTOR
 from provledger.settings import ConfigError
 from tests.support.rendered import CHART, Manifest, helm, of_kind, pod_of, render, values
 
@@ -62,6 +65,14 @@ def test_without_values_it_names_all_that_is_missing() -> None:
         ),
         (("production",), "gateway.tilesFrom=volume", "not on a volume"),
         (("local",), "callers.operators={*}", 'callers.operators: "*" is no name'),
+        (("local",), "callers.operators={ }", 'callers.operators: " " is no name'),
+        (("local",), "callers.operators={anonymous}", '"anonymous" is no name'),
+        (("local",), "callers.operators={*.example.org}", '"*.example.org" is no name'),
+        (
+            ("local",),
+            "keys.pdb.minAvailable=2,keys.pdb.maxUnavailable=1",
+            "keys.pdb: minAvailable or",
+        ),
         (("local",), r"callers.operators={a\,*}", 'callers.operators: "a,*" is no name'),
         (("local",), "callers.operators={a; *=*}", 'callers.operators: "a; *=*" is no name'),
         (("local",), r"callers.clients={a\,b}", 'callers.clients: "a,b" is no name'),
@@ -126,6 +137,13 @@ def test_settings_are_settings_of_the_services(
             settings.load(_settings_of(name), name, env=env)
 
 
+CALLED_BY_LEDGER = {
+    name.removeprefix("AnchorService/")
+    for name, callers in reference_docs.CALLED_BY.items()
+    if name.startswith("AnchorService/") and "ledger" in callers
+}
+
+
 def _settings_of(name: str) -> Any:
     from importlib import import_module
 
@@ -156,10 +174,40 @@ def test_callers_are_allowed_what_they_do_and_no_more() -> None:
     for method in ("CreateKey", "RotateKey", "RevokeKey", "ProposeGenesis", "RebuildRegistry"):
         assert may("keys", method) == set()
     assert may("witness", "WitnessBatch") == {"ledger"}
-    assert may("anchor", "SubmitLeaves") == {"ledger"}
-    assert may("anchor", "GetTile") == {"ledger"}  # the gateway reads the bucket
+    methods = DESCRIPTOR.services_by_name["AnchorService"].methods_by_name
+    # What docs/rpcs.md says, besides the gateway, which reads the bucket here.
+    assert {each for each in methods if may("anchor", each) != set()} == CALLED_BY_LEDGER
+    assert {*chain(*(may("anchor", each) for each in CALLED_BY_LEDGER))} == {"ledger"}
     clients = {f"spiffe://example.org/ns/shop/sa/{name}" for name in ("orders", "billing")}
     assert may("ledger", "Append") == clients
+
+
+def test_gateway_at_the_anchor_may_read_and_nothing_else() -> None:
+    manifests = of_kind(render(*values("local")), "Deployment")
+    (container,) = pod_of(manifests["anchor"])["spec"]["containers"]
+    env = {item["name"]: item.get("value", "sqlite:///x") for item in container["env"]}
+    allowed = settings.load(_settings_of("anchor"), "anchor", env=env).allowed_callers
+    may = {
+        name.rpartition("/")[2] for name in allowed if "demo-provledger-gateway" in allowed[name]
+    }
+    assert may == {"ListLogs", "GetCheckpoint", "GetTile"}
+
+
+@pytest.mark.parametrize(
+    ("options", "budget"),
+    [
+        ("keys.replicas=2", {"minAvailable": 1}),
+        ("keys.replicas=2,keys.pdb.minAvailable=50%", {"minAvailable": "50%"}),
+        ("keys.replicas=2,keys.pdb.maxUnavailable=1", {"maxUnavailable": 1}),
+        (
+            "keys.replicas=2,keys.pdb.minAvailable=null,keys.pdb.maxUnavailable=0",
+            {"maxUnavailable": 0},
+        ),
+    ],
+)
+def test_a_budget_says_one_of_the_two(options: str, budget: dict[str, Any]) -> None:
+    made = of_kind(render(*values("local"), "--set", options), "PodDisruptionBudget")["keys"]
+    assert {name: made["spec"][name] for name in made["spec"] if name != "selector"} == budget
 
 
 def test_fips_is_set_everywhere() -> None:
@@ -361,6 +409,13 @@ def test_no_delay_before_the_drain_is_none() -> None:
         drain = env["PROVLEDGER_GATEWAY_DRAIN_DELAY_S"], env.get("PROVLEDGER_GATEWAY_GRACE_S")
         found[way] = (*drain, pod["spec"]["terminationGracePeriodSeconds"])
     assert found == {"default": ("5", None, 35), "none": ("0", "0", 20)}
+
+
+@pytest.mark.parametrize("way", ["--set", "--set-string"])
+def test_half_a_second_of_grace_is_granted_as_a_whole_one(way: str) -> None:
+    options = (way, "keys.settings.grace_s=30.5")
+    pod = pod_of(of_kind(render(*values("local"), *options), "Deployment")["keys"])
+    assert pod["spec"]["terminationGracePeriodSeconds"] == 20 + 31 + 5
 
 
 POLICY = """\

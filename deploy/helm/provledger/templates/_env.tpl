@@ -64,10 +64,13 @@
 {{- else -}}
 {{- if eq $root.Values.gateway.tilesFrom "anchor" -}}
 {{- range $method := list "ListLogs" "GetCheckpoint" "GetTile" -}}
-{{ $api }}/{{ $method }}={{ $p.gateway }},{{ $p.ledger }},{{ $operators }};
+{{ $api }}/{{ $method }}={{ $p.gateway }},{{ $operators }};
 {{- end -}}
 {{- end -}}
-*={{ $p.ledger }},{{ $operators }}
+{{- range $method := list "GetLog" "CreateLog" "SubmitLeaves" "GetLedgerState" "BatchGetInclusionProofs" "GetLedgerHead" "SignKeyEvent" -}}
+{{ $api }}/{{ $method }}={{ $p.ledger }},{{ $operators }};
+{{- end -}}
+*={{ $operators }}
 {{- end -}}
 {{- end -}}
 

@@ -50,8 +50,9 @@ spec:
     - name: {{ . }}
     {{- end }}
   {{- end }}
-  # 5 s until no new connections come, the drain, and what is flushed and closed after it.
-  terminationGracePeriodSeconds: {{ add 20 (int (dig "grace_s" 10 $values.settings)) (int (dig "drain_delay_s" 5 $values.settings)) }}
+  # 5 s until no new connections come, the drain, and what is flushed and closed after it. A setting
+  # may have a fraction, and may be given as text.
+  terminationGracePeriodSeconds: {{ add 20 (dig "grace_s" 10 $values.settings | float64 | ceil | int) (dig "drain_delay_s" 5 $values.settings | float64 | ceil | int) }}
   containers:
     - name: {{ $name }}
       image: {{ include "provledger.image" $root }}
