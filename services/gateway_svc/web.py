@@ -88,7 +88,7 @@ class Gateway:
     # --- logs ------------------------------------------------------------------------------------
 
     async def _log(self, scope: Scope, send: Send) -> None:
-        path = path_of(scope)
+        path = scope["provledger.path"]
         found, rest = await self._find(path)
         if rest == "checkpoint":
             await self._checkpoint(scope, send, await found.published())
@@ -261,6 +261,9 @@ def _endpoint(handler: Any) -> Any:
                 )
                 await send_problem(scope, send, error, 405, allow="GET, HEAD")
                 return
+            # The router has matched the decoded path: whoever is in front of us, and hides some of
+            # them, has seen the one that was sent.
+            scope["provledger.path"] = path_of(scope)
             await handler(scope, send)
 
     return Endpoint()

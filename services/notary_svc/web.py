@@ -12,6 +12,7 @@ signature before it touches the database.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -39,6 +40,7 @@ from provledger.note import VerifierKey
 log = logs.get(__name__)
 
 BODY_TIMEOUT_S: Final = 10.0
+_ORIGIN_ID: Final = re.compile("[0-9a-f]{64}", re.ASCII)
 _answers = telemetry.counter("notary.answers", doc="Answers to add-checkpoint, by status")
 
 
@@ -60,13 +62,16 @@ class Notary:
 
     def app(self) -> Starlette:
         """The ASGI application."""
-        return Starlette(
+        app = Starlette(
             routes=[
                 Route("/add-checkpoint", self._add_checkpoint, methods=["POST"]),
                 Route("/healthz", _healthz, methods=["GET"]),
                 Route("/{origin_id}/checkpoint", self._latest, methods=["GET"]),
             ]
         )
+        # It would lead to whatever host the client has named.
+        app.router.redirect_slashes = False
+        return app
 
     async def add(self, body: bytes) -> bytes:
         """Cosign the checkpoint of a request; our lines. Raises RefusedError, StatusError."""
@@ -100,8 +105,11 @@ class Notary:
         return response
 
     async def _latest(self, request: Request) -> Response:
+        origin_id = request.path_params["origin_id"]
         try:
-            found = await self._storage.latest(request.path_params["origin_id"])
+            # What can be no hash is not asked for: no storage has to take any text there is.
+            is_hash = _ORIGIN_ID.fullmatch(origin_id) is not None
+            found = await self._storage.latest(origin_id) if is_hash else None
         except StatusError as error:
             log.error("notary.failed", exc_info=error)
             return PlainTextResponse("try again\n", 503)

@@ -208,6 +208,24 @@ async def test_a_path_that_is_none_is_refused(
     assert problem["type"] == f"urn:provledger:error:{problem['reason']}"
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/%6Detrics",
+        "/metrics%0A",
+        "/%72eadyz",
+        "/healthz%0a",
+        "/%0A",
+        "/.well-known/jwks%2Ejson",
+        "/.well%2dknown/jwks.json",
+    ],
+)
+async def test_our_own_paths_are_written_in_one_way_too(gateway: Running, path: str) -> None:
+    """A proxy that hides /metrics from strangers hides all of it."""
+    answer = await gateway.call(path)
+    assert (answer.status, json.loads(answer.body)["reason"]) == (400, "INVALID_PATH")
+
+
 async def test_no_other_log_and_no_other_method(log: OpenLog, gateway: Running) -> None:
     assert (await gateway.call(f"/{'0' * 32}/checkpoint")).status == 404
     assert (await gateway.call("/logs/checkpoint")).status == 404

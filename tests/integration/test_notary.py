@@ -15,14 +15,17 @@ import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from notary_svc.__main__ import main
 from notary_svc.app import serve
 from notary_svc.config import Settings
-from notary_svc.cosigning import MAX_BODY_BYTES, origin_id
+from notary_svc.cosigning import MAX_BODY_BYTES, Cosigned, origin_id
 from notary_svc.signing import Cosigner
+from notary_svc.storage.memory import MemoryStorage
+from notary_svc.web import Notary
 from provledger import note
 from provledger.settings import ConfigError
 from tests.support.notary import NOTARY, ORIGIN, TinyLog, call, running_notary
@@ -66,6 +69,43 @@ async def test_statuses_over_http(tmp_path: Path) -> None:
             assert await status(b"x" * (MAX_BODY_BYTES + 1)) == 413
         except ConnectionError:
             pass
+
+
+class Untouched(MemoryStorage):
+    """A storage that is asked for no checkpoint."""
+
+    async def latest(self, origin_id: str) -> Cosigned | None:
+        pytest.fail(f"asked for {origin_id!r}")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/\0/checkpoint", "/aa/checkpoint", f"/{'A' * 64}/checkpoint", f"/{'a' * 64}\n/checkpoint"],
+)
+async def test_what_is_no_hash_is_looked_for_nowhere(path: str) -> None:
+    """A database may not take any text: PostgreSQL none with a NUL."""
+    assert await _status(Untouched(), path) == 404
+
+
+async def test_nobody_is_sent_to_a_host_that_he_names() -> None:
+    assert await _status(MemoryStorage(), "/healthz/") == 404
+
+
+async def _status(storage: MemoryStorage, path: str) -> int:
+    """Status of what a notary with that storage answers to GET."""
+    app = Notary(Cosigner(NOTARY, []), {}, storage, clock=lambda: 0).app()
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b""}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    host = (b"host", b"elsewhere.test")
+    scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": [host]}
+    await app(scope, receive, send)
+    return int(sent[0]["status"])
 
 
 async def test_of_two_histories_at_once_one_is_cosigned(tmp_path: Path) -> None:
