@@ -18,7 +18,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from gateway_svc.published import Published, prefix_of, read_published
+from gateway_svc.published import Published, Shown, prefix_of, read_published
 from gateway_svc.source import Census, check_entries, check_length, missing, vanished
 from provledger import logs
 from provledger.errors import NotFoundError, StatusError, UnavailableError
@@ -102,20 +102,34 @@ class LookedAt:
 class DirectoryLog:
     """One log below the directory. The checkpoint is read again whenever it was replaced."""
 
-    def __init__(self, root: Path, threads: Executor, looked_at: LookedAt | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        threads: Executor,
+        looked_at: LookedAt | None = None,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._root = root
         self._looked_at = LookedAt() if looked_at is None else looked_at
         self._threads = threads
         self._checkpoint = str(root / "checkpoint")
         # What was read, and of which file. Threads read too: the two change together.
         self._read: tuple[tuple[int, int, int], Published] | None = None
+        self._shown = Shown(monotonic)
 
     async def published(self, covering: int | None = None) -> Published:
         """The checkpoint that lies there now: looking is cheap."""
-        return self.read()
+        found, shown = self._found(), self._shown.last
+        if covering is not None and shown is not None and covering <= shown.size:
+            return shown
+        return self._shown.take(found)
 
     def read(self) -> Published:
         """As `published`, at once."""
+        return self._shown.take(self._found())
+
+    def _found(self) -> Published:
         read = self._read
         try:
             if read is None or _identity(os.stat(self._checkpoint)) != read[0]:
@@ -252,7 +266,8 @@ class DirectorySource:
         self._by_prefix = self._by_prefix | by_prefix
 
     def _log(self, name: str) -> DirectoryLog:
-        return DirectoryLog(self._logs_dir / name, self._threads, self._looked_at)
+        root = self._logs_dir / name
+        return DirectoryLog(root, self._threads, self._looked_at, monotonic=self._monotonic)
 
     def _names(self) -> list[str]:
         try:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from gateway_svc.keeping import Failure, Kept, Once, in_time
-from gateway_svc.published import Published, prefix_of, read_published
+from gateway_svc.published import Published, Shown, prefix_of, read_published
 from gateway_svc.source import (
     Census,
     Content,
@@ -134,16 +134,21 @@ class RemoteLog:
         self._failure = Failure(max_age_s, monotonic)
         # Partial tiles that were gone when they were asked for.
         self._given_way = 0
-        self._published: Published | None = None
+        self._shown = Shown(monotonic)
 
     @property
     def known(self) -> Published | None:
-        """The checkpoint that we saw last."""
-        return self._published
+        """The checkpoint that we have shown last."""
+        return self._shown.last
+
+    @property
+    def is_contradicted(self) -> bool:
+        """Whether the place had another one when it was asked last."""
+        return self._shown.is_contradicted
 
     async def published(self, covering: int | None = None) -> Published:
         """See `Log`."""
-        known = self._published
+        known = self.known
         if known is not None and covering is not None and covering <= known.size:
             return known
         asked_s = self._monotonic()
@@ -151,7 +156,7 @@ class RemoteLog:
             return known
         async with self._lock:
             # An answer to a question that was put after ours is as good as one of our own.
-            if self._published is None or self._seen_s < asked_s:
+            if self.known is None or self._seen_s < asked_s:
                 # So is no answer to one that we have waited for: the next may take as long.
                 self._failure.check(asked_s)
                 begun_s, given_way = self._monotonic(), self._given_way
@@ -160,9 +165,9 @@ class RemoteLog:
                 # What gave way meanwhile may have done so behind the checkpoint that we got.
                 if given_way == self._given_way:
                     self._seen_s = begun_s
-        if self._published is None:
+        if self.known is None:
             raise NotFoundError("CHECKPOINT_NOT_FOUND", "nothing of this log is published yet")
-        return self._published
+        return self.known
 
     async def tile(self, tile: TilePath, *, elsewhere: bool = True) -> Content | Redirect:
         """See `Log`."""
@@ -186,11 +191,14 @@ class RemoteLog:
     async def _look(self) -> None:
         async with _asking(self._fetches):
             signed = await self._place.checkpoint(self.name)
+        known = self.known
         if signed is None:
-            if self._published is not None:
+            if known is not None:
                 raise vanished()
-        elif self._published is None or signed != self._published.note:
-            self._published = read_published(signed)
+            return
+        if known is None or signed != known.note:
+            known = read_published(signed)
+        self._shown.take(known)
 
     async def _piece(self, tile: TilePath, offset: int, tag: str | None) -> Piece:
         key = (self.name, tile.path, offset)
@@ -238,7 +246,7 @@ class RemoteSource:
         self._by_name: dict[str, RemoteLog] = {}
         self._by_prefix: dict[str, RemoteLog] = {}
         # Logs that were served, and that the place names no more.
-        self._unlisted = 0
+        self._unlisted: set[str] = set()
         # Why logs that we do not know cannot be read, by what the place calls them.
         self._unread: dict[str, StatusError] = {}
         self._scanned_s = float("-inf")
@@ -258,11 +266,13 @@ class RemoteSource:
     async def census(self) -> Census:
         """See `Source`."""
         await self._scan()
-        because = list(self._unread.values()) + ([vanished()] if self._unlisted else [])
+        contradicted = await self._contradicted()
+        because = [*self._unread.values(), *([vanished()] if self._unlisted else [])]
+        because += contradicted.values()
         unread = len(self._unread)
         return Census(
             len(self._by_prefix) + unread,
-            self._unlisted + unread,
+            len(self._unlisted | contradicted.keys()) + unread,
             because[0] if because else None,
         )
 
@@ -305,7 +315,7 @@ class RemoteSource:
         new = [self._log(name) for name in names if name not in self._by_name]
         # Of what was served, nothing is dropped: who asks for it hears why it cannot be read.
         known = list(self._by_name.values())
-        self._unlisted = len(self._by_name.keys() - set(names)) if len(names) < MAX_LOGS else 0
+        self._unlisted = self._by_name.keys() - set(names) if len(names) < MAX_LOGS else set()
         # An origin never changes: only logs that are new to us are asked for theirs.
         results = await asyncio.gather(*(one.published() for one in new), return_exceptions=True)
         unread: dict[str, StatusError] = {}
@@ -325,6 +335,21 @@ class RemoteSource:
         # One that cannot be read takes the others from nobody.
         self._unread = unread
         self._by_prefix = {prefix_of(one.known.origin): one for one in known if one.known}
+
+    async def _contradicted(self) -> dict[str, StatusError]:
+        """Logs of which the place has an older checkpoint than was shown, and what readers hear.
+
+        They are asked about: nobody else may do so any more, once it is told that they are none.
+        """
+        doubted = [one for one in self._by_name.values() if one.is_contradicted]
+        found = await asyncio.gather(*(one.published() for one in doubted), return_exceptions=True)
+        errors: dict[str, StatusError] = {}
+        for one, result in zip(doubted, found, strict=True):
+            if isinstance(result, StatusError):
+                errors[one.name] = result
+            elif isinstance(result, BaseException):
+                raise result
+        return errors
 
     def _log(self, name: str) -> RemoteLog:
         return RemoteLog(

@@ -51,7 +51,7 @@ class _Log:
 
     async def published(self, covering: int | None = None) -> Published:
         found = self._published
-        return Published(found.origin, PUBLISHED_SIZE, found.note, found.etag)
+        return Published(found.origin, PUBLISHED_SIZE, found.note, found.etag, found.root)
 
     async def tile(self, tile: TilePath, *, elsewhere: bool = True) -> _Content:
         return _Content()
