@@ -15,6 +15,7 @@ Pure: no clock, no disk, no database. `committer` carries it out.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -28,6 +29,8 @@ from provledger.settings import ConfigError
 
 MAX_ORIGIN_BYTES = 255
 
+# What clients escape in a URL, or take for the end of its path (RFC 3986 §2).
+_NOT_PLAIN = re.compile(r"""[^!-~]|[%?#\\"<>^`{|}]""")
 # A checkpoint that begins like another protocol's text could be taken for one (formats §12).
 _RESERVED_ORIGINS = ("cosignature/", "c2sp.org/", "subtree/")
 
@@ -174,7 +177,8 @@ def make_origin(prefix: str, log_uid: bytes) -> str:
     """The origin of a log: `prefix/uid`, so that no two installations share one.
 
     Raises:
-        ConfigError: for a prefix that makes no good origin (c2sp.org/tlog-checkpoint).
+        ConfigError: for a prefix that makes no good origin (c2sp.org/tlog-checkpoint), or one that
+            is no URL as it stands: nobody could ask a gateway for that log.
     """
     origin = f"{prefix}/{log_uid.hex()}"
     problem = ""
@@ -182,6 +186,11 @@ def make_origin(prefix: str, log_uid: bytes) -> str:
         problem = "holds a space, '+' or a control character"
     elif not prefix or prefix.startswith("/") or prefix.endswith("/") or "://" in prefix:
         problem = "must be a URL without its scheme, and without a slash at its end"
+    elif _NOT_PLAIN.search(prefix) or {"", ".", ".."} & set(prefix.split("/")):
+        problem = (
+            "holds what no URL holds as it is written, or '%', '?', '#', '//', '.' or '..' in its "
+            "path; logs that are there keep their origins, so another can be set"
+        )
     elif len(origin.encode()) > MAX_ORIGIN_BYTES:
         problem = f"is too long: with the uid, origins have at most {MAX_ORIGIN_BYTES} bytes"
     elif origin.startswith(_RESERVED_ORIGINS):

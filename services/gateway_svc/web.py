@@ -234,14 +234,18 @@ def path_of(scope: Scope) -> str:
 
 def _splits(path: str) -> list[tuple[str, str]]:
     """Ways to read a path as that of a log and something in it: at most a few."""
-    if path == "checkpoint" or path.startswith("tile/"):
+    if path == "checkpoint":
         return [("", path)]
-    if path.endswith("/checkpoint"):
-        return [(path.removesuffix("/checkpoint"), "checkpoint")]
     found: list[tuple[str, str]] = []
-    at = -1
-    while (at := path.find("/tile/", at + 1)) >= 0 and len(found) < 4:
-        found.append((path[:at], path[at + 1 :]))
+    if path.endswith("/checkpoint"):
+        found.append((path.removesuffix("/checkpoint"), "checkpoint"))
+    else:
+        at = -1
+        while (at := path.find("/tile/", at + 1)) >= 0 and len(found) < 4:
+            found.append((path[:at], path[at + 1 :]))
+    if path.startswith("tile/"):
+        # Last: a tile of a log without a prefix is none of another one.
+        found.append(("", path))
     return found
 
 

@@ -94,7 +94,7 @@ async def test_a_damaged_checkpoint_stays_one_whoever_looks(
     assert (answer.status, json.loads(answer.body)["unreadable"]) == (503, 2)
 
 
-@pytest.mark.parametrize("prefix", [OTHER, "a/tile/b"])
+@pytest.mark.parametrize("prefix", [OTHER, "a/tile/b", "tile", "tile/b", "tile/b/tile/c"])
 async def test_a_log_that_nobody_could_read_yet_takes_the_others_from_nobody(
     tmp_path: Path, prefix: str
 ) -> None:

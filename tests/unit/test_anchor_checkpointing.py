@@ -155,8 +155,11 @@ def test_first_entry_of_a_log_says_what_it_is() -> None:
     )
 
 
-def test_origin_ends_in_the_uid() -> None:
-    assert make_origin("example.com/logs", LOG_UID) == f"example.com/logs/{LOG_UID.hex()}"
+@pytest.mark.parametrize(
+    "prefix", ["example.com/logs", "localhost:8080", "[::1]:8080/x", "example.com/tile/~a.b_c-d"]
+)
+def test_origin_ends_in_the_uid(prefix: str) -> None:
+    assert make_origin(prefix, LOG_UID) == f"{prefix}/{LOG_UID.hex()}"
 
 
 @pytest.mark.parametrize(
@@ -174,6 +177,14 @@ def test_origin_ends_in_the_uid() -> None:
         "x" * 223,
         "tab\there",
         "nbsp\u00a0here",
+        "example.com/a%20b",
+        "example.com/?logs",
+        "example.com/#logs",
+        "example.com/a\\b",
+        "ex\u00e4mple.com",
+        "example.com//logs",
+        "example.com/../logs",
+        "example.com/./logs",
     ],
 )
 def test_origin_refuses_what_would_confuse_others(prefix: str) -> None:
