@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from anchor_svc.quorum import MAX_SHOWN, Quorum, cosigner_uri, named_sinks
-from anchor_svc.sinks import AnchorSink, Provable, Remembering, SinkError, open_sink
+from anchor_svc.sinks import AnchorSink, Provable, Remembering, SinkError, answer_of, open_sink
 from anchor_svc.sinks.cosigner import CosignerSink
 from anchor_svc.sinks.http import check_url
 from provledger import logs
@@ -122,7 +122,7 @@ async def prove(sinks: Sequence[AnchorSink]) -> None:
     for sink in sinks:
         if isinstance(sink, Provable):
             try:
-                await sink.check()
+                await answer_of(sink.check())
             except SinkError as error:
                 log.warning("anchor.sink_not_proven", exc_info=error, sink=sink.uri)
 
@@ -131,7 +131,7 @@ async def close_sinks(sinks: Iterable[AnchorSink]) -> None:
     """Close sinks; what one of them raises is its own affair."""
     for sink in sinks:
         try:
-            await sink.close()
+            await answer_of(sink.close())
         except Exception as error:
             log.warning("anchor.sink_not_closed", exc_info=error, sink=sink.uri)
 

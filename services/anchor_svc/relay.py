@@ -32,6 +32,7 @@ from anchor_svc.sinks import (
     PublishedCheckpoint,
     SinkError,
     SinkIntegrityError,
+    answer_of,
 )
 from anchor_svc.sinks.cosigner import CosignerSink
 from anchor_svc.sinkstatus import SinkStatus, Trouble
@@ -362,7 +363,7 @@ class Relays:
     async def _attempt(self, sink: AnchorSink, checkpoint: PublishedCheckpoint) -> Evidence:
         try:
             async with asyncio.timeout(self._deadline_s):
-                evidence = await sink.anchor(checkpoint)
+                evidence = await answer_of(sink.anchor(checkpoint))
         except TimeoutError as error:
             raise SinkError(f"no answer within {self._deadline_s} s") from error
         if len(evidence.data) > MAX_EVIDENCE_BYTES:

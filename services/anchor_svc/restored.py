@@ -43,6 +43,7 @@ from anchor_svc.sinks import (
     Remembering,
     SinkError,
     SinkIntegrityError,
+    answer_of,
 )
 from anchor_svc.state import LogIdentity, LogState, SignedCheckpoint
 from anchor_svc.storage import Storage
@@ -266,7 +267,7 @@ class Restored:
         )
         try:
             async with asyncio.timeout(deadline_s):
-                return Answer(sink.uri, size, await sink.holds(checkpoint))
+                return Answer(sink.uri, size, await answer_of(sink.holds(checkpoint)))
         except SinkIntegrityError as error:
             return Answer(sink.uri, size, None, more=str(error))
         except SinkError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -131,6 +132,58 @@ async def test_a_marker_that_cannot_be_read_holds_all_the_same(
     mark(tmp_path).write_text('{"accepted": tr')
     async with running_log(database_url, tmp_path, keys=keys) as log:
         assert isinstance(await refused(log, ledger, keys), UnavailableError)
+
+
+class Cancelled(FileSink):
+    """A sink of somebody's own, one of whose tasks is cancelled while it is asked first."""
+
+    asked = 0
+
+    async def holds(self, checkpoint: PublishedCheckpoint) -> bool:
+        self.asked += 1
+        if self.asked == 1:
+            raise asyncio.CancelledError
+        return await super().holds(checkpoint)
+
+
+async def test_a_sink_that_ends_as_cancelled_is_asked_again(
+    database_url: str, tmp_path: Path
+) -> None:
+    """A group takes a cancelled task for one that was to end: the log was held for ever."""
+    ledger = Ledger()
+    await grown(database_url, tmp_path, ledger, tmp_path / "sink")
+    marker = mark(tmp_path)
+    place = Cancelled((tmp_path / "sink").as_uri(), tmp_path / "sink")
+    async with running_log(database_url, tmp_path, sinks=[place], background=True) as log:
+        await eventually(lambda: log.state.held is None, 30)
+        assert place.asked == 2
+        assert not marker.exists()
+
+
+async def test_a_sink_that_is_closed_while_it_is_asked_holds_up_nothing(
+    database_url: str, tmp_path: Path
+) -> None:
+    """A policy drops a sink that hangs, and another question waits behind the first."""
+    ledger, hung, go_on = Ledger(), threading.Event(), threading.Event()
+    await grown(database_url, tmp_path, ledger, tmp_path / "sink")
+    mark(tmp_path)
+    extra = sink(tmp_path / "extra")
+
+    def hang() -> None:
+        hung.set()
+        assert go_on.wait(60)
+
+    places = [sink(tmp_path / "sink"), extra]
+    async with running_log(database_url, tmp_path, sinks=places) as log:
+        hanging = asyncio.ensure_future(extra._thread.run(hang))
+        assert await asyncio.to_thread(hung.wait, 60)
+        task = asyncio.ensure_future(log.restored.run())
+        await eventually(lambda: not extra._thread._jobs.empty())
+        await log.relays.use(places[:1])
+        await eventually(lambda: log.state.held is None, 30)
+        await task
+        go_on.set()
+        await hanging
 
 
 async def test_a_start_without_a_marker_asks_too(database_url: str, tmp_path: Path) -> None:

@@ -18,10 +18,11 @@ from urllib.parse import quote
 import pytest
 
 from anchor_svc import sinks
-from anchor_svc.sinks import AnchorSink, PublishedCheckpoint, SinkError, git, open_sink
+from anchor_svc.sinks import AnchorSink, Evidence, PublishedCheckpoint, SinkError, git, open_sink
 from provledger import jcs
 from provledger.settings import ConfigError
 from tests.conformance.sink_suite import LOG, SinkSuite, published
+from tests.support.anchoring import Ledger, eventually, running_log, submit
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -372,3 +373,32 @@ async def test_new_process_finds_it_by_its_scheme(installed: Path, tmp_path: Pat
     )
     output, _ = await process.communicate()
     assert json.loads(output) == ["notice_board_sink", f"board://{tmp_path}/board"]
+
+
+class Cancelled:
+    """A sink of somebody's own that awaits a task which its own pool has cancelled, once."""
+
+    uri = "pool://x"
+    asked = 0
+
+    async def anchor(self, checkpoint: PublishedCheckpoint) -> Evidence:
+        self.asked += 1
+        if self.asked == 1:
+            task = asyncio.ensure_future(asyncio.sleep(60))
+            task.cancel()
+            await task
+        return Evidence("pool", b"held")
+
+    async def close(self) -> None:
+        raise asyncio.CancelledError
+
+
+async def test_what_ends_as_cancelled_has_failed_and_is_asked_again(tmp_path: Path) -> None:
+    """Its relay ended without a word, and no metric or `retry` told of it."""
+    sink, ledger = Cancelled(), Ledger()
+    ledger.grow(5)
+    url = f"sqlite:///{tmp_path}/log.db"
+    async with running_log(url, tmp_path, background=True, sinks=[sink]) as log:
+        await submit(log, ledger)
+        await eventually(lambda: log.state.anchored_size == 6, 30)
+        assert sink.asked >= 2

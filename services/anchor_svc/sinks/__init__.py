@@ -20,16 +20,18 @@ lie about time, and can not make another checkpoint of ours, since it holds no k
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import Final, Protocol, runtime_checkable
+from typing import Final, Protocol, TypeVar, runtime_checkable
 from urllib.parse import urlsplit
 
 from provledger.errors import ProvledgerError
 from provledger.hashing import Hasher, sha256
 from provledger.settings import ConfigError
 
+T = TypeVar("T")
 Prove = Callable[[int], Awaitable[Sequence[bytes]]]
 
 
@@ -158,6 +160,22 @@ class Remembering(Protocol):
             SinkError: that cannot be told now.
         """
         ...
+
+
+async def answer_of(work: Awaitable[T]) -> T:
+    """What a sink answers.
+
+    Raises:
+        SinkError: it ended as cancelled, and nobody cancelled us: something of its own was. Passed
+            on, that would end whoever asks without a word.
+    """
+    try:
+        return await work
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise SinkError("it was cancelled by something of its own") from error
 
 
 SinkFactory = Callable[[str], AnchorSink]

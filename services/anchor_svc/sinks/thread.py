@@ -35,7 +35,7 @@ class SinkThread:
         """What `work` returns, or raises; it is not begun if nobody waits for it by then.
 
         Raises:
-            SinkError: the sink is closed, or no thread can be started.
+            SinkError: the sink is closed, also before its turn came, or no thread can be started.
         """
         if self._closed:
             raise SinkError("the sink is closed")
@@ -55,7 +55,10 @@ class SinkThread:
         self._closed = True
         with contextlib.suppress(queue.Empty):
             while (job := self._jobs.get_nowait()) is not None:
-                job[0].cancel()
+                answer, _ = job
+                # Not cancelled: whoever waits would take that for an end of its own.
+                if answer.set_running_or_notify_cancel():
+                    answer.set_exception(SinkError("the sink is closed"))
         self._jobs.put(None)
 
     def _serve(self) -> None:
