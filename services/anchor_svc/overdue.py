@@ -13,7 +13,6 @@ from typing import Final
 from anchor_svc.state import LogIdentity, LogState, Promise
 from anchor_svc.storage import Storage
 from provledger import logs, telemetry
-from provledger.errors import StatusError
 
 log = logs.get(__name__)
 
@@ -50,7 +49,8 @@ class Overdue:
         while True:
             try:
                 await self.look()
-            except StatusError as error:
+            except Exception as error:
+                # It is an alarm: whatever keeps it from looking must not end the service.
                 log.warning("anchor.overdue_not_known", exc_info=error)
             await asyncio.sleep(self._pause_s())
 

@@ -20,11 +20,10 @@ from typing import Final
 
 from anchor_svc.proofs import View
 from anchor_svc.state import LogIdentity, LogState, SignedCheckpoint
-from anchor_svc.storage import Storage
+from anchor_svc.storage import FencedError, Storage
 from anchor_svc.tilestore import TileStore
 from anchor_svc.tree import TILE_WIDTH, level_widths
 from provledger import logs, telemetry
-from provledger.errors import StatusError
 from provledger.retry import RetryPolicy
 
 log = logs.get(__name__)
@@ -90,7 +89,10 @@ class Publisher:
                     await self.publish(self._state.signed_view())
                 self._is_whole = True
                 delays = _RETRY.delays(self._rng)
-            except (StatusError, OSError) as error:
+            except FencedError:
+                raise
+            except Exception as error:
+                # Whatever it is, it is of this log: one that cannot publish must not end the rest.
                 log.error("anchor.publish_failed", exc_info=error, log=self._log.name)
                 await asyncio.sleep(next(delays, 10.0))
 

@@ -201,7 +201,12 @@ class Restored:
                 if error.message != told:
                     told = error.message
                     log.error("anchor.held", reason=error.reason, message=told, log=self._log.name)
-                await asyncio.sleep(next(delays, 15.0))
+            except Exception as error:
+                # Whatever it is, it is of this log: it stays held, and the others go on.
+                log.error("anchor.confirm_failed", exc_info=error, log=self._log.name)
+            else:
+                continue
+            await asyncio.sleep(next(delays, 15.0))
 
     async def _ask(self) -> None:
         head = self._state.published or self._signed()
@@ -211,7 +216,14 @@ class Restored:
             await self._decide_start(answers, size)
         else:
             decide(answers, size=size, accepted=self._accepted)
-        await asyncio.to_thread(self._forget)
+        try:
+            await asyncio.to_thread(self._forget)
+        except OSError as error:
+            # A later start would hold the log again, with heads that were signed since.
+            hold = _not_started if self._waits else _unconfirmed
+            raise hold(
+                f"they do, but {MARKER} cannot be removed: {error.strerror}", size
+            ) from error
         self._state.held = None
         log.warning(
             "anchor.confirmed",

@@ -10,6 +10,8 @@ import pytest
 
 from anchor_svc.openlog import OpenLog
 from anchor_svc.pieces import read_piece
+from anchor_svc.proofs import View
+from anchor_svc.storage import FencedError
 from provledger import checkpoint as checkpoints
 from provledger import tiles
 from provledger.errors import NotFoundError, UnavailableError
@@ -165,3 +167,53 @@ async def test_a_view_that_is_not_published_mends_nothing(
         await log.publisher.mend(log.state.signed_view())
         assert (log.store.root / PARTIALS[0]).read_bytes() == b""
         assert partial_dirs(log) == before
+
+
+async def test_publishing_goes_on_after_any_error_but_a_fence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where no thread can be started for a moment: what runs beside the RPCs is all in one."""
+    ledger = Ledger()
+    async with running_log(f"sqlite:///{tmp_path}/log.db", tmp_path) as log:
+        write, tried = log.publisher._write, list[int]()
+
+        def fail_once(view: View) -> None:
+            tried.append(view.size)
+            if len(tried) == 1:
+                raise RuntimeError("can't start new thread")
+            write(view)
+
+        monkeypatch.setattr(log.publisher, "_write", fail_once)
+        running = asyncio.create_task(log.publisher.run())
+        ledger.grow(5)
+        await submit(log, ledger)
+        await eventually(lambda: log.state.published_size == 6, 30.0)
+        running.cancel()
+
+        async def fenced(*_: object) -> None:
+            raise FencedError("another process")
+
+        monkeypatch.setattr(log.publisher, "publish", fenced)
+        ledger.grow(1)
+        await submit(log, ledger, 5)
+        with pytest.raises(FencedError):
+            await log.publisher.run()
+
+
+async def test_an_alarm_that_cannot_be_looked_at_is_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_log(f"sqlite:///{tmp_path}/log.db", tmp_path) as log:
+        looks, again = list[None](), asyncio.Event()
+
+        async def look() -> None:
+            looks.append(None)
+            if len(looks) == 1:
+                raise RuntimeError("can't start new thread")
+            again.set()
+
+        monkeypatch.setattr(log.overdue, "look", look)
+        running = asyncio.create_task(log.overdue.run())
+        async with asyncio.timeout(30):
+            await again.wait()
+        running.cancel()

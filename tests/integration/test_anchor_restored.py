@@ -186,6 +186,35 @@ async def test_a_sink_that_is_closed_while_it_is_asked_holds_up_nothing(
         await hanging
 
 
+@pytest.mark.parametrize(
+    "error", [OSError(5, "Input/output error"), RuntimeError("can't start new thread")]
+)
+async def test_it_stays_held_until_the_marker_can_be_removed(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """What is raised there ended all that runs beside the RPCs, of every log."""
+    ledger = Ledger()
+    await grown(database_url, tmp_path, ledger, tmp_path / "sink")
+    marker = mark(tmp_path)
+    async with running_log(database_url, tmp_path, sinks=[sink(tmp_path / "sink")]) as log:
+        forget, reasons = log.restored._forget, list[str]()
+
+        def fail_once() -> None:
+            if not reasons:
+                reasons.append("tried")
+                raise error
+            reasons.append(str(log.state.held))
+            forget()
+
+        monkeypatch.setattr(log.restored, "_forget", fail_once)
+        await log.restored.run()
+        assert log.state.held is None
+        assert not marker.exists()
+        assert len(reasons) == 2
+        if isinstance(error, OSError):
+            assert f"{MARKER} cannot be removed: Input/output error" in reasons[1]
+
+
 async def test_a_start_without_a_marker_asks_too(database_url: str, tmp_path: Path) -> None:
     """A snapshot of everything that was put back agrees with itself and leaves no marker."""
     ledger, keys = Ledger(), TestKeys()
