@@ -18,11 +18,9 @@ from collections.abc import Iterable
 from concurrent.futures import Executor
 from typing import Final
 
-from anchor_svc.tilefiles import damaged
-from provledger import checkpoint as checkpoints
-from provledger import note as notes
+from anchor_svc.tilefiles import damaged, refuse_larger
 from provledger import tiles
-from provledger.errors import NoteError, StatusError, UnavailableError
+from provledger.errors import StatusError, UnavailableError
 from provledger.s3 import Bucket
 
 MAX_CHECKPOINT_BYTES: Final = 256 * 1024
@@ -81,7 +79,7 @@ class BucketFiles:
                 if found.data == note:
                     self._etag = found.etag
                     return
-                _refuse_larger(found.data, note)
+                refuse_larger(found.data, note)
                 self._etag = found.etag
         raise UnavailableError(
             "STORAGE_UNAVAILABLE",
@@ -104,18 +102,3 @@ class BucketFiles:
         )
         if not stored and self.read(path) != data:
             raise damaged(path, "is in the bucket already, with another content")
-
-
-def _refuse_larger(found: bytes, ours: bytes) -> None:
-    """Refuse to put a checkpoint in place of a larger one; one that cannot be read is replaced."""
-    try:
-        there = checkpoints.parse(notes.parse(found).text).size
-    except NoteError:
-        return
-    size = checkpoints.parse(notes.parse(ours).text).size
-    if there > size:
-        raise UnavailableError(
-            "CHECKPOINT_OVERTAKEN",
-            f"a checkpoint of tree size {there} is published already, and ours is of {size}: "
-            "another process writes to this log",
-        )

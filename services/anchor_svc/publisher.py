@@ -63,7 +63,7 @@ class Publisher:
         self._swept_size = 0
         # Whether there may be partial tiles of sizes that were never published, beyond it.
         self._interrupted = True
-        # Whether the partial tiles of what is published are known to be what they should.
+        # Whether the files of what is published are known to be what they should.
         self._is_whole = False
 
     async def run(self) -> None:
@@ -122,7 +122,8 @@ class Publisher:
         self._swept_size, self._interrupted = view.size, False
 
     async def mend(self, view: View) -> None:
-        """Write the partial tiles of the published `view` anew where they are not what they were.
+        """Write partial tiles and checkpoint of the published `view` anew where they are not what
+        they were: missing, damaged, or an older checkpoint.
 
         Nothing that is signed is made from them, so that no start would find out otherwise. Does
         nothing if `view` is not what is published.
@@ -130,11 +131,14 @@ class Publisher:
         Raises:
             StatusError, OSError: it could not be done; doing it again is harmless.
         """
-        if view.size != self._state.published_size:
+        published = self._state.published
+        if published is None or view.size != published.size:
             return
         odd = await asyncio.to_thread(self._mend, view)
         for path in odd:
             log.error("anchor.partial_tile_mended", log=self._log.name, tile=path)
+        if await asyncio.to_thread(self._store.mend_checkpoint, published.note):
+            log.error("anchor.checkpoint_mended", log=self._log.name, size=published.size)
 
     def _mend(self, view: View) -> list[str]:
         return self._store.mend_partials(*_partials(view), view.size)

@@ -28,6 +28,7 @@ from provledger.errors import DataLossError, NoteError
 from provledger.hashing import Hasher, suite
 
 LOG_UID_BYTES: Final = 16
+_MAX_DIGITS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,34 +188,53 @@ def _odd_entry(store: TileStore, published: bytes, edge: Edge) -> int | None:
 async def _check_published(
     storage: Storage, store: TileStore, log: LogRow, signed: CheckpointRow | None
 ) -> None:
-    """Compare with the published checkpoint: a database from an older backup has forgotten it."""
+    """Compare with the published checkpoint: a database from an older backup has forgotten it.
+
+    One that is missing or cannot be read is written anew by the publisher. What it still says of
+    its size counts: there was one of that size.
+    """
     published = await asyncio.to_thread(store.read_checkpoint)
     if published is None:
         return
+    newest = 0 if signed is None else signed.size
     try:
         stated = checkpoints.parse(note.parse(published).text)
-    except NoteError as error:
-        raise DataLossError(
-            "CHECKPOINT_DAMAGED", "the published checkpoint cannot be read"
-        ) from error
-    newest = 0 if signed is None else signed.size
-    row = await storage.checkpoint(log.log_uid, stated.size)
-    metadata = {"publishedSize": str(stated.size), "storedSize": str(newest)}
+    except NoteError:
+        if (size := _legible_size(published, log.origin)) > newest:
+            raise _database_behind(size, newest) from None
+        return
     if stated.size > newest:
-        raise DataLossError(
-            "DATABASE_BEHIND",
-            f"a checkpoint of tree size {stated.size} was published, but the database knows of "
-            f"{newest} only: it is older than the data directory. Nothing is signed, so that "
-            "no second history begins; restore the newer database",
-            metadata=metadata,
-        )
+        raise _database_behind(stated.size, newest)
+    row = await storage.checkpoint(log.log_uid, stated.size)
     if row is None or (log.origin, row.root) != (stated.origin, stated.root):
         raise DataLossError(
             "HISTORY_CHANGED",
             f"the checkpoint of tree size {stated.size} that was published is not among those in "
             "the database: this is another history of the log, and nothing more is signed in it",
-            metadata=metadata,
+            metadata=_sizes(stated.size, newest),
         )
+
+
+def _legible_size(published: bytes, origin: str) -> int:
+    """The tree size in a checkpoint that cannot be read as a whole; 0 if there is none."""
+    first, _, rest = published.partition(b"\n")
+    size, end, _ = rest.partition(b"\n")
+    legible = first == origin.encode() and end and size.isdigit() and len(size) < _MAX_DIGITS
+    return int(size) if legible else 0
+
+
+def _database_behind(published_size: int, stored_size: int) -> DataLossError:
+    return DataLossError(
+        "DATABASE_BEHIND",
+        f"a checkpoint of tree size {published_size} was published, but the database knows of "
+        f"{stored_size} only: it is older than the data directory. Nothing is signed, so that "
+        "no second history begins; restore the newer database",
+        metadata=_sizes(published_size, stored_size),
+    )
+
+
+def _sizes(published_size: int, stored_size: int) -> dict[str, str]:
+    return {"publishedSize": str(published_size), "storedSize": str(stored_size)}
 
 
 def _root_error(hint: str, metadata: dict[str, str]) -> DataLossError:

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Protocol
 
 from anchor_svc import files
-from provledger.errors import DataLossError, UnavailableError
+from provledger import checkpoint as checkpoints
+from provledger import note as notes
+from provledger.errors import DataLossError, NoteError, UnavailableError
 
 
 def disk_unavailable() -> UnavailableError:
@@ -51,7 +53,11 @@ class TileFiles(Protocol):
         ...
 
     def replace_checkpoint(self, note: bytes) -> None:
-        """Replace `checkpoint`; durable when this returns, and never seen half written."""
+        """Replace `checkpoint`; durable when this returns, and never seen half written.
+
+        Raises:
+            UnavailableError: CHECKPOINT_OVERTAKEN, a larger one is there.
+        """
         ...
 
     def drop_partials(self, full_path: str) -> None:
@@ -94,7 +100,18 @@ class DirectoryFiles:
             return None
 
     def replace_checkpoint(self, note: bytes) -> None:
-        """See `TileFiles`."""
+        """See `TileFiles`.
+
+        Two processes at the same moment may pass each other: no lock is held from the look to the
+        rename, since a shared volume may have none. The next start mends what that leaves.
+        """
+        try:
+            found = self.read("checkpoint")
+        except OSError:
+            # A bad sector: what takes its place is elsewhere.
+            found = None
+        if found is not None:
+            refuse_larger(found, note)
         files.write_atomic(self._root / "checkpoint", note, self._scratch)
 
     def drop_partials(self, full_path: str) -> None:
@@ -124,3 +141,22 @@ def damaged(path: str, what: str) -> DataLossError:
     return DataLossError(
         "TILE_DAMAGED", f"{path} {what}; restore it from a backup", metadata={"tile": path}
     )
+
+
+def refuse_larger(found: bytes, ours: bytes) -> None:
+    """Refuse to put a checkpoint in place of a larger one; one that cannot be read is replaced.
+
+    Raises:
+        UnavailableError: CHECKPOINT_OVERTAKEN.
+    """
+    try:
+        there = checkpoints.parse(notes.parse(found).text).size
+    except NoteError:
+        return
+    size = checkpoints.parse(notes.parse(ours).text).size
+    if there > size:
+        raise UnavailableError(
+            "CHECKPOINT_OVERTAKEN",
+            f"a checkpoint of tree size {there} is published already, and ours is of {size}: "
+            "another process writes to this log",
+        )

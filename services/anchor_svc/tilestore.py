@@ -122,6 +122,17 @@ class TileStore:
         """Replace the published checkpoint; durable when this returns."""
         self._files.replace_checkpoint(note)
 
+    def mend_checkpoint(self, note: bytes) -> bool:
+        """Write the published checkpoint anew if it is not `note`; whether it was.
+
+        Raises:
+            UnavailableError: CHECKPOINT_OVERTAKEN, it is a larger one.
+        """
+        if self._files.read("checkpoint") == note:
+            return False
+        self._files.replace_checkpoint(note)
+        return True
+
     def read_checkpoint(self) -> bytes | None:
         """The published checkpoint, None before the first."""
         return self._files.read("checkpoint")

@@ -14,7 +14,7 @@ from anchor_svc.proofs import View
 from anchor_svc.storage import FencedError
 from provledger import checkpoint as checkpoints
 from provledger import tiles
-from provledger.errors import NotFoundError, UnavailableError
+from provledger.errors import DataLossError, NotFoundError, UnavailableError
 from tests.support.anchoring import Ledger, eventually, log_vkey, running_log, submit
 from tests.support.cut import CutStorage
 
@@ -217,3 +217,69 @@ async def test_an_alarm_that_cannot_be_looked_at_is_looked_at_again(
         async with asyncio.timeout(30):
             await again.wait()
         running.cancel()
+
+
+@pytest.mark.parametrize("left", ["nothing", "an older one", "an empty one", "half of it"])
+async def test_a_checkpoint_that_is_not_the_published_one_is_mended_at_a_start(
+    database_url: str, tmp_path: Path, left: str
+) -> None:
+    """A gateway at the directory serves what is there, and a quiet log publishes nothing newer."""
+    ledger = Ledger()
+    async with running_log(database_url, tmp_path) as log:
+        await publish(log, ledger, 301)
+        path = log.store.root / "checkpoint"
+        older = path.read_bytes()
+        await publish(log, ledger, 601)
+        whole = path.read_bytes()
+    path.unlink()
+    if left != "nothing":
+        half = whole[: len(whole) // 2]
+        path.write_bytes({"an older one": older, "an empty one": b""}.get(left, half))
+    async with running_log(database_url, tmp_path) as log:
+        running = asyncio.create_task(log.publisher.run())
+        await eventually(lambda: _found(path.parent, ["checkpoint"]) == {"checkpoint": whole}, 30.0)
+        running.cancel()
+        await publish(log, ledger, 901)
+    assert b"\n901\n" in path.read_bytes()
+
+
+async def test_a_larger_checkpoint_is_never_mended(tmp_path: Path) -> None:
+    """Nor taken for one that cannot be read: the database is older than what was published."""
+    url, ledger = f"sqlite:///{tmp_path}/log.db", Ledger()
+    async with running_log(url, tmp_path) as log:
+        await publish(log, ledger, 301)
+        path = log.store.root / "checkpoint"
+        larger = path.read_bytes().replace(b"\n301\n", b"\n302\n")
+        path.write_bytes(larger)
+        with pytest.raises(UnavailableError) as caught:
+            await log.publisher.mend(log.state.signed_view())
+        assert caught.value.reason == "CHECKPOINT_OVERTAKEN"
+        assert path.read_bytes() == larger
+    for data in (larger, larger[:-40], larger.partition(b"302\n")[0] + b"302\n\0\0\0"):
+        path.write_bytes(data)
+        with pytest.raises(DataLossError) as behind:
+            async with running_log(url, tmp_path):
+                pass
+        assert behind.value.reason == "DATABASE_BEHIND"
+        assert path.read_bytes() == data
+
+
+async def test_a_fenced_process_puts_no_older_checkpoint_back(
+    database_url: str, tmp_path: Path
+) -> None:
+    """Both write to one directory, as on a shared volume."""
+    ledger = Ledger()
+    async with running_log(database_url, tmp_path) as first:
+        ledger.grow(5)
+        await submit(first, ledger)
+        async with running_log(database_url, tmp_path) as second:
+            ledger.grow(5)
+            await submit(second, ledger, 5)
+            await second.publisher.publish(second.state.signed_view())
+            path = second.store.root / "checkpoint"
+            newer = path.read_bytes()
+            assert b"\n11\n" in newer
+            with pytest.raises(UnavailableError) as caught:
+                await first.publisher.publish(first.state.signed_view())
+            assert caught.value.reason == "CHECKPOINT_OVERTAKEN"
+            assert path.read_bytes() == newer
