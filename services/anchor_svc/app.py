@@ -117,7 +117,7 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
         await opened.open_all(rows)
         closed = await _closed_sizes(storage, opened.damaged())
         ring.log_sizes = lambda: [
-            *closed,
+            *(closed[each.row.log_uid] for each in opened.damaged() if each.row.log_uid in closed),
             *((one.identity.origin, one.state.signed_size) for one in opened.all()),
         ]
         servicer = AnchorServicer(opened, ring, ring)
@@ -131,13 +131,14 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
 
 async def _closed_sizes(
     storage: SQLStorage, damaged: Iterable[DamagedLog]
-) -> list[tuple[str, int]]:
-    """Origins and signed sizes of logs that are kept closed: a key that ends signed them, too."""
-    found = []
+) -> dict[bytes, tuple[str, int]]:
+    """Origins and signed sizes of logs that are kept closed, by uid: a key that ends signed them,
+    too."""
+    found = {}
     for each in damaged:
         newest = await storage.newest_signed(each.row.log_uid)
         if newest is not None:
-            found.append((each.row.origin, newest.size))
+            found[each.row.log_uid] = (each.row.origin, newest.size)
     return found
 
 

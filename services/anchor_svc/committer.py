@@ -316,6 +316,15 @@ class Committer:
             self._unfinished.set()
         return stored.edge
 
+    async def check_ours(self) -> None:
+        """Ask the database whether the log is still ours.
+
+        Raises:
+            FencedError: another process has taken it over.
+            StatusError: the database cannot be used.
+        """
+        await self._check_fence()
+
     async def _check_fence(self) -> LogRow:
         row = await self._storage.log(self._log.uid)
         if row.writer_epoch != self.epoch:

@@ -5,11 +5,14 @@ A log costs a writer, its sinks and a few tasks; that is why they are shared unl
 The log of a tenant whose stored bytes do not fit together is *damaged*: it is not opened, whoever
 asks for it hears why, and the others go on. Listings and a metric tell of it; health does not: it
 is of the service, and would take the others away. The shared one stops the service.
+
+A disk that cannot read one of a tenant's files closes that log likewise; it is tried again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -17,9 +20,15 @@ from typing import Final
 from anchor_svc.openlog import OpenLog
 from anchor_svc.storage import DEFAULT_ALIAS, FencedError, LogRow
 from anchor_svc.submission import check_suite
-from anchor_svc.tilefiles import disk_unavailable
+from anchor_svc.tilefiles import DISK_UNAVAILABLE, disk_unavailable
 from provledger import logs, telemetry
-from provledger.errors import DataLossError, FailedPreconditionError, UnavailableError
+from provledger.errors import (
+    DataLossError,
+    FailedPreconditionError,
+    StatusError,
+    UnavailableError,
+)
+from provledger.retry import RetryPolicy
 
 log = logs.get(__name__)
 
@@ -29,15 +38,21 @@ CreateRow = Callable[[str, str], Awaitable[LogRow]]
 _OPENING: Final = 8
 """Logs of tenants that are opened at once: each waits a moment for sinks that do not answer."""
 
+_AGAIN: Final = RetryPolicy(attempts=1_000_000, base_s=2.0, cap_s=60.0, budget_s=float("inf"))
+"""When logs are tried again whose disk could not be used."""
+
 _logs = telemetry.gauge("anchor.logs", doc="Logs of this process, by state: serving or damaged")
 
 
 @dataclass(frozen=True, slots=True)
 class DamagedLog:
-    """A log of a tenant that is kept closed, and what whoever asks for it hears."""
+    """A log of a tenant that is kept closed, and what whoever asks for it hears.
+
+    error: DataLossError, or UnavailableError while its disk cannot be used.
+    """
 
     row: LogRow
-    error: DataLossError
+    error: StatusError
 
 
 class OpenLogs:
@@ -70,7 +85,7 @@ class OpenLogs:
         return list(self._by_uid.values())
 
     def damaged(self) -> list[DamagedLog]:
-        """Every log that was found damaged at the start."""
+        """Every log that was found damaged at the start, or unusable, and is still closed."""
         return list(self._damaged.values())
 
     def check_held(self) -> None:
@@ -88,6 +103,7 @@ class OpenLogs:
 
         Raises:
             DataLossError: it is damaged.
+            UnavailableError: DISK_UNAVAILABLE, it is closed until its disk can be used.
         """
         if uid in self._damaged:
             raise self._damaged[uid].error
@@ -119,34 +135,43 @@ class OpenLogs:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def open_stored(self, row: LogRow) -> None:
-        """Open a log at the start; one of a tenant that is damaged is kept closed.
+        """Open a log at the start; one of a tenant that is damaged, or whose disk cannot be used,
+        is kept closed.
 
         Raises:
             DataLossError: the shared log is damaged.
-            StatusError: the database or the disk cannot be used.
+            StatusError: the database cannot be used, or the disk of the shared log.
         """
         try:
             await self.open(row)
-        except DataLossError as error:
-            if row.alias == DEFAULT_ALIAS:
+        except (DataLossError, UnavailableError, OSError) as error:
+            told = disk_unavailable() if isinstance(error, OSError) else error
+            of_log = isinstance(told, DataLossError) or told.reason == DISK_UNAVAILABLE
+            if row.alias == DEFAULT_ALIAS or not of_log:
                 raise
-            name = f"logs/{row.log_uid.hex()}"
-            log.error(
-                "anchor.log_damaged",
-                log=name,
-                tenant=row.alias,
-                reason=error.reason,
-                message=error.message,
-            )
-            self._damaged[row.log_uid] = DamagedLog(
-                row,
-                DataLossError(
-                    error.reason,
-                    f"{name}: {error.message}",
-                    metadata={**error.metadata, "log": name},
-                ),
-            )
-            self._count()
+            if told is not error:
+                log.error("anchor.disk_failed", exc_info=error, log=row.log_uid.hex())
+            self._keep_closed(row, told)
+
+    def _keep_closed(self, row: LogRow, error: StatusError) -> None:
+        name = f"logs/{row.log_uid.hex()}"
+        log.error(
+            "anchor.log_damaged",
+            log=name,
+            tenant=row.alias,
+            reason=error.reason,
+            message=error.message,
+        )
+        self._damaged[row.log_uid] = DamagedLog(
+            row,
+            type(error)(
+                error.reason,
+                f"{name}: {error.message}",
+                metadata={**error.metadata, "log": name},
+                retry_delay_s=error.retry_delay_s,
+            ),
+        )
+        self._count()
 
     async def open(self, row: LogRow) -> OpenLog:
         """Open a log; raises as `OpenLog.open`."""
@@ -212,6 +237,7 @@ class OpenLogs:
         """
         running: set[bytes] = set()
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._open_again())
             while True:
                 self._added.clear()
                 for uid, opened in self._by_uid.items():
@@ -220,6 +246,36 @@ class OpenLogs:
                         for work in opened.background:
                             group.create_task(_run(work))
                 await self._added.wait()
+
+    async def _open_again(self) -> None:
+        """Try those that are closed for their disk, until each is open or found damaged.
+
+        Raises:
+            FencedError: another process has taken the shared log over.
+        """
+        delays = _AGAIN.delays(random.Random())  # noqa: S311 - jitter, not a secret
+        while waiting := [
+            each.row for each in self.damaged() if isinstance(each.error, UnavailableError)
+        ]:
+            await asyncio.sleep(next(delays, _AGAIN.cap_s))
+            for row in waiting:
+                try:
+                    await self._try(row)
+                except FencedError:
+                    raise
+                except Exception as error:
+                    log.warning("anchor.log_not_opened", exc_info=error, log=row.log_uid.hex())
+
+    async def _try(self, row: LogRow) -> None:
+        # A successor opens the shared log first: what is his by then must not be taken back.
+        await self.default.committer.check_ours()
+        try:
+            await self.open(row)
+        except DataLossError as error:
+            self._keep_closed(row, error)
+        else:
+            del self._damaged[row.log_uid]
+            self._count()
 
     def _count(self) -> None:
         _logs.set(len(self._by_uid), {"state": "serving"})

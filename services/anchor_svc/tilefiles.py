@@ -9,18 +9,20 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from anchor_svc import files
 from provledger import checkpoint as checkpoints
 from provledger import note as notes
 from provledger.errors import DataLossError, NoteError, UnavailableError
 
+DISK_UNAVAILABLE: Final = "DISK_UNAVAILABLE"
+
 
 def disk_unavailable() -> UnavailableError:
     """What a caller hears where OSError stands in the way of its call."""
     return UnavailableError(
-        "DISK_UNAVAILABLE", "the files of the log cannot be used for now", retry_delay_s=1.0
+        DISK_UNAVAILABLE, "the files of the log cannot be used for now", retry_delay_s=1.0
     )
 
 

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from anchor_svc import openlogs
 from anchor_svc.openlogs import OpenLogs
-from anchor_svc.storage import DEFAULT_ALIAS, LogRow
+from anchor_svc.storage import DEFAULT_ALIAS, FencedError, LogRow
+from anchor_svc.tilefiles import disk_unavailable
 from provledger.errors import DataLossError, UnavailableError
+from provledger.retry import RetryPolicy
 from tests.support.anchoring import eventually
 
 pytestmark = pytest.mark.timeout(60)
@@ -36,6 +39,7 @@ class Logs:
         self.opening: list[str] = []
         self.most = 0
         self.closed: list[str] = []
+        self.fenced = False
         self.logs = OpenLogs(self.make, self.never, self.never, max_logs=100)
 
     async def never(self, *_: Any) -> Any:
@@ -58,7 +62,17 @@ class Logs:
                 self.opening.remove(name)
             self.closed.append(name)
 
-        return SimpleNamespace(open=start, close=close, state=SimpleNamespace(signed_size=1))
+        return SimpleNamespace(
+            open=start,
+            close=close,
+            state=SimpleNamespace(signed_size=1),
+            background=(),
+            committer=SimpleNamespace(check_ours=self.check_ours),
+        )
+
+    async def check_ours(self) -> None:
+        if self.fenced:
+            raise FencedError("another process")
 
 
 async def test_shared_log_is_opened_first_and_then_some_at_a_time() -> None:
@@ -79,6 +93,59 @@ async def test_damaged_log_keeps_no_other_closed() -> None:
     assert len(made.logs.all()) == len(ROWS) - 2
     assert {each.row.alias for each in made.logs.damaged()} == {"tenants/t0", "tenants/t7"}
     assert sorted(made.closed) == ["t0", "t7"]
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), disk_unavailable()])
+async def test_log_whose_disk_cannot_be_used_keeps_no_other_closed_and_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """As with a bad sector under one tile."""
+    monkeypatch.setattr(openlogs, "_AGAIN", RetryPolicy(1_000_000, 0.001, 0.001, float("inf")))
+    made = Logs(t3=error, t5=error)
+    made.ready.set()
+    await made.logs.open_all(ROWS)
+    assert len(made.logs.all()) == len(ROWS) - 2
+    t3, t5 = sorted(each.row.log_uid for each in made.logs.damaged())
+    with pytest.raises(UnavailableError, match=f"logs/{t3.hex()}: the files") as caught:
+        made.logs.get(t3)
+    assert caught.value.reason == "DISK_UNAVAILABLE"
+    running = asyncio.create_task(made.logs.run())
+    await eventually(lambda: made.closed.count("t3") > 1)
+    del made.errors["t3"]
+    # What else fails meanwhile leaves it as it is; a damage that is found is told.
+    made.errors["t5"] = UnavailableError("DATABASE_UNAVAILABLE", "away")
+    await eventually(lambda: _closed(made) == {t5})
+    assert made.logs.get(t3) is not None
+    made.errors["t5"] = DataLossError("TILE_DAMAGED", "gone")
+    await eventually(lambda: isinstance(made.logs.damaged()[0].error, DataLossError))
+    running.cancel()
+
+
+async def test_log_is_not_tried_again_by_a_process_that_was_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would take the log from its successor, which has opened the shared one before."""
+    monkeypatch.setattr(openlogs, "_AGAIN", RetryPolicy(1_000_000, 0.001, 0.001, float("inf")))
+    made = Logs(t3=OSError(5, "Input/output error"))
+    made.ready.set()
+    await made.logs.open_all(ROWS)
+    del made.errors["t3"]
+    made.fenced = True
+    with pytest.raises(ExceptionGroup) as caught:
+        await made.logs.run()
+    assert caught.group_contains(FencedError)
+    assert len(made.logs.damaged()) == 1
+
+
+def _closed(made: Logs) -> set[bytes]:
+    return {each.row.log_uid for each in made.logs.damaged()}
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), disk_unavailable()])
+async def test_disk_of_the_shared_log_ends_the_start(error: Exception) -> None:
+    made = Logs(default=error)
+    with pytest.raises(type(error)):
+        await made.logs.open_all(ROWS)
 
 
 async def test_log_that_cannot_be_opened_ends_the_start_as_itself() -> None:
