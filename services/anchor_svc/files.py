@@ -59,14 +59,20 @@ def sync_dir(path: Path) -> None:
 
 
 def make_dirs(path: Path) -> None:
-    """Make a directory and those above it, each durable in its parent."""
+    """Make a directory and those above it, each durable in its parent; those that are there count
+    as durable, so none is left that is not."""
     missing = []
     while not path.is_dir():
         missing.append(path)
         path = path.parent
     for directory in reversed(missing):
         directory.mkdir(exist_ok=True)
-        sync_dir(directory.parent)
+        try:
+            sync_dir(directory.parent)
+        except OSError:
+            with contextlib.suppress(OSError):
+                directory.rmdir()
+            raise
 
 
 def clear_scratch(scratch: Path) -> None:

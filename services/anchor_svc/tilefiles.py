@@ -83,6 +83,8 @@ class DirectoryFiles:
     def open(self) -> None:
         """Make the directory if it is missing, and clear away what was never finished."""
         files.make_dirs(self._scratch)
+        # An earlier process may have been stopped before it did.
+        files.sync_dir(self._root.parent)
         files.clear_scratch(self._scratch)
 
     def write(self, contents: Iterable[tuple[str, bytes]]) -> None:
@@ -126,16 +128,27 @@ class DirectoryFiles:
         dirs: set[Path] = set()
         for name, data in contents:
             path = self._root / name
-            if path.parent not in self._known_dirs:
-                files.make_dirs(path.parent)
-                # Bounded: a thousand tiles share a directory, and partial ones come and go.
-                if len(self._known_dirs) > 256:
-                    self._known_dirs.clear()
-                self._known_dirs.add(path.parent)
+            self._make_dir(path.parent)
             files.move_in(files.write_scratch(data, self._scratch), path)
             dirs.add(path.parent)
         for directory in dirs:
             files.sync_dir(directory)
+
+    def _make_dir(self, path: Path) -> None:
+        """Make a directory below the root, durable in its parent.
+
+        One that is there is so once this process has seen to it: whoever made it may have been
+        stopped, or have failed, in between.
+        """
+        if path in self._known_dirs or path == self._root:
+            return
+        self._make_dir(path.parent)
+        path.mkdir(exist_ok=True)
+        files.sync_dir(path.parent)
+        # Bounded: a thousand tiles share a directory, and partial ones come and go.
+        if len(self._known_dirs) > 256:
+            self._known_dirs.clear()
+        self._known_dirs.add(path)
 
 
 def damaged(path: str, what: str) -> DataLossError:

@@ -11,6 +11,7 @@ import pytest
 from anchor_svc import files
 from anchor_svc.recovery import _check_published
 from anchor_svc.restored import MARKER, Restored
+from anchor_svc.tilefiles import DirectoryFiles
 from provledger import merkle
 from provledger.errors import DataLossError
 from tests.support.chain import ORIGIN
@@ -70,3 +71,53 @@ async def test_the_marker_is_gone_for_good_before_anything_is_signed(
     # Once synced, with the marker removed and the log still held; only then it goes on.
     assert steps == [(False, True)]
     assert state.held is None
+
+
+@pytest.mark.parametrize("made", ["by us, and its sync failed", "by a process that was stopped"])
+def test_every_directory_above_a_tile_is_durable_when_the_tile_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: str
+) -> None:
+    """One that is there is not durable for that: its name is lost with the power, and its tiles."""
+    tiles, synced, sync = DirectoryFiles(tmp_path / "logs/x"), list[str](), files.sync_dir
+    failing = {"tile"} if made.startswith("by us") else set[str]()
+
+    def syncing(path: Path) -> None:
+        if path.name in failing:
+            failing.remove(path.name)
+            raise OSError(5, "Input/output error")
+        synced.append(str(path.relative_to(tmp_path)))
+        sync(path)
+
+    monkeypatch.setattr(files, "sync_dir", syncing)
+    tiles.open()
+    if failing:
+        with pytest.raises(OSError, match="Input/output"):
+            tiles.write([("tile/0/000", b"x")])
+    else:
+        (tmp_path / "logs/x/tile/0").mkdir(parents=True)
+    synced.clear()
+    tiles.write([("tile/0/000", b"x")])
+    assert {"logs/x/tile/0", "logs/x/tile"} <= {*synced}
+    assert made.startswith("by us") or "logs/x" in synced
+    # And once only.
+    synced.clear()
+    tiles.write([("tile/0/001", b"x")])
+    assert synced == ["logs/x/tile/0"]
+
+
+def test_a_directory_that_could_not_be_made_durable_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced, sync = list[Path](), files.sync_dir
+
+    def syncing(path: Path) -> None:
+        synced.append(path)
+        if len(synced) == 2:
+            raise OSError(5, "Input/output error")
+        sync(path)
+
+    monkeypatch.setattr(files, "sync_dir", syncing)
+    with pytest.raises(OSError, match="Input/output"):
+        files.make_dirs(tmp_path / "a/b")
+    files.make_dirs(tmp_path / "a/b")
+    assert synced == [tmp_path, tmp_path / "a", tmp_path / "a"]
