@@ -112,7 +112,9 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
             made = await _new_log(settings, storage, key, clock(), settings.suite, DEFAULT_ALIAS)
             rows = [made, *rows]
         await prove(sinks)
-        opened = OpenLogs(make, create_row, storage.ledger_count, max_logs=settings.max_own_logs)
+        opened = OpenLogs(
+            make, create_row, storage.logs, storage.ledger_count, max_logs=settings.max_own_logs
+        )
         undo.push_async_callback(opened.close)
         await opened.open_all(rows)
         closed = await _closed_sizes(storage, opened.damaged())

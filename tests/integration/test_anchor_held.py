@@ -151,6 +151,7 @@ async def held(url: str, data_dir: Path) -> AsyncIterator[Held]:
     logs = OpenLogs(
         lambda row: make_log(storage, row, data_dir, keys),
         create_row,
+        storage.logs,
         storage.ledger_count,
         max_logs=2,
     )

@@ -12,7 +12,12 @@ from anchor_svc import openlogs
 from anchor_svc.openlogs import OpenLogs
 from anchor_svc.storage import DEFAULT_ALIAS, FencedError, LogRow
 from anchor_svc.tilefiles import disk_unavailable
-from provledger.errors import DataLossError, UnavailableError
+from provledger.errors import (
+    DataLossError,
+    FailedPreconditionError,
+    StatusError,
+    UnavailableError,
+)
 from provledger.retry import RetryPolicy
 from tests.support.anchoring import eventually
 
@@ -33,17 +38,30 @@ ROWS = [
 class Logs:
     """Logs that open once `ready` is set, or fail; `opening` and `closed` are their aliases."""
 
-    def __init__(self, **errors: Exception) -> None:
+    def __init__(self, max_logs: int = 100, **errors: Exception) -> None:
         self.errors = errors
+        self.rows = [row for row in ROWS if row.alias == DEFAULT_ALIAS]
         self.ready = asyncio.Event()
         self.opening: list[str] = []
         self.most = 0
         self.closed: list[str] = []
         self.fenced = False
-        self.logs = OpenLogs(self.make, self.never, self.never, max_logs=100)
+        self.logs = OpenLogs(
+            self.make, self.create_row, self.list_rows, self.never, max_logs=max_logs
+        )
 
     async def never(self, *_: Any) -> Any:
         raise AssertionError
+
+    async def list_rows(self) -> list[LogRow]:
+        return self.rows
+
+    async def create_row(self, tenant: str, suite: str) -> LogRow:
+        """The row of a tenant, made if there is none."""
+        row = next(row for row in ROWS if row.alias == tenant)
+        if row not in self.rows:
+            self.rows.append(row)
+        return row
 
     def make(self, row: LogRow) -> Any:
         name = row.alias.rpartition("/")[2]
@@ -65,8 +83,9 @@ class Logs:
         return SimpleNamespace(
             open=start,
             close=close,
-            state=SimpleNamespace(signed_size=1),
+            state=SimpleNamespace(signed_size=1, check_held=lambda: None),
             background=(),
+            identity=SimpleNamespace(suite=row.suite),
             committer=SimpleNamespace(check_ours=self.check_ours),
         )
 
@@ -165,6 +184,27 @@ async def test_damaged_shared_log_ends_the_start_before_others_are_opened() -> N
     with pytest.raises(DataLossError):
         await made.logs.open_all(ROWS)
     assert (made.most, made.closed) == (1, ["default"])
+
+
+async def test_logs_that_could_not_be_opened_count_as_those_that_there_are() -> None:
+    """The disk is full while tenants come: their rows are made, and the next start opens them."""
+    names = [f"t{n}" for n in range(5)]
+    made = Logs(2, **{name: OSError(28, "No space left on device") for name in names})
+    made.ready.set()
+    await made.logs.open_all(made.rows)
+    answers = []
+    for name in names:
+        with pytest.raises(StatusError) as caught:
+            await made.logs.create(f"tenants/{name}", "blake3")
+        answers.append(caught.value.reason)
+    assert answers == ["DISK_UNAVAILABLE"] * 2 + ["TOO_MANY_LOGS"] * 3
+    assert [row.alias for row in made.rows] == [DEFAULT_ALIAS, "tenants/t0", "tenants/t1"]
+    # Those that are among them are opened by the next call.
+    made.errors.clear()
+    for name in names[:2]:
+        assert (await made.logs.create(f"tenants/{name}", "blake3"))[1]
+    with pytest.raises(FailedPreconditionError, match="2 tenants"):
+        await made.logs.create("tenants/t2", "blake3")
 
 
 async def test_start_that_is_cancelled_leaves_none_half_open() -> None:
