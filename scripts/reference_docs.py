@@ -55,6 +55,7 @@ CALLED_BY = {
     "KeysService/CommitRotation": "nobody of ours",
     "KeysService/EndorseKeyEvent": "ledger, commands",
     "KeysService/GetJwks": "client, gateway, commands",
+    "KeysService/ListKeyEvents": "ledger, commands",
     "KeysService/RecordKeyEvent": "ledger",
     "KeysService/ReportSigner": "witness, anchor",
     "KeysService/WatchKeys": "witness, ledger, anchor",

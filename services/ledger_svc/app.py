@@ -20,6 +20,7 @@ from ledger_svc.gate import Gate, parse_quotas
 from ledger_svc.genesis import LedgerMaker
 from ledger_svc.guard import Guard
 from ledger_svc.key_ledger import KeyLedger
+from ledger_svc.key_registry import AnyRegistry, KeyRegistry, Registry
 from ledger_svc.lag import Lag
 from ledger_svc.making_gate import MakingGate
 from ledger_svc.pipelines import Appender
@@ -93,6 +94,7 @@ def assemble(
     anchor: Any,
     *,
     keys: KeyPolicy | None = None,
+    registry: Registry | None = None,
     clock: Callable[[], int] = time.time_ns,
     random: Callable[[int], bytes] = os.urandom,
 ) -> Service:
@@ -105,7 +107,15 @@ def assemble(
     census = Census(
         storage, anchor, timeout_s=timeout_s, anchor_is_shared=settings.anchor_is_shared
     )
-    guard = Guard(storage, anchor, lag, census, progress.logged_seq, timeout_s=timeout_s)
+    guard = Guard(
+        storage,
+        anchor,
+        lag,
+        census,
+        progress.logged_seq,
+        registry or AnyRegistry(),
+        timeout_s=timeout_s,
+    )
     reads = Reads(storage, anchor, sinks, progress)
     limits = RelayLimits(
         poll_s=settings.relay_poll_s,
@@ -209,9 +219,13 @@ async def build(settings: Settings) -> App:
     witness_channel = channel(settings.witness_endpoint, tls)
     anchor_channel = channel(settings.anchor_endpoint, tls)
     ring: KeyRing | None = None
+    registry: KeyRegistry | None = None
+    keys_channel: grpc.aio.Channel | None = None
     if settings.keys_endpoint is not None:
         ring = KeyRing(settings.keys_endpoint, (), _no_signer, tls=tls, watcher="ledger")
         await ring.start()
+        keys_channel = channel(settings.keys_endpoint, tls)
+        registry = KeyRegistry(ring, keys_pb2_grpc.KeysServiceStub(keys_channel), storage)
     witness = witness_pb2_grpc.WitnessServiceStub(witness_channel)
     anchor = anchor_pb2_grpc.AnchorServiceStub(anchor_channel)
     service = assemble(
@@ -220,11 +234,10 @@ async def build(settings: Settings) -> App:
         witness,
         anchor,
         keys=None if ring is None else RingPolicy(ring),
+        registry=registry,
     )
     background = [service.relay.run, service.lag.run, lambda: check_all(service)]
-    keys_channel: grpc.aio.Channel | None = None
-    if ring is not None and settings.keys_endpoint is not None:
-        keys_channel = channel(settings.keys_endpoint, tls)
+    if ring is not None and registry is not None and keys_channel is not None:
         key_ledger = KeyLedger(
             ring,
             keys_pb2_grpc.KeysServiceStub(keys_channel),
@@ -235,8 +248,9 @@ async def build(settings: Settings) -> App:
             service.appender,
             storage,
             settings.default_suite,
+            registry,
         )
-        background.append(key_ledger.run)
+        background += [registry.run, key_ledger.run]
 
     async def close() -> None:
         await service.close()

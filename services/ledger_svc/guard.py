@@ -27,6 +27,7 @@ from ledger_svc.chain import (
     LedgerInfo,
     check_not_rolled_back,
 )
+from ledger_svc.key_registry import Registry
 from ledger_svc.lag import Lag
 from ledger_svc.storage import Storage
 from ledger_svc.tools import UnconfirmedError
@@ -64,12 +65,14 @@ class Guard:
         lag: Lag,
         census: Census,
         logged_seq: Callable[[bytes], int],
+        registry: Registry,
         *,
         timeout_s: float,
     ) -> None:
         self._lag = lag
         self._census = census
         self._logged_seq = logged_seq
+        self._registry = registry
         self._storage = storage
         self._anchor: StateStub = anchor
         self._timeout_s = timeout_s
@@ -90,8 +93,10 @@ class Guard:
         """Return if a ledger that is not stored yet may be made: its log is not held.
 
         Raises:
+            FailedPreconditionError: KEY_REGISTRY_BEHIND.
             FailedPreconditionError, UnavailableError: as `confirm`.
         """
+        await self._registry.check()
         await self._ask(ledger)
 
     def saw(self, ledger_uid: bytes, seq: int) -> None:
@@ -123,9 +128,11 @@ class Guard:
         """Return if the ledger may be appended to: it is confirmed, and anchored in time.
 
         Raises:
+            FailedPreconditionError: KEY_REGISTRY_BEHIND.
             FailedPreconditionError, UnavailableError: as `confirm`; also ANCHOR_OVERDUE, while
                 anchoring is later than a fail-closed policy allows.
         """
+        await self._registry.check()
         if not self._is_confirmed(ledger):
             await self.confirm(ledger)
         self._lag.check(ledger.log_name, ledger.tenant_name)
@@ -183,6 +190,10 @@ class Guard:
         """Why what is stored is known to be, or suspected of being, too old; "" if it is not."""
         *_, refusal = self._refusals.get(ledger.uid, (None,))
         return refusal.reason if refusal is not None and _is_stale(refusal) else ""
+
+    def refuses_because(self, ledger: LedgerInfo) -> str:
+        """As `stale_reason`, or why nothing at all is appended."""
+        return self.stale_reason(ledger) or self._registry.stale_reason
 
     def check_known(self, ledger: LedgerInfo) -> None:
         """Raise what `confirm` last said of the database, without asking."""

@@ -20,6 +20,7 @@ from typing import Any, Final
 from ledger_svc.chain import LedgerInfo
 from ledger_svc.directory import LedgerDirectory
 from ledger_svc.genesis import LedgerMaker
+from ledger_svc.key_registry import KeyRegistry
 from ledger_svc.outcomes import Recorded
 from ledger_svc.pipelines import Appender
 from ledger_svc.storage import Storage
@@ -82,6 +83,7 @@ class KeyLedger:
         appender: Appender,
         storage: Storage,
         default_suite: str,
+        registry: KeyRegistry,
     ) -> None:
         self._ring = ring
         self._keys = keys
@@ -90,6 +92,7 @@ class KeyLedger:
         self._appender = appender
         self._storage = storage
         self._default_suite = default_suite
+        self._registry = registry
         self._sign: dict[int, tuple[Callable[..., Any], type[Any]]] = {
             pb.KEY_PURPOSE_WITNESS: (witness.SignKeyEvent, witness_pb2.SignKeyEventRequest),
             pb.KEY_PURPOSE_CHECKPOINT: (anchor.SignKeyEvent, anchor_pb2.SignKeyEventRequest),
@@ -196,9 +199,14 @@ class KeyLedger:
         return endorsement
 
     async def _append(self, event: pb.JournaledKeyEvent) -> str:
-        """Append a sealed event, or find it there; its receipt's name."""
+        """Append a sealed event, or find it there; its receipt's name.
+
+        Raises:
+            FailedPreconditionError: KEY_REGISTRY_BEHIND, another one is in its place.
+        """
         ledger = await self._ledger()
         await self._check_belongs(ledger, event)
+        await self._registry.compare()
         kind = event_from_pb(event.event).event.value
         draft = common_pb2.Draft(
             request_id=f"key-event-{event.digest.hex()}",

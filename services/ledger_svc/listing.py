@@ -94,7 +94,7 @@ async def list_receipts(
 def ledger_to_pb(guard: Guard, ledger: LedgerInfo, state: HeadState) -> ledger_pb2.Ledger:
     """A ledger, which takes no entries either while what is stored of it is known to be too old."""
     shown = convert.ledger_to_pb(ledger, state)
-    shown.read_only_reason = state.read_only_reason or guard.stale_reason(ledger)
+    shown.read_only_reason = state.read_only_reason or guard.refuses_because(ledger)
     return shown
 
 

@@ -119,6 +119,7 @@ BETWEEN: Mapping[Edge, Mapping[str, Call]] = {
     ("ledger", "keys"): {
         "WatchKeys": restart_ledger,
         "EndorseKeyEvent": new_witness_key,
+        "ListKeyEvents": new_witness_key,
         "RecordKeyEvent": new_witness_key,
     },
     ("witness", "keys"): {"WatchKeys": restart_witness, "ReportSigner": nothing},

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from pathlib import Path
 
 import pytest
 
+from provledger.api.keys.v1 import keys_pb2, keys_pb2_grpc
 from provledger.client import CallPolicy, Client, Mutation
 from provledger.errors import FailedPreconditionError, StatusError
 from provledger.retry import RetryPolicy
+from provledger.rpc.channel import call, channel
+from provledger_cli.bootstrap import local_key
 from tests.faults import observe
-from tests.faults.cluster import DiedError
+from tests.faults.cluster import DiedError, eventually
 from tests.faults.conftest import Attack
 from tests.faults.denied import check_not_denied
 from tests.faults.workload import LEDGERS, Load
 
 LOAD = Load(writers=2, batch=4, pause_s=0.03)
 LEDGER = LEDGERS[0]
+KEY_LEDGER = "tenants/system/ledgers/keys"
 
 
 def _work(attack: Attack) -> None:
@@ -155,6 +160,82 @@ def test_snapshot_of_everything_but_the_sinks(embedded: Attack, tmp_path: Path) 
     attack.cluster.start()
     _work(attack)
     print(attack.check())
+
+
+def test_key_registry_of_an_earlier_copy(embedded: Attack, tmp_path: Path) -> None:
+    """It has forgotten a rotation: nothing is appended and no key event written, until it knows."""
+    attack = embedded
+    _work(attack)
+    _rotate(attack, "witness-2")
+    _copy(attack, "keys", tmp_path / "early")
+    attack.cluster.restart("keys")
+    _rotate(attack, "witness-3")
+    _work(attack)
+    _copy(attack, "keys", tmp_path / "late")
+
+    attack.cluster["ledger"].kill()
+    _put_back(attack, "keys", tmp_path / "early")
+    attack.cluster.restart("keys", "ledger")
+    before = _receipts(attack, KEY_LEDGER)
+    _check_registry_behind(attack)
+    # Its next event would be in the place of another, and then be as many as there are.
+    asyncio.run(_propose(attack, "witness-4"))
+    eventually(
+        lambda: "key_ledger.waits" in attack.cluster["ledger"].tail(), "no event was refused"
+    )
+    _check_registry_behind(attack)
+    assert _receipts(attack, KEY_LEDGER) == before
+
+    # The ledger hears of the right one, without a restart.
+    _put_back(attack, "keys", tmp_path / "late")
+    attack.cluster.restart("keys")
+    eventually(lambda: "key_registry.caught_up" in attack.cluster["ledger"].tail(), "still behind")
+    _work(attack)
+    print(attack.check())
+
+
+def _check_registry_behind(attack: Attack) -> None:
+    with pytest.raises(FailedPreconditionError) as caught:
+        _append(attack, "after")
+    assert caught.value.reason == "KEY_REGISTRY_BEHIND"
+    assert "keys rebuild" in caught.value.message
+    with Client(attack.cluster.endpoint("ledger")) as client:
+        assert client.get_ledger(LEDGER).read_only_reason == "KEY_REGISTRY_BEHIND"
+        with pytest.raises(FailedPreconditionError, match="key registry"):
+            client.create_ledger("made-by-an-old-key")
+
+
+def _rotate(attack: Attack, kid: str) -> None:
+    """Make a key the witness's, as the key ledger says."""
+
+    def recorded() -> bool:
+        return asyncio.run(_is_recorded(attack, kid))
+
+    asyncio.run(_propose(attack, kid))
+    eventually(recorded, f"{kid} is not in the key ledger")
+
+
+async def _propose(attack: Attack, kid: str) -> None:
+    uri, jwk = await local_key(attack.cluster.data, kid, "witness")
+    request = keys_pb2.RotateKeyRequest(
+        kid=kid, purpose=keys_pb2.KEY_PURPOSE_WITNESS, uri=uri, jwk=jwk
+    )
+    async with channel(attack.cluster.endpoint("keys")) as opened:
+        await call(keys_pb2_grpc.KeysServiceStub(opened).RotateKey, request, timeout_s=10.0)
+
+
+async def _is_recorded(attack: Attack, kid: str) -> bool:
+    request = keys_pb2.ListKeyEventsRequest()
+    async with channel(attack.cluster.endpoint("keys")) as opened:
+        stub = keys_pb2_grpc.KeysServiceStub(opened)
+        events = (await call(stub.ListKeyEvents, request, timeout_s=10.0)).events
+    mine = [each.state for each in events if each.event.kid == kid]
+    return mine == [keys_pb2.KEY_EVENT_STATE_RECORDED] * 2
+
+
+def _receipts(attack: Attack, ledger: str) -> list[str]:
+    with Client(attack.cluster.endpoint("ledger")) as client:
+        return [each.name for each in client.list_receipts(ledger)]
 
 
 def test_ledger_that_nobody_confirms_says_so(embedded: Attack) -> None:

@@ -12,10 +12,12 @@ import pytest
 
 from ledger_svc.app import Service
 from ledger_svc.key_ledger import KeyLedger
+from ledger_svc.key_registry import KeyRegistry
 from provledger.api.keys.v1 import keys_pb2 as pb
 from provledger.api.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from provledger.errors import (
     AlreadyExistsError,
+    FailedPreconditionError,
     NotFoundError,
     PermissionDeniedError,
     UnavailableError,
@@ -153,7 +155,17 @@ def sealed(one: SignedEvent) -> pb.JournaledKeyEvent:
     )
 
 
-def carrier(service: Service) -> KeyLedger:
+class Registered:
+    """A keys service with these events."""
+
+    def __init__(self, *events: pb.JournaledKeyEvent) -> None:
+        self.events = events
+
+    async def ListKeyEvents(self, request: Any, **_: Any) -> pb.ListKeyEventsResponse:
+        return pb.ListKeyEventsResponse(events=self.events)
+
+
+def carrier(service: Service, keys: Registered) -> KeyLedger:
     unused: Any = SimpleNamespace(SignKeyEvent=None)
     return KeyLedger(
         unused,
@@ -165,6 +177,7 @@ def carrier(service: Service) -> KeyLedger:
         service.appender,
         service.storage,
         "blake3",
+        KeyRegistry(unused, keys, service.storage),
     )
 
 
@@ -188,15 +201,36 @@ async def test_a_key_ledger_takes_no_event_of_another_genesis(
     other: Callable[[], SignedEvent], database_url: str
 ) -> None:
     async with ledger_service(database_url, create=False) as service:
-        key_ledger = carrier(service)
+        start, created = sealed(START), sealed(signed(CREATED, W1, W2))
+        key_ledger = carrier(service, Registered(start, created))
         first = await key_ledger._append(sealed(START))
         with pytest.raises(AlreadyExistsError, match="another genesis") as caught:
             await key_ledger._append(sealed(other()))
         assert caught.value.reason == "KEY_LEDGER_EXISTS"
         # Its own are taken: the next one, and the genesis again whose answer was lost.
-        await key_ledger._append(sealed(signed(CREATED, W1, W2)))
-        assert await key_ledger._append(sealed(START)) == first
+        await key_ledger._append(created)
+        assert await key_ledger._append(start) == first
         ledger = await key_ledger._ledger()
         rows = await service.storage.get_rows(ledger.uid, range(1, 9), full=True)
     events = [parse_signed(each.row.payload).event for each in rows]
     assert events == [GENESIS, CREATED]
+
+
+async def test_a_key_ledger_takes_no_event_in_the_place_of_another(database_url: str) -> None:
+    """A registry of before the last event seals its next one for the same place."""
+    start, created = sealed(START), sealed(signed(CREATED, W1, W2))
+    other = sealed(signed(_replace(CREATED, at_ns=CREATED.at_ns + 1), W1, W2))
+    keys = Registered(start, created)
+    async with ledger_service(database_url, create=False) as service:
+        key_ledger = carrier(service, keys)
+        for each in (start, created):
+            await key_ledger._append(each)
+        for keys.events in ((start, other), (start,), ()):
+            with pytest.raises(FailedPreconditionError) as caught:
+                await key_ledger._append(other)
+            assert caught.value.reason == "KEY_REGISTRY_BEHIND"
+        keys.events = (start, created)
+        await key_ledger._append(created)
+        ledger = await key_ledger._ledger()
+        rows = await service.storage.get_rows(ledger.uid, range(1, 9), full=True)
+    assert [each.row.payload for each in rows] == [start.payload, created.payload]

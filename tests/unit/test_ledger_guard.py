@@ -12,6 +12,7 @@ from ledger_svc import app
 from ledger_svc.census import Census
 from ledger_svc.chain import LedgerInfo
 from ledger_svc.guard import Guard
+from ledger_svc.key_registry import AnyRegistry
 from ledger_svc.lag import Lag
 from ledger_svc.storage import Storage
 from ledger_svc.tools import UnconfirmedError
@@ -41,6 +42,7 @@ class Asked:
             Lag(self.anchor, timeout_s=10.0),
             cast(Census, None),
             lambda _: -1,
+            AnyRegistry(),
             timeout_s=10.0,
         )
 

@@ -83,6 +83,7 @@ async def test_a_dead_key_is_not_waited_for_once_the_recovery_key_has_endorsed()
         unused,
         unused,
         "blake3",
+        unused,
     )
     endorsing = asyncio.create_task(carrier._endorse(event()))
     async with asyncio.timeout(10.0):

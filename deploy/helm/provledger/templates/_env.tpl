@@ -53,7 +53,7 @@
 {{- range $method := list "WatchKeys" "ReportSigner" -}}
 {{ $api }}/{{ $method }}={{ $p.witness }},{{ $p.ledger }},{{ $p.anchor }},{{ $operators }};
 {{- end -}}
-{{- range $method := list "EndorseKeyEvent" "RecordKeyEvent" -}}
+{{- range $method := list "EndorseKeyEvent" "ListKeyEvents" "RecordKeyEvent" -}}
 {{ $api }}/{{ $method }}={{ $p.ledger }},{{ $operators }};
 {{- end -}}
 {{ $api }}/GetJwks={{ $p.gateway }},{{ $operators }};*={{ $operators }}

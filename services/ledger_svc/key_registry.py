@@ -1,0 +1,154 @@
+"""Compares the key registry with the key ledger, before it is trusted to say which keys sign.
+
+A registry put back to an earlier copy, or rebuilt from an export that is not the newest, has
+forgotten what the key ledger says: a revoked key would sign again, and the next key event would
+stand in the key ledger behind others that the registry does not know, where no verifier takes it.
+
+The event that the registry has sealed at position N is at seq N of the key ledger, behind
+`ledger.created`. So the key ledger's last event has to be the registry's at that place. One that
+was just appended and is not recorded yet is: it was sealed before. While it is not so, nothing is
+appended and no ledger is made. Where the keys service does not answer, nothing is concluded from
+it: what it said last counts for as long as its lease, as ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Any, Final, Protocol
+
+from ledger_svc.storage import Storage
+from provledger import logs
+from provledger.api.keys.v1 import keys_pb2 as pb
+from provledger.errors import FailedPreconditionError, StatusError
+from provledger.key_events import LEDGER, TENANT
+from provledger.keyring import KeyRing
+from provledger.rpc.channel import call
+from provledger.rpc.errors import copied
+
+log = logs.get(__name__)
+
+KEY_REGISTRY_BEHIND: Final = "KEY_REGISTRY_BEHIND"
+_TIMEOUT_S: Final = 10.0
+_RETRY_S: Final = 1.0
+_PATIENCE_S: Final = 2.0
+"""How long an append waits where the registry was never compared, or went back."""
+
+
+class Registry(Protocol):
+    """What whoever appends asks."""
+
+    async def check(self) -> None:
+        """Raise FailedPreconditionError (KEY_REGISTRY_BEHIND) while the registry is behind."""
+
+    @property
+    def stale_reason(self) -> str:
+        """`KEY_REGISTRY_BEHIND` while it is; "" otherwise."""
+
+
+class AnyRegistry:
+    """For a service that hears of no keys."""
+
+    stale_reason: Final = ""
+
+    async def check(self) -> None:
+        """Nothing to compare."""
+
+
+class KeyRegistry:
+    """Remembers what came of the last comparison; `run` compares whenever there is news."""
+
+    def __init__(self, ring: KeyRing, keys: Any, storage: Storage) -> None:
+        self._ring = ring
+        self._keys = keys
+        self._storage = storage
+        self._refusal: StatusError | None = None
+        # The revision that was looked at last: it only ever grows, unless the registry went back.
+        self._revision = -1
+        self._looked = asyncio.Event()
+        self._failing = False
+
+    @property
+    def stale_reason(self) -> str:
+        """As the protocol says."""
+        return self._refusal.reason if self._refusal is not None else ""
+
+    async def check(self) -> None:
+        """As the protocol says; what was not compared yet is waited for, for a moment."""
+        if self._revision < 0 or self._ring.view.revision < self._revision:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_PATIENCE_S):
+                    await self._looked.wait()
+        if self._refusal is not None:
+            raise copied(self._refusal)
+
+    async def run(self) -> None:
+        """Compare at the start, at every change of the registry, and while it is behind."""
+        while True:
+            revision = self._ring.view.revision
+            if revision >= 0:
+                again = self._failing or self._refusal is not None
+                if again or revision != self._revision:
+                    await self._look(revision)
+            await self._ring.changed(_RETRY_S)
+
+    async def _look(self, revision: int) -> None:
+        try:
+            await self.compare()
+            self._failing = False
+        except StatusError as error:
+            # That it is behind was logged; of anything else, once for each outage.
+            if error.reason != KEY_REGISTRY_BEHIND and not self._failing:
+                log.warning("key_registry.not_compared", reason=error.reason, message=error.message)
+            self._failing = error.reason != KEY_REGISTRY_BEHIND
+        except Exception as error:  # nothing here is a reason to end the service
+            log.error("key_registry.not_compared", exc_info=error)
+            self._failing = True
+        self._revision = revision
+        looked, self._looked = self._looked, asyncio.Event()
+        looked.set()
+
+    async def compare(self) -> None:
+        """Return if the registry has every event of the key ledger, or there is none.
+
+        Raises:
+            FailedPreconditionError: KEY_REGISTRY_BEHIND.
+            StatusError: the keys service or the database cannot be asked.
+        """
+        ledger = await self._storage.get_ledger(TENANT, LEDGER)
+        last_seq = 0
+        if ledger is not None:
+            last_seq = (await self._storage.get_head(ledger.uid)).head.seq
+        if ledger is None or last_seq < 1:
+            self._refusal = None
+            return
+        rows = await self._storage.get_rows(ledger.uid, [last_seq], full=True)
+        # Asked behind the look at the ledger: what was there by then was sealed before.
+        request = pb.ListKeyEventsRequest()
+        answer = await call(self._keys.ListKeyEvents, request, timeout_s=_TIMEOUT_S)
+        sealed = [each.payload for each in answer.events if each.payload]
+        if sealed[last_seq - 1 : last_seq] == [each.row.payload for each in rows]:
+            if self._refusal is not None:
+                log.info("key_registry.caught_up", ledger=ledger.name, events=len(sealed))
+            self._refusal = None
+            return
+        error = _behind(ledger.name, last_seq, len(sealed))
+        if self._refusal is None:
+            log.error("key_registry.behind", message=error.message)
+        self._refusal = copied(error)
+        raise error
+
+
+def _behind(ledger: str, last_seq: int, sealed: int) -> FailedPreconditionError:
+    what = (
+        f"has {sealed} key events, and {ledger} has {last_seq}"
+        if sealed < last_seq
+        else f"has another event {last_seq} than {ledger}"
+    )
+    return FailedPreconditionError(
+        KEY_REGISTRY_BEHIND,
+        f"the key registry {what}: it is an older copy, and a key that was revoked may sign "
+        "again. Nothing is appended. Restore the newest copy of its database, or empty it and "
+        "run keys rebuild with a new export",
+        metadata={"ledger": ledger, "ledgerEvents": str(last_seq), "registryEvents": str(sealed)},
+    )
