@@ -253,13 +253,8 @@ class Registry:
                 metadata={"kid": kid, "purpose": record.purpose.value},
             )
         if record.state is KeyState.REVOKED:
-            if record.revocation_reason == reason:
-                return self
-            raise FailedPreconditionError(
-                "KEY_ALREADY_REVOKED",
-                f"key {kid!r} was revoked before, for another reason, which stands",
-                metadata={"kid": kid},
-            )
+            _check_same_revocation(record, reason, after)
+            return self
         not_after_ns = record.not_after_ns
         if not_after_ns is not None:
             # Never moved back before the activation, whatever the clock says.
@@ -343,6 +338,26 @@ class Registry:
         """The registry with one key added or changed."""
         keys = {**self.keys, record.kid: record}
         return replace(self, revision=self.revision + 1, keys=MappingProxyType(keys))
+
+
+def _check_same_revocation(
+    record: KeyRecord, reason: str, after: tuple[CoveredCheckpoint, ...]
+) -> None:
+    if record.revocation_reason != reason:
+        what = "for another reason, which stands"
+    elif set(record.covered) != set(after):
+        covered = ", ".join(f"{each.origin} up to {each.size}" for each in record.covered)
+        what = (
+            f"with other checkpoints, which stand ({covered or 'none, so nothing it signed'}); "
+            "to run the same again, give the same"
+        )
+    else:
+        return
+    raise FailedPreconditionError(
+        "KEY_ALREADY_REVOKED",
+        f"key {record.kid!r} was revoked before, {what}",
+        metadata={"kid": record.kid},
+    )
 
 
 def _verification_key(record: KeyRecord, now_ns: int) -> VerificationKey:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from provledger.keyset import CoveredCheckpoint, KeySet, KeyState
 from provledger_cli.failures import CommandError
-from provledger_cli.verbs.keys_revoke import _covered
+from provledger_cli.verbs.keys_revoke import _covered, _stands
 from tests.support.chain import ORIGIN, key_set, sample_chain
 
 
 class _Remote:
-    """An installation with the keys of the sample chain."""
+    """An installation with the keys of the sample chain, or others."""
 
     keys = SimpleNamespace(GetJwks=None)
 
+    def __init__(self, published: KeySet | None = None) -> None:
+        self.published = published or key_set()
+
     async def call(self, rpc: Any, request: Any) -> Any:
-        return SimpleNamespace(jwks=key_set().encode().decode())
+        return SimpleNamespace(jwks=self.published.encode().decode())
 
 
 async def covered(data: bytes) -> list[Any]:
@@ -34,3 +39,15 @@ async def test_what_is_no_checkpoint_is_refused_and_where_they_come_from_is_said
             await covered(data)
         assert "a sink holds" in caught.value.hint
         assert "--checkpoint-out" in caught.value.hint
+
+
+async def test_what_stands_is_what_the_registry_publishes_whatever_was_asked_for() -> None:
+    (key,) = key_set().for_purpose("witness")
+    covered = (CoveredCheckpoint(ORIGIN, 7, bytes(32)),)
+    revoked = replace(key, state=KeyState.REVOKED, revocation_reason="stolen", covered=covered)
+    for published, stands in (
+        (KeySet([revoked]), [{"origin": ORIGIN, "size": "7"}]),
+        (KeySet([replace(revoked, covered=())]), []),
+        (key_set(), []),
+    ):
+        assert await _stands(_Remote(published), key.kid) == stands  # type: ignore[arg-type]

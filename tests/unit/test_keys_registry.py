@@ -21,6 +21,7 @@ from provledger.errors import (
     StatusError,
 )
 from provledger.keyset import (
+    CoveredCheckpoint,
     KeyPurpose,
     KeySet,
     KeyState,
@@ -31,6 +32,7 @@ from provledger.keyset import (
 WITNESS, HEAD = KeyPurpose.WITNESS, KeyPurpose.HEAD
 DRAIN_NS = 120
 Step = Callable[[Registry], Registry]
+COVERED = CoveredCheckpoint("log.example/1", 7, bytes(32))
 
 
 @cache
@@ -326,6 +328,24 @@ def test_revision_grows_with_every_change() -> None:
             FailedPreconditionError,
             "KEY_ALREADY_REVOKED",
             id="revocation with a second reason",
+        ),
+        pytest.param(
+            [create(1, 10), rotate(2, 20), revoke(1, 30)],
+            lambda registry: registry.revoke("k1", "lost", 40, (COVERED,)),
+            FailedPreconditionError,
+            "KEY_ALREADY_REVOKED",
+            id="revocation again that lets more stand",
+        ),
+        pytest.param(
+            [
+                create(1, 10),
+                rotate(2, 20),
+                lambda registry: registry.revoke("k1", "lost", 30, (COVERED,)),
+            ],
+            revoke(1, 40),
+            FailedPreconditionError,
+            "KEY_ALREADY_REVOKED",
+            id="revocation again that lets less stand",
         ),
     ],
 )

@@ -171,6 +171,7 @@ async def _revoke(
                 if recovery is not None:
                     request.replacement_kid = replace_by
             answer = await remote.call(remote.keys.RevokeKey, request)
+            stands = await _stands(remote, kid)
             if endorser is not None:
                 await endorser.endorse(remote, {kid, replace_by})
         if replace_by:
@@ -180,7 +181,7 @@ async def _revoke(
             await ceremony.wait_until_used(remote, purpose, replace_by, 10.0, output.say)
     return {
         "key": key_document(answer.key),
-        "after": [{"origin": each.origin, "size": str(each.size)} for each in covered],
+        "after": stands,
         "replaced_by": replace_by if replaced else None,
         "receipt": receipt or None,
         "seconds": round(time.monotonic() - started_s, 3),
@@ -210,6 +211,20 @@ async def _prepare(
         return
     create = keys_pb2.CreateKeyRequest(kid=replace_by, purpose=old.purpose, uri=uri, jwk=jwk)
     await remote.call(remote.keys.CreateKey, create)
+
+
+async def _stands(remote: Remote, kid: str) -> list[dict[str, str]]:
+    """What of a revoked key's work stands, as the registry has it and publishes it."""
+    from provledger.api.keys.v1 import keys_pb2
+    from provledger.keyset import KeySet
+
+    answer = await remote.call(remote.keys.GetJwks, keys_pb2.GetJwksRequest())
+    return [
+        {"origin": each.origin, "size": str(each.size)}
+        for key in KeySet.parse(answer.jwks)
+        if key.kid == kid
+        for each in key.covered
+    ]
 
 
 async def _covered(remote: Remote, signed: list[bytes]) -> list[keys_pb2.CoveredCheckpoint]:
