@@ -258,7 +258,8 @@ def _check_pending(
             reason,
             f"key {event.kid!r} took the place of another at once, and the key ledger does not say "
             f"so yet; finish it (the same keys revoke {event.previous.kid} --replace-by "
-            f"{event.kid}, with the recovery key)",
+            f"{event.kid}, with the recovery key); if {event.kid} cannot be used, replace that one "
+            f"as well (keys revoke {event.kid} --replace-by NEW)",
             metadata={"kid": event.kid, "purpose": event.purpose},
         )
 

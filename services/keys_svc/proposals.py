@@ -35,10 +35,17 @@ def propose_created(registry: Registry, record: KeyRecord, now_ns: int) -> Regis
 
 
 def propose_rotated(
-    registry: Registry, record: KeyRecord, now_ns: int, sizes: tuple[LogSize, ...]
+    registry: Registry,
+    record: KeyRecord,
+    now_ns: int,
+    sizes: tuple[LogSize, ...],
+    old: KeyRecord | None = None,
 ) -> Registry:
-    """Say that a key becomes the active one; raises UnavailableError (NO_ACTIVE_KEY)."""
-    old = registry.active(record.purpose)
+    """Say that a key becomes the active one; raises UnavailableError (NO_ACTIVE_KEY).
+
+    `old`: the key it replaces by the key ledger, if that is not the active one of the registry.
+    """
+    old = old or registry.active(record.purpose)
     epoch = 1 + max(each.epoch for each in registry if each.purpose == record.purpose)
     if old is None and epoch > 1:
         raise UnavailableError(

@@ -4,13 +4,25 @@ A revocation takes effect at once; its event, where there is a key ledger, follo
 was only proposed about the keys of a revocation gives way to it. What is sealed may be in the key
 ledger already, and goes forward: the key of such a rotation counts as the next active one, so that
 it cannot be revoked before it is, and is the only one that can take another key's place.
+
+A key that took another's place at once, and then turns out to be of no use, would keep the key
+ledger waiting for its endorsement for ever. Replaced itself, it is forgotten as one that was never
+active: the next one takes the place of the key that is active by the key ledger.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
-from keys_svc.journal import is_kept, open_events, sealed_rotation, take_place, without
+from keys_svc.journal import (
+    history_of,
+    is_kept,
+    open_events,
+    sealed_rotation,
+    take_place,
+    without,
+)
 from keys_svc.proposals import genesis_digest, propose, propose_created, propose_rotated
 from keys_svc.registry import EventRecord, EventState, KeyRecord, Registry
 from provledger.errors import FailedPreconditionError
@@ -31,12 +43,20 @@ def revoke(
     """As `Registry.revoke`, at once, with its event; an active key is replaced at once as well.
 
     `sizes`: how large the logs are now, for a checkpoint key. Raises besides
-    FailedPreconditionError (ROTATION_SEALED, KEY_NOT_PENDING).
+    FailedPreconditionError (ROTATION_SEALED, KEY_NOT_PENDING, KEY_NOT_TOLD).
     """
     record = registry.get(kid)
     changed = registry
     if replacement_kid and record.state is KeyState.ACTIVE:
         changed = _replaced(changed, record, replacement_kid, now_ns, tuple(sizes))
+        record = changed.get(kid)
+        if record.epoch == 0 and after:
+            raise FailedPreconditionError(
+                "KEY_NOT_TOLD",
+                f"the key ledger has not heard that key {kid!r} is active, and never will: no "
+                "checkpoint lets what it signed stand; leave out --after",
+                metadata={"kid": kid},
+            )
     if record.epoch == 0 and sealed_rotation(registry, record.purpose, kid) is not None:
         raise FailedPreconditionError(
             "ROTATION_SEALED",
@@ -93,9 +113,68 @@ def _replaced(
             )
         return take_place(registry, event, now_ns, 0)
     changed = without(registry, [e for e in open_events(registry) if _is_waiting(registry, e, new)])
+    useless = _never_told(changed, record)
+    if not useless:
+        changed = propose_created(changed, new, now_ns)
+        changed = propose_rotated(changed, new, now_ns, sizes)
+        return changed.activate(replacement_kid, now_ns, drain_ns=0)
+    changed = _forgotten(changed, useless)
+    known = history_of(changed).active(record.purpose.value)
+    old = changed.get(known.kid) if known is not None else None
     changed = propose_created(changed, new, now_ns)
-    changed = propose_rotated(changed, new, now_ns, sizes)
-    return changed.activate(replacement_kid, now_ns, drain_ns=0)
+    changed = propose_rotated(changed, new, now_ns, sizes, old)
+    not_before_ns = changed.events[-1].signed.event.not_before_ns
+    return changed.activate(replacement_kid, now_ns, drain_ns=0, not_before_ns=not_before_ns)
+
+
+def _never_told(registry: Registry, record: KeyRecord) -> list[KeyRecord]:
+    """Keys that took another's place at once, of which the key ledger can never hear that.
+
+    That is so for one that has not endorsed it itself and is revoked, or is `record`, which is
+    about to be: nobody opens it any more. What came behind it names it as the key it replaces.
+    """
+    proposed = {
+        each.signed.event.kid
+        for each in open_events(registry)
+        if each.event_type is EventType.ROTATED and each.state is EventState.PROPOSED
+    }
+    chain = [
+        key
+        for key in registry
+        if key.purpose == record.purpose and key.epoch > 0 and key.kid in proposed
+    ]
+    chain.sort(key=lambda key: key.epoch)
+    for at, key in enumerate(chain):
+        revoked = key.kid == record.kid or key.state is KeyState.REVOKED
+        if revoked and not _endorses_itself(registry, key.kid):
+            return chain[at:]
+    return []
+
+
+def _endorses_itself(registry: Registry, kid: str) -> bool:
+    """Whether all that a key has to endorse of itself is endorsed by it, or sealed."""
+    return all(
+        any(by.kid == kid for by in each.signed.endorsements)
+        for each in open_events(registry)
+        if each.signed.event.kid == kid
+        and each.event_type in (EventType.CREATED, EventType.ROTATED)
+        and each.state is EventState.PROPOSED
+    )
+
+
+def _forgotten(registry: Registry, keys: Iterable[KeyRecord]) -> Registry:
+    """The registry where these keys were never active, without what was proposed about them."""
+    for key in keys:
+        mine = [each for each in registry.events if each.signed.event.kid == key.kid]
+        # The key ledger may know the key, and then has to hear that it is revoked.
+        known = any(each.state is not EventState.PROPOSED for each in mine)
+        kept = {EventType.REVOKED} if known else set[EventType]()
+        proposed = [each for each in mine if each.state is EventState.PROPOSED]
+        registry = without(registry, [each for each in proposed if each.event_type not in kept])
+        state = KeyState.REVOKED if key.state is KeyState.REVOKED else KeyState.PENDING
+        never = replace(key, state=state, epoch=0, not_before_ns=None, not_after_ns=None, sizes=())
+        registry = registry.with_key(never)
+    return registry
 
 
 def _is_waiting(registry: Registry, each: EventRecord, new: KeyRecord) -> bool:

@@ -159,6 +159,42 @@ def _what_to_do(stage: _Stage, kid: str) -> str:
     )
 
 
+async def wait_until_usable(
+    remote: Remote, kid: str, purpose: str, timeout_s: float, say: Say
+) -> None:
+    """Wait until a service has shown that it can sign with a new key: it endorsed its creation.
+
+    Raises:
+        CommandError: it has not in time, and nothing was changed.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    told = False
+    while not await _is_usable(remote, kid):
+        if not told:
+            say(f"{kid} waits for the service that is to sign with it, to endorse its creation")
+            told = True
+        if time.monotonic() > deadline_s:
+            raise CommandError(
+                f"nothing was revoked: no service has shown within {timeout_s:.0f} s that it can "
+                f"sign with {kid}",
+                hint=f"the log of the service that signs with the {purpose} key says why, if the "
+                f"ledger service is up to ask it; {kid} stays pending: once it is put right, "
+                f"{_AGAIN}, or name another key by --replace-by",
+            )
+        await asyncio.sleep(_POLL_S)
+
+
+async def _is_usable(remote: Remote, kid: str) -> bool:
+    """Whether a key has endorsed that it comes in, or there is no key ledger to say so."""
+    events = (await remote.call(remote.keys.ListKeyEvents, keys_pb2.ListKeyEventsRequest())).events
+    return all(
+        each.state != keys_pb2.KEY_EVENT_STATE_PROPOSED
+        or any(by.kid == kid for by in each.endorsements)
+        for each in events
+        if each.event.kid == kid and each.event.type == keys_pb2.KEY_EVENT_TYPE_CREATED
+    )
+
+
 async def wait_until_used(
     remote: Remote, purpose: str, kid: str, timeout_s: float, say: Say
 ) -> list[str]:
@@ -260,10 +296,13 @@ def _check_endorsed(rotated: keys_pb2.JournaledKeyEvent) -> None:
         )
 
 
-async def wait_recorded(remote: Remote, kid: str, timeout_s: float) -> str:
-    """Wait until the key ledger has the revocation of `kid`; its receipt, "" if not in time."""
+async def wait_recorded(remote: Remote, kid: str, timeout_s: float) -> str | None:
+    """Wait until the key ledger has the revocation of `kid`; its receipt, None if not in time.
+
+    "" where there is none to wait for: no key ledger is kept, or it never heard of the key.
+    """
     deadline_s = time.monotonic() + timeout_s
-    while time.monotonic() < deadline_s:
+    while True:
         with suppress(StatusError):
             listed = await remote.call(remote.keys.ListKeyEvents, keys_pb2.ListKeyEventsRequest())
             mine = [
@@ -275,5 +314,6 @@ async def wait_recorded(remote: Remote, kid: str, timeout_s: float) -> str:
                 return ""
             if mine[-1].receipt:
                 return str(mine[-1].receipt)
+        if time.monotonic() > deadline_s:
+            return None
         await asyncio.sleep(_POLL_S)
-    return ""

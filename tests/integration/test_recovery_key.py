@@ -20,11 +20,13 @@ from provledger.api.keys.v1 import keys_pb2 as pb
 from provledger.client.calls import CallPolicy
 from provledger.errors import InvalidArgumentError, NotFoundError
 from provledger.jwk import Algorithm
+from provledger.keyset import KeyState
 from provledger.kms import local
 from provledger_cli import bootstrap, ceremony, first_keys
 from provledger_cli.connect import Remote, Target
 from provledger_cli.datadir import DataDir
 from provledger_cli.failures import CommandError
+from provledger_cli.verbs.keys_revoke import _check_told
 from tests.integration.test_keys_svc import Keys, keys_on
 from tests.support import softhsm
 
@@ -258,6 +260,45 @@ async def test_the_recovery_key_lets_in_the_first_key_of_a_purpose_by_its_uri(
 
 
 # --- what was left open
+
+
+async def test_nothing_is_revoked_before_a_service_can_sign_with_the_new_key(
+    directory: DataDir, keys: Keys
+) -> None:
+    """Its file is not where the service finds it; put there, the same command does it."""
+    uri, _ = await an_encrypted_file(directory)
+    await begin(directory, keys, uri)
+    replace = (*REPLACE_BY_NEW, "--recovery-key", uri)
+    code, said = await run(directory, keys, *replace, "--timeout", "3")
+    assert (code, "nothing was revoked" in said) == (2, True), said
+    assert "signs with the witness key" in said
+    states = {key.kid: key.state for key in await keys.jwks()}
+    assert states["witness-1"] is KeyState.ACTIVE
+    # As if the service were allowed to open it now.
+    (directory.keys / "new.pem").rename(directory.keys / "witness-2.pem")
+    code, said = await run(directory, keys, *replace)
+    assert code == 0, said
+    assert await still_open(keys) == set()
+
+
+async def test_a_revocation_that_the_key_ledger_does_not_have_in_time_is_told() -> None:
+    event = pb.KeyEvent(type=pb.KEY_EVENT_TYPE_REVOKED, kid="witness-1")
+    events = [pb.JournaledKeyEvent(event=event, state=pb.KEY_EVENT_STATE_PROPOSED)]
+
+    async def call(*_: Any) -> pb.ListKeyEventsResponse:
+        return pb.ListKeyEventsResponse(events=events)
+
+    remote: Any = SimpleNamespace(call=call, keys=SimpleNamespace(ListKeyEvents=None))
+    assert await ceremony.wait_recorded(remote, "witness-1", -1.0) is None
+    with pytest.raises(CommandError, match="the key ledger does not say so") as caught:
+        _check_told("witness-1", False, 30.0)
+    assert caught.value.exit_code == 2
+    events[0].receipt = RECEIPT
+    assert await ceremony.wait_recorded(remote, "witness-1", -1.0) == RECEIPT
+    # Where there is nothing to wait for, it is well.
+    events.clear()
+    assert await ceremony.wait_recorded(remote, "witness-1", -1.0) == ""
+    _check_told("witness-1", True, 30.0)
 
 
 async def test_a_replacement_that_nobody_endorsed_is_finished_by_the_same_revocation(

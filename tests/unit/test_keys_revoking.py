@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keys_svc import journal
+from keys_svc.proposals import propose_rotated
 from keys_svc.registry import EventState, Registry
 from keys_svc.revoking import revoke
-from provledger.errors import FailedPreconditionError, InvalidArgumentError, StatusError
+from provledger.errors import (
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    StatusError,
+)
 from provledger.key_events import EventType
 from provledger.key_history import check_key_set
-from provledger.keyset import KeyPurpose, KeyState
-from tests.unit.test_key_events import C1, H1, R1, W1, W2, W3
+from provledger.keyset import CoveredCheckpoint, KeyPurpose, KeyState
+from tests.unit.test_key_events import C1, H1, R1, W1, W2, W3, X1
 from tests.unit.test_keys_journal import DRAIN_NS, MAKERS, WITNESS, binding, carry, rotate
 
 
@@ -138,6 +145,68 @@ def test_replacement_that_waits_for_the_recovery_key_names_the_command_that_fini
     with pytest.raises(FailedPreconditionError, match=again) as caught:
         journal.cancel(replaced, "witness-2")
     assert caught.value.reason == "ROTATION_SEALED"
+
+
+@pytest.mark.parametrize("created", [False, True])
+def test_replacement_that_nobody_can_open_is_replaced_and_the_key_ledger_goes_on(
+    created: bool,
+) -> None:
+    """Its file is lost before its service has endorsed that it comes in, or that it is active."""
+    registry = journal.create(kept(), binding(W2), 100)
+    registry = carry(registry, ["witness-1", "witness-2"]) if created else registry
+    registry = revoke(registry, "witness-1", "stolen", 600, replacement_kid="witness-2")
+    usable = ["recovery-1", "checkpoint-1", "head-1", "witness-3"]
+    registry = journal.create(carry_by(registry, usable), binding(W3), 700)
+    covered = (CoveredCheckpoint("log.example/1", 7, bytes(32)),)
+    with pytest.raises(FailedPreconditionError) as caught:
+        revoke(registry, "witness-2", "lost", 800, after=covered, replacement_kid="witness-3")
+    assert caught.value.reason == "KEY_NOT_TOLD"
+    registry = revoke(registry, "witness-2", "lost", 800, replacement_kid="witness-3")
+    check_storable(registry)
+    assert revoke(registry, "witness-2", "lost", 900, replacement_kid="witness-3") is registry
+    done = carry_by(registry, usable)
+    check_of_one_mind(done)
+    active, first = done.get("witness-3"), done.get("witness-1")
+    assert (active.state, active.epoch, first.state) == (KeyState.ACTIVE, 2, KeyState.REVOKED)
+    assert done.get("witness-2").state is KeyState.REVOKED
+    known = journal.history_of(done).keys
+    assert ("witness-2" in known) == created
+    assert not created or known["witness-2"].state is KeyState.REVOKED
+    check_of_one_mind(carried(rotate(done, X1, 10_000), 11_000))
+
+
+def test_what_an_earlier_version_left_behind_a_key_of_no_use_goes_with_it() -> None:
+    """The key after it was of use, and named it as the one that it replaces."""
+    registry = journal.create(kept(), binding(W2), 100)
+    registry = revoke(registry, "witness-1", "stolen", 600, replacement_kid="witness-2")
+    # As it was done before: the next one says that it takes the place of a key nobody heard of.
+    registry = journal.create(registry, binding(W3), 700)
+    registry = propose_rotated(registry, registry.get("witness-3"), 800, ())
+    registry = registry.activate("witness-3", 800, drain_ns=0).revoke("witness-2", "lost", 800)
+    usable = ["recovery-1", "checkpoint-1", "head-1", "witness-3"]
+    stuck = carry_by(registry, usable)
+    assert len(open_of(stuck)) > 1
+    registry = journal.create(stuck, binding(X1), 900)
+    registry = revoke(registry, "witness-3", "stuck", 1_000, replacement_kid=X1.kid)
+    check_storable(registry)
+    done = carry_by(registry, [*usable, X1.kid])
+    check_of_one_mind(done)
+    assert done.active(WITNESS) == done.get(X1.kid)
+    assert done.get(X1.kid).epoch == 2
+
+
+def carry_by(registry: Registry, kids: list[str]) -> Registry:
+    """As `carried`, by those keys alone that somebody can open."""
+    for _ in range(8):
+        for each in journal.open_events(registry):
+            event = each.signed.event
+            by = {kid for kid in kids if kid in ("recovery-1", event.kid)}
+            for kid in sorted(by):
+                with suppress(InvalidArgumentError, NotFoundError):
+                    endorsement = MAKERS[kid].endorse(event)
+                    registry = journal.endorse(registry, event.digest(), [endorsement])
+        registry = carry(registry, [])
+    return registry
 
 
 def test_emergency_takes_the_key_whose_rotation_is_sealed_and_no_other() -> None:
@@ -302,3 +371,28 @@ def test_whatever_comes_in_whatever_order_both_agree_in_the_end(steps: list[Step
             continue
         check_storable(registry)
     check_of_one_mind(carried(registry))
+
+
+@given(STEPS, st.sampled_from(["witness-2", "witness-3"]))
+def test_replacing_the_active_key_frees_the_key_ledger_whatever_came_before(
+    steps: list[Step], lost: str
+) -> None:
+    """By the recovery key, and by services that hold no key which is revoked, nor the lost one."""
+    registry = KEPT
+    for number, step in enumerate(steps):
+        with suppress(StatusError):
+            registry = step.do(registry, 1_000 + 300 * number)
+    registry = journal.create(carry_by(registry, _held(registry, lost)), binding(X1), 8_000)
+    active = registry.active(WITNESS)
+    assert active is not None
+    registry = revoke(registry, active.kid, "stolen", 8_500, replacement_kid=X1.kid)
+    check_storable(registry)
+    done = carry_by(registry, _held(registry, lost))
+    # A key that is pending may wait to be endorsed by itself, and is in nobody's way.
+    assert all(kind is EventType.CREATED for kind, _, _ in open_of(done))
+    check_key_set(journal.history_of(done), done.key_set(9_000))
+
+
+def _held(registry: Registry, lost: str) -> list[str]:
+    held = [key.kid for key in registry if key.state is not KeyState.REVOKED]
+    return ["recovery-1", *(kid for kid in held if kid != lost)]

@@ -24,7 +24,7 @@ from provledger_cli.options import (
 if TYPE_CHECKING:
     from provledger.api.keys.v1 import keys_pb2
     from provledger_cli.connect import Remote, Target
-    from provledger_cli.recovery import RecoveryKey
+    from provledger_cli.recovery import OpenRecovery, RecoveryKey
 
 
 def revoke(
@@ -119,19 +119,33 @@ def revoke(
     covered = [path.read_bytes() for path in after or ()]
     new = (replace_by, uri, create)
     by = recovery_key(where, recovery)
-    done = run_async(_revoke(where, kid, reason, covered, new, by, timeout))
+    done, told = run_async(_revoke(where, kid, reason, covered, new, by, timeout))
     if as_json:
         output.document(done)
+        _check_told(kid, told, timeout)
         return
     output.show(f"[bold]{kid}[/] is revoked, after {output.seconds(done['seconds'])}")
     rows = [
         ("stands", ", ".join(f"{each['origin']} up to {each['size']}" for each in done["after"])
          or "nothing it signed"),
         ("replaced by", done["replaced_by"] or "(was not active)"),
-        ("key ledger", done["receipt"] or "(not recorded yet, or none kept)"),
+        ("key ledger", done["receipt"] or ("(none to write)" if told else "(not recorded yet)")),
     ]  # fmt: skip
     output.show(output.card("", rows))
-    output.say("[bold]next:[/] give verifiers the new keys: keys jwks --out jwks.json")
+    if told:
+        output.say("[bold]next:[/] give verifiers the new keys: keys jwks --out jwks.json")
+    _check_told(kid, told, timeout)
+
+
+def _check_told(kid: str, told: bool, timeout_s: float) -> None:
+    """Raise CommandError where the key ledger does not say it yet."""
+    if not told:
+        raise CommandError(
+            f"{kid} is revoked, but the key ledger does not say so after {timeout_s:.0f} s: who "
+            "verifies by it takes what the key signed",
+            hint="the log of the ledger service says what its event waits for; running the same "
+            "command again waits for it",
+        )
 
 
 async def _revoke(
@@ -142,7 +156,8 @@ async def _revoke(
     new: tuple[str, str, bool],
     recovery: RecoveryKey | None,
     timeout_s: float,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], bool]:
+    """What was done, and whether the key ledger says so."""
     from provledger.api.keys.v1 import keys_pb2
     from provledger_cli import ceremony
     from provledger_cli.connect import Remote
@@ -167,7 +182,7 @@ async def _revoke(
         # Before anything is changed: a revocation is not taken back for want of the recovery key.
         async with opened(remote, recovery) as endorser:
             if replaced:
-                await _prepare(remote, new, known, recovery, timeout_s)
+                await _prepare(remote, new, known, recovery, endorser, timeout_s)
                 if recovery is not None:
                     request.replacement_kid = replace_by
             answer = await remote.call(remote.keys.RevokeKey, request)
@@ -179,13 +194,14 @@ async def _revoke(
         receipt = await ceremony.wait_recorded(remote, kid, timeout_s)
         if replaced:
             await ceremony.wait_until_used(remote, purpose, replace_by, 10.0, output.say)
-    return {
+    done = {
         "key": key_document(answer.key),
         "after": stands,
         "replaced_by": replace_by if replaced else None,
         "receipt": receipt or None,
         "seconds": round(time.monotonic() - started_s, 3),
     }
+    return done, receipt is not None
 
 
 async def _prepare(
@@ -193,9 +209,14 @@ async def _prepare(
     new: tuple[str, str, bool],
     old: keys_pb2.Key,
     recovery: RecoveryKey | None,
+    endorser: OpenRecovery | None,
     timeout_s: float,
 ) -> None:
-    """Make the new key; where no recovery key is at hand, rotate to it by the old one."""
+    """Make the new key, which a service can use; without a recovery key, rotate to it.
+
+    Raises:
+        CommandError: no service shows that it can sign with it; nothing was revoked.
+    """
     from provledger.api.keys.v1 import keys_pb2
     from provledger_cli import ceremony
     from provledger_cli.new_key import new_key
@@ -211,6 +232,13 @@ async def _prepare(
         return
     create = keys_pb2.CreateKeyRequest(kid=replace_by, purpose=old.purpose, uri=uri, jwk=jwk)
     await remote.call(remote.keys.CreateKey, create)
+    if endorser is not None:
+        # So that nobody waits for the old key's word. Then: a key that took another's place and
+        # cannot sign would stop all appends.
+        await endorser.endorse(remote, {replace_by})
+        await ceremony.wait_until_usable(
+            remote, replace_by, purpose_name(old), timeout_s, output.say
+        )
 
 
 async def _stands(remote: Remote, kid: str) -> list[dict[str, str]]:
