@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from provledger.fips.policy import algorithm_for
 from provledger.jwk import Algorithm, jwk_from_public_key, thumbprint, thumbprint_of
 from provledger.kms import Signer, open_signer
 from provledger.kms.errors import KMSKeyExistsError
-from provledger.kms.local import create_key
+from provledger.kms.local import create_key, remove_scratch
 from provledger.kms.signing import sign_key_event
 from provledger.rpc.channel import channel
 from provledger.rpc.key_events import event_from_pb
@@ -42,6 +43,8 @@ PURPOSES = {
 async def register_first_keys(data_dir: DataDir, keys_address: str) -> list[str]:
     """Return the kids that were registered; empty if every purpose had a key."""
     registered: list[str] = []
+    with suppress(OSError):  # nothing depends on it, and the next start tries again
+        remove_scratch(data_dir.keys)
     policy = CallPolicy(timeout_s=30.0)
     async with channel(keys_address) as opened:
         stub = keys_pb2_grpc.KeysServiceStub(opened)

@@ -70,6 +70,61 @@ def test_existing_key_is_never_overwritten(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_what_a_killed_process_left_of_a_key_goes_with_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under its hidden name it would stay beside a key that is moved to a safer place."""
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    other = private_file(tmp_path / ".other.pem.0123456789abcdef", b"of another one")
+    path = tmp_path / "key.pem"
+    for call in ("link", "unlink"):
+        with monkeypatch.context() as patched:
+            patched.setattr(os, call, killed)
+            patched.setattr(os, "unlink", killed)
+            with pytest.raises(KeyboardInterrupt):
+                local.create_key(path)
+        assert len(list(tmp_path.glob(".key.pem.*"))) == 1
+        if call == "link":
+            local.create_key(path)
+            path.rename(tmp_path / "first.pem")
+        else:
+            with pytest.raises(KMSKeyExistsError):
+                local.create_key(path)
+        assert list(tmp_path.glob(".*")) == [other]
+
+
+def test_start_removes_what_was_left_unless_it_may_still_be_written(tmp_path: Path) -> None:
+    young = private_file(tmp_path / ".young.pem.0123456789abcdef", b"being written")
+    old = private_file(tmp_path / ".old.pem.0123456789abcdef", b"moved away since")
+    os.utime(old, (0, 0))
+    linked = tmp_path / ".key.pem.0123456789abcdef"
+    local.create_key(tmp_path / "key.pem")
+    os.link(tmp_path / "key.pem", linked)
+    ours = private_file(tmp_path / ".key.pem.backup", b"not of ours")
+    local.remove_scratch(tmp_path)
+    assert set(tmp_path.iterdir()) == {tmp_path / "key.pem", young, ours}
+
+
+async def test_key_that_another_process_made_meanwhile_is_one_that_exists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has removed our scratch file with all that it found."""
+    path, link = tmp_path / "key.pem", os.link
+
+    def late(*_: object, **__: object) -> None:
+        monkeypatch.setattr(os, "link", link)
+        local.create_key(path)
+        raise FileNotFoundError
+
+    monkeypatch.setattr(os, "link", late)
+    with pytest.raises(KMSKeyExistsError):
+        local.create_key(path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_key_in_a_missing_directory_is_our_error(tmp_path: Path) -> None:
     with pytest.raises(KMSUnavailableError):
         local.create_key(tmp_path / "missing" / "key.pem")

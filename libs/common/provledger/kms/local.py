@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import secrets
 import stat
+import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -53,6 +56,9 @@ PrivateKey: TypeAlias = (
 _SCHEME: Final = "local:"
 _PASSPHRASE_FILE: Final = "passphrase-file="
 _MAX_FILE_BYTES: Final = 64 * 1024
+_SCRATCH_BYTES: Final = 8
+_SCRATCH_RE: Final = re.compile(r"\.(.+)\.[0-9a-f]{16}")
+_SCRATCH_AGE_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +155,7 @@ def _write_new(path: Path, private_key: PrivateKey, passphrase: bytes | None) ->
     )
     pem = private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
     # Written beside the target under a name of its own and then linked: link(2) does not replace.
-    scratch = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(_SCRATCH_BYTES)}")
     try:
         descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         try:
@@ -159,14 +165,54 @@ def _write_new(path: Path, private_key: PrivateKey, passphrase: bytes | None) ->
                 os.fsync(file.fileno())
             os.link(scratch, path)
         finally:
-            os.unlink(scratch)
+            scratch.unlink(missing_ok=True)
+        _remove_scratch(path)
         _fsync_directory(path.parent)
     except FileExistsError:
-        raise KMSKeyExistsError(f"key file {path} exists already and is kept as it is") from None
+        _remove_scratch(path)
+        raise _exists(path) from None
     except PermissionError:
         raise KMSPermissionError(f"key file {path}: its directory is not writable by us") from None
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and path.exists():
+            # Whoever made it meanwhile has removed our scratch file with all others.
+            raise _exists(path) from None
         raise KMSUnavailableError(f"key file {path}: {error.strerror}") from None
+
+
+def _exists(path: Path) -> KMSKeyExistsError:
+    return KMSKeyExistsError(f"key file {path} exists already and is kept as it is")
+
+
+def _remove_scratch(path: Path) -> None:
+    """Remove what was left by whoever was killed while making this file, which is there now."""
+    # The key is made in any case, and a directory need not let itself be listed.
+    with suppress(OSError):
+        for each in path.parent.iterdir():
+            if _made_for(each) == path.name:
+                each.unlink(missing_ok=True)
+
+
+def remove_scratch(directory: Path) -> None:
+    """Remove what was left in a directory by whoever was killed while making a key file.
+
+    Each holds a private key, which may have been moved elsewhere since. One that may still be
+    written is left: it is not linked to its name yet, and young. Raises OSError.
+    """
+    for each in directory.iterdir():
+        if not _made_for(each):
+            continue
+        with suppress(FileNotFoundError):
+            status = each.lstat()
+            age_s = time.time() - status.st_mtime
+            if status.st_nlink > 1 or age_s > _SCRATCH_AGE_S:
+                each.unlink()
+
+
+def _made_for(path: Path) -> str:
+    """The name of the file that a scratch file was to become; "" for any other file."""
+    match = _SCRATCH_RE.fullmatch(path.name)
+    return match[1] if match else ""
 
 
 def key_in_memory(uri: str, algorithm: Algorithm) -> LocalSigner:
