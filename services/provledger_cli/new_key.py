@@ -4,7 +4,8 @@
 
     kid is registered already     that key, as it is: the ceremony is resumed
     --uri                         the key there; with --create, made there if it is missing
-    neither                       a new key where the current one of the purpose is
+    neither                       a new key where the current one of the purpose is, of its kind: a
+                                  file is encrypted if that one is, under the same passphrase
 
 Making one needs rights that no service has, such as kms:CreateKey: those of the operator, in the
 environment of this command. What it makes carries the ceremony's number, which depends only on
@@ -25,7 +26,7 @@ from provledger.errors import KMSError
 from provledger.fips import policy
 from provledger.jwk import Algorithm, algorithm_of, jwk_from_public_key, public_key_from_jwk
 from provledger.kms import registry as kms
-from provledger.kms.errors import KMSKeyNotFoundError
+from provledger.kms.errors import KMSKeyExistsError, KMSKeyNotFoundError
 from provledger.kms.remote import Wanted
 from provledger_cli import config as configs
 from provledger_cli import output
@@ -65,7 +66,7 @@ async def new_key(
         if uri:
             return uri, await _given(remote, uri, _algorithm(active, purpose), create)
         if active is None or active.uri.startswith("local:"):
-            return await _local(remote, kid, purpose)
+            return await _local(remote, kid, purpose, active)
         return await _beside(remote, active, Wanted(kid, *_ceremony(keys, purpose, kid)))
     except KMSError as error:
         raise CommandError(
@@ -122,7 +123,9 @@ async def _beside(remote: Remote, active: keys_pb2.Key, wanted: Wanted) -> tuple
     return made.uri, orjson.dumps(jwk_from_public_key(made.public_key))
 
 
-async def _local(remote: Remote, kid: str, purpose: str) -> tuple[str, bytes]:
+async def _local(
+    remote: Remote, kid: str, purpose: str, active: keys_pb2.Key | None
+) -> tuple[str, bytes]:
     """Make a key file, or take the one that is there."""
     if not remote.target.embedded:
         raise CommandError(
@@ -137,7 +140,20 @@ async def _local(remote: Remote, kid: str, purpose: str) -> tuple[str, bytes]:
             "this data directory is in FIPS mode, and this command is not",
             hint="set PROVLEDGER_FIPS=1 and run it again",
         )
-    return await local_key(data_dir, kid, purpose)
+    if active is None:
+        return await local_key(data_dir, kid, purpose)
+    algorithm = _algorithm(active, purpose)
+    if policy.active() and algorithm not in (Algorithm.ECDSA_P256, Algorithm.ECDSA_P384):
+        algorithm = _algorithm(None, purpose)  # what FIPS mode has in its place
+    _, question, passphrase_file = active.uri.partition("?")
+    uri = f"local:{kid}.pem{question}{passphrase_file}"
+    try:
+        public_key = await kms.create_key(uri, algorithm, data_dir.keys)
+    except KMSKeyExistsError:
+        return uri, await _given(remote, uri, algorithm, create=False)
+    if question:
+        output.say(f"{kid} is encrypted under the same {passphrase_file} as {active.kid}")
+    return uri, orjson.dumps(jwk_from_public_key(public_key))
 
 
 def _key_dir(remote: Remote) -> Path:
