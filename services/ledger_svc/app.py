@@ -233,7 +233,7 @@ async def build(settings: Settings) -> App:
         storage,
         witness,
         anchor,
-        keys=None if ring is None else RingPolicy(ring),
+        keys=None if ring is None else RingPolicy(ring, registry),
         registry=registry,
     )
     background = [service.relay.run, service.lag.run, lambda: check_all(service)]

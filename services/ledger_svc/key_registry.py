@@ -31,7 +31,7 @@ log = logs.get(__name__)
 KEY_REGISTRY_BEHIND: Final = "KEY_REGISTRY_BEHIND"
 _TIMEOUT_S: Final = 10.0
 _RETRY_S: Final = 1.0
-_PATIENCE_S: Final = 2.0
+_PATIENCE_S: Final = 5.0
 """How long an append waits where the registry was never compared, or went back."""
 
 
@@ -75,7 +75,8 @@ class KeyRegistry:
 
     async def check(self) -> None:
         """As the protocol says; what was not compared yet is waited for, for a moment."""
-        if self._revision < 0 or self._ring.view.revision < self._revision:
+        heard = self._ring.view.revision
+        if heard >= 0 and (self._revision < 0 or heard < self._revision):
             with suppress(TimeoutError):
                 async with asyncio.timeout(_PATIENCE_S):
                     await self._looked.wait()

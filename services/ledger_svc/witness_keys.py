@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from ledger_svc.chain import Seal
+from ledger_svc.key_registry import AnyRegistry, Registry
 from ledger_svc.tools import StaleSignatureError
 from ledger_svc.witnessing import refuse_answer
 from provledger import dsse
@@ -23,18 +24,28 @@ _WAIT_FOR_KEY_S: Final = 2.0
 class RingPolicy:
     """Takes the keys that the keys service says are active or draining, by what they signed."""
 
-    def __init__(self, ring: KeyRing) -> None:
+    def __init__(self, ring: KeyRing, registry: Registry | None = None) -> None:
         self._ring = ring
+        self._registry = registry or AnyRegistry()
 
     def accepts(self, kid: str, epoch: int) -> bool:
         """Whether the key is active or draining."""
         return self._ring.accepts(KeyPurpose.WITNESS, kid, epoch)
 
     async def wait_accepts(self, kid: str, epoch: int) -> bool:
-        """As `accepts`, but wait a little for the news of a new key."""
-        if self._ring.accepts(KeyPurpose.WITNESS, kid, epoch):
-            return True
-        return await self._ring.wait_accepts(KeyPurpose.WITNESS, kid, epoch, _WAIT_FOR_KEY_S)
+        """As `accepts`, but wait a little for the news of a new key.
+
+        Raises:
+            FailedPreconditionError: KEY_REGISTRY_BEHIND; what says so may just have been heard for
+                the first time.
+        """
+        accepted = self._ring.accepts(KeyPurpose.WITNESS, kid, epoch)
+        if not accepted:
+            accepted = await self._ring.wait_accepts(
+                KeyPurpose.WITNESS, kid, epoch, _WAIT_FOR_KEY_S
+            )
+        await self._registry.check()
+        return accepted
 
     def check_signature(self, seal: Seal) -> None:
         """As a verifier will, but for what only time shows: a later revocation.

@@ -1,0 +1,107 @@
+"""Appends wait for the first comparison of the key registry with the key ledger, and no longer."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ledger_svc.key_registry import KeyRegistry
+from ledger_svc.witness_keys import RingPolicy
+from provledger.api.keys.v1 import keys_pb2 as pb
+from provledger.errors import FailedPreconditionError, UnavailableError
+
+UID = bytes(16)
+
+
+class Ring:
+    """What the keys service says of itself; it lets every key sign."""
+
+    def __init__(self, revision: int) -> None:
+        self.view = SimpleNamespace(revision=revision)
+        self._news = asyncio.Event()
+
+    def say(self, revision: int) -> None:
+        self.view = SimpleNamespace(revision=revision)
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    async def changed(self, timeout_s: float) -> None:
+        await self._news.wait()
+
+    def accepts(self, purpose: str, kid: str, epoch: int) -> bool:
+        return True
+
+
+class Keys:
+    """A registry with so many events, or one that does not answer."""
+
+    def __init__(self, events: int | None) -> None:
+        self.events = events
+
+    async def ListKeyEvents(self, request: Any, **_: Any) -> pb.ListKeyEventsResponse:
+        if self.events is None:
+            raise UnavailableError("AWAY", "nobody there")
+        events = [pb.JournaledKeyEvent(payload=b"%d" % n) for n in range(1, self.events + 1)]
+        return pb.ListKeyEventsResponse(events=events)
+
+
+class Stored:
+    """A database with a key ledger of three events."""
+
+    async def get_ledger(self, tenant: str, ledger: str) -> Any:
+        return SimpleNamespace(uid=UID, name=f"tenants/{tenant}/ledgers/{ledger}")
+
+    async def get_head(self, uid: bytes) -> Any:
+        return SimpleNamespace(head=SimpleNamespace(seq=3))
+
+    async def get_rows(self, uid: bytes, seqs: list[int], *, full: bool) -> Any:
+        return [SimpleNamespace(row=SimpleNamespace(payload=b"%d" % seq)) for seq in seqs]
+
+
+class Bench:
+    """A ledger service as far as it goes: what it hears, asks and has."""
+
+    def __init__(self, revision: int, events: int | None) -> None:
+        self.ring, self.keys = Ring(revision), Keys(events)
+        stored: Any = Stored()
+        self.registry = KeyRegistry(self.ring, self.keys, stored)  # type: ignore[arg-type]
+        self.policy = RingPolicy(self.ring, self.registry)  # type: ignore[arg-type]
+        self.running = asyncio.create_task(self.registry.run())
+
+    async def refused(self) -> str:
+        try:
+            await self.policy.wait_accepts("witness-1", 1)
+        except FailedPreconditionError as error:
+            return error.reason
+        return ""
+
+
+@pytest.mark.parametrize(
+    ("events", "reason"), [(2, "KEY_REGISTRY_BEHIND"), (3, ""), (4, ""), (None, "")]
+)
+async def test_first_append_waits_for_the_comparison(events: int | None, reason: str) -> None:
+    """That nobody answers is no reason to refuse; an event not yet in the key ledger neither."""
+    bench = Bench(revision=5, events=events)
+    assert await bench.refused() == reason
+    bench.running.cancel()
+
+
+async def test_registry_that_went_back_is_compared_before_the_next_append() -> None:
+    bench = Bench(revision=9, events=3)
+    assert await bench.refused() == ""
+    bench.keys.events = 2
+    bench.ring.say(4)
+    assert await bench.refused() == "KEY_REGISTRY_BEHIND"
+    assert bench.registry.stale_reason == "KEY_REGISTRY_BEHIND"
+    # What was found out stays so while nobody answers, and ends when the right one is back.
+    bench.keys.events = None
+    with pytest.raises(UnavailableError):
+        await bench.registry.compare()
+    assert await bench.refused() == "KEY_REGISTRY_BEHIND"
+    bench.keys.events = 3
+    await bench.registry.compare()
+    assert await bench.refused() == ""
+    bench.running.cancel()
