@@ -26,6 +26,7 @@ from provledger_cli.registry import PURPOSES, known_key
 
 _POLL_S = 0.05
 _PROBE_S = 0.02
+_REPORTS_S = 10.0
 
 _AGAIN = "running the same command again goes on"
 
@@ -164,12 +165,20 @@ async def wait_until_usable(
 ) -> None:
     """Wait until a service has shown that it can sign with a new key: it endorsed its creation.
 
+    Where none signs for that purpose, as when its key is lost and it does not start, there is
+    nothing to stop by a key that cannot sign either, and it is not waited for.
+
     Raises:
         CommandError: it has not in time, and nothing was changed.
     """
-    deadline_s = time.monotonic() + timeout_s
+    began_s = time.monotonic()
+    deadline_s = began_s + timeout_s
     told = False
     while not await _is_usable(remote, kid):
+        # After a restart of the keys service, services report within seconds.
+        if time.monotonic() > began_s + _REPORTS_S and not await _is_signed_for(remote, purpose):
+            say(f"no service signs with a {purpose} key now: {kid} is not waited for")
+            return
         if not told:
             say(f"{kid} waits for the service that is to sign with it, to endorse its creation")
             told = True
@@ -182,6 +191,13 @@ async def wait_until_usable(
                 f"{_AGAIN}, or name another key by --replace-by",
             )
         await asyncio.sleep(_POLL_S)
+
+
+async def _is_signed_for(remote: Remote, purpose: str) -> bool:
+    """Whether some service reports a key of a purpose as the one that it signs with."""
+    answer = await remote.call(remote.keys.ListSigners, keys_pb2.ListSignersRequest())
+    wanted = PURPOSES[purpose]
+    return any(each.purpose == wanted for signer in answer.signers for each in signer.keys)
 
 
 async def _is_usable(remote: Remote, kid: str) -> bool:
