@@ -14,6 +14,7 @@ from provledger import jcs, logs
 from provledger.api.keys.v1 import keys_pb2 as pb
 from provledger.errors import InputError, UnavailableError
 from provledger.jwk import Algorithm, PublicKey, public_key_from_jwk
+from provledger.key_events import KeyEvent
 from provledger.keyset import KeyPurpose, KeySet, KeyState, VerificationKey
 from provledger.kms import Signer
 from provledger.kms.errors import KMSIntegrityError
@@ -169,6 +170,29 @@ def _read_key(key: pb.Key, states: Mapping[Any, KeyState] = _STATES) -> Verifica
         log.error("keyring.bad_key", exc_info=error, kid=key.kid)
         return None
     return read
+
+
+def check_begin(event: KeyEvent, now_ns: int) -> None:
+    """Refuse an event by which a key begins further ahead of our clock than we could sign with it.
+
+    Once it is endorsed it goes forward only, and nobody signs until that time has come; as long as
+    it is not, it can be taken back.
+
+    Raises:
+        UnavailableError: CLOCK_SKEW.
+    """
+    begins_ns = max(event.not_before_ns, *(key.not_before_ns for key in event.first_keys), 0)
+    ahead_ns = begins_ns - now_ns
+    if ahead_ns > MAX_CLOCK_LAG_NS:
+        seconds = ahead_ns // 1_000_000_000
+        raise UnavailableError(
+            "CLOCK_SKEW",
+            f"by this {event.event.value} a key would begin {seconds} s ahead of this machine's "
+            "clock: the clock of the keys service, which says when, is ahead, or this one is "
+            "behind. If it is the former, set it, take the rotation back (keys rotate --cancel) "
+            "and rotate again; if it is the latter, set it",
+            metadata={"kid": event.kid, "aheadSeconds": str(seconds)},
+        )
 
 
 def no_active_key(purpose: KeyPurpose | str, kid: str = "", because: str = "") -> UnavailableError:

@@ -36,7 +36,7 @@ import grpc
 
 from provledger import logs, telemetry
 from provledger._keyring_opened import OPEN_TIMEOUT_S, OpenedKeys
-from provledger._keyring_view import ActiveSigner, Snapshot, View, no_active_key
+from provledger._keyring_view import ActiveSigner, Snapshot, View, check_begin, no_active_key
 from provledger.api.keys.v1 import keys_pb2 as pb
 from provledger.api.keys.v1 import keys_pb2_grpc
 from provledger.errors import FailedPreconditionError, KMSError, UnavailableError
@@ -202,10 +202,11 @@ class KeyRing:
         """Sign a key event with a key of our purposes that is pending, active or draining.
 
         Refused is whatever is not in line with what the keys service announces: an event about a
-        key of another purpose, or about a key that it says is another one.
+        key of another purpose, or about a key that it says is another one; and one by which a key
+        begins when our clock is not there by far.
 
         Raises FailedPreconditionError (KEY_NOT_OURS), UnavailableError (KEY_LEASE_EXPIRED,
-        KEY_NOT_USABLE).
+        KEY_NOT_USABLE, CLOCK_SKEW).
         """
         view = self._leased().view
         keys = {key.kid: key for key in (*view.keys, *view.pending)}
@@ -227,6 +228,7 @@ class KeyRing:
                 "it, or the key the event is about, for a purpose of this service",
                 metadata={"kid": kid},
             )
+        check_begin(event, self._clock())
         try:
             signer = await self._opened.open(key, view.uris[kid])
             async with asyncio.timeout(OPEN_TIMEOUT_S):
