@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import AsyncIterator
+from typing import Any
 
 from provledger.api.anchor.v1 import anchor_pb2
 from provledger.api.common.v1 import common_pb2
@@ -13,6 +14,7 @@ from provledger.api.ledger.v1 import ledger_pb2
 from provledger.api.witness.v1 import witness_pb2
 from provledger.client import AsyncClient, CallPolicy, Mutation
 from provledger.entry import parse_entry
+from provledger_cli.bootstrap import PURPOSES, local_key
 from tests.faults import evidence, observe
 from tests.faults.checker import CALLERS_LEDGER
 from tests.faults.rpcs import ATTEMPT_S, Caller, rpc
@@ -384,17 +386,23 @@ async def get_policy(caller: Caller) -> None:
     assert answer.source == anchor_pb2.POLICY_SOURCE_NONE
 
 
-async def _event(caller: Caller) -> keys_pb2.KeyEvent:
-    """The genesis of the key ledger, which every first key may endorse."""
-    request = keys_pb2.ListKeyEventsRequest()
-    event: keys_pb2.KeyEvent = (await caller.see("keys", "ListKeyEvents", request)).events[0].event
-    return event
+async def _sign_key_event(caller: Caller, service: str, purpose: str, kid: str, ask: Any) -> None:
+    """By an old key, for an event that stays open: the new key, whose file is gone, never signs."""
+    new = caller.name(purpose)
+    uri, jwk = await local_key(caller.cluster.data, new, purpose)
+    (caller.cluster.data.keys / f"{new}.pem").unlink()
+    create = keys_pb2.CreateKeyRequest(kid=new, purpose=PURPOSES[purpose], uri=uri, jwk=jwk)
+    await caller.see("keys", "CreateKey", create)
+    listed = await caller.see("keys", "ListKeyEvents", keys_pb2.ListKeyEventsRequest())
+    (event,) = (each.event for each in listed.events if each.event.kid == new)
+    await caller.same(service, "SignKeyEvent", ask(event=event, kid=kid))
+    await caller.see("keys", "CancelRotation", keys_pb2.CancelRotationRequest(kid=new))
 
 
 @rpc("anchor", "SignKeyEvent")
 async def anchor_signs_key_event(caller: Caller) -> None:
-    request = anchor_pb2.SignKeyEventRequest(event=await _event(caller), kid="head-1")
-    await caller.same("anchor", "SignKeyEvent", request)
+    ask = anchor_pb2.SignKeyEventRequest
+    await _sign_key_event(caller, "anchor", "head", "head-1", ask)
 
 
 # --- witness
@@ -402,8 +410,8 @@ async def anchor_signs_key_event(caller: Caller) -> None:
 
 @rpc("witness", "SignKeyEvent")
 async def witness_signs_key_event(caller: Caller) -> None:
-    request = witness_pb2.SignKeyEventRequest(event=await _event(caller), kid="witness-1")
-    await caller.same("witness", "SignKeyEvent", request)
+    ask = witness_pb2.SignKeyEventRequest
+    await _sign_key_event(caller, "witness", "witness", "witness-1", ask)
 
 
 @rpc("witness", "WitnessBatch")

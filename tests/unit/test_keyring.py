@@ -133,14 +133,21 @@ class Bench:
             not_after_ns=not_after_ns,
         )
 
-    async def say(self, *keys: pb.Key, changed: bool = True) -> None:
+    async def say(
+        self, *keys: pb.Key, changed: bool = True, events: Iterable[KeyEvent] = ()
+    ) -> None:
         """Let the service say these keys, and wait until the ring has taken it in."""
         if not self.service.calls:
             await self.service.next_call()
         self.service.revision += changed
         view = self.ring._snapshot.view
         self.service.calls[-1].messages.put_nowait(
-            pb.WatchKeysResponse(revision=self.service.revision, keys=keys, lease_ms=LEASE_MS)
+            pb.WatchKeysResponse(
+                revision=self.service.revision,
+                keys=keys,
+                lease_ms=LEASE_MS,
+                open_events=[pb.JournaledKeyEvent(digest=each.digest()) for each in events],
+            )
         )
         await self.until(lambda: self.ring._snapshot.view is not view)
 
@@ -277,8 +284,6 @@ async def test_key_that_cannot_endorse_is_named_with_the_reason(bench: Bench) ->
     """What a rotation to a key that is disabled, say, is told; where it is stays in our log."""
     old, new = bench.key("witness-1"), bench.key("witness-2", PENDING)
     bench.opener.failing.add(new.uri)
-    await bench.say(old, new)
-    await bench.signing_with("witness-1")
     event = KeyEvent(
         event=EventType.CREATED,
         at_ns=NOW_NS,
@@ -289,6 +294,8 @@ async def test_key_that_cannot_endorse_is_named_with_the_reason(bench: Bench) ->
         uri=new.uri,
         jwk=jcs.parse(new.jwk),
     )
+    await bench.say(old, new, events=[event])
+    await bench.signing_with("witness-1")
     with pytest.raises(UnavailableError) as caught:
         await bench.ring.endorse(event, "witness-2")
     assert caught.value.reason == "KEY_NOT_USABLE"

@@ -77,9 +77,10 @@ async def bench(tmp_path: Path) -> AsyncIterator[CountingBench]:
 async def pending_key(bench: CountingBench) -> KeyEvent:
     """Have a key that is open and one that is registered; return the event of the latter."""
     new = bench.key("w2", PENDING)
-    await bench.say(bench.key("w1"), new)
+    event = event_about(new)
+    await bench.say(bench.key("w1"), new, events=[event])
     await bench.signing_with("w1")
-    return event_about(new)
+    return event
 
 
 def event_about(key: pb.Key) -> KeyEvent:
@@ -110,7 +111,7 @@ async def test_endorsements_at_once_open_the_key_once(bench: CountingBench) -> N
 async def test_endorsement_while_the_key_is_being_opened_shares_it(bench: CountingBench) -> None:
     bench.opener.gate.clear()
     key = bench.key("w1")
-    await bench.say(key)
+    await bench.say(key, events=[event_about(key)])
     await bench.until(lambda: bench.opener.asked == [ACTIVE_URI])
     endorsing = asyncio.create_task(bench.ring.endorse(event_about(key), "w1"))
     await asyncio.sleep(0)

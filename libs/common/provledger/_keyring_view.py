@@ -102,6 +102,11 @@ class View:
             lease_s=response.lease_ms / 1000,
         )
 
+    def announces(self, event: KeyEvent) -> bool:
+        """Say whether the keys service proposes this very event, and has not taken it back."""
+        digest = event.digest()
+        return any(each.digest == digest for each in self.open_events)
+
     def candidates(self, purpose: KeyPurpose) -> list[VerificationKey]:
         """Return the keys that may sign for `purpose`, the best one first."""
         return sorted(

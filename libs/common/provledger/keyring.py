@@ -39,7 +39,12 @@ from provledger._keyring_opened import OPEN_TIMEOUT_S, OpenedKeys
 from provledger._keyring_view import ActiveSigner, Snapshot, View, check_begin, no_active_key
 from provledger.api.keys.v1 import keys_pb2 as pb
 from provledger.api.keys.v1 import keys_pb2_grpc
-from provledger.errors import FailedPreconditionError, KMSError, UnavailableError
+from provledger.errors import (
+    FailedPreconditionError,
+    KMSError,
+    NotFoundError,
+    UnavailableError,
+)
 from provledger.key_events import Endorsement, EventType, KeyEvent
 from provledger.keyset import KeyPurpose, KeySet
 from provledger.kms import Signer
@@ -55,6 +60,8 @@ __all__ = ["ActiveSigner", "KeyRing", "WatchStub"]
 log = logs.get(__name__)
 
 _FIRST_MESSAGE_S: Final = 10.0
+# For news that reached others first: all watch the same changes.
+_ANNOUNCED_S: Final = 2.0
 _RECONNECT: Final = RetryPolicy(attempts=1_000_000, base_s=0.05, cap_s=1.0, budget_s=float("inf"))
 _REOPEN: Final = RetryPolicy(attempts=1_000_000, base_s=0.5, cap_s=10.0, budget_s=float("inf"))
 
@@ -201,14 +208,14 @@ class KeyRing:
     async def endorse(self, event: KeyEvent, kid: str) -> Endorsement:
         """Sign a key event with a key of our purposes that is pending, active or draining.
 
-        Refused is whatever is not in line with what the keys service announces: an event about a
-        key of another purpose, or about a key that it says is another one; and one by which a key
-        begins when our clock is not there by far.
+        Refused is whatever is not in line with what the keys service announces: an event that it
+        does not propose, or took back, one about a key of another purpose, or about a key that it
+        says is another one; and one by which a key begins when our clock is not there by far.
 
-        Raises FailedPreconditionError (KEY_NOT_OURS), UnavailableError (KEY_LEASE_EXPIRED,
-        KEY_NOT_USABLE, CLOCK_SKEW).
+        Raises NotFoundError (KEY_EVENT_NOT_FOUND), FailedPreconditionError (KEY_NOT_OURS),
+        UnavailableError (KEY_LEASE_EXPIRED, KEY_NOT_USABLE, CLOCK_SKEW).
         """
-        view = self._leased().view
+        view = await self._view_with(event)
         keys = {key.kid: key for key in (*view.keys, *view.pending)}
         key = keys.get(kid)
         ours = key is not None and key.purpose in self._purposes
@@ -289,6 +296,25 @@ class KeyRing:
                         return self.current(purpose)
                     await self._changed.wait()
         return self.current(purpose)
+
+    async def _view_with(self, event: KeyEvent) -> View:
+        """What the keys service says, once it announces this event; raises NotFoundError.
+
+        Whoever asks us to endorse it may have heard of it a moment before we do.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_ANNOUNCED_S):
+                while not self._leased().view.announces(event):
+                    await self._changed.wait()
+        view = self._leased().view
+        if not view.announces(event):
+            raise NotFoundError(
+                "KEY_EVENT_NOT_FOUND",
+                "the keys service does not announce this key event: it never proposed it, took it "
+                "back, or knows that it is in the key ledger",
+                metadata={"digest": event.digest().hex()},
+            )
+        return view
 
     def _leased(self) -> Snapshot:
         snapshot = self._snapshot

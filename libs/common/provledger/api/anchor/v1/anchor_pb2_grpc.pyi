@@ -80,7 +80,7 @@ class AnchorServiceStub:
     GetPolicy: _grpc.UnaryUnaryMultiCallable[_anchor_pb2.GetPolicyRequest, _anchor_pb2.GetPolicyResponse]
     """Returns the policy that holds for a log or a tenant in it, or an earlier version."""
     SignKeyEvent: _grpc.UnaryUnaryMultiCallable[_anchor_pb2.SignKeyEventRequest, _anchor_pb2.SignKeyEventResponse]
-    """Signs a key event with a key of this service's purposes that the keys service announces."""
+    """Signs a key event that the keys service announces, with a key of this service's purposes."""
 
 @_typing.type_check_only
 class AnchorServiceAsyncStub(AnchorServiceStub):
@@ -134,7 +134,7 @@ class AnchorServiceAsyncStub(AnchorServiceStub):
     GetPolicy: _aio.UnaryUnaryMultiCallable[_anchor_pb2.GetPolicyRequest, _anchor_pb2.GetPolicyResponse]  # type: ignore[assignment]
     """Returns the policy that holds for a log or a tenant in it, or an earlier version."""
     SignKeyEvent: _aio.UnaryUnaryMultiCallable[_anchor_pb2.SignKeyEventRequest, _anchor_pb2.SignKeyEventResponse]  # type: ignore[assignment]
-    """Signs a key event with a key of this service's purposes that the keys service announces."""
+    """Signs a key event that the keys service announces, with a key of this service's purposes."""
 
 class AnchorServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps the logs and signs their checkpoints."""
@@ -299,6 +299,6 @@ class AnchorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _anchor_pb2.SignKeyEventRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_anchor_pb2.SignKeyEventResponse, _abc.Awaitable[_anchor_pb2.SignKeyEventResponse]]:
-        """Signs a key event with a key of this service's purposes that the keys service announces."""
+        """Signs a key event that the keys service announces, with a key of this service's purposes."""
 
 def add_AnchorServiceServicer_to_server(servicer: AnchorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -60,7 +60,7 @@ class WitnessServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SignKeyEvent(self, request, context):
-        """Signs a key event with a key of this service's purposes that the keys service announces.
+        """Signs a key event that the keys service announces, with a key of this service's purposes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,7 +38,7 @@ class WitnessServiceStub:
     that fails is answered with its reason and does not affect the others.
     """
     SignKeyEvent: _grpc.UnaryUnaryMultiCallable[_witness_pb2.SignKeyEventRequest, _witness_pb2.SignKeyEventResponse]
-    """Signs a key event with a key of this service's purposes that the keys service announces."""
+    """Signs a key event that the keys service announces, with a key of this service's purposes."""
 
 @_typing.type_check_only
 class WitnessServiceAsyncStub(WitnessServiceStub):
@@ -50,7 +50,7 @@ class WitnessServiceAsyncStub(WitnessServiceStub):
     that fails is answered with its reason and does not affect the others.
     """
     SignKeyEvent: _aio.UnaryUnaryMultiCallable[_witness_pb2.SignKeyEventRequest, _witness_pb2.SignKeyEventResponse]  # type: ignore[assignment]
-    """Signs a key event with a key of this service's purposes that the keys service announces."""
+    """Signs a key event that the keys service announces, with a key of this service's purposes."""
 
 class WitnessServiceServicer(metaclass=_abc_1.ABCMeta):
     """Checks drafts, makes statements of them and signs these through a key management service."""
@@ -71,6 +71,6 @@ class WitnessServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _witness_pb2.SignKeyEventRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_witness_pb2.SignKeyEventResponse, _abc.Awaitable[_witness_pb2.SignKeyEventResponse]]:
-        """Signs a key event with a key of this service's purposes that the keys service announces."""
+        """Signs a key event that the keys service announces, with a key of this service's purposes."""
 
 def add_WitnessServiceServicer_to_server(servicer: WitnessServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
