@@ -189,8 +189,8 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
         self, request: pb.RecordKeyEventRequest, context: Context
     ) -> pb.RecordKeyEventResponse:
         """Take an event as recorded; it takes effect."""
-        names.parse_receipt_name(request.receipt, "receipt")
-        now_ns = self._clock()
+        # A key that is replaced signed until it was recorded, however far our clock is behind.
+        now_ns = max(self._clock(), names.receipt_time_ns(request.receipt, "receipt"))
         registry = await self._live.update(
             lambda known: journal.record(
                 known, request.digest, request.receipt, now_ns, self._drain_ns
@@ -227,7 +227,9 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
     ) -> pb.RebuildRegistryResponse:
         """Build an empty registry anew."""
         events = convert.rebuild_from_pb(request)
-        now_ns = self._clock()
+        # As RecordKeyEvent: no key that drains ends before the last event let it.
+        last = names.receipt_time_ns(request.receipts[-1], f"receipts[{len(events) - 1}]")
+        now_ns = max(self._clock(), last + self._drain_ns)
         registry = await self._live.update(
             lambda known: rebuild(known, events, request.pin, now_ns)
         )

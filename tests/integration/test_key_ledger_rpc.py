@@ -9,12 +9,12 @@ import pytest
 from keys_svc import journal
 from keys_svc.registry import Registry
 from keys_svc.revoking import revoke
-from provledger import jcs
+from provledger import jcs, names
 from provledger.api.keys.v1 import keys_pb2 as pb
 from provledger.errors import FailedPreconditionError, InvalidArgumentError
 from provledger.keyset import KeyPurpose, KeyState
 from provledger.rpc.key_events import PURPOSES_PB, endorsement_to_pb, event_from_pb
-from tests.integration.test_keys_svc import keys_on
+from tests.integration.test_keys_svc import Keys, keys_on
 from tests.unit.test_key_events import C1, H1, R1, W1, W2
 from tests.unit.test_keys_journal import binding, carry, rotate
 
@@ -104,6 +104,55 @@ async def test_the_journal_is_there_after_a_restart_at_every_step(tmp_path: Path
     async with keys_on(url, tmp_path) as keys:
         states = {key.kid: key.state for key in await keys.jwks()}
     assert (states["witness-1"], states["witness-2"]) == (KeyState.DRAINING, KeyState.ACTIVE)
+
+
+async def test_a_key_counts_for_what_it_signed_though_our_clock_is_behind(tmp_path: Path) -> None:
+    """It signed until the entry that ends it; a registry rebuilt by such a clock says the same."""
+    recorded_ns, drain_ns = names.receipt_time_ns(RECEIPT), 60 * 10**9
+    clock = lambda: recorded_ns - 3600 * 10**9  # noqa: E731 - as the service takes it
+    async with keys_on(f"sqlite:///{tmp_path / 'keys.sqlite3'}", tmp_path, clock=clock) as keys:
+        for key, purpose in zip((W1, C1, H1), PURPOSES_PB.values(), strict=False):
+            await keys.create(purpose, kid=key.kid, uri=f"local:{key.kid}.pem", jwk=_jwk(key.jwk))
+        request = pb.ProposeGenesisRequest(recovery_kid=R1.kid, recovery_jwk=_jwk(R1.jwk))
+        await keys.ask("ProposeGenesis", request)
+        await _carry(keys)
+        await keys.rotate(kid=W2.kid, uri="local:w2.pem", jwk=_jwk(W2.jwk))
+        events = await _carry(keys)
+        before = await keys.jwks()
+    rebuild = pb.RebuildRegistryRequest(
+        payloads=[each.payload for each in events],
+        receipts=[each.receipt for each in events],
+        pin=R1.thumbprint,
+    )
+    async with keys_on(f"sqlite:///{tmp_path / 'again.sqlite3'}", tmp_path, clock=clock) as keys:
+        await keys.ask("RebuildRegistry", rebuild)
+        for registry in (before, await keys.jwks()):
+            old = registry.find(purpose="witness", kid="witness-1")
+            assert (old.state, old.not_after_ns) == (KeyState.DRAINING, recorded_ns + drain_ns)
+        # A time that is none would not fit into the registry.
+        rebuild.receipts[-1] = rebuild.receipts[-1].replace("019aa2a3", "ffffffff")
+        with pytest.raises(InvalidArgumentError, match="2100"):
+            await keys.ask("RebuildRegistry", rebuild)
+        record = pb.RecordKeyEventRequest(digest=bytes(32), receipt=rebuild.receipts[-1])
+        with pytest.raises(InvalidArgumentError, match="2100"):
+            await keys.ask("RecordKeyEvent", record)
+
+
+async def _carry(keys: Keys) -> list[pb.JournaledKeyEvent]:
+    """Have every open event endorsed by all who may, and recorded; all events, then."""
+    makers = {each.kid: each for each in (W1, W2, C1, H1, R1)}
+    while True:
+        events = list((await keys.ask("ListKeyEvents", pb.ListKeyEventsRequest())).events)
+        event = next((e for e in events if e.state != pb.KEY_EVENT_STATE_RECORDED), None)
+        if event is None:
+            return events
+        read = event_from_pb(event.event)
+        kids = {*event.endorser_kids, event.event.kid}
+        given = [endorsement_to_pb(makers[kid].endorse(read)) for kid in kids]
+        endorse = pb.EndorseKeyEventRequest(digest=event.digest, endorsements=given)
+        await keys.ask("EndorseKeyEvent", endorse)
+        record = pb.RecordKeyEventRequest(digest=event.digest, receipt=RECEIPT)
+        await keys.ask("RecordKeyEvent", record)
 
 
 def _jwk(jwk: dict[str, str]) -> bytes:

@@ -203,6 +203,17 @@ class TestReceiptIds:
         assert text == str(uuid)
         assert names.receipt_id_bytes(text) == value
 
+    def test_receipt_tells_its_millisecond(self) -> None:
+        def name(now_ns: int) -> str:
+            made = names.receipt_id_text(names.uuid7(now_ns, bytes(10)))
+            return names.receipt_name("tenants/acme/ledgers/main", made)
+
+        now_ns = 1_763_665_200_123_456_789
+        assert names.receipt_time_ns(name(now_ns)) == 1_763_665_200_123_000_000
+        for wrong in (name(2**63), name(now_ns)[:-1]):
+            with pytest.raises(IdentifierError, match="receipt"):
+                names.receipt_time_ns(wrong, "receipt")
+
     def test_all_other_bits_are_random(self) -> None:
         zeros = int.from_bytes(names.uuid7(0, bytes(10)), "big")
         ones = int.from_bytes(names.uuid7(0, b"\xff" * 10), "big")

@@ -32,6 +32,8 @@ _TENANT_RE = re.compile(rf"tenants/({_LABEL})")
 _LEDGER_RE = re.compile(rf"tenants/({_LABEL})/ledgers/({_LABEL})")
 _RECEIPT_RE = re.compile(rf"(tenants/{_LABEL}/ledgers/{_LABEL})/receipts/({_UUID7})")
 _LOG_RE = re.compile(r"logs/([0-9a-f]{32})")
+# Leaves room in 63 bits for what is added to it.
+_MAX_RECEIPT_TIME_NS = 2**62
 _KEY_RE = re.compile(r"keys/([A-Za-z0-9][A-Za-z0-9._-]{0,62})")
 _KID_RE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _UUID7_RE = re.compile(_UUID7)
@@ -254,6 +256,16 @@ def uuid7(now_ns: int, random_10: bytes) -> bytes:
         | int.from_bytes(random_10[2:], "big") & 0x3FFF_FFFF_FFFF_FFFF
     )
     return value.to_bytes(16, "big")
+
+
+def receipt_time_ns(name: str, field: str = "name") -> int:
+    """When the ledger service took in the draft of a receipt, by its full name: Unix nanoseconds,
+    in whole milliseconds; raises IdentifierError, also for times that no clock of ours shows."""
+    _, text = parse_receipt_name(name, field)
+    time_ns = int.from_bytes(receipt_id_bytes(text, field)[:6], "big") * 1_000_000
+    if time_ns > _MAX_RECEIPT_TIME_NS:
+        raise IdentifierError(field, "is of a time after the year 2100")
+    return time_ns
 
 
 def timestamp_iso(t_ns: int) -> str:
