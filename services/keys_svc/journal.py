@@ -193,6 +193,7 @@ def rotate(
 ) -> Registry:
     """As `Registry.rotate`; with a key ledger, only proposed: `record` activates the key.
 
+    With `hold_pending` not even that, only that the key comes in; asking without it goes on.
     `sizes`: how large the logs are now, for a checkpoint key. Raises besides
     FailedPreconditionError (ROTATION_IN_PROGRESS).
     """
@@ -207,6 +208,8 @@ def rotate(
     if not is_kept(registry) or after.get(kid).state is not KeyState.PENDING:
         return after
     after = propose_created(after, after.get(kid), now_ns)
+    if hold_pending:
+        return after
     for each in open_events(after):
         if each.event_type is EventType.ROTATED and each.signed.event.purpose == purpose:
             if each.signed.event.kid == kid:

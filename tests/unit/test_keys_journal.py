@@ -79,6 +79,24 @@ def test_a_rotation_takes_effect_when_it_is_recorded(kept: Registry) -> None:
     assert journal.history_of(done).keys["witness-2"].state is KeyState.ACTIVE
 
 
+def test_a_rotation_that_is_held_waits_to_be_asked_for_again(kept: Registry) -> None:
+    held = carry(
+        journal.rotate(
+            kept,
+            "witness-2",
+            WITNESS,
+            400,
+            drain_ns=DRAIN_NS,
+            binding=binding(W2),
+            hold_pending=True,
+        )
+    )
+    assert held.get("witness-2").state is KeyState.PENDING
+    assert held.active(WITNESS) == kept.get("witness-1")
+    assert [e.event_type for e in held.events[1:]] == [EventType.CREATED]
+    assert carry(rotate(held, W2)).active(WITNESS).kid == "witness-2"  # type: ignore[union-attr]
+
+
 def test_without_endorsements_it_stays_pending_and_can_be_taken_back(kept: Registry) -> None:
     waiting = carry(rotate(kept, W2), kids=["witness-1"])
     assert waiting.get("witness-2").state is KeyState.PENDING
