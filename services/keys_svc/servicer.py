@@ -17,8 +17,9 @@ from keys_svc.signers import Signers, check_report
 from provledger import logs, names
 from provledger.api.keys.v1 import keys_pb2 as pb
 from provledger.api.keys.v1 import keys_pb2_grpc
-from provledger.errors import FailedPreconditionError
+from provledger.errors import FailedPreconditionError, UnavailableError
 from provledger.key_events import LogSize
+from provledger.keyring import MAX_CLOCK_LAG_NS
 from provledger.keyset import KeyPurpose, KeyState
 from provledger.rpc.key_events import PURPOSES_PB, endorsement_from_pb
 
@@ -78,6 +79,7 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
         """Make another key the active one of its purpose, or prepare for it."""
         kid, purpose, binding = convert.rotation_from_pb(request)
         now_ns = self._clock()
+        self._check_clock(now_ns)
         registry = await self._live.update(
             lambda known: journal.rotate(
                 known,
@@ -104,6 +106,7 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
         """End a rotation that was begun with `hold_pending`."""
         kid = convert.kid_from_pb(request.kid)
         now_ns = self._clock()
+        self._check_clock(now_ns)
         registry = await self._live.update(
             lambda known: _commit(known, kid, now_ns, self._drain_ns)
         )
@@ -121,6 +124,8 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
         """Take a key out of use for good."""
         kid, reason, after = convert.revocation_from_pb(request)
         now_ns = self._clock()
+        if request.replacement_kid:
+            self._check_clock(now_ns)
         registry = await self._live.update(
             lambda known: revoke(
                 known,
@@ -276,6 +281,23 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
                 failing = True
             else:
                 failing = False
+
+    def _check_clock(self, now_ns: int) -> None:
+        """Return unless a key that begins now could not sign for long: nobody's clock is there.
+
+        Raises:
+            UnavailableError: CLOCK_SKEW. Nothing is changed.
+        """
+        ahead_ns = self._signers.ahead_ns(now_ns)
+        if ahead_ns > MAX_CLOCK_LAG_NS:
+            seconds = ahead_ns // 1_000_000_000
+            raise UnavailableError(
+                "CLOCK_SKEW",
+                f"the clock of the keys service is {seconds} s ahead of those of all services that "
+                "sign, which could not sign with a key that begins now; set it",
+                metadata={"aheadSeconds": str(seconds)},
+                retry_delay_s=5.0,
+            )
 
     def _settled(self, registry: Registry, now_ns: int) -> list[str]:
         """Purposes for which every signing service uses the active key."""

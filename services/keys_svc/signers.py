@@ -1,8 +1,9 @@
 """Who signs with what now: reports of the signing services, each with a lease. In memory only.
 
 What is decided by reports: when a drained key is written down as retired, what `keys rotate` shows,
-and how large the logs are where a checkpoint key begins or ends, for which those count that sign
-checkpoints. After a restart the services report again within seconds.
+how large the logs are where a checkpoint key begins or ends, for which those count that sign
+checkpoints, and whether our clock is fit to say when a key begins. After a restart the services
+report again within seconds.
 """
 
 from __future__ import annotations
@@ -83,3 +84,12 @@ class Signers:
             if each.purpose == purpose
         }
         return kids == {kid}
+
+    def ahead_ns(self, now_ns: int) -> int:
+        """By how much our clock was ahead of that of everybody who reported it, then; 0 if of none.
+
+        One that agrees with us is enough: the thief of a key could report whatever keeps it.
+        """
+        self.list(now_ns)
+        told = (each for each in self._reports.values() if each[1].time_ns > 0)
+        return max(0, min((at_ns - signer.time_ns for at_ns, signer in told), default=0))

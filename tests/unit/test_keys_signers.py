@@ -99,3 +99,17 @@ def test_an_event_that_nobody_could_read_is_not_proposed() -> None:
     with pytest.raises(FailedPreconditionError) as caught:
         rotated(3 * MOST_LOGS)
     assert caught.value.reason == "KEY_EVENT_TOO_LARGE"
+
+
+def test_our_clock_is_ahead_if_nobody_agrees_with_it() -> None:
+    signers = Signers(1000)
+    assert signers.ahead_ns(500) == 0
+    for instance, time_ns in (("a", 100), ("b", 0)):
+        signers.report(pb.Signer(watcher="witness", instance=instance, time_ns=time_ns), 500)
+    # One that does not say, as of an earlier version, is not asked.
+    assert signers.ahead_ns(600) == 400
+    signers.report(pb.Signer(watcher="anchor", instance="c", time_ns=490), 500)
+    assert signers.ahead_ns(600) == 10
+    signers.report(pb.Signer(watcher="anchor", instance="c", time_ns=900), 500)
+    assert signers.ahead_ns(600) == 0
+    assert signers.ahead_ns(1501) == 0, "they do not count for ever"

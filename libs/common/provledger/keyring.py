@@ -36,7 +36,14 @@ import grpc
 
 from provledger import logs, telemetry
 from provledger._keyring_opened import OPEN_TIMEOUT_S, OpenedKeys
-from provledger._keyring_view import ActiveSigner, Snapshot, View, check_begin, no_active_key
+from provledger._keyring_view import (
+    MAX_CLOCK_LAG_NS,
+    ActiveSigner,
+    Snapshot,
+    View,
+    check_begin,
+    no_active_key,
+)
 from provledger.api.keys.v1 import keys_pb2 as pb
 from provledger.api.keys.v1 import keys_pb2_grpc
 from provledger.errors import (
@@ -55,7 +62,7 @@ from provledger.rpc.channel import channel
 from provledger.rpc.errors import from_rpc_error
 from provledger.rpc.tls import TLSSettings
 
-__all__ = ["ActiveSigner", "KeyRing", "WatchStub"]
+__all__ = ["MAX_CLOCK_LAG_NS", "ActiveSigner", "KeyRing", "WatchStub"]
 
 log = logs.get(__name__)
 
@@ -399,6 +406,7 @@ class KeyRing:
                     log_sizes=[
                         pb.LogSize(origin=origin, size=size) for origin, size in self.log_sizes()
                     ],
+                    time_ns=self._clock(),
                 )
                 # Only for progress and for retiring old keys: the next report comes soon anyway.
                 with suppress(grpc.RpcError):

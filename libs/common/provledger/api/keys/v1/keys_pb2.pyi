@@ -360,16 +360,18 @@ class SignerKey(_message.Message):
     def __init__(self, purpose: _Optional[_Union[KeyPurpose, str]] = ..., kid: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class Signer(_message.Message):
-    __slots__ = ("watcher", "instance", "keys", "log_sizes")
+    __slots__ = ("watcher", "instance", "keys", "log_sizes", "time_ns")
     WATCHER_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     KEYS_FIELD_NUMBER: _ClassVar[int]
     LOG_SIZES_FIELD_NUMBER: _ClassVar[int]
+    TIME_NS_FIELD_NUMBER: _ClassVar[int]
     watcher: str
     instance: str
     keys: _containers.RepeatedCompositeFieldContainer[SignerKey]
     log_sizes: _containers.RepeatedCompositeFieldContainer[LogSize]
-    def __init__(self, watcher: _Optional[str] = ..., instance: _Optional[str] = ..., keys: _Optional[_Iterable[_Union[SignerKey, _Mapping]]] = ..., log_sizes: _Optional[_Iterable[_Union[LogSize, _Mapping]]] = ...) -> None: ...
+    time_ns: int
+    def __init__(self, watcher: _Optional[str] = ..., instance: _Optional[str] = ..., keys: _Optional[_Iterable[_Union[SignerKey, _Mapping]]] = ..., log_sizes: _Optional[_Iterable[_Union[LogSize, _Mapping]]] = ..., time_ns: _Optional[int] = ...) -> None: ...
 
 class ReportSignerRequest(_message.Message):
     __slots__ = ("signer", "leaving")
