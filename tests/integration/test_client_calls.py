@@ -84,9 +84,10 @@ async def test_the_last_error_is_raised_when_time_is_up(
     client: AsyncClient, fake: FakeLedger
 ) -> None:
     fake.faults.extend([UNAVAILABLE] * 1000)
-    with pytest.raises(UnavailableError) as caught:
+    with pytest.raises((UnavailableError, DeadlineExceededError)) as caught:
         await client.append(LEDGER, create(1), timeout_s=0.3)
-    assert caught.value.reason == "DRAINING"
+    # The time may end in the middle of an attempt, which then says what the one before it met.
+    assert "DRAINING" in f"{caught.value.reason} {caught.value.message}"
 
 
 async def test_a_passed_deadline_says_what_the_attempt_before_it_met(
