@@ -203,10 +203,11 @@ class KeyLedger:
 
         Raises:
             FailedPreconditionError: KEY_REGISTRY_BEHIND, another one is in its place.
+            NotFoundError: KEY_EVENT_NOT_FOUND, the registry does not have it any more.
         """
         ledger = await self._ledger()
         await self._check_belongs(ledger, event)
-        await self._registry.compare()
+        await self._registry.check_next(event.payload)
         kind = event_from_pb(event.event).event.value
         draft = common_pb2.Draft(
             request_id=f"key-event-{event.digest.hex()}",

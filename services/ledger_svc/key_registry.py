@@ -17,11 +17,11 @@ import asyncio
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
-from ledger_svc.storage import Storage
+from ledger_svc.storage import LedgerInfo, Storage
 from provledger import logs
 from provledger.api.keys.v1 import keys_pb2 as pb
-from provledger.errors import FailedPreconditionError, StatusError
-from provledger.key_events import LEDGER, TENANT
+from provledger.errors import FailedPreconditionError, NotFoundError, StatusError
+from provledger.key_events import LEDGER, LEDGER_NAME, TENANT
 from provledger.keyring import KeyRing
 from provledger.rpc.channel import call
 from provledger.rpc.errors import copied
@@ -116,18 +116,49 @@ class KeyRegistry:
             FailedPreconditionError: KEY_REGISTRY_BEHIND.
             StatusError: the keys service or the database cannot be asked.
         """
-        ledger = await self._storage.get_ledger(TENANT, LEDGER)
-        last_seq = 0
-        if ledger is not None:
-            last_seq = (await self._storage.get_head(ledger.uid)).head.seq
+        ledger, last_seq = await self._last()
         if ledger is None or last_seq < 1:
             self._refusal = None
-            return
+        else:
+            await self._compare(ledger, last_seq, await self._sealed())
+
+    async def check_next(self, payload: bytes) -> None:
+        """Return if a sealed event is the next one of the key ledger, or there already.
+
+        An event that we heard of before may be of a registry that was put away since. One that
+        knows nothing of it would be behind for ever, if it were appended.
+
+        Raises:
+            NotFoundError: KEY_EVENT_NOT_FOUND, the registry has another one at that place, or none.
+            FailedPreconditionError, StatusError: as `compare`.
+        """
+        ledger, last_seq = await self._last()
+        sealed = await self._sealed()
+        if ledger is not None and last_seq >= 1:
+            await self._compare(ledger, last_seq, sealed)
+        if payload not in sealed[: last_seq + 1]:
+            raise NotFoundError(
+                "KEY_EVENT_NOT_FOUND",
+                f"the key registry has no such event to be the next one of {LEDGER_NAME}",
+            )
+
+    async def _last(self) -> tuple[LedgerInfo | None, int]:
+        """The key ledger and the seq of its last receipt; 0 if it has no event."""
+        ledger = await self._storage.get_ledger(TENANT, LEDGER)
+        if ledger is None:
+            return None, 0
+        return ledger, max(0, (await self._storage.get_head(ledger.uid)).head.seq)
+
+    async def _sealed(self) -> list[bytes]:
+        """Ask for the events that the registry has sealed, in order. To be asked behind the look
+        at the key ledger: what was there by then was sealed before."""
+        answer = await call(
+            self._keys.ListKeyEvents, pb.ListKeyEventsRequest(), timeout_s=_TIMEOUT_S
+        )
+        return [each.payload for each in answer.events if each.payload]
+
+    async def _compare(self, ledger: LedgerInfo, last_seq: int, sealed: list[bytes]) -> None:
         rows = await self._storage.get_rows(ledger.uid, [last_seq], full=True)
-        # Asked behind the look at the ledger: what was there by then was sealed before.
-        request = pb.ListKeyEventsRequest()
-        answer = await call(self._keys.ListKeyEvents, request, timeout_s=_TIMEOUT_S)
-        sealed = [each.payload for each in answer.events if each.payload]
         if sealed[last_seq - 1 : last_seq] == [each.row.payload for each in rows]:
             if self._refusal is not None:
                 log.info("key_registry.caught_up", ledger=ledger.name, events=len(sealed))

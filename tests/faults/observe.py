@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -45,26 +45,36 @@ async def gather(cluster: Cluster) -> list[checker.Holdings]:
     async with AsyncClient(endpoint, keys_endpoint=keys_endpoint) as client:
         for _ in range(_LOOKS):
             sizes = await _until_published(cluster, client)
-            ledgers = [ledger async for ledger in client.list_ledgers()]
-            receipts = {
-                ledger.name: [
-                    each async for each in client.list_receipts(ledger.name, page_size=500)
-                ]
-                for ledger in ledgers
-            }
-            logs = _by_log(ledgers)
-            shown = {log: (cluster.data.tiles / log / _CHECKPOINT).read_bytes() for log in logs}
+            found = await _look(cluster, client, sizes)
             # A service may have had something to say for the key ledger, or for who gave up.
-            # And a ledger that has yet to find a restarted anchor lists receipts without proofs.
-            if all(
-                _parsed(shown[log]).size == sizes.get(log)
-                and _is_whole([receipts[each.name] for each in of_log], sizes[log])
-                for log, of_log in logs.items()
-            ):
-                break
+            if found is not None and sizes == await _until_published(cluster, client):
+                return found
             await asyncio.sleep(0.2)
-        ranges = {name: await _checked(client, name, len(receipts[name])) for name in receipts}
-        keys = KeySet.parse(await client.jwks())
+    raise AssertionError("what there is goes on to become more")
+
+
+async def _look(
+    cluster: Cluster, client: AsyncClient, sizes: Mapping[str, int]
+) -> list[checker.Holdings] | None:
+    """What there is of logs of these sizes; None where not all of it is shown yet."""
+    ledgers = [ledger async for ledger in client.list_ledgers()]
+    receipts = {
+        ledger.name: [each async for each in client.list_receipts(ledger.name, page_size=500)]
+        for ledger in ledgers
+    }
+    logs = _by_log(ledgers)
+    if logs.keys() != sizes.keys():
+        return None
+    shown = {log: (cluster.data.tiles / log / _CHECKPOINT).read_bytes() for log in logs}
+    # A ledger that has yet to find a restarted anchor lists receipts without proofs.
+    if not all(
+        _parsed(shown[log]).size == sizes[log]
+        and _is_whole([receipts[each.name] for each in of_log], sizes[log])
+        for log, of_log in logs.items()
+    ):
+        return None
+    ranges = {name: await _checked(client, name, len(receipts[name])) for name in receipts}
+    keys = KeySet.parse(await client.jwks())
     _check_no_others(cluster, logs)
     return [
         checker.Holdings(

@@ -11,7 +11,7 @@ import pytest
 from ledger_svc.key_registry import KeyRegistry
 from ledger_svc.witness_keys import RingPolicy
 from provledger.api.keys.v1 import keys_pb2 as pb
-from provledger.errors import FailedPreconditionError, UnavailableError
+from provledger.errors import FailedPreconditionError, NotFoundError, UnavailableError
 
 UID = bytes(16)
 
@@ -104,4 +104,31 @@ async def test_registry_that_went_back_is_compared_before_the_next_append() -> N
     bench.keys.events = 3
     await bench.registry.compare()
     assert await bench.refused() == ""
+    bench.running.cancel()
+
+
+@pytest.mark.parametrize("payload", [b"2", b"3", b"4"])
+async def test_event_that_is_next_or_there_already_is_taken(payload: bytes) -> None:
+    bench = Bench(revision=5, events=5)
+    await bench.registry.check_next(payload)
+    bench.running.cancel()
+
+
+@pytest.mark.parametrize(("events", "payload"), [(3, b"4"), (4, b"another"), (5, b"5")])
+async def test_event_of_a_registry_that_was_put_away_is_not_taken(
+    events: int, payload: bytes
+) -> None:
+    """It was heard of before, and the registry that is there now would be behind for ever."""
+    bench = Bench(revision=5, events=events)
+    with pytest.raises(NotFoundError) as caught:
+        await bench.registry.check_next(payload)
+    assert caught.value.reason == "KEY_EVENT_NOT_FOUND"
+    assert await bench.refused() == ""
+    bench.running.cancel()
+
+
+async def test_no_event_is_taken_while_the_registry_is_behind() -> None:
+    bench = Bench(revision=5, events=2)
+    with pytest.raises(FailedPreconditionError):
+        await bench.registry.check_next(b"2")
     bench.running.cancel()
