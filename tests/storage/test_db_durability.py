@@ -26,6 +26,7 @@ pytestmark = pytest.mark.postgres
 
 DATABASE = "ALTER DATABASE {name} SET {setting}"
 ROLE = "ALTER ROLE CURRENT_USER IN DATABASE {name} SET {setting}"
+TEXTS = {"a": "r-\u00e9\u4e2d", "b": "\U0001f600"}
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +152,49 @@ def test_a_server_that_may_tear_pages_is_told_of(caplog: pytest.LogCaptureFixtur
         server.stop()
         server.start()
         assert _checked(server.url, caplog) == [("ERROR", "database.full_page_writes_off")]
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "EUC_JP"])
+def test_a_new_database_of_another_encoding_is_refused(
+    postgres_url: str, encoding: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with fresh_database(postgres_url, encoding=encoding) as url:
+        with pytest.raises(ConfigError, match=rf"{encoding}.*ENCODING 'UTF8'"):
+            _checked(url, caplog)
+
+
+def test_tables_in_another_encoding_are_told_of(
+    postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with fresh_database(postgres_url, encoding="LATIN1") as url:
+        with psycopg.connect(connection_string(url)) as connection:
+            connection.execute("CREATE TABLE alembic_version (version_num text)")
+        assert ("ERROR", "database.encoding_not_utf8") in _checked(url, caplog)
+
+
+@pytest.mark.parametrize("encoding", ["UTF8", "SQL_ASCII"])
+@pytest.mark.parametrize("asked", ["", "latin1", "sql_ascii"])
+@pytest.mark.parametrize("by_role", [True, False])
+def test_text_is_kept_whatever_encoding_the_session_is_asked_for(
+    postgres_url: str, encoding: str, asked: str, by_role: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with fresh_database(postgres_url, encoding=encoding) as url:
+        if asked and by_role:
+            set_for(url, ROLE, f"client_encoding = {asked}")
+        elif asked:
+            options = {"client_encoding": asked, "options": f"-c client_encoding={asked}"}
+            url = make_url(url).update_query_dict(options).render_as_string(False)
+        assert ("ERROR", "database.encoding_not_utf8") not in _checked(url, caplog)
+        engine = open_engine(url, "public")
+        try:
+            with begin_write(engine) as connection:
+                connection.execute(sa.text('CREATE TABLE t (a text COLLATE "C")'))
+                connection.execute(sa.text("INSERT INTO t VALUES (:a), (:b)"), TEXTS)
+            with engine.connect() as connection:
+                found = connection.execute(sa.text("SELECT a FROM t ORDER BY a")).scalars().all()
+            assert found == [TEXTS["a"], TEXTS["b"]]
+        finally:
+            engine.dispose()
 
 
 def test_sqlite_has_nothing_to_be_asked(tmp_path: Path) -> None:

@@ -131,10 +131,11 @@ class PostgresServer:
 
 
 @contextmanager
-def fresh_database(server_url: str) -> Iterator[str]:
+def fresh_database(server_url: str, *, encoding: str = "UTF8") -> Iterator[str]:
     """Creates an empty database on the server of `server_url`, yields its URL, drops it."""
     name = f"provledger_test_{secrets.token_hex(6)}"
-    _administer(server_url, "CREATE DATABASE {} ENCODING 'UTF8' TEMPLATE template0", name)
+    statement = f"CREATE DATABASE {{}} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0"
+    _administer(server_url, statement, name)
     try:
         url = make_url(server_url).set(database=name)
         # Not percent-encoded: `%` in a URL is taken for interpolation by Alembic's configuration.

@@ -3,6 +3,9 @@
     fsync off             refused: a power cut may lose what was acknowledged, or all of it
     synchronous_commit    refused, unless as our sessions set it: something in between undoes it
     full_page_writes off  said as an error: safe only where 8 KiB are written whole or not at all
+    server_encoding       refused where there are no tables yet, else said as an error, unless it is
+                          UTF8, or SQL_ASCII, which keeps the bytes of ours as they are: any other
+                          stores only some of what a receipt may say
 
 Whoever runs a server without fsync on purpose (its storage is replicated elsewhere; nothing in it
 matters) says so where it was switched off: `provledger.allow_fsync_off = on`, for the server, the
@@ -26,19 +29,22 @@ from provledger.settings import ConfigError
 log = logs.get(__name__)
 
 ALLOWED: Final = "provledger.allow_fsync_off"
-_SETTINGS: Final = ("fsync", "full_page_writes", "synchronous_commit")
+_SETTINGS: Final = ("fsync", "full_page_writes", "synchronous_commit", "server_encoding")
+_ENCODINGS: Final = frozenset({"UTF8", "SQL_ASCII"})
 _QUERY: Final = sa.text(
     "SELECT "
     + ", ".join(f"current_setting('{name}') AS {name}" for name in _SETTINGS)
     + f", current_setting('{ALLOWED}', true) AS allowed"
+    + ", to_regclass('alembic_version') IS NOT NULL AS has_tables"
 )
 
 
 def check_durable(engine: Engine) -> None:
-    """Refuse a server on which what is committed may be lost; blocking.
+    """Refuse a server on which what is committed may be lost, or not be stored; blocking.
 
     Raises:
-        ConfigError: it does not sync, and nobody said that this is wanted.
+        ConfigError: it does not sync, and nobody said that this is wanted; or a new database has
+            another encoding than UTF-8.
         StatusError: the database cannot be reached.
     """
     if is_sqlite(engine):
@@ -66,3 +72,10 @@ def check_durable(engine: Engine) -> None:
         log.warning("database.fsync_off")
     if found.full_page_writes != "on":
         log.error("database.full_page_writes_off")
+    if found.server_encoding not in _ENCODINGS:
+        if not found.has_tables:
+            raise ConfigError(
+                f"the database has the encoding {found.server_encoding}, which cannot hold every "
+                "text: make the database with ENCODING 'UTF8'"
+            )
+        log.error("database.encoding_not_utf8", encoding=found.server_encoding)

@@ -8,7 +8,8 @@ waits for its turn at BEGIN and never fails halfway with a stale snapshot
 PostgreSQL: `postgresql+psycopg://`, also spelt `postgresql://` or `postgres://`. Each service has
 a schema, found through `search_path`; tables are declared without one. READ COMMITTED. Whatever
 server, database, role or URL say, a commit waits until it is on disk (`synchronous_commit`), and on
-that of a synchronous standby if there is one; what cannot be set is in `durability`.
+that of a synchronous standby if there is one; what cannot be set is in `durability`. Text goes to
+the server as UTF-8, whatever URL, role or environment say.
 
 Statements in errors and logs come without their parameters, which hold payloads.
 """
@@ -146,6 +147,8 @@ def _begin_sqlite(connection: Connection) -> None:
 
 def _open_postgres(url: URL, schema: str, pool_size: int) -> Engine:
     query = dict(url.query)
+    # Ours alone: the driver reads and writes by what the server says that it is.
+    query.pop("client_encoding", None)
     own_options = query.pop("options", "")
     own = " ".join(own_options) if isinstance(own_options, tuple) else own_options
     session = {
@@ -158,6 +161,7 @@ def _open_postgres(url: URL, schema: str, pool_size: int) -> Engine:
     options = " ".join([own, *(f"-c {key}={value}" for key, value in session.items())]).strip()
     connect: dict[str, Any] = {
         "options": options,
+        "client_encoding": "utf8",
         "connect_timeout": 5,
         "keepalives_idle": 30,
         "keepalives_interval": 10,
