@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 import threading
@@ -10,12 +11,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psycopg
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import Engine, make_url
 
 from provledger.db import begin_write, is_sqlite, lock_data_dir, migrate, open_engine
+from provledger.errors import UnavailableError
 from provledger.settings import ConfigError
+from tests.support.postgres import connection_string
 
 FIRST = """
 import sqlalchemy as sa
@@ -121,6 +125,47 @@ def test_database_of_a_newer_build_is_refused(engine: Engine, migrations: Path) 
     (migrations / "versions" / "0002_second.py").unlink()
     with pytest.raises(ConfigError, match="cannot be migrated"):
         migrate(engine, migrations, "ledger")
+
+
+@pytest.mark.parametrize(
+    "made", ["", "CREATE SCHEMA ledger", "CREATE SCHEMA ledger; GRANT USAGE ON SCHEMA ledger TO {}"]
+)
+def test_a_role_without_rights_is_told_what_it_needs(
+    postgres_database_url: str, migrations: Path, made: str
+) -> None:
+    role = f"app_{secrets.token_hex(6)}"
+    rights = [f"CREATE ROLE {role} LOGIN PASSWORD 's3cret'", *made.format(role).split(";")]
+    url = make_url(postgres_database_url).set(username=role, password="s3cret")
+    engine = open_engine(url.render_as_string(False), "ledger")
+    try:
+        with psycopg.connect(connection_string(postgres_database_url)) as connection:
+            for statement in filter(None, rights):
+                connection.execute(statement.encode())
+        with pytest.raises(ConfigError, match=r"role may not .* 'ledger' .*own") as caught:
+            migrate(engine, migrations, "ledger")
+        assert "s3cret" not in str(caught.value)
+        with psycopg.connect(connection_string(postgres_database_url)) as connection:
+            connection.execute("CREATE SCHEMA IF NOT EXISTS ledger")
+            connection.execute(f"ALTER SCHEMA ledger OWNER TO {role}".encode())
+        migrate(engine, migrations, "ledger")
+    finally:
+        engine.dispose()
+        with psycopg.connect(connection_string(postgres_database_url)) as connection:
+            connection.execute(f"DROP OWNED BY {role}".encode())
+            connection.execute(f"DROP ROLE {role}".encode())
+
+
+@pytest.mark.parametrize("part", ["role", "database"])
+def test_a_server_that_refuses_is_not_called_out_of_reach(
+    postgres_database_url: str, migrations: Path, part: str
+) -> None:
+    right = make_url(postgres_database_url)
+    url = right.set(username="s3cret") if part == "role" else right.set(database="s3cret")
+    engine = open_engine(url.render_as_string(False), "ledger")
+    with pytest.raises(UnavailableError, match="server refuses this role") as caught:
+        migrate(engine, migrations, "ledger")
+    engine.dispose()
+    assert "s3cret" not in str(caught.value)
 
 
 def test_missing_migrations_are_refused(engine: Engine, tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from provledger.db.errors import as_storage_error, is_connection_lost
 
 
 class DriverError(Exception):
-    def __init__(self, **attributes: object) -> None:
-        super().__init__("row (s3cret)")
+    def __init__(self, message: str = "row (s3cret)", /, **attributes: object) -> None:
+        super().__init__(message)
         vars(self).update(attributes)
 
 
@@ -39,6 +39,8 @@ def wrapped(*, lost: bool = False, **attributes: Any) -> sa.exc.DBAPIError:
         ({"sqlstate": "53300"}, "UNAVAILABLE", "DATABASE_UNAVAILABLE"),
         ({"sqlstate": "58030"}, "UNAVAILABLE", "DATABASE_UNAVAILABLE"),  # io_error
         ({"sqlstate": "57000"}, "UNAVAILABLE", "DATABASE_UNAVAILABLE"),
+        ({"sqlstate": "28P01"}, "UNAVAILABLE", "DATABASE_UNAVAILABLE"),
+        ({"sqlstate": "3D000"}, "UNAVAILABLE", "DATABASE_UNAVAILABLE"),
         ({"sqlstate": "XX001"}, "DATA_LOSS", "DATABASE_CORRUPT"),
         ({"sqlite_errorcode": sqlite3.SQLITE_BUSY}, "ABORTED", "TRANSACTION_CONFLICT"),
         ({"sqlite_errorcode": 517}, "ABORTED", "TRANSACTION_CONFLICT"),  # BUSY_SNAPSHOT
@@ -70,6 +72,34 @@ def test_failures_are_told_apart(attributes: dict[str, Any], code: str, reason: 
 def test_constraints_and_faults_of_ours_are_left_alone(exc: Exception) -> None:
     assert as_storage_error(exc) is None
     assert not is_connection_lost(exc)
+
+
+@pytest.mark.parametrize(
+    ("said", "refused"),
+    [
+        ('FATAL:  role "s3cret" does not exist', True),
+        ('FATAL:  role "s3cret" is not permitted to log in', True),
+        ('FATAL:  database "s3cret" does not exist', True),
+        ('FATAL:  password authentication failed for user "s3cret"', True),
+        ('FATAL:  Peer authentication failed for user "s3cret"', True),
+        ('FATAL:  permission denied for database "s3cret"\nDETAIL:  User does not have ...', True),
+        ('FATAL:  no pg_hba.conf entry for host "::1", user "s3cret", no encryption', True),
+        ("fe_sendauth: no password supplied", True),
+        ("FATAL:  the database system is starting up", False),
+        ("FATAL:  sorry, too many clients already", False),
+        ("Connection refused\n\tIs the server running on that host?", False),
+        ("No such file or directory", False),
+    ],
+)
+def test_a_server_that_refuses_is_told_from_one_that_is_not_reached(
+    said: str, refused: bool
+) -> None:
+    text = f'connection failed: connection to server at "h", port 5432 failed: {said}'
+    error = as_storage_error(sa.exc.OperationalError("SQL", None, DriverError(text)))
+    assert error is not None
+    assert (error.code, error.reason) == ("UNAVAILABLE", "DATABASE_UNAVAILABLE")
+    assert ("refuses" in error.message, "reached" in error.message) == (refused, not refused)
+    assert "s3cret" not in error.message
 
 
 def test_connection_is_given_up_when_it_or_the_server_is_gone() -> None:

@@ -2,6 +2,7 @@
 
     connection lost, server starting or stopping, read-only,
     its files cannot be read or written                         UNAVAILABLE  DATABASE_UNAVAILABLE
+    the server refuses the role, its password or the database   UNAVAILABLE  DATABASE_UNAVAILABLE
     statement took too long                                     UNAVAILABLE  DATABASE_TIMEOUT
     disk or memory full                                         UNAVAILABLE  DATABASE_FULL
     lock not granted, deadlock, serialisation failure           ABORTED      TRANSACTION_CONFLICT
@@ -13,6 +14,7 @@ that asked, or a fault of ours. Messages of the database may quote rows and are 
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from typing import Final
 
@@ -31,6 +33,18 @@ _PG_FULL_CLASS: Final = "53"
 # Connection exceptions; an operator's intervention; errors of the system around PostgreSQL, such
 # as EIO on one of its files.
 _PG_UNAVAILABLE_CLASSES: Final = ("08", "57", "58")
+# Invalid authorization; no such database.
+_PG_REFUSED: Final = ("28", "3D")
+# libpq gives no SQLSTATE for a connection that was not made. A server that speaks another language
+# is taken for one that was not reached.
+_PG_REFUSAL: Final = re.compile(
+    r"""FATAL:\s+(?:
+        (?:role|database)\ .*\ (?:does\ not\ exist|is\ not\ permitted\ to\ log\ in)
+        | .*\bauthentication\ failed\ for\ user\b
+        | (?:permission\ denied\ for\ database|no\ pg_hba.conf\ entry|pg_hba.conf\ rejects)\b
+    ) | fe_sendauth:\ no\ password\ supplied""",
+    re.VERBOSE,
+)
 _PG_CORRUPT: Final = frozenset({"XX001", "XX002"})
 _PG_TIMEOUT: Final = "57014"
 
@@ -56,6 +70,8 @@ def as_storage_error(exc: BaseException) -> StatusError | None:
     sqlite_code = getattr(exc.orig, "sqlite_errorcode", None)
     if sqlite_code is not None:
         return _from_sqlite(int(sqlite_code))
+    if _PG_REFUSAL.search(str(exc.orig)):
+        return _refused()
     if exc.connection_invalidated or isinstance(exc, OperationalError):
         return _unavailable("DATABASE_UNAVAILABLE", "the database cannot be reached")
     return None
@@ -74,6 +90,8 @@ def _from_sqlstate(sqlstate: str, *, lost: bool) -> StatusError | None:
         return AbortedError("TRANSACTION_CONFLICT", "a concurrent transaction was in the way")
     if sqlstate == _PG_TIMEOUT:
         return _unavailable("DATABASE_TIMEOUT", "the database took too long")
+    if sqlstate.startswith(_PG_REFUSED):
+        return _refused()
     if sqlstate in _PG_CORRUPT:
         return DataLossError("DATABASE_CORRUPT", "the database reports damaged data")
     if lost or sqlstate in _PG_UNAVAILABLE or sqlstate.startswith(_PG_UNAVAILABLE_CLASSES):
@@ -94,6 +112,13 @@ def _from_sqlite(code: int) -> StatusError | None:
     if primary in _SQLITE_UNAVAILABLE:
         return _unavailable("DATABASE_UNAVAILABLE", "the database file cannot be used")
     return None
+
+
+def _refused() -> UnavailableError:
+    return _unavailable(
+        "DATABASE_UNAVAILABLE",
+        "the database server refuses this role, its password or the database that it asks for",
+    )
 
 
 def _unavailable(reason: str, message: str) -> UnavailableError:

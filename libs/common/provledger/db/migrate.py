@@ -41,7 +41,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from provledger.db.engine import begin_write, is_sqlite
 from provledger.db.errors import as_storage_error
-from provledger.errors import AbortedError
+from provledger.errors import AbortedError, StatusError
 from provledger.retry import RetryPolicy
 from provledger.settings import ConfigError
 
@@ -51,6 +51,9 @@ if TYPE_CHECKING:
 _ENV = Path(__file__).with_name("migrations")
 _VERSION_FILE: Final = re.compile(r"(\d{4})_\w+\.py")
 _VERSION: Final = sa.text("SELECT version_num FROM alembic_version")
+# Insufficient privilege; and no schema to create in, which is what a role is told that may not use
+# the one of its search path (PostgreSQL, appendix A).
+_NO_RIGHTS: Final = frozenset({"42501", "3F000"})
 _LOCK_WAIT_MS = 120_000
 _MIGRATION_S: Final = 3600.0
 """How long a statement of a migration may take: an index of a billion receipts is made by one."""
@@ -67,7 +70,8 @@ def migrate(
     revision: an earlier version to stop at, for restoring what was backed up there.
 
     Raises:
-        ConfigError: no such migrations, or the database was migrated by a newer build.
+        ConfigError: no such migrations, the database was migrated by a newer build, or its role
+            lacks rights.
         StatusError: the database cannot be reached.
     """
     versions = _versions(script_location)
@@ -76,7 +80,7 @@ def migrate(
     delays = _TURN.delays(random.Random())  # noqa: S311 - jitter, not a secret
     while True:
         try:
-            if revision != "head" or not _is_newest(engine, versions):
+            if revision != "head" or not _is_newest(engine, versions, schema):
                 _upgrade(engine, alembic_config(script_location), schema, revision)
             return
         except AbortedError:
@@ -97,7 +101,7 @@ def _revisions(versions: Path) -> list[str]:
     ]
 
 
-def _is_newest(engine: Engine, versions: Path) -> bool:
+def _is_newest(engine: Engine, versions: Path, schema: str) -> bool:
     """Whether the database is at the newest version; False as well if that cannot be told."""
     found = _revisions(versions)
     try:
@@ -106,10 +110,10 @@ def _is_newest(engine: Engine, versions: Path) -> bool:
                 return False
             return list(connection.execute(_VERSION).scalars()) == [max(found)]
     except sa.exc.SQLAlchemyError as error:
-        storage_error = as_storage_error(error)
-        if storage_error is None:
+        typed = _typed(error, schema)
+        if typed is None:
             raise
-        raise storage_error from error
+        raise typed from error
 
 
 def _upgrade(engine: Engine, config: Config, schema: str, revision: str) -> None:
@@ -127,10 +131,20 @@ def _upgrade(engine: Engine, config: Config, schema: str, revision: str) -> None
             f"the database of {schema!r} cannot be migrated by this build: {error}"
         ) from error
     except sa.exc.SQLAlchemyError as error:
-        storage_error = as_storage_error(error)
-        if storage_error is None:
+        typed = _typed(error, schema)
+        if typed is None:
             raise
-        raise storage_error from error
+        raise typed from error
+
+
+def _typed(error: sa.exc.SQLAlchemyError, schema: str) -> ConfigError | StatusError | None:
+    """What an error while looking or migrating means; None where it is a fault of ours."""
+    if getattr(getattr(error, "orig", None), "sqlstate", None) in _NO_RIGHTS:
+        return ConfigError(
+            f"the database role may not make or use the schema {schema!r} and its tables: let it "
+            "own the schema and what is in it, or create schemas in the database"
+        )
+    return as_storage_error(error)
 
 
 @contextmanager
