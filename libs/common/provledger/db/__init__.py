@@ -2,6 +2,7 @@
 
     engine      open_engine, begin_write
     workers     Writer, Readers: database work in threads, never on the event loop
+    wal         keeps the WAL of a SQLite file short under reads that never stop
     continuity  Continuity: notices that a database may have become another one
     migrate     migrate: Alembic, run at start-up
     durability  check_durable: a server that does not sync is refused, at start-up

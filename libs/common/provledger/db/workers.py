@@ -33,6 +33,7 @@ from provledger import logs
 from provledger.db.continuity import Continuity, identify, pin
 from provledger.db.engine import WRITE_OPTION, is_sqlite
 from provledger.db.errors import as_storage_error, is_connection_lost
+from provledger.db.wal import WalKeeper
 from provledger.errors import AbortedError, StatusError, UnavailableError
 from provledger.retry import RetryPolicy
 
@@ -213,6 +214,7 @@ class Writer(_Workers):
         super().__init__(
             engine, threads=1, name=name, options=options, continuity=continuity, pinned=pinned
         )
+        self._wal = WalKeeper(engine)
 
     async def run(
         self,
@@ -239,7 +241,13 @@ class Writer(_Workers):
                 return True
             return idempotent and error.reason == "DATABASE_UNAVAILABLE"
 
-        return await self._submit(lambda: self._transact(lambda c: fn(c, *args), repeat=repeat))
+        def write() -> R:
+            connection = cast("Connection | None", getattr(self._local, "connection", None))
+            if connection is not None:
+                self._wal.shorten(connection)
+            return self._transact(lambda c: fn(c, *args), repeat=repeat)
+
+        return await self._submit(write)
 
 
 class Readers(_Workers):

@@ -1,0 +1,81 @@
+"""Keeps the WAL of a SQLite database short while somebody always reads.
+
+SQLite begins the file anew when all of it is copied back and nobody reads from it at that moment
+(https://www.sqlite.org/wal.html, "Avoiding Excessively Large WAL Files"). With readers that
+overlap there is no such moment: the file grows for as long as they go on, and every read looks
+through more of it. A checkpoint that lets no writer in while it waits makes one: reads that begin
+meanwhile need the WAL no longer once the older ones have ended.
+
+It is made by the one thread that writes, between two transactions, so that it waits for none of
+ours; appends wait for it, less long than a write may take anyway. One that does not work is tried
+again after a pause of ten times as long: what it can cost is a tenth of the time.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from contextlib import suppress
+from typing import Any, Final
+
+from sqlalchemy.engine import Connection, Engine
+
+from provledger import logs
+from provledger.db.engine import BUSY_TIMEOUT_S, WAL_LIMIT_BYTES, is_sqlite
+
+log = logs.get(__name__)
+
+_WAIT_S: Final = 0.5
+"""How long readers are waited for, for each `WAL_LIMIT_BYTES` that the file has."""
+_LONGEST_WAIT_S: Final = 2.0
+_PAUSE_FACTOR: Final = 10
+
+
+class WalKeeper:
+    """Belongs to the writing thread of a database; does nothing on PostgreSQL."""
+
+    def __init__(self, engine: Engine, *, limit_bytes: int = WAL_LIMIT_BYTES) -> None:
+        self._path = f"{engine.url.database}-wal" if is_sqlite(engine) else ""
+        self._limit_bytes = limit_bytes
+        self._not_before_s = 0.0
+
+    def shorten(self, connection: Connection) -> None:
+        """Begin the WAL anew if it is too long; never raises. `connection` is in no transaction."""
+        if not self._path:
+            return
+        size_bytes = self._size_bytes()
+        begun_s = time.monotonic()
+        if size_bytes < self._limit_bytes or begun_s < self._not_before_s:
+            return
+        wait_s = min(_WAIT_S * size_bytes / self._limit_bytes, _LONGEST_WAIT_S)
+        done = _truncate(connection, wait_s)
+        took_s = time.monotonic() - begun_s
+        if not done:
+            self._not_before_s = begun_s + took_s * (1 + _PAUSE_FACTOR)
+        log.debug("db.wal_shortened", done=done, size_bytes=size_bytes, took_s=took_s)
+
+    def _size_bytes(self) -> int:
+        try:
+            return os.stat(self._path).st_size
+        except OSError:
+            # Not made yet, or taken away: the next statement says so.
+            return 0
+
+
+def _truncate(connection: Connection, wait_s: float) -> bool:
+    """Copy all of the WAL back and cut it off; False if readers, or anything else, prevent it."""
+    try:
+        # Past SQLAlchemy, which would begin a transaction.
+        raw: Any = connection.connection.driver_connection
+        try:
+            raw.execute(f"PRAGMA busy_timeout = {int(wait_s * 1000)}")
+            busy = raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        finally:
+            with suppress(sqlite3.Error):
+                raw.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
+    except Exception as error:
+        # A disk that is full or broken; the next transaction meets it too, and says so.
+        log.warning("db.wal_not_shortened", exc_info=error)
+        return False
+    return not busy

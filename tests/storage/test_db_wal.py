@@ -1,0 +1,108 @@
+"""The WAL of a SQLite database stays short, although somebody reads at every moment."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+from provledger.db import Writer, open_engine, wal, workers
+
+LIMIT_BYTES = 1 << 18
+DEADLINE_S = 60.0
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    engine = open_engine(f"sqlite:///{tmp_path / 'a.db'}", "ledger")
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit that a few writes reach, and no pause."""
+    keep = partial(wal.WalKeeper, limit_bytes=LIMIT_BYTES)
+    monkeypatch.setattr(workers, "WalKeeper", keep)
+    monkeypatch.setattr(wal, "_PAUSE_FACTOR", 0)
+
+
+def length(engine: Engine) -> int:
+    return Path(f"{engine.url.database}-wal").stat().st_size
+
+
+def make(connection: Connection) -> None:
+    connection.execute(sa.text("CREATE TABLE t (a BLOB)"))
+
+
+def write(connection: Connection) -> None:
+    connection.execute(sa.text("INSERT INTO t VALUES (randomblob(65536))"))
+
+
+def count(connection: Connection) -> int:
+    return int(connection.execute(sa.text("SELECT count(*) FROM t")).scalar_one())
+
+
+def busy_timeout_ms(connection: Connection) -> int:
+    return int(connection.execute(sa.text("PRAGMA busy_timeout")).scalar_one())
+
+
+@contextmanager
+def always_read(engine: Engine) -> Iterator[None]:
+    """A read at every moment: each ends when the next has begun."""
+    ended, reading = threading.Event(), threading.Event()
+
+    def read() -> None:
+        with engine.connect() as one, engine.connect() as other:
+            count(one)
+            reading.set()
+            while not ended.wait(0.001):
+                count(other)
+                one.rollback()
+                one, other = other, one
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    try:
+        assert reading.wait(DEADLINE_S)
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+async def test_the_wal_begins_anew_under_reads_that_overlap(engine: Engine) -> None:
+    writer = Writer(engine)
+    await writer.run(make)
+    lengths = [0]
+    deadline_s = time.monotonic() + DEADLINE_S
+    with always_read(engine):
+        while max(lengths) < LIMIT_BYTES or lengths[-1] >= LIMIT_BYTES:
+            assert time.monotonic() < deadline_s
+            await writer.run(write)
+            lengths.append(length(engine))
+    assert await writer.run(count) == len(lengths) - 1
+    await writer.close()
+
+
+async def test_a_read_that_does_not_end_fails_no_write(engine: Engine) -> None:
+    writer = Writer(engine)
+    await writer.run(make)
+    with engine.connect() as reader:
+        assert count(reader) == 0
+        for _ in range(10):
+            await writer.run(write)
+        assert length(engine) > LIMIT_BYTES
+        assert count(reader) == 0
+    await writer.run(write)
+    assert length(engine) < LIMIT_BYTES
+    assert await writer.run(count) == 11
+    assert await writer.run(busy_timeout_ms) == 5000
+    await writer.close()
