@@ -297,6 +297,8 @@ def test_sqlite_writer_waits_at_begin_and_readers_do_not(tmp_path: Path) -> None
     [
         ("sqlite://", "ledger", "must name a file"),
         ("sqlite:///:memory:", "ledger", "must name a file"),
+        ("sqlite:///file:/var/lib/x.db?uri=true", "ledger", "by its path"),
+        ("sqlite:///file:x.db", "ledger", "by its path"),
         ("mysql://u:s3cret@h/d", "ledger", "not supported"),
         ("s3cret", "ledger", "cannot be read"),
         ("postgresql+psycopg://u:s3cret@h:abc/d", "ledger", "cannot be read"),

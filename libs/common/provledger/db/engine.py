@@ -97,6 +97,12 @@ def begin_write(engine: Engine) -> Iterator[Connection]:
 def _open_sqlite(url: URL) -> Engine:
     if not url.database or url.database == ":memory:" or "mode=memory" in url.database:
         raise ConfigError("the SQLite URL must name a file, as in sqlite:////var/lib/x/ledger.db")
+    if url.database.startswith("file:"):
+        # Mode 0600, the place of the WAL and which file it is are found by its path.
+        raise ConfigError(
+            "the SQLite URL must name a file by its path, as in sqlite:////var/lib/x/ledger.db, "
+            "not as file:"
+        )
     engine = sa.create_engine(
         url,
         connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False},
@@ -110,13 +116,12 @@ def _open_sqlite(url: URL) -> Engine:
 
 def _make_private(_dialect: object, _record: object, arguments: Any, _options: object) -> None:
     """Make a new file that nobody else can read; SQLite gives WAL and index the same mode."""
-    path = arguments[0]
-    if not path.startswith("file:"):
-        # A file that is there must not be opened: closing it would give up this process's locks on
-        # it (fcntl, POSIX.1), and whoever opened the database next would remove the WAL under us.
-        # What is wrong with the path is SQLite's to say.
-        with suppress(OSError):
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    # A file that is there must not be opened: closing it would give up this process's locks on it
+    # (fcntl, POSIX.1), and whoever opened the database next would remove the WAL under us. What is
+    # wrong with the path is SQLite's to say.
+    with suppress(OSError):
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        os.close(os.open(arguments[0], flags, 0o600))
 
 
 def _set_up_sqlite(connection: Any, _record: object) -> None:
