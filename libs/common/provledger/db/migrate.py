@@ -102,18 +102,29 @@ def _revisions(versions: Path) -> list[str]:
 
 
 def _is_newest(engine: Engine, versions: Path, schema: str) -> bool:
-    """Whether the database is at the newest version; False as well if that cannot be told."""
+    """Whether the database is at the newest version; False as well if that cannot be told.
+
+    Raises:
+        ConfigError: it is at a later one; or its role lacks rights.
+        StatusError: it cannot be reached.
+    """
     found = _revisions(versions)
     try:
         with engine.connect() as connection:
             if not found or not sa.inspect(connection).has_table("alembic_version"):
                 return False
-            return list(connection.execute(_VERSION).scalars()) == [max(found)]
+            stored = list(connection.execute(_VERSION).scalars())
     except sa.exc.SQLAlchemyError as error:
         typed = _typed(error, schema)
         if typed is None:
             raise
         raise typed from error
+    if stored and max(stored) > max(found):
+        raise ConfigError(
+            f"the database of {schema!r} was made by a newer version; start it with that one, or a "
+            "later one"
+        )
+    return stored == [max(found)]
 
 
 def _upgrade(engine: Engine, config: Config, schema: str, revision: str) -> None:
