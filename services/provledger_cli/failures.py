@@ -11,7 +11,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import Any, Final
 
 from provledger.errors import (
@@ -94,12 +94,18 @@ def _heed_sigterm() -> None:
         signal.signal(signal.SIGTERM, on_signal)
 
 
-def report(error: Exception) -> int:
-    """Say what went wrong; the exit code."""
+def report(
+    error: Exception, *, hint: str = "", about: Mapping[str, str] = MappingProxyType({})
+) -> int:
+    """Say what went wrong; the exit code.
+
+    hint: what to do next, in place of what is advised elsewhere for such an error.
+    about: more members for the error in the JSON document.
+    """
     if os.environ.get("PROVLEDGER_DEBUG") == "1":
         traceback.print_exception(error)
     if isinstance(error, CommandError):
-        output.fail(error.message, hint=error.hint, details=error.details)
+        output.fail(error.message, hint=hint or error.hint, details=error.details, about=about)
         return error.exit_code
     if isinstance(error, StatusError):
         fields = [
@@ -109,25 +115,31 @@ def report(error: Exception) -> int:
         ]
         output.fail(
             f"{error.reason}: {error.message}",
-            hint=advice(error),
+            hint=hint or advice(error),
             details="\n".join(fields),
             reason=error.reason,
+            about=about,
         )
         # Stored bytes that fail their own hashes are an answer, not the lack of one.
         return DOES_NOT_HOLD if error.code == "DATA_LOSS" else COULD_NOT_TELL
     if isinstance(error, VerificationError):
-        output.fail(str(error), reason=error.check)
+        output.fail(str(error), hint=hint, reason=error.check, about=about)
         return DOES_NOT_HOLD
     if isinstance(error, ProvledgerError):
-        output.fail(str(error), hint=advice(error))
+        output.fail(str(error), hint=hint or advice(error), about=about)
         return COULD_NOT_TELL
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        output.fail(f"{where}{error.strerror or error}", hint="check the path and its permissions")
+        output.fail(
+            f"{where}{error.strerror or error}",
+            hint=hint or "check the path and its permissions",
+            about=about,
+        )
         return COULD_NOT_TELL
     output.fail(
         f"a fault of ours: {type(error).__name__}: {error}",
-        hint="run it again with PROVLEDGER_DEBUG=1 and report what it shows",
+        hint=hint or "run it again with PROVLEDGER_DEBUG=1 and report what it shows",
+        about=about,
     )
     return COULD_NOT_TELL
 

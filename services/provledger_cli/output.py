@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import IO, Any, Final, NoReturn, TextIO
 
 import orjson
@@ -156,15 +157,25 @@ def show(renderable: Any) -> None:
     _out.print(renderable)
 
 
-def fail(message: str, *, hint: str = "", details: str = "", reason: str = "") -> None:
-    """Say what went wrong and what to do; with `--json`, on stdout too if that is still empty."""
+def fail(
+    message: str,
+    *,
+    hint: str = "",
+    details: str = "",
+    reason: str = "",
+    about: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Say what went wrong and what to do; with `--json`, on stdout too if that is still empty.
+
+    about: members of the document beside these.
+    """
     _err.print(f"[bold red]error:[/] {_cell(message)}")
     if details:
         _err.print(escape(printable(details, keep=_LAYOUT)), style="dim")
     if hint:
         _err.print(f"[bold]next:[/] {_cell(hint)}")
     if _Mode.json and not _Mode.written:
-        error = {"message": message, "reason": reason, "next": hint, "details": details}
+        error = {"message": message, "reason": reason, "next": hint, "details": details, **about}
         document({"error": {name: text for name, text in error.items() if text}})
 
 

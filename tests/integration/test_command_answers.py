@@ -11,11 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 from provledger.api.ledger.v1 import ledger_pb2
+from provledger.client import AsyncClient
 from provledger.errors import InternalError
-from provledger_cli.connect import Target
+from provledger_cli.connect import Remote, Target
 from provledger_cli.datadir import DataDir
 from provledger_cli.main import app
-from provledger_cli.verbs.append import _append
+from provledger_cli.verbs.append import _append, _Attempt
 from provledger_cli.verbs.get import _get
 from tests.integration.client_simulator import LEDGER, FakeLedger, InThread, serving
 
@@ -65,7 +66,7 @@ def _without_proofs(receipt: Any) -> None:
 async def append_to(endpoint: str, tmp_path: Path, *, wait: bool = False) -> str:
     where = Target(DataDir.at(tmp_path), {"ledger": endpoint}, False)
     data = json.dumps(MUTATION).encode()
-    receipt, _ = await _append(where, "acme", "main", data, "", wait, 30.0)
+    receipt, _ = await _append(where, "acme", "main", data, "", wait, 30.0, _Attempt())
     return receipt.name
 
 
@@ -130,3 +131,74 @@ def test_import_ends_with_2_where_a_result_is_left_out(
     answer = json.loads(result.stdout)
     assert (answer["ledger"], answer["complete"], answer["unanswered"]) == (LEDGER, False, [[1, 5]])
     assert len(fake.receipts) == 5
+
+
+def appended(endpoint: str, *options: str, **changes: str) -> tuple[int, Any]:
+    """Exit code and document of `append` on that service."""
+    asked = ["append", "--tenant", "acme", "--endpoint", endpoint, "--json", *options]
+    result = CliRunner().invoke(app, asked, input=json.dumps({**MUTATION, **changes}))
+    return result.exit_code, json.loads(result.stdout)
+
+
+def test_an_append_whose_answer_is_lost_says_how_to_run_it_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    original = FakeLedger.Append
+
+    async def first_lost(self: FakeLedger, request: Any, context: Any) -> Any:
+        answer = await original(self, request, context)
+        if not answer.repeated_request:
+            raise InternalError("LOST", "after it was recorded")
+        return answer
+
+    monkeypatch.setattr(FakeLedger, "Append", first_lost)
+    with InThread() as (fake, endpoint):
+        code, answer = appended(endpoint)
+        (request_id,) = fake.by_request
+        assert (code, answer["error"]["request_id"]) == (2, request_id)
+        assert "receipt" not in answer["error"]
+        option = f"--request-id {request_id}"
+        assert option in answer["error"]["next"]
+        code, answer = appended(endpoint, *option.split())
+        assert (code, fake.receipts[0].name in json.dumps(answer)) == (0, True)
+    assert len(fake.receipts) == 1
+
+
+@pytest.mark.parametrize("why", [InternalError("AWAY", "the sink is away"), KeyboardInterrupt()])
+def test_an_append_that_waits_in_vain_names_the_receipt_it_has(
+    monkeypatch: pytest.MonkeyPatch, why: BaseException
+) -> None:
+    async def wait(*_: Any, **__: Any) -> Any:
+        raise why
+
+    monkeypatch.setattr(AsyncClient, "wait_for_anchor", wait)
+    with InThread() as (fake, endpoint):
+        code, answer = appended(endpoint, "--wait-anchored")
+    name = fake.receipts[0].name
+    assert (code, answer["error"]["receipt"]) == (2, name)
+    assert list(fake.by_request) == [answer["error"]["request_id"]]
+    assert answer["error"]["next"] == (
+        f"it is recorded as {name}, not anchored yet: provledger get {name} --wait-anchored"
+    )
+
+
+def test_an_append_that_is_interrupted_is_not_said_to_be_safe_to_repeat_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def interrupted(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Remote, "append", interrupted)
+    with InThread() as (_, endpoint):
+        code, answer = appended(endpoint)
+    error = answer["error"]
+    assert (code, error["message"]) == (2, "interrupted")
+    assert error["next"].startswith("it may be recorded")
+    assert f"--request-id {error['request_id']}" in error["next"]
+
+
+def test_an_append_that_is_refused_is_not_said_to_be_recorded_perhaps() -> None:
+    with InThread() as (fake, endpoint):
+        code, answer = appended(endpoint, actor_id="bad")
+    assert (code, fake.receipts) == (2, [])
+    assert "--request-id" not in answer["error"]["next"]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from provledger.errors import StatusError
 from provledger_cli import output
-from provledger_cli.failures import CommandError
+from provledger_cli.failures import CommandError, advice, report
 from provledger_cli.options import (
     DataDirOption,
     EndpointOption,
@@ -24,6 +26,25 @@ from provledger_cli.options import (
 if TYPE_CHECKING:
     from provledger.receipt import Receipt
     from provledger_cli.connect import Target
+
+# What a service says of a mutation that it did not take, and will not take as it is.
+_REFUSED: Final = frozenset(
+    {"INVALID_ARGUMENT", "ALREADY_EXISTS", "NOT_FOUND", "PERMISSION_DENIED", "UNAUTHENTICATED"}
+)
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """How far an append got, for whoever has to say so when it ends early.
+
+    request_id: "" until it was sent. From then on it may be recorded.
+    receipt: what the service answered, durable since.
+    anchored: every sink is known to hold a checkpoint that covers it.
+    """
+
+    request_id: str = ""
+    receipt: Receipt | None = None
+    anchored: bool = False
 
 
 def append(
@@ -76,14 +97,41 @@ def append(
             f"the mutation is longer than {MAX_LINE_BYTES} bytes", hint="send less at once"
         )
     where = target(data_dir, endpoint, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca)
-    receipt, repeated = run_async(
-        _append(where, tenant, ledger, data, request_id, wait_anchored, timeout)
+    attempt = _Attempt()
+    try:
+        receipt, repeated = run_async(
+            _append(where, tenant, ledger, data, request_id, wait_anchored, timeout, attempt)
+        )
+        if as_json:
+            output.raw(receipt.encode() + b"\n")
+            return
+        output.show("known already, the same receipt again" if repeated else "recorded")
+        show_receipt(receipt)
+    except (Exception, KeyboardInterrupt) as error:
+        if not attempt.request_id:
+            raise
+        raise typer.Exit(_report(error, attempt)) from None
+
+
+def _report(error: Exception | KeyboardInterrupt, attempt: _Attempt) -> int:
+    """Say what went wrong after the mutation was sent, and what became of it; the exit code."""
+    failure = CommandError("interrupted") if isinstance(error, KeyboardInterrupt) else error
+    about = {"request_id": attempt.request_id}
+    if attempt.receipt is not None:
+        name = attempt.receipt.name
+        wait = "" if attempt.anchored else " --wait-anchored"
+        hint = (
+            f"it is recorded as {name}{wait and ', not anchored yet'}: provledger get {name}{wait}"
+        )
+        return report(failure, hint=hint, about=about | {"receipt": name})
+    if isinstance(failure, StatusError) and failure.code in _REFUSED:
+        return report(failure, about=about)
+    general = advice(failure) if isinstance(failure, StatusError) else ""
+    again = (
+        f"it may be recorded: run it again with --request-id {attempt.request_id}, which appends "
+        "nothing twice"
     )
-    if as_json:
-        output.raw(receipt.encode() + b"\n")
-        return
-    output.show("known already, the same receipt again" if repeated else "recorded")
-    show_receipt(receipt)
+    return report(failure, hint=f"{general}; {again}" if general else again, about=about)
 
 
 async def _append(
@@ -94,6 +142,7 @@ async def _append(
     request_id: str,
     wait_anchored: bool,
     timeout_s: float,
+    attempt: _Attempt,
 ) -> tuple[Receipt, bool]:
     from provledger.client.answers import check_recorded
     from provledger.client.convert import receipt_from_pb
@@ -107,9 +156,11 @@ async def _append(
         draft.request_id = request_id
     async with Remote(where, timeout_s=timeout_s) as remote:
         name = await ensure_ledger(remote, tenant, ledger)
+        attempt.request_id = draft.request_id
         response = await remote.append(name, draft)
         check_recorded(response.receipt, draft, name)
-        receipt = receipt_from_pb(response.receipt)
+        attempt.receipt = receipt = receipt_from_pb(response.receipt)
         if wait_anchored:
             receipt = await remote.client.wait_for_anchor(receipt.name)
+            attempt.anchored = True
         return receipt, response.repeated_request
