@@ -27,7 +27,7 @@ from provledger.rpc.channel import channel
 from provledger.rpc.endpoint import check_no_url, grpc_target
 from provledger.rpc.tls import TLSSettings
 from provledger_cli import endpoints
-from provledger_cli.datadir import GATEWAY, SERVICES, DataDir
+from provledger_cli.datadir import GATEWAY, SERVICES, DataDir, is_locked
 from provledger_cli.failures import CommandError
 
 R = TypeVar("R")
@@ -37,13 +37,15 @@ R = TypeVar("R")
 class Target:
     """Which services a command talks to.
 
-    `addresses` maps services to `host:port`; `embedded` says that they are those of `data_dir`.
+    `addresses` maps services to `host:port`; `embedded` says that they are those of `data_dir`, and
+    `stopped` that none of them runs: whoever answers there is somebody else.
     """
 
     data_dir: DataDir
     addresses: dict[str, str]
     embedded: bool
     tls: TLSSettings | None = None
+    stopped: bool = False
 
 
 def target(
@@ -54,11 +56,13 @@ def target(
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
     tls_ca: Path | None = None,
+    must_run: bool = True,
 ) -> Target:
     """Work out which services are meant; an endpoint without a name is the service `first`.
 
     Raises:
-        CommandError: nothing runs in the data directory, or an option cannot be read.
+        CommandError: nothing runs in the data directory, though it `must_run`, or an option cannot
+            be read.
     """
     directory = DataDir.at(data_dir)
     try:
@@ -77,8 +81,27 @@ def target(
             f"no services have been started in {directory.path}",
             hint="start them with `provledger up`, or name others with --data-dir or --endpoint",
         )
+    stopped = not _runs(directory)
+    if stopped and must_run:
+        raise CommandError(
+            f"nothing runs in {directory.path}",
+            hint="start it with `provledger up`, or name others with --data-dir or --endpoint",
+        )
     addresses = {name: service.endpoint for name, service in known.services.items()}
-    return Target(directory, addresses, True, tls)
+    return Target(directory, addresses, True, tls, stopped)
+
+
+def _runs(directory: DataDir) -> bool:
+    """Whether a supervisor or a service of the directory lives.
+
+    If none does, its ports may be anybody's: those of the directory that this one is a copy of, for
+    instance. Services outlive a supervisor that is killed, by a little; and its successor writes
+    their addresses anew as soon as it can.
+    """
+    try:
+        return is_locked(directory.supervisor_lock) or is_locked(directory.services_lock)
+    except OSError:  # It can be read and not locked: mounted read-only, or another user's.
+        return True
 
 
 def _named(text: str, first: str) -> tuple[str, str]:

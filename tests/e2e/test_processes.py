@@ -121,6 +121,19 @@ def test_up_is_idempotent_and_down_leaves_nothing_running(
     assert {service["health"] for service in down.json["services"].values()} == {"unreachable"}
 
 
+def test_a_copy_in_which_nothing_runs_is_not_taken_for_its_original(
+    own: Installation, shared: Installation
+) -> None:
+    own.data.make()
+    own.data.endpoints.write_bytes(shared.data.endpoints.read_bytes())
+    listed = own.run("list", "--tenant", "nobody", check=False)
+    assert listed.code == 2
+    assert "nothing runs in" in listed.json["error"]["message"]
+    status = own.run("status", check=False)
+    assert (status.code, status.json["ledgers"]) == (2, [])
+    assert {service["health"] for service in status.json["services"].values()} == {"unreachable"}
+
+
 def test_services_end_with_a_supervisor_that_is_killed(own: Installation) -> None:
     before = own.run("up").json
     os.kill(before["supervisor_pid"], signal.SIGKILL)

@@ -213,8 +213,11 @@ def test_a_target_is_the_data_directory_or_what_is_named(directory: DataDir) -> 
     with pytest.raises(CommandError, match="no services have been started"):
         connect.target(directory.path)
     some_endpoints().write(directory.endpoints)
+    held = datadir.lock(directory.supervisor_lock)
+    assert held is not None
     embedded = connect.target(directory.path)
-    assert embedded.embedded
+    os.close(held)
+    assert (embedded.embedded, embedded.stopped) == (True, False)
     assert embedded.addresses["ledger"] == "127.0.0.1:4"
     named = connect.target(directory.path, ["localhost:1", "keys=[::1]:2,anchor=plaintext:h:3"])
     assert not named.embedded
@@ -227,6 +230,25 @@ def test_a_target_is_the_data_directory_or_what_is_named(directory: DataDir) -> 
     assert first.addresses == {"keys": "[::1]:1"}
     with pytest.raises(CommandError, match="without TLS"):
         connect.target(directory.path, ["h:1"])
+
+
+def test_addresses_of_a_directory_where_nothing_runs_are_somebody_elses(
+    directory: DataDir,
+) -> None:
+    some_endpoints().write(directory.endpoints)
+    directory.supervisor_lock.write_text("1\n")
+    directory.services_lock.touch()
+    with pytest.raises(CommandError, match="nothing runs in") as caught:
+        connect.target(directory.path)
+    assert "provledger up" in caught.value.hint
+    assert connect.target(directory.path, must_run=False).stopped
+    # The services of a supervisor that was killed, while they end.
+    held = datadir.lock(directory.services_lock)
+    assert held is not None
+    try:
+        assert connect.target(directory.path).addresses["ledger"] == "127.0.0.1:4"
+    finally:
+        os.close(held)
 
 
 @pytest.mark.parametrize("text", ["h", "h:", ":1", "db=h:1", "h:x", "keys="])

@@ -60,7 +60,9 @@ def status(
     from provledger_cli.connect import run_async, target
 
     output.use_json(as_json)
-    where = target(data_dir, endpoint, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca)
+    where = target(
+        data_dir, endpoint, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca, must_run=False
+    )
     words, found, logs, anchored, missing = run_async(_status(where, wait))
     if as_json:
         output.document(_document(where, words, found, logs, anchored))
@@ -98,6 +100,8 @@ async def _status(
     from provledger_cli.anchoring import all_logs, ledgers, unserved, wait_until_anchored, well
     from provledger_cli.connect import Remote
 
+    if where.stopped:
+        return dict.fromkeys(where.addresses, health.UNREACHABLE), [], [], False, None
     words = await health.check_all(where.addresses, where.tls)
     serving = {name for name, word in words.items() if word == health.SERVING}
     found: list[Ledger] = []
