@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -28,6 +28,23 @@ _ALONE_S = 3.0
 """How long a ledger service without its anchor is asked for the end of its list."""
 
 
+@dataclass(slots=True)
+class _Found:
+    """What was found.
+
+    words: the health of each service.
+    missing: why there may be more ledgers than these; None if there are not.
+    unserved: logs that ledgers are in and that the anchor does not have, damaged ones apart.
+    """
+
+    words: dict[str, str]
+    ledgers: list[Ledger] = field(default_factory=list)
+    logs: list[LogState] = field(default_factory=list)
+    unserved: list[str] = field(default_factory=list)
+    missing: StatusError | None = None
+    anchored: bool = False
+
+
 def status(
     wait: Annotated[
         float,
@@ -51,7 +68,8 @@ def status(
 
     Exit code 0: all services answer, no log is damaged or held, every ledger takes entries, and
     with --wait all is anchored. 1: one does not serve, is damaged, held, read only, too old or
-    missing, or is not anchored in time. 2: a service could not be reached.
+    missing, has a log that is not served, or is not anchored in time. 2: a service could not be
+    reached, or nobody can say whether there are more ledgers.
 
     Example: provledger status --wait 30
     """
@@ -63,17 +81,19 @@ def status(
     where = target(
         data_dir, endpoint, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca, must_run=False
     )
-    words, found, logs, anchored, missing = run_async(_status(where, wait))
+    found = run_async(_status(where, wait))
     if as_json:
-        output.document(_document(where, words, found, logs, anchored))
+        output.document(_document(where, found))
     else:
-        _show(where, words, found, logs)
-    if health.UNREACHABLE in words.values():
+        _show(where, found.words, found.ledgers, found.logs)
+    for name in found.unserved:
+        output.say(f"[bold]{name}[/] is not served: the anchor's own log says why")
+    if health.UNREACHABLE in found.words.values():
         output.say("[bold]next:[/] start what is down with `provledger up`")
         raise typer.Exit(COULD_NOT_TELL)
-    if health.NOT_SERVING in words.values():
+    if health.NOT_SERVING in found.words.values():
         raise typer.Exit(DOES_NOT_HOLD)
-    for log in logs:
+    for log in found.logs:
         if log.damage is not None:
             what = "is damaged, and not served"
         elif log.held:
@@ -81,58 +101,64 @@ def status(
         else:
             continue
         output.say(f"[bold]{log.name}[/] {what}: `provledger anchor status`")
-    for ledger in found:
+    for ledger in found.ledgers:
         if ledger.read_only_reason:
             output.say(f"[bold]{ledger.name}[/] takes no entries: {ledger.read_only_reason}")
+    missing = found.missing
     if missing is not None:
         output.say(f"there may be more ledgers than are listed: {missing}")
-    if wait and not anchored:
+    if wait and not found.anchored:
         output.say(f"not everything was anchored within {output.seconds(wait)}")
     stale = missing is not None and is_stale(missing)
-    if stale or not well(found, logs) or (wait and not anchored):
+    broken = stale or found.unserved or not well(found.ledgers, found.logs)
+    if broken or (wait and not found.anchored):
         raise typer.Exit(DOES_NOT_HOLD)
+    if missing is not None:
+        raise typer.Exit(COULD_NOT_TELL)
 
 
-async def _status(
-    where: Target, wait_s: float
-) -> tuple[dict[str, str], list[Ledger], list[LogState], bool, StatusError | None]:
+async def _status(where: Target, wait_s: float) -> _Found:
     from provledger_cli import health
-    from provledger_cli.anchoring import all_logs, ledgers, unserved, wait_until_anchored, well
+    from provledger_cli.anchoring import all_logs, ledgers, wait_until_anchored, well
     from provledger_cli.connect import Remote
 
     if where.stopped:
-        return dict.fromkeys(where.addresses, health.UNREACHABLE), [], [], False, None
-    words = await health.check_all(where.addresses, where.tls)
-    serving = {name for name, word in words.items() if word == health.SERVING}
-    found: list[Ledger] = []
-    logs: list[LogState] = []
-    missing: StatusError | None = None
+        return _Found(dict.fromkeys(where.addresses, health.UNREACHABLE))
+    found = _Found(await health.check_all(where.addresses, where.tls))
+    serving = {name for name, word in found.words.items() if word == health.SERVING}
     async with Remote(where, timeout_s=max(10.0, wait_s)) as remote:
         if wait_s and {"ledger", "anchor"} <= serving:
             with output.progress("receipts") as bar:
                 task = bar.add_task("anchoring", total=None)
-                found, _, anchored = await wait_until_anchored(
+                found.ledgers, _, found.anchored = await wait_until_anchored(
                     remote,
                     wait_s,
                     on_progress=lambda done, total: bar.update(task, completed=done, total=total),
                 )
-            if not anchored:
-                _, missing = await ledgers(remote)
-            return words, found, await all_logs(remote), anchored, missing
+            if not found.anchored:
+                _, found.missing = await ledgers(remote)
+            found.logs = await all_logs(remote)
+            found.unserved = _unserved(found)
+            return found
         if "ledger" in serving:
             # Without the anchor nobody can say whether these are all.
-            found, missing = await ledgers(remote, None if "anchor" in serving else _ALONE_S)
+            alone_s = None if "anchor" in serving else _ALONE_S
+            found.ledgers, found.missing = await ledgers(remote, alone_s)
         if "anchor" in serving:
-            logs = await all_logs(remote)
-            damaged = {log.name for log in logs if log.damage is not None}
-            for name in unserved(found, logs):
-                if name in damaged:
-                    continue
-                output.say(f"[bold]{name}[/] is not served: the anchor's own log says why")
-    logged = all(ledger.logged_seq >= ledger.seq for ledger in found)
-    anchored = bool(logs) and all(log.all_anchored for log in logs)
-    whole = well(found, logs) and not unserved(found, logs) and missing is None
-    return words, found, logs, anchored and logged and whole, missing
+            found.logs = await all_logs(remote)
+            found.unserved = _unserved(found)
+    logged = all(ledger.logged_seq >= ledger.seq for ledger in found.ledgers)
+    anchored = bool(found.logs) and all(log.all_anchored for log in found.logs)
+    whole = well(found.ledgers, found.logs) and not found.unserved and found.missing is None
+    found.anchored = anchored and logged and whole
+    return found
+
+
+def _unserved(found: _Found) -> list[str]:
+    from provledger_cli.anchoring import unserved
+
+    damaged = {log.name for log in found.logs if log.damage is not None}
+    return [name for name in unserved(found.ledgers, found.logs) if name not in damaged]
 
 
 def _show(where: Target, words: dict[str, str], found: list[Ledger], logs: list[LogState]) -> None:
@@ -190,16 +216,11 @@ def _services(where: Target, words: dict[str, str]) -> dict[str, dict[str, Any]]
     return document
 
 
-def _document(
-    where: Target,
-    words: dict[str, str],
-    found: list[Ledger],
-    logs: list[LogState],
-    anchored: bool,
-) -> dict[str, Any]:
+def _document(where: Target, found: _Found) -> dict[str, Any]:
+    missing = found.missing
     return {
         "data_dir": str(where.data_dir.path) if where.embedded else None,
-        "services": _services(where, words),
+        "services": _services(where, found.words),
         "ledgers": [
             {
                 "name": ledger.name,
@@ -211,10 +232,15 @@ def _document(
                 "read_only_reason": ledger.read_only_reason,
                 "log": ledger.log,
             }
-            for ledger in found
+            for ledger in found.ledgers
         ],
+        # Why there may be more ledgers than these.
+        "incomplete": None
+        if missing is None
+        else {"reason": missing.reason, "message": missing.message},
         # The shared one, and then all.
-        "log": asdict(logs[0]) if logs else None,
-        "logs": [asdict(log) for log in logs],
-        "all_anchored": anchored,
+        "log": asdict(found.logs[0]) if found.logs else None,
+        "logs": [asdict(log) for log in found.logs],
+        "unserved_logs": found.unserved,
+        "all_anchored": found.anchored,
     }

@@ -1,0 +1,109 @@
+"""What `status` says, and ends with, of services that answer and are not well all the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from provledger.api.anchor.v1 import anchor_pb2 as pb
+from provledger.client import Ledger
+from provledger.errors import FailedPreconditionError, StatusError, UnavailableError
+from provledger_cli import connect, health
+from provledger_cli.main import app
+
+OWN = "logs/0a"
+NOBODY_KNOWS = UnavailableError("ANCHOR_NOT_ASKED", "the anchor is away")
+BEHIND = FailedPreconditionError("LEDGER_BEHIND_ANCHOR", "one is missing")
+
+
+@dataclass
+class Services:
+    """A ledger service and an anchor, in place of a `Remote`.
+
+    log: the one that the ledger is in.
+    end: what comes in place of the end of the list of ledgers.
+    """
+
+    log: str = ""
+    end: StatusError | None = None
+
+    def __post_init__(self) -> None:
+        self.client = self
+        self.anchor = SimpleNamespace(GetLog=self.get_log, ListLogs=self.list_logs)
+
+    async def __aenter__(self) -> Services:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        return None
+
+    async def call(self, method: Any, request: Any, **_: Any) -> Any:
+        return method(request)
+
+    async def list_ledgers(self, **_: Any) -> AsyncIterator[Ledger]:
+        yield Ledger(
+            name="tenants/acme/ledgers/main",
+            uid=bytes(16),
+            suite="blake3",
+            log_origin="o",
+            seq=0,
+            receipt_hash=bytes(32),
+            logged_seq=0,
+            created_at_ns=0,
+            read_only_reason="",
+            log=self.log,
+        )
+        if self.end is not None:
+            raise self.end
+
+    def get_log(self, request: pb.GetLogRequest) -> pb.GetLogResponse:
+        log = pb.Log(name="logs/00", tree_size=1, published_size=1, anchored_size=1)
+        return pb.GetLogResponse(log=log)
+
+    def list_logs(self, request: pb.ListLogsRequest) -> pb.ListLogsResponse:
+        return pb.ListLogsResponse()
+
+
+def status(
+    monkeypatch: pytest.MonkeyPatch, services: Services, *asked: str
+) -> tuple[int, Any, str]:
+    """Exit code, document and talk of `status` of those services, which all answer."""
+
+    async def all_serve(addresses: Any, tls: Any) -> dict[str, str]:
+        return dict.fromkeys(addresses, health.SERVING)
+
+    monkeypatch.setattr(connect, "Remote", lambda where, *, timeout_s: services)
+    monkeypatch.setattr(health, "check_all", all_serve)
+    options = [text for each in asked for text in ("--endpoint", f"{each}=127.0.0.1:1")]
+    answer = CliRunner().invoke(app, ["status", *options, "--json"])
+    return answer.exit_code, json.loads(answer.stdout), answer.stderr
+
+
+@pytest.mark.parametrize(("end", "expected"), [(NOBODY_KNOWS, 2), (BEHIND, 1)])
+def test_a_list_that_may_lack_ledgers_is_not_all_well(
+    monkeypatch: pytest.MonkeyPatch, end: StatusError, expected: int
+) -> None:
+    code, found, talk = status(monkeypatch, Services(end=end), "ledger")
+    assert (code, len(found["ledgers"])) == (expected, 1)
+    assert found["incomplete"] == {"reason": end.reason, "message": end.message}
+    assert "there may be more ledgers" in talk
+
+
+def test_a_log_that_the_anchor_does_not_have_is_not_all_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    code, found, talk = status(monkeypatch, Services(log=OWN), "ledger", "anchor")
+    assert (code, found["unserved_logs"], found["all_anchored"]) == (1, [OWN], False)
+    assert f"{OWN} is not served" in talk
+
+
+def test_a_list_that_is_whole_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    code, found, _ = status(monkeypatch, Services(), "ledger", "anchor")
+    assert (code, found["incomplete"], found["unserved_logs"]) == (0, None, [])
+    assert found["all_anchored"]
