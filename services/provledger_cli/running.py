@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import grpc
 
@@ -53,19 +54,53 @@ def _environment() -> dict[str, str]:
     return {**os.environ, **({"PROVLEDGER_CONFIG": os.path.abspath(config)} if config else {})}
 
 
-def ensure_supervisor(data_dir: DataDir) -> tuple[subprocess.Popen[bytes] | None, bool]:
-    """Make sure that a supervisor runs; the process if started here, and whether one was there.
+@dataclass(slots=True)
+class Supervising:
+    """The supervisor that `up` relies on: `process`, started here, or one that was there.
 
-    One that was there is told to start at once whatever is down.
+    Of two that are started at once, one ends again: `process` may be that one.
     """
+
+    data_dir: DataDir
+    process: subprocess.Popen[bytes] | None = None
+
+    def go_on(self) -> bool:
+        """Be told that none runs; whether one does again, as only one that was there had ended."""
+        if self.process is not None:
+            return self.process.poll() is None
+        self.process = spawn_supervisor(self.data_dir)
+        return True
+
+    def is_ours(self, pid: int) -> bool:
+        """Whether the supervisor of that pid was started here."""
+        return self.process is not None and self.process.pid == pid
+
+    def stop(self, *, timeout_s: float = STOP_TIMEOUT_S) -> None:
+        """Stop what was started here, with its services, and nothing else.
+
+        Raises:
+            CommandError: if it is still there when the time is up.
+        """
+        if self.process is None:
+            return
+        # Nothing is sent to one that has ended: its pid may be another's by now.
+        self.process.terminate()
+        try:
+            self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise _not_stopped(self.data_dir, timeout_s) from None
+
+
+def ensure_supervisor(data_dir: DataDir) -> Supervising:
+    """Make sure that a supervisor runs; one that was there is to start at once whatever is down."""
     pid = data_dir.supervisor_pid()
     if pid is None:
-        return spawn_supervisor(data_dir), False
+        return Supervising(data_dir, spawn_supervisor(data_dir))
     try:
         os.kill(pid, signal.SIGUSR1)
     except ProcessLookupError:
-        return spawn_supervisor(data_dir), False
-    return None, True
+        return Supervising(data_dir, spawn_supervisor(data_dir))
+    return Supervising(data_dir)
 
 
 class PartlyServingError(CommandError):
@@ -78,12 +113,15 @@ class RegistryLostError(PartlyServingError):
 
 async def wait_until_serving(
     data_dir: DataDir,
-    process: subprocess.Popen[bytes] | None,
+    supervising: Supervising | None,
     progress: Callable[[int], None],
     *,
     timeout_s: float,
 ) -> Endpoints:
     """Wait until all services answer; `progress` is told how many do.
+
+    supervising: None if the supervisor is in this process. One that was there and ends meanwhile,
+        as where `down` was at work, is followed by another.
 
     Raises:
         CommandError: with the end of a log, if that takes too long, the supervisor gave up, or a
@@ -120,7 +158,7 @@ async def wait_until_serving(
                 service = known.services[name]
                 if service.last_exit == _BAD_SETTINGS and service.restarts >= _CERTAIN:
                     raise _failure(data_dir, f"{name} cannot start with its settings", name)
-        if process is not None and process.poll() is not None and pid is None:
+        if pid is None and supervising is not None and not supervising.go_on():
             raise _failure(data_dir, "the supervisor ended", "supervisor")
         if time.monotonic() > deadline_s:
             down = [] if known is None else down
@@ -189,14 +227,21 @@ def stop(data_dir: DataDir, *, timeout_s: float = STOP_TIMEOUT_S) -> bool:
             pass
     deadline_s = time.monotonic() + timeout_s
     # Held by every service too, so also those of a supervisor that was killed are waited for.
-    while data_dir.supervisor_pid() is not None or is_locked(data_dir.services_lock):
+    while (now := data_dir.supervisor_pid()) is not None or is_locked(data_dir.services_lock):
+        if pid is not None and now not in (None, pid):
+            # An `up` waited for this: what runs now is its own.
+            return ran
         if time.monotonic() > deadline_s:
-            raise CommandError(
-                f"services in {data_dir.path} did not stop within {timeout_s:.0f} s",
-                hint=f"see {data_dir.log('supervisor')}",
-            )
+            raise _not_stopped(data_dir, timeout_s)
         time.sleep(_POLL_S)
     return ran
+
+
+def _not_stopped(data_dir: DataDir, timeout_s: float) -> CommandError:
+    return CommandError(
+        f"services in {data_dir.path} did not stop within {timeout_s:.0f} s",
+        hint=f"see {data_dir.log('supervisor')}",
+    )
 
 
 def set_up(

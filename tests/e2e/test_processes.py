@@ -121,6 +121,18 @@ def test_up_is_idempotent_and_down_leaves_nothing_running(
     assert {service["health"] for service in down.json["services"].values()} == {"unreachable"}
 
 
+def test_up_starts_everything_while_down_is_at_work(own: Installation) -> None:
+    before = own.run("up").json
+    stopping = own.start("down")
+    until(lambda: own.pid("ledger") != before["services"]["ledger"]["pid"], "it is being stopped")
+    after = own.run("up").json
+    assert after["supervisor_pid"] != before["supervisor_pid"]
+    assert after["already_running"] is False
+    stopping.communicate(timeout=120)
+    assert stopping.returncode == 0
+    assert own.run("status").code == 0
+
+
 def test_a_copy_in_which_nothing_runs_is_not_taken_for_its_original(
     own: Installation, shared: Installation
 ) -> None:

@@ -88,14 +88,14 @@ def up(
         asyncio.run(_in_foreground(directory, timeout, as_json))
         return
     started_s = time.monotonic()
-    process, was_there = running.ensure_supervisor(directory)
+    supervising = running.ensure_supervisor(directory)
     try:
         with output.progress("services") as bar:
             task = bar.add_task("starting", total=len(launching.installed()))
             known = run_async(
                 running.wait_until_serving(
                     directory,
-                    process,
+                    supervising,
                     lambda count: bar.update(task, completed=count),
                     timeout_s=timeout,
                 )
@@ -105,9 +105,9 @@ def up(
         raise
     except CommandError:
         # What did not come up is not left trying behind your back; what ran before goes on.
-        if process is not None:
-            running.stop(directory)
+        supervising.stop()
         raise
+    was_there = not supervising.is_ours(known.supervisor_pid)
     _announce(directory, known, as_json, time.monotonic() - started_s, was_there)
 
 
