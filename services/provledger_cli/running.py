@@ -41,17 +41,17 @@ def spawn_supervisor(data_dir: DataDir) -> subprocess.Popen[bytes]:
             stdout=log,
             stderr=log,
             cwd=data_dir.path,
-            env=_environment(),
             start_new_session=True,
         )
     finally:
         os.close(log)
 
 
-def _environment() -> dict[str, str]:
-    """Ours, for a process that runs in another directory."""
+def resolve_config() -> None:
+    """Make the path in PROVLEDGER_CONFIG absolute: services read it from the data directory."""
     config = os.environ.get("PROVLEDGER_CONFIG")
-    return {**os.environ, **({"PROVLEDGER_CONFIG": os.path.abspath(config)} if config else {})}
+    if config:
+        os.environ["PROVLEDGER_CONFIG"] = os.path.abspath(config)
 
 
 @dataclass(slots=True)

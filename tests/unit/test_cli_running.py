@@ -9,31 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from provledger_cli import running
 from provledger_cli.datadir import DataDir, lock
 from provledger_cli.failures import CommandError
+from provledger_cli.main import app
 from provledger_cli.running import Supervising
-
-
-@pytest.mark.parametrize("given", ["prov.toml", "../prov.toml", "/etc/prov.toml"])
-def test_a_configuration_file_is_found_from_the_data_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
-) -> None:
-    """It runs there, and the path was written from here."""
-    started: dict[str, dict[str, str]] = {}
-    monkeypatch.setattr(subprocess, "Popen", lambda command, **options: started.update(options))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PROVLEDGER_CONFIG", given)
-    monkeypatch.setenv("PROVLEDGER_LEDGER_TENANT_QUOTAS", "*=5")
-    directory = DataDir.at(tmp_path / "data")
-    directory.path.mkdir()
-    (directory.path / "logs").mkdir()
-    running.spawn_supervisor(directory)
-    found = Path(started["env"]["PROVLEDGER_CONFIG"])
-    assert found.is_absolute()
-    assert found == (tmp_path / given).resolve()
-    assert started["env"]["PROVLEDGER_LEDGER_TENANT_QUOTAS"] == "*=5"
 
 
 @pytest.fixture
@@ -41,6 +23,36 @@ def directory(tmp_path: Path) -> DataDir:
     made = DataDir.at(tmp_path / "data")
     made.make()
     return made
+
+
+@pytest.mark.parametrize("given", ["prov.toml", "../prov.toml", "/etc/prov.toml"])
+@pytest.mark.parametrize("options", [[], ["--foreground"]])
+def test_a_configuration_file_is_found_from_the_data_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, options: list[str]
+) -> None:
+    """Services run there, and the path was written from here."""
+    found: list[str] = []
+
+    def start(*_: object) -> None:
+        found.append(os.environ["PROVLEDGER_CONFIG"])
+        raise CommandError("that is enough")
+
+    monkeypatch.setattr(running, "ensure_supervisor", start)
+    monkeypatch.setattr("provledger_cli.verbs.up._in_foreground", start)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PROVLEDGER_CONFIG", given)
+    CliRunner().invoke(app, ["up", "--data-dir", str(tmp_path / "data"), *options])
+    assert found == [str((tmp_path / given).resolve())]
+
+
+def test_a_supervisor_has_our_environment(
+    directory: DataDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: dict[str, object] = {}
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **options: started.update(options))
+    running.spawn_supervisor(directory)
+    assert started["cwd"] == directory.path
+    assert "env" not in started
 
 
 def a_process(code: str) -> subprocess.Popen[bytes]:

@@ -84,6 +84,7 @@ def up(
     # Through the environment several sinks come in one text.
     sinks = [part for text in sink or () for part in text.split()]
     given_key.check(os.environ, fips=running.set_up(directory, database_url, sinks, fips).fips)
+    running.resolve_config()
     if foreground:
         asyncio.run(_in_foreground(directory, timeout, as_json))
         return
