@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 import orjson
 import pytest
 
+from provledger_cli import running
 from provledger_cli.datadir import is_locked
 from tests.e2e.commands import SERVICES, Installation, exported
 
@@ -121,16 +123,28 @@ def test_up_is_idempotent_and_down_leaves_nothing_running(
     assert {service["health"] for service in down.json["services"].values()} == {"unreachable"}
 
 
-def test_up_starts_everything_while_down_is_at_work(own: Installation) -> None:
+def test_up_starts_everything_that_a_down_at_work_stops(own: Installation) -> None:
+    """`up`'s two steps: the first finds a supervisor, which ends before the second."""
     before = own.run("up").json
+    keys = before["services"]["keys"]["pid"]
+    # It is the last that is stopped, and so holds its supervisor up.
+    os.kill(keys, signal.SIGSTOP)
     stopping = own.start("down")
-    until(lambda: own.pid("ledger") != before["services"]["ledger"]["pid"], "it is being stopped")
-    after = own.run("up").json
-    assert after["supervisor_pid"] != before["supervisor_pid"]
-    assert after["already_running"] is False
+    until(lambda: own.pid("ledger") == 0, "it is being stopped")
+    supervising = running.ensure_supervisor(own.data)
+    assert supervising.process is None
+    os.kill(keys, signal.SIGCONT)
+    after = asyncio.run(
+        running.wait_until_serving(own.data, supervising, lambda count: None, timeout_s=90.0)
+    )
+    assert after.supervisor_pid != before["supervisor_pid"]
+    assert supervising.is_ours(after.supervisor_pid)
     stopping.communicate(timeout=120)
     assert stopping.returncode == 0
     assert own.run("status").code == 0
+    own.run("down")
+    assert supervising.process is not None
+    supervising.process.wait(60)
 
 
 def test_a_copy_in_which_nothing_runs_is_not_taken_for_its_original(
