@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 import pytest
 
@@ -106,6 +106,10 @@ def test_a_state_that_is_no_json_names_the_field_and_the_place() -> None:
         ({"actor_id": "\ud800"}, "actor_id"),
         ({"upstream_events": ("ok", None)}, "upstream_events"),
         ({"op_id": b"\xff"}, "op_id"),
+        ({"upstream_events": "git:abc"}, "upstream_events"),
+        ({"occurred_at": None}, "occurred_at"),
+        ({"occurred_at": date(2024, 4, 8)}, "occurred_at"),
+        ({"occurred_at": 1_712_601_834}, "occurred_at"),
     ],
 )
 def test_what_is_no_text_is_named(changes: dict, field: str) -> None:

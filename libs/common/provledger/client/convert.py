@@ -7,6 +7,7 @@ naming the field. Whether it is true is for `provledger.verify` to say.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
@@ -137,7 +138,7 @@ def _draft_to_pb(draft: Mutation | Document) -> common_pb2.Draft:
     if draft.origin_service or draft.trace_id or draft.upstream_events:
         message.origin.service = draft.origin_service
         message.origin.trace_id = draft.trace_id
-        message.origin.upstream_events.extend(draft.upstream_events)
+        message.origin.upstream_events.extend(_events(draft.upstream_events))
     if isinstance(draft, Mutation):
         mutation = message.mutation
         mutation.action = action_to_pb(draft.action)
@@ -156,9 +157,18 @@ def _draft_to_pb(draft: Mutation | Document) -> common_pb2.Draft:
     return message
 
 
+def _events(value: Iterable[str]) -> Iterable[str]:
+    # A text is a sequence of texts too: its letters.
+    if isinstance(value, str):
+        raise IdentifierError("upstream_events", "must be a tuple of texts, not one text")
+    return value
+
+
 def _time_text(value: str | datetime) -> str:
     if isinstance(value, str):
         return value
+    if not isinstance(value, datetime):
+        raise IdentifierError("occurred_at", "must be text or a datetime")
     if value.tzinfo is None:
         raise IdentifierError("occurred_at", "must be an aware datetime: give it a time zone")
     return value.isoformat()
