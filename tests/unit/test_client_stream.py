@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+import grpc
 import pytest
 
 from provledger.api.common.v1 import common_pb2
+from provledger.api.ledger.v1 import ledger_pb2
 from provledger.client import AppendResult, AsyncClient, CallPolicy, Client, Document
 from provledger.client.stream import append_stream
-from provledger.errors import IdentifierError
+from provledger.errors import IdentifierError, InvalidArgumentError
+from provledger.retry import NO_RETRY
+from provledger.rpc.errors import status_to_pb
 
 LEDGER = "tenants/acme/ledgers/main"
 DRAFT = Document(
@@ -61,6 +65,59 @@ async def test_what_the_writer_fails_with_is_raised_at_once() -> None:
     async with asyncio.timeout(30):
         with pytest.raises(ZeroDivisionError, match="while it was written"):
             await anext(stream)
+
+
+class _EndedWhenIdle:
+    """A call that answers its first message, by refusing the draft, and then ends in order."""
+
+    def __init__(self, ended: asyncio.Event) -> None:
+        self._ended = ended
+        self._written = asyncio.Event()
+        refused = common_pb2.AppendResult(error=status_to_pb(InvalidArgumentError("BAD", "no")))
+        self._answers = iter([ledger_pb2.AppendStreamResponse(result=refused)])
+
+    def AppendStream(self, metadata: Any) -> _EndedWhenIdle:
+        return self
+
+    async def write(self, request: Any) -> None:
+        self._written.set()
+
+    async def done_writing(self) -> None:
+        pass
+
+    async def read(self) -> Any:
+        await self._written.wait()
+        return next(self._answers, grpc.aio.EOF)
+
+    async def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.OK
+
+    def done(self) -> bool:
+        return False
+
+    def cancel(self) -> None:
+        self._ended.set()
+
+
+async def test_a_stream_that_is_ended_while_nothing_is_due_is_opened_again() -> None:
+    ended = asyncio.Event()
+
+    async def source() -> AsyncIterator[Document]:
+        yield DRAFT
+        await ended.wait()
+        yield DRAFT
+
+    stream = append_stream(
+        lambda: _EndedWhenIdle(ended),
+        LEDGER,
+        source(),
+        full=False,
+        window=1,
+        policy=CallPolicy(timeout_s=1e6, attempt_timeout_s=1e6, retry=NO_RETRY),
+        append_again=_never_again,
+    )
+    async with asyncio.timeout(30):
+        assert [result.index async for result in stream] == [0, 1]
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,9 @@ from provledger.rpc.errors import from_rpc_error
 
 DEFAULT_WINDOW: Final = 512
 
+STREAM_ENDED: Final = "STREAM_ENDED"
+"""The reason where the service ended the stream, in order, and drafts were to come."""
+
 MAX_MESSAGE_DRAFTS: Final = 256
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 """Bounds of one message: it leaves room in the window for the next one, and on the wire."""
@@ -138,7 +141,9 @@ async def append_stream(
                 if state.unanswered:
                     await _before_retry(from_rpc_error(exc), delays, state, policy)
             except StatusError as error:
-                await _before_retry(error, delays, state, policy)
+                # One that was ended while nothing was due has failed nobody.
+                if state.unanswered or error.reason != STREAM_ENDED:
+                    await _before_retry(error, delays, state, policy)
         if state.failure is not None:
             raise state.failure
     finally:
@@ -324,5 +329,5 @@ async def _next_answer(
             details=await call.details(),
         )
     if state.unanswered or not state.ended:
-        raise UnavailableError("STREAM_ENDED", "the service ended the stream early")
+        raise UnavailableError(STREAM_ENDED, "the service ended the stream early")
     return None
