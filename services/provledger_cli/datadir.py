@@ -150,13 +150,18 @@ class DataDir:
         """Pid of the living supervisor, or None."""
         return _holder(self.supervisor_lock)
 
+    @property
+    def import_key_file(self) -> Path:
+        """What the lines of an import are known again by."""
+        return self.path / "import.key"
+
     def import_key(self) -> bytes:
         """The 32 bytes that request ids of imported lines are made with; made when missing.
 
         Raises:
             CommandError: if the file cannot be made or is not ours.
         """
-        path = self.path / "import.key"
+        path = self.import_key_file
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not path.exists():

@@ -202,3 +202,20 @@ def test_an_append_that_is_refused_is_not_said_to_be_recorded_perhaps() -> None:
         code, answer = appended(endpoint, actor_id="bad")
     assert (code, fake.receipts) == (2, [])
     assert "--request-id" not in answer["error"]["next"]
+
+
+def test_an_import_elsewhere_tells_of_the_key_that_it_makes(tmp_path: Path) -> None:
+    file = tmp_path / "lines.ndjson"
+    file.write_text(json.dumps(MUTATION))
+    home = tmp_path / "home"
+    talk = []
+    with InThread() as (fake, endpoint):
+        asked = ["import", str(file), "--tenant", "acme", "--endpoint", endpoint]
+        for _ in range(2):
+            result = CliRunner().invoke(app, [*asked, "--data-dir", str(home), "--json"])
+            assert result.exit_code == 0
+            talk.append(result.stderr)
+    assert f"made {home / 'import.key'}" in talk[0]
+    assert "--data-dir" in talk[0]
+    assert "import.key" not in talk[1]
+    assert len(fake.receipts) == 1

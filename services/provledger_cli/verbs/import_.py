@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+from rich.markup import escape
 
 from provledger_cli import output
 from provledger_cli.failures import COULD_NOT_TELL, DOES_NOT_HOLD, CommandError
@@ -24,6 +25,7 @@ from provledger_cli.options import (
 if TYPE_CHECKING:
     from provledger_cli.connect import Target
     from provledger_cli.importing import Progress, Rejection
+    from provledger_cli.lines import RequestIds
     from provledger_cli.sources import LineSource
 
 # How long a line from a pipe waits for others to share a call with.
@@ -90,7 +92,8 @@ def import_(
 ) -> None:
     """Record each line of a file as a mutation; running it again appends nothing twice.
 
-    Lines are known again by their request_id, else by their number and the name of their source.
+    Lines are known again by their request_id, else by their number and the name of their source,
+    under import.key of the data directory; with --endpoint, that of whoever runs the command.
     Lines of a pipe are recorded as they come. Ctrl-C or SIGTERM ends it when what was read is.
     A line that is refused is counted and named, and loses nothing else; the exit code is 1 then.
     On the services of a data directory, a missing tenant and ledger are made.
@@ -140,13 +143,13 @@ async def _import(
     from provledger.errors import ProvledgerError
     from provledger_cli.connect import Remote
     from provledger_cli.importing import Progress, run_import
-    from provledger_cli.lines import no_request_ids, request_ids
+    from provledger_cli.lines import no_request_ids
     from provledger_cli.stopping import run_until_signal
     from provledger_cli.tenancy import ensure_ledger
 
     failure: Exception | None = None
     told_by = source or lines.name
-    ids = request_ids(where.data_dir.import_key(), told_by) if told_by else no_request_ids
+    ids = _request_ids(where, told_by) if told_by else no_request_ids
     async with Remote(where, timeout_s=timeout_s) as remote:
         name = await ensure_ledger(remote, tenant, ledger)
         progress = Progress()
@@ -179,6 +182,23 @@ async def _import(
                 lines.stop()
             advance()
     return progress, name, failure
+
+
+def _request_ids(where: Target, source: str) -> RequestIds:
+    """The ids of the lines of a source; a key that is made for them here, and not by the services
+    that they go to, is told: it is lost with this home, as in a container."""
+    from provledger_cli.lines import request_ids
+
+    file = where.data_dir.import_key_file
+    made = not file.exists()
+    key = where.data_dir.import_key()
+    if made and not where.embedded:
+        output.say(
+            f"made [bold]{escape(str(file))}[/], by which lines without a request_id are known "
+            "again: without it, the same import appends them once more. Keep it, or name a "
+            "directory that lasts with --data-dir"
+        )
+    return request_ids(key, source)
 
 
 def _again(lines: LineSource) -> str:
