@@ -17,7 +17,8 @@ import asyncio
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
-from ledger_svc.storage import LedgerInfo, Storage
+from ledger_svc.chain import LedgerInfo
+from ledger_svc.storage import Storage
 from provledger import logs
 from provledger.api.keys.v1 import keys_pb2 as pb
 from provledger.errors import FailedPreconditionError, NotFoundError, StatusError
