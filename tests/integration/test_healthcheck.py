@@ -39,7 +39,7 @@ async def test_serving_not_serving_and_gone(
     async with serving(EchoServicer(), config) as server:
         env = environment(server.port, config)
         assert await ask(env) == 0
-        await server.not_serving()
+        server.not_serving()
         assert await ask(env) == 1
     assert await ask(env) == 1
 

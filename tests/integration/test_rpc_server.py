@@ -43,7 +43,7 @@ async def test_health_knows_the_server_and_each_service() -> None:
         with pytest.raises(grpc.RpcError) as caught:
             await health(server.port, "no.such.Service")
         assert from_rpc_error(caught.value).code == "NOT_FOUND"
-        await server.not_serving()
+        server.not_serving()
         assert await health(server.port, "") == NOT_SERVING
         assert await health(server.port, SERVICE) == NOT_SERVING
 

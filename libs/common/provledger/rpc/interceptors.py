@@ -259,6 +259,9 @@ def _malformed() -> StatusError:
 
 
 async def _abort(method: str, exc: Exception, context: Any) -> None:
+    if isinstance(exc, grpc.aio.InternalError):
+        # gRPC could not send what was written: the caller hung up, and nobody can be told.
+        raise asyncio.CancelledError from exc
     error = as_status_error(exc)
     if error.code == "INTERNAL":
         log.error("rpc.internal_error", exc_info=exc, method=method)

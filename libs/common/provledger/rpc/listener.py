@@ -19,11 +19,11 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, Final
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
+from grpc_health.v1 import health_pb2_grpc
 
 from provledger import telemetry
 from provledger.rpc import auth
+from provledger.rpc.health import HealthServicer
 from provledger.rpc.interceptors import Gate, ServiceInterceptor
 from provledger.rpc.settings import ServerSettings
 from provledger.rpc.tls import server_credentials
@@ -102,7 +102,7 @@ class Server:
             raise ConfigError(
                 f"cannot listen on {join_host_port(host, port)}: taken, or no address of ours"
             ) from error
-        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        self.serving(True)
         for server in self._servers:
             await server.start()
         return self.port
@@ -117,22 +117,17 @@ class Server:
 
     async def drain(self, grace_s: float) -> None:
         """Health NOT_SERVING, end watches, wait for calls in flight, then cancel the rest."""
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self.not_serving()
         self._interceptor.end_watches()
         await asyncio.gather(*(server.stop(grace_s) for server in self._servers))
 
-    async def not_serving(self) -> None:
+    def not_serving(self) -> None:
         """Say NOT_SERVING for every service while calls are still answered."""
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self.serving(False)
 
-    async def serving(self, able: bool) -> None:
+    def serving(self, able: bool) -> None:
         """Say for every service whether it can do its work."""
-        status = health_pb2.HealthCheckResponse
-        await self._set_health(status.SERVING if able else status.NOT_SERVING)
-
-    async def _set_health(self, status: Any) -> None:
-        for name in ["", auth.HEALTH_SERVICE, *self.service_names]:
-            await self._health.set(name, status)
+        self._health.set(["", auth.HEALTH_SERVICE, *self.service_names], able=able)
 
 
 class _Registrar:

@@ -98,7 +98,7 @@ async def serve(
             if following is not None:
                 following.cancel()
                 await asyncio.wait({following})
-            await server.not_serving()
+            server.not_serving()
             if app.on_drain is not None:
                 await app.on_drain()
             await _drain(server, config.grace_s, hurry)
@@ -126,7 +126,7 @@ async def _follow(server: Server, ready: Callable[[], None]) -> None:
             now = True
         if now != able:
             able = now
-            await server.serving(able)
+            server.serving(able)
         await asyncio.sleep(_READY_POLL_S)
 
 
