@@ -169,6 +169,7 @@ def test_callers_are_allowed_what_they_do_and_no_more() -> None:
         return {caller.removeprefix("demo-provledger-") for caller in callers} - {operator}
 
     assert may("keys", "WatchKeys") == {"witness", "ledger", "anchor"}
+    assert may("keys", "ReportSigner") == {"witness", "anchor"}
     assert may("keys", "RecordKeyEvent") == may("keys", "ListKeyEvents") == {"ledger"}
     assert may("keys", "GetJwks") == {"gateway"}
     for method in ("CreateKey", "RotateKey", "RevokeKey", "ProposeGenesis", "RebuildRegistry"):

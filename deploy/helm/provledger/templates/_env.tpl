@@ -50,9 +50,9 @@
 {{- end -}}
 {{- $api := printf "provledger.api.%s.v1.%sService" .name (title .name) -}}
 {{- if eq .name "keys" -}}
-{{- range $method := list "WatchKeys" "ReportSigner" -}}
-{{ $api }}/{{ $method }}={{ $p.witness }},{{ $p.ledger }},{{ $p.anchor }},{{ $operators }};
-{{- end -}}
+{{ $api }}/WatchKeys={{ $p.witness }},{{ $p.ledger }},{{ $p.anchor }},{{ $operators }};
+{{- /* The ledger signs nothing that keys are drained for. */ -}}
+{{ $api }}/ReportSigner={{ $p.witness }},{{ $p.anchor }},{{ $operators }};
 {{- range $method := list "EndorseKeyEvent" "ListKeyEvents" "RecordKeyEvent" -}}
 {{ $api }}/{{ $method }}={{ $p.ledger }},{{ $operators }};
 {{- end -}}
