@@ -26,11 +26,9 @@ from scripts.error_reasons import REASONS, Reason
 
 from provledger.rpc.settings import ServerSettings
 from provledger.settings import SettingRow, describe
-from provledger_cli.anchor_main import app as anchor_app
-from provledger_cli.keys_main import app as keys_app
-from provledger_cli.log_main import app as log_app
-from provledger_cli.main import app as main_app
-from provledger_cli.verbs.fips import app as fips_app
+from provledger_cli import anchor_main, keys_main, log_main
+from provledger_cli.main import application
+from provledger_cli.verbs import fips
 
 DOCS = REPO / "docs"
 CHART_SCHEMA = REPO / "deploy/helm/provledger/values.schema.json"
@@ -159,11 +157,11 @@ def rpc_block() -> str:
 def commands() -> Iterator[tuple[str, Any]]:
     """Every verb with its full name: `provledger up`, `keys list`."""
     groups = (
-        ("provledger", main_app),
-        ("provledger fips", fips_app),
-        ("provledger log", log_app),
-        ("provledger anchor", anchor_app),
-        ("keys", keys_app),
+        ("provledger", application()),
+        ("provledger fips", fips.application()),
+        ("provledger log", log_main.application()),
+        ("provledger anchor", anchor_main.application()),
+        ("keys", keys_main.application()),
     )
     for prefix, app in groups:
         group: Any = typer.main.get_command(app)

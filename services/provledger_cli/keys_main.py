@@ -2,37 +2,53 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+from typing import Final
+
 import typer
 
 from provledger_cli import failures
-from provledger_cli.verbs.keys_init import init
-from provledger_cli.verbs.keys_jwks import jwks
-from provledger_cli.verbs.keys_list import list_
-from provledger_cli.verbs.keys_rebuild import rebuild
-from provledger_cli.verbs.keys_revoke import revoke
-from provledger_cli.verbs.keys_rotate import rotate
-from provledger_cli.verbs.keys_show import show
+from provledger_cli.wiring import wire
 
-app = typer.Typer(
-    name="keys",
-    help="Look at, rotate and revoke the keys that sign. Exit codes: 0 done, 1 it does not hold, "
-    "2 could not tell.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-app.command("list")(list_)
-app.command("show")(show)
-app.command("jwks")(jwks)
-app.command("init")(init)
-app.command("rotate")(rotate)
-app.command("revoke")(revoke)
-app.command("rebuild")(rebuild)
+_VERBS: Final = {
+    "list": "keys_list:list_",
+    "show": "keys_show:show",
+    "jwks": "keys_jwks:jwks",
+    "init": "keys_init:init",
+    "rotate": "keys_rotate:rotate",
+    "revoke": "keys_revoke:revoke",
+    "rebuild": "keys_rebuild:rebuild",
+}
+
+
+def application(arguments: Sequence[str] = ()) -> typer.Typer:
+    """The command line, with what the arguments ask for; all verbs if they ask for none."""
+    app = typer.Typer(
+        name="keys",
+        help="Look at, rotate and revoke the keys that sign. Exit codes: 0 done, 1 it does not "
+        "hold, 2 could not tell.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_group)
+    wire(app, arguments, _VERBS)
+    return app
+
+
+def _group() -> None:
+    # With one verb only, typer would otherwise leave out its name.
+    pass
+
+
+def _run() -> None:
+    application(sys.argv[1:])()
 
 
 def main() -> None:
     """Entry point of the command `keys`."""
-    failures.run(app, fips_module="provledger_cli.keys_main")
+    failures.run(_run, fips_module="provledger_cli.keys_main")
 
 
 if __name__ == "__main__":

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Final
+
 import typer
 
-from provledger_cli.verbs.log_fsck import fsck
-from provledger_cli.verbs.log_split_view import split_view
+from provledger_cli.wiring import wire
 
-app = typer.Typer(
-    name="log",
-    help="Look after the Merkle logs. Exit codes: 0 it holds, 1 it does not hold, "
-    "2 could not tell.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+_VERBS: Final = {"fsck": "log_fsck:fsck", "split-view": "log_split_view:split_view"}
 
 
-@app.callback()
+def application(arguments: Sequence[str] = ()) -> typer.Typer:
+    """The group, with what the arguments ask for; all verbs if they ask for none."""
+    app = typer.Typer(
+        name="log",
+        help="Look after the Merkle logs. Exit codes: 0 it holds, 1 it does not hold, "
+        "2 could not tell.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_group)
+    wire(app, arguments, _VERBS)
+    return app
+
+
 def _group() -> None:
     pass
-
-
-app.command("fsck")(fsck)
-app.command("split-view")(split_view)

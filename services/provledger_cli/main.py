@@ -3,40 +3,53 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from provledger_cli import failures, output
-from provledger_cli.anchor_main import app as anchor_app
-from provledger_cli.keys_main import app as keys_app
-from provledger_cli.log_main import app as log_app
-from provledger_cli.verbs.append import append
-from provledger_cli.verbs.backup import backup
-from provledger_cli.verbs.down import down
-from provledger_cli.verbs.export import export
-from provledger_cli.verbs.fips import app as fips_app
-from provledger_cli.verbs.get import get
-from provledger_cli.verbs.import_ import import_
-from provledger_cli.verbs.list_ import list_
-from provledger_cli.verbs.load import load
-from provledger_cli.verbs.monitor import monitor
-from provledger_cli.verbs.notary import notary
-from provledger_cli.verbs.refresh import refresh
-from provledger_cli.verbs.restore import restore
-from provledger_cli.verbs.status import status
-from provledger_cli.verbs.up import up
-from provledger_cli.verbs.verify import verify
+from provledger_cli.wiring import wire
 
-app = typer.Typer(
-    name="provledger",
-    help="Signed receipts for every change: hash-chained, logged, anchored, verifiable offline. "
-    "Exit codes: 0 it holds, 1 it does not hold, 2 could not tell.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+_VERBS: Final = {
+    "up": "up:up",
+    "down": "down:down",
+    "status": "status:status",
+    "import": "import_:import_",
+    "append": "append:append",
+    "get": "get:get",
+    "list": "list_:list_",
+    "export": "export:export",
+    "verify": "verify:verify",
+    "load": "load:load",
+    "notary": "notary:notary",
+    "monitor": "monitor:monitor",
+    "refresh": "refresh:refresh",
+    "backup": "backup:backup",
+    "restore": "restore:restore",
+}
+_GROUPS: Final = {
+    "keys": "keys_main",
+    "fips": "verbs.fips",
+    "log": "log_main",
+    "anchor": "anchor_main",
+}
+
+
+def application(arguments: Sequence[str] = ()) -> typer.Typer:
+    """The command line, with what the arguments ask for; all verbs if they ask for none."""
+    app = typer.Typer(
+        name="provledger",
+        help="Signed receipts for every change: hash-chained, logged, anchored, verifiable "
+        "offline. Exit codes: 0 it holds, 1 it does not hold, 2 could not tell.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_options)
+    wire(app, arguments, _VERBS, _GROUPS)
+    return app
 
 
 def _print_version(wanted: bool) -> None:
@@ -45,7 +58,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     show_version: Annotated[
         bool,
@@ -57,31 +69,14 @@ def _options(
     pass
 
 
-app.command("up")(up)
-app.command("down")(down)
-app.command("status")(status)
-app.command("import")(import_)
-app.command("append")(append)
-app.command("get")(get)
-app.command("list")(list_)
-app.command("export")(export)
-app.command("verify")(verify)
-app.command("load")(load)
-app.command("notary")(notary)
-app.command("monitor")(monitor)
-app.command("refresh")(refresh)
-app.command("backup")(backup)
-app.command("restore")(restore)
-app.add_typer(keys_app, name="keys")
-app.add_typer(fips_app, name="fips")
-app.add_typer(log_app, name="log")
-app.add_typer(anchor_app, name="anchor")
+def _run() -> None:
+    application(sys.argv[1:])()
 
 
 def main() -> None:
     """Entry point of the command `provledger`."""
     # `fips status` must be able to say why FIPS mode cannot be had.
-    failures.run(app, fips_module="" if sys.argv[1:2] == ["fips"] else "provledger_cli")
+    failures.run(_run, fips_module="" if sys.argv[1:2] == ["fips"] else "provledger_cli")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from provledger.client import AsyncClient
 from provledger.errors import InternalError
 from provledger_cli.connect import Remote, Target
 from provledger_cli.datadir import DataDir
-from provledger_cli.main import app
+from provledger_cli.main import application
 from provledger_cli.verbs.append import _append, _Attempt
 from provledger_cli.verbs.get import _get
 from tests.integration.client_simulator import LEDGER, FakeLedger, InThread, serving
@@ -125,7 +125,7 @@ def test_import_ends_with_2_where_a_result_is_left_out(
     monkeypatch.setattr(FakeLedger, "AppendBatch", short)
     with InThread() as (fake, endpoint):
         asked = ["import", str(file), "--tenant", "acme", "--endpoint", endpoint, "--json"]
-        result = CliRunner().invoke(app, [*asked, "--data-dir", str(tmp_path)])
+        result = CliRunner().invoke(application(), [*asked, "--data-dir", str(tmp_path)])
     assert result.exit_code == 2
     assert "BAD_RESPONSE" in result.stderr
     answer = json.loads(result.stdout)
@@ -136,7 +136,7 @@ def test_import_ends_with_2_where_a_result_is_left_out(
 def appended(endpoint: str, *options: str, **changes: str) -> tuple[int, Any]:
     """Exit code and document of `append` on that service."""
     asked = ["append", "--tenant", "acme", "--endpoint", endpoint, "--json", *options]
-    result = CliRunner().invoke(app, asked, input=json.dumps({**MUTATION, **changes}))
+    result = CliRunner().invoke(application(), asked, input=json.dumps({**MUTATION, **changes}))
     return result.exit_code, json.loads(result.stdout)
 
 
@@ -212,7 +212,7 @@ def test_an_import_elsewhere_tells_of_the_key_that_it_makes(tmp_path: Path) -> N
     with InThread() as (fake, endpoint):
         asked = ["import", str(file), "--tenant", "acme", "--endpoint", endpoint]
         for _ in range(2):
-            result = CliRunner().invoke(app, [*asked, "--data-dir", str(home), "--json"])
+            result = CliRunner().invoke(application(), [*asked, "--data-dir", str(home), "--json"])
             assert result.exit_code == 0
             talk.append(result.stderr)
     assert f"made {home / 'import.key'}" in talk[0]

@@ -494,11 +494,11 @@ def test_cryptography_that_was_imported_too_early_is_refused(
 
 # --- the verb ------------------------------------------------------------------------------------
 
-VERB = "from provledger_cli import failures\nfrom provledger_cli.verbs.fips import app\n"
+VERB = "from provledger_cli import failures\nfrom provledger_cli.verbs.fips import application\n"
 
 
 def status(base: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    code = f"{VERB}failures.run(app)"
+    code = f"{VERB}failures.run(application())"
     return subprocess.run(
         [sys.executable, "-c", code, "status", *arguments],
         env={**environment(base), "PROVLEDGER_FIPS": "0", **more},

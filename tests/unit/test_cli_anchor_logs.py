@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from provledger.api.anchor.v1 import anchor_pb2 as pb
 from provledger_cli import connect
-from provledger_cli.anchor_main import app
+from provledger_cli.anchor_main import application
 from provledger_cli.anchors import SHOWN_LOGS
 from provledger_cli.failures import CommandError
 
@@ -92,7 +92,7 @@ def anchor(monkeypatch: pytest.MonkeyPatch) -> FakeAnchor:
 
 
 def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, [*arguments, "--endpoint", "127.0.0.1:1"])
+    return CliRunner().invoke(application(), [*arguments, "--endpoint", "127.0.0.1:1"])
 
 
 def document(*arguments: str) -> tuple[int, Any]:

@@ -18,16 +18,15 @@ from provledger.errors import (
     UnavailableError,
     VerificationError,
 )
-from provledger_cli import failures, output
+from provledger_cli import failures, keys_main, output
 from provledger_cli.failures import CommandError
-from provledger_cli.keys_main import app as keys_app
-from provledger_cli.main import app
+from provledger_cli.main import application
 from provledger_cli.verbs.list_ import _time_ns
 
 
 def commands() -> dict[str, Any]:
     """Every verb with its command object."""
-    root: Any = typer.main.get_command(app)
+    root: Any = typer.main.get_command(application())
     found: dict[str, Any] = {}
     for name, command in root.commands.items():
         if hasattr(command, "commands"):
@@ -51,8 +50,29 @@ def test_the_verbs_are_those_of_the_manual() -> None:
         "load",
         *("refresh", "backup", "restore", "monitor", "log fsck", "log split-view"),
     }
-    root: Any = typer.main.get_command(keys_app)
+    root: Any = typer.main.get_command(keys_main.application())
     assert set(root.commands) == {"list", "show", "jwks", "init", "rotate", "revoke", "rebuild"}
+
+
+@pytest.mark.parametrize("name", commands())
+def test_a_verb_is_loaded_alone_and_as_among_all(name: str) -> None:
+    words = name.split()
+    alone: Any = typer.main.get_command(application([*words, "--json"]))
+    for word in words:
+        assert list(alone.commands) == [word]
+        alone = alone.commands[word]
+    assert [option.name for option in alone.params] == [
+        option.name for option in commands()[name].params
+    ]
+
+
+def test_a_mistyped_verb_is_told_of_the_one_that_was_meant() -> None:
+    done = run("statsu")
+    assert done.returncode == 2
+    assert "status" in done.stderr
+    done = run("keys", "rotat")
+    assert done.returncode == 2
+    assert "rotate" in done.stderr
 
 
 @pytest.mark.parametrize("name", commands())

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from provledger_cli import running
 from provledger_cli.datadir import DataDir, lock
 from provledger_cli.failures import CommandError
-from provledger_cli.main import app
+from provledger_cli.main import application
 from provledger_cli.running import Supervising
 
 
@@ -41,7 +41,7 @@ def test_a_configuration_file_is_found_from_the_data_directory(
     monkeypatch.setattr("provledger_cli.verbs.up._in_foreground", start)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PROVLEDGER_CONFIG", given)
-    CliRunner().invoke(app, ["up", "--data-dir", str(tmp_path / "data"), *options])
+    CliRunner().invoke(application(), ["up", "--data-dir", str(tmp_path / "data"), *options])
     assert found == [str((tmp_path / given).resolve())]
 
 

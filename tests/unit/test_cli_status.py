@@ -15,7 +15,7 @@ from provledger.api.anchor.v1 import anchor_pb2 as pb
 from provledger.client import Ledger
 from provledger.errors import FailedPreconditionError, StatusError, UnavailableError
 from provledger_cli import connect, health
-from provledger_cli.main import app
+from provledger_cli.main import application
 
 OWN = "logs/0a"
 NOBODY_KNOWS = UnavailableError("ANCHOR_NOT_ASKED", "the anchor is away")
@@ -81,7 +81,7 @@ def status(
     monkeypatch.setattr(connect, "Remote", lambda where, *, timeout_s: services)
     monkeypatch.setattr(health, "check_all", all_serve)
     options = [text for each in asked for text in ("--endpoint", f"{each}=127.0.0.1:1")]
-    answer = CliRunner().invoke(app, ["status", *options, "--json"])
+    answer = CliRunner().invoke(application(), ["status", *options, "--json"])
     return answer.exit_code, json.loads(answer.stdout), answer.stderr
 
 

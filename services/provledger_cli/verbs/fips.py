@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
 import typer
@@ -17,22 +18,26 @@ from provledger_cli.options import JSONOption
 
 _TIMEOUT_S: Final = 120.0
 
-app = typer.Typer(
-    name="fips",
-    help="FIPS mode: what is inside the module, and what is not.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+
+def application(arguments: Sequence[str] = ()) -> typer.Typer:
+    """The group with its one verb, whatever the arguments ask for."""
+    app = typer.Typer(
+        name="fips",
+        help="FIPS mode: what is inside the module, and what is not.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_group)
+    app.command("status")(status)
+    return app
 
 
-@app.callback()
 def _group() -> None:
     # With one command only, typer would otherwise leave out its name.
     pass
 
 
-@app.command("status")
 def status(
     fail_kat: Annotated[
         str,
