@@ -54,7 +54,7 @@ down: $(VENV)/.stamp-run ## Stop the services that `make up` started
 
 # --- checking --------------------------------------------------------------------------------------
 
-test: $(VENV)/.stamp-dev ## All tests, with real SQLite, PostgreSQL and gRPC
+test: $(VENV)/.stamp-dev ## Tests, with real SQLite, PostgreSQL and gRPC; ARGS=--thorough for all
 	@$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/.stamp-dev ## Style, types, import rules, contracts

@@ -10,6 +10,10 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.thorough import THOROUGH
+
+_HERE = Path(__file__).parent
+
 # Read when gRPC is first imported. Tests start processes while its threads are at work, and its
 # fork handlers must not run in a child that is about to become another program.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
@@ -28,6 +32,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=None,
         help="make the choices of an earlier run of tests/faults again",
     )
+    parser.addoption(
+        "--thorough",
+        action="store_true",
+        help="run the files of tests/thorough.py as well, as CI does; a path that is named runs "
+        "whole either way",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -37,14 +47,20 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if config.option.fault_seed is None:
         config.option.fault_seed = 1 if os.environ.get("CI") else secrets.randbelow(2**32)
+    if not hasattr(config, "workerinput"):
+        config.option.thorough |= config.args_source is not pytest.Config.ArgsSource.TESTPATHS
 
 
 # Folders whose tests wait for processes more than they compute.
 _FIRST = ("e2e", "faults", "integration")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with what waits, so that no worker is left with it when the quick ones are done."""
+    if not config.option.thorough:
+        left_out = [item for item in items if _is_thorough(item)]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not _is_thorough(item)]
 
     def place(item: pytest.Item) -> int:
         folder = item.path.parent.name
@@ -53,10 +69,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=place)
 
 
+def _is_thorough(item: pytest.Item) -> bool:
+    return item.path.relative_to(_HERE).as_posix() in THOROUGH
+
+
 def pytest_report_header(config: pytest.Config) -> str:
     """Say the seed at the start; tests that use it say it again where they fail."""
     mode = "full" if os.environ.get("PROVLEDGER_FAULTS") == "full" else "sampled"
-    return f"faults: {mode}, --fault-seed {config.option.fault_seed}"
+    extent = "all" if config.option.thorough else "without tests/thorough.py (--thorough: all)"
+    return f"tests: {extent}\nfaults: {mode}, --fault-seed {config.option.fault_seed}"
 
 
 @pytest.fixture(scope="session")
