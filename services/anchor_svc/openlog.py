@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
 
@@ -166,12 +167,14 @@ class OpenLog:
         await self.relays.run()
 
     async def close(self) -> None:
-        """Finish the flushes that wait, and release files and sinks."""
-        await self._batcher.close()
-        await self.committer.close()
-        self.reader.close()
-        await self.policies.close()
-        await self.relays.close()
+        """Finish the flushes that wait, and release files and sinks; all that can be released."""
+        async with AsyncExitStack() as closing:
+            # The last one is closed first.
+            closing.push_async_callback(self.relays.close)
+            closing.push_async_callback(self.policies.close)
+            closing.callback(self.reader.close)
+            closing.push_async_callback(self.committer.close)
+            closing.push_async_callback(self._batcher.close)
 
     async def submit(self, submission: Submission) -> Outcome:
         """Log a submission; returns when a signed checkpoint covers it.

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Final
 
@@ -290,9 +291,14 @@ class OpenLogs:
         _logs.set(len(self._damaged), {"state": "damaged"})
 
     async def close(self) -> None:
-        """Finish what waits in each log, and release files and sinks."""
-        for opened in self._by_uid.values():
-            await opened.close()
+        """Finish what waits in each log, and release files and sinks.
+
+        Raises the last of what they raise, once all are closed: what one does is no reason to lose
+        what waits in the others.
+        """
+        async with AsyncExitStack() as closing:
+            for opened in reversed(self._by_uid.values()):
+                closing.push_async_callback(opened.close)
 
 
 async def _run(work: Callable[[], Awaitable[None]]) -> None:

@@ -215,3 +215,21 @@ async def test_start_that_is_cancelled_leaves_none_half_open() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert (made.opening, len(made.closed)) == ([], 8)
+
+
+async def test_log_that_cannot_be_closed_leaves_none_open() -> None:
+    """What waits in the others is finished all the same, and whoever closes them hears of it."""
+    made = Logs()
+    made.ready.set()
+    await made.logs.open_all(ROWS)
+    broken: Any = made.logs.default
+
+    async def fail() -> None:
+        raise OSError(5, "Input/output error")
+
+    broken.close = fail
+    with pytest.raises(OSError, match="Input/output"):
+        await made.logs.close()
+    assert sorted(made.closed) == sorted(
+        row.alias.rpartition("/")[2] for row in ROWS if row.alias != DEFAULT_ALIAS
+    )
