@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from provledger.api.anchor.v1 import anchor_pb2 as pb
 from provledger.client.paging import Pages
-from provledger.errors import DataLossError
+from provledger.errors import DataLossError, NotFoundError
 from provledger_cli.connect import Remote
 from provledger_cli.failures import CommandError
 
@@ -22,6 +22,10 @@ SHOWN_LOGS: Final = 10
 
 _AT_ONCE: Final = 8
 """Logs that are asked about at the same time."""
+
+_NO_SINK: Final = "SINK_NOT_FOUND"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,8 @@ async def anchoring(remote: Remote, log: str) -> Anchoring:
     every = await listed(remote)
     damaged = [each for each in every if each.state == pb.LOG_STATE_DAMAGED]
     served = [each.name for each in every if each.state != pb.LOG_STATE_DAMAGED]
-    others = await _all_of(remote, [name for name in served if name != found.log.name])
+    names = [name for name in served if name != found.log.name]
+    others = await _all_of(names, lambda name: _alone(remote, name))
     return replace(found, damaged=tuple(damaged), others=tuple(others))
 
 
@@ -84,13 +89,61 @@ async def _alone(remote: Remote, log: str) -> Anchoring:
     return Anchoring(found, tuple(answer.sinks), answer.held)
 
 
-async def _all_of(remote: Remote, logs: Sequence[str]) -> list[Anchoring]:
-    """Each of these logs, in this order; some of them are asked about at a time."""
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """The sinks of a log that waited, and are asked now.
+
+    tenant: whose own it is; "" for the shared one, and where it was named by its uid.
+    """
+
+    log: str
+    tenant: str
+    sinks: tuple[str, ...]
+
+
+async def retried(remote: Remote, log: str, sink: str) -> list[Retried]:
+    """Have sinks asked now that wait: of a log by its uid, or of all that are served.
+
+    sink: its URI; "" for all that wait.
+
+    Raises:
+        NotFoundError: no log that was asked has such a sink.
+    """
+    if log:
+        return [Retried(log_name(log), "", await _retry(remote, log_name(log), sink))]
+    served = [each for each in await listed(remote) if each.state != pb.LOG_STATE_DAMAGED]
+    missing: list[NotFoundError] = []
+
+    async def one(name: str) -> tuple[str, ...]:
+        try:
+            return await _retry(remote, name, sink)
+        except NotFoundError as error:
+            # A policy names sinks for one log; the others need not have them.
+            if error.reason != _NO_SINK:
+                raise
+            missing.append(error)
+            return ()
+
+    found = await _all_of([each.name for each in served], one)
+    if missing and len(missing) == len(served):
+        raise missing[0]
+    return [
+        Retried(each.name, each.tenant, sinks) for each, sinks in zip(served, found, strict=True)
+    ]
+
+
+async def _retry(remote: Remote, log: str, sink: str) -> tuple[str, ...]:
+    request = pb.RetrySinkRequest(log=log, sink=sink)
+    return tuple((await remote.call(remote.anchor.RetrySink, request)).sinks)
+
+
+async def _all_of(logs: Sequence[str], ask: Callable[[str], Awaitable[T]]) -> list[T]:
+    """What each of these logs answers, in this order; some of them are asked at a time."""
     limit = asyncio.Semaphore(_AT_ONCE)
 
-    async def one(log: str) -> Anchoring:
+    async def one(log: str) -> T:
         async with limit:
-            return await _alone(remote, log)
+            return await ask(log)
 
     tasks = [asyncio.create_task(one(log)) for log in logs]
     try:

@@ -1,4 +1,4 @@
-"""What `anchor status`, `sinks` and `policy` make of logs that tenants have for themselves."""
+"""What `anchor status`, `sinks`, `retry` and `policy` make of logs that tenants have for themselves."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from provledger.api.anchor.v1 import anchor_pb2 as pb
+from provledger.errors import NotFoundError
 from provledger_cli import connect
 from provledger_cli.anchor_main import application
 from provledger_cli.anchors import SHOWN_LOGS
@@ -46,6 +47,7 @@ class FakeAnchor:
             GetLog=self.get_log,
             ListLogs=self.list_logs,
             ListSinks=self.list_sinks,
+            RetrySink=self.retry_sink,
             GetPolicy=self.get_policy,
             SetPolicy=self.set_policy,
         )
@@ -74,6 +76,12 @@ class FakeAnchor:
 
     def list_sinks(self, request: pb.ListSinksRequest) -> pb.ListSinksResponse:
         return pb.ListSinksResponse(sinks=[self.sinks.get(request.log, WELL)])
+
+    def retry_sink(self, request: pb.RetrySinkRequest) -> pb.RetrySinkResponse:
+        sink = self.sinks.get(self._named(request.log).name, WELL)
+        if request.sink not in ("", sink.uri):
+            raise NotFoundError("SINK_NOT_FOUND", "this log has no such sink")
+        return pb.RetrySinkResponse(sinks=[sink.uri] if sink.last_error else [])
 
     def get_policy(self, request: pb.GetPolicyRequest) -> pb.GetPolicyResponse:
         policy = pb.Policy(log=request.log, tenant=request.tenant, text="quorum none\n")
@@ -143,6 +151,30 @@ def test_a_sink_that_does_not_answer_for_one_log_is_seen(anchor: FakeAnchor) -> 
     assert ACME in shown.stdout
     assert "disk full" in shown.stdout
     assert document("sinks", "--log", "00")[0] == 0
+
+
+def test_sinks_of_all_logs_are_asked_again(anchor: FakeAnchor) -> None:
+    """A sink may take the shared log and refuse that of a tenant, whose policy may have its own."""
+    b = log("logs/0b", "tenants/b")
+    damaged = pb.Log(name="logs/0c", uid=b"\x0c", state=pb.LOG_STATE_DAMAGED)
+    anchor.logs += [b, damaged]
+    away_too = pb.Sink(uri="file:///own", last_error="disk full")
+    anchor.sinks = {OWN.name: AWAY, b.name: away_too}
+    code, found = document("retry")
+    assert (code, found["asked"]) == (0, [AWAY.uri, "file:///own"])
+    assert found["logs"] == [
+        {"log": OWN.name, "tenant": ACME, "asked": [AWAY.uri]},
+        {"log": b.name, "tenant": "tenants/b", "asked": ["file:///own"]},
+    ]
+    assert "asked now: file:///own" in run("retry").stdout
+    # One that is named need not be known to every log, but to some.
+    assert document("retry", "file:///own")[1]["asked"] == ["file:///own"]
+    assert isinstance(run("retry", "file:///none").exception, NotFoundError)
+    # Whoever names a log has that one asked.
+    assert document("retry", "--log", "0b")[1]["asked"] == ["file:///own"]
+    assert document("retry", "--log", "00") == (0, {"asked": [], "logs": []})
+    anchor.sinks[SHARED] = anchor.sinks[b.name] = AWAY
+    assert f"asked now: {AWAY.uri}, by 3 logs" in run("retry").stdout.replace("\n", " ")
 
 
 def test_what_people_are_shown_of_very_many_logs_is_bounded(anchor: FakeAnchor) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,7 +11,7 @@ from provledger_cli.options import (
     DataDirOption,
     EndpointOption,
     JSONOption,
-    LogUidOption,
+    OnlyLogUidOption,
     TimeoutOption,
     TLSCAOption,
     TLSCertOption,
@@ -19,6 +19,7 @@ from provledger_cli.options import (
 )
 
 if TYPE_CHECKING:
+    from provledger_cli.anchors import Retried
     from provledger_cli.connect import Target
 
 
@@ -32,7 +33,7 @@ def retry(
             show_default=False,
         ),
     ] = "",
-    log: LogUidOption = "",
+    log: OnlyLogUidOption = "",
     data_dir: DataDirOption = None,
     endpoint: EndpointOption = None,
     timeout: TimeoutOption = 10.0,
@@ -43,7 +44,8 @@ def retry(
 ) -> None:
     """Ask sinks now that failed and would wait, for instance after you repaired them.
 
-    Without it they are asked again by themselves, at the latest about once a minute.
+    Without --log, those of the shared log and of each log of a tenant. Without this command they
+    are asked again by themselves, at the latest about once a minute.
 
     Example: provledger anchor retry
     """
@@ -53,18 +55,40 @@ def retry(
     where = target(
         data_dir, endpoint, first="anchor", tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca
     )
-    asked = run_async(_retry(where, log, sink, timeout))
+    found = run_async(_retry(where, log, sink, timeout))
     if as_json:
-        output.document({"asked": asked})
+        output.document(_document(found))
     else:
-        output.show("\n".join(f"asked now: {uri}" for uri in asked) or "no sink was waiting")
+        _show(found)
 
 
-async def _retry(where: Target, log: str, sink: str, timeout_s: float) -> list[str]:
-    from provledger.api.anchor.v1 import anchor_pb2 as pb
-    from provledger_cli.anchors import log_name
+async def _retry(where: Target, log: str, sink: str, timeout_s: float) -> list[Retried]:
+    from provledger_cli.anchors import retried
     from provledger_cli.connect import Remote
 
     async with Remote(where, timeout_s=timeout_s) as remote:
-        request = pb.RetrySinkRequest(log=log_name(log), sink=sink)
-        return list((await remote.call(remote.anchor.RetrySink, request)).sinks)
+        return await retried(remote, log, sink)
+
+
+def _document(found: list[Retried]) -> dict[str, Any]:
+    return {
+        "asked": _uris(found),
+        "logs": [
+            {"log": each.log, "tenant": each.tenant or None, "asked": list(each.sinks)}
+            for each in found
+            if each.sinks
+        ],
+    }
+
+
+def _show(found: list[Retried]) -> None:
+    for uri in _uris(found):
+        logs = sum(uri in each.sinks for each in found)
+        output.show(f"asked now: {uri}" + (f", by {logs:,} logs" if logs > 1 else ""))
+    if not any(each.sinks for each in found):
+        output.show("no sink was waiting")
+
+
+def _uris(found: list[Retried]) -> list[str]:
+    """Each sink once: many logs have the same."""
+    return list(dict.fromkeys(uri for each in found for uri in each.sinks))
