@@ -4,6 +4,9 @@ Which one holds for a tenant: its own, else the log's, else that of the settings
 and then every sink of the settings must hold a checkpoint. Sinks that only some policy names are
 opened and closed with it; all of them get every published checkpoint.
 
+Since when the settings' file says what it says is stored like a policy, under a name of its own:
+the sinks that it names first have the time that it allows, which no start gives them again.
+
 What is stored holds, whatever becomes of the call that set it. It goes on when the caller is gone;
 and what could not be done, or is not known to be done, because the database is away, is done in the
 background as soon as it is back, or by the same call made again.
@@ -59,6 +62,9 @@ _CLOSED: Final = re.compile(rb"^[ \t]*mode[ \t]+fail-closed[ \t]*$", re.MULTILIN
 MAX_POLICIES: Final = 1000
 """Tenants with a policy of their own, in one log."""
 
+SETTINGS: Final = "settings"
+"""Whose versions those of the settings' file are; no tenant is called so (`tenants/{tenant}`)."""
+
 
 class Policies:
     """Policies of one log. Belongs to one event loop.
@@ -94,6 +100,8 @@ class Policies:
         self._retry = _RETRY
         # The newest version by tenant that holds, those that took a policy back included.
         self._rows: dict[str, PolicyRow] = {}
+        # Since when the settings' file is as it is.
+        self._given_since_ns = 0
         # Tenants of whom something may be stored that does not hold yet.
         self._unsettled: set[str] = set()
         # Calls that go on, perhaps without their caller; the task that settles what they left.
@@ -104,6 +112,7 @@ class Policies:
     async def open(self) -> None:
         """Read what was set, and have it hold. Raises StatusError."""
         rows = {row.tenant: row for row in await self._storage.policies(self._log.uid)}
+        self._given_since_ns = await self._since_given(rows.pop(SETTINGS, None))
         usable, known = dict(self._base), self._known()
         try:
             for row in rows.values():
@@ -117,6 +126,16 @@ class Policies:
         finally:
             await self._close_unused(usable.values())
         self._unsettled.clear()
+
+    async def _since_given(self, newest: PolicyRow | None) -> int:
+        """Since when the settings' file says what it says, noted if that is since this start."""
+        text = b"" if self._given is None else self._given.text
+        if newest is None and not text:
+            return 0
+        if newest is None or newest.text != text:
+            version = 1 if newest is None else newest.version + 1
+            newest = await self._store(PolicyRow(SETTINGS, version, text, self._clock(), SETTINGS))
+        return newest.set_at_ns
 
     def _tell_unconfirmable(self, rows: Iterable[PolicyRow], sinks: Sequence[AnchorSink]) -> None:
         """Say which policies, set while no start waited, keep this one waiting for ever."""
@@ -358,6 +377,8 @@ class Policies:
                 quorums[text] = Quorum(_stored_policy(text), self._base)
             since_ns = rows[tenant].set_at_ns if tenant in rows else 0
             promises[tenant] = Promise(tenant, quorums[text], since_ns=since_ns)
+        if not texts[""]:
+            promises[""].since_ns = max(promises[""].since_ns, self._given_since_ns)
         return promises
 
 

@@ -52,8 +52,8 @@ class Promise:
     """What makes a checkpoint anchored for the log (`tenant` empty) or one tenant, and how far.
 
     anchored: the newest checkpoint that enough sinks hold. overdue: whether something published
-    waits for longer than the policy allows. since_ns: when the policy was set, Unix nanoseconds; 0
-    for that of the settings.
+    waits for longer than the policy allows. since_ns: when the policy was set, Unix nanoseconds; of
+    that of the settings, when the log first knew of it.
     """
 
     tenant: str

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -330,6 +332,56 @@ async def test_policy_gives_the_sinks_that_it_names_first_its_time(tmp_path: Pat
     async with running_log(url, tmp_path, sinks=[again], **options) as log:
         await log.overdue.look()
         assert log.state.promise(ACME).overdue
+
+
+async def test_settings_give_the_sinks_that_they_name_first_their_time(tmp_path: Path) -> None:
+    """Once for what they say, and not with each start: a dead sink must be told in the end."""
+    now_ns, url = START_NS, f"sqlite:///{tmp_path}/log.db"
+    (tmp_path / "second").write_text("in the way")
+    minute_ns = 60 * 1_000_000_000
+
+    @asynccontextmanager
+    async def started(*names: str, mode: str = "within 10m\n") -> AsyncIterator[OpenLog]:
+        policy = parse_policy(copies(tmp_path, *names, mode=mode)) if names else None
+        async with running_log(
+            url,
+            tmp_path,
+            sinks=open_sinks([f"file://{tmp_path}/first"], policy),
+            policy=policy,
+            background=True,
+            prepare=_hurry,
+            clock=lambda: now_ns,
+        ) as log:
+            await log.overdue.look()
+            yield log
+
+    async with started("first") as log:
+        size = await grow(log, Ledger())
+        await eventually(lambda: log.state.anchored_size == size)
+    now_ns += 60 * minute_ns
+    async with started("first", "second") as log:
+        assert (log.state.anchored_size, log.state.promise().overdue) == (0, False)
+        # What is set for the log while it runs is another one, and taken back, it is that again.
+        await log.policies.set("", copies(tmp_path, "first", mode="within 1m\n"), "alice")
+    now_ns += 6 * minute_ns
+    async with started("first", "second") as log:
+        await log.policies.set("", b"", "alice")
+        assert log.state.promise().since_ns == now_ns
+        assert log.policies.tenants() == []
+    now_ns += 10 * minute_ns
+    async with started("first", "second") as log:
+        assert not log.state.promise().overdue
+    now_ns += minute_ns
+    async with started("first", "second") as log:
+        assert log.state.promise().overdue
+    # Other words are another policy; and so is one that was gone meanwhile.
+    async with started("first", "second", mode="within 5m\n") as log:
+        assert not log.state.promise().overdue
+    async with started():
+        pass
+    now_ns += 60 * minute_ns
+    async with started("first", "second", mode="within 5m\n") as log:
+        assert not log.state.promise().overdue
 
 
 @pytest.mark.parametrize("mode", ["", "within 10m\nmode fail-closed\n"], ids=["open", "closed"])

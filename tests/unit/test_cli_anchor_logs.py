@@ -1,4 +1,4 @@
-"""What `anchor status`, `sinks`, `retry` and `policy` make of logs that tenants have for themselves."""
+"""What `anchor status`, `sinks`, `retry` and `policy` make of logs that are a tenant's own."""
 
 from __future__ import annotations
 

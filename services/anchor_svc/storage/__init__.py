@@ -99,7 +99,7 @@ class AnchorRow:
 
 @dataclass(frozen=True, slots=True)
 class PolicyRow:
-    """A version of a policy. tenant: `tenants/{tenant}`, or empty for the log's own.
+    """A version of a policy. tenant: `tenants/{tenant}`, empty for the log's own, or `settings`.
 
     version: counts from 1. text: empty in a version that took the policy back.
     """
