@@ -311,8 +311,8 @@ def retire(
 ) -> Registry:
     """Propose the retirement of every drained key whose purpose is among the `ready` ones.
 
-    `sizes`: how large the logs are now, by origin, for checkpoint keys; reports of what the old key
-    signed last have come within `settle_ns` of its end.
+    `sizes`: how large the logs are, by origin, for checkpoint keys. They count what a key signed
+    last if it ended `settle_ns` ago or earlier; the others wait.
     """
     if not is_kept(registry):
         return registry

@@ -27,8 +27,8 @@ log = logs.get(__name__)
 
 MAX_HEARTBEAT_S: Final = 10.0
 _MAX_ENDORSEMENTS: Final = 16
-# Longer than the time between two reports of a signing service.
-_SETTLE_NS: Final = 5_000_000_000
+# How long a signature may take that was begun before a key ended, and then is in a log's size.
+_SETTLE_NS: Final = 10_000_000_000
 
 Context = Any
 
@@ -271,7 +271,7 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
                     now_ns=now_ns,
                     ready=self._settled(known, now_ns),
                     sizes=self._sizes_by_origin(known, now_ns),
-                    settle_ns=_SETTLE_NS,
+                    settle_ns=self._settle_ns(now_ns),
                 )
                 if retire(known) is not known:
                     await self._live.update(retire)
@@ -298,6 +298,14 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
                 metadata={"aheadSeconds": str(seconds)},
                 retry_delay_s=5.0,
             )
+
+    def _settle_ns(self, now_ns: int) -> int:
+        """How long ago a key must have ended, so that what it signed last was reported.
+
+        A service whose clock is behind signs with it for as long as it goes by what it last heard,
+        and a report may be lost, so that the one before it is what we have.
+        """
+        return _SETTLE_NS + self._lease_ms * 1_000_000 + self._signers.age_ns(now_ns)
 
     def _settled(self, registry: Registry, now_ns: int) -> list[str]:
         """Purposes for which every signing service uses the active key."""

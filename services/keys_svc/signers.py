@@ -75,6 +75,16 @@ class Signers:
                 sizes[each.origin] = max(each.size, sizes.get(each.origin, 0))
         return sizes
 
+    def age_ns(self, now_ns: int) -> int:
+        """How old the oldest report is that counts, of those who sign checkpoints; 0 if none is."""
+        self.list(now_ns)
+        came_ns = (
+            at_ns
+            for at_ns, signer in self._reports.values()
+            if any(each.purpose == _CHECKPOINT for each in signer.keys)
+        )
+        return max(0, now_ns - min(came_ns, default=now_ns))
+
     def all_use(self, purpose: int, kid: str, now_ns: int) -> bool:
         """Whether some service reported for a purpose, and every one that did uses this key."""
         kids = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from dataclasses import fields
 
 import pytest
@@ -9,15 +11,17 @@ import pytest
 from anchor_svc.config import Settings
 from keys_svc import journal
 from keys_svc.registry import KeyBinding, Registry
+from keys_svc.servicer import KeysServicer
 from keys_svc.signers import Signers, check_report
 from provledger import jcs
 from provledger.api.keys.v1 import keys_pb2 as pb
 from provledger.disclosure import FIELDS_SECRET_BYTES, commit_fields
 from provledger.errors import FailedPreconditionError, IdentifierError
-from provledger.key_events import LogSize, parse_signed
+from provledger.key_events import KeyEvent, LogSize, parse_signed
 from provledger.keyset import KeyPurpose
+from tests.support.anchoring import eventually
 from tests.unit.test_key_events import C1, H1, R1, W1, X1
-from tests.unit.test_keys_journal import binding, carry
+from tests.unit.test_keys_journal import DRAIN_NS, binding, carry
 
 CHECKPOINT = pb.KEY_PURPOSE_CHECKPOINT
 ORIGIN = "log.example/0"
@@ -99,6 +103,65 @@ def test_an_event_that_nobody_could_read_is_not_proposed() -> None:
     with pytest.raises(FailedPreconditionError) as caught:
         rotated(3 * MOST_LOGS)
     assert caught.value.reason == "KEY_EVENT_TOO_LARGE"
+
+
+class Live:
+    """A registry in memory, and when it was looked at `looks` times more."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+        self.looks = 0
+
+    async def load(self) -> Registry:
+        self.looks += 1
+        return self.registry
+
+    async def update(self, decide: Callable[[Registry], Registry]) -> None:
+        self.registry = decide(self.registry)
+
+
+async def test_a_key_is_retired_by_sizes_that_were_reported_after_its_end() -> None:
+    """A report was lost: the one before it counts what the old key signed until then."""
+    registry = Registry()
+    for key, purpose in zip((W1, C1, H1), KeyPurpose, strict=False):
+        registry = registry.create(binding(key, purpose), 10)
+    kept = carry(journal.propose_genesis(registry, binding(R1), 20))
+    successor: KeyBinding = binding(X1, KeyPurpose.CHECKPOINT)
+    rotated = journal.rotate(
+        kept, X1.kid, KeyPurpose.CHECKPOINT, 400, drain_ns=DRAIN_NS, binding=successor
+    )
+    live = Live(carry(rotated))
+    end_ns = live.registry.get(C1.kid).not_after_ns
+    assert end_ns is not None
+    now_ns = end_ns
+    lease_ns = 30_000_000_000
+    signers = Signers(lease_ns)
+    servicer = KeysServicer(
+        live,  # type: ignore[arg-type]
+        drain_ns=DRAIN_NS,
+        lease_ms=30_000,
+        signers=signers,
+        clock=lambda: now_ns,
+    )
+
+    async def looked() -> list[KeyEvent]:
+        looks = live.looks
+        await eventually(lambda: live.looks >= looks + 2)
+        return [each.signed.event for each in journal.open_events(live.registry)]
+
+    signers.report(report(X1.kid, {ORIGIN: 100}), now_ns)
+    running = asyncio.create_task(servicer.retire_drained(0.001))
+    now_ns += lease_ns
+    assert await looked() == []
+    # An anchor whose clock is behind signed with it for as long as it may go by what it heard.
+    signers.report(report(X1.kid, {ORIGIN: 120}), now_ns)
+    assert await looked() == []
+    now_ns += lease_ns
+    signers.report(report(X1.kid, {ORIGIN: 130}), now_ns)
+    await eventually(lambda: bool(journal.open_events(live.registry)))
+    (event,) = await looked()
+    assert (event.kid, event.sizes) == (C1.kid, (LogSize(ORIGIN, 130),))
+    running.cancel()
 
 
 def test_our_clock_is_ahead_if_nobody_agrees_with_it() -> None:
