@@ -23,6 +23,7 @@ from provledger_cli.logfiles import DirFiles
 from provledger_cli.monitor import Monitor, Wanted
 from provledger_cli.receipt_files import receipts_of
 from provledger_cli.remembered import Memory
+from tests.support import peers
 from tests.support.chain import sample_chain
 from tests.support.runbooks import run_all
 from tests.support.tiled import cosign, flip, signed_checkpoint, vkey, write_log
@@ -381,6 +382,38 @@ def test_the_command_tells_each_alarm_and_clears_none_unseen(
     events = [json.loads(line)["event"] for line in err.splitlines() if line.startswith(b"{")]
     assert events.count("monitor.alarm") == 2
     assert "monitor.cleared" not in events
+
+
+def test_the_webhook_is_told_again_what_it_did_not_take(
+    web: WebRoot, state: Path, tmp_path: Path
+) -> None:
+    """Also of what it refuses for good that time, and what the log does not show any more."""
+    refused: list[bytes] = []
+
+    def answer(path: str, body: bytes) -> peers.Reply:
+        refused.append(body)
+        return (403 if len(refused) < 3 else 200), {}, b""
+
+    bad = tmp_path / "bad.checkpoint"
+    bad.write_bytes(b"no checkpoint")
+    with peers.scripted(answer) as hook:
+        options = ("--checkpoint", str(bad), "--webhook", hook.url, "--interval", "0.05")
+        running = subprocess.Popen(
+            _command(web, state, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        try:
+            _until(lambda: len(refused) >= 1)
+            bad.write_bytes(signed_checkpoint(ORIGIN, ENTRIES[:290]))
+            _until(lambda: len(refused) >= 3)
+            asked = web.asked["/checkpoint"]
+            _until(lambda: web.asked["/checkpoint"] > asked + 3)
+            os.kill(running.pid, signal.SIGTERM)
+            running.communicate(timeout=60)
+        finally:
+            running.kill()
+    assert running.returncode == 0
+    (alarm,) = {json.loads(body)["alarm"] for body in refused}
+    assert (alarm, len(refused)) == ("checkpoint_signature", 3)
 
 
 def test_the_command_ends_well_when_it_is_told_to(web: WebRoot, state: Path) -> None:

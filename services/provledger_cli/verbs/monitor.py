@@ -10,7 +10,6 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import orjson
 import typer
 
 from provledger_cli import output
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from provledger_cli.alarms import Alarm, Look
     from provledger_cli.fetching import Fetcher
     from provledger_cli.monitor import Monitor
+    from provledger_cli.webhook import Webhook
 
 
 def monitor(
@@ -140,7 +140,8 @@ def monitor(
             "--webhook",
             envvar="PROVLEDGER_MONITOR_WEBHOOK",
             metavar="URL",
-            help="POST each alarm there, as JSON, when it begins.",
+            help="POST each alarm there, as JSON, when it begins; tried a few times, and once more "
+            "before each later look until it was taken.",
             show_default=False,
         ),
     ] = "",
@@ -162,6 +163,8 @@ def monitor(
 
     Example: provledger monitor https://log.example.org/main --vkey KEY --max-age 3600
     """
+    from provledger_cli.webhook import Webhook
+
     output.use_json(as_json)
     if tree_hash not in ("sha256", "blake3"):
         raise CommandError("--tree-hash is sha256 or blake3")
@@ -170,12 +173,13 @@ def monitor(
             "--cosigner and --policy are not given together",
             hint="put the cosigner into the policy",
         )
-    hook = _open_webhook(webhook)
+    fetcher = _open_webhook(webhook)
     watch, origin = _open(
         url, vkey, state, checkpoint, expect, max_age, cosigner, policy, tree_hash, once=once
     )
+    hook = None if fetcher is None else Webhook(fetcher.post, origin)
     if once:
-        look = watch.look(lambda alarm: _tell(hook, origin, alarm))
+        look = watch.look(None if hook is None else hook.tell)
     else:
         look = _follow(watch, origin, interval, hook)
     if as_json:
@@ -251,7 +255,7 @@ def _open_webhook(url: str) -> Fetcher | None:
         raise CommandError(f"--webhook cannot be used: {error}") from error
 
 
-def _follow(watch: Monitor, origin: str, interval_s: float, webhook: Fetcher | None) -> Look:
+def _follow(watch: Monitor, origin: str, interval_s: float, hook: Webhook | None) -> Look:
     """Look until a signal comes, or a split view; alarms are log lines as they come and go."""
     from provledger import logs
     from provledger_cli.alarms import Standing
@@ -276,9 +280,12 @@ def _follow(watch: Monitor, origin: str, interval_s: float, webhook: Fetcher | N
                 message=alarm.message,
                 evidence=alarm.evidence or alarm.evidence_text,
             )
-            _tell(webhook, origin, alarm)
+            if hook is not None:
+                hook.tell(alarm)
 
     while True:
+        if hook is not None:
+            hook.tell_again()
         look = watch.look(tell)
         if look.shown and look.size != last_size:
             last_size = look.size
@@ -291,21 +298,11 @@ def _follow(watch: Monitor, origin: str, interval_s: float, webhook: Fetcher | N
         unknown = look.unknown
         for alarm in standing.cleared_by(look):
             log.info("monitor.cleared", origin=origin, alarm=alarm.kind, check=alarm.check)
+        if look.split and hook is not None:
+            hook.tell_again()  # for the last time
         if look.split or stop.wait(interval_s * rng.uniform(0.9, 1.1)):
             look.alarms = standing.alarms
             return look
-
-
-def _tell(webhook: Fetcher | None, origin: str, alarm: Alarm) -> None:
-    """POST an alarm; that it cannot be delivered is said, and hides nothing."""
-    from provledger_cli.fetching import FetchError
-
-    if webhook is None:
-        return
-    try:
-        webhook.post(orjson.dumps({"origin": origin, **alarm.as_dict()}))
-    except FetchError as error:
-        output.say(f"the webhook was not told: {error}")
 
 
 def _exit_code(look: Look) -> int:
