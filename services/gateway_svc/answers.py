@@ -23,6 +23,7 @@ PROTECTION: Final[tuple[tuple[bytes, bytes], ...]] = (
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"cross-origin"),
     (b"access-control-allow-origin", b"*"),
+    (b"access-control-expose-headers", b"etag"),
 )
 STRICT_TRANSPORT: Final = (b"strict-transport-security", b"max-age=31536000")
 
@@ -72,6 +73,19 @@ async def send_redirect(scope: Scope, send: Send, url: str, max_age_s: int) -> N
     """Send the client to where it finds this for some time."""
     headers = {"location": url, "cache-control": f"public, max-age={max_age_s}"}
     await send_bytes(scope, send, 307, headers, b"")
+
+
+async def send_preflight(send: Send) -> None:
+    """Say what a browser may send for another site's page: a conditional request is asked about
+    before, as any is whose headers are not among the few that always may (the Fetch standard)."""
+    headers = {
+        "allow": "GET, HEAD, OPTIONS",
+        "access-control-allow-methods": "GET, HEAD",
+        "access-control-allow-headers": "if-none-match",
+        "access-control-max-age": "86400",
+    }
+    await _start(send, 204, headers)
+    await send({"type": "http.response.body"})
 
 
 async def send_problem(

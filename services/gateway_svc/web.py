@@ -7,7 +7,8 @@
     GET /healthz, /readyz, /metrics  for whoever runs it
 
 `<prefix>` is the origin of a log without its host. Paths are taken as they were sent: an escaped
-one, or one written in any other way than its own, names nothing. HEAD works everywhere.
+one, or one written in any other way than its own, names nothing. HEAD works everywhere, and OPTIONS
+says what browsers may ask for other sites.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from gateway_svc.answers import (
     Send,
     not_modified,
     send_bytes,
+    send_preflight,
     send_problem,
     send_redirect,
     send_stream,
@@ -259,6 +261,9 @@ def _endpoint(handler: Any) -> Any:
 
     class Endpoint:
         async def __call__(self, scope: Scope, receive: Any, send: Send) -> None:
+            if scope["method"] == "OPTIONS":
+                await send_preflight(send)
+                return
             if scope["method"] not in ("GET", "HEAD"):
                 error = InvalidArgumentError(
                     "METHOD_NOT_ALLOWED", "everything here is read with GET or HEAD"

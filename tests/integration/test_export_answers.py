@@ -10,12 +10,17 @@ from typing import Any
 import grpc
 import pytest
 import pytest_asyncio
+import typer
+from typer.testing import CliRunner
 
 from provledger.api.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from provledger.errors import InternalError
+from provledger.export import ExportHeader
 from provledger_cli.connect import Target
 from provledger_cli.datadir import DataDir
-from provledger_cli.exporting import Exported
+from provledger_cli.exporting import Exported, Plan
+from provledger_cli.failures import COULD_NOT_TELL, CommandError
+from provledger_cli.verbs import export as verb
 from provledger_cli.verbs.export import _export
 from tests.inmem.anchor import InMemoryAnchor
 from tests.support.ledgering import LEDGER, append, create_ledger, draft, ledger_service
@@ -103,3 +108,28 @@ async def test_the_head_of_another_ledger_is_not_exported(
     with pytest.raises(InternalError, match=f"the head is not that of {LEDGER}"):
         await export_to(where, tmp_path / "x.ndjson")
     assert not (tmp_path / "x.ndjson").exists()
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_a_head_that_was_asked_for_and_is_not_signed_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    """Whoever keeps heads elsewhere would take the one of before for that of this export."""
+
+    async def archive(*_: Any) -> tuple[Exported, Plan]:
+        header = ExportHeader(LEDGER, bytes(16), "blake3", "log.test/0", 5, 1)
+        return Exported(LEDGER, 5, 5, 0, 0, 4, 100, 0.1), Plan(header, 4, None, b"note", ())
+
+    monkeypatch.setattr(verb, "_export", archive)
+    app = typer.Typer()
+    app.command()(verb.export)
+    head, note = tmp_path / "head.json", tmp_path / "x.checkpoint"
+    head.write_bytes(b"before")
+    given = ["--tenant", "acme", "--out", f"{tmp_path}/x", "--checkpoint-out", str(note), *more]
+    given += ["--endpoint", "127.0.0.1:1"]
+    result = CliRunner().invoke(app, [*given, "--head-out", str(head)])
+    assert isinstance(result.exception, CommandError)
+    assert result.exception.exit_code == COULD_NOT_TELL
+    assert f"{head} was not written" in result.exception.message
+    assert (head.read_bytes(), note.read_bytes()) == (b"before", b"note")
+    assert CliRunner().invoke(app, given).exit_code == 0

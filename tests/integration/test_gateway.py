@@ -230,10 +230,28 @@ async def test_no_other_log_and_no_other_method(log: OpenLog, gateway: Running) 
     assert (await gateway.call(f"/{'0' * 32}/checkpoint")).status == 404
     assert (await gateway.call("/logs/checkpoint")).status == 404
     assert (await gateway.call("/checkpoint")).status == 404
-    for method in ("POST", "PUT", "DELETE", "OPTIONS", "PATCH"):
+    for method in ("POST", "PUT", "DELETE", "TRACE", "PATCH"):
         for path in (below(log, "checkpoint"), below(log, "tile/0/000"), "/", "/nothing"):
             answer = await gateway.call(path, method)
             assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
+
+
+async def test_a_browser_may_ask_whether_something_changed_for_another_site(
+    log: OpenLog, gateway: Running
+) -> None:
+    """It asks first whether it may, and does not send the request otherwise."""
+    asks = {
+        "origin": "https://elsewhere.example",
+        "access_control_request_method": "GET",
+        "access_control_request_headers": "if-none-match",
+    }
+    for path in (below(log, "checkpoint"), below(log, "tile/0/000"), "/", "/nothing"):
+        answer = await gateway.call(path, "OPTIONS", **asks)
+        assert (answer.status, answer.body) == (204, b"")
+        assert answer.headers["access-control-allow-origin"] == "*"
+        assert answer.headers["access-control-allow-headers"] == "if-none-match"
+        assert answer.headers["access-control-allow-methods"] == "GET, HEAD"
+        assert "content-length" not in answer.headers
 
 
 async def test_every_answer_protects_its_reader(log: OpenLog, gateway: Running) -> None:
@@ -242,6 +260,7 @@ async def test_every_answer_protects_its_reader(log: OpenLog, gateway: Running) 
         assert headers["x-content-type-options"] == "nosniff"
         assert "default-src 'none'" in headers["content-security-policy"]
         assert headers["access-control-allow-origin"] == "*"
+        assert headers["access-control-expose-headers"] == "etag"
         assert "server" not in headers
         # Without TLS it would be a lie.
         assert "strict-transport-security" not in headers

@@ -10,6 +10,7 @@ import typer
 
 from provledger import names
 from provledger_cli import output, placing
+from provledger_cli.failures import CommandError
 from provledger_cli.options import (
     DataDirOption,
     EndpointOption,
@@ -110,6 +111,9 @@ def export(
     The file appears when it is whole. Killed, it leaves a file .NAME. with twelve digits beside it,
     which holds payloads and is closed to others; the next export to the same name removes it.
 
+    Of a log that is known to be too old (RESTORED_BEHIND) the file is an archive without a head;
+    with --head-out, that is exit code 2, and nothing is written there.
+
     Example: provledger export --tenant acme --out acme.ndjson.gz
     """
     from provledger_cli.connect import run_async, target
@@ -125,9 +129,20 @@ def export(
     for path, data in ((head_out, plan.head), (checkpoint_out, plan.checkpoint)):
         if path is not None and data is not None:
             placing.write(path, data)
-    if as_json:
+    headless = head_out is not None and plan.head is None
+    if as_json and not headless:
         output.document({"file": str(out), **asdict(done)})
-        return
+    elif not as_json:
+        _show(done, name, out)
+    if headless:
+        raise CommandError(
+            f"{head_out} was not written: the log of {name} is older than what was anchored, and "
+            "signs no head",
+            hint="all else is written; what to do with such a copy: docs/runbooks/stale-restore.md",
+        )
+
+
+def _show(done: Exported, name: str, out: Path) -> None:
     place = "standard output" if placing.is_stdout(out) else str(out)
     output.show(
         f"{done.receipts:,} receipts of {name} up to seq {done.last_seq:,} "
