@@ -137,6 +137,26 @@ def test_settings_are_settings_of_the_services(
             settings.load(_settings_of(name), name, env=env)
 
 
+def test_a_cluster_of_ipv6_has_services_that_listen_there() -> None:
+    for host in ("0.0.0.0", "::"):
+        rendered = render(*values("production"), "--set-string", f"listenHost={host}")
+        text = json.dumps(of_kind(rendered, "NetworkPolicy"))
+        assert ("fd00:ec2::23/128" in text) == (host == "::")
+        for name, each in of_kind(rendered, "Deployment").items():
+            (container,) = pod_of(each)["spec"]["containers"]
+            env = {item["name"]: item.get("value") for item in container["env"]}
+            assert env[f"PROVLEDGER_{name.upper()}_HOST"] == host
+    refused = helm("template", "d", str(CHART), "--set", "listenHost=10.0.0.1", check=False)
+    assert "listenHost" in refused.stderr
+
+
+def test_a_start_that_waits_for_keys_is_not_killed_for_it(manifests: list[Manifest]) -> None:
+    """They are made by somebody, who may come tomorrow; each kill makes the next start later."""
+    for each in of_kind(manifests, "Deployment").values():
+        probe = pod_of(each)["spec"]["containers"][0]["startupProbe"]
+        assert probe["periodSeconds"] * probe["failureThreshold"] >= 12 * 3600
+
+
 CALLED_BY_LEDGER = {
     name.removeprefix("AnchorService/")
     for name, callers in reference_docs.CALLED_BY.items()

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from provledger.http import door
+from provledger.http import door, server
 from provledger.http.door import Door, make_room, most_for
 from tests.support.certs import CertificateAuthority
 from tests.support.gateway import running_gateway
@@ -156,3 +156,12 @@ def test_the_limit_of_descriptors_is_raised_or_told(
     make_room(most_for(256))
     assert given == ([] if room is None else [(room, hard)])
     assert told(caplog, "server.few_descriptors") == warned
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_every_address_is_also_every_one_of_ipv4() -> None:
+    """Such as a probe's, in a cluster of both families."""
+    with server._listener("::", 0) as listener:
+        port = int(listener.getsockname()[1])
+        socket.create_connection(("127.0.0.1", port), timeout=10).close()
+        socket.create_connection(("::1", port), timeout=10).close()

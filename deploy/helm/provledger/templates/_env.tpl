@@ -79,7 +79,7 @@
 {{- $root := .root -}}
 {{- $name := .name -}}
 {{- $values := index $root.Values $name -}}
-{{- $own := dict "host" "0.0.0.0" "port" $values.port "log_format" "json" "tls_cert" "/etc/provledger/tls/tls.crt" "tls_key" "/etc/provledger/tls/tls.key" -}}
+{{- $own := dict "host" $root.Values.listenHost "port" $values.port "log_format" "json" "tls_cert" "/etc/provledger/tls/tls.crt" "tls_key" "/etc/provledger/tls/tls.key" -}}
 {{- if has $name (list "keys" "witness" "ledger" "anchor") -}}
 {{- $_ := set $own "tls_ca" "/etc/provledger/tls/ca.crt" -}}
 {{- $_ := set $own "allowed_callers" (include "provledger.callers" .) -}}

@@ -68,12 +68,13 @@ spec:
         {{- toYaml $root.Values.securityContext | nindent 8 }}
       resources:
         {{- toYaml $values.resources | nindent 8 }}
-      # A start may wait for the first keys, for migrations, or for sinks after a restore.
+      # A start may wait for the first keys, which somebody has to make, for migrations, or for sinks
+      # after a restore: up to a day, since killed it would begin anew, later each time.
       startupProbe:
         {{- include "provledger.probe" . | nindent 8 }}
         periodSeconds: 5
         timeoutSeconds: 6
-        failureThreshold: 120
+        failureThreshold: 17280
       readinessProbe:
         {{- include "provledger.probe" . | nindent 8 }}
         periodSeconds: 10
