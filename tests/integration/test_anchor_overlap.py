@@ -429,3 +429,27 @@ def _forget_after_11(url: str) -> None:
         ):
             connection.exec_driver_sql(statement)
     engine.dispose()
+
+
+async def test_end_whose_flushes_fail_releases_everything_else(tmp_path: Path) -> None:
+    """Whoever ends the log hears of it all the same."""
+    released: list[str] = []
+
+    def prepare(log: OpenLog) -> None:
+        commit, relay = log.committer.close, log.relays.close
+
+        async def fail() -> None:
+            await commit()
+            raise OSError(5, "Input/output error")
+
+        async def release() -> None:
+            await relay()
+            released.append("sinks")
+
+        log.committer.close = fail  # type: ignore[method-assign]
+        log.relays.close = release  # type: ignore[method-assign]
+
+    with pytest.raises(OSError, match="Input/output"):
+        async with running_log(f"sqlite:///{tmp_path}/log.db", tmp_path, prepare=prepare):
+            pass
+    assert released == ["sinks"]
