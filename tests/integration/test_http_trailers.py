@@ -90,3 +90,29 @@ async def test_many_small_chunks_are_a_body_like_any() -> None:
 
         assert (await asyncio.to_thread(send)).count(b"HTTP/1.1 204") == 2
     assert told == [10_000, 2]
+
+
+@pytest.mark.parametrize("body", [b"", b"1\r\nx\r\n"], ids=["no body", "a body"])
+async def test_a_trailer_adds_nothing_to_the_headers_of_its_request(body: bytes) -> None:
+    """As an application sees them at the beginning and at the end: what a proxy took out of the
+    head, a client could put back there."""
+    seen: list[list[bytes]] = []
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        seen.append([name for name, _ in scope["headers"]])
+        while (await receive()).get("more_body", False):
+            pass
+        seen.append([name for name, _ in scope["headers"]])
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    trailer = b"0\r\nAuthorization: Bearer x\r\nExpect: 100-continue\r\n\r\n"
+    async with serving(application) as port:
+
+        def send() -> bytes:
+            with socket.create_connection(("127.0.0.1", port), 20) as client:
+                client.sendall(HEAD + body + trailer)
+                return client.recv(4096)
+
+        assert (await asyncio.to_thread(send)).startswith(b"HTTP/1.1 204")
+    assert seen == [[b"host", b"transfer-encoding"]] * 2

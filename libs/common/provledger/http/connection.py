@@ -108,9 +108,14 @@ class PatientProtocol(HttpToolsProtocol):
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header."""
+        """A header; of a trailer, only its size counts.
+
+        SPEC: RFC 9110 §6.5.1: a field of a trailer is not merged into the header section unless its
+        definition allows that. A proxy in front takes `Authorization` out of a head, not of these.
+        """
         self._count(len(name) + len(value) + 4)
-        super().on_header(name, value)
+        if self._in_head:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """The request may be answered, unless too many wait for that."""
