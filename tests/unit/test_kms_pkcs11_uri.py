@@ -94,6 +94,36 @@ def test_pin_in_the_uri_is_refused_and_not_repeated() -> None:
     assert "13579" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    "uri",
+    [
+        f"{GOOD}&pin-valu=13579",
+        f"{GOOD}&PIN-VALUE=13579",
+        f"{GOOD}&pin=13579",
+        f"{GOOD}&13579",
+        f"{GOOD}&=13579",
+        f"{GOOD}&pin-source=13579",
+        "pkcs11:token=t;object=o?module-path=/m.so&pin-source=13579",
+        f"pkcs11:token=t;object=o;pinvalue=13579{WHERE}",
+        f"pkcs11:token=t;object=o;pin-source=13579{WHERE}",
+        f"pkcs11:pin-valu=13579{WHERE}",
+        "pkcs11:pin-valu=13579",
+        "pksc11:token=t;pin-valu=13579",
+    ],
+)
+def test_what_may_be_a_pin_in_the_wrong_place_is_not_repeated(uri: str) -> None:
+    with pytest.raises(KMSConfigError) as raised:
+        parse(uri, KEY_DIR)
+    assert "13579" not in str(raised.value)
+
+
+def test_refused_uri_shows_what_it_may() -> None:
+    with pytest.raises(KMSConfigError) as raised:
+        parse(f"{GOOD}&pin-valu=13579", KEY_DIR)
+    assert f"{GOOD}&pin-valu=..." in str(raised.value)
+    assert "unknown attribute pin-valu; known are module-path, pin-source" in str(raised.value)
+
+
 def test_provider_checks_uris_without_looking_for_the_module() -> None:
     provider = PKCS11Provider(KEY_DIR)
     provider.check_uri("pkcs11:token=t;object=o?module-path=/not/there.so")

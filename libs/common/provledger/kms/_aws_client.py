@@ -16,7 +16,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from provledger.kms._aws_errors import translate
-from provledger.kms.errors import KMSConfigError, KMSUnavailableError
+from provledger.kms.errors import KMSConfigError, KMSUnavailableError, bare
 from provledger.kms.remote import MAX_IN_FLIGHT, load_library
 
 EXTRA: Final = "aws"
@@ -89,17 +89,19 @@ def parse(uri: str) -> Reference:
     text, question, query = uri.removeprefix("aws-kms:").partition("?")
     if not uri.startswith("aws-kms:") or (question and query != "fips=1"):
         raise KMSConfigError(
-            f"key URI {uri!r}: must look like aws-kms:<key ARN>, with nothing but ?fips=1 after it"
+            f"key URI {bare(uri)!r}: must look like aws-kms:<key ARN>, with nothing but ?fips=1 "
+            "after it"
         )
     match = _ARN_RE.fullmatch(text)
     if match is None:
         if "alias/" in text:
             raise KMSConfigError(
-                f"key URI {uri!r}: an alias can be pointed at another key; give the ARN of the key "
-                "itself, from: aws kms describe-key --key-id <alias> --query KeyMetadata.Arn"
+                f"key URI {bare(uri)!r}: an alias can be pointed at another key; give the ARN of "
+                "the key itself, from: "
+                "aws kms describe-key --key-id <alias> --query KeyMetadata.Arn"
             )
         raise KMSConfigError(
-            f"key URI {uri!r}: must name the key by its whole ARN, like aws-kms:arn:aws:kms:"
+            f"key URI {bare(uri)!r}: must name the key by its whole ARN, like aws-kms:arn:aws:kms:"
             "eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
         )
     return Reference(uri, text, match["partition"], match["region"], match["account"], bool(query))

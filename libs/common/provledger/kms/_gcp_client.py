@@ -24,6 +24,7 @@ from provledger.kms.errors import (
     KMSPermissionError,
     KMSThrottledError,
     KMSUnavailableError,
+    bare,
 )
 from provledger.kms.remote import load_library, shown
 
@@ -83,8 +84,8 @@ def parse(uri: str) -> Reference:
     match = _NAME_RE.fullmatch(name)
     if match is None or not uri.startswith(SCHEME):
         raise KMSConfigError(
-            f"key URI {uri!r}: must look like gcp-kms:projects/<project>/locations/<location>/"
-            "keyRings/<ring>/cryptoKeys/<key>/cryptoKeyVersions/<number>"
+            f"key URI {bare(uri)!r}: must look like gcp-kms:projects/<project>/locations/"
+            "<location>/keyRings/<ring>/cryptoKeys/<key>/cryptoKeyVersions/<number>"
         )
     if match["version"] is None:
         raise KMSConfigError(

@@ -14,6 +14,7 @@ pin-source   `file:` and a path; relative ones begin in the key directory
 ============ =========================================================================
 
 The PIN itself never stands in a URI (`pin-value`): URIs are kept in a registry and shown in logs.
+One that is refused may hold a PIN under a misspelt name: errors show values of known names only.
 Attributes that RFC 7512 knows and we do not act on are errors too, since ignoring one could mean
 another key than the one that was meant.
 """
@@ -67,9 +68,7 @@ class PKCS11URI:
 def parse(uri: str, key_dir: Path) -> PKCS11URI:
     """Read a PKCS#11 URI; raises KMSConfigError saying which part is wrong. Touches no file."""
     if not uri.startswith(_SCHEME):
-        raise KMSConfigError(
-            f"key URI {uri!r}: must look like pkcs11:token=T;object=O?module-path=P"
-        )
+        raise KMSConfigError("key URI: must look like pkcs11:token=T;object=O?module-path=P")
     if "pin-value" in uri:
         # The URI may hold a PIN, so it is not repeated.
         raise KMSConfigError(
@@ -77,15 +76,16 @@ def parse(uri: str, key_dir: Path) -> PKCS11URI:
             "mode 0600 and give pin-source=file:/path"
         )
     path_text, _, query_text = uri.removeprefix(_SCHEME).partition("?")
-    path = _attributes(uri, path_text, ";", _PATH_ATTRIBUTES, _VALUE)
-    query = _attributes(uri, query_text, "&", _QUERY_ATTRIBUTES, _QUERY_VALUE)
-    text = {name: _text(uri, name, raw) for name, raw in (path | query).items() if name != "id"}
+    shown = _shown(path_text, query_text)
+    path = _attributes(shown, path_text, ";", _PATH_ATTRIBUTES, _VALUE)
+    query = _attributes(shown, query_text, "&", _QUERY_ATTRIBUTES, _QUERY_VALUE)
+    text = {name: _text(shown, name, raw) for name, raw in (path | query).items() if name != "id"}
     if text.get("type", "private") != "private":
-        raise KMSConfigError(f"key URI {uri!r}: type must be private, or left out")
+        raise KMSConfigError(f"key URI {shown!r}: type must be private, or left out")
     if not (text.get("token") or text.get("serial")):
-        raise KMSConfigError(f"key URI {uri!r}: must name the token by token= or serial=")
+        raise KMSConfigError(f"key URI {shown!r}: must name the token by token= or serial=")
     if not (text.get("object") or path.get("id")):
-        raise KMSConfigError(f"key URI {uri!r}: must name the key by object= or id=")
+        raise KMSConfigError(f"key URI {shown!r}: must name the key by object= or id=")
     return PKCS11URI(
         uri=uri,
         token=text.get("token", ""),
@@ -94,8 +94,10 @@ def parse(uri: str, key_dir: Path) -> PKCS11URI:
         model=text.get("model", ""),
         object=text.get("object", ""),
         id=path.get("id"),
-        module_path=_module_path(uri, text.get("module-path", "")),
-        pin_source=_pin_source(uri, text["pin-source"], key_dir) if "pin-source" in text else None,
+        module_path=_module_path(shown, text.get("module-path", "")),
+        pin_source=_pin_source(shown, text["pin-source"], key_dir)
+        if "pin-source" in text
+        else None,
     )
 
 
@@ -131,15 +133,35 @@ def allowed_module(uri: PKCS11URI) -> Path:
     return path
 
 
+def _shown(path_text: str, query_text: str) -> str:
+    """The URI for messages: what may be a PIN in the wrong place is left out."""
+    path = ";".join(_shown_attribute(part) for part in path_text.split(";"))
+    query = "&".join(_shown_attribute(part) for part in query_text.split("&"))
+    return f"{_SCHEME}{path}?{query}" if query_text else f"{_SCHEME}{path}"
+
+
+def _shown_attribute(part: str) -> str:
+    name, equals, raw = part.partition("=")
+    known = name in _PATH_ATTRIBUTES | _QUERY_ATTRIBUTES
+    if not part or (known and not raw):
+        return part
+    if not equals:
+        return "..."
+    # In the place of the file, it would be a PIN.
+    return part if known and (name != "pin-source" or raw.startswith("file:")) else f"{name}=..."
+
+
 def _attributes(
-    uri: str, text: str, separator: str, known: frozenset[str], value: re.Pattern[str]
+    shown: str, text: str, separator: str, known: frozenset[str], value: re.Pattern[str]
 ) -> dict[str, bytes]:
     """Split one half of the URI; each attribute once, decoded, not empty."""
     found: dict[str, bytes] = {}
     for part in text.split(separator) if text else []:
         name, equals, raw = part.partition("=")
         if not equals or not raw:
-            raise KMSConfigError(f"key URI {uri!r}: {part!r} must read name=value")
+            raise KMSConfigError(
+                f"key URI {shown!r}: {_shown_attribute(part)!r} must read name=value"
+            )
         if name not in known:
             elsewhere = _PATH_ATTRIBUTES | _QUERY_ATTRIBUTES
             hint = (
@@ -147,40 +169,40 @@ def _attributes(
                 if name in elsewhere
                 else f"unknown attribute {name}; known are {', '.join(sorted(known))}"
             )
-            raise KMSConfigError(f"key URI {uri!r}: {hint}")
+            raise KMSConfigError(f"key URI {shown!r}: {hint}")
         if name in found:
-            raise KMSConfigError(f"key URI {uri!r}: {name} is given twice")
+            raise KMSConfigError(f"key URI {shown!r}: {name} is given twice")
         if value.fullmatch(raw) is None:
             raise KMSConfigError(
-                f"key URI {uri!r}: {name} holds a character that must be percent-encoded"
+                f"key URI {shown!r}: {name} holds a character that must be percent-encoded"
             )
         found[name] = unquote_to_bytes(raw)
     return found
 
 
-def _text(uri: str, name: str, raw: bytes) -> str:
+def _text(shown: str, name: str, raw: bytes) -> str:
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
-        raise KMSConfigError(f"key URI {uri!r}: {name} is not UTF-8") from None
+        raise KMSConfigError(f"key URI {shown!r}: {name} is not UTF-8") from None
     if not text.isprintable():
-        raise KMSConfigError(f"key URI {uri!r}: {name} holds a control character")
+        raise KMSConfigError(f"key URI {shown!r}: {name} holds a control character")
     return text
 
 
-def _module_path(uri: str, text: str) -> Path:
+def _module_path(shown: str, text: str) -> Path:
     path = Path(text)
     if not text or not path.is_absolute() or ".." in path.parts:
         raise KMSConfigError(
-            f"key URI {uri!r}: needs ?module-path= with the absolute path of the PKCS#11 library"
+            f"key URI {shown!r}: needs ?module-path= with the absolute path of the PKCS#11 library"
         )
     return path
 
 
-def _pin_source(uri: str, text: str, key_dir: Path) -> Path:
+def _pin_source(shown: str, text: str, key_dir: Path) -> Path:
     # RFC 7512 §2.4 leaves other forms open, such as a program to run; none of them is for us.
     scheme, _, rest = text.partition(":")
     path = Path(rest.removeprefix("//"))
     if scheme != "file" or not path.name or ".." in path.parts:
-        raise KMSConfigError(f"key URI {uri!r}: pin-source must be file: and a path, without ..")
+        raise KMSConfigError(f"key URI {shown!r}: pin-source must be file: and a path, without ..")
     return path if path.is_absolute() else key_dir / path

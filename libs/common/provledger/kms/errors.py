@@ -18,9 +18,18 @@ Messages name the key and the remedy, never key material, passphrases or what wa
 
 from __future__ import annotations
 
-from typing import ClassVar
+import re
+from typing import ClassVar, Final
 
 from provledger.errors import KMSError
+
+_ATTRIBUTES: Final = re.compile(r"[?;].*", re.DOTALL)
+
+
+def bare(uri: str) -> str:
+    """A key URI that cannot be used, for messages: without its attributes, in which there may be a
+    PIN or a passphrase under any name."""
+    return _ATTRIBUTES.sub("...", uri)
 
 
 class KMSThrottledError(KMSError):

@@ -43,6 +43,7 @@ from provledger.kms.errors import (
     KMSKeyNotFoundError,
     KMSPermissionError,
     KMSUnavailableError,
+    bare,
 )
 
 if TYPE_CHECKING:
@@ -114,10 +115,12 @@ class LocalProvider:
     def _paths(self, uri: str) -> tuple[Path, Path | None]:
         """Return the paths of key and passphrase file."""
         if not uri.startswith(_SCHEME):
-            raise KMSConfigError(f"key URI {uri!r}: must look like local:witness-1.pem")
+            raise KMSConfigError(f"key URI {bare(uri)!r}: must look like local:witness-1.pem")
         text, question, query = uri.removeprefix(_SCHEME).partition("?")
         if question and not query.startswith(_PASSPHRASE_FILE):
-            raise KMSConfigError(f"key URI {uri!r}: after ? only passphrase-file=<path> is known")
+            raise KMSConfigError(
+                f"key URI {bare(uri)!r}: after ? only passphrase-file=<path> is known"
+            )
         passphrase_path = query.removeprefix(_PASSPHRASE_FILE)
         if question and not passphrase_path:
             raise KMSConfigError(f"key URI {uri!r}: passphrase-file has no path")

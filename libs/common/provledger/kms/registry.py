@@ -22,7 +22,7 @@ from typing import Final
 
 from provledger.jwk import Algorithm, PublicKey
 from provledger.kms.base import Provider, Signer
-from provledger.kms.errors import KMSConfigError, KMSNotInstalledError
+from provledger.kms.errors import KMSConfigError, KMSNotInstalledError, bare
 from provledger.kms.remote import CreatedKey, Wanted, not_installed
 
 MAX_URI_BYTES: Final = 1024
@@ -70,10 +70,10 @@ def provider_for(uri: str, key_dir: Path) -> Provider:
         raise KMSConfigError(f"key URI: must be printable text of at most {MAX_URI_BYTES} bytes")
     scheme, colon, rest = uri.partition(":")
     if not colon or not rest:
-        raise KMSConfigError(f"key URI {uri!r}: must look like local:witness-1.pem")
+        raise KMSConfigError(f"key URI {bare(uri)!r}: must look like local:witness-1.pem")
     if scheme not in _ADAPTERS:
         known = ", ".join(f"{name}:" for name in sorted(_ADAPTERS))
-        raise KMSConfigError(f"key URI {uri!r}: unknown scheme; known are {known}")
+        raise KMSConfigError(f"key URI {scheme + ':...'!r}: unknown scheme; known are {known}")
     return _ADAPTERS[scheme].load(uri, key_dir)
 
 

@@ -33,6 +33,7 @@ from provledger.kms.errors import (
     KMSNotInstalledError,
     KMSThrottledError,
     KMSUnavailableError,
+    bare,
 )
 from provledger.kms.throttling import KeyLimiter, NoTurnError, OutageGate
 from provledger.retry import RetryPolicy
@@ -294,7 +295,7 @@ def load_library(name: str, uri: str, extra: str) -> Any:
 def not_installed(uri: str, extra: str) -> KMSNotInstalledError:
     """Return the error for a key whose provider's library is missing."""
     return KMSNotInstalledError(
-        f"key URI {uri!r}: its adapter needs a library that is not installed; "
+        f"key URI {bare(uri)!r}: its adapter needs a library that is not installed; "
         f"run: pip install 'provledger[{extra}]'",
         extra=extra,
     )
