@@ -330,13 +330,16 @@ async def _lock_within(path: Path, timeout_s: float, failure: CommandError) -> i
 
 
 def _port_if_ready(ready_file: Path, pid: int) -> int | None:
-    """The port that the process serves on, or None while it does not."""
+    """The port that the process serves on, or None while it does not say so in a whole file."""
     try:
         ready = json.loads(ready_file.read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     # A process before it may have left its own file.
-    return int(ready["port"]) if ready["pid"] == pid else None
+    if not isinstance(ready, dict) or ready.get("pid") != pid:
+        return None
+    port = ready.get("port")
+    return port if type(port) is int and 0 < port < 65536 else None
 
 
 async def _happens(event: asyncio.Event, other: asyncio.Event, timeout_s: float | None) -> bool:

@@ -17,7 +17,7 @@ import pytest
 from provledger_cli import config, endpoints, launching
 from provledger_cli.datadir import DataDir
 from provledger_cli.endpoints import SERVING, ServiceState
-from provledger_cli.supervisor import Supervisor
+from provledger_cli.supervisor import Supervisor, _port_if_ready
 
 _SERVES = (
     "import json, os, sys; path = os.environ['READY']; "
@@ -128,6 +128,26 @@ async def test_a_service_that_cannot_be_started_is_started_again(directory: Data
         await until(lambda: sum("witness cannot be started" in text for text in said) >= 2)
         log.rmdir()
         await until(lambda: serves(directory, "ledger"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", '{"pid": 9, "po', "{}", "[]", "7", "null", '{"pid": 9}', '{"port": 7}'),
+        *('{"pid": 9, "port": null}', '{"pid": 9, "port": "seven"}', '{"pid": 9, "port": 0}'),
+        *('{"pid": 9, "port": true}', '{"pid": 9, "port": 65536}', '{"pid": 8, "port": 7}'),
+        *("[" * 100_000, "\udcff"),
+    ],
+)
+def test_ready_file_that_is_not_whole_or_of_another_process_is_none_yet(
+    tmp_path: Path, text: str
+) -> None:
+    """Anything else would end the task that waits for it, and the service would never serve."""
+    ready_file = tmp_path / "ready.json"
+    ready_file.write_text(text, "utf-8", errors="surrogateescape")
+    assert _port_if_ready(ready_file, 9) is None
+    ready_file.write_text('{"port": 7, "pid": 9, "more": {}}', "utf-8")
+    assert _port_if_ready(ready_file, 9) == 7
 
 
 NO_THREAD = "can't start new thread"
