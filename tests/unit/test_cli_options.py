@@ -21,7 +21,7 @@ from provledger.errors import (
 from provledger_cli import failures, keys_main, output
 from provledger_cli.failures import CommandError
 from provledger_cli.main import application
-from provledger_cli.verbs.list_ import _time_ns
+from provledger_cli.verbs.list_ import _time_ns, list_
 
 
 def commands() -> dict[str, Any]:
@@ -245,6 +245,12 @@ def test_errors_have_an_exit_code_and_say_what_to_do(
 )
 def test_times_keep_their_nanoseconds(text: str, expected: int) -> None:
     assert _time_ns(text, "--since") == expected
+
+
+@pytest.mark.parametrize("text", ["1970-01-01T00:00:00Z", "1970-01-01T01:00:00.000+01:00"])
+def test_an_end_at_the_first_moment_is_refused_and_not_taken_for_none(text: str) -> None:
+    with pytest.raises(CommandError, match="nothing is recorded before 1970"):
+        list_(tenant="acme", until=text)
 
 
 def test_a_self_test_that_status_has_not_is_refused() -> None:

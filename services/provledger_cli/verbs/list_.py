@@ -125,15 +125,15 @@ def list_(
     from provledger_cli.connect import run_async, target
 
     output.use_json(as_json)
-    where = target(data_dir, endpoint, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca)
     condition = ReceiptFilter(
         resource_type=resource_type,
         resource_id=resource_id,
         actor_id=actor,
         receipt_type=receipt_type,
         start_t_ns=_time_ns(since, "--since"),
-        end_t_ns=_time_ns(until, "--until"),
+        end_t_ns=_end_ns(until),
     )
+    where = target(data_dir, endpoint, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca)
     name = names.ledger_name(tenant, ledger)
     found, more = run_async(_list(where, name, condition, limit, timeout, about=about))
     if as_json:
@@ -233,6 +233,14 @@ def _about(statement: Statement) -> dict[str, str]:
         "principal": statement.principal,
         "request_id": statement.request_id,
     }
+
+
+def _end_ns(text: str) -> int:
+    """As `_time_ns`. The first moment of 1970 is refused: 0 means any to the service."""
+    end_ns = _time_ns(text, "--until")
+    if text and not end_ns:
+        raise CommandError(f"--until {text!r}: nothing is recorded before 1970")
+    return end_ns
 
 
 def _time_ns(text: str, option: str) -> int:
