@@ -373,6 +373,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
             head_seq=verified.head_seq,
             receipt_hash=verified.receipt_hash,
             places_checked=places_checked,
+            name=ledger.name,
         )
 
 

@@ -259,6 +259,7 @@ class FakeLedger(ledger_pb2_grpc.LedgerServiceServicer):
             head_seq=len(self.receipts),
             receipt_hash=bytes(32),
             places_checked=request.start_seq != self.unplaced_from,
+            name=request.name,
         )
 
 

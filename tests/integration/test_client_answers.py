@@ -28,6 +28,7 @@ class Confused(FakeLedger):
         self.results: Callable[[list[Any]], list[Any]] = lambda results: results
         self.draft: Callable[[Any], None] = lambda draft: None
         self.shown: list[Callable[[Any], None]] = []
+        self.verified = LEDGER
 
     def _record(self, draft: Any) -> tuple[Any, bool]:
         request_id = draft.request_id
@@ -61,6 +62,10 @@ class Confused(FakeLedger):
         ledger = ledger_pb2.Ledger(name=LEDGER, suite=common_pb2.SUITE_BLAKE3)
         return ledger_pb2.CreateLedgerResponse(ledger=ledger)
 
+    async def VerifyRange(self, request: Any, context: Any) -> ledger_pb2.VerifyRangeResponse:
+        request.name = self.verified
+        return await super().VerifyRange(request, context)
+
     async def GetLedger(self, request: Any, context: Any) -> ledger_pb2.GetLedgerResponse:
         request.name = LEDGER
         return await super().GetLedger(request, context)
@@ -84,6 +89,21 @@ async def test_another_ledger_is_not_taken_for_the_one_asked_for(client: AsyncCl
     with pytest.raises(InternalError, match=LEDGER) as caught:
         await client.get_ledger(OTHER)
     assert caught.value.reason == "BAD_RESPONSE"
+
+
+@pytest.mark.parametrize("said", [LEDGER, OTHER])
+async def test_a_range_of_another_ledger_is_not_taken_for_one_of_the_one_asked_for(
+    client: AsyncClient, fake: Confused, said: str
+) -> None:
+    asked = OTHER if said == LEDGER else LEDGER
+    fake.verified = said
+    with pytest.raises(InternalError, match=said) as caught:
+        await client.verify_range(asked, end_seq=3)
+    assert caught.value.reason == "BAD_RESPONSE"
+    assert (await client.verify_range(said, end_seq=3)).checked_seq == 3
+    # A service of before.
+    fake.verified = ""
+    assert (await client.verify_range(asked, end_seq=3)).checked_seq == 3
 
 
 async def test_receipts_of_another_ledger_are_not_listed(client: AsyncClient) -> None:

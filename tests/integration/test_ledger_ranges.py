@@ -134,7 +134,7 @@ async def test_ranges_are_verified_piece_by_piece(database_url: str) -> None:
         for start, end, checked, count in ((0, 0, 0, 1), (5, 300, 300, 296), (590, 9999, 600, 11)):
             answer = await verify(start, end)
             assert (answer.checked_seq, answer.checked_count) == (checked, count)
-            assert answer.head_seq == 600
+            assert (answer.head_seq, answer.name) == (600, LEDGER)
             assert answer.places_checked
         with pytest.raises(OutOfRangeError):
             await verify(601, 601)

@@ -246,6 +246,7 @@ class Reading(Transport):
 
         Raises:
             DataLossError: naming the first row that does not hold.
+            InternalError: BAD_RESPONSE, another ledger was checked.
         """
         if end_seq is None:
             end_seq = (await self.get_ledger(ledger)).seq
@@ -259,6 +260,9 @@ class Reading(Transport):
                 end_seq=min(end_seq, first + _VERIFY_ROWS - 1),
             )
             response = await self._call("VerifyRange", request, timeout_s, self._policy.timeout_s)
+            # Services of before do not say which one it was.
+            if response.name:
+                check_name(response.name, ledger)
             if response.checked_seq < first:
                 raise FailedPreconditionError(
                     "RANGE_BEYOND_HEAD", f"the ledger ends at seq {response.head_seq}"

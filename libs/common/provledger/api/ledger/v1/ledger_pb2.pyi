@@ -218,15 +218,17 @@ class VerifyRangeRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ..., start_seq: _Optional[int] = ..., end_seq: _Optional[int] = ...) -> None: ...
 
 class VerifyRangeResponse(_message.Message):
-    __slots__ = ("checked_seq", "checked_count", "head_seq", "receipt_hash", "places_checked")
+    __slots__ = ("checked_seq", "checked_count", "head_seq", "receipt_hash", "places_checked", "name")
     CHECKED_SEQ_FIELD_NUMBER: _ClassVar[int]
     CHECKED_COUNT_FIELD_NUMBER: _ClassVar[int]
     HEAD_SEQ_FIELD_NUMBER: _ClassVar[int]
     RECEIPT_HASH_FIELD_NUMBER: _ClassVar[int]
     PLACES_CHECKED_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
     checked_seq: int
     checked_count: int
     head_seq: int
     receipt_hash: bytes
     places_checked: bool
-    def __init__(self, checked_seq: _Optional[int] = ..., checked_count: _Optional[int] = ..., head_seq: _Optional[int] = ..., receipt_hash: _Optional[bytes] = ..., places_checked: _Optional[bool] = ...) -> None: ...
+    name: str
+    def __init__(self, checked_seq: _Optional[int] = ..., checked_count: _Optional[int] = ..., head_seq: _Optional[int] = ..., receipt_hash: _Optional[bytes] = ..., places_checked: _Optional[bool] = ..., name: _Optional[str] = ...) -> None: ...
