@@ -1,7 +1,8 @@
 """`config.json`: what an embedded installation was set up with, kept from the first `up` on.
 
 A data directory stays with the database it was started on: its keys and its ledgers belong
-together. The file may hold a database password, and so has mode 0600 like everything here.
+together. How that is reached may change: its user, its password, its TLS. The file may hold a
+database password, and so has mode 0600 like everything here.
 """
 
 from __future__ import annotations
@@ -109,13 +110,13 @@ def settle(
             f"{data_dir.path} was set up without FIPS mode: its keys and ledgers do not fit",
             hint="choose another --data-dir",
         )
-    elif database_url and database_url != kept.database_url:
+    elif database_url and not _same_database(database_url, kept.database_url):
         raise CommandError(
             f"{data_dir.path} was set up with another database ({kept.database})",
             hint="leave --database-url out, or choose another --data-dir for the other database",
         )
     else:
-        config = Config(kept.database_url, tuple(sinks) or kept.sinks, kept.fips)
+        config = Config(database_url or kept.database_url, tuple(sinks) or kept.sinks, kept.fips)
     if config != kept:
         write_json(
             data_dir.config,
@@ -126,6 +127,31 @@ def settle(
             },
         )
     return config
+
+
+def _same_database(url: str, kept: str) -> bool:
+    """Whether two URLs lead to one database, as far as that can be seen without asking it."""
+    if url == kept:
+        return True
+    place = _place(url)
+    return place is not None and place == _place(kept)
+
+
+def _place(url: str) -> tuple[Any, ...] | None:
+    """Server and database of a PostgreSQL URL, None for any other and for what is none."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        return None
+    if parsed.get_backend_name() not in ("postgresql", "postgres"):
+        return None
+    said = {name: parsed.query.get(name) for name in ("host", "hostaddr", "port", "service")}
+    # libpq takes the user's name where no database is named.
+    database = parsed.database or parsed.query.get("dbname") or parsed.username
+    return (parsed.host, parsed.port or 5432, database, said)
 
 
 def _was_used(data_dir: DataDir) -> bool:

@@ -244,6 +244,13 @@ def _not_stopped(data_dir: DataDir, timeout_s: float) -> CommandError:
     )
 
 
+def _kept_for_later(what: str) -> CommandError:
+    return CommandError(
+        f"the services run with {what} kept for the next start",
+        hint="run `provledger down`, then `provledger up`",
+    )
+
+
 def set_up(
     data_dir: DataDir, database_url: str, sinks: list[str], fips: bool = False
 ) -> configs.Config:
@@ -253,8 +260,7 @@ def set_up(
     before = configs.load(data_dir)
     config = configs.settle(data_dir, database_url, sinks, fips)
     if running and before is not None and config.sinks != before.sinks:
-        raise CommandError(
-            "the services run with other sinks; the new ones are kept for the next start",
-            hint="run `provledger down`, then `provledger up`",
-        )
+        raise _kept_for_later("other sinks; the new ones are")
+    if running and before is not None and config.database_url != before.database_url:
+        raise _kept_for_later("another URL of the database; the new one is")
     return config

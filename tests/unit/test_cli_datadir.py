@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from provledger.db import open_engine
-from provledger_cli import config, connect, datadir, endpoints, launching
+from provledger_cli import config, connect, datadir, endpoints, launching, running
 from provledger_cli.datadir import DataDir
 from provledger_cli.endpoints import Endpoints, ServiceState
 from provledger_cli.failures import CommandError
@@ -156,6 +156,65 @@ def test_the_first_up_decides_the_database_for_good(directory: DataDir) -> None:
     with pytest.raises(CommandError, match="another database") as caught:
         config.settle(directory, "postgresql+psycopg://u@h/other", [])
     assert "secret" not in str(caught.value) + caught.value.hint
+
+
+KEPT = "postgresql+psycopg://u:old@h/db"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://u:new@h/db",
+        "postgresql+psycopg://other:new@h/db",
+        "postgres://u@h:5432/db?passfile=/run/pass",
+        "postgresql://u:new@h/db?sslmode=verify-full",
+    ],
+)
+def test_another_url_of_the_same_database_is_taken(directory: DataDir, url: str) -> None:
+    """A password that was changed, say; and the next one, if that was mistyped."""
+    config.settle(directory, KEPT, ["file:///elsewhere"])
+    (directory.keys / "witness-1.pem").touch()
+    assert config.settle(directory, url, []).database_url == url
+    assert config.settle(directory, "", []) == config.load(directory)
+    assert config.load(directory) == config.Config(url, ("file:///elsewhere",))
+    assert config.settle(directory, KEPT, []).database_url == KEPT
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://u:old@h/db2",
+        "postgresql+psycopg://u:old@h2/db",
+        "postgresql+psycopg://u:old@h:5433/db",
+        "postgresql+psycopg://u:old@h/db?host=h2",
+        "postgresql+psycopg://u:old@h/db?hostaddr=10.0.0.1",
+        "postgresql+psycopg://u:old@h",
+        "sqlite:////db",
+        "mysql://u:old@h/db",
+        "postgresql+psycopg://u:old@h:port/db",
+        "db",
+    ],
+)
+def test_a_url_of_another_database_is_refused(directory: DataDir, url: str) -> None:
+    first = config.settle(directory, KEPT, [])
+    (directory.keys / "witness-1.pem").touch()
+    with pytest.raises(CommandError, match="another database") as caught:
+        config.settle(directory, url, [])
+    assert "old" not in str(caught.value)
+    assert config.load(directory) == first
+
+
+def test_a_new_url_of_the_database_is_for_the_next_start(
+    directory: DataDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running.set_up(directory, KEPT, [])
+    (directory.keys / "witness-1.pem").touch()
+    monkeypatch.setattr(DataDir, "supervisor_pid", lambda _: 1)
+    new = KEPT.replace("old", "new")
+    with pytest.raises(CommandError, match="kept for the next start") as caught:
+        running.set_up(directory, new, [])
+    assert "new@" not in str(caught.value)
+    assert running.set_up(directory, new, []).database_url == new
 
 
 def test_each_service_gets_a_database_of_its_own(directory: DataDir) -> None:
