@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 import subprocess
 import sys
 import threading
@@ -165,6 +166,36 @@ def test_a_server_that_refuses_is_not_called_out_of_reach(
     with pytest.raises(UnavailableError, match="server refuses this role") as caught:
         migrate(engine, migrations, "ledger")
     engine.dispose()
+    assert "s3cret" not in str(caught.value)
+
+
+REFUSAL = 'SВАЖНО\0VFATAL\0C28P01\0Mпользователь "s3cret" не прошёл проверку\0\0'.encode()
+"""Severity, its name in English, SQLSTATE and message (PostgreSQL 18, 54.8)."""
+
+
+def test_a_server_that_refuses_in_another_language_is_not_called_out_of_reach(
+    migrations: Path,
+) -> None:
+    """libpq hands on what is shown to people, and neither SQLSTATE nor the English word."""
+
+    def refuse() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            if len(connection.recv(4096)) == 8:  # TLS? GSS?
+                connection.sendall(b"N")
+                connection.recv(4096)
+            connection.sendall(b"E" + (len(REFUSAL) + 4).to_bytes(4, "big") + REFUSAL)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(30)
+        server = threading.Thread(target=refuse)
+        server.start()
+        url = f"postgresql://s3cret:x@127.0.0.1:{listener.getsockname()[1]}/d?gssencmode=disable"
+        engine = open_engine(url, "ledger")
+        with pytest.raises(UnavailableError, match="answers, but begins no session") as caught:
+            migrate(engine, migrations, "ledger")
+        engine.dispose()
+        server.join(30)
     assert "s3cret" not in str(caught.value)
 
 

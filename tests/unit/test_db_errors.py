@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from provledger.db.errors import as_storage_error, is_connection_lost
+
+KINDS = (REFUSES, ANSWERS, UNREACHED) = ("refuses", "answers", "reached")
 
 
 class DriverError(Exception):
@@ -75,31 +78,60 @@ def test_constraints_and_faults_of_ours_are_left_alone(exc: Exception) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "refused"),
+    ("said", "kind"),
     [
-        ('FATAL:  role "s3cret" does not exist', True),
-        ('FATAL:  role "s3cret" is not permitted to log in', True),
-        ('FATAL:  database "s3cret" does not exist', True),
-        ('FATAL:  password authentication failed for user "s3cret"', True),
-        ('FATAL:  Peer authentication failed for user "s3cret"', True),
-        ('FATAL:  permission denied for database "s3cret"\nDETAIL:  User does not have ...', True),
-        ('FATAL:  no pg_hba.conf entry for host "::1", user "s3cret", no encryption', True),
-        ("fe_sendauth: no password supplied", True),
-        ("FATAL:  the database system is starting up", False),
-        ("FATAL:  sorry, too many clients already", False),
-        ("Connection refused\n\tIs the server running on that host?", False),
-        ("No such file or directory", False),
+        ('FATAL:  role "s3cret" does not exist', REFUSES),
+        ('FATAL:  role "s3cret" is not permitted to log in', REFUSES),
+        ('FATAL:  database "s3cret" does not exist', REFUSES),
+        ('FATAL:  password authentication failed for user "s3cret"', REFUSES),
+        ('FATAL:  Peer authentication failed for user "s3cret"', REFUSES),
+        (
+            'FATAL:  permission denied for database "s3cret"\nDETAIL:  User does not have ...',
+            REFUSES,
+        ),
+        ('FATAL:  no pg_hba.conf entry for host "::1", user "s3cret", no encryption', REFUSES),
+        ("fe_sendauth: no password supplied", REFUSES),
+        ("FATAL:  the database system is starting up", ANSWERS),
+        ("FATAL:  sorry, too many clients already", ANSWERS),
+        ("Connection refused\n\tIs the server running on that host?", UNREACHED),
+        ("FATAL:  Passwort-Authentifizierung für Benutzer »s3cret« fehlgeschlagen", ANSWERS),
+        ("FATALE:  il ruolo s3cret non esiste", ANSWERS),
+        ('ВАЖНО:  пользователь "s3cret" не прошёл проверку подлинности', ANSWERS),
+        ("치명적오류:  s3cret", ANSWERS),
+        ("ERROR:  no such user", ANSWERS),  # a pooler's
+        ("No such file or directory", UNREACHED),
+        ("SSL error: certificate verify failed", UNREACHED),
+        ("could not receive data from server: Connection reset by peer", UNREACHED),
     ],
 )
-def test_a_server_that_refuses_is_told_from_one_that_is_not_reached(
-    said: str, refused: bool
-) -> None:
+def test_a_server_that_refuses_is_told_from_one_that_is_not_reached(said: str, kind: str) -> None:
     text = f'connection failed: connection to server at "h", port 5432 failed: {said}'
     error = as_storage_error(sa.exc.OperationalError("SQL", None, DriverError(text)))
     assert error is not None
     assert (error.code, error.reason) == ("UNAVAILABLE", "DATABASE_UNAVAILABLE")
-    assert ("refuses" in error.message, "reached" in error.message) == (refused, not refused)
+    assert [word for word in KINDS if word in error.message] == [kind]
     assert "s3cret" not in error.message
+
+
+@pytest.mark.parametrize(
+    ("needs", "used", "kind"),
+    [(True, True, REFUSES), (False, True, ANSWERS), (False, False, UNREACHED)],
+)
+def test_a_server_that_asked_for_a_password_was_reached_whatever_it_says(
+    needs: bool, used: bool, kind: str
+) -> None:
+    """As psycopg leaves it behind: the one thing of a connection not made that is no text."""
+    pgconn = SimpleNamespace(needs_password=needs, used_password=used)
+    error = as_storage_error(wrapped(pgconn=pgconn))
+    assert error is not None
+    assert [word for word in KINDS if word in error.message] == [kind]
+
+
+def test_a_session_that_is_lost_is_not_one_that_did_not_begin() -> None:
+    pgconn = SimpleNamespace(needs_password=False, used_password=True)
+    error = as_storage_error(wrapped(pgconn=pgconn, lost=True))
+    assert error is not None
+    assert "reached" in error.message
 
 
 def test_connection_is_given_up_when_it_or_the_server_is_gone() -> None:

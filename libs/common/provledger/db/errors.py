@@ -3,6 +3,7 @@
     connection lost, server starting or stopping, read-only,
     its files cannot be read or written                         UNAVAILABLE  DATABASE_UNAVAILABLE
     the server refuses the role, its password or the database   UNAVAILABLE  DATABASE_UNAVAILABLE
+    the server answers, and begins no session                   UNAVAILABLE  DATABASE_UNAVAILABLE
     statement took too long                                     UNAVAILABLE  DATABASE_TIMEOUT
     disk or memory full                                         UNAVAILABLE  DATABASE_FULL
     lock not granted, deadlock, serialisation failure           ABORTED      TRANSACTION_CONFLICT
@@ -35,8 +36,8 @@ _PG_FULL_CLASS: Final = "53"
 _PG_UNAVAILABLE_CLASSES: Final = ("08", "57", "58")
 # Invalid authorization; no such database.
 _PG_REFUSED: Final = ("28", "3D")
-# libpq gives no SQLSTATE for a connection that was not made. A server that speaks another language
-# is taken for one that was not reached.
+# libpq gives no SQLSTATE for a connection that was not made: only its text, in the language of the
+# server, and whether a password was asked for. What is refused is told apart in English.
 _PG_REFUSAL: Final = re.compile(
     r"""FATAL:\s+(?:
         (?:role|database)\ .*\ (?:does\ not\ exist|is\ not\ permitted\ to\ log\ in)
@@ -45,6 +46,9 @@ _PG_REFUSAL: Final = re.compile(
     ) | fe_sendauth:\ no\ password\ supplied""",
     re.VERBOSE,
 )
+# What a server says begins with its severity, in its language, which libpq parts from the rest by a
+# colon and two blanks in any (`pqBuildErrorMessage3`). It puts one blank into what it says itself.
+_PG_ANSWER: Final = re.compile(r"(?:^|:\s)[^\s:]+(?:\ [^\s:]+){0,2}:\ \ \S", re.MULTILINE)
 _PG_CORRUPT: Final = frozenset({"XX001", "XX002"})
 _PG_TIMEOUT: Final = "57014"
 
@@ -70,10 +74,27 @@ def as_storage_error(exc: BaseException) -> StatusError | None:
     sqlite_code = getattr(exc.orig, "sqlite_errorcode", None)
     if sqlite_code is not None:
         return _from_sqlite(int(sqlite_code))
-    if _PG_REFUSAL.search(str(exc.orig)):
-        return _refused()
+    # One that was made and is lost needs no word of how it began.
+    if not exc.connection_invalidated and (not_made := _not_made(exc.orig)) is not None:
+        return not_made
     if exc.connection_invalidated or isinstance(exc, OperationalError):
         return _unavailable("DATABASE_UNAVAILABLE", "the database cannot be reached")
+    return None
+
+
+def _not_made(error: BaseException | None) -> UnavailableError | None:
+    """The error for a connection to PostgreSQL to which the server, or a pooler, did answer."""
+    connection = getattr(error, "pgconn", None)
+    text = str(error)
+    if getattr(connection, "needs_password", False) or _PG_REFUSAL.search(text):
+        return _refused()
+    if getattr(connection, "used_password", False) or _PG_ANSWER.search(text):
+        return _unavailable(
+            "DATABASE_UNAVAILABLE",
+            "the database server answers, but begins no session: it starts, stops, has no "
+            "connection free, or does not take this role, its password or the database; its log "
+            "says which",
+        )
     return None
 
 
