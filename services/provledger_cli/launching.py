@@ -30,6 +30,9 @@ NEEDS = {
 }
 """Whose address a service must know; these are started first."""
 
+NOT_ALWAYS_NEEDED = ("witness", "anchor")
+"""Without these, those that need them still serve reads: they are not waited for for ever."""
+
 
 def installed() -> tuple[str, ...]:
     """The services that can be started here: the gateway needs an extra."""
@@ -101,6 +104,13 @@ def earlier_ports(before: Endpoints | None) -> dict[str, int]:
         if name in ports and port.isdecimal() and _is_free(int(port)):
             ports[name] = int(port)
     return ports
+
+
+def free_port() -> int:
+    """A port that nobody has now, for a service that others are told of before it serves."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.bind((HOST, 0))
+        return int(sock.getsockname()[1])
 
 
 def _is_free(port: int) -> bool:

@@ -5,6 +5,8 @@
 * holds `supervisor.lock`, so that there is never a second one;
 * waits for the services of a supervisor that was killed to end (`services.lock`), starts its own,
   and starts again, on the same port, whichever dies, waiting a little longer each time;
+* starts the ledger service without witness or anchor where these do not come up, so that what is
+  recorded can be read, and anew should they come up elsewhere than it was told;
 * registers the first keys once the keys service answers (`provledger_cli.bootstrap`);
 * writes `endpoints.json` whenever something changes, and tries again where that fails;
 * on SIGUSR1 (`up` again) starts whatever is down at once;
@@ -49,6 +51,7 @@ _CANNOT_START: Final = (OSError, RuntimeError)
 _BACKOFF_BASE_S: Final = 0.1
 _BACKOFF_CAP_S: Final = 5.0
 _STEADY_S: Final = 10.0
+_NEEDED_S: Final = 5.0
 _STOP_S: Final = 20.0
 _ORPHANS_S: Final = 30.0
 _LOCK_S: Final = 2.0
@@ -67,6 +70,8 @@ class _Service:
     state: str = STOPPED
     restarts: int = 0
     last_exit: int | None = None
+    # The ports of the services that it needs, as its process was told them.
+    told: dict[str, int] = field(default_factory=dict)
     # Set once it has served for the first time, from when on its port is fixed.
     served: asyncio.Event = field(default_factory=asyncio.Event)
     # Set to end the wait before the next start.
@@ -111,6 +116,8 @@ class Supervisor:
         self._services_fd = await self._wait_for_orphans()
         try:
             self._ports = launching.earlier_ports(self._before)
+            for name in launching.NOT_ALWAYS_NEEDED:
+                self._ports[name] = self._ports[name] or launching.free_port()
             self._write()
             keepers = [
                 asyncio.create_task(self._keep(service)) for service in self._services.values()
@@ -157,8 +164,7 @@ class Supervisor:
 
     async def _keep(self, service: _Service) -> None:
         """Start a service, and again whenever it ends, until the supervisor stops."""
-        for needed in launching.NEEDS[service.name]:
-            await _happens(self._services[needed].served, self._stopping, None)
+        await self._wait_for_needed(service)
         failures = 0
         while not self._stopping.is_set():
             service.hurry.clear()
@@ -173,8 +179,10 @@ class Supervisor:
             if time.monotonic() - started_s > _STEADY_S:
                 failures = 0
             if service.last_exit == _BAD_SETTINGS and not service.served.is_set():
-                # Perhaps its old port is taken. Nobody was told of it yet, so another one will do.
-                self._ports[service.name] = 0
+                # Perhaps its port is taken, and another one will do: who was told of this one is
+                # started anew.
+                early = service.name in launching.NOT_ALWAYS_NEEDED
+                self._ports[service.name] = launching.free_port() if early else 0
             # Full jitter, but never at once: a service that dies at start must not spin.
             ceiling_s = min(_BACKOFF_CAP_S, _BACKOFF_BASE_S * 2.0 ** min(failures, 20))
             wait_s = self._rng.uniform(ceiling_s / 2, ceiling_s)
@@ -183,6 +191,13 @@ class Supervisor:
             self._say(f"{service.name} {what}; again in {wait_s:.2f} s")
             if await _happens(service.hurry, self._stopping, wait_s):
                 failures = 0
+
+    async def _wait_for_needed(self, service: _Service) -> None:
+        for needed in launching.NEEDS[service.name]:
+            limit_s = _NEEDED_S if needed in launching.NOT_ALWAYS_NEEDED else None
+            served = await _happens(self._services[needed].served, self._stopping, limit_s)
+            if not served and not self._stopping.is_set():
+                self._say(f"{needed} does not serve yet; {service.name} starts without it")
 
     async def _run_once(self, service: _Service) -> None:
         """Start a service and wait for its end; raises _CANNOT_START if it cannot be started."""
@@ -193,6 +208,7 @@ class Supervisor:
             await self._accompany(service, process, ready_file)
 
     async def _start(self, service: _Service, lifeline_fd: int) -> asyncio.subprocess.Process:
+        service.told = {needed: self._ports[needed] for needed in launching.NEEDS[service.name]}
         try:
             with _open_log(self._dir.log(service.name)) as log:
                 return await asyncio.create_subprocess_exec(
@@ -213,8 +229,8 @@ class Supervisor:
         self, service: _Service, process: asyncio.subprocess.Process, ready_file: Path
     ) -> None:
         service.process, service.state = process, STARTING
-        if self._stopping.is_set():
-            # It was started while the others were being stopped already.
+        if self._stopping.is_set() or self._was_misled(service):
+            # Meanwhile the others were being stopped, or one that it calls came up elsewhere.
             process.terminate()
         self._write()
         watching = asyncio.create_task(self._watch_ready(service, process.pid, ready_file))
@@ -230,8 +246,19 @@ class Supervisor:
         self._ports[service.name] = port
         service.state = SERVING
         service.served.set()
+        for other in self._services.values():
+            if other.process is not None and self._was_misled(other):
+                with contextlib.suppress(ProcessLookupError):
+                    other.process.terminate()
         self._write()
         self._say(f"{service.name} serves on {self._address(service.name)}")
+
+    def _was_misled(self, service: _Service) -> bool:
+        """Whether a service that it calls serves elsewhere than its process was told."""
+        return any(
+            self._services[needed].served.is_set() and self._ports[needed] != port
+            for needed, port in service.told.items()
+        )
 
     # --- all of them -----------------------------------------------------------------------------
 

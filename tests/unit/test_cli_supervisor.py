@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from provledger_cli import config, endpoints, launching
+from provledger_cli import supervisor as supervisor_module
 from provledger_cli.datadir import DataDir
-from provledger_cli.endpoints import SERVING, ServiceState
+from provledger_cli.endpoints import SERVING, STARTING, ServiceState
 from provledger_cli.supervisor import Supervisor, _port_if_ready
 
 _SERVES = (
@@ -118,6 +119,39 @@ async def test_services_that_serve_while_the_disk_is_full_are_told_of_later(
         await until(lambda: any("ledger serves" in text for text in said))
         directory.endpoints.unlink()
         await until(lambda: all(serves(directory, name) for name in launching.installed()))
+
+
+_SERVES_LATE = (
+    "import os, select, sys; lifeline = int(sys.argv[1]); "
+    "gone = lambda: select.select([lifeline], [], [], 0.02)[0]; "
+    "[0 for _ in iter(lambda: os.path.exists('late') or bool(gone()), True)]; "
+) + _SERVES
+"""Serves once there is a file `late`."""
+
+
+async def test_the_ledger_is_served_without_a_witness_and_told_anew_where_it_came_up(
+    directory: DataDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here it comes up on port 7, which nobody was told before."""
+    command = launching.command
+
+    def late(service: str, lifeline_fd: int, **_: object) -> list[str]:
+        told = command(service, lifeline_fd)
+        return [*told[:-2], _SERVES_LATE, told[-1]] if service == "witness" else told
+
+    monkeypatch.setattr(launching, "command", late)
+    monkeypatch.setattr(supervisor_module, "_NEEDED_S", 0.01)
+    said: list[str] = []
+    async with supervised(directory, said) as supervisor:
+        await until(lambda: serves(directory, "ledger"))
+        before = states(directory)
+        assert before["witness"].state == STARTING
+        assert supervisor._services["ledger"].told["witness"] not in (0, 7)
+        assert "witness does not serve yet; ledger starts without it" in said
+        (directory.path / "late").touch()
+        await until(lambda: serves(directory, "ledger", not_pid=before["ledger"].pid))
+        assert serves(directory, "witness")
+        assert supervisor._services["ledger"].told["witness"] == 7
 
 
 async def test_a_service_that_cannot_be_started_is_started_again(directory: DataDir) -> None:
