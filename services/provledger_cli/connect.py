@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import grpc
 
@@ -32,13 +33,16 @@ from provledger_cli.failures import CommandError
 
 R = TypeVar("R")
 
+_STARTING_S: Final = 10.0
+_POLL_S: Final = 0.03
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
     """Which services a command talks to.
 
     `addresses` maps services to `host:port`; `embedded` says that they are those of `data_dir`, and
-    `stopped` that none of them runs: whoever answers there is somebody else.
+    `stopped` that none of them runs yet or any more: whoever answers there is somebody else.
     """
 
     data_dir: DataDir
@@ -61,8 +65,8 @@ def target(
     """Work out which services are meant; an endpoint without a name is the service `first`.
 
     Raises:
-        CommandError: nothing runs in the data directory, though it `must_run`, or an option cannot
-            be read.
+        CommandError: nothing runs in the data directory, though it `must_run`, or where that is is
+            not known yet; or an option cannot be read.
     """
     directory = DataDir.at(data_dir)
     try:
@@ -75,33 +79,53 @@ def target(
         named = dict(_named(text, first) for text in given)
         _check_secure(named, tls)
         return Target(directory, named, False, tls)
-    known = endpoints.read(directory.endpoints)
-    if known is None:
-        raise CommandError(
-            f"no services have been started in {directory.path}",
-            hint="start them with `provledger up`, or name others with --data-dir or --endpoint",
-        )
-    stopped = not _runs(directory)
-    if stopped and must_run:
+    known, theirs = _known(directory, _STARTING_S if must_run else 0.0)
+    if not theirs and must_run:
         raise CommandError(
             f"nothing runs in {directory.path}",
             hint="start it with `provledger up`, or name others with --data-dir or --endpoint",
         )
     addresses = {name: service.endpoint for name, service in known.services.items()}
-    return Target(directory, addresses, True, tls, stopped)
+    return Target(directory, addresses, True, tls, stopped=not theirs)
 
 
-def _runs(directory: DataDir) -> bool:
-    """Whether a supervisor or a service of the directory lives.
+def _known(directory: DataDir, wait_s: float) -> tuple[endpoints.Endpoints, bool]:
+    """What `endpoints.json` says, and whether it is of what runs in the directory.
 
-    If none does, its ports may be anybody's: those of the directory that this one is a copy of, for
-    instance. Services outlive a supervisor that is killed, by a little; and its successor writes
-    their addresses anew as soon as it can.
+    If nothing runs, the ports may be anybody's: those of the directory that this one is a copy of,
+    for instance. A supervisor that has just begun writes them anew as soon as it can.
+
+    wait_s: how long it is waited for, in seconds; 0 for not at all.
+
+    Raises:
+        CommandError: there is no such file, or the supervisor has not written it by then.
     """
-    try:
-        return is_locked(directory.supervisor_lock) or is_locked(directory.services_lock)
-    except OSError:  # It can be read and not locked: mounted read-only, or another user's.
-        return True
+    deadline_s = time.monotonic() + wait_s
+    while True:
+        known = endpoints.read(directory.endpoints)
+        if known is None:
+            raise CommandError(
+                f"no services have been started in {directory.path}",
+                hint="start them with `provledger up`, or name others with --data-dir or "
+                "--endpoint",
+            )
+        try:
+            # In this order: a supervisor takes its own lock first. Services outlive one that is
+            # killed, by a little, at the addresses that it wrote.
+            served = is_locked(directory.services_lock)
+            pid = directory.supervisor_pid()
+        except OSError:  # It can be read and not locked: mounted read-only, or another user's.
+            return known, True
+        if pid in (None, known.supervisor_pid):
+            return known, served or pid is not None
+        if not wait_s:
+            return known, False
+        if time.monotonic() > deadline_s:
+            raise CommandError(
+                f"the services of {directory.path} are only being started",
+                hint="`provledger status` shows how far they are",
+            )
+        time.sleep(_POLL_S)
 
 
 def _named(text: str, first: str) -> tuple[str, str]:

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -272,6 +274,7 @@ def test_a_target_is_the_data_directory_or_what_is_named(directory: DataDir) -> 
     with pytest.raises(CommandError, match="no services have been started"):
         connect.target(directory.path)
     some_endpoints().write(directory.endpoints)
+    directory.supervisor_lock.write_text("1\n")
     held = datadir.lock(directory.supervisor_lock)
     assert held is not None
     embedded = connect.target(directory.path)
@@ -306,6 +309,32 @@ def test_addresses_of_a_directory_where_nothing_runs_are_somebody_elses(
     assert held is not None
     try:
         assert connect.target(directory.path).addresses["ledger"] == "127.0.0.1:4"
+    finally:
+        os.close(held)
+
+
+def test_addresses_that_a_new_supervisor_has_not_written_are_somebody_elses(
+    directory: DataDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a copy, they are those of the original until the first file of its own supervisor."""
+    some_endpoints().write(directory.endpoints)
+    directory.supervisor_lock.write_text("2\n")
+    held = datadir.lock(directory.supervisor_lock)
+    assert held is not None
+    try:
+        assert connect.target(directory.path, must_run=False).stopped
+        monkeypatch.setattr(connect, "_STARTING_S", 0.01)
+        with pytest.raises(CommandError, match="only being started"):
+            connect.target(directory.path)
+
+        def write(_: float) -> None:
+            replace(some_endpoints(ledger="127.0.0.1:9"), supervisor_pid=2).write(
+                directory.endpoints
+            )
+
+        monkeypatch.setattr(connect, "_STARTING_S", 60.0)
+        monkeypatch.setattr(time, "sleep", write)
+        assert connect.target(directory.path).addresses["ledger"] == "127.0.0.1:9"
     finally:
         os.close(held)
 
