@@ -80,8 +80,9 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
         kid, purpose, binding = convert.rotation_from_pb(request)
         now_ns = self._clock()
         self._check_clock(now_ns)
-        registry = await self._live.update(
-            lambda known: journal.rotate(
+
+        def rotate(known: Registry) -> Registry:
+            changed = journal.rotate(
                 known,
                 kid,
                 purpose,
@@ -91,7 +92,10 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
                 hold_pending=request.hold_pending,
                 sizes=self._log_sizes(known, now_ns),
             )
-        )
+            self._check_end(known, changed, purpose, now_ns)
+            return changed
+
+        registry = await self._live.update(rotate)
         record = registry.get(kid)
         log.info("keys.rotated", kid=kid, purpose=purpose, state=record.state, epoch=record.epoch)
         response = pb.RotateKeyResponse(key=convert.key_to_pb(record, now_ns))
@@ -107,9 +111,13 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
         kid = convert.kid_from_pb(request.kid)
         now_ns = self._clock()
         self._check_clock(now_ns)
-        registry = await self._live.update(
-            lambda known: _commit(known, kid, now_ns, self._drain_ns)
-        )
+
+        def commit(known: Registry) -> Registry:
+            changed = _commit(known, kid, now_ns, self._drain_ns)
+            self._check_end(known, changed, changed.get(kid).purpose, now_ns)
+            return changed
+
+        registry = await self._live.update(commit)
         record = registry.get(kid)
         log.info("keys.committed", kid=kid, purpose=record.purpose, epoch=record.epoch)
         response = pb.CommitRotationResponse(key=convert.key_to_pb(record, now_ns))
@@ -306,6 +314,31 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
         and a report may be lost, so that the one before it is what we have.
         """
         return _SETTLE_NS + self._lease_ms * 1_000_000 + self._signers.age_ns(now_ns)
+
+    def _check_end(
+        self, before: Registry, after: Registry, purpose: KeyPurpose, now_ns: int
+    ) -> None:
+        """Return unless a key that ends by our clock would end before what it has signed.
+
+        It signs on until whoever has it hears of the other one, for which half of the drain window
+        is left. With a key ledger its end is counted from the entry there.
+
+        Raises:
+            UnavailableError: CLOCK_SKEW. Nothing is changed.
+        """
+        old, new = before.active(purpose), after.active(purpose)
+        if old is None or new is None or old.kid == new.kid:
+            return
+        behind_ns = self._signers.behind_ns(now_ns, PURPOSES_PB[purpose], old.kid)
+        if behind_ns > self._drain_ns // 2:
+            seconds = behind_ns // 1_000_000_000
+            raise UnavailableError(
+                "CLOCK_SKEW",
+                f"the clock of the keys service is {seconds} s behind those of all services that "
+                f"sign with key {old.kid!r}, which would end before what they signed; set it",
+                metadata={"behindSeconds": str(seconds), "kid": old.kid},
+                retry_delay_s=5.0,
+            )
 
     def _settled(self, registry: Registry, now_ns: int) -> list[str]:
         """Purposes for which every signing service uses the active key."""

@@ -2,8 +2,8 @@
 
 What is decided by reports: when a drained key is written down as retired, what `keys rotate` shows,
 how large the logs are where a checkpoint key begins or ends, for which those count that sign
-checkpoints, and whether our clock is fit to say when a key begins. After a restart the services
-report again within seconds.
+checkpoints, and whether our clock is fit to say when a key begins or ends. After a restart the
+services report again within seconds.
 """
 
 from __future__ import annotations
@@ -103,3 +103,15 @@ class Signers:
         self.list(now_ns)
         told = (each for each in self._reports.values() if each[1].time_ns > 0)
         return max(0, min((at_ns - signer.time_ns for at_ns, signer in told), default=0))
+
+    def behind_ns(self, now_ns: int, purpose: int, kid: str) -> int:
+        """By how much our clock was behind that of everybody who reported to sign with a key; 0 if
+        of none. As there, one that agrees with us is enough."""
+        self.list(now_ns)
+        told = (
+            signer.time_ns - at_ns
+            for at_ns, signer in self._reports.values()
+            if signer.time_ns > 0
+            and any(each.purpose == purpose and each.kid == kid for each in signer.keys)
+        )
+        return max(0, min(told, default=0))
