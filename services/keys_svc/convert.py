@@ -7,7 +7,12 @@ from functools import partial
 from typing import Final, TypeVar
 
 from keys_svc import journal
-from keys_svc.paging import page_token, read_page_token
+from keys_svc.paging import (
+    event_page_token,
+    page_token,
+    read_event_page_token,
+    read_page_token,
+)
 from keys_svc.registry import EventRecord, EventState, KeyBinding, KeyRecord, Registry
 from provledger import jcs, names
 from provledger.api.keys.v1 import keys_pb2 as pb
@@ -44,6 +49,7 @@ MAX_COVERED: Final = 64
 MAX_EVENTS: Final = 10_000
 DEFAULT_PAGE_SIZE: Final = 50
 MAX_PAGE_SIZE: Final = 1000
+PAGE_BYTES: Final = 4 * 1024 * 1024
 
 _PURPOSES_PB: Final = {
     KeyPurpose.WITNESS: pb.KEY_PURPOSE_WITNESS,
@@ -274,6 +280,39 @@ def list_keys(registry: Registry, request: pb.ListKeysRequest, now_ns: int) -> p
         keys=[key_to_pb(key, now_ns) for key in page],
         next_page_token=page_token(page[-1].number, query) if len(keys) > size else "",
     )
+
+
+def list_key_events(
+    registry: Registry, request: pb.ListKeyEventsRequest
+) -> pb.ListKeyEventsResponse:
+    """Return one page of key events in order; raises InvalidArgumentError.
+
+    Where no page size is given it is all of them: there were no pages once.
+    """
+    violations = Violations()
+    if request.page_size < 0:
+        violations.add("page_size", "must not be negative", "OUT_OF_RANGE")
+    violations.raise_if_any()
+    query = "ListKeyEvents"
+    position, number = 0, 0
+    if request.page_token:
+        position, number = read_event_page_token(request.page_token, query)
+    size = min(request.page_size, MAX_PAGE_SIZE)
+    room = PAGE_BYTES
+    response = pb.ListKeyEventsResponse()
+    for record in journal.in_order(registry, position, number):
+        event = event_record_to_pb(registry, record)
+        room -= event.ByteSize()
+        full = len(response.events) >= size or (room < 0 and response.events)
+        if request.page_size and full:
+            response.next_page_token = event_page_token(position, number, query)
+            break
+        response.events.append(event)
+        if record.position:
+            position = record.position
+        else:
+            number = record.number
+    return response
 
 
 def _purpose(violations: Violations, number: int) -> KeyPurpose:

@@ -100,6 +100,20 @@ def open_events(registry: Registry) -> tuple[EventRecord, ...]:
     return tuple(each for each in registry.events if each.state is not EventState.RECORDED)
 
 
+def in_order(registry: Registry, position: int = 0, number: int = 0) -> list[EventRecord]:
+    """Events behind a place: those of the key ledger, then those on their way to it.
+
+    position: in the key ledger, the last one that is left out. number: the last event on its way
+        that is left out; one that got its place meanwhile is behind that of all others.
+    """
+    placed = (each for each in registry.events if each.position > position)
+    on_the_way = (e for e in registry.events if not e.position and e.number > number)
+    return [
+        *sorted(placed, key=lambda each: each.position),
+        *sorted(on_the_way, key=lambda each: each.number),
+    ]
+
+
 def endorsers(registry: Registry, record: EventRecord) -> tuple[str, ...]:
     """Kids of keys that may endorse an event, besides the key it is about and the recovery key."""
     event = record.signed.event

@@ -45,6 +45,7 @@ from provledger.keyset import (
 )
 
 MAX_KEYS: Final = 8192
+MAX_PENDING: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,6 +307,13 @@ class Registry:
         if len(self.keys) >= MAX_KEYS:
             raise FailedPreconditionError(
                 "TOO_MANY_KEYS", f"the registry holds {MAX_KEYS} keys, which is all it takes"
+            )
+        if sum(each.state is KeyState.PENDING for each in self) >= MAX_PENDING:
+            # Whoever watches gets all of them, with their events, in one message.
+            raise FailedPreconditionError(
+                "TOO_MANY_KEYS",
+                f"{MAX_PENDING} keys are pending, which is all the registry takes; revoke those "
+                "that are not to be used",
             )
         number = max((k.number for k in self), default=0) + 1
         return self.with_key(KeyRecord(binding, number, KeyState.PENDING, created_at_ns=now_ns))

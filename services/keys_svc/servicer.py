@@ -226,14 +226,8 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
     async def ListKeyEvents(
         self, request: pb.ListKeyEventsRequest, context: Context
     ) -> pb.ListKeyEventsResponse:
-        """Return all events in order."""
-        registry = await self._live.load()
-        ordered = sorted(
-            registry.events, key=lambda each: (each.position == 0, each.position, each.number)
-        )
-        return pb.ListKeyEventsResponse(
-            events=[convert.event_record_to_pb(registry, each) for each in ordered]
-        )
+        """Return a page of events in order, or all of them."""
+        return convert.list_key_events(await self._live.load(), request)
 
     async def RebuildRegistry(
         self, request: pb.RebuildRegistryRequest, context: Context

@@ -31,6 +31,7 @@ log = logs.get(__name__)
 
 KEY_REGISTRY_BEHIND: Final = "KEY_REGISTRY_BEHIND"
 _TIMEOUT_S: Final = 10.0
+_PAGE: Final = 1000
 _RETRY_S: Final = 1.0
 _PATIENCE_S: Final = 5.0
 """How long an append waits where the registry was never compared, or went back."""
@@ -153,10 +154,15 @@ class KeyRegistry:
     async def _sealed(self) -> list[bytes]:
         """Ask for the events that the registry has sealed, in order. To be asked behind the look
         at the key ledger: what was there by then was sealed before."""
-        answer = await call(
-            self._keys.ListKeyEvents, pb.ListKeyEventsRequest(), timeout_s=_TIMEOUT_S
-        )
-        return [each.payload for each in answer.events if each.payload]
+        sealed: list[bytes] = []
+        token = ""
+        while True:
+            request = pb.ListKeyEventsRequest(page_size=_PAGE, page_token=token)
+            page = await call(self._keys.ListKeyEvents, request, timeout_s=_TIMEOUT_S)
+            sealed += [each.payload for each in page.events if each.payload]
+            token = page.next_page_token
+            if not (token and page.events):
+                return sealed
 
     async def _compare(self, ledger: LedgerInfo, last_seq: int, sealed: list[bytes]) -> None:
         rows = await self._storage.get_rows(ledger.uid, [last_seq], full=True)

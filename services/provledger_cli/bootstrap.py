@@ -55,7 +55,7 @@ async def register_first_keys(data_dir: DataDir, keys_address: str) -> list[str]
                 f"--pin {data_dir.path / PIN_FILE}\n"
             )
             return registered
-        begun = await unary(stub.ListKeyEvents, keys_pb2.ListKeyEventsRequest(), policy)
+        begun = await unary(stub.ListKeyEvents, keys_pb2.ListKeyEventsRequest(page_size=1), policy)
         for purpose, kid in KEYS.items():
             if purpose in OPTIONAL_KEYS and begun.events:
                 continue  # the key ledger began without it
@@ -97,7 +97,7 @@ async def begin_key_ledger(data_dir: DataDir, stub: Any, policy: CallPolicy) -> 
     The ledger service does the rest. An installation whose keys were rotated before it had a key
     ledger stays without one.
     """
-    known = await unary(stub.ListKeyEvents, keys_pb2.ListKeyEventsRequest(), policy)
+    known = await unary(stub.ListKeyEvents, keys_pb2.ListKeyEventsRequest(page_size=1), policy)
     begun = known.events[0] if known.events else None
     if begun is not None and begun.state != keys_pb2.KEY_EVENT_STATE_PROPOSED:
         await _pin_again(data_dir, bytes(begun.event.thumbprint))

@@ -22,7 +22,7 @@ from provledger.rpc.probe import PROBE_LEDGER, probe_draft
 from provledger_cli.connect import Remote
 from provledger_cli.failures import CommandError, replacing
 from provledger_cli.recovery import OpenRecovery
-from provledger_cli.registry import PURPOSES, known_key
+from provledger_cli.registry import PURPOSES, known_key, list_key_events
 
 _POLL_S = 0.05
 _PROBE_S = 0.02
@@ -112,7 +112,7 @@ async def wait_until_active(remote: Remote, kid: str, timeout_s: float, say: Say
 
 
 async def _stage(remote: Remote, kid: str) -> _Stage:
-    events = (await remote.call(remote.keys.ListKeyEvents, keys_pb2.ListKeyEventsRequest())).events
+    events = await list_key_events(remote)
     waiting = [
         each
         for each in events
@@ -202,7 +202,7 @@ async def _is_signed_for(remote: Remote, purpose: str) -> bool:
 
 async def _is_usable(remote: Remote, kid: str) -> bool:
     """Whether a key has endorsed that it comes in, or there is no key ledger to say so."""
-    events = (await remote.call(remote.keys.ListKeyEvents, keys_pb2.ListKeyEventsRequest())).events
+    events = await list_key_events(remote)
     return all(
         each.state != keys_pb2.KEY_EVENT_STATE_PROPOSED
         or any(by.kid == kid for by in each.endorsements)
@@ -239,7 +239,7 @@ async def introduce(remote: Remote, kid: str, recovery: OpenRecovery | None) -> 
     Raises:
         CommandError: there is no recovery key at hand.
     """
-    events = (await remote.call(remote.keys.ListKeyEvents, keys_pb2.ListKeyEventsRequest())).events
+    events = await list_key_events(remote)
     waits = [each for each in events if each.event.kid == kid]
     if all(each.state == keys_pb2.KEY_EVENT_STATE_RECORDED for each in waits):
         return
@@ -291,10 +291,10 @@ async def wait_until_told(remote: Remote, kid: str, timeout_s: float) -> str | N
 
 
 async def _rotations(remote: Remote, kid: str) -> list[keys_pb2.JournaledKeyEvent]:
-    listed = await remote.call(remote.keys.ListKeyEvents, keys_pb2.ListKeyEventsRequest())
+    listed = await list_key_events(remote)
     return [
         each
-        for each in listed.events
+        for each in listed
         if each.event.kid == kid and each.event.type == keys_pb2.KEY_EVENT_TYPE_ROTATED
     ]
 
@@ -320,10 +320,10 @@ async def wait_recorded(remote: Remote, kid: str, timeout_s: float) -> str | Non
     deadline_s = time.monotonic() + timeout_s
     while True:
         with suppress(StatusError):
-            listed = await remote.call(remote.keys.ListKeyEvents, keys_pb2.ListKeyEventsRequest())
+            listed = await list_key_events(remote)
             mine = [
                 each
-                for each in listed.events
+                for each in listed
                 if each.event.kid == kid and each.event.type == keys_pb2.KEY_EVENT_TYPE_REVOKED
             ]
             if not mine:

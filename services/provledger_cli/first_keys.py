@@ -60,8 +60,9 @@ async def begin(remote: Remote, uris: Mapping[str, str], recovery: str, key_dir:
     known = {purpose_name(key) for key in await list_keys(remote)}
     if not known:
         await _check_new(remote)
-    events = await remote.call(remote.keys.ListKeyEvents, keys_pb2.ListKeyEventsRequest())
-    begun = events.events[0] if events.events else None
+    first = keys_pb2.ListKeyEventsRequest(page_size=1)
+    events = (await remote.call(remote.keys.ListKeyEvents, first)).events
+    begun = events[0] if events else None
     if begun is not None and begun.state != keys_pb2.KEY_EVENT_STATE_PROPOSED:
         return FirstKeys((), bytes(begun.event.thumbprint))
     # All are opened before the first is registered: a typing mistake then leaves nothing behind.

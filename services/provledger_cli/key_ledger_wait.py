@@ -13,6 +13,7 @@ from provledger.keyset import KeySet
 from provledger_cli import output
 from provledger_cli.anchoring import wait_until_anchored
 from provledger_cli.connect import Remote
+from provledger_cli.registry import list_key_events
 
 _POLL_S: Final = 0.1
 
@@ -48,8 +49,7 @@ async def _keys_not_recorded(remote: Remote, wait_s: float) -> list[str]:
     while remote.has("keys"):
         try:
             known = KeySet.parse(await remote.client.jwks())
-            request = keys_pb2.ListKeyEventsRequest()
-            events = (await remote.call(remote.keys.ListKeyEvents, request)).events
+            events = await list_key_events(remote)
         except StatusError as error:
             output.say(f"whether the key ledger names every key is not known: {error.message}")
             return []

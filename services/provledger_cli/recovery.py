@@ -30,6 +30,7 @@ from provledger_cli.bootstrap import endorse_with
 from provledger_cli.config import RECOVERY_KID
 from provledger_cli.connect import Remote, Target
 from provledger_cli.failures import CommandError
+from provledger_cli.registry import list_key_events
 
 _HINT = "give --recovery-key FILE, or the key's URI"
 _HINT_KEPT = "give the right one by --recovery-key, or take this file away to do without"
@@ -95,7 +96,7 @@ class OpenRecovery:
             CommandError: the key does not sign any more.
         """
         done = 0
-        for each in await _events(remote):
+        for each in await list_key_events(remote):
             if each.event.kid in kids and each.state == keys_pb2.KEY_EVENT_STATE_PROPOSED:
                 try:
                     await endorse_with(remote.keys, remote.policy, each, self.kid, self.signer)
@@ -117,7 +118,7 @@ async def opened(
     Raises:
         CommandError: it cannot be opened, is another than the key ledger's, or does not sign.
     """
-    events = await _events(remote) if recovery is not None else []
+    events = await list_key_events(remote) if recovery is not None else []
     if recovery is None or not events:
         yield None
         return
@@ -142,8 +143,3 @@ async def opened(
         yield OpenRecovery(signer, genesis.kid)
     finally:
         await signer.close()
-
-
-async def _events(remote: Remote) -> list[keys_pb2.JournaledKeyEvent]:
-    answer = await remote.call(remote.keys.ListKeyEvents, keys_pb2.ListKeyEventsRequest())
-    return list(answer.events)

@@ -62,6 +62,18 @@ async def list_keys(remote: Remote, purpose: str = "") -> list[keys_pb2.Key]:
     return found
 
 
+async def list_key_events(remote: Remote) -> list[keys_pb2.JournaledKeyEvent]:
+    """All key events in order: those of the key ledger, then those on their way to it."""
+    found: list[keys_pb2.JournaledKeyEvent] = []
+    pages = Pages()
+    while pages.more:
+        request = keys_pb2.ListKeyEventsRequest(page_size=1000, page_token=pages.token)
+        page = await remote.call(remote.keys.ListKeyEvents, request)
+        pages.turn(page.next_page_token, len(page.events))
+        found += page.events
+    return found
+
+
 def key_document(key: keys_pb2.Key) -> dict[str, Any]:
     """A key as JSON. Numbers beyond 2^53 are decimal text, as everywhere."""
     return {

@@ -20,7 +20,7 @@ from provledger.errors import InternalError
 from provledger_cli import exporting
 from provledger_cli.anchors import listed
 from provledger_cli.connect import Remote
-from provledger_cli.registry import list_keys
+from provledger_cli.registry import list_key_events, list_keys
 from provledger_cli.verbs.list_ import _whole
 from tests.integration.client_simulator import LEDGER, QUICK, FakeLedger, create, serving
 
@@ -54,7 +54,10 @@ class Elsewhere:
 
     def __init__(self, fake: Endless, client: AsyncClient) -> None:
         self.client = client
-        self.keys = SimpleNamespace(ListKeys=self._page(fake, keys_pb2.ListKeysResponse, "keys"))
+        self.keys = SimpleNamespace(
+            ListKeys=self._page(fake, keys_pb2.ListKeysResponse, "keys"),
+            ListKeyEvents=self._page(fake, keys_pb2.ListKeyEventsResponse, "events"),
+        )
         self.anchor = SimpleNamespace(
             ListLogs=self._page(fake, anchor_pb2.ListLogsResponse, "logs"),
             ListAnchors=self._page(fake, anchor_pb2.ListAnchorsResponse, "anchors"),
@@ -107,6 +110,7 @@ LISTINGS: dict[str, Callable[[Remote], Awaitable[Any]]] = {
     "export": lambda remote: _all(_planned(remote)),
     "sizes": lambda remote: exporting._anchored_sizes(remote, "logs/-", 10, 5),
     "keys": list_keys,
+    "key events": list_key_events,
     "logs": listed,
 }
 

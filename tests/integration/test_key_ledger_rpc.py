@@ -66,6 +66,10 @@ async def test_an_empty_registry_is_rebuilt_and_stays_so(tmp_path: Path) -> None
         }
         listed = (await keys.ask("ListKeyEvents", pb.ListKeyEventsRequest())).events
         assert [each.payload for each in listed] == [each.signed.encode() for each in events]
+        page = await keys.ask("ListKeyEvents", pb.ListKeyEventsRequest(page_size=2))
+        rest = pb.ListKeyEventsRequest(page_size=100, page_token=page.next_page_token)
+        assert len(page.events) == 2
+        assert [*page.events, *(await keys.ask("ListKeyEvents", rest)).events] == list(listed)
 
 
 async def test_the_journal_is_there_after_a_restart_at_every_step(tmp_path: Path) -> None:

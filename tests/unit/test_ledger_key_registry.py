@@ -36,7 +36,7 @@ class Ring:
 
 
 class Keys:
-    """A registry with so many events, or one that does not answer."""
+    """A registry with so many events, two to a page, or one that does not answer."""
 
     def __init__(self, events: int | None) -> None:
         self.events = events
@@ -44,8 +44,11 @@ class Keys:
     async def ListKeyEvents(self, request: Any, **_: Any) -> pb.ListKeyEventsResponse:
         if self.events is None:
             raise UnavailableError("AWAY", "nobody there")
+        assert request.page_size > 0, "all in one message could be too large"
         events = [pb.JournaledKeyEvent(payload=b"%d" % n) for n in range(1, self.events + 1)]
-        return pb.ListKeyEventsResponse(events=events)
+        end = int(request.page_token or 0) + 2
+        token = str(end) if end < len(events) else ""
+        return pb.ListKeyEventsResponse(events=events[end - 2 : end], next_page_token=token)
 
 
 class Stored:
