@@ -11,7 +11,7 @@ import pytest
 from provledger import jcs
 from provledger.api.keys.v1 import keys_pb2 as pb
 from provledger.errors import UnavailableError
-from provledger.jwk import Algorithm, PublicKey
+from provledger.jwk import Algorithm, PublicKey, verify_signature
 from provledger.key_events import EventType, KeyEvent
 from provledger.kms import Signer
 from tests.unit.test_keyring import NOW_NS, PENDING, Bench, Opener
@@ -158,3 +158,21 @@ async def test_ring_that_ends_tells_who_waits_and_leaves_nothing_open(bench: Cou
     bench.opener.gate.set()
     await asyncio.sleep(0)
     assert bench.opener.closed == bench.opener.opened == [ACTIVE_URI]
+
+
+async def test_another_key_under_a_kid_is_opened_though_the_one_before_is_open(
+    bench: Bench,
+) -> None:
+    """As in a registry that was put in place of one in which the kid stood for another key."""
+    await bench.say(bench.key("w1"))
+    before = await bench.signing_with("w1")
+    other = bench.key("elsewhere")
+    other.kid = "w1"
+    await bench.say(other)
+    await bench.until(lambda: bench.current_kid() == "w1")
+    now = bench.ring.current("witness")
+    assert now.thumbprint == other.thumbprint != before.thumbprint
+    verify_signature(now.public_key, await now.signer.sign(b"x"), b"x")
+    assert bench.opener.opened == ["local:w1.pem", "local:elsewhere.pem"]
+    # What was handed out before still signs.
+    verify_signature(before.public_key, await before.signer.sign(b"x"), b"x")

@@ -25,25 +25,32 @@ OPEN_TIMEOUT_S: Final = 10.0
 """A provider that takes longer to open or try a key counts as away."""
 
 
-class OpenedKeys(Mapping[str, Signer]):
-    """Signers by kid. Kept until `close`: a signature may be in the making when a key is replaced.
+def opened_as(key: VerificationKey, uri: str) -> tuple[str, bytes]:
+    """What an opened key is known by: a kid alone may stand for another key, or one elsewhere, in a
+    registry that was put in place of the one before."""
+    return uri, key.thumbprint
+
+
+class OpenedKeys(Mapping[tuple[str, bytes], Signer]):
+    """Signers as `opened_as` says. Kept until `close`: a signature may be in the making when a key
+    is replaced.
 
     Belongs to one event loop.
     """
 
     def __init__(self, open_signer: Callable[[str], Awaitable[Signer]]) -> None:
         self._open_signer = open_signer
-        self._opened: dict[str, Signer] = {}
-        # By kid, while they are being opened. A task of its own each: whoever asked first may
+        self._opened: dict[tuple[str, bytes], Signer] = {}
+        # While they are being opened. A task of its own each: whoever asked first may
         # give up while others still wait for it.
-        self._opening: dict[str, asyncio.Task[Signer]] = {}
+        self._opening: dict[tuple[str, bytes], asyncio.Task[Signer]] = {}
 
-    def __getitem__(self, kid: str) -> Signer:
+    def __getitem__(self, name: tuple[str, bytes]) -> Signer:
         """Return an opened key."""
-        return self._opened[kid]
+        return self._opened[name]
 
-    def __iter__(self) -> Iterator[str]:
-        """Go through the kids."""
+    def __iter__(self) -> Iterator[tuple[str, bytes]]:
+        """Go through what they are known by."""
         return iter(self._opened)
 
     def __len__(self) -> int:
@@ -55,14 +62,14 @@ class OpenedKeys(Mapping[str, Signer]):
 
         Raises a subclass of KMSError, and what else an adapter lets through.
         """
-        kid = key.kid
-        if kid in self._opened:
-            return self._opened[kid]
-        if kid not in self._opening:
+        kid, name = key.kid, opened_as(key, uri)
+        if name in self._opened:
+            return self._opened[name]
+        if name not in self._opening:
             task = asyncio.create_task(self._open(key, uri), name=f"keyring-open-{kid}")
-            task.add_done_callback(lambda task: self._keep(kid, task))
-            self._opening[kid] = task
-        task = self._opening[kid]
+            task.add_done_callback(lambda task: self._keep(name, task))
+            self._opening[name] = task
+        task = self._opening[name]
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -77,15 +84,15 @@ class OpenedKeys(Mapping[str, Signer]):
         for task in opening:
             task.cancel()
         await asyncio.gather(*opening, return_exceptions=True)
-        for kid in list(self._opened):
+        for name in list(self._opened):
             with suppress(KMSError):
-                await self._opened.pop(kid).close()
+                await self._opened.pop(name).close()
 
-    def _keep(self, kid: str, task: asyncio.Task[Signer]) -> None:
-        del self._opening[kid]
+    def _keep(self, name: tuple[str, bytes], task: asyncio.Task[Signer]) -> None:
+        del self._opening[name]
         # Asking for the exception also says that it is known, where nobody waits any more.
         if not task.cancelled() and task.exception() is None:
-            self._opened[kid] = task.result()
+            self._opened[name] = task.result()
 
     async def _open(self, key: VerificationKey, uri: str) -> Signer:
         """Open a key and try it once against the registered public half."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 from provledger import jcs, logs
+from provledger._keyring_opened import opened_as
 from provledger.api.keys.v1 import keys_pb2 as pb
 from provledger.errors import InputError, UnavailableError
 from provledger.jwk import Algorithm, PublicKey, public_key_from_jwk
@@ -125,15 +126,20 @@ class Snapshot:
     all_signers: Mapping[KeyPurpose, tuple[ActiveSigner, ...]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, view: View, purposes: Iterable[KeyPurpose], opened: Mapping[str, Signer]) -> Self:
-        """Take for each purpose the best key of `view` among those `opened`, by kid."""
+    def of(
+        cls,
+        view: View,
+        purposes: Iterable[KeyPurpose],
+        opened: Mapping[tuple[str, bytes], Signer],
+    ) -> Self:
+        """Take for each purpose the best key of `view` among those `opened`."""
         signers: dict[KeyPurpose, ActiveSigner] = {}
         all_signers: dict[KeyPurpose, tuple[ActiveSigner, ...]] = {}
         for purpose in purposes:
             all_signers[purpose] = tuple(
-                _active_signer(key, opened[key.kid])
+                _active_signer(key, opened[name])
                 for key in view.candidates(purpose)
-                if key.kid in opened
+                if (name := opened_as(key, view.uris[key.kid])) in opened
             )
             if all_signers[purpose]:
                 signers[purpose] = all_signers[purpose][0]

@@ -35,7 +35,7 @@ from typing import Any, Final, Protocol
 import grpc
 
 from provledger import logs, telemetry
-from provledger._keyring_opened import OPEN_TIMEOUT_S, OpenedKeys
+from provledger._keyring_opened import OPEN_TIMEOUT_S, OpenedKeys, opened_as
 from provledger._keyring_view import (
     MAX_CLOCK_LAG_NS,
     ActiveSigner,
@@ -444,7 +444,7 @@ class KeyRing:
         view = self._snapshot.view
         best: int | None = None
         for index, key in enumerate(view.candidates(purpose)):
-            if key.kid not in self._opened:
+            if opened_as(key, view.uris[key.kid]) not in self._opened:
                 try:
                     await self._opened.open(key, view.uris[key.kid])
                 except Exception as error:  # adapters differ in what else they let through
