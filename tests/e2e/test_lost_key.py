@@ -28,7 +28,7 @@ async def why_not_appended(own: Installation) -> str:
     return caught.value.reason
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 def test_a_lost_witness_key_is_replaced_while_the_others_serve(own: Installation) -> None:
     own.run("up")
     (own.work / "m.ndjson").write_bytes(b"".join(shipped_mutations()[:5]))
