@@ -21,11 +21,12 @@ from typing import Any
 
 from provledger import jcs, patch
 from provledger.checkpoint import Checkpoint, parse
-from provledger.client import Mutation, RangeReport
+from provledger.client import Document, Mutation, RangeReport
 from provledger.entry import parse_entry, receipt_hash
 from provledger.errors import ProvledgerError, VerificationError
 from provledger.keyset import KeySet
 from provledger.merkle import leaf_hash
+from provledger.names import is_json_media_type
 from provledger.note import parse as parse_note
 from provledger.proof import CompactRange
 from provledger.receipt import Receipt
@@ -43,7 +44,7 @@ UNRECORDED = frozenset({KEY_LEDGER, CALLERS_LEDGER})
 appends to the one, `tests.faults.rpcs` to the other, and looks at what comes of it."""
 
 _AS_SENT = (
-    "action", "resource_type", "resource_id", "actor_id", "actor_type", "occurred_at",
+    "resource_type", "resource_id", "actor_id", "actor_type", "occurred_at",
     "origin_service", "trace_id", "upstream_events", "op_id", "op_parent_id",
 )  # fmt: skip
 """What a statement says as the draft said it."""
@@ -54,7 +55,7 @@ class Sent:
     """A request that left, and all of what it asked to record; its request id is the draft's."""
 
     ledger: str
-    draft: Mutation
+    draft: Mutation | Document
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,9 +356,31 @@ def _size(note: bytes) -> int:
     return parse(parse_note(note).text).size
 
 
-def _not_as_sent(draft: Mutation, receipt: Receipt, statement: Statement) -> list[str]:
+def _not_as_sent(draft: Mutation | Document, receipt: Receipt, statement: Statement) -> list[str]:
     """The names of what a receipt has otherwise than its draft had."""
     others = [name for name in _AS_SENT if getattr(statement, name) != getattr(draft, name)]
+    if isinstance(draft, Document):
+        return others + _not_the_document(draft, receipt, statement)
+    return others + _not_the_mutation(draft, receipt, statement)
+
+
+def _not_the_document(draft: Document, receipt: Receipt, statement: Statement) -> list[str]:
+    """JSON is recorded in its canonical form, anything else as the bytes that were sent."""
+    others = []
+    kind = (draft.receipt_type, draft.receipt_type, draft.media_type)
+    if (receipt.receipt_type, statement.receipt_type, statement.media_type) != kind:
+        others.append("kind")
+    is_json = is_json_media_type(draft.media_type)
+    profile = "fields-v1" if is_json else "blob-v1"
+    if (statement.profile, statement.action) != (profile, ""):
+        others.append("profile")
+    if receipt.payload != (jcs.encode(draft.payload) if is_json else draft.payload):
+        others.append("payload")
+    return others
+
+
+def _not_the_mutation(draft: Mutation, receipt: Receipt, statement: Statement) -> list[str]:
+    others = [] if statement.action == draft.action else ["action"]
     if (statement.receipt_type, statement.media_type) != ("mutation", "application/json"):
         others.append("kind")
     try:

@@ -3,16 +3,16 @@
 One file of JSON lines, appended to and synced by the clients alone, as far from the services as a
 test can have it:
 
-    {"sent": {"request_id": "r-17", ...}, "ledger": "tenants/a/ledgers/main"}
+    {"sent": {"request_id": "r-17", ...}, "kind": "Mutation", "ledger": "tenants/a/ledgers/main"}
     {"acked": "r-17", "ledger": "...", "name": "...", "seq": 4, "tNs": 17, "receiptHash": "<hex>"}
     {"checkpoint": "<note>"}
     {"anchored": "<name>", "ledger": "...", "receiptHash": "<hex>", "logIndex": 9, "by": "<note>"}
     {"refused": "r-17", "ledger": "...", "code": "INTERNAL", "reason": "..", "message": ".."}
 
-`sent` is a draft as the client has it. `anchored` is what the client was told of a receipt whose
-checkpoint came with evidence of a sink, once for each checkpoint. `refused` is an answer that no
-fault excuses: anything that is neither an acknowledgement nor an invitation to come again. Where it
-answers no draft, it names no request.
+`sent` is a draft as the client has it, bytes of a document as `{"hex": ..}`. `anchored` is what
+the client was told of a receipt whose checkpoint came with evidence, once for each checkpoint.
+`refused` is an answer that no fault excuses: anything that is neither an acknowledgement nor an
+invitation to come again. Where it answers no draft, it names no request.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from provledger.client import Mutation
+from provledger.client import Document, Mutation
+from provledger.names import is_json_media_type
 from tests.faults.checker import Acknowledged, Anchored, History, Refused, Sent
 
 
@@ -45,7 +46,10 @@ class Record:
 
     def sent(self, items: Iterable[Sent]) -> None:
         """Requests that are about to leave."""
-        self._write({"sent": asdict(item.draft), "ledger": item.ledger} for item in items)
+        self._write(
+            {"sent": asdict(item.draft), "kind": type(item.draft).__name__, "ledger": item.ledger}
+            for item in items
+        )
 
     def acknowledged(self, items: Iterable[Acknowledged]) -> None:
         """Answers that came."""
@@ -110,10 +114,24 @@ class Record:
         os.close(self._fd)
 
     def _write(self, lines: Iterable[dict[str, Any]]) -> None:
-        data = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+        data = b"".join(json.dumps(line, default=_hex).encode() + b"\n" for line in lines)
         with self._lock:
             os.write(self._fd, data)
             os.fdatasync(self._fd)
+
+
+def _hex(value: Any) -> dict[str, str]:
+    assert isinstance(value, bytes)
+    return {"hex": value.hex()}
+
+
+def _draft(kind: str, said: dict[str, Any]) -> Mutation | Document:
+    said["upstream_events"] = tuple(said["upstream_events"])
+    if kind == "Mutation":
+        return Mutation(**said)
+    if not is_json_media_type(said["media_type"]):
+        said["payload"] = bytes.fromhex(said["payload"]["hex"])
+    return Document(**said)
 
 
 def read(path: Path) -> History:
@@ -126,9 +144,7 @@ def read(path: Path) -> History:
     for line in path.read_bytes().splitlines():
         value = json.loads(line)
         if "sent" in value:
-            said = value["sent"]
-            said["upstream_events"] = tuple(said["upstream_events"])
-            item = Sent(value["ledger"], Mutation(**said))
+            item = Sent(value["ledger"], _draft(value["kind"], value["sent"]))
             sent[item.ledger, item.draft.request_id] = item
         elif "acked" in value:
             acknowledged.append(

@@ -1,6 +1,7 @@
 """Clients that append without pause while services fail, and record what they are told.
 
-Writers append one by one, in batches and in streams, to several ledgers. Whoever hears nothing
+Writers append one by one, in batches and in streams, to several ledgers: mutations, and documents
+of JSON and of bytes among them. Whoever hears nothing
 sends the same request ids again, now and then to another replica; now and then a writer gives up
 as a client does that dies, and nobody ever learns what came of its requests. A reader looks up
 what was acknowledged, half of the time with its proofs: it must never be denied. Another one waits
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from provledger.api.anchor.v1 import anchor_pb2, anchor_pb2_grpc
-from provledger.client import AsyncClient, CallPolicy, Mutation, ReceiptSummary
+from provledger.client import AsyncClient, CallPolicy, Document, Mutation, ReceiptSummary
 from provledger.client.calls import is_retryable
 from provledger.client.drafts import Action
 from provledger.errors import StatusError
@@ -38,6 +39,8 @@ OWN_LOG = "tenants/initech/ledgers/main"
 LEDGERS = ("tenants/acme/ledgers/main", "tenants/globex/ledgers/main", OWN_LOG)
 POLICY = CallPolicy(timeout_s=2.0, attempt_timeout_s=1.5)
 SETTLE_S = 60.0
+DOCUMENTS = 0.3
+"""Part of the drafts that are documents, and no mutations."""
 GIVE_UP = 0.1
 """How often a writer whose call failed never asks again."""
 
@@ -172,22 +175,27 @@ class Workload:
             await self._insist(kind, clients, ledger, drafts, rng)
             await asyncio.sleep(rng.uniform(0, 2 * self._load.pause_s))
 
-    def _draft(self, request_id: str, rng: random.Random) -> Mutation:
+    def _draft(self, request_id: str, rng: random.Random) -> Mutation | Document:
+        said: Any = {
+            "resource_type": rng.choice(("Item", "Version")),
+            "resource_id": request_id,
+            "actor_id": rng.choice(("writer", "another")),
+            "actor_type": rng.choice(("", "service")),
+            "request_id": request_id,
+            "occurred_at": rng.choice(("", "2024-05-16T01:02:03+01:00")),
+            "origin_service": rng.choice(("", "faults")),
+            "trace_id": rng.choice(("", f"{rng.getrandbits(127) + 1:032x}")),
+            "upstream_events": tuple(f"event-{n}" for n in range(rng.randint(0, 2))),
+            "op_id": rng.choice(("", "op")),
+        }
+        if rng.random() < DOCUMENTS:
+            return _document(said, rng)
         before: Any = {"id": request_id, "text": rng.choice("abc") * rng.randint(0, 400)}
         after = {**before, "text": rng.choice("def"), "at": rng.randint(0, 9)}
         action: Action = rng.choice(("CREATE", "CREATE", "UPDATE", "DELETE"))
         return Mutation(
+            **said,
             action=action,
-            resource_type=rng.choice(("Item", "Version")),
-            resource_id=request_id,
-            actor_id=rng.choice(("writer", "another")),
-            actor_type=rng.choice(("", "service")),
-            request_id=request_id,
-            occurred_at=rng.choice(("", "2024-05-16T01:02:03+01:00")),
-            origin_service=rng.choice(("", "faults")),
-            trace_id=rng.choice(("", f"{rng.getrandbits(127) + 1:032x}")),
-            upstream_events=tuple(f"event-{n}" for n in range(rng.randint(0, 2))),
-            op_id=rng.choice(("", "op")),
             previous_state=None if action == "CREATE" else before,
             new_state=None if action == "DELETE" else after,
             diff=[{"op": "replace", "path": "", "value": after}]
@@ -200,7 +208,7 @@ class Workload:
         kind: Callable[..., Awaitable[Sequence[Acknowledged | StatusError]]],
         clients: Sequence[AsyncClient],
         ledger: str,
-        drafts: Sequence[Mutation],
+        drafts: Sequence[Mutation | Document],
         rng: random.Random,
     ) -> None:
         """Send drafts until each is answered, or give up as somebody does who dies."""
@@ -240,7 +248,7 @@ class Workload:
         self._record.refused(Refused(ledger, request_id, error.code, error.reason, error.message))
 
     async def _single(
-        self, client: AsyncClient, ledger: str, drafts: Sequence[Mutation]
+        self, client: AsyncClient, ledger: str, drafts: Sequence[Mutation | Document]
     ) -> list[Acknowledged | StatusError]:
         answers: list[Acknowledged | StatusError] = []
         for draft in drafts:
@@ -262,13 +270,13 @@ class Workload:
         return answers
 
     async def _batch(
-        self, client: AsyncClient, ledger: str, drafts: Sequence[Mutation]
+        self, client: AsyncClient, ledger: str, drafts: Sequence[Mutation | Document]
     ) -> list[Acknowledged | StatusError]:
         results = await client.append_batch(ledger, drafts)
         return [_answer(ledger, result) for result in results]
 
     async def _stream(
-        self, client: AsyncClient, ledger: str, drafts: Sequence[Mutation]
+        self, client: AsyncClient, ledger: str, drafts: Sequence[Mutation | Document]
     ) -> list[Acknowledged | StatusError]:
         answers: list[Acknowledged | StatusError] = []
         stream = client.append_stream(ledger, drafts)
@@ -349,6 +357,18 @@ class Workload:
                 continue
             self._record.checkpoint(shown.checkpoint)
             self.answered[log] += 1
+
+
+def _document(said: dict[str, Any], rng: random.Random) -> Document:
+    """Bytes, none at all among them, or JSON, whose members are in no canonical order."""
+    receipt_type = rng.choice(("evidence.recovery", "report"))
+    if rng.random() < 0.5:
+        payload: Any = rng.randbytes(rng.choice((0, 1, 700)))
+        media_type = rng.choice(("application/octet-stream", "text/plain"))
+    else:
+        payload = {"z": rng.choice("abc"), "list": [rng.randint(0, 9), None], "a": {"é": True}}
+        media_type = rng.choice(("application/json", "application/vnd.faults+json"))
+    return Document(**said, receipt_type=receipt_type, media_type=media_type, payload=payload)
 
 
 def _answer(ledger: str, result: object) -> Acknowledged | StatusError:

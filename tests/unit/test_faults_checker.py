@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import pytest
 
 from provledger import jcs, merkle
-from provledger.client import Mutation, RangeReport
+from provledger.client import Document, Mutation, RangeReport
 from provledger.receipt import Proof, Receipt
 from provledger.statement import Statement, parse_statement
 from tests.faults import record
@@ -33,7 +33,9 @@ LEDGER = "tenants/acme/ledgers/main"
 Change: TypeAlias = Callable[[History, Holdings], tuple[History, Holdings]]
 
 
-def world(chain: Chain | None = None) -> tuple[History, Holdings]:
+def world(
+    chain: Chain | None = None, drafts: Callable[[Statement, Receipt], Any] | None = None
+) -> tuple[History, Holdings]:
     """A ledger of which every receipt was sent and acknowledged, and every checkpoint seen."""
     chain = chain or sample_chain()
     receipts = chain.receipts()
@@ -41,9 +43,7 @@ def world(chain: Chain | None = None) -> tuple[History, Holdings]:
     for receipt in receipts[1:]:
         statement = parse_statement(receipt.statement)
         request_id = statement.request_id
-        sent[LEDGER, request_id] = Sent(
-            LEDGER, _draft(statement, json.loads(receipt.payload or ""))
-        )
+        sent[LEDGER, request_id] = Sent(LEDGER, (drafts or _draft)(statement, receipt))
         acknowledged.append(
             Acknowledged(
                 LEDGER, request_id, receipt.name, receipt.seq, receipt.t_ns, receipt.receipt_hash
@@ -56,8 +56,9 @@ def world(chain: Chain | None = None) -> tuple[History, Holdings]:
     return history, _holdings(chain, receipts, [notes[0], notes[-1]])
 
 
-def _draft(statement: Statement, payload: Any) -> Mutation:
+def _draft(statement: Statement, receipt: Receipt) -> Mutation:
     """What a client sent who was given this receipt."""
+    payload = json.loads(receipt.payload or "")
     values: Any = {
         name: getattr(statement, name)
         for name in Mutation.__dataclass_fields__
@@ -390,6 +391,71 @@ def test_a_payload_without_its_patch_is_named() -> None:
     del payload["diff"]
     with pytest.raises(BrokenInvariantError, match="is not what was sent: diff"):
         check(*_receipt_changed(1, payload=jcs.encode(payload))(history, holdings))
+
+
+DOCUMENTS: dict[str, tuple[str, Any]] = {
+    "bytes": ("application/octet-stream", b"\x00\xff"),
+    "nothing": ("text/plain", b""),
+    "JSON": ("application/json", {"z": 1, "a": [None]}),
+}
+
+
+def _world_of_documents() -> tuple[History, Holdings]:
+    chain = sample_chain((2,))
+    chain.append([("report", DOCUMENTS["JSON"][1])])
+    chain.append([("report", DOCUMENTS[name]) for name in ("bytes", "nothing")])
+    history, holdings = world(chain, drafts=_any_draft)
+    return history, holdings
+
+
+def _any_draft(statement: Statement, receipt: Receipt) -> Mutation | Document:
+    if statement.is_mutation:
+        return _draft(statement, receipt)
+    names = Document.__dataclass_fields__
+    values: Any = {name: getattr(statement, name) for name in names if hasattr(statement, name)}
+    (sent,) = (
+        payload for media_type, payload in DOCUMENTS.values() if media_type == statement.media_type
+    )
+    return Document(**values, payload=sent)
+
+
+def test_documents_are_there_as_they_were_sent(tmp_path: Path) -> None:
+    history, holdings = _world_of_documents()
+    assert sum(isinstance(item.draft, Document) for item in history.sent.values()) == 3
+    check(history, holdings)
+    kept = record.Record(tmp_path / "record")
+    kept.sent(history.sent.values())
+    kept.close()
+    assert record.read(kept.path).sent == history.sent
+
+
+@pytest.mark.parametrize("what", sorted(DOCUMENTS))
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"payload": b"another"}, "payload"),
+        ({"receipt_type": "another"}, "kind"),
+        ({"media_type": "image/png"}, "kind"),
+        ({"resource_id": "another"}, "resource_id"),
+        ({"actor_id": "another"}, "actor_id"),
+    ],
+)
+def test_a_document_that_is_recorded_otherwise_is_named(
+    what: str, changes: dict[str, Any], named: str
+) -> None:
+    history, holdings = _world_of_documents()
+    media_type, _ = DOCUMENTS[what]
+    (key,) = (
+        key
+        for key, sent in history.sent.items()
+        if isinstance(sent.draft, Document) and sent.draft.media_type == media_type
+    )
+    if what == "JSON" and "payload" in changes:
+        changes = {"payload": {"z": 1, "a": [None, 0]}}
+    changed = Sent(LEDGER, dataclasses.replace(history.sent[key].draft, **changes))
+    history = dataclasses.replace(history, sent={**history.sent, key: changed})
+    with pytest.raises(BrokenInvariantError, match=f"is not what was sent: {named}"):
+        check(history, holdings)
 
 
 @pytest.mark.parametrize("ledger", sorted(UNRECORDED))
