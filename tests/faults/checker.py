@@ -3,8 +3,8 @@
 * Every acknowledged receipt is there, exactly once, where and as it was acknowledged, and verifies.
 * Sequences have no gap: each ledger is a chain from its genesis on, and all of it is in the log.
 * Heads never fork: all checkpoints that were ever seen, those in receipts too, are of one history,
-  which is the log's, and the sinks have one of all of it. They have each that anybody was told
-  they have, and it covers the receipt that it was said of.
+  which is the log's, and each sink has one of all of it. It has each that anybody was told it has,
+  or that the anchor keeps evidence of, and it covers the receipt that it was said of.
 * Nothing is there that nobody sent, or otherwise than it was sent; and nothing was refused that no
   fault excuses.
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
@@ -72,14 +72,16 @@ class Acknowledged:
 
 @dataclass(frozen=True, slots=True)
 class Anchored:
-    """What a client was told of a receipt: it stands at `log_index` of the log, and the sinks have
-    acknowledged `checkpoint`, a signed note, which covers it."""
+    """What a client was told of a receipt: it stands at `log_index` of the log, and `sinks`, or all
+    of them, have acknowledged `checkpoint`, a signed note, which covers it."""
 
     ledger: str
     name: str
     receipt_hash: bytes
     log_index: int
     checkpoint: bytes
+    sinks: tuple[str, ...]
+    by_all: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,15 +109,17 @@ class History:
 @dataclass(frozen=True, slots=True)
 class Holdings:
     """What there is of one log: all receipts by ledger in chain order, its leaf data, the signed
-    notes that sinks have, the one that readers of the log find, and the keys. `ranges` is what the
-    ledger service says of all that it has stored, by ledger."""
+    notes that each sink has, the one that readers of the log find, and the keys. `ranges` is what
+    the ledger service says of all that it has stored, by ledger; `evidence`, of which tree sizes
+    the anchor says of each sink that it holds them."""
 
     receipts: Mapping[str, Sequence[Receipt]]
     leaves: Sequence[bytes]
-    sunk: Sequence[bytes]
+    sunk: Mapping[str, Sequence[bytes]]
     published: bytes
     keys: KeySet
     ranges: Mapping[str, RangeReport]
+    evidence: Mapping[str, Collection[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +203,7 @@ def _compare(history: History, holdings: Holdings, findings: _Findings) -> Summa
     _check_log(holdings, findings)
     _check_known(history, holdings, findings)
     _check_anchored(history, holdings, findings)
+    _check_evidence(holdings, findings)
     for item in history.refused:
         findings.add(f"{item.ledger} {item.request_id}: refused: {item}")
     proven = [
@@ -208,7 +213,8 @@ def _compare(history: History, holdings: Holdings, findings: _Findings) -> Summa
         for proof in receipt.proofs
     ]
     shown = [*history.checkpoints, holdings.published, *proven]
-    notes = list(dict.fromkeys([*shown, *holdings.sunk]))
+    sunk = [note for notes in holdings.sunk.values() for note in notes]
+    notes = list(dict.fromkeys([*shown, *sunk]))
     _check_checkpoints(notes, holdings, verifier, findings)
     return Summary(
         receipts=sum(map(len, holdings.receipts.values())),
@@ -337,19 +343,32 @@ def _check_known(history: History, holdings: Holdings, findings: _Findings) -> N
 
 
 def _check_anchored(history: History, holdings: Holdings, findings: _Findings) -> None:
-    """Whatever was said to be held by the sinks is, at the size that covers it."""
-    sunk = {note: _size(note) for note in set(holdings.sunk)}
+    """Whatever was said to be held by sinks is, by each of them, at the size that covers it."""
+    sunk = {sink: frozenset(notes) for sink, notes in holdings.sunk.items()}
     for item in history.anchored:
         where = f"{item.name} at log index {item.log_index}"
-        size = sunk.get(item.checkpoint)
-        if size is None:
-            findings.add(f"{where}: no sink has the checkpoint that was said to be anchored")
+        size = _size(item.checkpoint)
+        said = {*item.sinks, *(sunk if item.by_all else ())}
+        lacking = sorted(sink for sink in said if item.checkpoint not in sunk.get(sink, ()))
+        if lacking:
+            findings.add(
+                f"{where}: {lacking} lacks the checkpoint of tree size {size} that was said to be "
+                "anchored"
+            )
         elif not item.log_index < size <= len(holdings.leaves):
             findings.add(f"{where}: was said to be anchored by a checkpoint of tree size {size}")
         else:
             leaf = holdings.leaves[item.log_index]
             if receipt_hash(parse_entry(leaf).suite, leaf) != item.receipt_hash:
                 findings.add(f"{where}: another receipt stands there")
+
+
+def _check_evidence(holdings: Holdings, findings: _Findings) -> None:
+    """What the anchor keeps as evidence of a sink is there, in that sink."""
+    for sink, sizes in holdings.evidence.items():
+        held = {_size(note) for note in holdings.sunk.get(sink, ())}
+        for size in sorted(frozenset(sizes) - held):
+            findings.add(f"{sink}: lacks tree size {size}, of which the anchor keeps evidence")
 
 
 def _size(note: bytes) -> int:
@@ -374,7 +393,7 @@ def _not_the_document(draft: Document, receipt: Receipt, statement: Statement) -
     profile = "fields-v1" if is_json else "blob-v1"
     if (statement.profile, statement.action) != (profile, ""):
         others.append("profile")
-    if receipt.payload != (jcs.encode(draft.payload) if is_json else draft.payload):
+    if receipt.payload != (jcs.encode(json.loads(draft.payload)) if is_json else draft.payload):
         others.append("payload")
     return others
 
@@ -424,9 +443,9 @@ def _check_checkpoints(
     notes: Sequence[bytes], holdings: Holdings, verifier: Verifier, findings: _Findings
 ) -> None:
     """Every checkpoint has the root that the log's own leaves have at its size, and of all of
-    them there is one outside. Leaf 0 names the log."""
+    them there is one in each sink. Leaf 0 names the log."""
     wanted: dict[int, list[Checkpoint]] = {}
-    outside, covered = frozenset(holdings.sunk), False
+    whole: set[bytes] = set()
     for note in notes:
         try:
             found = verifier.open_checkpoint(note, _origin(note))
@@ -434,9 +453,13 @@ def _check_checkpoints(
             findings.add(f"a checkpoint does not verify: {error}")
             continue
         wanted.setdefault(found.size, []).append(found)
-        covered = covered or (note in outside and found.size == len(holdings.leaves))
-    if not covered:
-        findings.add(f"no sink has a checkpoint of all {len(holdings.leaves)} leaves")
+        if found.size == len(holdings.leaves):
+            whole.add(note)
+    if not holdings.sunk:
+        findings.add("there is no sink")
+    for sink, sunk in holdings.sunk.items():
+        if whole.isdisjoint(sunk):
+            findings.add(f"{sink}: has no checkpoint of all {len(holdings.leaves)} leaves")
     origins = {found.origin for all_ in wanted.values() for found in all_}
     if len(origins) > 1:
         findings.add("there are checkpoints of two logs")

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from provledger_cli import bootstrap, launching
 from provledger_cli.config import Config
@@ -24,6 +25,7 @@ from provledger_cli.datadir import GATEWAY, PIN_FILE, SERVICES, DataDir
 from tests.support.ports import free_ports
 
 REPO = Path(__file__).resolve().parents[2]
+OTHER_SINK = "other-anchors"
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
 
@@ -114,15 +116,18 @@ class Cluster:
         database_urls: Mapping[str, str] | None = None,
         ledger_replicas: int = 1,
         gateways: int = 0,
+        sinks: int = 1,
         modules: Mapping[str, str] | None = None,
         options: Mapping[str, str] | None = None,
     ) -> None:
         """`database_urls` by service (SQLite files otherwise); `modules` replaces what runs;
         `options` are environment variables of all services. Of several gateways, the first reads
-        the anchor's directory, and the others ask the anchor."""
+        the anchor's directory, and the others ask the anchor. Sinks are directories, the second
+        one `OTHER_SINK` beside that of an installation."""
         self.data = DataDir.at(path)
         self.data.make()
-        self.config = Config("", (self.data.anchors.as_uri(),))
+        directories = (self.data.anchors, self.data.path / OTHER_SINK)[:sinks]
+        self.config = Config("", tuple(path.as_uri() for path in directories))
         self._urls = dict(database_urls or {})
         self._options = dict(options or {})
         # More of it for single services, by name.
@@ -150,6 +155,11 @@ class Cluster:
     def __getitem__(self, name: str) -> Service:
         """A service by its name."""
         return self.services[name]
+
+    @property
+    def sinks(self) -> dict[str, Path]:
+        """The directories that are sinks, by their URIs."""
+        return {uri: Path(unquote(urlsplit(uri).path)) for uri in self.config.sinks}
 
     def endpoint(self, name: str) -> str:
         """Where a service itself listens."""

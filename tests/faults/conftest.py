@@ -123,7 +123,7 @@ class Attack:
         )
 
     def wait_anchored(self) -> None:
-        """Wait until the sink has everything that is recorded."""
+        """Wait until the sinks have everything that is recorded."""
         observe.wait_published(self.cluster)
 
     def check(self) -> Summary:
@@ -166,7 +166,7 @@ def attacked(path: Path, seed: int, **options: Any) -> Iterator[Attack]:
 def embedded(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Attack]:
-    """The services on SQLite, shared by the tests of a module."""
+    """The services on SQLite, with two sinks, shared by the tests of a module."""
     path = tmp_path_factory.mktemp("embedded")
-    with attacked(path, request.config.getoption("fault_seed")) as attack:
+    with attacked(path, request.config.getoption("fault_seed"), sinks=2) as attack:
         yield attack

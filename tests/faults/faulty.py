@@ -3,13 +3,14 @@
 `tests.faults.faulty_witness` and `faulty_anchor` are the services with these two replaced by ones
 that look into a directory (PROVLEDGER_FAULTS_DIR) before each call. A file there, such as
 `sign-0007-lose`, is one fault, for the next call of `sign`; who meets it removes it. The calls are
-`open` (a key, its public half with it) and `sign` of the key provider, `sink` (take a checkpoint)
-and `holds` (what is there?) of the sink.
+`open` (a key, its public half with it) and `sign` of the key provider, `sink` (take a checkpoint),
+of the second sink `other-sink`, and `holds` (what is there?) of the sinks.
 
 * `fail`: refuse; `throttle`: refuse and say when to come again; `missing`: say it is not there,
 * `odd`: raise what nobody foresaw, as a sink of somebody's own may,
 * `time out`: never answer,
 * `lose`: do it, then say that it failed; `stall`: do it, then never answer,
+* `slow`: do it, and answer when there is more to be done by now,
 * `wrong`: answer with another signature, or with a key that is another one.
 """
 
@@ -28,14 +29,16 @@ from anchor_svc.sinks import Evidence, PublishedCheckpoint, SinkError
 from anchor_svc.sinks.file import FileSink
 from provledger.kms.errors import KMSKeyNotFoundError, KMSThrottledError, KMSUnavailableError
 from provledger.kms.local import LocalProvider, LocalSigner
+from tests.faults.cluster import OTHER_SINK
 
 T = TypeVar("T")
 
 DIR_ENV = "PROVLEDGER_FAULTS_DIR"
 OPEN_FAULTS = ("fail", "throttle", "missing", "lose", "wrong", "time out", "stall")
 SIGN_FAULTS = ("fail", "throttle", "lose", "wrong", "time out", "stall")
-SINK_FAULTS = ("fail", "odd", "lose", "time out", "stall")
+SINK_FAULTS = ("fail", "odd", "lose", "slow", "time out", "stall")
 HOLDS_FAULTS = SINK_FAULTS
+_SLOW_S = 0.7
 
 
 class Faults:
@@ -87,6 +90,9 @@ async def _answer(fault: str, away: type[Exception], answer: T) -> T:
         raise away("the answer was lost")
     if fault == "stall":
         await asyncio.Event().wait()
+    if fault == "slow":
+        # Less than the deadline that sinks have in these tests.
+        await asyncio.sleep(_SLOW_S)
     return answer
 
 
@@ -111,7 +117,7 @@ def install() -> None:
         return await _answer(fault, KMSUnavailableError, signature)
 
     async def faulty_anchor(self: FileSink, checkpoint: PublishedCheckpoint) -> Evidence:
-        fault = _take("sink")
+        fault = _take("other-sink" if self.uri.endswith(OTHER_SINK) else "sink")
         await _suffer(fault, SinkError)
         return await _answer(fault, SinkError, await anchor(self, checkpoint))
 

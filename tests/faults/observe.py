@@ -10,10 +10,12 @@ from urllib.parse import quote
 
 from provledger import checkpoint as checkpoints
 from provledger import note, tiles
+from provledger.api.anchor.v1 import anchor_pb2, anchor_pb2_grpc
 from provledger.client import AsyncClient, Ledger, RangeReport
 from provledger.errors import ProvledgerError
 from provledger.keyset import KeySet
 from provledger.receipt import Receipt
+from provledger.rpc.channel import call, channel
 from tests.faults import checker, record
 from tests.faults.cluster import Cluster
 
@@ -30,7 +32,7 @@ def check(cluster: Cluster, log: Path) -> checker.Summary:
 
 
 def wait_published(cluster: Cluster) -> None:
-    """Wait until a published checkpoint, which the sink has, covers everything."""
+    """Wait until a published checkpoint, which all sinks have, covers everything."""
 
     async def wait() -> None:
         async with AsyncClient(cluster.endpoint("ledger")) as client:
@@ -74,19 +76,39 @@ async def _look(
     ):
         return None
     ranges = {name: await _checked(client, name, len(receipts[name])) for name in receipts}
+    evidence = {log: await _evidence(cluster, log) for log in logs}
     keys = KeySet.parse(await client.jwks())
     _check_no_others(cluster, logs)
     return [
         checker.Holdings(
             {each.name: receipts[each.name] for each in of_log},
             read_leaves(cluster.data.tiles / log, sizes[log]),
-            [path.read_bytes() for path in _sunk(cluster, of_log[0]).glob("*.checkpoint")],
+            {
+                sink: [path.read_bytes() for path in held.glob("*.checkpoint")]
+                for sink, held in _sunk(cluster, of_log[0]).items()
+            },
             shown[log],
             keys,
             {each.name: ranges[each.name] for each in of_log},
+            evidence[log],
         )
         for log, of_log in logs.items()
     ]
+
+
+async def _evidence(cluster: Cluster, log: str) -> dict[str, set[int]]:
+    """The tree sizes of a log that the anchor keeps evidence of, by sink."""
+    request = anchor_pb2.ListAnchorsRequest(log=log, page_size=1000)
+    found: dict[str, set[int]] = {}
+    async with channel(cluster.endpoint("anchor")) as opened:
+        stub = anchor_pb2_grpc.AnchorServiceStub(opened)
+        while True:
+            answer = await call(stub.ListAnchors, request, timeout_s=TIMEOUT_S)
+            for each in answer.anchors:
+                found.setdefault(each.evidence.sink, set()).add(each.tree_size)
+            request.page_token = answer.next_page_token
+            if not request.page_token:
+                return found
 
 
 def _by_log(ledgers: Sequence[Ledger]) -> dict[str, list[Ledger]]:
@@ -129,8 +151,8 @@ async def _checked(client: AsyncClient, ledger: str, count: int) -> RangeReport:
 
 
 async def _until_published(cluster: Cluster, client: AsyncClient) -> dict[str, int]:
-    """Wait until of each log a published checkpoint, which the sink has, covers everything; their
-    tree sizes."""
+    """Wait until of each log a published checkpoint, which all sinks have, covers everything;
+    their tree sizes."""
     deadline_s = time.monotonic() + TIMEOUT_S
     state: object = None
     while time.monotonic() < deadline_s:
@@ -144,7 +166,10 @@ async def _until_published(cluster: Cluster, client: AsyncClient) -> dict[str, i
         wanted = {log: 1 + sum(each.seq + 1 for each in all_) for log, all_ in logs.items()}
         told = {log: 1 + sum(each.logged_seq + 1 for each in all_) for log, all_ in logs.items()}
         published = {log: _size_of(cluster.data.tiles / log / _CHECKPOINT) for log in logs}
-        anchored = {log: _size_of(_sunk(cluster, all_[0]) / "latest") for log, all_ in logs.items()}
+        anchored = {
+            log: min(_size_of(held / "latest") for held in _sunk(cluster, all_[0]).values())
+            for log, all_ in logs.items()
+        }
         state = {"wanted": wanted, "published": published, "anchored": anchored, "told": told}
         if published == anchored == told == wanted:
             return wanted
@@ -152,9 +177,10 @@ async def _until_published(cluster: Cluster, client: AsyncClient) -> dict[str, i
     raise AssertionError(f"not everything is logged and anchored within {TIMEOUT_S} s: {state}")
 
 
-def _sunk(cluster: Cluster, ledger: Ledger) -> Path:
-    """Where the sink has what it holds of a ledger's log."""
-    return cluster.data.anchors / quote(ledger.log_origin, safe="")
+def _sunk(cluster: Cluster, ledger: Ledger) -> dict[str, Path]:
+    """Where each sink has what it holds of a ledger's log."""
+    origin = quote(ledger.log_origin, safe="")
+    return {uri: path / origin for uri, path in cluster.sinks.items()}
 
 
 def published_size(cluster: Cluster) -> int:
@@ -174,7 +200,7 @@ def published_leaves(root: Path) -> list[bytes]:
 
 
 def anchored_size(cluster: Cluster) -> int:
-    """Size of the newest checkpoint that the sink has of the shared log."""
+    """Size of the newest checkpoint that the first sink has of the shared log."""
     return max(map(_size, cluster.data.anchors.glob("*/latest")), default=0)
 
 

@@ -6,11 +6,13 @@ test can have it:
     {"sent": {"request_id": "r-17", ...}, "kind": "Mutation", "ledger": "tenants/a/ledgers/main"}
     {"acked": "r-17", "ledger": "...", "name": "...", "seq": 4, "tNs": 17, "receiptHash": "<hex>"}
     {"checkpoint": "<note>"}
-    {"anchored": "<name>", "ledger": "...", "receiptHash": "<hex>", "logIndex": 9, "by": "<note>"}
+    {"anchored": "<name>", "ledger": "...", "receiptHash": "<hex>", "logIndex": 9, "by": "<note>",
+     "sinks": ["file:///srv/anchors"], "byAll": true}
     {"refused": "r-17", "ledger": "...", "code": "INTERNAL", "reason": "..", "message": ".."}
 
 `sent` is a draft as the client has it, bytes of a document as `{"hex": ..}`. `anchored` is what
-the client was told of a receipt whose checkpoint came with evidence, once for each checkpoint.
+the client was told of a receipt whose checkpoint came with evidence of these sinks, or was waited
+for until all had it, once for each checkpoint.
 `refused` is an answer that no fault excuses: anything that is neither an acknowledgement nor an
 invitation to come again. Where it answers no draft, it names no request.
 """
@@ -26,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 from provledger.client import Document, Mutation
-from provledger.names import is_json_media_type
 from tests.faults.checker import Acknowledged, Anchored, History, Refused, Sent
 
 
@@ -38,7 +39,7 @@ class Record:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._lock = threading.Lock()
         self._checkpoints: set[bytes] = set()
-        self._anchored: set[bytes] = set()
+        self._anchored: set[tuple[bytes, tuple[str, ...], bool]] = set()
         self.shown = 0
         """How many checkpoints clients were shown, those they knew included."""
         self.told = 0
@@ -89,9 +90,10 @@ class Record:
     def anchored(self, item: Anchored) -> None:
         """What was said to be held by sinks."""
         self.told += 1
-        if item.checkpoint in self._anchored:
+        said = (item.checkpoint, item.sinks, item.by_all)
+        if said in self._anchored:
             return
-        self._anchored.add(item.checkpoint)
+        self._anchored.add(said)
         self._write(
             [
                 {
@@ -100,6 +102,8 @@ class Record:
                     "receiptHash": item.receipt_hash.hex(),
                     "logIndex": item.log_index,
                     "by": item.checkpoint.decode(),
+                    "sinks": item.sinks,
+                    "byAll": item.by_all,
                 }
             ]
         )
@@ -129,8 +133,7 @@ def _draft(kind: str, said: dict[str, Any]) -> Mutation | Document:
     said["upstream_events"] = tuple(said["upstream_events"])
     if kind == "Mutation":
         return Mutation(**said)
-    if not is_json_media_type(said["media_type"]):
-        said["payload"] = bytes.fromhex(said["payload"]["hex"])
+    said["payload"] = bytes.fromhex(said["payload"]["hex"])
     return Document(**said)
 
 
@@ -175,6 +178,8 @@ def read(path: Path) -> History:
                     bytes.fromhex(value["receiptHash"]),
                     value["logIndex"],
                     value["by"].encode(),
+                    tuple(value["sinks"]),
+                    value["byAll"],
                 )
             )
         else:

@@ -68,6 +68,7 @@ def between(
     faults.mkdir()
     cluster = Cluster(
         path / "data",
+        sinks=2,
         modules={"witness": "tests.faults.faulty_witness", "anchor": "tests.faults.faulty_anchor"},
         options={**QUICK, DIR_ENV: str(faults)},
     )
@@ -186,7 +187,10 @@ def test_key_cannot_be_opened(between: Between, rng: random.Random) -> None:
 
 
 def test_sink_fails(between: Between, rng: random.Random) -> None:
-    _in_process(between, rng, "sink", SINK_FAULTS)
+    """The other one is well meanwhile. Who answers late, and then not, leaves out a size."""
+    for sink in ("sink", "other-sink") if FULL else (rng.choice(("sink", "other-sink")),):
+        print(sink)
+        _in_process(between, rng, sink, SINK_FAULTS, ("slow", "fail", "time out"))
 
 
 def test_sink_does_not_say_what_it_holds(between: Between, rng: random.Random) -> None:
@@ -212,11 +216,19 @@ def test_sink_does_not_say_what_it_holds(between: Between, rng: random.Random) -
     print(between.attack.check())
 
 
-def _in_process(between: Between, rng: random.Random, call: str, kinds: tuple[str, ...]) -> None:
+def _in_process(
+    between: Between,
+    rng: random.Random,
+    call: str,
+    kinds: tuple[str, ...],
+    first: tuple[str, ...] = (),
+) -> None:
+    """`first` are faults that each round begins with, in this order."""
     # Waits grow with each failure in a row, to a minute: after a round of them comes a success.
     rounds = [list(kinds) for _ in range(3)] if FULL else [[rng.choice(kinds), "fail", "lose"]]
     for faults in rounds:
         rng.shuffle(faults)
+        faults = [*first, *faults]
         print(faults)
         with between.attack.workload(LOAD) as work:
             between.faults.inject(call, *faults)

@@ -18,7 +18,8 @@ from tests.faults import observe
 from tests.faults.cluster import DiedError, eventually
 from tests.faults.conftest import Attack
 from tests.faults.denied import check_not_denied
-from tests.faults.workload import LEDGERS, Load
+from tests.faults.held import check_held, check_nothing_recorded
+from tests.faults.workload import LEDGERS, OWN_LOG, Load
 
 LOAD = Load(writers=2, batch=4, pause_s=0.03)
 LEDGER = LEDGERS[0]
@@ -127,34 +128,42 @@ def test_anchor_database_of_an_earlier_copy(embedded: Attack, tmp_path: Path) ->
     print(attack.check())
 
 
-def test_snapshot_of_everything_but_the_sinks(embedded: Attack, tmp_path: Path) -> None:
-    """It agrees with itself: only what is outside remembers more, and is asked before signing."""
+@pytest.mark.parametrize("put_back", [("db", "tiles"), ("db", "tiles", "anchors")])
+def test_snapshot_of_everything_but_sinks(
+    embedded: Attack, tmp_path: Path, put_back: tuple[str, ...]
+) -> None:
+    """It agrees with itself, and with the sink that was put back as well: only what is outside
+    remembers more, and is asked before signing."""
     attack = embedded
     data = attack.cluster.data
     _work(attack)
     _stop(attack)
-    for name in ("db", "tiles"):
+    for name in put_back:
         shutil.copytree(data.path / name, tmp_path / name)
     attack.cluster.start()
-    later = _make_later(attack, "after-the-copy")
+    later = _make_later(attack, f"after-copy-of-{put_back[-1]}")
     _work(attack)
     _stop(attack)
-    sunk = _sunk(attack)
-    for name in ("db", "tiles"):
+    leaves = _leaves(attack)
+    for name in put_back:
         (data.path / name).rename(tmp_path / f"late-{name}")
         shutil.copytree(tmp_path / name, data.path / name)
+    sunk = _sunk(attack)
 
     attack.cluster.start()
     with pytest.raises(FailedPreconditionError) as caught:
         _append(attack, "after")
     assert caught.value.reason == "RESTORED_BEHIND"
     endpoint = attack.cluster.endpoint("ledger")
+    check_held(attack.cluster, leaves, "RESTORED_BEHIND")
+    for ledger in (LEDGER, OWN_LOG):
+        check_nothing_recorded(endpoint, ledger, "RESTORED_BEHIND")
     check_not_denied(endpoint, attack.record_path, LEDGER, "RESTORED_BEHIND", made_later=[later])
     assert "anchor.held" in attack.cluster["anchor"].tail()
     assert _sunk(attack) == sunk
     _stop(attack)
 
-    for name in ("db", "tiles"):
+    for name in put_back:
         shutil.rmtree(data.path / name)
         (tmp_path / f"late-{name}").rename(data.path / name)
     attack.cluster.start()
@@ -266,7 +275,9 @@ def _leaves(attack: Attack) -> dict[str, list[bytes]]:
 
 
 def _sunk(attack: Attack) -> dict[str, bytes]:
+    """In all sinks."""
     return {
-        f"{path.parent.name}/{path.name}": path.read_bytes()
-        for path in attack.cluster.data.anchors.rglob("*.checkpoint")
+        f"{uri} {path.parent.name}/{path.name}": path.read_bytes()
+        for uri, sink in attack.cluster.sinks.items()
+        for path in sink.rglob("*.checkpoint")
     }

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 import random
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -302,7 +303,7 @@ class Workload:
                     found = await client.get_summary(item.name)
                 else:
                     found = await client.get_receipt(item.name)
-                    self._note_proofs(item, found)
+                    self._note_proofs(item, found, by_all=False)
             except StatusError as error:
                 if not self._excuses(error):
                     self._refused(item.ledger, item.request_id, error)
@@ -327,10 +328,11 @@ class Workload:
                 continue
             assert (found.seq, found.receipt_hash) == (item.seq, item.receipt_hash), item
             assert any(proof.evidence for proof in found.proofs), f"{item}: without evidence"
-            self._note_proofs(item, found)
+            self._note_proofs(item, found, by_all=True)
             self.answered[_AWAITED] += 1
 
-    def _note_proofs(self, item: Acknowledged, found: Receipt) -> None:
+    def _note_proofs(self, item: Acknowledged, found: Receipt, *, by_all: bool) -> None:
+        """`by_all`: it was waited for that all sinks hold it, not only those that are named."""
         for proof in found.proofs:
             self._record.checkpoint(proof.checkpoint)
             if proof.evidence:
@@ -341,6 +343,8 @@ class Workload:
                         item.receipt_hash,
                         proof.log_index,
                         proof.checkpoint,
+                        tuple(each.sink for each in proof.evidence),
+                        by_all,
                     )
                 )
 
@@ -360,13 +364,14 @@ class Workload:
 
 
 def _document(said: dict[str, Any], rng: random.Random) -> Document:
-    """Bytes, none at all among them, or JSON, whose members are in no canonical order."""
+    """Bytes, none at all among them, or JSON, not as it is written canonically."""
     receipt_type = rng.choice(("evidence.recovery", "report"))
     if rng.random() < 0.5:
-        payload: Any = rng.randbytes(rng.choice((0, 1, 700)))
+        payload = rng.randbytes(rng.choice((0, 1, 700)))
         media_type = rng.choice(("application/octet-stream", "text/plain"))
     else:
-        payload = {"z": rng.choice("abc"), "list": [rng.randint(0, 9), None], "a": {"é": True}}
+        value = {"z": rng.choice("abc"), "list": [rng.randint(0, 9), None], "a": {"é": True}}
+        payload = json.dumps(value, indent=1).encode()
         media_type = rng.choice(("application/json", "application/vnd.faults+json"))
     return Document(**said, receipt_type=receipt_type, media_type=media_type, payload=payload)
 

@@ -30,6 +30,7 @@ from tests.faults.checker import (
 from tests.support.chain import Chain, key_set, mutation, sample_chain
 
 LEDGER = "tenants/acme/ledgers/main"
+SINKS = ("file:///srv/anchors", "file:///srv/other")
 Change: TypeAlias = Callable[[History, Holdings], tuple[History, Holdings]]
 
 
@@ -51,7 +52,8 @@ def world(
         )
     notes = [chain.checkpoint(size) for size in range(1, len(chain.leaves) + 1)]
     first = receipts[1]
-    told = Anchored(LEDGER, first.name, first.receipt_hash, first.proofs[0].log_index, notes[-1])
+    index = first.proofs[0].log_index
+    told = Anchored(LEDGER, first.name, first.receipt_hash, index, notes[-1], SINKS, True)
     history = History(sent, tuple(acknowledged), (), tuple(notes[1:]), (told,))
     return history, _holdings(chain, receipts, [notes[0], notes[-1]])
 
@@ -72,7 +74,11 @@ def _holdings(chain: Chain, receipts: list[Receipt], notes: list[bytes]) -> Hold
     last = receipts[-1]
     whole = RangeReport(0, last.seq, len(receipts), last.seq, last.receipt_hash, True)
     published = chain.checkpoint()
-    return Holdings({LEDGER: receipts}, chain.leaves, notes, published, key_set(), {LEDGER: whole})
+    sunk = dict.fromkeys(SINKS, notes)
+    kept = {sink: {len(chain.leaves)} for sink in SINKS}
+    return Holdings(
+        {LEDGER: receipts}, chain.leaves, sunk, published, key_set(), {LEDGER: whole}, kept
+    )
 
 
 def test_what_is_whole_holds() -> None:
@@ -225,7 +231,29 @@ def _of_two_logs(history: History, holdings: Holdings) -> tuple[History, Holding
 
 def _nothing_outside(history: History, holdings: Holdings) -> tuple[History, Holdings]:
     """Whoever reads the log finds one, and no sink has one of all."""
-    return history, dataclasses.replace(holdings, sunk=holdings.sunk[:1])
+    notes = {sink: sunk[:1] for sink, sunk in holdings.sunk.items()}
+    return history, dataclasses.replace(holdings, sunk=notes, evidence={})
+
+
+def _not_in_the_second(history: History, holdings: Holdings) -> tuple[History, Holdings]:
+    """Which has an older one, and is not said to have another."""
+    first, second = SINKS
+    sunk = {**holdings.sunk, second: holdings.sunk[second][:1]}
+    kept = {first: holdings.evidence[first]}
+    return history, dataclasses.replace(holdings, sunk=sunk, evidence=kept)
+
+
+def _no_sink(history: History, holdings: Holdings) -> tuple[History, Holdings]:
+    return history, dataclasses.replace(holdings, sunk={}, evidence={})
+
+
+def _kept(sink: str, size: int) -> Change:
+    """There is evidence of something else."""
+
+    def change(history: History, holdings: Holdings) -> tuple[History, Holdings]:
+        return history, dataclasses.replace(holdings, evidence={sink: {size}})
+
+    return change
 
 
 def _told(**changes: Any) -> Change:
@@ -316,9 +344,15 @@ def _no_proof(history: History, holdings: Holdings) -> tuple[History, Holdings]:
         (_proven_elsewhere, "seq 2 is said to be elsewhere"),
         (_proven_in_a_fork, "ROLLED BACK: a checkpoint of tree size 11"),
         (_of_two_logs, "there are checkpoints of two logs"),
-        (_nothing_outside, "no sink has a checkpoint of all 10 leaves"),
-        (_nothing_outside, "no sink has the checkpoint that was said to be anchored"),
-        (_anchored_by_what_is_published, "no sink has the checkpoint that was said to be anchored"),
+        (_nothing_outside, f"{SINKS[0]}: has no checkpoint of all 10 leaves"),
+        (_nothing_outside, "lacks the checkpoint of tree size 10 that was said to be anchored"),
+        (_not_in_the_second, f"{SINKS[1]}: has no checkpoint of all 10 leaves"),
+        (_not_in_the_second, r"2: \['file:///srv/other'\] lacks the checkpoint of tree size 10"),
+        (_no_sink, "there is no sink"),
+        (_kept(SINKS[1], 4), f"{SINKS[1]}: lacks tree size 4, of which the anchor keeps evidence"),
+        (_kept("file:///another", 10), "file:///another: lacks tree size 10"),
+        (_told(sinks=("file:///another",), by_all=False), r"\['file:///another'\] lacks"),
+        (_anchored_by_what_is_published, "lacks the checkpoint of tree size 6 that was said to be"),
         (_told(checkpoint=sample_chain().checkpoint(1)), "anchored by a checkpoint of tree size 1"),
         (_told(log_index=10), "anchored by a checkpoint of tree size 10"),
         (_told(log_index=3), "log index 3: another receipt stands there"),
@@ -396,13 +430,13 @@ def test_a_payload_without_its_patch_is_named() -> None:
 DOCUMENTS: dict[str, tuple[str, Any]] = {
     "bytes": ("application/octet-stream", b"\x00\xff"),
     "nothing": ("text/plain", b""),
-    "JSON": ("application/json", {"z": 1, "a": [None]}),
+    "JSON": ("application/json", b'{"z": 1, "a": [null]}'),
 }
 
 
 def _world_of_documents() -> tuple[History, Holdings]:
     chain = sample_chain((2,))
-    chain.append([("report", DOCUMENTS["JSON"][1])])
+    chain.append([("report", {"a": [None], "z": 1})])
     chain.append([("report", DOCUMENTS[name]) for name in ("bytes", "nothing")])
     history, holdings = world(chain, drafts=_any_draft)
     return history, holdings
@@ -451,7 +485,7 @@ def test_a_document_that_is_recorded_otherwise_is_named(
         if isinstance(sent.draft, Document) and sent.draft.media_type == media_type
     )
     if what == "JSON" and "payload" in changes:
-        changes = {"payload": {"z": 1, "a": [None, 0]}}
+        changes = {"payload": b"[]"}
     changed = Sent(LEDGER, dataclasses.replace(history.sent[key].draft, **changes))
     history = dataclasses.replace(history, sent={**history.sent, key: changed})
     with pytest.raises(BrokenInvariantError, match=f"is not what was sent: {named}"):
