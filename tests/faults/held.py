@@ -113,12 +113,11 @@ def _check_rpc(stub: Any, rpc: str, request: Message, reason: str, signed: bytes
 
 def _request(rpc: str, log: str, leaves: list[bytes], size: int) -> Message:
     """A good request; KeyError for an RPC that is new: is it to be refused while a log is held?"""
-    lost = parse_entry(leaves[size])
-    known = next(
-        index
-        for index, leaf in enumerate(leaves[1:size], start=1)
-        if parse_entry(leaf).ledger_uid == lost.ledger_uid
-    )
+    places = {parse_entry(leaf).ledger_uid: at for at, leaf in enumerate(leaves[1:size], start=1)}
+    # Ledgers may have been made after the copy.
+    entry = next(leaf for leaf in leaves[size:] if parse_entry(leaf).ledger_uid in places)
+    lost = parse_entry(entry)
+    known = places[lost.ledger_uid]
     requests: dict[str, Message] = {
         "GetLog": pb.GetLogRequest(name=log, with_tenants=True),
         "ListLogs": pb.ListLogsRequest(),
@@ -129,7 +128,7 @@ def _request(rpc: str, log: str, leaves: list[bytes], size: int) -> Message:
             ledger_uid=lost.ledger_uid,
             suite=common_pb2.SUITE_BLAKE3,
             start_seq=lost.seq,
-            entries=[leaves[size]],
+            entries=[entry],
         ),
         "GetLedgerState": pb.GetLedgerStateRequest(log=log, ledger_uid=lost.ledger_uid),
         "GetInclusionProof": pb.GetInclusionProofRequest(log=log, log_index=known),

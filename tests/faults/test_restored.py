@@ -142,6 +142,9 @@ def test_snapshot_of_everything_but_sinks(
         shutil.copytree(data.path / name, tmp_path / name)
     attack.cluster.start()
     later = _make_later(attack, f"after-copy-of-{put_back[-1]}")
+    # Both logs lose something.
+    with attack.workload(LOAD, ledgers=[OWN_LOG]) as work:
+        work.wait_for(4)
     _work(attack)
     _stop(attack)
     leaves = _leaves(attack)
