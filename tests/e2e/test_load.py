@@ -26,7 +26,7 @@ def test_load_with_a_rotation_in_the_middle(own: Installation) -> None:
             "--tenants",
             "one,two=3",
         ),
-        *("--rotate-at", "1", "--plot", "curve.svg", "--max-failed", "0"),
+        *("--rotate-at", "1", "--plot", "curve.svg", "--max-failed", "0", "--check"),
     )
     report = answer.json
     assert report["result"] == "holds"
@@ -34,6 +34,9 @@ def test_load_with_a_rotation_in_the_middle(own: Installation) -> None:
     for step in report["steps"]:
         assert step["sent"] == step["answered"] > 20
         assert 0 < step["latency_ms"]["p50"] <= step["latency_ms"]["p99"]
+    checks = {each["check"]: each["detail"] for each in report["bounds"]}
+    for tenant in ("one", "two"):
+        assert "are there" in checks[f"acknowledged by tenants/{tenant}/ledgers/load"]
     (event,) = report["events"]
     assert (event["event"], event["epoch"]) == ("rotate", 2)
     running = endpoints.read(own.data.endpoints)
@@ -84,13 +87,14 @@ def test_load_with_a_kill_in_the_middle(own: Installation) -> None:
     answer = own.run(
         *("load", "--rates", "30", "--duration", "4", "--processes", "1"),
         *("--tenants", "one", "--kill", "ledger", "--at", "1", "--timeout", "3"),
-        *("--max-failed", "0", "--max-gap-ms", "200", "--max-memory-mib", "1"),
+        *("--max-failed", "0", "--max-gap-ms", "200", "--max-memory-mib", "1", "--check"),
         check=False,
     )
     report = answer.json
     assert (answer.code, report["result"]) == (1, "does not hold")
     found = {each["check"]: each["result"] for each in report["bounds"]}
     assert found["max-failed"] == "does not hold"
+    assert found["acknowledged by tenants/one/ledgers/load"] == "holds"
     assert found["max-memory-mib of ledger"] == "does not hold"
     # A process cannot begin in that time; the generator may have been late, which is said.
     assert found["max-gap-ms at 30/s"] in ("does not hold", "could not tell")

@@ -6,6 +6,8 @@
     worker      one client process: sends what is due, measures from when it was due
     sender      a request of each kind, and the connections
     fleet       the client processes, from their parent
+    kept        what was acknowledged, in little memory; pure
+    recall      whether the ledgers still say so
     run         the sweep: steps, what happens in the middle, memory
     judge       thresholds and baselines: does it hold; pure
     plot        the latency curve as SVG; pure

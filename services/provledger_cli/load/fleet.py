@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from provledger_cli.failures import CommandError
 from provledger_cli.load.histogram import Histogram
+from provledger_cli.load.kept import Kept
 
 KEEPS_UP: Final = 0.9
 """Part of the requests that a service answers while a step lasts, if it keeps up."""
@@ -225,6 +226,17 @@ class Fleet:
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
         return _sum(rate_per_s, seconds, latest)
+
+    async def kept(self, into: dict[str, Kept]) -> None:
+        """Add what the processes were given receipts for, by ledger; if they were set up for it.
+
+        Raises:
+            CommandError: a process ended.
+        """
+        for process in self._processes:
+            await _write(process, {"kept": True})
+            for ledger, each in (await _read(process))["kept"].items():
+                into.setdefault(ledger, Kept()).merge(each)
 
     async def _stop(self) -> None:
         for process in self._processes:

@@ -40,6 +40,7 @@ def plan(
     processes: int,
     seed: str,
     timeout_s: float,
+    check: bool = False,
 ) -> Plan:
     """The steps, without what happens in the middle; raises InputError."""
     return Plan(
@@ -51,6 +52,7 @@ def plan(
         processes=processes,
         seed=seed,
         timeout_s=timeout_s,
+        check=check,
     )
 
 

@@ -19,10 +19,15 @@ from provledger_cli.datadir import GATEWAY, SERVICES
 from provledger_cli.failures import CommandError
 from provledger_cli.load import overload
 from provledger_cli.load.fleet import START_IN_S, Fleet, Step
+from provledger_cli.load.judge import Finding
+from provledger_cli.load.kept import Kept
+from provledger_cli.load.recall import recall
 from provledger_cli.load.schedule import Traffic, next_rate
 
 HIGHEST: Final = "VmHWM:"
 _MOST_STEPS: Final = 40
+_RECALL_S: Final = 30.0
+"""So long at least a service that was killed may take to answer again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +36,7 @@ class Plan:
 
     rates: one step each. saturate: then go on, half as much again each time, until a step is not
     kept up with. overload: then twice the best rate, see `overload`. rotate_at_s, kill: what
-    happens meanwhile.
+    happens meanwhile. check: whether what was acknowledged is asked for at the end.
     """
 
     traffic: Traffic
@@ -45,12 +50,14 @@ class Plan:
     rotate_at_s: float | None = None
     kill: str = ""
     kill_at_s: float = 0.0
+    check: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What came of it; documents for the report. overloaded: steps beyond the sweep. load_s: from
-    the start until nothing was due any more. missed: events that were to come later than that."""
+    the start until nothing was due any more. missed: events that were to come later than that.
+    recalled: what the ledgers say of what they acknowledged, if they were asked."""
 
     steps: list[Step]
     overloaded: list[Step]
@@ -58,6 +65,7 @@ class Outcome:
     memory: list[dict[str, Any]]
     load_s: float = 0.0
     missed: list[dict[str, Any]] = field(default_factory=list)
+    recalled: list[Finding] = field(default_factory=list)
 
     @property
     def best(self) -> Step:
@@ -86,7 +94,9 @@ async def run(
         "traffic": plan.traffic.to_json(),
         "tag": tag,
         "timeout_s": plan.timeout_s,
+        "keep": plan.check,
     }
+    kept: dict[str, Kept] = {}
     steps: list[Step] = []
     overloaded: list[Step] = []
     events = _events(plan, where, tag)
@@ -126,10 +136,12 @@ async def run(
                         best_of(steps), run_step, functools.partial(run_step, by=other)
                     )
                     fleet.ended_s = max(fleet.ended_s, other.ended_s)
+                    await other.kept(kept)
             # What has not begun would find nothing that it could disturb.
             for event, task in zip(events, happening, strict=True):
                 if event.begun:
                     await task
+            await fleet.kept(kept)
         finally:
             for task in happening:
                 task.cancel()
@@ -156,6 +168,7 @@ async def run(
         ],
         round(fleet.ended_s - started_s, 3),
         [event.document() for event in events if not event.begun],
+        await recall(where, kept, max(plan.timeout_s, _RECALL_S)) if plan.check else [],
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -16,9 +17,11 @@ from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from provledger.errors import InternalError, StatusError, UnavailableError
 from provledger.names import tenant_of
+from provledger.receipt import Receipt
 from provledger.rpc.channel import channel
 from provledger.rpc.errors import from_rpc_error, status_from_pb
 from provledger.rpc.tls import TLSSettings
+from provledger_cli.load.kept import Acknowledged, Kept
 from provledger_cli.load.schedule import Arrival, Traffic
 from provledger_cli.load.shared import SharedAppends
 
@@ -131,8 +134,18 @@ class Sender:
     """Sends requests of all kinds."""
 
     def __init__(
-        self, connections: Connections, traffic: Traffic, tag: str, timeout_s: float
+        self,
+        connections: Connections,
+        traffic: Traffic,
+        tag: str,
+        timeout_s: float,
+        *,
+        keep: bool = False,
     ) -> None:
+        """keep: what is acknowledged, in `kept`, by ledger."""
+        self.kept: dict[str, Kept] = {}
+        self._keep = keep
+        self._rng = random.Random()  # noqa: S311 - a sample, not a secret
         self._connections = connections
         self._traffic = traffic
         self._tag = tag
@@ -162,7 +175,10 @@ class Sender:
             number = next(self._numbers)
             request_id, resource_id = f"{self._tag}-{number}", f"{self._tag}/{number}"
             state = self._states[arrival.size_bytes]
-            await self._shared.append(arrival.ledger, request_id, resource_id, state, hold_back)
+            receipt = await self._shared.append(
+                arrival.ledger, request_id, resource_id, state, hold_back
+            )
+            self._acknowledged(arrival.ledger, receipt)
             return _ONE
         try:
             return await self._by_kind[arrival.kind](arrival)
@@ -180,7 +196,10 @@ class Sender:
             draft=self._draft(arrival.size_bytes),
             view=common_pb2.RECEIPT_VIEW_BASIC,
         )
-        await self._connections.stub(arrival.ledger).Append(request, timeout=self._timeout_s)
+        response = await self._connections.stub(arrival.ledger).Append(
+            request, timeout=self._timeout_s
+        )
+        self._acknowledged(arrival.ledger, response.receipt)
         return _ONE
 
     async def _batch(self, arrival: Arrival) -> Answer:
@@ -198,6 +217,8 @@ class Sender:
                 errors.append(status_from_pb(result.error))
             elif not result.HasField("receipt"):
                 errors.append(_left_out())
+            else:
+                self._acknowledged(arrival.ledger, result.receipt)
         missing = len(request.drafts) - len(response.results)
         errors += [_left_out() for _ in range(missing)]
         return Answer(len(request.drafts) - len(errors), errors)
@@ -212,7 +233,13 @@ class Sender:
             result = await stream.append(self._draft(arrival.size_bytes))
         if result.HasField("error"):
             raise status_from_pb(result.error)
+        self._acknowledged(arrival.ledger, result.receipt)
         return _ONE
+
+    def _acknowledged(self, ledger: str, receipt: common_pb2.Receipt | Receipt) -> None:
+        if self._keep:
+            kept = Acknowledged(receipt.name, receipt.seq, receipt.receipt_hash.hex())
+            self.kept.setdefault(ledger, Kept()).add(kept, receipt.t_ns, self._rng)
 
     def _draft(self, size_bytes: int) -> common_pb2.Draft:
         number = next(self._numbers)

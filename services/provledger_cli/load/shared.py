@@ -9,6 +9,7 @@ from typing import Final
 from provledger.client import AsyncClient, Mutation
 from provledger.client.calls import CallPolicy
 from provledger.names import tenant_of
+from provledger.receipt import Receipt
 from provledger.retry import NO_RETRY
 from provledger.rpc.tls import TLSSettings
 
@@ -27,8 +28,8 @@ class SharedAppends:
 
     async def append(
         self, ledger: str, request_id: str, resource_id: str, state: bytes, hold_back: bool
-    ) -> None:
-        """Append one draft.
+    ) -> Receipt:
+        """Append one draft; its receipt.
 
         Raises:
             StatusError: it was refused or failed.
@@ -44,7 +45,7 @@ class SharedAppends:
             )
             client = AsyncClient(self._endpoint, tls=self._tls, policy=policy)
             self._clients[key] = client
-        await client.append(
+        return await client.append(
             ledger,
             Mutation(
                 action="CREATE",

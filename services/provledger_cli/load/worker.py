@@ -2,7 +2,8 @@
 
 In comes first what all steps have in common (`Setup`), then each step as it is to begin. Out goes
 `{"ready": true}` once the services were reached, a line of progress twice a second, and after each
-step its result. The clock is the system's monotonic one, the same in all processes.
+step its result; `{"kept": true}` is answered by what was acknowledged (`kept`). The clock is the
+system's monotonic one, the same in all processes.
 
 A request is sent when it is due. How late it was sent is measured as well: what the generator
 could not keep up with must not be taken for the service's doing, nor be hidden.
@@ -254,10 +255,14 @@ async def work(setup: dict[str, Any]) -> None:
     try:
         for ledger, _ in traffic.ledgers:
             await connections.open(tenant_of(ledger)).channel_ready()
-        sender = Sender(connections, traffic, setup["tag"], setup["timeout_s"])
+        sender = Sender(connections, traffic, setup["tag"], setup["timeout_s"], keep=setup["keep"])
         _say({"ready": True})
         while line := await asyncio.to_thread(sys.stdin.readline):
-            tally = await step(sender, traffic, json.loads(line))
+            order = json.loads(line)
+            if "kept" in order:
+                _say({"kept": {name: each.to_json() for name, each in sender.kept.items()}})
+                continue
+            tally = await step(sender, traffic, order)
             _say({"result": tally.to_json()})
         await sender.close()
     finally:

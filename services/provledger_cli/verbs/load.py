@@ -253,6 +253,16 @@ def load(
             show_default=False,
         ),
     ] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            envvar="PROVLEDGER_LOAD_CHECK",
+            rich_help_panel=_BOUNDS,
+            help="Ask the ledgers at the end for all that they acknowledged: each receipt is there "
+            "once, as it was acknowledged, without a gap; a sample is read back and verified.",
+        ),
+    ] = False,
     baseline: Annotated[
         Path | None,
         typer.Option(
@@ -294,7 +304,8 @@ def load(
     """Send appends at fixed times, whatever comes back, and tell how long the answers took.
 
     Latency counts from when a request was due, so a stall shows in every request that it delayed.
-    Nothing is retried. Exit code 1 means that a bound was passed, 2 that it could not be told,
+    Nothing is retried. Exit code 1 means that a bound was passed, or with --check that something
+    acknowledged is denied, 2 that it could not be told,
     such as when the generator itself was late.
 
     Example: provledger load --rates 50,100,200 --saturate --plot curve.svg
@@ -316,6 +327,7 @@ def load(
         processes=processes,
         seed=seed,
         timeout_s=timeout,
+        check=check,
     )
     before = planning.baseline(baseline)
     where = target(data_dir, endpoint, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca)
@@ -337,6 +349,7 @@ def load(
         tolerance=tolerance,
     )
     findings += judge.in_the_middle(outcome.events, outcome.missed, outcome.load_s)
+    findings += outcome.recalled
     if plan.overload:
         findings += overload.findings(outcome.best, outcome.overloaded)
     word = judge.verdict(findings, steps)

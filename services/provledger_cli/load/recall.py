@@ -1,0 +1,101 @@
+"""Asks the ledgers, after a load, for what they acknowledged: `provledger load --check`.
+
+All of it is listed and held against what the client processes kept (`kept`). A sample is read back,
+with what there is of proofs, and verified. A service that was killed may be on its way back: each
+call is tried again for as long as `--timeout` says.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from provledger.client import AsyncClient, CallPolicy, ReceiptFilter
+from provledger.errors import ProvledgerError, StatusError, VerificationError
+from provledger.keyset import KeySet
+from provledger.verify import Verifier
+from provledger_cli.connect import Target
+from provledger_cli.load.judge import Finding
+from provledger_cli.load.kept import Acknowledged, Kept, Recall
+
+MOST_READ: Final = 200
+"""Receipts of each ledger that are read back and verified, at most."""
+_PAGE: Final = 1000
+_NO_ANSWER: Final = frozenset(
+    {
+        *("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED"),
+        *("UNAUTHENTICATED", "PERMISSION_DENIED"),
+    }
+)
+"""Codes of errors that say nothing of what is there."""
+
+
+async def recall(where: Target, kept: Mapping[str, Kept], timeout_s: float) -> list[Finding]:
+    """A finding about each ledger that acknowledged something."""
+    keys_endpoint = where.addresses.get("keys", "")
+    policy = CallPolicy(timeout_s=timeout_s)
+    async with AsyncClient(
+        where.addresses["ledger"], keys_endpoint=keys_endpoint, tls=where.tls, policy=policy
+    ) as client:
+        return [
+            await _one(client, ledger, each, verify=bool(keys_endpoint))
+            for ledger, each in sorted(kept.items())
+        ]
+
+
+async def _one(client: AsyncClient, ledger: str, kept: Kept, *, verify: bool) -> Finding:
+    check = f"acknowledged by {ledger}"
+    what = f"{kept.count} receipts up to seq {kept.highest_seq}"
+    try:
+        problems = list(await _listed(client, ledger, kept))
+        if verify:
+            problems += await _read_back(client, kept)
+    except StatusError as error:
+        if error.code in _NO_ANSWER:
+            return Finding(check, "could not tell", f"{what}: {error.message}")
+        problems = [f"{error.reason}: {error.message}"]
+    except ProvledgerError as error:
+        return Finding(check, "could not tell", f"{what}: {error}")
+    if problems:
+        return Finding(check, "does not hold", f"{what}: {'; '.join(problems)}")
+    if not verify:
+        why = "none was verified, for no keys service is named: --endpoint keys=HOST:PORT"
+        return Finding(check, "could not tell", f"{what} are there; {why}")
+    read = len(_chosen(kept.sample))
+    return Finding(check, "holds", f"{what} are there, {read} of them read back and verified")
+
+
+async def _listed(client: AsyncClient, ledger: str, kept: Kept) -> Sequence[str]:
+    recalled = Recall(kept)
+    where = ReceiptFilter(start_t_ns=kept.start_t_ns)
+    async for each in client.list_summaries(ledger, where, page_size=_PAGE):
+        recalled.see(each.seq, each.receipt_hash)
+        if each.seq >= kept.highest_seq:
+            break
+    return recalled.problems()
+
+
+async def _read_back(client: AsyncClient, kept: Kept) -> Sequence[str]:
+    verifier = Verifier(KeySet.parse(await client.jwks()))
+    problems = []
+    for item in _chosen(kept.sample):
+        try:
+            receipt = await client.get_receipt(item.name)
+            verifier.verify(receipt)
+        except VerificationError as error:
+            problems.append(f"seq {item.seq} does not verify: {error}")
+        except StatusError as error:
+            if error.code in _NO_ANSWER:
+                raise
+            problems.append(f"seq {item.seq} is refused: {error.reason}")
+        else:
+            if (receipt.seq, receipt.receipt_hash.hex()) != item[1:]:
+                problems.append(f"seq {item.seq} is another one than was acknowledged")
+    return problems[:3]
+
+
+def _chosen(sample: Sequence[Acknowledged]) -> Sequence[Acknowledged]:
+    """At most `MOST_READ`, spread over all processes."""
+    every = max(1, -(-len(sample) // MOST_READ))
+    return list(itertools.islice(sample, 0, None, every))
