@@ -7,7 +7,8 @@ with a statement of a pattern it can
 
 * `cut`: close both connections before the server sees it,
 * `lose`: pass it on, wait for the server's answer, and close instead of handing it over,
-* `stall`: pass it on and hand over no answer until `calm`; the connection is cut then.
+* `stall`: pass it on and hand over no answer until `calm`; the connection is cut then,
+* `hold`: the same, but do not pass it on.
 
 A client that copies rows in is told to send them (CopyInResponse): the answer is what comes then.
 
@@ -30,8 +31,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Final, Literal
 
-Fault = Literal["cut", "lose", "stall"]
+Fault = Literal["cut", "lose", "stall", "hold"]
 FAULTS: tuple[Fault, ...] = ("cut", "lose", "stall")
+"""Those that a service comes through without being killed, in the time that tests have."""
 
 _WITHIN_ROUND_TRIP: Final = frozenset(b"PBDEC")  # Parse, Bind, Describe, Execute, Close
 _PARSE, _BIND, _QUERY, _TERMINATE, _READY, _COPY_IN = b"PBQXZG"
@@ -214,6 +216,12 @@ class _Link:
                     )
                 if planned is not None and planned.fault == "cut":
                     self._proxy.happened(planned)
+                    return
+                if planned is not None and planned.fault == "hold":
+                    self._proxy.stalled(self._client_out)
+                    self._proxy.happened(planned)
+                    # Until it gives up or dies, or `calm` cuts it off.
+                    await self._client_in.read()
                     return
                 self._server_out.write(bytes(trip))
                 await self._server_out.drain()

@@ -118,15 +118,19 @@ def test_a_commit_is_known_by_what_its_transaction_wrote(
 
 
 @STATEMENTS
-def test_a_stall_lasts_until_it_is_ended(table: Table, statement: str) -> None:
-    table.proxy.inject("INTO|^COPY", "stall")
+@pytest.mark.parametrize(("fault", "rows"), [("stall", ROWS), ("hold", 0)])
+def test_a_stall_lasts_until_it_is_ended(
+    table: Table, statement: str, fault: Fault, rows: int
+) -> None:
+    table.proxy.inject("INTO|^COPY", fault)
     filled = table.fill(statement)
     eventually(lambda: not table.proxy.pending(), "it stalls", 30.0)
-    eventually(lambda: table.rows == ROWS, "the rows are there", 30.0)
+    eventually(lambda: table.rows == rows, "the rows are there, or not", 30.0)
     assert not filled.done()
     table.proxy.calm()
     with pytest.raises(psycopg.OperationalError):
         filled.result(30.0)
+    assert table.rows == rows
 
 
 def test_a_connection_that_ends_first_has_not_met_its_fault(table: Table) -> None:

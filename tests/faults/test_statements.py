@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,16 @@ LOAD = Load(writers=4, batch=4, pause_s=0.03)
 LARGE_LOAD = Load(writers=1, batch=250, pause_s=0.4)
 """Flushes of more than 100 receipts go another way."""
 FAULTS: tuple[Fault, ...] = ("cut", "lose")
+DURABLE = {
+    "ledger": (FLUSHED, "^WITH moved .*INTO entries .*INTO batches"),
+    "anchor": (
+        "^WITH held .*UPDATE logs SET size .*INTO entries",
+        "^WITH held .*UPDATE checkpoints SET note",
+        "^COMMIT of INSERT INTO anchors",
+    ),
+}
+"""By which something is durable that is acknowledged, shown or counted then."""
+HELD_S = 1.0
 STARTS = 5
 """So often a service may end before it serves, as its supervisor starts it again."""
 
@@ -117,6 +128,30 @@ def test_statements_of_services_at_work(
                 assert (service, pattern, fault) not in again, f"no statement is like {pattern}"
                 again.append((service, pattern, fault))
         work.wait_for(20)
+    print(postgres.attack.check())
+
+
+def test_killed_before_it_is_made_durable(postgres: OnPostgres, rng: random.Random) -> None:
+    """What the database has yet to be told to keep is gone with the process: nobody was told of it,
+    though there was time for that."""
+    ledger, anchor = DURABLE["ledger"], DURABLE["anchor"]
+    table = [("ledger", each) for each in ledger] + [("anchor", each) for each in anchor]
+    chosen = table if FULL else [*table[: len(ledger)], rng.choice(table[len(ledger) :])]
+    with (
+        postgres.attack.workload(LOAD) as work,
+        postgres.attack.workload(LARGE_LOAD),
+    ):
+        for service, pattern in chosen:
+            print(service, pattern, flush=True)
+            proxy = postgres.proxies[service]
+            proxy.inject(pattern, "hold")
+            eventually(lambda: not proxy.pending(), "the fault happens")  # noqa: B023
+            # The length of the fault: who answers too early has done so by then.
+            time.sleep(HELD_S)
+            postgres.attack.cluster[service].kill()
+            proxy.calm()
+            postgres.attack.cluster.restart(service)
+            work.wait_for(20)
     print(postgres.attack.check())
 
 
