@@ -39,7 +39,7 @@ from anchor_svc.checkpointing import FlushPlan, LeafRun
 from anchor_svc.keys import OVERLAP_TIMEOUT_S, SIGN_TIMEOUT_S, Keys, all_signers, signing_failed
 from anchor_svc.pipeline import Flight, Pipeline
 from anchor_svc.proofs import TileCache, View
-from anchor_svc.recovery import load
+from anchor_svc.recovery import check_released, check_released_head, load
 from anchor_svc.state import LogIdentity, LogState
 from anchor_svc.storage import FencedError, LogRow, Signed, Storage
 from anchor_svc.submission import Submission
@@ -163,8 +163,9 @@ class Committer:
     async def heal(self) -> None:
         """Finish what failed, again and again until it works; runs as long as the service.
 
-        Looks every few seconds whether the log is still ours: whoever does not write would not
-        notice, and go on answering with what is no longer the newest.
+        Looks every few seconds whether the log is still ours, and whether the database still has
+        what was released: whoever does not write would not notice, and go on answering with what is
+        no longer the newest, or from a database that went back.
 
         Raises:
             FencedError: another process has taken the log over.
@@ -296,13 +297,7 @@ class Committer:
         row = await self._check_fence()
         stored = await load(self._storage, self._store, row)
         signed = stored.signed
-        if (0 if signed is None else signed.size) < self._state.signed_size:
-            raise DataLossError(
-                "DATABASE_BEHIND",
-                f"the database has forgotten the checkpoint of tree size {self._state.signed_size}"
-                ", which was released; nothing more is signed",
-                metadata={"storedSize": str(stored.newest.size)},
-            )
+        await check_released_head(self._storage, self._log.uid, self._state.view)
         if signed is not None and signed.note is not None:
             # The view leads to these tiles.
             await asyncio.to_thread(self._store.write_growth, stored.growth)
@@ -321,14 +316,17 @@ class Committer:
 
         Raises:
             FencedError: another process has taken it over.
+            DataLossError: the database is older than what was released.
             StatusError: the database cannot be used.
         """
         await self._check_fence()
 
     async def _check_fence(self) -> LogRow:
+        released = self._state.view
         row = await self._storage.log(self._log.uid)
         if row.writer_epoch != self.epoch:
             raise FencedError("another process writes to this log now")
+        check_released(row, released)
         return row
 
     async def _release(self, pending: _Pending) -> None:

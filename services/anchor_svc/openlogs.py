@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from anchor_svc.openlog import OpenLog
+from anchor_svc.recovery import BEHIND, check_released
 from anchor_svc.storage import DEFAULT_ALIAS, FencedError, LogRow
 from anchor_svc.submission import check_suite
 from anchor_svc.tilefiles import DISK_UNAVAILABLE, disk_unavailable
@@ -76,7 +77,7 @@ class OpenLogs:
         self._make = make
         self._create_row = create_row
         self._list_rows = list_rows
-        self.ledger_count = count_ledgers
+        self._count_ledgers = count_ledgers
         self._max_logs = max_logs
         self._by_uid: dict[bytes, OpenLog] = {}
         self._by_alias: dict[str, OpenLog] = {}
@@ -96,6 +97,25 @@ class OpenLogs:
         """Raise why a log of ours may not sign, if one may not: what is about all of them waits."""
         for opened in self._by_uid.values():
             opened.state.check_held()
+
+    async def ledger_count(self) -> int:
+        """How many ledgers have entries in any log, for whoever would deny one that is missing.
+
+        Raises:
+            FailedPreconditionError, UnavailableError: a log is held. It may be older than what was
+                published of it, and lack ledgers.
+            DataLossError: the database is older than what was released of a log.
+        """
+        self.check_held()
+        for damaged in self._damaged.values():
+            if damaged.error.reason in BEHIND:
+                raise damaged.error
+        released = {uid: opened.state.view for uid, opened in self._by_uid.items()}
+        count = await self._count_ledgers()
+        rows = {row.log_uid: row for row in await self._list_rows()}
+        for uid, view in released.items():
+            check_released(rows.get(uid), view)
+        return count
 
     @property
     def default(self) -> OpenLog:

@@ -3,6 +3,10 @@
 Which checkpoint an answer is for: the one asked for, if it is signed; by default the newest that
 enough sinks hold, if that covers what is asked about, else the newest signed one. Reading tiles and
 making proofs happens in threads; what is returned has been checked (`proofs`).
+
+What only the database says (how far a ledger is, that there is no more of something) counts if the
+database still has what this process had released before it was asked: a standby that lagged may
+have taken its place.
 """
 
 from __future__ import annotations
@@ -17,8 +21,8 @@ from typing import Final, TypeVar
 from anchor_svc.admission import check_entry, damaged_ledger
 from anchor_svc.checkpointing import LeafRun, clip_runs
 from anchor_svc.keys import SIGN_TIMEOUT_S, Keys, signing_failed
-from anchor_svc.proofs import Prover
-from anchor_svc.recovery import check_note
+from anchor_svc.proofs import Prover, View
+from anchor_svc.recovery import check_note, check_released
 from anchor_svc.state import LogIdentity, LogState, Promise, SignedCheckpoint
 from anchor_svc.storage import AnchorRow, Storage
 from anchor_svc.submission import LedgerState, Submission
@@ -86,6 +90,7 @@ class Reader:
         Raises:
             OutOfRangeError: the log is smaller.
             NotFoundError: there is none of that size (that is published, if so asked).
+            DataLossError: there is none in the database, which is older than what was released.
         """
         if size == 0:
             newest = self._state.published if published else _signed(self._state)
@@ -96,7 +101,7 @@ class Reader:
         for known in (self._state.published, *anchored):
             if known is not None and known.size == size:
                 return known
-        newest = _signed(self._state)
+        newest, released = _signed(self._state), self._state.view
         if size > newest.size:
             raise OutOfRangeError(
                 "TREE_SIZE_OUT_OF_RANGE",
@@ -107,6 +112,7 @@ class Reader:
             return newest
         row = await self._storage.checkpoint(self._log.uid, size)
         if row is None or row.note is None or (published and row.published_at_ns is None):
+            await self._check_released(released)
             kind = "published" if published else "signed"
             raise _no_checkpoint(f"there is no {kind} checkpoint of tree size {size}", size)
         check_note(self._log.origin, row)
@@ -145,7 +151,7 @@ class Reader:
 
         Raises:
             OutOfRangeError, NotFoundError: as `checkpoint`.
-            DataLossError: what is stored does not fit together.
+            DataLossError: what is stored does not fit together, or is older than what was released.
         """
         places = await self._places(ledger_uid, seqs)
         promise = self._state.promise(tenant)
@@ -199,8 +205,14 @@ class Reader:
         return hashes, new.size
 
     async def ledger_state(self, ledger_uid: bytes) -> LedgerState | None:
-        """How far the log holds a ledger, signed or not yet; None if it knows nothing of it."""
+        """How far the log holds a ledger, signed or not yet; None if it knows nothing of it.
+
+        Raises:
+            DataLossError: the database is older than what was released.
+        """
+        released = self._state.view
         states = await self._storage.ledgers(self._log.uid, [ledger_uid])
+        await self._check_released(released)
         return states.get(ledger_uid)
 
     async def ledger_head(self, ledger_uid: bytes, size: int) -> tuple[bytes, SignedCheckpoint]:
@@ -208,6 +220,7 @@ class Reader:
 
         Raises:
             NotFoundError: the log holds nothing of that ledger at that size.
+            DataLossError: the database is older than what was released.
             UnavailableError: there is no key to sign with for now.
             StatusError: why the log is held. A head says what the last receipt is now.
         """
@@ -241,8 +254,20 @@ class Reader:
     async def anchors(
         self, after: tuple[int, str] | None, sink: str, limit: int
     ) -> Sequence[AnchorRow]:
-        """What sinks hold, newest first, after a place in that order."""
-        return await self._storage.anchors(self._log.uid, after=after, sink=sink, limit=limit)
+        """What sinks hold, newest first, after a place in that order.
+
+        Raises:
+            DataLossError: the database is older than what was released.
+        """
+        released = self._state.view
+        rows = await self._storage.anchors(self._log.uid, after=after, sink=sink, limit=limit)
+        await self._check_released(released)
+        return rows
+
+    async def _check_released(self, released: View | None) -> None:
+        """Check what was read since `released` was taken: see the module's docstring."""
+        if released is not None:
+            check_released(await self._storage.log(self._log.uid), released)
 
     async def _resolve(self, size: int, last_index: int, promise: Promise) -> SignedCheckpoint:
         """The checkpoint to prove against: see the module's docstring."""
@@ -255,10 +280,13 @@ class Reader:
 
     async def _places(self, ledger_uid: bytes, seqs: Sequence[int]) -> list[tuple[int, int]]:
         """(seq, log index) of those seqs that are in the log, signed or not yet."""
+        released = self._state.view
         state, stored = await self._storage.ledger_runs(
             self._log.uid, ledger_uid, seqs[0], seqs[-1] + 1
         )
         wanted = [seq for seq in seqs if state is not None and seq <= state.seq]
+        if len(wanted) < len(seqs):
+            await self._check_released(released)
         if not wanted:
             return []
         first, end = wanted[0], wanted[-1] + 1
@@ -275,8 +303,11 @@ class Reader:
 
     async def _last_place(self, ledger_uid: bytes, size: int) -> tuple[int, int]:
         """(seq, log index) of a ledger's last entry below a tree size."""
-        state = await self.ledger_state(ledger_uid)
+        released = self._state.view
+        states = await self._storage.ledgers(self._log.uid, [ledger_uid])
+        state = states.get(ledger_uid)
         around = await self._storage.runs_around(self._log.uid, ledger_uid, size)
+        await self._check_released(released)
         if state is None or around is None:
             raise NotFoundError(
                 "LEDGER_NOT_FOUND",

@@ -8,6 +8,9 @@ The edge is what a crash, a restart or a doubtful write leaves to be found out a
    go on (DATA_LOSS), naming the tile or entry that does not fit if it can be found.
 
 A head that is only intended is signed afterwards by `committer`, for the size and root found here.
+
+A database may go back under a process that goes on (a standby that lagged takes over). What this
+process has released is what it holds the database against then: `check_released`.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from anchor_svc.checkpointing import first_entry, make_origin
-from anchor_svc.proofs import disagrees_below, tile_root
+from anchor_svc.proofs import View, disagrees_below, tile_root
 from anchor_svc.storage import DEFAULT_ALIAS, CheckpointRow, LogRow, Storage
 from anchor_svc.tilestore import TileStore
 from anchor_svc.tree import EMPTY, TILE_WIDTH, Edge, Growth
@@ -28,6 +31,8 @@ from provledger.errors import DataLossError, NoteError
 from provledger.hashing import Hasher, suite
 
 LOG_UID_BYTES: Final = 16
+BEHIND: Final = frozenset({"DATABASE_BEHIND", "HISTORY_CHANGED"})
+"""Reasons that say that the database is not the one which belongs to what was signed."""
 _MAX_DIGITS: Final = 20
 
 
@@ -107,6 +112,42 @@ async def load(storage: Storage, store: TileStore, log: LogRow) -> Stored:
         check_note(log.origin, signed)
     await _check_published(storage, store, log, signed)
     return Stored(log, edge, growth, newest, signed)
+
+
+def check_released(log: LogRow | None, released: View | None) -> None:
+    """Check that the database still has what this process has released of a log.
+
+    log: its row, read after `released` was taken; None if it is gone. A log only grows, so an
+    older database has a smaller one.
+
+    Raises:
+        DataLossError: DATABASE_BEHIND, the log is smaller than the released head; HISTORY_CHANGED,
+            as large, with another root.
+    """
+    if released is None:
+        return
+    stored_size = 0 if log is None else log.size
+    if log is None or stored_size < released.size:
+        raise _forgotten(released.size, stored_size)
+    if stored_size == released.size and log.root != released.root:
+        raise _changed(released.size, stored_size)
+
+
+async def check_released_head(storage: Storage, log_uid: bytes, released: View | None) -> None:
+    """As `check_released`, by the head itself: also where the log has grown beyond it since.
+
+    Raises:
+        DataLossError: DATABASE_BEHIND, it is not among the signed ones; HISTORY_CHANGED, it has
+            another root there.
+    """
+    if released is None:
+        return
+    head = await storage.checkpoint(log_uid, released.size)
+    if head is not None and head.root != released.root:
+        raise _changed(released.size, released.size)
+    if head is None or head.note is None:
+        signed = await storage.newest_signed(log_uid)
+        raise _forgotten(released.size, 0 if signed is None else signed.size)
 
 
 def check_note(origin: str, row: CheckpointRow) -> None:
@@ -230,6 +271,25 @@ def _database_behind(published_size: int, stored_size: int) -> DataLossError:
         f"{stored_size} only: it is older than the data directory. Nothing is signed, so that "
         "no second history begins; restore the newer database",
         metadata=_sizes(published_size, stored_size),
+    )
+
+
+def _forgotten(released_size: int, stored_size: int) -> DataLossError:
+    return DataLossError(
+        "DATABASE_BEHIND",
+        f"the database has forgotten the checkpoint of tree size {released_size}, which was "
+        f"released, and knows of {stored_size} only: it is older than this process. Nothing more "
+        "is signed, and no ledger is told how far it is; restore the newer database",
+        metadata={"releasedSize": str(released_size), "storedSize": str(stored_size)},
+    )
+
+
+def _changed(released_size: int, stored_size: int) -> DataLossError:
+    return DataLossError(
+        "HISTORY_CHANGED",
+        f"the database has another root of tree size {released_size} than the checkpoint that was "
+        "released: this is another history of the log, and nothing more is signed in it",
+        metadata={"releasedSize": str(released_size), "storedSize": str(stored_size)},
     )
 
 

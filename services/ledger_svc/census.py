@@ -2,7 +2,7 @@
 
 A database that is older than the log may lack whole ledgers, whose names nobody can ask the log
 for. But the log knows how many it has (docs/adr/0037). One that may have been put back as well
-(`HELD`) does not say so.
+(`HELD`), or knows that its own database was, does not say so.
 """
 
 from __future__ import annotations
@@ -21,8 +21,18 @@ from provledger.rpc.errors import copied
 log = logs.get(__name__)
 
 LEDGER_BEHIND_ANCHOR: Final = "LEDGER_BEHIND_ANCHOR"
-HELD: Final = frozenset({"RESTORED_BEHIND", "RESTORE_NOT_CONFIRMED", "START_NOT_CONFIRMED"})
-"""Why a log does not say what it has: its sinks hold more, or have yet to say that they do not."""
+HELD: Final = frozenset(
+    {
+        "RESTORED_BEHIND",
+        "RESTORE_NOT_CONFIRMED",
+        "START_NOT_CONFIRMED",
+        "DATABASE_BEHIND",
+        "HISTORY_CHANGED",
+        "LOG_ROW_LOST",
+    }
+)
+"""Why a log does not say what it has: its sinks hold more, or have yet to say that they do not; or
+its database is not the one any more that it has signed from, and ours may be as old."""
 _ASK_AGAIN_S: Final = 0.25
 _SHARED_LOG: Final = "logs/-"
 
@@ -56,6 +66,7 @@ class Census:
         Raises:
             FailedPreconditionError: LEDGER_BEHIND_ANCHOR, the logs have more ledgers;
                 RESTORED_BEHIND of a log itself.
+            DataLossError: DATABASE_BEHIND and the like, of a log.
             UnavailableError: ANCHOR_NOT_ASKED, while the anchor does not say how many it has;
                 RESTORE_NOT_CONFIRMED or START_NOT_CONFIRMED, while a log waits for its sinks.
         """

@@ -143,7 +143,8 @@ class Guard:
         Raises:
             FailedPreconditionError: LEDGER_BEHIND_ANCHOR, with what to do about it; RESTORED_BEHIND
                 of the log itself; or LOG_NOT_FOUND.
-            DataLossError: LEDGER_ROLLED_BACK, something is missing that was acknowledged here.
+            DataLossError: LEDGER_ROLLED_BACK, something is missing that was acknowledged here;
+                DATABASE_BEHIND, HISTORY_CHANGED or LOG_ROW_LOST, the log's own database went back.
             UnavailableError: ANCHOR_NOT_ASKED, while the anchor has not answered;
                 RESTORE_NOT_CONFIRMED or START_NOT_CONFIRMED, while it waits for its sinks.
         """

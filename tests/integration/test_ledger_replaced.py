@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from anchor_svc.storage.tables import SCHEMA as ANCHOR_SCHEMA
 from ledger_svc.app import Service
 from ledger_svc.storage.tables import SCHEMA
 from provledger.api.common.v1 import common_pb2
@@ -19,6 +21,7 @@ from provledger.db import Readers, begin_write
 from provledger.errors import StatusError, UnavailableError
 from tests.inmem.anchor import InMemoryAnchor
 from tests.inmem.witness import InMemoryWitness
+from tests.support.anchoring import OneLog, TestKeys, running_log
 from tests.support.ledgering import (
     LEDGER,
     append,
@@ -204,6 +207,46 @@ async def test_cut_connections_cost_one_question(postgres_database_url: str) -> 
         await eventually(lambda: _appended(service, "c"))
 
 
+async def test_the_log_went_back_as_well(postgres_database_url: str, tmp_path: Path) -> None:
+    """One server has both schemas. The anchor, which goes on, knows what it has signed."""
+    url, witness, keys = postgres_database_url, InMemoryWitness(), TestKeys()
+    async with running_log(url, tmp_path, keys=keys, background=True) as log:
+        anchor: Any = OneLog(log, keys)
+        async with (
+            ledger_service(url, witness, anchor, relay=True) as one,
+            ledger_service(url, witness, anchor, create=False) as other,
+        ):
+            both = Replicas(url, one, other, anchor)
+            await append(one, draft("r0"))
+            await append(other, draft("r1"))
+            await recorded(one, 2)
+            copy_schema(url, ANCHOR_SCHEMA, "anchor_early")
+            copy_schema(url, SCHEMA, "early")
+            results = await append_batch(one, [draft(f"r{n}") for n in range(2, 5)])
+            await recorded(one, 5)
+            swap_schemas(url, ANCHOR_SCHEMA, "anchor_early")
+            both.replace()
+
+            for result in results:
+                assert await denial(other, result.receipt.name) == "DATABASE_BEHIND"
+            missing = f"{LEDGER.rpartition('/')[0]}/other"
+            request = ledger_pb2.GetLedgerRequest(name=missing)
+            with pytest.raises(StatusError) as caught:
+                await other.servicer.GetLedger(request, None)
+            assert caught.value.reason == "DATABASE_BEHIND"
+            assert await refusal(other, "x1") == "DATABASE_BEHIND"
+            assert await refusal(one, "x2") in ("DATABASE_BEHIND", ROLLED_BACK)
+            shown = await other.servicer.GetLedger(ledger_pb2.GetLedgerRequest(name=LEDGER), None)
+            assert shown.ledger.read_only_reason == "DATABASE_BEHIND"
+            assert log.state.signed_size == 7
+
+            swap_schemas(url, ANCHOR_SCHEMA, "anchor_early")
+            both.replace()
+            await eventually(lambda: _appended(other, "x1"))
+            assert (await recorded(one, 6)) == (await recorded(other, 6))
+            assert (await verify_all(one)).head_seq == 6
+
+
 async def _reasons(service: Service, drafts: list[common_pb2.Draft]) -> set[str]:
     try:
         results = await append_batch(service, drafts)
@@ -215,6 +258,6 @@ async def _reasons(service: Service, drafts: list[common_pb2.Draft]) -> set[str]
 async def _appended(service: Service, request_id: str) -> bool:
     try:
         await append(service, draft(request_id))
-    except UnavailableError:
+    except StatusError:
         return False
     return True

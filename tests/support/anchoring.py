@@ -16,9 +16,11 @@ from typing import Any
 from anchor_svc.committer import Outcome
 from anchor_svc.keys import LogKeys, vkey
 from anchor_svc.openlog import OpenLog
+from anchor_svc.openlogs import OpenLogs
 from anchor_svc.recovery import create_log
+from anchor_svc.servicer import AnchorServicer
 from anchor_svc.sinks import AnchorSink
-from anchor_svc.storage import Storage
+from anchor_svc.storage import DEFAULT_ALIAS, Storage
 from anchor_svc.storage.sql import SQLStorage
 from anchor_svc.storage.tables import MIGRATIONS, SCHEMA
 from anchor_svc.submission import parse_submission
@@ -27,13 +29,14 @@ from provledger import checkpoint as checkpoints
 from provledger import merkle, note
 from provledger.db import migrate, open_engine
 from provledger.entry import Entry, receipt_hash
-from provledger.errors import UnavailableError
+from provledger.errors import StatusError, UnavailableError
 from provledger.hashing import suite
 from provledger.jwk import Algorithm, thumbprint_of
 from provledger.keyring import ActiveSigner
 from provledger.keyset import KeyPurpose
 from provledger.kms.errors import KMSUnavailableError
 from provledger.policy import Policy
+from tests.inmem.faults import rpc_error
 from tests.support.chain import START_NS, private_key
 
 KIDS = {
@@ -247,6 +250,31 @@ async def running_log(
             await log.close()
     finally:
         await inner.close()
+
+
+class OneLog:
+    """Stands in for `AnchorServiceStub`: the service of one open log, without a server."""
+
+    def __init__(self, log: OpenLog, keys: TestKeys) -> None:
+        storage = log._storage
+        logs = OpenLogs(_never, _never, storage.logs, storage.ledger_count, max_logs=0)
+        logs._by_uid[log.identity.uid] = logs._by_alias[DEFAULT_ALIAS] = log
+        self._servicer = AnchorServicer(logs, keys)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._servicer, name)
+
+        async def answer(request: Any, **_: Any) -> Any:
+            try:
+                return await method(request, None)
+            except StatusError as error:
+                raise rpc_error(error) from error
+
+        return answer
+
+
+def _never(*_: Any) -> Any:
+    raise AssertionError
 
 
 async def submit(log: OpenLog, ledger: Ledger, start: int = 0, end: int | None = None) -> Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -46,12 +47,13 @@ class Logs:
         self.most = 0
         self.closed: list[str] = []
         self.fenced = False
+        self.view = SimpleNamespace(size=1, root=b"r" * 32)
         self.logs = OpenLogs(
-            self.make, self.create_row, self.list_rows, self.never, max_logs=max_logs
+            self.make, self.create_row, self.list_rows, self.count, max_logs=max_logs
         )
 
-    async def never(self, *_: Any) -> Any:
-        raise AssertionError
+    async def count(self) -> int:
+        return 3
 
     async def list_rows(self) -> list[LogRow]:
         return self.rows
@@ -83,7 +85,7 @@ class Logs:
         return SimpleNamespace(
             open=start,
             close=close,
-            state=SimpleNamespace(signed_size=1, check_held=lambda: None),
+            state=SimpleNamespace(signed_size=1, check_held=lambda: None, view=self.view),
             background=(),
             identity=SimpleNamespace(suite=row.suite),
             committer=SimpleNamespace(check_ours=self.check_ours),
@@ -205,6 +207,41 @@ async def test_logs_that_could_not_be_opened_count_as_those_that_there_are() -> 
         assert (await made.logs.create(f"tenants/{name}", "blake3"))[1]
     with pytest.raises(FailedPreconditionError, match="2 tenants"):
         await made.logs.create("tenants/t2", "blake3")
+
+
+async def test_ledgers_are_not_counted_in_a_database_that_lacks_what_was_released() -> None:
+    made = Logs()
+    made.ready.set()
+    made.rows = list(ROWS)
+    await made.logs.open_all(ROWS)
+    assert await made.logs.ledger_count() == 3
+    # One log was made after that, or grew.
+    last = made.rows.pop()
+    for _ in range(2):
+        with pytest.raises(DataLossError) as caught:
+            await made.logs.ledger_count()
+        assert caught.value.reason == "DATABASE_BEHIND"
+        made.rows.append(replace(last, size=0))
+    made.rows = [*ROWS[:-1], replace(last, size=2, root=b"s" * 32)]
+    assert await made.logs.ledger_count() == 3
+    made.rows = [*ROWS[:-1], replace(last, root=b"s" * 32)]
+    with pytest.raises(DataLossError) as caught:
+        await made.logs.ledger_count()
+    assert caught.value.reason == "HISTORY_CHANGED"
+
+
+@pytest.mark.parametrize("reason", ["DATABASE_BEHIND", "ROOT_MISMATCH"])
+async def test_log_that_is_closed_says_whether_ledgers_can_be_counted(reason: str) -> None:
+    made = Logs(t3=DataLossError(reason, "damaged"))
+    made.ready.set()
+    made.rows = list(ROWS)
+    await made.logs.open_all(ROWS)
+    if reason == "ROOT_MISMATCH":
+        assert await made.logs.ledger_count() == 3
+        return
+    with pytest.raises(DataLossError) as caught:
+        await made.logs.ledger_count()
+    assert caught.value.reason == reason
 
 
 async def test_start_that_is_cancelled_leaves_none_half_open() -> None:
