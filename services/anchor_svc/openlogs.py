@@ -223,9 +223,9 @@ class OpenLogs:
         Raises:
             FailedPreconditionError: SUITE_MISMATCH, it has a log with another tree; TOO_MANY_LOGS;
                 another log is held, so that this one may be there and was not restored.
-            DataLossError: it has one that is damaged.
-            UnavailableError: the database, the disk or the keys cannot be used, or another process
-                writes to the log.
+            DataLossError: it has one that is damaged, or the database went back.
+            UnavailableError: the database, the disk or the keys cannot be used; WRITER_FENCED,
+                another process writes to the logs.
         """
         async with self._lock:
             found = self._by_alias.get(tenant)
@@ -237,9 +237,11 @@ class OpenLogs:
                     raise damaged.error
             self.check_held()
             await self._check_few(tenant)
-            row = await self._create_row(tenant, suite_name)
-            check_suite(suite_name, row.suite)
             try:
+                # As in `_try`: a successor may have the log already.
+                await self.default.committer.check_ours()
+                row = await self._create_row(tenant, suite_name)
+                check_suite(suite_name, row.suite)
                 return await self.open(row), True
             except FencedError as error:
                 raise UnavailableError(
@@ -247,7 +249,7 @@ class OpenLogs:
                 ) from error
             except OSError as error:
                 # Its row is there; the next call, or the next start, opens it.
-                log.error("anchor.disk_failed", exc_info=error, log=row.log_uid.hex())
+                log.error("anchor.disk_failed", exc_info=error, tenant=tenant)
                 raise disk_unavailable() from error
 
     async def _check_few(self, tenant: str) -> None:

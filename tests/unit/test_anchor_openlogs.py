@@ -158,6 +158,20 @@ async def test_log_is_not_tried_again_by_a_process_that_was_replaced(
     assert len(made.logs.damaged()) == 1
 
 
+async def test_log_is_not_made_or_taken_by_a_process_that_was_replaced() -> None:
+    """Its successor may have opened it, and would end."""
+    made = Logs()
+    made.ready.set()
+    await made.logs.open_all(made.rows)
+    made.fenced = True
+    with pytest.raises(UnavailableError) as caught:
+        await made.logs.create("tenants/t0", "blake3")
+    assert caught.value.reason == "WRITER_FENCED"
+    assert [row.alias for row in made.rows] == [DEFAULT_ALIAS]
+    made.fenced = False
+    assert (await made.logs.create("tenants/t0", "blake3"))[1]
+
+
 def _closed(made: Logs) -> set[bytes]:
     return {each.row.log_uid for each in made.logs.damaged()}
 
