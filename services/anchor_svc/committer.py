@@ -39,7 +39,7 @@ from anchor_svc.checkpointing import FlushPlan, LeafRun
 from anchor_svc.keys import OVERLAP_TIMEOUT_S, SIGN_TIMEOUT_S, Keys, all_signers, signing_failed
 from anchor_svc.pipeline import Flight, Pipeline
 from anchor_svc.proofs import TileCache, View
-from anchor_svc.recovery import check_released, check_released_head, load
+from anchor_svc.recovery import Tiled, check_released, check_released_head, load, look
 from anchor_svc.state import LogIdentity, LogState
 from anchor_svc.storage import FencedError, LogRow, Signed, Storage
 from anchor_svc.submission import Submission
@@ -136,14 +136,17 @@ class Committer:
     async def open(self) -> None:
         """Take the log over and rebuild its edge; nothing is signed yet.
 
+        One that cannot be opened is not taken from another process, which may be able to serve it.
+
         Raises:
             DataLossError: what is stored does not fit together.
             StatusError: the database or the disk cannot be used.
         """
         async with self._lock:
             with self._faults():
+                tiled = await look(self._storage, self._store, self._log.uid)
                 self.epoch = (await self._storage.acquire(self._log.uid)).writer_epoch
-                await self._reload()
+                await self._reload(tiled)
 
     async def finish(self) -> None:
         """Sign what was intended when the log was closed, if that can be done now.
@@ -292,10 +295,10 @@ class Committer:
         self._unfinished.clear()
         return edge
 
-    async def _reload(self) -> Edge:
+    async def _reload(self, tiled: Tiled | None = None) -> Edge:
         """Read what is stored; what it leaves to do becomes `_pending`."""
         row = await self._check_fence()
-        stored = await load(self._storage, self._store, row)
+        stored = await load(self._storage, self._store, row, tiled)
         signed = stored.signed
         await check_released_head(self._storage, self._log.uid, self._state.view)
         if signed is not None and signed.note is not None:

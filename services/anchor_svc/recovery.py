@@ -52,6 +52,14 @@ class Stored:
     signed: CheckpointRow | None
 
 
+@dataclass(frozen=True, slots=True)
+class Tiled:
+    """The edge of what was in full tiles, as far as the log's `tiled_size` was then."""
+
+    size: int
+    edge: Edge
+
+
 async def create_log(
     storage: Storage,
     *,
@@ -83,15 +91,42 @@ async def create_log(
     return await storage.create_log(log, entry)
 
 
-async def load(storage: Storage, store: TileStore, log: LogRow) -> Stored:
-    """Rebuild the edge of a log; reads at most 255 tiles of each level.
+async def look(storage: Storage, store: TileStore, log_uid: bytes) -> Tiled:
+    """Find out whether a log can be opened, before it is taken from whoever writes to it now.
+
+    Full tiles stay what they are. All else may be of two moments while somebody writes, and then
+    says nothing: `load` is called again once nobody else does.
+
+    Raises:
+        DataLossError: what is stored does not fit together.
+    """
+    log = await storage.log(log_uid)
+    edge = await asyncio.to_thread(_tiled_edge, store, log.tiled_size, suite(log.suite).tree)
+    tiled = Tiled(log.tiled_size, edge)
+    try:
+        await load(storage, store, log, tiled)
+    except DataLossError:
+        if await storage.log(log_uid) == log:
+            raise
+    return tiled
+
+
+async def load(
+    storage: Storage, store: TileStore, log: LogRow, tiled: Tiled | None = None
+) -> Stored:
+    """Rebuild the edge of a log; reads at most 255 tiles of each level, none if `tiled` is it.
 
     Raises:
         DataLossError: what is stored does not fit together.
     """
     hasher = suite(log.suite).tree
+    # Before what the database says: that has what is published, and may get more meanwhile.
+    published = await asyncio.to_thread(store.read_checkpoint)
     pieces = await storage.pieces(log.log_uid, log.tiled_size)
-    edge = await asyncio.to_thread(_tiled_edge, store, log.tiled_size, hasher)
+    if tiled is not None and tiled.size == log.tiled_size:
+        edge = tiled.edge
+    else:
+        edge = await asyncio.to_thread(_tiled_edge, store, log.tiled_size, hasher)
     entries: list[bytes] = []
     for piece in pieces:
         if piece.start_index != log.tiled_size + len(entries):
@@ -110,7 +145,7 @@ async def load(storage: Storage, store: TileStore, log: LogRow) -> Stored:
         )
     if signed is not None:
         check_note(log.origin, signed)
-    await _check_published(storage, store, log, signed)
+    await _check_published(storage, published, log, signed)
     return Stored(log, edge, growth, newest, signed)
 
 
@@ -227,14 +262,13 @@ def _odd_entry(store: TileStore, published: bytes, edge: Edge) -> int | None:
 
 
 async def _check_published(
-    storage: Storage, store: TileStore, log: LogRow, signed: CheckpointRow | None
+    storage: Storage, published: bytes | None, log: LogRow, signed: CheckpointRow | None
 ) -> None:
     """Compare with the published checkpoint: a database from an older backup has forgotten it.
 
     One that is missing or cannot be read is written anew by the publisher. What it still says of
     its size counts: there was one of that size.
     """
-    published = await asyncio.to_thread(store.read_checkpoint)
     if published is None:
         return
     newest = 0 if signed is None else signed.size

@@ -29,14 +29,13 @@ async def test_a_published_checkpoint_of_another_log_is_another_history(origin: 
         return row
 
     published = signed_checkpoint(origin, ENTRIES)
-    store: Any = SimpleNamespace(read_checkpoint=lambda: published)
     storage: Any = SimpleNamespace(checkpoint=checkpoint)
     log: Any = SimpleNamespace(log_uid=bytes(16), origin=ORIGIN)
     if origin == ORIGIN:
-        await _check_published(storage, store, log, row)  # type: ignore[arg-type]
+        await _check_published(storage, published, log, row)  # type: ignore[arg-type]
         return
     with pytest.raises(DataLossError) as caught:
-        await _check_published(storage, store, log, row)  # type: ignore[arg-type]
+        await _check_published(storage, published, log, row)  # type: ignore[arg-type]
     assert caught.value.reason == "HISTORY_CHANGED"
 
 
