@@ -23,7 +23,7 @@ from anchor_svc.storage import (
 from anchor_svc.storage.sql import SQLStorage
 from anchor_svc.submission import LedgerState
 from provledger import note
-from provledger.db import open_engine
+from provledger.db import begin_write, open_engine
 from provledger.errors import DataLossError
 from tests.support.anchoring import LOG_UID, open_storage
 
@@ -85,6 +85,20 @@ async def test_log_that_is_gone_is_data_loss(storage: Storage) -> None:
 async def test_acquiring_raises_the_epoch(storage: Storage, epoch: int) -> None:
     assert (await storage.acquire(LOG_UID)).writer_epoch > epoch
     assert (await storage.log(LOG_UID)).writer_epoch > epoch
+
+
+async def test_epoch_is_not_given_twice_by_a_database_that_forgot_it(
+    storage: Storage, epoch: int
+) -> None:
+    """A standby that lagged: whoever had the epoch before may be there still."""
+    assert isinstance(storage, SQLStorage)
+    given = set()
+    for _ in range(5):
+        given.add((await storage.acquire(LOG_UID)).writer_epoch)
+        with begin_write(storage.engine) as connection:
+            connection.exec_driver_sql(f"UPDATE logs SET writer_epoch = {epoch}")
+    assert len(given) == 5
+    assert min(given) > epoch
 
 
 async def test_flush_is_stored_as_a_whole(storage: Storage, epoch: int) -> None:

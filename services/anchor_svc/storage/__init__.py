@@ -37,8 +37,8 @@ class FencedError(ProvledgerError):
 class LogRow:
     """A log. `size` and `root` (32 bytes) are the tree's, signed or not yet.
 
-    tiled_size: leaves below it are in full tiles on disk. writer_epoch: how often a process has
-    taken the log over for writing; only the last one may. alias: `default`, or `tenants/{tenant}`
+    tiled_size: leaves below it are in full tiles on disk. writer_epoch: raised whenever a process
+    takes the log over for writing; only the last one may. alias: `default`, or `tenants/{tenant}`
     for the log of one tenant.
     """
 
@@ -175,7 +175,10 @@ class Storage(Protocol):
         ...
 
     async def acquire(self, log_uid: bytes) -> LogRow:
-        """Become the log's only writer, by a new epoch: holders of older ones are fenced."""
+        """Become the log's only writer, by a new epoch: holders of older ones are fenced.
+
+        No epoch is given twice, even if the database forgets one and goes on from an older copy.
+        """
         ...
 
     async def log(self, log_uid: bytes) -> LogRow:

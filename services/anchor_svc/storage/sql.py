@@ -2,7 +2,9 @@
 
 Writes begin by the fence: the log's row is updated `WHERE writer_epoch = <ours>`, which also locks
 it until the end of the transaction. A new writer raises the epoch in the same row, so that whatever
-an older one still has under way either committed before, and is read at start-up, or fails.
+an older one still has under way either committed before, and is read at start-up, or fails. It is
+raised by a random step: a standby that lagged may have forgotten the last one, and would give it to
+a second writer.
 
 On PostgreSQL several flushes can be on their way, each on a connection of its own: that lock makes
 them one after the other. On SQLite one thread writes.
@@ -11,6 +13,7 @@ them one after the other. On SQLite one thread writes.
 from __future__ import annotations
 
 import heapq
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -40,6 +43,8 @@ from provledger import tiles
 from provledger.db import Readers, Writer, is_sqlite
 from provledger.errors import DataLossError
 
+_EPOCH_STEP: Final = 1 << 31
+"""Most that an epoch is raised by; a 64-bit column is enough for billions of starts."""
 _LANES: Final = 6
 """Connections to PostgreSQL that flushes and notes are written by; made when they are needed."""
 
@@ -140,7 +145,8 @@ def _create_log(connection: Connection, log: LogRow, first_entry: bytes) -> LogR
 
 
 def _acquire(connection: Connection, log_uid: bytes) -> LogRow:
-    connection.execute(_RAISE_EPOCH, {"for_log": log_uid})
+    step = 1 + secrets.randbelow(_EPOCH_STEP)
+    connection.execute(_RAISE_EPOCH, {"for_log": log_uid, "step": step})
     row = read_log(connection, LOGS.c.log_uid == log_uid)
     if row is None:
         raise DataLossError("LOG_ROW_LOST", "the row of the log is gone from the database")
@@ -358,7 +364,11 @@ _THIS_HEAD: Final = sa.and_(
     CHECKPOINTS.c.size == sa.bindparam("at_size"),
 )
 
-_RAISE_EPOCH: Final = sa.update(LOGS).where(_THIS_LOG).values(writer_epoch=LOGS.c.writer_epoch + 1)
+_RAISE_EPOCH: Final = (
+    sa.update(LOGS)
+    .where(_THIS_LOG)
+    .values(writer_epoch=LOGS.c.writer_epoch + sa.bindparam("step", type_=sa.BigInteger))
+)
 _GROW: Final = (
     sa.update(LOGS)
     .where(_THIS_LOG, _OUR_EPOCH, LOGS.c.size == sa.bindparam("old_size"))
