@@ -132,15 +132,20 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
 
 
 async def _closed_sizes(
-    storage: SQLStorage, damaged: Iterable[DamagedLog]
+    storage: Storage, damaged: Iterable[DamagedLog]
 ) -> dict[bytes, tuple[str, int]]:
     """Origins and signed sizes of logs that are kept closed, by uid: a key that ends signed them,
-    too."""
+    too.
+
+    That is what was published, where the database knows of less (DATABASE_BEHIND).
+    """
     found = {}
     for each in damaged:
         newest = await storage.newest_signed(each.row.log_uid)
-        if newest is not None:
-            found[each.row.log_uid] = (each.row.origin, newest.size)
+        published = int(each.error.metadata.get("publishedSize", "0"))
+        size = max(0 if newest is None else newest.size, published)
+        if size:
+            found[each.row.log_uid] = (each.row.origin, size)
     return found
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from anchor_svc import files
+from anchor_svc.app import _closed_sizes
+from anchor_svc.openlogs import DamagedLog
 from anchor_svc.recovery import _check_published
 from anchor_svc.restored import MARKER, Restored
 from anchor_svc.tilefiles import DirectoryFiles
@@ -37,6 +39,28 @@ async def test_a_published_checkpoint_of_another_log_is_another_history(origin: 
     with pytest.raises(DataLossError) as caught:
         await _check_published(storage, published, log, row)  # type: ignore[arg-type]
     assert caught.value.reason == "HISTORY_CHANGED"
+
+
+@pytest.mark.parametrize(("stored", "size"), [(None, 5), (3, 5), (7, 7)])
+async def test_a_closed_log_is_as_large_as_what_was_published_of_it(
+    stored: int | None, size: int
+) -> None:
+    """A key that ends at a smaller size would not have signed that checkpoint."""
+
+    async def newest_signed(uid: bytes) -> Any:
+        return None if stored is None else SimpleNamespace(size=stored)
+
+    async def checkpoint(uid: bytes, size: int) -> Any:
+        return None
+
+    storage: Any = SimpleNamespace(newest_signed=newest_signed, checkpoint=checkpoint)
+    row: Any = SimpleNamespace(log_uid=bytes(16), origin=ORIGIN)
+    with pytest.raises(DataLossError) as caught:
+        await _check_published(
+            storage, signed_checkpoint(ORIGIN, ENTRIES), row, await newest_signed(b"")
+        )
+    closed = await _closed_sizes(storage, [DamagedLog(row, caught.value)])
+    assert closed == {bytes(16): (ORIGIN, size)}
 
 
 async def test_the_marker_is_gone_for_good_before_anything_is_signed(
