@@ -326,7 +326,9 @@ class Committer:
 
     async def _check_fence(self) -> LogRow:
         released = self._state.view
+        now_ns = self._clock()
         row = await self._storage.log(self._log.uid)
+        self._state.compare_clock(now_ns, row.database_ns)
         if row.writer_epoch != self.epoch:
             raise FencedError("another process writes to this log now")
         check_released(row, released)

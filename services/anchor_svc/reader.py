@@ -221,7 +221,7 @@ class Reader:
         Raises:
             NotFoundError: the log holds nothing of that ledger at that size.
             DataLossError: the database is older than what was released.
-            UnavailableError: there is no key to sign with for now.
+            UnavailableError: there is no key to sign with for now; CLOCK_SKEW.
             StatusError: why the log is held. A head says what the last receipt is now.
         """
         target = await self.checkpoint(size)
@@ -229,6 +229,7 @@ class Reader:
         entry = await self._with_prover(target, lambda prover: prover.entry(index))
         parsed = check_entry(entry, ledger_uid, seq)
         key = self._keys.current(KeyPurpose.HEAD)
+        self._state.check_clock()
         head = Head(
             ledger_uid=ledger_uid,
             seq=seq,

@@ -13,6 +13,7 @@ from anchor_svc.proofs import View
 from anchor_svc.quorum import Quorum
 from provledger.errors import StatusError, UnavailableError
 from provledger.hashing import Hasher, suite
+from provledger.keyset import MAX_CLOCK_AHEAD_NS
 from provledger.policy import Policy
 
 NO_SINKS = -1
@@ -91,6 +92,8 @@ class LogState:
         self.held: StatusError | None = None
         # Sinks that the policies of tenants name: what they return is shown to these alone.
         self.tenant_sinks: frozenset[str] = frozenset()
+        # By how much our clock was ahead of the database's when they were last compared.
+        self._ahead_ns = 0
         self._changed = asyncio.Event()
 
     def promise(self, tenant: str = "") -> Promise:
@@ -120,6 +123,25 @@ class LogState:
         """Raise why nothing may be signed, if that is so."""
         if self.held is not None:
             raise self.held
+
+    def compare_clock(self, now_ns: int, database_ns: int | None) -> None:
+        """Take note of what our clock and the database's say; None if it has none of its own."""
+        self._ahead_ns = 0 if database_ns is None else now_ns - database_ns
+
+    def check_clock(self) -> None:
+        """Return unless what we date would be of a time after the end of its key, once replaced.
+
+        Raises:
+            UnavailableError: CLOCK_SKEW.
+        """
+        if self._ahead_ns > MAX_CLOCK_AHEAD_NS:
+            seconds = self._ahead_ns // 1_000_000_000
+            raise UnavailableError(
+                "CLOCK_SKEW",
+                f"the clock of this anchor is {seconds} s ahead of its database's; set it",
+                metadata={"aheadSeconds": str(seconds)},
+                retry_delay_s=5.0,
+            )
 
     def signed_view(self) -> View:
         """The newest signed head with its tree.

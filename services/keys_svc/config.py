@@ -20,8 +20,9 @@ class Settings(ServerSettings):
     drain_window_s: float = field(
         default=120.0,
         metadata={
-            "doc": "How long the signatures of a replaced key still count. At least twice the "
-            "lease, so that every signing service has moved on before it ends.",
+            "doc": "How long the signatures of a replaced key still count, and five minutes more, "
+            "by which clocks may be ahead. At least twice the lease, so that every signing service "
+            "has moved on before it ends.",
             "unit": "seconds",
             "min": 1,
             "max": 86_400,

@@ -12,7 +12,8 @@ Rules held here:
   (a URI is unique within its purpose: two services may call their files alike);
 * a purpose has at most one active key; `epoch` counts its activations from 1;
 * the first key of a purpose becomes active at once, every later one waits as pending;
-* what an old key signs counts until the end of its drain window, so that nothing in flight fails;
+* what an old key signs counts until the end of its drain window, so that nothing in flight fails,
+  by whichever clock it is dated (`KeysServicer` adds how far that may be ahead);
 * retired is not stored: it is draining whose time has passed.
 
 Every transition is safe to repeat: a caller that lost the answer asks again and gets the same.

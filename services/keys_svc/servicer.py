@@ -20,7 +20,7 @@ from provledger.api.keys.v1 import keys_pb2_grpc
 from provledger.errors import FailedPreconditionError, UnavailableError
 from provledger.key_events import LogSize
 from provledger.keyring import MAX_CLOCK_LAG_NS
-from provledger.keyset import KeyPurpose, KeyState
+from provledger.keyset import MAX_CLOCK_AHEAD_NS, KeyPurpose, KeyState
 from provledger.rpc.key_events import PURPOSES_PB, endorsement_from_pb
 
 log = logs.get(__name__)
@@ -48,7 +48,9 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
     ) -> None:
         self._live = live
         self._signers = signers or Signers(lease_ms * 1_000_000)
-        self._drain_ns = drain_ns
+        # A signing service that hears of a rotation at the end of its lease may date what it signs
+        # until then by a clock that is ahead of ours: that is to count as well.
+        self._drain_ns = drain_ns + MAX_CLOCK_AHEAD_NS
         self._lease_ms = lease_ms
         self._clock = clock
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from ledger_svc.batch_tree import BatchTree
-from provledger import jcs, names
+from provledger import jcs, keyset, names
 from provledger.disclosure import BLOB_PROFILE, FIELDS_PROFILE
 from provledger.entry import ENTRY_CONTEXT, encode_entry
 from provledger.errors import (
@@ -35,7 +35,7 @@ GENESIS_ACTOR_TYPE: Final = "service"
 
 MAX_SIGNATURE_AGE_NS: Final = 60_000_000_000
 """A batch signed longer ago than this is not committed but witnessed again."""
-MAX_CLOCK_AHEAD_NS: Final = 300_000_000_000
+MAX_CLOCK_AHEAD_NS: Final = keyset.MAX_CLOCK_AHEAD_NS
 """A clock this far ahead of the database's or the witness's is not believed."""
 STEP_ALARM_NS: Final = 1_000_000_000
 """A clock this far behind the last entry is worth an alarm; replicas may differ by less."""
@@ -180,12 +180,16 @@ class Seal:
 
 @dataclass(frozen=True, slots=True)
 class Linked:
-    """What a flush adds to a chain: rows, their entry bytes, the batch, and the new head."""
+    """What a flush adds to a chain: rows, their entry bytes, the batch, and the new head.
+
+    `signed_at_ns` is when the witness signed, by its own clock.
+    """
 
     rows: list[Row]
     entries: list[bytes]
     batch: BatchRow
     head: Head
+    signed_at_ns: int
 
 
 def link(
@@ -240,7 +244,8 @@ def link(
         seal.siblings,
     )
     last = rows[-1]
-    return Linked(rows, entries, batch, Head(last.seq, last.receipt_hash, last.t_ns))
+    head = Head(last.seq, last.receipt_hash, last.t_ns)
+    return Linked(rows, entries, batch, head, seal.signed_at_ns)
 
 
 def tree_of(batch: BatchRow, size: int, suite: str) -> BatchTree:
@@ -285,19 +290,19 @@ def entry_of(
 def check_clock(now_ns: int, database_ns: int, signed_at_ns: int) -> None:
     """Refuse a clock that is more than five minutes ahead of the database's or the witness's.
 
-    The witness's own may be that much ahead neither: what it signs would be dated after the end of
-    its key, once that is rotated, and count no more.
+    The witness's own may be no further ahead of the database's: what it signs would be dated after
+    the end of its key, once that is rotated, and count no more. Ours is not asked there: it may
+    have stepped back, which is no reason to stop, or be ahead itself.
 
     Raises:
         UnavailableError: CLOCK_SKEW. Nothing is written; another replica may be right.
     """
-    # Ours may have stepped back, which is no reason to stop: the database's counts as well.
-    witness_ahead_ns = signed_at_ns - max(now_ns, database_ns)
+    witness_ahead_ns = signed_at_ns - database_ns
     if witness_ahead_ns > MAX_CLOCK_AHEAD_NS:
         seconds = witness_ahead_ns // 1_000_000_000
         raise UnavailableError(
             "CLOCK_SKEW",
-            f"the clock of the witness is {seconds} s ahead of this ledger service's; set it",
+            f"the clock of the witness is {seconds} s ahead of the database's; set it",
             metadata={"witnessAheadSeconds": str(seconds)},
             retry_delay_s=5.0,
         )

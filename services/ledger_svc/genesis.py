@@ -108,7 +108,7 @@ class LedgerMaker:
             of_log = await self._log(tenant, suite or default_suite, own_log=own_log)
             made = await self._make(tenant, ledger, suite or default_suite, of_log, principal)
             existing, linked, seal, witnessed_at_s = made
-            check = functools.partial(self._check_seal, seal, witnessed_at_s)
+            check = functools.partial(self._check, linked, seal, witnessed_at_s)
             stored = await self._storage.insert_ledger(existing, linked, check)
             if stored.uid == existing.uid:
                 self._guard.trust(existing)
@@ -165,7 +165,6 @@ class LedgerMaker:
         await self._guard.check_new(info)
         candidate, seal, witnessed_at_s = await self._state(info, of_log, principal)
         now_ns = self._clock()
-        chain.check_clock(now_ns, now_ns, seal.signed_at_ns)
         linked = chain.link(info, chain.EMPTY_HEAD, seal, [candidate], now_ns)
         return (
             LedgerInfo(
@@ -223,14 +222,16 @@ class LedgerMaker:
             return False
         return True
 
-    def _check_seal(self, seal: Seal, witnessed_at_s: float) -> None:
-        """In the writing thread: refuse a genesis that waited too long, or whose key must not sign.
+    def _check(self, linked: Linked, seal: Seal, witnessed_at_s: float, database_ns: int) -> None:
+        """In the writing thread: refuse a genesis that waited too long, whose key must not sign, or
+        that is of a clock far ahead.
 
         As with appends that are witnessed again, age is how long we had it: clocks may differ.
 
         Raises:
-            UnavailableError: SIGNATURE_STALE.
+            UnavailableError: SIGNATURE_STALE, CLOCK_SKEW.
         """
+        chain.check_clock(linked.head.t_ns, database_ns, seal.signed_at_ns)
         if not self._keys.accepts(seal.kid, seal.epoch):
             raise _stale(seal.kid)
         age_ns = int((time.monotonic() - witnessed_at_s) * 1e9)

@@ -12,7 +12,7 @@ from keys_svc.revoking import revoke
 from provledger import jcs, names
 from provledger.api.keys.v1 import keys_pb2 as pb
 from provledger.errors import FailedPreconditionError, InvalidArgumentError
-from provledger.keyset import KeyPurpose, KeyState
+from provledger.keyset import MAX_CLOCK_AHEAD_NS, KeyPurpose, KeyState
 from provledger.rpc.key_events import PURPOSES_PB, endorsement_to_pb, event_from_pb
 from tests.integration.test_keys_svc import Keys, keys_on
 from tests.unit.test_key_events import C1, H1, R1, W1, W2
@@ -112,7 +112,7 @@ async def test_the_journal_is_there_after_a_restart_at_every_step(tmp_path: Path
 
 async def test_a_key_counts_for_what_it_signed_though_our_clock_is_behind(tmp_path: Path) -> None:
     """It signed until the entry that ends it; a registry rebuilt by such a clock says the same."""
-    recorded_ns, drain_ns = names.receipt_time_ns(RECEIPT), 60 * 10**9
+    recorded_ns, drain_ns = names.receipt_time_ns(RECEIPT), 60 * 10**9 + MAX_CLOCK_AHEAD_NS
     clock = lambda: recorded_ns - 3600 * 10**9  # noqa: E731 - as the service takes it
     async with keys_on(f"sqlite:///{tmp_path / 'keys.sqlite3'}", tmp_path, clock=clock) as keys:
         for key, purpose in zip((W1, C1, H1), PURPOSES_PB.values(), strict=False):

@@ -8,6 +8,8 @@ import pytest
 
 from provledger.api.keys.v1 import keys_pb2 as pb
 from provledger.errors import UnavailableError
+from provledger.keyset import MAX_CLOCK_AHEAD_NS
+from provledger.report import Check
 from provledger.rpc.channel import call
 from tests.integration.test_keys_svc import keys_on
 
@@ -78,3 +80,14 @@ async def test_key_that_would_end_before_what_it_signed_is_not_replaced(tmp_path
         states = {key.kid: (key.state, key.not_after_ns) for key in await keys.jwks()}
         assert states["witness-2"][0] == "active"
         assert (states["witness-1"][1] or 0) > now_ns[0]
+
+
+async def test_what_a_clock_ahead_dates_counts_though_its_key_is_replaced(tmp_path: Path) -> None:
+    """Who signs heard of the rotation at the end of its lease only, as far ahead as is taken."""
+    url = f"sqlite:///{tmp_path / 'keys.sqlite3'}"
+    async with keys_on(url, tmp_path, clock=lambda: NOW_NS) as keys:
+        await keys.create(**keys.make("witness-1"))
+        await keys.rotate(**keys.make("witness-2"))
+        replaced = (await keys.jwks()).find(purpose="witness", kid="witness-1")
+        lease_ns = 1500 * 10**6
+        replaced.check_valid_at(NOW_NS + lease_ns + MAX_CLOCK_AHEAD_NS, check=Check.KEY_VALIDITY)

@@ -36,7 +36,7 @@ from provledger.errors import (
 )
 from provledger.jwk import Algorithm, jwk_from_public_key, thumbprint_of
 from provledger.keyring import KeyRing
-from provledger.keyset import KeySet, KeyState
+from provledger.keyset import MAX_CLOCK_AHEAD_NS, KeySet, KeyState
 from provledger.kms import local
 from provledger.rpc.channel import call, channel
 from provledger.rpc.errors import from_rpc_error
@@ -175,7 +175,7 @@ class TestLifeOfAKey:
         assert (response.key.kid, response.key.epoch) == ("witness-2", 2)
         assert response.previous.state == pb.KEY_STATE_DRAINING
         window_ns = response.previous.not_after_ns - response.key.not_before_ns
-        assert window_ns == 60 * 10**9
+        assert window_ns == 60 * 10**9 + MAX_CLOCK_AHEAD_NS
         again = await keys.rotate(kid="witness-2")
         assert (again.key, again.previous) == (response.key, response.previous)
 
@@ -206,7 +206,7 @@ class TestLifeOfAKey:
             now_ns[0] += 10**9
             await keys.rotate(**keys.make("witness-2"))
             request = pb.GetKeyRequest(name="keys/witness-1")
-            now_ns[0] += 60 * 10**9
+            now_ns[0] += 60 * 10**9 + MAX_CLOCK_AHEAD_NS
             assert (await keys.ask("GetKey", request)).key.state == pb.KEY_STATE_DRAINING
             now_ns[0] += 1
             assert (await keys.ask("GetKey", request)).key.state == pb.KEY_STATE_RETIRED

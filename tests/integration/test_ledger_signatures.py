@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from ledger_svc.witness_keys import RingPolicy
-from provledger.errors import InternalError
+from provledger.errors import InternalError, UnavailableError
 from provledger.keyset import KeyPurpose, KeySet, VerificationKey
 from tests.inmem.witness import InMemoryWitness
 from tests.support.ledgering import append, create_ledger, draft, ledger_service, verify_all
@@ -50,3 +52,27 @@ async def test_batch_that_the_witness_did_not_sign_is_not_stored(database_url: s
         honest.answer = sign  # type: ignore[method-assign]
         assert (await append(service, draft("r2"))).receipt.seq == 2
         assert (await verify_all(service)).checked_count == 3
+
+
+async def test_witness_far_ahead_of_the_database_is_refused_though_we_are_ahead_too(
+    database_url: str,
+) -> None:
+    """Its key would end before what it dates: keys end by a clock that is nearer the database's."""
+    ahead_ns = [0, 0]
+    witness = InMemoryWitness(clock=lambda: time.time_ns() + sum(ahead_ns))
+    clock = lambda: time.time_ns() + ahead_ns[0]  # noqa: E731 - as the service takes it
+    async with ledger_service(database_url, witness, clock=clock, create=False) as service:
+        ahead_ns[:] = [240 * 10**9] * 2
+        with pytest.raises(UnavailableError, match="witness is") as caught:
+            await create_ledger(service)
+        assert caught.value.reason == "CLOCK_SKEW"
+        ahead_ns[:] = [0, 0]
+        await create_ledger(service)
+        await append(service, draft("r1"))
+        # On PostgreSQL, this one would be a single statement, which knows our clock only.
+        ahead_ns[:] = [240 * 10**9] * 2
+        with pytest.raises(UnavailableError, match="witness is") as caught:
+            await append(service, draft("r2"))
+        assert caught.value.reason == "CLOCK_SKEW"
+        ahead_ns[:] = [0, 240 * 10**9]
+        assert (await append(service, draft("r2"))).receipt.seq == 2

@@ -100,6 +100,7 @@ def test_genesis_payload_is_canonical() -> None:
         (0, -chain.MAX_CLOCK_AHEAD_NS, False),
         (0, -chain.MAX_CLOCK_AHEAD_NS - 1, True),
         (-(10**15), -(10**15), False),
+        (chain.MAX_CLOCK_AHEAD_NS, -1, True),
     ],
 )
 def test_clock_far_ahead_is_refused(database_ns: int, signed_at_ns: int, refused: bool) -> None:

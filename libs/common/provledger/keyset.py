@@ -61,6 +61,9 @@ __all__ = [
 MAX_JWKS_BYTES: Final = 8 * 1024 * 1024
 MAX_KEYS: Final = 8192
 MAX_REASON_BYTES: Final = 1024
+MAX_CLOCK_AHEAD_NS: Final = 300_000_000_000
+"""How far ahead of its neighbours' the clock may be by which signatures are dated, nanoseconds:
+what is dated later is not taken, and a key that is replaced counts for at least as long."""
 
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,18}")
 _HASH = re.compile(r"[0-9a-f]{64}")

@@ -19,7 +19,7 @@ checkpoints are with others. `writer_epoch` is operational: a forger of it stops
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from anchor_svc.submission import LedgerState
@@ -39,7 +39,8 @@ class LogRow:
 
     tiled_size: leaves below it are in full tiles on disk. writer_epoch: raised whenever a process
     takes the log over for writing; only the last one may. alias: `default`, or `tenants/{tenant}`
-    for the log of one tenant.
+    for the log of one tenant. database_ns: the database's time at that reading, Unix nanoseconds;
+    None where its clock is ours (SQLite).
     """
 
     log_uid: bytes
@@ -51,6 +52,7 @@ class LogRow:
     writer_epoch: int
     created_at_ns: int
     alias: str = DEFAULT_ALIAS
+    database_ns: int | None = field(default=None, compare=False)
 
     @property
     def tenant(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -156,8 +157,13 @@ def _policies(connection: Connection, log_uid: bytes) -> list[PolicyRow]:
 
 def read_log(connection: Connection, where: sa.ColumnElement[bool]) -> LogRow | None:
     """The log that matches, inside of any transaction."""
-    row = connection.execute(_SELECT_LOG.where(where)).first()
-    return None if row is None else _log_row(row)
+    query = _SELECT_LOG.where(where)
+    if connection.dialect.name != "sqlite":
+        query = query.add_columns(_DATABASE_NS)
+    row = connection.execute(query).first()
+    if row is None:
+        return None
+    return replace(_log_row(row), database_ns=getattr(row, "database_ns", None))
 
 
 _SELECT_LOG = sa.select(
@@ -171,6 +177,10 @@ _SELECT_LOG = sa.select(
     LOGS.c.writer_epoch,
     LOGS.c.created_at_ns,
 )
+
+_DATABASE_NS: sa.Label[int] = sa.literal_column(
+    "CAST(extract(epoch FROM clock_timestamp()) * 1000000000 AS bigint)", sa.BigInteger
+).label("database_ns")
 
 
 def _log_row(row: Any) -> LogRow:

@@ -143,11 +143,12 @@ class Storage(Protocol):
     # --- ledgers
 
     async def insert_ledger(
-        self, ledger: LedgerInfo, linked: Linked, check: Callable[[], None] = lambda: None
+        self, ledger: LedgerInfo, linked: Linked, check: Callable[[int], None] = lambda _: None
     ) -> LedgerInfo:
         """Store a ledger with its genesis; the one that is there if another was faster.
 
-        check: called in the writing thread before it is stored, which what it raises prevents.
+        check: called with the database's time, Unix nanoseconds, in the writing thread before it is
+            stored, which what it raises prevents.
         """
 
     async def get_ledger(self, tenant: str, ledger: str) -> LedgerInfo | None:

@@ -149,9 +149,10 @@ def insert_ledger(
     sql: Sql,
     ledger: LedgerInfo,
     linked: Linked,
-    check: Callable[[], None],
+    check: Callable[[int], None],
 ) -> bool:
-    """Store a new ledger with its genesis unless `check` raises; False if its name is taken."""
+    """Store a new ledger with its genesis unless `check` raises, which is given the database's time
+    in Unix nanoseconds; False if its name is taken."""
     made = connection.exec_driver_sql(
         sql(
             "INSERT INTO ledgers "
@@ -170,7 +171,7 @@ def insert_ledger(
     )
     if made.rowcount != 1:
         return False
-    check()
+    check(connection.exec_driver_sql(sql("SELECT {now_ns}")).scalar_one())
     head = linked.head
     connection.exec_driver_sql(
         sql(

@@ -105,7 +105,8 @@ def _parameters(
         last.t_ns,
         last.receipt_hash,
         table,
-        now_ns,
+        # Neither our clock nor the witness's may be too far ahead of the server's.
+        max(now_ns, linked.signed_at_ns),
         linked.batch.batch_seq,
         *[list(columns[place]) for place in _PLACES],
         *linked.batch,
