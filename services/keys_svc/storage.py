@@ -21,7 +21,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from keys_svc.registry import EventRecord, EventState, KeyBinding, KeyRecord, Registry
 from provledger import jcs
-from provledger.db import Readers, Writer
+from provledger.db import Continuity, Readers, Writer
 from provledger.errors import (
     AbortedError,
     DataLossError,
@@ -38,6 +38,8 @@ MIGRATIONS: Final = "keys_svc.migrations"
 
 Decision: TypeAlias = Callable[[Registry], Registry]
 """A transition: pure, may run more than once, and may raise to change nothing."""
+
+_NOTHING_READ: Final = Registry(revision=-1)
 
 _metadata = sa.MetaData()
 _REGISTRY: Final = sa.Table(
@@ -96,20 +98,35 @@ class SQLStorage:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._writer = Writer(engine, name="keys-writer")
-        self._readers = Readers(engine, threads=1, name="keys-reader")
+        self._continuity = known = Continuity()
+        self._writer = Writer(engine, name="keys-writer", continuity=known)
+        self._readers = Readers(engine, threads=1, name="keys-reader", continuity=known)
         # Replaced as a whole, never changed; an older one only costs reading the table again.
-        self._cached = Registry(revision=-1)
+        self._cached = _NOTHING_READ
+        self._cached_in = 0
 
     async def load(self) -> Registry:
-        """See `Storage`; reads the keys only when the revision has moved."""
-        self._cached = await self._readers.run(_load_if_changed, self._cached)
-        return self._cached
+        """See `Storage`; reads the keys only when the revision has moved, or the database may have
+        become another one, in which a revision of the same number says something else."""
+        # Taken before: what is read while it moves on is not relied on again.
+        generation = self._continuity.generation
+        read = await self._readers.run(self._load, self._cached, self._cached_in)
+        self._cached, self._cached_in = read, generation
+        return read
 
     async def update(self, decide: Decision) -> Registry:
         """See `Storage`."""
-        # A decision repeated on top of its own outcome changes nothing: see `registry`.
-        return await self._writer.run(_update, decide, idempotent=True)
+        try:
+            # A decision repeated on top of its own outcome changes nothing: see `registry`.
+            return await self._writer.run(_update, decide, idempotent=True)
+        finally:
+            # What was read before may be of another database than this was stored in.
+            self._cached = _NOTHING_READ
+
+    def _load(self, connection: Connection, cached: Registry, cached_in: int) -> Registry:
+        if cached_in != self._continuity.generation:
+            cached = _NOTHING_READ
+        return _load_if_changed(connection, cached)
 
     async def close(self) -> None:
         """See `Storage`."""

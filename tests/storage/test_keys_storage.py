@@ -15,6 +15,7 @@ from keys_svc.storage import MIGRATIONS, SCHEMA, SQLStorage
 from provledger.db import migrate, open_engine
 from provledger.errors import DataLossError, FailedPreconditionError, StatusError
 from provledger.keyset import KeyPurpose, KeyState, jwk_from_public_key, thumbprint
+from tests.support.postgres import copy_schema, swap_schemas
 
 WITNESS = KeyPurpose.WITNESS
 
@@ -169,3 +170,40 @@ async def test_database_itself_refuses_two_active_keys(
     with pytest.raises(sa.exc.IntegrityError), engine.begin() as connection:
         connection.execute(sa.text("UPDATE keys SET state = 'active' WHERE kid = 'k3'"))
     engine.dispose()
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("by_itself", [True, False], ids=["by itself", "by another replica"])
+async def test_same_revision_of_another_database_is_read(
+    postgres_database_url: str, *, by_itself: bool
+) -> None:
+    """After a failover to a standby that lacked the last change, its number comes again."""
+    storage, other = open_storage(postgres_database_url), open_storage(postgres_database_url)
+    await storage.update(
+        lambda r: r.create(key(1), 10).rotate("k2", WITNESS, 20, drain_ns=100, binding=key(2))
+    )
+    copy_schema(postgres_database_url, SCHEMA, "early")
+    await storage.update(lambda registry: registry.create(key(3), 30))
+    lost = await storage.load()
+    swap_schemas(postgres_database_url, SCHEMA, "early")
+    changing = storage if by_itself else other
+    revoked = await changing.update(lambda registry: registry.revoke("k1", "stolen", 40))
+    assert revoked.revision == lost.revision
+    assert await storage.load() == revoked
+    assert await storage.load() == revoked, "and again"
+    await storage.close()
+    await other.close()
+
+
+async def test_own_change_is_read_though_the_revision_was_read_before(
+    storage: SQLStorage,
+) -> None:
+    """No connection was cut when another registry was put in its place."""
+    before = await storage.update(lambda registry: registry.create(key(1), 10))
+    assert await storage.load() == before
+    with storage._engine.begin() as connection:
+        connection.execute(sa.text("DELETE FROM keys"))
+        connection.execute(sa.text("UPDATE registry SET revision = 0"))
+    stored = await storage.update(lambda registry: registry.create(key(2), 10))
+    assert stored.revision == before.revision
+    assert await storage.load() == stored
