@@ -90,10 +90,14 @@ class Reads:
         self._anchor: ProofStub = anchor
         self._sinks = sinks
         self._proving = Proving(lambda ledger, seqs: self._proofs(ledger, seqs, 0))
+        # Of the storage's generation in which they were read or stored: another database may have
+        # another batch at the same place.
         self._batches: OrderedDict[tuple[bytes, int], _Batch] = OrderedDict()
+        self._generation = storage.generation
 
     def remember(self, batch: BatchRow) -> None:
         """Keep a batch that was just committed: its receipts are about to be shown."""
+        self._forget_others()
         self._keep(_Batch(batch))
 
     async def fresh(
@@ -310,6 +314,7 @@ class Reads:
     async def _load_batches(
         self, ledger: LedgerInfo, stored: Sequence[Stored]
     ) -> Mapping[int, _Batch]:
+        self._forget_others()
         found: dict[int, _Batch] = {}
         missing: set[int] = set()
         for item in stored:
@@ -324,6 +329,8 @@ class Reads:
                 self._batches.move_to_end((ledger.uid, seq))
         if missing:
             rows = await self._storage.get_batches(ledger.uid, sorted(missing))
+            # A new connection may have been made for that, to another database.
+            self._forget_others()
             for seq in missing:
                 if seq not in rows:
                     raise DataLossError(
@@ -333,6 +340,13 @@ class Reads:
                     )
                 found[seq] = self._keep(_Batch(rows[seq]))
         return found
+
+    def _forget_others(self) -> None:
+        """Drop the batches of a database that may have become another one since."""
+        generation = self._storage.generation
+        if generation != self._generation:
+            self._generation = generation
+            self._batches.clear()
 
     def _keep(self, batch: _Batch) -> _Batch:
         self._batches[(batch.row.ledger_uid, batch.row.batch_seq)] = batch
