@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 
+from ledger_svc.storage import quick
+from ledger_svc.tools import AnyKey
 from ledger_svc.witness_keys import RingPolicy
 from provledger.errors import InternalError, UnavailableError
 from provledger.keyset import KeyPurpose, KeySet, VerificationKey
@@ -76,3 +79,44 @@ async def test_witness_far_ahead_of_the_database_is_refused_though_we_are_ahead_
         assert caught.value.reason == "CLOCK_SKEW"
         ahead_ns[:] = [0, 240 * 10**9]
         assert (await append(service, draft("r2"))).receipt.seq == 2
+
+
+class Keys(AnyKey):
+    """Takes any key until one was `revoked`."""
+
+    revoked = False
+
+    def accepts(self, kid: str, epoch: int) -> bool:
+        return not self.revoked
+
+    async def wait_accepts(self, kid: str, epoch: int) -> bool:
+        return not self.revoked
+
+
+@pytest.mark.postgres
+async def test_halted_in_a_small_flush_it_is_decided_anew(
+    postgres_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For ten minutes, which the clock of the server has gone on by; the key is revoked then."""
+    keys, halts = Keys(), [False]
+    parameters = quick._parameters
+
+    def halted(*args: Any) -> tuple[Any, ...]:
+        if halts.pop():
+            keys.revoked = True
+            args = (*args[:-1], args[-1] - 600 * 10**9)
+        return parameters(*args)
+
+    monkeypatch.setattr(quick, "_parameters", halted)
+    async with ledger_service(postgres_database_url, keys=keys) as service:
+        # The first one of a ledger takes the way of the lock.
+        await append(service, draft("r1"))
+        await append(service, draft("r2"))
+        assert not halts, "the way of one statement"
+        halts.append(True)
+        with pytest.raises(UnavailableError) as caught:
+            await append(service, draft("r3"))
+        assert caught.value.reason == "SIGNATURE_STALE"
+        keys.revoked = False
+        halts.append(False)
+        assert (await append(service, draft("r3"))).receipt.seq == 3
