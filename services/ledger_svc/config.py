@@ -213,7 +213,7 @@ class Settings(ServerSettings):
         default=0.25,
         metadata={
             "doc": "How often the database is asked for receipts of other replicas that are not "
-            "logged yet.",
+            "logged yet; less often where its answer takes more than a tenth of that.",
             "unit": "seconds",
             "min": 0.01,
             "max": 60,

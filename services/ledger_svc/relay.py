@@ -45,6 +45,8 @@ _PROVEN_ITEMS: Final = 128
 """Entries of a chunk that are proved at once, if somebody waits for one of them."""
 _FEW_ITEMS: Final = 250
 """A chunk of fewer entries is followed by a pause."""
+_SEARCH_SHARE: Final = 10
+"""A search is followed by a pause of that many times what it took: it looks at all ledgers."""
 LEDGER_FORKED: Final = "LEDGER_FORKED"
 _IDLE_S: Final = 2.0
 _RETRY: Final = RetryPolicy(attempts=1_000_000, base_s=0.1, cap_s=5.0, budget_s=float("inf"))
@@ -90,8 +92,10 @@ class Relay:
         owner: str = "",
         learn: Callable[[bytes, Proofs], None] = lambda *_: None,
         doubt: Callable[[LedgerInfo], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.storage = storage
+        self._clock = clock
         self.learn = learn
         self.doubt = doubt
         self.anchor: AnchorStub = anchor
@@ -124,6 +128,7 @@ class Relay:
         self._running = True
         try:
             while True:
+                started_s = self._clock()
                 try:
                     found = await self.storage.find_unlogged(self.owner)
                     _lag.set(sum(map(self._behind, found)))
@@ -133,7 +138,7 @@ class Relay:
                             self._wake(each.ledger, None)
                 except ProvledgerError as error:
                     log.warning("relay.search_failed", exc_info=error)
-                await asyncio.sleep(self.limits.poll_s * self.rng.uniform(0.75, 1.25))
+                await asyncio.sleep(self._pause_s(self._clock() - started_s))
         finally:
             self._running = False
             tasks = list(self._tasks.values())
@@ -148,6 +153,12 @@ class Relay:
     def leased_elsewhere(self, ledger_uid: bytes) -> None:
         """Leave a ledger to the replica that has its lease, until the search finds it free."""
         self._foreign[ledger_uid] = time.monotonic() + self.limits.lease_s / 2
+
+    def _pause_s(self, took_s: float) -> float:
+        """Until the next search, after one of `took_s`. What is committed here wakes the relay by
+        itself; what another replica leaves behind is not left for longer than its lease."""
+        poll_s = self.limits.poll_s * self.rng.uniform(0.75, 1.25)
+        return max(poll_s, min(_SEARCH_SHARE * took_s, self.limits.lease_s))
 
     def _behind(self, found: Unlogged) -> int:
         """How many receipts of a ledger the log lacks; it may be ahead of the database."""

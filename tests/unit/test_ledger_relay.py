@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger_svc.relay import MAX_CHUNK_ITEMS, _Memory, _runs
-from ledger_svc.storage import LogRun
+from ledger_svc.relay import MAX_CHUNK_ITEMS, Relay, RelayLimits, _Memory, _runs
+from ledger_svc.storage import LogRun, Unlogged
 from ledger_svc.storage.relays import merge_runs
 from provledger.api.anchor.v1 import anchor_pb2
 from provledger.errors import InternalError
@@ -98,3 +101,29 @@ def test_memory_gives_no_more_than_a_chunk() -> None:
         seq += len(chunk)
     assert sum(taken) == 2400
     assert max(taken) <= MAX_CHUNK_ITEMS
+
+
+async def test_search_that_takes_long_is_made_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks at every ledger there is, which is not to be most of what an idle service does."""
+    took_s, now_s = [0.001, 0.3, 60.0], [0.0]
+    pauses: list[float] = []
+
+    class Searched:
+        async def find_unlogged(self, owner: str) -> list[Unlogged]:
+            now_s[0] += took_s[len(pauses)]
+            return []
+
+    async def sleep(delay_s: float) -> None:
+        pauses.append(delay_s)
+        if len(pauses) == len(took_s):
+            raise asyncio.CancelledError
+
+    storage: Any = Searched()
+    limits = RelayLimits(poll_s=0.25, lease_s=10.0)
+    unused: Any = None
+    relay = Relay(storage, unused, unused, limits, clock=lambda: now_s[0])
+    monkeypatch.setattr("ledger_svc.relay.asyncio.sleep", sleep)
+    with pytest.raises(asyncio.CancelledError):
+        await relay.run()
+    assert 0.18 < pauses[0] < 0.32
+    assert pauses[1:] == [pytest.approx(3.0), 10.0]
