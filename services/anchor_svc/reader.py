@@ -29,7 +29,7 @@ from anchor_svc.submission import LedgerState, Submission
 from anchor_svc.tilefiles import disk_unavailable
 from provledger import dsse, logs, telemetry
 from provledger.entry import receipt_hash
-from provledger.errors import KMSError, NotFoundError, OutOfRangeError
+from provledger.errors import KMSError, NotFoundError, OutOfRangeError, UnavailableError
 from provledger.head import PAYLOAD_TYPE as HEAD_TYPE
 from provledger.head import Head
 from provledger.keyset import KeyPurpose
@@ -229,7 +229,7 @@ class Reader:
         entry = await self._with_prover(target, lambda prover: prover.entry(index))
         parsed = check_entry(entry, ledger_uid, seq)
         key = self._keys.current(KeyPurpose.HEAD)
-        self._state.check_clock()
+        await self._check_clock()
         head = Head(
             ledger_uid=ledger_uid,
             seq=seq,
@@ -251,6 +251,16 @@ class Reader:
             raise signing_failed("the head", error) from error
         signed = dsse.Envelope(HEAD_TYPE, body, (dsse.Signature(key.kid, signature),))
         return dsse.encode(signed), target
+
+    async def _check_clock(self) -> None:
+        """As `LogState.check_clock`; one that was ahead may have been set since."""
+        try:
+            self._state.check_clock()
+        except UnavailableError:
+            now_ns = self._clock()
+            row = await self._storage.log(self._log.uid)
+            self._state.compare_clock(now_ns, row.database_ns)
+            self._state.check_clock()
 
     async def anchors(
         self, after: tuple[int, str] | None, sink: str, limit: int
