@@ -316,8 +316,8 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
     ) -> None:
         """Return unless a key that ends by our clock would end before what it has signed.
 
-        It signs on until whoever has it hears of the other one, for which half of the drain window
-        is left. With a key ledger its end is counted from the entry there.
+        It signs on until whoever has it hears of the other one, for which half of the time that
+        it drains is left. With a key ledger its end is counted from the entry there.
 
         Raises:
             UnavailableError: CLOCK_SKEW. Nothing is changed.
