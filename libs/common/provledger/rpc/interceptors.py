@@ -34,6 +34,7 @@ log = logs.get(__name__)
 Tracer = Callable[[str, Any], AbstractContextManager[object]]
 Gate = Callable[[bytes], AbstractContextManager[object]]
 """Given a raw request, a context that is held until the call is answered; raises to refuse it."""
+_Trailers = tuple[tuple[str, bytes], ...]
 
 DEFAULT_DEADLINE_S: Final = 60.0
 DEFAULT_HEALTH_WATCHES: Final = 1024
@@ -144,7 +145,9 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
             except grpc.aio.AbortError:
                 raise
             except Exception as exc:
-                await _abort(method, exc, context)
+                refusal = _refusal(method, exc)
+            request = None  # see `_refusal`
+            return await context.abort(*refusal)
 
         if self._trace is None:
             return run
@@ -152,7 +155,9 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
 
         async def traced(request: Any, context: Any) -> Any:
             with trace(method, context):
-                return await run(request, context)
+                running = run(request, context)
+                request = None
+                return await running
 
         return traced
 
@@ -190,7 +195,9 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
             except grpc.aio.AbortError:
                 raise
             except Exception as exc:
-                await _abort(method, exc, context)
+                refusal = _refusal(method, exc)
+            request = None
+            return await context.abort(*refusal)
 
         return run
 
@@ -258,9 +265,19 @@ def _malformed() -> StatusError:
     return InvalidArgumentError("MALFORMED_REQUEST", "the request is not a message of this RPC")
 
 
-async def _abort(method: str, exc: Exception, context: Any) -> None:
+def _refusal(method: str, exc: Exception) -> tuple[grpc.StatusCode, str, _Trailers]:
+    """What a call that failed is aborted with, once its failure is logged.
+
+    gRPC keeps the exception that its `abort` raises in the state of the call, and by its traceback
+    the frames that it went through: a cycle, which stays until Python looks for those, seldom
+    here. So at that time nothing large may hang on them, neither the request nor `exc`, by whose
+    traceback the servicer's frames hold it too: `abort` is called after `except`.
+
+    Raises:
+        CancelledError: gRPC could not send what was written. The caller hung up: nobody can be
+            told, and it is no fault of ours.
+    """
     if isinstance(exc, grpc.aio.InternalError):
-        # gRPC could not send what was written: the caller hung up, and nobody can be told.
         raise asyncio.CancelledError from exc
     error = as_status_error(exc)
     if error.code == "INTERNAL":
@@ -275,4 +292,4 @@ async def _abort(method: str, exc: Exception, context: Any) -> None:
         log.error("rpc.status_not_encodable", exc_info=broken, method=method)
         status, error = to_status(internal_error()), internal_error()
     details = ((DETAILS_KEY, status.SerializeToString()),)
-    await context.abort(CODES[error.code], status.message, details)
+    return CODES[error.code], status.message, details
