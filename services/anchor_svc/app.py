@@ -13,6 +13,7 @@ from typing import Final
 from anchor_svc.bucketfiles import BucketFiles
 from anchor_svc.checkpointing import make_origin
 from anchor_svc.config import Settings
+from anchor_svc.convert import LIMITS
 from anchor_svc.opening import check_remembered, check_usable, open_sinks, prove, read_policy
 from anchor_svc.openlog import OpenLog
 from anchor_svc.openlogs import DamagedLog, OpenLogs
@@ -128,6 +129,7 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
         services=[(anchor_pb2_grpc.add_AnchorServiceServicer_to_server, servicer)],
         background=(opened.run,),
         close=close,
+        limits=LIMITS,
     )
 
 

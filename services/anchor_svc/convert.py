@@ -25,10 +25,11 @@ from anchor_svc.submission import (
 from provledger import names
 from provledger.api.anchor.v1 import anchor_pb2 as pb
 from provledger.api.common.v1 import common_pb2
-from provledger.errors import StatusError, TileError
+from provledger.errors import InvalidArgumentError, StatusError, TileError
 from provledger.hashing import HASH_BYTES, Hasher
 from provledger.policy import MAX_POLICY_BYTES
 from provledger.printable import printable
+from provledger.rpc.bounds import Limit, Limits, field_name
 from provledger.tiles import TilePath, parse_path
 
 MAX_SEQS: Final = 1000
@@ -66,7 +67,7 @@ def submission_from_pb(request: pb.SubmitLeavesRequest, tree: Hasher) -> Submiss
     suite_name = suite_from_pb(request.suite)
     # Counted before they are taken out of the message: a hostile one holds millions.
     if len(request.entries) > MAX_ENTRIES:
-        raise invalid("entries", f"must be 1 to {MAX_ENTRIES:,} entries")
+        raise _invalid_entries()
     return parse_submission(uid, suite_name, request.start_seq, list(request.entries), tree)
 
 
@@ -93,13 +94,28 @@ def size_from_pb(value: int, field: str, *, least: int = 0) -> int:
 def seqs_from_pb(seqs: Sequence[int]) -> list[int]:
     """Check the seqs of a batch: 1 to 1,000, strictly rising."""
     if not 1 <= len(seqs) <= MAX_SEQS:
-        raise invalid("seqs", f"must be 1 to {MAX_SEQS:,}")
+        raise _invalid_seqs()
     values = list(seqs)
     if values[0] < 0 or any(a >= b for a, b in itertools.pairwise(values)):
         raise invalid("seqs", "must not be negative, and must rise strictly")
     if values[-1] == _MAX_INT64:
         raise invalid("seqs", "must be below 2^63-1")
     return values
+
+
+def _invalid_entries() -> InvalidArgumentError:
+    return invalid("entries", f"must be 1 to {MAX_ENTRIES:,} entries")
+
+
+def _invalid_seqs() -> InvalidArgumentError:
+    return invalid("seqs", f"must be 1 to {MAX_SEQS:,}")
+
+
+LIMITS: Final[Limits] = {
+    field_name(pb.SubmitLeavesRequest, "entries"): Limit(MAX_ENTRIES, _invalid_entries),
+    field_name(pb.BatchGetInclusionProofsRequest, "seqs"): Limit(MAX_SEQS, _invalid_seqs),
+}
+"""What is refused before it is parsed."""
 
 
 def anchor_page_from_pb(request: pb.ListAnchorsRequest, log: LogIdentity) -> AnchorPage:

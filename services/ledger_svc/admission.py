@@ -12,7 +12,9 @@ from typing import Final
 
 from provledger import names
 from provledger.api.common.v1 import common_pb2
+from provledger.api.ledger.v1 import ledger_pb2
 from provledger.errors import FieldViolation, InvalidArgumentError
+from provledger.rpc.bounds import Limit, Limits, field_name
 
 MAX_PAYLOAD_BYTES: Final = 1024 * 1024
 MAX_BATCH_ITEMS: Final = 1000
@@ -73,6 +75,22 @@ def check_batch_size(drafts: Sequence[object]) -> None:
             f"must be 1 to {MAX_BATCH_ITEMS} drafts, not {len(drafts)}",
             {"limit": str(MAX_BATCH_ITEMS), "size": str(len(drafts))},
         )
+
+
+def _far_too_many() -> InvalidArgumentError:
+    return _violation(
+        "INVALID_BATCH_SIZE",
+        "drafts",
+        f"must be 1 to {MAX_BATCH_ITEMS} drafts, not many more",
+        {"limit": str(MAX_BATCH_ITEMS)},
+    )
+
+
+LIMITS: Final[Limits] = {
+    field_name(ledger_pb2.AppendBatchRequest, "drafts"): Limit(MAX_BATCH_ITEMS, _far_too_many),
+    field_name(ledger_pb2.AppendStreamRequest, "drafts"): Limit(MAX_BATCH_ITEMS, _far_too_many),
+}
+"""What is refused before it is parsed; the error then does not know how many there are."""
 
 
 def page_size(requested: int) -> int:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import grpc
 
-from ledger_svc import making_gate, reading_gate
+from ledger_svc import admission, making_gate, reading_gate
 from ledger_svc.census import Census
 from ledger_svc.chain import LedgerInfo, Linked
 from ledger_svc.config import Settings
@@ -267,6 +267,7 @@ async def build(settings: Settings) -> App:
         on_drain=service.servicer.drain,
         close=close,
         gates=service.gates(),
+        limits=admission.LIMITS,
     )
 
 

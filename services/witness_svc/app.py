@@ -17,6 +17,7 @@ from provledger.settings import ConfigError
 from provledger.statement import MAX_STATEMENT_BYTES
 from witness_svc.checks import MAX_PAYLOAD_BYTES
 from witness_svc.config import Settings
+from witness_svc.convert import limits
 from witness_svc.servicer import WitnessServicer
 from witness_svc.signing import BatchSigner
 from witness_svc.tokens import PURPOSE, SigningTokens
@@ -86,6 +87,7 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
         services=[(witness_pb2_grpc.add_WitnessServiceServicer_to_server, servicer)],
         close=close,
         ready=signer.check_ready,
+        limits=limits(settings.max_batch_items),
     )
 
 

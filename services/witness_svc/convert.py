@@ -9,6 +9,7 @@ from provledger import names
 from provledger.api.common.v1 import common_pb2
 from provledger.api.witness.v1 import witness_pb2 as pb
 from provledger.errors import FieldViolation, IdentifierError, InvalidArgumentError
+from provledger.rpc.bounds import Limit, Limits, field_name
 from provledger.rpc.errors import status_to_pb
 from witness_svc.checks import MAX_UPSTREAM_EVENTS, Document, Draft, Mutation
 from witness_svc.statements import Made, Place
@@ -42,8 +43,21 @@ def place_from_pb(request: pb.WitnessBatchRequest, now_ns: int, *, max_items: in
     if suite is None:
         raise _invalid("SUITE_INVALID", "suite", "must be a suite that this witness knows")
     if not 1 <= len(request.items) <= max_items:
-        raise _invalid("INVALID_BATCH_SIZE", "items", f"must be 1 to {max_items}")
+        raise _invalid_size(max_items)
     return Place(request.ledger, request.ledger_uid, suite, now_ns)
+
+
+def limits(max_items: int) -> Limits:
+    """What of a call is refused before it is parsed."""
+    return {
+        field_name(pb.WitnessBatchRequest, "items"): Limit(
+            max_items, lambda: _invalid_size(max_items)
+        ),
+    }
+
+
+def _invalid_size(max_items: int) -> InvalidArgumentError:
+    return _invalid("INVALID_BATCH_SIZE", "items", f"must be 1 to {max_items}")
 
 
 def items_from_pb(request: pb.WitnessBatchRequest) -> Iterator[Item]:

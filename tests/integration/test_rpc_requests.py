@@ -6,18 +6,22 @@ import gc
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
+from ledger_svc.app import LEDGER_SERVICE
 from provledger.errors import InvalidArgumentError
 from provledger.rpc.channel import channel
 from provledger.rpc.errors import from_rpc_error
 from provledger.rpc.interceptors import ServiceInterceptor
+from provledger.rpc.settings import ServerSettings
 from tests.support import echo
-from tests.support.echo import EchoServicer, EchoStub, add_echo
-from tests.support.ledgering import eventually
+from tests.support.certs import CertificateAuthority
+from tests.support.echo import SERVICE, EchoServicer, EchoStub, add_echo, serving
+from tests.support.ledgering import eventually, ledger_service, served
 
 CALL_S = 20.0
 
@@ -34,6 +38,11 @@ class Refusing(EchoServicer):
 
     async def Echo(self, request: Any, context: Any) -> bytes:
         raise InvalidArgumentError("NO", f"no {len(request.data)} bytes are wanted")
+
+
+def raw(opened: grpc.aio.Channel, method: str) -> Any:
+    """Calls a method with bytes; on the wire, streams of one message are no other."""
+    return opened.unary_unary(method)
 
 
 @contextmanager
@@ -77,3 +86,59 @@ async def test_request_that_was_refused_is_gone_without_the_collector(
                 await eventually(lambda: not alive)
     finally:
         await server.stop(None)
+
+
+@pytest.mark.parametrize("method", ["Echo", "Split", "Join", "Chat"])
+async def test_request_of_a_caller_who_may_not_call_is_not_parsed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    parsed: list[bytes] = []
+
+    def decode(data: bytes) -> bytes:
+        parsed.append(data)
+        return data
+
+    monkeypatch.setattr(echo, "decode", decode)
+    ca = CertificateAuthority(tmp_path)
+    tls = ca.server()
+    config = ServerSettings(
+        tls_cert=tls.cert, tls_key=tls.key, tls_ca=tls.ca, allowed_callers={"*": ("good",)}
+    )
+    async with (
+        serving(EchoServicer(), config) as server,
+        channel(f"localhost:{server.port}", ca.issue("stranger")) as strange,
+    ):
+        with pytest.raises(grpc.RpcError) as caught:
+            await raw(strange, f"/{SERVICE}/{method}")(b"large", timeout=CALL_S)
+        assert from_rpc_error(caught.value).code == "PERMISSION_DENIED"
+    assert parsed == []
+
+
+@pytest.mark.parametrize("method", ["Check", "Watch"])
+async def test_health_is_not_asked_for_with_long_names(method: str) -> None:
+    async with (
+        serving(EchoServicer()) as server,
+        channel(f"127.0.0.1:{server.port}") as opened,
+    ):
+        # The name of a service, field 1.
+        request = b"\x0a\x90\x4e" + b"x" * 10_000
+        with pytest.raises(grpc.RpcError) as caught:
+            await raw(opened, f"/grpc.health.v1.Health/{method}")(request, timeout=CALL_S)
+    assert from_rpc_error(caught.value).reason == "MALFORMED_REQUEST"
+
+
+async def test_batch_of_millions_of_empty_drafts_is_refused(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'ledger.sqlite3'}"
+    async with ledger_service(url) as service, served(service) as opened:
+        request = b"\x0a\x01x" + b"\x12\x00" * 1_000_000
+        for method in ("AppendBatch", "Append", "ListReceipts"):
+            with pytest.raises(grpc.RpcError) as caught:
+                await raw(opened, f"/{LEDGER_SERVICE}/{method}")(
+                    request, timeout=CALL_S, compression=grpc.Compression.Gzip
+                )
+            error = from_rpc_error(caught.value)
+            assert error.code == "INVALID_ARGUMENT"
+            is_batch = method == "AppendBatch"
+            assert error.reason == ("INVALID_BATCH_SIZE" if is_batch else "MALFORMED_REQUEST")
+            assert not is_batch or error.metadata == {"limit": "1000"}
+        assert service.gate.in_work_bytes == 0

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import sqlalchemy as sa
 
+from ledger_svc import admission
 from ledger_svc.app import Service, assemble
 from ledger_svc.config import Settings
 from ledger_svc.storage.database import Database
@@ -207,7 +208,8 @@ async def served(service: Service, **options: Any) -> AsyncIterator[grpc.aio.Cha
 @contextlib.asynccontextmanager
 async def served_at(service: Service, **options: Any) -> AsyncIterator[str]:
     """The same; its address."""
-    server = Server(settings("sqlite:///unused", **options), gates=service.gates())
+    config = settings("sqlite:///unused", **options)
+    server = Server(config, gates=service.gates(), limits=admission.LIMITS)
     server.add(ledger_pb2_grpc.add_LedgerServiceServicer_to_server, service.servicer)
     port = await server.start()
     try:

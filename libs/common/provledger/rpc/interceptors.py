@@ -26,6 +26,7 @@ from provledger.errors import (
     StatusError,
 )
 from provledger.rpc import auth
+from provledger.rpc.bounds import Limits, bounded
 from provledger.rpc.errors import CODES, DETAILS_KEY, as_status_error, internal_error, to_status
 from provledger.rpc.watches import Behaviour, Watches
 
@@ -34,13 +35,15 @@ log = logs.get(__name__)
 Tracer = Callable[[str, Any], AbstractContextManager[object]]
 Gate = Callable[[bytes], AbstractContextManager[object]]
 """Given a raw request, a context that is held until the call is answered; raises to refuse it."""
+Decoder = Callable[[bytes], Any]
 _Trailers = tuple[tuple[str, bytes], ...]
 
 DEFAULT_DEADLINE_S: Final = 60.0
 DEFAULT_HEALTH_WATCHES: Final = 1024
 
 _WATCH_AGAIN_S: Final = 5.0
-_MALFORMED: Final = object()
+_HEALTH_BYTES: Final = 1024
+"""Longest request for health: the name of a service."""
 
 
 class ServiceInterceptor(grpc.aio.ServerInterceptor):
@@ -51,6 +54,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
     deadline_s: limit for unary calls whose caller set none, or one further away.
     trace: opens a span around an RPC, given its name and servicer context; None costs nothing.
     gates: by unary RPC (`/pkg.Service/Method`), what decides before its request is parsed.
+    limits: of repeated fields in requests, see `bounds`.
     health_watches: most watches of health at once. Whoever has a certificate may open one, so that
         they must not take the places of calls.
     """
@@ -63,6 +67,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         deadline_s: float = DEFAULT_DEADLINE_S,
         trace: Tracer | None = None,
         gates: Mapping[str, Gate] | None = None,
+        limits: Limits | None = None,
         health_watches: int = DEFAULT_HEALTH_WATCHES,
     ) -> None:
         self._authenticate = authenticate
@@ -70,6 +75,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         self._deadline_s = deadline_s
         self._trace = trace
         self._gates = dict(gates or {})
+        self._limits = dict(limits or {})
         self._health_watches = health_watches
         self._health_watching = 0
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
@@ -98,34 +104,38 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         self._watches.end()
 
     def _wrap(self, method: str, handler: Any) -> Any:
-        if method.startswith(f"/{auth.HEALTH_SERVICE}/"):
-            if not handler.response_streaming:
-                return handler
-            run = self._health_watch(method, _as_coroutine(handler.unary_stream))
-            return grpc.unary_stream_rpc_method_handler(
-                run, handler.request_deserializer, handler.response_serializer
-            )
-        decode = handler.request_deserializer
         encode = handler.response_serializer
+        if method.startswith(f"/{auth.HEALTH_SERVICE}/"):
+            decode = _short(handler.request_deserializer)
+            if not handler.response_streaming:
+                check = self._health_check(method, decode, handler.unary_unary)
+                return grpc.unary_unary_rpc_method_handler(check, None, encode)
+            run = self._health_watch(method, decode, _as_coroutine(handler.unary_stream))
+            return grpc.unary_stream_rpc_method_handler(run, None, encode)
+        decode = _strict(bounded(handler.request_deserializer, self._limits))
+        # Callers who may not call have nothing parsed: of streams not before they are read, and
+        # other requests reach us as they came.
         if handler.request_streaming and handler.response_streaming:
-            run = self._around(method, _as_coroutine(handler.stream_stream), unary=False)
-            return grpc.stream_stream_rpc_method_handler(run, _strict_stream(decode), encode)
+            run = self._around(method, _as_coroutine(handler.stream_stream), None, unary=False)
+            return grpc.stream_stream_rpc_method_handler(run, decode, encode)
         if handler.request_streaming:
-            run = self._around(method, handler.stream_unary, unary=False)
-            return grpc.stream_unary_rpc_method_handler(run, _strict_stream(decode), encode)
+            run = self._around(method, handler.stream_unary, None, unary=False)
+            return grpc.stream_unary_rpc_method_handler(run, decode, encode)
         if handler.response_streaming:
             inner = self._watches.ending(_as_coroutine(handler.unary_stream))
-            run = self._around(method, inner, unary=False)
-            return grpc.unary_stream_rpc_method_handler(run, _strict(decode), encode)
+            run = self._around(method, inner, decode, unary=False)
+            return grpc.unary_stream_rpc_method_handler(run, None, encode)
         gate = self._gates.get(method)
         if gate is not None:
-            run = self._around(method, _gated(gate, decode, handler.unary_unary), unary=True)
+            run = self._around(method, _gated(gate, decode, handler.unary_unary), None, unary=True)
             return grpc.unary_unary_rpc_method_handler(run, None, encode)
-        run = self._around(method, handler.unary_unary, unary=True)
-        return grpc.unary_unary_rpc_method_handler(run, _strict(decode), encode)
+        run = self._around(method, handler.unary_unary, decode, unary=True)
+        return grpc.unary_unary_rpc_method_handler(run, None, encode)
 
-    def _around(self, method: str, inner: Behaviour, *, unary: bool) -> Behaviour:
-        """`inner` with everything around it."""
+    def _around(
+        self, method: str, inner: Behaviour, decode: Decoder | None, *, unary: bool
+    ) -> Behaviour:
+        """`inner` with everything around it; without `decode` it is given what came."""
         limit_s = self._deadline_s
         admit = self._admission(method)
 
@@ -133,11 +143,11 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
             try:
                 if admit is not None:
                     admit(context)
-                if request is _MALFORMED:
-                    raise _malformed()
                 remaining_s = context.time_remaining()
                 if remaining_s is not None and remaining_s <= 0.0:
                     raise DeadlineExceededError("DEADLINE_EXCEEDED", "the deadline has passed")
+                if decode is not None:
+                    request = decode(request)
                 if unary and (remaining_s is None or remaining_s > limit_s):
                     async with asyncio.timeout(limit_s):
                         return await inner(request, context)
@@ -175,7 +185,22 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
 
         return admit
 
-    def _health_watch(self, method: str, inner: Behaviour) -> Behaviour:
+    def _health_check(self, method: str, decode: Decoder, inner: Behaviour) -> Behaviour:
+        """`inner`, which asks for health: for everybody, but shortly."""
+
+        async def run(data: Any, context: Any) -> Any:
+            try:
+                request = decode(data)
+            except StatusError as exc:
+                refusal = _refusal(method, exc)
+            else:
+                return await inner(request, context)
+            data = None
+            return await context.abort(*refusal)
+
+        return run
+
+    def _health_watch(self, method: str, decode: Decoder, inner: Behaviour) -> Behaviour:
         """`inner`, which watches health: for everybody, but bounded, and ended by a drain."""
         watch = self._watches.ending(inner)
 
@@ -189,7 +214,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
                     )
                 self._health_watching += 1
                 try:
-                    return await watch(request, context)
+                    return await watch(decode(request), context)
                 finally:
                     self._health_watching -= 1
             except grpc.aio.AbortError:
@@ -219,38 +244,18 @@ def _as_coroutine(behaviour: Any) -> Behaviour:
     return run
 
 
-def _gated(gate: Gate, decode: Callable[[bytes], Any], inner: Behaviour) -> Behaviour:
+def _gated(gate: Gate, decode: Decoder, inner: Behaviour) -> Behaviour:
     """`inner` behind a gate, which sees the request before anything is spent on it."""
 
     async def run(data: Any, context: Any) -> Any:
         with gate(data):
-            try:
-                request = decode(data)
-            except (DecodeError, ValueError):
-                raise _malformed() from None
-            return await inner(request, context)
+            return await inner(decode(data), context)
 
     return run
 
 
-def _strict(decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
-    """A deserializer whose failure reaches our wrapper, instead of gRPC's answer UNKNOWN."""
-    if decode is None:
-        return None
-
-    def strict(data: bytes) -> Any:
-        try:
-            return decode(data)
-        except (DecodeError, ValueError):
-            return _MALFORMED
-
-    return strict
-
-
-def _strict_stream(decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
-    """As `_strict`; in a stream the servicer is reading already, so raising reaches it."""
-    if decode is None:
-        return None
+def _strict(decode: Decoder) -> Decoder:
+    """A deserializer whose failure is an error of ours, instead of gRPC's answer UNKNOWN."""
 
     def strict(data: bytes) -> Any:
         try:
@@ -259,6 +264,18 @@ def _strict_stream(decode: Callable[[bytes], Any] | None) -> Callable[[bytes], A
             raise _malformed() from None
 
     return strict
+
+
+def _short(decode: Decoder) -> Decoder:
+    """The same for what may be sent by everybody."""
+    strict = _strict(decode)
+
+    def short(data: bytes) -> Any:
+        if len(data) > _HEALTH_BYTES:
+            raise _malformed()
+        return strict(data)
+
+    return short
 
 
 def _malformed() -> StatusError:

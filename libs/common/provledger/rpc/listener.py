@@ -23,6 +23,7 @@ from grpc_health.v1 import health_pb2_grpc
 
 from provledger import telemetry
 from provledger.rpc import auth
+from provledger.rpc.bounds import Limits
 from provledger.rpc.health import HealthServicer
 from provledger.rpc.interceptors import Gate, ServiceInterceptor
 from provledger.rpc.settings import ServerSettings
@@ -40,10 +41,16 @@ class Server:
     """A gRPC server with health, interceptor and TLS, from `ServerSettings`.
 
     Not yet bound; `start` binds, `drain` stops. One object serves once. `gates` decide by RPC,
-    before a request is parsed, whether it is worked on.
+    before a request is parsed, whether it is worked on; `limits` are of what a request holds.
     """
 
-    def __init__(self, config: ServerSettings, *, gates: Mapping[str, Gate] | None = None) -> None:
+    def __init__(
+        self,
+        config: ServerSettings,
+        *,
+        gates: Mapping[str, Gate] | None = None,
+        limits: Limits | None = None,
+    ) -> None:
         self._config = config
         self._methods: set[str] = set()
         self._tls = config.tls()
@@ -58,6 +65,7 @@ class Server:
             deadline_s=config.deadline_s,
             trace=telemetry.rpc_tracer(),
             gates=gates,
+            limits=limits,
             health_watches=max(1, config.max_concurrent_rpcs // _HEALTH_PART),
         )
         count = config.listeners if sys.platform == "linux" else 1

@@ -19,6 +19,7 @@ from provledger import logs, process
 from provledger.errors import StatusError
 from provledger.fips.watch import until_failed
 from provledger.rpc import memory
+from provledger.rpc.bounds import Limits
 from provledger.rpc.interceptors import Gate
 from provledger.rpc.listener import Server, check_bind
 from provledger.rpc.settings import ServerSettings
@@ -46,6 +47,7 @@ class App:
     ready: raises StatusError while the service is up but cannot do its work; asked about once a
         second, and health says NOT_SERVING for as long.
     gates: by unary RPC, what lets its calls in or not (`provledger.rpc.interceptors`).
+    limits: of repeated fields in requests (`provledger.rpc.bounds`).
     """
 
     services: Sequence[Registration]
@@ -54,6 +56,7 @@ class App:
     close: Callable[[], Awaitable[None]] | None = None
     ready: Callable[[], None] | None = None
     gates: Mapping[str, Gate] = field(default_factory=dict)
+    limits: Limits = field(default_factory=dict)
 
 
 async def serve(
@@ -76,7 +79,7 @@ async def serve(
     following: asyncio.Task[None] | None = None
     failed: BaseException | None = None
     try:
-        server = Server(config, gates=app.gates)
+        server = Server(config, gates=app.gates, limits=app.limits)
         for add_to_server, servicer in app.services:
             server.add(add_to_server, servicer)
         port = await server.start()
