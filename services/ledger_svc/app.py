@@ -33,6 +33,7 @@ from ledger_svc.storage import Storage
 from ledger_svc.storage.database import Database
 from ledger_svc.tools import AnyKey, KeyPolicy, Tools
 from ledger_svc.unread import Unread
+from ledger_svc.untaken import Untaken
 from ledger_svc.witness_keys import RingPolicy
 from ledger_svc.witnessing import WitnessClient
 from provledger import logs
@@ -70,6 +71,7 @@ class Service:
     reading_gate: ReadingGate
     making_gate: MakingGate
     unread: Unread
+    untaken: Untaken
 
     def gates(self) -> dict[str, RPCGate]:
         """What the server asks before it parses a call."""
@@ -77,7 +79,7 @@ class Service:
             f"/{LEDGER_SERVICE}/{name}": self.reading_gate.call for name in reading_gate.RPCS
         }
         for name in ("Append", "AppendBatch"):
-            gates[f"/{LEDGER_SERVICE}/{name}"] = self.gate.call
+            gates[f"/{LEDGER_SERVICE}/{name}"] = self.untaken.around(self.gate.call)
         gates[f"/{LEDGER_SERVICE}/{making_gate.RPC}"] = self.making_gate.call
         return gates
 
@@ -139,6 +141,7 @@ def assemble(
         quotas=parse_quotas(settings.tenant_quotas),
     )
     unread = Unread(settings.work_bytes)
+    untaken = Untaken(settings.work_bytes)
     policy = keys or AnyKey()
     appender = Appender(
         Tools(
@@ -200,9 +203,10 @@ def assemble(
         directory,
         lag,
         gate,
-        ReadingGate(settings.read_calls),
-        MakingGate(gate),
+        ReadingGate(settings.read_calls, untaken),
+        MakingGate(gate, untaken),
         unread,
+        untaken,
     )
 
 

@@ -127,7 +127,7 @@ class Settings(ServerSettings):
         metadata={
             "doc": "Most bytes of drafts let in and not answered yet, of all ledgers together; "
             "one tenant has three quarters of it at most. As much again may stand in streams whose "
-            "answers were not taken.",
+            "answers were not taken, and as much in answers of other calls.",
             "unit": "bytes",
             "min": 16 * 1024 * 1024,
         },

@@ -13,6 +13,8 @@ from typing import Final
 
 from ledger_svc.gate import Gate
 from ledger_svc.reading_gate import ReadingGate
+from ledger_svc.untaken import Untaken
+from provledger.rpc.interceptors import Answered
 
 RPC: Final = "CreateLedger"
 MAX_CALLS: Final = 32
@@ -22,17 +24,19 @@ MAX_CALLS: Final = 32
 class MakingGate:
     """Lets calls that make ledgers in; for one event loop. `gate` knows the quotas."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, untaken: Untaken) -> None:
         self._gate = gate
-        self._calls = ReadingGate(MAX_CALLS, "too many ledgers are being made; try again later")
+        self._calls = ReadingGate(
+            MAX_CALLS, untaken, "too many ledgers are being made; try again later"
+        )
 
     @contextmanager
-    def call(self, data: bytes) -> Iterator[None]:
+    def call(self, data: bytes) -> Iterator[Answered]:
         """Hold a place for a call, given its raw request.
 
         Raises:
             ResourceExhaustedError: OVERLOADED or QUOTA_EXCEEDED, and when to come back.
         """
         self._gate.check_quota(data)
-        with self._calls.call(data):
-            yield
+        with self._calls.call(data) as answered:
+            yield answered

@@ -24,10 +24,12 @@ _unread_bytes = telemetry.gauge(
 
 
 class Unread:
-    """The account of all streams; for one event loop. max_bytes: of all tenants together."""
+    """The account of all streams; for one event loop. max_bytes: of all tenants together. gauge:
+    where what is held is shown."""
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, gauge: telemetry.Gauge = _unread_bytes) -> None:
         self._max_bytes = max_bytes
+        self._gauge = gauge
         self._held: Counter[str] = Counter()
         # Of those whom their own window would let go on.
         self._waiting: set[asyncio.Event] = set()
@@ -41,13 +43,17 @@ class Unread:
             self._held[tenant] + size_bytes, used, self._max_bytes
         )
 
+    def held(self, tenant: str) -> int:
+        """Bytes that are held for a tenant."""
+        return self._held[tenant]
+
     def add(self, tenant: str, size_bytes: int) -> None:
         """Count a message, or with a negative size, count it no longer."""
         self._held[tenant] += size_bytes
         if not self._held[tenant]:
             del self._held[tenant]
         self.size_bytes += size_bytes
-        _unread_bytes.set(self.size_bytes)
+        self._gauge.set(self.size_bytes)
         if size_bytes < 0:
             for waiting in self._waiting:
                 waiting.set()

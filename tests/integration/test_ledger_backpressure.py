@@ -500,4 +500,4 @@ async def test_reads_are_bounded_by_tenant_and_leave_room_for_another(tmp_path: 
             call.cancel()
         await eventually(lambda: not service.reading_gate.in_work)
         assert await outcome(stub.GetLedger(mine)) is None
-        assert not service.reading_gate.tenants
+        await eventually(lambda: not service.reading_gate.tenants)

@@ -33,8 +33,14 @@ from provledger.rpc.watches import Behaviour, Watches
 log = logs.get(__name__)
 
 Tracer = Callable[[str, Any], AbstractContextManager[object]]
-Gate = Callable[[bytes], AbstractContextManager[object]]
-"""Given a raw request, a context that is held until the call is answered; raises to refuse it."""
+Done = Callable[[Any], object]
+Answered = Callable[[int], Done | None]
+Gate = Callable[[bytes], AbstractContextManager[Answered | None]]
+"""Given a raw request, a context that is held until the call is answered; raises to refuse it.
+
+What the context gives is told how many bytes the answer has, before it is sent, and may raise. What
+that returns is called once the answer is taken or nobody is there any more to take it.
+"""
 Decoder = Callable[[bytes], Any]
 _Trailers = tuple[tuple[str, bytes], ...]
 
@@ -127,8 +133,9 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
             return grpc.unary_stream_rpc_method_handler(run, None, encode)
         gate = self._gates.get(method)
         if gate is not None:
-            run = self._around(method, _gated(gate, decode, handler.unary_unary), None, unary=True)
-            return grpc.unary_unary_rpc_method_handler(run, None, encode)
+            inner = _gated(gate, decode, encode, handler.unary_unary)
+            run = self._around(method, inner, None, unary=True)
+            return grpc.unary_unary_rpc_method_handler(run, None, None)
         run = self._around(method, handler.unary_unary, decode, unary=True)
         return grpc.unary_unary_rpc_method_handler(run, None, encode)
 
@@ -244,12 +251,23 @@ def _as_coroutine(behaviour: Any) -> Behaviour:
     return run
 
 
-def _gated(gate: Gate, decode: Decoder, inner: Behaviour) -> Behaviour:
-    """`inner` behind a gate, which sees the request before anything is spent on it."""
+def _gated(
+    gate: Gate, decode: Decoder, encode: Callable[[Any], bytes], inner: Behaviour
+) -> Behaviour:
+    """`inner` behind a gate, which sees the request before anything is spent on it.
 
-    async def run(data: Any, context: Any) -> Any:
-        with gate(data):
-            return await inner(decode(data), context)
+    It gives the answer as bytes: gRPC would keep the message beside them for as long.
+    """
+
+    async def run(data: Any, context: Any) -> bytes:
+        with gate(data) as answered:
+            answer = encode(await inner(decode(data), context))
+            done = None if answered is None else answered(len(answer))
+            if done is not None:
+                # gRPC calls these when it has sent the answer as far as the reader's window lets
+                # it, or cannot any more; not when we return.
+                context.add_done_callback(done)
+            return answer
 
     return run
 
