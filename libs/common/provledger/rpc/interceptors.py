@@ -13,6 +13,7 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, aclosing
+from copy import copy
 from typing import Any, Final
 
 import grpc
@@ -28,6 +29,7 @@ from provledger.errors import (
 from provledger.rpc import auth
 from provledger.rpc.bounds import Limits, bounded
 from provledger.rpc.errors import CODES, DETAILS_KEY, as_status_error, internal_error, to_status
+from provledger.rpc.places import Places
 from provledger.rpc.watches import Behaviour, Watches
 
 log = logs.get(__name__)
@@ -41,13 +43,18 @@ Gate = Callable[[bytes], AbstractContextManager[Answered | None]]
 What the context gives is told how many bytes the answer has, before it is sent, and may raise. What
 that returns is called once the answer is taken or nobody is there any more to take it.
 """
+_Handlers = tuple[Any, Any]
+"""The usual one of a method, and the careful one."""
 Decoder = Callable[[bytes], Any]
 _Trailers = tuple[tuple[str, bytes], ...]
 
 DEFAULT_DEADLINE_S: Final = 60.0
 DEFAULT_HEALTH_WATCHES: Final = 1024
+DEFAULT_CALLS: Final = 8192
 
 _WATCH_AGAIN_S: Final = 5.0
+_MESSAGE_S: Final = 10.0
+"""How long a request is waited for while places are scarce."""
 _HEALTH_BYTES: Final = 1024
 """Longest request for health: the name of a service."""
 
@@ -82,25 +89,34 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         self._trace = trace
         self._gates = dict(gates or {})
         self._limits = dict(limits or {})
-        self._health_watches = health_watches
-        self._health_watching = 0
-        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._health_watches = _Free(health_watches)
+        self._handlers: dict[str, _Handlers] = {}
         self._watches = Watches()
+        self._places = Places(DEFAULT_CALLS)
+
+    def at(self, places: Places) -> ServiceInterceptor:
+        """The same for a listener, whose places its calls have; watches are those of all."""
+        other = copy(self)
+        other._handlers = {}
+        other._places = places
+        return other
 
     async def intercept_service(
         self,
         continuation: Callable[[Any], Awaitable[Any]],
         handler_call_details: Any,
     ) -> Any:
+        self._places.rest()
         method: str = handler_call_details.method
-        wrapped = self._handlers.get(method)
-        if wrapped is None:
+        handlers = self._handlers.get(method)
+        if handlers is None:
             handler = await continuation(handler_call_details)
             # Unknown methods are not remembered: a stranger could name any number of them.
             if handler is None:
                 return None
-            wrapped = self._handlers[method] = self._wrap(method, handler)
-        return wrapped
+            wrapped = self._wrap(method, handler)
+            handlers = self._handlers[method] = wrapped, self._careful(method, wrapped)
+        return handlers[self._places.are_scarce]
 
     def end_watches(self) -> None:
         """End the server streams (watches) with UNAVAILABLE, so that their callers go elsewhere.
@@ -145,8 +161,10 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         """`inner` with everything around it; without `decode` it is given what came."""
         limit_s = self._deadline_s
         admit = self._admission(method)
+        places = self._places
 
         async def run(request: Any, context: Any) -> Any:
+            places.work()
             try:
                 if admit is not None:
                     admit(context)
@@ -163,6 +181,8 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
                 raise
             except Exception as exc:
                 refusal = _refusal(method, exc)
+            finally:
+                places.rest()
             request = None  # see `_refusal`
             return await context.abort(*refusal)
 
@@ -178,19 +198,66 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
 
         return traced
 
-    def _admission(self, method: str) -> Callable[[Any], None] | None:
+    def _admission(self, method: str) -> Callable[[Any], str] | None:
         authenticate = self._authenticate
         callers = None if self._allow is None else self._allow.callers(method)
         if authenticate is None and callers is None:
             return None
 
-        def admit(context: Any) -> None:
+        def admit(context: Any) -> str:
             principal = auth.ANONYMOUS if authenticate is None else authenticate(context)
             if callers is not None and principal not in callers:
                 raise auth.refuse(principal, method)
             auth.set_principal(principal)
+            return principal
 
         return admit
+
+    def _careful(self, method: str, handler: Any) -> Any:
+        """A handler for when places are scarce: no other one on the wire (see `places`).
+
+        A request stream is read by its servicer, and has no use for it.
+        """
+        if handler.request_streaming:
+            return handler
+        run = handler.unary_stream if handler.response_streaming else handler.unary_unary
+        identify = self._identification(method)
+        limit_s = min(self._deadline_s, _MESSAGE_S)
+        places = self._places
+
+        async def careful(_: Any, context: Any) -> None:
+            try:
+                principal = identify(context)
+                with places.silent(principal):
+                    data = await _only_message(context, limit_s)
+            except Exception as exc:
+                refusal = _refusal(method, exc)
+            else:
+                answer = await run(data, context)
+                if not handler.response_streaming:
+                    places.answered(principal)
+                    await context.write(answer)
+                return
+            await context.abort(*refusal)
+
+        return grpc.stream_stream_rpc_method_handler(careful, None, handler.response_serializer)
+
+    def _identification(self, method: str) -> Callable[[Any], str]:
+        """Who calls; raises where they may not. For health everybody may."""
+        admit = self._admission(method)
+        if admit is None:
+            return lambda context: auth.ANONYMOUS
+        if not method.startswith(f"/{auth.HEALTH_SERVICE}/"):
+            return admit
+        authenticate = self._authenticate
+
+        def identify(context: Any) -> str:
+            try:
+                return auth.ANONYMOUS if authenticate is None else authenticate(context)
+            except StatusError:
+                return auth.ANONYMOUS
+
+        return identify
 
     def _health_check(self, method: str, decode: Decoder, inner: Behaviour) -> Behaviour:
         """`inner`, which asks for health: for everybody, but shortly."""
@@ -210,28 +277,60 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
     def _health_watch(self, method: str, decode: Decoder, inner: Behaviour) -> Behaviour:
         """`inner`, which watches health: for everybody, but bounded, and ended by a drain."""
         watch = self._watches.ending(inner)
+        free = self._health_watches
+        places = self._places
 
         async def run(request: Any, context: Any) -> Any:
+            places.work()
             try:
-                if self._health_watching >= self._health_watches:
+                if not free.count:
                     raise ResourceExhaustedError(
                         "TOO_MANY_WATCHES",
                         "the server's health is watched by as many as may; ask for it (Check)",
                         retry_delay_s=_WATCH_AGAIN_S,
                     )
-                self._health_watching += 1
+                free.count -= 1
                 try:
                     return await watch(decode(request), context)
                 finally:
-                    self._health_watching -= 1
+                    free.count += 1
             except grpc.aio.AbortError:
                 raise
             except Exception as exc:
                 refusal = _refusal(method, exc)
+            finally:
+                places.rest()
             request = None
             return await context.abort(*refusal)
 
         return run
+
+
+class _Free:
+    """How many are left, for several to count."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+
+async def _only_message(context: Any, limit_s: float) -> bytes:
+    """The message of a call that may have one.
+
+    Raises:
+        DeadlineExceededError: it did not come in time.
+        InvalidArgumentError: there is none.
+    """
+    try:
+        async with asyncio.timeout(limit_s):
+            data = await context.read()
+    except TimeoutError:
+        raise DeadlineExceededError(
+            "DEADLINE_EXCEEDED", f"the request did not come within {limit_s:g} s"
+        ) from None
+    if data is grpc.aio.EOF:
+        raise _malformed()
+    message: bytes = data
+    return message
 
 
 def _as_coroutine(behaviour: Any) -> Behaviour:

@@ -26,6 +26,7 @@ from provledger.rpc import auth
 from provledger.rpc.bounds import Limits
 from provledger.rpc.health import HealthServicer
 from provledger.rpc.interceptors import Gate, ServiceInterceptor
+from provledger.rpc.places import Places
 from provledger.rpc.settings import ServerSettings
 from provledger.rpc.tls import server_credentials
 from provledger.settings import ConfigError
@@ -69,11 +70,12 @@ class Server:
             health_watches=max(1, config.max_concurrent_rpcs // _HEALTH_PART),
         )
         count = config.listeners if sys.platform == "linux" else 1
+        most = calls_of_listener(config, count)
         self._servers = [
             grpc.aio.server(
-                interceptors=[self._interceptor],
+                interceptors=[self._interceptor.at(Places(most))],
                 options=server_options(config, shared=count > 1),
-                maximum_concurrent_rpcs=calls_of_listener(config, count),
+                maximum_concurrent_rpcs=most,
             )
             for _ in range(count)
         ]
