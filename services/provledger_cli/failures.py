@@ -61,20 +61,44 @@ def run(app: Callable[[], Any], *, fips_module: str = "") -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     output.hold_closed_streams()
     try:
+        code = _exit_code(app, fips_module)
+        output.flush()
+    except BaseException:
+        # Nobody was told, on a full disk for instance; Python's own exit code here, 1, would say
+        # that something does not hold.
+        output.drop()
+        code = COULD_NOT_TELL
+    sys.exit(code)
+
+
+def _exit_code(app: Callable[[], Any], fips_module: str) -> int | str | None:
+    """Run it; what is wrong is told, and may fail to be. As for `sys.exit`."""
+    try:
         if fips_module:
             launch.enter(fips_module)
         _heed_sigterm()
         app()
     except SystemExit as exit_:
         if exit_.code == _INTERRUPTED:
-            output.fail("interrupted", hint=_INTERRUPTED_HINT)
-            sys.exit(COULD_NOT_TELL)
-        raise
+            return _interrupted()
+        return COULD_NOT_TELL if _is_no_answer(exit_) else exit_.code
     except KeyboardInterrupt:
-        output.fail("interrupted", hint=_INTERRUPTED_HINT)
-        sys.exit(COULD_NOT_TELL)
+        return _interrupted()
     except Exception as error:
-        sys.exit(report(error))
+        return report(error)
+    return HOLDS
+
+
+def _interrupted() -> int:
+    output.fail("interrupted", hint=_INTERRUPTED_HINT)
+    return COULD_NOT_TELL
+
+
+def _is_no_answer(exit_: SystemExit) -> bool:
+    """Whether an exit code is not a verb's, but what typer and rich make of a reader gone away."""
+    from typer import Abort
+
+    return exit_.code == DOES_NOT_HOLD and isinstance(exit_.__context__, (OSError, Abort))
 
 
 def _heed_sigterm() -> None:

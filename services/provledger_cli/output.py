@@ -46,8 +46,28 @@ class _Console(Console):
 
 def _reader_gone() -> NoReturn:
     # What is still buffered would fail again when the process ends.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _to_nowhere(sys.stdout)
     raise SystemExit(_COULD_NOT_TELL)
+
+
+def _to_nowhere(stream: TextIO | None) -> None:
+    if stream is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def flush() -> None:
+    """Write what is still buffered; raises OSError where that cannot be."""
+    # The type checker does not know that they may be missing.
+    streams: tuple[TextIO | None, ...] = (sys.stdout, sys.stderr)
+    for stream in streams:
+        if stream is not None:
+            stream.flush()
+
+
+def drop() -> None:
+    """Let go of what is still buffered: at the end of the process, nobody would take it either."""
+    _to_nowhere(sys.stdout)
+    _to_nowhere(sys.stderr)
 
 
 def _console(stream: TextIO | None, *, stderr: bool) -> Console:
@@ -105,9 +125,15 @@ def answer_on_stderr() -> None:
 
 
 def document(value: Mapping[str, Any] | Sequence[Any]) -> None:
-    """Write the one JSON document of a command to stdout. Bytes become lower-case hex."""
+    r"""Write the one JSON document of a command to stdout. Bytes become lower-case hex.
+
+    What of a file's name is not UTF-8 is spelled as in Python, `\udcff`, as it is for people.
+    """
     options = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
-    text = orjson.dumps(value, default=_plain, option=options) + b"\n"
+    try:
+        text = orjson.dumps(value, default=_plain, option=options) + b"\n"
+    except TypeError:
+        text = orjson.dumps(_utf8(value), default=_plain, option=options) + b"\n"
     if not _Mode.on_stderr:
         raw(text)
         return
@@ -133,6 +159,17 @@ def stdout_bytes() -> Iterator[IO[bytes]]:
         stream.buffer.flush()
     except BrokenPipeError:
         _reader_gone()
+
+
+def _utf8(value: Any) -> Any:
+    """The same value, with lone surrogates spelled out in every text."""
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, Mapping):
+        return {_utf8(name): _utf8(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_utf8(each) for each in value]
+    return value
 
 
 def _plain(value: Any) -> Any:
