@@ -76,7 +76,7 @@ def _exit_code(app: Callable[[], Any], fips_module: str) -> int | str | None:
     try:
         if fips_module:
             launch.enter(fips_module)
-        _heed_sigterm()
+        _heed_signals()
         app()
     except SystemExit as exit_:
         if exit_.code == _INTERRUPTED:
@@ -101,21 +101,26 @@ def _is_no_answer(exit_: SystemExit) -> bool:
     return exit_.code == DOES_NOT_HOLD and isinstance(exit_.__context__, (OSError, Abort))
 
 
-def _heed_sigterm() -> None:
-    """Have SIGTERM end a command as Ctrl-C does: what it has not finished is not left behind.
+def _heed_signals() -> None:
+    """Have SIGTERM and a hang-up end a command as Ctrl-C does: nothing unfinished is left behind.
 
-    Verbs that go on until they are told to end have handlers of their own.
+    Verbs that go on until they are told to end have handlers of their own, for Ctrl-C at least. A
+    hang-up that is ignored stays so (`nohup`).
     """
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        interrupt = signal.getsignal(signal.SIGINT)
-        if callable(interrupt):
-            interrupt(signal.SIGINT, frame)
+        if number == signal.SIGHUP:
+            # The kernel and the shell each send one: the second is no wish to end at once.
+            signal.signal(number, signal.SIG_IGN)
+        if callable(signal.getsignal(signal.SIGINT)):
+            # Sent, not called: asyncio looks at which signal it was.
+            signal.raise_signal(signal.SIGINT)
         else:  # Ctrl-C is ignored, as in the background of a script.
             raise KeyboardInterrupt
 
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, on_signal)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, on_signal)
 
 
 def report(
