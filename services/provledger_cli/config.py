@@ -31,6 +31,11 @@ OPTIONAL_KEYS = ("receipt",)
 RECOVERY_KID = "recovery-1"
 """The key that endorses key events when no other can; named in the key ledger's genesis."""
 
+SINK_SCHEMES = ("file", "http", "https", "s3")
+"""Schemes of the anchor's own sinks; those of others are entry points of `SINK_GROUP`."""
+
+SINK_GROUP = "provledger.sinks"
+
 
 @dataclass(frozen=True, slots=True)
 class Config:
@@ -127,6 +132,29 @@ def settle(
             },
         )
     return config
+
+
+def check_sinks(sinks: Sequence[str]) -> None:
+    """Refuse what the anchor has no sink for, as far as the URI's scheme tells.
+
+    Raises:
+        CommandError: naming the first that is none.
+    """
+    from importlib.metadata import entry_points
+    from urllib.parse import urlsplit
+
+    for uri in sinks:
+        try:
+            scheme = urlsplit(uri).scheme
+        except ValueError:
+            scheme = ""
+        if scheme in SINK_SCHEMES or (scheme and entry_points(group=SINK_GROUP, name=scheme)):
+            continue
+        raise CommandError(
+            f"--sink {uri!r} is no sink: known are "
+            + ", ".join(f"{each}:" for each in SINK_SCHEMES),
+            hint="give a URI, such as file:///mnt/elsewhere",
+        )
 
 
 def _same_database(url: str, kept: str) -> bool:

@@ -83,6 +83,7 @@ def restore(
         CommandError: exit code 1 for a backup that is damaged or does not hang together.
         StatusError: a database cannot be reached or used.
     """
+    configs.check_sinks(sinks)
     target = _place(target)
     unfinished = scratch.is_unfinished(target.path)
     if not unfinished:

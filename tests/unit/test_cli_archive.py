@@ -438,3 +438,18 @@ def test_a_backup_of_another_kind_of_database_is_told_apart(tmp_path: Path) -> N
             sinks=(),
             accepted=False,
         )
+
+
+def test_what_is_no_sink_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    """Else the services would find it out, which cannot start with it."""
+    made(tmp_path / "b.tar")
+    with pytest.raises(CommandError, match="'foo' is no sink") as caught:
+        restore(
+            tmp_path / "b.tar",
+            DataDir.at(tmp_path / "new"),
+            database_url="",
+            sinks=("foo",),
+            accepted=False,
+        )
+    assert caught.value.exit_code == COULD_NOT_TELL
+    assert [path.name for path in tmp_path.iterdir()] == ["b.tar"]

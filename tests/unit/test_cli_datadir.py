@@ -8,10 +8,12 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 
+from anchor_svc import sinks
 from provledger.db import open_engine
 from provledger_cli import config, connect, datadir, endpoints, launching, running
 from provledger_cli.datadir import DataDir
@@ -351,3 +353,21 @@ def test_an_endpoint_that_cannot_be_read_says_how_it_should_look(
 def test_half_a_set_of_certificates_is_refused(directory: DataDir) -> None:
     with pytest.raises(CommandError, match="tls_key"):
         connect.target(directory.path, ["h:1"], tls_cert=Path("c.pem"))
+
+
+@pytest.mark.parametrize("uri", ["foo", "/mnt/elsewhere", "", "carrier-pigeon:coop", "http://[x"])
+def test_what_is_no_sink_is_refused(uri: str) -> None:
+    with pytest.raises(CommandError, match="is no sink: known are file:, http:"):
+        config.check_sinks(["file:///a", uri])
+
+
+def test_sinks_are_those_of_the_anchor(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert config.SINK_SCHEMES == sinks._BUILTIN
+    assert config.SINK_GROUP == sinks.ENTRY_POINTS
+    config.check_sinks([f"{scheme}:x" for scheme in config.SINK_SCHEMES])
+    somebodys = EntryPoint("pigeon", "coop:Sink", config.SINK_GROUP)
+    monkeypatch.setattr(
+        "importlib.metadata.entry_points",
+        lambda **wanted: [each for each in [somebodys] if each.matches(**wanted)],
+    )
+    config.check_sinks(["pigeon:coop"])
