@@ -6,6 +6,7 @@ prefixes are the services' own settings, and services refuse variables there tha
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated, TypeAlias
@@ -15,6 +16,18 @@ import typer
 from provledger_cli.failures import CommandError
 
 SERVICES_PANEL = "Which services"
+
+
+def finite(value: float | None) -> float | None:
+    """Callback of an option: a number with which something is compared, or that has an end.
+
+    Raises:
+        typer.BadParameter: it is infinite, or none ("nan"), which no bound of an option keeps out.
+    """
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value:g} is not a finite number.")
+    return value
+
 
 DataDirOption: TypeAlias = Annotated[
     Path | None,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from provledger.errors import InputError
 from provledger_cli.connect import Target
@@ -16,6 +17,7 @@ from provledger_cli.failures import CommandError
 from provledger_cli.load import judge, planning
 from provledger_cli.load.fleet import Step
 from provledger_cli.load.schedule import Traffic
+from provledger_cli.main import application
 from provledger_cli.verbs.load import load
 
 STEP = Step(100.0, 1.0, sent=100, answered=100, in_time=100, drafts=100).document()
@@ -119,3 +121,30 @@ def test_event_after_the_load_is_refused(options: Any, refused: str) -> None:
             planning.with_events(two, here, **given)
     else:
         assert planning.with_events(two, here, **given).kill == given["kill"]
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf", "-1"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        *("--duration", "--rotate-at", "--at", "--tolerance", "--max-p95-ms", "--max-p99-ms"),
+        *("--min-rate", "--max-failed", "--max-refused", "--max-gap-ms", "--max-memory-mib"),
+    ],
+)
+def test_a_bound_that_bounds_nothing_is_refused(option: str, number: str) -> None:
+    """Nothing is greater than infinity or nan: the load would always be fine, or never end."""
+    done = CliRunner().invoke(application(["load"]), ["load", option, number])
+    assert done.exit_code == 2
+    assert f"Invalid value for '{option}'" in done.stderr.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("options", "refused"),
+    [
+        ({"tolerance": 0.2}, "--tolerance is for --baseline"),
+        ({"kill_at": 1.0}, "--at is for --kill"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(options: Any, refused: str) -> None:
+    with pytest.raises(CommandError, match=refused):
+        load(**options)

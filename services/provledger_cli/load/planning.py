@@ -56,6 +56,16 @@ def plan(
     )
 
 
+def refuse_alone(option: str, value: object, of: str, given: object) -> None:
+    """Refuse an option without the one that it belongs to; None is what was not given.
+
+    Raises:
+        CommandError: it would do nothing.
+    """
+    if value is not None and given is None:
+        raise CommandError(f"{option} is for {of}, which is not given", hint=f"give {of} too")
+
+
 def with_events(
     plan: Plan, where: Target, rotate_at: float | None, kill: str, kill_at: float
 ) -> Plan:

@@ -18,6 +18,7 @@ from provledger_cli.options import (
     TLSCAOption,
     TLSCertOption,
     TLSKeyOption,
+    finite,
 )
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def load(
             envvar="PROVLEDGER_LOAD_DURATION",
             rich_help_panel=_SWEEP,
             min=0.5,
+            callback=finite,
             help="Seconds of each step. One rate and a long duration make a soak.",
         ),
     ] = 10.0,
@@ -152,6 +154,7 @@ def load(
             envvar="PROVLEDGER_LOAD_ROTATE_AT",
             rich_help_panel=_MIDDLE,
             min=0.0,
+            callback=finite,
             help="Rotate the witness's key so many seconds after the start.",
             show_default=False,
         ),
@@ -168,21 +171,25 @@ def load(
         ),
     ] = "",
     kill_at: Annotated[
-        float,
+        float | None,
         typer.Option(
             "--at",
             envvar="PROVLEDGER_LOAD_KILL_AT",
             rich_help_panel=_MIDDLE,
             min=0.0,
-            help="When to --kill it, in seconds after the start.",
+            callback=finite,
+            help="When to --kill it, in seconds after the start. Default: 1.",
+            show_default=False,
         ),
-    ] = 1.0,
+    ] = None,
     max_p95_ms: Annotated[
         float | None,
         typer.Option(
             "--max-p95-ms",
             envvar="PROVLEDGER_LOAD_MAX_P95_MS",
             rich_help_panel=_BOUNDS,
+            min=0.0,
+            callback=finite,
             help="p95 of every step is at most this.",
             show_default=False,
         ),
@@ -193,6 +200,8 @@ def load(
             "--max-p99-ms",
             envvar="PROVLEDGER_LOAD_MAX_P99_MS",
             rich_help_panel=_BOUNDS,
+            min=0.0,
+            callback=finite,
             help="p99 of every step is at most this.",
             show_default=False,
         ),
@@ -203,6 +212,8 @@ def load(
             "--min-rate",
             envvar="PROVLEDGER_LOAD_MIN_RATE",
             rich_help_panel=_BOUNDS,
+            min=0.0,
+            callback=finite,
             help="Answers a second of the best step, while it lasts, are at least this.",
             show_default=False,
         ),
@@ -215,6 +226,7 @@ def load(
             rich_help_panel=_BOUNDS,
             min=0.0,
             max=1.0,
+            callback=finite,
             help="Part of all drafts that may fail; refusals for overload are none.",
             show_default=False,
         ),
@@ -227,6 +239,7 @@ def load(
             rich_help_panel=_BOUNDS,
             min=0.0,
             max=1.0,
+            callback=finite,
             help="Part of the drafts of every step that may be refused for overload.",
             show_default=False,
         ),
@@ -238,6 +251,7 @@ def load(
             envvar="PROVLEDGER_LOAD_MAX_GAP_MS",
             rich_help_panel=_BOUNDS,
             min=0.0,
+            callback=finite,
             help="In no step a client process is without any answer for longer than this.",
             show_default=False,
         ),
@@ -249,6 +263,7 @@ def load(
             envvar="PROVLEDGER_LOAD_MAX_MEMORY_MIB",
             rich_help_panel=_BOUNDS,
             min=0.0,
+            callback=finite,
             help="Resident memory of every service of the data directory, at its highest.",
             show_default=False,
         ),
@@ -274,16 +289,18 @@ def load(
         ),
     ] = None,
     tolerance: Annotated[
-        float,
+        float | None,
         typer.Option(
             "--tolerance",
             envvar="PROVLEDGER_LOAD_TOLERANCE",
             rich_help_panel=_BOUNDS,
             min=0.0,
-            help="How much worse than the baseline it may be, in p95, p99, refusals and rate: 0.2 "
-            "is a fifth.",
+            callback=finite,
+            help="How much worse than the --baseline it may be, in p95, p99, refusals and rate. "
+            "Default: 0.2, a fifth.",
+            show_default=False,
         ),
-    ] = 0.2,
+    ] = None,
     plot: Annotated[
         Path | None,
         typer.Option(
@@ -316,6 +333,8 @@ def load(
     from provledger_cli.load import judge, overload, planning, report
 
     output.use_json(as_json)
+    planning.refuse_alone("--tolerance", tolerance, "--baseline", baseline)
+    planning.refuse_alone("--at", kill_at, "--kill", kill or None)
     placing.claim(plot)
     traffic = planning.traffic(mix, tenants, sizes, batch_items, constant)
     plan = planning.plan(
@@ -331,7 +350,7 @@ def load(
     )
     before = planning.baseline(baseline)
     where = target(data_dir, endpoint, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca)
-    plan = planning.with_events(plan, where, rotate_at, kill, kill_at)
+    plan = planning.with_events(plan, where, rotate_at, kill, 1.0 if kill_at is None else kill_at)
     outcome = run_async(_run(plan, where, timeout))
     steps = [step.document() for step in outcome.steps]
     findings = judge.judge(
@@ -346,7 +365,7 @@ def load(
         memory=outcome.memory,
         baseline=before.steps if before else None,
         unlike=before.unlike(plan) if before else (),
-        tolerance=tolerance,
+        tolerance=0.2 if tolerance is None else tolerance,
     )
     findings += judge.in_the_middle(outcome.events, outcome.missed, outcome.load_s)
     findings += outcome.recalled
