@@ -24,13 +24,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Final, Protocol
 
-from provledger_cli import contents, manifests, tarstream
+from provledger_cli import contents, file_kinds, manifests, tarstream
 from provledger_cli.failures import DOES_NOT_HOLD, CommandError
 from provledger_cli.manifests import Listing, Manifest, ManifestError, Member
 from provledger_cli.tarstream import OtherMemberError, TarError
 
 MANIFEST: Final = "manifest.json"
 _PIECE: Final = 1 << 20
+_START_BYTES: Final = 1 << 16
+# The name of what every backup begins with.
+_FIRST: Final = b"config.json"
 
 
 class Readable(Protocol):
@@ -93,9 +96,11 @@ def verify(path: Path, on_progress: Callable[[int], None] = lambda position: Non
     `on_progress` is told how far in the file it is.
 
     Raises:
-        CommandError: exit code 1 if it is damaged, incomplete or holds what it should not.
+        CommandError: exit code 1 if it is damaged, incomplete or holds what it should not; 2 if
+            it is something else.
     """
     with _reading(path) as raw:
+        _refuse_others(path, raw)
         return check(raw, on_progress)
 
 
@@ -217,6 +222,23 @@ def _reading(path: Path) -> Iterator[IO[bytes]]:
         raise _damaged(path, str(error)) from error
     except OSError as error:
         raise CommandError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _refuse_others(path: Path, raw: IO[bytes]) -> None:
+    """Refuse a file of which nothing is of an archive: it says nothing of any backup."""
+    try:
+        start = tarstream.beginning(raw, _START_BYTES)
+    except TarError:
+        return  # it was compressed, and what it was is not known
+    cut_off = start and _FIRST.startswith(start[: len(_FIRST)])
+    if cut_off or tarstream.is_likely(start):
+        return
+    hint = "was it fetched whole? name a file that `provledger backup` wrote"
+    if not start:
+        raise CommandError(f"{path} is empty", hint=hint)
+    other = file_kinds.kind_of(start)
+    what = f"; it looks like {other}" if other else ""
+    raise CommandError(f"{path} is no backup{what}", hint=hint)
 
 
 def _digest(file: Readable) -> str:

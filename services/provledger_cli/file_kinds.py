@@ -1,4 +1,4 @@
-"""What a file is that `verify` was given: an export or receipt, however damaged, or another.
+"""What a file is that `verify` or `restore` was given: what it is for, however damaged, or another.
 
 Something else is no answer (exit code 2): the evidence is missing, as it is where a download failed
 or the wrong file was named. What was an export or a receipt does not hold (1), whatever was done
@@ -47,6 +47,13 @@ def refuse_others(path: Path, lines: Iterable[bytes]) -> None:
     other = _kind_of(start)
     what = f"; it looks like {other}" if other else ""
     raise CommandError(f"{path} is neither an export nor a receipt{what}", hint=hint)
+
+
+def kind_of(start: bytes) -> str:
+    """What of ours a file is that begins like that, and is no backup; "" if nothing plainly is."""
+    if _MEMBER_RE.search(start) or start.startswith(_BEGINNINGS):
+        return "an export or a receipt"
+    return _kind_of(start.strip())
 
 
 def _kind_of(start: bytes) -> str:

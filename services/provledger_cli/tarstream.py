@@ -98,6 +98,28 @@ def members(raw: IO[bytes]) -> Iterator[tuple[str, int, Contents]]:
         raise TarError("a header in it is damaged")
 
 
+def beginning(raw: IO[bytes], size: int) -> bytes:
+    """The first bytes of an archive or of what was taken for one, no longer compressed.
+
+    Raises:
+        TarError: it is compressed, and damaged.
+        OSError: it cannot be read.
+    """
+    try:
+        return _Source(raw).read(size)
+    finally:
+        raw.seek(0)
+
+
+def is_likely(start: bytes) -> bool:
+    """Whether the first bytes are those of an archive, one of them damaged perhaps.
+
+    A compressed one is not read as such where a bit of what it begins with was flipped.
+    """
+    alike = sum(one == other for one, other in zip(start, b"\x1f\x8b\x08", strict=False))
+    return start[257:262] == b"ustar" or alike > 1
+
+
 class _Source:
     """The archive's bytes, no longer compressed."""
 

@@ -145,7 +145,7 @@ def test_a_flipped_bit_changes_nothing_that_is_read_or_is_found(
 @pytest.mark.parametrize("name", ["b.tar", "b.tar.gz"])
 def test_a_file_that_was_cut_off_is_refused(tmp_path: Path, name: str) -> None:
     data = made(tmp_path / name)
-    for length in (0, 10, len(data) // 3, len(data) // 2):
+    for length in (2, 10, len(data) // 3, len(data) // 2):
         (tmp_path / name).write_bytes(data[:length])
         assert refuse(tmp_path / name, tmp_path).exit_code == DOES_NOT_HOLD
 
