@@ -78,6 +78,8 @@ def write(
             "a backup is read again before it has its name: it cannot go to standard output",
             hint="name a file; what is to go elsewhere can be copied from there",
         )
+    if not out.name:
+        raise CommandError("--out names no file", hint="give the name of a file that is not there")
     try:
         scratch.clear(out)  # also what is left of the command that gave `out` its name
         if out.exists():
@@ -100,10 +102,7 @@ def write(
     except OSError as error:
         raise CommandError(
             f"no backup was made: {error.filename or out}: {error.strerror or error}",
-            hint="make that directory, or name another file"
-            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EROFS)
-            else "it needs room for the archive and for the largest database, where the file is to "
-            "be",
+            hint=_advice(error),
         ) from error
     except (sa.exc.SQLAlchemyError, sqlite3.Error) as error:
         raise as_storage_error(error) or CommandError(
@@ -112,6 +111,14 @@ def write(
             "to be; see what is wrong with the databases with `provledger log fsck`",
         ) from error
     return manifest
+
+
+def _advice(error: OSError) -> str:
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
+        return "make that directory, or name another file"
+    return scratch.advice(error) or (
+        "it needs room for the archive and for the largest database, where the file is to be"
+    )
 
 
 def _check_source(data_dir: DataDir, config: Config) -> None:

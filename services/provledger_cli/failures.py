@@ -6,6 +6,7 @@ PROVLEDGER_DEBUG=1 shows where it came from.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -159,9 +160,10 @@ def report(
         return COULD_NOT_TELL
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         output.fail(
             f"{where}{error.strerror or error}",
-            hint=hint or "check the path and its permissions",
+            hint=hint or ("make room there" if full else "check the path and its permissions"),
             about=about,
         )
         return COULD_NOT_TELL
@@ -228,6 +230,7 @@ _ADVICE_BY_REASON: Final = {
     "LEDGER_NOT_FOUND": "check the name; `provledger status` lists the ledgers that are there",
     "RECEIPT_NOT_FOUND": "check the name; `provledger list --tenant T` lists a ledger's receipts",
     "LOG_NOT_FOUND": "see the logs that are there with: provledger status",
+    "SYSTEM_TENANT": "name another tenant",
     "SINK_NOT_FOUND": "see the sinks that are there with: provledger anchor sinks",
     "POLICY_NOT_FOUND": "see the newest version with: provledger anchor policy",
     "KEY_NOT_FOUND": "see the keys that are there with: provledger keys list",

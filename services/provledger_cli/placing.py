@@ -56,9 +56,14 @@ def writing(path: Path, *, mode: int = 0o666) -> AbstractContextManager[IO[bytes
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write all of it to a place that was given to a command."""
-    with writing(path, mode=0o644) as file:
-        file.write(data)
+    """Write all of it to a place that was given to a command; an OSError names it."""
+    try:
+        with writing(path, mode=0o644) as file:
+            file.write(data)
+    except OSError as error:
+        if error.filename is None:  # such as of a disk that is full, which tells of no path
+            error.filename = "standard output" if is_stdout(path) else str(path)
+        raise
 
 
 @contextmanager

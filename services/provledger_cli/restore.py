@@ -108,7 +108,7 @@ def restore(
         raise CommandError(
             f"the restore could not be done: {error.filename or target.path}: "
             f"{error.strerror or error}",
-            hint="make room or mend the disk, and run it again",
+            hint=scratch.advice(error) or "make room or mend the disk, and run it again",
         ) from error
     except sa.exc.SQLAlchemyError as error:
         raise as_storage_error(error) or broken(type(error).__name__) from error

@@ -50,6 +50,15 @@ def beside(path: Path) -> Iterator[Path]:
         yield made
 
 
+def advice(error: OSError) -> str:
+    """What to do where a place cannot have anything made beside it, "" if something else is."""
+    if error.errno == errno.EROFS:
+        return "that file system is read-only: name a place on another"
+    if error.errno == errno.ENAMETOOLONG:
+        return f"give it a shorter name: until it is whole, {_DIGITS + 2} characters more are in it"
+    return ""
+
+
 def clear(path: Path) -> None:
     """Remove what commands that were killed have left for `path`."""
     pattern = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{{_DIGITS}}}")

@@ -39,6 +39,8 @@ def main() -> int:
     )
     parser.add_argument("--keep", action="store_true", help="add to the corpus what covers more")
     arguments = parser.parse_args()
+    if arguments.seconds < 1 or (arguments.each is not None and arguments.each < 1):
+        parser.error("--seconds and --each are at least 1")
     unknown = set(arguments.targets) - set(TARGETS)
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(TARGETS)}")

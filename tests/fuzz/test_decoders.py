@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.fuzz.__main__ import main
 from tests.fuzz.instrumented import INSTRUMENTED
 from tests.fuzz.mutate import damaged
 from tests.fuzz.seeds import CORPUS, SEEDS, inputs
@@ -78,3 +79,14 @@ def test_every_target_has_inputs_and_every_input_a_target() -> None:
     assert set(SEEDS) == set(TARGETS)
     assert {path.stem for path in CORPUS.glob("*.txt")} <= set(TARGETS)
     assert not [path.name for path in CORPUS.glob("*.txt") if not path.stat().st_size]
+
+
+@pytest.mark.parametrize("option", ["--each", "--seconds"])
+def test_no_time_at_all_is_refused(
+    option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Zero was taken for not given."""
+    monkeypatch.setattr("sys.argv", ["fuzz", option, "0", "no-such-target"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "--each are at least 1" in capsys.readouterr().err

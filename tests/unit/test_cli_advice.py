@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+from pathlib import Path
 
 import pytest
 
+from ledger_svc.key_ledger import refuse_system
 from provledger._keyring_view import no_active_key
 from provledger.errors import (
     FailedPreconditionError,
     NotFoundError,
+    PermissionDeniedError,
     StatusError,
     UnavailableError,
 )
-from provledger_cli.failures import advice
+from provledger.rpc.auth import refuse as auth_refuse
+from provledger_cli import backup
+from provledger_cli.config import Config
+from provledger_cli.datadir import DataDir
+from provledger_cli.failures import CommandError, advice
 from tests.unit.test_cli_options import commands
 
 LOST = ("keys revoke", "--replace-by", "--after", "--reason", "--recovery-key")
@@ -80,3 +89,49 @@ def test_what_holds_up_appends_is_seen_from_the_anchor() -> None:
     text = advice(UnavailableError("ANCHOR_OVERDUE", "it waits for longer than 1 s"))
     assert "provledger anchor status" in text
     check_named(text)
+
+
+def test_who_may_not_write_there_is_not_sent_to_his_certificate() -> None:
+    """Nobody may; in a data directory there is no certificate either."""
+    with pytest.raises(PermissionDeniedError) as caught:
+        refuse_system("system")
+    assert advice(caught.value) == "name another tenant"
+    assert "certificate" in advice(auth_refuse("cn", "/x.Y/Z"))
+
+
+@pytest.mark.parametrize(
+    ("number", "named"),
+    [
+        (errno.EROFS, "read-only"),
+        (errno.ENAMETOOLONG, "a shorter name"),
+        (errno.ENOENT, "make that directory"),
+        (errno.EACCES, "make that directory"),
+        (errno.ENOSPC, "needs room"),
+    ],
+)
+def test_where_no_backup_can_be_made_the_reason_is_heeded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, named: str
+) -> None:
+    def fails(self: Path, *_: object, **options: object) -> None:
+        raise OSError(number, os.strerror(number), str(self))
+
+    monkeypatch.setattr(Path, "mkdir", fails)
+    with pytest.raises(CommandError, match=os.strerror(number)) as caught:
+        _backup(tmp_path / "b.tar", tmp_path)
+    assert named in caught.value.hint
+
+
+def test_a_backup_under_too_long_a_name_is_told_how_long_it_may_be(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match="too long") as caught:
+        _backup(tmp_path / ("b" * 250), tmp_path)
+    assert "14 characters more" in caught.value.hint
+
+
+@pytest.mark.parametrize("out", ["", ".", "/"])
+def test_a_backup_needs_a_name(tmp_path: Path, out: str) -> None:
+    with pytest.raises(CommandError, match="--out names no file"):
+        _backup(Path(out), tmp_path)
+
+
+def _backup(out: Path, directory: Path) -> None:
+    backup.write(out, DataDir.at(directory / "data"), Config("", ()), with_keys=False)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from provledger_cli import placing
+from provledger_cli import failures, placing
 from provledger_cli.datadir import write_atomically
 from provledger_cli.failures import CommandError
 
@@ -167,3 +167,14 @@ def test_standard_output_has_many_names_and_is_written_once(
 def test_a_file_named_like_the_dash_can_be_given(tmp_path: Path) -> None:
     assert not placing.is_stdout(tmp_path / "-")
     assert not placing.is_stdout(None)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_what_cannot_be_written_is_named(capfd: pytest.CaptureFixture[str]) -> None:
+    """A full disk does not tell which file it was."""
+    with pytest.raises(OSError, match="No space left") as caught:
+        placing.write(Path("/dev/full"), b"x")
+    assert failures.report(caught.value) == failures.COULD_NOT_TELL
+    said = capfd.readouterr().err
+    assert "error: /dev/full: No space left on device" in said
+    assert "next: make room there" in said
