@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterable
+import os
+import select
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any
 
 import pytest
 
@@ -16,6 +24,9 @@ from provledger.policy import Policy
 from tests.support.chain import Chain, key_set, make_token, mutation
 
 KEYS = key_set()
+SPAWN = multiprocessing.get_context("spawn")
+LIMIT_S = 60
+LONG = 60
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +39,19 @@ def lines() -> list[bytes]:
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have processes start early, and pieces end within what the tests make."""
+    make_pieces_small(monkeypatch)
+
+
+def make_pieces_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verify_pool, "ALONE_LINES", 7)
     monkeypatch.setattr(verify_pool, "_PIECE_LINES", 5)
+
+
+def long_lines() -> list[bytes]:
+    """Lines of which a piece is more than any pipe holds."""
+    chain = Chain()
+    chain.append([("evidence.load", {"number": n, "text": "t" * 100_000}) for n in range(1, LONG)])
+    return chain.export()
 
 
 def outcome(lines: list[bytes], jobs: int) -> object:
@@ -99,6 +121,108 @@ def test_a_killed_process_costs_nothing_but_time(lines: list[bytes]) -> None:
     report = verify_export(lines, KEYS, check_lines=killing)
     assert report.count == 60
     assert from_pool > 0
+
+
+def verify_with_one_killed(found: Connection[Any, Any]) -> None:
+    """Tell how many lines were left to this process when one of two died that had pieces."""
+    make_pieces_small(pytest.MonkeyPatch())
+    made = verify_pool.check_lines(KEYS, jobs=2)
+    killed = False
+    left_to_us = 0
+
+    def killing(header: ExportHeader, source: Iterable[bytes]) -> Checked:
+        nonlocal killed, left_to_us
+        for line, link in made(header, source):
+            if link is not None and not killed:
+                killed = True
+                multiprocessing.active_children()[0].kill()
+            left_to_us += link is None
+            yield line, link
+
+    report = verify_export(long_lines(), KEYS, check_lines=killing)
+    found.send((report.count, killed, left_to_us))
+
+
+def verify_with_processes_interrupted(found: Connection[Any, Any]) -> None:
+    """Tell how many lines were left to this process when the others had Ctrl-C as they started."""
+    make_pieces_small(pytest.MonkeyPatch())
+    made = verify_pool.check_lines(KEYS, jobs=2)
+    interrupted: set[int | None] = set()
+    left_to_us = 0
+
+    def interrupting(source: Iterable[bytes]) -> Iterator[bytes]:
+        for line in source:
+            for process in multiprocessing.active_children():
+                if process.pid and process.pid not in interrupted:
+                    interrupted.add(process.pid)
+                    os.kill(process.pid, signal.SIGINT)
+            yield line
+
+    def counting(header: ExportHeader, source: Iterable[bytes]) -> Checked:
+        nonlocal left_to_us
+        for line, link in made(header, interrupting(source)):
+            left_to_us += link is None
+            yield line, link
+
+    report = verify_export(long_lines(), KEYS, check_lines=counting)
+    found.send((report.count, len(interrupted), left_to_us))
+
+
+def verify_until_killed(found: Connection[Any, Any]) -> None:
+    """Tell the processes that check lines, then wait for the end with pieces under way."""
+    make_pieces_small(pytest.MonkeyPatch())
+    made = verify_pool.check_lines(KEYS, jobs=2)
+
+    def waiting(header: ExportHeader, source: Iterable[bytes]) -> Checked:
+        for line, link in made(header, source):
+            if link is not None:
+                found.send([process.pid for process in multiprocessing.active_children()])
+                threading.Event().wait()
+            yield line, link
+
+    verify_export(long_lines(), KEYS, check_lines=waiting)
+
+
+@contextmanager
+def started(target: Callable[[Connection[Any, Any]], None]) -> Iterator[tuple[BaseProcess, Any]]:
+    """Start a process that may hang or be killed; give it and what it tells."""
+    ours, theirs = SPAWN.Pipe()
+    process = SPAWN.Process(target=target, args=(theirs,))
+    process.start()
+    theirs.close()
+    try:
+        assert ours.poll(LIMIT_S), "it hangs"
+        yield process, ours.recv()
+    finally:
+        process.kill()
+        process.join()
+        ours.close()
+
+
+def test_one_killed_process_costs_its_piece_however_full_the_pipes_are() -> None:
+    with started(verify_with_one_killed) as (_, (count, killed, left_to_us)):
+        assert (count, killed) == (LONG, True)
+        assert left_to_us <= verify_pool.ALONE_LINES + verify_pool._PIECE_LINES
+
+
+def test_ctrl_c_is_not_for_processes_not_even_while_they_start() -> None:
+    with started(verify_with_processes_interrupted) as (_, (count, interrupted, left_to_us)):
+        assert (count, interrupted) == (LONG, 2)
+        assert left_to_us == verify_pool.ALONE_LINES
+
+
+def test_processes_end_when_the_one_that_started_them_is_killed() -> None:
+    with started(verify_until_killed) as (process, pids):
+        assert len(pids) == 2
+        workers = [os.pidfd_open(pid) for pid in pids]
+        try:
+            process.kill()
+            for worker in workers:
+                # It can be read from once the process has ended.
+                assert select.select([worker], [], [], LIMIT_S)[0], "it was left behind"
+        finally:
+            for worker in workers:
+                os.close(worker)
 
 
 def test_processes_end_with_the_verification(lines: list[bytes]) -> None:
