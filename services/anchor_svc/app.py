@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from functools import partial
@@ -14,9 +14,10 @@ from anchor_svc.bucketfiles import BucketFiles
 from anchor_svc.checkpointing import make_origin
 from anchor_svc.config import Settings
 from anchor_svc.convert import LIMITS
+from anchor_svc.logsizes import LogSizes
 from anchor_svc.opening import check_remembered, check_usable, open_sinks, prove, read_policy
 from anchor_svc.openlog import OpenLog
-from anchor_svc.openlogs import DamagedLog, OpenLogs
+from anchor_svc.openlogs import OpenLogs
 from anchor_svc.recovery import LOG_UID_BYTES, create_log
 from anchor_svc.servicer import AnchorServicer
 from anchor_svc.storage import DEFAULT_ALIAS, LogRow, Storage
@@ -113,16 +114,22 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
             made = await _new_log(settings, storage, key, clock(), settings.suite, DEFAULT_ALIAS)
             rows = [made, *rows]
         await prove(sinks)
+
+        async def signed_size(uid: bytes) -> int:
+            newest = await storage.newest_signed(uid)
+            return 0 if newest is None else newest.size
+
         opened = OpenLogs(
-            make, create_row, storage.logs, storage.ledger_count, max_logs=settings.max_own_logs
+            make,
+            create_row,
+            storage.logs,
+            storage.ledger_count,
+            signed_size,
+            max_logs=settings.max_own_logs,
         )
         undo.push_async_callback(opened.close)
         await opened.open_all(rows)
-        closed = await _closed_sizes(storage, opened.damaged())
-        ring.log_sizes = lambda: [
-            *(closed[each.row.log_uid] for each in opened.damaged() if each.row.log_uid in closed),
-            *((one.identity.origin, one.state.signed_size) for one in opened.all()),
-        ]
+        ring.log_sizes = LogSizes(opened, lambda: ring.view.keys)
         servicer = AnchorServicer(opened, ring, ring)
         close = undo.pop_all().aclose
     return App(
@@ -131,24 +138,6 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
         close=close,
         limits=LIMITS,
     )
-
-
-async def _closed_sizes(
-    storage: Storage, damaged: Iterable[DamagedLog]
-) -> dict[bytes, tuple[str, int]]:
-    """Origins and signed sizes of logs that are kept closed, by uid: a key that ends signed them,
-    too.
-
-    That is what was published, where the database knows of less (DATABASE_BEHIND).
-    """
-    found = {}
-    for each in damaged:
-        newest = await storage.newest_signed(each.row.log_uid)
-        published = int(each.error.metadata.get("publishedSize", "0"))
-        size = max(0 if newest is None else newest.size, published)
-        if size:
-            found[each.row.log_uid] = (each.row.origin, size)
-    return found
 
 
 def _tile_files(settings: Settings, undo: AsyncExitStack) -> Callable[[bytes], TileFiles | None]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from anchor_svc.openlog import OpenLog
-from anchor_svc.recovery import BEHIND, check_released
+from anchor_svc.recovery import BEHIND, BehindPublishedError, check_released
 from anchor_svc.storage import DEFAULT_ALIAS, FencedError, LogRow
 from anchor_svc.submission import check_suite
 from anchor_svc.tilefiles import DISK_UNAVAILABLE, disk_unavailable
@@ -50,19 +50,23 @@ _logs = telemetry.gauge("anchor.logs", doc="Logs of this process, by state: serv
 class DamagedLog:
     """A log of a tenant that is kept closed, and what whoever asks for it hears.
 
-    error: DataLossError, or UnavailableError while its disk cannot be used.
+    error: DataLossError, or UnavailableError while its disk cannot be used. signed_size: of the
+    newest checkpoint in the database, 0 without any. published: one that the database has
+    forgotten, as it was found and not verified; empty where none was.
     """
 
     row: LogRow
     error: StatusError
+    signed_size: int = 0
+    published: bytes = b""
 
 
 class OpenLogs:
     """Logs by uid. Belongs to one event loop.
 
     make: a log that is not opened yet. list_rows: those of all logs there are, open or not.
-    count_ledgers: how many ledgers have entries in any log. max_logs: how many tenants may have one
-    of their own.
+    count_ledgers: how many ledgers have entries in any log. signed_size: as of `DamagedLog`, by the
+    log's uid. max_logs: how many tenants may have one of their own.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class OpenLogs:
         create_row: CreateRow,
         list_rows: Callable[[], Awaitable[Sequence[LogRow]]],
         count_ledgers: Callable[[], Awaitable[int]],
+        signed_size: Callable[[bytes], Awaitable[int]],
         *,
         max_logs: int,
     ) -> None:
@@ -78,6 +83,7 @@ class OpenLogs:
         self._create_row = create_row
         self._list_rows = list_rows
         self._count_ledgers = count_ledgers
+        self._signed_size = signed_size
         self._max_logs = max_logs
         self._by_uid: dict[bytes, OpenLog] = {}
         self._by_alias: dict[str, OpenLog] = {}
@@ -175,9 +181,9 @@ class OpenLogs:
                 raise
             if told is not error:
                 log.error("anchor.disk_failed", exc_info=error, log=row.log_uid.hex())
-            self._keep_closed(row, told)
+            await self._keep_closed(row, told)
 
-    def _keep_closed(self, row: LogRow, error: StatusError) -> None:
+    async def _keep_closed(self, row: LogRow, error: StatusError) -> None:
         name = f"logs/{row.log_uid.hex()}"
         log.error(
             "anchor.log_damaged",
@@ -186,15 +192,15 @@ class OpenLogs:
             reason=error.reason,
             message=error.message,
         )
-        self._damaged[row.log_uid] = DamagedLog(
-            row,
-            type(error)(
-                error.reason,
-                f"{name}: {error.message}",
-                metadata={**error.metadata, "log": name},
-                retry_delay_s=error.retry_delay_s,
-            ),
+        told = type(error)(
+            error.reason,
+            f"{name}: {error.message}",
+            metadata={**error.metadata, "log": name},
+            retry_delay_s=error.retry_delay_s,
         )
+        published = error.published if isinstance(error, BehindPublishedError) else b""
+        signed_size = await self._signed_size(row.log_uid)
+        self._damaged[row.log_uid] = DamagedLog(row, told, signed_size, published)
         self._count()
 
     async def open(self, row: LogRow) -> OpenLog:
@@ -303,7 +309,7 @@ class OpenLogs:
         try:
             await self.open(row)
         except DataLossError as error:
-            self._keep_closed(row, error)
+            await self._keep_closed(row, error)
         else:
             del self._damaged[row.log_uid]
             self._count()

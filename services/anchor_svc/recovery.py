@@ -33,7 +33,13 @@ from provledger.hashing import Hasher, suite
 LOG_UID_BYTES: Final = 16
 BEHIND: Final = frozenset({"DATABASE_BEHIND", "HISTORY_CHANGED"})
 """Reasons that say that the database is not the one which belongs to what was signed."""
-_MAX_DIGITS: Final = 20
+_MAX_DIGITS: Final = len(str(checkpoints.MAX_TREE_SIZE))
+
+
+class BehindPublishedError(DataLossError):
+    """DATABASE_BEHIND, by what was published. `published` is that file as it is, not verified."""
+
+    published: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,10 +282,10 @@ async def _check_published(
         stated = checkpoints.parse(note.parse(published).text)
     except NoteError:
         if (size := _legible_size(published, log.origin)) > newest:
-            raise _database_behind(size, newest) from None
+            raise _database_behind(size, newest, published) from None
         return
     if stated.size > newest:
-        raise _database_behind(stated.size, newest)
+        raise _database_behind(stated.size, newest, published)
     row = await storage.checkpoint(log.log_uid, stated.size)
     if row is None or (log.origin, row.root) != (stated.origin, stated.root):
         raise DataLossError(
@@ -294,18 +300,22 @@ def _legible_size(published: bytes, origin: str) -> int:
     """The tree size in a checkpoint that cannot be read as a whole; 0 if there is none."""
     first, _, rest = published.partition(b"\n")
     size, end, _ = rest.partition(b"\n")
-    legible = first == origin.encode() and end and size.isdigit() and len(size) < _MAX_DIGITS
-    return int(size) if legible else 0
+    legible = first == origin.encode() and end and size.isdigit() and len(size) <= _MAX_DIGITS
+    return int(size) if legible and int(size) <= checkpoints.MAX_TREE_SIZE else 0
 
 
-def _database_behind(published_size: int, stored_size: int) -> DataLossError:
-    return DataLossError(
+def _database_behind(
+    published_size: int, stored_size: int, published: bytes
+) -> BehindPublishedError:
+    error = BehindPublishedError(
         "DATABASE_BEHIND",
         f"a checkpoint of tree size {published_size} was published, but the database knows of "
         f"{stored_size} only: it is older than the data directory. Nothing is signed, so that "
         "no second history begins; restore the newer database",
         metadata=_sizes(published_size, stored_size),
     )
+    error.published = published
+    return error
 
 
 def _forgotten(released_size: int, stored_size: int) -> DataLossError:

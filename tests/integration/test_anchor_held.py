@@ -148,11 +148,15 @@ async def held(url: str, data_dir: Path) -> AsyncIterator[Held]:
             alias=tenant,
         )
 
+    async def unsigned(uid: bytes) -> int:
+        return 0
+
     logs = OpenLogs(
         lambda row: make_log(storage, row, data_dir, keys),
         create_row,
         storage.logs,
         storage.ledger_count,
+        unsigned,
         max_logs=2,
     )
     try:

@@ -257,7 +257,7 @@ class OneLog:
 
     def __init__(self, log: OpenLog, keys: TestKeys) -> None:
         storage = log._storage
-        logs = OpenLogs(_never, _never, storage.logs, storage.ledger_count, max_logs=0)
+        logs = OpenLogs(_never, _never, storage.logs, storage.ledger_count, _never, max_logs=0)
         logs._by_uid[log.identity.uid] = logs._by_alias[DEFAULT_ALIAS] = log
         self._servicer = AnchorServicer(logs, keys)
 

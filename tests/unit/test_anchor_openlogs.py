@@ -48,12 +48,21 @@ class Logs:
         self.closed: list[str] = []
         self.fenced = False
         self.view = SimpleNamespace(size=1, root=b"r" * 32)
+        self.signed = 0
         self.logs = OpenLogs(
-            self.make, self.create_row, self.list_rows, self.count, max_logs=max_logs
+            self.make,
+            self.create_row,
+            self.list_rows,
+            self.count,
+            self.signed_size,
+            max_logs=max_logs,
         )
 
     async def count(self) -> int:
         return 3
+
+    async def signed_size(self, uid: bytes) -> int:
+        return self.signed
 
     async def list_rows(self) -> list[LogRow]:
         return self.rows

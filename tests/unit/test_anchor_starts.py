@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 
 from anchor_svc import files
-from anchor_svc.app import _closed_sizes
-from anchor_svc.openlogs import DamagedLog
 from anchor_svc.recovery import _check_published
 from anchor_svc.restored import MARKER, Restored
 from anchor_svc.tilefiles import DirectoryFiles
@@ -41,26 +39,14 @@ async def test_a_published_checkpoint_of_another_log_is_another_history(origin: 
     assert caught.value.reason == "HISTORY_CHANGED"
 
 
-@pytest.mark.parametrize(("stored", "size"), [(None, 5), (3, 5), (7, 7)])
-async def test_a_closed_log_is_as_large_as_what_was_published_of_it(
-    stored: int | None, size: int
-) -> None:
-    """A key that ends at a smaller size would not have signed that checkpoint."""
-
-    async def newest_signed(uid: bytes) -> Any:
-        return None if stored is None else SimpleNamespace(size=stored)
-
-    async def checkpoint(uid: bytes, size: int) -> Any:
-        return None
-
-    storage: Any = SimpleNamespace(newest_signed=newest_signed, checkpoint=checkpoint)
-    row: Any = SimpleNamespace(log_uid=bytes(16), origin=ORIGIN)
-    with pytest.raises(DataLossError) as caught:
-        await _check_published(
-            storage, signed_checkpoint(ORIGIN, ENTRIES), row, await newest_signed(b"")
-        )
-    closed = await _closed_sizes(storage, [DamagedLog(row, caught.value)])
-    assert closed == {bytes(16): (ORIGIN, size)}
+@pytest.mark.parametrize("digits", ["9223372036854775808", "9999999999999999999", "1" * 5000])
+async def test_a_published_size_that_no_log_has_is_none(digits: str) -> None:
+    """What cannot be read is written anew."""
+    storage: Any = SimpleNamespace()
+    log: Any = SimpleNamespace(log_uid=bytes(16), origin=ORIGIN)
+    await _check_published(storage, f"{ORIGIN}\n{digits}\n".encode(), log, None)
+    with pytest.raises(DataLossError, match="9223372036854775807"):
+        await _check_published(storage, f"{ORIGIN}\n{2**63 - 1}\n".encode(), log, None)
 
 
 async def test_the_marker_is_gone_for_good_before_anything_is_signed(
