@@ -446,3 +446,35 @@ class TestSigningTime:
         with pytest.raises(UnavailableError) as caught:
             current.signing_time_ns(NOW_NS + 1001)
         assert caught.value.reason == "NO_ACTIVE_KEY"
+
+
+async def test_reports_go_on_without_a_size_that_no_log_has(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor does anything else that goes wrong with one report end them."""
+    reports: asyncio.Queue[pb.Signer] = asyncio.Queue()
+    sizes: list[tuple[str, int]] = [("a", 2**63), ("b", 2**63 - 1), ("c", -1)]
+    failures = [ValueError("not now")]
+
+    async def report(request: pb.ReportSignerRequest, **_: float) -> None:
+        if failures:
+            raise failures.pop()
+        reports.put_nowait(request.signer)
+
+    bench = Bench(tmp_path, ["witness"])
+    bench.service.ReportSigner = report  # type: ignore[attr-defined]
+    bench.ring.log_sizes = lambda: sizes
+    await bench.ring.start()
+    try:
+        await bench.say(bench.key("w1"))
+        async with asyncio.timeout(20):
+            told = await reports.get()
+            assert [(each.origin, each.size) for each in told.log_sizes] == [("b", 2**63 - 1)]
+            sizes.append(("d", 4))
+            while len(told.log_sizes) < 2:
+                told = await reports.get()
+    finally:
+        await bench.ring.close()
+    assert not failures
+    assert caplog.text.count("keyring.log_size_unusable") == 2
+    assert caplog.text.count("keyring.not_reported") == 1

@@ -46,6 +46,7 @@ from provledger._keyring_view import (
 )
 from provledger.api.keys.v1 import keys_pb2 as pb
 from provledger.api.keys.v1 import keys_pb2_grpc
+from provledger.checkpoint import MAX_TREE_SIZE
 from provledger.errors import (
     FailedPreconditionError,
     KMSError,
@@ -134,6 +135,8 @@ class KeyRing:
         self._instance = secrets.token_hex(8)
         self.log_sizes: Callable[[], Iterable[tuple[str, int]]] = tuple
         """Origins and sizes of the logs this service signs, for its reports; set by the anchor."""
+        # Of logs whose size cannot be reported, as was told.
+        self._unusable_sizes: dict[str, int] = {}
         self._snapshot = Snapshot(View(), {})
         self._opened = OpenedKeys(open_signer)
         # The active key of a purpose that could not be opened: its kid, and the reason.
@@ -391,31 +394,51 @@ class KeyRing:
 
     async def _report(self, stub: Any) -> None:
         """Tell the keys service what we sign with, at every change and well within its lease."""
+        failing = False
         while True:
             changed, snapshot = self._changed, self._snapshot
             if snapshot.view.revision >= 0:
-                signer = pb.Signer(
-                    watcher=self._watcher,
-                    instance=self._instance,
-                    keys=[
-                        pb.SignerKey(
-                            purpose=_PURPOSES_PB[each.purpose], kid=each.kid, epoch=each.epoch
-                        )
-                        for each in snapshot.signers.values()
-                    ],
-                    log_sizes=[
-                        pb.LogSize(origin=origin, size=size) for origin, size in self.log_sizes()
-                    ],
-                    time_ns=self._clock(),
-                )
-                # Only for progress and for retiring old keys: the next report comes soon anyway.
-                with suppress(grpc.RpcError):
-                    await stub.ReportSigner(pb.ReportSignerRequest(signer=signer), timeout=5.0)
+                try:
+                    request = pb.ReportSignerRequest(signer=self._signer_pb(snapshot))
+                    # Only for progress and for retiring old keys: the next one comes soon anyway.
+                    with suppress(grpc.RpcError):
+                        await stub.ReportSigner(request, timeout=5.0)
+                    failing = False
+                except Exception as error:  # a fault of ours, of this report perhaps
+                    if not failing:
+                        log.error("keyring.not_reported", exc_info=error)
+                    failing = True
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(2.0, max(0.2, snapshot.view.lease_s / 3))):
                     while self._snapshot.signers == snapshot.signers:
                         await changed.wait()
                         changed = self._changed
+
+    def _signer_pb(self, snapshot: Snapshot) -> pb.Signer:
+        return pb.Signer(
+            watcher=self._watcher,
+            instance=self._instance,
+            keys=[
+                pb.SignerKey(purpose=_PURPOSES_PB[each.purpose], kid=each.kid, epoch=each.epoch)
+                for each in snapshot.signers.values()
+            ],
+            log_sizes=self._log_sizes_pb(),
+            time_ns=self._clock(),
+        )
+
+    def _log_sizes_pb(self) -> list[pb.LogSize]:
+        """The sizes of logs, but for those that no log can have: with one, nothing is taken."""
+        sizes = list(self.log_sizes())
+        unusable = {origin: n for origin, n in sizes if not 0 <= n <= MAX_TREE_SIZE}
+        for origin, size in unusable.items():
+            if self._unusable_sizes.get(origin) != size:
+                log.error("keyring.log_size_unusable", origin=origin, size=size)
+        self._unusable_sizes = unusable
+        return [
+            pb.LogSize(origin=origin, size=size)
+            for origin, size in sizes
+            if 0 <= size <= MAX_TREE_SIZE
+        ]
 
     async def _open_keys(self) -> None:
         """Open whatever should be open and is not, for ever."""
