@@ -42,6 +42,14 @@ class BehindPublishedError(DataLossError):
     published: bytes = b""
 
 
+class _WrongRootError(DataLossError):
+    """ROOT_MISMATCH, of a tree with this edge; why is not looked for yet."""
+
+    def __init__(self, edge: Edge) -> None:
+        super().__init__("ROOT_MISMATCH", "the stored tree does not have its stored root")
+        self.edge = edge
+
+
 @dataclass(frozen=True, slots=True)
 class Stored:
     """A log as it was found.
@@ -101,7 +109,8 @@ async def look(storage: Storage, store: TileStore, log_uid: bytes) -> Tiled:
     """Find out whether a log can be opened, before it is taken from whoever writes to it now.
 
     Full tiles stay what they are. All else may be of two moments while somebody writes, and then
-    says nothing: `load` is called again once nobody else does.
+    says nothing: `load` is called again once nobody else does. Nor is it looked into then, which
+    would read a good part of all tiles.
 
     Raises:
         DataLossError: what is stored does not fit together.
@@ -110,10 +119,10 @@ async def look(storage: Storage, store: TileStore, log_uid: bytes) -> Tiled:
     edge = await asyncio.to_thread(_tiled_edge, store, log.tiled_size, suite(log.suite).tree)
     tiled = Tiled(log.tiled_size, edge)
     try:
-        await load(storage, store, log, tiled)
-    except DataLossError:
+        await _rebuild(storage, store, log, tiled)
+    except DataLossError as error:
         if await storage.log(log_uid) == log:
-            raise
+            raise await _diagnosed(error, store, log) from None
     return tiled
 
 
@@ -125,6 +134,16 @@ async def load(
     Raises:
         DataLossError: what is stored does not fit together.
     """
+    try:
+        return await _rebuild(storage, store, log, tiled)
+    except DataLossError as error:
+        raise await _diagnosed(error, store, log) from None
+
+
+async def _rebuild(
+    storage: Storage, store: TileStore, log: LogRow, tiled: Tiled | None = None
+) -> Stored:
+    """As `load`; what is behind a wrong root is for `_diagnosed` to say."""
     hasher = suite(log.suite).tree
     # Before what the database says: that has what is published, and may get more meanwhile.
     published = await asyncio.to_thread(store.read_checkpoint)
@@ -144,7 +163,7 @@ async def load(
     newest = await storage.newest_checkpoint(log.log_uid)
     signed = await storage.newest_signed(log.log_uid)
     if edge.size != log.size or edge.root(hasher) != log.root:
-        raise await asyncio.to_thread(_wrong_root, store, log, edge, hasher)
+        raise _WrongRootError(edge)
     if newest is None or (newest.size, newest.root) != (log.size, log.root):
         raise DataLossError(
             "CHECKPOINT_LOST", f"the head of tree size {log.size} is not among the checkpoints"
@@ -227,6 +246,14 @@ def _tiled_edge(store: TileStore, size: int, hasher: Hasher) -> Edge:
         )
         level, below = level + 1, full
     return Edge(size, tuple(levels), ()) if levels else EMPTY
+
+
+async def _diagnosed(error: DataLossError, store: TileStore, log: LogRow) -> DataLossError:
+    """The error to raise: the same one, or for a wrong root why it is wrong."""
+    if not isinstance(error, _WrongRootError):
+        return error
+    hasher = suite(log.suite).tree
+    return await asyncio.to_thread(_wrong_root, store, log, error.edge, hasher)
 
 
 def _wrong_root(store: TileStore, log: LogRow, edge: Edge, hasher: Hasher) -> DataLossError:

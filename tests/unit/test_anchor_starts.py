@@ -9,15 +9,18 @@ from typing import Any
 import pytest
 
 from anchor_svc import files
-from anchor_svc.recovery import _check_published
+from anchor_svc.recovery import _check_published, look
 from anchor_svc.restored import MARKER, Restored
+from anchor_svc.storage import LogRow
 from anchor_svc.tilefiles import DirectoryFiles
 from provledger import merkle
 from provledger.errors import DataLossError
+from provledger.hashing import suite
 from tests.support.chain import ORIGIN
 from tests.support.tiled import signed_checkpoint
 
 ENTRIES = [b"entry %d" % index for index in range(5)]
+TREE = suite("blake3").tree
 
 
 @pytest.mark.parametrize("origin", [ORIGIN, f"{ORIGIN}2"])
@@ -47,6 +50,62 @@ async def test_a_published_size_that_no_log_has_is_none(digits: str) -> None:
     await _check_published(storage, f"{ORIGIN}\n{digits}\n".encode(), log, None)
     with pytest.raises(DataLossError, match="9223372036854775807"):
         await _check_published(storage, f"{ORIGIN}\n{2**63 - 1}\n".encode(), log, None)
+
+
+class Grown:
+    """A log of two full tiles and one entry; another process goes on writing to it if `moves`."""
+
+    def __init__(self, *, moves: bool) -> None:
+        self.moves = moves
+        self.files_read = 0
+        self.leaf = merkle.leaf_hash(b"x", TREE)
+        self.row = self._row(1)
+
+    def _row(self, more: int) -> LogRow:
+        root = merkle.root([b"x"] * (512 + more), TREE)
+        return LogRow(bytes(16), ORIGIN, "blake3", 512 + more, root, 512, 1, 0)
+
+    async def log(self, uid: bytes) -> LogRow:
+        return self.row
+
+    async def pieces(self, uid: bytes, start: int) -> list[Any]:
+        if self.moves:
+            self.row = self._row(2)
+        return [SimpleNamespace(start_index=512, entries=[b"x", b"x"])]
+
+    async def newest_checkpoint(self, uid: bytes) -> Any:
+        return SimpleNamespace(size=self.row.size, root=self.row.root, note=None)
+
+    async def newest_signed(self, uid: bytes) -> None:
+        return None
+
+    def read_checkpoint(self) -> None:
+        return None
+
+    def read_tile(self, level: int, index: int) -> bytes:
+        self.files_read += 1
+        return self.leaf * 256
+
+    def read_bundle(self, index: int) -> list[bytes]:
+        self.files_read += 1
+        return [b"x"] * 256
+
+
+@pytest.mark.parametrize("moves", [True, False])
+async def test_a_log_that_moved_on_is_not_searched_for_damage(moves: bool) -> None:
+    """That reads a good part of all tiles, while the other process has still to be replaced."""
+    log: Any = Grown(moves=moves)
+    if moves:
+        tiled = await look(log, log, bytes(16))
+        assert (tiled.size, log.files_read) == (512, 2)
+        return
+    with pytest.raises(
+        DataLossError, match="look at the stored entries from log index 512"
+    ) as told:
+        await look(log, log, bytes(16))
+    assert told.value.reason == "ROOT_MISMATCH"
+    assert type(told.value) is DataLossError
+    assert log.files_read > 2
 
 
 async def test_the_marker_is_gone_for_good_before_anything_is_signed(
