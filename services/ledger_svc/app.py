@@ -128,9 +128,9 @@ def assemble(
     )
     relay = Relay(storage, anchor, progress, limits, learn=reads.learn, doubt=guard.doubt)
 
-    def committed(ledger: LedgerInfo, linked: Linked) -> None:
+    def committed(ledger: LedgerInfo, linked: Linked, generation: int) -> None:
         guard.saw(ledger.uid, linked.head.seq)
-        reads.remember(linked.batch)
+        reads.remember(linked.batch, generation)
         relay.committed(ledger, linked)
 
     gate = Gate(

@@ -181,6 +181,8 @@ class Commit:
         storage, uid = self._tools.storage, self._ledger.uid
         candidates = [candidate for _, candidate in passed]
         last = self._memory.acknowledged
+        # If it is still the same one afterwards, the commit was in the database of that one.
+        generation = storage.generation
         decision = await storage.append(
             uid,
             [candidate.request_id for candidate in candidates],
@@ -189,7 +191,7 @@ class Commit:
             last=None if last == chain.EMPTY_HEAD else last,
             clock=self._tools.clock,
         )
-        by_request = self._recorded(decision)
+        by_request = self._recorded(decision, generation)
         outcomes: dict[int, Outcome] = {}
         others: list[int] = []
         for index, candidate in passed:
@@ -207,13 +209,13 @@ class Commit:
             self._elsewhere.append((others, decision.known))
         return outcomes
 
-    def _recorded(self, decision: Decision) -> dict[str, Recorded]:
+    def _recorded(self, decision: Decision, generation: int) -> dict[str, Recorded]:
         """The receipts that this commit stored, by their request ids."""
         linked = decision.linked
         if linked is None:
             return {}
         self._memory.remember(linked)
-        self._tools.committed(self._ledger, linked)
+        self._tools.committed(self._ledger, linked, generation)
         by_request: dict[str, Recorded] = {}
         previous: bytes | None = decision.previous_hash or None
         for row in linked.rows:

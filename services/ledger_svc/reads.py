@@ -95,10 +95,12 @@ class Reads:
         self._batches: OrderedDict[tuple[bytes, int], _Batch] = OrderedDict()
         self._generation = storage.generation
 
-    def remember(self, batch: BatchRow) -> None:
-        """Keep a batch that was just committed: its receipts are about to be shown."""
-        self._forget_others()
-        self._keep(_Batch(batch))
+    def remember(self, batch: BatchRow, generation: int) -> None:
+        """Keep a batch that was just committed: its receipts are about to be shown.
+
+        generation: the storage's, taken before the commit.
+        """
+        self._keep(_Batch(batch), generation)
 
     async def fresh(
         self,
@@ -328,9 +330,8 @@ class Reads:
                 found[seq] = batch
                 self._batches.move_to_end((ledger.uid, seq))
         if missing:
+            generation = self._storage.generation
             rows = await self._storage.get_batches(ledger.uid, sorted(missing))
-            # A new connection may have been made for that, to another database.
-            self._forget_others()
             for seq in missing:
                 if seq not in rows:
                     raise DataLossError(
@@ -338,7 +339,7 @@ class Reads:
                         f"{ledger.name}: the batch at {seq} is missing",
                         metadata={"ledger": ledger.name, "seq": str(seq), "column": "batch_seq"},
                     )
-                found[seq] = self._keep(_Batch(rows[seq]))
+                found[seq] = self._keep(_Batch(rows[seq]), generation)
         return found
 
     def _forget_others(self) -> None:
@@ -348,7 +349,11 @@ class Reads:
             self._generation = generation
             self._batches.clear()
 
-    def _keep(self, batch: _Batch) -> _Batch:
+    def _keep(self, batch: _Batch, generation: int) -> _Batch:
+        """Keep what came of the database of a generation, unless that may be another one by now."""
+        self._forget_others()
+        if generation != self._generation:
+            return batch
         self._batches[(batch.row.ledger_uid, batch.row.batch_seq)] = batch
         while len(self._batches) > _MAX_BATCHES:
             self._batches.popitem(last=False)

@@ -80,7 +80,7 @@ class Tools:
     seen_seq: the last receipt of the ledger that anybody is known to have recorded; asked under the
         lock of its head, in the writing thread. Raises `UnconfirmedError` if the database may have
         become another one since `check`. doubt: has `check` find out again.
-    committed: told of each commit; must not block.
+    committed: told of each commit, with the storage's generation before it; must not block.
     keys: whether a batch of a kid and epoch may still be committed.
     clock: Unix nanoseconds. random: so many random bytes.
     turns: who may flush and commit. flushed: told of each flush.
@@ -91,7 +91,7 @@ class Tools:
     check: Callable[[LedgerInfo], Awaitable[None]]
     seen_seq: Callable[[LedgerInfo], int]
     doubt: Callable[[LedgerInfo], None]
-    committed: Callable[[LedgerInfo, Linked], None]
+    committed: Callable[[LedgerInfo, Linked, int], None]
     keys: KeyPolicy
     clock: Callable[[], int]
     random: Callable[[int], bytes]

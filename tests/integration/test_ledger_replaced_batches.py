@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from ledger_svc.app import Service
@@ -40,3 +42,33 @@ async def test_receipt_is_shown_with_its_own_batch_where_another_was_lost(
         assert stored.seq == lost.seq
         for service in (one, other):
             assert (await _get(service, stored.name)).signature == stored.signature
+
+
+async def test_batch_of_a_database_that_was_lost_meanwhile_is_not_remembered(
+    database_url: str,
+) -> None:
+    """Right after its commit, or while it is read: it may not be there in the other one."""
+    async with ledger_service(database_url, InMemoryWitness(), InMemoryAnchor()) as service:
+        storage: Any = service.storage
+        asked: list[list[int]] = []
+
+        def losing(method: Any) -> Any:
+            async def answer(*args: Any, **options: Any) -> Any:
+                told = await method(*args, **options)
+                if method.__name__ == "get_batches":
+                    asked.append(args[1])
+                storage._continuity.lost(storage.generation)
+                return told
+
+            return answer
+
+        whole = storage.append, storage.get_batches
+        storage.append, storage.get_batches = map(losing, whole)
+        receipt = (await append(service, draft("r1"), view=FULL)).receipt
+        assert asked == [[1]]
+        await _get(service, receipt.name)
+        assert asked == [[1], [1]]
+        storage.get_batches = whole[1]
+        assert (await _get(service, receipt.name)).signature == receipt.signature
+        storage.get_batches = None
+        assert (await _get(service, receipt.name)).signature == receipt.signature
