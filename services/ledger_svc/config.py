@@ -213,7 +213,8 @@ class Settings(ServerSettings):
         default=0.25,
         metadata={
             "doc": "How often the database is asked for receipts of other replicas that are not "
-            "logged yet; less often where its answer takes more than a tenth of that.",
+            "logged yet; less often where its answer takes more than a tenth of that, with pauses "
+            "of at most a third of `relay_lease_s`.",
             "unit": "seconds",
             "min": 0.01,
             "max": 60,

@@ -47,6 +47,8 @@ _FEW_ITEMS: Final = 250
 """A chunk of fewer entries is followed by a pause."""
 _SEARCH_SHARE: Final = 10
 """A search is followed by a pause of that many times what it took: it looks at all ledgers."""
+_LEASE_SHARE: Final = 3
+"""That pause is at most this part of a lease, by which others may have to wait for longer."""
 LEDGER_FORKED: Final = "LEDGER_FORKED"
 _IDLE_S: Final = 2.0
 _RETRY: Final = RetryPolicy(attempts=1_000_000, base_s=0.1, cap_s=5.0, budget_s=float("inf"))
@@ -128,9 +130,10 @@ class Relay:
         self._running = True
         try:
             while True:
-                started_s = self._clock()
+                started_s, took_s = self._clock(), 0.0
                 try:
                     found = await self.storage.find_unlogged(self.owner)
+                    took_s = self._clock() - started_s
                     _lag.set(sum(map(self._behind, found)))
                     for each in found:
                         if each.is_free:
@@ -138,7 +141,7 @@ class Relay:
                             self._wake(each.ledger, None)
                 except ProvledgerError as error:
                     log.warning("relay.search_failed", exc_info=error)
-                await asyncio.sleep(self._pause_s(self._clock() - started_s))
+                await asyncio.sleep(self._pause_s(took_s))
         finally:
             self._running = False
             tasks = list(self._tasks.values())
@@ -155,10 +158,12 @@ class Relay:
         self._foreign[ledger_uid] = time.monotonic() + self.limits.lease_s / 2
 
     def _pause_s(self, took_s: float) -> float:
-        """Until the next search, after one of `took_s`. What is committed here wakes the relay by
-        itself; what another replica leaves behind is not left for longer than its lease."""
+        """Until the next search, after one of `took_s`; 0 of one that failed, which says nothing of
+        the next. What is committed here wakes the relay by itself; what another replica leaves
+        behind is found, after its lease, within a third of one and two searches."""
         poll_s = self.limits.poll_s * self.rng.uniform(0.75, 1.25)
-        return max(poll_s, min(_SEARCH_SHARE * took_s, self.limits.lease_s))
+        longest_s = self.limits.lease_s / _LEASE_SHARE
+        return max(poll_s, min(_SEARCH_SHARE * took_s, longest_s))
 
     def _behind(self, found: Unlogged) -> int:
         """How many receipts of a ledger the log lacks; it may be ahead of the database."""
