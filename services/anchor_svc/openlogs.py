@@ -110,12 +110,13 @@ class OpenLogs:
         Raises:
             FailedPreconditionError, UnavailableError: a log is held. It may be older than what was
                 published of it, and lack ledgers.
-            DataLossError: the database is older than what was released of a log.
+            DataLossError: the database is older than what was released or published of a log. Not
+                of which one, where that is a tenant's and closed: others hear this, too.
         """
         self.check_held()
         for damaged in self._damaged.values():
             if damaged.error.reason in BEHIND:
-                raise damaged.error
+                raise _closed_as_behind(damaged.error.reason)
         released = {uid: opened.state.view for uid, opened in self._by_uid.items()}
         count = await self._count_ledgers()
         rows = {row.log_uid: row for row in await self._list_rows()}
@@ -327,6 +328,14 @@ class OpenLogs:
         async with AsyncExitStack() as closing:
             for opened in reversed(self._by_uid.values()):
                 closing.push_async_callback(opened.close)
+
+
+def _closed_as_behind(reason: str) -> DataLossError:
+    return DataLossError(
+        reason,
+        "a log of this anchor is closed, since its database is not the one that belongs to what "
+        "was published, and may lack ledgers; the anchor's log says which (anchor.log_damaged)",
+    )
 
 
 async def _run(work: Callable[[], Awaitable[None]]) -> None:

@@ -162,6 +162,9 @@ class Guard:
                 # What was found out stays known while nobody answers.
                 known = refusal if _is_stale(refusal) and not _is_stale(error) else error
                 kept = copied(known or error)
+                if refusal is None or refusal.reason != kept.reason:
+                    log.warning("ledger.not_confirmed", ledger=ledger.name, reason=kept.reason,
+                                message=kept.message)  # fmt: skip
                 self._refusals[ledger.uid] = (ledger, time.monotonic(), kept)
                 raise copied(kept) from error.__cause__
             self._refusals.pop(ledger.uid, None)
@@ -206,13 +209,17 @@ class Guard:
 
         Raises:
             FailedPreconditionError: LEDGER_BEHIND_ANCHOR and the like. Some ledger is too old here,
-                so that another may be missing; or as `Census.check`.
-            UnavailableError: as `Census.check`.
+                so that another may be missing; or as `Census.check`. Not of which one: it may be of
+                another tenant.
+            DataLossError, UnavailableError: as `confirm`, likewise, and as `Census.check`.
         """
         for ledger, _, refusal in list(self._refusals.values()):
             if _is_stale(refusal):
                 # It may be over, and nobody else may ask for that one.
-                await self.confirm(ledger)
+                try:
+                    await self.confirm(ledger)
+                except StatusError as error:
+                    raise _of_another(error) from None
         await self._census.check()
 
     async def _ask_until_sure(self, ledger: LedgerInfo) -> None:
@@ -270,6 +277,16 @@ async def _soon(check: Awaitable[None]) -> bool:
     except (StatusError, TimeoutError):
         return False
     return True
+
+
+def _of_another(error: StatusError) -> StatusError:
+    """What is told of a ledger to whoever asked for another one."""
+    return type(error)(
+        error.reason,
+        "a ledger that this service has is older than its log, or not known not to be, so that "
+        "others may be missing; the log of the service says which (ledger.not_confirmed)",
+        retry_delay_s=error.retry_delay_s,
+    )
 
 
 def _is_stale(refusal: StatusError | None) -> bool:

@@ -253,9 +253,13 @@ async def test_ledgers_are_not_counted_in_a_database_that_lacks_what_was_release
     assert caught.value.reason == "HISTORY_CHANGED"
 
 
-@pytest.mark.parametrize("reason", ["DATABASE_BEHIND", "ROOT_MISMATCH"])
-async def test_log_that_is_closed_says_whether_ledgers_can_be_counted(reason: str) -> None:
-    made = Logs(t3=DataLossError(reason, "damaged"))
+@pytest.mark.parametrize("reason", ["DATABASE_BEHIND", "HISTORY_CHANGED", "ROOT_MISMATCH"])
+async def test_log_that_is_closed_says_whether_ledgers_can_be_counted(
+    reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Which log it is, and how large, is not for the other tenants who hear of it."""
+    sizes = {"publishedSize": "5151", "storedSize": "11"}
+    made = Logs(t3=DataLossError(reason, "the checkpoint of tree size 5151", metadata=sizes))
     made.ready.set()
     made.rows = list(ROWS)
     await made.logs.open_all(ROWS)
@@ -264,7 +268,16 @@ async def test_log_that_is_closed_says_whether_ledgers_can_be_counted(reason: st
         return
     with pytest.raises(DataLossError) as caught:
         await made.logs.ledger_count()
-    assert caught.value.reason == reason
+    assert (caught.value.reason, caught.value.metadata) == (reason, {})
+    uid = made.logs.damaged()[0].row.log_uid
+    assert uid.hex() not in caught.value.message
+    assert "5151" not in caught.value.message
+    # Whoever asks for the log itself hears all.
+    with pytest.raises(DataLossError, match=f"logs/{uid.hex()}: .* 5151") as whole:
+        made.logs.get(uid)
+    assert whole.value.metadata == {**sizes, "log": f"logs/{uid.hex()}"}
+    (told,) = [each for each in caplog.records if each.getMessage() == "anchor.log_damaged"]
+    assert uid.hex() in str(vars(told))
 
 
 async def test_start_that_is_cancelled_leaves_none_half_open() -> None:

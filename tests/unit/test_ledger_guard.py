@@ -16,7 +16,7 @@ from ledger_svc.key_registry import AnyRegistry
 from ledger_svc.lag import Lag
 from ledger_svc.storage import Storage
 from ledger_svc.tools import UnconfirmedError
-from provledger.errors import UnavailableError
+from provledger.errors import DataLossError, UnavailableError
 from tests.inmem.anchor import InMemoryAnchor
 
 LEDGER = LedgerInfo(bytes(16), "acme", "main", "blake3", "logs/-", "log.test/1", 0)
@@ -70,6 +70,29 @@ async def test_a_database_that_is_lost_at_each_question_is_not_confirmed() -> No
     assert caught.value.reason == "DATABASE_UNAVAILABLE"
     with pytest.raises(UnconfirmedError):
         asked.guard.seen_seq(LEDGER)
+
+
+@pytest.mark.parametrize("reason", ["DATABASE_BEHIND", "HISTORY_CHANGED", "RESTORED_BEHIND"])
+async def test_whoever_asks_for_another_ledger_does_not_hear_which_one_is_too_old(
+    reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = Asked(changes=0)
+
+    def refuse(method: str, request: Any) -> None:
+        told = {"log": "logs/5151", "publishedSize": "5151"}
+        raise DataLossError(reason, "logs/5151: tree size 5151", metadata=told)
+
+    asked.anchor.faults.before = refuse
+    with pytest.raises(DataLossError, match="5151"):
+        await asked.guard.confirm(LEDGER)
+    for _ in range(2):
+        with pytest.raises(DataLossError) as caught:
+            await asked.guard.check_absent()
+        assert (caught.value.reason, caught.value.metadata) == (reason, {})
+        assert "5151" not in caught.value.message
+        assert LEDGER.name not in caught.value.message
+    (told,) = [each for each in caplog.records if each.getMessage() == "ledger.not_confirmed"]
+    assert LEDGER.name in str(vars(told))
 
 
 class Listed:
