@@ -66,6 +66,7 @@ def setup(endpoint: str, **traffic: Any) -> dict[str, Any]:
         "traffic": made.to_json(),
         "tag": "test",
         "timeout_s": 20.0,
+        "keep": False,
     }
 
 

@@ -75,6 +75,7 @@ async def test_client_process_that_ends_in_a_step_is_told_of() -> None:
             "traffic": plan().traffic.to_json(),
             "tag": "test",
             "timeout_s": 20.0,
+            "keep": False,
         }
         async with Fleet(1, setup) as fleet:
             with pytest.raises(CommandError, match="ended by itself"):
