@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from provledger.receipt import Receipt
 from provledger_cli.connect import Target
 from provledger_cli.datadir import DataDir
 from provledger_cli.load import recall
+from provledger_cli.load.judge import Finding
 from provledger_cli.load.kept import BLOCK, SAMPLE, Acknowledged, Kept, Recall
 from tests.support.chain import key_set, sample_chain
 
@@ -83,6 +84,30 @@ def test_another_receipt_in_the_place_of_one_is_named() -> None:
     assert recalled.problems() == ["of seq 1024 to 2047 some are others than were acknowledged"]
 
 
+def test_of_a_list_that_was_cut_off_nothing_is_said_of_what_would_have_come() -> None:
+    kept = _keep(*range(1, 3000))
+    for listed, problems in [
+        (range(1500), []),
+        ((), []),
+        (
+            [*range(5), *range(6, 1030)],
+            [
+                "seq 6 is listed after seq 4",
+                "1 of them are not there, the first is seq 5",
+            ],
+        ),
+    ]:
+        recalled = Recall(kept)
+        for seq in listed:
+            recalled.see(seq, _hash(seq))
+        assert recalled.problems(cut_off=True) == problems
+    recalled = Recall(kept)
+    for seq in range(1500):
+        recalled.see(seq, _hash(seq + (seq == 7)))
+    (problem,) = recalled.problems(cut_off=True)
+    assert "of seq 0 to 1023 some are others" in problem
+
+
 def test_a_place_that_was_acknowledged_twice_is_named() -> None:
     """To one process, and to two."""
     named = "seq 1030 was acknowledged for two drafts"
@@ -100,11 +125,17 @@ def test_what_is_kept_does_not_grow_with_what_is_sent() -> None:
 
 
 class _Ledger:
-    """A ledger's answers, and its keys'. `error`: to all."""
+    """A ledger's answers, and its keys'. `error`: to all; `fails`: to what, by method."""
 
-    def __init__(self, receipts: list[Receipt], error: ProvledgerError | None = None) -> None:
+    def __init__(
+        self,
+        receipts: list[Receipt],
+        error: ProvledgerError | None = None,
+        fails: Mapping[str, ProvledgerError] | None = None,
+    ) -> None:
         self._receipts = receipts
         self._error = error
+        self._fails = fails or {}
 
     async def __aenter__(self) -> _Ledger:
         return self
@@ -117,14 +148,20 @@ class _Ledger:
             raise self._error
         for receipt in self._receipts:
             yield receipt
+            if "list_summaries" in self._fails and receipt.seq >= 5:
+                raise self._fails["list_summaries"]
 
     async def get_receipt(self, name: str) -> Receipt:
+        if "get_receipt" in self._fails and name == self._receipts[-1].name:
+            raise self._fails["get_receipt"]
         for receipt in self._receipts:
             if receipt.name == name:
                 return receipt
         raise NotFoundError("RECEIPT_NOT_FOUND", "there is no such receipt")
 
     async def jwks(self) -> bytes:
+        if "jwks" in self._fails:
+            raise self._fails["jwks"]
         return key_set().encode()
 
 
@@ -163,14 +200,41 @@ def test_the_ledgers_are_asked(
     word: str,
     said: str,
 ) -> None:
+    found = _found(tmp_path, monkeypatch, change, error, keys=keys)
+    assert (found.check, found.word) == (f"acknowledged by {LEDGER}", word)
+    assert said in found.detail
+
+
+def _found(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[list[Receipt]], list[Receipt]],
+    error: ProvledgerError | None = None,
+    fails: Mapping[str, ProvledgerError] | None = None,
+    *,
+    keys: bool = True,
+) -> Finding:
+    """About a ledger that acknowledged seq 1 to 8, and now answers otherwise."""
     receipts = sample_chain().receipts()
     kept, rng = Kept(), random.Random(7)
     for each in receipts[1:]:
         kept.add(Acknowledged(each.name, each.seq, each.receipt_hash.hex()), each.t_ns, rng)
-    ledger = _Ledger(change(receipts), error)
+    ledger = _Ledger(change(receipts), error, fails)
     monkeypatch.setattr(recall, "AsyncClient", lambda *_, **__: ledger)
     addresses = {"ledger": "a:1", **({"keys": "a:2"} if keys else {})}
     where = Target(DataDir.at(tmp_path), addresses, False)
     (found,) = asyncio.run(recall.recall(where, {LEDGER: _sum(kept)}, 1.0))
-    assert (found.check, found.word) == (f"acknowledged by {LEDGER}", word)
-    assert said in found.detail
+    return found
+
+
+@pytest.mark.parametrize("away", ["list_summaries", "get_receipt", "jwks"])
+def test_what_is_lost_is_lost_though_the_rest_cannot_be_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, away: str
+) -> None:
+    fails = {away: UnavailableError("X", "it is away")}
+    whole = _found(tmp_path, monkeypatch, list, fails=fails)
+    assert (whole.word, "it is away" in whole.detail) == ("could not tell", True)
+    found = _found(tmp_path, monkeypatch, _without(3), fails=fails)
+    assert found.word == "does not hold"
+    assert "1 of them are not there, the first is seq 3" in found.detail
+    assert found.detail.endswith("could not tell of the rest: it is away")

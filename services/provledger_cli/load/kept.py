@@ -132,21 +132,31 @@ class Recall:
             found = self._found.setdefault(number, Block())
             found.add(1 << bit, int.from_bytes(receipt_hash))
 
-    def problems(self) -> Sequence[str]:
-        """What is otherwise than it was acknowledged."""
+    def problems(self, *, cut_off: bool = False) -> Sequence[str]:
+        """What is otherwise than it was acknowledged.
+
+        cut_off: the list did not come to its end; of what would have come later nothing is said.
+        """
         problems = [f"seq {seq} was acknowledged for two drafts" for seq in self._kept.twice]
         problems += self._gaps
         missing, first = 0, -1
         for number, block in sorted(self._kept.blocks.items()):
             found = self._found.get(number, Block())
             lacking = block.mask & ~found.mask
+            if cut_off:
+                lacking &= self._seen_of(number)
             if lacking:
                 missing += lacking.bit_count()
                 lowest = (lacking & -lacking).bit_length() - 1
                 first = number * BLOCK + lowest if first < 0 else first
-            elif block.total != found.total and not self._kept.twice:
+            elif block.mask == found.mask and block.total != found.total and not self._kept.twice:
                 span = f"seq {number * BLOCK} to {(number + 1) * BLOCK - 1}"
                 problems.append(f"of {span} some are others than were acknowledged")
         if missing:
             problems.append(f"{missing} of them are not there, the first is seq {first}")
         return problems
+
+    def _seen_of(self, number: int) -> int:
+        """The seqs of a block up to the last one that was listed, by bit."""
+        last = -1 if self._last_seq is None else self._last_seq
+        return (1 << min(BLOCK, max(0, last + 1 - number * BLOCK))) - 1

@@ -21,6 +21,7 @@ from provledger_cli.load.kept import Acknowledged, Kept, Recall
 
 MOST_READ: Final = 200
 """Receipts of each ledger that are read back and verified, at most."""
+_MOST_SHOWN: Final = 3
 _PAGE: Final = 1000
 _NO_ANSWER: Final = frozenset(
     {
@@ -47,18 +48,25 @@ async def recall(where: Target, kept: Mapping[str, Kept], timeout_s: float) -> l
 async def _one(client: AsyncClient, ledger: str, kept: Kept, *, verify: bool) -> Finding:
     check = f"acknowledged by {ledger}"
     what = f"{kept.count} receipts up to seq {kept.highest_seq}"
+    problems: list[str] = []
+    unknown = ""
     try:
-        problems = list(await _listed(client, ledger, kept))
+        await _list(client, ledger, kept, problems)
         if verify:
-            problems += await _read_back(client, kept)
+            await _read_back(client, kept, problems)
     except StatusError as error:
         if error.code in _NO_ANSWER:
-            return Finding(check, "could not tell", f"{what}: {error.message}")
-        problems = [f"{error.reason}: {error.message}"]
+            unknown = error.message
+        else:
+            problems.append(f"{error.reason}: {error.message}")
     except ProvledgerError as error:
-        return Finding(check, "could not tell", f"{what}: {error}")
+        unknown = str(error)
     if problems:
-        return Finding(check, "does not hold", f"{what}: {'; '.join(problems)}")
+        # What was found is lost, whatever became of the rest.
+        rest = [f"could not tell of the rest: {unknown}"] if unknown else []
+        return Finding(check, "does not hold", f"{what}: {'; '.join(problems + rest)}")
+    if unknown:
+        return Finding(check, "could not tell", f"{what}: {unknown}")
     if not verify:
         why = "none was verified, for no keys service is named: --endpoint keys=HOST:PORT"
         return Finding(check, "could not tell", f"{what} are there; {why}")
@@ -66,33 +74,44 @@ async def _one(client: AsyncClient, ledger: str, kept: Kept, *, verify: bool) ->
     return Finding(check, "holds", f"{what} are there, {read} of them read back and verified")
 
 
-async def _listed(client: AsyncClient, ledger: str, kept: Kept) -> Sequence[str]:
+async def _list(client: AsyncClient, ledger: str, kept: Kept, problems: list[str]) -> None:
+    """Add to `problems` what the list tells, as far as it came."""
     recalled = Recall(kept)
     where = ReceiptFilter(start_t_ns=kept.start_t_ns)
-    async for each in client.list_summaries(ledger, where, page_size=_PAGE):
-        recalled.see(each.seq, each.receipt_hash)
-        if each.seq >= kept.highest_seq:
-            break
-    return recalled.problems()
+    try:
+        async for each in client.list_summaries(ledger, where, page_size=_PAGE):
+            recalled.see(each.seq, each.receipt_hash)
+            if each.seq >= kept.highest_seq:
+                break
+    except ProvledgerError:
+        problems += recalled.problems(cut_off=True)
+        raise
+    problems += recalled.problems()
 
 
-async def _read_back(client: AsyncClient, kept: Kept) -> Sequence[str]:
+async def _read_back(client: AsyncClient, kept: Kept, problems: list[str]) -> None:
+    """Add to `problems` what the sample tells, as far as it could be had."""
     verifier = Verifier(KeySet.parse(await client.jwks()))
-    problems = []
+    most = len(problems) + _MOST_SHOWN
     for item in _chosen(kept.sample):
-        try:
-            receipt = await client.get_receipt(item.name)
-            verifier.verify(receipt)
-        except VerificationError as error:
-            problems.append(f"seq {item.seq} does not verify: {error}")
-        except StatusError as error:
-            if error.code in _NO_ANSWER:
-                raise
-            problems.append(f"seq {item.seq} is refused: {error.reason}")
-        else:
-            if (receipt.seq, receipt.receipt_hash.hex()) != item[1:]:
-                problems.append(f"seq {item.seq} is another one than was acknowledged")
-    return problems[:3]
+        problem = await _read_one(client, verifier, item)
+        if problem and len(problems) < most:
+            problems.append(problem)
+
+
+async def _read_one(client: AsyncClient, verifier: Verifier, item: Acknowledged) -> str:
+    try:
+        receipt = await client.get_receipt(item.name)
+        verifier.verify(receipt)
+    except VerificationError as error:
+        return f"seq {item.seq} does not verify: {error}"
+    except StatusError as error:
+        if error.code in _NO_ANSWER:
+            raise
+        return f"seq {item.seq} is refused: {error.reason}"
+    if (receipt.seq, receipt.receipt_hash.hex()) != item[1:]:
+        return f"seq {item.seq} is another one than was acknowledged"
+    return ""
 
 
 def _chosen(sample: Sequence[Acknowledged]) -> Sequence[Acknowledged]:
