@@ -14,10 +14,15 @@ from typing import Any
 import pytest
 
 from provledger.errors import (
+    CancelledError,
+    DataLossError,
     FailedPreconditionError,
+    InternalError,
     NotFoundError,
     ProvledgerError,
+    StatusError,
     UnavailableError,
+    UnimplementedError,
 )
 from provledger.receipt import Receipt
 from provledger_cli.connect import Target
@@ -238,3 +243,31 @@ def test_what_is_lost_is_lost_though_the_rest_cannot_be_told(
     assert found.word == "does not hold"
     assert "1 of them are not there, the first is seq 3" in found.detail
     assert found.detail.endswith("could not tell of the rest: it is away")
+
+
+@pytest.mark.parametrize(
+    ("away", "error", "word"),
+    [
+        *(
+            (away, error, "could not tell")
+            for away in ("list_summaries", "get_receipt")
+            for error in (
+                UnimplementedError("X", "it is away"),
+                CancelledError("X", "it is away"),
+                InternalError("X", "it is away"),
+                StatusError("X", "it is away"),
+            )
+        ),
+        ("list_summaries", NotFoundError("X", "it is away"), "does not hold"),
+        ("get_receipt", DataLossError("X", "it is away"), "does not hold"),
+        # Whatever the keys service says is not about receipts.
+        ("jwks", NotFoundError("X", "it is away"), "could not tell"),
+        ("jwks", FailedPreconditionError("X", "it is away"), "could not tell"),
+        ("jwks", DataLossError("X", "it is away"), "could not tell"),
+    ],
+)
+def test_only_a_definite_answer_of_the_ledger_is_a_denial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, away: str, error: StatusError, word: str
+) -> None:
+    found = _found(tmp_path, monkeypatch, list, fails={away: error})
+    assert found.word == word, found

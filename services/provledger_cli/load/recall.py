@@ -23,13 +23,12 @@ MOST_READ: Final = 200
 """Receipts of each ledger that are read back and verified, at most."""
 _MOST_SHOWN: Final = 3
 _PAGE: Final = 1000
-_NO_ANSWER: Final = frozenset(
-    {
-        *("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED"),
-        *("UNAUTHENTICATED", "PERMISSION_DENIED"),
-    }
-)
-"""Codes of errors that say nothing of what is there."""
+_DENIALS: Final = frozenset({"NOT_FOUND", "DATA_LOSS", "FAILED_PRECONDITION"})
+"""Codes by which a ledger says that it does not have what it acknowledged, or not as it was.
+
+All others say nothing of what is there, such as those of a service that is away, of a proxy, or of
+whoever may not ask.
+"""
 
 
 async def recall(where: Target, kept: Mapping[str, Kept], timeout_s: float) -> list[Finding]:
@@ -54,13 +53,8 @@ async def _one(client: AsyncClient, ledger: str, kept: Kept, *, verify: bool) ->
         await _list(client, ledger, kept, problems)
         if verify:
             await _read_back(client, kept, problems)
-    except StatusError as error:
-        if error.code in _NO_ANSWER:
-            unknown = error.message
-        else:
-            problems.append(f"{error.reason}: {error.message}")
     except ProvledgerError as error:
-        unknown = str(error)
+        unknown = str(error) or type(error).__name__
     if problems:
         # What was found is lost, whatever became of the rest.
         rest = [f"could not tell of the rest: {unknown}"] if unknown else []
@@ -83,10 +77,13 @@ async def _list(client: AsyncClient, ledger: str, kept: Kept, problems: list[str
             recalled.see(each.seq, each.receipt_hash)
             if each.seq >= kept.highest_seq:
                 break
-    except ProvledgerError:
+    except ProvledgerError as error:
         problems += recalled.problems(cut_off=True)
-        raise
-    problems += recalled.problems()
+        if not (isinstance(error, StatusError) and error.code in _DENIALS):
+            raise
+        problems.append(f"{error.reason}: {error.message}")
+    else:
+        problems += recalled.problems()
 
 
 async def _read_back(client: AsyncClient, kept: Kept, problems: list[str]) -> None:
@@ -106,7 +103,7 @@ async def _read_one(client: AsyncClient, verifier: Verifier, item: Acknowledged)
     except VerificationError as error:
         return f"seq {item.seq} does not verify: {error}"
     except StatusError as error:
-        if error.code in _NO_ANSWER:
+        if error.code not in _DENIALS:
             raise
         return f"seq {item.seq} is refused: {error.reason}"
     if (receipt.seq, receipt.receipt_hash.hex()) != item[1:]:
