@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 import orjson
 
 from provledger_cli import output
 from provledger_cli.alarms import Alarm
 from provledger_cli.fetching import FetchError
+
+MOST_FAILURES: Final = 3
+"""Alarms that are tried again in vain before the rest waits: each may take most of a minute."""
 
 
 class Webhook:
@@ -24,20 +28,33 @@ class Webhook:
         self._untold: dict[tuple[str, str], Alarm] = {}
 
     def tell(self, alarm: Alarm) -> None:
-        """Deliver an alarm; that it cannot be delivered is said, and hides nothing."""
-        self._untold[alarm.kind, alarm.check] = alarm
-        self.tell_again()
+        """Deliver an alarm; that it cannot be delivered is said, and hides nothing.
+
+        It comes before those that wait: one that the receiver refuses must not keep it. If it is
+        taken, so may they be.
+        """
+        key = (alarm.kind, alarm.check)
+        self._untold[key] = alarm
+        if self._deliver(key):
+            self.tell_again()
 
     def tell_again(self) -> None:
-        """Deliver what could not be delivered yet, up to the first that cannot be now either.
+        """Deliver what could not be delivered yet, up to `MOST_FAILURES` that cannot be now either.
 
-        That one is last the next time: it may be its own fault.
+        Those are last the next time: it may be their own fault.
         """
-        for key, alarm in list(self._untold.items()):
-            del self._untold[key]
-            try:
-                self._post(orjson.dumps({"origin": self._origin, **alarm.as_dict()}))
-            except FetchError as error:
-                self._untold[key] = alarm
-                output.say(f"the webhook was not told: {error}")
+        failures = 0
+        for key in list(self._untold):
+            failures += not self._deliver(key)
+            if failures == MOST_FAILURES:
                 return
+
+    def _deliver(self, key: tuple[str, str]) -> bool:
+        alarm = self._untold.pop(key)
+        try:
+            self._post(orjson.dumps({"origin": self._origin, **alarm.as_dict()}))
+        except FetchError as error:
+            self._untold[key] = alarm
+            output.say(f"the webhook was not told: {error}")
+            return False
+        return True

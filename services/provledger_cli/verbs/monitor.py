@@ -141,7 +141,7 @@ def monitor(
             envvar="PROVLEDGER_MONITOR_WEBHOOK",
             metavar="URL",
             help="POST each alarm there, as JSON, when it begins; tried a few times, and once more "
-            "before each later look until it was taken.",
+            "before each later look until it was taken, or with --once at the end.",
             show_default=False,
         ),
     ] = "",
@@ -180,6 +180,8 @@ def monitor(
     hook = None if fetcher is None else Webhook(fetcher.post, origin)
     if once:
         look = watch.look(None if hook is None else hook.tell)
+        if hook is not None:
+            hook.tell_again()  # for the last time
     else:
         look = _follow(watch, origin, interval, hook)
     if as_json:
