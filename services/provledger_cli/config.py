@@ -166,20 +166,25 @@ def _same_database(url: str, kept: str) -> bool:
 
 
 def _place(url: str) -> tuple[Any, ...] | None:
-    """Server and database of a PostgreSQL URL, None for any other and for what is none."""
-    from sqlalchemy.engine import make_url
+    """Server and database of a PostgreSQL URL, None for any other and for what is none.
+
+    By what the driver is given: what a URL says behind its `?` wins over what it says before.
+    """
     from sqlalchemy.exc import ArgumentError
 
+    from provledger.db.engine import read_url
+    from provledger.settings import ConfigError
+
     try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
+        parsed = read_url(url)
+        if parsed.get_backend_name() != "postgresql":
+            return None
+        _, given = parsed.get_dialect()().create_connect_args(parsed)
+    except (ConfigError, ArgumentError, ValueError):
         return None
-    if parsed.get_backend_name() not in ("postgresql", "postgres"):
-        return None
-    said = {name: parsed.query.get(name) for name in ("host", "hostaddr", "port", "service")}
+    said = [given.get(name) or None for name in ("host", "hostaddr", "service", "servicefile")]
     # libpq takes the user's name where no database is named.
-    database = parsed.database or parsed.query.get("dbname") or parsed.username
-    return (parsed.host, parsed.port or 5432, database, said)
+    return (*said, str(given.get("port") or 5432), given.get("dbname") or given.get("user"))
 
 
 def _was_used(data_dir: DataDir) -> bool:

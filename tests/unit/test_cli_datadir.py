@@ -172,6 +172,9 @@ KEPT = "postgresql+psycopg://u:old@h/db"
         "postgresql+psycopg://other:new@h/db",
         "postgres://u@h:5432/db?passfile=/run/pass",
         "postgresql://u:new@h/db?sslmode=verify-full",
+        "postgresql://u:new@h/other?dbname=db",
+        "postgresql://u:new@h2:5433/?host=h&port=5432&dbname=db",
+        "postgresql:///?user=other&host=h&dbname=db",
     ],
 )
 def test_another_url_of_the_same_database_is_taken(directory: DataDir, url: str) -> None:
@@ -191,6 +194,10 @@ def test_another_url_of_the_same_database_is_taken(directory: DataDir, url: str)
         "postgresql+psycopg://u:old@h2/db",
         "postgresql+psycopg://u:old@h:5433/db",
         "postgresql+psycopg://u:old@h/db?host=h2",
+        "postgresql+psycopg://u:old@h/db?host=h:5432&host=h2:5432",
+        "postgresql+psycopg://u:old@h/db?port=5433",
+        "postgresql+psycopg://u:old@h/db?dbname=db2",
+        "postgresql+psycopg://u:old@h/db?service=prod",
         "postgresql+psycopg://u:old@h/db?hostaddr=10.0.0.1",
         "postgresql+psycopg://u:old@h",
         "sqlite:////db",

@@ -47,6 +47,7 @@ _COMMIT_DURABLY: Final = (
     "WHERE current_setting('synchronous_commit') <> 'remote_apply'"
 )
 
+_SQLITE: Final = frozenset({"sqlite", "sqlite+pysqlite"})
 _POSTGRES: Final = frozenset({"postgresql", "postgres", "postgresql+psycopg"})
 _SCHEMA: Final = re.compile(r"^[a-z_][a-z0-9_]{0,62}$")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
@@ -68,16 +69,28 @@ def open_engine(url: str, schema: str, *, pool_size: int = 5) -> Engine:
     """
     if not _SCHEMA.match(schema):
         raise ConfigError(f"database schema {schema!r} must match {_SCHEMA.pattern}")
+    parsed = read_url(url)
+    if parsed.drivername in _SQLITE:
+        return _open_sqlite(parsed)
+    return _open_postgres(parsed, schema, pool_size)
+
+
+def read_url(url: str) -> URL:
+    """A URL of a database that we support; of PostgreSQL, its driver is spelt out.
+
+    Raises:
+        ConfigError: as `open_engine`, of what is seen in the URL alone.
+    """
     if _CONTROL.search(url):
         raise ConfigError("the database URL holds a line break or another control character")
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
         raise ConfigError("the database URL cannot be read") from None
-    if parsed.drivername in ("sqlite", "sqlite+pysqlite"):
-        return _open_sqlite(parsed)
     if parsed.drivername in _POSTGRES:
-        return _open_postgres(parsed, schema, pool_size)
+        return parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername in _SQLITE:
+        return parsed
     raise ConfigError(f"database {parsed.drivername!r} is not supported: use sqlite or postgresql")
 
 
@@ -179,7 +192,7 @@ def _open_postgres(url: URL, schema: str, pool_size: int) -> Engine:
     if "application_name" not in query:
         connect["application_name"] = f"provledger-{schema}"
     engine = sa.create_engine(
-        url.set(drivername="postgresql+psycopg", query=query),
+        url.set(query=query),
         connect_args=connect,
         isolation_level="READ COMMITTED",
         pool_size=pool_size,
