@@ -102,36 +102,65 @@ def settle(
     """Join what is kept with what `up` was given, and keep the result.
 
     Raises:
-        CommandError: for another database than the one kept, or FIPS mode where keys are there.
+        CommandError: as `join`.
+    """
+    config = join(data_dir, database_url, sinks, fips)
+    keep(data_dir, config)
+    return config
+
+
+def join(data_dir: DataDir, database_url: str, sinks: Sequence[str], fips: bool = False) -> Config:
+    """Join what is kept with what `up` was given.
+
+    Raises:
+        CommandError: for another database than the one kept, or FIPS mode where keys are there; for
+            a URL that no service could use.
     """
     kept = load(data_dir)
-    default_sinks = (data_dir.anchors.as_uri(),)
-    if kept is None or not _was_used(data_dir):
+    if database_url and (kept is None or database_url != kept.database_url):
+        _check_url(database_url)
+    if kept is None or not was_used(data_dir):
+        default_sinks = (data_dir.anchors.as_uri(),)
         before = (kept.database_url, kept.sinks) if kept is not None else ("", default_sinks)
         was_fips = kept is not None and kept.fips
-        config = Config(database_url or before[0], tuple(sinks) or before[1], fips or was_fips)
-    elif fips and not kept.fips:
+        return Config(database_url or before[0], tuple(sinks) or before[1], fips or was_fips)
+    if fips and not kept.fips:
         raise CommandError(
             f"{data_dir.path} was set up without FIPS mode: its keys and ledgers do not fit",
             hint="choose another --data-dir",
         )
-    elif database_url and not _same_database(database_url, kept.database_url):
+    if database_url and not _same_database(database_url, kept.database_url):
         raise CommandError(
             f"{data_dir.path} was set up with another database ({kept.database})",
             hint="leave --database-url out, or choose another --data-dir for the other database",
         )
-    else:
-        config = Config(database_url or kept.database_url, tuple(sinks) or kept.sinks, kept.fips)
-    if config != kept:
-        write_json(
-            data_dir.config,
-            {
-                "database_url": config.database_url,
-                "sinks": list(config.sinks),
-                "fips": config.fips,
-            },
-        )
-    return config
+    return Config(database_url or kept.database_url, tuple(sinks) or kept.sinks, kept.fips)
+
+
+def keep(data_dir: DataDir, config: Config) -> None:
+    """Keep a configuration, if it is not what is kept already."""
+    if config == load(data_dir):
+        return
+    write_json(
+        data_dir.config,
+        {
+            "database_url": config.database_url,
+            "sinks": list(config.sinks),
+            "fips": config.fips,
+        },
+    )
+
+
+def _check_url(url: str) -> None:
+    from provledger.db.engine import read_url
+    from provledger.settings import ConfigError
+
+    try:
+        read_url(url)
+    except ConfigError as error:
+        raise CommandError(
+            str(error), hint="as in --database-url postgresql+psycopg://user@host/name"
+        ) from None
 
 
 def check_sinks(sinks: Sequence[str]) -> None:
@@ -187,7 +216,7 @@ def _place(url: str) -> tuple[Any, ...] | None:
     return (*said, str(given.get("port") or 5432), given.get("dbname") or given.get("user"))
 
 
-def _was_used(data_dir: DataDir) -> bool:
+def was_used(data_dir: DataDir) -> bool:
     """Whether anything may have been recorded; else a first attempt may be corrected.
 
     The keys alone do not tell: those of a restored directory may be on their way to it, and others

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import grpc
 
@@ -244,13 +245,6 @@ def _not_stopped(data_dir: DataDir, timeout_s: float) -> CommandError:
     )
 
 
-def _kept_for_later(what: str) -> CommandError:
-    return CommandError(
-        f"the services run with {what} kept for the next start",
-        hint="run `provledger down`, then `provledger up`",
-    )
-
-
 def set_up(
     data_dir: DataDir, database_url: str, sinks: list[str], fips: bool = False
 ) -> configs.Config:
@@ -258,9 +252,46 @@ def set_up(
     data_dir.make()
     running = data_dir.supervisor_pid() is not None
     before = configs.load(data_dir)
-    config = configs.settle(data_dir, database_url, sinks, fips)
-    if running and before is not None and config.sinks != before.sinks:
-        raise _kept_for_later("other sinks; the new ones are")
+    config = configs.join(data_dir, database_url, sinks, fips)
     if running and before is not None and config.database_url != before.database_url:
-        raise _kept_for_later("another URL of the database; the new one is")
+        # Not kept: nobody has connected with it, and the other one may be written nowhere else.
+        raise CommandError(
+            "the services run with another URL of the database, until their next start",
+            hint="run `provledger down`, then `provledger up` with this URL again",
+        )
+    configs.keep(data_dir, config)
+    if running and before is not None and config.sinks != before.sinks:
+        raise CommandError(
+            "the services run with other sinks; the new ones are kept for the next start",
+            hint="run `provledger down`, then `provledger up`",
+        )
     return config
+
+
+@contextlib.contextmanager
+def putting_back_url(data_dir: DataDir) -> Iterator[None]:
+    """Put back the URL of the database that was kept if `up` fails with another one.
+
+    It may be the only place where that is written down. Only where something was recorded: else
+    another URL may be one of another database, in which there is something now.
+    """
+    before = configs.load(data_dir) if configs.was_used(data_dir) else None
+    try:
+        yield
+    except PartlyServingError:
+        raise
+    except Exception as error:
+        if before is not None and _put_back(data_dir, before) and isinstance(error, CommandError):
+            again = "the URL of before is kept: give --database-url again"
+            error.hint = "; ".join(filter(None, (error.hint, again)))
+        raise
+
+
+def _put_back(data_dir: DataDir, before: configs.Config) -> bool:
+    now = configs.load(data_dir)
+    if now is None or now.database_url == before.database_url:
+        return False
+    if data_dir.supervisor_pid() is not None:
+        return False  # Another `up` started it, with the new one.
+    configs.keep(data_dir, replace(now, database_url=before.database_url))
+    return True

@@ -12,13 +12,16 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from anchor_svc import sinks
 from provledger.db import open_engine
+from provledger.errors import KeyFormatError
 from provledger_cli import config, connect, datadir, endpoints, launching, running
 from provledger_cli.datadir import DataDir
 from provledger_cli.endpoints import Endpoints, ServiceState
 from provledger_cli.failures import CommandError
+from provledger_cli.main import application
 from provledger_cli.stored import AnchorRows
 
 
@@ -201,9 +204,6 @@ def test_another_url_of_the_same_database_is_taken(directory: DataDir, url: str)
         "postgresql+psycopg://u:old@h/db?hostaddr=10.0.0.1",
         "postgresql+psycopg://u:old@h",
         "sqlite:////db",
-        "mysql://u:old@h/db",
-        "postgresql+psycopg://u:old@h:port/db",
-        "db",
     ],
 )
 def test_a_url_of_another_database_is_refused(directory: DataDir, url: str) -> None:
@@ -215,17 +215,92 @@ def test_a_url_of_another_database_is_refused(directory: DataDir, url: str) -> N
     assert config.load(directory) == first
 
 
-def test_a_new_url_of_the_database_is_for_the_next_start(
+@pytest.mark.parametrize("used", [True, False])
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql+asyncpg://u:secret@h/db", "not supported"),
+        ("mysql://u:secret@h/db", "not supported"),
+        ("postgresql+psycopg://u:secret@h:port/db", "cannot be read"),
+        ("db", "cannot be read"),
+    ],
+)
+def test_a_url_that_no_service_takes_is_not_kept(
+    directory: DataDir, used: bool, url: str, said: str
+) -> None:
+    if used:
+        config.settle(directory, KEPT, [])
+        (directory.keys / "witness-1.pem").touch()
+    before = config.load(directory)
+    with pytest.raises(CommandError, match=said) as caught:
+        config.settle(directory, url, [])
+    assert "secret" not in str(caught.value)
+    assert config.load(directory) == before
+
+
+def test_running_services_keep_their_url(
     directory: DataDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    running.set_up(directory, KEPT, [])
+    """However often another one is given; it is tried at a start, and nobody knows it yet."""
+    first = running.set_up(directory, KEPT, [])
     (directory.keys / "witness-1.pem").touch()
     monkeypatch.setattr(DataDir, "supervisor_pid", lambda _: 1)
     new = KEPT.replace("old", "new")
-    with pytest.raises(CommandError, match="kept for the next start") as caught:
-        running.set_up(directory, new, [])
-    assert "new@" not in str(caught.value)
-    assert running.set_up(directory, new, []).database_url == new
+    for _ in range(2):
+        with pytest.raises(CommandError, match="another URL of the database, until") as caught:
+            running.set_up(directory, new, [])
+        assert "new@" not in str(caught.value)
+        assert config.load(directory) == first
+    assert running.set_up(directory, KEPT, []) == first
+
+
+NEW = KEPT.replace("old", "new")
+
+
+@pytest.mark.parametrize(
+    ("used", "error", "others_pid", "kept"),
+    [
+        (True, CommandError("the supervisor ended", hint="see the log"), None, KEPT),
+        (True, KeyFormatError("no key"), None, KEPT),
+        (True, running.PartlyServingError("not all serve"), None, NEW),
+        # Somebody else started them meanwhile.
+        (True, CommandError("not everything serves"), 1, NEW),
+        # Nothing was recorded before; now something may be, in the new one.
+        (False, CommandError("the supervisor ended"), None, NEW),
+        (True, None, None, NEW),
+    ],
+)
+def test_a_url_that_nothing_started_with_gives_way_to_the_one_of_before(
+    directory: DataDir,
+    monkeypatch: pytest.MonkeyPatch,
+    used: bool,
+    error: Exception | None,
+    others_pid: int | None,
+    kept: str,
+) -> None:
+    """Its password may be written down nowhere else."""
+    config.settle(directory, KEPT, ["file:///elsewhere"])
+    if used:
+        (directory.keys / "witness-1.pem").touch()
+    tried: list[str] = []
+
+    def start(directory: DataDir, *_: object) -> None:
+        (directory.keys / "witness-1.pem").touch()
+        monkeypatch.setattr(DataDir, "supervisor_pid", lambda _: others_pid)
+        found = config.load(directory)
+        assert found is not None
+        tried.append(found.database_url)
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr("provledger_cli.verbs.up._behind", start)
+    ended = CliRunner().invoke(
+        application(), ["up", "--data-dir", str(directory.path), "--database-url", NEW]
+    )
+    assert (ended.exception, tried) == (error, [NEW])
+    assert config.load(directory) == config.Config(kept, ("file:///elsewhere",))
+    if isinstance(error, CommandError):
+        assert ("give --database-url again" in error.hint) == (kept == KEPT)
 
 
 def test_each_service_gets_a_database_of_its_own(directory: DataDir) -> None:

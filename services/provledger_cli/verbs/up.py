@@ -76,18 +76,27 @@ def up(
 
     Example: provledger up --data-dir ./ledger
     """
-    from provledger_cli import given_key, launching, running
-    from provledger_cli.connect import run_async
+    from provledger_cli import given_key, running
 
     output.use_json(as_json)
     directory = DataDir.at(data_dir)
     # Through the environment several sinks come in one text.
     sinks = [part for text in sink or () for part in text.split()]
-    given_key.check(os.environ, fips=running.set_up(directory, database_url, sinks, fips).fips)
-    running.resolve_config()
-    if foreground:
-        asyncio.run(_in_foreground(directory, timeout, as_json))
-        return
+    with running.putting_back_url(directory):
+        config = running.set_up(directory, database_url, sinks, fips)
+        given_key.check(os.environ, fips=config.fips)
+        running.resolve_config()
+        if foreground:
+            asyncio.run(_in_foreground(directory, timeout, as_json))
+        else:
+            _behind(directory, timeout, as_json)
+
+
+def _behind(directory: DataDir, timeout_s: float, as_json: bool) -> None:
+    """Have them run on behind the command's back."""
+    from provledger_cli import launching, running
+    from provledger_cli.connect import run_async
+
     started_s = time.monotonic()
     supervising = running.ensure_supervisor(directory)
     try:
@@ -98,7 +107,7 @@ def up(
                     directory,
                     supervising,
                     lambda count: bar.update(task, completed=count),
-                    timeout_s=timeout,
+                    timeout_s=timeout_s,
                 )
             )
     except running.PartlyServingError:
