@@ -16,6 +16,7 @@ from provledger.errors import UnavailableError
 from provledger.rpc.server import Server
 from provledger_cli.failures import CommandError
 from provledger_cli.load.fleet import Fleet, Step
+from provledger_cli.load.kept import Kept
 from provledger_cli.load.schedule import Traffic
 from tests.inmem.faults import rpc_error
 from tests.inmem.witness import InMemoryWitness
@@ -66,7 +67,7 @@ def setup(endpoint: str, **traffic: Any) -> dict[str, Any]:
         "traffic": made.to_json(),
         "tag": "test",
         "timeout_s": 20.0,
-        "keep": False,
+        "keep": True,
     }
 
 
@@ -85,9 +86,12 @@ async def test_everything_that_was_due_is_sent_and_answered_once(tmp_path: Path)
     async with listening(tmp_path) as (service, _, endpoint), asyncio.timeout(90):
         async with Fleet(2, setup(endpoint, **mix)) as fleet:
             steps = [await fleet.run(rate, 1.0, "1", 20.0, ignore) for rate in (40.0, 80.0)]
+            kept: dict[str, Kept] = {}
+            await fleet.kept(kept)
         receipts = sum(step.receipts for step in steps)
         heads = [(await verify_all(service, name)).head_seq for name in (LEDGER, OTHER)]
-        assert sum(heads) == receipts
+        assert sum(heads) == receipts == sum(each.count for each in kept.values())
+        assert [kept[name].highest_seq for name in (LEDGER, OTHER)] == heads
         for step in steps:
             assert step.sent == step.answered == step.latency.count == step.lateness.count
             assert not step.refused

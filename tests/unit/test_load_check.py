@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import random
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from provledger.receipt import Receipt
 from provledger_cli.connect import Target
 from provledger_cli.datadir import DataDir
 from provledger_cli.load import recall
+from provledger_cli.load.fleet import LINE_BYTES, Fleet
 from provledger_cli.load.judge import Finding
 from provledger_cli.load.kept import BLOCK, SAMPLE, Acknowledged, Kept, Recall
 from tests.support.chain import key_set, sample_chain
@@ -127,6 +129,42 @@ def test_what_is_kept_does_not_grow_with_what_is_sent() -> None:
     assert kept.newest[-1].seq == 99_999
     assert max(each.seq for each in kept.sample) > 1000, "not only the first"
     assert len(json.dumps(kept.to_json())) < 100_000
+
+
+_TELLS = """
+import random, sys
+from provledger_cli.load import worker
+from provledger_cli.load.kept import Acknowledged, Kept
+rng, kept = random.Random(7), {}
+for tenant in range(1300):
+    one = kept[f"tenants/tenant-{tenant:04d}/ledgers/load"] = Kept()
+    for seq in range(1, 101):
+        name = f"tenants/tenant-{tenant:04d}/ledgers/load/receipts/{seq}"
+        one.add(Acknowledged(name, seq, f"{rng.getrandbits(256):064x}"), 1000 + seq, rng)
+sys.stdin.readline()
+worker.say_kept(kept)
+"""
+
+
+async def test_client_processes_tell_of_any_number_of_ledgers() -> None:
+    """All together are more than a line may be long."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", _TELLS),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        limit=LINE_BYTES,
+    )
+    fleet = Fleet(1, {})
+    fleet._processes.append(process)
+    kept: dict[str, Kept] = {}
+    try:
+        await fleet.kept(kept)
+    finally:
+        await fleet._stop()
+    assert len(kept) == 1300
+    assert {(each.count, each.highest_seq) for each in kept.values()} == {(100, 100)}
+    told = json.dumps({name: each.to_json() for name, each in kept.items()})
+    assert len(told) > LINE_BYTES
 
 
 class _Ledger:

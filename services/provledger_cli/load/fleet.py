@@ -23,7 +23,8 @@ LATE_MS: Final = 20.0
 START_IN_S: Final = 0.2
 """A step begins so long after it was ordered: all processes have heard of it then."""
 _READY_S: Final = 60.0
-_LINE_BYTES: Final = 8 * 1024 * 1024
+LINE_BYTES: Final = 8 * 1024 * 1024
+"""Longest line of a client process."""
 
 
 @dataclass(slots=True)
@@ -158,7 +159,7 @@ class Fleet:
                     *(sys.executable, "-m", "provledger_cli.load.worker"),
                     stdin=asyncio.subprocess.PIPE,
                     stdout=asyncio.subprocess.PIPE,
-                    limit=_LINE_BYTES,
+                    limit=LINE_BYTES,
                 )
                 self._processes.append(process)
                 tag = f"{self._setup['tag']}-{number}"
@@ -235,8 +236,8 @@ class Fleet:
         """
         for process in self._processes:
             await _write(process, {"kept": True})
-            for ledger, each in (await _read(process))["kept"].items():
-                into.setdefault(ledger, Kept()).merge(each)
+            while (said := await _read(process))["kept"] is not None:
+                into.setdefault(said["ledger"], Kept()).merge(said["kept"])
 
     async def _stop(self) -> None:
         for process in self._processes:

@@ -2,8 +2,9 @@
 
 In comes first what all steps have in common (`Setup`), then each step as it is to begin. Out goes
 `{"ready": true}` once the services were reached, a line of progress twice a second, and after each
-step its result; `{"kept": true}` is answered by what was acknowledged (`kept`). The clock is the
-system's monotonic one, the same in all processes.
+step its result; `{"kept": true}` is answered by what was acknowledged (`kept`), a line for each
+ledger, and `{"kept": null}` behind them. The clock is the system's monotonic one, the same in all
+processes.
 
 A request is sent when it is due. How late it was sent is measured as well: what the generator
 could not keep up with must not be taken for the service's doing, nor be hidden.
@@ -18,6 +19,7 @@ import random
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +28,7 @@ from provledger.names import tenant_of
 from provledger.rpc.tls import TLSSettings
 from provledger.throttle import THROTTLED, Throttle, Throttles
 from provledger_cli.load.histogram import Histogram
+from provledger_cli.load.kept import Kept
 from provledger_cli.load.schedule import Arrival, Traffic, arrivals
 from provledger_cli.load.sender import Answer, Connections, Sender
 
@@ -260,13 +263,20 @@ async def work(setup: dict[str, Any]) -> None:
         while line := await asyncio.to_thread(sys.stdin.readline):
             order = json.loads(line)
             if "kept" in order:
-                _say({"kept": {name: each.to_json() for name, each in sender.kept.items()}})
+                say_kept(sender.kept)
                 continue
             tally = await step(sender, traffic, order)
             _say({"result": tally.to_json()})
         await sender.close()
     finally:
         await connections.close()
+
+
+def say_kept(kept: Mapping[str, Kept]) -> None:
+    """Tell of each ledger by itself: of all together, a line could be any length."""
+    for name, each in kept.items():
+        _say({"ledger": name, "kept": each.to_json()})
+    _say({"kept": None})
 
 
 def _say(value: dict[str, Any]) -> None:
