@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 from provledger.api.anchor.v1 import anchor_pb2 as pb
 from provledger.client.paging import Pages
-from provledger.errors import DataLossError, NotFoundError
+from provledger.errors import DataLossError, NotFoundError, StatusError
 from provledger_cli.connect import Remote
 from provledger_cli.failures import CommandError
 
@@ -101,35 +101,64 @@ class Retried:
     sinks: tuple[str, ...]
 
 
-async def retried(remote: Remote, log: str, sink: str) -> list[Retried]:
+@dataclass(frozen=True, slots=True)
+class Retrying:
+    """What became of asking many logs.
+
+    failed: those for which the anchor refused or did not answer. damaged: those left out.
+    """
+
+    asked: tuple[Retried, ...]
+    failed: tuple[tuple[str, StatusError], ...] = ()
+    damaged: tuple[str, ...] = ()
+
+
+async def retried(remote: Remote, log: str, sink: str) -> Retrying:
     """Have sinks asked now that wait: of a log by its uid, or of all that are served.
 
-    sink: its URI; "" for all that wait.
+    Of all, one that fails keeps no other from being asked. sink: its URI; "" for all that wait.
 
     Raises:
         NotFoundError: no log that was asked has such a sink.
+        CommandError: none could be asked, for all are damaged.
     """
     if log:
-        return [Retried(log_name(log), "", await _retry(remote, log_name(log), sink))]
-    served = [each for each in await listed(remote) if each.state != pb.LOG_STATE_DAMAGED]
-    missing: list[NotFoundError] = []
+        return Retrying((Retried(log_name(log), "", await _retry(remote, log_name(log), sink)),))
+    every = await listed(remote)
+    damaged = tuple(each.name for each in every if each.state == pb.LOG_STATE_DAMAGED)
+    served = [each for each in every if each.state != pb.LOG_STATE_DAMAGED]
+    if damaged and not served:
+        raise CommandError(
+            "no sink was asked: every log is damaged", hint="see `provledger anchor status`"
+        )
+    away: list[StatusError] = []
 
-    async def one(name: str) -> tuple[str, ...]:
+    async def one(name: str) -> tuple[str, ...] | StatusError:
+        if len(away) >= _AT_ONCE:
+            return away[0]  # It is the anchor, and the others would take as long.
         try:
             return await _retry(remote, name, sink)
-        except NotFoundError as error:
-            # A policy names sinks for one log; the others need not have them.
-            if error.reason != _NO_SINK:
-                raise
-            missing.append(error)
-            return ()
+        except StatusError as error:
+            if error.code in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
+                away.append(error)
+            return error
 
     found = await _all_of([each.name for each in served], one)
-    if missing and len(missing) == len(served):
-        raise missing[0]
-    return [
-        Retried(each.name, each.tenant, sinks) for each, sinks in zip(served, found, strict=True)
-    ]
+    asked: list[Retried] = []
+    failed: list[tuple[str, StatusError]] = []
+    missing: list[NotFoundError] = []
+    for each, outcome in zip(served, found, strict=True):
+        if not isinstance(outcome, StatusError):
+            asked.append(Retried(each.name, each.tenant, outcome))
+        elif isinstance(outcome, NotFoundError) and outcome.reason == _NO_SINK:
+            # A policy names sinks for one log; the others need not have them.
+            missing.append(outcome)
+        else:
+            failed.append((each.name, outcome))
+    if missing and not asked and not failed:
+        left_out = f"; damaged logs were left out: {', '.join(damaged[:SHOWN_LOGS])}"
+        raise NotFoundError(_NO_SINK, missing[0].message + (left_out if damaged else ""))
+    return Retrying(tuple(asked), tuple(failed), damaged)
 
 
 async def _retry(remote: Remote, log: str, sink: str) -> tuple[str, ...]:

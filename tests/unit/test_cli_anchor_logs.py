@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from provledger.api.anchor.v1 import anchor_pb2 as pb
-from provledger.errors import NotFoundError
+from provledger.errors import FailedPreconditionError, NotFoundError, StatusError, UnavailableError
 from provledger_cli import connect
 from provledger_cli.anchor_main import application
 from provledger_cli.anchors import SHOWN_LOGS
@@ -41,6 +41,7 @@ class FakeAnchor:
     logs: list[pb.Log] = field(default_factory=lambda: [log(SHARED), OWN])
     sinks: dict[str, pb.Sink] = field(default_factory=dict)
     asked: list[Any] = field(default_factory=list)
+    fails: dict[str, StatusError] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.anchor = SimpleNamespace(
@@ -78,6 +79,8 @@ class FakeAnchor:
         return pb.ListSinksResponse(sinks=[self.sinks.get(request.log, WELL)])
 
     def retry_sink(self, request: pb.RetrySinkRequest) -> pb.RetrySinkResponse:
+        if request.log in self.fails:
+            raise self.fails[request.log]
         sink = self.sinks.get(self._named(request.log).name, WELL)
         if request.sink not in ("", sink.uri):
             raise NotFoundError("SINK_NOT_FOUND", "this log has no such sink")
@@ -172,9 +175,55 @@ def test_sinks_of_all_logs_are_asked_again(anchor: FakeAnchor) -> None:
     assert isinstance(run("retry", "file:///none").exception, NotFoundError)
     # Whoever names a log has that one asked.
     assert document("retry", "--log", "0b")[1]["asked"] == ["file:///own"]
-    assert document("retry", "--log", "00") == (0, {"asked": [], "logs": []})
+    nothing: dict[str, Any] = {"asked": [], "logs": [], "failed": [], "damaged": []}
+    assert document("retry", "--log", "00") == (0, nothing)
     anchor.sinks[SHARED] = anchor.sinks[b.name] = AWAY
     assert f"asked now: {AWAY.uri}, by 3 logs" in run("retry").stdout.replace("\n", " ")
+
+
+def test_a_log_that_fails_keeps_no_other_from_being_asked(anchor: FakeAnchor) -> None:
+    anchor.logs += [log(f"logs/{number:02x}", f"tenants/t{number}") for number in range(16, 46)]
+    anchor.logs.append(pb.Log(name="logs/ff", uid=b"\xff", state=pb.LOG_STATE_DAMAGED))
+    anchor.sinks["logs/2d"] = AWAY
+    error = FailedPreconditionError("LOG_NOT_FOUND", "there is [none]")
+    anchor.fails = {SHARED: error}
+    answer = run("retry")
+    assert answer.exception is error
+    assert f"asked now: {AWAY.uri}" in answer.stdout
+    assert f"{SHARED}: LOG_NOT_FOUND: there is [none]" in answer.stderr
+    assert "logs/ff was not asked: it is damaged" in answer.stderr
+    code, found = document("retry")
+    assert code == 1
+    assert found["logs"] == [{"log": "logs/2d", "tenant": "tenants/t45", "asked": [AWAY.uri]}]
+    failed = {"log": SHARED, "reason": "LOG_NOT_FOUND", "message": "there is [none]"}
+    assert (found["failed"], found["damaged"]) == ([failed], ["logs/ff"])
+
+
+def test_an_anchor_that_is_away_is_not_asked_about_each_of_very_many_logs(
+    anchor: FakeAnchor,
+) -> None:
+    anchor.logs[1:] = [log(f"logs/{number:04x}") for number in range(1, 101)]
+    error = UnavailableError("X", "it is away")
+    anchor.fails = {each.name: error for each in anchor.logs}
+    _, found = document("retry")
+    assert len(found["failed"]) == 101
+    asked = [each for each in anchor.asked if isinstance(each, pb.RetrySinkRequest)]
+    assert len(asked) < 20
+
+
+def test_damaged_logs_that_were_not_asked_are_named(anchor: FakeAnchor) -> None:
+    damaged = pb.Log(name="logs/ff", uid=b"\xff", state=pb.LOG_STATE_DAMAGED)
+    anchor.logs.append(damaged)
+    refused = run("retry", "file:///none").exception
+    assert isinstance(refused, NotFoundError)
+    assert "logs/ff" in refused.message
+    answer = run("retry")
+    assert answer.exit_code == 0
+    assert "logs/ff was not asked" in answer.stderr
+    anchor.logs = [damaged]
+    none = run("retry").exception
+    assert isinstance(none, CommandError)
+    assert "every log is damaged" in none.message
 
 
 def test_what_people_are_shown_of_very_many_logs_is_bounded(anchor: FakeAnchor) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from provledger_cli import output
 from provledger_cli.options import (
@@ -19,7 +20,7 @@ from provledger_cli.options import (
 )
 
 if TYPE_CHECKING:
-    from provledger_cli.anchors import Retried
+    from provledger_cli.anchors import Retrying
     from provledger_cli.connect import Target
 
 
@@ -45,7 +46,8 @@ def retry(
     """Ask sinks now that failed and would wait, for instance after you repaired them.
 
     Without --log, those of the shared log and of each log of a tenant. Without this command they
-    are asked again by themselves, at the latest about once a minute.
+    are asked again by themselves, at the latest about once a minute. A log that fails keeps no
+    other from being asked; damaged ones are left out, and named.
 
     Example: provledger anchor retry
     """
@@ -60,9 +62,11 @@ def retry(
         output.document(_document(found))
     else:
         _show(found)
+    if found.failed:
+        raise found.failed[0][1]
 
 
-async def _retry(where: Target, log: str, sink: str, timeout_s: float) -> list[Retried]:
+async def _retry(where: Target, log: str, sink: str, timeout_s: float) -> Retrying:
     from provledger_cli.anchors import retried
     from provledger_cli.connect import Remote
 
@@ -70,25 +74,39 @@ async def _retry(where: Target, log: str, sink: str, timeout_s: float) -> list[R
         return await retried(remote, log, sink)
 
 
-def _document(found: list[Retried]) -> dict[str, Any]:
+def _document(found: Retrying) -> dict[str, Any]:
     return {
         "asked": _uris(found),
         "logs": [
             {"log": each.log, "tenant": each.tenant or None, "asked": list(each.sinks)}
-            for each in found
+            for each in found.asked
             if each.sinks
         ],
+        "failed": [
+            {"log": log, "reason": error.reason, "message": error.message}
+            for log, error in found.failed
+        ],
+        "damaged": list(found.damaged),
     }
 
 
-def _show(found: list[Retried]) -> None:
+def _show(found: Retrying) -> None:
+    from provledger_cli.anchors import SHOWN_LOGS
+
     for uri in _uris(found):
-        logs = sum(uri in each.sinks for each in found)
+        logs = sum(uri in each.sinks for each in found.asked)
         output.show(f"asked now: {uri}" + (f", by {logs:,} logs" if logs > 1 else ""))
-    if not any(each.sinks for each in found):
+    if found.asked and not any(each.sinks for each in found.asked):
         output.show("no sink was waiting")
+    for log, error in found.failed[:SHOWN_LOGS]:
+        output.say(escape(f"{log}: {error.reason}: {error.message}"))
+    for log in found.damaged[:SHOWN_LOGS]:
+        output.say(f"{log} was not asked: it is damaged (see `provledger anchor status`)")
+    more = sum(max(0, len(each) - SHOWN_LOGS) for each in (found.failed, found.damaged))
+    if more:
+        output.say(f"and {more:,} more logs: --json has them all")
 
 
-def _uris(found: list[Retried]) -> list[str]:
+def _uris(found: Retrying) -> list[str]:
     """Each sink once: many logs have the same."""
-    return list(dict.fromkeys(uri for each in found for uri in each.sinks))
+    return list(dict.fromkeys(uri for each in found.asked for uri in each.sinks))
