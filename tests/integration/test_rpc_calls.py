@@ -115,6 +115,19 @@ async def test_unknown_exceptions_become_internal_without_detail(
     assert len(faults) == 5
 
 
+async def test_grpcs_own_error_is_a_fault_where_nothing_is_written(
+    stub: EchoStub, servicer: EchoServicer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a stream that is written, it says that the caller hung up."""
+    servicer.fail = raising(grpc.aio.InternalError("a fault"))
+    for opened in (lambda: stub.Echo(b"!", timeout=30), lambda: stub.Join(ask(b"!"), timeout=30)):
+        with pytest.raises(grpc.RpcError) as caught:
+            await opened()
+        assert from_rpc_error(caught.value).reason == "INTERNAL"
+    faults = [record for record in caplog.records if record.message == "rpc.internal_error"]
+    assert len(faults) == 2
+
+
 @pytest.mark.parametrize(
     ("raised", "code", "reason"),
     [

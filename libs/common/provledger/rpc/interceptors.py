@@ -138,14 +138,15 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         # Callers who may not call have nothing parsed: of streams not before they are read, and
         # other requests reach us as they came.
         if handler.request_streaming and handler.response_streaming:
-            run = self._around(method, _as_coroutine(handler.stream_stream), None, unary=False)
+            inner = _as_coroutine(handler.stream_stream)
+            run = self._around(method, inner, None, unary=False, writes=True)
             return grpc.stream_stream_rpc_method_handler(run, decode, encode)
         if handler.request_streaming:
             run = self._around(method, handler.stream_unary, None, unary=False)
             return grpc.stream_unary_rpc_method_handler(run, decode, encode)
         if handler.response_streaming:
             inner = self._watches.ending(_as_coroutine(handler.unary_stream))
-            run = self._around(method, inner, decode, unary=False)
+            run = self._around(method, inner, decode, unary=False, writes=True)
             return grpc.unary_stream_rpc_method_handler(run, None, encode)
         gate = self._gates.get(method)
         if gate is not None:
@@ -156,9 +157,18 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         return grpc.unary_unary_rpc_method_handler(run, None, encode)
 
     def _around(
-        self, method: str, inner: Behaviour, decode: Decoder | None, *, unary: bool
+        self,
+        method: str,
+        inner: Behaviour,
+        decode: Decoder | None,
+        *,
+        unary: bool,
+        writes: bool = False,
     ) -> Behaviour:
-        """`inner` with everything around it; without `decode` it is given what came."""
+        """`inner` with everything around it; without `decode` it is given what came.
+
+        writes: it writes its answers itself, as response streams do.
+        """
         limit_s = self._deadline_s
         admit = self._admission(method)
         places = self._places
@@ -180,7 +190,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
             except grpc.aio.AbortError:
                 raise
             except Exception as exc:
-                refusal = _refusal(method, exc)
+                refusal = _refusal(method, exc, writes=writes)
             finally:
                 places.rest()
             request = None  # see `_refusal`
@@ -297,7 +307,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
             except grpc.aio.AbortError:
                 raise
             except Exception as exc:
-                refusal = _refusal(method, exc)
+                refusal = _refusal(method, exc, writes=True)
             finally:
                 places.rest()
             request = None
@@ -399,7 +409,9 @@ def _malformed() -> StatusError:
     return InvalidArgumentError("MALFORMED_REQUEST", "the request is not a message of this RPC")
 
 
-def _refusal(method: str, exc: Exception) -> tuple[grpc.StatusCode, str, _Trailers]:
+def _refusal(
+    method: str, exc: Exception, *, writes: bool = False
+) -> tuple[grpc.StatusCode, str, _Trailers]:
     """What a call that failed is aborted with, once its failure is logged.
 
     gRPC keeps the exception that its `abort` raises in the state of the call, and by its traceback
@@ -408,10 +420,11 @@ def _refusal(method: str, exc: Exception) -> tuple[grpc.StatusCode, str, _Traile
     traceback the servicer's frames hold it too: `abort` is called after `except`.
 
     Raises:
-        CancelledError: gRPC could not send what was written. The caller hung up: nobody can be
-            told, and it is no fault of ours.
+        CancelledError: gRPC could not send what was written, by a handler that `writes`. The caller
+            hung up: nobody can be told, and it is no fault of ours. Of any other handler, gRPC's
+            error is one.
     """
-    if isinstance(exc, grpc.aio.InternalError):
+    if writes and isinstance(exc, grpc.aio.InternalError):
         raise asyncio.CancelledError from exc
     error = as_status_error(exc)
     if error.code == "INTERNAL":
