@@ -66,7 +66,7 @@ STARTING: Mapping[str, tuple[str, ...]] = {
         "^SELECT max.anchors.size.", "^SELECT policies",
         "^COMMIT of UPDATE logs SET writer_epoch=[(]",
     ),
-    "keys": (*_ANY_START, "^SELECT keys"),
+    "keys": (*_ANY_START, "pg_postmaster_start_time", "^SELECT keys"),
 }  # fmt: skip
 """At each start."""
 
@@ -85,7 +85,10 @@ MIGRATING: Mapping[str, tuple[str, ...]] = {
 """At the first start, which makes the tables."""
 
 SELDOM: Mapping[str, tuple[str, ...]] = {
-    "ledger": ("^SELECT count.* FROM heads",),  # once, when a ledger is made or not found
+    "ledger": (
+        "^SELECT count.* FROM heads",  # once, when a ledger is made or not found
+        "^SELECT CAST.extract.epoch FROM clock_timestamp",  # when a ledger is made
+    ),
     "anchor": ("^SELECT checkpoints.note",),  # when a log is opened with a checkpoint to sign
     "keys": (),
 }
