@@ -7,7 +7,7 @@ from typing import Final
 
 import typer
 
-from provledger_cli.wiring import wire
+from provledger_cli.wiring import command_line
 
 _VERBS: Final = {
     "status": "anchor_status:status",
@@ -19,18 +19,10 @@ _VERBS: Final = {
 
 def application(arguments: Sequence[str] = ()) -> typer.Typer:
     """The group, with what the arguments ask for; all verbs if they ask for none."""
-    app = typer.Typer(
-        name="anchor",
-        help="Look after the logs' way to places outside our reach. Exit codes: 0 all is well, "
+    return command_line(
+        "anchor",
+        "Look after the logs' way to places outside our reach. Exit codes: 0 all is well, "
         "1 something is not, 2 could not tell.",
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
+        arguments,
+        _VERBS,
     )
-    app.callback()(_group)
-    wire(app, arguments, _VERBS)
-    return app
-
-
-def _group() -> None:
-    pass

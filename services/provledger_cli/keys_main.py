@@ -9,7 +9,7 @@ from typing import Final
 import typer
 
 from provledger_cli import failures
-from provledger_cli.wiring import wire
+from provledger_cli.wiring import command_line
 
 _VERBS: Final = {
     "list": "keys_list:list_",
@@ -24,22 +24,13 @@ _VERBS: Final = {
 
 def application(arguments: Sequence[str] = ()) -> typer.Typer:
     """The command line, with what the arguments ask for; all verbs if they ask for none."""
-    app = typer.Typer(
-        name="keys",
-        help="Look at, rotate and revoke the keys that sign. Exit codes: 0 done, 1 it does not "
+    return command_line(
+        "keys",
+        "Look at, rotate and revoke the keys that sign. Exit codes: 0 done, 1 it does not "
         "hold, 2 could not tell.",
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
+        arguments,
+        _VERBS,
     )
-    app.callback()(_group)
-    wire(app, arguments, _VERBS)
-    return app
-
-
-def _group() -> None:
-    # With one verb only, typer would otherwise leave out its name.
-    pass
 
 
 def _run() -> None:

@@ -7,25 +7,16 @@ from typing import Final
 
 import typer
 
-from provledger_cli.wiring import wire
+from provledger_cli.wiring import command_line
 
 _VERBS: Final = {"fsck": "log_fsck:fsck", "split-view": "log_split_view:split_view"}
 
 
 def application(arguments: Sequence[str] = ()) -> typer.Typer:
     """The group, with what the arguments ask for; all verbs if they ask for none."""
-    app = typer.Typer(
-        name="log",
-        help="Look after the Merkle logs. Exit codes: 0 it holds, 1 it does not hold, "
-        "2 could not tell.",
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
+    return command_line(
+        "log",
+        "Look after the Merkle logs. Exit codes: 0 it holds, 1 it does not hold, 2 could not tell.",
+        arguments,
+        _VERBS,
     )
-    app.callback()(_group)
-    wire(app, arguments, _VERBS)
-    return app
-
-
-def _group() -> None:
-    pass

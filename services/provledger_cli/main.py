@@ -10,7 +10,7 @@ from typing import Annotated, Final
 import typer
 
 from provledger_cli import failures, output
-from provledger_cli.wiring import wire
+from provledger_cli.wiring import command_line
 
 _VERBS: Final = {
     "up": "up:up",
@@ -39,17 +39,15 @@ _GROUPS: Final = {
 
 def application(arguments: Sequence[str] = ()) -> typer.Typer:
     """The command line, with what the arguments ask for; all verbs if they ask for none."""
-    app = typer.Typer(
-        name="provledger",
-        help="Signed receipts for every change: hash-chained, logged, anchored, verifiable "
+    return command_line(
+        "provledger",
+        "Signed receipts for every change: hash-chained, logged, anchored, verifiable "
         "offline. Exit codes: 0 it holds, 1 it does not hold, 2 could not tell.",
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
+        arguments,
+        _VERBS,
+        groups=_GROUPS,
+        options=_options,
     )
-    app.callback()(_options)
-    wire(app, arguments, _VERBS, _GROUPS)
-    return app
 
 
 def _print_version(wanted: bool) -> None:

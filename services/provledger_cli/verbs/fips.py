@@ -15,27 +15,19 @@ from provledger.fips import launch
 from provledger_cli import output
 from provledger_cli.failures import DOES_NOT_HOLD, CommandError
 from provledger_cli.options import JSONOption
+from provledger_cli.wiring import command_line
 
 _TIMEOUT_S: Final = 120.0
 
 
 def application(arguments: Sequence[str] = ()) -> typer.Typer:
     """The group with its one verb, whatever the arguments ask for."""
-    app = typer.Typer(
-        name="fips",
-        help="FIPS mode: what is inside the module, and what is not.",
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
+    return command_line(
+        "fips",
+        "FIPS mode: what is inside the module, and what is not.",
+        arguments,
+        {"status": "fips:status"},
     )
-    app.callback()(_group)
-    app.command("status")(status)
-    return app
-
-
-def _group() -> None:
-    # With one command only, typer would otherwise leave out its name.
-    pass
 
 
 def status(
