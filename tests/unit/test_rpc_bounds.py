@@ -62,6 +62,11 @@ BOMBS: dict[str, tuple[Any, bytes, str]] = {
         b"\x92\x80\x80\x80\x00\x00" * MANY,
         "INVALID_BATCH_SIZE",
     ),
+    "lengths longer than they need be": (
+        ledger_pb2.AppendBatchRequest,
+        b"\x12\x80\x00" * MANY,
+        "INVALID_BATCH_SIZE",
+    ),
     "drafts behind others": (
         ledger_pb2.AppendBatchRequest,
         held(0x0A, b"x" * 300) + b"\x18\x01" + b"\x12\x00" * MANY,

@@ -163,7 +163,13 @@ def _count(data: bytes, at: int, end: int, shape: _Shape, small: int, budget: in
             length = data[at]
             at += 1
             if length & 0x80:
-                length, at = _varint(data, at - 1)
+                # Of two bytes, as those of most elements, without a call: that halves a walk.
+                more = data[at]
+                if more & 0x80:
+                    length, at = _varint(data, at - 1)
+                else:
+                    length += (more << 7) - 0x80
+                    at += 1
             if length > small:
                 stop = min(at + length, end)
                 inner = shape.messages.get(tag)
