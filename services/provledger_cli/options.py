@@ -127,6 +127,7 @@ TimeoutOption: TypeAlias = Annotated[
         rich_help_panel=SERVICES_PANEL,
         envvar="PROVLEDGER_TIMEOUT",
         min=0.1,
+        callback=finite,
         help="Seconds to go on trying when services do not answer.",
     ),
 ]

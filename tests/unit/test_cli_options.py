@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import subprocess
 import sys
@@ -87,6 +88,18 @@ def test_every_option_has_a_twin_in_the_environment(name: str) -> None:
     for option in options(commands()[name]):
         assert option.envvar, f"{name} {option.opts}"
         assert str(option.envvar).startswith("PROVLEDGER_")
+
+
+@pytest.mark.parametrize("name", commands())
+def test_numbers_of_options_are_finite(name: str) -> None:
+    """No bound of an option keeps "nan" out, and time limits of "inf" fail deep below."""
+    for option in options(commands()[name]):
+        if option.type_descriptor.annotation is float:
+            assert option.callback is not None, option.name
+            assert option.callback(None, option, 1.5) == 1.5
+            for value in (math.inf, math.nan):
+                with pytest.raises(typer.BadParameter):
+                    option.callback(None, option, value)
 
 
 def test_no_twin_is_taken_for_a_setting_of_a_service() -> None:

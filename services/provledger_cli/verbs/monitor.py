@@ -15,7 +15,7 @@ import typer
 from provledger_cli import output
 from provledger_cli.datadir import default_path
 from provledger_cli.failures import COULD_NOT_TELL, DOES_NOT_HOLD, HOLDS, CommandError
-from provledger_cli.options import JSONOption
+from provledger_cli.options import JSONOption, finite
 
 if TYPE_CHECKING:
     from provledger.policy import Policy
@@ -58,6 +58,7 @@ def monitor(
             min=0.05,
             max=86_400.0,
             metavar="SECONDS",
+            callback=finite,
             help="Time between two looks, a tenth more or less.",
         ),
     ] = 60.0,

@@ -16,6 +16,7 @@ from provledger_cli.options import (
     TLSCAOption,
     TLSCertOption,
     TLSKeyOption,
+    finite,
 )
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def status(
             envvar="PROVLEDGER_STATUS_WAIT",
             min=0.0,
             metavar="SECONDS",
+            callback=finite,
             help="Wait so long until everything recorded is held by every sink.",
             show_default=False,
         ),

@@ -13,7 +13,7 @@ from provledger_cli import output
 from provledger_cli.datadir import DataDir
 from provledger_cli.endpoints import Endpoints
 from provledger_cli.failures import CommandError, report
-from provledger_cli.options import DataDirOption, JSONOption
+from provledger_cli.options import DataDirOption, JSONOption, finite
 
 
 def up(
@@ -62,6 +62,7 @@ def up(
             "--timeout",
             envvar="PROVLEDGER_UP_TIMEOUT",
             min=1.0,
+            callback=finite,
             help="Seconds to wait until all services answer.",
         ),
     ] = 90.0,

@@ -17,22 +17,14 @@ from copy import copy
 from typing import Any, Final
 
 import grpc
-from google.protobuf.message import DecodeError
 
-from provledger import logs
-from provledger.errors import (
-    DeadlineExceededError,
-    InvalidArgumentError,
-    ResourceExhaustedError,
-    StatusError,
-)
+from provledger.errors import DeadlineExceededError, ResourceExhaustedError, StatusError
 from provledger.rpc import auth
 from provledger.rpc.bounds import Limits, bounded
-from provledger.rpc.errors import CODES, DETAILS_KEY, as_status_error, internal_error, to_status
+from provledger.rpc.careful import carefully
 from provledger.rpc.places import Places
+from provledger.rpc.refusals import Decoder, refusal, short, strict
 from provledger.rpc.watches import Behaviour, Watches
-
-log = logs.get(__name__)
 
 Tracer = Callable[[str, Any], AbstractContextManager[object]]
 Done = Callable[[Any], object]
@@ -45,8 +37,6 @@ that returns is called once the answer is taken or nobody is there any more to t
 """
 _Handlers = tuple[Any, Any]
 """The usual one of a method, and the careful one."""
-Decoder = Callable[[bytes], Any]
-_Trailers = tuple[tuple[str, bytes], ...]
 
 DEFAULT_DEADLINE_S: Final = 60.0
 DEFAULT_HEALTH_WATCHES: Final = 1024
@@ -128,13 +118,13 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
     def _wrap(self, method: str, handler: Any) -> Any:
         encode = handler.response_serializer
         if method.startswith(f"/{auth.HEALTH_SERVICE}/"):
-            decode = _short(handler.request_deserializer)
+            decode = short(handler.request_deserializer, _HEALTH_BYTES)
             if not handler.response_streaming:
                 check = self._health_check(method, decode, handler.unary_unary)
                 return grpc.unary_unary_rpc_method_handler(check, None, encode)
             run = self._health_watch(method, decode, _as_coroutine(handler.unary_stream))
             return grpc.unary_stream_rpc_method_handler(run, None, encode)
-        decode = _strict(bounded(handler.request_deserializer, self._limits))
+        decode = strict(bounded(handler.request_deserializer, self._limits))
         # Callers who may not call have nothing parsed: of streams not before they are read, and
         # other requests reach us as they came.
         if handler.request_streaming and handler.response_streaming:
@@ -190,11 +180,11 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
             except grpc.aio.AbortError:
                 raise
             except Exception as exc:
-                refusal = _refusal(method, exc, writes=writes)
+                refused = refusal(method, exc, writes=writes)
             finally:
                 places.rest()
-            request = None  # see `_refusal`
-            return await context.abort(*refusal)
+            request = None  # see `refusal`
+            return await context.abort(*refused)
 
         if self._trace is None:
             return run
@@ -231,25 +221,14 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         if handler.request_streaming:
             return handler
         run = handler.unary_stream if handler.response_streaming else handler.unary_unary
-        identify = self._identification(method)
-        limit_s = min(self._deadline_s, _MESSAGE_S)
-        places = self._places
-
-        async def careful(_: Any, context: Any) -> None:
-            try:
-                principal = identify(context)
-                with places.silent(principal):
-                    data = await _only_message(context, limit_s)
-            except Exception as exc:
-                refusal = _refusal(method, exc)
-            else:
-                answer = await run(data, context)
-                if not handler.response_streaming:
-                    places.answered(principal)
-                    await context.write(answer)
-                return
-            await context.abort(*refusal)
-
+        careful = carefully(
+            method,
+            run,
+            self._identification(method),
+            self._places,
+            limit_s=min(self._deadline_s, _MESSAGE_S),
+            answers=not handler.response_streaming,
+        )
         return grpc.stream_stream_rpc_method_handler(careful, None, handler.response_serializer)
 
     def _identification(self, method: str) -> Callable[[Any], str]:
@@ -276,11 +255,11 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
             try:
                 request = decode(data)
             except StatusError as exc:
-                refusal = _refusal(method, exc)
+                refused = refusal(method, exc)
             else:
                 return await inner(request, context)
             data = None
-            return await context.abort(*refusal)
+            return await context.abort(*refused)
 
         return run
 
@@ -307,11 +286,11 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
             except grpc.aio.AbortError:
                 raise
             except Exception as exc:
-                refusal = _refusal(method, exc, writes=True)
+                refused = refusal(method, exc, writes=True)
             finally:
                 places.rest()
             request = None
-            return await context.abort(*refusal)
+            return await context.abort(*refused)
 
         return run
 
@@ -321,26 +300,6 @@ class _Free:
 
     def __init__(self, count: int) -> None:
         self.count = count
-
-
-async def _only_message(context: Any, limit_s: float) -> bytes:
-    """The message of a call that may have one.
-
-    Raises:
-        DeadlineExceededError: it did not come in time.
-        InvalidArgumentError: there is none.
-    """
-    try:
-        async with asyncio.timeout(limit_s):
-            data = await context.read()
-    except TimeoutError:
-        raise DeadlineExceededError(
-            "DEADLINE_EXCEEDED", f"the request did not come within {limit_s:g} s"
-        ) from None
-    if data is grpc.aio.EOF:
-        raise _malformed()
-    message: bytes = data
-    return message
 
 
 def _as_coroutine(behaviour: Any) -> Behaviour:
@@ -379,64 +338,3 @@ def _gated(
             return answer
 
     return run
-
-
-def _strict(decode: Decoder) -> Decoder:
-    """A deserializer whose failure is an error of ours, instead of gRPC's answer UNKNOWN."""
-
-    def strict(data: bytes) -> Any:
-        try:
-            return decode(data)
-        except (DecodeError, ValueError):
-            raise _malformed() from None
-
-    return strict
-
-
-def _short(decode: Decoder) -> Decoder:
-    """The same for what may be sent by everybody."""
-    strict = _strict(decode)
-
-    def short(data: bytes) -> Any:
-        if len(data) > _HEALTH_BYTES:
-            raise _malformed()
-        return strict(data)
-
-    return short
-
-
-def _malformed() -> StatusError:
-    return InvalidArgumentError("MALFORMED_REQUEST", "the request is not a message of this RPC")
-
-
-def _refusal(
-    method: str, exc: Exception, *, writes: bool = False
-) -> tuple[grpc.StatusCode, str, _Trailers]:
-    """What a call that failed is aborted with, once its failure is logged.
-
-    gRPC keeps the exception that its `abort` raises in the state of the call, and by its traceback
-    the frames that it went through: a cycle, which stays until Python looks for those, seldom
-    here. So at that time nothing large may hang on them, neither the request nor `exc`, by whose
-    traceback the servicer's frames hold it too: `abort` is called after `except`.
-
-    Raises:
-        CancelledError: gRPC could not send what was written, by a handler that `writes`. The caller
-            hung up: nobody can be told, and it is no fault of ours. Of any other handler, gRPC's
-            error is one.
-    """
-    if writes and isinstance(exc, grpc.aio.InternalError):
-        raise asyncio.CancelledError from exc
-    error = as_status_error(exc)
-    if error.code == "INTERNAL":
-        log.error("rpc.internal_error", exc_info=exc, method=method)
-    elif error.code == "DATA_LOSS":
-        log.error("rpc.data_loss", exc_info=exc, method=method, reason=error.reason)
-    else:
-        log.debug("rpc.refused", method=method, code=error.code, reason=error.reason)
-    try:
-        status = to_status(error)
-    except Exception as broken:  # an error that cannot be encoded must not become a leak
-        log.error("rpc.status_not_encodable", exc_info=broken, method=method)
-        status, error = to_status(internal_error()), internal_error()
-    details = ((DETAILS_KEY, status.SerializeToString()),)
-    return CODES[error.code], status.message, details
