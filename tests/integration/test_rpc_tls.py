@@ -73,7 +73,7 @@ async def test_name_with_a_nul_is_not_the_name_before_it(
     """A CA that signs names below orders' domain signs this one, too."""
     operator = "spiffe://x/operator" if kind == "uris" else "operator.x"
     name = f"{operator}\0.orders.shop.example"
-    more = {} if kind == "common" else {kind: (name,)}
+    more: dict[str, Any] = {} if kind == "common" else {kind: (name,)}
     odd = ca.issue(name if kind == "common" else f"orders-{kind}", **more)
     async with serving(EchoServicer(), settings(ca.server(), {"*": (operator,)})) as server:
         with pytest.raises(errors.UnauthenticatedError) as caught:

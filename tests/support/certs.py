@@ -15,6 +15,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from provledger.rpc.tls import TLSSettings
 
+_DAY = dt.timedelta(days=1)
+
 
 @dataclass
 class CertificateAuthority:
@@ -60,10 +62,12 @@ class CertificateAuthority:
         uris: tuple[str, ...] = (),
         ips: tuple[str, ...] = (),
         key: Any = None,
+        lasts: dt.timedelta = _DAY,
     ) -> TLSSettings:
         """A certificate for both ends of a connection, its key (P-256), and this CA."""
         key = key or ec.generate_private_key(ec.SECP256R1())
-        builder = _builder(_common_name(common_name), self.certificate.subject, key.public_key())
+        name = _common_name(common_name)
+        builder = _builder(name, self.certificate.subject, key.public_key(), lasts)
         names: list[x509.GeneralName] = [x509.DNSName(name) for name in dns]
         names += [x509.UniformResourceIdentifier(uri) for uri in uris]
         names += [x509.IPAddress(ipaddress.ip_address(ip)) for ip in ips]
@@ -99,7 +103,10 @@ def _common_name(name: str) -> x509.Name:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePublicKey,
+    lasts: dt.timedelta = _DAY,
 ) -> x509.CertificateBuilder:
     now = dt.datetime.now(dt.UTC)
     return (
@@ -109,5 +116,5 @@ def _builder(
         .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - dt.timedelta(hours=1))
-        .not_valid_after(now + dt.timedelta(days=1))
+        .not_valid_after(now + lasts)
     )

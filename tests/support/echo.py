@@ -23,14 +23,19 @@ SERVICE = "test.v1.EchoService"
 
 @dataclass
 class EchoServicer:
-    """`fail` is called with every message and may raise; `gate` holds Wait back."""
+    """`fail` is called with every message and may raise; `gate` holds Wait back; `peers` are the
+    connections on which Echo was called, `echoed` that one of its calls is over."""
 
     fail: Callable[[bytes], None] = field(default=lambda message: None)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     waiting: asyncio.Event = field(default_factory=asyncio.Event)
     stream_closed: asyncio.Event = field(default_factory=asyncio.Event)
+    peers: set[str] = field(default_factory=set)
+    echoed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def Echo(self, request: bytes, context: Any) -> bytes:
+        self.peers.add(context.peer())
+        context.add_done_callback(lambda _: self.echoed.set())
         self.fail(request)
         return request
 

@@ -385,6 +385,21 @@ async def test_watch_that_stops_is_begun_again(bench: Bench, breakage: Exception
     await bench.signing_with("w2")
 
 
+async def test_only_a_watch_that_cannot_be_begun_again_is_warned_of(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each ends once an hour, with its connection."""
+    caplog.set_level("INFO")
+    await bench.service.calls[0].messages.put(None)
+    await bench.service.next_call()
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+    for _ in range(3):
+        await bench.service.calls[-1].messages.put(None)
+        await bench.service.next_call()
+    warned = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert [record.getMessage() for record in warned] == ["keyring.cannot_watch"]
+
+
 async def test_one_damaged_key_does_not_take_the_others_along(bench: Bench) -> None:
     damaged = bench.key("w0", DRAINING)
     damaged.thumbprint = bytes(32)

@@ -19,20 +19,20 @@ from provledger.settings import ConfigError
 TLS = {"transport_security_type": [b"ssl"]}
 KEY = ec.generate_private_key(ec.SECP256R1())
 DNS, URI = x509.DNSName, x509.UniformResourceIdentifier
+ENDS = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
 
 
 def of(*names: x509.GeneralName, common: str = "ledger") -> dict[str, list[bytes]]:
     """What gRPC says of a connection: the certificate whole, its names cut at the first NUL."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)] if common else [])
-    start = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(subject)
         .public_key(KEY.public_key())
         .serial_number(1)
-        .not_valid_before(start)
-        .not_valid_after(start + dt.timedelta(days=1))
+        .not_valid_before(ENDS - dt.timedelta(days=1))
+        .not_valid_after(ENDS)
     )
     if names:
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
@@ -50,10 +50,21 @@ def of(*names: x509.GeneralName, common: str = "ledger") -> dict[str, list[bytes
     }
 
 
+def principal(properties: dict[str, list[bytes]], now: dt.datetime = ENDS) -> str:
+    return principal_from_auth_context(properties, now.timestamp)
+
+
+def test_certificate_counts_until_its_end_also_where_the_connection_goes_on() -> None:
+    assert principal(of(DNS("a.example"))) == "a.example"
+    with pytest.raises(UnauthenticatedError) as caught:
+        principal(of(DNS("a.example")), ENDS + dt.timedelta(seconds=1))
+    assert caught.value.reason == "CLIENT_CERTIFICATE_ENDED"
+
+
 def test_the_first_uri_counts_before_dns_names() -> None:
     both = of(DNS("a.example"), URI("spiffe://e/1"), URI("spiffe://e/2"))
-    assert principal_from_auth_context(both) == "spiffe://e/1"
-    assert principal_from_auth_context(of(DNS("a.example"), DNS("b.example"))) == "a.example"
+    assert principal(both) == "spiffe://e/1"
+    assert principal(of(DNS("a.example"), DNS("b.example"))) == "a.example"
 
 
 @pytest.mark.parametrize(
@@ -65,9 +76,9 @@ def test_the_first_uri_counts_before_dns_names() -> None:
     ],
 )
 def test_common_name_counts_only_where_there_are_no_other_names(name: x509.GeneralName) -> None:
-    assert principal_from_auth_context(of()) == "ledger"
+    assert principal(of()) == "ledger"
     with pytest.raises(UnauthenticatedError) as caught:
-        principal_from_auth_context(of(name))
+        principal(of(name))
     assert caught.value.reason == "NO_CLIENT_NAME"
 
 
@@ -94,24 +105,24 @@ def test_common_name_counts_only_where_there_are_no_other_names(name: x509.Gener
 )
 def test_unusable_names_are_refused(names: list[x509.GeneralName], common: str) -> None:
     with pytest.raises(UnauthenticatedError) as caught:
-        principal_from_auth_context(of(*names, common=common))
+        principal(of(*names, common=common))
     assert caught.value.reason == "BAD_CLIENT_NAME"
 
 
 @pytest.mark.parametrize("pem", [b"", b"-----BEGIN CERTIFICATE-----\nAAAA\n"])
 def test_certificate_that_cannot_be_read_is_refused(pem: bytes) -> None:
     with pytest.raises(UnauthenticatedError):
-        principal_from_auth_context({**TLS, "x509_pem_cert": [pem]})
+        principal({**TLS, "x509_pem_cert": [pem]})
 
 
 def test_connection_without_a_certificate_has_no_principal() -> None:
     with pytest.raises(UnauthenticatedError):
-        principal_from_auth_context(TLS)
+        principal(TLS)
 
 
 def test_connection_without_tls_has_no_principal() -> None:
     with pytest.raises(UnauthenticatedError):
-        principal_from_auth_context(of() | {"transport_security_type": []})
+        principal(of() | {"transport_security_type": []})
 
 
 def test_most_exact_rule_decides_alone() -> None:

@@ -341,22 +341,25 @@ class KeyRing:
     async def _watch(self, stub: WatchStub) -> None:
         """Keep a watch open for ever."""
         delays = _RECONNECT.delays(self._rng)
-        failing = False
+        failures = 0
         while True:
             failure: Exception | None = None
             try:
                 async with aclosing(self._views(stub)) as views:
                     async for view in views:
                         self._publish(view)
-                        delays, failing = _RECONNECT.delays(self._rng), False
+                        delays, failures = _RECONNECT.delays(self._rng), 0
             except grpc.RpcError as error:
                 failure = from_rpc_error(error)
             except Exception as error:  # whatever it is, the next attempt may find it gone
                 failure = error
-            # Once for each outage, not for each attempt.
-            if not failing:
-                log.warning("keyring.watch_ended", exc_info=failure)
-            failing = True
+            failures += 1
+            # Watches end with their connections, every hour. Then once for each outage, not for
+            # each attempt.
+            if failures == 1:
+                log.info("keyring.watch_ended", exc_info=failure)
+            elif failures == 2:
+                log.warning("keyring.cannot_watch", exc_info=failure)
             await asyncio.sleep(next(delays, 1.0))
 
     async def _views(self, stub: WatchStub) -> AsyncGenerator[View, None]:

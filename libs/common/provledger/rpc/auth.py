@@ -6,11 +6,15 @@ name, else, where the certificate has no alternative names at all, its common na
 
 The names are read from the certificate itself: gRPC hands them on as C strings, which end at the
 first NUL, so that `operator.example\\0.shop.example` would be `operator.example`.
+
+TLS looks at the time of a certificate when a connection begins, and not when one goes on or a
+session is resumed (RFC 8446 §2.2). So its end is looked at with every call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import Final
@@ -48,27 +52,41 @@ def set_principal(principal: str) -> None:
     _principal.set(principal)
 
 
-def principal_from_auth_context(properties: Mapping[str, Iterable[bytes]]) -> str:
+def principal_from_auth_context(
+    properties: Mapping[str, Iterable[bytes]], clock: Callable[[], float] = time.time
+) -> str:
     """Principal of a mutually authenticated connection (gRPC authentication context).
 
+    clock: seconds since 1970.
+
     Raises:
-        UnauthenticatedError: no client certificate, or none with a usable name.
+        UnauthenticatedError: no client certificate, none with a usable name, or one that has ended.
     """
     transport = [*properties.get("transport_security_type", ())]
     if not any(value in (b"ssl", b"tls") for value in transport):
         raise UnauthenticatedError("NO_CLIENT_CERTIFICATE", "a client certificate is required")
     for pem in properties.get("x509_pem_cert", ()):
-        return _principal_of(pem)
+        principal, ends_s = _principal_of(pem)
+        if clock() > ends_s:
+            raise UnauthenticatedError(
+                "CLIENT_CERTIFICATE_ENDED", "the client certificate is not valid any longer"
+            )
+        return principal
     raise UnauthenticatedError("NO_CLIENT_CERTIFICATE", "a client certificate is required")
 
 
 @lru_cache(maxsize=_MAX_CERTIFICATES)
-def _principal_of(pem: bytes) -> str:
-    """Principal of a certificate that was verified; raises UnauthenticatedError."""
+def _principal_of(pem: bytes) -> tuple[str, float]:
+    """Of a certificate that was verified the principal, and its last second since 1970.
+
+    Raises:
+        UnauthenticatedError: it has no usable name.
+    """
     uris: Sequence[str]
     hosts: Sequence[str | bytes]
     try:
         certificate = x509.load_pem_x509_certificate(pem)
+        ends_s = certificate.not_valid_after_utc.timestamp()
         extension = x509.SubjectAlternativeName
         try:
             others = certificate.extensions.get_extension_for_class(extension).value
@@ -81,9 +99,9 @@ def _principal_of(pem: bytes) -> str:
     except _UNREADABLE as error:
         raise _bad_name() from error
     if uris:
-        return _checked(uris[0], uri=True)
+        return _checked(uris[0], uri=True), ends_s
     if hosts:
-        return _checked(hosts[0], uri=False)
+        return _checked(hosts[0], uri=False), ends_s
     raise UnauthenticatedError("NO_CLIENT_NAME", "the client certificate names no URI or DNS name")
 
 

@@ -203,6 +203,10 @@ def server_options(config: ServerSettings, *, shared: bool = False) -> list[tupl
         ("grpc.http.overload_protection", 0),
         # Otherwise two services share a port in silence, and calls go to either.
         ("grpc.so_reuseport", int(shared)),
+        # A certificate counts no longer than that, nor do calls that only take up a place; and
+        # replicas that are added get their part of the connections.
+        ("grpc.max_connection_age_ms", round(config.connection_age_s * 1000)),
+        ("grpc.max_connection_age_grace_ms", round(config.deadline_s * 1000)),
         # Find dead peers within a minute; let clients ping every 10 s, idle ones included.
         ("grpc.keepalive_time_ms", 40_000),
         ("grpc.keepalive_timeout_ms", 15_000),

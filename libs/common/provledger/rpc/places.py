@@ -3,7 +3,8 @@
 gRPC gives a call its place when its headers have come, and takes it back when its end was sent as
 far as the caller's HTTP/2 window lets it. Of a unary call we see nothing before its whole message
 is there, and nothing once it is answered: whoever sends none, or takes no answer, keeps a place for
-as long as the connection lasts, admitted or not, and gRPC has no way to end such a call.
+as long as the connection lasts (`connection_age_s`), admitted or not, and gRPC has no way to end
+such a call.
 
 So those calls are counted that are idle: shown to us and not begun, or answered and not done. While
 they are few, all goes its usual way. When a quarter of the places is taken by idle ones, whose they

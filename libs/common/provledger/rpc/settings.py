@@ -82,6 +82,16 @@ class ServerSettings:
             "max": 64,
         },
     )
+    connection_age_s: float = field(
+        default=3600.0,
+        metadata={
+            "doc": "How long a connection takes new calls, a tenth more or less; then its client "
+            "makes another one. Calls that are open then have `deadline_s` to end.",
+            "unit": "seconds",
+            "min": 1,
+            "max": 86400,
+        },
+    )
     deadline_s: float = field(
         default=60.0,
         metadata={
