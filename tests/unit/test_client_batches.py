@@ -17,6 +17,7 @@ from provledger.errors import (
     InternalError,
     InvalidArgumentError,
     PermissionDeniedError,
+    ReceiptFormatError,
     ResourceExhaustedError,
     StatusError,
     UnavailableError,
@@ -86,6 +87,7 @@ class _Ledger:
     def __init__(self, *outcomes: StatusError | list[StatusError | None]) -> None:
         self._outcomes = list(outcomes)
         self.sent: list[list[str]] = []
+        self.suite = common_pb2.SUITE_BLAKE3
 
     async def __call__(
         self, request: ledger_pb2.AppendBatchRequest, left_s: float
@@ -95,7 +97,9 @@ class _Ledger:
         if isinstance(outcome, StatusError):
             raise outcome
         pairs = zip(request.drafts, outcome, strict=True)
-        return ledger_pb2.AppendBatchResponse(results=[_result(*pair) for pair in pairs])
+        return ledger_pb2.AppendBatchResponse(
+            results=[_result(*pair, self.suite) for pair in pairs]
+        )
 
     async def append(self, *drafts: Draft) -> list[AppendResult]:
         return await batches.append_all(
@@ -103,13 +107,17 @@ class _Ledger:
         )
 
 
-def _result(draft: common_pb2.Draft, error: StatusError | None) -> common_pb2.AppendResult:
+def _result(
+    draft: common_pb2.Draft,
+    error: StatusError | None,
+    suite: common_pb2.Suite = common_pb2.SUITE_BLAKE3,
+) -> common_pb2.AppendResult:
     if error is not None:
         return common_pb2.AppendResult(error=status_to_pb(error))
     receipt = common_pb2.Receipt(
         name=f"a ledger/receipts/{draft.request_id}",
         receipt_type=draft.document.receipt_type,
-        suite=common_pb2.SUITE_BLAKE3,
+        suite=suite,
     )
     return common_pb2.AppendResult(receipt=receipt)
 
@@ -139,6 +147,24 @@ async def test_a_call_that_fails_leaves_the_results_there_are() -> None:
     assert isinstance(results[1].error, PermissionDeniedError)
     # It can be sent again as what it was.
     assert ledger.sent[1] == [results[1].request_id] == [ledger.sent[0][1]]
+
+
+async def test_a_call_that_fails_before_any_answer_says_what_was_sent_under_which_id() -> None:
+    ledger = _Ledger(_DENIED)
+    with pytest.raises(PermissionDeniedError) as caught:
+        await ledger.append(_draft(""), _draft("mine"), _draft("", "no bytes"))  # type: ignore[arg-type]
+    made, given, unwritable = caught.value.request_ids
+    assert ledger.sent == [[made, given]]
+    assert (bool(made), given, unwritable) == (True, "mine", "")
+
+
+async def test_an_answer_that_cannot_be_read_leaves_the_ids_as_well() -> None:
+    """The service may be newer, and have recorded it."""
+    ledger = _Ledger([None])
+    ledger.suite = 77  # type: ignore[assignment]
+    with pytest.raises(ReceiptFormatError) as caught:
+        await ledger.append(_draft(""))
+    assert ledger.sent == [list(caught.value.request_ids)]
 
 
 async def test_what_comes_after_a_call_that_failed_is_not_sent() -> None:

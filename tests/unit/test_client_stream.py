@@ -13,7 +13,7 @@ from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2
 from provledger.client import AppendResult, AsyncClient, CallPolicy, Client, Document
 from provledger.client.stream import append_stream
-from provledger.errors import IdentifierError, InvalidArgumentError
+from provledger.errors import IdentifierError, InvalidArgumentError, UnavailableError
 from provledger.retry import NO_RETRY
 from provledger.rpc.errors import status_to_pb
 
@@ -65,6 +65,53 @@ async def test_what_the_writer_fails_with_is_raised_at_once() -> None:
     async with asyncio.timeout(30):
         with pytest.raises(ZeroDivisionError, match="while it was written"):
             await anext(stream)
+
+
+class _Lost:
+    """A call that takes its first message, and breaks."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+        self._written = asyncio.Event()
+
+    def AppendStream(self, metadata: Any) -> _Lost:
+        return self
+
+    async def write(self, request: ledger_pb2.AppendStreamRequest) -> None:
+        self.sent += [draft.request_id for draft in request.drafts]
+        self._written.set()
+
+    async def done_writing(self) -> None:
+        pass
+
+    async def read(self) -> Any:
+        await self._written.wait()
+        raise UnavailableError("LOST", "with what was written")
+
+    def done(self) -> bool:
+        return False
+
+    def cancel(self) -> None:
+        pass
+
+
+async def test_what_a_stream_raises_has_the_ids_of_what_it_sent() -> None:
+    call = _Lost()
+    stream = append_stream(
+        lambda: call,
+        LEDGER,
+        [DRAFT] * 5,
+        full=False,
+        window=3,
+        policy=CallPolicy(timeout_s=1e6, attempt_timeout_s=1e6, retry=NO_RETRY),
+        append_again=_never_again,
+    )
+    async with asyncio.timeout(30):
+        with pytest.raises(UnavailableError) as caught:
+            await anext(stream)
+    # Two were not read: the window was full.
+    assert len(call.sent) == 3
+    assert list(caught.value.request_ids) == call.sent
 
 
 class _EndedWhenIdle:

@@ -37,7 +37,13 @@ from typing import ClassVar
 
 
 class ProvledgerError(Exception):
-    """Root of all errors raised on purpose by this project."""
+    """Root of all errors raised on purpose by this project.
+
+    `request_ids` is set by the appends of `provledger.client`: those of the drafts that were not
+    answered, in their order. They may be recorded; sent again under these, none is recorded twice.
+    """
+
+    request_ids: tuple[str, ...] = ()
 
 
 class InputError(ProvledgerError):

@@ -20,7 +20,8 @@
 
 `AsyncClient` has the same methods as coroutines. Every call has a deadline and is retried with
 jitter while that lasts; the request id that each draft carries (made here where none is given)
-makes a retry return the same receipt. Failures are the exceptions of `provledger.errors`.
+makes a retry return the same receipt. Failures are the exceptions of `provledger.errors`; those of
+appends have the `request_ids` under which trying again is safe.
 
 Verifying what comes back needs no client and no service: `provledger.verify`.
 """

@@ -3,6 +3,8 @@
 One object belongs to one event loop and may be shared by all its tasks. Channels are opened when
 they are first used. Every method raises the exceptions of `provledger.errors`: InputError before
 anything is sent, a StatusError for what a service says or for a service that cannot be reached.
+What an append raises later has `request_ids`: under these the same drafts can be sent again, and
+nothing is recorded twice.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from provledger.client.reading import Reading
 from provledger.client.singles import Aim, SingleAppends
 from provledger.client.stream import DEFAULT_WINDOW, append_stream
 from provledger.client.values import AnchorState, AppendResult, Ledger
-from provledger.errors import IdentifierError
+from provledger.errors import IdentifierError, ProvledgerError
 from provledger.receipt import Receipt
 from provledger.rpc.tls import TLSSettings
 
@@ -123,6 +125,10 @@ class AsyncClient(Reading):
         With `wait_for=AnchorState.LOGGED` the answer comes some milliseconds later, with the proof
         and the signed checkpoint it leads to; where the log takes longer than five seconds, or
         than most of the deadline, it comes without: look at `receipt.proofs`.
+
+        Raises:
+            StatusError: it was refused, or not answered in time. It may be recorded then, under the
+                one of `request_ids`.
         """
         message = convert.draft_to_pb(draft)
         refusal = batches.too_large(message, "draft")
@@ -131,12 +137,16 @@ class AsyncClient(Reading):
         within_s = self._policy.timeout_s if timeout_s is None else timeout_s
         aim = Aim(ledger, convert.anchor_state_to_pb(wait_for))
         append = self._append_one if self._singles is None else self._singles.append
-        with self._telling_of_its_end():
-            result = await append(aim, message, within_s)
-        if result.error is not None:
-            raise result.error
-        if result.receipt is None:
-            raise bad_response("the answer holds no receipt")
+        try:
+            with self._telling_of_its_end():
+                result = await append(aim, message, within_s)
+            if result.error is not None:
+                raise result.error
+            if result.receipt is None:
+                raise bad_response("the answer holds no receipt")
+        except ProvledgerError as error:
+            error.request_ids = (message.request_id,)
+            raise
         return result.receipt
 
     async def append_batch(
@@ -155,8 +165,9 @@ class AsyncClient(Reading):
         receipts, otherwise there are summaries. `wait_for` is as in `append`, for each call.
 
         Raises:
-            StatusError: where a call fails and no draft was answered before; once one was, the
-                error is in the results of those that were not.
+            StatusError: where a call fails and no draft was answered before; `request_ids` has one
+                for each draft. Once one was answered, the error is in the results of those that
+                were not.
         """
         policy = self._policy
         return await batches.append_all(
@@ -185,6 +196,8 @@ class AsyncClient(Reading):
 
         Raises:
             InputError: at once, for a ledger that is no text or a window below 1.
+            StatusError: while it is iterated over, where the stream fails for good. `request_ids`
+                are of the drafts that come next after those answered, as far as they were sent.
         """
         # Found out while it is sent, it would look like a service that does not answer.
         convert.request(ledger_pb2.AppendStreamRequest, ledger=ledger)

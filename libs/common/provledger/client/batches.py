@@ -19,7 +19,7 @@ from provledger.client.answers import check_results
 from provledger.client.calls import CallPolicy, is_retryable, next_wait, waits
 from provledger.client.drafts import Draft
 from provledger.client.values import AppendResult
-from provledger.errors import InputError, InvalidArgumentError, StatusError
+from provledger.errors import InputError, InvalidArgumentError, ProvledgerError, StatusError
 from provledger.rpc.errors import MESSAGE_TOO_LARGE, as_status_error
 
 MAX_BATCH_ITEMS: Final = 1000
@@ -90,10 +90,12 @@ async def append_all(
     results say so, with the request ids to send them again under.
 
     Raises:
-        StatusError: where a whole call fails for good, and none was answered before.
+        StatusError: where a whole call fails for good, and none was answered before. It has a
+            request id for each draft, "" where one without could not be written down.
     """
     results: dict[int, AppendResult] = {}
     items: list[_Item] = []
+    request_ids: list[str] = []
     for index, draft in enumerate(drafts):
         try:
             message = convert.draft_to_pb(draft)
@@ -101,15 +103,21 @@ async def append_all(
             error = as_status_error(exc, field=f"drafts[{index}]")
             # It may be no draft at all.
             request_id = str(getattr(draft, "request_id", ""))
+            request_ids.append(request_id)
             results[index] = AppendResult(index, request_id, error=error)
             continue
+        request_ids.append(message.request_id)
         refusal = too_large(message, f"drafts[{index}]")
         if refusal is not None:
             results[index] = AppendResult(index, message.request_id, error=refusal)
         else:
             items.append((index, message))
     deadline_s = time.monotonic() + timeout_s
-    results |= await _append_items(call, ledger, items, full, deadline_s, policy, wait_for)
+    try:
+        results |= await _append_items(call, ledger, items, full, deadline_s, policy, wait_for)
+    except ProvledgerError as error:
+        error.request_ids = tuple(request_ids)
+        raise
     return [results[index] for index in range(len(drafts))]
 
 
@@ -149,7 +157,8 @@ async def _append_items(
             ):
                 results[result.index] = result
     except StatusError as error:
-        # Some may be recorded under request ids that only we know: they are not thrown away.
+        # Some may be recorded under request ids that only we know: they are not thrown away. The
+        # error takes them along where nothing else does, see `append_all`.
         if not results:
             raise
         for index, message in items:

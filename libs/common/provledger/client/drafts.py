@@ -31,8 +31,9 @@ class Draft:
             erased later, while a payload can.
         actor_type: Kind of actor, such as `user`, `service`, `bot`; "" means not said.
         request_id: Makes a retry return the same receipt; 1 to 128 printable ASCII characters. The
-            client makes a UUID where it is "". Give your own to be safe across restarts of yours:
-            best one that begins with the time or counts up, as UUIDv7 do.
+            client makes a UUID where it is "", and what an append raises names it (`request_ids`).
+            Give your own to be safe across restarts of yours: best one that begins with the time or
+            counts up, as UUIDv7 do.
         occurred_at: When it happened: RFC 3339 text, kept as written, or an aware datetime.
         origin_service: Name of the service that made the change.
         trace_id: W3C trace id, 32 lower-case hex digits.

@@ -28,6 +28,7 @@ from provledger.errors import (
     DeadlineExceededError,
     FieldViolation,
     PermissionDeniedError,
+    ProvledgerError,
     ResourceExhaustedError,
     StatusError,
 )
@@ -226,7 +227,7 @@ class SingleAppends:
             for item in items:
                 if not item.future.done():
                     if isinstance(error, Exception):
-                        item.future.set_exception(error)
+                        item.future.set_exception(_own(error))
                     else:
                         item.future.cancel()
             if not isinstance(error, Exception):
@@ -278,6 +279,15 @@ def _answer(item: _Waiting, result: AppendResult) -> None:
     if result.error is not None:
         result = AppendResult(0, result.request_id, error=_of_one(result.error))
     item.future.set_result(result)
+
+
+def _own(error: Exception) -> Exception:
+    """The error of a shared call once more, for one of those in it: his request id is put there."""
+    if not isinstance(error, ProvledgerError):
+        return error
+    own = type(error).__new__(type(error), *error.args)
+    own.__dict__.update(error.__dict__)
+    return own
 
 
 def _of_one(error: StatusError) -> StatusError:

@@ -47,6 +47,7 @@ from provledger.client.values import AppendResult
 from provledger.errors import (
     CancelledError,
     DeadlineExceededError,
+    ProvledgerError,
     StatusError,
     UnavailableError,
 )
@@ -104,7 +105,8 @@ async def append_stream(
     Raises:
         InputError: for a draft that cannot be written down, once all before it are answered.
         CancelledError: SOURCE_CANCELLED, where what the source waited for was cancelled; then too.
-        StatusError: where the stream fails for good, or for `policy.timeout_s` without progress.
+        StatusError: where the stream fails for good, or for `policy.timeout_s` without progress. It
+            has the request ids of the drafts that may be recorded and were not answered.
     """
     state = _State(asyncio.Semaphore(window), asyncio.Queue())
     pump = asyncio.ensure_future(_pump(drafts, state))
@@ -144,11 +146,14 @@ async def append_stream(
                 # One that was ended while nothing was due has failed nobody.
                 if state.unanswered or error.reason != STREAM_ENDED:
                     await _before_retry(error, delays, state, policy)
-        if state.failure is not None:
-            raise state.failure
+    except ProvledgerError as error:
+        error.request_ids = tuple([draft.request_id for draft in state.unanswered])
+        raise
     finally:
         pump.cancel()
         await asyncio.gather(pump, return_exceptions=True)
+    if state.failure is not None:
+        raise state.failure
 
 
 async def _before_retry(

@@ -166,6 +166,7 @@ class Client:
         """Record one draft in the ledger of this full name; its receipt, once it is durable.
 
         With `wait_for=AnchorState.LOGGED` it has its proof, as a rule: see `AsyncClient.append`.
+        What this and the other appends raise has `request_ids`, as there.
         """
         return self._run(self._client.append(ledger, draft, wait_for=wait_for, timeout_s=timeout_s))
 
