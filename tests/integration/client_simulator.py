@@ -20,8 +20,10 @@ from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from provledger.client import CallPolicy, Mutation
 from provledger.errors import (
+    FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
+    OutOfRangeError,
     ResourceExhaustedError,
     StatusError,
     UnavailableError,
@@ -112,6 +114,8 @@ class FakeLedger(ledger_pb2_grpc.LedgerServiceServicer):
         self.breaks_when_idle: asyncio.Event | None = None
         self.turned_away_in_stream: set[str] = set()
         self.unplaced_from: int | None = None
+        self.verified_ranges: list[tuple[int, int]] = []
+        self.lost_its_end = False
 
     async def _before(self) -> str:
         self.begun.release()
@@ -251,8 +255,13 @@ class FakeLedger(ledger_pb2_grpc.LedgerServiceServicer):
         )
 
     async def VerifyRange(self, request: Any, context: Any) -> ledger_pb2.VerifyRangeResponse:
+        self.verified_ranges.append((request.start_seq, request.end_seq))
+        if request.start_seq > len(self.receipts):
+            raise OutOfRangeError("OUT_OF_RANGE", f"{LEDGER} ends at {len(self.receipts)}")
+        if self.lost_its_end:
+            raise FailedPreconditionError("LEDGER_BEHIND_ANCHOR", "the log holds more")
         # Less at a time than asked for, as the contract allows.
-        last = min(request.end_seq, request.start_seq + 6)
+        last = min(request.end_seq, request.start_seq + 6, len(self.receipts))
         return ledger_pb2.VerifyRangeResponse(
             checked_seq=last,
             checked_count=last - request.start_seq + 1,

@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from provledger.client import AsyncClient, CallPolicy, Client, Mutation
+from provledger.client import AsyncClient, CallPolicy, Client, Mutation, RangeReport
 from provledger.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
+    IdentifierError,
     InvalidArgumentError,
     InvalidJSONError,
     NotFoundError,
+    OutOfRangeError,
     ResourceExhaustedError,
     UnavailableError,
 )
@@ -349,6 +351,45 @@ async def test_verify_range_goes_on_until_all_is_checked(
     # One piece that could not be compared is enough.
     fake.unplaced_from = 7
     assert not (await client.verify_range(LEDGER)).places_checked
+
+
+async def test_a_range_without_rows_has_the_row_before_it_checked(
+    client: AsyncClient, fake: FakeLedger
+) -> None:
+    """Whoever goes on each night where he stopped hears of a ledger that became shorter."""
+    await client.append_batch(LEDGER, [create(n) for n in range(5)])
+    told: list[int] = []
+    for end_seq in (None, 5):
+        report = await client.verify_range(
+            LEDGER, start_seq=6, end_seq=end_seq, progress=told.append
+        )
+        assert report == RangeReport(6, 5, 0, 5, bytes(32), True)
+    assert fake.verified_ranges == [(5, 5)] * 2
+    assert not told
+    fake.unplaced_from = 5
+    assert not (await client.verify_range(LEDGER, start_seq=6)).places_checked
+    fake.lost_its_end = True
+    with pytest.raises(FailedPreconditionError, match="the log holds more"):
+        await client.verify_range(LEDGER, start_seq=6)
+
+
+@pytest.mark.parametrize(("start_seq", "end_seq"), [(7, None), (7, 6), (7, 5), (7, 7), (3, 6)])
+async def test_a_range_beyond_the_head_is_out_of_range(
+    client: AsyncClient, start_seq: int, end_seq: int | None
+) -> None:
+    await client.append_batch(LEDGER, [create(n) for n in range(5)])
+    with pytest.raises(OutOfRangeError, match="ends at 5"):
+        await client.verify_range(LEDGER, start_seq=start_seq, end_seq=end_seq)
+
+
+@pytest.mark.parametrize("end_seq", [None, -6, 3])
+async def test_a_range_from_before_the_beginning_is_refused(
+    client: AsyncClient, fake: FakeLedger, end_seq: int | None
+) -> None:
+    with pytest.raises(IdentifierError) as caught:
+        await client.verify_range(LEDGER, start_seq=-5, end_seq=end_seq)
+    assert caught.value.field == "start_seq"
+    assert not fake.verified_ranges
 
 
 async def test_waiting_for_an_anchor_goes_on_over_attempts(

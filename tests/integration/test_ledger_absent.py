@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from ledger_svc.app import Service, check_all
 from ledger_svc.chain import LedgerInfo
 from provledger.api.ledger.v1 import ledger_pb2
+from provledger.client import AsyncClient
 from provledger.db import begin_write
 from provledger.errors import (
     FailedPreconditionError,
@@ -33,6 +34,7 @@ from tests.support.ledgering import (
     go_back_to,
     ledger_service,
     recorded,
+    served_at,
     verify_all,
 )
 
@@ -126,6 +128,23 @@ async def test_an_older_copy_is_not_verified(database_url: str) -> None:
         # From then on it is known.
         with pytest.raises(FailedPreconditionError):
             await service.servicer.VerifyRange(within, None)
+
+
+@pytest.mark.parametrize(("start_seq", "reason"), [(3, BEHIND), (4, "OUT_OF_RANGE")])
+async def test_what_was_verified_before_is_missed_by_who_goes_on_from_there(
+    database_url: str, start_seq: int, reason: str
+) -> None:
+    """From right behind the end of the copy as from further away."""
+    anchor = InMemoryAnchor()
+    await restored(database_url, anchor)
+    async with (
+        ledger_service(database_url, anchor=anchor, create=False) as service,
+        served_at(service) as address,
+        AsyncClient(address) as client,
+    ):
+        with pytest.raises(StatusError) as caught:
+            await client.verify_range(LEDGER, start_seq=start_seq)
+        assert caught.value.reason == reason
 
 
 async def test_an_older_copy_is_shown_as_such(database_url: str) -> None:

@@ -24,7 +24,7 @@ from provledger.client.values import (
     ReceiptSummary,
     SignedHead,
 )
-from provledger.errors import FailedPreconditionError
+from provledger.errors import FailedPreconditionError, IdentifierError
 from provledger.receipt import Receipt
 
 _NO_FILTER: Final = ReceiptFilter()
@@ -244,29 +244,27 @@ class Reading(Transport):
         `end_seq` is inclusive. `progress` is told the number of rows checked so far; `timeout_s` is
         for each 10,000 of them.
 
+        Where there is no row from `start_seq` on yet, the one before it is checked: what was there
+        once is still there. The report counts none then.
+
         Raises:
+            IdentifierError: `start_seq` is negative.
             DataLossError: naming the first row that does not hold.
+            OutOfRangeError: the ledger ends before `end_seq`, or further before `start_seq` than by
+                one.
             InternalError: BAD_RESPONSE, another ledger was checked.
         """
+        if start_seq < 0:
+            raise IdentifierError("start_seq", "must not be negative")
         if end_seq is None:
             end_seq = (await self.get_ledger(ledger)).seq
+        if end_seq < start_seq:
+            return await self._verify_before(ledger, start_seq, timeout_s)
         report = RangeReport(start_seq, start_seq - 1, 0, end_seq, b"", True)
         while report.checked_seq < end_seq:
             first = report.checked_seq + 1
-            request = convert.request(
-                ledger_pb2.VerifyRangeRequest,
-                name=ledger,
-                start_seq=first,
-                end_seq=min(end_seq, first + _VERIFY_ROWS - 1),
-            )
-            response = await self._call("VerifyRange", request, timeout_s, self._policy.timeout_s)
-            # Services of before do not say which one it was.
-            if response.name:
-                check_name(response.name, ledger)
-            if response.checked_seq < first:
-                raise FailedPreconditionError(
-                    "RANGE_BEYOND_HEAD", f"the ledger ends at seq {response.head_seq}"
-                )
+            last = min(end_seq, first + _VERIFY_ROWS - 1)
+            response = await self._verify_rows(ledger, first, last, timeout_s)
             report = RangeReport(
                 start_seq,
                 response.checked_seq,
@@ -278,6 +276,40 @@ class Reading(Transport):
             if progress is not None:
                 progress(report.checked_count)
         return report
+
+    async def _verify_before(
+        self, ledger: str, start_seq: int, timeout_s: float | None
+    ) -> RangeReport:
+        """The report of a range without rows: only the service can say that none are missing."""
+        before = max(0, start_seq - 1)
+        response = await self._verify_rows(ledger, before, before, timeout_s)
+        return RangeReport(
+            start_seq,
+            start_seq - 1,
+            0,
+            response.head_seq,
+            response.receipt_hash if start_seq else b"",
+            response.places_checked,
+        )
+
+    async def _verify_rows(
+        self, ledger: str, first: int, last: int, timeout_s: float | None
+    ) -> ledger_pb2.VerifyRangeResponse:
+        """One call; the service may check less than up to `last`, but one row at least."""
+        request = convert.request(
+            ledger_pb2.VerifyRangeRequest, name=ledger, start_seq=first, end_seq=last
+        )
+        response: ledger_pb2.VerifyRangeResponse = await self._call(
+            "VerifyRange", request, timeout_s, self._policy.timeout_s
+        )
+        # Services of before do not say which one it was.
+        if response.name:
+            check_name(response.name, ledger)
+        if response.checked_seq < first:
+            raise FailedPreconditionError(
+                "RANGE_BEYOND_HEAD", f"the ledger ends at seq {response.head_seq}"
+            )
+        return response
 
     async def jwks(self, *, timeout_s: float | None = None) -> bytes:
         """Return the JWK Set a verifier needs, as JSON text; needs `keys_endpoint`."""

@@ -115,9 +115,10 @@ class SignedHead:
 class RangeReport:
     """What a check of the stored chain covered; a broken row raises DataLossError instead.
 
-    `receipt_hash` is that of `checked_seq`, 32 bytes, empty if nothing was checked.
+    `receipt_hash` is that of `checked_seq`, 32 bytes, empty where that is -1.
     `places_checked`: the places in the log that are stored for the receipts are what the log says;
-    False if it could not be asked about all of them.
+    False if it could not be asked about all of them. Where the range has no rows, both are of the
+    row before it.
     """
 
     start_seq: int
