@@ -39,6 +39,7 @@ async def list_receipts(
     Raises:
         FailedPreconditionError, UnavailableError: as `Guard.confirm`, in place of an empty last
             page.
+        UnavailableError: PROOF_UNAVAILABLE, as `Reads.show`, where request or token name a tree.
     """
     limit = admission.page_size(request.page_size)
     view = convert.view_from_pb(request.view, convert.BASIC)

@@ -1,8 +1,9 @@
 """Receipts as callers see them: with signatures, states and proofs; listings; heads.
 
 What is stored once for a batch is put back into each of its receipts: the signature's path is
-rebuilt from the batch's leaf hashes. Proofs of inclusion are the anchor's; a page takes one call,
-and without the anchor receipts are shown without them, as pending. A read never fails for that.
+rebuilt from the batch's leaf hashes. Proofs of inclusion are the anchor's; a page takes one call.
+Without the anchor receipts are shown without them, and a read does not fail for that, unless proofs
+to one tree size are what it asks for.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from provledger.errors import (
     InputError,
     InvalidProofError,
     StatusError,
+    UnavailableError,
 )
 from provledger.retry import NO_RETRY
 from provledger.rpc.channel import call
@@ -40,6 +42,7 @@ log = logs.get(__name__)
 
 _MAX_BATCHES: Final = 128
 _PROOF_TIMEOUT_S: Final = 3.0
+_PROOF_RETRY_S: Final = 0.2
 _SINKS_WAIT_S: Final = 0.25
 # From here on receipts are put together in a thread: a page of 1,000 takes tens of milliseconds.
 _THREAD_FROM: Final = 64
@@ -164,11 +167,13 @@ class Reads:
         hold all of them, what else it holds; without it, only as many are to be returned as fit.
 
         Returns:
-            The tree size that their proofs lead to, without any the one asked for; and how many of
-            the receipts, from the first, fit into one answer.
+            The tree size that their proofs lead to: the one asked for, or else 0 if there are none;
+            and how many of the receipts, from the first, fit into one answer.
 
         Raises:
             StatusError: a `tree_size` that the anchor refuses.
+            UnavailableError: PROOF_UNAVAILABLE, proofs to a `tree_size` were asked for, and the
+                anchor does not answer.
         """
         if not stored:
             return room.Shown(tree_size, 0)
@@ -181,7 +186,8 @@ class Reads:
             states = await self._states(ledger, stored, logged_seq)
             await self._assemble(ledger, stored, batches, states, view, receipts)
             return room.Shown(0, len(receipts))
-        seqs = sorted({item.row.seq for item in stored if item.row.seq <= logged_seq})
+        # Whoever names a tree may know of one that is newer than what is stored here as logged.
+        seqs = sorted({item.row.seq for item in stored if tree_size or item.row.seq <= logged_seq})
         # The anchor proves while all the rest is put together here.
         async with beside(self._proofs(ledger, seqs, tree_size)) as proofs:
             content = await self._with_content(ledger, stored)
@@ -189,17 +195,45 @@ class Reads:
             states = [convert.PENDING] * len(stored)
             await self._assemble(ledger, content, batches, states, view, receipts)
             answer = await proofs
+        found = await self._found(ledger, stored, answer)
+        await self._show_unproved(ledger, stored, logged_seq, receipts, found)
         if answer is None:
-            return room.Shown(tree_size, len(receipts))
-        proved = await self._proved(ledger, answer)
-        by_seq = {proof.seq: (proof, proved) for proof in answer.proofs}
-        found = [by_seq.get(item.row.seq) for item in stored]
+            return room.Shown(0, len(receipts))
         count = len(receipts)
         if beside_bytes is None:
             count = await _in_thread_if_many(room.cut_page, receipts, found)
         else:
             await _in_thread_if_many(room.fit_answer, receipts, found, beside_bytes)
-        return room.Shown(answer.tree_size, count)
+        return room.Shown(answer.tree_size if tree_size or answer.proofs else 0, count)
+
+    async def _found(
+        self,
+        ledger: LedgerInfo,
+        stored: Sequence[Stored],
+        answer: anchor_pb2.BatchGetInclusionProofsResponse | None,
+    ) -> list[room.Found]:
+        """What the anchor's answer holds for each receipt; without an answer, nothing."""
+        if answer is None:
+            return [None] * len(stored)
+        proved = await self._proved(ledger, answer)
+        by_seq = {proof.seq: (proof, proved) for proof in answer.proofs}
+        return [by_seq.get(item.row.seq) for item in stored]
+
+    async def _show_unproved(
+        self,
+        ledger: LedgerInfo,
+        stored: Sequence[Stored],
+        logged_seq: int,
+        receipts: Sequence[common_pb2.Receipt],
+        found: Sequence[room.Found],
+    ) -> None:
+        """Give the receipts that are not proved the state that they have all the same."""
+        places = [place for place, each in enumerate(found) if each is None]
+        if not places:
+            return
+        states = await self._states(ledger, [stored[place] for place in places], logged_seq)
+        for place, state in zip(places, states, strict=True):
+            receipts[place].anchor_state = state
 
     async def _proved(
         self, ledger: LedgerInfo, answer: anchor_pb2.BatchGetInclusionProofsResponse
@@ -310,6 +344,12 @@ class Reads:
         except StatusError as error:
             if tree_size and error.code not in _ANCHOR_IS_AWAY:
                 raise
+            if tree_size:
+                raise UnavailableError(
+                    "PROOF_UNAVAILABLE",
+                    f"the anchor did not prove receipts against the tree of size {tree_size}",
+                    retry_delay_s=_PROOF_RETRY_S,
+                ) from error
             log.debug("reads.no_proofs", ledger=ledger.name, reason=error.reason)
             return None
 

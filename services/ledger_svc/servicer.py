@@ -314,8 +314,8 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         else:
             await self._reads.show(ledger, (stored,), view, (receipt,))
         if view == convert.FULL and request.wait_for in _NEED_PROOFS and not receipt.proofs:
-            # It is logged, but the anchor was too busy to prove it: to call it pending would be
-            # less than what was waited for.
+            # It is logged, but the anchor was too busy to prove it: without a proof it is less than
+            # what was waited for.
             raise UnavailableError(
                 "PROOF_UNAVAILABLE", "the anchor did not prove the receipt", retry_delay_s=0.2
             )

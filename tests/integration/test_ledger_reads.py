@@ -16,8 +16,10 @@ from provledger.client.convert import receipt_from_pb
 from provledger.errors import (
     FailedPreconditionError,
     InputError,
+    InternalError,
     InvalidArgumentError,
     NotFoundError,
+    StatusError,
     UnavailableError,
 )
 from provledger.keyset import KeyPurpose, KeySet, VerificationKey
@@ -109,7 +111,7 @@ async def test_what_was_waited_for_is_not_called_pending_for_want_of_a_proof(
         with pytest.raises(UnavailableError) as caught:
             await get(service, name, wait_for=LOGGED)
         assert caught.value.reason == "PROOF_UNAVAILABLE"
-        assert (await get(service, name)).anchor_state == PENDING
+        assert (await get(service, name)).anchor_state in (LOGGED, ANCHORED)
         anchor.faults.before = None
         assert (await get(service, name, wait_for=LOGGED)).proofs
 
@@ -327,7 +329,8 @@ async def test_full_listing_is_proven_against_one_tree(database_url: str) -> Non
             assert report.status == "verified"
         proven = {receipt.seq: len(receipt.proofs) for receipt in second.receipts}
         assert proven == {6: 1, 7: 1, 8: 1, 9: 1, 10: 1, 11: 0}
-        assert [r.anchor_state for r in second.receipts if not r.proofs] == [PENDING]
+        (unproved,) = [receipt for receipt in second.receipts if not receipt.proofs]
+        assert unproved.anchor_state in (LOGGED, ANCHORED)
         request.page_token, request.tree_size = "", 5
         pinned = await service.servicer.ListReceipts(request, None)
         assert pinned.tree_size == 5
@@ -335,6 +338,61 @@ async def test_full_listing_is_proven_against_one_tree(database_url: str) -> Non
         request.tree_size = 99
         with pytest.raises(NotFoundError):
             await service.servicer.ListReceipts(request, None)
+
+
+@pytest.mark.parametrize("away", [UnavailableError("X", "away"), InternalError("X", "broken")])
+async def test_pages_of_a_named_tree_are_not_shown_without_their_proofs(
+    database_url: str, away: StatusError
+) -> None:
+    """They say which tree their proofs lead to: whoever keeps them takes them for proved."""
+    anchor = InMemoryAnchor()
+
+    def no_proofs(method: str, request: object) -> None:
+        if method == "BatchGetInclusionProofs":
+            raise away
+
+    async with ledger_service(database_url, anchor=anchor, relay=True) as service:
+        results = await append_batch(service, [draft(f"r{n}") for n in range(4)])
+        await get(service, results[-1].receipt.name, wait_for=LOGGED)
+        request = ledger_pb2.ListReceiptsRequest(parent=LEDGER, view=FULL, page_size=2)
+        second = ledger_pb2.ListReceiptsRequest(parent=LEDGER, view=FULL, page_size=2)
+        first = await service.servicer.ListReceipts(request, None)
+        second.page_token = first.next_page_token
+        named = ledger_pb2.ListReceiptsRequest(parent=LEDGER, view=FULL, tree_size=3)
+        anchor.faults.before = no_proofs
+        for asked in (second, named):
+            with pytest.raises(UnavailableError) as caught:
+                await service.servicer.ListReceipts(asked, None)
+            assert caught.value.reason == "PROOF_UNAVAILABLE"
+            assert caught.value.retry_delay_s
+        # Where no tree is named, there is none, and they are no less logged for that.
+        plain = await service.servicer.ListReceipts(request, None)
+        assert (plain.tree_size, len(plain.receipts)) == (0, 2)
+        assert not any(receipt.proofs for receipt in plain.receipts)
+        assert all(receipt.anchor_state in (LOGGED, ANCHORED) for receipt in plain.receipts)
+        anchor.faults.before = None
+        again = await service.servicer.ListReceipts(second, None)
+        assert (again.tree_size, [len(r.proofs) for r in again.receipts]) == (6, [1, 1])
+
+
+async def test_a_named_tree_may_be_newer_than_what_is_stored_as_logged(database_url: str) -> None:
+    anchor, lost = InMemoryAnchor(), asyncio.Event()
+
+    def lose_answer(method: str, request: object) -> None:
+        if method == "SubmitLeaves":
+            lost.set()
+            raise UnavailableError("LOST", "nobody heard that it was logged")
+
+    anchor.faults.after = lose_answer
+    async with ledger_service(database_url, anchor=anchor, relay=True) as service:
+        await append(service, draft("r1"))
+        async with asyncio.timeout(30):
+            while len(anchor.leaves) < 3:
+                lost.clear()
+                await lost.wait()
+        request = ledger_pb2.ListReceiptsRequest(parent=LEDGER, view=FULL, tree_size=3)
+        page = await service.servicer.ListReceipts(request, None)
+        assert [len(receipt.proofs) for receipt in page.receipts] == [1, 1]
 
 
 async def test_page_of_100_receipts_with_proofs_is_quick(database_url: str) -> None:

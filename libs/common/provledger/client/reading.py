@@ -137,8 +137,13 @@ class Reading(Transport):
     ) -> ReceiptPage:
         """Return one page of receipts in chain order, all proved against one checkpoint.
 
-        `tree_size` picks the checkpoint; 0 takes the newest when the first page is read.
-        Raises InternalError (BAD_RESPONSE) if a receipt of another ledger is among them.
+        `tree_size` picks the checkpoint; 0 takes the newest when the first page is read. What it
+        does not cover has no proof; nothing has if the anchor did not answer for the first page.
+
+        Raises:
+            InternalError: BAD_RESPONSE, a receipt of another ledger is among them.
+            UnavailableError: PROOF_UNAVAILABLE, the checkpoint is picked, and the anchor does not
+                answer.
         """
         request = self._list_request(ledger, where, page_size, page_token, tree_size)
         request.view = common_pb2.RECEIPT_VIEW_FULL
