@@ -195,7 +195,9 @@ async def _whole(
 def _cells(item: ReceiptSummary, statement: Statement | None) -> tuple[str, ...]:
     about: tuple[str, ...] = ()
     if statement is not None:
-        resource = f"{statement.resource_type}/{statement.resource_id}".strip("/")
+        # As they are: an id may begin or end with a slash.
+        parts = (statement.resource_type, statement.resource_id)
+        resource = "/".join(part for part in parts if part)
         about = (statement.action, resource, statement.actor_id)
     return (
         str(item.seq),
