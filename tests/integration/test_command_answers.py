@@ -66,7 +66,7 @@ def _without_proofs(receipt: Any) -> None:
 async def append_to(endpoint: str, tmp_path: Path, *, wait: bool = False) -> str:
     where = Target(DataDir.at(tmp_path), {"ledger": endpoint}, False)
     data = json.dumps(MUTATION).encode()
-    receipt, _ = await _append(where, "acme", "main", data, "", wait, 30.0, _Attempt())
+    receipt, _, _ = await _append(where, "acme", "main", data, "", wait, 30.0, _Attempt())
     return receipt.name
 
 
@@ -104,7 +104,8 @@ async def test_get_takes_no_other_receipt(tmp_path: Path, wait: bool) -> None:
     async with serving(fake) as endpoint:
         where = Target(DataDir.at(tmp_path), {"ledger": endpoint}, False)
         name = await append_to(endpoint, tmp_path)
-        assert (await _get(where, name, wait, None, 30.0)).name == name
+        receipt, _ = await _get(where, name, wait, None, 30.0)
+        assert receipt.name == name
         fake.change = _elsewhere
         with pytest.raises(InternalError, match=f"asked for {name}"):
             await _get(where, name, wait, None, 30.0)

@@ -24,6 +24,7 @@ from provledger_cli.options import (
 )
 
 if TYPE_CHECKING:
+    from provledger.client import AnchorState
     from provledger.receipt import Receipt
     from provledger_cli.connect import Target
 
@@ -99,14 +100,14 @@ def append(
     where = target(data_dir, endpoint, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca)
     attempt = _Attempt()
     try:
-        receipt, repeated = run_async(
+        receipt, state, repeated = run_async(
             _append(where, tenant, ledger, data, request_id, wait_anchored, timeout, attempt)
         )
         if as_json:
             output.raw(receipt.encode() + b"\n")
             return
         output.show("known already, the same receipt again" if repeated else "recorded")
-        show_receipt(receipt)
+        show_receipt(receipt, state)
     except (Exception, KeyboardInterrupt) as error:
         if not attempt.request_id:
             raise
@@ -143,9 +144,9 @@ async def _append(
     wait_anchored: bool,
     timeout_s: float,
     attempt: _Attempt,
-) -> tuple[Receipt, bool]:
+) -> tuple[Receipt, AnchorState, bool]:
     from provledger.client.answers import check_recorded
-    from provledger.client.convert import receipt_from_pb
+    from provledger.client.convert import receipt_from_pb, summary_from_pb
     from provledger.client.drafts import new_request_id
     from provledger_cli.connect import Remote
     from provledger_cli.lines import draft_from_line
@@ -163,4 +164,5 @@ async def _append(
         if wait_anchored:
             receipt = await remote.client.wait_for_anchor(receipt.name)
             attempt.anchored = True
-        return receipt, response.repeated_request
+        state = summary_from_pb(response.receipt).anchor_state
+        return receipt, state, response.repeated_request

@@ -24,6 +24,7 @@ from provledger_cli.options import (
 )
 
 if TYPE_CHECKING:
+    from provledger.client import AnchorState
     from provledger.receipt import Proof, Receipt
     from provledger_cli.connect import Target
 
@@ -107,12 +108,17 @@ def get(
     full_name = _full_name(name, tenant, ledger) if held is None else held.name
     where = target(data_dir, endpoint, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca)
     kept = None if checkpoint is None else checkpoint.read_bytes()
-    receipt = run_async(_get(where, full_name, wait_anchored, kept, timeout))
+    receipt, state = run_async(_get(where, full_name, wait_anchored, kept, timeout))
     if held is not None and replace(receipt, proofs=held.proofs) != held:
         raise CommandError(
             f"the services hold another {full_name} than {name}",
             hint="verify the file with the keys you trust, and keep it",
             exit_code=DOES_NOT_HOLD,
+        )
+    if held is not None and held.proofs and not receipt.proofs:
+        raise CommandError(
+            f"{full_name} came without a proof, and {name} has one",
+            hint="the anchor may be away: keep the file, see `provledger status`, and run it again",
         )
     if form == "receipt":
         data = receipt.encode() + b"\n"
@@ -130,7 +136,7 @@ def get(
         # The receipt is JSON: it is the one document.
         output.raw(data)
     elif out is None and form == "receipt":
-        show_receipt(receipt)
+        show_receipt(receipt, state)
     elif out is None:
         output.raw(data)
 
@@ -202,7 +208,9 @@ async def _cose(where: Target, receipt: Receipt, timeout_s: float) -> bytes:
 
 def _proof(receipt: Receipt) -> Proof:
     if not receipt.proofs:
-        raise CommandError("the receipt has no proof yet", hint="wait for one with --wait-anchored")
+        raise CommandError(
+            "the receipt came without a proof", hint="wait for one with --wait-anchored"
+        )
     return receipt.proofs[0]
 
 
@@ -221,7 +229,9 @@ def _full_name(name: str, tenant: str, ledger: str) -> str:
 
 async def _get(
     where: Target, name: str, wait_anchored: bool, checkpoint: bytes | None, timeout_s: float
-) -> Receipt:
+) -> tuple[Receipt, AnchorState]:
+    """The receipt, and how far it has got: that is asked for only where no proof shows it."""
+    from provledger.client import AnchorState
     from provledger_cli.connect import Remote
     from provledger_cli.receipts import proven_against
 
@@ -230,6 +240,8 @@ async def _get(
             receipt = await remote.client.wait_for_anchor(name)
         else:
             receipt = await remote.client.get_receipt(name)
-        if checkpoint is None:
-            return receipt
-        return await proven_against(remote, receipt, checkpoint)
+        if checkpoint is not None:
+            receipt = await proven_against(remote, receipt, checkpoint)
+        if receipt.proofs:
+            return receipt, AnchorState.LOGGED
+        return receipt, (await remote.client.get_summary(name)).anchor_state

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from provledger_cli import output, placing
-from provledger_cli.failures import DOES_NOT_HOLD, CommandError
+from provledger_cli.failures import DOES_NOT_HOLD
 from provledger_cli.options import (
     DataDirOption,
     EndpointOption,
@@ -121,13 +121,14 @@ async def _refresh_receipt(
     from provledger.verify import Verifier
     from provledger_cli.connect import Remote
     from provledger_cli.receipt_files import receipts_of
+    from provledger_cli.receipts import unproved
 
     (held,) = receipts_of(file)
     async with Remote(where, timeout_s=timeout_s) as remote:
         fetched = await remote.client.get_receipt(held.name)
         check_same(held, fetched)
         if not fetched.proofs:
-            raise CommandError(f"{held.name} is not logged yet", hint="wait, and run it again")
+            raise await unproved(remote, held.name)
         newer = fetched.proofs[0]
         size = checkpoints.parse(note.parse(newer.checkpoint).text).size
         consistency = await _consistency(remote, held, newer.origin, size)
