@@ -6,6 +6,7 @@ was recorded after that checkpoint is for the next export. The file appears when
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -14,20 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final, cast
 
-from provledger import checkpoint as checkpoints
 from provledger import dsse
 from provledger.api.anchor.v1 import anchor_pb2
-from provledger.client import Ledger
+from provledger.client import Ledger, ReceiptPage
 from provledger.client.paging import Pages
 from provledger.errors import (
     FailedPreconditionError,
     InternalError,
     NotFoundError,
     OutOfRangeError,
-    StatusError,
 )
 from provledger.export import (
-    MAX_CONSISTENCY_PROOFS,
     BinarySink,
     ConsistencyProof,
     ExportHeader,
@@ -35,12 +33,12 @@ from provledger.export import (
 )
 from provledger.head import Head, parse_head
 from provledger.key_events import LEDGER_NAME as KEY_LEDGER_NAME
-from provledger.keyset import KeySet
 from provledger.receipt import Receipt
 from provledger_cli import output
 from provledger_cli.anchoring import log_state, wait_until_anchored
 from provledger_cli.anchors import DEFAULT_LOG
 from provledger_cli.connect import Remote
+from provledger_cli.earlier_checkpoints import consistency
 from provledger_cli.failures import CommandError
 from provledger_cli.key_ledger_wait import key_ledger_anchored
 from provledger_cli.placing import writing
@@ -51,6 +49,8 @@ RECENT_CHECKPOINTS: Final = 256
 _KEY_LEDGER_WAIT_S: Final = 5.0
 _PAGE_SIZE: Final = 500
 _PAGE_TIMEOUT_S: Final = 120.0
+# Between attempts at a page that comes without proofs.
+_PROOF_WAITS_S: Final = (0.5, 2.0, 5.0)
 # Higher levels cost more time than they save space: hashes and signatures do not compress.
 _GZIP_LEVEL: Final = 3
 
@@ -108,12 +108,14 @@ async def prepare(
     """Pick the checkpoint to export against, and fetch what belongs to it.
 
     `wait_s` 0 takes what is anchored already. `known_checkpoints` are signed notes held elsewhere,
-    for which a consistency proof is put in as well, as for those that revocations name.
+    for which a consistency proof is put in as well; revocations name others.
     `key_ledger`: put in the key ledger as of that checkpoint, or where it is in another log, as of
     one of that log from then on.
 
     Raises:
-        CommandError: if what is recorded is not anchored in time.
+        CommandError: if what is recorded is not anchored in time, or a known checkpoint is none of
+            this log up to then.
+        VerificationError: a known checkpoint is of another history of the log, or of more than it.
         StatusError: what the services say.
     """
     ledger = await remote.client.get_ledger(ledger_name)
@@ -131,15 +133,16 @@ async def prepare(
         output.say(f"{error.message}\nThis is an archive of what the copy has, without a head")
         return await _archive(remote, ledger, earlier, known_checkpoints)
     head = parse_head(dsse.decode(signed.head).payload)
+    origin = ledger.log_origin or head.origin
     proofs: list[ConsistencyProof] = []
     if remote.has("anchor"):
         log = ledger.log or DEFAULT_LOG
-        proofs = await _consistency(remote, log, head.size, earlier, known_checkpoints)
+        proofs = await consistency(remote, log, origin, head.size, earlier, known_checkpoints)
     header = ExportHeader(
         ledger=ledger.name,
         ledger_uid=ledger.uid,
         suite=ledger.suite,
-        origin=ledger.log_origin or head.origin,
+        origin=origin,
         tree_size=head.size,
         created_at_ns=time.time_ns(),
     )
@@ -162,7 +165,9 @@ async def _archive(
     signed = await remote.call(
         remote.anchor.GetCheckpoint, anchor_pb2.GetCheckpointRequest(log=log)
     )
-    proofs = await _consistency(remote, log, signed.tree_size, earlier, known_checkpoints)
+    proofs = await consistency(
+        remote, log, ledger.log_origin, signed.tree_size, earlier, known_checkpoints
+    )
     header = ExportHeader(
         ledger=ledger.name,
         ledger_uid=ledger.uid,
@@ -237,31 +242,65 @@ class Lines:
 
 
 async def receipts(remote: Remote, plan: Plan) -> AsyncIterator[Sequence[Receipt]]:
-    """Yield the planned receipts, a page at a time.
+    """Yield the planned receipts, a page at a time, each with a proof to the plan's checkpoint.
+
+    An archive has no head: what the log lost of it, it cannot prove.
 
     Raises:
+        CommandError: a receipt came without its proof, again and again.
         InternalError: if the ledger lists fewer than its head says.
     """
     pages = Pages()
-    count = 0
+    count = bare = 0
     while pages.more and count <= plan.last_seq:
-        page = await remote.client.list_page(
-            plan.header.ledger,
-            page_size=_PAGE_SIZE,
-            page_token=pages.token,
-            tree_size=plan.header.tree_size,
-            timeout_s=_PAGE_TIMEOUT_S,
-        )
+        page, covered = await _proved_page(remote, plan, pages.token)
         pages.turn(page.next_page_token, len(page.receipts))
-        # What is newer than the checkpoint has no proof yet.
-        covered = [receipt for receipt in page.receipts if receipt.seq <= plan.last_seq]
         count += len(covered)
+        if plan.head is None:
+            bare += sum(not _is_proved(receipt, plan) for receipt in covered)
         yield covered
+    if bare:
+        output.say(f"{bare:,} receipts have no proof to the log's checkpoint")
     if count != plan.last_seq + 1:
         raise InternalError(
             "INCOMPLETE_LISTING",
             f"the ledger listed {count} receipts, there should be {plan.last_seq + 1}",
         )
+
+
+async def _proved_page(remote: Remote, plan: Plan, token: str) -> tuple[ReceiptPage, list[Receipt]]:
+    """A page, and the receipts in it that are planned, with their proofs.
+
+    Services of before leave the proofs out while the anchor does not answer.
+    """
+    waits_s = iter(_PROOF_WAITS_S)
+    while True:
+        page = await remote.client.list_page(
+            plan.header.ledger,
+            page_size=_PAGE_SIZE,
+            page_token=token,
+            tree_size=plan.header.tree_size,
+            timeout_s=_PAGE_TIMEOUT_S,
+        )
+        # What is newer than the checkpoint has no proof yet.
+        covered = [receipt for receipt in page.receipts if receipt.seq <= plan.last_seq]
+        bare = next((receipt for receipt in covered if not _is_proved(receipt, plan)), None)
+        if bare is None or plan.head is None:
+            return page, covered
+        wait_s = next(waits_s, None)
+        if wait_s is None:
+            raise CommandError(
+                f"{bare.name} comes without a proof to the checkpoint of size "
+                f"{plan.header.tree_size}",
+                hint="the anchor may be away: see `provledger status`, and run it again",
+            )
+        await asyncio.sleep(wait_s)
+
+
+def _is_proved(receipt: Receipt, plan: Plan) -> bool:
+    """Whether one of its proofs leads to the plan's checkpoint, whoever else signed it."""
+    text, blank, _ = plan.checkpoint.rpartition(b"\n\n")
+    return any(proof.checkpoint.startswith(text + blank) for proof in receipt.proofs)
 
 
 async def write_export(
@@ -327,68 +366,6 @@ async def _anchored_size(remote: Remote, log: str) -> int:
     """Tree size that every sink holds, or that is published where there are no sinks."""
     state = await log_state(remote, name=log)
     return state.published_size if state.anchored_size is None else state.anchored_size
-
-
-async def _consistency(
-    remote: Remote, log: str, size: int, count: int, known: Sequence[bytes]
-) -> list[ConsistencyProof]:
-    """Earlier checkpoints with the proofs that the one of this size extends them, oldest first."""
-    notes: dict[int, bytes] = {}
-    for note in known:
-        text, _, _ = note.rpartition(b"\n\n")
-        notes[checkpoints.parse(text + b"\n").size] = note
-    anchored = await _anchored_sizes(remote, log, size, count)
-    wanted = [*await _sizes_of_revocations(remote), *anchored]
-    for earlier_size in wanted:
-        if earlier_size not in notes:
-            request = anchor_pb2.GetCheckpointRequest(log=log, tree_size=earlier_size)
-            try:
-                answer = await remote.call(remote.anchor.GetCheckpoint, request)
-            except (NotFoundError, OutOfRangeError):
-                # Larger than the log, or a size that this log signed nothing for.
-                continue
-            notes[earlier_size] = answer.checkpoint
-    proofs: list[ConsistencyProof] = []
-    for earlier_size in sorted(notes):
-        if not 0 < earlier_size <= size or len(proofs) == MAX_CONSISTENCY_PROOFS:
-            continue
-        proof_request = anchor_pb2.GetConsistencyProofRequest(
-            log=log, old_size=earlier_size, new_size=size
-        )
-        proof = await remote.call(remote.anchor.GetConsistencyProof, proof_request)
-        proofs.append(ConsistencyProof(notes[earlier_size], tuple(proof.hashes)))
-    return proofs
-
-
-async def _sizes_of_revocations(remote: Remote) -> list[int]:
-    """Sizes of the checkpoints that revocations name: what revoked keys signed stands on them."""
-    if not remote.has("keys"):
-        return []
-    try:
-        keys = KeySet.parse(await remote.client.jwks())
-    except StatusError as error:
-        output.say(f"whether a key was revoked is not known: {error.message}")
-        return []
-    return [named.size for key in keys for named in key.covered]
-
-
-async def _anchored_sizes(remote: Remote, log: str, below: int, count: int) -> list[int]:
-    """Sizes of the newest checkpoints that a sink was given, all smaller than `below`."""
-    sizes: dict[int, None] = {}
-    pages = Pages()
-    while pages.more and len(sizes) < count:
-        request = anchor_pb2.ListAnchorsRequest(log=log, page_size=1000, page_token=pages.token)
-        try:
-            page = await remote.call(remote.anchor.ListAnchors, request)
-        except StatusError as error:
-            if error.code != "UNIMPLEMENTED":
-                raise
-            break
-        for anchor in page.anchors:
-            if 0 < anchor.tree_size < below and len(sizes) < count:
-                sizes[anchor.tree_size] = None
-        pages.turn(page.next_page_token, len(page.anchors))
-    return list(sizes)
 
 
 class _Counted:

@@ -16,7 +16,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from provledger.errors import VerificationError
-from provledger.export import FOOTER_PREFIX, ExportFooter, ExportHeader, parse_footer, parse_header
+from provledger.export import (
+    FOOTER_PREFIX,
+    MAX_CONSISTENCY_PROOFS,
+    ExportFooter,
+    ExportHeader,
+    parse_footer,
+    parse_header,
+)
 from provledger.keyset import KeySet
 from provledger.receipt import Receipt
 from provledger.refresh import check_same
@@ -38,10 +45,13 @@ class _Old:
 
     @property
     def checkpoints(self) -> list[bytes]:
-        """All that it carries, its own first; the new file proves that it extends them."""
+        """All that it carries, its own first; the new file proves that it extends them.
+
+        That one has no room for more than others have.
+        """
         earlier = [proof.checkpoint for proof in self.footer.consistency]
         own = self.footer.checkpoint
-        return earlier if own is None else [own, *earlier]
+        return (earlier if own is None else [own, *earlier])[:MAX_CONSISTENCY_PROOFS]
 
 
 def refresh_export(

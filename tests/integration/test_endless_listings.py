@@ -20,6 +20,7 @@ from provledger.errors import InternalError
 from provledger_cli import exporting
 from provledger_cli.anchors import listed
 from provledger_cli.connect import Remote
+from provledger_cli.earlier_checkpoints import anchored_sizes
 from provledger_cli.registry import list_key_events, list_keys
 from provledger_cli.verbs.list_ import _whole
 from tests.integration.client_simulator import LEDGER, QUICK, FakeLedger, create, serving
@@ -98,7 +99,7 @@ async def _all(items: AsyncIterator[Any]) -> None:
 
 def _planned(remote: Remote) -> AsyncIterator[Any]:
     header = SimpleNamespace(ledger=LEDGER, tree_size=7)
-    plan = SimpleNamespace(header=header, last_seq=LAST_SEQ)
+    plan = SimpleNamespace(header=header, last_seq=LAST_SEQ, head=None, checkpoint=b"")
     return exporting.receipts(remote, cast(exporting.Plan, plan))
 
 
@@ -108,7 +109,7 @@ LISTINGS: dict[str, Callable[[Remote], Awaitable[Any]]] = {
     "summaries": lambda remote: _all(remote.client.list_summaries(LEDGER)),
     "list --about": lambda remote: _all(_whole(remote.client, LEDGER, ReceiptFilter(), 10)),
     "export": lambda remote: _all(_planned(remote)),
-    "sizes": lambda remote: exporting._anchored_sizes(remote, "logs/-", 10, 5),
+    "sizes": lambda remote: anchored_sizes(remote, "logs/-", 10, 5),
     "keys": list_keys,
     "key events": list_key_events,
     "logs": listed,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from typer.testing import CliRunner
 from provledger.api.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from provledger.errors import InternalError
 from provledger.export import ExportHeader
-from provledger_cli.connect import Target
+from provledger_cli import exporting
+from provledger_cli.connect import Remote, Target
 from provledger_cli.datadir import DataDir
 from provledger_cli.exporting import Exported, Plan
 from provledger_cli.failures import COULD_NOT_TELL, CommandError
+from provledger_cli.receipt_files import receipts_of
 from provledger_cli.verbs import export as verb
 from provledger_cli.verbs.export import _export
 from tests.inmem.anchor import InMemoryAnchor
@@ -35,6 +38,7 @@ class Front:
         self._real = real
         self.head_of = ""
         self.listing: Callable[[list[Any]], list[Any]] = lambda receipts: receipts
+        self.listed = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
@@ -47,6 +51,7 @@ class Front:
         return await self._real.GetHead(request, None)
 
     async def ListReceipts(self, request: Any, context: Any) -> Any:
+        self.listed += 1
         answer = await self._real.ListReceipts(request, None)
         return ledger_pb2.ListReceiptsResponse(
             receipts=self.listing(list(answer.receipts)), tree_size=answer.tree_size
@@ -108,6 +113,61 @@ async def test_the_head_of_another_ledger_is_not_exported(
     with pytest.raises(InternalError, match=f"the head is not that of {LEDGER}"):
         await export_to(where, tmp_path / "x.ndjson")
     assert not (tmp_path / "x.ndjson").exists()
+
+
+def unproved(receipts: list[Any]) -> list[Any]:
+    """As a service of before shows them while the anchor does not answer."""
+    receipts[2].ClearField("proofs")
+    return receipts
+
+
+def proved_elsewhere(receipts: list[Any]) -> list[Any]:
+    """As they were against another tree."""
+    proof = receipts[2].proofs[0]
+    origin, size, rest = proof.checkpoint.split(b"\n", 2)
+    proof.checkpoint = b"%b\n%d\n%b" % (origin, int(size) + 1, rest)
+    return receipts
+
+
+@pytest.mark.parametrize("spoil", [unproved, proved_elsewhere])
+async def test_receipts_that_are_not_proved_are_not_an_export(
+    served: tuple[Front, Target],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    spoil: Callable[[list[Any]], list[Any]],
+) -> None:
+    monkeypatch.setattr(exporting, "_PROOF_WAITS_S", (0.0, 0.0))
+    front, where = served
+    front.listing = spoil
+    with pytest.raises(CommandError, match="without a proof to the checkpoint of size") as caught:
+        await export_to(where, tmp_path / "x.ndjson")
+    assert caught.value.exit_code == COULD_NOT_TELL
+    assert front.listed == 3
+    assert not (tmp_path / "x.ndjson").exists()
+
+
+async def test_a_page_that_is_not_proved_is_asked_for_again(
+    served: tuple[Front, Target], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "_PROOF_WAITS_S", (0.0, 0.0))
+    front, where = served
+    front.listing = lambda receipts: unproved(receipts) if front.listed == 1 else receipts
+    assert (await export_to(where, tmp_path / "x.ndjson")).receipts == 5
+    assert front.listed == 2
+    assert all(receipt.proofs for receipt in receipts_of(tmp_path / "x.ndjson"))
+
+
+async def test_an_archive_has_what_the_log_lost(
+    served: tuple[Front, Target], tmp_path: Path
+) -> None:
+    """Of a copy that is older than the log nothing is kept back."""
+    front, where = served
+    async with Remote(where) as remote:
+        plan = await exporting.prepare(remote, LEDGER, wait_s=0.0, key_ledger=False)
+        front.listing = unproved
+        archive = replace(plan, head=None)
+        done = await exporting.write_export(remote, archive, tmp_path / "x.ndjson")
+    assert (done.receipts, front.listed) == (5, 1)
 
 
 @pytest.mark.parametrize("more", [(), ("--json",)])

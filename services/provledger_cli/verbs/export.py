@@ -114,6 +114,9 @@ def export(
     Of a log that is known to be too old (RESTORED_BEHIND) the file is an archive without a head;
     with --head-out, that is exit code 2, and nothing is written there.
 
+    Exit code 0: written. 1: what is stored does not hold, or a --checkpoint is of another history
+    of this log or of more than it has. 2: it could not be done.
+
     Example: provledger export --tenant acme --out acme.ndjson.gz
     """
     from provledger_cli.connect import run_async, target
@@ -168,6 +171,11 @@ async def _export(
 
     async with Remote(where, timeout_s=timeout_s) as remote:
         if not remote.has("anchor"):
+            if known:
+                raise CommandError(
+                    "without the anchor, no --checkpoint can be proved",
+                    hint="add --endpoint anchor=HOST:PORT, or leave --checkpoint out",
+                )
             output.say(
                 "without --endpoint anchor=HOST:PORT, the newest checkpoint is taken, anchored or "
                 "not, and no earlier ones are proved"

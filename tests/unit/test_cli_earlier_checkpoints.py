@@ -1,0 +1,138 @@
+"""Which checkpoints an export proves that its own extends, and which it refuses to be asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from provledger import checkpoint as checkpoints
+from provledger import merkle
+from provledger import note as notes
+from provledger.api.anchor.v1 import anchor_pb2
+from provledger.errors import OutOfRangeError, VerificationError
+from provledger.export import ConsistencyProof, verify_export
+from provledger.report import Finding, Status
+from provledger_cli import earlier_checkpoints
+from provledger_cli.connect import Remote, Target
+from provledger_cli.datadir import DataDir
+from provledger_cli.earlier_checkpoints import consistency
+from provledger_cli.failures import COULD_NOT_TELL, CommandError
+from provledger_cli.verbs.export import _export
+from tests.support.chain import ORIGIN, Chain, key_set, sample_chain
+
+CHAIN = sample_chain(flushes=(3, 1, 4, 2))
+SIZE = len(CHAIN.leaves)
+
+
+class Log:
+    """A `Remote` whose anchor serves the log of a chain, as far as `signed`."""
+
+    def __init__(self, signed: int = SIZE) -> None:
+        self.signed = signed
+        self.anchored = list(range(SIZE - 1, 0, -1))
+        self.anchor = SimpleNamespace(
+            GetCheckpoint=self._checkpoint,
+            GetConsistencyProof=self._consistency,
+            ListAnchors=self._anchors,
+        )
+
+    def has(self, service: str) -> bool:
+        return service == "anchor"
+
+    async def call(self, method: Any, request: Any) -> Any:
+        return method(request)
+
+    def _checkpoint(self, request: Any) -> Any:
+        if request.tree_size > self.signed:
+            raise OutOfRangeError("TREE_SIZE_OUT_OF_RANGE", f"the newest is {self.signed}")
+        return anchor_pb2.GetCheckpointResponse(checkpoint=CHAIN.checkpoint(request.tree_size))
+
+    def _consistency(self, request: Any) -> Any:
+        hashes = CHAIN.consistency(request.old_size).hashes
+        return anchor_pb2.GetConsistencyProofResponse(hashes=hashes)
+
+    def _anchors(self, request: Any) -> Any:
+        return anchor_pb2.ListAnchorsResponse(
+            anchors=[anchor_pb2.Anchor(tree_size=size) for size in self.anchored]
+        )
+
+
+async def proved(
+    *known: bytes, log: Log | None = None, size: int = SIZE, count: int = 0
+) -> list[ConsistencyProof]:
+    remote = cast(Remote, log or Log())
+    return await consistency(remote, "logs/-", ORIGIN, size, count, known)
+
+
+def sizes(proofs: list[ConsistencyProof]) -> list[int]:
+    return [checkpoints.parse(notes.parse(each.checkpoint).text).size for each in proofs]
+
+
+async def test_what_is_proved_verifies() -> None:
+    found = await proved(CHAIN.checkpoint(5), CHAIN.checkpoint(), count=3)
+    assert sizes(found) == [5, SIZE - 3, SIZE - 2, SIZE - 1, SIZE]
+    assert verify_export(CHAIN.export(consistency=found), key_set()).status is Status.VERIFIED
+
+
+async def test_a_checkpoint_of_another_log_is_refused() -> None:
+    other = sample_chain(origin="elsewhere.test/log").checkpoint(5)
+    with pytest.raises(CommandError, match=r"another log: elsewhere\.test/log, not") as caught:
+        await proved(other)
+    assert caught.value.exit_code == COULD_NOT_TELL
+
+
+async def test_a_checkpoint_of_another_history_does_not_hold() -> None:
+    forked = CHAIN.checkpoint(5, leaves=[*CHAIN.leaves[:4], b"something else"])
+    with pytest.raises(VerificationError, match="tree of size 5 is not the one") as caught:
+        await proved(forked)
+    assert caught.value.finding == Finding.HEAD_NOT_EXTENDING
+
+
+async def test_a_log_that_does_not_reach_a_checkpoint_does_not_hold() -> None:
+    """What a log has signed it has kept: this is how one that was cut looks."""
+    with pytest.raises(VerificationError, match=r"not reach .* size 9: the newest is 7") as bad:
+        await proved(CHAIN.checkpoint(9), log=Log(signed=7), size=7)
+    assert bad.value.finding == Finding.TRUNCATED
+
+
+async def test_a_checkpoint_that_is_not_anchored_yet_is_told() -> None:
+    with pytest.raises(CommandError, match="size 9 is newer than that of size 7") as caught:
+        await proved(CHAIN.checkpoint(9), size=7)
+    assert caught.value.exit_code == COULD_NOT_TELL
+
+
+async def test_the_empty_tree_is_refused() -> None:
+    """Asked for size 0, the anchor means the newest checkpoint."""
+    empty = checkpoints.format(ORIGIN, 0, merkle.root([]))
+    line = notes.signature_line(ORIGIN, bytes(4), bytes(64))
+    with pytest.raises(CommandError, match="size 0"):
+        await proved(notes.format_note(empty, [line]))
+
+
+@pytest.mark.parametrize("bad", [b"", b"nonsense", CHAIN.checkpoint(5)[:-1]])
+async def test_what_is_no_checkpoint_is_refused(bad: bytes) -> None:
+    with pytest.raises(CommandError, match="--checkpoint"):
+        await proved(bad)
+
+
+async def test_known_checkpoints_find_room_before_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(earlier_checkpoints, "MAX_CONSISTENCY_PROOFS", 3)
+    assert sizes(await proved(CHAIN.checkpoint(10), count=9)) == [9, 10, SIZE - 1]
+    log = Log()
+    log.anchored = [4, 3, 2, 1]
+    assert sizes(await proved(CHAIN.checkpoint(10), log=log, count=9)) == [3, 4, 10]
+    with pytest.raises(CommandError, match="4 checkpoints are more than"):
+        await proved(*(CHAIN.checkpoint(size) for size in (2, 3, 4, 5)))
+
+
+async def test_without_the_anchor_no_checkpoint_can_be_proved(
+    tmp_path: Path,
+) -> None:
+    where = Target(DataDir.at(tmp_path / "none"), {"ledger": "127.0.0.1:1"}, False)
+    out, known = tmp_path / "x.ndjson", [CHAIN.checkpoint(5)]
+    with pytest.raises(CommandError, match="without the anchor"):
+        await _export(where, Chain().name, out, 0.0, 5.0, 0, known, False)
+    assert not out.exists()
