@@ -20,12 +20,13 @@ from provledger.head import Head
 from provledger.jwk import jwk_from_public_key, thumbprint_of
 from provledger.key_events import (
     LEDGER_NAME,
-    PAYLOAD_TYPE,
     Endorsement,
     EventType,
     FirstKey,
     KeyEvent,
     SignedEvent,
+    digest_pae,
+    whole_pae,
 )
 from provledger.merkle import root
 from provledger.receipt import Receipt
@@ -54,7 +55,7 @@ def genesis_event() -> SignedEvent:
             for kid, key in base.KEYS.items()
         ),
     )
-    message = dsse.pae(PAYLOAD_TYPE, event.encode())
+    message = whole_pae(event.encode())
     signers = {**base.KEYS, "recovery-1": RECOVERY}
     return SignedEvent(
         event,
@@ -137,6 +138,11 @@ def example(linked: list[tuple[Receipt, bytes]]) -> tuple[dict[str, str], dict[s
     blocks = {
         "export-key-ledger": fence(_lines(export)[1].decode().rstrip("\n")),
         "key-genesis": fence(event.event.encode().decode()),
+        "key-endorsement-sha256": fence(
+            f"digest     {event.event.digest().hex()}\n"
+            f"signed     {digest_pae(event.event.encode()).hex()}\n"
+            f"signature  {RECOVERY.sign(digest_pae(event.event.encode())).hex()}"
+        ),
         "recovery-key": fence(
             f"seed        {RECOVERY.private_bytes_raw().hex()}\n"
             f"public key  {RECOVERY.public_key().public_bytes_raw().hex()}\n"

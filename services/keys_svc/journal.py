@@ -26,7 +26,6 @@ from typing import Final
 
 from keys_svc.proposals import genesis_digest, propose, propose_created, propose_rotated
 from keys_svc.registry import EventRecord, EventState, KeyBinding, KeyRecord, Registry
-from provledger import dsse
 from provledger.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
@@ -36,15 +35,15 @@ from provledger.errors import (
     NotFoundError,
     VerificationError,
 )
-from provledger.jwk import public_key_from_jwk, thumbprint, verify_signature
+from provledger.jwk import public_key_from_jwk, thumbprint
 from provledger.key_events import (
-    PAYLOAD_TYPE,
     Endorsement,
     EventType,
     FirstKey,
     KeyEvent,
     LogSize,
     SignedEvent,
+    verify_endorsement,
 )
 from provledger.key_history import History
 from provledger.keyset import KeyPurpose, KeyState, SizeRange
@@ -434,14 +433,14 @@ def _verified(
     known = {event.kid, *history_of(registry).keys, *(key.kid for key in event.first_keys)}
     jwks = {each.kid: each.binding.jwk for each in registry if each.kid in known}
     jwks[genesis.kid] = genesis.jwk
-    message = dsse.pae(PAYLOAD_TYPE, event.encode())
+    body = event.encode()
     checked = []
     for each in more:
         try:
             jwk = jwks[each.kid]
             if thumbprint(jwk) != each.thumbprint:
                 raise InvalidSignatureError("its thumbprint is that of another key")
-            verify_signature(public_key_from_jwk(jwk), each.sig, message)
+            verify_endorsement(public_key_from_jwk(jwk), each.sig, body)
         except (KeyError, InputError, InvalidSignatureError):
             raise InvalidArgumentError(
                 "ENDORSEMENT_INVALID",

@@ -347,6 +347,14 @@ def test_key_ledger(shown: dict[str, str]) -> None:
         key = private_key(shown[f"{each['kid'].removesuffix('-1')}-key"])
         assert key.sign(signed).hex() == each["sig"]
     assert len(payload["endorsements"]) == 4
+    by_digest = numbers(shown["key-endorsement-sha256"])
+    kind, digest = (
+        b"application/vnd.provledger.key-event-sha256.v1",
+        sha256(compact(payload["event"]).encode()),
+    )
+    signed = b"DSSEv1 %d %b 32 %b" % (len(kind), kind, digest)
+    assert (by_digest["digest"], by_digest["signed"]) == (digest.hex(), signed.hex())
+    assert by_digest["signature"] == private_key(shown["recovery-key"]).sign(signed).hex()
     pin = payload["event"]["recovery"]["jkt"]
     assert pin == numbers(shown["recovery-key"])["thumbprint"]
     assert (FILES / "pin.txt").read_text() == f"{pin}\n"

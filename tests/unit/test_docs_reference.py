@@ -19,6 +19,7 @@ from provledger import (
     disclosure,
     export,
     jcs,
+    key_events,
     keyset,
     names,
     note,
@@ -149,6 +150,7 @@ def test_limits_are_those_of_the_code() -> None:
         mib(receipt.MAX_RECEIPT_BYTES),
         f"{export.MAX_CONSISTENCY_PROOFS:,}",
         f"{mib(keyset.MAX_JWKS_BYTES)} and {keyset.MAX_KEYS:,} keys",
+        f"| {key_events.MAX_EVENT_BYTES // 1024} KiB: the sizes",
         f"{mib(note.MAX_NOTE_BYTES)} and {note.MAX_SIGNATURES} signature lines",
     ]
     assert admission.MAX_PAYLOAD_BYTES == checks.MAX_PAYLOAD_BYTES

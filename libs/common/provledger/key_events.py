@@ -15,9 +15,13 @@ An event is RFC 8785 text; binary is lower-case hex, integers are decimal string
      "after":[{"origin","size","root"}]}
 
 `genesis` is the SHA-256 of the genesis event, so that no event of one installation stands in
-another. Each event is endorsed: signatures over the DSSE PAE of type
-`application/vnd.provledger.key-event.v1+json`. Which events make a history is
-`provledger.key_history`'s to say.
+another. Each event is endorsed: signatures over one of two DSSE PAEs, of the event's bytes or of
+their SHA-256 (32 bytes), where a key's provider does not take the whole::
+
+    PAE("application/vnd.provledger.key-event.v1+json", event)
+    PAE("application/vnd.provledger.key-event-sha256.v1", SHA-256(event))
+
+Which events make a history is `provledger.key_history`'s to say.
 
 Pure: no I/O, no clock.
 """
@@ -30,16 +34,19 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final
 
-from provledger import jcs, names
+from provledger import dsse, jcs, names
 from provledger.errors import (
     InputError,
     InvalidJSONError,
+    InvalidSignatureError,
     KeyFormatError,
 )
 from provledger.jwk import (
+    PublicKey,
     jwk_from_public_key,
     public_key_from_jwk,
     thumbprint,
+    verify_signature,
 )
 from provledger.keyset import (
     MAX_REASON_BYTES,
@@ -48,6 +55,7 @@ from provledger.keyset import (
 )
 
 PAYLOAD_TYPE: Final = "application/vnd.provledger.key-event.v1+json"
+DIGEST_PAYLOAD_TYPE: Final = "application/vnd.provledger.key-event-sha256.v1"
 TENANT: Final = "system"
 LEDGER: Final = "keys"
 LEDGER_NAME: Final = f"tenants/{TENANT}/ledgers/{LEDGER}"
@@ -182,7 +190,7 @@ class KeyEvent:
 
 @dataclass(frozen=True, slots=True)
 class Endorsement:
-    """A signature over the PAE of an event, and whose it is."""
+    """A signature over the PAE of an event or of its digest, and whose it is."""
 
     kid: str
     thumbprint: bytes
@@ -215,6 +223,27 @@ class SignedEvent:
         for each in more:
             known.setdefault(each.thumbprint, each)
         return replace(self, endorsements=tuple(known.values()))
+
+
+def whole_pae(body: bytes) -> bytes:
+    """What an endorsement of the event of these bytes signs."""
+    return dsse.pae(PAYLOAD_TYPE, body)
+
+
+def digest_pae(body: bytes) -> bytes:
+    """What it signs where the whole is too long for the key's provider: always as short."""
+    return dsse.pae(DIGEST_PAYLOAD_TYPE, hashlib.sha256(body).digest())
+
+
+def verify_endorsement(public_key: PublicKey, sig: bytes, body: bytes) -> None:
+    """Verify an endorsement of the event of these bytes; raises InvalidSignatureError.
+
+    Either form holds, whatever the length: verifiers need not know what a provider takes.
+    """
+    try:
+        verify_signature(public_key, sig, whole_pae(body))
+    except InvalidSignatureError:
+        verify_signature(public_key, sig, digest_pae(body))
 
 
 def parse_event(value: Any) -> KeyEvent:

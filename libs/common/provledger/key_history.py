@@ -19,10 +19,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from provledger import dsse
 from provledger.errors import InvalidSignatureError, VerificationError
-from provledger.jwk import public_key_from_jwk, verify_signature
-from provledger.key_events import CHECK, PAYLOAD_TYPE, EventType, KeyEvent, KeyRef, SignedEvent
+from provledger.jwk import public_key_from_jwk
+from provledger.key_events import (
+    CHECK,
+    EventType,
+    KeyEvent,
+    KeyRef,
+    SignedEvent,
+    verify_endorsement,
+)
 from provledger.keyset import (
     CoveredCheckpoint,
     KeyPurpose,
@@ -130,7 +136,7 @@ class History:
         jwks = {each.thumbprint: each.jwk for each in after.keys.values()}
         if after.recovery is not None:
             jwks[after.recovery.thumbprint] = after.recovery_jwk
-        message = dsse.pae(PAYLOAD_TYPE, signed.event.encode())
+        body = signed.event.encode()
         found: set[bytes] = set()
         for each in signed.endorsements:
             jwk = jwks.get(each.thumbprint)
@@ -143,7 +149,7 @@ class History:
             if named != each.thumbprint:
                 raise _broken(signed.event, f"an endorsement calls its key {each.kid!r}: it is not")
             try:
-                verify_signature(public_key_from_jwk(jwk), each.sig, message)
+                verify_endorsement(public_key_from_jwk(jwk), each.sig, body)
             except InvalidSignatureError:
                 raise _broken(
                     signed.event, f"the endorsement by {each.kid!r} does not verify"

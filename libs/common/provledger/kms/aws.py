@@ -52,6 +52,7 @@ from provledger.kms.errors import (
     KMSConfigError,
     KMSIntegrityError,
     KMSKeyNotFoundError,
+    KMSMessageTooLongError,
     KMSUnavailableError,
 )
 from provledger.kms.remote import (
@@ -237,7 +238,7 @@ async def _sign(client: Client, spec: _Spec, message: bytes) -> bytes:
     reference = client.reference
     if spec.message_type == "RAW":
         if len(message) > MAX_RAW_BYTES:
-            raise KMSConfigError(
+            raise KMSMessageTooLongError(
                 f"key {reference.uri}: AWS KMS signs at most {MAX_RAW_BYTES} bytes with "
                 f"{spec.algorithm}, these are {len(message)}; use a P-256 key for them"
             )

@@ -32,7 +32,7 @@ class Signer(Protocol):
     async def sign(self, message: bytes) -> bytes:
         """Return the signature over the whole `message`: 64 bytes for Ed25519, DER for ECDSA.
 
-        Raises a subclass of KMSError. Not verified yet.
+        Raises a subclass of KMSError, KMSMessageTooLongError among them. Not verified yet.
         """
         ...
 

@@ -9,7 +9,8 @@
     ├── KMSKeyDisabledError        there, but switched off or about to be destroyed
     ├── KMSIntegrityError          an answer that does not verify, or another key than expected
     └── KMSConfigError             a URI, key or option that cannot be used as it is
-        └── KMSNotInstalledError   a known scheme whose adapter is not in this build
+        ├── KMSNotInstalledError   a known scheme whose adapter is not in this build
+        └── KMSMessageTooLongError longer than the provider takes to sign at once
 
 Messages name the key and the remedy, never key material, passphrases or what was to be signed.
 `code`, `reason` and `retry_delay_s` say what such an error is to the caller of a service
@@ -99,3 +100,7 @@ class KMSNotInstalledError(KMSConfigError):
     def __init__(self, message: str, *, extra: str) -> None:
         super().__init__(message)
         self.extra = extra
+
+
+class KMSMessageTooLongError(KMSConfigError):
+    """The key is sent whole messages, and its provider takes none as long as this one."""

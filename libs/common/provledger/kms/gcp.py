@@ -14,11 +14,11 @@ What the service's account needs on the key::
 ==========  ===================  ==============================================
 algorithm   key algorithm        what is sent
 ==========  ===================  ==============================================
-ed25519     EC_SIGN_ED25519      `data`: the message
+ed25519     EC_SIGN_ED25519      `data`: the message, 64 KiB at most
 ecdsa-p256  EC_SIGN_P256_SHA256  `digest`: its SHA-256; the answer is DER
 ecdsa-p384  EC_SIGN_P384_SHA384  `digest`: its SHA-384; the answer is DER
-ml-dsa-44   PQ_SIGN_ML_DSA_44    `data`: the message; experimental
-ml-dsa-65   PQ_SIGN_ML_DSA_65    `data`: the message; experimental
+ml-dsa-44   PQ_SIGN_ML_DSA_44    `data`: the message, 64 KiB at most
+ml-dsa-65   PQ_SIGN_ML_DSA_65    `data`: the same; both experimental
 ==========  ===================  ==============================================
 
 Public keys of ML-DSA come as raw bytes only where asked for in that format, those of other kinds
@@ -51,7 +51,7 @@ from provledger.jwk import Algorithm, PublicKey, algorithm_of, ml_dsa_type
 from provledger.kms._gcp_client import SCHEME, Reference, connect, parse, translate
 from provledger.kms._gcp_create import Ceremony
 from provledger.kms.base import Capabilities
-from provledger.kms.errors import KMSConfigError, KMSIntegrityError
+from provledger.kms.errors import KMSConfigError, KMSIntegrityError, KMSMessageTooLongError
 from provledger.kms.remote import (
     CREATING,
     DIGESTS,
@@ -63,6 +63,10 @@ from provledger.kms.remote import (
 )
 
 log = logs.get(__name__)
+
+MAX_DATA_BYTES: Final = 64 * 1024
+"""Longest message that Cloud KMS takes unhashed: `gcloud kms asymmetric-sign` names this bound of
+the API, whose reference is silent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +244,11 @@ def _load(uri: str, spec: _Spec, pem: bytes, raw: bytes) -> PublicKey:
 async def _sign(client: _Client, spec: _Spec, message: bytes, timeout_s: float) -> bytes:
     """Make one attempt at a signature."""
     request = client.kms.AsymmetricSignRequest(name=client.reference.name)
+    if not spec.hashed and len(message) > MAX_DATA_BYTES:
+        raise KMSMessageTooLongError(
+            f"key {client.reference.uri}: Cloud KMS signs at most {MAX_DATA_BYTES} bytes with "
+            f"{spec.algorithm}, these are {len(message)}; use a P-256 key for them"
+        )
     if spec.hashed:
         digest = DIGESTS[spec.algorithm](message)
         field = "sha256" if spec.algorithm is Algorithm.ECDSA_P256 else "sha384"

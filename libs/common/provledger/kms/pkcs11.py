@@ -42,6 +42,7 @@ from provledger.kms.errors import (
     KMSIntegrityError,
     KMSKeyExistsError,
     KMSKeyNotFoundError,
+    KMSMessageTooLongError,
     KMSUnavailableError,
 )
 from provledger.kms.remote import (
@@ -181,9 +182,7 @@ def _signing(uri: PKCS11URI, key: _Found, message: bytes) -> Callable[[Seat], by
     from pkcs11 import Mechanism
 
     if key.algorithm is Algorithm.ED25519:
-        return lambda seat: bytes(
-            _private_key(seat, uri, key).sign(message, mechanism=Mechanism.EDDSA)
-        )
+        return lambda seat: _sign_whole(_private_key(seat, uri, key), uri, message)
     digest, length = DIGESTS[key.algorithm](message), _CURVES[key.algorithm][2]
 
     def sign(seat: Seat) -> bytes:
@@ -195,6 +194,19 @@ def _signing(uri: PKCS11URI, key: _Found, message: bytes) -> Callable[[Seat], by
         )
 
     return sign
+
+
+def _sign_whole(private_key: Any, uri: PKCS11URI, message: bytes) -> bytes:
+    """Sign a message that is not hashed before; tokens bound its length as they like."""
+    from pkcs11 import DataLenRange, Mechanism
+
+    try:
+        return bytes(private_key.sign(message, mechanism=Mechanism.EDDSA))
+    except DataLenRange:
+        raise KMSMessageTooLongError(
+            f"key {uri.uri}: the token does not sign {len(message)} bytes with ed25519; use a "
+            "P-256 key for them"
+        ) from None
 
 
 def _private_key(seat: Seat, uri: PKCS11URI, expected: _Found) -> Any:

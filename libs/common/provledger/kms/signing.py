@@ -7,7 +7,7 @@ sign_witness_batch     DSSE PAE over `provledger.witness_batch`                 
 sign_certificate       DSSE PAE over `provledger.signing_token.Certificate`       witness
 sign_head              DSSE PAE over `provledger.head`                            head
 sign_cose_receipt      COSE Sig_structure over `provledger.cose_receipt`          receipt
-sign_key_event         DSSE PAE over `provledger.key_events`                      any: its own
+sign_key_event         DSSE PAE over `provledger.key_events`, or over its SHA-256  any: its own
 sign_checkpoint        text of a C2SP checkpoint, note type 0x01 or 0x02          checkpoint
 self_test              a line that is none of the above                           any
 =====================  =========================================================  ===========
@@ -45,7 +45,7 @@ from provledger.jwk import (
 )
 from provledger.keyset import note_type
 from provledger.kms.base import Signer
-from provledger.kms.errors import KMSConfigError, KMSIntegrityError
+from provledger.kms.errors import KMSConfigError, KMSIntegrityError, KMSMessageTooLongError
 
 # No PAE and no Sig_structure, which begin otherwise, and no note text, which ends in a newline.
 _SELF_TEST: Final = b"provledger/self-test/v1\n"
@@ -102,10 +102,15 @@ async def sign_cose_receipt(
 async def sign_key_event(signer: Signer, event: key_events.KeyEvent) -> bytes:
     """Return the signature over the PAE of a key event, whose bytes are made here.
 
-    Raises KeyFormatError for values that make no event, and what `Signer.sign` raises.
+    Where they are more than the signer takes, of the PAE of their digest: an event of a checkpoint
+    key names every log. Raises KeyFormatError for values that make no event, and what
+    `Signer.sign` raises.
     """
     body = key_events.parse_event(event.to_json()).encode()
-    return await _sign(signer, dsse.pae(key_events.PAYLOAD_TYPE, body))
+    try:
+        return await _sign(signer, key_events.whole_pae(body))
+    except KMSMessageTooLongError:
+        return await _sign(signer, key_events.digest_pae(body))
 
 
 async def sign_checkpoint(signer: Signer, origin: str, size: int, root: bytes) -> bytes:
