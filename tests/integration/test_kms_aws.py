@@ -308,7 +308,7 @@ async def test_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) 
 async def endpoint_of(uri: str) -> str:
     client = await _aws_client.Client.connect(_aws_client.parse(uri), 1.0)
     await client.close()
-    url: str = client._boto.meta.endpoint_url
+    url: str = client._boto.client.meta.endpoint_url
     return url
 
 

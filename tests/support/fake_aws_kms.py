@@ -5,7 +5,8 @@ against it, with the edges that matter here and that other stand-ins leave out: 
 signs the digest as it is, Ed25519 takes RAW only, keys in other states do not sign, an ARN of
 another region is refused, calls are throttled by a token bucket with an error that is not modelled,
 and an answer can be lost after the work was done. Signatures of requests are not verified, but a
-request must carry one, for this region and service, with a time near ours.
+request must carry one, for this region and service, with a time near ours, and by an access key
+that is active, if a test says which are.
 
     with FakeAWSKMS(region="eu-central-1") as kms:
         arn = kms.add_key("ECC_NIST_EDWARDS25519")
@@ -56,7 +57,7 @@ THROTTLED = (
     "You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls."
 )
 _CREDENTIAL_RE = re.compile(
-    r"AWS4-HMAC-SHA256 Credential=[^/ ]+/(\d{8})/([a-z0-9-]+)/kms/aws4_request, ?"
+    r"AWS4-HMAC-SHA256 Credential=([^/ ]+)/(\d{8})/([a-z0-9-]+)/kms/aws4_request, ?"
     r"SignedHeaders=([a-z0-9;-]+), ?Signature=[0-9a-f]{64}"
 )
 
@@ -143,6 +144,8 @@ class FakeAWSKMS:
     latency_s: float = 0.0
     clock_ahead_s: float = 0.0
     denied: set[str] = field(default_factory=set)
+    access_keys: set[str] | None = None
+    """Ids of the access keys that are active; None: whatever is given."""
     limit: TokenBucket | None = None
     page_size: int = 1000
     unlisted_answers: int = 0
@@ -450,9 +453,14 @@ class _Handler(BaseHTTPRequestHandler):
         if not authorization or not self.headers.get("X-Amz-Date"):
             raise AWSError("MissingAuthenticationTokenException", "Missing Authentication Token")
         match = _CREDENTIAL_RE.fullmatch(authorization)
-        if match is None or not {"host", "x-amz-date", "x-amz-target"} <= set(match[3].split(";")):
+        if match is None or not {"host", "x-amz-date", "x-amz-target"} <= set(match[4].split(";")):
             raise AWSError("IncompleteSignatureException", "Authorization header is not SigV4")
-        if match[2] != self.kms.region:
+        if self.kms.access_keys is not None and match[1] not in self.kms.access_keys:
+            raise AWSError(
+                "UnrecognizedClientException",
+                "The security token included in the request is invalid.",
+            )
+        if match[3] != self.kms.region:
             raise AWSError(
                 "InvalidSignatureException", "Credential should be scoped to a valid region."
             )

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,8 @@ from ipaddress import ip_address
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from provledger.kms._aws_errors import translate
+from provledger.kms._aws_errors import refuses_credentials, translate
+from provledger.kms._renewing import Renewable
 from provledger.kms.errors import KMSConfigError, KMSUnavailableError, bare
 from provledger.kms.remote import MAX_IN_FLIGHT, load_library
 
@@ -42,46 +44,59 @@ class Reference:
 
 
 class Client:
-    """A boto3 client, which blocks, and the few threads it may block."""
+    """A boto3 client, which blocks, and the few threads it may block.
 
-    def __init__(self, reference: Reference) -> None:
+    The client is another one once its credentials are refused: `provledger.kms._renewing`.
+    """
+
+    def __init__(self, reference: Reference, boto: Renewable[Any]) -> None:
         self.reference = reference
         self._threads = ThreadPoolExecutor(MAX_IN_FLIGHT, thread_name_prefix="aws-kms")
-        self._boto: Any = None
+        self._boto = boto
 
     @classmethod
-    async def connect(cls, reference: Reference, timeout_s: float) -> Client:
+    async def connect(
+        cls,
+        reference: Reference,
+        timeout_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> Client:
         """Make a client for the region of the key; makes no call yet.
 
         `timeout_s` bounds connecting, and each wait for bytes of an answer.
         """
-        client = cls(reference)
-        loop = asyncio.get_running_loop()
-        connect = partial(_connect, reference, timeout_s)
-        try:
-            client._boto = await loop.run_in_executor(client._threads, connect)
-        except BaseException:
-            await client.close()
-            raise
-        return client
+        # Not in the client's own threads: calls that hang may have them all.
+        connect = partial(asyncio.to_thread, _connect, reference, timeout_s)
+        boto = Renewable(reference.uri, await connect(), connect, _drop, clock=clock)
+        return cls(reference, boto)
 
     async def call(self, operation: str, method: str, **parameters: Any) -> Mapping[str, Any]:
         """Call once; raises a subclass of KMSError. Giving up the wait lets the thread run out."""
-        loop = asyncio.get_running_loop()
-        function = partial(getattr(self._boto, method), **parameters)
+        boto = self._boto.client
         try:
-            answer: Mapping[str, Any] = await loop.run_in_executor(self._threads, function)
+            try:
+                return await self._run(boto, method, parameters)
+            except Exception as error:
+                if not (refuses_credentials(error) and await self._boto.renewed(boto)):
+                    raise
+                return await self._run(self._boto.client, method, parameters)
         except Exception as error:
             if isinstance(error, RuntimeError) and "shutdown" in str(error):
                 raise KMSUnavailableError(f"key {self.reference.uri}: has been closed") from None
             raise translate(error, self.reference.uri, operation) from None
-        return answer
 
     async def close(self) -> None:
         """Drop connections; calls on their way end by their own timeouts."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        if self._boto is not None:
-            self._boto.close()
+        self._boto.close().close()
+
+    async def _run(
+        self, boto: Any, method: str, parameters: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        loop = asyncio.get_running_loop()
+        function = partial(getattr(boto, method), **parameters)
+        answer: Mapping[str, Any] = await loop.run_in_executor(self._threads, function)
+        return answer
 
 
 def parse(uri: str) -> Reference:
@@ -131,6 +146,11 @@ def _connect(reference: Reference, timeout_s: float) -> Any:
         raise translate(error, reference.uri, "connect") from None
     _check_endpoint(reference, client.meta.endpoint_url, client.meta.config.use_fips_endpoint)
     return client
+
+
+async def _drop(boto: Any) -> None:
+    """Close idle connections of a client; those of calls on their way close after them."""
+    boto.close()
 
 
 def _check_partition(reference: Reference, session: Any) -> None:

@@ -89,6 +89,19 @@ def translate(error: Exception, uri: str, operation: str) -> KMSError:
     return KMSUnavailableError(f"key {uri}: {operation} got no usable answer ({name})")
 
 
+def refuses_credentials(error: Exception) -> bool:
+    """Say whether boto3 raised this since our credentials are not accepted, or not there.
+
+    Also where the request's signature is wrong, as with the new id and the old secret of a file
+    that was read while it was written.
+    """
+    response: Mapping[str, Any] = getattr(error, "response", None) or {}
+    details = response.get("Error")
+    if isinstance(details, Mapping):
+        return details.get("Code") in _WHO_ARE_YOU | _CLOCK
+    return type(error).__name__ in _NO_CREDENTIALS
+
+
 def _from_answer(code: str, message: str, status: int, uri: str, operation: str) -> KMSError:
     """Return our error for an error code of AWS. `message` is shown where it holds no input."""
     arn = uri.removeprefix("aws-kms:").partition("?")[0]
@@ -116,7 +129,8 @@ def _from_answer(code: str, message: str, status: int, uri: str, operation: str)
         )
     if code in _WHO_ARE_YOU:
         return KMSPermissionError(
-            f"key {uri}: AWS does not accept our credentials ({code}); renew them, and check that "
+            f"key {uri}: AWS does not accept our credentials ({code}); renew them (files are read "
+            "again by themselves, variables of the environment take a restart), and check that "
             "they belong to the partition and account of the key"
         )
     if code in _AWAY or status >= 500:

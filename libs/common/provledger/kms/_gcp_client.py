@@ -56,6 +56,9 @@ _CHANNEL_OPTIONS: Final = (
     ("grpc.max_receive_message_length", 1024 * 1024),
 )
 
+# What gRPC says where google-auth could not get an access token, whyever.
+_PLUGIN_FAILED: Final = "Getting metadata from plugin failed"
+
 _AWAY: Final = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
@@ -151,13 +154,18 @@ def translate(error: Exception, uri: str, method: str) -> KMSError:
         )
     if code is grpc.StatusCode.UNAUTHENTICATED:
         return KMSPermissionError(
-            f"key {uri}: Google does not accept our credentials; renew them, and check this "
-            "machine's clock"
+            f"key {uri}: Google does not accept our credentials; renew them (their file is read "
+            "again by itself), and check this machine's clock"
         )
     if code is grpc.StatusCode.FAILED_PRECONDITION:
         return _unusable(uri, said)
     if code is grpc.StatusCode.INVALID_ARGUMENT and re.search("crc32c|checksum", said, re.I):
         return KMSIntegrityError(f"key {uri}: our request arrived damaged at Cloud KMS ({said})")
+    if _PLUGIN_FAILED in said:
+        return KMSUnavailableError(
+            f"key {uri}: there is no access token to call {method} with ({said}); if that does not "
+            "pass, renew our Google credentials, whose file is read again by itself"
+        )
     if code in _AWAY or code is None:
         # No code: no gRPC answer, such as credentials that cannot be refreshed just now.
         what = type(error).__name__ if code is None else code.name
@@ -166,6 +174,17 @@ def translate(error: Exception, uri: str, method: str) -> KMSError:
         f"key {uri}: Cloud KMS refuses {method} ({code.name}: {said}); check the location, and "
         "that the key's purpose is ASYMMETRIC_SIGN"
     )
+
+
+def refuses_credentials(error: Exception) -> bool:
+    """Say whether the client raised this since our credentials are not accepted.
+
+    By Cloud KMS, or where they are exchanged for an access token, which gRPC calls UNAVAILABLE as
+    it does a server that is away.
+    """
+    if getattr(error, "grpc_status_code", None) is grpc.StatusCode.UNAUTHENTICATED:
+        return True
+    return _PLUGIN_FAILED in str(getattr(error, "message", ""))
 
 
 def _unusable(uri: str, said: str) -> KMSError:

@@ -4,7 +4,7 @@ Only whole key ARNs: an alias can be pointed at another key behind our back, and
 say in which region and account it is. The ARN's region is where we call; credentials, proxies and
 private endpoints (AWS_ENDPOINT_URL_KMS) are found as in every AWS client. `?fips=1`, like
 AWS_USE_FIPS_ENDPOINT=true, insists on a FIPS endpoint: boto3 itself would silently prefer a
-configured one that is none.
+configured one that is none. Credentials that are refused are looked for again.
 
 What the service's identity must be allowed, in the key policy or by IAM::
 
@@ -33,7 +33,8 @@ verifying signatures (`provledger.kms.signing`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -97,10 +98,15 @@ _SPECS: Final = tuple(
 
 
 class AWSProvider:
-    """AWS KMS in whatever accounts and regions the URIs name. Has no use for a key directory."""
+    """AWS KMS in whatever accounts and regions the URIs name. Has no use for a key directory.
 
-    def __init__(self, key_dir: Path | None = None) -> None:
-        pass
+    clock: seconds, for how soon refused credentials are read again.
+    """
+
+    def __init__(
+        self, key_dir: Path | None = None, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._clock = clock
 
     @property
     def capabilities(self) -> Capabilities:
@@ -120,7 +126,7 @@ class AWSProvider:
         usage or key spec, wrong region or endpoint), KMSUnavailableError, KMSNotInstalledError.
         """
         reference = parse(uri)
-        client = await Client.connect(reference, SIGNING.attempt_s)
+        client = await Client.connect(reference, SIGNING.attempt_s, self._clock)
         try:
             spec, public_key, origin = await _describe(client, Caller(uri, OPENING))
         except BaseException:
@@ -152,7 +158,7 @@ class AWSProvider:
         spec = next((spec for spec in _SPECS if spec.algorithm is algorithm), None)
         if spec is None:
             raise KMSConfigError(f"key {uri}: AWS KMS is not used for {algorithm} here")
-        client = await Client.connect(reference, CREATING.attempt_s)
+        client = await Client.connect(reference, CREATING.attempt_s, self._clock)
         try:
             arn, found = await find_or_create(client, spec.key_usage, spec.key_spec, wanted)
             created = f"aws-kms:{arn}" + ("?fips=1" if reference.fips else "")

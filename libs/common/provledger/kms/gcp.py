@@ -1,7 +1,8 @@
 """Keys in Google Cloud KMS: `gcp-kms:projects/…/cryptoKeyVersions/N`, through google-cloud-kms.
 
 (The extra `gcp`.) Only exact versions: for asymmetric keys there is no "current" one, and which one
-signs is the key registry's to say. Credentials are found as in every Google client (ADC).
+signs is the key registry's to say. Credentials are found as in every Google client (ADC), again
+where they are refused.
 
 What the service's account needs on the key::
 
@@ -38,6 +39,8 @@ signatures (`provledger.kms.signing`).
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -48,8 +51,16 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from provledger import logs
 from provledger.errors import KeyFormatError
 from provledger.jwk import Algorithm, PublicKey, algorithm_of, ml_dsa_type
-from provledger.kms._gcp_client import SCHEME, Reference, connect, parse, translate
+from provledger.kms._gcp_client import (
+    SCHEME,
+    Reference,
+    connect,
+    parse,
+    refuses_credentials,
+    translate,
+)
 from provledger.kms._gcp_create import Ceremony
+from provledger.kms._renewing import Renewable
 from provledger.kms.base import Capabilities
 from provledger.kms.errors import KMSConfigError, KMSIntegrityError, KMSMessageTooLongError
 from provledger.kms.remote import (
@@ -91,10 +102,15 @@ _SPECS: Final = tuple(
 
 
 class GCPProvider:
-    """Cloud KMS in whatever projects the URIs name. Has no use for a key directory."""
+    """Cloud KMS in whatever projects the URIs name. Has no use for a key directory.
 
-    def __init__(self, key_dir: Path | None = None) -> None:
-        pass
+    clock: seconds, for how soon refused credentials are read again.
+    """
+
+    def __init__(
+        self, key_dir: Path | None = None, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._clock = clock
 
     @property
     def capabilities(self) -> Capabilities:
@@ -113,7 +129,7 @@ class GCPProvider:
         Raises KMSKeyNotFoundError, KMSKeyDisabledError, KMSPermissionError, KMSConfigError (wrong
         purpose, algorithm or location), KMSUnavailableError, KMSNotInstalledError.
         """
-        client = await _Client.connect(parse(uri))
+        client = await _Client.connect(parse(uri), self._clock)
         try:
             spec, public_key, protection = await _describe(client, Caller(uri, OPENING))
         except BaseException:
@@ -142,7 +158,7 @@ class GCPProvider:
         (`provledger.kms._gcp_create`). Raises as `open_signer` does; KMSConfigError also if the
         key's template is for another algorithm.
         """
-        client = await _Client.connect(parse(uri))
+        client = await _Client.connect(parse(uri), self._clock)
         try:
             expected = next((s.key_algorithm for s in _SPECS if s.algorithm is algorithm), "")
             ceremony = Ceremony(client, wanted, Caller(uri, CREATING))
@@ -158,31 +174,53 @@ class GCPProvider:
 
 
 class _Client:
-    """Google's client for one key version, with its retries off."""
+    """Google's client for one key version, with its retries off.
 
-    def __init__(self, reference: Reference, kms: Any, google: Any) -> None:
+    It is another one once its credentials are refused: `provledger.kms._renewing`.
+    """
+
+    def __init__(self, reference: Reference, kms: Any, google: Renewable[Any]) -> None:
         self.reference = reference
         self.kms = kms
         self._google = google
 
     @classmethod
-    async def connect(cls, reference: Reference) -> _Client:
+    async def connect(
+        cls, reference: Reference, clock: Callable[[], float] = time.monotonic
+    ) -> _Client:
         """Make a client; makes no call yet."""
+
+        async def again() -> Any:
+            return (await connect(reference.uri))[1]
+
         kms, google = await connect(reference.uri)
-        return cls(reference, kms, google)
+        return cls(reference, kms, Renewable(reference.uri, google, again, _drop, clock=clock))
 
     async def call(self, method: str, function: str, request: Any, timeout_s: float) -> Any:
         """Call once; raises a subclass of KMSError."""
+        google = self._google.client
         try:
-            return await getattr(self._google, function)(
-                request=request, retry=None, timeout=timeout_s
-            )
+            try:
+                return await _run(google, function, request, timeout_s)
+            except Exception as error:
+                if not (refuses_credentials(error) and await self._google.renewed(google)):
+                    raise
+                return await _run(self._google.client, function, request, timeout_s)
         except Exception as error:
             raise translate(error, self.reference.uri, method) from None
 
     async def close(self) -> None:
         """Drop the connection; calls on their way are cancelled."""
-        await self._google.transport.close()
+        await self._google.close().transport.close()
+
+
+async def _run(google: Any, function: str, request: Any, timeout_s: float) -> Any:
+    return await getattr(google, function)(request=request, retry=None, timeout=timeout_s)
+
+
+async def _drop(google: Any) -> None:
+    """Close a client's connection, but let calls end: those that are cut off look cancelled."""
+    await google.transport.grpc_channel.close(CREATING.attempt_s)
 
 
 async def _describe(client: _Client, caller: Caller) -> tuple[_Spec, PublicKey, str]:
