@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,6 +20,7 @@ from provledger.errors import (
     SplitViewError,
     VerificationError,
 )
+from provledger.hashing import sha256
 from provledger.monitoring import LogView, SeenHead, check_present, cosigned_by, newest_cosignature
 from provledger.note import VerifierKey
 from provledger.policy import Policy
@@ -325,23 +326,38 @@ class Monitor:
             look.held[ENTRIES] = f"all {found} of ours are where their receipts say"
 
     def _compare_own(self, path: Path, head: SeenHead, look: Look) -> SeenHead:
-        """Compare with the largest head that the log signed for receipts of ours, whose place it
-        said. An export has one; those that the keys we have did not sign say nothing."""
+        """Compare with every head that the log signed for receipts of ours, whose place it said."""
         if path in self._compared:
             return head
-        largest: SeenHead | None = None
-        for signed in _checkpoints_of(path, self._view.origin):
-            with suppress(VerificationError):
-                other = self._view.open(signed)
-                if largest is None or other.size > largest.size:
-                    largest = other
-        if largest is not None:
+        own = self._heads_of(path)
+        for other in own[:1]:
             check = f"checkpoint of {path}"
-            head = self._hold_against(largest, f"the checkpoint in {path}", check, head, look)
-            if largest.size > head.size:
-                return head
-        self._compared.add(path)
+            head = self._hold_against(other, f"the checkpoint in {path}", check, head, look)
+        if look.split:
+            return head
+        for other in own[1:]:
+            # What the log does not reach yet is told of the largest, and compared once it does.
+            if other.size <= head.size:
+                self._view.check_joined(head, other, self._files)
+        if not own or own[0].size <= head.size:
+            self._compared.add(path)
         return head
+
+    def _heads_of(self, path: Path) -> list[SeenHead]:
+        """The heads that the log signed for receipts of a file, the largest first. An export has
+        one; those that the keys we have did not sign say nothing.
+
+        Raises:
+            SplitViewError: two of them are of one size, and not of one tree.
+        """
+        found: dict[int, SeenHead] = {}
+        for signed in _checkpoints_of(path, self._view.origin):
+            try:
+                other = self._view.open(signed)
+            except VerificationError:
+                continue
+            self._view.check_joined(found.setdefault(other.size, other), other, self._files)
+        return [found[size] for size in sorted(found, reverse=True)]
 
     def _count_present(self, path: Path, tree: TileTree) -> tuple[int, int]:
         """How many receipts of a file are found in the tree, and how many are not (yet)."""
@@ -367,13 +383,13 @@ def _receipts_of(path: Path) -> Iterator[Receipt]:
 
 
 def _checkpoints_of(path: Path, origin: str) -> Iterator[bytes]:
-    """Checkpoints of a log that the receipts of a file lead to; each once, if together."""
-    last = b""
+    """Checkpoints of a log that the receipts of a file lead to, each once."""
+    digests: set[bytes] = set()
     for receipt in _receipts_of(path):
         for proof in receipt.proofs:
-            if proof.origin == origin and proof.checkpoint != last:
-                last = proof.checkpoint
-                yield last
+            if proof.origin == origin and (digest := sha256(proof.checkpoint)) not in digests:
+                digests.add(digest)
+                yield proof.checkpoint
 
 
 def _read_checkpoint(place: str) -> bytes:

@@ -17,6 +17,7 @@ import pytest
 
 from provledger.monitoring import LogView
 from provledger.policy import parse_policy
+from provledger.receipt import Proof
 from provledger_cli.alarms import Look
 from provledger_cli.failures import CommandError
 from provledger_cli.logfiles import DirFiles
@@ -24,7 +25,7 @@ from provledger_cli.monitor import Monitor, Wanted
 from provledger_cli.receipt_files import receipts_of
 from provledger_cli.remembered import Memory
 from tests.support import peers
-from tests.support.chain import sample_chain
+from tests.support.chain import sample_chain, with_changes
 from tests.support.runbooks import run_all
 from tests.support.tiled import cosign, flip, signed_checkpoint, vkey, write_log
 from tests.support.watched import ENTRIES, FORKED, KEY, ORIGIN, Clock, kinds, look
@@ -254,6 +255,31 @@ def test_a_log_that_goes_on_otherwise_than_it_signed_for_us_is_a_split_view(
     ).look()
     assert kinds(look) == ["split_view"]
     assert "entries" not in look.held
+
+
+@pytest.mark.parametrize("shorter", [0, 1], ids=["same size", "smaller"])
+def test_each_head_that_the_log_signed_for_a_receipt_of_ours_is_compared(
+    tmp_path: Path, state: Path, shorter: int
+) -> None:
+    """The one that the log goes on from, and one of another history beside it."""
+    chain, fork = sample_chain((20, 30)), sample_chain((20, 30))
+    chain.leaves += [b"others", b"more"]
+    fork.leaves += [b"theirs", b"more"]
+    good = chain.receipts()[5]
+    (second,) = fork.receipts(len(fork.leaves) - shorter)[5].proofs
+    root = tmp_path / "log"
+    write_log(root, chain.origin, chain.leaves)
+    view = LogView([vkey(chain.origin)])
+
+    def kinds_for(*proofs: Proof) -> list[str]:
+        receipt = tmp_path / "receipt.json"
+        receipt.write_bytes(with_changes(good, proofs=proofs).encode())
+        memory = Memory(state, view)
+        return kinds(Monitor(view, DirFiles(root), memory, Wanted(expect=[receipt])).look())
+
+    assert kinds_for(*good.proofs, *chain.receipts(40)[5].proofs) == []
+    assert kinds_for(*good.proofs, second) == ["split_view"]
+    assert kinds_for(second, *good.proofs) == ["split_view"]
 
 
 @pytest.mark.parametrize(
