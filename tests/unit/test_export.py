@@ -221,7 +221,8 @@ def test_a_chain_spliced_from_two_histories_is_found():
     fork.append([mutation(50 + i) for i in range(3)])
     fork.append([mutation(60 + i) for i in range(5)])
     error = found(CHAIN.export([*RECEIPTS[:4], *fork.receipts()[4:]]))
-    assert error.check in (Check.CHAIN, Check.CHECKPOINT_SIGNATURE, Check.INCLUSION)
+    assert (error.check, error.finding) == (Check.CONSISTENCY, Finding.HEAD_NOT_EXTENDING)
+    assert error.line == 6
 
 
 def rewritten(count: int = 6) -> Chain:
@@ -250,11 +251,24 @@ def test_proofs_to_another_tree_of_the_same_size_are_found():
     fork = rewritten(5)
     assert len(fork.leaves) == len(CHAIN.leaves)
     receipts = [*RECEIPTS[:4], *fork.receipts()[4:]]
-    error = found(CHAIN.export(receipts, head=fork.head()))
-    assert error.check in (Check.HEAD, Check.INCLUSION)
-    error = found(CHAIN.export(receipts, head=None))
-    assert (error.check, error.receipt) == (Check.INCLUSION, receipts[4].name)
-    assert error.line == 6
+    for head in (fork.head(), None):
+        error = found(CHAIN.export(receipts, head=head))
+        assert (error.check, error.finding) == (Check.CONSISTENCY, Finding.HEAD_NOT_EXTENDING)
+        assert (error.receipt, error.line) == (receipts[4].name, 6)
+
+
+@pytest.mark.parametrize("seq", [None, 5], ids=["newest", "earlier"])
+def test_a_head_of_another_tree_is_found_though_it_names_the_same_receipt(seq):
+    """What differs is what others have in the log."""
+    chain, fork = sample_chain(), sample_chain()
+    chain.leaves.insert(3, b"others")
+    fork.leaves.insert(3, b"theirs")
+    lines = chain.export(consistency=[chain.consistency(8)])
+    assert verify_export(lines, KEYS, head=chain.head(seq)).status is Status.VERIFIED
+    error = found(lines, head=fork.head(seq))
+    assert (error.check, error.finding) == (Check.CONSISTENCY, Finding.HEAD_NOT_EXTENDING)
+    # An earlier tree is met at the end of the file.
+    assert error.line == (2 if seq is None else len(lines))
 
 
 def test_proofs_to_an_older_checkpoint_than_the_exports_are_found():

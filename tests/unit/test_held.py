@@ -87,6 +87,22 @@ def test_head_settles_the_receipt_that_it_names_and_no_other() -> None:
         held(head=sample_chain(tenant="other").head(4))
 
 
+def test_head_of_another_tree_does_not_hold_though_it_names_the_receipt() -> None:
+    """What differs is what others have in the log."""
+    chain, other = sample_chain(), sample_chain()
+    chain.leaves.append(b"others")
+    other.leaves.append(b"theirs")
+    receipt = chain.receipts()[-1]
+    assert held(receipt, head=chain.head()) == (Check.HEAD, Outcome.HOLDS)
+    with pytest.raises(VerificationError, match="another tree") as caught:
+        held(receipt, head=other.head())
+    assert caught.value.check == Check.HEAD
+    assert (caught.value.finding, caught.value.receipt) == ("head_not_extending", receipt.name)
+    # The same of an older receipt, which the head does not name.
+    with pytest.raises(VerificationError, match="another tree"):
+        held(chain.receipts()[2], head=other.head())
+
+
 @pytest.mark.parametrize("name", ["head", "checkpoint"])
 @pytest.mark.parametrize("data", [b"", b"garbage", b"{}"])
 def test_what_is_no_evidence_at_all_is_bad_input(name: str, data: bytes) -> None:

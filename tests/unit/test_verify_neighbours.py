@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -16,6 +18,7 @@ from provledger.head import PAYLOAD_TYPE as HEAD_TYPE
 from provledger.head import parse_head
 from provledger.held import check_held
 from provledger.keyset import SizeRange
+from provledger.known_trees import KnownTrees
 from provledger.outside import Outside, cosigned_checkpoint
 from provledger.receipt import Evidence, Opening, Proof, Receipt, parse_receipt
 from provledger.report import Check, Finding, Outcome, Status
@@ -130,21 +133,73 @@ def test_a_masked_genesis_that_shows_half_is_open_and_not_broken(pointers) -> No
     assert report.status is Status.UNVERIFIED
 
 
-def test_each_of_several_proofs_is_held_against_the_checkpoint() -> None:
+def proof_in(leaves: list[bytes], index: int) -> Proof:
+    """The proof of a leaf in another tree that the log signed."""
+    fork = sample_chain()
+    fork.leaves = leaves
+    hashes = merkle.leaf_hashes(leaves, hasher=SUITES[fork.suite].tree)
+    path = merkle.inclusion_proof(hashes, index, hasher=SUITES[fork.suite].tree)
+    return Proof(ORIGIN, index, tuple(path), fork.checkpoint(), ())
+
+
+def test_each_of_several_proofs_is_held_against_the_checkpoint_and_the_others() -> None:
     """A log that shows a fork in the second of two proofs is found as in the first."""
     chain = sample_chain()
     receipt = chain.receipts()[4]
-    fork = sample_chain()
-    fork.leaves = [*chain.leaves[:6], *(b"other %d" % n for n in range(len(chain.leaves) - 6))]
-    hashes = merkle.leaf_hashes(fork.leaves, hasher=SUITES[chain.suite].tree)
-    index = receipt.proofs[0].log_index
-    path = merkle.inclusion_proof(hashes, index, hasher=SUITES[chain.suite].tree)
-    second = Proof(ORIGIN, index, tuple(path), fork.checkpoint(), ())
-    for proofs in ((receipt.proofs[0], second), (second, receipt.proofs[0])):
-        both = with_changes(receipt, proofs=proofs)
-        assert verify_receipt(both, KEYS).status is Status.VERIFIED
-        with pytest.raises(VerificationError, match="another tree"):
-            check_held(both, Verifier(KEYS), {}, head=None, checkpoint=chain.checkpoint())
+    (first,) = receipt.proofs
+    leaves = [*chain.leaves[:6], *(b"other %d" % n for n in range(len(chain.leaves) - 6))]
+    for forked, held in (
+        (proof_in(leaves, first.log_index), None),
+        # Of another size: nothing says by itself that they are not of one history.
+        (proof_in(leaves[:-1], first.log_index), chain.checkpoint(len(leaves) - 1)),
+    ):
+        for proofs in ((first, forked), (forked, first)):
+            both = with_changes(receipt, proofs=proofs)
+            verifier = Verifier(KEYS)
+            check: Callable[[], object] = partial(verifier.verify, both)
+            if held is not None:
+                assert verifier.verify(both).status is Status.VERIFIED
+                check = partial(check_held, both, verifier, {}, head=None, checkpoint=held)
+            with pytest.raises(VerificationError, match="another tree") as caught:
+                check()
+            assert caught.value.finding == Finding.HEAD_NOT_EXTENDING
+            assert caught.value.receipt == receipt.name
+
+
+def test_an_entry_is_at_one_place_of_a_log() -> None:
+    chain = sample_chain()
+    receipt = chain.receipts()[4]
+    (first,) = receipt.proofs
+    leaves = [*chain.leaves, chain.leaves[first.log_index]]
+    again = proof_in(leaves, len(leaves) - 1)
+    assert verify_receipt(with_changes(receipt, proofs=(again,)), KEYS).status is Status.VERIFIED
+    with pytest.raises(VerificationError, match="as well") as caught:
+        verify_receipt(with_changes(receipt, proofs=(first, again)), KEYS)
+    assert (caught.value.check, caught.value.finding) == (Check.INCLUSION, Finding.PROOF_INVALID)
+
+
+def test_what_is_verified_together_is_of_one_tree_of_each_size() -> None:
+    """By one verifier, or by several that share what they have met."""
+    chain, fork = sample_chain(), sample_chain()
+    chain.leaves.append(b"others")
+    fork.leaves.append(b"theirs")
+    known = KnownTrees()
+    Verifier(KEYS, known=known).verify(chain.receipts()[3])
+    Verifier(KEYS).verify(fork.receipts()[3])
+    with pytest.raises(VerificationError, match="another tree"):
+        Verifier(KEYS, known=known).verify(fork.receipts()[3])
+    with pytest.raises(VerificationError, match="another tree"):
+        Verifier(KEYS, known=known, trees={(ORIGIN, len(fork.leaves)): fork.root_hash()})
+
+
+def test_a_verifier_that_lives_long_forgets_the_oldest_trees(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("provledger.known_trees._MAX_TREES", 3)
+    known = KnownTrees()
+    for size in range(1, 6):
+        known.note(ORIGIN, size, bytes(32))
+    assert known.snapshot().keys() == {(ORIGIN, size) for size in (3, 4, 5)}
 
 
 def lock(signed: bytes, size: int, key: str) -> Evidence:

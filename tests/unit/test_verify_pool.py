@@ -19,6 +19,7 @@ from provledger import verify_pool
 from provledger.errors import VerificationError
 from provledger.export import Checked, ExportHeader, verify_export
 from provledger.keyset import KeySet
+from provledger.known_trees import KnownTrees
 from provledger.outside import Outside
 from provledger.policy import Policy
 from tests.support.chain import Chain, key_set, make_token, mutation
@@ -103,6 +104,23 @@ def test_two_uses_of_one_token_are_found_by_processes_that_see_one_each() -> Non
     assert isinstance(expected, tuple)
     assert "its key was copied" in expected[4]
     assert outcome(chain.export(), jobs=2) == expected
+
+
+def test_processes_know_the_trees_that_were_met_before() -> None:
+    """What is in another one is left to us, so that the first receipt of it is named."""
+    chain, fork = Chain(), Chain()
+    for each, last in ((chain, b"others"), (fork, b"theirs")):
+        each.append([mutation(seq) for seq in range(1, 60)])
+        each.leaves.append(last)
+
+    def checked_elsewhere(known: KnownTrees | None) -> bool:
+        made = verify_pool.check_lines(KEYS, known=known, jobs=2)
+        lines = chain.export()
+        return any(link is not None for _, link in made(chain.header(), lines[1:-1]))
+
+    assert checked_elsewhere(None)
+    assert checked_elsewhere(KnownTrees(verify_export(chain.export(), KEYS).trees))
+    assert not checked_elsewhere(KnownTrees(verify_export(fork.export(), KEYS).trees))
 
 
 def test_a_killed_process_costs_nothing_but_time(lines: list[bytes]) -> None:

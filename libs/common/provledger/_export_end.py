@@ -74,7 +74,7 @@ class End:
     def _own_checkpoint(self, footer: ExportFooter) -> Checkpoint | None:
         if footer.checkpoint is None:
             return None
-        own = self._verifier.open_checkpoint(footer.checkpoint, self._header.origin)
+        own = self._open(footer.checkpoint)
         if own.size != self._header.tree_size:
             raise self._error(
                 "the header names another tree size than the checkpoint",
@@ -108,7 +108,7 @@ class End:
         earlier: dict[int, Checkpoint] = {}
         for proof in footer.consistency:
             try:
-                old = self._verifier.open_checkpoint(proof.checkpoint, self._header.origin)
+                old = self._open(proof.checkpoint)
             except VerificationError as error:
                 if error.finding == Finding.CAME_LATER:
                     continue
@@ -197,7 +197,7 @@ class End:
             self._check_reaches(self._outside_head, "the head given")
             proven.append(f"reaches the head given, seq {self._outside_head.seq}")
         if self._outside_checkpoint is not None:
-            outside = self._verifier.open_checkpoint(self._outside_checkpoint, self._header.origin)
+            outside = self._open(self._outside_checkpoint)
             reason = self._reaches_checkpoint(outside, own, earlier, head)
             if reason:
                 return CheckResult(Check.TRUNCATION, Outcome.NOT_CHECKED, reason)
@@ -226,16 +226,19 @@ class End:
                 Check.TRUNCATION,
                 Finding.TRUNCATED,
             )
-        known = own if outside.size == own.size else earlier.get(outside.size)
-        if known is None:
+        # Of one size it is that very tree: another one would not have been opened.
+        if outside.size != own.size and outside.size not in earlier:
             return f"the export has no consistency proof from size {outside.size}; export again"
-        if known.root != outside.root:
-            raise self._error(
-                f"the export's tree is not the one the checkpoint of size {outside.size} signs",
-                Check.CONSISTENCY,
-                Finding.HEAD_NOT_EXTENDING,
-            )
         return ""
+
+    def _open(self, signed: bytes) -> Checkpoint:
+        try:
+            return self._verifier.open_checkpoint(signed, self._header.origin)
+        except VerificationError as error:
+            if error.finding == Finding.HEAD_NOT_EXTENDING:
+                error.line = self._line_number
+                error.receipt = "" if self._last is None else self._last.name
+            raise
 
     def _error(self, message: str, check: Check, finding: Finding) -> VerificationError:
         return VerificationError(

@@ -26,6 +26,7 @@ from provledger.hashing import SUITES, Hasher, sha256
 from provledger.head import PAYLOAD_TYPE as HEAD_TYPE
 from provledger.head import Head, parse_head
 from provledger.keyset import KeyPurpose, KeySet, KeyState, VerificationKey
+from provledger.known_trees import KnownTrees
 from provledger.merkle import KnownTree
 from provledger.receipt import Receipt, WitnessSignature
 from provledger.report import Check, CheckResult, Finding, Outcome
@@ -75,9 +76,11 @@ class Signed:
     Not safe for use from several threads at once.
     """
 
-    def __init__(self, keys: KeySet, trees: Trees) -> None:
+    def __init__(self, keys: KeySet, trees: Trees, known: KnownTrees) -> None:
         self._keys = keys
         self._trees = trees
+        self._known = known
+        known.note_all(trees)
         self._batches: dict[tuple[bytes, bytes], SignedBatch] = {}
         self._checkpoints: dict[tuple[str, bytes], checkpoints.Checkpoint] = {}
         self._log_trees: dict[tuple[str, bytes, Hasher], KnownTree] = {}
@@ -138,12 +141,14 @@ class Signed:
 
         Raises:
             UnknownKeyError: if none of the keys that the log signed it with are in the set.
-            VerificationError: if no checkpoint key of the set signed it, or its origin differs.
+            VerificationError: if no checkpoint key of the set signed it, its origin differs, or
+                another tree of its size was met.
         """
         cache_key = (origin, signed)
         found = self._checkpoints.get(cache_key)
         if found is None:
             found = self._open_checkpoint(signed, origin)
+            self._known.note(origin, found.size, found.root)
             remember(self._checkpoints, cache_key, found)
         return found
 
@@ -205,6 +210,10 @@ class Signed:
             raise not_placed(found, named, Check.CHECKPOINT_SIGNATURE)
         self.unsettled.setdefault((found, named), "")
 
+    def compare(self, trees: Trees) -> None:
+        """Hold trees against those that were met, and remember them; raises VerificationError."""
+        self._known.note_all(trees)
+
     def head(self, envelope: bytes) -> Head:
         """Return a head that somebody kept, after checking its signature.
 
@@ -213,13 +222,15 @@ class Signed:
 
         Raises:
             VerificationError: if no valid head key of the set signed it; or it came later than what
-                the revocation names, or nothing shows that it did not.
+                the revocation names, or nothing shows that it did not; or another tree of its size
+                was met.
         """
         head, key = self._open_head(envelope)
         if key.state is KeyState.REVOKED and key.covered:
             self._check_head_covered(key, head)
         else:
             _key_valid(lambda: key.check_valid_at(head.signed_at_ns, check=Check.HEAD))
+        self._known.note(head.origin, head.size, head.root, check=Check.HEAD)
         return head
 
     def own_head(self, envelope: bytes) -> Head | None:

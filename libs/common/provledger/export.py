@@ -47,6 +47,7 @@ from provledger._export_lines import Checked, CheckLines, LineVerifier, Link, lo
 from provledger.errors import ReceiptFormatError, VerificationError
 from provledger.head import Head
 from provledger.keyset import KeySet
+from provledger.known_trees import KnownTrees
 from provledger.outside import NOBODY, Outside
 from provledger.receipt import Receipt
 from provledger.report import Check, CheckResult, Finding, Outcome, Status, status_of
@@ -118,6 +119,7 @@ def verify_export(
     progress: Callable[[int], None] | None = None,
     outside: Outside = NOBODY,
     trees: Trees | None = None,
+    known: KnownTrees | None = None,
     key_events: int = 0,
     check_lines: CheckLines = look_at_none,
 ) -> ExportReport:
@@ -132,6 +134,7 @@ def verify_export(
         outside: Whom else to believe; what it asks for becomes required.
         trees: What another export has shown (its report's `trees`), to place what revoked keys
             signed.
+        known: The trees that are met in a verification of which this is a part.
         key_events: From how many events of the key ledger the keys were replayed, 0 if they were
             not.
         check_lines: Checks lines ahead, in other processes for example; what it leaves is checked
@@ -141,7 +144,7 @@ def verify_export(
         VerificationError: for the first thing that does not hold, with `.receipt`, `.line`,
             `.check` and `.finding`.
     """
-    verifier = Verifier(keys, outside, trees=trees or {})
+    verifier = Verifier(keys, outside, trees=trees or {}, known=known)
     # What a kept head leaves to the end of the export, where its key is revoked.
     unsettled: Unsettled = {}
     verifier.leave_unsettled(unsettled)

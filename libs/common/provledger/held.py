@@ -43,48 +43,42 @@ def check_held(
     `trees` is what another export has shown.
 
     Raises:
-        VerificationError: one of them is signed by nobody we trust, is of another ledger or log, or
-            says something else.
+        VerificationError: one of them is signed by nobody we trust, is of another ledger or log,
+            says something else, or is of another tree of some size than what else is given.
     """
     results = []
-    if checkpoint is not None:
-        results.append(_against_checkpoint(receipt, verifier, trees, checkpoint))
-    if head is not None:
-        results.append(_against_head(receipt, verifier, head))
+    try:
+        verifier.compare(trees)
+        found = [verifier.open_checkpoint(each.checkpoint, each.origin) for each in receipt.proofs]
+        if checkpoint is not None:
+            results.append(_against_checkpoint(receipt, verifier, found, trees, checkpoint))
+        if head is not None:
+            results.append(_against_head(receipt, verifier, head))
+    except VerificationError as error:
+        error.receipt = error.receipt or receipt.name
+        raise
     return tuple(results)
 
 
 def _against_checkpoint(
-    receipt: Receipt, verifier: Verifier, trees: Trees, signed: bytes
+    receipt: Receipt, verifier: Verifier, found: list[Checkpoint], trees: Trees, signed: bytes
 ) -> CheckResult:
     origin = checkpoints.parse(note.parse(signed).text).origin
     held = verifier.open_checkpoint(signed, origin)
-    proofs = [proof for proof in receipt.proofs if proof.origin == origin]
-    if not proofs:
-        if receipt.proofs:
+    here = [own for own in found if own.origin == origin]
+    if not here:
+        if found:
             raise _broken(receipt, "the checkpoint given is of another log", Check.CONSISTENCY)
         return _open(Check.CONSISTENCY, "the receipt has no proof yet")
-    found = [verifier.open_checkpoint(proof.checkpoint, origin) for proof in proofs]
-    for own in found:
-        _check_no_fork(receipt, own, held, trees)
-    if any(own.size == held.size or _is_shown(own, held, trees) for own in found):
+    # Of one size it is that very tree: another one would not have been opened.
+    if any(own.size == held.size or _is_shown(own, held, trees) for own in here):
         detail = f"in the tree of the checkpoint given, size {held.size}"
         return CheckResult(Check.CONSISTENCY, Outcome.HOLDS, detail)
     return _open(
         Check.CONSISTENCY,
-        f"its proof leads to size {found[0].size}, not {held.size}: get the receipt anew with "
+        f"its proof leads to size {here[0].size}, not {held.size}: get the receipt anew with "
         "--checkpoint, or give a newer export as --history",
     )
-
-
-def _check_no_fork(receipt: Receipt, own: Checkpoint, held: Checkpoint, trees: Trees) -> None:
-    other = own.size == held.size and own.root != held.root
-    if other or trees.get((held.origin, held.size), held.root) != held.root:
-        raise _broken(
-            receipt,
-            f"its log has another tree than the one the checkpoint of size {held.size} signs",
-            Check.CONSISTENCY,
-        )
 
 
 def _is_shown(own: Checkpoint, held: Checkpoint, trees: Trees) -> bool:

@@ -11,7 +11,7 @@ What is checked, in this order, and what it binds:
 - *entry*: the entry rebuilt from the receipt has the receipt hash it claims;
 - *timestamp*: `timestamp_iso` says the same moment as `t_ns`;
 - *inclusion*, *checkpoint_signature*: every proof leads from the entry to a checkpoint whose log
-  key is in the key set;
+  key is in the key set; in one log all of them to one place, and in trees of one size to one tree;
 - *sink_evidence*: what sinks returned names that very checkpoint;
 - *cosigner_quorum*, *timestamp_token*, *object_lock*: what others say of it, as far as the verifier
   says whom to believe (`provledger.outside`).
@@ -43,6 +43,7 @@ from provledger.errors import InvalidProofError, ReceiptFormatError, Verificatio
 from provledger.hashing import SUITES
 from provledger.head import Head
 from provledger.keyset import KeySet
+from provledger.known_trees import KnownTrees
 from provledger.merkle import leaf_hash
 from provledger.outside import NOBODY, Outside, check_named
 from provledger.receipt import LegacyReceipt, Proof, Receipt, parse_receipt
@@ -97,8 +98,9 @@ def verify_receipt(
 class Verifier:
     """Verifies receipts under one key set, remembering the signatures it has seen.
 
-    Many receipts share a witness batch and a checkpoint; each is checked once. Not safe for use
-    from several threads at once.
+    Many receipts share a witness batch and a checkpoint; each is checked once. `trees` are of one
+    history, as another export has shown; `known` is shared by all that is verified together. Not
+    safe for use from several threads at once.
     """
 
     def __init__(
@@ -107,10 +109,13 @@ class Verifier:
         outside: Outside = NOBODY,
         *,
         trees: Trees = MappingProxyType({}),
+        known: KnownTrees | None = None,
     ) -> None:
         self._outside = outside
         self._required = outside.required
-        self._signed = Signed(keys if isinstance(keys, KeySet) else KeySet.parse(keys), trees)
+        self._signed = Signed(
+            keys if isinstance(keys, KeySet) else KeySet.parse(keys), trees, known or KnownTrees()
+        )
         # By what a receipt's proofs have in common with those of its neighbours.
         self._evidence: dict[_Common, tuple[CheckResult, ...]] = {}
         self._others: dict[_Common, list[CheckResult]] = {}
@@ -131,7 +136,8 @@ class Verifier:
         """Return a checkpoint after checking its log signature against the key set.
 
         Raises:
-            VerificationError: if no checkpoint key of the set signed it, or its origin differs.
+            VerificationError: if no checkpoint key of the set signed it, its origin differs, or
+                another tree of its size was met.
         """
         return self._signed.checkpoint(signed, origin)
 
@@ -139,8 +145,9 @@ class Verifier:
         """Return a head that was kept, a DSSE envelope, after checking its signature.
 
         Raises:
-            VerificationError: if no valid head key of the set signed it. One that is revoked did so
-                validly for a tree that its revocation covers.
+            VerificationError: if no valid head key of the set signed it, or another tree of its
+                size was met. One that is revoked did so validly for a tree that its revocation
+                covers.
         """
         return self._signed.head(envelope)
 
@@ -151,6 +158,10 @@ class Verifier:
             VerificationError: if no valid head key of the set signed it.
         """
         return self._signed.own_head(envelope)
+
+    def compare(self, trees: Trees) -> None:
+        """Hold trees against those that were met, and remember them; raises VerificationError."""
+        self._signed.compare(trees)
 
     def leave_unsettled(self, unsettled: Unsettled) -> None:
         """Put into `unsettled`, from now on, what only the end of an export can show."""
@@ -248,6 +259,8 @@ class Verifier:
                     finding=Finding.PROOF_INVALID,
                 ) from error
             sizes.append(tree.size)
+        if len(proofs) > 1:
+            _check_one_place(proofs)
         common = _common(proofs)
         found = self._evidence.get(common)
         if found is None:
@@ -272,6 +285,19 @@ class Verifier:
             found = self._outside.check(proofs)
             remember(self._others, common, found)
         return found
+
+
+def _check_one_place(proofs: tuple[Proof, ...]) -> None:
+    """Check that no log has the entry at two places: it has each once."""
+    places: dict[str, int] = {}
+    for proof in proofs:
+        if places.setdefault(proof.origin, proof.log_index) != proof.log_index:
+            raise VerificationError(
+                f"the entry is at index {places[proof.origin]} of {proof.origin}, and at "
+                f"{proof.log_index} as well",
+                check=Check.INCLUSION,
+                finding=Finding.PROOF_INVALID,
+            )
 
 
 _Common = tuple[tuple[str, bytes, tuple[Any, ...]], ...]

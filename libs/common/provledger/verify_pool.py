@@ -27,6 +27,7 @@ from typing import Any, Final, TypeAlias
 
 from provledger.export import Checked, CheckLines, ExportHeader, LineVerifier, Link, look_at_none
 from provledger.keyset import KeySet
+from provledger.known_trees import KnownTrees
 from provledger.outside import NOBODY, Outside
 from provledger.revocation import Trees
 from provledger.verify import Verifier
@@ -39,7 +40,7 @@ _AHEAD: Final = 3  # pieces under way for each process
 _LINES_A_LOOK: Final = 64  # that are given back before processes that wait are given more
 _HELD: Final = (signal.SIGINT, signal.SIGTERM)  # while processes start
 
-_Trusted: TypeAlias = tuple[ExportHeader, bytes, Trees]
+_Trusted: TypeAlias = tuple[ExportHeader, bytes, Trees, Trees]
 _Pipe: TypeAlias = "Connection[Any, Any]"
 
 
@@ -49,7 +50,12 @@ def cores() -> int:
 
 
 def check_lines(
-    keys: KeySet, outside: Outside = NOBODY, *, trees: Trees | None = None, jobs: int = 0
+    keys: KeySet,
+    outside: Outside = NOBODY,
+    *,
+    trees: Trees | None = None,
+    known: KnownTrees | None = None,
+    jobs: int = 0,
 ) -> CheckLines:
     """A `CheckLines` that uses `jobs` processes, 0 for one a core; see `verify_export`.
 
@@ -65,9 +71,9 @@ def check_lines(
             yield line, None
         first = _piece(reader)
         if first:
-            yield from _check_in_processes(
-                first, reader, jobs, (header, keys.encode(), dict(trees or {}))
-            )
+            met = {} if known is None else known.snapshot()
+            trusted = header, keys.encode(), dict(trees or {}), met
+            yield from _check_in_processes(first, reader, jobs, trusted)
 
     return check
 
@@ -246,8 +252,8 @@ def _serve(pipe: _Pipe) -> None:
     # So the pipe ends when the parent is gone.
     with suppress(EOFError, OSError):
         pipe.send(None)
-        header, jwks, trees = pipe.recv()
-        verifier = LineVerifier(header, Verifier(jwks, trees=trees))
+        header, jwks, trees, met = pipe.recv()
+        verifier = LineVerifier(header, Verifier(jwks, trees=trees, known=KnownTrees(met)))
         while True:
             pipe.send(_check(verifier, pipe.recv()))
 
