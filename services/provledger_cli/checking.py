@@ -6,7 +6,7 @@ alone. Checks and findings have the names of `provledger.report`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -15,14 +15,10 @@ from provledger import verify_pool
 from provledger.errors import UnknownKeyError, VerificationError
 from provledger.export import CheckLines, ExportReport, is_export, verify_export
 from provledger.held import check_held
-from provledger.key_ledger import (
-    KeyLedger,
-    check_one_history,
-    lines_of,
-    verify_from_pin,
-    verify_key_ledger,
-)
+from provledger.key_ledger import lines_of, verify_from_pin, verify_key_ledger
+from provledger.key_ledger_age import check_no_older, check_place
 from provledger.keyset import KeySet
+from provledger.known_trees import KnownTrees
 from provledger.outside import NOBODY, Outside
 from provledger.receipt import MAX_RECEIPT_BYTES, LegacyReceipt, Receipt, parse_receipt
 from provledger.report import Check, CheckResult, Finding, Outcome, Report, Status
@@ -30,6 +26,7 @@ from provledger.revocation import Trees
 from provledger.verify import Verifier
 from provledger_cli import file_kinds, output
 from provledger_cli.failures import COULD_NOT_TELL, DOES_NOT_HOLD, HOLDS, CommandError
+from provledger_cli.given_key_ledger import GivenKeyLedger
 from provledger_cli.sources import LineSource
 
 MAX_LINE_BYTES: Final = 32 * 1024 * 1024
@@ -56,75 +53,65 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class GivenKeyLedger:
-    """The key ledger in a file of its own, verified from `pin` on; nobody else was asked of it."""
-
-    lines: Sequence[bytes]
-    pin: bytes
-    found: KeyLedger
-
-    def check(self, outside: Outside, shown: Trees, asked: Trees) -> None:
-        """Hold it against what was verified with its keys; raises VerificationError.
-
-        `shown` is what that shows of the log, `asked` the trees of which others were asked with it.
-        They are not asked twice of one tree, in whichever file the evidence is. Of another they
-        are: keys of a checkpoint that nobody cosigned would make all other cosignatures moot.
-        """
-        check_one_history(self.found, shown)
-        if outside != NOBODY and not self.found.report.own_tree.items() <= asked.items():
-            verify_key_ledger(self.lines, self.pin, outside=outside)
-
-
-@dataclass(frozen=True, slots=True)
 class Trusted:
     """What a verification begins with: keys, or the pin of a key ledger that a file carries.
 
-    `key_events` says from how many events of a key ledger the keys were replayed, and
-    `key_ledger_uid` of which ledger, or of which they must be; `key_ledger` is that ledger, where
-    it came in a file of its own. `trees` is what another export has shown of the log, and `asked`
-    those of them for which it met `outside`: whom else to believe. `jobs` says how many processes
+    `key_ledger_uid` says of which ledger the keys were replayed, or of which they must be;
+    `key_ledger` is that ledger, where it came in a file of its own. `trees` is what another export
+    has shown of the log, and `asked` those of them for which it met `outside`: whom else to
+    believe. `known` has all trees that are met, in whichever file. `jobs` says how many processes
     check receipts, 0 for one a core.
     """
 
     keys: KeySet | None = None
     pin: bytes | None = None
-    key_events: int = 0
     key_ledger_uid: bytes = b""
     outside: Outside = NOBODY
     trees: Trees | None = None
     jobs: int = 0
     key_ledger: GivenKeyLedger | None = None
     asked: Trees = field(default_factory=dict)
+    known: KnownTrees = field(default_factory=KnownTrees)
 
     def verify(self, lines: Iterable[bytes], **options: Any) -> ExportReport:
         """Verify an export; raises VerificationError."""
-        report = self._verify(lines, **options)
-        self._check_key_ledger(report.trees, report.own_tree)
-        return report
+        report, given = self._verify(lines, **options)
+        if given is None:
+            return report
+        given.ask(self.outside, {**self.asked, **report.own_tree})
+        check_no_older(given.found, report)
+        return given.found.told_in(report)
 
     def knowing(self, lines: Iterable[bytes]) -> Trusted:
         """The same, with what another export of the log shows of it; raises VerificationError."""
-        report = self._verify(lines)
-        if self.key_ledger is not None:
-            check_one_history(self.key_ledger.found, report.trees)
+        report, given = self._verify(lines)
+        if given is not None:
+            check_no_older(given.found, report)
         asked = report.own_tree if report.status is Status.VERIFIED else {}
         return replace(self, trees=report.trees, asked=asked)
 
-    def _verify(self, lines: Iterable[bytes], **options: Any) -> ExportReport:
-        more = {"outside": self.outside, "trees": self.trees, **options}
-        if self.pin is not None:
+    def _verify(
+        self, lines: Iterable[bytes], **options: Any
+    ) -> tuple[ExportReport, GivenKeyLedger | None]:
+        """Also the key ledger that was given, unless what the file carries says as much."""
+        more = {"outside": self.outside, "trees": self.trees, "known": self.known, **options}
+        given, pin, keys = self.key_ledger, self.pin, self.keys
+        if given is not None:
+            ahead, lines = given.is_ahead_of(lines, self.known)
+            if not ahead:
+                pin, keys, given = given.pin, given.keys, None
+        if pin is not None:
             more |= {"check_with": self._check_lines, "uid": self.key_ledger_uid}
-            return verify_from_pin(lines, self.pin, self.keys, **more)
+            return verify_from_pin(lines, pin, keys, **more), None
         keys = self.known_keys()
         more["check_lines"] = self._check_lines(keys)
-        return verify_export(lines, keys, key_events=self.key_events, **more)
+        events = 0 if given is None else given.found.history.count
+        return verify_export(lines, keys, key_events=events, **more), given
 
     def _check_lines(self, keys: KeySet) -> CheckLines:
-        return verify_pool.check_lines(keys, self.outside, trees=self.trees, jobs=self.jobs)
-
-    def _check_key_ledger(self, shown: Trees, asked: Trees) -> None:
-        if self.key_ledger is not None:
-            self.key_ledger.check(self.outside, shown, {**self.asked, **asked})
+        return verify_pool.check_lines(
+            keys, self.outside, trees=self.trees, known=self.known, jobs=self.jobs
+        )
 
     def known_keys(self) -> KeySet:
         """The keys; CommandError if none were given."""
@@ -152,17 +139,28 @@ class Trusted:
     ) -> tuple[Report, tuple[CheckResult, ...]]:
         """Verify one receipt, and hold it against what is given; raises VerificationError."""
         trees = self.trees or {}
-        verifier = Verifier(self.keys_of_one(), self.outside, trees=trees)
+        verifier = Verifier(self.keys_of_one(), self.outside, trees=trees, known=self.known)
         report = verifier.verify(data)
         receipt = parse_receipt(data)
-        shown = trees_of(receipt, verifier)
-        # Others are content with one of several proofs, and it is not said with which.
-        self._check_key_ledger(shown, shown if len(shown) == 1 else {})
+        if self.key_ledger is not None:
+            result = self._of_key_ledger(self.key_ledger, receipt, verifier)
+            report = replace(report, results=(*report.results, result))
         if head is None and checkpoint is None:
             return report, ()
         if not isinstance(receipt, Receipt):
             raise CommandError("a receipt v0.1 cannot be held against a head or a checkpoint")
         return report, check_held(receipt, verifier, trees, head=head, checkpoint=checkpoint)
+
+    def _of_key_ledger(
+        self, given: GivenKeyLedger, receipt: Receipt | LegacyReceipt, verifier: Verifier
+    ) -> CheckResult:
+        shown = trees_of(receipt, verifier)
+        # Others are content with one of several proofs, and it is not said with which.
+        given.ask(self.outside, {**self.asked, **(shown if len(shown) == 1 else {})})
+        if not isinstance(receipt, Receipt):
+            return check_place(given.found, {}, receipt=receipt.name)
+        places = {proof.origin: proof.log_index for proof in receipt.proofs}
+        return check_place(given.found, places, at_ns=receipt.t_ns, receipt=receipt.name)
 
 
 def replayed(trusted: Trusted, path: Path) -> Trusted:
@@ -171,16 +169,12 @@ def replayed(trusted: Trusted, path: Path) -> Trusted:
         raise CommandError("--key-ledger needs --pin", hint="give both, or --keys")
     with LineSource(path, max_line_bytes=MAX_LINE_BYTES) as source:
         lines = lines_of(source.lines())
-    ledger = verify_key_ledger(lines, trusted.pin, trusted.keys, uid=trusted.key_ledger_uid)
-    # The set, where it was given, knows the planned end of a key that still drains.
-    keys = ledger.key_set() if trusted.keys is None else trusted.keys
+    ledger = verify_key_ledger(
+        lines, trusted.pin, trusted.keys, uid=trusted.key_ledger_uid, known=trusted.known
+    )
+    given = GivenKeyLedger(lines, trusted.pin, trusted.keys, ledger)
     return replace(
-        trusted,
-        keys=keys,
-        pin=None,
-        key_events=ledger.history.count,
-        key_ledger_uid=ledger.report.header.ledger_uid,
-        key_ledger=GivenKeyLedger(lines, trusted.pin, ledger),
+        trusted, keys=given.key_set(), pin=None, key_ledger_uid=given.uid, key_ledger=given
     )
 
 
@@ -257,7 +251,7 @@ def verify_lines(
             "last_receipt_hash": report.last_hash.hex(),
             "unverified_receipts": report.unverified,
             "masked_receipts": report.masked,
-            "key_ledger_uid": report.key_ledger_uid.hex() or trusted.key_ledger_uid.hex() or None,
+            "key_ledger_uid": report.key_ledger_uid.hex() or None,
         },
     )
 
@@ -299,7 +293,7 @@ def verify_receipt(
         status=report.status if answered else Status.UNVERIFIED,
         receipts=1,
         results=(*report.results, *held),
-        details={},
+        details={"key_ledger_uid": trusted.key_ledger_uid.hex() or None},
     )
 
 
@@ -328,13 +322,16 @@ def failure_code(error: VerificationError) -> int:
     return COULD_NOT_TELL if error.finding == Finding.NOT_PLACED else DOES_NOT_HOLD
 
 
-def advice(error: VerificationError, *, pinned: bool = False) -> str:
+def advice(error: VerificationError, *, pinned: bool = False, given: bool = False) -> str:
     """What to do about something that does not hold; mostly there is nothing.
 
-    `pinned`: the keys were those of a key ledger, which has every key there ever was.
+    `pinned`: the keys were those of a key ledger, which has every key there ever was by then.
+    `given`: it was in a file of its own.
     """
-    if not isinstance(error, UnknownKeyError) or pinned:
+    if not isinstance(error, UnknownKeyError) or (pinned and not given):
         return ""
+    if given:
+        return "the key ledger given may be older than the file: export it anew"
     return (
         "the key set may be older than the file: fetch a fresh one (provledger keys jwks "
         "--out jwks.json), or verify with --pin"

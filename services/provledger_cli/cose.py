@@ -13,14 +13,14 @@ from typing import Any
 from provledger.cose_receipt import CHECK, MAX_BYTES, CoseReceipt, verify_cose_receipt
 from provledger.errors import VerificationError
 from provledger.export import is_export
+from provledger.key_ledger_age import check_place
 from provledger.outside import NOBODY
 from provledger.rebuild import entry_of
 from provledger.receipt import MAX_RECEIPT_BYTES, Receipt, parse_receipt
-from provledger.report import Finding, Status
+from provledger.report import CheckResult, Finding, Status
 from provledger.tiles import MAX_ENTRY_BYTES
-from provledger.verify import Verifier
 from provledger_cli import file_kinds
-from provledger_cli.checking import Trusted, Verdict, trees_of, verify_receipt
+from provledger_cli.checking import Trusted, Verdict, verify_receipt
 from provledger_cli.failures import CommandError
 from provledger_cli.sources import LineSource
 
@@ -45,18 +45,14 @@ def verify_receipt_and_cose(
     if not isinstance(receipt, Receipt):
         raise CommandError("a receipt v0.1 is in no log", hint="name one of v0.2")
     verdict = verify_receipt(data, trusted, head=head, checkpoint=checkpoint)
-    keys = trusted.keys_of_one()
     entry = entry_of(receipt)
-    found = verify_cose_receipt(_read(cose, MAX_BYTES), entry, keys)
+    found = verify_cose_receipt(_read(cose, MAX_BYTES), entry, trusted.keys_of_one())
     _check_same_place(found, receipt)
-    shown = {**(trusted.trees or {}), **trees_of(receipt, Verifier(keys))}
-    root = found.root(entry)
-    if shown.get((found.origin, found.tree_size), root) != root:
-        raise _contradicts(
-            f"it is of another tree of size {found.tree_size} than the log's checkpoint",
-            receipt,
-            Finding.HEAD_NOT_EXTENDING,
-        )
+    try:
+        _note(found, entry, trusted)
+    except VerificationError as error:
+        error.receipt = receipt.name
+        raise
     return replace(verdict, details=verdict.details | {CHECK: _document(found)})
 
 
@@ -73,8 +69,19 @@ def verify_entry_and_cose(path: Path, cose: Path, trusted: Trusted) -> Verdict:
         )
     entry = _read(path, MAX_ENTRY_BYTES)
     found = verify_cose_receipt(_read(cose, MAX_BYTES), entry, trusted.keys_of_one())
-    details = {CHECK: _document(found)}
-    return Verdict(f"the entry at log index {found.log_index}", Status.VERIFIED, 0, (), details)
+    _note(found, entry, trusted)
+    results: tuple[CheckResult, ...] = ()
+    details: dict[str, Any] = {CHECK: _document(found)}
+    if trusted.key_ledger is not None:
+        results = (check_place(trusted.key_ledger.found, {found.origin: found.log_index}),)
+        details["key_ledger_uid"] = trusted.key_ledger_uid.hex()
+    subject = f"the entry at log index {found.log_index}"
+    return Verdict(subject, Status.VERIFIED, 0, results, details)
+
+
+def _note(found: CoseReceipt, entry: bytes, trusted: Trusted) -> None:
+    """Hold its tree against those that were met; raises VerificationError."""
+    trusted.known.note(found.origin, found.tree_size, found.root(entry), check=CHECK)
 
 
 def _check_same_place(found: CoseReceipt, receipt: Receipt) -> None:
@@ -90,13 +97,11 @@ def _check_same_place(found: CoseReceipt, receipt: Receipt) -> None:
         )
 
 
-def _contradicts(
-    message: str, receipt: Receipt, finding: Finding = Finding.PROOF_INVALID
-) -> VerificationError:
+def _contradicts(message: str, receipt: Receipt) -> VerificationError:
     return VerificationError(
         f"the COSE receipt contradicts the receipt: {message}",
         check=CHECK,
-        finding=finding,
+        finding=Finding.PROOF_INVALID,
         receipt=receipt.name,
     )
 

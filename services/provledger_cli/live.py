@@ -51,7 +51,7 @@ def verify_ledger(
                     ledger,
                     wait_s=timeout_s,
                     known_checkpoints=known,
-                    key_ledger=trusted.pin is not None,
+                    key_ledger=trusted.pin is not None or trusted.key_ledger is not None,
                 )
             )
             if trusted.keys is None and trusted.pin is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from provledger import dsse, jcs
 from provledger.jwk import jwk_from_public_key, thumbprint_of
@@ -37,17 +37,23 @@ def jwk(kid: str) -> dict[str, str]:
 
 PIN = thumbprint(RECOVERY)
 
-GENESIS = KeyEvent(
-    event=EventType.GENESIS,
-    at_ns=START_NS,
-    kid=RECOVERY,
-    thumbprint=thumbprint(RECOVERY),
-    jwk=jwk(RECOVERY),
-    first_keys=tuple(
-        FirstKey(kid, purpose, f"local:{kid}.pem", jwk(kid), thumbprint(kid), 0)
-        for kid, purpose in FIRST.items()
-    ),
-)
+
+def genesis(first: Mapping[str, str]) -> KeyEvent:
+    """The first event, with these keys and their purposes."""
+    return KeyEvent(
+        event=EventType.GENESIS,
+        at_ns=START_NS,
+        kid=RECOVERY,
+        thumbprint=thumbprint(RECOVERY),
+        jwk=jwk(RECOVERY),
+        first_keys=tuple(
+            FirstKey(kid, purpose, f"local:{kid}.pem", jwk(kid), thumbprint(kid), 0)
+            for kid, purpose in first.items()
+        ),
+    )
+
+
+GENESIS = genesis(FIRST)
 
 
 def endorsed(event: KeyEvent, *by: str) -> SignedEvent:
@@ -93,13 +99,18 @@ def replaced(
 
 
 def key_chain(
-    events: Iterable[SignedEvent] = (), *, leaves: Iterable[bytes] = (), seed: str = "chain"
+    events: Iterable[SignedEvent] = (),
+    *,
+    leaves: Iterable[bytes] = (),
+    seed: str = "chain",
+    first: Mapping[str, str] | None = None,
 ) -> Chain:
     """The key ledger with its genesis and these events; `leaves`: what its log holds as well. With
-    another `seed` it has another uid."""
+    another `seed` it has another uid; `first` is of which keys its genesis tells besides."""
     chain = Chain(tenant=TENANT, ledger=LEDGER, seed=seed)
     chain.leaves[1:1] = list(leaves)
-    for each in [endorsed(GENESIS, *FIRST, RECOVERY), *events]:
+    named = {**FIRST, **(first or {})}
+    for each in [endorsed(genesis(named), *named, RECOVERY), *events]:
         chain.append([(each.event.event.value, jcs.parse(each.encode()))])
     return chain
 

@@ -14,7 +14,7 @@ import orjson
 import pytest
 
 from provledger.export import FOOTER_PREFIX
-from tests.support.chain import Chain, key_set, sample_chain
+from tests.support.chain import Chain, key_set, mutation, sample_chain, with_changes
 from tests.support.key_history import PIN, in_one_log, key_chain
 
 
@@ -166,6 +166,35 @@ def test_one_receipt_is_held_against_what_is_given(work: Path, chain: Chain) -> 
     assert (code, answer["holds"]) == (2, None)
 
 
+def test_two_trees_of_one_size_do_not_hold_whichever_files_they_are_in(work: Path) -> None:
+    """What differs is what others have in the log: each file holds by itself."""
+    chain, fork = sample_chain((3,)), sample_chain((3,))
+    chain.leaves.append(b"others")
+    fork.leaves.append(b"theirs")
+    receipt, other = chain.receipts()[-1], fork.receipts()[-1]
+    two = with_changes(receipt, proofs=(*receipt.proofs, *other.proofs))
+    for name, data in (
+        ("x.ndjson", b"".join(chain.export())),
+        ("one.json", receipt.encode()),
+        ("two.json", two.encode()),
+        ("good.ndjson", b"".join(chain.export())),
+        ("fork.ndjson", b"".join(fork.export())),
+        ("good.head", chain.head()),
+        ("fork.head", fork.head()),
+    ):
+        (work / name).write_bytes(data)
+    for file in ("x.ndjson", "one.json"):
+        given = (file, "--keys", "jwks.json")
+        good = ("--history", "good.ndjson", "--head", "good.head")
+        assert verify(work, *given, *good)[0] == 0
+        for more in (("--history", "fork.ndjson"), ("--head", "fork.head")):
+            code, answer, _ = verify(work, *given, *more)
+            assert (code, answer["holds"]) == (1, False), (file, more)
+            assert answer["finding"] == "head_not_extending"
+    code, answer, _ = verify(work, "two.json", "--keys", "jwks.json")
+    assert (code, answer["finding"], answer["receipt"]) == (1, "head_not_extending", two.name)
+
+
 def test_pin_says_nothing_of_one_receipt(work: Path, chain: Chain) -> None:
     (work / "one.json").write_bytes(chain.receipts()[-1].encode())
     code, _, _ = verify(work, "one.json", "--keys", "jwks.json", "--pin", "00" * 32)
@@ -186,6 +215,37 @@ def test_key_ledger_must_be_the_one_that_is_asked_for(work: Path) -> None:
     assert verify(work, *pinned, "--key-ledger-uid", "abc")[0] == 2
     keyed = ("x.ndjson", "--keys", "jwks.json", "--key-ledger-uid", keys.uid.hex())
     assert verify(work, *keyed)[0] == 2
+
+
+def test_a_receipt_says_as_of_when_its_keys_are_and_of_which_key_ledger(work: Path) -> None:
+    chain, keys = sample_chain((3,)), key_chain()
+    in_one_log(chain, keys)
+    (work / "k.ndjson").write_bytes(b"".join(keys.export()))
+    (work / "one.json").write_bytes(chain.receipts()[-1].encode())
+    pinned = ("one.json", "--key-ledger", "k.ndjson", "--pin", PIN.hex())
+    code, answer, _ = verify(work, *pinned)
+    assert (code, answer["key_ledger_uid"]) == (0, keys.uid.hex())
+    (found,) = [each for each in answer["checks"] if each["check"] == "key_ledger"]
+    assert found["outcome"] == "holds"
+    assert f"as of tree size {len(keys.leaves)} of {keys.origin}, 2025-" in found["detail"]
+    # One that came later may be by a key that was revoked meanwhile.
+    chain.append([mutation(9)])
+    (work / "one.json").write_bytes(chain.receipts()[-1].encode())
+    code, answer, _ = verify(work, *pinned)
+    assert (code, answer["holds"], answer["finding"]) == (2, None, "not_placed")
+    assert "export the key ledger anew" in answer["message"]
+
+
+def test_a_key_that_an_older_key_ledger_does_not_have_yet_asks_for_a_newer_one(work: Path) -> None:
+    chain, keys = sample_chain((3,)), key_chain()
+    in_one_log(chain, keys)
+    (work / "k.ndjson").write_bytes(b"".join(keys.export()))
+    chain.append([mutation(9)], kid="witness-2")
+    (work / "one.json").write_bytes(chain.receipts()[-1].encode())
+    pinned = ("one.json", "--key-ledger", "k.ndjson", "--pin", PIN.hex())
+    code, answer, _ = verify(work, *pinned)
+    assert (code, answer["finding"]) == (1, "key_not_valid")
+    assert "export it anew" in answer["next"]
 
 
 def test_a_question_that_stays_open_is_could_not_tell(work: Path, chain: Chain) -> None:

@@ -22,7 +22,8 @@ from provledger.cose_receipt import (
 from provledger.jwk import Algorithm
 from provledger.keyset import KeyPurpose, KeySet, KeyState, VerificationKey
 from provledger.rebuild import entry_of
-from tests.support.chain import key_set, private_key, sample_chain
+from tests.support.chain import key_set, mutation, private_key, sample_chain
+from tests.support.key_history import PIN, in_one_log, key_chain
 
 CHAIN = sample_chain()
 SEQ = 5
@@ -158,6 +159,55 @@ def test_proofs_of_two_sizes_agree_on_the_place_and_a_history_on_the_tree(work: 
     assert verify(work, "r.json", *options)[0] == 0
     code, answer = verify(work, "r.json", *options, "--history", "history.ndjson")
     assert (code, answer["check"], answer["finding"]) == (1, "cose_receipt", "head_not_extending")
+
+
+def test_a_proof_of_another_tree_than_a_history_or_key_ledger_shows_does_not_hold(
+    work: Path,
+) -> None:
+    """A log that signed two trees of one size, with the receipt in the same one as the proof."""
+    chain, fork, keyed = sample_chain(), sample_chain(), key_chain(first={"receipt-1": "receipt"})
+    in_one_log(chain, keyed)
+    fork.leaves = [*chain.leaves[:-1], b"another"]
+    entry = fork.receipts()[SEQ]
+    index = entry.proofs[0].log_index
+    for name, data in (
+        ("r.json", entry.encode()),
+        ("older.json", chain.receipts(index + 1)[SEQ].encode()),
+        ("r.cose", cose(SEQ, leaves=fork.leaves, index=index)),
+        ("good.cose", cose(SEQ, leaves=chain.leaves, index=index)),
+        ("history.ndjson", b"".join(chain.export())),
+        ("keys.ndjson", b"".join(keyed.export())),
+    ):
+        (work / name).write_bytes(data)
+    history = ("--keys", "jwks.json", "--history", "history.ndjson")
+    key_ledger = ("--key-ledger", "keys.ndjson", "--pin", PIN.hex())
+    for options in (history, key_ledger):
+        for subject in (("older.json",), ("--entry", "entry")):
+            code, answer = verify(work, *subject, "--cose", "good.cose", *options)
+            assert (code, answer["holds"]) == (0, True), (subject, options, answer)
+        for subject in (("r.json",), ("older.json",), ("--entry", "entry")):
+            code, answer = verify(work, *subject, "--cose", "r.cose", *options)
+            assert (code, answer["finding"]) == (1, "head_not_extending"), (subject, options)
+
+
+def test_an_entry_says_as_of_when_its_keys_are(work: Path) -> None:
+    chain, keyed = sample_chain(), key_chain(first={"receipt-1": "receipt"})
+    in_one_log(chain, keyed)
+    index = chain.receipts()[SEQ].proofs[0].log_index
+    (work / "keys.ndjson").write_bytes(b"".join(keyed.export()))
+    (work / "r.cose").write_bytes(cose(SEQ, leaves=chain.leaves, index=index))
+    options = ("--cose", "r.cose", "--key-ledger", "keys.ndjson", "--pin", PIN.hex())
+    code, answer = verify(work, "--entry", "entry", *options)
+    assert (code, answer["key_ledger_uid"]) == (0, keyed.uid.hex())
+    (found,) = answer["checks"]
+    assert (found["check"], found["outcome"]) == ("key_ledger", "holds")
+    assert f"as of tree size {len(chain.leaves)} of " in found["detail"]
+    # It is in the log after the end of the key ledger.
+    chain.append([mutation(9)])
+    (work / "entry").write_bytes(chain.leaves[-1])
+    (work / "r.cose").write_bytes(cose(0, leaves=chain.leaves, index=len(chain.leaves) - 1))
+    code, answer = verify(work, "--entry", "entry", *options)
+    assert (code, answer["finding"]) == (2, "not_placed")
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gz"])

@@ -1,4 +1,4 @@
-"""`verify --key-ledger`: whom a verifier believes is asked of the key ledger's checkpoint too."""
+"""`verify --key-ledger`: who is asked of the key ledger's checkpoint, and how new it must be."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ import pytest
 from notary_svc.signing import Cosigner
 from provledger import note
 from provledger.errors import VerificationError
+from provledger.keyset import CoveredCheckpoint
 from provledger.outside import COSIGNATURE, Outside
 from provledger.policy import parse_policy
 from provledger.receipt import Evidence, Receipt
-from provledger.report import Check, Status
+from provledger.report import Check, CheckResult, Finding, Outcome, Status
 from provledger_cli import checking
 from tests.support.chain import ORIGIN, START_NS, Chain, mutation, sample_chain, with_changes
-from tests.support.key_history import PIN, in_one_log, key_chain
+from tests.support.key_history import PIN, in_one_log, key_chain, replaced
 
 OWN = "provledger.test/own"
+LATER_NS = START_NS + 60_000_000_000
 MISSING = "what was asked for is not there"
 
 
@@ -58,11 +60,21 @@ class Work:
         history: Iterable[bytes] = (),
     ) -> Status:
         """Verify a file with the keys of a key ledger in a file of its own."""
+        return self.verdict(lines, key_ledger, outside, history).status
+
+    def verdict(
+        self,
+        lines: Iterable[bytes],
+        key_ledger: Iterable[bytes],
+        outside: Outside | None = None,
+        history: Iterable[bytes] = (),
+    ) -> checking.Verdict:
+        """The same, and what it says."""
         trusted = checking.Trusted(pin=PIN, outside=outside or self.asking, jobs=1)
         trusted = checking.replayed(trusted, self.file("keys.ndjson", key_ledger))
         if history:
             trusted = checking.with_history(trusted, self.file("history.ndjson", history))
-        return checking.verify_file(self.file("file", lines), trusted).status
+        return checking.verify_file(self.file("file", lines), trusted)
 
 
 @pytest.fixture
@@ -85,13 +97,15 @@ def refused(verify: Callable[[], Status], why: str) -> None:
 def test_a_key_ledger_in_another_log_must_meet_the_policy_itself(work: Work) -> None:
     chain, keys = sample_chain((3,), origin=OWN), key_chain()
     lines = chain.export(work.cosigned(chain))
-    assert work.verify(lines, keys.export(), Outside()) is Status.VERIFIED
-    refused(lambda: work.verify(lines, keys.export()), MISSING)
-    assert work.verify(lines, keys.export(work.cosigned(keys))) is Status.VERIFIED
+    bare = keys.export(head=keys.head(signed_at_ns=LATER_NS))
+    good = keys.export(work.cosigned(keys), head=keys.head(signed_at_ns=LATER_NS))
+    assert work.verify(lines, bare, Outside()) is Status.VERIFIED
+    refused(lambda: work.verify(lines, bare), MISSING)
+    assert work.verify(lines, good) is Status.VERIFIED
     # Of one receipt as of an export.
     one = [work.cosigned(chain)[-1].encode()]
-    refused(lambda: work.verify(one, keys.export()), MISSING)
-    assert work.verify(one, keys.export(work.cosigned(keys))) is Status.VERIFIED
+    refused(lambda: work.verify(one, bare), MISSING)
+    assert work.verify(one, good) is Status.VERIFIED
 
 
 def test_a_store_is_asked_for_the_key_ledgers_checkpoint_too(work: Work) -> None:
@@ -115,10 +129,9 @@ def test_an_older_tree_of_the_same_log_is_asked_of_by_itself(work: Work) -> None
     chain, keys = one_log()
     old = keys.export(), keys.export(work.cosigned(keys))
     chain.append([mutation(9)])
-    receipts = work.cosigned(chain)
-    for lines in (chain.export(receipts), [receipts[-1].encode()]):
-        refused(lambda lines=lines: work.verify(lines, old[0]), MISSING)  # type: ignore[misc]
-        assert work.verify(lines, old[1]) is Status.VERIFIED
+    one = [work.cosigned(chain)[1].encode()]
+    refused(lambda: work.verify(one, old[0]), MISSING)
+    assert work.verify(one, old[1]) is Status.VERIFIED
 
 
 def test_a_history_that_meets_the_policy_speaks_for_its_tree(work: Work) -> None:
@@ -156,7 +169,112 @@ def test_a_second_tree_of_one_size_is_found_whoever_is_asked(work: Work, asking:
     key_ledger = keys.export(work.cosigned(keys))
     receipts = work.cosigned(chain)
     for lines in (chain.export(receipts), [receipts[1].encode()]):
-        refused(
-            lambda lines=lines: work.verify(lines, key_ledger, outside),  # type: ignore[misc]
-            "in another tree of size",
-        )
+        with pytest.raises(VerificationError, match="in another tree of size") as caught:
+            work.verify(lines, key_ledger, outside)
+        assert caught.value.finding == Finding.HEAD_NOT_EXTENDING
+
+
+# --- how new it is: a thief likes the one from before a key of his was revoked
+
+
+def stolen() -> tuple[Chain, Chain, Chain]:
+    """A ledger whose last receipt is by a key that was revoked before; the key ledger of before
+    and that of now. All in one log."""
+    chain, before = one_log()
+    named = CoveredCheckpoint(ORIGIN, len(chain.leaves), chain.root_hash())
+    now = key_chain(replaced("witness-1", "witness-2", "witness", named))
+    now.leaves = [*chain.leaves, *now.leaves[3:]]
+    chain.leaves = list(now.leaves)
+    chain.append([mutation(9)])
+    now.leaves = list(chain.leaves)
+    return chain, before, now
+
+
+def not_placed(verify: Callable[[], object]) -> None:
+    with pytest.raises(VerificationError, match="export the key ledger anew") as caught:
+        verify()
+    assert (caught.value.check, caught.value.finding) == (Check.KEY_LEDGER, Finding.NOT_PLACED)
+    assert checking.failure_code(caught.value) == 2
+
+
+def came_later(verify: Callable[[], object]) -> None:
+    with pytest.raises(VerificationError) as caught:
+        verify()
+    assert caught.value.finding == Finding.CAME_LATER
+
+
+def told(verdict: checking.Verdict) -> CheckResult:
+    """What is said of the key ledger."""
+    (found,) = [each for each in verdict.results if each.check is Check.KEY_LEDGER]
+    return found
+
+
+def test_a_key_ledger_of_before_a_revocation_tells_nothing_of_what_came_after(work: Work) -> None:
+    chain, before, now = stolen()
+    nobody = Outside()
+    lines, one = chain.export(), [chain.receipts()[-1].encode()]
+    for file in (lines, one):
+        not_placed(lambda file=file: work.verify(file, before.export(), nobody))  # type: ignore[misc]
+        came_later(lambda file=file: work.verify(file, now.export(), nobody))  # type: ignore[misc]
+    # Nor does a history of then: what places the receipts may be by a stolen key of the log.
+    older = [chain.receipts(len(before.leaves))[1].encode()]
+    not_placed(lambda: work.verify(older, before.export(), nobody, history=lines))
+
+
+def test_a_receipt_of_before_the_end_of_a_key_ledger_is_judged_as_of_then(work: Work) -> None:
+    """Whatever tree it is proven in: the same entry is in that of the key ledger."""
+    chain, before, _ = stolen()
+    receipt = chain.receipts()[1]
+    verdict = work.verdict([receipt.encode()], before.export(), Outside())
+    assert (verdict.status, told(verdict).outcome) == (Status.VERIFIED, Outcome.HOLDS)
+    assert f"as of tree size {len(before.leaves)} of {ORIGIN}, 2025-" in told(verdict).detail
+    assert verdict.details["key_ledger_uid"] == before.uid.hex()
+
+
+def test_of_two_key_ledgers_the_one_that_goes_on_counts(work: Work) -> None:
+    chain, before, now = stolen()
+    nobody = Outside()
+    # What the file carries knows of the revocation, and what is given does not.
+    carrying = chain.export(key_ledger=now.export())
+    came_later(lambda: work.verify(carrying, before.export(), nobody))
+    # The other way round, with a file of before the revocation.
+    chain.leaves, chain.links = before.leaves, chain.links[:-1]
+    early = chain.export(key_ledger=before.export())
+    verdict = work.verdict(early, now.export(), nobody)
+    assert verdict.status is Status.VERIFIED
+    assert told(verdict).detail.startswith("4 events")
+    assert f"as of tree size {len(now.leaves)} of {ORIGIN}" in told(verdict).detail
+    # And the same twice, of which the file's counts, as of its own tree.
+    verdict = work.verdict(early, before.export(), nobody)
+    assert (verdict.status, told(verdict).detail[:8]) == (Status.VERIFIED, "1 events")
+    assert verdict.details["key_ledger_uid"] == before.uid.hex()
+
+
+def test_key_ledgers_that_go_on_differently_do_not_hold(work: Work) -> None:
+    chain, _, now = stolen()
+    named = CoveredCheckpoint(ORIGIN, 1, chain.root_hash(1))
+    other = key_chain(replaced("witness-1", "witness-3", "witness", named))
+    lines = chain.export(key_ledger=now.export())
+    refused(lambda: work.verify(lines, other.export(), Outside()), "different events")
+    second = key_chain(seed="second")
+    refused(lambda: work.verify(lines, second.export(), Outside()), "different events")
+
+
+def test_in_another_log_the_key_ledgers_head_must_not_be_older(work: Work) -> None:
+    chain, keys = sample_chain((3,), origin=OWN), key_chain()
+    last = chain.links[-1][0]
+    lines = chain.export(head=chain.head(signed_at_ns=LATER_NS))
+    old, new = (keys.export(head=keys.head(signed_at_ns=LATER_NS + n)) for n in (-1, 0))
+    nobody = Outside()
+    verdict = work.verdict(lines, new, nobody)
+    assert (verdict.status, told(verdict).outcome) == (Status.VERIFIED, Outcome.HOLDS)
+    not_placed(lambda: work.verify(lines, old, nobody))
+    not_placed(lambda: work.verify(chain.export(head=None), new, nobody))
+    # A receipt has no head. It is no newer by its own word, which says little.
+    one = [chain.receipts()[-1].encode()]
+    verdict = work.verdict(one, old, nobody)
+    assert (verdict.status, told(verdict).outcome) == (Status.VERIFIED, Outcome.NOT_CHECKED)
+    assert f"as of tree size {len(keys.leaves)} of {ORIGIN}" in told(verdict).detail
+    assert "nothing shows whether" in told(verdict).detail
+    before = keys.export(head=keys.head(signed_at_ns=last.t_ns - 1))
+    not_placed(lambda: work.verify(one, before, nobody))

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from provledger import names
 from provledger.errors import InputError, VerificationError
 from provledger.export import (
     FOOTER_PREFIX,
@@ -39,6 +40,7 @@ from provledger.key_events import (
 )
 from provledger.key_history import History, check_key_set, replay
 from provledger.keyset import KeyPurpose, KeySet, KeyState
+from provledger.known_trees import KnownTrees
 from provledger.outside import NOBODY, Outside
 from provledger.receipt import Receipt, parse_receipt
 from provledger.report import Check, CheckResult, Outcome, Status
@@ -61,6 +63,30 @@ class KeyLedger:
         """Every key that was active once."""
         return self.history.key_set()
 
+    @property
+    def end(self) -> str:
+        """Where it ends, and when, for people: nothing later is known from it."""
+        header, head = self.report.header, self.report.head
+        when = "" if head is None else f", {names.timestamp_iso(head.signed_at_ns)}"
+        return f"tree size {header.tree_size} of {header.origin}{when}"
+
+    @property
+    def as_of(self) -> str:
+        """What the keys were replayed from, for people."""
+        return f"{self.history.count} events from the pinned genesis on, as of {self.end}"
+
+    def told_in(self, report: ExportReport, more: str = "") -> ExportReport:
+        """The report of an export, which says that its keys come from here."""
+        result = CheckResult(Check.KEY_LEDGER, Outcome.HOLDS, self.as_of + more)
+        return replace(
+            report,
+            results=tuple(
+                result if each.check is result.check else each for each in report.results
+            ),
+            # The genesis names keys and not its ledger: whoever compares uids finds a second one.
+            key_ledger_uid=self.report.header.ledger_uid,
+        )
+
 
 def lines_of(export: Iterable[bytes]) -> list[bytes]:
     """The lines of the key ledger in an export: all of them, if it is an export of nothing else.
@@ -77,6 +103,25 @@ def lines_of(export: Iterable[bytes]) -> list[bytes]:
     if not carried:
         raise _broken("the export carries no key ledger")
     return carried
+
+
+def take(export: Iterable[bytes]) -> tuple[list[bytes], Iterator[bytes]]:
+    """The lines of the key ledger in an export, none if it has none, and all its lines once more.
+
+    Raises:
+        VerificationError: the key ledger is too large.
+    """
+    reader = iter(export)
+    first = next(reader, b"")
+    try:
+        alone = parse_header(first).ledger == LEDGER_NAME
+    except InputError:
+        return [], _chain([first], reader)
+    if alone:
+        lines = _bounded(first, reader)
+        return lines, iter(lines)
+    carried, others = split(reader)
+    return carried, _chain([first, *wrap(carried)], others)
 
 
 def split(lines: Iterable[bytes]) -> tuple[list[bytes], Iterator[bytes]]:
@@ -134,18 +179,21 @@ def verify_key_ledger(
     *,
     uid: bytes = b"",
     outside: Outside = NOBODY,
+    known: KnownTrees | None = None,
 ) -> KeyLedger:
     """Verify an export of the key ledger from a pinned genesis on.
 
     `pin` is the RFC 7638 thumbprint, 32 bytes, of a key that the genesis names. `keys`, if given,
     must say the same as the ledger. `uid`, 16 bytes: which ledger it must be, for one genesis can
-    begin several. `outside`: whom else to believe of its checkpoint.
+    begin several. `outside`: whom else to believe of its checkpoint. `known`: the trees that are
+    met in a verification of which this is a part.
 
     Raises:
         VerificationError: the first thing that does not hold, or is not there.
     """
     history = replay((signed for signed, _ in read_events(lines)), pin)
-    report = verify_export(lines, _witness_keys_as_they_were(history.key_set()), outside=outside)
+    trusted = _witness_keys_as_they_were(history.key_set())
+    report = verify_export(lines, trusted, outside=outside, known=known)
     outcomes = {result.check: result.outcome for result in report.results}
     if report.status is not Status.VERIFIED or outcomes.get(Check.HEAD) is not Outcome.HOLDS:
         raise _broken(
@@ -159,17 +207,6 @@ def verify_key_ledger(
     return KeyLedger(history, report)
 
 
-def check_one_history(ledger: KeyLedger, trees: Trees) -> None:
-    """Check that what an export shows of the log is the history that the key ledger is in.
-
-    Raises:
-        VerificationError: they are in two trees of one size.
-    """
-    for tree, root in ledger.report.trees.items():
-        if trees.get(tree, root) != root:
-            raise _broken(f"it is in another tree of size {tree[1]} than the export")
-
-
 def verify_from_pin(
     lines: Iterable[bytes],
     pin: bytes,
@@ -181,6 +218,7 @@ def verify_from_pin(
     progress: Callable[[int], None] | None = None,
     outside: Outside = NOBODY,
     trees: Trees | None = None,
+    known: KnownTrees | None = None,
     check_with: Callable[[KeySet], CheckLines] = lambda _keys: look_at_none,
 ) -> ExportReport:
     """Verify an export with the key ledger it carries, and nothing but a pinned thumbprint.
@@ -195,6 +233,7 @@ def verify_from_pin(
     Raises:
         VerificationError: the first thing that does not hold, or is not there.
     """
+    known = known or KnownTrees()
     reader = iter(lines)
     first = next(reader, b"")
     if _names_key_ledger(first):
@@ -209,7 +248,7 @@ def verify_from_pin(
     alone = rest is carried or _is_of_one_log(carried, first)
     try:
         asked = NOBODY if alone else outside
-        ledger = verify_key_ledger(carried, pin, keys, uid=uid, outside=asked)
+        ledger = verify_key_ledger(carried, pin, keys, uid=uid, outside=asked, known=known)
     except VerificationError as error:
         error.line = None if error.line is None else error.line + (rest is not carried)
         raise
@@ -226,16 +265,14 @@ def verify_from_pin(
         progress=progress,
         outside=outside,
         trees=trees,
+        known=known,
         key_events=ledger.history.count,
         check_lines=check_with(trusted),
     )
-    check_one_history(ledger, report.trees)
-    # The genesis names keys and not its ledger: whoever compares uids finds a second one.
-    report = replace(report, key_ledger_uid=ledger.report.header.ledger_uid)
     if ledger.report.header.origin == report.header.origin:
-        return report
+        return ledger.told_in(report)
     _check_not_older(ledger.report, report)
-    return _as_of_another_log(report, ledger)
+    return ledger.told_in(report, ", by a head no older than the export's")
 
 
 def _is_of_one_log(carried: Sequence[bytes], header_line: bytes) -> bool:
@@ -255,20 +292,6 @@ def _check_not_older(ledger: ExportReport, export: ExportReport) -> None:
         raise _broken("it is in another log, and no signed head says as of when the export is")
     if ledger.head.signed_at_ns < export.head.signed_at_ns:
         raise _broken("it is in another log, and older than the export that carries it")
-
-
-def _as_of_another_log(report: ExportReport, ledger: KeyLedger) -> ExportReport:
-    """The report, which says where the key ledger was found to end."""
-    header = ledger.report.header
-    detail = (
-        f"{ledger.history.count} events from the pinned genesis on, as of tree size "
-        f"{header.tree_size} of {header.origin}, by a head no older than the export's"
-    )
-    result = CheckResult(Check.KEY_LEDGER, Outcome.HOLDS, detail)
-    return replace(
-        report,
-        results=tuple(result if each.check is result.check else each for each in report.results),
-    )
 
 
 def _names_key_ledger(header_line: bytes) -> bool:

@@ -71,7 +71,9 @@ def verify(
             envvar="PROVLEDGER_VERIFY_KEY_LEDGER",
             help="An export of the ledger keys of tenant system, or one that carries it: the keys "
             "come from there, verified from --pin on. A JWK Set given as well must say the same. "
-            "In another tree than FILE, it must meet --policy, --tsa-cert and --online itself.",
+            "Export it after FILE: by an older one it could not be told, unless FILE carries one "
+            "that is newer. In another tree than FILE, it must meet --policy, --tsa-cert and "
+            "--online itself.",
             show_default=False,
         ),
     ] = None,
@@ -249,7 +251,7 @@ def verify(
                 hint="name a file (with --keys), or a ledger with --tenant",
             )
     except VerificationError as error:
-        hint = checking.advice(error, pinned=bool(pin))
+        hint = checking.advice(error, pinned=bool(pin), given=key_ledger is not None)
         if as_json:
             output.document(checking.failure_document(error, hint))
         else:
