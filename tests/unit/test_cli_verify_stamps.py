@@ -76,6 +76,23 @@ def test_one_of_them_is_believed_alone(work: Path, name: str) -> None:
     assert checks["cosigner_quorum"]["detail"] == f"not met: it has {name}"
 
 
+def test_without_the_extra_nothing_is_said_of_the_tokens(work: Path) -> None:
+    """They are as good as they were: that nobody can look at them here is no answer."""
+    program = (
+        "import sys\n"
+        "sys.modules['rfc3161_client'] = None\n"
+        "from provledger_cli.main import main\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "verify", "receipt.json", "--keys", "jwks.json",
+         "--tsa-cert", "a.pem", "--tsa-chain", "a-chain.pem", "--json"],
+        cwd=work, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "provledger[timestamp]" in json.loads(done.stdout)["error"]["message"]
+
+
 def test_a_certificate_that_cannot_be_read_is_named_with_what_is_wanted(work: Path) -> None:
     for certificate, chain in (("jwks.json", "a-chain.pem"), ("a.pem", "jwks.json")):
         with pytest.raises(CommandError, match="--tsa-cert") as caught:

@@ -22,6 +22,7 @@ Two families hang from one root::
     │   ├── UnknownKeyError             a signature by a key that is not in the given set
     │   ├── LogDamagedError             a file of a log that does not fit the rest of it
     │   └── SplitViewError              two heads that one log signed, of two histories
+    ├── MissingExtraError               nothing was checked: a part of ours is not installed
     ├── KMSError                        see `provledger.kms.errors`
     └── StatusError                     crosses gRPC (AIP-193) and is rebuilt on the caller's side
 
@@ -197,6 +198,13 @@ class SplitViewError(VerificationError):
     def __init__(self, message: str, *, evidence: bytes) -> None:
         super().__init__(message, check="split_view")
         self.evidence = evidence
+
+
+class MissingExtraError(ProvledgerError):
+    """Something that was asked for needs an extra of the package that is not installed.
+
+    Neither input nor an answer: what it was asked of may be as good as any.
+    """
 
 
 class KMSError(ProvledgerError):

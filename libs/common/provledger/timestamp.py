@@ -12,7 +12,7 @@ so that it does not change when cosignatures arrive. Evidence of kind `rfc3161` 
 
 `verify_token` asks for the certificate of the authority itself, not only for a root: in
 `rfc3161-client` up to 1.0.8 an answer could bring its own root. Not checked: revocation. Needs the
-extra `timestamp`; there is no I/O here.
+extra `timestamp`, for whose want MissingExtraError is raised; there is no I/O here.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from provledger.errors import (
     InputError,
     InvalidJSONError,
     KeyFormatError,
+    MissingExtraError,
     VerificationError,
 )
 
@@ -243,7 +244,8 @@ def _client() -> Any:
     try:
         import rfc3161_client
     except ImportError as error:
-        raise VerificationError(
+        # No VerificationError: nothing was found out about any token.
+        raise MissingExtraError(
             "timestamps cannot be checked: install the extra, provledger[timestamp]"
         ) from error
     return rfc3161_client

@@ -11,7 +11,7 @@ from __future__ import annotations
 from anchor_svc.sinks import Evidence, PublishedCheckpoint, SinkError
 from anchor_svc.sinks.http import Poster
 from provledger import timestamp
-from provledger.errors import VerificationError
+from provledger.errors import MissingExtraError, VerificationError
 
 
 class TimestampSink:
@@ -31,7 +31,7 @@ class TimestampSink:
             if answer.status != 200:
                 raise answer.busy()
             timestamp.verify_token(answer.body, message, self._authority, request.nonce)
-        except VerificationError as error:
+        except (VerificationError, MissingExtraError) as error:
             raise SinkError(str(error)) from error
         return Evidence(
             timestamp.KIND, timestamp.encode_evidence(request, answer.body, self._authority)
