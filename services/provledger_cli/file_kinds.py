@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-import orjson
+import msgspec
 
 from provledger.head import PAYLOAD_TYPE as HEAD_TYPE
 from provledger_cli.failures import CommandError
@@ -25,6 +25,17 @@ _MEMBER_RE: Final = re.compile(
 )
 # How each begins, of which not even the first member's name may be left.
 _BEGINNINGS: Final = (b'{"export":', b'{"commitment":')
+_HEAD_TYPE: Final = msgspec.json.encode(HEAD_TYPE)
+
+
+class _Told(msgspec.Struct, gc=False):
+    """The members that tell JSON of ours apart, unread: the rest is passed over, however large."""
+
+    keys: msgspec.Raw = msgspec.Raw()
+    payload_type: msgspec.Raw = msgspec.field(name="payloadType", default=msgspec.Raw())
+
+
+_read: Final = msgspec.json.Decoder(_Told).decode
 _CHECKPOINT_RE: Final = re.compile(rb"[^\n]+\n[0-9]+\n[A-Za-z0-9+/]{43}=\n")
 
 
@@ -61,11 +72,9 @@ def _kind_of(start: bytes) -> str:
     if _CHECKPOINT_RE.match(start):
         return "a signed checkpoint"
     try:
-        value = orjson.loads(start)
-    except orjson.JSONDecodeError:
+        value = _read(start)
+    except (ValueError, RecursionError):
         return ""
-    if not isinstance(value, dict):
-        return ""
-    if isinstance(value.get("keys"), list):
+    if bytes(value.keys).startswith(b"["):
         return "a key set (--keys)"
-    return "a signed head (--head)" if value.get("payloadType") == HEAD_TYPE else ""
+    return "a signed head (--head)" if bytes(value.payload_type) == _HEAD_TYPE else ""

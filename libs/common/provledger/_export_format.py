@@ -1,25 +1,72 @@
-"""The lines of an export as values; see `provledger.export`, which draws one."""
+"""The lines of an export as values; see `provledger.export`, which draws one.
+
+Header and footer are read by types (msgspec), so that what does not belong there is refused where
+it stands and never built: a few kilobytes, packed, can be a line of millions of empty arrays. That
+the text is canonical is told by writing it again.
+"""
 
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Final, Protocol, TypeVar
+
+import msgspec
 
 from provledger import jcs, names
-from provledger.errors import IdentifierError, InvalidJSONError, ReceiptFormatError
+from provledger.errors import InputError, ReceiptFormatError
 from provledger.hashing import SUITES
-from provledger.receipt import MAX_RECEIPT_BYTES, Receipt
+from provledger.receipt import MAX_RECEIPT_BYTES, NEWER, Receipt
 
 FOOTER_PREFIX = b'{"footer":'
 KEY_LEDGER_PREFIX = b'{"keyLedger":'
 MAX_CONSISTENCY_PROOFS = 4096
 
-_HEADER_MEMBERS = frozenset("createdAtNs ledger ledgerUid origin suite treeSize v".split())
-_FOOTER_MEMBERS = frozenset("checkpoint consistency count digest head v".split())
+_VERSION: Final = "1"
+_MAX_HEAD_BYTES: Final = 64 * 1024
+"""Of the head's envelope, of which an ML-DSA signature is most: some 7 KiB."""
+_MAX_FOOTER_COMMAS: Final = 128 * MAX_CONSISTENCY_PROOFS
+"""A proof has some 64 hashes at most, each with a comma."""
+_INT63_MAX: Final = 2**63 - 1
+
+
+class _Header(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    created_at: str = msgspec.field(name="createdAtNs")
+    ledger: str
+    ledger_uid: str = msgspec.field(name="ledgerUid")
+    origin: str
+    suite: str
+    tree_size: str = msgspec.field(name="treeSize")
+    v: str
+
+
+class _HeaderLine(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    export: _Header
+
+
+class _Consistency(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    checkpoint: str
+    hashes: tuple[bytes, ...]
+
+
+class _Footer(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    checkpoint: str | None
+    consistency: tuple[_Consistency, ...]
+    count: str
+    digest: str
+    head: bytes | None
+    v: str
+
+
+class _FooterLine(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    footer: _Footer
+
+
+_Line = TypeVar("_Line", _HeaderLine, _FooterLine)
+_header_line: Final = msgspec.json.Decoder(_HeaderLine)
+_footer_line: Final = msgspec.json.Decoder(_FooterLine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +83,7 @@ class ExportHeader:
     def encode(self) -> bytes:
         """Return the header's line, without its end."""
         members = {
-            "v": "1",
+            "v": _VERSION,
             "ledger": self.ledger,
             "ledgerUid": self.ledger_uid.hex(),
             "suite": self.suite,
@@ -68,7 +115,7 @@ class ExportFooter:
     def encode(self) -> bytes:
         """Return the footer's line, without its end."""
         members = {
-            "v": "1",
+            "v": _VERSION,
             "count": str(self.count),
             "digest": self.digest.hex(),
             "head": None if self.head is None else _b64(self.head),
@@ -142,61 +189,79 @@ def is_export(first_line: bytes) -> bool:
 
 def parse_header(line: bytes) -> ExportHeader:
     """Read the first line of an export, with its LF; raises ReceiptFormatError."""
-    members = _members(line, "export", _HEADER_MEMBERS)
+    members = _read(_header_line, line, "export").export
+    _check_version(members.v, "export")
     try:
         header = ExportHeader(
-            ledger=members["ledger"],
-            ledger_uid=bytes.fromhex(members["ledgerUid"]),
-            suite=members["suite"],
-            origin=members["origin"],
-            tree_size=int(members["treeSize"]),
-            created_at_ns=int(members["createdAtNs"]),
+            ledger=members.ledger,
+            ledger_uid=bytes.fromhex(members.ledger_uid),
+            suite=members.suite,
+            origin=members.origin,
+            tree_size=_int63(members.tree_size),
+            created_at_ns=_int63(members.created_at),
         )
         names.parse_ledger_name(header.ledger)
         names.check_uid(header.ledger_uid, "export.ledgerUid")
-        if not isinstance(header.origin, str):
-            raise ReceiptFormatError("export", "has an origin that is no text")
-        if header.encode() + b"\n" != line or header.suite not in SUITES:
-            raise ReceiptFormatError("export", "is not the canonical text of a header")
-    except (TypeError, ValueError, IdentifierError) as error:
+        canonical = header.encode() + b"\n" == line
+    except (ValueError, InputError) as error:
         raise ReceiptFormatError("export", "has a member that is not of its form") from error
+    if not canonical or header.suite not in SUITES:
+        raise ReceiptFormatError("export", "is not the canonical text of a header")
     return header
 
 
 def parse_footer(line: bytes) -> ExportFooter:
     """Read the last line of an export, with its LF; raises ReceiptFormatError."""
-    members = _members(line, "footer", _FOOTER_MEMBERS)
+    if line.count(b",") > _MAX_FOOTER_COMMAS:
+        raise ReceiptFormatError("footer", "holds more than a footer can")
+    members = _read(_footer_line, line, "footer").footer
+    _check_version(members.v, "footer")
+    if len(members.consistency) > MAX_CONSISTENCY_PROOFS:
+        raise ReceiptFormatError("footer", f"has more than {MAX_CONSISTENCY_PROOFS} proofs")
+    if members.head is not None and len(members.head) > _MAX_HEAD_BYTES:
+        raise ReceiptFormatError("footer", f"has a head of more than {_MAX_HEAD_BYTES} bytes")
     try:
         footer = ExportFooter(
-            count=int(members["count"]),
-            digest=bytes.fromhex(members["digest"]),
-            head=None if members["head"] is None else binascii.a2b_base64(members["head"]),
-            checkpoint=None if members["checkpoint"] is None else members["checkpoint"].encode(),
+            count=_int63(members.count),
+            digest=bytes.fromhex(members.digest),
+            head=members.head,
+            checkpoint=None if members.checkpoint is None else members.checkpoint.encode(),
             consistency=tuple(
-                ConsistencyProof(
-                    item["checkpoint"].encode(),
-                    tuple(binascii.a2b_base64(step) for step in item["hashes"]),
-                )
-                for item in members["consistency"][:MAX_CONSISTENCY_PROOFS]
+                ConsistencyProof(item.checkpoint.encode(), item.hashes)
+                for item in members.consistency
             ),
         )
         canonical = footer.encode() + b"\n" == line
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ValueError, InputError) as error:
         raise ReceiptFormatError("footer", "has a member that is not of its form") from error
     if not canonical:
         raise ReceiptFormatError("footer", "is not the canonical text of a footer")
     return footer
 
 
-def _members(line: bytes, name: str, expected: frozenset[str]) -> dict[str, Any]:
+def _read(decoder: msgspec.json.Decoder[_Line], line: bytes, name: str) -> _Line:
     try:
-        value = jcs.parse(line.removesuffix(b"\n"), max_fields=1 << 16)
-    except InvalidJSONError as error:
-        raise ReceiptFormatError(name, str(error)) from error
-    members = value.get(name) if isinstance(value, dict) else None
-    if not isinstance(members, dict) or members.keys() != expected or members["v"] != "1":
-        raise ReceiptFormatError(name, "does not have the members it must")
-    return members
+        return decoder.decode(line)
+    except msgspec.ValidationError as error:
+        # Its message may repeat what stands there, of any length.
+        raise ReceiptFormatError(name, "does not have the members it must, each of its form") from (
+            error
+        )
+    except (ValueError, RecursionError) as error:
+        raise ReceiptFormatError(name, "is not JSON") from error
+
+
+def _check_version(version: str, name: str) -> None:
+    if version != _VERSION:
+        raise ReceiptFormatError(name, f"is not of version {_VERSION}: {NEWER}")
+
+
+def _int63(text: str) -> int:
+    """A number from 0 to 2^63-1; that it has one spelling is told by writing it again."""
+    number = int(text) if len(text) <= len(str(_INT63_MAX)) else -1
+    if not 0 <= number <= _INT63_MAX:
+        raise ValueError("is not a number from 0 to 2^63-1")
+    return number
 
 
 def _b64(data: bytes) -> str:

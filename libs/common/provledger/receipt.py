@@ -38,6 +38,7 @@ from provledger.errors import InvalidJSONError, ReceiptFormatError
 
 __all__ = [
     "MAX_RECEIPT_BYTES",
+    "NEWER",
     "SCHEMA",
     "Evidence",
     "LegacyReceipt",
@@ -50,6 +51,7 @@ __all__ = [
 ]
 
 MAX_RECEIPT_BYTES: Final = 8 * 1024 * 1024
+NEWER: Final = "it was changed, or is of a newer version than this one reads"
 _MAX_FIELDS: Final = MAX_FIELDS + 64
 
 
@@ -71,7 +73,7 @@ def _read_strictly(source: bytes | str | Mapping[str, Any]) -> Receipt | LegacyR
     if "schema" not in value and value.keys() <= V01_MEMBERS and "id" in value:
         return LegacyReceipt(str(value["id"]), dict(value))
     if value.get("schema") != SCHEMA:
-        raise ReceiptFormatError("schema", f"is not {SCHEMA!r}")
+        raise ReceiptFormatError("schema", f"is not {SCHEMA!r}: {NEWER}")
     return read_members(value)
 
 
@@ -88,7 +90,7 @@ def parse_canonical_receipt(line: bytes) -> Receipt:
     # names what is wrong. Where nothing is, what was read is written again and tells the spelling.
     read = _read_strictly(line)
     if not isinstance(read, Receipt):
-        raise ReceiptFormatError("schema", f"is not {SCHEMA!r}")
+        raise ReceiptFormatError("schema", f"is not {SCHEMA!r}: {NEWER}")
     if read.encode() != line:
         raise ReceiptFormatError("receipt", "is not in its canonical spelling")
     return read
