@@ -62,6 +62,25 @@ class _Pipe(io.RawIOBase):
             os.close(self._stop)
 
 
+class _Unpacked(io.RawIOBase):
+    """What a compressed file holds, up to the very place where it is damaged.
+
+    `GzipFile` itself, asked to fill a buffer, goes on until it is full, and drops all of it where
+    it comes upon damage.
+    """
+
+    def __init__(self, packed: IO[bytes]) -> None:
+        self._file = gzip.GzipFile(fileobj=packed)
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Unpack a part of it; raises EOFError, zlib.error or BadGzipFile."""
+        return self._file.readinto1(buffer)
+
+
 class LineSource:
     """The lines of a file, or of standard input where the path is `-`.
 
@@ -149,8 +168,7 @@ class LineSource:
         """What the lines are read from: not before they are wanted, since it waits for a byte."""
         if self._buffered.peek(2)[:2] != _GZIP_MAGIC:
             return self._buffered
-        unpacked = gzip.GzipFile(fileobj=self._buffered)
-        return io.BufferedReader(cast(io.RawIOBase, unpacked), _BUFFER_BYTES)
+        return io.BufferedReader(_Unpacked(self._buffered), _BUFFER_BYTES)
 
 
 def _opened(path: Path) -> io.FileIO:

@@ -340,6 +340,24 @@ def test_a_compressed_export_that_was_cut_is_could_not_tell(work: Path) -> None:
     assert "compressed data ends early" in answer["error"]["message"]
 
 
+def test_what_was_found_stays_found_where_the_compressed_data_is_damaged_behind_it(
+    work: Path, chain: Chain
+) -> None:
+    """Else whoever deletes a receipt would damage the file as well, for a milder answer."""
+    lines = chain.export()
+    gone = gzip.compress(b"".join([*lines[:10], *lines[11:]]))
+    no_end = gzip.compress(b"".join([*lines[:-2], lines[-1]]))
+    for name, data, line in (
+        ("whole", gone, 11),
+        ("cut", gone[:-3000], 11),
+        ("trailer", gone[:-8] + bytes(8), 11),
+        ("last one gone", no_end[:-8] + bytes(8), len(lines) - 1),
+    ):
+        (work / "damaged.gz").write_bytes(data)
+        code, answer, _ = verify(work, "damaged.gz", "--keys", "jwks.json")
+        assert (code, answer.get("line")) == (1, line), name
+
+
 def test_an_export_whose_first_line_was_damaged_is_still_read_as_one(work: Path) -> None:
     data = bytearray((work / "export.ndjson").read_bytes())
     data[2] ^= 1

@@ -94,6 +94,25 @@ def test_several_processes_find_what_one_finds(change, lines: list[bytes]) -> No
     assert outcome(changed, jobs=2) == expected
 
 
+def cut_off(lines: list[bytes], at: int) -> Iterator[bytes]:
+    yield from lines[:at]
+    raise EOFError
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize(("at", "end"), [(4, 6), (30, 31), (30, 33), (30, 50), (30, 61)])
+def test_what_is_wrong_stays_found_where_the_file_cannot_be_read_on(
+    lines: list[bytes], jobs: int, at: int, end: int
+) -> None:
+    made = verify_pool.check_lines(KEYS, jobs=jobs)
+    for changed in (with_payload_changed(lines, at), [*lines[:at], *lines[at + 1 :]]):
+        with pytest.raises(VerificationError) as caught:
+            verify_export(cut_off(changed, end), KEYS, check_lines=made)
+        assert caught.value.line == at + 1
+    with pytest.raises(EOFError):
+        verify_export(cut_off(lines, end), KEYS, check_lines=made)
+
+
 def test_two_uses_of_one_token_are_found_by_processes_that_see_one_each() -> None:
     chain = Chain()
     chain.append([mutation(1)], signer="token", token=make_token(use=5))

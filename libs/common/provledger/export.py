@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 
 from provledger._export_chain import Chain
@@ -238,8 +238,6 @@ class _Reading:
             footer = parse_footer(self._footer_line)
         except ReceiptFormatError as error:
             raise self.error(str(error), Check.FORMAT, Finding.FORMAT, last) from error
-        if next(self._lines, None) is not None:
-            raise self.error("lines follow the footer", Check.FORMAT, Finding.INSERTED, last)
         if footer.count != chain.count:
             raise self.error(
                 f"the footer counts {footer.count} receipts, {chain.count} are there",
@@ -254,6 +252,9 @@ class _Reading:
                 Finding.FILE_CHANGED,
                 last,
             )
+        # Last, since it reads on: a file that is damaged there is cut short all the same.
+        if next(self._lines, None) is not None:
+            raise self.error("lines follow the footer", Check.FORMAT, Finding.INSERTED, last)
         return footer
 
     def error(
@@ -295,7 +296,9 @@ class _Receipts:
             except VerificationError as error:
                 if receipt is None:
                     receipt = self._lines.read(line)
-                diagnose(error, receipt, chain.last, (rest for rest, _ in checked))
+                # What stands behind it cannot undo what was found, and may be cut off or damaged.
+                with suppress(Exception):
+                    diagnose(error, receipt, chain.last, (rest for rest, _ in checked))
                 raise self._named(error, line) from error
             for result in link.results:
                 known = self.weakest.get(result.check)

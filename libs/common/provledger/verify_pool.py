@@ -66,7 +66,7 @@ def check_lines(
         return look_at_none
 
     def check(header: ExportHeader, lines: Iterable[bytes]) -> Checked:
-        reader = iter(lines)
+        reader = _Reader(lines)
         for line in islice(reader, ALONE_LINES):
             yield line, None
         first = _piece(reader)
@@ -74,8 +74,38 @@ def check_lines(
             met = {} if known is None else known.snapshot()
             trusted = header, keys.encode(), dict(trees or {}), met
             yield from _check_in_processes(first, reader, jobs, trusted)
+        reader.raise_held()
 
     return check
+
+
+class _Reader:
+    """Reads lines; whatever ends that early is held until those that were read are checked.
+
+    Lines are read ahead, and what is wrong with one is no less so if the file is damaged behind it.
+    """
+
+    def __init__(self, lines: Iterable[bytes]) -> None:
+        self._lines = iter(lines)
+        self._held: Exception | None = None
+
+    def __iter__(self) -> _Reader:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._held is None:
+            try:
+                return next(self._lines)
+            except StopIteration:
+                raise
+            except Exception as error:
+                self._held = error
+        raise StopIteration
+
+    def raise_held(self) -> None:
+        """Raise what ended the lines, if anything but their end did."""
+        if self._held is not None:
+            raise self._held
 
 
 def _check_in_processes(
