@@ -32,6 +32,8 @@ from provledger_cli.sources import LineSource
 MAX_LINE_BYTES: Final = 32 * 1024 * 1024
 """The footer of an export with thousands of consistency proofs is its longest line."""
 
+_MAX_NAME_CHARS: Final = 256
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -368,9 +370,10 @@ def show(verdict: Verdict, seconds: float) -> None:
         detail = f"log index {cose['log_index']} of {cose['tree_size']}, by key {cose['kid']}"
         rows.append(("cose_receipt", "holds", detail))
     output.show(output.table("", ["check", "outcome", ""], rows))
-    what = f"{verdict.receipts:,} receipts of {verdict.subject}"
-    if not verdict.receipts or (verdict.receipts == 1 and "/receipts/" in verdict.subject):
-        what = verdict.subject
+    subject = _subject(verdict)
+    what = f"{verdict.receipts:,} receipts of {subject}"
+    if not verdict.receipts or (verdict.receipts == 1 and "/receipts/" in subject):
+        what = subject
     masked = verdict.details.get("masked_receipts", 0)
     if masked:
         # Whoever has the file can take payloads out of it: nobody should have to look for that.
@@ -379,6 +382,12 @@ def show(verdict: Verdict, seconds: float) -> None:
         output.show(f"[bold green]verified[/]: {what}, in {output.seconds(seconds)}")
     else:
         output.show(f"[bold yellow]unverified[/]: {what}; see what was not checked above")
+
+
+def _subject(verdict: Verdict) -> str:
+    """Whose verdict it is; receipts v0.1 may name themselves by any text, of any length."""
+    name = verdict.subject
+    return output.literal(name if len(name) <= _MAX_NAME_CHARS else f"{name[:_MAX_NAME_CHARS]}...")
 
 
 def show_failure(error: VerificationError, hint: str = "") -> None:

@@ -143,6 +143,6 @@ async def _sizes_of_revocations(remote: Remote) -> list[int]:
     try:
         keys = KeySet.parse(await remote.client.jwks())
     except StatusError as error:
-        output.say(f"whether a key was revoked is not known: {error.message}")
+        output.say(f"whether a key was revoked is not known: {output.literal(error.message)}")
         return []
     return [named.size for key in keys for named in key.covered]

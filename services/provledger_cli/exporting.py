@@ -130,7 +130,8 @@ async def prepare(
     except FailedPreconditionError as error:
         if error.reason != "RESTORED_BEHIND":
             raise
-        output.say(f"{error.message}\nThis is an archive of what the copy has, without a head")
+        message = output.literal(error.message)
+        output.say(f"{message}\nThis is an archive of what the copy has, without a head")
         return await _archive(remote, ledger, earlier, known_checkpoints)
     head = parse_head(dsse.decode(signed.head).payload)
     origin = ledger.log_origin or head.origin

@@ -25,8 +25,9 @@ async def key_ledger_anchored(remote: Remote, wait_s: float) -> str | None:
     """
     behind = await _keys_not_recorded(remote, wait_s)
     if behind:
+        kids = output.literal(", ".join(behind))
         output.say(
-            f"the key ledger does not name {', '.join(behind)} yet: what they signed is not "
+            f"the key ledger does not name {kids} yet: what they signed is not "
             "verified by it; export again when `keys list` and the key ledger agree"
         )
     try:
@@ -51,7 +52,8 @@ async def _keys_not_recorded(remote: Remote, wait_s: float) -> list[str]:
             known = KeySet.parse(await remote.client.jwks())
             events = await list_key_events(remote)
         except StatusError as error:
-            output.say(f"whether the key ledger names every key is not known: {error.message}")
+            message = output.literal(error.message)
+            output.say(f"whether the key ledger names every key is not known: {message}")
             return []
         behind = {
             each.event.kid

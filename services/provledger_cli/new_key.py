@@ -109,7 +109,7 @@ async def _given(remote: Remote, uri: str, algorithm: Algorithm, create: bool) -
     except KMSKeyNotFoundError:
         if not create:
             raise
-        output.say(f"making a key at {uri}")
+        output.say(f"making a key at {output.literal(uri)}")
         return orjson.dumps(jwk_from_public_key(await kms.create_key(uri, algorithm, key_dir)))
     public_key = signer.public_key
     await signer.close()
@@ -119,7 +119,8 @@ async def _given(remote: Remote, uri: str, algorithm: Algorithm, create: bool) -
 async def _beside(remote: Remote, active: keys_pb2.Key, wanted: Wanted) -> tuple[str, bytes]:
     algorithm = algorithm_of(public_key_from_jwk(orjson.loads(active.jwk)))
     made = await kms.create_beside(active.uri, algorithm, _key_dir(remote), wanted)
-    output.say(f"{'found' if made.found else 'made'} {made.uri}, beside {active.kid}")
+    what = f"{'found' if made.found else 'made'} {made.uri}, beside {active.kid}"
+    output.say(output.literal(what))
     return made.uri, orjson.dumps(jwk_from_public_key(made.public_key))
 
 
@@ -152,7 +153,8 @@ async def _local(
     except KMSKeyExistsError:
         return uri, await _given(remote, uri, algorithm, create=False)
     if question:
-        output.say(f"{kid} is encrypted under the same {passphrase_file} as {active.kid}")
+        same = f"{kid} is encrypted under the same {passphrase_file} as {active.kid}"
+        output.say(output.literal(same))
     return uri, orjson.dumps(jwk_from_public_key(public_key))
 
 

@@ -74,7 +74,8 @@ def _console(stream: TextIO | None, *, stderr: bool) -> Console:
     # Into a file or pipe, lines are as long as they are: nothing is folded for a narrow screen.
     # A stream is None where the command was started without it (`>&-`).
     width = None if stream is not None and stream.isatty() else _PIPE_WIDTH
-    return _Console(stderr=stderr, highlight=False, soft_wrap=True, width=width)
+    # Names such as a:key:b stay as they are.
+    return _Console(stderr=stderr, highlight=False, emoji=False, soft_wrap=True, width=width)
 
 
 _out = _console(sys.stdout, stderr=False)
@@ -179,12 +180,12 @@ def _plain(value: Any) -> Any:
 
 
 def say(text: str) -> None:
-    """Tell people something, on stderr. Rich markup is understood: escape what is not ours."""
+    """Tell people something, on stderr. Rich markup is understood: see `literal`."""
     _err.print(printable(text, keep=_LAYOUT))
 
 
 def show(renderable: Any) -> None:
-    """Print a table or text for people, on stdout."""
+    """Print a table or text for people, on stdout. Text as for `say`."""
     if isinstance(renderable, str):
         renderable = printable(renderable, keep=_LAYOUT)
     if _Mode.on_stderr:
@@ -206,25 +207,28 @@ def fail(
 
     about: members of the document beside these.
     """
-    _err.print(f"[bold red]error:[/] {_cell(message)}")
+    _err.print(f"[bold red]error:[/] {literal(message)}")
     if details:
         _err.print(escape(printable(details, keep=_LAYOUT)), style="dim")
     if hint:
-        _err.print(f"[bold]next:[/] {_cell(hint)}")
+        _err.print(f"[bold]next:[/] {literal(hint)}")
     if _Mode.json and not _Mode.written:
         error = {"message": message, "reason": reason, "next": hint, "details": details, **about}
         document({"error": {name: text for name, text in error.items() if text}})
 
 
-def _cell(text: str) -> str:
-    """Text of one line, in which nothing is markup."""
-    return escape(printable(text))
+def literal(text: object) -> str:
+    """Text of one line in which nothing is markup, for `say` and `show`.
+
+    Whatever is not ours goes through it: names and reasons from files and services, paths, URIs.
+    """
+    return escape(printable(str(text)))
 
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Sequence[str]]) -> Table:
     """A table of text; columns whose heading ends in `>` are aligned to the right."""
     made = Table(
-        title=printable(title) or None,
+        title=literal(title) or None,
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,
@@ -235,19 +239,19 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Sequence[str]]) -> 
         right = column.endswith(">")
         made.add_column(column.rstrip(">"), justify="right" if right else "left", overflow="fold")
     for row in rows:
-        made.add_row(*[_cell(cell) for cell in row])
+        made.add_row(*[literal(cell) for cell in row])
     return made
 
 
 def card(title: str, rows: Iterable[tuple[str, str]]) -> Table:
     """A list of names and values, one pair a line; empty values are left out."""
-    made = Table(title=printable(title) or None, title_justify="left", title_style="bold", box=None)
+    made = Table(title=literal(title) or None, title_justify="left", title_style="bold", box=None)
     made.show_header = False
     made.add_column(style="dim", no_wrap=True)
     made.add_column(overflow="fold")
     for name, value in rows:
         if value:
-            made.add_row(_cell(name), _cell(value))
+            made.add_row(literal(name), literal(value))
     return made
 
 

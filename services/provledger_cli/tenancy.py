@@ -20,5 +20,5 @@ async def ensure_ledger(remote: Remote, tenant: str, ledger: str) -> str:
         return name
     _, created = await remote.client.create_ledger(tenant, ledger)
     if created:
-        output.say(f"made ledger [bold]{name}[/], which was not there yet")
+        output.say(f"made ledger [bold]{output.literal(name)}[/], which was not there yet")
     return name

@@ -55,6 +55,6 @@ class Webhook:
             self._post(orjson.dumps({"origin": self._origin, **alarm.as_dict()}))
         except FetchError as error:
             self._untold[key] = alarm
-            output.say(f"the webhook was not told: {error}")
+            output.say(f"the webhook was not told: {output.literal(error)}")
             return False
         return True

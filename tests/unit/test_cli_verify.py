@@ -14,6 +14,8 @@ import orjson
 import pytest
 
 from provledger.export import FOOTER_PREFIX
+from provledger.printable import printable
+from provledger.receipt import MAX_RECEIPT_BYTES
 from tests.support.chain import Chain, key_set, mutation, sample_chain, with_changes
 from tests.support.key_history import PIN, in_one_log, key_chain
 
@@ -42,6 +44,18 @@ def verify(work: Path, *arguments: str) -> tuple[int, Any, str]:
         check=False,
     )
     return done.returncode, json.loads(done.stdout), done.stderr
+
+
+def in_words(work: Path, *arguments: str) -> tuple[int, list[str], str]:
+    """Run the command for people; (exit code, lines, stderr)."""
+    done = subprocess.run(
+        [sys.executable, "-m", "provledger_cli", "verify", *arguments],
+        cwd=work,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout.splitlines(), done.stderr
 
 
 def test_a_good_export_holds(work: Path, chain: Chain) -> None:
@@ -109,14 +123,8 @@ def test_a_key_set_from_before_a_rotation_is_named_as_what_may_be_wrong(
         assert (code, answer["finding"]) == (1, "key_not_valid")
         assert "keys jwks" in answer["next"]
         assert "--pin" in answer["next"]
-    shown = subprocess.run(
-        [sys.executable, "-m", "provledger_cli", "verify", "one.json", "--keys", "jwks.json"],
-        cwd=work,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout
-    assert "may be older than the file" in shown
+    _, shown, _ = in_words(work, "one.json", "--keys", "jwks.json")
+    assert "may be older than the file" in "\n".join(shown)
     # A signature that does not verify is not for want of a key.
     changed = (work / "export.ndjson").read_bytes().replace(b"\\n52\\n", b"\\n53\\n")
     assert changed != (work / "export.ndjson").read_bytes()
@@ -282,6 +290,27 @@ def test_a_receipt_of_the_old_format_is_unverified(work: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        "r1\n[bold green]verified[/]: 51 receipts of tenants/acme/ledgers/main, in 0 s [conceal]",
+        "r1[/]\r\n\tverified: 51 receipts\u2028verified: 51 receipts",
+        "a[/nope]b",
+        "see [link=https://example.com/]here[/link] :warning: \\[b]",
+        "x" * 100_000 + "\nverified",
+    ],
+    ids=["markup", "line ends", "unbalanced", "link", "long"],
+)
+def test_a_receipt_of_the_old_format_says_nothing_in_our_name(work: Path, name: str) -> None:
+    """Whatever it is called, which nothing checks, there is one answer, and it is ours."""
+    (work / "old.json").write_text(json.dumps({"id": name, "receiptType": "mutation"}))
+    code, lines, talk = in_words(work, "old.json", "--keys", "jwks.json")
+    assert (code, talk) == (2, "")
+    assert [line for line in lines if line.lstrip().startswith("verified")] == []
+    shown = printable(name) if len(name) <= 256 else name[:256] + "..."
+    assert lines[-1] == f"unverified: 1 receipts of {shown}; see what was not checked above"
+
+
+@pytest.mark.parametrize(
     ("data", "said"),
     [
         (b"", "other is empty"),
@@ -399,16 +428,11 @@ def test_verifying_a_file_imports_no_grpc_and_no_database(work: Path) -> None:
 
 
 def test_the_table_says_what_was_not_checked(work: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "provledger_cli", "verify", "export.ndjson", "--keys", "jwks.json"],
-        cwd=work,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "verified: 51 receipts" in done.stdout
-    assert "not checked" in done.stdout
-    assert FOOTER_PREFIX.decode() not in done.stdout
+    code, lines, _ = in_words(work, "export.ndjson", "--keys", "jwks.json")
+    assert code == 0
+    assert lines[-1].startswith("verified: 51 receipts")
+    assert "not checked" in "\n".join(lines)
+    assert FOOTER_PREFIX.decode() not in "\n".join(lines)
 
 
 @pytest.mark.parametrize("extra", [[], ["--json"]])

@@ -63,10 +63,10 @@ def show(outcome: Outcome, findings: Sequence[Finding]) -> None:
     """What people are told at the end."""
     for step in [*outcome.steps, *outcome.overloaded]:
         for name, count in [*step.refused.items(), *step.failed.items()]:
-            output.say(f"{step.rate_per_s:g}/s: {count} times {name}")
+            output.say(f"{step.rate_per_s:g}/s: {count} times {output.literal(name)}")
     for event in outcome.events:
         what = event.get("kid") or event.get("service")
-        output.show(f"{event['event']} {what} after {event['at_s']:.1f} s")
+        output.show(f"{event['event']} {output.literal(what)} after {event['at_s']:.1f} s")
     if outcome.overloaded:
         _show_overload(overload.summary(outcome.best, outcome.overloaded))
     if outcome.memory:
@@ -76,7 +76,7 @@ def show(outcome: Outcome, findings: Sequence[Finding]) -> None:
         ]
         output.show(output.table("memory", ["service", "start>", "end>", "highest>"], rows))
     for finding in findings:
-        output.show(f"{finding.check}: [bold]{finding.word}[/]: {finding.detail}")
+        output.show(f"{finding.check}: [bold]{finding.word}[/]: {output.literal(finding.detail)}")
 
 
 def _mib(value: float | None) -> str:

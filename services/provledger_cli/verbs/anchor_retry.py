@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from provledger_cli import output
 from provledger_cli.options import (
@@ -95,13 +94,16 @@ def _show(found: Retrying) -> None:
 
     for uri in _uris(found):
         logs = sum(uri in each.sinks for each in found.asked)
-        output.show(f"asked now: {uri}" + (f", by {logs:,} logs" if logs > 1 else ""))
+        output.show(
+            f"asked now: {output.literal(uri)}" + (f", by {logs:,} logs" if logs > 1 else "")
+        )
     if found.asked and not any(each.sinks for each in found.asked):
         output.show("no sink was waiting")
     for log, error in found.failed[:SHOWN_LOGS]:
-        output.say(escape(f"{log}: {error.reason}: {error.message}"))
+        output.say(output.literal(f"{log}: {error.reason}: {error.message}"))
     for log in found.damaged[:SHOWN_LOGS]:
-        output.say(f"{log} was not asked: it is damaged (see `provledger anchor status`)")
+        name = output.literal(log)
+        output.say(f"{name} was not asked: it is damaged (see `provledger anchor status`)")
     more = sum(max(0, len(each) - SHOWN_LOGS) for each in (found.failed, found.damaged))
     if more:
         output.say(f"and {more:,} more logs: --json has them all")

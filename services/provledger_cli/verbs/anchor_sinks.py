@@ -96,7 +96,7 @@ def _show_sinks(found: Anchoring) -> None:
     from provledger_cli.anchors import ago, state_of
 
     if found.held:
-        output.show(f"[bold yellow]held[/]: {found.held}")
+        output.show(f"[bold yellow]held[/]: {output.literal(found.held)}")
     for sink in found.sinks:
         evidence = f"{sink.evidence_kind}, {ago(sink.acknowledged_at_ns)}"
         error = f"{sink.last_error} ({sink.failures} in a row, {ago(sink.failed_at_ns)})"

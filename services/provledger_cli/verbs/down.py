@@ -28,4 +28,4 @@ def down(data_dir: DataDirOption = None, as_json: JSONOption = False) -> None:
     elif ran:
         output.show(f"stopped in {output.seconds(seconds)}")
     else:
-        output.show(f"nothing runs in {directory.path}")
+        output.show(f"nothing runs in {output.literal(directory.path)}")

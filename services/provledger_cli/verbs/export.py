@@ -146,9 +146,9 @@ def export(
 
 
 def _show(done: Exported, name: str, out: Path) -> None:
-    place = "standard output" if placing.is_stdout(out) else str(out)
+    place = "standard output" if placing.is_stdout(out) else output.literal(out)
     output.show(
-        f"{done.receipts:,} receipts of {name} up to seq {done.last_seq:,} "
+        f"{done.receipts:,} receipts of {output.literal(name)} up to seq {done.last_seq:,} "
         f"in {output.seconds(done.seconds)} to {place} ({done.bytes_written:,} bytes)\n"
         f"against the checkpoint of size {done.tree_size:,}, which extends "
         f"{done.earlier_checkpoints:,} earlier ones; with {done.key_events:,} key events"

@@ -129,7 +129,7 @@ def get(
     if out is not None:
         placing.write(out, data)
         if not placing.is_stdout(out):
-            output.say(f"wrote {out}")
+            output.say(f"wrote {output.literal(out)}")
     if as_json and form != "receipt":
         output.document(_document(receipt.name, form, data, out))
     elif as_json and not placing.is_stdout(out):

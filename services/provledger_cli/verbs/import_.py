@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
-from rich.markup import escape
 
 from provledger_cli import output
 from provledger_cli.failures import COULD_NOT_TELL, DOES_NOT_HOLD, CommandError
@@ -194,7 +193,7 @@ def _request_ids(where: Target, source: str) -> RequestIds:
     key = where.data_dir.import_key()
     if made and not where.embedded:
         output.say(
-            f"made [bold]{escape(str(file))}[/], by which lines without a request_id are known "
+            f"made [bold]{output.literal(file)}[/], by which lines without a request_id are known "
             "again: without it, the same import appends them once more. Keep it, or name a "
             "directory that lasts with --data-dir"
         )
@@ -223,7 +222,7 @@ def _show(progress: Progress, ledger: str, as_json: bool, *, complete: bool) -> 
     output.show(
         f"{'' if complete else 'stopped early: '}{progress.appended:,} appended, "
         f"{progress.repeated:,} there already, {progress.rejected:,} rejected "
-        f"in {output.seconds(seconds)} ({rate:,.0f}/s) to {ledger}"
+        f"in {output.seconds(seconds)} ({rate:,.0f}/s) to {output.literal(ledger)}"
     )
     if progress.rejections:
         output.show(_rejections(progress.rejections, progress.rejected))

@@ -127,7 +127,7 @@ def init(
         output.document({"registered": list(done.registered), "pin": done.pin.hex()})
         return
     output.show(
-        f"registered {', '.join(done.registered)}"
+        f"registered {output.literal(', '.join(done.registered))}"
         if done.registered
         else "nothing to do: there are keys"
     )

@@ -62,7 +62,7 @@ def jwks(
     if as_json:
         output.document({"file": str(out)})
     else:
-        output.say(f"wrote {out}")
+        output.say(f"wrote {output.literal(out)}")
 
 
 async def _jwks(where: Target, timeout_s: float) -> bytes:

@@ -124,7 +124,9 @@ def revoke(
         output.document(done)
         _check_told(kid, told, timeout)
         return
-    output.show(f"[bold]{kid}[/] is revoked, after {output.seconds(done['seconds'])}")
+    output.show(
+        f"[bold]{output.literal(kid)}[/] is revoked, after {output.seconds(done['seconds'])}"
+    )
     rows = [
         ("stands", ", ".join(f"{each['origin']} up to {each['size']}" for each in done["after"])
          or "nothing it signed"),
@@ -225,7 +227,8 @@ async def _prepare(
     replace_by, at, create_it = new
     uri, jwk = await new_key(remote, replace_by, purpose_name(old), uri=at, create=create_it)
     if recovery is None:
-        output.say(f"without a recovery key, {old.kid} itself has to endorse {replace_by}")
+        by = f"{old.kid} itself has to endorse {replace_by}"
+        output.say(output.literal(f"without a recovery key, {by}"))
         rotate = keys_pb2.RotateKeyRequest(kid=replace_by, purpose=old.purpose, uri=uri, jwk=jwk)
         await remote.call(remote.keys.RotateKey, rotate)
         await ceremony.wait_until_active(remote, replace_by, timeout_s, output.say)

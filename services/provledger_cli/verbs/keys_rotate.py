@@ -131,7 +131,7 @@ def rotate(
         if as_json:
             output.document({"kid": kid, "cancelled": True})
         else:
-            output.show(f"the rotation to {kid} is taken back; {kid} stays pending")
+            output.show(output.literal(f"the rotation to {kid} is taken back; {kid} stays pending"))
         return
     public = jwk.read_bytes() if jwk is not None else b""
     by = recovery_key(where, recovery)
@@ -144,9 +144,10 @@ def rotate(
 
 def _show(done: dict[str, Any], purpose: Purpose) -> None:
     key, previous, measured = done["key"], done["previous"], done["measured"]
-    came_from = f", after {previous['kid']} (draining)" if previous else ""
+    came_from = output.literal(f", after {previous['kid']} (draining)") if previous else ""
+    kid = output.literal(key["kid"])
     output.show(
-        f"[bold]{key['kid']}[/] is the active {purpose.value} key, epoch {key['epoch']}"
+        f"[bold]{kid}[/] is the active {purpose.value} key, epoch {key['epoch']}"
         f"{came_from}; {output.seconds(done['seconds'])}"
     )
     rows = [

@@ -65,12 +65,13 @@ def split_view(
         if as_json:
             output.document({"holds": False, "message": error.message})
         else:
-            output.show(f"[bold red]not proven[/]: {error.message}")
+            output.show(f"[bold red]not proven[/]: {output.literal(error.message)}")
         raise typer.Exit(DOES_NOT_HOLD) from None
     heads = [{"tree_size": head.size, "root": head.root.hex()} for head in (older, newer)]
     if as_json:
         output.document({"holds": True, "origin": older.origin, "heads": heads})
         return
-    output.show(f"[bold red]a split view is proven[/]: {older.origin} signed both of")
+    origin = output.literal(older.origin)
+    output.show(f"[bold red]a split view is proven[/]: {origin} signed both of")
     rows = [(str(head["tree_size"]), str(head["root"])) for head in heads]
     output.show(output.table("", ["tree size>", "root"], rows))

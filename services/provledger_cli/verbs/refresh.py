@@ -106,8 +106,8 @@ def refresh(
         output.document(done)
     else:
         output.show(
-            f"{done['receipts']:,} receipts in {done['file']}, proven against the checkpoint of "
-            f"size {done['tree_size']:,}"
+            f"{done['receipts']:,} receipts in {output.literal(done['file'])}, proven against the "
+            f"checkpoint of size {done['tree_size']:,}"
         )
 
 

@@ -114,14 +114,18 @@ def _show(directory: DataDir, restored: Restored) -> None:
     ]
     output.show(output.card("Restored", rows))
     if restored.missing_keys:
-        output.show(f"Put these private keys into {directory.keys} (mode 0600) first.")
+        output.show(
+            f"Put these private keys into {output.literal(directory.keys)} (mode 0600) first."
+        )
     if restored.unknown_kids:
         output.show(
-            f"The registry lacks keys that signed receipts: {', '.join(restored.unknown_kids)}. "
+            "The registry lacks keys that signed receipts: "
+            f"{output.literal(', '.join(restored.unknown_kids))}. "
             "They do not verify until `provledger keys rebuild` has brought them back."
         )
+    path = output.literal(directory.path)
     output.show(
         "Nothing is signed until the sinks confirm that they hold nothing later. Try next:\n"
-        f"  provledger up --data-dir {directory.path}\n"
-        f"  provledger status --data-dir {directory.path}"
+        f"  provledger up --data-dir {path}\n"
+        f"  provledger status --data-dir {path}"
     )

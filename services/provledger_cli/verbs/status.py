@@ -89,7 +89,7 @@ def status(
     else:
         _show(where, found.words, found.ledgers, found.logs)
     for name in found.unserved:
-        output.say(f"[bold]{name}[/] is not served: the anchor's own log says why")
+        output.say(f"[bold]{output.literal(name)}[/] is not served: the anchor's own log says why")
     if health.UNREACHABLE in found.words.values():
         output.say("[bold]next:[/] start what is down with `provledger up`")
         raise typer.Exit(COULD_NOT_TELL)
@@ -102,13 +102,14 @@ def status(
             what = "signs nothing after a restore"
         else:
             continue
-        output.say(f"[bold]{log.name}[/] {what}: `provledger anchor status`")
+        output.say(f"[bold]{output.literal(log.name)}[/] {what}: `provledger anchor status`")
     for ledger in found.ledgers:
         if ledger.read_only_reason:
-            output.say(f"[bold]{ledger.name}[/] takes no entries: {ledger.read_only_reason}")
+            name, reason = output.literal(ledger.name), output.literal(ledger.read_only_reason)
+            output.say(f"[bold]{name}[/] takes no entries: {reason}")
     missing = found.missing
     if missing is not None:
-        output.say(f"there may be more ledgers than are listed: {missing}")
+        output.say(f"there may be more ledgers than are listed: {output.literal(missing)}")
     if wait and not found.anchored:
         output.say(f"not everything was anchored within {output.seconds(wait)}")
     stale = missing is not None and is_stale(missing)

@@ -151,8 +151,9 @@ def _announce(
     rows = [(name, each.endpoint, str(each.pid)) for name, each in known.services.items()]
     title = "Services" if was_there else f"Services, started in {output.seconds(seconds)}"
     output.show(output.table(title, ["service", "endpoint", "pid>"], rows))
-    output.show(f"data directory  {directory.path}\nanchors go to   {', '.join(known.sinks)}")
-    where = f" --data-dir {directory.path}" if directory != DataDir.at(None) else ""
+    path, sinks = output.literal(directory.path), output.literal(", ".join(known.sinks))
+    output.show(f"data directory  {path}\nanchors go to   {sinks}")
+    where = f" --data-dir {path}" if directory != DataDir.at(None) else ""
     output.show(
         "Try next:\n"
         f"  provledger import FILE.ndjson --tenant demo{where}\n"
