@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
+
+import msgspec
 
 from provledger import verify_pool
 from provledger.errors import UnknownKeyError, VerificationError
@@ -32,6 +35,9 @@ from provledger_cli.sources import LineSource
 MAX_LINE_BYTES: Final = 32 * 1024 * 1024
 """The footer of an export with thousands of consistency proofs is its longest line."""
 
+_JSON_SPACE: Final = b" \t\r\n"
+_MAX_SPREAD_BYTES: Final = 2 * MAX_RECEIPT_BYTES
+"""Of a receipt over lines, without what these begin and end with: twice as long at most."""
 _MAX_NAME_CHARS: Final = 256
 
 
@@ -209,14 +215,14 @@ def verify_file(
     """
     with LineSource(path, max_line_bytes=MAX_LINE_BYTES) as source:
         lines = source.lines()
-        start = _first_part(lines)
-        if not is_export(start[0]):
+        start, is_one = _first_part(lines)
+        if not is_export(start):
             # What is read here of a file of many lines is not missed: it fails at its first.
-            file_kinds.refuse_others(path, _chain(start, lines))
-            if len(start) == 1:
-                return verify_receipt(start[0], trusted, head=head, checkpoint=checkpoint)
+            file_kinds.refuse_others(path, chain([start], lines))
+            if is_one:
+                return verify_receipt(start, trusted, head=head, checkpoint=checkpoint)
         return verify_lines(
-            _chain(start, lines),
+            chain([start], lines),
             trusted,
             head=head,
             checkpoint=checkpoint,
@@ -258,29 +264,32 @@ def verify_lines(
     )
 
 
-def _first_part(lines: Iterator[bytes]) -> list[bytes]:
-    """The first line of an export, or all of a file that may be one receipt, as one element.
+def _first_part(lines: Iterator[bytes]) -> tuple[bytes, bool]:
+    """The first line of an export, or all of a file that may be one receipt; and whether it may.
 
     A receipt may be spread over lines by a pretty printer; then it does not begin like an export.
     """
     first = next(lines, b"")
     if is_export(first):
-        return [first]
-    start, size = [first], len(first)
+        return first, False
+    read, objects = bytearray(first), int(first.startswith(b'{"'))
     for line in lines:
-        start.append(line)
-        size += len(line)
-        if size > MAX_RECEIPT_BYTES:
-            return start
-    whole = b"".join(start)
+        read += line.strip(_JSON_SPACE) + b"\n"
+        objects += line.startswith(b'{"')
+        if len(read) > _MAX_SPREAD_BYTES:
+            return bytes(read), False
     # Several objects, one a line, are an export whose first line was damaged.
-    many = sum(line.startswith(b'{"') for line in start) > 1
-    return start if many else [whole]
+    return (bytes(read), False) if objects > 1 else (_compact(bytes(read)), True)
 
 
-def _chain(start: list[bytes], rest: Iterator[bytes]) -> Iterator[bytes]:
-    yield from start
-    yield from rest
+def _compact(data: bytes) -> bytes:
+    """JSON that is longer than any receipt, without the space in it: no value is read for that."""
+    if len(data) <= MAX_RECEIPT_BYTES:
+        return data
+    try:
+        return msgspec.json.format(data, indent=-1)
+    except (ValueError, RecursionError):
+        return data
 
 
 def verify_receipt(

@@ -277,6 +277,23 @@ def test_one_receipt_is_verified_alone(work: Path, chain: Chain, indented: bool)
     assert (code, answer["subject"], answer["receipts"]) == (0, receipt.name, 1)
 
 
+def test_a_long_receipt_holds_however_much_a_pretty_printer_adds_to_it(work: Path) -> None:
+    chain = sample_chain((1,))
+    chain.append([("note", {"values": [1] * 250_000, "more": [[{"a": 2}]] * 60_000})])
+    receipt = chain.receipts()[-1]
+    text = json.dumps(orjson.loads(receipt.encode()), indent=4)
+    assert len(text) > MAX_RECEIPT_BYTES
+    (work / "pretty.json").write_text(text)
+    code, answer, _ = verify(work, "pretty.json", "--keys", "jwks.json")
+    assert (code, answer.get("subject")) == (0, receipt.name), answer
+    # What is no JSON stays none, and what is changed is found.
+    for old, new in (('"receiptType"', '"receiptT\nype"'), ("2\n", "3\n")):
+        damaged = text.replace(old, new, 1)
+        (work / "damaged.json").write_text(damaged)
+        code, answer, _ = verify(work, "damaged.json", "--keys", "jwks.json")
+        assert (code, answer["holds"]) == (1, False)
+
+
 def test_a_receipt_without_proof_is_unverified_not_passed(work: Path, chain: Chain) -> None:
     (work / "receipt.json").write_bytes(chain.links[5][0].encode())
     code, answer, _ = verify(work, "receipt.json", "--keys", "jwks.json")
