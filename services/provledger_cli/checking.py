@@ -26,7 +26,7 @@ from provledger.outside import NOBODY, Outside
 from provledger.receipt import MAX_RECEIPT_BYTES, LegacyReceipt, Receipt, parse_receipt
 from provledger.report import Check, CheckResult, Finding, Outcome, Report, Status
 from provledger.revocation import Trees
-from provledger.verify import Verifier
+from provledger.verify import FIELDS_SHOWN, Verifier
 from provledger_cli import file_kinds, output
 from provledger_cli.failures import COULD_NOT_TELL, DOES_NOT_HOLD, HOLDS, CommandError
 from provledger_cli.given_key_ledger import GivenKeyLedger
@@ -254,7 +254,8 @@ def verify_lines(
             "ledger_uid": report.header.ledger_uid.hex(),
             "suite": report.header.suite,
             "origin": report.header.origin,
-            "tree_size": report.header.tree_size,
+            # Without a checkpoint, nothing says that what the header states is so.
+            "tree_size": report.header.tree_size if report.own_tree else None,
             "last_seq": report.last_seq,
             "last_receipt_hash": report.last_hash.hex(),
             "unverified_receipts": report.unverified,
@@ -304,7 +305,10 @@ def verify_receipt(
         status=report.status if answered else Status.UNVERIFIED,
         receipts=1,
         results=(*report.results, *held),
-        details={"key_ledger_uid": trusted.key_ledger_uid.hex() or None},
+        details={
+            "masked_receipts": int(FIELDS_SHOWN in report.results),
+            "key_ledger_uid": trusted.key_ledger_uid.hex() or None,
+        },
     )
 
 
@@ -386,7 +390,8 @@ def show(verdict: Verdict, seconds: float) -> None:
     masked = verdict.details.get("masked_receipts", 0)
     if masked:
         # Whoever has the file can take payloads out of it: nobody should have to look for that.
-        what += f" ({masked:,} of them without all of their payload)"
+        of_them = f"{masked:,} of them without all of their payload"
+        what += f" ({of_them if verdict.receipts > 1 else 'without all of its payload'})"
     if verdict.status is Status.VERIFIED:
         output.show(f"[bold green]verified[/]: {what}, in {output.seconds(seconds)}")
     else:

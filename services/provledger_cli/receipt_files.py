@@ -5,25 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from provledger.export import FOOTER_PREFIX, KEY_LEDGER_PREFIX, is_export
+from provledger.export import FOOTER_PREFIX, KEY_LEDGER_PREFIX, is_export, parse_footer
 from provledger.receipt import MAX_RECEIPT_BYTES, Receipt, parse_canonical_receipt, parse_receipt
+from provledger_cli.checking import MAX_LINE_BYTES
 from provledger_cli.failures import CommandError
 from provledger_cli.sources import LineSource
 
 
 def receipts_of(path: Path) -> Iterator[Receipt]:
-    """The receipts of an export, or the one in a file; raises InputError or CommandError."""
-    with LineSource(path, max_line_bytes=MAX_RECEIPT_BYTES) as source:
+    """The receipts of an export, or the one in a file; raises InputError or CommandError.
+
+    An export has one at least, and as many as its footer counts.
+    """
+    with LineSource(path, max_line_bytes=MAX_LINE_BYTES) as source:
         lines = source.lines()
         first = next(lines, b"")
         if is_export(first):
-            for line in lines:
-                if line.startswith(FOOTER_PREFIX):
-                    return
-                if line.startswith(KEY_LEDGER_PREFIX):
-                    continue
-                yield parse_canonical_receipt(line.rstrip(b"\n"))
-            raise CommandError(f"{path} has no footer: it is cut off", hint="export again")
+            yield from _receipts_in(path, lines)
+            return
         parts = [first]
         for line in lines:
             parts.append(line)
@@ -33,3 +32,18 @@ def receipts_of(path: Path) -> Iterator[Receipt]:
         if not isinstance(receipt, Receipt):
             raise CommandError(f"{path} is a receipt v0.1, which names no place in a log")
         yield receipt
+
+
+def _receipts_in(path: Path, lines: Iterator[bytes]) -> Iterator[Receipt]:
+    count = 0
+    for line in lines:
+        if line.startswith(FOOTER_PREFIX):
+            stated = parse_footer(line).count
+            if count == stated != 0:
+                return
+            what = f"{count:,} receipts, and its footer counts {stated:,}"
+            raise CommandError(f"{path} has {what}", hint="export again")
+        if not line.startswith(KEY_LEDGER_PREFIX):
+            yield parse_canonical_receipt(line.rstrip(b"\n"))
+            count += 1
+    raise CommandError(f"{path} has no footer: it is cut off", hint="export again")

@@ -217,6 +217,25 @@ def test_our_entries_must_be_there(tmp_path: Path, state: Path) -> None:
     assert kinds(present(receipt)) == ["inclusion"]
 
 
+def test_an_export_that_lacks_receipts_says_nothing_of_them(tmp_path: Path, state: Path) -> None:
+    chain = sample_chain((20, 30))
+    lines = chain.export()
+    write_log(tmp_path / "log", chain.origin, chain.leaves)
+    view = LogView([vkey(chain.origin)])
+    for name, kept in {
+        "made without": chain.export([], head=None, signed=None),
+        "taken out": [lines[0], lines[-1]],
+        "some taken out": [*lines[:9], lines[-1]],
+        "one too many": [*lines[:9], lines[8], *lines[9:]],
+    }.items():
+        export = tmp_path / f"{name}.ndjson"
+        export.write_bytes(b"".join(kept))
+        memory = Memory(state.with_name(f"{name}.json"), view)
+        look = Monitor(view, DirFiles(tmp_path / "log"), memory, Wanted(expect=[export])).look()
+        assert (list(look.unknown), kinds(look)) == (["entries"], []), name
+        assert "entries" not in look.held
+
+
 @pytest.mark.parametrize("size", [5, 30, 51])
 def test_a_log_put_back_below_our_receipts_is_behind_what_it_signed_for(
     tmp_path: Path, state: Path, size: int, monkeypatch: pytest.MonkeyPatch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import os
@@ -13,9 +14,10 @@ from typing import Any
 import orjson
 import pytest
 
+from provledger import disclosure, jcs
 from provledger.export import FOOTER_PREFIX
 from provledger.printable import printable
-from provledger.receipt import MAX_RECEIPT_BYTES
+from provledger.receipt import MAX_RECEIPT_BYTES, Opening
 from tests.support.chain import Chain, key_set, mutation, sample_chain, with_changes
 from tests.support.key_history import PIN, in_one_log, key_chain
 
@@ -298,6 +300,34 @@ def test_a_receipt_without_proof_is_unverified_not_passed(work: Path, chain: Cha
     (work / "receipt.json").write_bytes(chain.links[5][0].encode())
     code, answer, _ = verify(work, "receipt.json", "--keys", "jwks.json")
     assert (code, answer["status"], answer["holds"]) == (2, "unverified", None)
+
+
+def test_a_receipt_whose_payload_was_taken_out_says_so(work: Path, chain: Chain) -> None:
+    """Anybody can do that, without a key: it holds, and is not all that was recorded."""
+    receipt = chain.receipts()[5]
+    assert receipt.payload is not None
+    digests = disclosure.digest_list(
+        jcs.parse(receipt.payload), receipt.commitment.secret or b"", mutation=True
+    )
+    bare = Opening("fields-v1", len(digests), None, (), tuple(digests))
+    masked = with_changes(receipt, payload=None, commitment=bare, fields_mask=())
+    (work / "masked.json").write_bytes(masked.encode())
+    (work / "whole.json").write_bytes(receipt.encode())
+    for name, count in (("masked.json", 1), ("whole.json", 0)):
+        code, answer, _ = verify(work, name, "--keys", "jwks.json")
+        assert (code, answer["masked_receipts"]) == (0, count)
+        _, lines, _ = in_words(work, name, "--keys", "jwks.json")
+        assert lines[-1].startswith("verified: ")
+        assert ("(without all of its payload)" in lines[-1]) is bool(count)
+
+
+def test_tree_size_that_no_checkpoint_shows_is_not_given(work: Path, chain: Chain) -> None:
+    header = dataclasses.replace(chain.header(), tree_size=2**63 - 1)
+    unlogged = [receipt for receipt, _ in chain.links]
+    lines = chain.export(unlogged, header=header, head=None, signed=None)
+    (work / "unlogged.ndjson").write_bytes(b"".join(lines))
+    code, answer, _ = verify(work, "unlogged.ndjson", "--keys", "jwks.json")
+    assert (code, answer["tree_size"]) == (2, None)
 
 
 def test_a_receipt_of_the_old_format_is_unverified(work: Path) -> None:

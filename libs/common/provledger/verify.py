@@ -58,7 +58,8 @@ _COMMITMENT: Final = _HOLDS[Check.COMMITMENT]
 _KEY_VALIDITY: Final = _HOLDS[Check.KEY_VALIDITY]
 _ENTRY: Final = _HOLDS[Check.ENTRY]
 _TIMESTAMP: Final = _HOLDS[Check.TIMESTAMP]
-_FIELDS_SHOWN: Final = CheckResult(Check.COMMITMENT, Outcome.HOLDS, "the fields shown")
+FIELDS_SHOWN: Final = CheckResult(Check.COMMITMENT, Outcome.HOLDS, "the fields shown")
+"""The result for a receipt that does not show all of its payload: it may show nothing of it."""
 _ALONE: Final = CheckResult(Check.CHAIN, Outcome.NOT_CHECKED, "needs the receipts around it")
 _TRUNCATION: Final = CheckResult(
     Check.TRUNCATION, Outcome.NOT_CHECKED, "needs a head obtained elsewhere"
@@ -193,7 +194,7 @@ class Verifier:
         return (
             _FORMAT,
             _STATEMENT,
-            _FIELDS_SHOWN if masked else _COMMITMENT,
+            FIELDS_SHOWN if masked else _COMMITMENT,
             signed.result,
             validity,
             _ENTRY,
