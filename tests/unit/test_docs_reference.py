@@ -149,6 +149,7 @@ def test_limits_are_those_of_the_code() -> None:
         f"at most {checks.MAX_UPSTREAM_EVENTS} |",
         mib(receipt.MAX_RECEIPT_BYTES),
         f"{export.MAX_CONSISTENCY_PROOFS:,}",
+        f"footer of an export | {export.MAX_HEAD_BYTES // 1024} KiB |",
         f"{mib(keyset.MAX_JWKS_BYTES)} and {keyset.MAX_KEYS:,} keys",
         f"| {key_events.MAX_EVENT_BYTES // 1024} KiB: the sizes",
         f"{mib(note.MAX_NOTE_BYTES)} and {note.MAX_SIGNATURES} signature lines",

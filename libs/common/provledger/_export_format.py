@@ -25,7 +25,7 @@ KEY_LEDGER_PREFIX = b'{"keyLedger":'
 MAX_CONSISTENCY_PROOFS = 4096
 
 _VERSION: Final = "1"
-_MAX_HEAD_BYTES: Final = 64 * 1024
+MAX_HEAD_BYTES: Final = 64 * 1024
 """Of the head's envelope, of which an ML-DSA signature is most: some 7 KiB."""
 _MAX_FOOTER_COMMAS: Final = 128 * MAX_CONSISTENCY_PROOFS
 """A proof has some 64 hashes at most, each with a comma."""
@@ -218,8 +218,8 @@ def parse_footer(line: bytes) -> ExportFooter:
     _check_version(members.v, "footer")
     if len(members.consistency) > MAX_CONSISTENCY_PROOFS:
         raise ReceiptFormatError("footer", f"has more than {MAX_CONSISTENCY_PROOFS} proofs")
-    if members.head is not None and len(members.head) > _MAX_HEAD_BYTES:
-        raise ReceiptFormatError("footer", f"has a head of more than {_MAX_HEAD_BYTES} bytes")
+    if members.head is not None and len(members.head) > MAX_HEAD_BYTES:
+        raise ReceiptFormatError("footer", f"has a head of more than {MAX_HEAD_BYTES} bytes")
     try:
         footer = ExportFooter(
             count=_int63(members.count),
