@@ -14,7 +14,8 @@ import os
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,9 +26,19 @@ from sqlalchemy.engine import Connection
 
 from provledger import tiles
 from provledger.db import as_storage_error
+from provledger.db.migrate import revisions as known_revisions
 from provledger.errors import LogDamagedError
 from provledger.hashing import HASH_BYTES
-from provledger_cli import archive, contents, copying, key_files, placing, scratch, sound
+from provledger_cli import (
+    archive,
+    contents,
+    copying,
+    key_files,
+    own_tables,
+    placing,
+    scratch,
+    sound,
+)
 from provledger_cli.config import Config
 from provledger_cli.datadir import PIN_FILE, DataDir
 from provledger_cli.failures import DOES_NOT_HOLD, CommandError
@@ -69,8 +80,8 @@ def write(
 
     Raises:
         CommandError: something cannot be read, or `out` not be written or there already, or is
-            standard output; tiles are in a bucket. Exit code 1: what is there is damaged, and could
-            not be restored.
+            standard output; tiles are in a bucket; a newer version made a database. Exit code 1:
+            what is there is damaged, and could not be restored.
         StatusError: a database cannot be reached any more.
     """
     if placing.is_stdout(out):
@@ -161,13 +172,17 @@ def _write_all(
             name: str(connection.execute(REVISION).scalar())
             for name, connection in connections.items()
         }
+        _check_known(revisions)
         # Behind the ledger, which holds nothing of an import or a genesis whose file is not there.
         for name in (PIN_FILE, "import.key"):
             if (data_dir.path / name).is_file():
                 writer.add_file(name, data_dir.path / name, private=name == "import.key")
         dump = _dump_postgres if config.database_url else _dump_sqlite
-        for name, connection in connections.items():
-            dump(writer, name, connection, directory)
+        others = [
+            other
+            for name, connection in connections.items()
+            for other in dump(writer, name, connection, directory)
+        ]
         # After the registry, which knows of no key that is not there yet.
         left_out = _write_keys(writer, data_dir, connections["keys"]) if with_keys else []
         for log in logs:
@@ -178,6 +193,7 @@ def _write_all(
         "version": version("provledger"),
         "database": config.database,
         "revisions": revisions,
+        "databaseLeftOut": others,
         "fips": config.fips,
         "privateKeys": with_keys,
         "privateKeysLeftOut": left_out,
@@ -191,6 +207,17 @@ def _write_all(
             for log in logs
         ],
     }
+
+
+def _check_known(revisions: Mapping[str, str]) -> None:
+    """Refuse databases of a newer version, of which nobody here knows what belongs to them."""
+    for name, revision in revisions.items():
+        if revision not in known_revisions(f"{name}_svc.migrations"):
+            raise CommandError(
+                f"no backup was made: the database of the {name} service is of a version "
+                f"({revision}) that is not known to this one",
+                hint="back it up with the version that made it, or a later one",
+            )
 
 
 def _config(config: Config) -> bytes:
@@ -227,8 +254,11 @@ def _write_keys(writer: archive.Writer, data_dir: DataDir, connection: Connectio
 
 def _dump_sqlite(
     writer: archive.Writer, name: str, connection: Connection, directory: Path
-) -> None:
-    """The snapshot that the connection is in, as a database file of its own."""
+) -> list[str]:
+    """The snapshot that the connection is in, as a database file of its own.
+
+    Returns what was left out.
+    """
     source: Any = connection.connection.dbapi_connection
     path = directory / f"{name}.sqlite3"
     target = sqlite3.connect(path)
@@ -238,6 +268,7 @@ def _dump_sqlite(
         target.execute("PRAGMA journal_mode = DELETE")
     finally:
         target.close()
+    left_out = _take_out(path, name)
     if wrong := sound.fault(path):
         raise _damaged(
             f"the database of the {name} service is damaged: {wrong}",
@@ -245,28 +276,45 @@ def _dump_sqlite(
         )
     writer.add_file(f"db/{path.name}", path, private=True)
     path.unlink()
+    return left_out
+
+
+def _take_out(path: Path, name: str) -> list[str]:
+    """Take an operator's views and triggers, with which nothing is restored, out of a copy."""
+    taken = []
+    # What is wrong with a damaged one is asked next.
+    damaged = suppress(sqlite3.DatabaseError, UnicodeDecodeError)
+    with closing(sqlite3.connect(path)) as copy, damaged:
+        for kind, what in sound.foreign(copy):
+            if kind not in ("view", "trigger"):
+                raise CommandError(
+                    f"no backup was made: the database of the {name} service holds a "
+                    f"{kind}, {what!r}, and could not be restored with it",
+                    hint="move it to a database of its own",
+                )
+            quoted = what.replace('"', '""')
+            copy.execute(f'DROP {kind} IF EXISTS "{quoted}"')  # those of a view go with it
+            taken.append(f"{name}.{what}")
+    return taken
 
 
 def _dump_postgres(
     writer: archive.Writer, name: str, connection: Connection, directory: Path
-) -> None:
-    """Every table of the service's schema as COPY text, its columns named in the first line."""
-    tables = connection.execute(
-        sa.text(
-            "SELECT table_name FROM information_schema.tables WHERE table_schema = :schema "
-            "AND table_type = 'BASE TABLE' ORDER BY table_name"
-        ),
-        {"schema": name},
-    ).scalars()
+) -> list[str]:
+    """Every table of ours as COPY text, its columns named in the first line.
+
+    Returns what else is in the service's schema.
+    """
+    revision = str(connection.execute(REVISION).scalar())
+    ours = own_tables.made(name, revision, directory)
+    lacking, others = own_tables.compare(connection, name, ours)
+    if lacking:
+        raise _damaged(
+            f"the database does not have, or does not store, {lacking[0]}",
+            "make it what it was; or restore the last good backup: docs/runbooks/restore.md",
+        )
     raw: Any = connection.connection.dbapi_connection
-    for table in list(tables):
-        columns = connection.execute(
-            sa.text(
-                "SELECT column_name FROM information_schema.columns WHERE table_schema = :schema "
-                "AND table_name = :name AND is_generated = 'NEVER' ORDER BY ordinal_position"
-            ),
-            {"schema": name, "name": table},
-        ).scalars()
+    for table, columns in sorted(ours.items()):
         quoted = ", ".join(f'"{column}"' for column in columns)
         with tempfile.SpooledTemporaryFile(_SPOOL_BYTES, dir=str(directory)) as spool:
             spool.write(quoted.encode() + b"\n")
@@ -280,6 +328,7 @@ def _dump_postgres(
             size = spool.tell()
             spool.seek(0)
             writer.add_stream(f"db/{name}/{table}.copy", spool, size, private=True)
+    return others
 
 
 # --- tiles ---------------------------------------------------------------------------------------

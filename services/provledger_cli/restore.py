@@ -380,7 +380,7 @@ def _check_sqlite(staged: DataDir) -> None:
         if not path.is_file():
             raise broken(f"the database of the {service} service is not in it")
         if wrong := sound.fault(path):
-            raise broken(f"{path.name} is no whole database: {wrong}")
+            raise broken(f"{path.name} is no whole database of a service: {wrong}")
 
 
 # --- does it hang together? ----------------------------------------------------------------------

@@ -41,6 +41,9 @@ _DATA_ERRORS: Final = ("22", "23")
 _TAKEN: Final = ("42P06", "23505")
 """A schema is there already; the same, if it was made at the same moment."""
 
+_NO_PLACE: Final = ("42P01", "42703")
+"""No such table; no such column."""
+
 _NO_LOCK: Final = "55P03"
 """Whoever has the lock kept it for longer than `lock_timeout`."""
 
@@ -185,7 +188,7 @@ def _fill(path: Path, manifest: Manifest, url: str, schemas: Schemas, scratch: P
 
 
 def _copy_in(raw: Any, schema: str, table: str, file: Path) -> None:
-    with file.open("rb") as rows, copying.errors(), raw.cursor() as cursor:
+    with file.open("rb") as rows, _placed(table), copying.errors(), raw.cursor() as cursor:
         columns = rows.readline().decode().rstrip("\n")
         if _COLUMNS.fullmatch(columns) is None:
             raise broken(f"{table} names no columns")
@@ -197,6 +200,21 @@ def _copy_in(raw: Any, schema: str, table: str, file: Path) -> None:
         with cursor.copy(statement) as copy:
             while piece := rows.read(_PIECE):
                 copy.write(piece)
+
+
+@contextmanager
+def _placed(table: str) -> Iterator[None]:
+    """Say that the migrations make no such table, or not with such columns."""
+    try:
+        yield
+    except sa.exc.DBAPIError as error:
+        state = getattr(error.orig, "sqlstate", None)
+        if state not in _NO_PLACE:
+            raise
+        raise broken(
+            f"no service has the table {table!r} that is in it, or not with all of its columns "
+            f"(SQLSTATE {state})"
+        ) from error
 
 
 def _clear(holder: Connection) -> None:

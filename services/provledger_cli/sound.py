@@ -6,10 +6,12 @@ years what could not be restored.
 
 from __future__ import annotations
 
+import re
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Final
 
 from provledger_cli import fsck as fscks
 from provledger_cli.config import Config
@@ -17,6 +19,13 @@ from provledger_cli.datadir import DataDir
 from provledger_cli.failures import CommandError
 from provledger_cli.logfiles import DirFiles
 from provledger_cli.stored import AnchorRows, LedgerRows, open_database
+
+_OURS: Final = re.compile(r"CREATE (?:TABLE|(?:UNIQUE )?INDEX) ")
+"""How SQLite begins what it keeps of such a statement, however that was written."""
+_OTHER: Final = re.compile(r"CREATE (VIEW|TRIGGER|VIRTUAL TABLE) ")
+
+_SHOWN: Final = 100
+"""Of a name, which may be of any length."""
 
 
 class Newest(DirFiles):
@@ -64,16 +73,39 @@ def check_logs(
 
 
 def fault(path: Path) -> str:
-    """What is wrong with an SQLite database that nobody writes to; "" if it is whole.
+    """What is wrong with an SQLite database that nobody writes to; "" if nothing is.
+
+    It has to be whole, and to hold nothing but tables and indexes: a view may take for ever to be
+    read, and a trigger may write what nobody signed.
 
     Raises:
         CommandError: it cannot be read.
     """
     with closing(sqlite3.connect(path)) as connection:
         try:
+            for kind, name in foreign(connection):
+                return f"it holds a {kind}, {name[:_SHOWN]!r}, of which no service has one"
             said = [row[0] for row in connection.execute("PRAGMA integrity_check")]
         except sqlite3.OperationalError as error:
             raise CommandError(f"{path} cannot be read: {error}") from error
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            # The second is the driver's, where SQLite quotes a name in what it says.
             said = [str(error)]
     return "" if said == ["ok"] else str(said[0])
+
+
+def foreign(connection: sqlite3.Connection) -> Iterator[tuple[str, str]]:
+    """What an SQLite database holds beside tables and indexes: its kind, and its name.
+
+    By the statement, as SQLite itself goes by that: a forged row may call a view a table.
+
+    Raises:
+        sqlite3.DatabaseError: it is damaged.
+    """
+    # A name that is not UTF-8 must not end the look.
+    connection.text_factory = lambda data: data.decode(errors="replace")
+    rows = connection.execute("SELECT sql, name FROM sqlite_master WHERE sql IS NOT NULL")
+    for statement, name in rows.fetchall():
+        if not isinstance(statement, str) or _OURS.match(statement) is None:
+            found = _OTHER.match(str(statement))
+            yield found[1].lower() if found else "statement", str(name)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from provledger_cli import output
 from provledger_cli.datadir import DataDir
@@ -42,7 +43,9 @@ def backup(
     `restore` will: databases are whole, and every log is recomputed. The file is read again before
     it gets its name. Private keys stay out unless asked for; payloads, salts and the key of
     imported lines are in it, so keep it as closed as the data directory itself. Sinks are not in
-    it: they are what a restored copy is compared with. An anchor that keeps its tiles in a bucket
+    it: they are what a restored copy is compared with. What an operator has put into the databases
+    himself is left out, and told: tables, columns and views beside those of the services in
+    PostgreSQL, views and triggers in SQLite. An anchor that keeps its tiles in a bucket
     is not backed up by this: that is refused, and names the bucket.
 
     Exit code 0: backed up. 1: what is there is damaged, and there is no backup. 2: it could not be
@@ -70,6 +73,8 @@ def backup(
             with_keys=include_keys,
             on_progress=lambda what: bar.update(task, description=what),
         )
+    for other in manifest.about["databaseLeftOut"]:
+        output.say(f"not of a service, and so left out: {escape(other)}")
     size = out.stat().st_size
     if as_json:
         output.document(
