@@ -47,6 +47,11 @@ _NO_PLACE: Final = ("42P01", "42703")
 _NO_LOCK: Final = "55P03"
 """Whoever has the lock kept it for longer than `lock_timeout`."""
 
+# Its session has nothing to say for as long as it takes to fill the schemas. The setting came with
+# PostgreSQL 14.
+_STAY: Final = sa.text(
+    "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'idle_session_timeout'"
+)
 _NAMES: Final = sa.text("SELECT nspname FROM pg_catalog.pg_namespace")
 _COMMENT: Final = sa.text(
     "SELECT obj_description(oid, 'pg_namespace') FROM pg_catalog.pg_namespace WHERE nspname = :name"
@@ -149,6 +154,7 @@ def filled(path: Path, manifest: Manifest, url: str, uid: str, scratch: Path) ->
         check_durable(engine)
         with _said(), engine.connect() as holder:
             holder.execution_options(isolation_level="AUTOCOMMIT")
+            holder.execute(_STAY)
             holder.execute(_lock("pg_advisory_lock", uid))
             _clear(holder)
             _refuse(holder)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 from psycopg import sql
+from sqlalchemy.engine import Connection
 
 from provledger.db import engine as db_engine
 from provledger.db import open_engine
+from provledger_cli import restore_postgres
 from provledger_cli.failures import COULD_NOT_TELL, CommandError
-from provledger_cli.restore_postgres import Schemas
+from provledger_cli.manifests import Manifest
+from provledger_cli.restore_postgres import Schemas, filled
 from tests.support.postgres import connection_string
 
 pytestmark = pytest.mark.postgres
@@ -54,3 +59,22 @@ def test_schemas_that_appeared_meanwhile_are_named(
             assert not schemas.committing
     finally:
         engine.dispose()
+
+
+def test_a_server_that_ends_idle_sessions_leaves_the_one_that_has_the_lock(
+    postgres_database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It is idle while the schemas are filled; without it, the next restore drops them."""
+    with psycopg.connect(connection_string(postgres_database_url), autocommit=True) as session:
+        name = sql.Identifier(session.info.dbname)
+        session.execute(sql.SQL("ALTER DATABASE {} SET idle_session_timeout = '1h'").format(name))
+    seen: list[object] = []
+
+    def look(holder: Connection) -> None:
+        seen.append(holder.execute(sa.text("SHOW idle_session_timeout")).scalar())
+
+    monkeypatch.setattr(restore_postgres, "_clear", look)
+    monkeypatch.setattr(restore_postgres, "_fill", lambda *_: None)
+    manifest = Manifest({}, (), 0, "")
+    with filled(tmp_path, manifest, postgres_database_url, "0123456789ab", tmp_path):
+        assert seen == ["0"]
