@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import io
+import sqlite3
+import tempfile
+from contextlib import closing
+from pathlib import Path
 from typing import Any, Final
 
-from provledger_cli import archive, manifests
+from provledger_cli import archive, manifests, sound
 from tests.fuzz.registering import target
 
 _BLOCK: Final = 512
@@ -39,8 +43,24 @@ def _manifests() -> list[bytes]:
     return [whole.encode(), manifests.Manifest(_ABOUT, (), 2_000_001, whole.digest).encode()]
 
 
+def _database(*more: str) -> bytes:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute("PRAGMA page_size = 512")
+        connection.execute("CREATE TABLE heads (uid BLOB PRIMARY KEY, seq INTEGER CHECK (seq > 0))")
+        connection.execute("INSERT INTO heads VALUES (x'00', 1), (x'01', 2)")
+        for statement in more:
+            connection.execute(statement)
+        connection.commit()
+        return connection.serialize()
+
+
 ARCHIVES: Final = [_archive(compress=False), _archive(compress=True)]
 MANIFESTS: Final = _manifests()
+DATABASES: Final = [
+    _database("CREATE UNIQUE INDEX spans ON heads ((seq >> 3), uid)"),
+    _database("CREATE VIEW logs AS SELECT * FROM heads"),
+    _database("CREATE TRIGGER t AFTER INSERT ON heads BEGIN DELETE FROM heads; END"),
+]
 
 
 @target
@@ -52,6 +72,20 @@ def backup_archive(data: bytes) -> None:
 def backup_manifest(data: bytes) -> None:
     found = manifests.parse(data)
     assert manifests.parse(found.encode()) == found
+
+
+@target
+def backup_database(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "ledger.sqlite3"
+        path.write_bytes(data)
+        if sound.fault(path):
+            return
+        # By what SQLite makes of it, whatever its rows say.
+        with closing(sqlite3.connect(path)) as connection:
+            connection.text_factory = bytes
+            kinds = {row[2] for row in connection.execute("PRAGMA table_list")}
+            assert kinds <= {b"table"}
 
 
 def _summed(data: bytes) -> bytes:

@@ -270,6 +270,7 @@ SEEDS: dict[str, list[bytes]] = {
     ],
     "backup_archive": backups.ARCHIVES,
     "backup_manifest": backups.MANIFESTS,
+    "backup_database": backups.DATABASES,
     "import_line": [
         b'{"action":"UPDATE","resource_type":"T","resource_id":"i","actor_id":"a",'
         b'"previous_state":{"a":1},"new_state":{"a":2},"diff":[{"op":"replace","path":"/a",'
