@@ -25,9 +25,9 @@ def refuse(path: Path, data: bytes) -> CommandError:
     ("data", "said"),
     [
         (b"", "is empty"),
-        (gzip.compress(b""), "is empty"),
+        (gzip.compress(b"", mtime=0), "is empty"),
         (EXPORT, "is no backup; it looks like an export or a receipt"),
-        (gzip.compress(EXPORT), "is no backup; it looks like an export or a receipt"),
+        (gzip.compress(EXPORT, mtime=0), "is no backup; it looks like an export or a receipt"),
         (b'{"keys": []}\n', "is no backup; it looks like a key set"),
         (b"<!doctype html><title>404</title>", "is no backup"),
         (b"\0" * 5000, "is no backup"),
