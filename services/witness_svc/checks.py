@@ -28,6 +28,7 @@ import orjson
 from provledger import disclosure, jcs, names
 from provledger.errors import IdentifierError, InvalidJSONError
 from witness_svc import patches
+from witness_svc.patches import ABSENT, State
 from witness_svc.refusals import refusal
 
 MAX_PAYLOAD_BYTES: Final = 1 << 20
@@ -181,14 +182,16 @@ def _is_reserved(receipt_type: str) -> bool:
 def _check_mutation(mutation: Mutation) -> Checked:
     entity_type = names.check_resource_type(mutation.resource_type, "mutation.resource_type")
     entity_id = names.check_resource_id(mutation.resource_id, "mutation.resource_id")
-    previous, previous_text = _parse_state(mutation.previous_state, "mutation.previous_state")
-    new, new_text = _parse_state(mutation.new_state, "mutation.new_state")
+    previous, previous_text = before = _parse_state(
+        mutation.previous_state, "mutation.previous_state"
+    )
+    new, new_text = after = _parse_state(mutation.new_state, "mutation.new_state")
     _check_transition(mutation.action, previous_text, new_text)
     # Both stand in the payload: no patch is worth looking for where they are too much already.
     _check_length(len(previous_text) + len(new_text), "mutation")
     if mutation.diff:
         _check_size(mutation.diff, "mutation.diff")
-        operations = patches.check_given(mutation.diff, MAX_DIFF_DEPTH, previous, new, new_text)
+        operations = patches.check_given(mutation.diff, MAX_DIFF_DEPTH, before, after)
     elif mutation.action == "UPDATE":
         operations = patches.make(previous, new)
     else:
@@ -252,9 +255,8 @@ def _check_transition(action: str, previous_text: bytes, new_text: bytes) -> Non
         )
 
 
-def _parse_state(data: bytes, field: str) -> tuple[Any, bytes]:
-    """Return (value, canonical bytes); an absent state is (None, b"null")."""
-    return _parse(data, field, MAX_STATE_DEPTH) if data else (None, b"null")
+def _parse_state(data: bytes, field: str) -> State:
+    return State(*_parse(data, field, MAX_STATE_DEPTH)) if data else ABSENT
 
 
 def _parse(data: bytes, field: str, max_depth: int) -> tuple[Any, bytes]:

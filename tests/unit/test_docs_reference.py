@@ -35,7 +35,7 @@ from provledger.api.witness.v1 import witness_pb2
 from provledger.client import Client
 from provledger.rpc.settings import ServerSettings
 from provledger_cli import lines
-from witness_svc import checks
+from witness_svc import checks, patches
 
 DOCS = REPO / "docs"
 
@@ -138,8 +138,9 @@ def test_limits_are_those_of_the_code() -> None:
         f"| {jcs.MAX_DEPTH}; a state of a mutation {checks.MAX_STATE_DEPTH},",
         f"| {jcs.MAX_FIELDS:,} |",
         f"in UTF-8 | {mib(disclosure.MAX_POINTER_BYTES)} |",
-        f"{patch.MAX_OPERATIONS:,}, and what its `copy` operations copy, "
-        f"{mib(patch.MAX_COPIED_BYTES)}",
+        f"copy together | {patches.MAX_COPIED_TIMES} times the bytes of patch and states, and "
+        f"{patches.SPARE_COPIED_BYTES // 1024} KiB",
+        f"all operations together | {patch.MAX_SHIFTED_ELEMENTS:,}",
         f"{statement.MAX_STATEMENT_BYTES // 1024} KiB",
         f"{tiles.MAX_ENTRY_BYTES:,} bytes",
         f"1 to {names.MAX_REQUEST_ID_CHARS} printable",
@@ -155,6 +156,8 @@ def test_limits_are_those_of_the_code() -> None:
         f"{mib(note.MAX_NOTE_BYTES)} and {note.MAX_SIGNATURES} signature lines",
     ]
     assert admission.MAX_PAYLOAD_BYTES == checks.MAX_PAYLOAD_BYTES
+    # Each operation is a field of the payload, and may be led by a test: no other bound is met.
+    assert 2 * jcs.MAX_FIELDS < patch.MAX_OPERATIONS
     assert not [limit for limit in shown if limit not in text]
 
 

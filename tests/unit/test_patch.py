@@ -396,6 +396,45 @@ def test_make_is_done_with_large_documents_that_share_nothing() -> None:
     assert patch.make(old, new) == [op("replace", "", new)]
 
 
+def nested(inner: Any, levels: int) -> Any:
+    for level in range(levels):
+        inner = {"a": inner} if level % 3 == 2 else [inner]
+    return inner
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        # Equal to Python, so that its own comparison does not tell them apart.
+        ([*range(500), 1], [*range(500), True]),
+        ([*range(500), 1], [*range(500), 2]),
+        ([[[], {}] for _ in range(200)] + [[1]], [[[], {}] for _ in range(200)] + [[True]]),
+        # Of another length, so that other pairs are compared from the end.
+        ([[*range(200), 1]], [[*range(200), True], [*range(200), False]]),
+        ([[*range(200), 1], [*range(200), 0]], [[*range(200), True]]),
+    ],
+)
+def test_make_compares_each_pair_a_few_times_however_deep_it_is(
+    old: Any, new: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = 0
+    equal = patch._equal
+
+    def counted(*arguments: Any) -> bool:
+        nonlocal compared
+        compared += 1
+        return equal(*arguments)
+
+    monkeypatch.setattr(patch, "_equal", counted)
+    patch.make(old, new)
+    at_the_top, compared = compared, 0
+    old, new = nested(old, 60), nested(new, 60)
+    made = patch.make(old, new)
+    assert made[0]["path"].startswith("/a/0/0" * 20)
+    assert jcs.encode(patch.apply(old, made)) == jcs.encode(new)
+    assert compared < 2 * at_the_top + 1000
+
+
 @pytest.mark.parametrize("value", [float("nan"), 2**60, b"", {1: 2}, "\ud800", deep(300)])
 def test_make_refuses_what_is_not_json(value: Any) -> None:
     for old, new in ((value, 1), (1, value)):

@@ -6,6 +6,7 @@ Two families hang from one root::
     ├── InputError                      what was given cannot be used
     │   ├── InvalidJSONError            strict JSON (RFC 8259, RFC 7493, RFC 8785)
     │   ├── PatchError                  JSON Pointer and JSON Patch (RFC 6901, RFC 6902)
+    │   │   └── PatchLimitError         a JSON Patch that would be too much work
     │   ├── NoteError                   c2sp.org/signed-note
     │   │   └── CheckpointError         c2sp.org/tlog-checkpoint
     │   ├── TileError                   c2sp.org/tlog-tiles
@@ -75,6 +76,10 @@ class PatchError(InputError):
         super().__init__(message if index is None else f"operation {index}: {message}")
         self.index = index
         self.pointer = pointer
+
+
+class PatchLimitError(PatchError):
+    """A JSON Patch that would be more work than its limits allow, right or not."""
 
 
 class NoteError(InputError):

@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import Any, Final, TypeAlias
 
 from provledger import jcs
-from provledger.errors import InvalidJSONError, PatchError
+from provledger.errors import InvalidJSONError, PatchError, PatchLimitError
 from provledger.pointer import (
     child,
     element,
@@ -30,8 +30,10 @@ from provledger.pointer import (
 )
 
 __all__ = [
+    "MAX_COPIED_BYTES",
     "MAX_MADE_OPERATIONS",
     "MAX_OPERATIONS",
+    "MAX_SHIFTED_ELEMENTS",
     "apply",
     "escape_token",
     "make",
@@ -51,8 +53,8 @@ MAX_MADE_PATH_CHARS: Final = 1024 * 1024
 MAX_COPIED_BYTES: Final = 16 * 1024 * 1024
 """Most bytes of canonical JSON that the `copy` operations of one patch may copy together."""
 
-# Elements of arrays that may have to make room or close up, all operations together.
-_MAX_SHIFTED = 50_000_000
+MAX_SHIFTED_ELEMENTS: Final = 50_000_000
+"""Most elements of arrays that may have to make room or close up, all operations together."""
 
 _MAX_DEPTH = jcs.MAX_ENCODE_DEPTH
 
@@ -66,22 +68,22 @@ _REQUIRED: Final = {
 }
 
 
-def apply(document: Any, operations: Any) -> Any:
+def apply(document: Any, operations: Any, *, max_copied_bytes: int = MAX_COPIED_BYTES) -> Any:
     """`document` with the patch `operations` applied; neither argument is changed.
 
     Raises PatchError, with the operation's index and the pointer it was about, when the patch is
-    malformed, does not apply, fails a test, or asks for too much.
+    malformed, does not apply or fails a test; PatchLimitError when it asks for too much.
     """
     if not isinstance(operations, list | tuple):
         raise PatchError("patch is not an array")
     if len(operations) > MAX_OPERATIONS:
-        raise PatchError(f"patch has more than {MAX_OPERATIONS} operations")
-    target = _Target(_copy(document, _MAX_DEPTH))
+        raise PatchLimitError(f"patch has more than {MAX_OPERATIONS} operations")
+    target = _Target(_copy(document, _MAX_DEPTH), max_copied_bytes)
     for index, operation in enumerate(operations):
         try:
             _apply_one(target, operation)
         except PatchError as error:
-            raise PatchError(str(error), index=index, pointer=error.pointer) from None
+            raise type(error)(str(error), index=index, pointer=error.pointer) from None
     _check_depth(target.root)
     return target.root
 
@@ -111,11 +113,12 @@ def make(old: Any, new: Any, *, max_operations: int = MAX_MADE_OPERATIONS) -> li
 class _Target:
     """A document under a patch, and how much work the patch has caused so far."""
 
-    __slots__ = ("copied_bytes", "root", "shifted")
+    __slots__ = ("copied_bytes", "max_copied_bytes", "root", "shifted")
 
-    def __init__(self, root: Any) -> None:
+    def __init__(self, root: Any, max_copied_bytes: int) -> None:
         self.root = root
         self.copied_bytes = 0
+        self.max_copied_bytes = max_copied_bytes
         self.shifted = 0
 
     def get(self, tokens: list[str], pointer: str) -> Any:
@@ -133,7 +136,7 @@ class _Target:
             parent[last] = value
         elif isinstance(parent, list):
             index = element(parent, last, pointer, after_last=True)
-            self._shift(len(parent) - index, pointer)
+            self._shift(len(parent) - index)
             parent.insert(index, value)
         else:
             raise pointer_error("a value that is no object or array has nothing inside", pointer)
@@ -156,7 +159,7 @@ class _Target:
             del parent[last]
         else:
             index = int(last)
-            self._shift(len(parent) - index, pointer)
+            self._shift(len(parent) - index)
             del parent[index]
         return removed
 
@@ -165,14 +168,16 @@ class _Target:
             self.copied_bytes += len(jcs.encode(value))
         except InvalidJSONError as error:
             raise pointer_error(f"cannot be copied: {error.message}", pointer) from None
-        if self.copied_bytes > MAX_COPIED_BYTES:
-            raise pointer_error(f"patch copies more than {MAX_COPIED_BYTES} bytes", pointer)
+        if self.copied_bytes > self.max_copied_bytes:
+            raise PatchLimitError(f"patch copies more than {self.max_copied_bytes} bytes")
         return _copy(value, _MAX_DEPTH)
 
-    def _shift(self, elements: int, pointer: str) -> None:
+    def _shift(self, elements: int) -> None:
         self.shifted += elements
-        if self.shifted > _MAX_SHIFTED:
-            raise pointer_error("patch moves too many array elements around", pointer)
+        if self.shifted > MAX_SHIFTED_ELEMENTS:
+            raise PatchLimitError(
+                f"patch makes more than {MAX_SHIFTED_ELEMENTS} array elements move up or down"
+            )
 
 
 def _apply_one(target: _Target, operation: Any) -> None:
@@ -195,7 +200,7 @@ def _apply_one(target: _Target, operation: Any) -> None:
     elif name == "remove":
         target.remove(tokens, pointer)
     elif name == "test":
-        if not _equal(target.get(tokens, pointer), operation["value"], _MAX_DEPTH):
+        if not _equal(target.get(tokens, pointer), operation["value"], _MAX_DEPTH, {}):
             raise pointer_error("test failed: the value is another one", pointer)
     else:
         source = operation["from"]
@@ -239,19 +244,32 @@ _LISTS = (list, tuple)
 _CONTAINERS = (dict, list, tuple)
 
 
-def _equal(one: Any, two: Any, depth: int) -> bool:
-    """Whether two values are the same JSON (RFC 6902 §4.6): Python has True == 1, JSON has not."""
+_Apart: TypeAlias = dict[tuple[int, int], int]
+"""Pairs of objects or arrays that were found to differ, by their ids; for arrays of one length, the
+index of the first elements that do."""
+
+
+def _equal(one: Any, two: Any, depth: int, apart: _Apart) -> bool:
+    """Whether two values are the same JSON (RFC 6902 §4.6): Python has True == 1, JSON has not.
+
+    What differs inside the two is noted in `apart`, and not walked again.
+    """
     if isinstance(one, dict) and isinstance(two, dict):
-        if len(one) != len(two) or not depth:
+        if len(one) != len(two) or not depth or (id(one), id(two)) in apart:
             return False
         for name, item in one.items():
-            if name not in two or not _equal(item, two[name], depth - 1):
+            if name not in two or not _equal(item, two[name], depth - 1, apart):
+                apart[id(one), id(two)] = 0
                 return False
         return True
     if isinstance(one, _LISTS) and isinstance(two, _LISTS):
-        if len(one) != len(two) or not depth:
+        if len(one) != len(two) or not depth or (id(one), id(two)) in apart:
             return False
-        return all(_equal(a, b, depth - 1) for a, b in zip(one, two, strict=True))
+        for index, (a, b) in enumerate(zip(one, two, strict=True)):
+            if not _equal(a, b, depth - 1, apart):
+                apart[id(one), id(two)] = index
+                return False
+        return True
     if isinstance(one, bool) or isinstance(two, bool):
         return one is two
     return bool(one == two)
@@ -283,10 +301,15 @@ the elements of an array that are equal would be gigabytes.
 
 
 class _Made:
-    """The operations made so far, which give up as soon as there are too many or too long ones."""
+    """The operations made so far, which give up as soon as there are too many or too long ones.
+
+    `apart` is what was found to differ on the way. Without it, an array would be compared anew at
+    each level around it, and from both ends: more than a hundred times.
+    """
 
     def __init__(self, most: int) -> None:
         self.operations: list[dict[str, Any]] = []
+        self.apart: _Apart = {}
         self._most = most
         self._room = MAX_MADE_PATH_CHARS
 
@@ -318,17 +341,17 @@ def _compare(old: Any, new: Any, place: _Place, made: _Made) -> None:
                 made.add("add", (place, name), value=new[name])
     elif isinstance(old, _LISTS) and isinstance(new, _LISTS):
         _compare_arrays(old, new, place, made)
-    elif not _equal(old, new, _MAX_DEPTH):
+    elif not _equal(old, new, _MAX_DEPTH, made.apart):
         made.add("replace", place, value=new)
 
 
 def _compare_arrays(old: Any, new: Any, place: _Place, made: _Made) -> None:
     common = min(len(old), len(new))
-    start = 0
-    while start < common and _same(old[start], new[start]):
+    start = made.apart.get((id(old), id(new)), 0)
+    while start < common and _equal(old[start], new[start], _MAX_DEPTH, made.apart):
         start += 1
     end = 0
-    while end < common - start and _same(old[-1 - end], new[-1 - end]):
+    while end < common - start and _equal(old[-1 - end], new[-1 - end], _MAX_DEPTH, made.apart):
         end += 1
     paired = common - end
     for index in range(start, paired):
@@ -338,8 +361,3 @@ def _compare_arrays(old: Any, new: Any, place: _Place, made: _Made) -> None:
         made.add("remove", (place, index))
     for index in range(paired, len(new) - end):
         made.add("add", (place, index), value=new[index])
-
-
-def _same(one: Any, two: Any) -> bool:
-    # Equal JSON is equal Python, so that most differences are found without a loop of ours.
-    return bool(one == two) and _equal(one, two, _MAX_DEPTH)
