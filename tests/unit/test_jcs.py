@@ -367,6 +367,27 @@ def test_encode_writes_floats_as_rfc8785_and_reads_them_back(number: float) -> N
     assert float(json.loads(written)[0]) == number
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"a": [1e-9, 1.5e-5, 1e15 + 0.5, 1.0, -0.0, 5e-324, -1e-7, -0.000012]},
+        {"a": [2.0**53, 1e16, -1.25e20, 1e21, -1.7976931348623157e308], "b": [[], {}, ()]},
+        {"\U0001f602": 0, "\ufb33": 1, "a": {"\ue000": [0], "\U0001f602": [1]}},
+    ],
+)
+def test_unusual_numbers_and_names_are_not_written_the_slow_way(
+    value: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one of them among a megabyte of others, each encoding of a draft would take a second."""
+    want = _jcs_slow.encode(value, jcs.MAX_ENCODE_DEPTH)
+
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("slow path taken")
+
+    monkeypatch.setattr(_jcs_slow, "encode", refuse)
+    assert jcs.encode(value) == want
+
+
 @given(VALUES)
 def test_what_encode_writes_parse_reads_and_encode_writes_again(value: Any) -> None:
     try:

@@ -9,7 +9,8 @@ Both have a fast path through orjson, taken only where its answer is provably th
 path (the reasons stand at the code), and the tests compare the two on generated documents.
 
 * slow `parse`: the standard library's scanner, hooked to leave a mark where something is wrong;
-* slow `encode`: the `rfc8785` package, after a check of every value.
+* slow `encode`: the `rfc8785` package, after a check of every value. Between the two, values with
+  unusual numbers or names are made ready for orjson, which takes a third of the time.
 
 A *value* is None, bool, int, float, str, list (or tuple, for `encode`) or dict with str keys, by
 exact type. A *field* is a scalar, an array or an empty object; objects are walked, arrays are
@@ -54,10 +55,13 @@ _LEAVES = frozenset((str, bool, type(None), int))
 _only_leaves = _LEAVES.issuperset
 _INTEGER_TOO_BIG = 2.0**53
 
+_INFINITY = float("inf")
+
 # What `_scan` found.
 _PLAIN = 0  # orjson writes it as RFC 8785 does
 _UNUSUAL = 1  # good JSON, but orjson would write it otherwise
-_REFUSED = 2  # over a limit, or something that is not JSON's: the slow path says what
+_LARGE = 2  # the same with numbers from 2^53 on, which orjson may have made of integers
+_REFUSED = 3  # over a limit, or something that is not JSON's: the slow path says what
 
 
 def parse(data: bytes, *, max_depth: int = MAX_DEPTH, max_fields: int = MAX_FIELDS) -> JSONValue:
@@ -74,7 +78,7 @@ def parse(data: bytes, *, max_depth: int = MAX_DEPTH, max_fields: int = MAX_FIEL
         return _jcs_slow.parse(data, max_depth, max_fields)
     if (
         _keeps_all_members(data, written)
-        and _scan(value, max_depth) != _REFUSED
+        and _scan(value, max_depth) <= _UNUSUAL
         and (data.count(b",") < max_fields or _jcs_slow.count_fields(value) <= max_fields)
     ):
         return value
@@ -89,15 +93,13 @@ def encode(value: JSONValue, *, max_depth: int = MAX_ENCODE_DEPTH) -> bytes:
     is at most MAX_ENCODE_DEPTH.
     """
     found = _scan(value, max_depth)
-    plain = value
-    if found == _UNUSUAL:
-        plain = _with_integers(value)
-        found = _scan(plain, max_depth)
-    if found == _PLAIN:
-        try:
-            return orjson.dumps(plain, option=orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER)
-        except TypeError:
-            pass  # A lone surrogate or a big integer; the slow path names its place.
+    try:
+        if found == _PLAIN:
+            return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER)
+        if found != _REFUSED:
+            return orjson.dumps(_made_plain(value), option=orjson.OPT_STRICT_INTEGER)
+    except TypeError:
+        pass  # A lone surrogate or a big integer; the slow path names its place.
     return _jcs_slow.encode(value, max_depth)
 
 
@@ -142,14 +144,14 @@ def canonical_part(value: JSONValue) -> bytes | None:
 # surrogate or raw control character. It is looser than we are in two places only:
 #
 # * it keeps the last of duplicate members in silence: `_keeps_all_members` finds out;
-# * it reads integers beyond 64 bits as floats: as floats they are 2^53 or more, and `_scan`
-#   refuses those, with the integral floats of that size that we refuse anyway. Integers from
-#   2^53 to 2^64 it refuses to write (OPT_STRICT_INTEGER).
+# * it reads integers beyond 64 bits as floats: as floats they are 2^53 or more, and what has those
+#   (_LARGE) is read again, with the integral floats of that size that we refuse anyway. Integers
+#   from 2^53 to 2^64 it refuses to write (OPT_STRICT_INTEGER).
 #
 # It writes as RFC 8785 does, strings included, except for floats (1.0, 1e-7, 1e16; between the
 # bounds in `_scan` both write the shortest digits, without an exponent) and for the order of keys
 # (code points, where RFC 8785 §3.2.3 wants UTF-16 code units), and it knows types that JSON does
-# not (UUID, Enum, ...). `_scan` tells.
+# not (UUID, Enum, ...). `_scan` tells, and `_made_plain` writes and sorts what it would not.
 
 
 def _keeps_all_members(data: bytes, written: bytes) -> bool:
@@ -166,7 +168,7 @@ def _keeps_all_members(data: bytes, written: bytes) -> bool:
 
 
 def _scan(root: JSONValue, max_depth: int) -> int:
-    """_PLAIN, _UNUSUAL or _REFUSED; strings and integers are left to orjson itself.
+    """_PLAIN, _UNUSUAL, _LARGE or _REFUSED; strings and integers are left to orjson itself.
 
     Goes down level by level and handles the children of a node at once, so that the usual
     object of strings costs two calls and no loop over its members.
@@ -185,15 +187,17 @@ def _scan(root: JSONValue, max_depth: int) -> int:
                     return _REFUSED
                 # Without characters beyond U+FFFF the two orders are the same.
                 if not names.isascii() and max(names) > "\uffff":
-                    found = _UNUSUAL
+                    found = found or _UNUSUAL
                 children = node.values()
             elif kind is list or kind is tuple:
                 children = node
             elif kind is float:
                 if not -_INTEGER_TOO_BIG < node < _INTEGER_TOO_BIG:
-                    return _REFUSED
-                if node.is_integer() or not 1e-4 < abs(node) < 1e15:
-                    found = _UNUSUAL
+                    if not -_INFINITY < node < _INFINITY:
+                        return _REFUSED
+                    found = _LARGE
+                elif node.is_integer() or not 1e-4 < abs(node) < 1e15:
+                    found = found or _UNUSUAL
                 continue
             elif kind in _LEAVES:
                 continue
@@ -208,11 +212,40 @@ def _scan(root: JSONValue, max_depth: int) -> int:
     return found
 
 
-def _with_integers(value: JSONValue) -> JSONValue:
-    """A copy in which floats like 1.0, below 2^53, are integers: they have one canonical form."""
+def _made_plain(value: JSONValue) -> JSONValue:
+    """A copy that orjson writes as RFC 8785 does, unsorted: members in order, numbers written."""
     kind = type(value)
     if kind is dict:
-        return {name: _with_integers(item) for name, item in value.items()}
+        return {name: _made_plain(value[name]) for name in _sorted(value)}
     if kind is list or kind is tuple:
-        return [_with_integers(item) for item in value]
-    return int(value) if kind is float and value.is_integer() else value
+        return [item if type(item) in _LEAVES else _made_plain(item) for item in value]
+    if kind is not float:
+        return value
+    if -_INTEGER_TOO_BIG < value < _INTEGER_TOO_BIG and value.is_integer():
+        return int(value)  # Of 0 and -0, too.
+    return orjson.Fragment(_number_text(value))
+
+
+def _sorted(names: dict[str, JSONValue]) -> list[str]:
+    """Names in the order of their UTF-16 code units; lone surrogates are refused later."""
+    if "".join(names).isascii():
+        return sorted(names)
+    return sorted(names, key=lambda name: name.encode("utf-16-be", "surrogatepass"))
+
+
+def _number_text(number: float) -> str:
+    """What ECMA-262 Number::toString (RFC 8785 §3.2.2.3) writes, not for -0.
+
+    The digits are the shortest ones, as Python's are; the two differ in when to use an exponent.
+    """
+    digits, exponential, exponent_text = repr(number).partition("e")
+    if not exponential:
+        return digits.removesuffix(".0")
+    exponent = int(exponent_text)
+    if not -7 < exponent < 21:
+        return f"{digits}e{exponent:+d}"
+    sign = "-" if number < 0 else ""
+    digits = digits.lstrip("-").replace(".", "")
+    if exponent < 0:
+        return f"{sign}0.{'0' * (-exponent - 1)}{digits}"
+    return sign + digits.ljust(exponent + 1, "0")
