@@ -2,7 +2,8 @@
 
 Tokens lock themselves after a few wrong PINs, and a service that tries again every few seconds gets
 there fast. So a refused PIN is remembered for the life of the process; a corrected file is another
-PIN and is tried.
+PIN and is tried. A token whose PIN is locked, expired or not set has not said that this one is
+wrong: once that is mended it may be right as it is, so that it is tried again after a while.
 
 Trust: the PIN file opens the token for whoever has both. It is not kept in memory by us.
 """
@@ -13,6 +14,7 @@ import hashlib
 import os
 import secrets
 import stat
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,17 +24,30 @@ REFUSALS: Final = {
     0xA0: "PinIncorrect",
     0xA1: "PinInvalid",
     0xA2: "PinLenRange",
-    0xA3: "PinExpired",
-    0xA4: "PinLocked",
-    0x102: "UserPinNotInitialized",
 }
 """What C_Login answers to a PIN that trying again does not make right (PKCS#11 v3.1 §5.1),
 named as by python-pkcs11."""
+
+CKR_PIN_LOCKED: Final = 0xA4
+
+NOT_USABLE: Final = {
+    0xA3: "its PIN has expired (PinExpired); set a new one",
+    CKR_PIN_LOCKED: "its PIN is locked (PinLocked); unlock it with the SO PIN",
+    0x102: "it has no user PIN yet (UserPinNotInitialized); set it with the SO PIN",
+}
+"""What C_Login answers whatever the PIN, until somebody does something about the token."""
+
+PAUSE_S: Final = 30.0
+"""So long after such an answer, nobody logs in with the same PIN, unless the library is initialised
+anew, which some need to see what became of a token."""
 
 _MAX_PIN_BYTES: Final = 256
 # Salted, so that a dump of the process does not show PINs that were thrown away.
 _salt: Final = secrets.token_bytes(16)
 _refused: Final[set[bytes]] = set()
+# Until when, in which epoch of the library, and what the token answered.
+_paused: Final[dict[bytes, tuple[float, int, int]]] = {}
+_clock_s = time.monotonic
 
 
 def was_refused(token: Any, pin: str) -> bool:
@@ -43,6 +58,18 @@ def was_refused(token: Any, pin: str) -> bool:
 def remember_refused(token: Any, pin: str) -> None:
     """Never try this PIN on this token again."""
     _refused.add(_attempt(token, pin))
+
+
+def not_usable(token: Any, pin: str, epoch: int) -> str:
+    """What is wrong with the token if it was asked a moment ago; empty if it may be asked again."""
+    until_s, asked_epoch, result = _paused.get(_attempt(token, pin), (0.0, epoch, CKR_PIN_LOCKED))
+    return NOT_USABLE[result] if epoch == asked_epoch and _clock_s() < until_s else ""
+
+
+def remember_not_usable(token: Any, pin: str, epoch: int, result: int) -> str:
+    """Do not try this PIN on this token for a while; return what is wrong with the token."""
+    _paused[_attempt(token, pin)] = (_clock_s() + PAUSE_S, epoch, result)
+    return NOT_USABLE[result]
 
 
 def _attempt(token: Any, pin: str) -> bytes:

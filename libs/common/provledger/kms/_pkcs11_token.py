@@ -11,7 +11,7 @@ the next call finds it, logs in and opens its session anew, re-initialising the 
 not help. How often that is tried is up to the caller's patience.
 
 A wrong PIN is never tried twice (`kms._pkcs11_pin`), and a token that says that its next failure
-locks it is left alone.
+locks it is left alone. One whose PIN is locked, expired or not set is asked again after a while.
 """
 
 from __future__ import annotations
@@ -27,7 +27,17 @@ from typing import Any, Final, TypeVar
 from provledger import logs
 from provledger.errors import KMSError
 from provledger.kms._pkcs11_module import CKR_OK, Module, module
-from provledger.kms._pkcs11_pin import REFUSALS, read_pin, remember_refused, was_refused
+from provledger.kms._pkcs11_pin import (
+    CKR_PIN_LOCKED,
+    NOT_USABLE,
+    PAUSE_S,
+    REFUSALS,
+    not_usable,
+    read_pin,
+    remember_not_usable,
+    remember_refused,
+    was_refused,
+)
 from provledger.kms._pkcs11_uri import PKCS11URI, allowed_module
 from provledger.kms.errors import (
     KMSConfigError,
@@ -56,16 +66,21 @@ class KeyMissingError(KMSKeyNotFoundError):
     """The token is there and does not hold the key, or not any more."""
 
 
+class PINNotUsableError(KMSPermissionError):
+    """The token answers that nobody can log in, as far as the library knows."""
+
+
 @dataclass(slots=True)
 class Seat:
-    """What one thread works with: its session, and the keys it found there by URI.
+    """What one thread works with: its session, and the keys it found there.
 
-    `epoch` is that of the module when the session was opened.
+    `epoch` is that of the module when the session was opened; `keys` are by URI and public key,
+    since the key that has a name may become another one.
     """
 
     session: Any
     epoch: int = 0
-    keys: dict[str, Any] = field(default_factory=dict)
+    keys: dict[tuple[str, bytes], Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +232,7 @@ class Token:
             tried = self._failures >= 2 and self._module.reinitialise()
             try:
                 self._attachment = self._find_and_log_in()
-            except KMSUnavailableError:
+            except (KMSUnavailableError, PINNotUsableError):
                 if tried or not self._module.reinitialise():
                     raise
                 self._attachment = self._find_and_log_in()
@@ -234,7 +249,7 @@ class Token:
             session = self._in_module(epoch, token.open)
             try:
                 if token.flags & pkcs11.TokenFlag.LOGIN_REQUIRED:
-                    self._in_module(epoch, lambda: self._log_in(token, session))
+                    self._in_module(epoch, lambda: self._log_in(token, session, epoch))
             except BaseException:
                 self._quietly(epoch, session.close)
                 raise
@@ -278,16 +293,18 @@ class Token:
         )
         return all(not wanted or wanted == there.rstrip() for wanted, there in wanted_and_there)
 
-    def _log_in(self, token: Any, session: Any) -> None:
+    def _log_in(self, token: Any, session: Any, epoch: int) -> None:
         import pkcs11
 
         assert self._module is not None  # noqa: S101
         name = self._uri.token_name
         if self._uri.pin_source is None:
             raise KMSConfigError(f"{name} needs a PIN; add pin-source=file:/path to the key URI")
-        if token.flags & pkcs11.TokenFlag.USER_PIN_LOCKED:
-            raise KMSPermissionError(f"{name}: its PIN is locked; unlock it with the SO PIN")
         pin = read_pin(self._uri.pin_source)
+        if why := not_usable(token, pin, epoch):
+            raise KMSPermissionError(f"{name}: {why}. It is tried every {PAUSE_S:.0f} s")
+        if token.flags & pkcs11.TokenFlag.USER_PIN_LOCKED:
+            raise self._not_usable(token, pin, epoch, CKR_PIN_LOCKED)
         if was_refused(token, pin):
             raise KMSPermissionError(
                 f"{name} refused this PIN before; it is not tried again, since that could lock "
@@ -304,8 +321,16 @@ class Token:
                 f"{name} refused the PIN ({refusal}); it is not tried again. "
                 f"Correct {self._uri.pin_source}"
             )
+        if result in NOT_USABLE:
+            raise self._not_usable(token, pin, epoch, result)
         if result != CKR_OK:
             raise KMSUnavailableError(f"{name}: logging in failed (CKR 0x{result:x})")
+
+    def _not_usable(self, token: Any, pin: str, epoch: int, result: int) -> PINNotUsableError:
+        why = remember_not_usable(token, pin, epoch, result)
+        return PINNotUsableError(
+            f"{self._uri.token_name}: {why}. It is tried every {PAUSE_S:.0f} s"
+        )
 
     def _detach(self, attachment: _Attachment) -> None:
         with self._lock:

@@ -210,18 +210,17 @@ def _sign_whole(private_key: Any, uri: PKCS11URI, message: bytes) -> bytes:
 
 
 def _private_key(seat: Seat, uri: PKCS11URI, expected: _Found) -> Any:
-    """The key's handle in this session, looked up once and compared with the one we opened."""
-    key = seat.keys.get(uri.uri)
-    if key is None:
+    """The key's handle in this session, looked up until it is the one we opened."""
+    wanted = uri.uri, raw_public_bytes(expected.public_key)
+    if wanted not in seat.keys:
         try:
-            again = _find(seat, uri)
+            _find(seat, uri)
         except KeyMissingError as error:
             # It was there a moment ago: the token is away, or another one is in its place.
             raise KMSUnavailableError(str(error)) from None
-        if raw_public_bytes(again.public_key) != raw_public_bytes(expected.public_key):
+        if wanted not in seat.keys:
             raise KMSIntegrityError(f"key {uri.uri}: the token holds another key now")
-        key = seat.keys[uri.uri]
-    return key
+    return seat.keys[wanted]
 
 
 def _find(seat: Seat, uri: PKCS11URI) -> _Found:
@@ -247,7 +246,7 @@ def _find(seat: Seat, uri: PKCS11URI) -> _Found:
     if _attribute(key, Attribute.EXTRACTABLE) or _attribute(key, Attribute.SENSITIVE) is False:
         log.warning("pkcs11.key_can_leave_the_token", uri=uri.uri)
     found = _public_half(seat, uri, key)
-    seat.keys[uri.uri] = key
+    seat.keys[uri.uri, raw_public_bytes(found.public_key)] = key
     return found
 
 
