@@ -212,18 +212,37 @@ def _scan(root: JSONValue, max_depth: int) -> int:
     return found
 
 
-def _made_plain(value: JSONValue) -> JSONValue:
-    """A copy that orjson writes as RFC 8785 does, unsorted: members in order, numbers written."""
+def _made_plain(root: JSONValue) -> JSONValue:
+    """A copy that orjson writes as RFC 8785 does, unsorted: members in order, numbers written.
+
+    Goes from one copied container to the next: a call for each element, deep in a recursion, can
+    cost Python 3.11 a piece of stack from the operating system each time.
+    """
+    containers: list[Any] = []
+    made = _plain(root, containers)
+    for container in containers:
+        places = container.items() if type(container) is dict else enumerate(container)
+        for place, item in places:
+            if type(item) not in _LEAVES:
+                container[place] = _plain(item, containers)
+    return made
+
+
+def _plain(value: JSONValue, containers: list[Any]) -> JSONValue:
+    """A number as it is to be written, or a copy of a container, noted for its items to follow."""
     kind = type(value)
+    if kind is float:
+        if -_INTEGER_TOO_BIG < value < _INTEGER_TOO_BIG and value.is_integer():
+            return int(value)  # Of 0 and -0, too.
+        return orjson.Fragment(_number_text(value))
     if kind is dict:
-        return {name: _made_plain(value[name]) for name in _sorted(value)}
-    if kind is list or kind is tuple:
-        return [item if type(item) in _LEAVES else _made_plain(item) for item in value]
-    if kind is not float:
+        value = {name: value[name] for name in _sorted(value)}
+    elif kind is list or kind is tuple:
+        value = list(value)
+    else:
         return value
-    if -_INTEGER_TOO_BIG < value < _INTEGER_TOO_BIG and value.is_integer():
-        return int(value)  # Of 0 and -0, too.
-    return orjson.Fragment(_number_text(value))
+    containers.append(value)
+    return value
 
 
 def _sorted(names: dict[str, JSONValue]) -> list[str]:

@@ -242,6 +242,7 @@ def _copy(value: Any, depth: int) -> Any:
 
 _LISTS = (list, tuple)
 _CONTAINERS = (dict, list, tuple)
+_SCALARS = frozenset((str, int, float, bool, type(None)))
 
 
 _Apart: TypeAlias = dict[tuple[int, int], int]
@@ -266,7 +267,9 @@ def _equal(one: Any, two: Any, depth: int, apart: _Apart) -> bool:
         if len(one) != len(two) or not depth or (id(one), id(two)) in apart:
             return False
         for index, (a, b) in enumerate(zip(one, two, strict=True)):
-            if not _equal(a, b, depth - 1, apart):
+            # A call for each of many scalars would take most of the time.
+            same = a == b if type(a) is type(b) in _SCALARS else _equal(a, b, depth - 1, apart)
+            if not same:
                 apart[id(one), id(two)] = index
                 return False
         return True
