@@ -15,9 +15,11 @@ from anchor_svc.checkpointing import make_origin
 from anchor_svc.config import Settings
 from anchor_svc.convert import LIMITS
 from anchor_svc.logsizes import LogSizes
+from anchor_svc.lostlogs import LostLogs
 from anchor_svc.opening import check_remembered, check_usable, open_sinks, prove, read_policy
 from anchor_svc.openlog import OpenLog
 from anchor_svc.openlogs import OpenLogs
+from anchor_svc.quorum import Quorum
 from anchor_svc.recovery import LOG_UID_BYTES, create_log
 from anchor_svc.servicer import AnchorServicer
 from anchor_svc.storage import DEFAULT_ALIAS, LogRow, Storage
@@ -32,6 +34,7 @@ from provledger.fips import launch
 from provledger.keyring import ActiveSigner, KeyRing
 from provledger.keyset import KeyPurpose
 from provledger.kms import open_signer
+from provledger.policy import Policy
 from provledger.rpc.server import App
 from provledger.s3 import Bucket, BucketURI
 
@@ -50,7 +53,8 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
     Raises:
         ConfigError: settings that cannot be used, or an embedded database that is in use.
         DataLossError: what is stored of the shared log does not fit together; the message says
-            where. Another log is kept closed then.
+            where. Another log is kept closed then. DATABASE_BEHIND: it is to be made, where others
+            were published.
         StatusError: the database cannot be reached.
     """
     launch.check_suite_setting("PROVLEDGER_ANCHOR_SUITE", settings.suite)
@@ -81,7 +85,12 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
         undo.push_async_callback(ring.close)
         await ring.start()
 
-        files = _tile_files(settings, undo)
+        bucket = _bucket(settings, undo)
+        files = _tile_files(bucket, undo)
+        # Before a log is opened, which takes away its own marker of a restore.
+        lost = _lost_logs(settings, storage, ring, bucket, policy)
+        undo.push_async_callback(lost.close)
+        await lost.find()
 
         def make(row: LogRow) -> OpenLog:
             own = sinks if row.alias == DEFAULT_ALIAS else open_sinks(settings.sink_uris(), policy)
@@ -110,6 +119,7 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
 
         rows = await storage.logs()
         if all(row.alias != DEFAULT_ALIAS for row in rows):
+            lost.check()
             key = await _wait_for_key(ring)
             made = await _new_log(settings, storage, key, clock(), settings.suite, DEFAULT_ALIAS)
             rows = [made, *rows]
@@ -126,29 +136,62 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
             storage.ledger_count,
             signed_size,
             max_logs=settings.max_own_logs,
+            check_lost=lost.check,
         )
         undo.push_async_callback(opened.close)
+        looking = asyncio.ensure_future(lost.look())
+        undo.callback(looking.cancel)
         await opened.open_all(rows)
+        await looking
         ring.log_sizes = LogSizes(opened, lambda: ring.view.keys)
         servicer = AnchorServicer(opened, ring, ring)
         close = undo.pop_all().aclose
     return App(
         services=[(anchor_pb2_grpc.add_AnchorServiceServicer_to_server, servicer)],
-        background=(opened.run,),
+        background=(opened.run, lost.run),
         close=close,
         limits=LIMITS,
     )
 
 
-def _tile_files(settings: Settings, undo: AsyncExitStack) -> Callable[[bytes], TileFiles | None]:
-    """Where the files of a log are, by its uid; None for `data_dir`."""
+def _bucket(settings: Settings, undo: AsyncExitStack) -> Bucket | None:
+    """Where tiles are; None for `data_dir`."""
     if not settings.tile_store:
-        return lambda uid: None
+        return None
     bucket = Bucket(BucketURI.parse(settings.tile_store, "tile_store"))
     undo.callback(bucket.close)
+    return bucket
+
+
+def _tile_files(bucket: Bucket | None, undo: AsyncExitStack) -> Callable[[bytes], TileFiles | None]:
+    """Where the files of a log are, by its uid; None for `data_dir`."""
+    if bucket is None:
+        return lambda uid: None
     threads = ThreadPoolExecutor(_BUCKET_THREADS, thread_name_prefix="anchor-bucket")
     undo.callback(threads.shutdown, wait=False, cancel_futures=True)
     return lambda uid: BucketFiles(bucket, uid, threads)
+
+
+def _lost_logs(
+    settings: Settings,
+    storage: Storage,
+    ring: KeyRing,
+    bucket: Bucket | None,
+    policy: Policy | None,
+) -> LostLogs:
+    sinks = open_sinks(settings.sink_uris(), policy)
+    quorum = Quorum(policy, [sink.uri for sink in sinks])
+    return LostLogs(
+        storage,
+        settings.data_dir,
+        settings.origin_prefix,
+        ring,
+        sinks,
+        bucket=bucket,
+        could_miss=lambda uris: quorum.could_miss(uris, ()),
+        deadline_s=settings.sink_deadline_ms / 1000,
+        wait=settings.wait_for_sinks,
+    )
 
 
 async def _new_log(

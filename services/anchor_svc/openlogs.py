@@ -66,7 +66,8 @@ class OpenLogs:
 
     make: a log that is not opened yet. list_rows: those of all logs there are, open or not.
     count_ledgers: how many ledgers have entries in any log. signed_size: as of `DamagedLog`, by the
-    log's uid. max_logs: how many tenants may have one of their own.
+    log's uid. max_logs: how many tenants may have one of their own. check_lost: raises why there
+    may be logs without a row (`lostlogs`).
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class OpenLogs:
         signed_size: Callable[[bytes], Awaitable[int]],
         *,
         max_logs: int,
+        check_lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._make = make
         self._create_row = create_row
@@ -85,6 +87,7 @@ class OpenLogs:
         self._count_ledgers = count_ledgers
         self._signed_size = signed_size
         self._max_logs = max_logs
+        self._check_lost = check_lost
         self._by_uid: dict[bytes, OpenLog] = {}
         self._by_alias: dict[str, OpenLog] = {}
         self._damaged: dict[bytes, DamagedLog] = {}
@@ -100,18 +103,20 @@ class OpenLogs:
         return list(self._damaged.values())
 
     def check_held(self) -> None:
-        """Raise why a log of ours may not sign, if one may not: what is about all of them waits."""
+        """Raise why a log of ours may not sign, if one may not, or is lost: what is about all of
+        them waits."""
         for opened in self._by_uid.values():
             opened.state.check_held()
+        self._check_lost()
 
     async def ledger_count(self) -> int:
         """How many ledgers have entries in any log, for whoever would deny one that is missing.
 
         Raises:
-            FailedPreconditionError, UnavailableError: a log is held. It may be older than what was
-                published of it, and lack ledgers.
+            FailedPreconditionError, UnavailableError: a log is held, or lost, or may be. It may be
+                older than what was published of it, and lack ledgers.
             DataLossError: the database is older than what was released or published of a log. Not
-                of which one, where that is a tenant's and closed: others hear this, too.
+                of which one, where that is a tenant's and closed, or lost: others hear this, too.
         """
         self.check_held()
         for damaged in self._damaged.values():
@@ -229,7 +234,7 @@ class OpenLogs:
 
         Raises:
             FailedPreconditionError: SUITE_MISMATCH, it has a log with another tree; TOO_MANY_LOGS;
-                another log is held, so that this one may be there and was not restored.
+                another log is held or lost, so that this one may be there and was not restored.
             DataLossError: it has one that is damaged, or the database went back.
             UnavailableError: the database, the disk or the keys cannot be used; WRITER_FENCED,
                 another process writes to the logs.

@@ -54,8 +54,8 @@ from provledger.retry import RetryPolicy
 log = logs.get(__name__)
 
 MARKER: Final = "restored.json"
-_RETRY: Final = RetryPolicy(attempts=1_000_000, base_s=0.5, cap_s=15.0, budget_s=float("inf"))
-_LOOK_S: Final = 3.0
+RETRY: Final = RetryPolicy(attempts=1_000_000, base_s=0.5, cap_s=15.0, budget_s=float("inf"))
+LOOK_S: Final = 3.0
 """How long a start waits for what sinks remember."""
 _NEXT: Final = "see docs/runbooks/stale-restore.md"
 
@@ -161,7 +161,7 @@ class Restored:
     def open(self) -> None:
         """Hold the log if it was restored and nobody has confirmed it."""
         try:
-            self._accepted = _read(self._path)
+            self._accepted = read_accepted(self._path)
         except FileNotFoundError:
             return
         self._waits = False
@@ -177,7 +177,7 @@ class Restored:
         head = self._state.published or self._signed()
         if self._state.held is not None or head is None:
             return
-        limit_s = min(self._deadline_s, _LOOK_S)
+        limit_s = min(self._deadline_s, LOOK_S)
         answers = await self._answers(head, limit_s)
         try:
             if self._waits:
@@ -191,7 +191,7 @@ class Restored:
 
     async def run(self) -> None:
         """Ask until it is confirmed; returns at once for a log that is not held."""
-        delays = _RETRY.delays(self._rng)
+        delays = RETRY.delays(self._rng)
         told = ""
         while self._state.held is not None:
             try:
@@ -299,7 +299,7 @@ class Restored:
         files.sync_dir(self._path.parent)
 
 
-def _read(path: Path) -> bool:
+def read_accepted(path: Path) -> bool:
     """Whether whoever restored has accepted that no sink can confirm it.
 
     A marker that cannot be read holds the log all the same. Raises FileNotFoundError.

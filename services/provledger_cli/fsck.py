@@ -14,12 +14,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 from provledger import checkpoint as checkpoints
-from provledger import note, tiles
+from provledger import logdirs, note, tiles
 from provledger.api.anchor.v1 import anchor_pb2
 from provledger.client import ReceiptSummary
 from provledger.errors import InputError, LogDamagedError, VerificationError
@@ -139,6 +140,25 @@ def check_stored(
     walk.finish()
     binder.finish(ends)
     return _checked(walk, binder, log.origin, size, keys)
+
+
+def check_known(logs: Path, uids: Iterable[bytes], known: Container[bytes]) -> None:
+    """Check that the database knows all logs that something was published of.
+
+    uids: of the directories in `logs`, listed before what the database knows.
+
+    Raises:
+        LogDamagedError: for the first one that it does not.
+    """
+    for uid in logdirs.forgotten(logs, uids, known):
+        damaged = LogDamagedError(
+            f"logs/{uid.hex()} was published, but the database knows of no such log: it is older "
+            "than the files (docs/runbooks/stale-restore.md)",
+            check=CHECKPOINT,
+            path="checkpoint",
+        )
+        damaged.log = f"logs/{uid.hex()}"
+        raise damaged
 
 
 def check_published(

@@ -13,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
+from provledger import logdirs
 from provledger_cli import fsck as fscks
 from provledger_cli.config import Config
 from provledger_cli.datadir import DataDir
@@ -54,13 +55,17 @@ def check_logs(
     """
     anchor = AnchorRows(open_database(data_dir, config, "anchor", schemas.get("anchor")))
     rows = LedgerRows(open_database(data_dir, config, "ledger", schemas.get("ledger")))
+    logs = data_dir.tiles / "logs"
     try:
+        # The directory first: a log gets its row before that.
+        there = logdirs.listed(logs)
         look(anchor)
+        fscks.check_known(logs, there, anchor.log_uids())
         return tuple(
             fscks.check_stored(
                 anchor,
                 uid,
-                files(data_dir.tiles / "logs" / uid.hex()),
+                files(logs / uid.hex()),
                 rows,
                 None,
                 lambda done, total: None,

@@ -12,7 +12,13 @@ from typing import Protocol
 import pytest
 
 from anchor_svc.quorum import MAX_EVIDENCE_BYTES
-from anchor_svc.sinks import AnchorSink, PublishedCheckpoint, Remembering, SinkIntegrityError
+from anchor_svc.sinks import (
+    AnchorSink,
+    Listing,
+    PublishedCheckpoint,
+    Remembering,
+    SinkIntegrityError,
+)
 from provledger.errors import VerificationError
 from provledger.outside import check_named
 from provledger.receipt import Evidence, Proof
@@ -122,6 +128,27 @@ class SinkSuite:
         # But what is behind may take the checkpoint that it is asked about.
         assert await sink.holds(published(40))
         await sink.anchor(published(41, known_size=13))
+        await sink.close()
+
+    async def test_what_lists_names_the_logs_that_it_holds(self, place: Place) -> None:
+        """At a start it is asked for logs that the database has forgotten (`Listing`)."""
+        sink = place.open()
+        if not isinstance(sink, Listing):
+            await sink.close()
+            pytest.skip("this sink cannot be listed")
+        assert list(await sink.origins("log.test/")) == []
+        assert await sink.checkpoint_of(LOG.origin) is None
+        elsewhere = TinyLog("log.testing/sinks")
+        for each in (published(7), published(3, log=elsewhere)):
+            await sink.anchor(each)
+        await sink.anchor(published(12, known_size=7))
+        await sink.close()
+        sink = place.open()
+        assert isinstance(sink, Listing)
+        assert list(await sink.origins("log.test/")) == [LOG.origin]
+        assert set(await sink.origins("log.test")) == {LOG.origin, elsewhere.origin}
+        assert await sink.checkpoint_of(LOG.origin) in (LOG.checkpoint(7), LOG.checkpoint(12))
+        assert await sink.checkpoint_of("log.test/other") is None
         await sink.close()
 
     async def test_another_history_is_refused_however_large_ours_has_grown(

@@ -153,6 +153,17 @@ def test_a_log_is_checked_while_it_runs_and_when_it_stands_still(own: Installati
     told = own.run("log", "fsck", "--keys", "jwks.json", check=False)
     assert (told.code, told.json["log"]) == (1, f"logs/{log_dir.name}")
     forged()
+    # A log that was published, and that the database has forgotten.
+    lost = log_dir.with_name("ab" * 16)
+    lost.mkdir()
+    (lost / "checkpoint").write_bytes(published)
+    for arguments in ((), ("--log", lost.name)):
+        told = own.run("log", "fsck", *arguments, "--keys", "jwks.json", check=False)
+        assert (told.code, told.json["log"]) == (1, f"logs/{lost.name}")
+    assert own.run("backup", "--out", "b.tar", check=False).code == 1
+    (lost / "given-up").touch()
+    assert own.run("log", "fsck", "--keys", "jwks.json").json["holds"] is True
+    assert own.run("backup", "--out", "b.tar").code == 0
 
 
 def _with_flipped_signature(log_dir: Path) -> Callable[[], int]:

@@ -59,17 +59,18 @@ def _make_later(attack: Attack, tenant: str) -> str:
 def _append(attack: Attack, request_id: str, attempts: int = 10) -> None:
     policy = CallPolicy(timeout_s=30.0, retry=RetryPolicy(attempts=attempts))
     with Client(attack.cluster.endpoint("ledger"), policy=policy) as client:
-        client.append(
-            LEDGER,
-            Mutation(
-                action="CREATE",
-                resource_type="Item",
-                resource_id="x",
-                actor_id="a",
-                request_id=request_id,
-                new_state={},
-            ),
-        )
+        client.append(LEDGER, _mutation(request_id))
+
+
+def _mutation(request_id: str) -> Mutation:
+    return Mutation(
+        action="CREATE",
+        resource_type="Item",
+        resource_id="x",
+        actor_id="a",
+        request_id=request_id,
+        new_state={},
+    )
 
 
 def test_ledger_database_of_an_earlier_copy(embedded: Attack, tmp_path: Path) -> None:
@@ -164,6 +165,53 @@ def test_snapshot_of_everything_but_sinks(
     check_not_denied(endpoint, attack.record_path, LEDGER, "RESTORED_BEHIND", made_later=[later])
     assert "anchor.held" in attack.cluster["anchor"].tail()
     assert _sunk(attack) == sunk
+    _stop(attack)
+
+    for name in put_back:
+        shutil.rmtree(data.path / name)
+        (tmp_path / f"late-{name}").rename(data.path / name)
+    attack.cluster.start()
+    _work(attack)
+    print(attack.check())
+
+
+@pytest.mark.parametrize(
+    ("put_back", "reason"), [(["db"], "DATABASE_BEHIND"), (["db", "tiles"], "RESTORED_BEHIND")]
+)
+def test_log_of_a_tenant_that_was_made_after_the_copy(
+    embedded: Attack, tmp_path: Path, put_back: list[str], reason: str
+) -> None:
+    """Nothing else was lost: only its directory, or only the sink, still knows of it."""
+    attack = embedded
+    data, tenant = attack.cluster.data, f"umbrella-{len(put_back)}"
+    _work(attack)
+    _stop(attack)
+    for name in put_back:
+        shutil.copytree(data.path / name, tmp_path / name)
+    attack.cluster.start()
+    logs = _anchored_logs(attack)
+    with Client(attack.cluster.endpoint("ledger")) as client:
+        later, _ = client.create_ledger(tenant, own_log=True)
+    eventually(lambda: _anchored_logs(attack) > logs, "the new log is not in the sinks")
+    _stop(attack)
+    for name in put_back:
+        (data.path / name).rename(tmp_path / f"late-{name}")
+        shutil.copytree(tmp_path / name, data.path / name)
+
+    attack.cluster.start()
+    # The ledger may have yet to reach the anchor.
+    policy = CallPolicy(timeout_s=60.0, retry=RetryPolicy(attempts=20))
+    with Client(attack.cluster.endpoint("ledger"), policy=policy) as client:
+        for ask in (
+            lambda: client.get_ledger(later.name),
+            lambda: client.create_ledger(tenant, own_log=True),
+            lambda: client.append(later.name, _mutation("again")),
+            lambda: list(client.list_ledgers()),
+        ):
+            with pytest.raises(StatusError) as caught:
+                ask()
+            assert caught.value.reason == reason
+    assert "anchor.log_lost" in attack.cluster["anchor"].tail()
     _stop(attack)
 
     for name in put_back:
@@ -275,6 +323,11 @@ def _leaves(attack: Attack) -> dict[str, list[bytes]]:
     """Of each log."""
     logs = [*(attack.cluster.data.tiles / "logs").iterdir()]
     return {log.name: observe.published_leaves(log) for log in logs}
+
+
+def _anchored_logs(attack: Attack) -> set[str]:
+    """The logs that are in a sink, by the directory there."""
+    return {name.split(" ")[1].split("/")[0] for name in _sunk(attack)}
 
 
 def _sunk(attack: Attack) -> dict[str, bytes]:

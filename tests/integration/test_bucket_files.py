@@ -9,22 +9,32 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from anchor_svc.bucketfiles import BucketFiles
+from anchor_svc.lostlogs import LostLogs
 from anchor_svc.openlog import OpenLog
 from anchor_svc.sinks.file import FileSink
 from anchor_svc.tilefiles import DirectoryFiles
 from anchor_svc.tilestore import TileStore
 from provledger.errors import DataLossError, FailedPreconditionError, UnavailableError
+from provledger.logdirs import GIVEN_UP
 from provledger.retry import RetryPolicy
 from provledger.s3 import Bucket, BucketURI
 from provledger.settings import ConfigError
 from provledger_cli.logfiles import elsewhere
 from tests.support import peers
-from tests.support.anchoring import LOG_UID, Ledger, eventually, running_log, submit
+from tests.support.anchoring import (
+    LOG_UID,
+    Ledger,
+    eventually,
+    open_storage,
+    running_log,
+    submit,
+)
 from tests.support.strict_store import strict_store
 from tests.support.tiled import signed_checkpoint
 
@@ -187,6 +197,48 @@ async def test_a_database_older_than_its_bucket_is_noticed_and_read_beside_a_cop
             with pytest.raises(FailedPreconditionError):
                 await submit(log, ledger, 300)
     assert copied.read("checkpoint") == of_then
+
+
+async def test_a_log_without_a_row_is_found_in_its_bucket(
+    tmp_path: Path, files: BucketFiles, bucket: Bucket
+) -> None:
+    """But none that is another installation's, was never published, or was given up."""
+    storage = open_storage(f"sqlite:///{tmp_path}/a.db")
+    async with logging(tmp_path, files) as log:
+        await fill(log)
+    (prefix, _, _) = log.identity.origin.rpartition("/")
+    uids = {name: name.encode() * 16 for name in "defg"}
+    for name, path in (("d", "checkpoint"), ("e", "tile/0/000"), ("f", "checkpoint")):
+        origin = f"{prefix if name == 'd' else 'elsewhere.test'}/{uids[name].hex()}"
+        data = signed_checkpoint(origin, [b"one", b"two"])
+        bucket.put_new(f"logs/{uids[name].hex()}/{path}", data)
+
+    async def check() -> None:
+        found = LostLogs(
+            storage,
+            tmp_path / "a",
+            "provledger.other",
+            SimpleNamespace(),
+            [],
+            bucket=bucket,
+            could_miss=lambda uris: False,
+            deadline_s=10.0,
+            wait=False,
+        )
+        await found.find()
+        found.check()
+
+    with pytest.raises(DataLossError) as caught:
+        await check()
+    assert caught.value.reason == "DATABASE_BEHIND"
+    directory = tmp_path / "a" / "logs" / uids["d"].hex()
+    directory.mkdir()
+    (directory / GIVEN_UP).touch()
+    await check()
+    bucket.put_new(f"logs/{uids['g'].hex()}/checkpoint", b"that nobody can read")
+    with pytest.raises(DataLossError):
+        await check()
+    await storage.close()
 
 
 async def test_an_answer_that_was_lost_is_recognised(

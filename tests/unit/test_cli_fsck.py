@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from provledger.errors import FailedPreconditionError, UnavailableError
+from provledger import logdirs
+from provledger.errors import FailedPreconditionError, LogDamagedError, UnavailableError
+from provledger_cli import fsck
 from provledger_cli.connect import Remote
 from provledger_cli.fsck import ServiceRows
 
@@ -59,3 +62,24 @@ def test_ledgers_that_an_older_copy_lacks_have_no_rows() -> None:
         client.end = UnavailableError("ANCHOR_NOT_ASKED", "nobody knows")
         with pytest.raises(UnavailableError):
             rows.ends(ORIGIN)
+
+
+@pytest.mark.parametrize("sign", ["checkpoint", "tiles-elsewhere"])
+def test_a_log_that_was_published_and_that_the_database_lacks_is_damage(
+    tmp_path: Path, sign: str
+) -> None:
+    known, lost, begun = (bytes([number]) * 16 for number in range(3))
+    for uid in (known, lost, begun):
+        (tmp_path / uid.hex() / "scratch").mkdir(parents=True)
+    for name in (known.hex(), lost.hex(), "lost+found"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / sign).touch()
+    uids = logdirs.listed(tmp_path)
+    assert uids == [known, lost, begun]
+    with pytest.raises(LogDamagedError, match="older than the files") as caught:
+        fsck.check_known(tmp_path, uids, [known])
+    assert caught.value.log == f"logs/{lost.hex()}"
+    fsck.check_known(tmp_path, uids, [known, lost])
+    (tmp_path / lost.hex() / logdirs.GIVEN_UP).touch()
+    fsck.check_known(tmp_path, uids, [known])
+    assert logdirs.listed(tmp_path / "none") == []

@@ -21,7 +21,7 @@ lie about time, and can not make another checkpoint of ours, since it holds no k
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Final, Protocol, TypeVar, runtime_checkable
@@ -158,6 +158,27 @@ class Remembering(Protocol):
             SinkIntegrityError: it holds a larger one, another of this size, or a smaller one that
                 it never acknowledged and that is not of this history.
             SinkError: that cannot be told now.
+        """
+        ...
+
+
+@runtime_checkable
+class Listing(Protocol):
+    """A sink that can say which logs it holds checkpoints of, and so notices one that is lost."""
+
+    @property
+    def uri(self) -> str:
+        """See `AnchorSink`."""
+        ...
+
+    async def origins(self, prefix: str) -> Collection[str]:
+        """Origins of logs that begin so; raises SinkError if that cannot be told now."""
+        ...
+
+    async def checkpoint_of(self, origin: str) -> bytes | None:
+        """A checkpoint that it holds of a log, as it is; None if there is none.
+
+        Raises SinkError if that cannot be told now.
         """
         ...
 

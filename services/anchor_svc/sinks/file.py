@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote, unquote, urlsplit
@@ -79,6 +80,20 @@ class FileSink:
         except OSError as error:
             raise SinkError(f"the directory cannot be used: {error.strerror}") from error
 
+    async def origins(self, prefix: str) -> Collection[str]:
+        """Read the names of the directories; see `Listing`."""
+        try:
+            return await self._thread.run(lambda: self._origins(prefix))
+        except OSError as error:
+            raise SinkError(f"the directory cannot be used: {error.strerror}") from error
+
+    async def checkpoint_of(self, origin: str) -> bytes | None:
+        """Read `latest`, or the largest by its name; see `Listing`."""
+        try:
+            return await self._thread.run(lambda: self._checkpoint_of(origin))
+        except OSError as error:
+            raise SinkError(f"the directory cannot be used: {error.strerror}") from error
+
     async def close(self) -> None:
         """Let the thread end; what it is doing is not waited for."""
         self._thread.close()
@@ -111,6 +126,19 @@ class FileSink:
 
     def _directory(self, checkpoint: PublishedCheckpoint) -> Path:
         return self._root / quote(checkpoint.origin, safe="")
+
+    def _origins(self, prefix: str) -> list[str]:
+        begins = quote(prefix, safe="")
+        with contextlib.suppress(FileNotFoundError), os.scandir(self._root) as entries:
+            return [unquote(each.name) for each in entries if each.name.startswith(begins)]
+        return []
+
+    def _checkpoint_of(self, origin: str) -> bytes | None:
+        directory = self._root / quote(origin, safe="")
+        with contextlib.suppress(FileNotFoundError):
+            return (directory / LATEST).read_bytes()
+        name = _largest(directory)
+        return (directory / name).read_bytes() if name else None
 
     def _write(self, checkpoint: PublishedCheckpoint) -> Evidence:
         directory = self._directory(checkpoint)

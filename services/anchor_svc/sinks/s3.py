@@ -30,10 +30,10 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from anchor_svc.sinks import Evidence, PublishedCheckpoint, SinkError, SinkIntegrityError
 from anchor_svc.sinks import s3_store as store
@@ -133,6 +133,20 @@ class S3Sink:
         held: bool = await self._run(lambda client: self._holds(client, checkpoint))
         return held
 
+    async def origins(self, prefix: str) -> Collection[str]:
+        """Look at how the keys of versions begin, hidden ones too; see `Listing`."""
+        begins = f"{self._prefix}{quote(prefix, safe='')}"
+        found = await self._run(
+            lambda client: list(store.directories(client, self._bucket, begins))
+        )
+        return [unquote(each.removeprefix(self._prefix).rstrip("/")) for each in found]
+
+    async def checkpoint_of(self, origin: str) -> bytes | None:
+        """Read the first one that there is; see `Listing`."""
+        directory = f"{self._prefix}{quote(origin, safe='')}/"
+        found: bytes | None = await self._run(lambda client: self._first(client, directory))
+        return found
+
     async def close(self) -> None:
         """See `AnchorSink`."""
         self._thread.close()
@@ -157,6 +171,13 @@ class S3Sink:
         store.prove_locks(client, self._bucket, f"{self._prefix}{PROBE}", self._now() + _PROBE)
 
     # --- one checkpoint
+
+    def _first(self, client: Any, directory: str) -> bytes | None:
+        for each in store.versions(client, self._bucket, directory):
+            if not each.deleted and store.size_of(each.key):
+                place = {"Bucket": self._bucket, "Key": each.key, "VersionId": each.version_id}
+                return s3.read_body(client.get_object(**place), note.MAX_NOTE_BYTES + 1)
+        return None
 
     def _place(self, checkpoint: PublishedCheckpoint) -> tuple[str, str]:
         """Where the log's checkpoints are, and the key of this one."""

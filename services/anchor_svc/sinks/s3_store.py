@@ -64,8 +64,7 @@ def versions(client: Any, bucket: str, prefix: str, *, after: str = "") -> Itera
         SinkError: there are more than `_MAX_PAGES` pages.
     """
     asked = {"Bucket": bucket, "Prefix": prefix} | ({"KeyMarker": after} if after else {})
-    for _ in range(_MAX_PAGES):
-        page = client.list_object_versions(**asked)
+    for page in _pages(client, asked):
         found = [
             Version(str(item["Key"]), str(item["VersionId"]), name == "DeleteMarkers")
             for name in ("Versions", "DeleteMarkers")
@@ -75,11 +74,31 @@ def versions(client: Any, bucket: str, prefix: str, *, after: str = "") -> Itera
         for version in sorted(found, key=lambda each: (each.key, not each.deleted)):
             if version.key > after:
                 yield version
+
+
+def directories(client: Any, bucket: str, prefix: str) -> Iterator[str]:
+    """Beginnings of keys up to and with the first slash, of those that begin so.
+
+    Raises:
+        SinkError: there are more than `_MAX_PAGES` pages.
+    """
+    for page in _pages(client, {"Bucket": bucket, "Prefix": prefix, "Delimiter": "/"}):
+        for item in page.get("CommonPrefixes", ()):
+            yield str(item["Prefix"])
+
+
+def _pages(client: Any, asked: dict[str, str]) -> Iterator[Any]:
+    for _ in range(_MAX_PAGES):
+        page = client.list_object_versions(**asked)
+        yield page
         if not page.get("IsTruncated"):
             return
         asked["KeyMarker"] = page["NextKeyMarker"]
-        asked["VersionIdMarker"] = page["NextVersionIdMarker"]
-    raise SinkError(f"s3: more versions below {prefix} than are looked through")
+        # With a delimiter it may end at a prefix, which has no version.
+        asked.pop("VersionIdMarker", None)
+        if marker := page.get("NextVersionIdMarker"):
+            asked["VersionIdMarker"] = marker
+    raise SinkError(f"s3: more versions below {asked['Prefix']} than are looked through")
 
 
 def key_of(directory: str, size: int) -> str:

@@ -181,6 +181,7 @@ def _stored(
     on_progress: Progress,
     found: list[Checked],
 ) -> None:
+    from provledger import logdirs
     from provledger.errors import LogDamagedError
     from provledger_cli import config as configs
     from provledger_cli import fsck as work
@@ -201,11 +202,16 @@ def _stored(
     try:
         if keys is None:
             keys = _replayed_keys(directory, rows, pin)
-        uids = [uid for uid in anchor.log_uids() if log in ("", uid.hex())]
+        logs = directory.tiles / "logs"
+        # The directory first: a log gets its row before that.
+        there = [uid for uid in logdirs.listed(logs) if log in ("", uid.hex())]
+        known = anchor.log_uids()
+        work.check_known(logs, there, known)
+        uids = [uid for uid in known if log in ("", uid.hex())]
         if not uids:
             raise CommandError("there is no such log", hint="leave --log out to check all of them")
         for uid in uids:
-            files = DirFiles(directory.tiles / "logs" / uid.hex())
+            files = DirFiles(logs / uid.hex())
             place = elsewhere(files.root)
             if place:
                 raise CommandError(

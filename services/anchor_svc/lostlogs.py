@@ -1,0 +1,381 @@
+"""Logs of ours that were published, and that the database has no row of.
+
+A copy of the database that is older than a tenant's own log has not a word of it: no count includes
+its ledgers, and nothing holds it (`restored`). Its ledgers would be denied, and made a second time.
+But what was published is still there, in
+
+    our directory or bucket   logs/<uid>/ with a checkpoint                   DATABASE_BEHIND
+    a sink that is `Listing`  a checkpoint of an origin below ours, signed    RESTORED_BEHIND
+                              by a key of ours
+
+While a lost log is known, nobody is told how many ledgers there are, and no log is made; those that
+are there go on. Whoever knows that nothing is missed says so by a file (`logdirs.GIVEN_UP`).
+
+Directory and bucket are looked at before anything else. Sinks are asked at each start, and one that
+does not answer within a moment is left alone; but not after a restore, nor where the settings say
+to wait (`wait_for_sinks`): until they have answered, nothing is counted or made either. Logs lose
+their marker of a restore one by one. So a start that finds one leaves another, `restored.json` in
+`data_dir`, which goes once all sinks have been asked and know of no lost log.
+
+Trust: a sink that leaves something out hides a loss, as with `restored`. What is not signed by one
+of our keys is another installation's, or somebody's who writes to the sink: it holds up nothing. A
+sink that cannot be listed (a cosigner, a timestamp authority) says nothing of all this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from anchor_svc import files
+from anchor_svc.bucketfiles import MAX_CHECKPOINT_BYTES
+from anchor_svc.opening import close_sinks
+from anchor_svc.restored import LOOK_S, MARKER, RETRY, read_accepted
+from anchor_svc.sinks import AnchorSink, Listing, SinkError, answer_of
+from anchor_svc.storage import LogRow, Storage
+from provledger import checkpoint as checkpoints
+from provledger import logdirs, logs, note
+from provledger.errors import (
+    DataLossError,
+    FailedPreconditionError,
+    KeyFormatError,
+    NoteError,
+    StatusError,
+    UnavailableError,
+)
+from provledger.keyset import KeyPurpose, KeySet
+from provledger.rpc.errors import copied
+from provledger.s3 import Bucket
+
+log = logs.get(__name__)
+
+_NEXT: Final = "see docs/runbooks/stale-restore.md"
+
+
+class View(Protocol):
+    """The part of what it said."""
+
+    @property
+    def keys(self) -> KeySet:
+        """The keys that are active or draining."""
+        ...
+
+
+class Keys(Protocol):
+    """The part of `provledger.keyring.KeyRing` that is asked here."""
+
+    @property
+    def view(self) -> View:
+        """What the keys service last said."""
+        ...
+
+    async def changed(self, timeout_s: float) -> None:
+        """Wait until it says something, at most so long."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A log without a row, by its uid. where: what still knows of it. size: of its tree, as stated
+    there; 0 if that cannot be read."""
+
+    uid: bytes
+    where: str
+    size: int
+
+
+class LostLogs:
+    """Looks for logs without a row. Belongs to one event loop.
+
+    bucket: where tiles are, if not in `data_dir`. sinks: for this alone; `close` closes them.
+    could_miss: whether something can be anchored without these sinks, by their URIs.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        data_dir: Path,
+        origin_prefix: str,
+        keys: Keys,
+        sinks: Iterable[AnchorSink],
+        *,
+        bucket: Bucket | None,
+        could_miss: Callable[[Collection[str]], bool],
+        deadline_s: float,
+        wait: bool,
+    ) -> None:
+        self._storage = storage
+        self._logs = data_dir / "logs"
+        self._marker = data_dir / MARKER
+        self._prefixes = {origin_prefix}
+        self._keys = keys
+        self._all_sinks = list(sinks)
+        self._sinks = [sink for sink in self._all_sinks if isinstance(sink, Listing)]
+        self._bucket = bucket
+        self._could_miss = could_miss
+        self._deadline_s = deadline_s
+        self._wait = wait
+        self._restored = False
+        self._accepted = False
+        self._error: StatusError | None = None
+        self._answered: set[str] = set()
+        self._told: dict[str, str] = {}
+        # Origins of other installations, which were told of.
+        self._others: set[str] = set()
+        self._rng = random.Random()  # noqa: S311 - jitter, not a secret
+
+    def check(self) -> None:
+        """Raise why ledgers may be missing, if that is so.
+
+        Raises:
+            DataLossError: DATABASE_BEHIND, a log was published here and has no row.
+            FailedPreconditionError: RESTORED_BEHIND, so a sink says.
+            UnavailableError: RESTORE_NOT_CONFIRMED, START_NOT_CONFIRMED, sinks have yet to answer.
+        """
+        if self._error is not None:
+            raise copied(self._error)
+
+    async def find(self) -> None:
+        """Look into directory and bucket, and for markers of a restore.
+
+        Raises StatusError while the bucket or the database cannot be used, OSError for the disk.
+        """
+        names = await asyncio.to_thread(logdirs.listed, self._logs)
+        in_bucket = await asyncio.to_thread(self._list_bucket)
+        # After what there is: a log gets its row first.
+        rows = await self._storage.logs()
+        known = {row.log_uid for row in rows}
+        self._prefixes |= {row.origin.rpartition("/")[0] for row in rows}
+        found = [
+            self._in_directory(uid)
+            for uid in await asyncio.to_thread(logdirs.forgotten, self._logs, names, known)
+        ]
+        found += await asyncio.to_thread(self._in_bucket, set(in_bucket) - known)
+        await asyncio.to_thread(self._look_for_marker, known)
+        if found:
+            self._error = _behind()
+            _tell(found, "DATABASE_BEHIND")
+
+    async def look(self) -> None:
+        """Ask the sinks, once; those that answer within a moment, unless they must."""
+        if self._error is None:
+            await self._ask(min(self._deadline_s, LOOK_S))
+
+    async def run(self) -> None:
+        """Ask those that must answer until they have; returns at once if none must."""
+        delays = RETRY.delays(self._rng)
+        while isinstance(self._error, UnavailableError):
+            await asyncio.sleep(next(delays, RETRY.cap_s))
+            await self._ask(self._deadline_s)
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the sinks."""
+        await close_sinks(self._all_sinks)
+
+    # --- directory and bucket
+
+    def _in_directory(self, uid: bytes) -> Lost:
+        place = self._logs / uid.hex()
+        try:
+            data = (place / "checkpoint").read_bytes()
+        except OSError:
+            data = b""
+        return Lost(uid, str(place), _size(data))
+
+    def _list_bucket(self) -> list[bytes]:
+        """The uids in the bucket; none if we may not list it, which leaves a gap that is told."""
+        if self._bucket is None:
+            return []
+        try:
+            names = list(self._bucket.directories("logs/"))
+        except UnavailableError as error:
+            if error.reason != "STORAGE_REFUSED":
+                raise
+            log.warning("anchor.bucket_not_listed", message=error.message, needs="s3:ListBucket")
+            return []
+        return [uid for uid in map(logdirs.parse_uid, names) if uid is not None]
+
+    def _in_bucket(self, uids: Iterable[bytes]) -> list[Lost]:
+        found = []
+        for uid in sorted(uids):
+            if self._bucket is None or logdirs.is_given_up(self._logs, uid):
+                continue
+            key = f"logs/{uid.hex()}/checkpoint"
+            stored = self._bucket.get(key, max_bytes=MAX_CHECKPOINT_BYTES)
+            # Another installation may use the same prefix of a bucket.
+            if stored is not None and _origin(stored.data) in {None, *self._origins(uid)}:
+                found.append(Lost(uid, self._bucket.uri.join(key).text, _size(stored.data)))
+        return found
+
+    def _origins(self, uid: bytes) -> list[str]:
+        return [f"{prefix}/{uid.hex()}" for prefix in self._prefixes]
+
+    def _look_for_marker(self, known: Iterable[bytes]) -> None:
+        # In the directory of a log without a row, nobody ever takes it away.
+        paths = (self._logs / uid.hex() / MARKER for uid in sorted(known))
+        marked = [path for path in paths if path.exists()]
+        if marked and not self._marker.exists():
+            files.write_atomic(self._marker, marked[0].read_bytes(), self._marker.parent)
+        self._restored = self._marker.exists()
+        self._accepted = self._restored and read_accepted(self._marker)
+
+    # --- sinks
+
+    async def _ask(self, limit_s: float) -> None:
+        """Ask the sinks that have not answered."""
+        asked = [sink for sink in self._sinks if sink.uri not in self._answered]
+        answers = await asyncio.gather(*(self._one(sink, limit_s) for sink in asked))
+        found = [lost for answer in answers if isinstance(answer, list) for lost in answer]
+        away = {
+            sink.uri: answer
+            for sink, answer in zip(asked, answers, strict=True)
+            if isinstance(answer, str)
+        }
+        self._answered |= {sink.uri for sink in asked} - away.keys()
+        if found:
+            _tell(found, "RESTORED_BEHIND")
+            self._error = _sink_remembers()
+            return
+        self._error = self._unconfirmed(away)
+        if self._error is not None:
+            if away != self._told:
+                self._told = away
+                log.error("anchor.lost_logs_not_known", reason=self._error.reason, sinks=away)
+        elif self._restored:
+            await asyncio.to_thread(self._forget)
+
+    async def _one(self, sink: Listing, limit_s: float) -> list[Lost] | str:
+        """The lost logs that a sink holds; or why that cannot be told."""
+        try:
+            async with asyncio.timeout(limit_s):
+                return await self._lost(sink)
+        except SinkError as error:
+            return str(error)
+        except TimeoutError:
+            return f"not within {limit_s} s"
+        except Exception as error:  # sinks are not all ours; or the database is away
+            log.warning("anchor.sink_failed", exc_info=error, sink=sink.uri)
+            return type(error).__name__
+
+    async def _lost(self, sink: Listing) -> list[Lost]:
+        """Raises SinkError: that cannot be told."""
+        held: set[str] = set()
+        for prefix in sorted(self._prefixes):
+            held.update(await answer_of(sink.origins(f"{prefix}/")))
+        # After what it holds: a log gets its row first.
+        rows = await self._storage.logs()
+        known = {row.origin for row in rows}
+        if not held & known and not self._accepted and await self._took(sink, rows):
+            raise SinkError("it once took checkpoints, and holds none: is it the place it was?")
+        found = []
+        for origin in sorted(held - known - self._others):
+            uid = logdirs.parse_uid(origin.rpartition("/")[2])
+            ours = uid is not None and origin in self._origins(uid)
+            if uid is None or not ours or logdirs.is_given_up(self._logs, uid):
+                continue
+            data = await answer_of(sink.checkpoint_of(origin))
+            if data is None:
+                continue
+            size = await self._verified_size(data, origin)
+            if size:
+                found.append(Lost(uid, sink.uri, size))
+            else:
+                self._others.add(origin)
+                log.info("anchor.log_of_others", origin=origin, sink=sink.uri)
+        return found
+
+    async def _took(self, sink: Listing, rows: Sequence[LogRow]) -> bool:
+        for row in rows:
+            if any((await self._storage.cursors(row.log_uid, [sink.uri])).values()):
+                return True
+        return False
+
+    async def _verified_size(self, data: bytes, origin: str) -> int:
+        """The tree size of a checkpoint that one of our keys has signed; 0 of any other.
+
+        Waits until the keys service has said which keys these are.
+        """
+        while not (keys := self._keys.view.keys.for_purpose(KeyPurpose.CHECKPOINT)):
+            await self._keys.changed(1.0)
+        try:
+            vkeys = [key.vkey(origin) for key in keys]
+            return checkpoints.open_checkpoint(data, vkeys, origin)[0].size
+        except (NoteError, KeyFormatError):
+            return 0
+
+    def _unconfirmed(self, away: dict[str, str]) -> UnavailableError | None:
+        """What holds up, while sinks are away that must answer."""
+        if not away or not (self._restored or self._wait):
+            return None
+        uris = [sink.uri for sink in self._sinks]
+        if not self._restored and (
+            not self._could_miss(self._answered) or self._could_miss(uris)  # none could ever tell
+        ):
+            return None
+        why = "; ".join(f"{uri}: {what}" for uri, what in away.items())
+        return UnavailableError(
+            "RESTORE_NOT_CONFIRMED" if self._restored else "START_NOT_CONFIRMED",
+            "sinks have yet to say whether they hold a log that was made after the copy which was "
+            f"put back; no log is made before, and no ledger said not to be there: {why} ({_NEXT})",
+            retry_delay_s=2.0,
+        )
+
+    def _forget(self) -> None:
+        try:
+            self._marker.unlink(missing_ok=True)
+            files.sync_dir(self._marker.parent)
+        except OSError as error:
+            # A later start asks them all again.
+            log.warning("anchor.marker_stays", exc_info=error)
+
+
+def _origin(data: bytes) -> str | None:
+    """The origin that a checkpoint states; None if it cannot be read."""
+    try:
+        return checkpoints.parse(note.parse(data).text).origin
+    except NoteError:
+        return None
+
+
+def _size(data: bytes) -> int:
+    try:
+        return checkpoints.parse(note.parse(data).text).size
+    except NoteError:
+        return 0
+
+
+def _tell(found: Iterable[Lost], reason: str) -> None:
+    for lost in found:
+        log.error(
+            "anchor.log_lost",
+            reason=reason,
+            log=f"logs/{lost.uid.hex()}",
+            where=lost.where,
+            tree_size=lost.size,
+            message="it was published, and the database has no row of it, so that it is older. No "
+            "log is made, and no ledger said not to be there. Restore the newer database; if there "
+            f"is none, or the log is not of this installation, {_NEXT}",
+        )
+
+
+def _behind() -> DataLossError:
+    return DataLossError(
+        "DATABASE_BEHIND",
+        "a log was published that is not in the anchor's database, which is older than that: no "
+        "log is made, and no ledger is said not to be there; the anchor's log says which "
+        f"(anchor.log_lost). Restore the newer database, or {_NEXT}",
+    )
+
+
+def _sink_remembers() -> FailedPreconditionError:
+    return FailedPreconditionError(
+        "RESTORED_BEHIND",
+        "a sink holds a checkpoint of a log that is not in the anchor's database, which is older "
+        "than that: no log is made, and no ledger is said not to be there; the anchor's log says "
+        f"which (anchor.log_lost). Restore a newer copy, or {_NEXT}",
+    )

@@ -1,0 +1,258 @@
+"""A tenant's own log was made after the copy of the database that was put back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anchor_svc import lostlogs, restored
+from anchor_svc.app import build
+from anchor_svc.restored import MARKER
+from provledger.api.anchor.v1 import anchor_pb2 as pb
+from provledger.errors import DataLossError, StatusError, UnavailableError
+from provledger.logdirs import GIVEN_UP
+from provledger.retry import RetryPolicy
+from provledger.rpc.channel import call
+from tests.integration.test_anchor_service import (
+    ANY,
+    BLAKE3,
+    Anchor,
+    anchor_on,
+    keys_service,
+    settings,
+)
+from tests.integration.test_own_logs import anchor_with
+from tests.support.anchoring import Ledger, eventually
+
+pytestmark = pytest.mark.timeout(120)
+
+CREATE = pb.CreateLogRequest(tenant="tenants/acme", suite=BLAKE3)
+COUNT = pb.GetLogRequest(name=ANY, count_ledgers=True)
+DATABASE = "anchor.sqlite3"
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sinks that did not answer are asked again at once."""
+    for module in (lostlogs, restored):
+        monkeypatch.setattr(module, "RETRY", RetryPolicy(1_000_000, 0.01, 0.05, float("inf")))
+
+
+async def anchored(anchor: Anchor, name: str, size: int) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            log = (await anchor.ask("GetLog", pb.GetLogRequest(name=name))).log
+            if log.anchored_size >= size:
+                return
+            await asyncio.sleep(0.01)
+
+
+def databases(directory: Path) -> list[Path]:
+    return list(directory.glob(f"{DATABASE}*"))
+
+
+class Lost:
+    """An installation whose database went back to before a tenant's log was made; `uid` is its."""
+
+    def __init__(self, keys: str, directory: Path, uid: str, shared: Ledger) -> None:
+        self.keys = keys
+        self.directory = directory
+        self.uid = uid
+        self.shared = shared
+
+    @property
+    def log_dir(self) -> Path:
+        return self.directory / "anchor" / "logs" / self.uid
+
+    def start(self, **changes: Any) -> Any:
+        return anchor_with(self.keys, self.directory, **changes)
+
+    def mark(self) -> None:
+        """Leave what `provledger restore` does."""
+        for log in (self.directory / "anchor" / "logs").iterdir():
+            value = {"v": "1", "takenAtNs": "1", "accepted": False}
+            (log / MARKER).write_text(json.dumps(value))
+
+    def give_up(self) -> None:
+        self.log_dir.mkdir(exist_ok=True)
+        (self.log_dir / GIVEN_UP).touch()
+
+
+@asynccontextmanager
+async def lost_log(directory: Path, *, put_back: Sequence[str] = ()) -> AsyncIterator[Lost]:
+    """put_back: what else knows nothing of the log any more, `tiles` or `sink`."""
+    shared, own = Ledger("shared"), Ledger("own")
+    shared.grow(2)
+    own.grow(3)
+    async with keys_service(directory) as keys:
+        async with anchor_with(keys, directory) as anchor:
+            await anchor.submit(shared)
+            await anchored(anchor, ANY, 3)
+        (directory / "copy").mkdir()
+        for path in databases(directory):
+            shutil.copy2(path, directory / "copy" / path.name)
+        async with anchor_with(keys, directory) as anchor:
+            name = (await anchor.ask("CreateLog", CREATE)).log.name
+            await anchor.submit(own, log=name)
+            await anchored(anchor, name, 4)
+        for path in databases(directory):
+            path.unlink()
+        for path in (directory / "copy").iterdir():
+            shutil.copy2(path, directory / path.name)
+        lost = Lost(keys, directory, name.removeprefix("logs/"), shared)
+        if "tiles" in put_back:
+            shutil.rmtree(lost.log_dir)
+        if "sink" in put_back:
+            (there,) = (directory / "sink").glob(f"*{lost.uid}")
+            shutil.rmtree(there)
+        yield lost
+
+
+async def once(anchor: Anchor, method: str, request: Any) -> Any:
+    """The answer to one attempt, which may be that something has yet to be known."""
+    rpc = getattr(anchor.stub, method)
+    return await call(rpc, request, timeout_s=30.0, idempotent=False)
+
+
+async def refused(anchor: Anchor) -> StatusError:
+    """Check that nobody hears how many ledgers there are, and no log is made; the reason why."""
+    with pytest.raises(StatusError) as counting:
+        await once(anchor, "GetLog", COUNT)
+    with pytest.raises(StatusError) as making:
+        await once(anchor, "CreateLog", CREATE)
+    # A sink may have been asked in between.
+    assert making.value.reason in (counting.value.reason, "RESTORED_BEHIND")
+    return counting.value
+
+
+async def found(anchor: Anchor) -> None:
+    """Wait until a sink has been asked, and is known to hold more."""
+    async with asyncio.timeout(60):
+        while (await refused(anchor)).reason != "RESTORED_BEHIND":  # noqa: ASYNC110 - over gRPC
+            await asyncio.sleep(0.05)
+
+
+async def counted(anchor: Anchor) -> int:
+    """How many ledgers there are, once sinks have confirmed that they know of no more."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                return int((await once(anchor, "GetLog", COUNT)).ledger_count)
+            except UnavailableError:
+                await asyncio.sleep(0.05)
+
+
+async def let_go(lost: Lost, **changes: Any) -> None:
+    """Check that ledgers are counted and logs made, as where nothing is lost."""
+    async with lost.start(**changes) as anchor:
+        assert await counted(anchor) == 1
+        assert (await anchor.ask("CreateLog", CREATE)).created
+
+
+async def test_log_that_was_published_and_has_no_row_is_not_denied(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with lost_log(tmp_path, put_back=["sink"]) as lost:
+        async with lost.start() as anchor:
+            error = await refused(anchor)
+            assert isinstance(error, DataLossError)
+            assert error.reason == "DATABASE_BEHIND"
+            assert lost.uid not in error.message, "another tenant's"
+            # The others go on.
+            lost.shared.grow(1)
+            assert (await anchor.submit(lost.shared, 2)).tree_size == 4
+        (told,) = [each for each in caplog.records if each.getMessage() == "anchor.log_lost"]
+        assert f"logs/{lost.uid}" in str(vars(told))
+        lost.give_up()
+        await let_go(lost)
+
+
+async def test_log_that_only_a_sink_knows_is_not_denied(tmp_path: Path) -> None:
+    """No marker: a volume was put back. The next start finds it again."""
+    async with lost_log(tmp_path, put_back=["tiles"]) as lost:
+        for _ in range(2):
+            async with lost.start() as anchor:
+                assert (await refused(anchor)).reason == "RESTORED_BEHIND"
+                lost.shared.grow(1)
+                await anchor.submit(lost.shared, len(lost.shared.entries) - 1)
+        lost.give_up()
+        await let_go(lost)
+
+
+async def test_restored_anchor_counts_no_ledgers_before_sinks_have_named_their_logs(
+    tmp_path: Path,
+) -> None:
+    """Also after its logs were confirmed and have lost their markers, and it was started again."""
+    sink, away, marker = tmp_path / "sink", tmp_path / "away", tmp_path / "anchor" / MARKER
+    async with lost_log(tmp_path, put_back=["tiles"]) as lost:
+        lost.mark()
+        async with lost.start() as anchor:
+            assert (await refused(anchor)).reason in ("RESTORED_BEHIND", "RESTORE_NOT_CONFIRMED")
+            logs = lost.log_dir.parent
+            await eventually(lambda: not [*logs.glob(f"*/{MARKER}")], 60)
+            await found(anchor)
+        assert marker.exists()
+        # It is away at the next start, which is not held by any log's own marker.
+        sink.rename(away)
+        sink.touch()
+        async with lost.start() as anchor:
+            assert (await refused(anchor)).reason == "RESTORE_NOT_CONFIRMED"
+            # Empty, it is not the place it was.
+            sink.unlink()
+            assert (await refused(anchor)).reason == "RESTORE_NOT_CONFIRMED"
+            away.rename(sink)
+            await found(anchor)
+        lost.give_up()
+        await let_go(lost)
+        assert not marker.exists()
+
+
+async def test_start_that_waits_for_sinks_waits_for_their_logs(tmp_path: Path) -> None:
+    sink, away = tmp_path / "sink", tmp_path / "away"
+    async with lost_log(tmp_path, put_back=["tiles"]) as lost:
+        sink.rename(away)
+        sink.touch()
+        async with lost.start(wait_for_sinks=True) as anchor:
+            assert (await refused(anchor)).reason == "START_NOT_CONFIRMED"
+            sink.unlink()
+            away.rename(sink)
+            await found(anchor)
+        lost.give_up()
+        await let_go(lost, wait_for_sinks=True)
+
+
+async def test_logs_of_others_and_unfinished_ones_hold_up_nothing(tmp_path: Path) -> None:
+    """Another installation of the same prefix has a sink with us; and some directories are none."""
+    other = tmp_path / "other"
+    other.mkdir()
+    shared = {"sinks": (f"file://{tmp_path}/sink",)}
+    async with anchor_on(other, **shared) as anchor:
+        ledger = Ledger("of another")
+        ledger.grow(1)
+        await anchor.submit(ledger)
+        await anchored(anchor, ANY, 2)
+    async with lost_log(tmp_path, put_back=["tiles", "sink"]) as lost:
+        (lost.log_dir / "scratch").mkdir(parents=True)
+        (lost.log_dir.parent / "lost+found").mkdir()
+        (lost.log_dir.parent / "lost+found" / "checkpoint").touch()
+        lost.mark()
+        async with lost.start() as anchor:
+            assert await counted(anchor) == 1
+            assert (await anchor.ask("CreateLog", CREATE)).created
+
+
+async def test_no_shared_log_is_made_where_logs_were_published(tmp_path: Path) -> None:
+    """The database is empty: it was lost as a whole, or is another one."""
+    async with lost_log(tmp_path) as lost:
+        for path in databases(tmp_path):
+            path.unlink()
+        with pytest.raises(DataLossError) as caught:
+            await build(settings(tmp_path, lost.keys))
+        assert caught.value.reason == "DATABASE_BEHIND"
