@@ -6,8 +6,11 @@ The drafts here have no ids of their own, so that nobody but the client could kn
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -20,6 +23,7 @@ from provledger.errors import (
     UnavailableError,
 )
 from provledger.retry import NO_RETRY
+from tests.integration import client_simulator
 from tests.integration.client_simulator import (
     HANGS,
     LEDGER,
@@ -167,6 +171,54 @@ async def test_appends_of_a_client_that_is_closed_name_theirs(
         errors = await asyncio.gather(*appends)
     assert all(isinstance(error, FailedPreconditionError) for error in errors)
     assert [error.request_ids for error in errors] == [(f"r-{n}",) for n in range(5)]
+
+
+class Recording(FakeLedger):
+    """Records what comes, and does not answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recorded = threading.Event()
+
+    async def Append(self, request: Any, context: Any) -> Any:
+        await self._keep([request.draft])
+
+    async def AppendBatch(self, request: Any, context: Any) -> Any:
+        await self._keep(request.drafts)
+
+    async def AppendStream(self, requests: Any, context: Any) -> Any:
+        async for request in requests:
+            await self._keep(request.drafts or [request.draft])
+        yield
+
+    async def _keep(self, drafts: Any) -> None:
+        for draft in drafts:
+            self._record(draft)
+        self.recorded.set()
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("kind", ["append", "batch", "stream"])
+def test_appends_of_a_blocking_client_that_is_closed_name_theirs(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_simulator, "FakeLedger", Recording)
+    with InThread() as (fake, endpoint), ThreadPoolExecutor(1) as others:
+        client = Client(endpoint, policy=ONCE)
+        drafts = [_draft(1), _draft(2)]
+        work: dict[str, Callable[[], object]] = {
+            "append": lambda: client.append(LEDGER, drafts[0]),
+            "batch": lambda: client.append_batch(LEDGER, drafts),
+            "stream": lambda: list(client.append_stream(LEDGER, drafts)),
+        }
+        failing = others.submit(work[kind])
+        assert isinstance(fake, Recording)
+        assert fake.recorded.wait(30)
+        client.close()
+        # A stream is told that its call was cancelled.
+        with pytest.raises((FailedPreconditionError, UnavailableError)) as caught:
+            failing.result(30)
+    assert caught.value.request_ids[: len(fake.by_request)] == tuple(fake.by_request)
 
 
 def test_the_blocking_client_does_the_same() -> None:

@@ -40,6 +40,9 @@ R = TypeVar("R")
 _NO_FILTER: Final = ReceiptFilter()
 _END: Final = object()
 
+_END_S: Final = 0.5
+"""How long calls have to end when the client is closed; what waits for a source does not."""
+
 
 class Client:
     """Records changes and reads receipts, over gRPC; the blocking twin of `AsyncClient`.
@@ -118,6 +121,9 @@ class Client:
         await self._client.close()
         mine = asyncio.current_task()
         tasks = [task for task in asyncio.all_tasks() if task is not mine]
+        if tasks:
+            # Calls end by themselves then, with errors of their own, which have their request ids.
+            await asyncio.wait(tasks, timeout=_END_S)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

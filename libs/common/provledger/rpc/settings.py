@@ -98,6 +98,7 @@ class ServerSettings:
             "doc": "Limit for a unary call whose caller set no deadline, or a later one.",
             "unit": "seconds",
             "min": 0.1,
+            "max": 86400,
         },
     )
     grace_s: float = field(
