@@ -215,7 +215,7 @@ def verify_file(
     """
     with LineSource(path, max_line_bytes=MAX_LINE_BYTES) as source:
         lines = source.lines()
-        start, is_one = _first_part(lines)
+        start, is_one = first_part(lines)
         if not is_export(start):
             # What is read here of a file of many lines is not missed: it fails at its first.
             file_kinds.refuse_others(path, chain([start], lines))
@@ -265,7 +265,7 @@ def verify_lines(
     )
 
 
-def _first_part(lines: Iterator[bytes]) -> tuple[bytes, bool]:
+def first_part(lines: Iterator[bytes]) -> tuple[bytes, bool]:
     """The first line of an export, or all of a file that may be one receipt; and whether it may.
 
     A receipt may be spread over lines by a pretty printer; then it does not begin like an export.

@@ -7,6 +7,7 @@ together, nor what the statement says. So for a receipt its own checks are made 
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ from provledger.export import is_export
 from provledger.key_ledger_age import check_place
 from provledger.outside import NOBODY
 from provledger.rebuild import entry_of
-from provledger.receipt import MAX_RECEIPT_BYTES, Receipt, parse_receipt
+from provledger.receipt import Receipt, parse_receipt
 from provledger.report import CheckResult, Finding, Status
 from provledger.tiles import MAX_ENTRY_BYTES
 from provledger_cli import file_kinds
-from provledger_cli.checking import Trusted, Verdict, verify_receipt
+from provledger_cli.checking import MAX_LINE_BYTES, Trusted, Verdict, first_part, verify_receipt
 from provledger_cli.failures import CommandError
 from provledger_cli.sources import LineSource
 
@@ -117,23 +118,18 @@ def _document(found: CoseReceipt) -> dict[str, Any]:
 
 
 def _read_receipt(path: Path) -> bytes:
-    """The bytes of a file that is to hold one receipt, plain or .gz; raises CommandError."""
-    lines: list[bytes] = []
-    size = 0
-    with LineSource(path, max_line_bytes=MAX_RECEIPT_BYTES) as source:
-        for line in source.lines():
-            if not lines and is_export(line):
-                raise CommandError(
-                    "--cose goes with one receipt, or with --entry",
-                    hint=f"{path} is an export, which holds many: name the receipt's file, or the "
-                    "entry's",
-                )
-            lines.append(line)
-            size += len(line)
-            if size > MAX_RECEIPT_BYTES:
-                raise _too_long(path, MAX_RECEIPT_BYTES)
-    file_kinds.refuse_others(path, lines)
-    return b"".join(lines)
+    """The one receipt in a file, plain or .gz, on one line or over many; raises CommandError."""
+    with LineSource(path, max_line_bytes=MAX_LINE_BYTES) as source:
+        lines = source.lines()
+        start, _ = first_part(lines)
+        if is_export(start):
+            raise CommandError(
+                "--cose goes with one receipt, or with --entry",
+                hint=f"{path} is an export, which holds many: name the receipt's file, or the "
+                "entry's",
+            )
+        file_kinds.refuse_others(path, chain([start], lines))
+    return start
 
 
 def _too_long(path: Path, max_bytes: int) -> CommandError:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from provledger.export import FOOTER_PREFIX, KEY_LEDGER_PREFIX, is_export, parse_footer
-from provledger.receipt import MAX_RECEIPT_BYTES, Receipt, parse_canonical_receipt, parse_receipt
-from provledger_cli.checking import MAX_LINE_BYTES
+from provledger.receipt import Receipt, parse_canonical_receipt, parse_receipt
+from provledger_cli.checking import MAX_LINE_BYTES, first_part
 from provledger_cli.failures import CommandError
 from provledger_cli.sources import LineSource
 
@@ -15,20 +15,16 @@ from provledger_cli.sources import LineSource
 def receipts_of(path: Path) -> Iterator[Receipt]:
     """The receipts of an export, or the one in a file; raises InputError or CommandError.
 
-    An export has one at least, and as many as its footer counts.
+    An export has one at least, and as many as its footer counts. One that is alone may be spread
+    over lines by a pretty printer.
     """
     with LineSource(path, max_line_bytes=MAX_LINE_BYTES) as source:
         lines = source.lines()
-        first = next(lines, b"")
-        if is_export(first):
+        start, _ = first_part(lines)
+        if is_export(start):
             yield from _receipts_in(path, lines)
             return
-        parts = [first]
-        for line in lines:
-            parts.append(line)
-            if sum(map(len, parts)) > MAX_RECEIPT_BYTES:
-                break
-        receipt = parse_receipt(b"".join(parts))
+        receipt = parse_receipt(start)
         if not isinstance(receipt, Receipt):
             raise CommandError(f"{path} is a receipt v0.1, which names no place in a log")
         yield receipt

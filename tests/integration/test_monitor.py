@@ -199,6 +199,9 @@ def test_our_entries_must_be_there(tmp_path: Path, state: Path) -> None:
         return Monitor(view, DirFiles(root), memory, Wanted(expect=paths)).look()
 
     assert present(export, receipt).held["entries"].startswith("all 52")
+    pretty = tmp_path / "pretty.json"
+    pretty.write_text(json.dumps(json.loads(receipt.read_bytes()), indent=60_000))
+    assert present(export, pretty).held["entries"].startswith("all 52")
     # Of receipts that another key signed for, it is not known whether they should be there yet.
     write_log(root, chain.origin, chain.leaves[:30])
     (tmp_path / "s.json").unlink()

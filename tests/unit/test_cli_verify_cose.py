@@ -22,6 +22,7 @@ from provledger.cose_receipt import (
 from provledger.jwk import Algorithm
 from provledger.keyset import KeyPurpose, KeySet, KeyState, VerificationKey
 from provledger.rebuild import entry_of
+from provledger.receipt import MAX_RECEIPT_BYTES
 from tests.support.chain import key_set, mutation, private_key, sample_chain
 from tests.support.key_history import PIN, in_one_log, key_chain
 
@@ -238,3 +239,15 @@ def test_what_cannot_be_told_is_exit_code_two(work: Path) -> None:
         code, answer = verify(work, *arguments)
         assert code == 2, (arguments, answer)
         assert answer is None or not answer.get("holds")
+
+
+def test_a_receipt_over_lines_is_taken_however_much_a_pretty_printer_adds_to_it(
+    work: Path,
+) -> None:
+    options = ("--cose", "r.cose", "--keys", "jwks.json")
+    receipt = json.loads((work / "r.json").read_bytes())
+    for indent in (2, 60_000):
+        (work / "pretty.json").write_text(json.dumps(receipt, indent=indent))
+        code, answer = verify(work, "pretty.json", *options)
+        assert (code, answer["holds"]) == (0, True), indent
+    assert (work / "pretty.json").stat().st_size > MAX_RECEIPT_BYTES
