@@ -33,7 +33,8 @@ async def consistency(
     Raises:
         CommandError: a known one is of another log, or newer than the checkpoint of this size; or
             there are too many of them.
-        VerificationError: the log has another tree of that size, or does not reach it.
+        VerificationError: the log has another tree of that size, or has signed none, or does not
+            reach it.
         StatusError: what the services say.
     """
     notes = await _known_notes(remote, log, origin, size, known)
@@ -120,6 +121,16 @@ async def _check_history(remote: Remote, log: str, kept: checkpoints.Checkpoint)
             "docs/runbooks/split-view.md",
             check=Check.TRUNCATION,
             finding=Finding.TRUNCATED,
+        ) from error
+    except NotFoundError as error:
+        if error.reason != "CHECKPOINT_NOT_FOUND":
+            raise
+        # What a log has signed it has kept, whichever sizes it happened to sign.
+        raise VerificationError(
+            f"the log has signed no tree of size {kept.size}. That checkpoint is of another "
+            "history, unless it is forged: keep it, and see docs/runbooks/split-view.md",
+            check=Check.CONSISTENCY,
+            finding=Finding.HEAD_NOT_EXTENDING,
         ) from error
     if checkpoints.parse(note.parse(signed).text).root != kept.root:
         raise VerificationError(

@@ -12,7 +12,7 @@ from provledger import checkpoint as checkpoints
 from provledger import merkle
 from provledger import note as notes
 from provledger.api.anchor.v1 import anchor_pb2
-from provledger.errors import OutOfRangeError, VerificationError
+from provledger.errors import NotFoundError, OutOfRangeError, VerificationError
 from provledger.export import ConsistencyProof, verify_export
 from provledger.report import Finding, Status
 from provledger_cli import earlier_checkpoints
@@ -89,6 +89,28 @@ async def test_a_checkpoint_of_another_history_does_not_hold() -> None:
     with pytest.raises(VerificationError, match="tree of size 5 is not the one") as caught:
         await proved(forked)
     assert caught.value.finding == Finding.HEAD_NOT_EXTENDING
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"), [("CHECKPOINT_NOT_FOUND", True), ("LOG_NOT_FOUND", False)]
+)
+async def test_a_checkpoint_of_a_size_that_the_log_never_signed_does_not_hold(
+    reason: str, told: bool
+) -> None:
+    """Which sizes a log signs is chance: another history of it signs others."""
+
+    def call(request: Any) -> Any:
+        raise NotFoundError(reason, "there is none")
+
+    log = Log()
+    log.anchor.GetCheckpoint = call
+    forked = CHAIN.checkpoint(5, leaves=[*CHAIN.leaves[:4], b"something else"])
+    with pytest.raises(VerificationError if told else NotFoundError) as caught:
+        await proved(forked, log=log)
+    if isinstance(caught.value, VerificationError):
+        assert caught.value.finding == Finding.HEAD_NOT_EXTENDING
+        assert "signed no tree of size 5" in caught.value.message
+        assert "split-view.md" in caught.value.message
 
 
 async def test_a_log_that_does_not_reach_a_checkpoint_does_not_hold() -> None:
