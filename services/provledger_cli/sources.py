@@ -5,7 +5,6 @@ Whether a file is compressed is told by its first bytes (RFC 1952 §2.3.1), not 
 
 from __future__ import annotations
 
-import gzip
 import io
 import os
 import select
@@ -21,6 +20,9 @@ from provledger_cli.failures import CommandError
 
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _BUFFER_BYTES: Final = 256 * 1024
+_PIECE_BYTES: Final = 16 * 1024
+_GZIP_WBITS: Final = 16 + zlib.MAX_WBITS
+"""To zlib: a header and trailer of gzip, which it checks, around the data."""
 
 
 class _StoppedError(Exception):
@@ -63,22 +65,74 @@ class _Pipe(io.RawIOBase):
 
 
 class _Unpacked(io.RawIOBase):
-    """What a compressed file holds, up to the very place where it is damaged.
+    """What a compressed file holds, up to the very byte at which it is damaged.
 
-    `GzipFile` itself, asked to fill a buffer, goes on until it is full, and drops all of it where
-    it comes upon damage.
+    zlib, asked to unpack a piece, drops all of it where it comes upon damage. So its state from
+    before is kept, and given the piece again byte by byte.
     """
 
-    def __init__(self, packed: IO[bytes]) -> None:
-        self._file = gzip.GzipFile(fileobj=packed)
+    def __init__(self, packed: io.BufferedReader[io.RawIOBase]) -> None:
+        self._packed = packed
+        self._zlib = zlib.decompressobj(wbits=_GZIP_WBITS)
+        self._rest = b""  # Read, and not unpacked yet.
+        self._damage: zlib.error | None = None
 
     def readable(self) -> bool:
         """It is."""
         return True
 
     def readinto(self, buffer: Any, /) -> int:
-        """Unpack a part of it; raises EOFError, zlib.error or BadGzipFile."""
-        return self._file.readinto1(buffer)
+        """Unpack a part of it; raises EOFError or zlib.error, after all that is before."""
+        data = self._next(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def _next(self, max_bytes: int) -> bytes:
+        """What comes next, at least one byte, or none at the end; raises as above."""
+        while True:
+            if self._damage is not None:
+                raise self._damage
+            if self._zlib.eof and not self._next_member():
+                return b""
+            piece = self._rest or self._packed.read1(_PIECE_BYTES)
+            data = self._unpack(piece, max_bytes)
+            if data:
+                return data
+            if not piece and not self._zlib.eof and self._damage is None:
+                raise EOFError("the compressed data ends early")
+
+    def _next_member(self) -> bool:
+        """Whether there is another (RFC 1952 §2.2); zeros between them are passed over."""
+        rest = self._zlib.unused_data.lstrip(b"\0")
+        while not rest:
+            piece = self._packed.read1(_PIECE_BYTES)
+            if not piece:
+                return False
+            rest = piece.lstrip(b"\0")
+        self._zlib, self._rest = zlib.decompressobj(wbits=_GZIP_WBITS), rest
+        return True
+
+    def _unpack(self, piece: bytes, max_bytes: int) -> bytes:
+        before = self._zlib.copy()
+        try:
+            data = self._zlib.decompress(piece, max_bytes)
+        except zlib.error as error:
+            self._zlib, self._damage = before, error
+            return self._up_to_damage(piece, max_bytes)
+        self._rest = self._zlib.unconsumed_tail
+        return data
+
+    def _up_to_damage(self, piece: bytes, max_bytes: int) -> bytes:
+        """What a piece that is damaged holds before that."""
+        data = bytearray()
+        try:
+            for byte in piece:
+                data += self._zlib.decompress(bytes((byte,)), max_bytes - len(data))
+                if len(data) == max_bytes:  # To zlib, 0 were no limit.
+                    break
+        except zlib.error:
+            pass
+        return bytes(data)
 
 
 class LineSource:
@@ -158,7 +212,7 @@ class LineSource:
         except _StoppedError:
             # The beginning of a line is not a line.
             return
-        except (EOFError, zlib.error, gzip.BadGzipFile):
+        except (EOFError, zlib.error):
             raise CommandError(
                 f"{self._path} is damaged: the compressed data ends early or does not add up",
                 hint="fetch the file again and run the command again",

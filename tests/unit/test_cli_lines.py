@@ -7,6 +7,10 @@ import hashlib
 import hmac
 import os
 import threading
+import tracemalloc
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 
@@ -192,6 +196,74 @@ def test_a_damaged_compressed_file_says_so(tmp_path: Path, damage: str) -> None:
         pytest.raises(CommandError, match="damaged"),
     ):
         list(source.lines())
+
+
+def read_up_to_damage(path: Path) -> list[bytes]:
+    """The lines that come before a compressed file turns out to be damaged."""
+    lines: list[bytes] = []
+    with (
+        LineSource(path, max_line_bytes=1_000) as source,
+        pytest.raises(CommandError, match="damaged"),
+    ):
+        lines.extend(source.lines())
+    return lines
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_what_is_before_the_damage_is_read_to_the_last_line(tmp_path: Path, members: int) -> None:
+    """Else damage close behind a line hides what that line shows."""
+    written = [hashlib.sha256(b"%d" % at).hexdigest().encode() + b"\n" for at in range(2_000)]
+    data = b"".join(written)
+    packed = b"".join([gzip.compress(data[:999]), gzip.compress(data[999:])][-members:])
+    whole = data if members == 2 else data[999:]
+    path = tmp_path / "a.gz"
+    for offset in (4_000, 8_190, 16_500, len(packed) - 30):
+        before = b"".join(_members(packed[:offset]))
+        # A block of the type that there is none of, wherever a block begins; else invalid codes.
+        path.write_bytes(packed[:offset] + b"\xff" * 24 + packed[offset + 24 :])
+        lines = read_up_to_damage(path)
+        assert len(lines) >= before.count(b"\n") > 40
+        assert b"".join(lines).startswith(before[: before.rindex(b"\n") + 1])
+    # Of one whose trailer is wrong, all of it.
+    path.write_bytes(packed[:-8] + bytes(8))
+    assert b"".join(read_up_to_damage(path)) == whole
+
+
+def _members(packed: bytes) -> Iterator[bytes]:
+    """What zlib alone unpacks of members that are cut off."""
+    while packed:
+        unpacker = zlib.decompressobj(wbits=31)
+        yield unpacker.decompress(packed)
+        packed = unpacker.unused_data
+
+
+def test_members_and_zeros_between_them_are_read_and_garbage_behind_them_is_damage(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "a.gz"
+    members = [gzip.compress(part) for part in (b"a\nb", b"", b"c\n" * 9_000, b"end")]
+    expected = [b"a\n", b"bc\n", *[b"c\n"] * 8_999, b"end"]
+    for between in (b"", bytes(1), bytes(40_000)):
+        path.write_bytes(between.join([*members, b""]))
+        with LineSource(path, max_line_bytes=100) as source:
+            assert list(source.lines()) == expected
+    path.write_bytes(b"".join(members) + b"garbage")
+    assert read_up_to_damage(path) == expected[:-1]
+
+
+def test_what_unpacks_to_much_is_unpacked_bit_by_bit(tmp_path: Path) -> None:
+    """Also where it is damaged: a thousand times what lies on disk is in no memory at once."""
+    path = tmp_path / "a.gz"
+    packed = gzip.compress(b"x" * 99_999_999 + b"\n")
+    for data in (packed, packed[:-8] + bytes(8)):
+        path.write_bytes(data)
+        tracemalloc.start()
+        try:
+            with LineSource(path, max_line_bytes=10) as source, suppress(CommandError):
+                assert next(source.lines()) == b"x" * 11
+            assert tracemalloc.get_traced_memory()[1] < 8 * 1024 * 1024
+        finally:
+            tracemalloc.stop()
 
 
 def test_a_missing_file_says_so(tmp_path: Path) -> None:
