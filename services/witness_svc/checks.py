@@ -182,10 +182,9 @@ def _is_reserved(receipt_type: str) -> bool:
 def _check_mutation(mutation: Mutation) -> Checked:
     entity_type = names.check_resource_type(mutation.resource_type, "mutation.resource_type")
     entity_id = names.check_resource_id(mutation.resource_id, "mutation.resource_id")
-    previous, previous_text = before = _parse_state(
-        mutation.previous_state, "mutation.previous_state"
-    )
-    new, new_text = after = _parse_state(mutation.new_state, "mutation.new_state")
+    before = _parse_state(mutation.previous_state, "mutation.previous_state")
+    after = _parse_state(mutation.new_state, "mutation.new_state")
+    previous_text, new_text = before.text, after.text
     _check_transition(mutation.action, previous_text, new_text)
     # Both stand in the payload: no patch is worth looking for where they are too much already.
     _check_length(len(previous_text) + len(new_text), "mutation")
@@ -193,7 +192,7 @@ def _check_mutation(mutation: Mutation) -> Checked:
         _check_size(mutation.diff, "mutation.diff")
         operations = patches.check_given(mutation.diff, MAX_DIFF_DEPTH, before, after)
     elif mutation.action == "UPDATE":
-        operations = patches.make(previous, new)
+        operations = patches.make(before, after)
     else:
         # Right by construction, whatever was there before.
         operations = [patches.whole(new_text)]
@@ -215,8 +214,8 @@ def _check_mutation(mutation: Mutation) -> Checked:
         "entityId": entity_id,
         "entityType": entity_type,
         "mutationType": mutation.action,
-        "newState": new,
-        "previousState": previous,
+        "newState": _fields_of(after),
+        "previousState": _fields_of(before),
     }
     fields = _walk(value, "mutation", mutation=True)
     return Checked(
@@ -229,6 +228,11 @@ def _check_mutation(mutation: Mutation) -> Checked:
         fields,
         MUTATION_CHECKS,
     )
+
+
+def _fields_of(state: State) -> Any:
+    """Return what `_walk` finds the fields of a state in; one that is a single field is text."""
+    return state.value if type(state.value) is dict else orjson.Fragment(state.text)
 
 
 def _check_transition(action: str, previous_text: bytes, new_text: bytes) -> None:

@@ -68,9 +68,16 @@ def check_given(data: bytes, max_depth: int, previous: State, new: State) -> lis
     return [jcs.encode(operation) for operation in operations]
 
 
-def make(previous: Any, new: Any) -> list[bytes]:
+def make(previous: State, new: State) -> list[bytes]:
     """Return the canonical bytes of each operation of a patch from `previous` to `new`."""
-    operations = patch.make(previous, new, max_operations=MAX_MADE_OPERATIONS)
+    operations = patch.make(
+        previous.value,
+        new.value,
+        max_operations=MAX_MADE_OPERATIONS,
+        texts=(previous.text, new.text),
+    )
+    if len(operations) == 1 and operations[0]["op"] == "replace" and not operations[0]["path"]:
+        return [whole(new.text)]
     return [jcs.encode(operation) for operation in operations]
 
 

@@ -388,6 +388,25 @@ def test_unusual_numbers_and_names_are_not_written_the_slow_way(
     assert jcs.encode(value) == want
 
 
+def test_what_is_usual_is_not_copied_for_an_unusual_neighbour() -> None:
+    usual = [["a", 1], {"a": True, "b": None}, {}, [], (), {"b": "c"}, 1.5, -0.25]
+    made = jcs._made_plain([1e-9, *usual])
+    assert list(map(id, made[1:])) == list(map(id, usual))
+
+
+def test_what_is_unusual_is_looked_over_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    scanned = []
+    scan = jcs._scan
+
+    def counted(value: Any, max_depth: int) -> int:
+        scanned.append(value)
+        return scan(value, max_depth)
+
+    monkeypatch.setattr(jcs, "_scan", counted)
+    assert jcs.canonicalize(b'{"b":[1e-9,{}],"a":1.0}')[1] == b'{"a":1,"b":[1e-9,{}]}'
+    assert len(scanned) == 1
+
+
 @given(VALUES)
 def test_what_encode_writes_parse_reads_and_encode_writes_again(value: Any) -> None:
     try:

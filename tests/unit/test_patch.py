@@ -440,3 +440,31 @@ def test_make_refuses_what_is_not_json(value: Any) -> None:
     for old, new in ((value, 1), (1, value)):
         with pytest.raises(InvalidJSONError):
             patch.make(old, new)
+
+
+@pytest.mark.parametrize(
+    ("result", "new"),
+    [
+        ([1, {"a": 0.5, "b": ["x"]}], [1.0, {"b": ["x"], "a": 0.5}]),
+        ([-0.0, 1e20], [0, 1e20]),
+        ({"\U0001f602": 1, "\ufb33": 2}, {"\ufb33": 2, "\U0001f602": 1}),
+        ([1], [True]),
+        ({"a": 0}, {"a": False}),
+        ([None], [False]),
+        ([2**53 - 1], [2.0**53]),
+        ([1e-9], [1.0000000000000002e-9]),
+        ([], {}),
+        ({"a": 1}, {"a": 1, "b": 1}),
+        ("1", 1),
+        (nested([1], 199), nested([1.0], 199)),
+        (nested([1], 199), nested([True], 199)),
+    ],
+)
+def test_what_was_made_is_compared_as_canonical_bytes_are(result: Any, new: Any) -> None:
+    assert patch._is_same(result, new) == (jcs.encode(result) == jcs.encode(new))
+
+
+@given(DOCUMENTS, DOCUMENTS)
+def test_comparing_values_is_comparing_their_canonical_bytes(result: Any, new: Any) -> None:
+    assert patch._is_same(result, new) == (jcs.encode(result) == jcs.encode(new))
+    assert patch._is_same(copy.deepcopy(new), new)

@@ -68,6 +68,38 @@ class TestPatchMade:
         payload = payload_of(check(mutation("UPDATE", state(1, most + 1), state(2, most + 1))))
         assert [step["path"] for step in payload["diff"]] == [""]
 
+    @pytest.mark.parametrize("added", [1, MAX_MADE_OPERATIONS + 1])
+    def test_a_state_is_written_once_however_it_changes(
+        self, added: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Odd numbers are slow to write: a flush of them outlasted the ledger's time for it."""
+        encoded: list[Any] = []
+        unusual: list[Any] = []
+        encode, made_plain = jcs.encode, jcs._made_plain
+
+        def counted_encode(value: Any, **limits: int) -> bytes:
+            encoded.append(value)
+            return encode(value, **limits)
+
+        def counted_made_plain(value: Any) -> Any:
+            unusual.append(value)
+            return made_plain(value)
+
+        previous = [1e-9] * 1000
+        new = [*previous, *range(added)]
+        draft = mutation("UPDATE", orjson.dumps(previous), orjson.dumps(new))
+        monkeypatch.setattr(jcs, "encode", counted_encode)
+        monkeypatch.setattr(jcs, "_made_plain", counted_made_plain)
+        checked = check(draft)
+        assert checked.fields is not None
+        commitment = disclosure.commit_walked(checked.fields, SECRET)
+        assert unusual == [previous, new]
+        assert encoded == [{"op": "add", "path": "/1000", "value": 0}][: added == 1]
+        payload = jcs.parse(checked.payload)
+        assert payload["newState"] == new
+        assert len(payload["diff"]) == 1
+        assert commitment == disclosure.commit_fields(payload, SECRET, mutation=True)
+
 
 class TestPatchGiven:
     @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def encode(value: JSONValue, *, max_depth: int = MAX_ENCODE_DEPTH) -> bytes:
         if found == _PLAIN:
             return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER)
         if found != _REFUSED:
-            return orjson.dumps(_made_plain(value), option=orjson.OPT_STRICT_INTEGER)
+            return _dumps_unusual(value)
     except TypeError:
         pass  # A lone surrogate or a big integer; the slow path names its place.
     return _jcs_slow.encode(value, max_depth)
@@ -110,13 +110,14 @@ def canonicalize(
     if type(data) is bytes:
         try:
             value = orjson.loads(data)
-            if _scan(value, max_depth) == _PLAIN:
+            found = _scan(value, max_depth)
+            if found <= _UNUSUAL:
                 options = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER
                 written = orjson.dumps(value, option=options)
                 if _keeps_all_members(data, written) and (
                     data.count(b",") < max_fields or _jcs_slow.count_fields(value) <= max_fields
                 ):
-                    return value, written
+                    return value, written if found == _PLAIN else _dumps_unusual(value)
         except (ValueError, TypeError):
             pass  # Something is wrong with it; `parse` says what and where.
     value = parse(data, max_depth=max_depth, max_fields=max_fields)
@@ -212,10 +213,16 @@ def _scan(root: JSONValue, max_depth: int) -> int:
     return found
 
 
-def _made_plain(root: JSONValue) -> JSONValue:
-    """A copy that orjson writes as RFC 8785 does, unsorted: members in order, numbers written.
+def _dumps_unusual(value: JSONValue) -> bytes:
+    """The canonical bytes of what `_scan` found unusual. Raises TypeError as orjson does."""
+    return orjson.dumps(_made_plain(value), option=orjson.OPT_STRICT_INTEGER)
 
-    Goes from one copied container to the next: a call for each element, deep in a recursion, can
+
+def _made_plain(root: JSONValue) -> JSONValue:
+    """What orjson writes as RFC 8785 does, unsorted: members in order, numbers written.
+
+    Objects and arrays that need no change are shared with `root`, the others are copies. Goes
+    from one copied container to the next: a call for each element, deep in a recursion, can
     cost Python 3.11 a piece of stack from the operating system each time.
     """
     containers: list[Any] = []
@@ -229,15 +236,28 @@ def _made_plain(root: JSONValue) -> JSONValue:
 
 
 def _plain(value: JSONValue, containers: list[Any]) -> JSONValue:
-    """A number as it is to be written, or a copy of a container, noted for its items to follow."""
+    """A number as it is to be written, or a container: itself, if it may stay as it is.
+
+    Else a copy, noted for its items to follow where they are more than strings and integers.
+    """
     kind = type(value)
     if kind is float:
         if -_INTEGER_TOO_BIG < value < _INTEGER_TOO_BIG and value.is_integer():
             return int(value)  # Of 0 and -0, too.
+        if 1e-4 < abs(value) < 1e15:
+            return value  # As `_scan` has it.
         return orjson.Fragment(_number_text(value))
     if kind is dict:
-        value = {name: value[name] for name in _sorted(value)}
+        if len(value) > 1:
+            names = _sorted(value)
+            if names != list(value):
+                value = {name: value[name] for name in names}
+        if _only_leaves(map(type, value.values())):
+            return value
+        value = dict(value)
     elif kind is list or kind is tuple:
+        if _only_leaves(map(type, value)):
+            return value
         value = list(value)
     else:
         return value

@@ -8,7 +8,7 @@ depth of the result.
 
 `make` compares two documents in time linear in their size, objects by member, arrays by what is
 left between a common start and end. It never emits `move`, `copy` or `test`. What it makes is
-applied again and must give the new document's canonical bytes; else, or when it grows too long,
+applied again and must give the new document, up to JCS; else, or when it grows too long,
 the patch is the replacement of the whole document.
 
 By our convention an absent state is null: creation is a patch from null, deletion one to null.
@@ -17,6 +17,8 @@ By our convention an absent state is null: creation is a patch from null, deleti
 from __future__ import annotations
 
 from typing import Any, Final, TypeAlias
+
+import orjson
 
 from provledger import jcs
 from provledger.errors import InvalidJSONError, PatchError, PatchLimitError
@@ -88,23 +90,46 @@ def apply(document: Any, operations: Any, *, max_copied_bytes: int = MAX_COPIED_
     return target.root
 
 
-def make(old: Any, new: Any, *, max_operations: int = MAX_MADE_OPERATIONS) -> list[dict[str, Any]]:
+def make(
+    old: Any,
+    new: Any,
+    *,
+    max_operations: int = MAX_MADE_OPERATIONS,
+    texts: tuple[bytes, bytes] | None = None,
+) -> list[dict[str, Any]]:
     """A patch that turns `old` into `new`, up to JCS; [] when they are the same.
 
-    The operations may share values with `new`. Raises InvalidJSONError when one of the two is
-    no JSON value.
+    `texts` are the canonical bytes of the two, from whoever has them already: large documents
+    take long to write. The operations may share values with `new`. Raises InvalidJSONError when
+    one of the two is no JSON value.
     """
-    wanted = jcs.encode(new)
-    if jcs.encode(old) == wanted:
+    old_text, new_text = texts or (jcs.encode(old), jcs.encode(new))
+    if old_text == new_text:
         return []
     made = _Made(max_operations)
     try:
         _compare(old, new, None, made)
-        if jcs.encode(apply(old, made.operations)) == wanted:
+        if _is_same(apply(old, made.operations), new):
             return made.operations
-    except (PatchError, InvalidJSONError):
+    except PatchError:
         pass  # Too long, or wrong after all: the whole document always works.
     return [{"op": "replace", "path": "", "value": new}]
+
+
+def _is_same(result: Any, new: Any) -> bool:
+    """Whether two JSON values have the same canonical bytes, without making these.
+
+    Where orjson writes the same, it is the same: shortest digits tell doubles apart, true is not
+    1, and it sorts both alike. Else `_equal` says what RFC 8785 does: equal numbers are written
+    alike, since integers beyond 2^53-1 are none, and others are not.
+    """
+    try:
+        sort = orjson.OPT_SORT_KEYS
+        if orjson.dumps(result, option=sort) == orjson.dumps(new, option=sort):
+            return True
+    except TypeError:
+        pass
+    return _equal(result, new, _MAX_DEPTH, {})
 
 
 # --- applying ------------------------------------------------------------------------------
