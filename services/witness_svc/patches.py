@@ -18,10 +18,12 @@ from witness_svc.refusals import refusal
 MAX_MADE_OPERATIONS: Final = 256
 """Operations of a patch that is made: beyond it, one replacement of the whole says it better."""
 
-MAX_COPIED_TIMES: Final = 2
+MAX_COPIED_TIMES: Final = 6
 """What the `copy` operations of a given patch may copy together: so many times the bytes of patch
 and states, and `SPARE_COPIED_BYTES` more. Thirty copies of a document into itself make gigabytes of
-a hundred bytes; but what is copied usually ends up in the new state: this is generous."""
+a hundred bytes; but what is copied usually ends up in the new state: this is generous. A value that
+is kept as the one before at each of sixteen steps may be copied each time, since the states hold it
+thrice; a megabyte of empty objects, copied as often as this, takes 150 MB."""
 
 SPARE_COPIED_BYTES: Final = 4096
 

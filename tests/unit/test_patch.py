@@ -468,3 +468,25 @@ def test_what_was_made_is_compared_as_canonical_bytes_are(result: Any, new: Any)
 def test_comparing_values_is_comparing_their_canonical_bytes(result: Any, new: Any) -> None:
     assert patch._is_same(result, new) == (jcs.encode(result) == jcs.encode(new))
     assert patch._is_same(copy.deepcopy(new), new)
+
+
+@given(DOCUMENTS)
+def test_a_quick_copy_is_the_same_in_every_type(value: Any) -> None:
+    quick = patch._quick_copy(value)
+    assert quick is not None
+    assert repr(quick[0]) == repr(value)
+
+
+@pytest.mark.parametrize(
+    "value", [float("nan"), float("inf"), 2**60, b"", {1: 2}, "\ud800", (1,), deep(300)]
+)
+def test_a_quick_copy_is_not_made_of_what_would_become_something_else(value: Any) -> None:
+    assert patch._quick_copy(value) is None
+    assert patch._quick_copy({"a": [value]}) is None
+
+
+@pytest.mark.parametrize("value", [float("nan"), 2**60, "\ud800"])
+def test_what_is_not_json_cannot_be_copied(value: Any) -> None:
+    steps = [{"op": "copy", "from": "/a", "path": "/b"}]
+    with pytest.raises(PatchError, match="cannot be copied"):
+        patch.apply({"a": value}, steps)

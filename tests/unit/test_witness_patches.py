@@ -325,10 +325,40 @@ class TestPatchGiven:
         again = [{"op": "copy", "from": "/a", "path": "/b"}]
         end = [{"op": "remove", "path": "/b"}, {"op": "add", "path": "/c", "value": 1}]
         new = orjson.dumps(state | {"c": 1})
-        check(mutation("UPDATE", orjson.dumps(state), new, orjson.dumps([*again * 4, *end])))
-        draft = mutation("UPDATE", orjson.dumps(state), new, orjson.dumps([*again * 5, *end]))
+        check(mutation("UPDATE", orjson.dumps(state), new, orjson.dumps([*again * 12, *end])))
+        draft = mutation("UPDATE", orjson.dumps(state), new, orjson.dumps([*again * 13, *end]))
         error = refused(draft, "PATCH_TOO_LARGE", "mutation.diff")
-        assert error.metadata["index"] == "4"
+        assert error.metadata["index"] == "12"
+
+    def test_a_value_may_be_kept_as_the_one_before_at_each_of_sixteen_steps(self) -> None:
+        text = "x" * 10_000
+        previous = {"now": {"n": 0, "text": text}, "before": None}
+        new = {"now": {"n": 16, "text": text}, "before": {"n": 15, "text": text}}
+        steps: list[Any] = []
+        for step in range(1, 17):
+            steps.append({"op": "copy", "from": "/now", "path": "/before"})
+            steps.append({"op": "replace", "path": "/now/n", "value": step})
+        check(mutation("UPDATE", *map(orjson.dumps, (previous, new, steps))))
+
+    def test_copies_are_not_encoded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Odd numbers are slow to write: this many copies of them would take seconds."""
+        state = {"a": [1e-9] * 1000}
+        end = [{"op": "remove", "path": "/b"}, {"op": "add", "path": "/c", "value": 1}]
+        written: list[int] = []
+        encode = jcs.encode
+
+        def counted(value: Any, **limits: int) -> bytes:
+            data = encode(value, **limits)
+            written.append(len(data))
+            return data
+
+        monkeypatch.setattr(jcs, "encode", counted)
+        for copies in (1, 10):
+            written.clear()
+            steps = [{"op": "copy", "from": "/a", "path": "/b"}] * copies
+            given = orjson.dumps([*steps, *end])
+            check(mutation("UPDATE", orjson.dumps(state), orjson.dumps(state | {"c": 1}), given))
+            assert sum(length > 1000 for length in written) == 1
 
     @pytest.mark.parametrize("copies", [17, 600])
     def test_copies_are_not_counted(self, copies: int) -> None:

@@ -53,7 +53,7 @@ MAX_MADE_PATH_CHARS: Final = 1024 * 1024
 """Longest paths of the operations that `make` gives, together: each repeats the names above it."""
 
 MAX_COPIED_BYTES: Final = 16 * 1024 * 1024
-"""Most bytes of canonical JSON that the `copy` operations of one patch may copy together."""
+"""Most bytes of JSON that the `copy` operations of one patch may copy together."""
 
 MAX_SHIFTED_ELEMENTS: Final = 50_000_000
 """Most elements of arrays that may have to make room or close up, all operations together."""
@@ -189,13 +189,14 @@ class _Target:
         return removed
 
     def copy_of(self, value: Any, pointer: str) -> Any:
+        quick = _quick_copy(value)
         try:
-            self.copied_bytes += len(jcs.encode(value))
+            self.copied_bytes += quick[1] if quick else len(jcs.encode(value))
         except InvalidJSONError as error:
             raise pointer_error(f"cannot be copied: {error.message}", pointer) from None
         if self.copied_bytes > self.max_copied_bytes:
             raise PatchLimitError(f"patch copies more than {self.max_copied_bytes} bytes")
-        return _copy(value, _MAX_DEPTH)
+        return quick[0] if quick else _copy(value, _MAX_DEPTH)
 
     def _shift(self, elements: int) -> None:
         self.shifted += elements
@@ -263,6 +264,21 @@ def _copy(value: Any, depth: int) -> Any:
             raise PatchError(f"value is nested deeper than {_MAX_DEPTH}")
         return [_copy(item, depth - 1) if isinstance(item, _CONTAINERS) else item for item in value]
     return value
+
+
+def _quick_copy(value: Any) -> tuple[Any, int] | None:
+    """A copy as `_copy` makes it, in a tenth of the time, and its bytes as JSON; None if unsure.
+
+    What orjson wrote it reads as the very same. What is not JSON it refuses, or makes something
+    else of, such as null of NaN.
+    """
+    options = orjson.OPT_STRICT_INTEGER | orjson.OPT_PASSTHROUGH_SUBCLASS
+    try:
+        text = orjson.dumps(value, option=options)
+        copied = orjson.loads(text)
+    except (TypeError, ValueError):
+        return None
+    return (copied, len(text)) if copied == value else None
 
 
 _LISTS = (list, tuple)
