@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import copy
+import json
 import tracemalloc
+from types import SimpleNamespace
 from typing import Any
 
 import jsonpatch
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from provledger import jcs, patch, pointer
-from provledger.errors import InvalidJSONError, PatchError
+from provledger.errors import InvalidJSONError, PatchError, PatchLimitError
 
 
 def op(name: str, path: Any, *value: Any, **more: Any) -> dict[str, Any]:
@@ -490,3 +493,20 @@ def test_what_is_not_json_cannot_be_copied(value: Any) -> None:
     steps = [{"op": "copy", "from": "/a", "path": "/b"}]
     with pytest.raises(PatchError, match="cannot be copied"):
         patch.apply({"a": value}, steps)
+
+
+def test_what_is_too_long_is_not_copied_to_find_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A megabyte of small objects is a hundred megabytes of memory."""
+    document: dict[str, Any] = {"a": [{}] * 100}
+    steps = [{"op": "copy", "from": "/a", "path": "/b"}]
+    patch.apply(document, steps, max_copied_bytes=301)
+    read = []
+
+    def loads(text: bytes) -> Any:
+        read.append(len(text))
+        return json.loads(text)
+
+    monkeypatch.setattr(patch, "orjson", SimpleNamespace(**{**vars(orjson), "loads": loads}))
+    with pytest.raises(PatchLimitError):
+        patch.apply(document, steps, max_copied_bytes=300)
+    assert read == [len(orjson.dumps(document))]
