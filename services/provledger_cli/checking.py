@@ -18,7 +18,7 @@ from provledger import verify_pool
 from provledger.errors import UnknownKeyError, VerificationError
 from provledger.export import CheckLines, ExportReport, is_export, verify_export
 from provledger.held import check_held
-from provledger.key_ledger import lines_of, verify_from_pin, verify_key_ledger
+from provledger.key_ledger import lines_of, take, verify_from_pin, verify_key_ledger
 from provledger.key_ledger_age import check_no_older, check_place
 from provledger.keyset import KeySet
 from provledger.known_trees import KnownTrees
@@ -65,10 +65,10 @@ class Trusted:
     """What a verification begins with: keys, or the pin of a key ledger that a file carries.
 
     `key_ledger_uid` says of which ledger the keys were replayed, or of which they must be;
-    `key_ledger` is that ledger, where it came in a file of its own. `trees` is what another export
-    has shown of the log, and `asked` those of them for which it met `outside`: whom else to
-    believe. `known` has all trees that are met, in whichever file. `jobs` says how many processes
-    check receipts, 0 for one a core.
+    `key_ledger` is that ledger, where it came in another file than the one to verify. `trees` is
+    what another export has shown of the log, and `asked` those of them for which it met `outside`:
+    whom else to believe. `known` has all trees that are met, in whichever file. `jobs` says how
+    many processes check receipts, 0 for one a core.
     """
 
     keys: KeySet | None = None
@@ -91,12 +91,40 @@ class Trusted:
         return given.found.told_in(report)
 
     def knowing(self, lines: Iterable[bytes]) -> Trusted:
-        """The same, with what another export of the log shows of it; raises VerificationError."""
+        """The same, with what another export of the log shows of it, and of the keys.
+
+        Raises:
+            VerificationError: the export does not hold, or the key ledger is older than it.
+        """
+        pin = self.pin if self.key_ledger is None else self.key_ledger.pin
+        carried: list[bytes] = []
+        if pin is not None:
+            carried, lines = take(lines)
         report, given = self._verify(lines)
         if given is not None:
             check_no_older(given.found, report)
         asked = report.own_tree if report.status is Status.VERIFIED else {}
-        return replace(self, trees=report.trees, asked=asked)
+        knowing = replace(self, trees=report.trees, asked=asked)
+        if pin is None or not carried or given is not None:
+            return knowing
+        return knowing._knowing_keys(carried, pin)
+
+    def _knowing_keys(self, lines: list[bytes], pin: bytes) -> Trusted:
+        """The same, with the keys of a key ledger that was verified, if it tells more of them."""
+        found = verify_key_ledger(lines, pin, uid=self.key_ledger_uid, known=self.known)
+        given = self.key_ledger
+        if given is None:
+            return self.replayed_from(GivenKeyLedger(lines, pin, self.keys, found))
+        if found.history.count <= given.found.history.count:
+            return self
+        # A key set that came with the shorter one does not know what the longer one adds.
+        return self.replayed_from(GivenKeyLedger(lines, pin, None, found))
+
+    def replayed_from(self, given: GivenKeyLedger) -> Trusted:
+        """The same, with the keys of a key ledger that came in another file."""
+        return replace(
+            self, keys=given.key_set(), pin=None, key_ledger_uid=given.uid, key_ledger=given
+        )
 
     def _verify(
         self, lines: Iterable[bytes], **options: Any
@@ -180,14 +208,15 @@ def replayed(trusted: Trusted, path: Path) -> Trusted:
     ledger = verify_key_ledger(
         lines, trusted.pin, trusted.keys, uid=trusted.key_ledger_uid, known=trusted.known
     )
-    given = GivenKeyLedger(lines, trusted.pin, trusted.keys, ledger)
-    return replace(
-        trusted, keys=given.key_set(), pin=None, key_ledger_uid=given.uid, key_ledger=given
-    )
+    return trusted.replayed_from(GivenKeyLedger(lines, trusted.pin, trusted.keys, ledger))
 
 
 def with_history(trusted: Trusted, path: Path) -> Trusted:
-    """Take from another export of the log what it shows of it; raises VerificationError."""
+    """Take from another export of the log what it shows of it and of the keys.
+
+    Raises:
+        VerificationError: it does not hold, or the key ledger given is older than it.
+    """
     with LineSource(path, max_line_bytes=MAX_LINE_BYTES) as source:
         return trusted.knowing(source.lines())
 

@@ -1,8 +1,8 @@
 """The work behind `verify --key-ledger`: the key ledger in a file of its own.
 
-The file that is verified may carry one as well, as exports do. Then the one with fewer events must
-be the beginning of the other, and it is the other one that gives the keys: what either knows of a
-revocation counts.
+The file that is verified may carry one as well, as exports do, and so may a history. Then the one
+with fewer events must be the beginning of the other, and it is the other one that gives the keys:
+what any of them knows of a revocation counts. With a pin alone, that of a history is the one given.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ class GivenKeyLedger:
         common = min(len(ours), len(theirs))
         if ours[:common] != theirs[:common]:
             raise VerificationError(
-                "the key ledger given and the one in the file go on from different events",
+                "the key ledger given, or that of the history, and the one in the file go on from "
+                "different events",
                 check=CHECK,
             )
         if len(ours) == common:

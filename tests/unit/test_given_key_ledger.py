@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from notary_svc.signing import Cosigner
-from provledger import note
+from provledger import jcs, note
 from provledger.errors import VerificationError
-from provledger.keyset import CoveredCheckpoint
+from provledger.key_ledger import verify_key_ledger
+from provledger.keyset import CoveredCheckpoint, KeySet
 from provledger.outside import COSIGNATURE, Outside
 from provledger.policy import parse_policy
 from provledger.receipt import Evidence, Receipt
@@ -68,10 +69,12 @@ class Work:
         key_ledger: Iterable[bytes],
         outside: Outside | None = None,
         history: Iterable[bytes] = (),
+        keys: KeySet | None = None,
     ) -> checking.Verdict:
-        """The same, and what it says."""
-        trusted = checking.Trusted(pin=PIN, outside=outside or self.asking, jobs=1)
-        trusted = checking.replayed(trusted, self.file("keys.ndjson", key_ledger))
+        """The same, and what it says. Without a key ledger, with the pin alone."""
+        trusted = checking.Trusted(keys, PIN, outside=outside or self.asking, jobs=1)
+        if key_ledger:
+            trusted = checking.replayed(trusted, self.file("keys.ndjson", key_ledger))
         if history:
             trusted = checking.with_history(trusted, self.file("history.ndjson", history))
         return checking.verify_file(self.file("file", lines), trusted)
@@ -248,6 +251,67 @@ def test_of_two_key_ledgers_the_one_that_goes_on_counts(work: Work) -> None:
     verdict = work.verdict(early, before.export(), nobody)
     assert (verdict.status, told(verdict).detail[:8]) == (Status.VERIFIED, "1 events")
     assert verdict.details["key_ledger_uid"] == before.uid.hex()
+
+
+def logged_before(origin: str = ORIGIN) -> tuple[Chain, list[bytes], list[bytes]]:
+    """A ledger whose last receipt is by a key that is revoked later, and not covered by that; the
+    key ledger of before the revocation, as new as the receipt, and that of now. `origin`: of the
+    log of the first."""
+    chain, keys = sample_chain((3,), origin=origin), key_chain()
+    named = CoveredCheckpoint(origin, len(chain.leaves), chain.root_hash())
+    chain.append([mutation(9)])
+    share(chain, keys)
+    old = keys.export(head=keys.head(signed_at_ns=LATER_NS))
+    for signed in replaced("witness-1", "witness-2", "witness", named):
+        keys.append([(signed.event.event.value, jcs.parse(signed.encode()))])
+    share(chain, keys)
+    return chain, old, keys.export(head=keys.head(signed_at_ns=LATER_NS + 2))
+
+
+def share(chain: Chain, keys: Chain) -> None:
+    if chain.origin == keys.origin:
+        in_one_log(chain, keys)
+
+
+def before_the_theft(key_ledger: Sequence[bytes] = ()) -> list[bytes]:
+    """An export of before its last receipt, in a log of its own."""
+    chain = sample_chain((3,), origin=OWN)
+    return chain.export(head=chain.head(signed_at_ns=LATER_NS), key_ledger=key_ledger)
+
+
+@pytest.mark.parametrize("origin", [ORIGIN, OWN])
+def test_a_revocation_that_the_history_knows_of_counts(work: Work, origin: str) -> None:
+    chain, old, now = logged_before(origin)
+    one, nobody = [chain.receipts()[-1].encode()], Outside()
+    came_later(lambda: work.verify(one, now, nobody))
+    histories = [now] if origin == ORIGIN else [now, before_the_theft(now)]
+    for history in histories:
+        came_later(lambda history=history: work.verify(one, old, nobody, history=history))  # type: ignore[misc]
+        # With the pin alone, it is the one given.
+        came_later(lambda history=history: work.verify(one, (), nobody, history=history))  # type: ignore[misc]
+
+
+def test_a_file_is_held_against_the_key_ledger_of_the_history(work: Work) -> None:
+    chain, old, now = logged_before(OWN)
+    nobody, head = Outside(), chain.head(signed_at_ns=LATER_NS)
+    # What the file carries was as new as it, and is not as new as the history.
+    lines = chain.export(head=head, key_ledger=old)
+    assert work.verify(lines, (), nobody) is Status.VERIFIED
+    came_later(lambda: work.verify(lines, (), nobody, history=now))
+    second = key_chain(seed="second").export()
+    refused(lambda: work.verify(lines, (), nobody, history=second), "different events")
+    # A key set beside the pin was compared with the history.
+    keys = verify_key_ledger(now, PIN).key_set()
+    verdict = work.verdict(before_the_theft(), (), nobody, now, keys)
+    assert (verdict.status, told(verdict).detail[:8]) == (Status.VERIFIED, "4 events")
+
+
+def test_keys_of_a_history_that_nobody_cosigned_do_not_count(work: Work) -> None:
+    """Else whoever has the keys of the log adds some, and the cosigners are moot."""
+    chain, _, now = logged_before(OWN)
+    one = [work.cosigned(chain, len(chain.leaves) - 1)[0].encode()]
+    assert work.verify(one, (), Outside(), history=now) is Status.VERIFIED
+    refused(lambda: work.verify(one, (), history=now), MISSING)
 
 
 def test_key_ledgers_that_go_on_differently_do_not_hold(work: Work) -> None:
