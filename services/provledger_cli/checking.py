@@ -133,9 +133,10 @@ class Trusted:
         more = {"outside": self.outside, "trees": self.trees, "known": self.known, **options}
         given, pin, keys = self.key_ledger, self.pin, self.keys
         if given is not None:
-            ahead, lines = given.is_ahead_of(lines, self.known)
-            if not ahead:
-                pin, keys, given = given.pin, given.keys, None
+            ahead, lines = given.events_ahead_of(lines, self.known)
+            if ahead <= 0:
+                # A key set that came with a shorter one was compared with that, and is as old.
+                pin, keys, given = given.pin, None if ahead else given.keys, None
         if pin is not None:
             more |= {"check_with": self._check_lines, "uid": self.key_ledger_uid}
             return verify_from_pin(lines, pin, keys, **more), None

@@ -38,11 +38,11 @@ class GivenKeyLedger:
         """The keys. The set, where it was given, knows the planned end of a key that drains."""
         return self.found.key_set() if self.keys is None else self.keys
 
-    def is_ahead_of(
+    def events_ahead_of(
         self, export: Iterable[bytes], known: KnownTrees
-    ) -> tuple[bool, Iterator[bytes]]:
-        """Whether it has more events than the one in an export, if that has one; and all the lines
-        of the export once more.
+    ) -> tuple[int, Iterator[bytes]]:
+        """How many events it has more than the one in an export, all of them if that has none,
+        fewer than 0 if it has less; and all the lines of the export once more.
 
         Raises:
             VerificationError: neither is the beginning of the other, or the one in the export does
@@ -50,7 +50,7 @@ class GivenKeyLedger:
         """
         carried, lines = take(export)
         if not carried:
-            return True, lines
+            return self.found.history.count, lines
         ours, theirs = read_events(self.lines), read_events(carried)
         common = min(len(ours), len(theirs))
         if ours[:common] != theirs[:common]:
@@ -59,10 +59,9 @@ class GivenKeyLedger:
                 "different events",
                 check=CHECK,
             )
-        if len(ours) == common:
-            return False, lines
-        verify_key_ledger(carried, self.pin, uid=self.uid, known=known)
-        return True, lines
+        if len(ours) > common:
+            verify_key_ledger(carried, self.pin, uid=self.uid, known=known)
+        return len(ours) - len(theirs), lines
 
     def ask(self, outside: Outside, asked: Trees) -> None:
         """Ask those outside of it, who were asked of the trees `asked`; raises VerificationError.

@@ -306,6 +306,23 @@ def test_a_file_is_held_against_the_key_ledger_of_the_history(work: Work) -> Non
     assert (verdict.status, told(verdict).detail[:8]) == (Status.VERIFIED, "4 events")
 
 
+def test_a_key_set_is_held_against_the_key_ledger_that_it_came_with(work: Work) -> None:
+    """And not against a longer one in the file: it is as old as the one that was given."""
+    chain, old, now = logged_before(OWN)
+    before, nobody = before_the_theft(now), Outside()
+    as_old, as_new = (verify_key_ledger(each, PIN).key_set() for each in (old, now))
+    assert work.verdict(before, old, nobody, keys=as_old).status is Status.VERIFIED
+    assert work.verdict(before, now, nobody, keys=as_new).status is Status.VERIFIED
+    # The revocation counts all the same, in an export as in a history.
+    lines = chain.export(head=chain.head(signed_at_ns=LATER_NS), key_ledger=now)
+    came_later(lambda: work.verdict(lines, old, nobody, keys=as_old))
+    one = [chain.receipts()[-1].encode()]
+    came_later(lambda: work.verdict(one, old, nobody, before, as_old))
+    # With the pin alone, it came with the file.
+    with pytest.raises(VerificationError, match="disagree about"):
+        work.verdict(before, (), nobody, keys=as_old)
+
+
 def test_keys_of_a_history_that_nobody_cosigned_do_not_count(work: Work) -> None:
     """Else whoever has the keys of the log adds some, and the cosigners are moot."""
     chain, _, now = logged_before(OWN)
