@@ -356,6 +356,15 @@ def test_in_another_log_the_key_ledgers_head_must_not_be_older(work: Work) -> No
     verdict = work.verdict(one, old, nobody)
     assert (verdict.status, told(verdict).outcome) == (Status.VERIFIED, Outcome.NOT_CHECKED)
     assert f"as of tree size {len(keys.leaves)} of {ORIGIN}" in told(verdict).detail
-    assert "nothing shows whether" in told(verdict).detail
+    assert "nothing shows whether the receipt, in another log, came" in told(verdict).detail
     before = keys.export(head=keys.head(signed_at_ns=last.t_ns - 1))
     not_placed(lambda: work.verify(one, before, nobody))
+
+
+def test_of_a_receipt_without_a_proof_no_log_is_claimed(work: Work) -> None:
+    chain, keys = one_log()
+    bare = with_changes(chain.receipts()[-1], proofs=())
+    head = keys.head(signed_at_ns=LATER_NS)
+    verdict = work.verdict([bare.encode()], keys.export(head=head), Outside())
+    assert (verdict.status, told(verdict).outcome) == (Status.UNVERIFIED, Outcome.NOT_CHECKED)
+    assert "the receipt, which is in no log by what is here, came before" in told(verdict).detail

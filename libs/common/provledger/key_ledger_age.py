@@ -61,7 +61,8 @@ def check_place(
         return CheckResult(Check.KEY_LEDGER, Outcome.HOLDS, ledger.as_of)
     if head is not None and at_ns is not None and at_ns > head.signed_at_ns:
         raise _not_placed(ledger, f"the receipt is of {names.timestamp_iso(at_ns)}", receipt)
-    detail = f"{ledger.as_of}; nothing shows whether the receipt, in another log, came before"
+    where = "in another log" if places else "which is in no log by what is here"
+    detail = f"{ledger.as_of}; nothing shows whether the receipt, {where}, came before"
     return CheckResult(Check.KEY_LEDGER, Outcome.NOT_CHECKED, detail)
 
 
