@@ -193,8 +193,10 @@ def stolen() -> tuple[Chain, Chain, Chain]:
     return chain, before, now
 
 
-def not_placed(verify: Callable[[], object]) -> None:
-    with pytest.raises(VerificationError, match="export the key ledger anew") as caught:
+def not_placed(
+    verify: Callable[[], object], then: str = "export the key ledger anew, after"
+) -> None:
+    with pytest.raises(VerificationError, match=then) as caught:
         verify()
     assert (caught.value.check, caught.value.finding) == (Check.KEY_LEDGER, Finding.NOT_PLACED)
     assert checking.failure_code(caught.value) == 2
@@ -350,7 +352,6 @@ def test_in_another_log_the_key_ledgers_head_must_not_be_older(work: Work) -> No
     verdict = work.verdict(lines, new, nobody)
     assert (verdict.status, told(verdict).outcome) == (Status.VERIFIED, Outcome.HOLDS)
     not_placed(lambda: work.verify(lines, old, nobody))
-    not_placed(lambda: work.verify(chain.export(head=None), new, nobody))
     # A receipt has no head. It is no newer by its own word, which says little.
     one = [chain.receipts()[-1].encode()]
     verdict = work.verdict(one, old, nobody)
@@ -359,6 +360,25 @@ def test_in_another_log_the_key_ledgers_head_must_not_be_older(work: Work) -> No
     assert "nothing shows whether the receipt, in another log, came" in told(verdict).detail
     before = keys.export(head=keys.head(signed_at_ns=last.t_ns - 1))
     not_placed(lambda: work.verify(one, before, nobody))
+
+
+def test_of_an_archive_the_key_ledger_is_not_asked_for_anew(work: Work) -> None:
+    """A copy of a log that signs no more heads gives no later export of the key ledger."""
+    chain, keys = sample_chain((3,), origin=OWN), key_chain()
+    late = keys.export(head=keys.head(signed_at_ns=LATER_NS))
+    archive, with_keys = chain.export(head=None), "head; verify an archive, whose log signs no more"
+    not_placed(lambda: work.verify(archive, late, Outside()), "nothing says as of when the export")
+    not_placed(lambda: work.verify(archive, late, Outside()), with_keys)
+    one = [chain.receipts()[-1].encode()]
+    not_placed(lambda: work.verify(one, late, Outside(), history=archive), with_keys)
+    # In one log its tree says as of when it is.
+    chain, keys = one_log()
+    now = keys.export()
+    assert work.verify(chain.export(head=None), now, Outside()) is Status.VERIFIED
+    chain.append([mutation(9)])
+    not_placed(
+        lambda: work.verify(chain.export(head=None), now, Outside()), r"anew.*; verify an arch"
+    )
 
 
 def test_of_a_receipt_without_a_proof_no_log_is_claimed(work: Work) -> None:
