@@ -133,14 +133,15 @@ class Trusted:
         more = {"outside": self.outside, "trees": self.trees, "known": self.known, **options}
         given, pin, keys = self.key_ledger, self.pin, self.keys
         if given is not None:
-            ahead, lines = given.events_ahead_of(lines, self.known)
-            if ahead <= 0:
+            compared = given.against(lines, self.known)
+            lines, keys = compared.lines, compared.keys
+            if compared.ahead <= 0:
                 # A key set that came with a shorter one was compared with that, and is as old.
-                pin, keys, given = given.pin, None if ahead else given.keys, None
+                pin, keys, given = given.pin, None if compared.ahead else given.keys, None
         if pin is not None:
             more |= {"check_with": self._check_lines, "uid": self.key_ledger_uid}
             return verify_from_pin(lines, pin, keys, **more), None
-        keys = self.known_keys()
+        keys = self.known_keys() if keys is None else keys
         more["check_lines"] = self._check_lines(keys)
         events = 0 if given is None else given.found.history.count
         return verify_export(lines, keys, key_events=events, **more), given

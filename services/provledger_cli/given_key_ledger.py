@@ -9,14 +9,34 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from provledger.errors import VerificationError
 from provledger.key_events import CHECK
-from provledger.key_ledger import KeyLedger, read_events, take, verify_key_ledger
+from provledger.key_ledger import (
+    KeyLedger,
+    read_events,
+    take,
+    verify_key_ledger,
+    witness_keys_as_they_were,
+)
 from provledger.keyset import KeySet
 from provledger.known_trees import KnownTrees
 from provledger.outside import NOBODY, Outside
 from provledger.revocation import Trees
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How a key ledger compares with that in an export.
+
+    `ahead`: how many events it has more, fewer than 0 if it has less. `keys`: the keys to verify
+    the export with, if it is ahead. `lines`: all those of the export, once more.
+    """
+
+    ahead: int
+    keys: KeySet
+    lines: Iterator[bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +58,18 @@ class GivenKeyLedger:
         """The keys. The set, where it was given, knows the planned end of a key that drains."""
         return self.found.key_set() if self.keys is None else self.keys
 
-    def events_ahead_of(
-        self, export: Iterable[bytes], known: KnownTrees
-    ) -> tuple[int, Iterator[bytes]]:
-        """How many events it has more than the one in an export, all of them if that has none,
-        fewer than 0 if it has less; and all the lines of the export once more.
+    def against(self, export: Iterable[bytes], known: KnownTrees) -> Comparison:
+        """Compare it with the one in an export, if that has or is one.
 
         Raises:
             VerificationError: neither is the beginning of the other, or the one in the export does
                 not hold.
         """
-        carried, lines = take(export)
+        reader = iter(export)
+        first = next(reader, b"")
+        carried, lines = take(chain([first], reader))
         if not carried:
-            return self.found.history.count, lines
+            return Comparison(self.found.history.count, self.key_set(), lines)
         ours, theirs = read_events(self.lines), read_events(carried)
         common = min(len(ours), len(theirs))
         if ours[:common] != theirs[:common]:
@@ -61,7 +80,10 @@ class GivenKeyLedger:
             )
         if len(ours) > common:
             verify_key_ledger(carried, self.pin, uid=self.uid, known=known)
-        return len(ours) - len(theirs), lines
+        keys = self.key_set()
+        if carried[0] == first:
+            keys = witness_keys_as_they_were(keys)
+        return Comparison(len(ours) - len(theirs), keys, lines)
 
     def ask(self, outside: Outside, asked: Trees) -> None:
         """Ask those outside of it, who were asked of the trees `asked`; raises VerificationError.

@@ -308,6 +308,26 @@ def test_a_file_is_held_against_the_key_ledger_of_the_history(work: Work) -> Non
     assert (verdict.status, told(verdict).detail[:8]) == (Status.VERIFIED, "4 events")
 
 
+def test_an_earlier_export_of_the_key_ledger_holds_by_a_later_one(work: Work) -> None:
+    """Its last events may be witnessed by the key that they revoke, as with the pin alone."""
+    chain, keys = sample_chain((3,), origin=OWN), key_chain()
+    covered = CoveredCheckpoint(ORIGIN, len(keys.leaves), keys.root_hash())
+    exports = []
+    for signed in replaced("witness-1", "witness-2", "witness", covered):
+        keys.append([(signed.event.event.value, jcs.parse(signed.encode()))])
+        exports.append(keys.export())
+    last, nobody = exports[-1], Outside()
+    for earlier in exports:
+        assert work.verify(earlier, (), nobody) is Status.VERIFIED
+        assert work.verify(earlier, last, nobody) is Status.VERIFIED
+        assert work.verify(last, last, nobody, history=earlier) is Status.VERIFIED
+    # Not so what another ledger has by that key.
+    with pytest.raises(VerificationError, match="'witness-1' is revoked"):
+        work.verify([chain.receipts()[0].encode()], last, nobody, history=exports[0])
+    with pytest.raises(VerificationError, match="'witness-1' is revoked"):
+        work.verify(chain.export(), last, nobody, history=exports[0])
+
+
 def test_a_key_set_is_held_against_the_key_ledger_that_it_came_with(work: Work) -> None:
     """And not against a longer one in the file: it is as old as the one that was given."""
     chain, old, now = logged_before(OWN)

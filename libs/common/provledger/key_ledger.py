@@ -192,7 +192,7 @@ def verify_key_ledger(
         VerificationError: the first thing that does not hold, or is not there.
     """
     history = replay((signed for signed, _ in read_events(lines)), pin)
-    trusted = _witness_keys_as_they_were(history.key_set())
+    trusted = witness_keys_as_they_were(history.key_set())
     report = verify_export(lines, trusted, outside=outside, known=known)
     outcomes = {result.check: result.outcome for result in report.results}
     if report.status is not Status.VERIFIED or outcomes.get(Check.HEAD) is not Outcome.HOLDS:
@@ -254,7 +254,7 @@ def verify_from_pin(
         raise
     trusted = ledger.key_set()
     if rest is carried:
-        trusted = _witness_keys_as_they_were(trusted)
+        trusted = witness_keys_as_they_were(trusted)
     elif not _as_of_one_tree(ledger.report.header, parse_header(first)):
         raise _broken("it is as of another checkpoint than the export that carries it")
     report = verify_export(
@@ -273,6 +273,20 @@ def verify_from_pin(
         return ledger.told_in(report)
     _check_not_older(ledger.report, report)
     return ledger.told_in(report, ", by a head no older than the export's")
+
+
+def witness_keys_as_they_were(keys: KeySet) -> KeySet:
+    """The keys, with revoked witness keys taken as retired.
+
+    The entry that replaces a stolen witness key may still be witnessed by that key. An event holds
+    by its endorsements and by its place in the log; its witness adds nothing to that.
+    """
+    return KeySet(
+        replace(key, state=KeyState.RETIRED, revocation_reason="", covered=())
+        if key.state is KeyState.REVOKED and key.purpose is KeyPurpose.WITNESS
+        else key
+        for key in keys
+    )
 
 
 def _is_of_one_log(carried: Sequence[bytes], header_line: bytes) -> bool:
@@ -326,20 +340,6 @@ def _receipts(lines: Iterator[bytes]) -> Iterator[Receipt]:
             raise VerificationError(f"a receipt cannot be read: {error}", check=CHECK) from error
         if isinstance(receipt, Receipt):
             yield receipt
-
-
-def _witness_keys_as_they_were(keys: KeySet) -> KeySet:
-    """The keys, with revoked witness keys taken as retired.
-
-    The entry that replaces a stolen witness key may still be witnessed by that key. An event holds
-    by its endorsements and by its place in the log; its witness adds nothing to that.
-    """
-    return KeySet(
-        replace(key, state=KeyState.RETIRED, revocation_reason="", covered=())
-        if key.state is KeyState.REVOKED and key.purpose is KeyPurpose.WITNESS
-        else key
-        for key in keys
-    )
 
 
 def _broken(message: str) -> VerificationError:
