@@ -10,7 +10,7 @@ import pytest
 
 from notary_svc.signing import Cosigner
 from provledger import jcs, note
-from provledger.errors import VerificationError
+from provledger.errors import UnknownKeyError, VerificationError
 from provledger.key_ledger import verify_key_ledger
 from provledger.keyset import CoveredCheckpoint, KeySet
 from provledger.outside import COSIGNATURE, Outside
@@ -224,6 +224,19 @@ def test_a_key_ledger_of_before_a_revocation_tells_nothing_of_what_came_after(wo
     # Nor does a history of then: what places the receipts may be by a stolen key of the log.
     older = [chain.receipts(len(before.leaves))[1].encode()]
     not_placed(lambda: work.verify(older, before.export(), nobody, history=lines))
+
+
+def test_what_an_unknown_key_signed_does_not_hold_however_late_it_says_it_is(work: Work) -> None:
+    """The tree size and time beside it are by whoever holds that key."""
+    chain, keys = one_log()
+    key_ledger = keys.export()
+    chain.append([mutation(9)], kid="witness-2")
+    late = replace(chain.header(), tree_size=2**40)
+    for file in (chain.export(), chain.export(header=late), [chain.receipts()[-1].encode()]):
+        with pytest.raises(UnknownKeyError, match="'witness-2' is not in") as caught:
+            work.verify(file, key_ledger, Outside())
+        assert checking.failure_code(caught.value) == 1
+        assert "export it anew" in checking.advice(caught.value, pinned=True, given=True)
 
 
 def test_a_receipt_of_before_the_end_of_a_key_ledger_is_judged_as_of_then(work: Work) -> None:

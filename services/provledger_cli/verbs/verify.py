@@ -71,9 +71,9 @@ def verify(
             envvar="PROVLEDGER_VERIFY_KEY_LEDGER",
             help="An export of the ledger keys of tenant system, or one that carries it: the keys "
             "come from there, verified from --pin on. A JWK Set given as well must say the same. "
-            "Export it after FILE: by an older one it could not be told, unless FILE carries one "
-            "that is newer. In another tree than FILE, it must meet --policy, --tsa-cert and "
-            "--online itself.",
+            "Export it after FILE: by an older one it could not be told, unless FILE or --history "
+            "carries one that is newer. In another tree than FILE, it must meet --policy, "
+            "--tsa-cert and --online itself.",
             show_default=False,
         ),
     ] = None,
@@ -106,7 +106,8 @@ def verify(
             "--history",
             envvar="PROVLEDGER_VERIFY_HISTORY",
             help="A newer export of the same log, to show that an older file's checkpoint belongs "
-            "to the history that a revocation covers.",
+            "to the history that a revocation covers. With --pin, what its key ledger says of the "
+            "keys counts as well.",
             show_default=False,
         ),
     ] = None,
