@@ -25,8 +25,9 @@ sink that cannot be listed (a cosigner, a timestamp authority) says nothing of a
 from __future__ import annotations
 
 import asyncio
+import os
 import random
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -216,13 +217,30 @@ class LostLogs:
         return [f"{prefix}/{uid.hex()}" for prefix in self._prefixes]
 
     def _look_for_marker(self, known: Iterable[bytes]) -> None:
-        # In the directory of a log without a row, nobody ever takes it away.
-        paths = (self._logs / uid.hex() / MARKER for uid in sorted(known))
-        marked = [path for path in paths if path.exists()]
-        if marked and not self._marker.exists():
-            files.write_atomic(self._marker, marked[0].read_bytes(), self._marker.parent)
-        self._restored = self._marker.exists()
-        self._accepted = self._restored and read_accepted(self._marker)
+        if not os.path.lexists(self._marker):
+            data = next(self._markers(known), None)
+            if data is None:
+                return
+            files.write_atomic(self._marker, data, self._marker.parent)
+        self._restored = True
+        try:
+            self._accepted = read_accepted(self._marker)
+        except OSError as error:
+            log.warning("anchor.marker_not_read", exc_info=error, path=str(self._marker))
+
+    def _markers(self, known: Iterable[bytes]) -> Iterator[bytes]:
+        """What markers of a restore say, of logs with a row: elsewhere nobody ever takes one away.
+
+        A log whose marker cannot be read is not opened either; a restore has marked all of them.
+        """
+        for uid in sorted(known):
+            path = self._logs / uid.hex() / MARKER
+            try:
+                yield path.read_bytes()
+            except (FileNotFoundError, NotADirectoryError):
+                pass
+            except OSError as error:
+                log.warning("anchor.marker_not_read", exc_info=error, path=str(path))
 
     # --- sinks
 

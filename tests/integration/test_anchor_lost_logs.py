@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import io
 import json
+import os
 import shutil
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -113,6 +116,21 @@ async def lost_log(directory: Path, *, put_back: Sequence[str] = ()) -> AsyncIte
             (there,) = (directory / "sink").glob(f"*{lost.uid}")
             shutil.rmtree(there)
         yield lost
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    """Make it a bad sector."""
+
+    def hurt(real: Any) -> Any:
+        def call(file: Any, *args: Any, **kwargs: Any) -> Any:
+            if file == path:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return real(file, *args, **kwargs)
+
+        return call
+
+    for module, function in [(os, "stat"), (os, "open"), (io, "open")]:
+        monkeypatch.setattr(module, function, hurt(getattr(module, function)))
 
 
 async def once(anchor: Anchor, method: str, request: Any) -> Any:
@@ -246,6 +264,27 @@ async def test_logs_of_others_and_unfinished_ones_hold_up_nothing(tmp_path: Path
         async with lost.start() as anchor:
             assert await counted(anchor) == 1
             assert (await anchor.ask("CreateLog", CREATE)).created
+
+
+@pytest.mark.parametrize("name", [MARKER, GIVEN_UP])
+async def test_directory_that_cannot_be_read_stops_no_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Of a tenant's log, one with a row (its marker is looked for), and one without."""
+    async with lost_log(tmp_path, put_back=["sink"]) as lost:
+        if name == MARKER:
+            shutil.rmtree(lost.log_dir)
+            async with lost.start() as anchor:
+                made = (await anchor.ask("CreateLog", CREATE)).log
+            lost.uid = made.uid.hex()
+        spoil(monkeypatch, lost.log_dir / name)
+        async with lost.start() as anchor:
+            lost.shared.grow(1)
+            assert (await anchor.submit(lost.shared, 2)).tree_size == 4
+            if name == GIVEN_UP:
+                assert (await refused(anchor)).reason == "DATABASE_BEHIND"
+            else:
+                assert await counted(anchor) == 1
 
 
 async def test_no_shared_log_is_made_where_logs_were_published(tmp_path: Path) -> None:

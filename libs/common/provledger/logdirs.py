@@ -50,8 +50,11 @@ def forgotten(logs: Path, uids: Iterable[bytes], known: Container[bytes]) -> lis
 
 
 def is_given_up(logs: Path, uid: bytes) -> bool:
-    """Whether an operator says that nobody is to miss this log."""
-    return (logs / uid.hex() / GIVEN_UP).is_file()
+    """Whether an operator says that nobody is to miss this log; not, if that cannot be read."""
+    try:
+        return (logs / uid.hex() / GIVEN_UP).is_file()
+    except OSError:
+        return False
 
 
 def _there(path: Path) -> bool:
