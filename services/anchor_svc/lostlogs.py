@@ -12,10 +12,12 @@ While a lost log is known, nobody is told how many ledgers there are, and no log
 are there go on. Whoever knows that nothing is missed says so by a file (`logdirs.GIVEN_UP`).
 
 Directory and bucket are looked at before anything else. Sinks are asked at each start, and one that
-does not answer within a moment is left alone; but not after a restore, nor where the settings say
-to wait (`wait_for_sinks`): until they have answered, nothing is counted or made either. Logs lose
-their marker of a restore one by one. So a start that finds one leaves another, `restored.json` in
-`data_dir`, which goes once all sinks have been asked and know of no lost log.
+does not answer within a moment holds up nothing, but is asked until it does. Until they have
+answered, nothing is counted or made either after a restore, and where the settings say to wait
+(`wait_for_sinks`); nor until it is known which of our keys signed what a sink holds of a log that
+may be lost. Logs lose their marker of a restore one by one. So a start that finds one leaves
+another, `restored.json` in `data_dir`, which goes once all sinks have been asked and know of no
+lost log.
 
 Trust: a sink that leaves something out hides a loss, as with `restored`. What is not signed by one
 of our keys is another installation's, or somebody's who writes to the sink: it holds up nothing. A
@@ -125,6 +127,8 @@ class LostLogs:
         self._error: StatusError | None = None
         self._answered: set[str] = set()
         self._told: dict[str, str] = {}
+        # Sinks that have named a log which may be lost, before we knew our keys.
+        self._unverified: set[str] = set()
         # Origins of other installations, which were told of.
         self._others: set[str] = set()
         self._rng = random.Random()  # noqa: S311 - jitter, not a secret
@@ -167,9 +171,9 @@ class LostLogs:
             await self._ask(min(self._deadline_s, LOOK_S))
 
     async def run(self) -> None:
-        """Ask those that must answer until they have; returns at once if none must."""
+        """Ask those that have not answered until they have, or a log is known to be lost."""
         delays = RETRY.delays(self._rng)
-        while isinstance(self._error, UnavailableError):
+        while self._open():
             await asyncio.sleep(next(delays, RETRY.cap_s))
             await self._ask(self._deadline_s)
         await self.close()
@@ -244,9 +248,18 @@ class LostLogs:
 
     # --- sinks
 
+    def _unanswered(self) -> list[Listing]:
+        return [sink for sink in self._sinks if sink.uri not in self._answered]
+
+    def _open(self) -> bool:
+        """Whether a sink may still change what is known."""
+        if self._error is None:
+            return bool(self._unanswered())
+        return isinstance(self._error, UnavailableError)
+
     async def _ask(self, limit_s: float) -> None:
         """Ask the sinks that have not answered."""
-        asked = [sink for sink in self._sinks if sink.uri not in self._answered]
+        asked = self._unanswered()
         answers = await asyncio.gather(*(self._one(sink, limit_s) for sink in asked))
         found = [lost for answer in answers if isinstance(answer, list) for lost in answer]
         away = {
@@ -255,6 +268,7 @@ class LostLogs:
             if isinstance(answer, str)
         }
         self._answered |= {sink.uri for sink in asked} - away.keys()
+        self._unverified &= away.keys()
         if found:
             _tell(found, "RESTORED_BEHIND")
             self._error = _sink_remembers()
@@ -275,6 +289,8 @@ class LostLogs:
         except SinkError as error:
             return str(error)
         except TimeoutError:
+            if sink.uri in self._unverified:
+                return "it holds logs that are not in the database, and our keys are not known yet"
             return f"not within {limit_s} s"
         except Exception as error:  # sinks are not all ours; or the database is away
             log.warning("anchor.sink_failed", exc_info=error, sink=sink.uri)
@@ -299,7 +315,7 @@ class LostLogs:
             data = await answer_of(sink.checkpoint_of(origin))
             if data is None:
                 continue
-            size = await self._verified_size(data, origin)
+            size = await self._verified_size(data, origin, sink)
             if size:
                 found.append(Lost(uid, sink.uri, size))
             else:
@@ -313,12 +329,13 @@ class LostLogs:
                 return True
         return False
 
-    async def _verified_size(self, data: bytes, origin: str) -> int:
+    async def _verified_size(self, data: bytes, origin: str, sink: Listing) -> int:
         """The tree size of a checkpoint that one of our keys has signed; 0 of any other.
 
         Waits until the keys service has said which keys these are.
         """
         while not (keys := self._keys.view.keys.for_purpose(KeyPurpose.CHECKPOINT)):
+            self._unverified.add(sink.uri)
             await self._keys.changed(1.0)
         try:
             vkeys = [key.vkey(origin) for key in keys]
@@ -328,12 +345,7 @@ class LostLogs:
 
     def _unconfirmed(self, away: dict[str, str]) -> UnavailableError | None:
         """What holds up, while sinks are away that must answer."""
-        if not away or not (self._restored or self._wait):
-            return None
-        uris = [sink.uri for sink in self._sinks]
-        if not self._restored and (
-            not self._could_miss(self._answered) or self._could_miss(uris)  # none could ever tell
-        ):
+        if not away or not (self._restored or self._unverified or self._waits()):
             return None
         why = "; ".join(f"{uri}: {what}" for uri, what in away.items())
         return UnavailableError(
@@ -342,6 +354,12 @@ class LostLogs:
             f"put back; no log is made before, and no ledger said not to be there: {why} ({_NEXT})",
             retry_delay_s=2.0,
         )
+
+    def _waits(self) -> bool:
+        """Whether the settings say to wait for sinks that have not answered."""
+        if not self._wait or self._could_miss([sink.uri for sink in self._sinks]):
+            return False  # in the second case, none could ever tell
+        return self._could_miss(self._answered)
 
     def _forget(self) -> None:
         try:

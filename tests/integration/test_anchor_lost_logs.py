@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import io
 import json
 import os
 import shutil
+import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,7 +21,7 @@ from anchor_svc import lostlogs, restored
 from anchor_svc.app import build
 from anchor_svc.restored import MARKER
 from provledger.api.anchor.v1 import anchor_pb2 as pb
-from provledger.errors import DataLossError, StatusError, UnavailableError
+from provledger.errors import DataLossError, FailedPreconditionError, StatusError, UnavailableError
 from provledger.logdirs import GIVEN_UP
 from provledger.retry import RetryPolicy
 from provledger.rpc.channel import call
@@ -167,6 +169,32 @@ async def counted(anchor: Anchor) -> int:
                 await asyncio.sleep(0.05)
 
 
+async def no_longer_counted(anchor: Anchor) -> None:
+    async with asyncio.timeout(60):
+        with contextlib.suppress(FailedPreconditionError):
+            while await once(anchor, "GetLog", COUNT):  # noqa: ASYNC110 - over gRPC
+                await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def passing_on(listener: socket.socket, endpoint: str) -> AsyncIterator[None]:
+    """Answer connections, which were refused before, by those to another endpoint."""
+    host, port = endpoint.split(":")
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+        writer.close()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(host, int(port))
+        await asyncio.gather(pump(reader, back), pump(there, writer))
+
+    async with await asyncio.start_server(accept, sock=listener):
+        yield
+
+
 async def let_go(lost: Lost, **changes: Any) -> None:
     """Check that ledgers are counted and logs made, as where nothing is lost."""
     async with lost.start(**changes) as anchor:
@@ -244,6 +272,31 @@ async def test_start_that_waits_for_sinks_waits_for_their_logs(tmp_path: Path) -
             await found(anchor)
         lost.give_up()
         await let_go(lost, wait_for_sinks=True)
+
+
+async def test_start_without_keys_denies_no_log_that_a_sink_holds(tmp_path: Path) -> None:
+    """Which of them are ours cannot be told before the keys service answers."""
+    async with lost_log(tmp_path, put_back=["tiles"]) as lost:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            keys, lost.keys = lost.keys, f"127.0.0.1:{listener.getsockname()[1]}"
+            async with lost.start() as anchor:
+                assert (await refused(anchor)).reason == "START_NOT_CONFIRMED"
+                async with passing_on(listener, keys):
+                    await found(anchor)
+
+
+async def test_sink_that_was_away_at_a_start_is_heard_later(tmp_path: Path) -> None:
+    sink, away, new = tmp_path / "sink", tmp_path / "away", tmp_path / "new"
+    async with lost_log(tmp_path, put_back=["tiles"]) as lost:
+        sink.rename(away)
+        sink.touch()
+        async with lost.start() as anchor:
+            assert await counted(anchor) == 1
+            new.symlink_to(away)
+            new.replace(sink)
+            await no_longer_counted(anchor)
+            assert (await refused(anchor)).reason == "RESTORED_BEHIND"
 
 
 async def test_logs_of_others_and_unfinished_ones_hold_up_nothing(tmp_path: Path) -> None:
