@@ -55,6 +55,7 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
         DataLossError: what is stored of the shared log does not fit together; the message says
             where. Another log is kept closed then. DATABASE_BEHIND: it is to be made, where others
             were published.
+        FailedPreconditionError: RESTORED_BEHIND, likewise, and a sink holds others.
         StatusError: the database cannot be reached.
     """
     launch.check_suite_setting("PROVLEDGER_ANCHOR_SUITE", settings.suite)
@@ -121,6 +122,7 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
         if all(row.alias != DEFAULT_ALIAS for row in rows):
             lost.check()
             key = await _wait_for_key(ring)
+            await lost.settle()
             made = await _new_log(settings, storage, key, clock(), settings.suite, DEFAULT_ALIAS)
             rows = [made, *rows]
         await prove(sinks)

@@ -125,6 +125,7 @@ class LostLogs:
         self._restored = False
         self._accepted = False
         self._error: StatusError | None = None
+        self._looked = False
         self._answered: set[str] = set()
         self._told: dict[str, str] = {}
         # Sinks that have named a log which may be lost, before we knew our keys.
@@ -167,15 +168,21 @@ class LostLogs:
 
     async def look(self) -> None:
         """Ask the sinks, once; those that answer within a moment, unless they must."""
-        if self._error is None:
+        if self._error is None and not self._looked:
             await self._ask(min(self._deadline_s, LOOK_S))
+
+    async def settle(self) -> None:
+        """Ask the sinks, those that must answer until they have; for what is made at a start.
+
+        Raises as `check`, but for UnavailableError.
+        """
+        await self.look()
+        await self._ask_while(lambda: isinstance(self._error, UnavailableError))
+        self.check()
 
     async def run(self) -> None:
         """Ask those that have not answered until they have, or a log is known to be lost."""
-        delays = RETRY.delays(self._rng)
-        while self._open():
-            await asyncio.sleep(next(delays, RETRY.cap_s))
-            await self._ask(self._deadline_s)
+        await self._ask_while(self._open)
         await self.close()
 
     async def close(self) -> None:
@@ -257,8 +264,15 @@ class LostLogs:
             return bool(self._unanswered())
         return isinstance(self._error, UnavailableError)
 
+    async def _ask_while(self, waiting: Callable[[], bool]) -> None:
+        delays = RETRY.delays(self._rng)
+        while waiting():
+            await asyncio.sleep(next(delays, RETRY.cap_s))
+            await self._ask(self._deadline_s)
+
     async def _ask(self, limit_s: float) -> None:
         """Ask the sinks that have not answered."""
+        self._looked = True
         asked = self._unanswered()
         answers = await asyncio.gather(*(self._one(sink, limit_s) for sink in asked))
         found = [lost for answer in answers if isinstance(answer, list) for lost in answer]

@@ -348,3 +348,33 @@ async def test_no_shared_log_is_made_where_logs_were_published(tmp_path: Path) -
         with pytest.raises(DataLossError) as caught:
             await build(settings(tmp_path, lost.keys))
         assert caught.value.reason == "DATABASE_BEHIND"
+
+
+@pytest.mark.parametrize("changes", [{}, {"wait_for_sinks": True}])
+async def test_no_shared_log_is_made_where_a_sink_holds_logs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, changes: dict[str, Any]
+) -> None:
+    """The directory is empty, too: new volumes, or other places than those that were meant."""
+    sink = tmp_path / "sink"
+    async with lost_log(tmp_path) as lost:
+        for path in databases(tmp_path):
+            path.unlink()
+        shutil.rmtree(tmp_path / "anchor")
+        held = sorted(sink.iterdir())
+        config = settings(tmp_path, lost.keys, **changes)
+        with pytest.raises(FailedPreconditionError) as caught:
+            await build(config)
+        assert caught.value.reason == "RESTORED_BEHIND"
+        assert sorted(sink.iterdir()) == held
+        if changes:
+            # One that is to answer is waited for, as the first key is.
+            sink.rename(tmp_path / "away")
+            sink.touch()
+            building = asyncio.create_task(build(config))
+            await eventually(lambda: "anchor.lost_logs_not_known" in caplog.messages, 60)
+            (tmp_path / "new").symlink_to(tmp_path / "away")
+            (tmp_path / "new").replace(sink)
+            with pytest.raises(FailedPreconditionError):
+                await building
+        async with lost.start(origin_prefix="elsewhere.example", **changes) as anchor:
+            assert await counted(anchor) == 0
