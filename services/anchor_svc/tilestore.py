@@ -24,12 +24,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-from anchor_svc.files import make_dirs, write_atomic
+from anchor_svc.files import make_dirs, sync_dir, write_atomic
 from anchor_svc.tilefiles import DirectoryFiles, TileFiles, damaged
 from anchor_svc.tree import Growth, level_widths
-from provledger import tiles
+from provledger import logs, tiles
 from provledger.errors import TileError
 from provledger.hashing import HASH_BYTES
+from provledger.logdirs import GIVEN_UP
+
+log = logs.get(__name__)
 
 __all__ = ["TileStore", "damaged"]
 
@@ -49,8 +52,13 @@ class TileStore:
         self._files = files or DirectoryFiles(self.root)
 
     def open(self) -> None:
-        """Make ready to write, and clear away what was never finished."""
+        """Make ready to write, and clear away what was never finished; also an operator's word that
+        the log is lost, which must not outlive a database that knows it again.
+
+        Raises StatusError, OSError: the files cannot be used.
+        """
         self._files.open()
+        self._take_back()
         place = self.root / ELSEWHERE
         if self._files.elsewhere:
             # Who looks into the directory, as a backup does, should not take it for all there is.
@@ -58,6 +66,14 @@ class TileStore:
             write_atomic(place, self._files.elsewhere.encode() + b"\n", self.root)
         else:
             place.unlink(missing_ok=True)
+
+    def _take_back(self) -> None:
+        try:
+            (self.root / GIVEN_UP).unlink()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return
+        sync_dir(self.root)
+        log.warning("anchor.given_up_ended", log=self.root.name)
 
     def write_growth(self, growth: Growth) -> None:
         """Write full tiles and bundles; durable when this returns. Repeating it is harmless."""

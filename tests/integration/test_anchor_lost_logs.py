@@ -90,6 +90,14 @@ class Lost:
         (self.log_dir / GIVEN_UP).touch()
 
 
+def put_databases(source: Path, directory: Path) -> None:
+    """Have the files of one database there, and none of another."""
+    for path in databases(directory):
+        path.unlink()
+    for path in databases(source):
+        shutil.copy2(path, directory / path.name)
+
+
 @asynccontextmanager
 async def lost_log(directory: Path, *, put_back: Sequence[str] = ()) -> AsyncIterator[Lost]:
     """put_back: what else knows nothing of the log any more, `tiles` or `sink`."""
@@ -101,16 +109,14 @@ async def lost_log(directory: Path, *, put_back: Sequence[str] = ()) -> AsyncIte
             await anchor.submit(shared)
             await anchored(anchor, ANY, 3)
         (directory / "copy").mkdir()
-        for path in databases(directory):
-            shutil.copy2(path, directory / "copy" / path.name)
+        put_databases(directory, directory / "copy")
         async with anchor_with(keys, directory) as anchor:
             name = (await anchor.ask("CreateLog", CREATE)).log.name
             await anchor.submit(own, log=name)
             await anchored(anchor, name, 4)
-        for path in databases(directory):
-            path.unlink()
-        for path in (directory / "copy").iterdir():
-            shutil.copy2(path, directory / path.name)
+        (directory / "newer").mkdir()
+        put_databases(directory, directory / "newer")
+        put_databases(directory / "copy", directory)
         lost = Lost(keys, directory, name.removeprefix("logs/"), shared)
         if "tiles" in put_back:
             shutil.rmtree(lost.log_dir)
@@ -317,6 +323,23 @@ async def test_logs_of_others_and_unfinished_ones_hold_up_nothing(tmp_path: Path
         async with lost.start() as anchor:
             assert await counted(anchor) == 1
             assert (await anchor.ask("CreateLog", CREATE)).created
+
+
+async def test_log_that_was_given_up_and_is_there_again_can_be_lost_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with lost_log(tmp_path, put_back=["sink"]) as lost:
+        lost.give_up()
+        async with lost.start() as anchor:
+            assert await counted(anchor) == 1
+        put_databases(tmp_path / "newer", tmp_path)
+        async with lost.start() as anchor:
+            assert await counted(anchor) == 2
+        assert not (lost.log_dir / GIVEN_UP).exists()
+        assert caplog.messages.count("anchor.given_up_ended") == 1
+        put_databases(tmp_path / "copy", tmp_path)
+        async with lost.start() as anchor:
+            assert (await refused(anchor)).reason == "DATABASE_BEHIND"
 
 
 @pytest.mark.parametrize("name", [MARKER, GIVEN_UP])

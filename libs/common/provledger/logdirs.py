@@ -3,7 +3,7 @@
 A log gets its row first, and its directory afterwards. So a directory in which something was
 published, of a log that has no row, is one that a database of an older copy has forgotten. What
 is in it stays what it was: `GIVEN_UP` there is an operator's word that the loss was dealt with, or
-that the log never was of this installation.
+that the log never was of this installation. It ends when the log is opened, and so was not lost.
 
 Trust: operational. Who makes such a file has the log denied, and another one made in its place.
 """
