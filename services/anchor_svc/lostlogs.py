@@ -132,6 +132,8 @@ class LostLogs:
         self._unverified: set[str] = set()
         # Origins of other installations, which were told of.
         self._others: set[str] = set()
+        # Sinks and origins of which it was told that they cannot be read.
+        self._unread: set[tuple[str, str]] = set()
         self._rng = random.Random()  # noqa: S311 - jitter, not a secret
 
     def check(self) -> None:
@@ -274,13 +276,9 @@ class LostLogs:
         """Ask the sinks that have not answered."""
         self._looked = True
         asked = self._unanswered()
-        answers = await asyncio.gather(*(self._one(sink, limit_s) for sink in asked))
-        found = [lost for answer in answers if isinstance(answer, list) for lost in answer]
-        away = {
-            sink.uri: answer
-            for sink, answer in zip(asked, answers, strict=True)
-            if isinstance(answer, str)
-        }
+        found: list[Lost] = []
+        answers = await asyncio.gather(*(self._one(sink, limit_s, found) for sink in asked))
+        away = {sink.uri: why for sink, why in zip(asked, answers, strict=True) if why}
         self._answered |= {sink.uri for sink in asked} - away.keys()
         self._unverified &= away.keys()
         if found:
@@ -295,11 +293,12 @@ class LostLogs:
         elif self._restored:
             await asyncio.to_thread(self._forget)
 
-    async def _one(self, sink: Listing, limit_s: float) -> list[Lost] | str:
-        """The lost logs that a sink holds; or why that cannot be told."""
+    async def _one(self, sink: Listing, limit_s: float, found: list[Lost]) -> str:
+        """Add the lost logs that a sink holds; why there may be more, "" if there are none."""
         try:
             async with asyncio.timeout(limit_s):
-                return await self._lost(sink)
+                await self._look_into(sink, found)
+                return ""
         except SinkError as error:
             return str(error)
         except TimeoutError:
@@ -310,8 +309,8 @@ class LostLogs:
             log.warning("anchor.sink_failed", exc_info=error, sink=sink.uri)
             return type(error).__name__
 
-    async def _lost(self, sink: Listing) -> list[Lost]:
-        """Raises SinkError: that cannot be told."""
+    async def _look_into(self, sink: Listing, found: list[Lost]) -> None:
+        """Raises SinkError: there may be more, that cannot be told."""
         held: set[str] = set()
         for prefix in sorted(self._prefixes):
             held.update(await answer_of(sink.origins(f"{prefix}/")))
@@ -320,22 +319,44 @@ class LostLogs:
         known = {row.origin for row in rows}
         if not held & known and not self._accepted and await self._took(sink, rows):
             raise SinkError("it once took checkpoints, and holds none: is it the place it was?")
-        found = []
+        unread = 0
         for origin in sorted(held - known - self._others):
             uid = logdirs.parse_uid(origin.rpartition("/")[2])
             ours = uid is not None and origin in self._origins(uid)
             if uid is None or not ours or logdirs.is_given_up(self._logs, uid):
                 continue
-            data = await answer_of(sink.checkpoint_of(origin))
-            if data is None:
+            try:
+                size = await self._held_size(sink, origin)
+            except SinkError as error:
+                # Those behind it are told all the same.
+                unread += 1
+                self._tell_unread(sink, origin, error)
                 continue
-            size = await self._verified_size(data, origin, sink)
             if size:
                 found.append(Lost(uid, sink.uri, size))
-            else:
-                self._others.add(origin)
-                log.info("anchor.log_of_others", origin=origin, sink=sink.uri)
-        return found
+        if unread:
+            # Not which: clients hear this, and logs are of tenants.
+            raise SinkError(
+                f"what it holds of logs that are not in the database ({unread}) cannot be read; "
+                "the anchor's log says of which (anchor.log_not_read)"
+            )
+
+    async def _held_size(self, sink: Listing, origin: str) -> int:
+        """The tree size of what a sink holds of a log of ours; 0 if it is not, or nothing is.
+
+        Raises SinkError if that cannot be told.
+        """
+        data = await answer_of(sink.checkpoint_of(origin))
+        size = 0 if data is None else await self._verified_size(data, origin, sink)
+        if data is not None and not size:
+            self._others.add(origin)
+            log.info("anchor.log_of_others", origin=origin, sink=sink.uri)
+        return size
+
+    def _tell_unread(self, sink: Listing, origin: str, error: SinkError) -> None:
+        if (sink.uri, origin) not in self._unread:
+            self._unread.add((sink.uri, origin))
+            log.warning("anchor.log_not_read", origin=origin, sink=sink.uri, message=str(error))
 
     async def _took(self, sink: Listing, rows: Sequence[LogRow]) -> bool:
         for row in rows:

@@ -363,6 +363,36 @@ async def test_directory_that_cannot_be_read_stops_no_start(
                 assert await counted(anchor) == 1
 
 
+async def test_unreadable_log_of_a_sink_hides_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with lost_log(tmp_path, put_back=["tiles"]) as lost:
+        (held,) = (tmp_path / "sink").glob(f"*{lost.uid}")
+        # Before and behind the one that is lost.
+        for name in ("0" * 32, "f" * 32):
+            directory = held.with_name(held.name.replace(lost.uid, name))
+            directory.mkdir()
+            (directory / "latest").symlink_to("latest")
+        async with lost.start() as anchor:
+            assert (await refused(anchor)).reason == "RESTORED_BEHIND"
+        lost.give_up()
+        lost.mark()
+        caplog.clear()
+        async with lost.start() as anchor:
+            await eventually(lambda: "anchor.confirmed" in caplog.messages, 60)
+            error = await refused(anchor)
+            assert error.reason == "RESTORE_NOT_CONFIRMED"
+            assert "(2)" in error.message
+            assert "0" * 32 not in error.message, "another tenant's"
+            told = [each for each in caplog.records if each.getMessage() == "anchor.log_not_read"]
+            assert len(told) == 2
+            assert "0" * 32 in str(vars(told[0]))
+            for name in ("0" * 32, "f" * 32):
+                (lost.log_dir.parent / name).mkdir()
+                (lost.log_dir.parent / name / GIVEN_UP).touch()
+            assert await counted(anchor) == 1
+
+
 async def test_no_shared_log_is_made_where_logs_were_published(tmp_path: Path) -> None:
     """The database is empty: it was lost as a whole, or is another one."""
     async with lost_log(tmp_path) as lost:
