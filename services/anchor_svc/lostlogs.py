@@ -6,7 +6,7 @@ But what was published is still there, in
 
     our directory or bucket   logs/<uid>/ with a checkpoint                   DATABASE_BEHIND
     a sink that is `Listing`  a checkpoint of an origin below ours, signed    RESTORED_BEHIND
-                              by a key of ours
+                              by a key of ours, active or draining
 
 While a lost log is known, nobody is told how many ledgers there are, and no log is made; those that
 are there go on. Whoever knows that nothing is missed says so by a file (`logdirs.GIVEN_UP`).

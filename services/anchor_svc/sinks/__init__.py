@@ -176,7 +176,9 @@ class Listing(Protocol):
         ...
 
     async def checkpoint_of(self, origin: str) -> bytes | None:
-        """A checkpoint that it holds of a log, as it is; None if there is none.
+        """The largest checkpoint that it holds of a log, as it is; None if there is none.
+
+        An older one may be signed by keys that are retired by now, and would not be taken for ours.
 
         Raises SinkError if that cannot be told now.
         """

@@ -42,6 +42,7 @@ from anchor_svc.sinks.http import check_url
 from anchor_svc.sinks.thread import SinkThread
 from provledger import checkpoint as checkpoints
 from provledger import jcs, note, s3
+from provledger.checkpoint import MAX_TREE_SIZE
 from provledger.settings import ConfigError
 
 KIND: Final = "s3-object-lock"
@@ -142,9 +143,9 @@ class S3Sink:
         return [unquote(each.removeprefix(self._prefix).rstrip("/")) for each in found]
 
     async def checkpoint_of(self, origin: str) -> bytes | None:
-        """Read the first one that there is; see `Listing`."""
+        """Read the largest one that there is, hidden or not; see `Listing`."""
         directory = f"{self._prefix}{quote(origin, safe='')}/"
-        found: bytes | None = await self._run(lambda client: self._first(client, directory))
+        found: bytes | None = await self._run(lambda client: self._largest(client, directory))
         return found
 
     async def close(self) -> None:
@@ -172,11 +173,14 @@ class S3Sink:
 
     # --- one checkpoint
 
-    def _first(self, client: Any, directory: str) -> bytes | None:
-        for each in store.versions(client, self._bucket, directory):
-            if not each.deleted and store.size_of(each.key):
-                place = {"Bucket": self._bucket, "Key": each.key, "VersionId": each.version_id}
-                return s3.read_body(client.get_object(**place), note.MAX_NOTE_BYTES + 1)
+    def _largest(self, client: Any, directory: str) -> bytes | None:
+        sizes = store.Sizes(client, self._bucket, directory)
+        size = sizes.largest(above=0, below=MAX_TREE_SIZE + 1)
+        if size is None:
+            return None
+        for version in self._versions_of(client, sizes.key(size))[0]:
+            place = {"Bucket": self._bucket, "Key": sizes.key(size), "VersionId": version}
+            return s3.read_body(client.get_object(**place), note.MAX_NOTE_BYTES + 1)
         return None
 
     def _place(self, checkpoint: PublishedCheckpoint) -> tuple[str, str]:
