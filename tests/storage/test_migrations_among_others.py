@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -77,7 +79,7 @@ def test_a_migration_that_never_gets_its_table_says_who_has_it(
 ) -> None:
     monkeypatch.setattr(module, "_PAUSE_S", (0.0, 0.0))
     monkeypatch.setattr(module, "_TABLE_WAIT_MS", 1)
-    monkeypatch.setattr(module, "_TABLES_S", 0.5)
+    monkeypatch.setattr(module, "_TABLES_S", 0.05)
     with (
         _reading(postgres_database_url),
         pytest.raises(UnavailableError, match=r"'keys' .*\d+ of the server, 'long reader'") as said,
@@ -87,6 +89,29 @@ def test_a_migration_that_never_gets_its_table_says_who_has_it(
     tables = sa.inspect(older).get_table_names()
     assert "key_events" not in tables, "a part of it was left"
     migrate(older, MIGRATIONS, "keys")
+
+
+def test_time_that_a_migration_works_is_not_time_that_it_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It works for longer than it may wait, and asks for another table then."""
+    now_s = itertools.count(0.0, 1000.0)
+    clock = SimpleNamespace(monotonic=lambda: next(now_s), sleep=lambda _s: None)
+    monkeypatch.setattr(module, "time", clock)
+    used = iter([True, True, False])
+
+    class NotAvailableError(Exception):
+        sqlstate = "55P03"
+
+    def upgrade() -> None:
+        if next(used):
+            raise sa.exc.DBAPIError("ALTER TABLE", {}, NotAvailableError())
+
+    engine = open_engine(f"sqlite:///{tmp_path / 'keys.db'}", "keys", pool_size=1)
+    with engine.connect() as connection:
+        module._between_others(connection, "keys", upgrade)
+    assert list(used) == []
+    engine.dispose()
 
 
 def test_what_is_sorted_for_an_index_goes_into_files(tmp_path: Path) -> None:

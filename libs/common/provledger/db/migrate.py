@@ -67,7 +67,7 @@ _TABLE_WAIT_MS = 1000
 _PAUSE_S = (2.0, 4.0)
 """Between two such waits, so that most of the time is theirs."""
 _TABLES_S = 100.0
-"""How long all of that may take; less than others wait for their turn."""
+"""How long all of these waits may take; less than others wait for their turn."""
 _MIGRATION_S: Final = 3600.0
 """How long a statement of a migration may take: an index of a billion receipts is made by one."""
 _TURN = RetryPolicy(attempts=20, base_s=0.05, cap_s=1.0, budget_s=30.0)
@@ -276,7 +276,8 @@ def _between_others(connection: Connection, schema: str, upgrade: Callable[[], N
         UnavailableError: DATABASE_TIMEOUT, somebody uses one of them for longer than that.
     """
     rng = random.Random()  # noqa: S311 - jitter, not a secret
-    until_s = time.monotonic() + _TABLES_S
+    # Not what a migration does between its waits, which may be long, and is done anew by each try.
+    left_s = _TABLES_S
     while True:
         try:
             with connection.begin_nested():
@@ -286,7 +287,8 @@ def _between_others(connection: Connection, schema: str, upgrade: Callable[[], N
             if getattr(error.orig, "sqlstate", None) != _NO_LOCK:
                 raise
             pause_s = rng.uniform(*_PAUSE_S)
-            if time.monotonic() + pause_s > until_s:
+            left_s -= _TABLE_WAIT_MS / 1000 + pause_s
+            if left_s < 0:
                 raise UnavailableError(
                     "DATABASE_TIMEOUT",
                     f"the migration of {schema!r} needs a table that others use"
