@@ -56,6 +56,7 @@ from provledger.s3 import Bucket
 
 log = logs.get(__name__)
 
+_REFUSED: Final = "STORAGE_REFUSED"
 _NEXT: Final = "see docs/runbooks/stale-restore.md"
 
 
@@ -208,7 +209,7 @@ class LostLogs:
         try:
             names = list(self._bucket.directories("logs/"))
         except UnavailableError as error:
-            if error.reason != "STORAGE_REFUSED":
+            if error.reason != _REFUSED:
                 raise
             log.warning("anchor.bucket_not_listed", message=error.message, needs="s3:ListBucket")
             return []
@@ -220,7 +221,14 @@ class LostLogs:
             if self._bucket is None or logdirs.is_given_up(self._logs, uid):
                 continue
             key = f"logs/{uid.hex()}/checkpoint"
-            stored = self._bucket.get(key, max_bytes=MAX_CHECKPOINT_BYTES)
+            try:
+                stored = self._bucket.get(key, max_bytes=MAX_CHECKPOINT_BYTES)
+            except UnavailableError as error:
+                if error.reason != _REFUSED:
+                    raise
+                # Perhaps another installation's; our own, we are allowed to read.
+                log.warning("anchor.bucket_not_read", message=error.message, key=key)
+                continue
             # Another installation may use the same prefix of a bucket.
             if stored is not None and _origin(stored.data) in {None, *self._origins(uid)}:
                 found.append(Lost(uid, self._bucket.uri.join(key).text, _size(stored.data)))

@@ -200,9 +200,11 @@ async def test_a_database_older_than_its_bucket_is_noticed_and_read_beside_a_cop
 
 
 async def test_a_log_without_a_row_is_found_in_its_bucket(
-    tmp_path: Path, files: BucketFiles, bucket: Bucket
+    tmp_path: Path, files: BucketFiles, bucket: Bucket, client: Client
 ) -> None:
     """But none that is another installation's, was never published, or was given up."""
+    from botocore.exceptions import ClientError
+
     storage = open_storage(f"sqlite:///{tmp_path}/a.db")
     async with logging(tmp_path, files) as log:
         await fill(log)
@@ -238,6 +240,13 @@ async def test_a_log_without_a_row_is_found_in_its_bucket(
     bucket.put_new(f"logs/{uids['g'].hex()}/checkpoint", b"that nobody can read")
     with pytest.raises(DataLossError):
         await check()
+
+    def refuse(operation: str, _count: int) -> None:
+        if operation == "get_object" and uids["g"].hex() in client.calls[-1][1]:
+            raise ClientError({"Error": {"Code": "AccessDenied"}}, "GetObject")
+
+    client.fault = refuse
+    await check()
     await storage.close()
 
 
