@@ -148,16 +148,17 @@ def check_known(logs: Path, uids: Iterable[bytes], known: Container[bytes]) -> N
     uids: of the directories in `logs`, listed before what the database knows.
 
     Raises:
-        LogDamagedError: for the first one that it does not.
+        LogDamagedError: it does not; names all of these logs, and is of the first.
     """
-    for uid in logdirs.forgotten(logs, uids, known):
+    lost = [f"logs/{uid.hex()}" for uid in logdirs.forgotten(logs, uids, known)]
+    if lost:
         damaged = LogDamagedError(
-            f"logs/{uid.hex()} was published, but the database knows of no such log: it is older "
+            f"published, but the database knows of no such log: {', '.join(lost)}. It is older "
             "than the files (docs/runbooks/stale-restore.md)",
             check=CHECKPOINT,
             path="checkpoint",
         )
-        damaged.log = f"logs/{uid.hex()}"
+        damaged.log = lost[0]
         raise damaged
 
 

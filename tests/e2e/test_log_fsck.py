@@ -161,6 +161,12 @@ def test_a_log_is_checked_while_it_runs_and_when_it_stands_still(own: Installati
         told = own.run("log", "fsck", *arguments, "--keys", "jwks.json", check=False)
         assert (told.code, told.json["log"]) == (1, f"logs/{lost.name}")
     assert own.run("backup", "--out", "b.tar", check=False).code == 1
+    # Those that it knows are checked all the same.
+    forged = _with_flipped_signature(log_dir)
+    told = own.run("log", "fsck", "--keys", "jwks.json", check=False)
+    assert (told.code, told.json["log"]) == (1, f"logs/{log_dir.name}")
+    assert lost.name in told.talk
+    forged()
     (lost / "given-up").touch()
     assert own.run("log", "fsck", "--keys", "jwks.json").json["holds"] is True
     assert own.run("backup", "--out", "b.tar").code == 0

@@ -79,6 +79,10 @@ def test_a_log_that_was_published_and_that_the_database_lacks_is_damage(
     with pytest.raises(LogDamagedError, match="older than the files") as caught:
         fsck.check_known(tmp_path, uids, [known])
     assert caught.value.log == f"logs/{lost.hex()}"
+    (tmp_path / begun.hex() / sign).touch()
+    with pytest.raises(LogDamagedError, match=f"{lost.hex()}, logs/{begun.hex()}"):
+        fsck.check_known(tmp_path, uids, [known])
+    (tmp_path / begun.hex() / sign).unlink()
     fsck.check_known(tmp_path, uids, [known, lost])
     (tmp_path / lost.hex() / logdirs.GIVEN_UP).touch()
     fsck.check_known(tmp_path, uids, [known])

@@ -206,15 +206,21 @@ def _stored(
         # The directory first: a log gets its row before that.
         there = [uid for uid in logdirs.listed(logs) if log in ("", uid.hex())]
         known = anchor.log_uids()
-        work.check_known(logs, there, known)
+        forgotten = None
+        try:
+            work.check_known(logs, there, known)
+        except LogDamagedError as error:
+            # The others are checked all the same.
+            output.say(output.literal(error.message))
+            forgotten = error
         uids = [uid for uid in known if log in ("", uid.hex())]
-        if not uids:
+        if not uids and forgotten is None:
             raise CommandError("there is no such log", hint="leave --log out to check all of them")
         for uid in uids:
             files = DirFiles(logs / uid.hex())
             place = elsewhere(files.root)
             if place:
-                raise CommandError(
+                raise forgotten or CommandError(
                     f"the files of logs/{uid.hex()} are in {place}",
                     hint=f"with services running: --tiles '{place}' --log {uid.hex()}",
                 )
@@ -223,6 +229,8 @@ def _stored(
             except LogDamagedError as error:
                 error.log = f"logs/{uid.hex()}"
                 raise
+        if forgotten is not None:
+            raise forgotten
     finally:
         anchor.close()
         rows.close()
