@@ -30,7 +30,7 @@ from provledger.names import is_json_media_type
 from provledger.note import parse as parse_note
 from provledger.proof import CompactRange
 from provledger.receipt import Receipt
-from provledger.report import Check, Outcome
+from provledger.report import Check, Finding, Outcome
 from provledger.statement import Statement, parse_statement
 from provledger.verify import Verifier
 
@@ -450,7 +450,11 @@ def _check_checkpoints(
         try:
             found = verifier.open_checkpoint(note, _origin(note))
         except VerificationError as error:
-            findings.add(f"a checkpoint does not verify: {error}")
+            if error.finding is Finding.HEAD_NOT_EXTENDING:
+                size = parse(parse_note(note).text).size
+                findings.add(f"FORK: a checkpoint of tree size {size} has another root: {error}")
+            else:
+                findings.add(f"a checkpoint does not verify: {error}")
             continue
         wanted.setdefault(found.size, []).append(found)
         if found.size == len(holdings.leaves):
