@@ -11,13 +11,13 @@ But what was published is still there, in
 While a lost log is known, nobody is told how many ledgers there are, and no log is made; those that
 are there go on. Whoever knows that nothing is missed says so by a file (`logdirs.GIVEN_UP`).
 
-Directory and bucket are looked at before anything else. Sinks are asked at each start, and one that
-does not answer within a moment holds up nothing, but is asked until it does. Until they have
-answered, nothing is counted or made either after a restore, and where the settings say to wait
-(`wait_for_sinks`); nor until it is known which of our keys signed what a sink holds of a log that
-may be lost. Logs lose their marker of a restore one by one. So a start that finds one leaves
-another, `restored.json` in `data_dir`, which goes once all sinks have been asked and know of no
-lost log.
+Directory and bucket are looked at before anything else (`publishedlogs`). Sinks are asked at each
+start, and one that does not answer within a moment holds up nothing, but is asked until it does.
+Until they have answered, nothing is counted or made either after a restore, and where the settings
+say to wait (`wait_for_sinks`); nor until it is known which of our keys signed what a sink holds of
+a log that may be lost. Logs lose their marker of a restore one by one. So a start that finds one
+leaves another, `restored.json` in `data_dir`, which goes once all sinks have been asked and know of
+no lost log.
 
 Trust: a sink that leaves something out hides a loss, as with `restored`. What is not signed by one
 of our keys is another installation's, or somebody's who writes to the sink: it holds up nothing. A
@@ -30,18 +30,17 @@ import asyncio
 import os
 import random
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
 from anchor_svc import files
-from anchor_svc.bucketfiles import MAX_CHECKPOINT_BYTES
 from anchor_svc.opening import close_sinks
+from anchor_svc.publishedlogs import Lost, PublishedLogs
 from anchor_svc.restored import LOOK_S, MARKER, RETRY, read_accepted
 from anchor_svc.sinks import AnchorSink, Listing, SinkError, answer_of
 from anchor_svc.storage import LogRow, Storage
 from provledger import checkpoint as checkpoints
-from provledger import logdirs, logs, note
+from provledger import logdirs, logs
 from provledger.errors import (
     DataLossError,
     FailedPreconditionError,
@@ -56,7 +55,6 @@ from provledger.s3 import Bucket
 
 log = logs.get(__name__)
 
-_REFUSED: Final = "STORAGE_REFUSED"
 _NEXT: Final = "see docs/runbooks/stale-restore.md"
 
 
@@ -80,16 +78,6 @@ class Keys(Protocol):
     async def changed(self, timeout_s: float) -> None:
         """Wait until it says something, at most so long."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """A log without a row, by its uid. where: what still knows of it. size: of its tree, as stated
-    there; 0 if that cannot be read."""
-
-    uid: bytes
-    where: str
-    size: int
 
 
 class LostLogs:
@@ -119,7 +107,7 @@ class LostLogs:
         self._keys = keys
         self._all_sinks = list(sinks)
         self._sinks = [sink for sink in self._all_sinks if isinstance(sink, Listing)]
-        self._bucket = bucket
+        self._published = PublishedLogs(self._logs, bucket)
         self._could_miss = could_miss
         self._deadline_s = deadline_s
         self._wait = wait
@@ -153,17 +141,12 @@ class LostLogs:
 
         Raises StatusError while the bucket or the database cannot be used, OSError for the disk.
         """
-        names = await asyncio.to_thread(logdirs.listed, self._logs)
-        in_bucket = await asyncio.to_thread(self._list_bucket)
+        named = await asyncio.to_thread(self._published.named)
         # After what there is: a log gets its row first.
         rows = await self._storage.logs()
         known = {row.log_uid for row in rows}
         self._prefixes |= {row.origin.rpartition("/")[0] for row in rows}
-        found = [
-            self._in_directory(uid)
-            for uid in await asyncio.to_thread(logdirs.forgotten, self._logs, names, known)
-        ]
-        found += await asyncio.to_thread(self._in_bucket, set(in_bucket) - known)
+        found = await asyncio.to_thread(self._published.without_row, named, known, self._origins)
         await asyncio.to_thread(self._look_for_marker, known)
         if found:
             self._error = _behind()
@@ -191,48 +174,6 @@ class LostLogs:
     async def close(self) -> None:
         """Close the sinks."""
         await close_sinks(self._all_sinks)
-
-    # --- directory and bucket
-
-    def _in_directory(self, uid: bytes) -> Lost:
-        place = self._logs / uid.hex()
-        try:
-            data = (place / "checkpoint").read_bytes()
-        except OSError:
-            data = b""
-        return Lost(uid, str(place), _size(data))
-
-    def _list_bucket(self) -> list[bytes]:
-        """The uids in the bucket; none if we may not list it, which leaves a gap that is told."""
-        if self._bucket is None:
-            return []
-        try:
-            names = list(self._bucket.directories("logs/"))
-        except UnavailableError as error:
-            if error.reason != _REFUSED:
-                raise
-            log.warning("anchor.bucket_not_listed", message=error.message, needs="s3:ListBucket")
-            return []
-        return [uid for uid in map(logdirs.parse_uid, names) if uid is not None]
-
-    def _in_bucket(self, uids: Iterable[bytes]) -> list[Lost]:
-        found = []
-        for uid in sorted(uids):
-            if self._bucket is None or logdirs.is_given_up(self._logs, uid):
-                continue
-            key = f"logs/{uid.hex()}/checkpoint"
-            try:
-                stored = self._bucket.get(key, max_bytes=MAX_CHECKPOINT_BYTES)
-            except UnavailableError as error:
-                if error.reason != _REFUSED:
-                    raise
-                # Perhaps another installation's; our own, we are allowed to read.
-                log.warning("anchor.bucket_not_read", message=error.message, key=key)
-                continue
-            # Another installation may use the same prefix of a bucket.
-            if stored is not None and _origin(stored.data) in {None, *self._origins(uid)}:
-                found.append(Lost(uid, self._bucket.uri.join(key).text, _size(stored.data)))
-        return found
 
     def _origins(self, uid: bytes) -> list[str]:
         return [f"{prefix}/{uid.hex()}" for prefix in self._prefixes]
@@ -411,21 +352,6 @@ class LostLogs:
         except OSError as error:
             # A later start asks them all again.
             log.warning("anchor.marker_stays", exc_info=error)
-
-
-def _origin(data: bytes) -> str | None:
-    """The origin that a checkpoint states; None if it cannot be read."""
-    try:
-        return checkpoints.parse(note.parse(data).text).origin
-    except NoteError:
-        return None
-
-
-def _size(data: bytes) -> int:
-    try:
-        return checkpoints.parse(note.parse(data).text).size
-    except NoteError:
-        return 0
 
 
 def _tell(found: Iterable[Lost], reason: str) -> None:

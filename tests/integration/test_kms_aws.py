@@ -29,6 +29,7 @@ from provledger.kms.errors import (
 )
 from provledger.kms.remote import MAX_IN_FLIGHT, RemoteSigner, Wanted
 from tests.support.fake_aws_kms import ACCOUNT, FakeAWSKMS
+from tests.support.signing import until_signed
 from tests.support.token_bucket import TokenBucket
 
 pytest.importorskip("boto3", reason="needs boto3: pip install 'provledger[aws]'")
@@ -406,7 +407,7 @@ async def test_key_that_hangs_is_given_up_in_time_and_then_at_once(aws: FakeAWSK
     with pytest.raises(KMSUnavailableError, match="a moment ago"):
         await signer.sign(MESSAGE)
     aws.clear_faults()
-    await until_signed(signer)
+    await until_signed(signer, MESSAGE)
 
 
 async def test_key_comes_back_after_its_provider_was_away(aws: FakeAWSKMS) -> None:
@@ -415,17 +416,7 @@ async def test_key_comes_back_after_its_provider_was_away(aws: FakeAWSKMS) -> No
     with pytest.raises(KMSUnavailableError):
         await signer.sign(MESSAGE)
     aws.clear_faults()
-    await until_signed(signer)
-
-
-async def until_signed(signer: RemoteSigner) -> None:
-    async with asyncio.timeout(30):
-        while True:
-            try:
-                verify_signature(signer.public_key, await signer.sign(MESSAGE), MESSAGE)
-                return
-            except KMSUnavailableError:
-                await asyncio.sleep(0.02)
+    await until_signed(signer, MESSAGE)
 
 
 async def test_provider_that_throttles_all_gives_a_delay(aws: FakeAWSKMS) -> None:

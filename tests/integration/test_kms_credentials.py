@@ -11,13 +11,13 @@ from typing import Any
 import grpc
 import pytest
 
-from provledger.jwk import verify_signature
 from provledger.kms import _aws_client, signing
 from provledger.kms.aws import AWSProvider
 from provledger.kms.errors import KMSPermissionError, KMSUnavailableError
 from provledger.kms.remote import MAX_IN_FLIGHT, RemoteSigner
 from tests.integration.test_kms_aws import ED25519, MESSAGE, aws, environment  # noqa: F401
 from tests.support.fake_aws_kms import FakeAWSKMS
+from tests.support.signing import until_signed
 
 pytest.importorskip("boto3", reason="needs boto3: pip install 'provledger[aws]'")
 
@@ -91,27 +91,16 @@ async def signer(
     await opened.close()
 
 
-async def signs(signer: RemoteSigner) -> None:
-    """However long connecting takes on a slow machine."""
-    async with asyncio.timeout(30):
-        while True:
-            try:
-                verify_signature(signer.public_key, await signer.sign(MESSAGE), MESSAGE)
-                return
-            except KMSUnavailableError:
-                await asyncio.sleep(0.02)
-
-
 async def test_access_key_that_was_replaced_in_its_file_is_read_when_the_old_one_ends(
     account: Account, signer: RemoteSigner, connects: list[Any]
 ) -> None:
     """An ordinary rotation of access keys is no outage."""
     account.activate("AKIAOLD", "AKIANEW")
     account.write("AKIANEW")
-    await signs(signer)
+    await until_signed(signer, MESSAGE)
     assert len(connects) == 1, "the old one still counts"
     account.activate("AKIANEW")
-    await asyncio.gather(*(signs(signer) for _ in range(MAX_IN_FLIGHT)))
+    await asyncio.gather(*(until_signed(signer, MESSAGE) for _ in range(MAX_IN_FLIGHT)))
     assert len(connects) == 2
     await signing.self_test(signer, signer.public_key)
 
@@ -133,7 +122,7 @@ async def test_access_key_that_ended_before_it_was_replaced_is_read_a_second_lat
     with pytest.raises(KMSPermissionError):
         await signer.sign(MESSAGE)
     clock.now_s += 1
-    await signs(signer)
+    await until_signed(signer, MESSAGE)
     assert len(connects) == 3
 
 
@@ -161,7 +150,7 @@ async def test_file_that_is_not_there_for_a_moment_is_read_later(
         await refused(signer)
     account.write("AKIANEW")
     clock.now_s += 1
-    await signs(signer)
+    await until_signed(signer, MESSAGE)
 
 
 @pytest.mark.parametrize("code", ["ExpiredTokenException", "InvalidSignatureException"])
@@ -169,7 +158,7 @@ async def test_other_words_for_refused_credentials_are_known(
     account: Account, signer: RemoteSigner, connects: list[Any], code: str
 ) -> None:
     account.kms.fail_next("error", 10_000, code, 400)
-    await signs(signer)
+    await until_signed(signer, MESSAGE)
     assert len(connects) == 2
 
 
@@ -227,7 +216,7 @@ async def test_google_credentials_that_were_replaced_are_read(google: Google, cl
         assert google.connects == 1
     google.renewed = True
     clock.now_s += 1
-    await asyncio.gather(*(signs(google.signer) for _ in range(MAX_IN_FLIGHT)))
+    await asyncio.gather(*(until_signed(google.signer, MESSAGE) for _ in range(MAX_IN_FLIGHT)))
     assert google.connects == 2
 
 
@@ -239,7 +228,7 @@ async def test_call_on_its_way_is_not_cut_off_by_new_credentials(google: Google)
         while not google.kms.calls["AsymmetricSign"]:  # noqa: ASYNC110 - counted in a thread
             await asyncio.sleep(0.01)
     google.kms.unauthenticated = google.renewed = True
-    await signs(google.signer)
+    await until_signed(google.signer, MESSAGE)
     assert google.connects == 1
     with contextlib.suppress(KMSUnavailableError):  # nothing is left of its time, perhaps
         await waiting
@@ -286,7 +275,7 @@ async def test_google_key_file_whose_key_was_deleted_is_read_again(
         return await real(client, *args)
 
     monkeypatch.setattr(gcp, "_run", run)
-    await signs(google.signer)
+    await until_signed(google.signer, MESSAGE)
     assert (google.connects, len(failed)) == (1, 1)
 
 

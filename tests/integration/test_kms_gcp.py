@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 import time
@@ -34,6 +33,7 @@ from provledger.kms.errors import (
 from provledger.kms.gcp import GCPProvider
 from provledger.kms.remote import RemoteSigner, Wanted
 from tests.support.fake_gcp_kms import PARENT, FakeGCPKMS, kms_v1
+from tests.support.signing import until_signed
 from tests.support.token_bucket import TokenBucket
 
 MESSAGE = b"DSSEv1 2 hi 2 {}"
@@ -383,7 +383,7 @@ async def test_dead_server_is_given_up_in_time(gcp: FakeGCPKMS, opened: Open) ->
     assert time.monotonic() - started_s < 10
     assert gcp.calls["AsymmetricSign"] <= 4
     gcp.clear_faults()
-    await until_signed(signer)
+    await until_signed(signer, MESSAGE)
 
 
 async def test_client_makes_one_call_for_an_attempt(
@@ -397,16 +397,6 @@ async def test_client_makes_one_call_for_an_attempt(
     with pytest.raises(KMSUnavailableError):
         await signer.sign(MESSAGE)
     assert gcp.calls["AsymmetricSign"] == 1
-
-
-async def until_signed(signer: RemoteSigner) -> None:
-    async with asyncio.timeout(30):
-        while True:
-            try:
-                verify_signature(signer.public_key, await signer.sign(MESSAGE), MESSAGE)
-                return
-            except KMSUnavailableError:
-                await asyncio.sleep(0.02)
 
 
 async def test_throttled_call_gives_the_delay_that_the_server_advised(
