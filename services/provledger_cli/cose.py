@@ -42,10 +42,11 @@ def verify_receipt_and_cose(
         CoseReceiptError: the COSE receipt cannot be read.
     """
     data = _read_receipt(path)
+    # First of all: what can be read no longer as the receipt that it was does not hold.
+    verdict = verify_receipt(data, trusted, head=head, checkpoint=checkpoint)
     receipt = parse_receipt(data)
     if not isinstance(receipt, Receipt):
         raise CommandError("a receipt v0.1 is in no log", hint="name one of v0.2")
-    verdict = verify_receipt(data, trusted, head=head, checkpoint=checkpoint)
     entry = entry_of(receipt)
     found = verify_cose_receipt(_read(cose, MAX_BYTES), entry, trusted.keys_of_one())
     _check_same_place(found, receipt)

@@ -127,6 +127,14 @@ def test_what_does_not_hold_is_said_by_exit_code_one(work: Path) -> None:
     assert (code, answer["holds"]) == (1, False)
 
 
+def test_a_receipt_that_is_cut_off_does_not_hold_beside_a_cose_receipt_either(work: Path) -> None:
+    path = work / "r.json"
+    path.write_bytes(path.read_bytes()[:-40])
+    for more in ((), ("--cose", "r.cose")):
+        code, document = verify(work, "r.json", "--keys", "jwks.json", *more)
+        assert (code, document["holds"], document["check"]) == (1, False, "format")
+
+
 def test_two_proofs_of_one_log_that_contradict_each_other_do_not_hold(work: Path) -> None:
     """Whoever has the receipt key can sign any tree; here are two beside each other."""
     options = ("--cose", "r.cose", "--keys", "jwks.json")
