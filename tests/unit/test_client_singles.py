@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
 from provledger.api.common.v1 import common_pb2
 from provledger.client import singles
-from provledger.client.singles import MAX_CALLS, MAX_LONG_CALLS, Aim, SingleAppends
+from provledger.client.singles import FEW, MAX_CALLS, MAX_LONG_CALLS, Aim, SingleAppends
 from provledger.client.values import AppendResult
 from provledger.errors import (
     DeadlineExceededError,
@@ -84,28 +85,128 @@ def start(
     return [asyncio.create_task(desk.append(aim, draft(one), timeout_s)) for one in ids]
 
 
+async def busy(
+    desk: SingleAppends, count: int = MAX_CALLS, aim: Aim = AIM
+) -> list[asyncio.Task[AppendResult]]:
+    """As many calls under way as there may be, each of one append: `r0` and so on."""
+    tasks = []
+    for number in range(count):
+        tasks += start(desk, f"r{number}", aim=aim)
+        await turns()
+    return tasks
+
+
 async def test_a_few_go_at_once_and_the_rest_together() -> None:
     service = Service()
     desk = SingleAppends(service.one, service.many)
-    ids = [f"r{n}" for n in range(MAX_CALLS + 3)]
-    tasks = start(desk, *ids)
+    tasks = await busy(desk)
+    late = [f"x{n}" for n in range(3)]
+    tasks += start(desk, *late)
     await turns()
-    assert service.calls == [[one] for one in ids[:MAX_CALLS]]
+    first = [[f"r{n}"] for n in range(MAX_CALLS)]
+    assert service.calls == first
     await service.answer(MAX_CALLS - 1)
-    assert service.calls[MAX_CALLS:] == [ids[MAX_CALLS:]]
+    assert service.calls == [*first, late]
     for call in range(len(service.calls)):
         await service.answer(call)
-    assert [(await task).request_id for task in tasks] == ids
+    assert [(await task).request_id for task in tasks] == [*(one for (one,) in first), *late]
     # Nothing is kept of a ledger that nobody appends to.
     assert not desk._lanes
     assert not desk._tasks
+
+
+async def test_who_comes_in_one_turn_goes_together() -> None:
+    service = Service()
+    desk = SingleAppends(service.one, service.many)
+    tasks = start(desk, "a", "b", "c")
+    await turns()
+    assert service.calls == [["a", "b", "c"]]
+    await service.answer(0)
+    assert [(await task).request_id for task in tasks] == ["a", "b", "c"]
+
+
+async def test_a_crowd_divides_itself_evenly_and_comes_back_so() -> None:
+    """One lump would leave the service idle while it is prepared, and the client meanwhile."""
+    service = Service()
+    desk = SingleAppends(service.one, service.many)
+    callers = 4 * FEW
+
+    async def caller(name: int) -> None:
+        for number in range(10):
+            await desk.append(AIM, draft(f"{name}-{number}"), 60.0)
+
+    tasks = [asyncio.create_task(caller(name)) for name in range(callers)]
+    await turns()
+    for call in range(10 * MAX_CALLS):
+        await service.answer(call)
+    assert [len(call) for call in service.calls] == [callers // MAX_CALLS] * (10 * MAX_CALLS)
+    await asyncio.gather(*tasks)
+
+
+async def test_a_crowd_out_of_balance_finds_it_again() -> None:
+    service = Service()
+    desk = SingleAppends(service.one, service.many)
+    first = await busy(desk)
+    crowd = [f"x{n}" for n in range(4 * FEW)]
+    tasks = start(desk, *crowd)
+    await turns()
+    await service.answer(0)
+    half = (len(crowd) + 1 + 1) // 2
+    assert service.calls[MAX_CALLS:] == [crowd[:half]]
+    await service.answer(1)
+    assert service.calls[MAX_CALLS:] == [crowd[:half], crowd[half:]]
+    for call in range(MAX_CALLS, MAX_CALLS + 2):
+        await service.answer(call)
+    await asyncio.gather(*first, *tasks)
+
+
+async def test_who_goes_alone_goes_in_the_task_of_its_caller() -> None:
+    """So it is part of the trace that he is in, and is given up when he is."""
+    service = Service()
+    desk = SingleAppends(service.one, service.many)
+    where = contextvars.ContextVar("where", default="nowhere")
+    seen: list[str] = []
+
+    async def one(aim: Aim, message: common_pb2.Draft, timeout_s: float) -> AppendResult:
+        seen.append(where.get())
+        return await service.one(aim, message, timeout_s)
+
+    desk = SingleAppends(one, service.many)
+
+    async def caller() -> None:
+        where.set("here")
+        await desk.append(AIM, draft("a"), 60.0)
+
+    task = asyncio.create_task(caller())
+    await turns()
+    assert seen == ["here"]
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await turns()
+    # Its place is free again.
+    assert not desk._lanes
+
+
+async def test_one_who_leaves_as_he_is_sent_takes_his_place_with_him() -> None:
+    service = Service()
+    desk = SingleAppends(service.one, service.many)
+    (leaving,) = start(desk, "a")
+    # Its turn to be sent comes in the second; it would hear of it in the third.
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    leaving.cancel()
+    await turns()
+    assert leaving.cancelled()
+    assert service.calls == []
+    assert not desk._lanes
 
 
 async def test_each_has_an_outcome_of_its_own() -> None:
     service = Service()
     service.bad = {"x1"}
     desk = SingleAppends(service.one, service.many)
-    first = start(desk, *[f"r{n}" for n in range(MAX_CALLS)])
+    first = await busy(desk)
     shared = start(desk, "x0", "x1", "x2")
     await turns()
     for call in range(MAX_CALLS + 1):
@@ -123,7 +224,7 @@ async def test_each_has_an_outcome_of_its_own() -> None:
 async def test_a_shared_call_that_fails_fails_those_in_it_only() -> None:
     service = Service()
     desk = SingleAppends(service.one, service.many)
-    first = start(desk, *[f"r{n}" for n in range(MAX_CALLS)])
+    first = await busy(desk)
     shared = start(desk, "x0", "x1")
     await turns()
     await service.answer(0)
@@ -144,7 +245,7 @@ async def test_a_shared_call_that_fails_fails_those_in_it_only() -> None:
 async def test_a_caller_who_leaves_is_not_sent_and_harms_nobody() -> None:
     service = Service()
     desk = SingleAppends(service.one, service.many)
-    first = start(desk, *[f"r{n}" for n in range(MAX_CALLS)])
+    first = await busy(desk)
     leaving, staying = start(desk, "x0", "x1")
     await turns()
     leaving.cancel()
@@ -160,8 +261,7 @@ async def test_a_caller_who_leaves_is_not_sent_and_harms_nobody() -> None:
 async def test_the_time_of_each_is_its_own() -> None:
     service = Service()
     desk = SingleAppends(service.one, service.many)
-    first = start(desk, *[f"r{n}" for n in range(MAX_CALLS)])
-    await turns()
+    first = await busy(desk)
     (hasty,) = start(desk, "x0", timeout_s=0.01)
     (patient,) = start(desk, "x1")
     with pytest.raises(DeadlineExceededError):
@@ -177,8 +277,7 @@ async def test_shared_calls_and_the_queue_are_bounded(monkeypatch: pytest.Monkey
     monkeypatch.setattr(singles, "MAX_WAITING", 5)
     service = Service()
     desk = SingleAppends(service.one, service.many)
-    first = start(desk, *[f"r{n}" for n in range(MAX_CALLS)])
-    await turns()
+    first = await busy(desk)
     sizes = {"a": 400, "b": 400, "c": 400, "d": 5000, "e": 1}
     waiting = [
         asyncio.create_task(desk.append(AIM, draft(name, size), 60.0))
@@ -207,7 +306,7 @@ async def test_who_would_wait_for_too_long_hears_so_at_once(
 ) -> None:
     service, clock = Service(), Clock()
     desk = SingleAppends(service.one, service.many, max_wait_s=max_wait_s, clock=clock)
-    first = start(desk, *[f"r{n}" for n in range(MAX_CALLS)])
+    first = await busy(desk)
     waiting = start(desk, "a", "b")
     await turns()
     clock.now_s += 0.25
@@ -248,7 +347,7 @@ async def test_an_answer_that_takes_too_long_keeps_others_out_where_that_is_want
 async def test_one_who_left_keeps_nobody_out() -> None:
     service, clock = Service(), Clock()
     desk = SingleAppends(service.one, service.many, clock=clock)
-    first = start(desk, *[f"r{n}" for n in range(MAX_CALLS)])
+    first = await busy(desk)
     leaving = start(desk, "a", "b")
     await turns()
     clock.now_s += 1.0
@@ -266,7 +365,7 @@ async def test_one_who_left_keeps_nobody_out() -> None:
 async def test_close_ends_what_is_under_way() -> None:
     service = Service()
     desk = SingleAppends(service.one, service.many)
-    first = start(desk, *[f"r{n}" for n in range(MAX_CALLS)])
+    first = await busy(desk)
     shared = start(desk, "x0", "x1")
     await turns()
     await service.answer(0)
@@ -282,7 +381,7 @@ async def test_close_ends_what_is_under_way() -> None:
 async def test_close_sends_nothing_of_what_waits() -> None:
     service = Service()
     desk = SingleAppends(service.one, service.many)
-    first = start(desk, *[f"r{n}" for n in range(MAX_CALLS)])
+    first = await busy(desk)
     shared = start(desk, "x0", "x1")
     await turns()
     await service.answer(0)
@@ -310,7 +409,8 @@ async def test_those_who_wait_for_the_log_share_with_their_like(
     service = Service()
     desk = SingleAppends(service.one, service.many)
     ids = [f"r{n}" for n in range(MAX_LONG_CALLS + 2)]
-    long = start(desk, *ids, aim=LONG)
+    long = await busy(desk, MAX_LONG_CALLS, LONG)
+    long += start(desk, *ids[MAX_LONG_CALLS:], aim=LONG)
     short = start(desk, "s0")
     await turns()
     assert service.calls == [*[[one] for one in ids[:MAX_LONG_CALLS]], ["s0"]]
@@ -329,7 +429,7 @@ async def test_nobody_waits_long_for_calls_that_wait_for_the_log(
     monkeypatch.setattr(singles, "MAX_LINGER_S", 0.0)
     service = Service()
     desk = SingleAppends(service.one, service.many)
-    first = start(desk, *[f"r{n}" for n in range(MAX_LONG_CALLS)], aim=LONG)
+    first = await busy(desk, MAX_LONG_CALLS, LONG)
     late = start(desk, "x0", "x1", aim=LONG)
     async with asyncio.timeout(10):
         while len(service.calls) <= MAX_LONG_CALLS:
@@ -409,7 +509,7 @@ async def test_appends_that_were_given_up_neither_count_nor_are_kept(
     monkeypatch.setattr(singles, "MAX_WAITING", 3)
     service = Service()
     desk = SingleAppends(service.one, service.many, clock=lambda: 0.0)
-    tasks = start(desk, *[f"r{n}" for n in range(MAX_CALLS)], "patient")
+    tasks = [*await busy(desk), *start(desk, "patient")]
     await turns()
     for number in range(10):
         gone = start(desk, f"gone{number}")

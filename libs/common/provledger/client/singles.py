@@ -1,10 +1,12 @@
 """Single appends that are under way at the same time share calls.
 
-A few go each in a call of its own, at once. While `MAX_CALLS` of them to one ledger are under way,
-the next ones wait for the first of these to be answered, and then go together, as one AppendBatch:
-with many callers, what a call costs is paid once for all of them. Each caller has an answer or an
-error of its own all the same. Those that wait for the log go with others that wait for the same,
-and are never kept from being recorded by calls that wait for it in vain.
+What is appended in one turn of the event loop goes together, as one AppendBatch; whoever is alone
+goes in a call of his own. While `MAX_CALLS` to one ledger are under way, the next ones wait for the
+first of these to be answered: with many callers, what a call costs is paid once for all of them.
+Who was answered together comes back together, and many divide themselves evenly among the calls, so
+that one is prepared while another is recorded. Each caller has an answer or an error of its own all
+the same. Those that wait for the log go with others that wait for the same, and are never kept from
+being recorded by calls that wait for it in vain.
 
 A caller who may call Append and not AppendBatch (`allowed_callers`) shares none once it was told.
 
@@ -14,6 +16,7 @@ Whoever comes when somebody before him has waited for longer than he would is to
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import time
 from collections import OrderedDict
@@ -44,6 +47,9 @@ MAX_LINGER_S: Final = 0.01
 
 MIN_SHARED_WAIT_S: Final = 10.0
 """Who wants to wait for less asks alone: the service waits no longer than most of a deadline."""
+
+FEW: Final = 16
+"""So many go together and leave nobody for the next call, which would cost more than it gains."""
 
 MAX_SHARED_BYTES: Final = 1024 * 1024
 """Bytes of drafts in a shared call: receipts come back whole."""
@@ -76,28 +82,36 @@ Many: TypeAlias = Callable[[Aim, Sequence[common_pb2.Draft], float], AsyncIterat
 
 
 class _Waiting:
-    __slots__ = ("deadline_s", "draft", "future", "since_s", "size_bytes")
+    """An append that was not sent yet; `future` has its result, or None once it is to go alone."""
+
+    __slots__ = ("alone", "deadline_s", "draft", "future", "since_s", "size_bytes")
 
     def __init__(self, draft: common_pb2.Draft, now_s: float, timeout_s: float) -> None:
         self.draft = draft
         self.size_bytes = draft.ByteSize()
         self.since_s = now_s
         self.deadline_s = now_s + timeout_s
-        self.future: asyncio.Future[AppendResult] = asyncio.get_running_loop().create_future()
+        self.alone = False
+        self.future: asyncio.Future[AppendResult | None] = (
+            asyncio.get_running_loop().create_future()
+        )
 
 
 class _Lane:
     """The appends with one aim.
 
     `waiting`: those not sent, oldest first; who gives up is taken out. `calls`: for each call under
-    way, since when the first append in it has waited. `timer`: sends what waits, where that must
-    not be for long.
+    way, since when the first append in it has waited, and `under_way` the appends in all of them.
+    `timer`: sends what waits, where that must not be for long. `sending`: whether what waits will
+    be looked at before the next turn of the loop.
     """
 
-    __slots__ = ("calls", "timer", "waiting")
+    __slots__ = ("calls", "sending", "timer", "under_way", "waiting")
 
     def __init__(self) -> None:
         self.calls: list[float] = []
+        self.sending = False
+        self.under_way = 0
         self.waiting: OrderedDict[_Waiting, None] = OrderedDict()
         self.timer: asyncio.TimerHandle | None = None
 
@@ -141,26 +155,22 @@ class SingleAppends:
             lane = self._lanes[aim] = _Lane()
         now_s = self._clock()
         self._check_wait(aim, lane, now_s, timeout_s)
-        if len(lane.calls) < aim.max_calls and not lane.waiting:
-            lane.calls.append(now_s)
-            try:
-                return await self._one(aim, draft, timeout_s)
-            finally:
-                self._ended(aim, lane, now_s)
         item = _Waiting(draft, now_s, timeout_s)
         lane.waiting[item] = None
+        self._send_soon(aim, lane)
         if aim.wait_for and lane.timer is None:
             loop = asyncio.get_running_loop()
             lane.timer = loop.call_later(MAX_LINGER_S, self._send, aim, lane, True)
         try:
-            async with asyncio.timeout(timeout_s):
-                return await item.future
-        except TimeoutError:
-            raise DeadlineExceededError(
-                "DEADLINE_EXCEEDED", "the append was not answered in time"
-            ) from None
+            result = await _within(timeout_s, item.future)
+            if result is not None:
+                return result
+            # In the task of its caller: it is part of what he traces, and ends if he does.
+            return await self._one(aim, draft, item.deadline_s - self._clock())
         finally:
             lane.waiting.pop(item, None)
+            if item.alone:
+                self._ended(aim, lane, item.since_s, 1)
 
     async def close(self) -> None:
         """Cancel what is under way or waits; nothing more is sent."""
@@ -198,16 +208,34 @@ class SingleAppends:
                 retry_delay_s=max(_RETRY_DELAY_S, waited_s - limit_s),
             )
 
-    def _ended(self, aim: Aim, lane: _Lane, since_s: float) -> None:
+    def _ended(self, aim: Aim, lane: _Lane, since_s: float, appends: int) -> None:
         lane.calls.remove(since_s)
+        lane.under_way -= appends
+        self._send_soon(aim, lane)
+
+    def _send_soon(self, aim: Aim, lane: _Lane) -> None:
+        """Send what waits once all have had their turn that come, or come back, in this one."""
+        if not lane.sending and len(lane.calls) < aim.max_calls:
+            lane.sending = True
+            asyncio.get_running_loop().call_soon(self._send_now, aim, lane)
+
+    def _send_now(self, aim: Aim, lane: _Lane) -> None:
+        lane.sending = False
         self._send(aim, lane)
-        if not lane.calls:
+        if not lane.calls and not lane.waiting:
             self._lanes.pop(aim, None)
 
     def _send(self, aim: Aim, lane: _Lane, overdue: bool = False) -> None:
         """Send what waits: in as many calls as may be under way, or all once it is overdue."""
-        while (overdue or len(lane.calls) < aim.max_calls) and (items := _take(lane.waiting)):
+        share = math.ceil((len(lane.waiting) + lane.under_way) / aim.max_calls)
+        most = MAX_BATCH_ITEMS if overdue else min(max(share, FEW), MAX_BATCH_ITEMS)
+        while (overdue or len(lane.calls) < aim.max_calls) and (items := _take(lane.waiting, most)):
             lane.calls.append(items[0].since_s)
+            lane.under_way += len(items)
+            if len(items) == 1:
+                items[0].alone = True
+                items[0].future.set_result(None)
+                continue
             task = asyncio.get_running_loop().create_task(self._run(aim, lane, items))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -219,10 +247,7 @@ class SingleAppends:
         """Send some together, and give each its result as it comes."""
         timeout_s = max(item.deadline_s for item in items) - self._clock()
         try:
-            if len(items) == 1:
-                _answer(items[0], await self._one(aim, items[0].draft, timeout_s))
-            else:
-                await self._run_shared(aim, items, timeout_s)
+            await self._run_shared(aim, items, timeout_s)
         except BaseException as error:
             for item in items:
                 if not item.future.done():
@@ -233,7 +258,7 @@ class SingleAppends:
             if not isinstance(error, Exception):
                 raise
         finally:
-            self._ended(aim, lane, items[0].since_s)
+            self._ended(aim, lane, items[0].since_s, len(items))
 
     async def _run_shared(self, aim: Aim, items: list[_Waiting], timeout_s: float) -> None:
         """Send some in a call, or each in its own where this caller may not share them."""
@@ -258,11 +283,23 @@ class SingleAppends:
                 item.future.set_exception(error)
 
 
-def _take(waiting: OrderedDict[_Waiting, None]) -> list[_Waiting]:
-    """The next ones that fit into a call, without those given up at this moment."""
+async def _within(
+    timeout_s: float, future: asyncio.Future[AppendResult | None]
+) -> AppendResult | None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await future
+    except TimeoutError:
+        raise DeadlineExceededError(
+            "DEADLINE_EXCEEDED", "the append was not answered in time"
+        ) from None
+
+
+def _take(waiting: OrderedDict[_Waiting, None], most: int) -> list[_Waiting]:
+    """The next `most` that fit into a call, without those given up at this moment."""
     items: list[_Waiting] = []
     size = 0
-    while waiting and len(items) < MAX_BATCH_ITEMS:
+    while waiting and len(items) < most:
         item = next(iter(waiting))
         if items and size + item.size_bytes > MAX_SHARED_BYTES:
             break
