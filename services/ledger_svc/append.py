@@ -3,9 +3,11 @@
     admission (before) -> queue -> look up request ids -> witness -> commit -> answer (after)
 
 What arrives while a flush runs is the next flush. Two flushes run at a time: while one commits,
-the next one is witnessed; they commit in the order in which they started. The lookup before the
-witness answers repeats without it; what decides is looked up under the head's lock. A small flush
-leaves the first one out, and makes it up for whoever is not recorded: nearly nobody repeats.
+the next one is witnessed; they commit in the order in which they started. Where many drafts wait, a
+third one runs, so that witness and ledger both have the next at hand when they are done with one.
+The lookup before the witness answers repeats without it; what decides is looked up under the head's
+lock. A small flush leaves the first one out, and makes it up for whoever is not recorded: nearly
+nobody repeats.
 Flushes and commits of all ledgers take turns, fairly by tenant (`turns`).
 """
 
@@ -41,6 +43,8 @@ log = logs.get(__name__)
 MAX_WITNESS_ROUNDS: Final = 3
 """How often a flush is witnessed at most, when its signature is too old to be committed."""
 _IN_FLIGHT: Final = 2
+_ONE_MORE_FROM: Final = 256
+"""Drafts that wait: with fewer of them, a third flush would cost more than it gains."""
 _UNSEEN_ITEMS: Final = 64
 """A flush of no more is witnessed before its request ids are looked up: a large one, of repeats,
 would cost more to witness than that gains."""
@@ -90,6 +94,7 @@ class Pipeline:
             max_queued_items=tools.queue_items,
             max_queued_bytes=tools.queue_bytes,
             max_in_flight=_IN_FLIGHT,
+            one_more_from=_ONE_MORE_FROM,
             turns=tools.turns.of(ledger.tenant),
             linger_s=tools.flush_linger_s,
             name="ledger",

@@ -2,14 +2,14 @@
 
 The work is the processor's, tens of milliseconds for a thousand drafts. So that health checks and
 other callers are answered meanwhile, the event loop gets its turn every few drafts, and drafts
-large enough to take long by themselves are worked on in a thread.
+large enough to take long by themselves are worked on in a thread. Large calls stand in line.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
@@ -19,6 +19,7 @@ from provledger import telemetry
 from provledger.errors import InvalidArgumentError, ResourceExhaustedError
 from provledger.rpc.errors import MAX_STATUS_BYTES
 from witness_svc.checks import Document, Draft, Mutation, check
+from witness_svc.line import Line
 from witness_svc.signing import BatchSigner, SignedBatch
 from witness_svc.statements import RANDOM_BYTES, Made, Place, StatementMaker
 
@@ -77,6 +78,7 @@ class Witness:
         self._max_in_work = max_in_work
         self._max_answer_bytes = max_answer_bytes
         self._in_work = 0
+        self._line = Line()
         self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="witness-large")
 
     async def witness(
@@ -100,7 +102,8 @@ class Witness:
             )
         self._in_work += count
         try:
-            outcomes = await self._make(place, items, count, system)
+            with self._line.place(count) as turn:
+                outcomes = await self._make(place, items, count, system, turn)
             leaf_hashes = [made.leaf_hash for made in outcomes if isinstance(made, Made)]
             if len(leaf_hashes) < len(outcomes):
                 _rejections.add(len(outcomes) - len(leaf_hashes))
@@ -117,7 +120,12 @@ class Witness:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _make(
-        self, place: Place, items: Iterable[Item], count: int, system: bool
+        self,
+        place: Place,
+        items: Iterable[Item],
+        count: int,
+        system: bool,
+        turn: Callable[[], Awaitable[None]],
     ) -> list[Outcome]:
         maker = StatementMaker(place)
         random = self._random(RANDOM_BYTES * count)
@@ -126,7 +134,7 @@ class Witness:
         turn_ends_s = perf_counter() + _TURN_S
         for index, item in enumerate(items):
             if perf_counter() > turn_ends_s:
-                await asyncio.sleep(0)
+                await turn()
                 turn_ends_s = perf_counter() + _TURN_S
             randomness = random[index * RANDOM_BYTES : (index + 1) * RANDOM_BYTES]
             outcome: Outcome

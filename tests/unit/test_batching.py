@@ -193,6 +193,23 @@ async def test_pipelined_flushes_start_in_order() -> None:
     assert flush.batches == [[0], [1], [2], [3]]
 
 
+async def test_where_many_wait_one_more_flush_runs() -> None:
+    flush = Recorder(hold=True)
+    batcher = GroupCommit(flush, max_items=10, max_in_flight=2, one_more_from=20)
+    tasks = [asyncio.ensure_future(batcher.submit_many([n] * 10)) for n in range(3)]
+    await turns()
+    assert [batch[0] for batch in flush.batches] == [0, 1]
+    tasks.append(asyncio.ensure_future(batcher.submit_many([3] * 10)))
+    await turns()
+    assert [batch[0] for batch in flush.batches] == [0, 1, 2]
+    tasks += [asyncio.ensure_future(batcher.submit_many([n] * 10)) for n in range(4, 9)]
+    await turns()
+    assert batcher.stats().flushes_in_flight == 3
+    flush.gate.set()
+    await asyncio.gather(*tasks)
+    assert [batch[0] for batch in flush.batches] == list(range(9))
+
+
 class Callers:
     """So many callers that submit one item after the other, until told to stop."""
 
@@ -334,13 +351,23 @@ async def test_stats_tell_fill_and_latency() -> None:
     cancelled=st.sets(st.integers(0, 29)),
     max_items=st.integers(1, 10),
     max_in_flight=st.integers(1, 3),
+    one_more_from=st.none() | st.integers(1, 20),
 )
 def test_every_group_gets_its_own_results_in_order(
-    groups: list[list[int]], cancelled: set[int], max_items: int, max_in_flight: int
+    groups: list[list[int]],
+    cancelled: set[int],
+    max_items: int,
+    max_in_flight: int,
+    one_more_from: int | None,
 ) -> None:
     async def scenario() -> None:
         flush = Recorder()
-        batcher = GroupCommit(flush, max_items=max_items, max_in_flight=max_in_flight)
+        batcher = GroupCommit(
+            flush,
+            max_items=max_items,
+            max_in_flight=max_in_flight,
+            one_more_from=one_more_from,
+        )
         tasks = [asyncio.ensure_future(batcher.submit_many(group)) for group in groups]
         await asyncio.sleep(0)
         for number in cancelled:

@@ -79,6 +79,7 @@ class GroupCommit(Generic[T, R]):
     max_items, max_bytes: bounds of one batch; a larger group goes alone, and is not split.
     max_queued_items, max_queued_bytes: bounds of what waits.
     max_in_flight: flushes running at once; they start in order of submission.
+    one_more_from: with so many items waiting, one more flush may run; None for never.
     max_unanswered: the same, with those that have returned and whose results are still to come.
     budget_s: the longest an item waits for others to make its batch full, in seconds; 0 for not at
         all. What it waits for flushes that run comes on top.
@@ -99,6 +100,7 @@ class GroupCommit(Generic[T, R]):
         max_queued_items: int = 20_000,
         max_queued_bytes: int = 64 * 1024 * 1024,
         max_in_flight: int = 1,
+        one_more_from: int | None = None,
         max_unanswered: int = 16,
         budget_s: float = 0.0,
         patience: Callable[[], float] = lambda: 1.0,
@@ -114,6 +116,7 @@ class GroupCommit(Generic[T, R]):
         self._max_queued_items = max_queued_items
         self._max_queued_bytes = max_queued_bytes
         self._max_in_flight = max_in_flight
+        self._one_more_from = math.inf if one_more_from is None else one_more_from
         self._max_unanswered = max(max_unanswered, max_in_flight)
         self._in_flight = 0
         self._budget_s = budget_s
@@ -285,7 +288,10 @@ class GroupCommit(Generic[T, R]):
 
     def _has_room(self) -> bool:
         """Whether one more flush may run."""
-        return self._in_flight < self._max_in_flight and len(self._tasks) < self._max_unanswered
+        if len(self._tasks) >= self._max_unanswered:
+            return False
+        more = self._in_flight - self._max_in_flight
+        return more < 0 or (more == 0 and self._queued_items >= self._one_more_from)
 
     def _on_timer(self) -> None:
         self._timer = None
