@@ -120,8 +120,8 @@ class Settings(ServerSettings):
         default=8.0,
         metadata={
             "doc": "Longest that an entry waits for others to fill its batch. A batch waits for "
-            "what arrives in 0.6 of this at the rate of late, so at low load for nothing; 0 "
-            "switches waiting off.",
+            "what arrives in 0.6 of this at the rate of late, so at low load for nothing, and not "
+            "at all once it holds an entry that a caller waits for; 0 switches waiting off.",
             "unit": "milliseconds",
             "min": 0,
             "max": 60_000,

@@ -176,8 +176,10 @@ class OpenLog:
             closing.push_async_callback(self.committer.close)
             closing.push_async_callback(self._batcher.close)
 
-    async def submit(self, submission: Submission) -> Outcome:
+    async def submit(self, submission: Submission, *, urgent: bool = False) -> Outcome:
         """Log a submission; returns when a signed checkpoint covers it.
+
+        urgent: somebody waits for it, so that it waits for no others.
 
         Raises:
             FailedPreconditionError: SEQ_GAP, LEDGER_FORKED or SUITE_MISMATCH.
@@ -188,7 +190,7 @@ class OpenLog:
         queued = Queued(submission, telemetry.current_ref())
         count = len(submission.entries)
         results = await self._batcher.submit_many(
-            [queued] * count, sum(map(len, submission.entries))
+            [queued] * count, sum(map(len, submission.entries)), urgent=urgent
         )
         if isinstance(results[0], Exception):
             raise results[0]

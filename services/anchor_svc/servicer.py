@@ -82,7 +82,8 @@ class AnchorServicer(anchor_pb2_grpc.AnchorServiceServicer):
         """Log the next entries of a ledger; answer when a signed checkpoint covers them."""
         log = self._log(request.log)
         submission = convert.submission_from_pb(request, log.identity.hasher)
-        outcome = await log.submit(submission)
+        # Proofs are for those who wait: the ledger submits its next entries once it has these.
+        outcome = await log.submit(submission, urgent=request.with_proofs)
         response = pb.SubmitLeavesResponse(
             runs=convert.runs_to_pb(outcome.runs), tree_size=outcome.tree_size
         )

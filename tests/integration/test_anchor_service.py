@@ -205,6 +205,21 @@ async def test_proofs_come_with_the_answer_if_they_are_wanted(anchor: Anchor) ->
         assert not proofs.evidence
 
 
+async def test_what_somebody_waits_for_waits_for_no_full_batch(tmp_path: Path) -> None:
+    settings = {"batch_budget_ms": 60_000.0, "batch_leaves": 100}
+    async with anchor_on(tmp_path, **settings) as anchor, asyncio.timeout(TIMEOUT_S):
+        one, other = Ledger(), Ledger("other")
+        one.grow(3)
+        other.grow(2)
+        patient = asyncio.ensure_future(anchor.submit(one, 0, 3))
+        await asyncio.sleep(0.05)
+        assert not patient.done()
+        answer = await anchor.submit(other, 0, 2, with_proofs=True)
+        assert len(answer.proofs.proofs) == 2
+        # It is in the same batch.
+        assert (await patient).tree_size == answer.tree_size
+
+
 async def test_heads_consistency_and_checkpoints(anchor: Anchor) -> None:
     ledger = Ledger()
     ledger.grow(300)

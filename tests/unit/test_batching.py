@@ -210,6 +210,23 @@ async def test_where_many_wait_one_more_flush_runs() -> None:
     assert [batch[0] for batch in flush.batches] == list(range(9))
 
 
+async def test_an_urgent_item_has_its_batch_go_at_once() -> None:
+    flush = Recorder()
+    batcher = GroupCommit(flush, budget_s=3600.0, fixed_items=10)
+    patient = [asyncio.ensure_future(batcher.submit(n)) for n in range(3)]
+    await turns()
+    assert flush.batches == []
+    async with asyncio.timeout(10):
+        assert await batcher.submit_many([3], urgent=True) == [30]
+        assert await asyncio.gather(*patient) == [0, 10, 20]
+    assert flush.batches == [[0, 1, 2, 3]]
+    # The next one waits for others again.
+    late = asyncio.ensure_future(batcher.submit(4))
+    await turns()
+    assert len(flush.batches) == 1
+    await asyncio.gather(late, batcher.close())
+
+
 class Callers:
     """So many callers that submit one item after the other, until told to stop."""
 

@@ -10,7 +10,7 @@ import pytest
 
 from provledger.api.common.v1 import common_pb2
 from provledger.client import singles
-from provledger.client.singles import FEW, MAX_CALLS, MAX_LONG_CALLS, Aim, SingleAppends
+from provledger.client.singles import FEW, MAX_CALLS, Aim, SingleAppends
 from provledger.client.values import AppendResult
 from provledger.errors import (
     DeadlineExceededError,
@@ -85,12 +85,10 @@ def start(
     return [asyncio.create_task(desk.append(aim, draft(one), timeout_s)) for one in ids]
 
 
-async def busy(
-    desk: SingleAppends, count: int = MAX_CALLS, aim: Aim = AIM
-) -> list[asyncio.Task[AppendResult]]:
+async def busy(desk: SingleAppends, aim: Aim = AIM) -> list[asyncio.Task[AppendResult]]:
     """As many calls under way as there may be, each of one append: `r0` and so on."""
     tasks = []
-    for number in range(count):
+    for number in range(MAX_CALLS):
         tasks += start(desk, f"r{number}", aim=aim)
         await turns()
     return tasks
@@ -408,14 +406,14 @@ async def test_those_who_wait_for_the_log_share_with_their_like(
     monkeypatch.setattr(singles, "MAX_LINGER_S", 3600.0)
     service = Service()
     desk = SingleAppends(service.one, service.many)
-    ids = [f"r{n}" for n in range(MAX_LONG_CALLS + 2)]
-    long = await busy(desk, MAX_LONG_CALLS, LONG)
-    long += start(desk, *ids[MAX_LONG_CALLS:], aim=LONG)
+    ids = [f"r{n}" for n in range(MAX_CALLS + 2)]
+    long = await busy(desk, LONG)
+    long += start(desk, *ids[MAX_CALLS:], aim=LONG)
     short = start(desk, "s0")
     await turns()
-    assert service.calls == [*[[one] for one in ids[:MAX_LONG_CALLS]], ["s0"]]
+    assert service.calls == [*[[one] for one in ids[:MAX_CALLS]], ["s0"]]
     await service.answer(0)
-    assert service.calls[MAX_LONG_CALLS + 1 :] == [ids[MAX_LONG_CALLS:]]
+    assert service.calls[MAX_CALLS + 1 :] == [ids[MAX_CALLS:]]
     for call in range(len(service.calls)):
         await service.answer(call)
     assert [(await task).request_id for task in [*long, *short]] == [*ids, "s0"]
@@ -429,21 +427,21 @@ async def test_nobody_waits_long_for_calls_that_wait_for_the_log(
     monkeypatch.setattr(singles, "MAX_LINGER_S", 0.0)
     service = Service()
     desk = SingleAppends(service.one, service.many)
-    first = await busy(desk, MAX_LONG_CALLS, LONG)
+    first = await busy(desk, LONG)
     late = start(desk, "x0", "x1", aim=LONG)
     async with asyncio.timeout(10):
-        while len(service.calls) <= MAX_LONG_CALLS:
+        while len(service.calls) <= MAX_CALLS:
             await turns()
-    assert service.calls[MAX_LONG_CALLS:] == [["x0", "x1"]]
+    assert service.calls[MAX_CALLS:] == [["x0", "x1"]]
     for call in range(len(service.calls)):
         await service.answer(call)
-    assert [(await task).error for task in [*first, *late]] == [None] * (MAX_LONG_CALLS + 2)
+    assert [(await task).error for task in [*first, *late]] == [None] * (MAX_CALLS + 2)
 
 
 async def test_who_has_little_time_to_wait_for_the_log_asks_alone() -> None:
     service = Service()
     desk = SingleAppends(service.one, service.many)
-    ids = [f"r{n}" for n in range(MAX_LONG_CALLS + 2)]
+    ids = [f"r{n}" for n in range(MAX_CALLS + 2)]
     tasks = start(desk, *ids, timeout_s=1.0, aim=LONG)
     await turns()
     assert service.calls == [[one] for one in ids]

@@ -163,20 +163,25 @@ class GroupCommit(Generic[T, R]):
             raise result
         return result
 
-    async def submit_many(self, items: Sequence[T], size_bytes: int = 0) -> list[R | Exception]:
+    async def submit_many(
+        self, items: Sequence[T], size_bytes: int = 0, *, urgent: bool = False
+    ) -> list[R | Exception]:
         """Submit items that stay together and in order; a result or an exception for each.
 
         size_bytes: their size together, counted against the bounds. Cancelling the wait leaves
         the flush and its other callers alone; a group that no flush has begun is then dropped.
+        urgent: have the batch that it is in go as soon as it may, full or not.
 
         Raises:
             ResourceExhaustedError: QUEUE_FULL, with the delay after which to try again.
             UnavailableError: SHUTTING_DOWN, after `close`.
             Whatever `flush` raised.
         """
-        return await self.submit_groups([(items, size_bytes)])
+        return await self.submit_groups([(items, size_bytes)], urgent=urgent)
 
-    async def submit_groups(self, groups: Sequence[tuple[Sequence[T], int]]) -> list[R | Exception]:
+    async def submit_groups(
+        self, groups: Sequence[tuple[Sequence[T], int]], *, urgent: bool = False
+    ) -> list[R | Exception]:
         """As `submit_many`, for items that need not be flushed all at once: all of them are queued
         or none. A flush that raises is the outcome of its own groups; if all do, it is raised.
         """
@@ -200,6 +205,8 @@ class GroupCommit(Generic[T, R]):
         now_s = self._clock()
         if not self._queue:
             self._target = self._next_target(now_s)
+        if urgent:
+            self._target = 1
         self._rate.add(count, now_s)
         queued: list[_Group[T, R]] = []
         for items, size_bytes in groups:

@@ -39,11 +39,9 @@ from provledger.errors import (
 MAX_CALLS: Final = 2
 """Calls under way to one ledger before appends share them."""
 
-MAX_LONG_CALLS: Final = 4
-"""The same for calls that wait for the log, and spend most of their time so."""
-
 MAX_LINGER_S: Final = 0.01
-"""How long an append waits for the end of such a call: while the log is away, that is seconds."""
+"""How long an append waits for the end of a call that waits for the log: while that is away, such a
+call takes seconds."""
 
 MIN_SHARED_WAIT_S: Final = 10.0
 """Who wants to wait for less asks alone: the service waits no longer than most of a deadline."""
@@ -67,11 +65,6 @@ class Aim:
 
     ledger: str
     wait_for: common_pb2.AnchorState = common_pb2.ANCHOR_STATE_UNSPECIFIED
-
-    @property
-    def max_calls(self) -> int:
-        """Calls that may be under way before they are shared."""
-        return MAX_LONG_CALLS if self.wait_for else MAX_CALLS
 
 
 One: TypeAlias = Callable[[Aim, common_pb2.Draft, float], Awaitable[AppendResult]]
@@ -215,7 +208,7 @@ class SingleAppends:
 
     def _send_soon(self, aim: Aim, lane: _Lane) -> None:
         """Send what waits once all have had their turn that come, or come back, in this one."""
-        if not lane.sending and len(lane.calls) < aim.max_calls:
+        if not lane.sending and len(lane.calls) < MAX_CALLS:
             lane.sending = True
             asyncio.get_running_loop().call_soon(self._send_now, aim, lane)
 
@@ -227,9 +220,9 @@ class SingleAppends:
 
     def _send(self, aim: Aim, lane: _Lane, overdue: bool = False) -> None:
         """Send what waits: in as many calls as may be under way, or all once it is overdue."""
-        share = math.ceil((len(lane.waiting) + lane.under_way) / aim.max_calls)
+        share = math.ceil((len(lane.waiting) + lane.under_way) / MAX_CALLS)
         most = MAX_BATCH_ITEMS if overdue else min(max(share, FEW), MAX_BATCH_ITEMS)
-        while (overdue or len(lane.calls) < aim.max_calls) and (items := _take(lane.waiting, most)):
+        while (overdue or len(lane.calls) < MAX_CALLS) and (items := _take(lane.waiting, most)):
             lane.calls.append(items[0].since_s)
             lane.under_way += len(items)
             if len(items) == 1:
