@@ -376,6 +376,88 @@ async def test_close_ends_what_is_under_way() -> None:
     await asyncio.gather(*first)
 
 
+@pytest.mark.parametrize("steps", range(1, 8))
+async def test_close_ends_all_whenever_it_comes(steps: int) -> None:
+    """Also between the making of a call and its beginning."""
+    service = Service()
+    desk = SingleAppends(service.one, service.many)
+    tasks = start(desk, *[f"x{n}" for n in range(4 * FEW)])
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    await desk.close()
+    await turns()
+    assert all(task.cancelled() for task in tasks)
+    assert not desk._lanes
+    assert not desk._tasks
+
+
+async def test_a_shared_call_that_nobody_waits_for_any_more_is_given_up() -> None:
+    """Else its place would be taken, for as long as it hangs."""
+    service = Service()
+    desk = SingleAppends(service.one, service.many)
+    tasks = start(desk, "a", "b")
+    await turns()
+    tasks += start(desk, "c", "d")
+    await turns()
+    late = start(desk, "e")
+    await turns()
+    assert service.calls == [["a", "b"], ["c", "d"]]
+    tasks[0].cancel()
+    await turns()
+    assert len(service.calls) == 2
+    tasks[1].cancel()
+    await turns()
+    assert service.calls[2:] == [["e"]]
+    # One of whom the other is answered stays, and is no hindrance.
+    await service.answer(2)
+    tasks[2].cancel()
+    await service.answer(1)
+    done = await asyncio.gather(*tasks, *late, return_exceptions=True)
+    assert [isinstance(each, AppendResult) for each in done] == [False, False, False, True, True]
+    assert not desk._lanes
+    assert not desk._tasks
+
+
+async def test_who_has_no_time_left_is_told_that() -> None:
+    service = Service()
+    desk = SingleAppends(service.one, service.many)
+    (late,) = start(desk, "a", timeout_s=-0.5)
+    with pytest.raises(DeadlineExceededError):
+        await late
+    assert not desk._lanes
+
+
+async def test_a_shared_call_is_part_of_what_its_first_caller_traces() -> None:
+    where = contextvars.ContextVar("where", default="nowhere")
+    seen: list[str] = []
+    service = Service()
+
+    async def many(
+        aim: Aim, drafts: Sequence[common_pb2.Draft], timeout_s: float
+    ) -> AsyncIterator[AppendResult]:
+        seen.append(where.get())
+        async for result in service.many(aim, drafts, timeout_s):
+            yield result
+
+    desk = SingleAppends(service.one, many)
+
+    async def caller(name: str) -> None:
+        where.set(name)
+        await desk.append(AIM, draft(name), 60.0)
+
+    tasks = [asyncio.create_task(caller(name)) for name in ("a", "b")]
+    await turns()
+    tasks += [asyncio.create_task(caller(name)) for name in ("c", "d")]
+    await turns()
+    tasks += [asyncio.create_task(caller(name)) for name in ("e", "f")]
+    await turns()
+    await service.answer(0)
+    assert seen == ["a", "c", "e"]
+    for call in range(1, len(service.calls)):
+        await service.answer(call)
+    await asyncio.gather(*tasks)
+
+
 async def test_close_sends_nothing_of_what_waits() -> None:
     service = Service()
     desk = SingleAppends(service.one, service.many)

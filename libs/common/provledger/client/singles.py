@@ -16,6 +16,7 @@ Whoever comes when somebody before him has waited for longer than he would is to
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import math
 import re
 import time
@@ -75,9 +76,23 @@ Many: TypeAlias = Callable[[Aim, Sequence[common_pb2.Draft], float], AsyncIterat
 
 
 class _Waiting:
-    """An append that was not sent yet; `future` has its result, or None once it is to go alone."""
+    """An append on its way.
 
-    __slots__ = ("alone", "deadline_s", "draft", "future", "since_s", "size_bytes")
+    `future` has its result, or None once it is to go alone. `context` is its caller's: a shared
+    call is part of what the first in it traces. `left`: of one in a shared call, called when its
+    caller does not wait any more, with whether he gave up.
+    """
+
+    __slots__ = (
+        "alone",
+        "context",
+        "deadline_s",
+        "draft",
+        "future",
+        "left",
+        "since_s",
+        "size_bytes",
+    )
 
     def __init__(self, draft: common_pb2.Draft, now_s: float, timeout_s: float) -> None:
         self.draft = draft
@@ -85,6 +100,8 @@ class _Waiting:
         self.since_s = now_s
         self.deadline_s = now_s + timeout_s
         self.alone = False
+        self.context = contextvars.copy_context()
+        self.left: Callable[[bool], None] | None = None
         self.future: asyncio.Future[AppendResult | None] = (
             asyncio.get_running_loop().create_future()
         )
@@ -143,6 +160,8 @@ class SingleAppends:
         """
         if self._apart or (aim.wait_for and timeout_s < MIN_SHARED_WAIT_S):
             return await self._one(aim, draft, timeout_s)
+        if timeout_s < 0.0:
+            raise DeadlineExceededError("DEADLINE_EXCEEDED", "no time left for the call")
         lane = self._lanes.get(aim)
         if lane is None:
             lane = self._lanes[aim] = _Lane()
@@ -162,6 +181,8 @@ class SingleAppends:
             return await self._one(aim, draft, item.deadline_s - self._clock())
         finally:
             lane.waiting.pop(item, None)
+            if item.left is not None:
+                item.left(item.future.cancelled())
             if item.alone:
                 self._ended(aim, lane, item.since_s, 1)
 
@@ -229,14 +250,36 @@ class SingleAppends:
                 items[0].alone = True
                 items[0].future.set_result(None)
                 continue
-            task = asyncio.get_running_loop().create_task(self._run(aim, lane, items))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._start(aim, lane, items)
         if lane.timer is not None and not lane.waiting:
             lane.timer.cancel()
             lane.timer = None
 
-    async def _run(self, aim: Aim, lane: _Lane, items: list[_Waiting]) -> None:
+    def _start(self, aim: Aim, lane: _Lane, items: list[_Waiting]) -> None:
+        """Begin a shared call, which is given up once nobody waits for it any more."""
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(self._run(aim, items), context=items[0].context)
+        self._tasks.add(task)
+        waiting = len(items)
+
+        def left(gave_up: bool) -> None:
+            nonlocal waiting
+            waiting -= 1
+            if gave_up and not waiting:
+                task.cancel()
+
+        def ended(task: asyncio.Task[None]) -> None:
+            # Not in the task itself, which may be cancelled before it begins.
+            self._tasks.discard(task)
+            for item in items:
+                item.future.cancel()
+            self._ended(aim, lane, items[0].since_s, len(items))
+
+        for item in items:
+            item.left = left
+        task.add_done_callback(ended)
+
+    async def _run(self, aim: Aim, items: list[_Waiting]) -> None:
         """Send some together, and give each its result as it comes."""
         timeout_s = max(item.deadline_s for item in items) - self._clock()
         try:
@@ -250,8 +293,6 @@ class SingleAppends:
                         item.future.cancel()
             if not isinstance(error, Exception):
                 raise
-        finally:
-            self._ended(aim, lane, items[0].since_s, len(items))
 
     async def _run_shared(self, aim: Aim, items: list[_Waiting], timeout_s: float) -> None:
         """Send some in a call, or each in its own where this caller may not share them."""
