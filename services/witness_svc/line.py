@@ -2,7 +2,8 @@
 
 Side by side, the first of two would be done no sooner than the second, and who waits for it, the
 ledger with the next step of its pipeline, would idle meanwhile and then have both at once. A call
-whose drafts take long makes those behind it slow, and keeps none out; small calls do not wait.
+whose drafts take long makes those behind it slow, and keeps none out; small calls do not wait. In
+the thread that large drafts go to there is no line: they take turns there one by one.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, TypeAlias
 
-LARGE_CALL: Final = 64
-"""Drafts of the largest call that stands in no line."""
+LARGE_CALL: Final = 100
+"""Drafts of the largest call that stands in no line: as many as a ledger service puts into a flush
+while tenants share it, so that what it keeps short for one of them does not wait here."""
 
 TURNS_OF_THE_FIRST: Final = 8
 """Turns of the loop that the first in line has beside one of each behind it."""

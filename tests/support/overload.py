@@ -24,6 +24,7 @@ from provledger.api.ledger.v1 import ledger_pb2
 from provledger.errors import ResourceExhaustedError
 
 _IN_FLIGHT = 2
+_ONE_MORE_FROM = 256
 _FLUSH_ITEMS = 1000
 _SLICE_S = 0.0005
 
@@ -165,7 +166,9 @@ class Simulation:
         self._pump(ledger)
 
     def _pump(self, ledger: _Ledger) -> None:
-        busy = self._flushing.get(ledger, 0) >= _IN_FLIGHT
+        more = self._flushing.get(ledger, 0) - _IN_FLIGHT
+        waiting = sum(call.drafts for call in self._queues.get(ledger, ()))
+        busy = more > 0 or (more == 0 and waiting < _ONE_MORE_FROM)
         if self._queues.get(ledger) and not busy and ledger not in self._asked:
             self._asked.add(ledger)
             self.turns.ask(self._who(ledger), lambda: self._flush(ledger))

@@ -227,6 +227,20 @@ async def test_an_urgent_item_has_its_batch_go_at_once() -> None:
     await asyncio.gather(late, batcher.close())
 
 
+async def test_an_urgent_group_that_does_not_fit_goes_with_the_next_batch() -> None:
+    flush = Recorder()
+    batcher = GroupCommit(flush, budget_s=3600.0, fixed_items=4, max_items=4)
+    patient = asyncio.ensure_future(batcher.submit_many([0, 1, 2]))
+    await turns()
+    async with asyncio.timeout(10):
+        assert await batcher.submit_many([3, 4], urgent=True) == [30, 40]
+    assert flush.batches == [[0, 1, 2], [3, 4]]
+    late = asyncio.ensure_future(batcher.submit(5))
+    await turns()
+    assert len(flush.batches) == 2
+    await asyncio.gather(patient, late, batcher.close())
+
+
 class Callers:
     """So many callers that submit one item after the other, until told to stop."""
 

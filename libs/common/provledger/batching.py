@@ -68,6 +68,7 @@ class _Group(Generic[T, R]):
     size_bytes: int
     future: asyncio.Future[list[R | Exception]]
     submitted_s: float
+    urgent: bool
 
 
 class GroupCommit(Generic[T, R]):
@@ -140,6 +141,7 @@ class GroupCommit(Generic[T, R]):
         self._queue: deque[_Group[T, R]] = deque()
         self._queued_items = 0
         self._queued_bytes = 0
+        self._urgent_groups = 0
         self._tasks: set[asyncio.Task[None]] = set()
         # Those of them that are not in flight any more.
         self._unanswered: set[asyncio.Task[None]] = set()
@@ -170,7 +172,8 @@ class GroupCommit(Generic[T, R]):
 
         size_bytes: their size together, counted against the bounds. Cancelling the wait leaves
         the flush and its other callers alone; a group that no flush has begun is then dropped.
-        urgent: have the batch that it is in go as soon as it may, full or not.
+        urgent: have the batch that they are in, and those before it, go as soon as they may, full
+            or not.
 
         Raises:
             ResourceExhaustedError: QUEUE_FULL, with the delay after which to try again.
@@ -207,10 +210,11 @@ class GroupCommit(Generic[T, R]):
             self._target = self._next_target(now_s)
         if urgent:
             self._target = 1
+            self._urgent_groups += len(groups)
         self._rate.add(count, now_s)
         queued: list[_Group[T, R]] = []
         for items, size_bytes in groups:
-            queued.append(_Group(items, size_bytes, loop.create_future(), now_s))
+            queued.append(_Group(items, size_bytes, loop.create_future(), now_s, urgent))
             self._queued_bytes += size_bytes
         self._queue.extend(queued)
         self._queued_items += count
@@ -258,6 +262,8 @@ class GroupCommit(Generic[T, R]):
 
     def _next_target(self, now_s: float) -> int:
         """What the batch about to begin waits for, by what is known before its first item."""
+        if self._urgent_groups:
+            return 1
         if self._fixed_items is not None:
             return max(1, min(self._fixed_items, self._max_items))
         if self._linger_s > 0:
@@ -380,6 +386,7 @@ class GroupCommit(Generic[T, R]):
             self._queue.popleft()
             self._queued_items -= len(group.items)
             self._queued_bytes -= group.size_bytes
+            self._urgent_groups -= group.urgent
             if group.future.done():
                 continue
             groups.append(group)
