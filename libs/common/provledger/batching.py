@@ -30,10 +30,10 @@ import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Final, Generic, TypeAlias, TypeVar, cast
 
 from provledger import telemetry
+from provledger._batching_groups import Group, callers_of, fail, joined, resolve
 from provledger._batching_port import BatchStats, Turns
 from provledger.errors import InternalError, ResourceExhaustedError, UnavailableError
 from provledger.pacing import ArrivalRate, Crowd, target_items
@@ -60,15 +60,6 @@ _flush_s = telemetry.histogram("batch.flush.duration", doc="One flush, by batche
 _commit_s = telemetry.histogram(
     "batch.commit.duration", doc="From the submission of a batch's first item to its answer"
 )
-
-
-@dataclass(slots=True, eq=False)
-class _Group(Generic[T, R]):
-    items: Sequence[T]
-    size_bytes: int
-    future: asyncio.Future[list[R | Exception]]
-    submitted_s: float
-    urgent: bool
 
 
 class GroupCommit(Generic[T, R]):
@@ -138,7 +129,7 @@ class GroupCommit(Generic[T, R]):
         # Flushes belong to no caller: neither to who started one, nor to who was the first to need
         # a batcher, of whose trace they would be part for good.
         self._context = contextvars.Context()
-        self._queue: deque[_Group[T, R]] = deque()
+        self._queue: deque[Group[T, R]] = deque()
         self._queued_items = 0
         self._queued_bytes = 0
         self._urgent_groups = 0
@@ -212,9 +203,9 @@ class GroupCommit(Generic[T, R]):
             self._target = 1
             self._urgent_groups += len(groups)
         self._rate.add(count, now_s)
-        queued: list[_Group[T, R]] = []
+        queued: list[Group[T, R]] = []
         for items, size_bytes in groups:
-            queued.append(_Group(items, size_bytes, loop.create_future(), now_s, urgent))
+            queued.append(Group(items, size_bytes, loop.create_future(), now_s, urgent))
             self._queued_bytes += size_bytes
         self._queue.extend(queued)
         self._queued_items += count
@@ -222,7 +213,7 @@ class GroupCommit(Generic[T, R]):
         if len(queued) == 1:
             return await queued[0].future
         futures = [group.future for group in queued]
-        return _joined(queued, await asyncio.gather(*futures, return_exceptions=True))
+        return joined(queued, await asyncio.gather(*futures, return_exceptions=True))
 
     @property
     def idle(self) -> bool:
@@ -344,7 +335,7 @@ class GroupCommit(Generic[T, R]):
             count = self._begin(groups)
         except Exception as exc:
             # They are in no queue any more, and no flush will answer them or end the turn.
-            _fail(groups, exc)
+            fail(groups, exc)
             self._end_turn()
             if self._queue:
                 self._schedule_pump()
@@ -353,10 +344,10 @@ class GroupCommit(Generic[T, R]):
             self._end_turn()
         return count
 
-    def _begin(self, groups: list[_Group[T, R]]) -> int:
+    def _begin(self, groups: list[Group[T, R]]) -> int:
         """Flush groups that were taken from the queue; how many items they have."""
         target = self._target
-        self._crowd.see(_callers(groups) + self._callers_in_flight)
+        self._crowd.see(callers_of(groups) + self._callers_in_flight)
         if self._queue:
             # What stays begins the next batch, and was there before anybody looked at it.
             self._target = self._next_target(self._clock())
@@ -372,9 +363,9 @@ class GroupCommit(Generic[T, R]):
             task.add_done_callback(self._on_done)
         return count
 
-    def _take(self, max_items: int) -> list[_Group[T, R]]:
+    def _take(self, max_items: int) -> list[Group[T, R]]:
         """The next batch: whole groups, as many as fit, without those given up meanwhile."""
-        groups: list[_Group[T, R]] = []
+        groups: list[Group[T, R]] = []
         items = size_bytes = 0
         while self._queue:
             group = self._queue[0]
@@ -395,11 +386,11 @@ class GroupCommit(Generic[T, R]):
         _queue.set(self._queued_items, self._labels)
         return groups
 
-    async def _run(self, groups: list[_Group[T, R]], target: int) -> None:
+    async def _run(self, groups: list[Group[T, R]], target: int) -> None:
         items: list[T] = [item for group in groups for item in group.items]
         started_s = self._clock()
         self._last_items, self._last_target = len(items), target
-        self._callers_in_flight += _callers(groups)
+        self._callers_in_flight += callers_of(groups)
         try:
             results = await self._flush(items)
             if isinstance(results, Awaitable):
@@ -411,14 +402,14 @@ class GroupCommit(Generic[T, R]):
             if len(results) != len(items):
                 raise InternalError("INTERNAL", "a flush returned another number of results")
         except asyncio.CancelledError:
-            _fail(groups, _shutting_down())
+            fail(groups, _shutting_down())
             raise
         except Exception as exc:
-            _fail(groups, exc)
+            fail(groups, exc)
         else:
-            _resolve(groups, results)
+            resolve(groups, results)
         finally:
-            self._callers_in_flight -= _callers(groups)
+            self._callers_in_flight -= callers_of(groups)
             self._ended_s = self._clock()
             self._last_flush_s = self._ended_s - started_s
             self._items += len(items)
@@ -447,44 +438,6 @@ class GroupCommit(Generic[T, R]):
         if self._queue:
             # Not at once: the callers just answered run first, and may submit again.
             self._schedule_pump()
-
-
-def _resolve(groups: list[_Group[T, R]], results: Sequence[R | Exception]) -> None:
-    start = 0
-    for group in groups:
-        end = start + len(group.items)
-        if not group.future.done():
-            group.future.set_result(cast("list[R | Exception]", list(results[start:end])))
-        start = end
-
-
-def _callers(groups: Sequence[_Group[T, R]]) -> int:
-    """How many of them are of somebody who submits one item after the other."""
-    return sum(len(group.items) == 1 for group in groups)
-
-
-def _joined(
-    groups: Sequence[_Group[T, R]], done: Sequence[list[R | Exception] | BaseException]
-) -> list[R | Exception]:
-    """Outcomes of all groups in order; a group that failed as a whole fails for each item."""
-    failures = [result for result in done if isinstance(result, BaseException)]
-    if len(failures) == len(done):
-        raise failures[0]
-    outcomes: list[R | Exception] = []
-    for group, result in zip(groups, done, strict=True):
-        if isinstance(result, Exception):
-            outcomes.extend([result] * len(group.items))
-        elif isinstance(result, BaseException):
-            raise result
-        else:
-            outcomes.extend(result)
-    return outcomes
-
-
-def _fail(groups: list[_Group[T, R]], exc: Exception) -> None:
-    for group in groups:
-        if not group.future.done():
-            group.future.set_exception(exc)
 
 
 def _shutting_down() -> UnavailableError:
