@@ -51,8 +51,8 @@ _FORGET_ABOVE: Final = 1000
 _ANY_NUMBER: Final = 1_000_000
 _NO_ROOM_FOR_STREAM_S: Final = 1.0
 MAX_QUOTA_WAIT_S: Final = 5.0
-"""How long drafts of a stream wait for their tenant's quota; those that had to wait longer are
-refused."""
+"""How long drafts of a stream wait for their tenant's quota; the stream ends before those that had
+to wait longer."""
 
 _hinted: ContextVar[str] = ContextVar("hinted_tenant", default="")
 """The tenant whose quota was looked at when the call that is being served came in."""

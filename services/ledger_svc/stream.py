@@ -3,8 +3,9 @@
 One task reads, the handler writes. The reader stops while the stream's window is full of drafts
 whose answers were not taken, or those of all streams are too many (`unread`), so that a client that
 does not read its answers slows only itself; and while the service has no room for more of its
-tenant. A draft that is refused is an answer like
-any other; what ends the stream is a broken stream: another ledger, a message that is none.
+tenant. A draft that is refused is an answer like any other; what ends the stream, behind the
+answers to all before, is a broken stream (another ledger, a message that is none), and drafts for
+which the tenant's quota has no room for long: those behind them must not come before them.
 
 A message brings one draft or many. Those of one message are recorded together, and answered
 together, as far as the answers fit into one message. Where the tenant has a quota of fewer a
@@ -27,7 +28,7 @@ from ledger_svc.outcomes import Outcome, Recorded
 from ledger_svc.unread import Window
 from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2
-from provledger.errors import DeadlineExceededError, ResourceExhaustedError
+from provledger.errors import DeadlineExceededError
 
 FIELD: Final = "draft"
 FIELD_OF_MANY: Final = "drafts[{index}]"
@@ -61,8 +62,8 @@ class Steps:
     """What is done with the requests of one stream.
 
     check: raises for a request that breaks the stream. portion: how many drafts may enter at once.
-    enter: waits for a place for so many drafts of so many bytes, or refuses them; leave: gives up
-    the place of so many bytes. submit: records the drafts of one
+    enter: waits for a place for so many drafts of so many bytes, or raises, which ends the stream;
+    leave: gives up the place of so many bytes. submit: records the drafts of one
     message; raises, or returns an exception for each that is refused. answer: fills in results.
     """
 
@@ -131,6 +132,7 @@ async def answers(
 
     Raises:
         UnavailableError: SERVER_DRAINING, behind the answers to all that was taken in.
+        ResourceExhaustedError: QUOTA_EXCEEDED; likewise.
     """
     queue: asyncio.Queue[_Queued] = asyncio.Queue()
     reader = asyncio.create_task(_read(requests, steps, window, queue))
@@ -214,13 +216,8 @@ async def _read(
 async def _enter(
     steps: Steps, drafts: Sequence[common_pb2.Draft], size_bytes: int
 ) -> asyncio.Future[list[Outcome]]:
-    """Record drafts once there is room for them; those that are refused it have their answer."""
-    try:
-        await steps.enter(len(drafts), size_bytes)
-    except ResourceExhaustedError as error:
-        refused: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
-        refused.set_result([error] * len(drafts))
-        return refused
+    """Record drafts once there is room for them."""
+    await steps.enter(len(drafts), size_bytes)
     recording = asyncio.create_task(_submit(steps, drafts, size_bytes))
     _running.add(recording)
     recording.add_done_callback(_running.discard)

@@ -112,7 +112,9 @@ class FakeLedger(ledger_pb2_grpc.LedgerServiceServicer):
         self.break_stream_after: list[int] = []
         # Set by a stream that then breaks, with everything on it answered.
         self.breaks_when_idle: asyncio.Event | None = None
+        # Once each, unless it is for ever.
         self.turned_away_in_stream: set[str] = set()
+        self.turns_away_for_ever = False
         self.unplaced_from: int | None = None
         self.verified_ranges: list[tuple[int, int]] = []
         self.lost_its_end = False
@@ -199,6 +201,8 @@ class FakeLedger(ledger_pb2_grpc.LedgerServiceServicer):
             results = []
             for draft in drafts:
                 if draft.request_id in self.turned_away_in_stream:
+                    if not self.turns_away_for_ever:
+                        self.turned_away_in_stream.remove(draft.request_id)
                     error = UnavailableError("WITNESS_AWAY", "not now")
                     result = common_pb2.AppendResult(index=index, error=status_to_pb(error))
                 else:

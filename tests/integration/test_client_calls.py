@@ -37,6 +37,7 @@ from tests.integration.client_simulator import (
     serving,
 )
 from tests.support.certs import CertificateAuthority
+from tests.support.ledgering import eventually
 
 
 @pytest.fixture
@@ -225,17 +226,40 @@ async def test_a_broken_stream_is_continued_and_doubles_nothing(
     assert any(result.repeated for result in results)
 
 
-async def test_items_that_a_stream_turned_away_are_appended_by_calls_of_their_own(
+async def test_a_stream_goes_on_with_what_it_turned_away(
     client: AsyncClient, fake: FakeLedger
 ) -> None:
-    fake.turned_away_in_stream = {"r-0", "r-1", "r-2"}
-    drafts = [create(0), create(1), create(2, actor_id="bad"), create(3)]
-    results = [result async for result in client.append_stream(LEDGER, drafts)]
-    assert [result.index for result in results] == [0, 1, 2, 3]
-    assert [result.error is None for result in results] == [True, True, False, True]
-    assert len(fake.receipts) == 3
-    # Those that were answered together in one call.
-    assert fake.calls == [2, 1]
+    """And with all behind it: what was not sent yet does not come before it."""
+    fake.turned_away_in_stream = {"r-1", "r-2"}
+
+    async def source() -> AsyncIterator[Mutation]:
+        yield create(0, actor_id="bad")
+        yield create(1)
+        await eventually(lambda: bool(fake.stream_sessions > 1 or fake.calls))
+        for number in range(2, 6):
+            yield create(number)
+
+    results = [result async for result in client.append_stream(LEDGER, source())]
+    assert [result.index for result in results] == list(range(6))
+    assert [result.index for result in results if result.error] == [0]
+    assert [result.summary.seq for result in results[1:3] if result.summary] == [1, 5]
+    # What was sent together with the third alone came before it, and is no double.
+    assert list(fake.by_request) == ["r-1", "r-3", "r-4", "r-5", "r-2"]
+    assert [result.index for result in results if result.repeated] == [3, 4, 5]
+    assert fake.calls == []
+
+
+async def test_what_a_stream_turns_away_for_too_long_ends_it(fake: FakeLedger) -> None:
+    fake.turned_away_in_stream = {"r-2"}
+    fake.turns_away_for_ever = True
+    once = CallPolicy(retry=NO_RETRY)
+    drafts = [create(n) for n in range(4)]
+    async with serving(fake) as endpoint, AsyncClient(endpoint, policy=once) as client:
+        results = client.append_stream(LEDGER, drafts)
+        assert [(await anext(results)).index for _ in range(2)] == [0, 1]
+        with pytest.raises(UnavailableError, match="not now") as caught:
+            await anext(results)
+    assert caught.value.request_ids == ("r-2", "r-3")
 
 
 async def test_drafts_at_hand_share_a_message_and_a_slow_source_waits_for_none(

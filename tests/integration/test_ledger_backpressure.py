@@ -24,7 +24,6 @@ from tests.support.ledgering import (
     create_ledger,
     document,
     draft,
-    error_of,
     eventually,
     ledger_service,
     served,
@@ -212,25 +211,25 @@ async def test_messages_of_a_stream_are_answered_as_the_quota_lets_them(tmp_path
         assert "drafts[23]" in results[23].error.message
 
 
-async def test_drafts_of_a_stream_that_would_wait_long_are_refused_one_by_one(
-    tmp_path: Path,
-) -> None:
-    async with held(tmp_path, tenant_quotas={"acme": ("20",)}) as (_, channel, witness):
+async def test_a_stream_ends_before_drafts_that_would_wait_long(tmp_path: Path) -> None:
+    """Behind the answers to all before them; what comes after them is not recorded first."""
+    async with held(tmp_path, tenant_quotas={"acme": ("20",)}) as (service, channel, witness):
         witness.gate.set()
         stub = ledger_pb2_grpc.LedgerServiceStub(channel)
         batch = ledger_pb2.AppendBatchRequest(
             ledger=LEDGER, drafts=[draft(f"b{n}") for n in range(1000)]
         )
+        call = stub.AppendStream(timeout=60)
+        await call.write(ledger_pb2.AppendStreamRequest(ledger=LEDGER, draft=draft("first")))
+        assert (await call.read()).result.HasField("receipt")
         await stub.AppendBatch(batch, timeout=60)
-        message = ledger_pb2.AppendStreamRequest(
-            ledger=LEDGER, drafts=[draft(f"s{n}") for n in range(30)]
-        )
-        call = stub.AppendStream(iter([message]), timeout=30)
-        results = [result async for part in call for result in part.results]
-        assert [result.index for result in results] == list(range(30))
-        errors = [error_of(result) for result in results]
-        assert {error.reason for error in errors} == {"QUOTA_EXCEEDED"}
-        assert all((error.retry_delay_s or 0.0) > gate.MAX_QUOTA_WAIT_S for error in errors)
+        drafts = [draft(f"s{n}") for n in range(30)]
+        await call.write(ledger_pb2.AppendStreamRequest(drafts=drafts))
+        error = await outcome(call.read())
+        assert is_refusal(error, "QUOTA_EXCEEDED")
+        assert error is not None
+        assert (error.retry_delay_s or 0.0) > gate.MAX_QUOTA_WAIT_S
+        assert (await verify_all(service)).head_seq == 1001
 
 
 @pytest.mark.parametrize("rpc", ["Append", "AppendBatch"])

@@ -108,6 +108,41 @@ async def test_stream_that_breaks_fails_what_waits_to_be_written() -> None:
     assert [error for error in ended if not isinstance(error, (StatusError, grpc.RpcError))] == []
 
 
+class Refused:
+    """A call that is refused while its first message is written."""
+
+    def __init__(self) -> None:
+        self._written, self._read = asyncio.Event(), asyncio.Event()
+
+    def AppendStream(self) -> Refused:
+        return self
+
+    async def write(self, request: Any) -> None:
+        self._written.set()
+        await self._read.wait()
+        raise asyncio.InvalidStateError
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        await self._written.wait()
+        self._read.set()
+        metadata = grpc.aio.Metadata()
+        raise grpc.aio.AioRpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, metadata, metadata)
+        yield
+
+    def cancel(self) -> None:
+        pass
+
+
+async def test_all_that_waits_on_a_stream_that_is_refused_is_refused() -> None:
+    stream = Stream(Refused(), LEDGER)
+    ended = await asyncio.gather(
+        *(stream.append(common_pb2.Draft()) for _ in range(3)), return_exceptions=True
+    )
+    await stream.close()
+    codes = [error.code for error in ended if isinstance(error, StatusError)]
+    assert codes == ["RESOURCE_EXHAUSTED"] * 3
+
+
 class Faulty(Sender):
     """A client with a fault of its own."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -11,7 +11,7 @@ import pytest
 
 from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2
-from provledger.client import AppendResult, AsyncClient, CallPolicy, Client, Document
+from provledger.client import AsyncClient, CallPolicy, Client, Document
 from provledger.client.stream import append_stream
 from provledger.errors import IdentifierError, InvalidArgumentError, UnavailableError
 from provledger.retry import NO_RETRY
@@ -48,10 +48,6 @@ class _Unwritable:
         pass
 
 
-async def _never_again(drafts: Sequence[common_pb2.Draft]) -> list[AppendResult]:
-    raise NotImplementedError
-
-
 async def test_what_the_writer_fails_with_is_raised_at_once() -> None:
     stream = append_stream(
         _Unwritable,
@@ -60,7 +56,6 @@ async def test_what_the_writer_fails_with_is_raised_at_once() -> None:
         full=False,
         window=1,
         policy=FOR_EVER,
-        append_again=_never_again,
     )
     async with asyncio.timeout(30):
         with pytest.raises(ZeroDivisionError, match="while it was written"):
@@ -104,7 +99,6 @@ async def test_what_a_stream_raises_has_the_ids_of_what_it_sent() -> None:
         full=False,
         window=3,
         policy=CallPolicy(timeout_s=1e6, attempt_timeout_s=1e6, retry=NO_RETRY),
-        append_again=_never_again,
     )
     async with asyncio.timeout(30):
         with pytest.raises(UnavailableError) as caught:
@@ -161,7 +155,6 @@ async def test_a_stream_that_is_ended_while_nothing_is_due_is_opened_again() -> 
         full=False,
         window=1,
         policy=CallPolicy(timeout_s=1e6, attempt_timeout_s=1e6, retry=NO_RETRY),
-        append_again=_never_again,
     )
     async with asyncio.timeout(30):
         assert [result.index async for result in stream] == [0, 1]

@@ -46,6 +46,9 @@ class Stream:
         self._ledger = ledger
         self._waiting: deque[asyncio.Future[common_pb2.AppendResult]] = deque()
         self._writing = asyncio.Lock()
+        self._ended_by: StatusError = UnavailableError(
+            "STREAM_ENDED", "the stream ended before the answer"
+        )
         self._reading = asyncio.create_task(self._read())
 
     @property
@@ -56,14 +59,14 @@ class Stream:
         """The answer to one draft.
 
         Raises:
-            StatusError: the stream ended before.
+            StatusError: the stream ended before, by a refusal perhaps.
             grpc.RpcError: it could not be sent.
         """
         answer: asyncio.Future[common_pb2.AppendResult] = asyncio.get_running_loop().create_future()
         request = ledger_pb2.AppendStreamRequest(ledger=self._ledger, draft=draft)
         async with self._writing:
             if self.broken:
-                raise _stream_ended()
+                raise self._ended_by
             self._waiting.append(answer)
             # Of a stream that ended while it was full, which is told to all that wait.
             with suppress(asyncio.InvalidStateError):
@@ -76,23 +79,18 @@ class Stream:
         await asyncio.gather(self._reading, return_exceptions=True)
 
     async def _read(self) -> None:
-        error: StatusError = _stream_ended()
         try:
             async for response in self._call:
                 answer = self._waiting.popleft()
                 if not answer.done():
                     answer.set_result(response.result)
         except grpc.RpcError as exc:
-            error = from_rpc_error(exc)
+            self._ended_by = from_rpc_error(exc)
         finally:
             for answer in self._waiting:
                 if not answer.done():
-                    answer.set_exception(error)
+                    answer.set_exception(self._ended_by)
                     answer.exception()
-
-
-def _stream_ended() -> StatusError:
-    return UnavailableError("STREAM_ENDED", "the stream ended before the answer")
 
 
 class Connections:

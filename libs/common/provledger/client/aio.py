@@ -191,7 +191,8 @@ class AsyncClient(Reading):
         """Record drafts as they come; one result for each, in order.
 
         At most `window` drafts are unanswered; the source is read no further meanwhile. A broken
-        connection is replaced and what was unanswered sent again. The policy's timeout is for a
+        connection is replaced and what was unanswered sent again, and so is what was refused for
+        the moment, with all behind it. The policy's timeout is for a
         stretch without any answer, not for the whole.
 
         Raises:
@@ -211,9 +212,6 @@ class AsyncClient(Reading):
             full=full,
             window=window,
             policy=self._policy,
-            append_again=lambda drafts: batches.append_messages(
-                self._append_batch, ledger, drafts, full=full, policy=self._policy
-            ),
         )
 
     async def _append_batch(

@@ -121,21 +121,6 @@ async def append_all(
     return [results[index] for index in range(len(drafts))]
 
 
-async def append_messages(
-    call: Call,
-    ledger: str,
-    drafts: Sequence[common_pb2.Draft],
-    *,
-    full: bool,
-    policy: CallPolicy,
-) -> list[AppendResult]:
-    """Record drafts that are messages already; as `append_all`, within the policy's timeout."""
-    items = list(enumerate(drafts))
-    deadline_s = time.monotonic() + policy.timeout_s
-    results = await _append_items(call, ledger, items, full, deadline_s, policy)
-    return [results[index] for index in range(len(drafts))]
-
-
 async def _append_items(
     call: Call,
     ledger: str,

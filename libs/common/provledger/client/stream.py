@@ -3,7 +3,8 @@
 At most `window` drafts are unanswered at once; the source is not read further until an answer was
 taken, so a slow reader or service slows the source down instead of filling memory. When a
 connection breaks, or answers stop coming, a new stream starts with the unanswered drafts, in
-order and with their request ids, so nothing is lost or recorded twice.
+order and with their request ids, so nothing is lost or recorded twice. So it does where a draft is
+refused for the moment: what was not sent yet cannot overtake it.
 
 Drafts that wait to be sent go together in one message, and their answers come together: a source
 that has the next draft at hand gets the speed of batches, a slow one is answered draft by draft.
@@ -23,14 +24,13 @@ from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
-    Awaitable,
     Callable,
     Iterable,
     Iterator,
     Sequence,
 )
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import grpc
@@ -61,9 +61,6 @@ STREAM_ENDED: Final = "STREAM_ENDED"
 MAX_MESSAGE_DRAFTS: Final = 256
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 """Bounds of one message: it leaves room in the window for the next one, and on the wire."""
-
-AppendAgain = Callable[[Sequence[common_pb2.Draft]], Awaitable[list[AppendResult]]]
-"""Appends drafts by calls of their own, those that a stream turned away for now."""
 
 
 @dataclass(slots=True)
@@ -98,7 +95,6 @@ async def append_stream(
     full: bool,
     window: int,
     policy: CallPolicy,
-    append_again: AppendAgain,
 ) -> AsyncGenerator[AppendResult]:
     """Yield one result for each draft, in order.
 
@@ -131,14 +127,18 @@ async def append_stream(
                             )
                             for n, (outcome, draft) in enumerate(zip(answered, done, strict=True))
                         ]
-                        for _ in done:
+                        final = list(itertools.takewhile(_is_final, results))
+                        for _ in final:
                             state.unanswered.popleft()
-                        await _append_again(append_again, done, results)
-                        index += len(results)
-                        for result in results:
+                        index += len(final)
+                        for result in final:
                             state.window.release()
                             yield result
-                        delays, state.waiting_since_s = waits(policy), time.monotonic()
+                        if final:
+                            delays, state.waiting_since_s = waits(policy), time.monotonic()
+                        refused = results[len(final)].error if len(final) < len(results) else None
+                        if refused is not None:
+                            raise refused
             except grpc.RpcError as exc:
                 if state.unanswered:
                     await _before_retry(from_rpc_error(exc), delays, state, policy)
@@ -156,6 +156,10 @@ async def append_stream(
         raise state.failure
 
 
+def _is_final(result: AppendResult) -> bool:
+    return result.error is None or not is_retryable(result.error)
+
+
 async def _before_retry(
     error: StatusError, delays: Iterator[float], state: _State, policy: CallPolicy
 ) -> None:
@@ -164,26 +168,6 @@ async def _before_retry(
     if wait_s is None or time.monotonic() + wait_s >= state.waiting_since_s + policy.timeout_s:
         raise error
     await asyncio.sleep(wait_s)
-
-
-async def _append_again(
-    append_again: AppendAgain, drafts: Sequence[common_pb2.Draft], results: list[AppendResult]
-) -> None:
-    """Append what was turned away for now by calls of its own, and put its results in place."""
-    places = [
-        place
-        for place, result in enumerate(results)
-        if result.error is not None and is_retryable(result.error)
-    ]
-    if not places:
-        return
-    try:
-        fresh = await append_again([drafts[place] for place in places])
-    except StatusError as error:
-        # It is a failure of these drafts alone; the stream goes on.
-        fresh = [AppendResult(0, drafts[place].request_id, error=error) for place in places]
-    for place, result in zip(places, fresh, strict=True):
-        results[place] = replace(result, index=results[place].index)
 
 
 async def _pump(drafts: AsyncIterable[Draft] | Iterable[Draft], state: _State) -> None:
