@@ -321,3 +321,9 @@ async def test_bidirectional_stream_keeps_order_and_half_close(stub: EchoStub) -
     sent = [json.dumps(n).encode() for n in range(2000)]
     got = [message async for message in stub.Chat(ask(*sent), timeout=30)]
     assert got == sent
+
+
+def test_a_dead_connection_is_given_up_as_fast_as_keepalive_says() -> None:
+    """The library waits for a ping's answer by another option, whose default is a minute."""
+    options = dict(rpc_channel.CHANNEL_OPTIONS)
+    assert options["grpc.http2.ping_timeout_ms"] <= options["grpc.keepalive_timeout_ms"]
