@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -54,6 +55,29 @@ def test_a_listing_that_is_collected_in_the_own_thread_does_not_wait_for_itself(
         client._loop.call_soon_threadsafe(listing.close)
         assert _outcome(lambda: client.get_ledger(LEDGER).seq) == 30
         client.close()
+
+
+def test_ctrl_c_is_raised_by_what_is_iterated_over_once_that_has_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    main, ended = threading.main_thread().ident or 0, list[bool]()
+
+    async def listing(*_args: Any, **_options: Any) -> AsyncIterator[int]:
+        try:
+            yield 1
+            # To where it waits, as the terminal's does.
+            signal.pthread_kill(main, signal.SIGINT)
+            await asyncio.Event().wait()
+        finally:
+            for _ in range(100):
+                await asyncio.sleep(0)
+            ended.append(True)
+
+    with Client("127.0.0.1:1") as client:
+        monkeypatch.setattr(client._client, "list_receipts", listing)
+        with pytest.raises(KeyboardInterrupt):
+            list(client.list_receipts(LEDGER))
+        assert ended
 
 
 def test_a_call_that_comes_while_the_client_is_closed_ends(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -333,7 +333,8 @@ class Client:
                 raise closed_error() from None
             raise
         except BaseException:
-            # Ctrl-C in this thread must not leave the call running in the other.
+            # Ctrl-C in this thread must not leave the call running in the other. It is not waited
+            # for, see `_iterate`.
             future.cancel()
             raise
 
@@ -345,10 +346,20 @@ class Client:
         raise closed_error()
 
     def _iterate(self, items: AsyncIterator[R]) -> Iterator[R]:
+        taking: asyncio.Task[Any] | None = None
+
         async def take() -> Any:
+            nonlocal taking
+            taking = asyncio.current_task()
             return await anext(items, _END)
 
         async def close() -> None:
+            # What was interrupted is on its way out, and nothing is closed while it runs. It is not
+            # cancelled twice, which would cut its own cleaning up short.
+            if taking is not None and not taking.done():
+                if not taking.cancelling():
+                    taking.cancel()
+                await asyncio.wait({taking})
             aclose = getattr(items, "aclose", None)
             if aclose is not None:
                 await aclose()
