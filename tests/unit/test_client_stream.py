@@ -12,8 +12,14 @@ import pytest
 from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2
 from provledger.client import AsyncClient, CallPolicy, Client, Document
+from provledger.client import stream as client_stream
 from provledger.client.stream import append_stream
-from provledger.errors import IdentifierError, InvalidArgumentError, UnavailableError
+from provledger.errors import (
+    DeadlineExceededError,
+    IdentifierError,
+    InvalidArgumentError,
+    UnavailableError,
+)
 from provledger.retry import NO_RETRY
 from provledger.rpc.errors import status_to_pb
 
@@ -180,3 +186,63 @@ async def test_what_no_stream_can_have_is_refused_by_the_call(
     assert caught.value.field == field
     with Client("127.0.0.1:1") as blocking, pytest.raises(IdentifierError):
         blocking.append_stream(ledger, [DRAFT], window=window)
+
+
+class _Silent:
+    """A call on which nothing more comes than so many answers, by which drafts are refused."""
+
+    def __init__(self, answers: int) -> None:
+        self._left = answers
+        self._written = asyncio.Event()
+
+    def AppendStream(self, metadata: Any) -> _Silent:
+        return self
+
+    async def write(self, request: Any) -> None:
+        self._written.set()
+
+    async def done_writing(self) -> None:
+        pass
+
+    async def read(self) -> Any:
+        await self._written.wait()
+        if not self._left:
+            await asyncio.Event().wait()
+        self._left -= 1
+        refused = common_pb2.AppendResult(error=status_to_pb(InvalidArgumentError("BAD", "no")))
+        return ledger_pb2.AppendStreamResponse(result=refused)
+
+    def done(self) -> bool:
+        return False
+
+    def cancel(self) -> None:
+        pass
+
+
+async def test_an_end_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_stream, "END_S", 0.01)
+    results = append_stream(
+        lambda: _Silent(1), LEDGER, [DRAFT], full=False, window=1, policy=FOR_EVER
+    )
+    async with asyncio.timeout(10):
+        assert [result.index async for result in results] == [0]
+
+
+@pytest.mark.parametrize("silent_s", [0.0, 0.01], ids=["at once", "after a pause"])
+async def test_the_timeout_bounds_a_wait_for_an_answer(silent_s: float) -> None:
+    """Also where an attempt may take longer, and where the wait began before the draft came."""
+
+    async def source() -> AsyncIterator[Document]:
+        yield DRAFT
+        await asyncio.sleep(silent_s)
+        yield DRAFT
+
+    policy = CallPolicy(timeout_s=0.05, attempt_timeout_s=1e6)
+    results = append_stream(
+        lambda: _Silent(1), LEDGER, source(), full=False, window=2, policy=policy
+    )
+    async with asyncio.timeout(10):
+        assert (await anext(results)).index == 0
+        with pytest.raises(DeadlineExceededError, match="no answer") as caught:
+            await anext(results)
+    assert len(caught.value.request_ids) == 1

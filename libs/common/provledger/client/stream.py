@@ -58,6 +58,9 @@ DEFAULT_WINDOW: Final = 512
 STREAM_ENDED: Final = "STREAM_ENDED"
 """The reason where the service ended the stream, in order, and drafts were to come."""
 
+END_S: Final = 1.0
+"""How long the service has to end a stream on which all is answered and nothing follows."""
+
 MAX_MESSAGE_DRAFTS: Final = 256
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 """Bounds of one message: it leaves room in the window for the next one, and on the wire."""
@@ -222,7 +225,7 @@ async def _session(
     answered = 0
     try:
         while True:
-            response = await _next_answer(call, writer, state, policy.attempt_timeout_s)
+            response = await _next_answer(call, writer, state, policy)
             if response is None:
                 return
             results = response.results or (response.result,)
@@ -280,13 +283,26 @@ def _messages(drafts: Sequence[common_pb2.Draft]) -> Iterator[Sequence[common_pb
         yield drafts[start:]
 
 
+def _patience_s(state: _State, begun_s: float, policy: CallPolicy) -> float:
+    """How long to wait on for an answer, which has been read for since `begun_s`.
+
+    What becomes due during a wait for nothing becomes overdue behind its end alone.
+    """
+    if not state.unanswered:
+        return min(policy.attempt_timeout_s, policy.timeout_s)
+    since_s = state.waiting_since_s
+    attempt_s = max(begun_s, since_s) + policy.attempt_timeout_s
+    return min(attempt_s, since_s + policy.timeout_s) - time.monotonic()
+
+
 async def _next_answer(
-    call: Any, writer: asyncio.Task[None], state: _State, patience_s: float
+    call: Any, writer: asyncio.Task[None], state: _State, policy: CallPolicy
 ) -> ledger_pb2.AppendStreamResponse | None:
-    """The next answer; None at the orderly end.
+    """The next answer; None at the orderly end, or where that does not come and nothing is due.
 
     Raises if nothing comes that should, and what the writer raised: nothing comes then either.
     """
+    begun_s = time.monotonic()
     reading = asyncio.ensure_future(call.read())
     try:
         while not reading.done():
@@ -294,13 +310,17 @@ async def _next_answer(
             if writer.done() and not call.done():
                 writer.result()
             due = bool(state.unanswered)
+            over = state.ended and not due
+            patience_s = END_S if over else _patience_s(state, begun_s, policy)
+            # The answer is lost, or the server hangs.
+            if patience_s <= 0.0:
+                raise DeadlineExceededError("STREAM_STALLED", "no answer came on the stream")
             running = {reading} if writer.done() else {reading, writer}
             done, _ = await asyncio.wait(
                 running, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED
             )
-            # Something had been due for the whole wait: the answer is lost, or the server hangs.
-            if not done and due:
-                raise DeadlineExceededError("STREAM_STALLED", "no answer came on the stream")
+            if not done and over:
+                return None
     finally:
         if not reading.done():
             reading.cancel()
