@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import grpc
@@ -20,7 +20,7 @@ from provledger.errors import (
     InvalidArgumentError,
     UnavailableError,
 )
-from provledger.retry import NO_RETRY
+from provledger.retry import NO_RETRY, RetryPolicy
 from provledger.rpc.errors import status_to_pb
 
 LEDGER = "tenants/acme/ledgers/main"
@@ -79,7 +79,7 @@ class _Lost:
         return self
 
     async def write(self, request: ledger_pb2.AppendStreamRequest) -> None:
-        self.sent += [draft.request_id for draft in request.drafts]
+        self.sent += [draft.request_id for draft in request.drafts or [request.draft]]
         self._written.set()
 
     async def done_writing(self) -> None:
@@ -246,3 +246,15 @@ async def test_the_timeout_bounds_a_wait_for_an_answer(silent_s: float) -> None:
         with pytest.raises(DeadlineExceededError, match="no answer") as caught:
             await anext(results)
     assert len(caught.value.request_ids) == 1
+
+
+async def test_a_stream_that_runs_out_of_time_says_what_it_met_before() -> None:
+    """The last connection often has too little time left to hear it once more."""
+    calls: Iterator[Any] = iter([_Lost(), _Silent(0)])
+    policy = CallPolicy(timeout_s=0.3, attempt_timeout_s=1e6, retry=RetryPolicy(base_s=0.001))
+    results = append_stream(
+        lambda: next(calls), LEDGER, [DRAFT], full=False, window=1, policy=policy
+    )
+    async with asyncio.timeout(10):
+        with pytest.raises(DeadlineExceededError, match=r"no answer.*before met LOST"):
+            await anext(results)

@@ -113,7 +113,7 @@ async def unary(
                 throttle.check(time.monotonic(), _rng.random())
             return await _attempt(method, request, min(remaining_s, limit_s), metadata, throttle)
         except StatusError as failed:
-            error = _with_reason_before(failed, error)
+            error = with_reason_before(failed, error)
         wait_s = next_wait(error, delays) if is_retryable(error) else None
         # Giving up at once beats waiting for a deadline that will pass during the wait.
         if wait_s is None or time.monotonic() + wait_s >= deadline_s:
@@ -121,7 +121,7 @@ async def unary(
         await asyncio.sleep(wait_s)
 
 
-def _with_reason_before(error: StatusError, before: StatusError | None) -> StatusError:
+def with_reason_before(error: StatusError, before: StatusError | None) -> StatusError:
     """The last attempt often has too little time left to hear what the ones before heard."""
     if before is None or not isinstance(error, DeadlineExceededError):
         return error

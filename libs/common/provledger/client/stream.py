@@ -41,7 +41,7 @@ from provledger.api.ledger.v1 import ledger_pb2
 from provledger.client import convert
 from provledger.client.answers import bad_response, check_results
 from provledger.client.batches import too_large
-from provledger.client.calls import CallPolicy, is_retryable, next_wait, waits
+from provledger.client.calls import CallPolicy, is_retryable, next_wait, waits, with_reason_before
 from provledger.client.drafts import Draft
 from provledger.client.values import AppendResult
 from provledger.errors import (
@@ -78,6 +78,8 @@ class _State:
     failure: BaseException | None = None
     # Since when nothing has come that should: the last answer, or the first draft after a pause.
     waiting_since_s: float = field(default_factory=time.monotonic)
+    # What the connection before met, since then.
+    met: StatusError | None = None
 
     def take(self, fresh: Sequence[common_pb2.Draft | None]) -> list[common_pb2.Draft]:
         """Count drafts that were read as perhaps recorded; they are to be sent."""
@@ -85,9 +87,13 @@ class _State:
             self.ended = True
         drafts = [draft for draft in fresh if draft is not None]
         if not self.unanswered:
-            self.waiting_since_s = time.monotonic()
+            self.progressed()
         self.unanswered.extend(drafts)
         return drafts
+
+    def progressed(self) -> None:
+        """What is waited for from now on has nothing to do with what was before."""
+        self.waiting_since_s, self.met = time.monotonic(), None
 
 
 async def append_stream(
@@ -138,7 +144,8 @@ async def append_stream(
                             state.window.release()
                             yield result
                         if final:
-                            delays, state.waiting_since_s = waits(policy), time.monotonic()
+                            state.progressed()
+                            delays = waits(policy)
                         refused = results[len(final)].error if len(final) < len(results) else None
                         if refused is not None:
                             raise refused
@@ -167,6 +174,7 @@ async def _before_retry(
     error: StatusError, delays: Iterator[float], state: _State, policy: CallPolicy
 ) -> None:
     """Wait before a new connection, or raise `error` if there is to be none."""
+    error = state.met = with_reason_before(error, state.met)
     wait_s = next_wait(error, delays) if is_retryable(error) else None
     if wait_s is None or time.monotonic() + wait_s >= state.waiting_since_s + policy.timeout_s:
         raise error
