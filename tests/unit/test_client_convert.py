@@ -10,7 +10,13 @@ import pytest
 from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2
 from provledger.client import AnchorState, Document, Mutation, convert
-from provledger.errors import IdentifierError, InvalidJSONError, ReceiptFormatError
+from provledger.errors import (
+    FieldViolation,
+    IdentifierError,
+    InvalidArgumentError,
+    InvalidJSONError,
+    ReceiptFormatError,
+)
 from provledger.rpc.errors import status_to_pb
 
 
@@ -215,3 +221,19 @@ def test_a_refused_item_becomes_a_typed_error() -> None:
     assert result.error is not None
     assert result.error.code == "INVALID_ARGUMENT"
     assert result.error.violations[0].field == "actor.id"
+
+
+@pytest.mark.parametrize("place", ["draft", "drafts[44]"])
+def test_an_error_names_the_draft_by_its_place_among_those_that_were_given(place: str) -> None:
+    """Where it stood in a message of a stream, or in one of several calls, says nothing."""
+    field = f"{place}.mutation.new_state"
+    refused = InvalidArgumentError(
+        "INVALID_JSON",
+        f"{place}: mutation.new_state: not JSON: a draft",
+        violations=[FieldViolation(field, "not JSON", "INVALID_JSON")],
+    )
+    message = common_pb2.AppendResult(error=status_to_pb(refused))
+    error = convert.result_from_pb(message, index=300, request_id="r", full=False).error
+    assert error is not None
+    assert error.message == str(error) == "drafts[300]: mutation.new_state: not JSON: a draft"
+    assert error.violations[0].field == "drafts[300].mutation.new_state"

@@ -7,6 +7,7 @@ naming the field. Whether it is true is for `provledger.verify` to say.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Final, TypeVar
@@ -18,11 +19,20 @@ from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2
 from provledger.client.drafts import Document, Draft, Mutation, new_request_id
 from provledger.client.values import AnchorState, AppendResult, Ledger, ReceiptSummary
-from provledger.errors import IdentifierError, InvalidJSONError, ReceiptFormatError
+from provledger.errors import (
+    FieldViolation,
+    IdentifierError,
+    InvalidJSONError,
+    ReceiptFormatError,
+    StatusError,
+)
 from provledger.receipt import Evidence, Opening, Proof, Receipt, WitnessSignature
 from provledger.rpc.errors import status_from_pb
 
 M = TypeVar("M", bound=Message)
+
+_DRAFT: Final = re.compile(r"^draft(?=$|[.:])|\bdrafts\[\d+\]")
+"""A draft of a request, where a field of it or the beginning of a message names it."""
 
 _ACTIONS: Final[dict[str, common_pb2.Action]] = {
     "CREATE": common_pb2.ACTION_CREATE,
@@ -272,12 +282,27 @@ def summary_from_pb(message: common_pb2.Receipt) -> ReceiptSummary:
     )
 
 
+def about_draft(error: StatusError, field: str) -> StatusError:
+    """An error about one of the drafts of a request, as one about `field` of what the caller gave.
+
+    Where the draft stood in the request says nothing to him: it was cut, or shared.
+    """
+    message = _DRAFT.sub(field, error.message)
+    violations = tuple(
+        FieldViolation(_DRAFT.sub(field, item.field), item.description, item.reason)
+        for item in error.violations
+    )
+    about = type(error).__new__(type(error), message)
+    about.__dict__.update(error.__dict__, message=message, violations=violations)
+    return about
+
+
 def result_from_pb(
     message: common_pb2.AppendResult, *, index: int, request_id: str, full: bool
 ) -> AppendResult:
     """The outcome of one draft; `index` is its place among those the caller gave."""
     if message.WhichOneof("outcome") != "receipt":
-        error = status_from_pb(message.error)
+        error = about_draft(status_from_pb(message.error), f"drafts[{index}]")
         return AppendResult(index=index, request_id=request_id, error=error)
     return AppendResult(
         index=index,

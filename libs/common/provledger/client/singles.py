@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import math
-import re
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -26,15 +25,14 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from provledger.api.common.v1 import common_pb2
+from provledger.client import convert
 from provledger.client.batches import MAX_BATCH_ITEMS
 from provledger.client.values import AppendResult
 from provledger.errors import (
     DeadlineExceededError,
-    FieldViolation,
     PermissionDeniedError,
     ProvledgerError,
     ResourceExhaustedError,
-    StatusError,
 )
 
 MAX_CALLS: Final = 2
@@ -57,7 +55,6 @@ MAX_WAITING: Final = 20_000
 _RETRY_DELAY_S: Final = 0.1
 # The second is what a proxy that allows by method says, without our details.
 _NOT_ALLOWED: Final = frozenset({"CALLER_NOT_ALLOWED", "PERMISSION_DENIED"})
-_IN_BATCH: Final = re.compile(r"\bdrafts\[\d+\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,7 +345,9 @@ def _answer(item: _Waiting, result: AppendResult) -> None:
     if item.future.done():
         return
     if result.error is not None:
-        result = AppendResult(0, result.request_id, error=_of_one(result.error))
+        result = AppendResult(
+            0, result.request_id, error=convert.about_draft(result.error, "draft")
+        )
     item.future.set_result(result)
 
 
@@ -359,17 +358,3 @@ def _own(error: Exception) -> Exception:
     own = type(error).__new__(type(error), *error.args)
     own.__dict__.update(error.__dict__)
     return own
-
-
-def _of_one(error: StatusError) -> StatusError:
-    """An error about one of several drafts, as one about the draft of a call of its own."""
-    return type(error)(
-        error.reason,
-        _IN_BATCH.sub("draft", error.message),
-        metadata=error.metadata,
-        violations=[
-            FieldViolation(_IN_BATCH.sub("draft", item.field), item.description, item.reason)
-            for item in error.violations
-        ],
-        retry_delay_s=error.retry_delay_s,
-    )
