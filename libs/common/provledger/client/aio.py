@@ -192,8 +192,8 @@ class AsyncClient(Reading):
 
         At most `window` drafts are unanswered; the source is read no further meanwhile. A broken
         connection is replaced and what was unanswered sent again, and so is what was refused for
-        the moment, with all behind it. The policy's timeout is for a
-        stretch without any answer, not for the whole.
+        the moment, with all behind it. The policy's timeout is for a stretch without any
+        answer, not for the whole.
 
         Raises:
             InputError: at once, for a ledger that is no text or a window below 1.
