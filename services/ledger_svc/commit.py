@@ -167,6 +167,10 @@ class Commit:
                 self._tools.doubt(self._ledger)
             raise
         except RowsRefusedError as error:
+            if looked_up_seq >= 0:
+                # One of them may be a repeat: what was looked up, and our own commits since, may
+                # be of the database of before.
+                return await self._split(passed, -1)
             if len(passed) == 1:
                 index, candidate = passed[0]
                 log.error("append.row_refused", exc_info=error, ledger=self._ledger.name)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from ledger_svc import repeats
+from ledger_svc.storage import FoundRequests
 from provledger import jcs
 from provledger.api.common.v1 import common_pb2
 from provledger.errors import (
@@ -249,6 +250,25 @@ class HeldWitness(InMemoryWitness):
             await self.release.wait()
         self.answered |= ids
         return response
+
+
+async def test_repeat_that_was_looked_up_in_a_database_of_before_is_answered(
+    database_url: str,
+) -> None:
+    """After a failover another replica may have recorded it, up to the very same head."""
+    async with ledger_service(database_url) as service:
+        await append_batch(service, [draft(f"r{n}") for n in range(3)])
+        storage: Any = service.storage
+        find_requests = storage.find_requests
+
+        async def find_none(ledger_uid: bytes, request_ids: list[str]) -> FoundRequests:
+            return FoundRequests((await find_requests(ledger_uid, [])).head_seq, {})
+
+        storage.find_requests = find_none
+        results = await append_batch(service, [draft(f"r{n}") for n in range(2, 90)])
+        assert [result.receipt.seq for result in results] == list(range(3, 91))
+        assert [result.repeated_request for result in results] == [True] + [False] * 87
+        await verify_all(service)
 
 
 async def test_flushes_commit_in_the_order_of_their_start(database_url: str) -> None:
