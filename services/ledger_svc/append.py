@@ -261,8 +261,15 @@ class Pipeline:
             if len(items) == 1:
                 return [error]
         middle = len(items) // 2
-        outcomes = await self._record(items[:middle], looked_up_seq, before, span)
-        return outcomes + await self._record(items[middle:], looked_up_seq, before, span)
+        # Each half has its own outcome: the first is durable, whatever becomes of the second.
+        outcomes = await self._try_to_record(items[:middle], looked_up_seq, before, span, None)
+        failed = outcomes[-1]
+        if isinstance(failed, _FlushFailedError):
+            # So would the second, whose drafts are not to overtake those before them.
+            return outcomes + [failed] * (len(items) - middle)
+        return outcomes + await self._try_to_record(
+            items[middle:], looked_up_seq, before, span, None
+        )
 
     async def _witness_and_commit(
         self,

@@ -16,6 +16,7 @@ from provledger.api.ledger.v1 import ledger_pb2
 from provledger.errors import (
     AlreadyExistsError,
     DataLossError,
+    FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
     ResourceExhaustedError,
@@ -218,6 +219,36 @@ class Clock:
 
     def __call__(self) -> int:
         return time.time_ns() + self.ahead_ns
+
+
+@pytest.mark.parametrize(("fails", "stored", "calls"), [(1, [], 2), (2, list(range(1, 51)), 3)])
+async def test_half_of_a_flush_that_fails_leaves_what_was_stored_before_it(
+    database_url: str, fails: int, stored: list[int], calls: int
+) -> None:
+    """The witness refuses a flush as a whole, and does not sign one of its halves."""
+    witness = InMemoryWitness()
+    asked: list[int] = []
+
+    def refuse(_: str, request: Any) -> None:
+        asked.append(len(request.items))
+        if len(request.items) > 50:
+            raise InvalidArgumentError("INVALID_ARGUMENT", "too much")
+        if len(asked) == fails + 1:
+            raise FailedPreconditionError("NOT_NOW", "the witness does not sign")
+
+    async with ledger_service(database_url, witness) as service:
+        witness.faults.before = refuse
+        drafts = [draft(f"r{n}") for n in range(100)]
+        if stored:
+            results = await append_batch(service, drafts)
+            assert [result.receipt.seq for result in results[:50]] == stored
+            assert {error_of(result).reason for result in results[50:]} == {"NOT_NOW"}
+        else:
+            with pytest.raises(FailedPreconditionError, match="does not sign"):
+                await append_batch(service, drafts)
+        # Nothing of the second half goes before what is not recorded of the first.
+        assert len(asked) == calls
+        assert (await verify_all(service)).head_seq == len(stored)
 
 
 async def test_old_signature_is_replaced(database_url: str) -> None:
