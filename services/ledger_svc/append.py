@@ -16,13 +16,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Final, TypeAlias
 
 from ledger_svc import chain
 from ledger_svc.beside import beside
 from ledger_svc.chain import Candidate, Head, LedgerInfo
-from ledger_svc.commit import Commit, Memory
+from ledger_svc.commit import Commit, Memory, Passed
 from ledger_svc.outcomes import Outcome, Recorded, answer_known
+from ledger_svc.patience import patiently
 from ledger_svc.tools import Flushed, StaleSignatureError, Tools
 from ledger_svc.turns import CONTENDED_ITEMS
 from ledger_svc.witnessing import Pending, Witnessed
@@ -304,8 +306,9 @@ class Pipeline:
                 tools.keys.check_signature(seal)
                 if before is not None:
                     await asyncio.wait((before,))
-                async with tools.turns.commit(ledger.tenant, len(passed)):
-                    outcomes.update(await commit.run(passed, looked_up_seq))
+                outcomes.update(
+                    await patiently(partial(self._commit, commit, passed, looked_up_seq))
+                )
                 outcomes.update(await commit.answer_repeats())
                 break
             except StaleSignatureError as error:
@@ -318,6 +321,13 @@ class Pipeline:
                 retry_delay_s=1.0,
             )
         return [outcomes[index] for index in range(len(items))]
+
+    async def _commit(
+        self, commit: Commit, passed: Passed, looked_up_seq: int
+    ) -> dict[int, Outcome]:
+        """Commit in a turn, which ends with the attempt: others have theirs before the next."""
+        async with self._tools.turns.commit(self._ledger.tenant, len(passed)):
+            return await commit.run(passed, looked_up_seq)
 
     async def _witness(self, items: Sequence[Pending]) -> Witnessed:
         # Nobody but this service itself gets as far as here with its own tenant.

@@ -210,12 +210,19 @@ def test_real_deadlock_is_survived(postgres: OnPostgres, rng: random.Random) -> 
     with postgres.attack.workload(LARGE_LOAD) as work, postgres.session() as session:
         # PostgreSQL ends the transaction that notices first, and it shall not be ours.
         session.execute("SET deadlock_timeout = '100s'")
-        for _ in range(10 if FULL else 1):
-            before = _deadlocks(session)
-            while not _provoke_deadlock(session):
+        # Otherwise the service gives up waiting for the table before PostgreSQL looks.
+        session.execute("ALTER SYSTEM SET deadlock_timeout = '50ms'")
+        session.execute("SELECT pg_reload_conf()")
+        try:
+            for _ in range(10 if FULL else 1):
+                before = _deadlocks(session)
+                while not _provoke_deadlock(session):
+                    work.wait_for(10)
                 work.wait_for(10)
-            work.wait_for(10)
-            eventually(lambda: _deadlocks(session) > before, "PostgreSQL counts a deadlock")  # noqa: B023
+                eventually(lambda: _deadlocks(session) > before, "PostgreSQL counts a deadlock")  # noqa: B023
+        finally:
+            session.execute("ALTER SYSTEM RESET deadlock_timeout")
+            session.execute("SELECT pg_reload_conf()")
     print(postgres.attack.check())
 
 

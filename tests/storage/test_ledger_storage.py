@@ -190,7 +190,9 @@ async def test_a_known_head_takes_one_statement_and_stores_the_same(storage: Sto
     given = [candidate("r3", resource_id=resource, payload=b""), candidate("r4")]
     second = await append(storage, ledger, *given, known_seq=2, last=first.linked.head)
     if not storage._sql.is_sqlite:  # type: ignore[attr-defined]
-        assert len([each for each in sent if "to_regclass" not in each]) == 1
+        first_of_connection = ("to_regclass", "set_config")
+        own = [each for each in sent if not any(word in each for word in first_of_connection)]
+        assert len(own) == 1
     assert second.linked is not None
     stored = await storage.get_rows(ledger.uid, [3, 4], full=True)
     assert [item.row for item in stored] == second.linked.rows

@@ -187,6 +187,7 @@ class Storage(Protocol):
 
         Raises:
             RowsRefusedError: the data cannot be stored as it is; nothing was.
+            LockNotGrantedError: another replica kept the head locked (`provledger.db`).
         """
 
     # --- reads

@@ -10,6 +10,7 @@ from typing import Concatenate, Final, ParamSpec, TypeVar
 from sqlalchemy.engine import Connection, Engine
 
 from ledger_svc.chain import BatchRow, Head, HeadState, LedgerInfo, Linked, Stored
+from ledger_svc.patience import patiently
 from ledger_svc.storage import (
     D,
     Decide,
@@ -31,6 +32,7 @@ from ledger_svc.storage.sql import Sql
 from ledger_svc.storage.tables import SCHEMA
 from provledger.db import (
     Continuity,
+    LockLimits,
     Readers,
     Writer,
     check_durable,
@@ -43,6 +45,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+_LIMITS: Final = LockLimits(wait_s=0.25, idle_s=10.0)
+"""Of the writing connections: all ledgers wait for whoever waits for the head of one, which another
+replica holds for milliseconds unless it was halted."""
 _LOOKUP_THREADS: Final = 2
 _VERIFY_THREADS: Final = 2
 
@@ -59,7 +64,9 @@ class Database:
         self._engine = engine
         self._sql = Sql(is_sqlite=is_sqlite(engine))
         self._continuity = known = Continuity()
-        self._writer = Writer(engine, name="ledger-writer", continuity=known, pinned="heads")
+        self._writer = Writer(
+            engine, name="ledger-writer", continuity=known, pinned="heads", limits=_LIMITS
+        )
         self._readers = Readers(
             engine, threads=reader_threads, name="ledger-reader", continuity=known
         )
@@ -70,7 +77,12 @@ class Database:
         self._lookups = self._readers
         if not self._sql.is_sqlite:
             self._quick = Writer(
-                engine, name="ledger-quick", autocommit=True, continuity=known, pinned="heads"
+                engine,
+                name="ledger-quick",
+                autocommit=True,
+                continuity=known,
+                pinned="heads",
+                limits=_LIMITS,
             )
             self._lookups = Readers(
                 engine,
@@ -122,7 +134,7 @@ class Database:
         self, fn: Callable[Concatenate[Connection, Sql, P], R], *args: P.args, **_: P.kwargs
     ) -> R:
         # Everything written here may be repeated: it is keyed, or compared before it is set.
-        return await self._writer.run(fn, self._sql, *args, idempotent=True)
+        return await patiently(lambda: self._writer.run(fn, self._sql, *args, idempotent=True))
 
     # --- ledgers
 

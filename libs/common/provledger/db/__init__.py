@@ -17,14 +17,16 @@ from __future__ import annotations
 from provledger.db.continuity import Continuity
 from provledger.db.durability import check_durable
 from provledger.db.engine import begin_write, is_sqlite, open_engine
-from provledger.db.errors import as_storage_error
+from provledger.db.errors import LockNotGrantedError, as_storage_error
 from provledger.db.lock import DirLock, lock_data_dir
 from provledger.db.migrate import migrate
-from provledger.db.workers import Readers, Writer
+from provledger.db.workers import LockLimits, Readers, Writer
 
 __all__ = [
     "Continuity",
     "DirLock",
+    "LockLimits",
+    "LockNotGrantedError",
     "Readers",
     "Writer",
     "as_storage_error",

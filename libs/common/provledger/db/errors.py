@@ -26,8 +26,14 @@ from provledger.errors import AbortedError, DataLossError, StatusError, Unavaila
 
 RETRY_DELAY_S: Final = 0.5
 
+
+class LockNotGrantedError(AbortedError):
+    """Whoever has a lock kept it for longer than `lock_timeout` (PostgreSQL)."""
+
+
 # SQLSTATE classes and codes: PostgreSQL documentation, appendix A.
-_PG_CONFLICT: Final = frozenset({"40000", "40001", "40P01", "55P03"})
+_PG_CONFLICT: Final = frozenset({"40000", "40001", "40P01"})
+_PG_NO_LOCK: Final = "55P03"
 # Too many connections is a lack of resources that has nothing to do with disk or memory.
 _PG_UNAVAILABLE: Final = frozenset({"25006", "25P03", "53300"})
 _PG_FULL_CLASS: Final = "53"
@@ -107,6 +113,8 @@ def is_connection_lost(exc: BaseException) -> bool:
 
 
 def _from_sqlstate(sqlstate: str, *, lost: bool) -> StatusError | None:
+    if sqlstate == _PG_NO_LOCK:
+        return LockNotGrantedError("TRANSACTION_CONFLICT", "a lock is held by somebody else")
     if sqlstate in _PG_CONFLICT:
         return AbortedError("TRANSACTION_CONFLICT", "a concurrent transaction was in the way")
     if sqlstate == _PG_TIMEOUT:

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Concatenate, Final, TypeVar, cast
 
@@ -32,7 +33,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from provledger import logs
 from provledger.db.continuity import Continuity, identify, pin
 from provledger.db.engine import WRITE_OPTION, is_sqlite
-from provledger.db.errors import as_storage_error, is_connection_lost
+from provledger.db.errors import LockNotGrantedError, as_storage_error, is_connection_lost
 from provledger.db.wal import WalKeeper
 from provledger.errors import AbortedError, StatusError, UnavailableError
 from provledger.retry import RetryPolicy
@@ -43,6 +44,23 @@ R = TypeVar("R")
 
 RETRY: Final = RetryPolicy(attempts=5, base_s=0.02, cap_s=0.5, budget_s=2.0)
 _IDLE_BEFORE_PING_S: Final = 5.0
+
+_LIMIT: Final = sa.text(
+    "SELECT set_config('lock_timeout', :lock_ms, false), "
+    "set_config('idle_in_transaction_session_timeout', :idle_ms, false)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LockLimits:
+    """How long a connection to PostgreSQL waits for locks, and may keep them, in seconds.
+
+    wait_s: for a lock that another transaction has. idle_s: a transaction that says nothing for so
+        long, because its process was halted, is ended by the server, and its locks with it.
+    """
+
+    wait_s: float
+    idle_s: float
 
 
 class _Workers:
@@ -57,8 +75,10 @@ class _Workers:
         options: dict[str, Any],
         continuity: Continuity | None,
         pinned: str = "",
+        limits: LockLimits | None = None,
     ) -> None:
         self._engine = engine
+        self._limits = None if is_sqlite(engine) else limits
         self._continuity = continuity
         self._pinned = pinned
         self._options = options
@@ -157,6 +177,10 @@ class _Workers:
 
     def _introduce(self, connection: Connection) -> None:
         """Find out what a new connection has reached."""
+        if self._limits is not None:
+            wait_ms, idle_ms = int(self._limits.wait_s * 1000), int(self._limits.idle_s * 1000)
+            with connection.begin():
+                connection.execute(_LIMIT, {"lock_ms": str(wait_ms), "idle_ms": str(idle_ms)})
         if self._pinned and not is_sqlite(self._engine):
             # Before it is told which server and tables it has reached, which are then compared.
             pin(connection, self._pinned)
@@ -197,6 +221,9 @@ class Writer(_Workers):
     autocommit: on PostgreSQL, each statement is a transaction of its own, which saves the round
         trips of BEGIN and COMMIT; for functions that write by one statement. pinned: a table that
         connections remember (`continuity.pin`).
+
+    limits: of locks, on PostgreSQL, in place of those of the engine. One that is not granted is not
+        tried for again in the thread, for which others wait: that is for the caller, after them.
     """
 
     def __init__(
@@ -207,12 +234,19 @@ class Writer(_Workers):
         autocommit: bool = False,
         continuity: Continuity | None = None,
         pinned: str = "",
+        limits: LockLimits | None = None,
     ) -> None:
         options: dict[str, Any] = {WRITE_OPTION: True}
         if autocommit and not is_sqlite(engine):
             options["isolation_level"] = "AUTOCOMMIT"
         super().__init__(
-            engine, threads=1, name=name, options=options, continuity=continuity, pinned=pinned
+            engine,
+            threads=1,
+            name=name,
+            options=options,
+            continuity=continuity,
+            pinned=pinned,
+            limits=limits,
         )
         self._wal = WalKeeper(engine)
 
@@ -232,11 +266,14 @@ class Writer(_Workers):
             UnavailableError: DATABASE_UNAVAILABLE and the like, nothing stored; or
                 COMMIT_OUTCOME_UNKNOWN, if the answer to COMMIT was lost.
             AbortedError: TRANSACTION_CONFLICT, after the retries.
+            LockNotGrantedError: one of them, at once where `limits` are given.
             DataLossError: DATABASE_CORRUPT.
             Anything `fn` raises, after a rollback.
         """
 
         def repeat(error: StatusError, committing: bool) -> bool:
+            if isinstance(error, LockNotGrantedError) and self._limits is not None:
+                return False
             if isinstance(error, AbortedError):
                 return True
             return idempotent and error.reason == "DATABASE_UNAVAILABLE"
