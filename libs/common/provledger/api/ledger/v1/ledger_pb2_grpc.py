@@ -129,7 +129,8 @@ class LedgerServiceServicer:
 
     def AppendStream(self, request_iterator, context):
         """Records drafts as they come, one or many in a message; answers in the order of the requests.
-        The server stops reading while too many are unanswered. Default view: BASIC.
+        The server stops reading while too many are unanswered. Drafts for which the quota has no room
+        for long end the stream (QUOTA_EXCEEDED), so that none comes before them. Default view: BASIC.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -47,7 +47,8 @@ class LedgerServiceStub:
     """Records up to 1,000 drafts; each has its own result. Default view: BASIC."""
     AppendStream: _grpc.StreamStreamMultiCallable[_ledger_pb2.AppendStreamRequest, _ledger_pb2.AppendStreamResponse]
     """Records drafts as they come, one or many in a message; answers in the order of the requests.
-    The server stops reading while too many are unanswered. Default view: BASIC.
+    The server stops reading while too many are unanswered. Drafts for which the quota has no room
+    for long end the stream (QUOTA_EXCEEDED), so that none comes before them. Default view: BASIC.
     """
     GetReceipt: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetReceiptRequest, _ledger_pb2.GetReceiptResponse]
     """Returns one receipt, if asked only once it is anchored. Default view: FULL. One that is not there
@@ -84,7 +85,8 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     """Records up to 1,000 drafts; each has its own result. Default view: BASIC."""
     AppendStream: _aio.StreamStreamMultiCallable[_ledger_pb2.AppendStreamRequest, _ledger_pb2.AppendStreamResponse]  # type: ignore[assignment]
     """Records drafts as they come, one or many in a message; answers in the order of the requests.
-    The server stops reading while too many are unanswered. Default view: BASIC.
+    The server stops reading while too many are unanswered. Drafts for which the quota has no room
+    for long end the stream (QUOTA_EXCEEDED), so that none comes before them. Default view: BASIC.
     """
     GetReceipt: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetReceiptRequest, _ledger_pb2.GetReceiptResponse]  # type: ignore[assignment]
     """Returns one receipt, if asked only once it is anchored. Default view: FULL. One that is not there
@@ -154,7 +156,8 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_ledger_pb2.AppendStreamResponse], _abc.AsyncIterator[_ledger_pb2.AppendStreamResponse]]:
         """Records drafts as they come, one or many in a message; answers in the order of the requests.
-        The server stops reading while too many are unanswered. Default view: BASIC.
+        The server stops reading while too many are unanswered. Drafts for which the quota has no room
+        for long end the stream (QUOTA_EXCEEDED), so that none comes before them. Default view: BASIC.
         """
 
     @_abc_1.abstractmethod
