@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
-from provledger.rpc.channel import channel
+from provledger.rpc.channel import call, channel
 from provledger.rpc.errors import from_rpc_error
 from provledger.rpc.listener import Server
 from provledger.rpc.settings import ServerSettings
@@ -23,15 +23,19 @@ AGED = ServerSettings(connection_age_s=1.0, deadline_s=1.0)
 
 
 async def calls_until(done: Callable[[], bool], server: Server, callers: int = 8) -> None:
-    """Call without a pause; every call must be answered."""
+    """Call without a pause, as all callers of ours do; every call must be answered.
+
+    One that is still under way at the end of its connection's grace, on a busy machine, is cut off
+    and called again.
+    """
     async with asyncio.timeout(BOUND_S), channel(f"127.0.0.1:{server.port}") as opened:
         stub = EchoStub(opened)
 
-        async def call() -> None:
+        async def call_on() -> None:
             while not done():
-                assert await stub.Echo(b"x", timeout=BOUND_S) == b"x"
+                assert await call(stub.Echo, b"x", timeout_s=BOUND_S) == b"x"
 
-        await asyncio.gather(*(call() for _ in range(callers)))
+        await asyncio.gather(*(call_on() for _ in range(callers)))
 
 
 async def test_no_call_is_lost_when_connections_end() -> None:
@@ -46,10 +50,10 @@ async def test_a_stream_ends_some_time_after_its_connection_became_too_old() -> 
         serving(EchoServicer(), AGED) as server,
         channel(f"127.0.0.1:{server.port}") as opened,
     ):
-        call = EchoStub(opened).Watch(b"")
-        assert await call.read() == b"first"
+        watching = EchoStub(opened).Watch(b"")
+        assert await watching.read() == b"first"
         with pytest.raises(grpc.RpcError) as caught:
-            await call.read()
+            await watching.read()
         assert from_rpc_error(caught.value).code == "UNAVAILABLE"
 
 
@@ -63,9 +67,9 @@ async def test_answers_that_nobody_takes_are_held_no_longer_than_their_connectio
         channel(f"127.0.0.1:{server.port}", options=options) as opened,
     ):
         start: Any = opened.unary_stream(f"/{SERVICE}/Echo")
-        call = start(bytes(256 * 1024), timeout=10 * BOUND_S)
+        echoing = start(bytes(256 * 1024), timeout=10 * BOUND_S)
         await servicer.echoed.wait()
-        call.cancel()
+        echoing.cancel()
 
 
 async def test_a_certificate_that_has_ended_counts_for_no_further_call(tmp_path: Path) -> None:
