@@ -25,8 +25,9 @@ AGED = ServerSettings(connection_age_s=1.0, deadline_s=1.0)
 async def calls_until(done: Callable[[], bool], server: Server, callers: int = 8) -> None:
     """Call without a pause, as all callers of ours do; every call must be answered.
 
-    One that is still under way at the end of its connection's grace, on a busy machine, is cut off
-    and called again.
+    One that begins in the very moment in which its connection ends is torn off ("Stream removed"),
+    now and then also where gRPC itself may retry what the server has not seen. So callers call
+    again: `call`.
     """
     async with asyncio.timeout(BOUND_S), channel(f"127.0.0.1:{server.port}") as opened:
         stub = EchoStub(opened)

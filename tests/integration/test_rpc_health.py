@@ -91,6 +91,22 @@ async def test_a_drain_ends_watches_of_health_at_once() -> None:
     assert (error.code, error.reason) == ("UNAVAILABLE", "SERVER_DRAINING")
 
 
+async def test_who_watches_health_is_told_before_his_watch_is_ended() -> None:
+    """As soon as he has heard the first status, however far the server is with sending it."""
+    for _ in range(30):
+        async with (
+            serving(EchoServicer()) as server,
+            channel(f"127.0.0.1:{server.port}") as opened,
+        ):
+            watching = watch(opened)
+            assert (await watching.read()).status == SERVING
+            async with asyncio.timeout(BOUND_S):
+                draining = asyncio.ensure_future(server.drain(600.0))
+                assert (await watching.read()).status == NOT_SERVING
+                assert (await end_of(watching)).reason == "SERVER_DRAINING"
+                await draining
+
+
 async def test_a_watcher_that_takes_nothing_keeps_no_service_from_ending() -> None:
     """Nor from saying that it is unable: nothing of ours waits until a watcher has taken it."""
     able = True

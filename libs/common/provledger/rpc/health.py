@@ -14,6 +14,8 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from provledger.rpc.watches import draining
+
 _Response = health_pb2.HealthCheckResponse
 
 
@@ -23,11 +25,20 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
     def __init__(self) -> None:
         self._status: dict[str, Any] = {}
         self._changed = asyncio.Event()
+        self._over = False
 
     def set(self, services: Iterable[str], *, able: bool) -> None:
         """Say of services, by their full names, whether they serve. Waits for nobody."""
         status = _Response.SERVING if able else _Response.NOT_SERVING
         self._status.update(dict.fromkeys(services, status))
+        self._wake()
+
+    def end(self) -> None:
+        """End each watch with UNAVAILABLE once it has told the newest status. Waits for nobody."""
+        self._over = True
+        self._wake()
+
+    def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -39,7 +50,11 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         return _Response(status=status)
 
     async def Watch(self, request: Any, context: Any) -> None:
-        """The status of one service, and each later one unless a newer one came meanwhile."""
+        """The status of one service, and each later one unless a newer one came meanwhile.
+
+        Raises:
+            UnavailableError: SERVER_DRAINING, after the last one.
+        """
         told = None
         while True:
             changed = self._changed
@@ -47,4 +62,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
             if status != told:
                 await context.write(_Response(status=status))
                 told = status
-            await changed.wait()
+            elif self._over:
+                raise draining()
+            else:
+                await changed.wait()

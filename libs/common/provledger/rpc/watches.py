@@ -23,11 +23,11 @@ class Watches:
 
     def __init__(self) -> None:
         self._running: set[_Watch] = set()
-        self._draining = False
+        self._over = False
 
     def end(self) -> None:
         """End all with UNAVAILABLE, and those that come later at once."""
-        self._draining = True
+        self._over = True
         for watch in self._running:
             watch.end()
 
@@ -35,8 +35,8 @@ class Watches:
         """`inner`, a server stream as coroutine, so that `end` can end it."""
 
         async def run(request: Any, context: Any) -> Any:
-            if self._draining:
-                raise _draining()
+            if self._over:
+                raise draining()
             watch = _Watch(context)
             self._running.add(watch)
             try:
@@ -46,7 +46,7 @@ class Watches:
                 if not watch.ended or context.cancelled():
                     raise
                 watch.task.uncancel()
-                raise _draining() from None
+                raise draining() from None
             finally:
                 self._running.discard(watch)
 
@@ -86,8 +86,9 @@ class _Watch:
         finally:
             self._opening, self._opened = False, True
         if self.ended:
-            raise _draining()
+            raise draining()
 
 
-def _draining() -> UnavailableError:
+def draining() -> UnavailableError:
+    """What a watch ends with while its server does."""
     return UnavailableError("SERVER_DRAINING", "the server is shutting down")
