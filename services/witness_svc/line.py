@@ -9,6 +9,8 @@ the thread that large drafts go to there is no line: they take turns there one b
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, TypeAlias
@@ -19,6 +21,17 @@ while tenants share it, so that what it keeps short for one of them does not wai
 
 TURNS_OF_THE_FIRST: Final = 8
 """Turns of the loop that the first in line has beside one of each behind it."""
+
+SMALL_CALL: Final = 16
+"""Drafts of the largest call that others make way for, by shorter turns: it is of somebody who does
+little and waits for it."""
+
+SHORT_FROM: Final = 65
+"""Drafts of the smallest call that makes way. Of a crowd of single appends, a flush has fewer."""
+
+_TURN_S: Final = 0.0005
+_SHORT_TURN_S: Final = 0.0001
+_SMALL_FOR_S: Final = 1.0
 
 Turn: TypeAlias = Callable[[], Awaitable[None]]
 """Lets others have their turn, and returns when it is the caller's again."""
@@ -31,12 +44,25 @@ async def _next_turn() -> None:
 class Line:
     """For one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._calls: list[object] = []
+        self._clock = clock
+        self._small_until_s = -math.inf
+
+    def turn_s(self, drafts: int) -> float:
+        """How long a call of so many drafts works until others have their turn, in seconds.
+
+        About ten usual drafts. A call needs some ten turns to be answered, so that this is what a
+        small one waits for beside a large one; while there are any, it is one draft.
+        """
+        makes_way = drafts >= SHORT_FROM and self._clock() < self._small_until_s
+        return _SHORT_TURN_S if makes_way else _TURN_S
 
     @contextmanager
     def place(self, drafts: int) -> Iterator[Turn]:
         """Stand in line with a call of so many drafts, if it has to, until this is left."""
+        if drafts <= SMALL_CALL:
+            self._small_until_s = self._clock() + _SMALL_FOR_S
         if drafts <= LARGE_CALL:
             yield _next_turn
             return

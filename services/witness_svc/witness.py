@@ -23,9 +23,6 @@ from witness_svc.line import Line
 from witness_svc.signing import BatchSigner, SignedBatch
 from witness_svc.statements import RANDOM_BYTES, Made, Place, StatementMaker
 
-# The event loop gets its turn after so much work in one go, about ten usual drafts. A call needs
-# some ten turns to be answered, so that this is what a small one waits for beside a large one.
-_TURN_S: Final = 0.0005
 # From here on a draft has a thread to itself: at worst, a mebibyte of odd numbers takes a second.
 _LARGE_DRAFT_BYTES: Final = 16 * 1024
 
@@ -131,11 +128,11 @@ class Witness:
         random = self._random(RANDOM_BYTES * count)
         outcomes: list[Outcome] = []
         answer_bytes = 0
-        turn_ends_s = perf_counter() + _TURN_S
+        turn_ends_s = perf_counter() + self._line.turn_s(count)
         for index, item in enumerate(items):
             if perf_counter() > turn_ends_s:
                 await turn()
-                turn_ends_s = perf_counter() + _TURN_S
+                turn_ends_s = perf_counter() + self._line.turn_s(count)
             randomness = random[index * RANDOM_BYTES : (index + 1) * RANDOM_BYTES]
             outcome: Outcome
             if _size_of(item.draft) < _LARGE_DRAFT_BYTES:

@@ -1,7 +1,9 @@
-"""The WAL of a SQLite database stays short, although somebody reads at every moment."""
+"""The WAL of a SQLite database is copied back beside the commits, and stays short although somebody
+reads at every moment."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
@@ -106,3 +108,79 @@ async def test_a_read_that_does_not_end_fails_no_write(engine: Engine) -> None:
     assert await writer.run(count) == 11
     assert await writer.run(busy_timeout_ms) == 5000
     await writer.close()
+
+
+# --- copied back beside the commits
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copied back after a few rows."""
+    monkeypatch.setattr(workers, "WalCopier", partial(wal.WalCopier, every_changes=4))
+
+
+def copied_bytes(engine: Engine) -> int:
+    return Path(str(engine.url.database)).stat().st_size
+
+
+async def test_what_was_committed_is_copied_back_by_another_thread(
+    engine: Engine, soon: None
+) -> None:
+    writer = Writer(engine)
+    await writer.run(make)
+    for _ in range(3):
+        await writer.run(write)
+    before = copied_bytes(engine)
+    assert before < LIMIT_BYTES // 2
+    await writer.run(write)
+    await writer.close()  # which waits for it
+    assert copied_bytes(engine) > LIMIT_BYTES
+    # All of it, so that the next commit begins the WAL anew.
+    at_end = length(engine)
+    again = Writer(engine)
+    await again.run(write)
+    assert length(engine) == at_end
+    await again.close()
+
+
+async def test_a_commit_does_not_wait_for_what_is_being_copied(
+    engine: Engine, soon: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copying, done = threading.Event(), threading.Event()
+    inner = wal.WalCopier._copy
+
+    def slowly(copier: wal.WalCopier) -> None:
+        copying.set()
+        assert done.wait(DEADLINE_S)
+        inner(copier)
+
+    monkeypatch.setattr(wal.WalCopier, "_copy", slowly)
+    writer = Writer(engine)
+    await writer.run(make)
+    for _ in range(4):
+        await writer.run(write)
+    assert await asyncio.to_thread(copying.wait, DEADLINE_S)
+    for _ in range(20):
+        await writer.run(write)
+    done.set()
+    await writer.close()
+
+
+async def test_where_it_cannot_be_copied_commits_go_on(
+    engine: Engine, soon: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = Writer(engine)
+    await writer.run(make)
+    await writer.run(write)  # its connection is there
+
+    def refuse() -> Connection:
+        raise OSError("no file to be had")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(engine, "connect", refuse)
+        for _ in range(8):
+            await writer.run(write)
+        await writer.close()
+    assert "db.wal_not_copied" in caplog.text
+    with engine.connect() as reader:
+        assert count(reader) == 9

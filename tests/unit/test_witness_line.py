@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from witness_svc.line import LARGE_CALL, TURNS_OF_THE_FIRST, Line
+from witness_svc.line import LARGE_CALL, SHORT_FROM, SMALL_CALL, TURNS_OF_THE_FIRST, Line
 
 LARGE = LARGE_CALL + 1
 
@@ -67,3 +67,20 @@ async def test_who_fails_or_is_given_up_leaves_the_line() -> None:
     assert work.done == ["b"]
     assert not line._calls
     assert not work.line._calls
+
+
+def test_while_small_calls_come_others_make_way_by_shorter_turns() -> None:
+    now_s = 0.0
+    line = Line(clock=lambda: now_s)
+    usual_s = line.turn_s(SHORT_FROM)
+    with line.place(SMALL_CALL + 1):
+        assert line.turn_s(SHORT_FROM) == usual_s
+    with line.place(SMALL_CALL):
+        pass
+    assert line.turn_s(SHORT_FROM) == line.turn_s(LARGE) == usual_s / 5
+    # Nor do calls that come from a crowd of single appends.
+    assert line.turn_s(SHORT_FROM - 1) == line.turn_s(1) == usual_s
+    now_s = 0.9
+    assert line.turn_s(LARGE) < usual_s
+    now_s = 1.1
+    assert line.turn_s(LARGE) == usual_s

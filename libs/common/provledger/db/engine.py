@@ -32,8 +32,9 @@ from provledger.settings import ConfigError
 WRITE_OPTION: Final = "provledger_write"
 BUSY_TIMEOUT_S: Final = 5.0
 SQLITE_PAGE_BYTES: Final = 8192
-SQLITE_CHECKPOINT_PAGES: Final = 2000
-"""The WAL is copied back when it has grown to so many pages: 16 MiB."""
+SQLITE_CHECKPOINT_PAGES: Final = 4000
+"""A commit copies the WAL back that makes it longer than so many pages, 32 MiB: more than there are
+where that is done beside the commits (`wal`)."""
 WAL_LIMIT_BYTES: Final = 64 << 20
 """What the WAL may grow to, and is cut off to, while reads do not let it begin anew (`wal`)."""
 STATEMENT_TIMEOUT_S: Final = 30.0
@@ -154,7 +155,6 @@ def _set_up_sqlite(connection: Any, _record: object) -> None:
         cursor.execute("PRAGMA trusted_schema = OFF")
         cursor.execute("PRAGMA temp_store = MEMORY")
         cursor.execute("PRAGMA cache_size = -16384")
-        # Pages that change with each commit, those of indexes, are copied back once for many.
         cursor.execute(f"PRAGMA wal_autocheckpoint = {SQLITE_CHECKPOINT_PAGES}")
         cursor.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}")
     finally:

@@ -1,14 +1,19 @@
-"""Keeps the WAL of a SQLite database short while somebody always reads.
+"""Copies the WAL of a SQLite database back, and keeps it short while somebody always reads.
+
+SQLite by itself copies it back in whichever commit makes it longer than so many pages: that commit,
+and all that wait behind it, take tens of milliseconds longer. So `WalCopier` does it in a thread of
+its own, beside the commits, which it does not hold up (https://www.sqlite.org/wal.html,
+"Checkpointing"); the engine's own limit is left for what it cannot keep up with.
 
 SQLite begins the file anew when all of it is copied back and nobody reads from it at that moment
-(https://www.sqlite.org/wal.html, "Avoiding Excessively Large WAL Files"). With readers that
+(there, "Avoiding Excessively Large WAL Files"). With readers that
 overlap there is no such moment: the file grows for as long as they go on, and every read looks
 through more of it. A checkpoint that lets no writer in while it waits makes one: reads that begin
 meanwhile need the WAL no longer once the older ones have ended.
 
-It is made by the one thread that writes, between two transactions, so that it waits for none of
-ours; appends wait for it, less long than a write may take anyway. One that does not work is tried
-again after a pause of ten times as long: what it can cost is a tenth of the time.
+It is made (`WalKeeper`) by the one thread that writes, between two transactions, so that it waits
+for none of ours; appends wait for it, less long than a write may take anyway. One that does not
+work is tried again after a pause of ten times as long: what it can cost is a tenth of the time.
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Final
 
@@ -30,6 +36,13 @@ _WAIT_S: Final = 0.5
 """How long readers are waited for, for each `WAL_LIMIT_BYTES` that the file has."""
 _LONGEST_WAIT_S: Final = 2.0
 _PAUSE_FACTOR: Final = 10
+_COPY_CHANGES: Final = 2000
+"""Rows written until the WAL is copied back: as many receipts in batches, some 10 MiB; or a quarter
+of that in single ones, with their heads and signatures. Pages that change with each commit, those
+of indexes, are copied once for many."""
+_MOST_PASSES: Final = 4
+"""Each copies what was written during the one before, until nothing is left, so that the WAL may
+begin anew with the next commit."""
 
 
 class WalKeeper:
@@ -61,6 +74,57 @@ class WalKeeper:
         except OSError:
             # Not made yet, or taken away: the next statement says so.
             return 0
+
+
+class WalCopier:
+    """Belongs to the writing thread of a database; does nothing on PostgreSQL."""
+
+    def __init__(self, engine: Engine, *, every_changes: int = _COPY_CHANGES) -> None:
+        self._engine = engine if is_sqlite(engine) else None
+        self._every_changes = every_changes
+        self._changes = 0
+        self._copying = False
+        self._connection: Connection | None = None
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="db-wal")
+
+    def wrote(self, connection: Connection) -> None:
+        """Take note of a commit on `connection`, and begin to copy if it is time; never raises."""
+        if self._engine is None or self._copying:
+            return
+        try:
+            raw: Any = connection.connection.driver_connection
+            # Of this connection: another one begins at 0.
+            if 0 <= raw.total_changes - self._changes < self._every_changes:
+                return
+            self._changes = raw.total_changes
+            self._copying = True
+            self._pool.submit(self._copy)
+        except Exception as error:
+            # No thread to be had, or closed: SQLite does it, later. What was committed, is.
+            self._copying = False
+            log.debug("db.wal_not_copied", exc_info=error)
+
+    def close(self) -> None:
+        """Wait for what is under way."""
+        self._pool.shutdown()
+        if self._connection is not None:
+            self._connection.close()
+
+    def _copy(self) -> None:
+        try:
+            if self._connection is None:
+                assert self._engine is not None  # noqa: S101 - see `wrote`
+                self._connection = self._engine.connect()
+            raw: Any = self._connection.connection.driver_connection
+            for _ in range(_MOST_PASSES):
+                _, written, copied = raw.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                if copied >= written:
+                    return
+        except Exception as error:
+            # A disk that is full or broken; the next transaction meets it too, and says so.
+            log.warning("db.wal_not_copied", exc_info=error)
+        finally:
+            self._copying = False
 
 
 def _truncate(connection: Connection, wait_s: float) -> bool:

@@ -34,7 +34,7 @@ from provledger import logs
 from provledger.db.continuity import Continuity, identify, pin
 from provledger.db.engine import WRITE_OPTION, is_sqlite
 from provledger.db.errors import LockNotGrantedError, as_storage_error, is_connection_lost
-from provledger.db.wal import WalKeeper
+from provledger.db.wal import WalCopier, WalKeeper
 from provledger.errors import AbortedError, StatusError, UnavailableError
 from provledger.retry import RetryPolicy
 
@@ -154,7 +154,7 @@ class _Workers:
 
     def _connection(self) -> Connection:
         """This thread's connection, checked if it has been idle, made if there is none."""
-        connection = cast("Connection | None", getattr(self._local, "connection", None))
+        connection = self._present()
         if connection is not None and self._is_stale(connection):
             self._drop_connection()
             connection = None
@@ -174,6 +174,10 @@ class _Workers:
                 self._drop_connection()
                 raise
         return connection
+
+    def _present(self) -> Connection | None:
+        """This thread's connection as it is, if it has one."""
+        return cast("Connection | None", getattr(self._local, "connection", None))
 
     def _introduce(self, connection: Connection) -> None:
         """Find out what a new connection has reached."""
@@ -203,7 +207,7 @@ class _Workers:
         return False
 
     def _drop_connection(self) -> None:
-        connection = cast("Connection | None", getattr(self._local, "connection", None))
+        connection = self._present()
         self._local.connection = None
         if connection is not None:
             if self._continuity is not None:
@@ -249,6 +253,7 @@ class Writer(_Workers):
             limits=limits,
         )
         self._wal = WalKeeper(engine)
+        self._copier = WalCopier(engine)
 
     async def run(
         self,
@@ -279,12 +284,19 @@ class Writer(_Workers):
             return idempotent and error.reason == "DATABASE_UNAVAILABLE"
 
         def write() -> R:
-            connection = cast("Connection | None", getattr(self._local, "connection", None))
-            if connection is not None:
+            if (connection := self._present()) is not None:
                 self._wal.shorten(connection)
-            return self._transact(lambda c: fn(c, *args), repeat=repeat)
+            result = self._transact(lambda c: fn(c, *args), repeat=repeat)
+            if (connection := self._present()) is not None:
+                self._copier.wrote(connection)
+            return result
 
         return await self._submit(write)
+
+    async def close(self) -> None:
+        """Finish what was submitted, end the threads, close the connections."""
+        await super().close()
+        await asyncio.to_thread(self._copier.close)
 
 
 class Readers(_Workers):
