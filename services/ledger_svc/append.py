@@ -115,8 +115,8 @@ class Pipeline:
     async def append(self, items: Sequence[Pending]) -> list[Outcome]:
         """Record admitted drafts; an outcome for each, in order. An answer means durable.
 
-        Drafts of one call stay in order, and together unless they are too large for one message
-        to the witness or other tenants are waiting.
+        Drafts of one call stay in order (`order`), and together unless they are too large for one
+        message to the witness or other tenants are waiting.
 
         Raises:
             ResourceExhaustedError: the queue is full.
@@ -154,6 +154,9 @@ class Pipeline:
         try:
             with telemetry.span("receipt.create", {"items": len(items)}, links=links) as span:
                 outcomes = await self._create(items, before, span)
+        except Exception as error:
+            _fail(items, error)
+            raise
         finally:
             _end_turn(turn, before)
         took_s = time.perf_counter() - started_s
@@ -243,7 +246,7 @@ class Pipeline:
             cause = UnavailableError("LEDGER_BUSY", error.message, retry_delay_s=0.5)
         except Exception as error:
             cause = error
-        return [_FlushFailedError(cause)] * len(items)
+        return _fail(items, cause)
 
     async def _record(
         self,
@@ -306,6 +309,9 @@ class Pipeline:
                 tools.keys.check_signature(seal)
                 if before is not None:
                     await asyncio.wait((before,))
+                passed = _in_order(items, passed, outcomes)
+                if not passed:
+                    break
                 outcomes.update(
                     await patiently(partial(self._commit, commit, passed, looked_up_seq))
                 )
@@ -344,6 +350,30 @@ def _may_be_repeat(outcome: Outcome) -> bool:
         reason = getattr(outcome.cause, "reason", "")
         return not reason.startswith(_OF_DATABASE)
     return isinstance(outcome, Exception) and not isinstance(outcome, AlreadyExistsError)
+
+
+def _fail(items: Sequence[Pending], cause: Exception) -> list[Outcome]:
+    """The outcomes of items that failed as a whole, which those behind them are not to overtake."""
+    for item in items:
+        if item.order is not None:
+            item.order.fail(cause)
+    return [_FlushFailedError(cause)] * len(items)
+
+
+def _in_order(
+    items: Sequence[Pending],
+    passed: list[tuple[int, Candidate]],
+    outcomes: dict[int, Outcome],
+) -> list[tuple[int, Candidate]]:
+    """Those that overtake nobody, once all flushes before have ended; the others are refused."""
+    kept = []
+    for index, candidate in passed:
+        order = items[index].order
+        if order is None or order.failed is None:
+            kept.append((index, candidate))
+        else:
+            outcomes[index] = _FlushFailedError(order.failed)
+    return kept
 
 
 def _end_turn(turn: _Turn, before: _Turn | None) -> None:

@@ -16,6 +16,7 @@ from ledger_svc.gate import Gate
 from ledger_svc.genesis import LedgerMaker
 from ledger_svc.guard import Guard
 from ledger_svc.key_ledger import check_creatable, check_writable, refuse_system
+from ledger_svc.order import Order
 from ledger_svc.outcomes import Outcome, Recorded
 from ledger_svc.pipelines import Appender
 from ledger_svc.progress import Progress
@@ -191,7 +192,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         self._parts.gate.admit(ledger.tenant, len(drafts))
         if view == convert.FULL:
             _check_view(drafts)
-        done = await self._append(ledger, drafts, current_principal())
+        done = await self._append(ledger, drafts, current_principal(), Order())
         response = ledger_pb2.AppendBatchResponse()
         results = [response.results.add() for _ in done]
         fill = None
@@ -224,8 +225,10 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
                 if request.HasField("draft"):
                     raise convert.violation("draft", "must be absent where there are drafts")
 
+        order = Order()
+
         async def submit(drafts: Sequence[common_pb2.Draft]) -> list[Outcome]:
-            return await self._append(ledger, drafts, principal)
+            return await self._append(ledger, drafts, principal, order)
 
         async def answer(
             portion: stream.Portion, results: Sequence[common_pb2.AppendResult]
@@ -258,6 +261,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
             leave=lambda size: gate.leave(tenant, size),
             submit=submit,
             answer=answer,
+            order=order,
         )
         parts = self._parts
         window = Window(parts.stream_in_flight, parts.stream_bytes, parts.unread, tenant)
@@ -266,7 +270,11 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
                 yield response
 
     async def _append(
-        self, ledger: LedgerInfo, drafts: Sequence[common_pb2.Draft], principal: str
+        self,
+        ledger: LedgerInfo,
+        drafts: Sequence[common_pb2.Draft],
+        principal: str,
+        order: Order,
     ) -> list[Outcome]:
         """Admit drafts and record those that may be; an outcome for each, in order."""
         outcomes: list[Outcome | None] = [None] * len(drafts)
@@ -275,7 +283,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         ref = telemetry.current_ref()
         for place, draft in enumerate(drafts):
             try:
-                items.append(Pending(draft, principal, admission.check_draft(draft), ref))
+                items.append(Pending(draft, principal, admission.check_draft(draft), ref, order))
                 places.append(place)
             except Exception as error:
                 outcomes[place] = error

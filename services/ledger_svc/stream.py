@@ -3,9 +3,10 @@
 One task reads, the handler writes. The reader stops while the stream's window is full of drafts
 whose answers were not taken, or those of all streams are too many (`unread`), so that a client that
 does not read its answers slows only itself; and while the service has no room for more of its
-tenant. A draft that is refused is an answer like any other; what ends the stream, behind the
-answers to all before, is a broken stream (another ledger, a message that is none), and drafts for
-which the tenant's quota has no room for long: those behind them must not come before them.
+tenant. A draft that is refused for good is an answer like any other. What ends the stream, behind
+the answers to all before, is a broken stream (another ledger, a message that is none), drafts for
+which the tenant's quota has no room for long, and, behind its answer, one that fails for the
+moment: those behind them must not come before them (`order`).
 
 A message brings one draft or many. Those of one message are recorded together, and answered
 together, as far as the answers fit into one message. Where the tenant has a quota of fewer a
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from ledger_svc.draining import Draining, server_draining
+from ledger_svc.order import Order, is_for_the_moment
 from ledger_svc.outcomes import Outcome, Recorded
 from ledger_svc.unread import Window
 from provledger.api.common.v1 import common_pb2
@@ -65,6 +67,7 @@ class Steps:
     enter: waits for a place for so many drafts of so many bytes, or raises, which ends the stream;
     leave: gives up the place of so many bytes. submit: records the drafts of one
     message; raises, or returns an exception for each that is refused. answer: fills in results.
+    order: of all drafts of the stream.
     """
 
     check: Callable[[ledger_pb2.AppendStreamRequest], None]
@@ -73,6 +76,7 @@ class Steps:
     leave: Callable[[int], None]
     submit: Callable[[Sequence[common_pb2.Draft]], Awaitable[list[Outcome]]]
     answer: Callable[[Portion, Sequence[common_pb2.AppendResult]], Awaitable[None]]
+    order: Order
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +137,7 @@ async def answers(
     Raises:
         UnavailableError: SERVER_DRAINING, behind the answers to all that was taken in.
         ResourceExhaustedError: QUOTA_EXCEEDED; likewise.
+        StatusError: why a draft was refused for the moment, behind the answer that says so.
     """
     queue: asyncio.Queue[_Queued] = asyncio.Queue()
     reader = asyncio.create_task(_read(requests, steps, window, queue))
@@ -159,6 +164,9 @@ async def answers(
                 response = ledger_pb2.AppendStreamResponse()
                 await steps.answer(Portion(outcomes, index, 0, FIELD), [response.result])
                 yield response
+            failed = next(filter(is_for_the_moment, outcomes), None)
+            if failed is not None:
+                raise failed
             window.release(queued.count, queued.size_bytes)
             index += queued.count
     finally:
@@ -228,8 +236,10 @@ async def _submit(
     steps: Steps, drafts: Sequence[common_pb2.Draft], size_bytes: int
 ) -> list[Outcome]:
     try:
-        return await steps.submit(drafts)
+        failed = steps.order.failed
+        return [failed] * len(drafts) if failed is not None else await steps.submit(drafts)
     except Exception as error:
+        steps.order.fail(error)
         return [error] * len(drafts)
     finally:
         steps.leave(size_bytes)

@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol
 
 from ledger_svc.batch_tree import siblings_of
 from ledger_svc.chain import Candidate, LedgerInfo, Seal, split_hashes
+from ledger_svc.order import Order
 from provledger import jcs, logs, names
 from provledger.api.common.v1 import common_pb2
 from provledger.api.witness.v1 import witness_pb2
@@ -50,15 +51,21 @@ class Pending:
 
     `receipt_id`, 16 bytes, is given once and kept: it tells a lost answer from a repeat. `ref` is
     the caller's span, None while tracing is off. `since_s` is when it was admitted, by
-    `time.perf_counter`.
+    `time.perf_counter`. `order` is that of the drafts it must not overtake, if there are any.
     """
 
-    __slots__ = ("draft", "principal", "receipt_id", "ref", "since_s", "size_bytes")
+    __slots__ = ("draft", "order", "principal", "receipt_id", "ref", "since_s", "size_bytes")
 
     def __init__(
-        self, draft: common_pb2.Draft, principal: str, size_bytes: int, ref: object = None
+        self,
+        draft: common_pb2.Draft,
+        principal: str,
+        size_bytes: int,
+        ref: object = None,
+        order: Order | None = None,
     ) -> None:
         self.draft = draft
+        self.order = order
         self.principal = principal
         self.size_bytes = size_bytes
         self.ref = ref

@@ -121,7 +121,8 @@ class LedgerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AppendBatch(self, request, context):
-        """Records up to 1,000 drafts; each has its own result. Default view: BASIC.
+        """Records up to 1,000 drafts, in their order; each has its own result. Behind one that fails for
+        the moment (UNAVAILABLE, say), those not recorded yet fail too. Default view: BASIC.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -129,8 +130,10 @@ class LedgerServiceServicer:
 
     def AppendStream(self, request_iterator, context):
         """Records drafts as they come, one or many in a message; answers in the order of the requests.
-        The server stops reading while too many are unanswered. Drafts for which the quota has no room
-        for long end the stream (QUOTA_EXCEEDED), so that none comes before them. Default view: BASIC.
+        The server stops reading while too many are unanswered. A draft that fails for the moment
+        (UNAVAILABLE, say) ends the stream behind its answer, and drafts for which the quota has no room
+        for long end it without one (QUOTA_EXCEEDED); those behind are not recorded, so that none comes
+        before them: send all of them again, in order. Default view: BASIC.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

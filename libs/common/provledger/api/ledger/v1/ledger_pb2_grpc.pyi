@@ -44,11 +44,15 @@ class LedgerServiceStub:
     receipt. Default view: FULL.
     """
     AppendBatch: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.AppendBatchRequest, _ledger_pb2.AppendBatchResponse]
-    """Records up to 1,000 drafts; each has its own result. Default view: BASIC."""
+    """Records up to 1,000 drafts, in their order; each has its own result. Behind one that fails for
+    the moment (UNAVAILABLE, say), those not recorded yet fail too. Default view: BASIC.
+    """
     AppendStream: _grpc.StreamStreamMultiCallable[_ledger_pb2.AppendStreamRequest, _ledger_pb2.AppendStreamResponse]
     """Records drafts as they come, one or many in a message; answers in the order of the requests.
-    The server stops reading while too many are unanswered. Drafts for which the quota has no room
-    for long end the stream (QUOTA_EXCEEDED), so that none comes before them. Default view: BASIC.
+    The server stops reading while too many are unanswered. A draft that fails for the moment
+    (UNAVAILABLE, say) ends the stream behind its answer, and drafts for which the quota has no room
+    for long end it without one (QUOTA_EXCEEDED); those behind are not recorded, so that none comes
+    before them: send all of them again, in order. Default view: BASIC.
     """
     GetReceipt: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetReceiptRequest, _ledger_pb2.GetReceiptResponse]
     """Returns one receipt, if asked only once it is anchored. Default view: FULL. One that is not there
@@ -82,11 +86,15 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     receipt. Default view: FULL.
     """
     AppendBatch: _aio.UnaryUnaryMultiCallable[_ledger_pb2.AppendBatchRequest, _ledger_pb2.AppendBatchResponse]  # type: ignore[assignment]
-    """Records up to 1,000 drafts; each has its own result. Default view: BASIC."""
+    """Records up to 1,000 drafts, in their order; each has its own result. Behind one that fails for
+    the moment (UNAVAILABLE, say), those not recorded yet fail too. Default view: BASIC.
+    """
     AppendStream: _aio.StreamStreamMultiCallable[_ledger_pb2.AppendStreamRequest, _ledger_pb2.AppendStreamResponse]  # type: ignore[assignment]
     """Records drafts as they come, one or many in a message; answers in the order of the requests.
-    The server stops reading while too many are unanswered. Drafts for which the quota has no room
-    for long end the stream (QUOTA_EXCEEDED), so that none comes before them. Default view: BASIC.
+    The server stops reading while too many are unanswered. A draft that fails for the moment
+    (UNAVAILABLE, say) ends the stream behind its answer, and drafts for which the quota has no room
+    for long end it without one (QUOTA_EXCEEDED); those behind are not recorded, so that none comes
+    before them: send all of them again, in order. Default view: BASIC.
     """
     GetReceipt: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetReceiptRequest, _ledger_pb2.GetReceiptResponse]  # type: ignore[assignment]
     """Returns one receipt, if asked only once it is anchored. Default view: FULL. One that is not there
@@ -147,7 +155,9 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.AppendBatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.AppendBatchResponse, _abc.Awaitable[_ledger_pb2.AppendBatchResponse]]:
-        """Records up to 1,000 drafts; each has its own result. Default view: BASIC."""
+        """Records up to 1,000 drafts, in their order; each has its own result. Behind one that fails for
+        the moment (UNAVAILABLE, say), those not recorded yet fail too. Default view: BASIC.
+        """
 
     @_abc_1.abstractmethod
     def AppendStream(
@@ -156,8 +166,10 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_ledger_pb2.AppendStreamResponse], _abc.AsyncIterator[_ledger_pb2.AppendStreamResponse]]:
         """Records drafts as they come, one or many in a message; answers in the order of the requests.
-        The server stops reading while too many are unanswered. Drafts for which the quota has no room
-        for long end the stream (QUOTA_EXCEEDED), so that none comes before them. Default view: BASIC.
+        The server stops reading while too many are unanswered. A draft that fails for the moment
+        (UNAVAILABLE, say) ends the stream behind its answer, and drafts for which the quota has no room
+        for long end it without one (QUOTA_EXCEEDED); those behind are not recorded, so that none comes
+        before them: send all of them again, in order. Default view: BASIC.
         """
 
     @_abc_1.abstractmethod
