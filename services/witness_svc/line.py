@@ -26,8 +26,9 @@ SMALL_CALL: Final = 16
 """Drafts of the largest call that others make way for, by shorter turns: it is of somebody who does
 little and waits for it."""
 
-SHORT_FROM: Final = 65
-"""Drafts of the smallest call that makes way. Of a crowd of single appends, a flush has fewer."""
+GREAT_CALL: Final = 65
+"""Drafts of the smallest call beside which others make way. Of a crowd of single appends, a flush
+has fewer, and nobody has to make way where no call takes long."""
 
 _TURN_S: Final = 0.0005
 _SHORT_TURN_S: Final = 0.0001
@@ -48,21 +49,36 @@ class Line:
         self._calls: list[object] = []
         self._clock = clock
         self._small_until_s = -math.inf
+        self._great = 0
 
     def turn_s(self, drafts: int) -> float:
         """How long a call of so many drafts works until others have their turn, in seconds.
 
         About ten usual drafts. A call needs some ten turns to be answered, so that this is what a
-        small one waits for beside a large one; while there are any, it is one draft.
+        small one waits for beside a great one. While there are both, it is one draft, for all but
+        the small ones, so that none of them gains by it.
         """
-        makes_way = drafts >= SHORT_FROM and self._clock() < self._small_until_s
-        return _SHORT_TURN_S if makes_way else _TURN_S
+        if drafts <= SMALL_CALL or not self._great or self._clock() >= self._small_until_s:
+            return _TURN_S
+        return _SHORT_TURN_S
 
     @contextmanager
     def place(self, drafts: int) -> Iterator[Turn]:
         """Stand in line with a call of so many drafts, if it has to, until this is left."""
         if drafts <= SMALL_CALL:
             self._small_until_s = self._clock() + _SMALL_FOR_S
+        if drafts < GREAT_CALL:
+            yield _next_turn
+            return
+        self._great += 1
+        try:
+            with self._in_line(drafts) as turn:
+                yield turn
+        finally:
+            self._great -= 1
+
+    @contextmanager
+    def _in_line(self, drafts: int) -> Iterator[Turn]:
         if drafts <= LARGE_CALL:
             yield _next_turn
             return

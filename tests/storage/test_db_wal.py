@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from provledger.db import Writer, open_engine, wal, workers
+from provledger.db.engine import begin_write
 
 LIMIT_BYTES = 1 << 18
 DEADLINE_S = 60.0
@@ -115,63 +116,119 @@ async def test_a_read_that_does_not_end_fails_no_write(engine: Engine) -> None:
 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Copied back after a few rows."""
-    monkeypatch.setattr(workers, "WalCopier", partial(wal.WalCopier, every_changes=4))
+    """Copied back before the write that follows the fifth, and only so."""
+    monkeypatch.setattr(workers, "WalKeeper", wal.WalKeeper)
+    monkeypatch.setattr(workers, "WalCopier", partial(wal.WalCopier, copy_from=40))
 
 
 def copied_bytes(engine: Engine) -> int:
     return Path(str(engine.url.database)).stat().st_size
 
 
+async def some_written(engine: Engine, count: int) -> Writer:
+    """A writer that has made the table and written some times."""
+    writer = Writer(engine)
+    await writer.run(make)
+    for _ in range(count - 1):
+        await writer.run(write)
+    return writer
+
+
 async def test_what_was_committed_is_copied_back_by_another_thread(
     engine: Engine, soon: None
 ) -> None:
-    writer = Writer(engine)
-    await writer.run(make)
-    for _ in range(3):
-        await writer.run(write)
-    before = copied_bytes(engine)
-    assert before < LIMIT_BYTES // 2
+    closed: list[object] = []
+    sa.event.listen(engine, "close_detached", closed.append)
+    writer = await some_written(engine, 5)
+    assert copied_bytes(engine) < LIMIT_BYTES // 2
     await writer.run(write)
     await writer.close()  # which waits for it
     assert copied_bytes(engine) > LIMIT_BYTES
-    # All of it, so that the next commit begins the WAL anew.
-    at_end = length(engine)
+    # Its connection is closed, not kept in the pool: the file may be replaced by another.
+    assert len(closed) == 1
+
+
+async def test_what_is_written_meanwhile_is_copied_too(
+    engine: Engine, soon: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = await some_written(engine, 5)
+    passes: list[int] = []
+    inner = wal._copy_once
+
+    def copy_once(raw: object) -> int:
+        written = inner(raw)
+        passes.append(copied_bytes(engine))
+        if len(passes) == 1:
+            with begin_write(engine) as other:
+                for _ in range(4):
+                    write(other)
+        return written
+
+    monkeypatch.setattr(wal, "_copy_once", copy_once)
+    await writer.run(count)
+    await writer.close()
+    # And once more, which finds nothing.
+    assert len(passes) == 3
+    assert passes[0] + LIMIT_BYTES <= passes[1] == passes[2]
+    # Nothing is left, so that the next commit begins the WAL anew.
+    length_before = length(engine)
     again = Writer(engine)
     await again.run(write)
-    assert length(engine) == at_end
+    assert length(engine) == length_before
     await again.close()
 
 
-async def test_a_commit_does_not_wait_for_what_is_being_copied(
+class Slow:
+    """A disk on which copying goes on until `done` is set; how often it was waited for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.began, self.done = threading.Event(), threading.Event()
+        self.waits = 0
+        inner = wal.WalCopier._copy
+
+        def copy(engine: Engine) -> None:
+            self.began.set()
+            assert self.done.wait(DEADLINE_S)
+            inner(engine)
+
+        def wait(copying: object, timeout: float) -> None:
+            self.waits += 1
+
+        monkeypatch.setattr(wal.WalCopier, "_copy", staticmethod(copy))
+        monkeypatch.setattr(wal, "wait", wait)
+
+
+async def test_commits_do_not_wait_for_what_is_being_copied(
     engine: Engine, soon: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copying, done = threading.Event(), threading.Event()
-    inner = wal.WalCopier._copy
-
-    def slowly(copier: wal.WalCopier) -> None:
-        copying.set()
-        assert done.wait(DEADLINE_S)
-        inner(copier)
-
-    monkeypatch.setattr(wal.WalCopier, "_copy", slowly)
-    writer = Writer(engine)
-    await writer.run(make)
+    slow = Slow(monkeypatch)
+    writer = await some_written(engine, 6)
+    assert await asyncio.to_thread(slow.began.wait, DEADLINE_S)
     for _ in range(4):
         await writer.run(write)
-    assert await asyncio.to_thread(copying.wait, DEADLINE_S)
-    for _ in range(20):
-        await writer.run(write)
-    done.set()
+    assert slow.waits == 0
+    slow.done.set()
+    await writer.close()
+
+
+async def test_more_than_can_be_copied_meanwhile_waits(
+    engine: Engine, soon: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the WAL would grow without end."""
+    slow = Slow(monkeypatch)
+    writer = await some_written(engine, 10)
+    assert await asyncio.to_thread(slow.began.wait, DEADLINE_S)
+    await writer.run(write)
+    await writer.run(write)
+    assert slow.waits == 2
+    slow.done.set()
     await writer.close()
 
 
 async def test_where_it_cannot_be_copied_commits_go_on(
     engine: Engine, soon: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    writer = Writer(engine)
-    await writer.run(make)
-    await writer.run(write)  # its connection is there
+    writer = await some_written(engine, 2)  # its connection is there
 
     def refuse() -> Connection:
         raise OSError("no file to be had")

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from witness_svc.line import LARGE_CALL, SHORT_FROM, SMALL_CALL, TURNS_OF_THE_FIRST, Line
+from witness_svc.line import GREAT_CALL, LARGE_CALL, SMALL_CALL, TURNS_OF_THE_FIRST, Line
 
 LARGE = LARGE_CALL + 1
 
@@ -72,15 +72,26 @@ async def test_who_fails_or_is_given_up_leaves_the_line() -> None:
 def test_while_small_calls_come_others_make_way_by_shorter_turns() -> None:
     now_s = 0.0
     line = Line(clock=lambda: now_s)
-    usual_s = line.turn_s(SHORT_FROM)
-    with line.place(SMALL_CALL + 1):
-        assert line.turn_s(SHORT_FROM) == usual_s
-    with line.place(SMALL_CALL):
-        pass
-    assert line.turn_s(SHORT_FROM) == line.turn_s(LARGE) == usual_s / 5
-    # Nor do calls that come from a crowd of single appends.
-    assert line.turn_s(SHORT_FROM - 1) == line.turn_s(1) == usual_s
-    now_s = 0.9
-    assert line.turn_s(LARGE) < usual_s
-    now_s = 1.1
-    assert line.turn_s(LARGE) == usual_s
+    with line.place(LARGE):
+        usual_s = line.turn_s(LARGE)
+        with line.place(SMALL_CALL + 1):
+            assert line.turn_s(LARGE) == usual_s
+        with line.place(SMALL_CALL):
+            pass
+        # All but the small ones, so that nobody gains by being a little smaller.
+        assert line.turn_s(LARGE) == line.turn_s(SMALL_CALL + 1) == usual_s / 5
+        assert line.turn_s(SMALL_CALL) == usual_s
+        now_s = 0.9
+        assert line.turn_s(LARGE) < usual_s
+        now_s = 1.1
+        assert line.turn_s(LARGE) == usual_s
+
+
+@pytest.mark.parametrize("drafts", [GREAT_CALL, LARGE_CALL, LARGE])
+def test_nobody_makes_way_where_no_call_is_great(drafts: int) -> None:
+    line = Line(clock=lambda: 0.0)
+    with line.place(SMALL_CALL), line.place(GREAT_CALL - 1):
+        usual_s = line.turn_s(GREAT_CALL - 1)
+        with line.place(drafts):
+            assert line.turn_s(GREAT_CALL - 1) < usual_s
+        assert line.turn_s(GREAT_CALL - 1) == usual_s

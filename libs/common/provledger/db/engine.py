@@ -48,6 +48,9 @@ _COMMIT_DURABLY: Final = (
     "WHERE current_setting('synchronous_commit') <> 'remote_apply'"
 )
 
+_BESIDE: Final = 5
+"""Connections to SQLite beside those of `pool_size`, for what is done rarely."""
+
 _SQLITE: Final = frozenset({"sqlite", "sqlite+pysqlite"})
 _POSTGRES: Final = frozenset({"postgresql", "postgres", "postgresql+psycopg"})
 _SCHEMA: Final = re.compile(r"^[a-z_][a-z0-9_]{0,62}$")
@@ -72,7 +75,7 @@ def open_engine(url: str, schema: str, *, pool_size: int = 5) -> Engine:
         raise ConfigError(f"database schema {schema!r} must match {_SCHEMA.pattern}")
     parsed = read_url(url)
     if parsed.drivername in _SQLITE:
-        return _open_sqlite(parsed)
+        return _open_sqlite(parsed, pool_size)
     return _open_postgres(parsed, schema, pool_size)
 
 
@@ -108,7 +111,7 @@ def begin_write(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
-def _open_sqlite(url: URL) -> Engine:
+def _open_sqlite(url: URL, pool_size: int) -> Engine:
     if not url.database or url.database == ":memory:" or "mode=memory" in url.database:
         raise ConfigError("the SQLite URL must name a file, as in sqlite:////var/lib/x/ledger.db")
     if url.database.startswith("file:"):
@@ -121,6 +124,8 @@ def _open_sqlite(url: URL) -> Engine:
         url,
         connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False},
         hide_parameters=True,
+        pool_size=pool_size,
+        max_overflow=pool_size + _BESIDE,
     )
     event.listen(engine, "do_connect", _make_private)
     event.listen(engine, "connect", _set_up_sqlite)

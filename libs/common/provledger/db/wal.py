@@ -21,7 +21,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from typing import Any, Final
 
@@ -36,13 +36,15 @@ _WAIT_S: Final = 0.5
 """How long readers are waited for, for each `WAL_LIMIT_BYTES` that the file has."""
 _LONGEST_WAIT_S: Final = 2.0
 _PAUSE_FACTOR: Final = 10
-_COPY_CHANGES: Final = 2000
-"""Rows written until the WAL is copied back: as many receipts in batches, some 10 MiB; or a quarter
-of that in single ones, with their heads and signatures. Pages that change with each commit, those
-of indexes, are copied once for many."""
+_COPY_FROM: Final = 2000
+"""Rows written until the WAL is copied back, some 10 MiB of usual receipts. Pages that change with
+each commit, those of indexes, are copied once for many."""
+_COMMIT_ROWS: Final = 8
+"""A commit writes about as many pages as so many rows in it: heads, indexes, its signature."""
 _MOST_PASSES: Final = 4
 """Each copies what was written during the one before, until nothing is left, so that the WAL may
 begin anew with the next commit."""
+_WAIT_FOR_COPY_S: Final = 2.0
 
 
 class WalKeeper:
@@ -79,52 +81,68 @@ class WalKeeper:
 class WalCopier:
     """Belongs to the writing thread of a database; does nothing on PostgreSQL."""
 
-    def __init__(self, engine: Engine, *, every_changes: int = _COPY_CHANGES) -> None:
+    def __init__(self, engine: Engine, *, copy_from: int = _COPY_FROM) -> None:
         self._engine = engine if is_sqlite(engine) else None
-        self._every_changes = every_changes
+        self._copy_from = copy_from
         self._changes = 0
-        self._copying = False
-        self._connection: Connection | None = None
+        self._written = 0
+        self._copying: Future[None] | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="db-wal")
 
-    def wrote(self, connection: Connection) -> None:
-        """Take note of a commit on `connection`, and begin to copy if it is time; never raises."""
-        if self._engine is None or self._copying:
+    def follow(self, connection: Connection) -> None:
+        """Before a transaction on `connection`: have what those before wrote copied, if it is time.
+
+        Where more is written than can be copied meanwhile, this waits for a while: the WAL would
+        grow without end. Never raises.
+        """
+        if self._engine is None:
             return
         try:
-            raw: Any = connection.connection.driver_connection
-            # Of this connection: another one begins at 0.
-            if 0 <= raw.total_changes - self._changes < self._every_changes:
+            self._count(connection)
+            if self._written < self._copy_from:
                 return
-            self._changes = raw.total_changes
-            self._copying = True
-            self._pool.submit(self._copy)
+            if self._copying is not None and not self._copying.done():
+                wait((self._copying,), timeout=_WAIT_FOR_COPY_S)
+                return
+            self._written = 0
+            self._copying = self._pool.submit(self._copy, self._engine)
         except Exception as error:
-            # No thread to be had, or closed: SQLite does it, later. What was committed, is.
-            self._copying = False
+            # No thread to be had: SQLite does it, later.
             log.debug("db.wal_not_copied", exc_info=error)
 
     def close(self) -> None:
         """Wait for what is under way."""
         self._pool.shutdown()
-        if self._connection is not None:
-            self._connection.close()
 
-    def _copy(self) -> None:
+    def _count(self, connection: Connection) -> None:
+        raw: Any = connection.connection.driver_connection
+        # Of this connection: another one begins at 0.
+        self._written += max(0, raw.total_changes - self._changes) + _COMMIT_ROWS
+        self._changes = raw.total_changes
+
+    @staticmethod
+    def _copy(engine: Engine) -> None:
         try:
-            if self._connection is None:
-                assert self._engine is not None  # noqa: S101 - see `wrote`
-                self._connection = self._engine.connect()
-            raw: Any = self._connection.connection.driver_connection
-            for _ in range(_MOST_PASSES):
-                _, written, copied = raw.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-                if copied >= written:
-                    return
+            connection = engine.connect()
+            raw: Any = connection.connection.driver_connection
+            # Each time another one, closed for good: the file may be replaced by another meanwhile.
+            connection.detach()
+            with connection:
+                before = -1
+                for _ in range(_MOST_PASSES):
+                    written = _copy_once(raw)
+                    if written == before:
+                        return
+                    before = written
         except Exception as error:
             # A disk that is full or broken; the next transaction meets it too, and says so.
             log.warning("db.wal_not_copied", exc_info=error)
-        finally:
-            self._copying = False
+
+
+def _copy_once(raw: Any) -> int:
+    """Copy what is in the WAL now, as far as readers let it be; how many pages that is in all."""
+    _, written, _ = raw.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    return int(written)
 
 
 def _truncate(connection: Connection, wait_s: float) -> bool:

@@ -285,11 +285,9 @@ class Writer(_Workers):
 
         def write() -> R:
             if (connection := self._present()) is not None:
+                self._copier.follow(connection)
                 self._wal.shorten(connection)
-            result = self._transact(lambda c: fn(c, *args), repeat=repeat)
-            if (connection := self._present()) is not None:
-                self._copier.wrote(connection)
-            return result
+            return self._transact(lambda c: fn(c, *args), repeat=repeat)
 
         return await self._submit(write)
 

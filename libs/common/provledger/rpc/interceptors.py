@@ -82,7 +82,6 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         self._free_for_health = _Free(health_watches)
         self._handlers: dict[str, _Handlers] = {}
         self._watches = Watches()
-        self._watches_of_health = Watches()
         self._places = Places(DEFAULT_CALLS)
 
     def at(self, places: Places) -> ServiceInterceptor:
@@ -112,14 +111,10 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
     def end_watches(self) -> None:
         """End the server streams (watches) with UNAVAILABLE, so that their callers go elsewhere.
 
-        Other RPCs are left to finish. Streams that start later end at once. Watches of health go
-        on: they have something left to say.
+        Other RPCs are left to finish. Streams that start later end at once. Watches of health end
+        by themselves, once they have told the last (`health`).
         """
         self._watches.end()
-
-    def end_watches_of_health(self) -> None:
-        """End those too, whatever they had left to say."""
-        self._watches_of_health.end()
 
     def _wrap(self, method: str, handler: Any) -> Any:
         encode = handler.response_serializer
@@ -271,7 +266,6 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
 
     def _health_watch(self, method: str, decode: Decoder, inner: Behaviour) -> Behaviour:
         """`inner`, which watches health: for everybody, but bounded, and ended by a drain."""
-        watch = self._watches_of_health.ending(inner)
         free = self._free_for_health
         places = self._places
 
@@ -286,7 +280,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
                     )
                 free.count -= 1
                 try:
-                    return await watch(decode(request), context)
+                    return await inner(decode(request), context)
                 finally:
                     free.count += 1
             except grpc.aio.AbortError:

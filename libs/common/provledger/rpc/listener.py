@@ -37,9 +37,6 @@ _FULL_CONNECTIONS: Final = 4
 _HEALTH_PART: Final = 8
 """Watches of health take at most the eighth part of the calls at once."""
 
-_TOLD_S: Final = 1.0
-"""So long a drain lets watches of health tell that the service serves no more."""
-
 
 class Server:
     """A gRPC server with health, interceptor and TLS, from `ServerSettings`.
@@ -131,17 +128,13 @@ class Server:
     async def drain(self, grace_s: float) -> None:
         """Health NOT_SERVING, end watches, wait for calls in flight, then cancel the rest.
 
-        Whoever watches health is told before his watch is ended, if he takes it within a second.
+        Whoever watches health is told before his watch is ended; who does not take it is a call
+        in flight.
         """
         self.not_serving()
         self._health.end()
         self._interceptor.end_watches()
-        loop = asyncio.get_running_loop()
-        told = loop.call_later(_TOLD_S, self._interceptor.end_watches_of_health)
-        try:
-            await asyncio.gather(*(server.stop(grace_s) for server in self._servers))
-        finally:
-            told.cancel()
+        await asyncio.gather(*(server.stop(grace_s) for server in self._servers))
 
     def not_serving(self) -> None:
         """Say NOT_SERVING for every service while calls are still answered."""
