@@ -127,9 +127,13 @@ class Pipeline:
         """
         most = min(self._tools.flush_items, CONTENDED_ITEMS)
         groups = _split(items, self._tools.flush_bytes, most)
-        outcomes = await self._batcher.submit_groups(
-            [(group, sum(item.size_bytes for item in group)) for group in groups]
-        )
+        try:
+            outcomes = await self._batcher.submit_groups(
+                [(group, sum(item.size_bytes for item in group)) for group in groups]
+            )
+        except Exception as error:
+            _fail(items, error)
+            raise
         failed = [item for item in outcomes if isinstance(item, _FlushFailedError)]
         if not failed:
             return outcomes
@@ -197,7 +201,7 @@ class Pipeline:
             try:
                 answered = await self._find([items[index] for index in left])
             except StatusError as error:
-                answered = dict.fromkeys(range(len(left)), _FlushFailedError(error))
+                answered = dict(enumerate(_fail([items[index] for index in left], error)))
             for place, outcome in answered.items():
                 outcomes[left[place]] = outcome
         return outcomes
@@ -266,15 +270,12 @@ class Pipeline:
             if len(items) == 1:
                 return [error]
         middle = len(items) // 2
-        # Each half has its own outcome: the first is durable, whatever becomes of the second.
-        outcomes = await self._try_to_record(items[:middle], looked_up_seq, before, span, None)
-        failed = outcomes[-1]
-        if isinstance(failed, _FlushFailedError):
-            # So would the second, whose drafts are not to overtake those before them.
-            return outcomes + [failed] * (len(items) - middle)
-        return outcomes + await self._try_to_record(
-            items[middle:], looked_up_seq, before, span, None
-        )
+        # Each half has its own outcome: the first is durable, whatever becomes of the second. That
+        # does not overtake what fails in the first (`_in_order`).
+        outcomes: list[Outcome] = []
+        for half in (items[:middle], items[middle:]):
+            outcomes += await self._try_to_record(half, looked_up_seq, before, span, None)
+        return outcomes
 
     async def _witness_and_commit(
         self,
@@ -356,7 +357,7 @@ def _fail(items: Sequence[Pending], cause: Exception) -> list[Outcome]:
     """The outcomes of items that failed as a whole, which those behind them are not to overtake."""
     for item in items:
         if item.order is not None:
-            item.order.fail(cause)
+            item.order.fail(cause, item.place)
     return [_FlushFailedError(cause)] * len(items)
 
 
@@ -368,11 +369,12 @@ def _in_order(
     """Those that overtake nobody, once all flushes before have ended; the others are refused."""
     kept = []
     for index, candidate in passed:
-        order = items[index].order
-        if order is None or order.failed is None:
+        item = items[index]
+        failed = None if item.order is None else item.order.failure_at(item.place)
+        if failed is None:
             kept.append((index, candidate))
         else:
-            outcomes[index] = _FlushFailedError(order.failed)
+            outcomes[index] = _FlushFailedError(failed)
     return kept
 
 

@@ -236,7 +236,7 @@ async def _submit(
     steps: Steps, drafts: Sequence[common_pb2.Draft], size_bytes: int
 ) -> list[Outcome]:
     try:
-        failed = steps.order.failed
+        failed = steps.order.failure_at()
         return [failed] * len(drafts) if failed is not None else await steps.submit(drafts)
     except Exception as error:
         steps.order.fail(error)

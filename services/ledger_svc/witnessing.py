@@ -51,10 +51,20 @@ class Pending:
 
     `receipt_id`, 16 bytes, is given once and kept: it tells a lost answer from a repeat. `ref` is
     the caller's span, None while tracing is off. `since_s` is when it was admitted, by
-    `time.perf_counter`. `order` is that of the drafts it must not overtake, if there are any.
+    `time.perf_counter`. `order` is that of the drafts it must not overtake, if there are any, and
+    `place` its place there.
     """
 
-    __slots__ = ("draft", "order", "principal", "receipt_id", "ref", "since_s", "size_bytes")
+    __slots__ = (
+        "draft",
+        "order",
+        "place",
+        "principal",
+        "receipt_id",
+        "ref",
+        "since_s",
+        "size_bytes",
+    )
 
     def __init__(
         self,
@@ -66,6 +76,7 @@ class Pending:
     ) -> None:
         self.draft = draft
         self.order = order
+        self.place = 0 if order is None else order.next_place()
         self.principal = principal
         self.size_bytes = size_bytes
         self.ref = ref

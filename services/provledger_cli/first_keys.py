@@ -25,12 +25,13 @@ import orjson
 from provledger.api.keys.v1 import keys_pb2
 from provledger.api.ledger.v1 import ledger_pb2
 from provledger.client import CallPolicy
-from provledger.client.calls import is_retryable, unary
+from provledger.client.calls import unary
 from provledger.errors import KMSError, NotFoundError, StatusError
 from provledger.jwk import jwk_from_public_key
 from provledger.key_events import LEDGER_NAME
 from provledger.kms import open_signer
 from provledger.retry import NO_RETRY
+from provledger.rpc.errors import is_retryable
 from provledger_cli.bootstrap import PURPOSES, endorse
 from provledger_cli.config import KEYS, RECOVERY_KID
 from provledger_cli.connect import Remote

@@ -28,14 +28,14 @@ from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2
 from provledger.client.answers import check_results
 from provledger.client.batches import MAX_BATCH_ITEMS, MAX_DRAFT_BYTES
-from provledger.client.calls import is_retryable, next_wait, waits
+from provledger.client.calls import next_wait, waits
 from provledger.errors import (
     IdentifierError,
     InputError,
     InvalidJSONError,
     StatusError,
 )
-from provledger.rpc.errors import as_status_error, status_from_pb
+from provledger.rpc.errors import as_status_error, is_retryable, status_from_pb
 from provledger_cli.connect import Remote
 from provledger_cli.failures import CommandError
 from provledger_cli.gathering import Batch, Gathering, Item

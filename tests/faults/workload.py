@@ -25,11 +25,11 @@ from typing import Any
 
 from provledger.api.anchor.v1 import anchor_pb2, anchor_pb2_grpc
 from provledger.client import AsyncClient, CallPolicy, Document, Mutation, ReceiptSummary
-from provledger.client.calls import is_retryable
 from provledger.client.drafts import Action
 from provledger.errors import StatusError
 from provledger.receipt import Receipt
 from provledger.rpc.channel import call, channel
+from provledger.rpc.errors import is_retryable
 from tests.faults.checker import Acknowledged, Anchored, Refused, Sent
 from tests.faults.record import Record
 from tests.faults.worker import Worker

@@ -9,13 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 
+from ledger_svc import append
 from ledger_svc.app import Service
+from ledger_svc.storage.database import Database
 from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from provledger.api.witness.v1 import witness_pb2
-from provledger.errors import DeadlineExceededError
-from provledger.rpc.errors import from_rpc_error, status_from_pb
+from provledger.errors import (
+    DeadlineExceededError,
+    InternalError,
+    ResourceExhaustedError,
+    StatusError,
+    UnavailableError,
+)
+from provledger.rpc.errors import MESSAGE_TOO_LARGE, from_rpc_error, status_from_pb
 from tests.inmem.faults import rpc_error
 from tests.inmem.witness import InMemoryWitness
 from tests.support.ledgering import LEDGER, append_batch, draft, ledger_service, served, verify_all
@@ -23,34 +32,46 @@ from tests.support.ledgering import LEDGER, append_batch, draft, ledger_service,
 BOUND_S = 30.0
 FLUSH = 10
 SLOW = "DEADLINE_EXCEEDED"
+TOO_SLOW = DeadlineExceededError("SLOW", "the witness did not answer")
 
 
 class LateFailure(InMemoryWitness):
     """Does not answer for one draft, which is told once drafts of a later flush were witnessed."""
 
-    def __init__(self) -> None:
+    def __init__(self, error: StatusError = TOO_SLOW, *, fails_first: bool = False) -> None:
+        """fails_first: it is told at once, and the others are answered only then."""
         super().__init__()
         self.victim = ""
         self.later = asyncio.Event()
+        self._error = error
+        self._fails_first = fails_first
 
     async def WitnessBatch(
         self, request: witness_pb2.WitnessBatchRequest, context: Any = None, **_: Any
     ) -> witness_pb2.WitnessBatchResponse:
         if any(item.draft.request_id == self.victim for item in request.items):
+            if self._fails_first:
+                self.later.set()
             await self.later.wait()
-            raise rpc_error(DeadlineExceededError("SLOW", "the witness did not answer"))
+            raise rpc_error(self._error)
         response = await super().WitnessBatch(request)
-        if self.victim:
+        if self.victim and self._fails_first:
+            await self.later.wait()
+            for _ in range(100):
+                await asyncio.sleep(0)  # until that was noted
+        elif self.victim:
             self.later.set()
         return response
 
 
 @asynccontextmanager
-async def ledger(tmp_path: Path, witness: InMemoryWitness) -> AsyncIterator[tuple[Service, Any]]:
+async def ledger(
+    tmp_path: Path, witness: InMemoryWitness, flush_items: int = FLUSH
+) -> AsyncIterator[tuple[Service, Any]]:
     url = f"sqlite:///{tmp_path / 'ledger.sqlite3'}"
     async with (
         asyncio.timeout(BOUND_S),
-        ledger_service(url, witness, flush_items=FLUSH) as service,
+        ledger_service(url, witness, flush_items=flush_items) as service,
         served(service) as channel,
     ):
         yield service, ledger_pb2_grpc.LedgerServiceStub(channel)
@@ -123,6 +144,68 @@ async def test_what_is_sent_on_a_stream_that_failed_is_not_recorded(tmp_path: Pa
         assert (len(results), codes(results), code) == (FLUSH, {SLOW}, SLOW)
         assert (await send(stub, [drafts(1, 1, "other")]))[1] == "OK"
         assert await recorded(service) == 2
+
+
+async def test_what_stands_before_a_failure_goes_on(tmp_path: Path) -> None:
+    """Or streams that are too much for the service, all of them, would get nowhere."""
+    witness = LateFailure(fails_first=True)
+    many = 70  # a flush of so many does not wait for those before it, to fail
+    async with ledger(tmp_path, witness, flush_items=many) as (service, stub):
+        witness.victim = f"r{many}"
+        results, code = await send(stub, [drafts(first, many) for first in (0, many, 2 * many)])
+        assert codes(results[:many]) == {""}
+        assert (len(results), codes(results[many:]), code) == (2 * many, {SLOW}, SLOW)
+        assert await recorded(service) == many
+
+
+class Halving(InMemoryWitness):
+    """Takes no drafts of others and of the batch in one call, and those of others not at all."""
+
+    on = False
+
+    async def WitnessBatch(
+        self, request: witness_pb2.WitnessBatchRequest, context: Any = None, **_: Any
+    ) -> witness_pb2.WitnessBatchResponse:
+        names = {item.draft.request_id[0] for item in request.items}
+        if self.on and "o" in names:
+            if len(names) > 1:
+                raise rpc_error(ResourceExhaustedError(MESSAGE_TOO_LARGE, "too large"))
+            raise rpc_error(TOO_SLOW)
+        return await super().WitnessBatch(request)
+
+
+async def test_halves_of_a_flush_fail_by_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(append, "CONTENDED_ITEMS", FLUSH)
+    witness = Halving()
+    async with ledger(tmp_path, witness, flush_items=2 * FLUSH) as (service, _):
+        witness.on = True
+        others, mine = await asyncio.gather(
+            append_batch(service, drafts(0, FLUSH, "o")),
+            append_batch(service, drafts(0, 2 * FLUSH)),
+            return_exceptions=True,
+        )
+        assert isinstance(others, DeadlineExceededError)
+        assert not isinstance(mine, BaseException)
+        assert codes(mine) == {""}
+        assert [result.receipt.seq for result in mine] == list(range(1, 1 + 2 * FLUSH))
+
+
+async def test_whoever_cannot_be_looked_up_is_not_overtaken(tmp_path: Path) -> None:
+    """A repeat among them may be recorded: so they are told a failure for the moment."""
+    witness = LateFailure(error=InternalError("BROKEN", "for good"))
+    async with ledger(tmp_path, witness) as (service, _):
+
+        async def fail(*_: object) -> None:
+            raise UnavailableError("DATABASE_UNAVAILABLE", "the database is away")
+
+        witness.victim = "r3"
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(Database, "find_requests", fail)
+            with pytest.raises(UnavailableError):
+                await append_batch(service, drafts(0, 2 * FLUSH))
+        assert await recorded(service) == 0
 
 
 async def test_drafts_of_a_batch_fail_behind_one_that_fails_for_the_moment(tmp_path: Path) -> None:

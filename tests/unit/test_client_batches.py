@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -23,7 +24,7 @@ from provledger.errors import (
     UnavailableError,
 )
 from provledger.retry import RetryPolicy
-from provledger.rpc.errors import status_to_pb
+from provledger.rpc.errors import is_retryable, status_to_pb
 
 
 def item(index: int, size: int) -> tuple[int, common_pb2.Draft]:
@@ -69,7 +70,7 @@ def test_a_draft_that_no_message_can_carry_is_refused_before_it_is_sent() -> Non
     ],
 )
 def test_only_what_may_pass_or_was_lost_is_tried_again(error: StatusError, again: bool) -> None:
-    assert calls.is_retryable(error) is again
+    assert is_retryable(error) is again
 
 
 def test_the_wait_is_never_shorter_than_the_service_asked_for() -> None:
@@ -234,3 +235,31 @@ async def test_receipts_too_large_for_one_answer_are_asked_for_in_halves(
     # One alone cannot be halved.
     with pytest.raises(type(error)):
         await _Ledger(error).append(_draft("r0"))
+
+
+async def test_where_time_is_nearly_up_no_draft_goes_again_without_those_before_it() -> None:
+    """Whatever the jitter of each: drawn one by one, the first gave up and the second went on."""
+    away = UnavailableError("AWAY", "x", retry_delay_s=0.1)
+    policy = calls.CallPolicy(retry=RetryPolicy(attempts=5, base_s=0.001, cap_s=0.001))
+    names = [f"r{number}" for number in range(5)]
+    drafts = [_draft(name) for name in names]
+    for _ in range(40):
+        ledger = _Ledger([away] * 5, [None] * 5)
+        results = await batches.append_all(
+            ledger, "a ledger", drafts, full=False, timeout_s=0.113, policy=policy
+        )
+        assert ledger.sent in ([names], [names] * 2)
+        assert len({result.error is None for result in results}) == 1
+
+
+async def test_behind_a_draft_that_is_given_up_no_later_call_is_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batches, "split", partial(batches.split, max_items=2))
+    away = UnavailableError("AWAY", "x", retry_delay_s=100.0)
+    ledger = _Ledger([None, away])
+    drafts = [_draft(f"r{number}") for number in range(5)]
+    results = await ledger.append(*drafts)
+    assert ledger.sent == [["r0", "r1"]]
+    assert [result.error is None for result in results] == [True] + [False] * 4
+    assert {result.error.reason for result in results if result.error is not None} == {"AWAY"}

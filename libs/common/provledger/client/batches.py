@@ -16,11 +16,11 @@ from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2
 from provledger.client import convert
 from provledger.client.answers import check_results
-from provledger.client.calls import CallPolicy, is_retryable, next_wait, waits
+from provledger.client.calls import CallPolicy, next_wait, waits
 from provledger.client.drafts import Draft
 from provledger.client.values import AppendResult
 from provledger.errors import InputError, InvalidArgumentError, ProvledgerError, StatusError
-from provledger.rpc.errors import MESSAGE_TOO_LARGE, as_status_error
+from provledger.rpc.errors import MESSAGE_TOO_LARGE, as_status_error, is_retryable
 
 MAX_BATCH_ITEMS: Final = 1000
 """Most drafts in one AppendBatch."""
@@ -132,7 +132,8 @@ async def _append_items(
 ) -> dict[int, AppendResult]:
     """Send items in calls that fit, one after the other; the result of each, by its index.
 
-    A call that fails ends it: what comes later in the chain is not sent before what failed.
+    A call that fails ends it, and one that leaves a draft refused for now: what comes later in the
+    chain is not sent before what failed.
     """
     results: dict[int, AppendResult] = {}
     try:
@@ -141,6 +142,9 @@ async def _append_items(
                 call, ledger, batch, full, deadline_s, policy, wait_for
             ):
                 results[result.index] = result
+            refused = _refused(results[index] for index, _ in batch)
+            if refused is not None:
+                raise refused
     except StatusError as error:
         # Some may be recorded under request ids that only we know: they are not thrown away. The
         # error takes them along where nothing else does, see `append_all`.
@@ -194,20 +198,28 @@ async def append_some(
                     yield result
             return
         check_results(response.results, request.drafts, ledger)
-        again: list[_Item] = []
-        wait_s: float | None = 0.0
-        for item, outcome in zip(batch, response.results, strict=True):
-            result = convert.result_from_pb(
-                outcome, index=item[0], request_id=item[1].request_id, full=full
-            )
-            if result.error is not None and is_retryable(result.error):
-                item_wait_s = next_wait(result.error, delays) if not again else wait_s
-                if item_wait_s is not None and time.monotonic() + item_wait_s < deadline_s:
-                    wait_s = item_wait_s
-                    again.append(item)
-                    continue
-            yield result
-        if not again:
+        results = [
+            convert.result_from_pb(outcome, index=index, request_id=message.request_id, full=full)
+            for (index, message), outcome in zip(batch, response.results, strict=True)
+        ]
+        refused = _refused(results)
+        # All that may be sent again are, or none: a later one must not come before an earlier one.
+        wait_s = None if refused is None else next_wait(refused, delays)
+        if wait_s is None or time.monotonic() + wait_s >= deadline_s:
+            for result in results:
+                yield result
             return
-        await asyncio.sleep(wait_s or 0.0)
+        again: list[_Item] = []
+        for item, result in zip(batch, results, strict=True):
+            if result.error is not None and is_retryable(result.error):
+                again.append(item)
+            else:
+                yield result
+        await asyncio.sleep(wait_s)
         batch = again
+
+
+def _refused(results: Iterable[AppendResult]) -> StatusError | None:
+    """Why the first of those was refused that may be sent again; None if there is none."""
+    errors = (result.error for result in results if result.error is not None)
+    return next(filter(is_retryable, errors), None)

@@ -22,20 +22,11 @@ import grpc
 from provledger import telemetry
 from provledger.errors import DeadlineExceededError, StatusError
 from provledger.retry import RetryPolicy, honour
-from provledger.rpc.errors import MESSAGE_TOO_LARGE, from_rpc_error
+from provledger.rpc.errors import from_rpc_error, is_retryable
 from provledger.throttle import Throttle
 
 R = TypeVar("R")
 
-_RETRIED: Final = frozenset(
-    {"UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "CANCELLED", "ABORTED"}
-)
-# gRPC says INTERNAL for some broken connections, the last of these where a message is written to a
-# stream that just ended; its own text tells them from a fault of the service.
-_BROKEN_CONNECTION: Final = (
-    *("RST_STREAM", "Stream removed", "GOAWAY", "Socket closed"),
-    "Internal error from Core",
-)
 _rng: Final = random.Random()  # noqa: S311 - jitter, not a secret
 
 PATIENT: Final = RetryPolicy(attempts=10_000, base_s=0.05, cap_s=2.0, budget_s=1e9)
@@ -65,13 +56,6 @@ class CallPolicy:
 
 
 DEFAULT_CALL_POLICY: Final = CallPolicy()
-
-
-def is_retryable(error: StatusError) -> bool:
-    """Whether repeating the same call, or the same draft, may succeed and does no harm."""
-    if error.code in _RETRIED:
-        return error.reason != MESSAGE_TOO_LARGE
-    return error.code == "INTERNAL" and any(text in error.message for text in _BROKEN_CONNECTION)
 
 
 def next_wait(error: StatusError, delays: Iterator[float]) -> float | None:

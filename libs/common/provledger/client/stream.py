@@ -41,7 +41,7 @@ from provledger.api.ledger.v1 import ledger_pb2
 from provledger.client import convert
 from provledger.client.answers import bad_response, check_results
 from provledger.client.batches import too_large
-from provledger.client.calls import CallPolicy, is_retryable, next_wait, waits, with_reason_before
+from provledger.client.calls import CallPolicy, next_wait, waits, with_reason_before
 from provledger.client.drafts import Draft
 from provledger.client.values import AppendResult
 from provledger.errors import (
@@ -51,7 +51,7 @@ from provledger.errors import (
     StatusError,
     UnavailableError,
 )
-from provledger.rpc.errors import from_rpc_error
+from provledger.rpc.errors import from_rpc_error, is_retryable
 
 DEFAULT_WINDOW: Final = 512
 

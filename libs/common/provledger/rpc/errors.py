@@ -34,6 +34,16 @@ MAX_STATUS_BYTES: Final = 4096
 MESSAGE_TOO_LARGE: Final = "MESSAGE_TOO_LARGE"
 PEER_CANCELLED: Final = "PEER_CANCELLED"
 
+_RETRIED: Final = frozenset(
+    {"UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "CANCELLED", "ABORTED"}
+)
+# gRPC says INTERNAL for some broken connections, the last of these where a message is written to a
+# stream that just ended; its own text tells them from a fault of the service.
+_BROKEN_CONNECTION: Final = (
+    *("RST_STREAM", "Stream removed", "GOAWAY", "Socket closed"),
+    "Internal error from Core",
+)
+
 _MAX_MESSAGE_BYTES: Final = 768
 _MAX_VALUE_BYTES: Final = 256
 _MAX_METADATA: Final = 16
@@ -267,6 +277,17 @@ def naming(error: StatusError, reason: str, peer: str) -> StatusError:
     if (error.code, error.reason) != ("UNAVAILABLE", "UNAVAILABLE"):
         return error
     return errors.UnavailableError(reason, f"{peer} does not answer", retry_delay_s=0.5)
+
+
+def is_retryable(error: StatusError) -> bool:
+    """Whether repeating the same call, or the same draft, may succeed and does no harm.
+
+    Clients send such drafts again, and the ledger service lets none overtake them meanwhile: by
+    one rule, or what the one takes for final would be sent again behind what came later.
+    """
+    if error.code in _RETRIED:
+        return error.reason != MESSAGE_TOO_LARGE
+    return error.code == "INTERNAL" and any(text in error.message for text in _BROKEN_CONNECTION)
 
 
 def copied(error: StatusError) -> StatusError:
