@@ -35,6 +35,12 @@ SLOW = "DEADLINE_EXCEEDED"
 TOO_SLOW = DeadlineExceededError("SLOW", "the witness did not answer")
 
 
+async def turns(count: int) -> None:
+    """Let others have so many turns of the event loop."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
 class LateFailure(InMemoryWitness):
     """Does not answer for one draft, which is told once drafts of a later flush were witnessed."""
 
@@ -57,8 +63,7 @@ class LateFailure(InMemoryWitness):
         response = await super().WitnessBatch(request)
         if self.victim and self._fails_first:
             await self.later.wait()
-            for _ in range(100):
-                await asyncio.sleep(0)  # until that was noted
+            await turns(100)  # until that was noted
         elif self.victim:
             self.later.set()
         return response
