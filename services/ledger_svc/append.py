@@ -79,6 +79,10 @@ class _FlushFailedError(Exception):
         self.cause = cause
 
 
+class _BehindError(_FlushFailedError):
+    """What failed was an item before it in its order."""
+
+
 class Pipeline:
     """Appends to one ledger; `acknowledged` is the head as of this process's last commit to it."""
 
@@ -270,12 +274,15 @@ class Pipeline:
             if len(items) == 1:
                 return [error]
         middle = len(items) // 2
-        # Each half has its own outcome: the first is durable, whatever becomes of the second. That
-        # does not overtake what fails in the first (`_in_order`).
-        outcomes: list[Outcome] = []
-        for half in (items[:middle], items[middle:]):
-            outcomes += await self._try_to_record(half, looked_up_seq, before, span, None)
-        return outcomes
+        # Each half has its own outcome: the first is durable, whatever becomes of the second.
+        outcomes = await self._try_to_record(items[:middle], looked_up_seq, before, span, None)
+        failed = outcomes[-1]
+        if isinstance(failed, _FlushFailedError) and not isinstance(failed, _BehindError):
+            # So would the second, whose drafts are not to overtake those before them.
+            return outcomes + _fail(items[middle:], failed.cause)
+        return outcomes + await self._try_to_record(
+            items[middle:], looked_up_seq, before, span, None
+        )
 
     async def _witness_and_commit(
         self,
@@ -374,7 +381,7 @@ def _in_order(
         if failed is None:
             kept.append((index, candidate))
         else:
-            outcomes[index] = _FlushFailedError(failed)
+            outcomes[index] = _BehindError(failed)
     return kept
 
 
