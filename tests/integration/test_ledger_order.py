@@ -201,6 +201,19 @@ async def test_who_shares_a_flush_that_fails_in_halves_is_not_overtaken(
         assert [result.receipt.seq for result in again] == list(range(1, 1 + 2 * FLUSH))
 
 
+async def test_what_clients_send_again_is_not_overtaken_whatever_it_is_called(
+    tmp_path: Path,
+) -> None:
+    """Of a connection to the witness that breaks, gRPC says INTERNAL now and then."""
+    broken = InternalError("INTERNAL", "Received RST_STREAM with error code 2")
+    witness = LateFailure(error=broken)
+    async with ledger(tmp_path, witness) as (service, stub):
+        witness.victim = "r3"
+        results, code = await send(stub, [drafts(0, FLUSH), drafts(FLUSH, FLUSH)])
+        assert (len(results), codes(results), code) == (FLUSH, {"INTERNAL"}, "INTERNAL")
+        assert await recorded(service) == 0
+
+
 async def test_whoever_cannot_be_looked_up_is_not_overtaken(tmp_path: Path) -> None:
     """A repeat among them may be recorded: so they are told a failure for the moment."""
     witness = LateFailure(error=InternalError("BROKEN", "for good"))
