@@ -4,6 +4,8 @@ Side by side, the first of two would be done no sooner than the second, and who 
 ledger with the next step of its pipeline, would idle meanwhile and then have both at once. A call
 whose drafts take long makes those behind it slow, and keeps none out; small calls do not wait. In
 the thread that large drafts go to there is no line: they take turns there one by one.
+
+While small calls come, all others make way for them, by shorter turns.
 """
 
 from __future__ import annotations
@@ -67,21 +69,19 @@ class Line:
         """Stand in line with a call of so many drafts, if it has to, until this is left."""
         if drafts <= SMALL_CALL:
             self._small_until_s = self._clock() + _SMALL_FOR_S
-        if drafts < GREAT_CALL:
-            yield _next_turn
-            return
-        self._great += 1
+        great = drafts >= GREAT_CALL
+        self._great += great
         try:
-            with self._in_line(drafts) as turn:
-                yield turn
+            if drafts <= LARGE_CALL:
+                yield _next_turn
+            else:
+                with self._in_line() as turn:
+                    yield turn
         finally:
-            self._great -= 1
+            self._great -= great
 
     @contextmanager
-    def _in_line(self, drafts: int) -> Iterator[Turn]:
-        if drafts <= LARGE_CALL:
-            yield _next_turn
-            return
+    def _in_line(self) -> Iterator[Turn]:
         calls, ours = self._calls, object()
 
         async def turn() -> None:

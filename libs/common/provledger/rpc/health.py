@@ -2,7 +2,8 @@
 
 The package's own servicer holds a lock while it writes to a watcher, and a change of health waits
 for that lock: a watcher that takes nothing would keep a service from saying that it is unable, and
-from ending. Here nothing waits for a watcher.
+from ending. Here a change waits for no watcher, and the end for none longer than for other calls
+(`grace_s`).
 """
 
 from __future__ import annotations
