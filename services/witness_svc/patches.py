@@ -67,7 +67,7 @@ def check_given(data: bytes, max_depth: int, previous: State, new: State) -> lis
             "does not turn the previous state into the new one",
             pointer=first_difference(result, new.value),
         )
-    return [jcs.encode(operation) for operation in operations]
+    return [jcs.encode_parsed(operation) for operation in operations]
 
 
 def make(previous: State, new: State) -> list[bytes]:
@@ -80,7 +80,7 @@ def make(previous: State, new: State) -> list[bytes]:
     )
     if len(operations) == 1 and operations[0]["op"] == "replace" and not operations[0]["path"]:
         return [whole(new.text)]
-    return [jcs.encode(operation) for operation in operations]
+    return [jcs.encode_parsed(operation) for operation in operations]
 
 
 def first_difference(left: Any, right: Any) -> str:
@@ -169,6 +169,6 @@ def _does_not_apply(error: PatchError, index: int | None) -> InvalidArgumentErro
 def _encode(value: Any) -> bytes | None:
     """Return the canonical bytes, or None of a value that is nested beyond having any."""
     try:
-        return jcs.encode(value)
-    except InvalidJSONError:
+        return jcs.encode_parsed(value)
+    except TypeError:
         return None

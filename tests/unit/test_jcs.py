@@ -3,12 +3,13 @@ from __future__ import annotations
 import enum
 import json
 import math
+import struct
 import uuid
 from typing import Any
 
 import pytest
 import rfc8785
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from provledger import _jcs_slow, jcs
@@ -388,19 +389,138 @@ def test_unusual_numbers_and_names_are_not_written_the_slow_way(
     assert jcs.encode(value) == want
 
 
-def test_what_is_usual_is_not_copied_for_an_unusual_neighbour() -> None:
-    usual = [["a", 1], {"a": True, "b": None}, {}, [], (), {"b": "c"}, 1.5, -0.25]
-    made = jcs._made_plain([1e-9, *usual])
-    assert list(map(id, made[1:])) == list(map(id, usual))
+@pytest.mark.parametrize(
+    "element",
+    ["[1e-9]", "[]", "{}", "[[]]", '{"":[]}', '"[1.0,"', "1.0", "[" * 40 + "1e-5" + "]" * 40],
+)
+@pytest.mark.parametrize(
+    "start",
+    [
+        "",
+        '"\\"",',
+        '"\\u003a\\\\u003a\\\\\\u003A",',
+        '1e99,0.1111111111111111111111,1.0e00000000000000000000001,"1111111111111111111111",',
+        '{"\U0001f602":1,"\ufb33":2.0},',
+    ],
+)
+def test_many_values_are_looked_over_and_written_as_text(
+    element: str, start: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a million of them, each in a call of its own, took seconds: a flush, longer than the
+    ledger waits for the witness."""
+    data = f'{{"b":[{start}{",".join([element] * 2500)}],"a":1}}'.encode()
+    value = _slow(data)
+    want = _jcs_slow.encode(value, jcs.MAX_ENCODE_DEPTH)
+    walked = []
+
+    class Counted(frozenset[Any]):
+        def __contains__(self, kind: object) -> bool:
+            walked.append(kind)
+            return super().__contains__(kind)
+
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("slow path taken")
+
+    monkeypatch.setattr(jcs, "_LEAVES", Counted(jcs._LEAVES))
+    monkeypatch.setattr(_jcs_slow, "parse", refuse)
+    monkeypatch.setattr(_jcs_slow, "encode", refuse)
+    assert jcs.canonicalize(data) == (value, want)
+    assert jcs.parse(data) == value
+    # To look at the elements of one array, twice; and at nothing in them.
+    assert len(walked) < 10_000
+    walked.clear()
+    assert jcs.encode_parsed(value) == want
+    assert not walked
+
+
+@pytest.mark.parametrize("count", [1, 3000])
+@pytest.mark.parametrize(
+    "number",
+    [
+        "1" + "0" * 21,
+        "9" * 21,
+        "-999999999999999999099",
+        "1" * 22,
+        "-" + "9" * 40,
+        "1e20",
+        "-9007199254740992.0",
+        "1e16",
+        "1e400",
+    ],
+)
+def test_integers_too_big_are_refused_among_many_values(number: str, count: int) -> None:
+    for neighbour in ("1e99", "[1]"):
+        data = f"[{number},{','.join([neighbour] * count)}]".encode()
+        with pytest.raises(InvalidJSONError) as caught:
+            jcs.canonicalize(data)
+        assert caught.value.pointer == "/0"
+        with pytest.raises(InvalidJSONError) as caught:
+            jcs.parse(data)
+        assert caught.value.pointer == "/0"
+
+
+def test_strings_of_digits_are_no_numbers() -> None:
+    """Searched for one from each of its digits, a megabyte of them would take hours."""
+    for text in ("1" * 1_000_000, "1.0e5" * 200_000, '\\"1.0' * 100_000):
+        value: Any = {"a": [text, 1e-9], "\U0001f602": {text: 1e99}, "\ufb33": [[]] * 3000}
+        data = jcs.encode_parsed(value)
+        assert data == rfc8785.dumps(value)
+        assert jcs.canonicalize(data) == (value, data)
+        assert jcs.encode_parsed([text]) == rfc8785.dumps([text])
+
+
+@pytest.mark.parametrize("opening", ["[", '{"]":'])
+def test_nesting_is_counted_among_many_values(opening: str) -> None:
+    closing = {"[": "]", "{": "}"}[opening[0]]
+    many = ",".join(['["[[",1e-9]'] * 3000)
+    for depth in (63, 64):
+        data = f"[{many},{opening * depth}1{closing * depth}]".encode()
+        if depth < 64:
+            assert jcs.canonicalize(data)[0] == jcs.parse(data) == _slow(data)
+        else:
+            for read in (jcs.canonicalize, jcs.parse):
+                with pytest.raises(InvalidJSONError):
+                    read(data)
+
+
+@st.composite
+def floats_of_all_magnitudes(draw: st.DrawFn) -> float:
+    """By their bits, by exponent, near the bounds of ECMA-262, integral, subnormal."""
+    number = draw(
+        st.integers(0, 2**64 - 1).map(lambda bits: struct.unpack(">d", bits.to_bytes(8, "big"))[0])
+        | st.builds(lambda digits, exponent: float(f"{digits}e{exponent}"),
+                    st.integers(-(10**17), 10**17), st.integers(-345, 300))
+        | st.sampled_from([1e-7, 1e-6, 1e-5, 1e-4, 1e15, 1e16, 2.0**53, 1e20, 1e21, 1e22, 5e-324,
+                           2.2250738585072014e-308, 1.7976931348623157e308, -0.0])
+        .flatmap(lambda bound: st.sampled_from(
+            [bound, -bound, math.nextafter(bound, 0), math.nextafter(bound, math.inf)]))
+        | st.integers(10**15, 10**22).map(float)
+        | st.integers(1, 2**52).map(lambda steps: steps * 5e-324)
+    )  # fmt: skip
+    return number if math.isfinite(number) else 0.0
+
+
+@settings(max_examples=300)
+@given(st.lists(floats_of_all_magnitudes(), min_size=1, max_size=20))
+def test_floats_of_all_magnitudes_are_written_as_rfc8785(numbers: list[float]) -> None:
+    want = rfc8785.dumps(numbers)
+    assert jcs.encode(numbers) == want
+    assert jcs.encode_parsed(numbers) == want
+
+
+@given(st.dictionaries(st.text(st.sampled_from("a\ud7ff\ue000\uffff\U00010000\U0010dfff\U0010e000\U0010ffff")
+    | st.characters(exclude_categories=["Cs"])), st.floats(-10, 10)))  # fmt: skip
+def test_names_from_everywhere_are_sorted_as_rfc8785(members: dict[str, float]) -> None:
+    assert jcs.encode_parsed([members]) == rfc8785.dumps([members])
 
 
 def test_what_is_unusual_is_looked_over_once(monkeypatch: pytest.MonkeyPatch) -> None:
     scanned = []
     scan = jcs._scan
 
-    def counted(value: Any, max_depth: int) -> int:
+    def counted(value: Any, *limits: Any) -> int:
         scanned.append(value)
-        return scan(value, max_depth)
+        return scan(value, *limits)
 
     monkeypatch.setattr(jcs, "_scan", counted)
     assert jcs.canonicalize(b'{"b":[1e-9,{}],"a":1.0}')[1] == b'{"a":1,"b":[1e-9,{}]}'
@@ -461,6 +581,24 @@ def test_parse_gives_what_the_slow_path_gives(text: str) -> None:
     assert outcome(jcs.parse, data) == want
     assert outcome(lambda: jcs.canonicalize(data)[0]) == want
     assert outcome(lambda: jcs.canonicalize(data)[1]) == outcome(lambda: jcs.encode(_slow(data)))
+
+
+@given(json_texts())
+@example('{"\ufb33":[1e-9],"\U0001f602":"\\\\\\"1.0","a":[1.0,-0.0,1e99]}')
+@example('["1.0",1e99,"1111111111111111111111"]')
+@example("[1e99,1111111111111111111111]")
+def test_text_is_looked_over_and_written_as_the_slow_path_does(text: str) -> None:
+    """What is usually done for large documents, for every document."""
+    data = text.encode()
+    want = outcome(_slow, data)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(jcs, "_MOST_WALKED", -1)
+        patched.setattr(jcs, "_scan", lambda *_: jcs._MANY)
+        assert outcome(jcs.parse, data) == want
+        assert outcome(lambda: jcs.canonicalize(data)[0]) == want
+    if want[0] == "value":
+        value = _slow(data)
+        assert jcs.encode_parsed(value) == _jcs_slow.encode(value, jcs.MAX_ENCODE_DEPTH)
 
 
 DAMAGE = [b"", b'"', b":", b",", b"{", b"}", b"]", b"\\", b"\xff", b"0", b"e", b".", b"-", b"\x00"]

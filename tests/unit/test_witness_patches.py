@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from provledger import disclosure, jcs, patch
+from provledger import _jcs_text, disclosure, jcs, patch
 from provledger.errors import InvalidArgumentError
 from tests.support.witness_drafts import (
     MARKER,
@@ -74,26 +74,28 @@ class TestPatchMade:
     ) -> None:
         """Odd numbers are slow to write: a flush of them outlasted the ledger's time for it."""
         encoded: list[Any] = []
-        unusual: list[Any] = []
-        encode, made_plain = jcs.encode, jcs._made_plain
+        unusual: list[bytes] = []
+        encode_parsed, canonical = jcs.encode_parsed, _jcs_text.canonical
 
-        def counted_encode(value: Any, **limits: int) -> bytes:
+        def counted_encode(value: Any) -> bytes:
             encoded.append(value)
-            return encode(value, **limits)
+            return encode_parsed(value)
 
-        def counted_made_plain(value: Any) -> Any:
-            unusual.append(value)
-            return made_plain(value)
+        def counted_canonical(written: bytes) -> bytes:
+            if b"e-9" in written:
+                unusual.append(written)
+            return canonical(written)
 
         previous = [1e-9] * 1000
         new = [*previous, *range(added)]
-        draft = mutation("UPDATE", orjson.dumps(previous), orjson.dumps(new))
-        monkeypatch.setattr(jcs, "encode", counted_encode)
-        monkeypatch.setattr(jcs, "_made_plain", counted_made_plain)
+        texts = [orjson.dumps(state) for state in (previous, new)]
+        draft = mutation("UPDATE", *texts)
+        monkeypatch.setattr(jcs, "encode_parsed", counted_encode)
+        monkeypatch.setattr(_jcs_text, "canonical", counted_canonical)
         checked = check(draft)
         assert checked.fields is not None
         commitment = disclosure.commit_walked(checked.fields, SECRET)
-        assert unusual == [previous, new]
+        assert unusual == texts
         assert encoded == [{"op": "add", "path": "/1000", "value": 0}][: added == 1]
         payload = jcs.parse(checked.payload)
         assert payload["newState"] == new
@@ -345,20 +347,20 @@ class TestPatchGiven:
         state = {"a": [1e-9] * 1000}
         end = [{"op": "remove", "path": "/b"}, {"op": "add", "path": "/c", "value": 1}]
         written: list[int] = []
-        encode = jcs.encode
+        canonical = _jcs_text.canonical
 
-        def counted(value: Any, **limits: int) -> bytes:
-            data = encode(value, **limits)
-            written.append(len(data))
-            return data
+        def counted(text: bytes) -> bytes:
+            written.append(len(text))
+            return canonical(text)
 
-        monkeypatch.setattr(jcs, "encode", counted)
+        monkeypatch.setattr(_jcs_text, "canonical", counted)
         for copies in (1, 10):
             written.clear()
             steps = [{"op": "copy", "from": "/a", "path": "/b"}] * copies
             given = orjson.dumps([*steps, *end])
             check(mutation("UPDATE", orjson.dumps(state), orjson.dumps(state | {"c": 1}), given))
-            assert sum(length > 1000 for length in written) == 1
+            # Both states and the outcome.
+            assert sum(length > 1000 for length in written) == 3
 
     @pytest.mark.parametrize("copies", [17, 600])
     def test_copies_are_not_counted(self, copies: int) -> None:
@@ -369,17 +371,17 @@ class TestPatchGiven:
     def test_the_state_is_not_measured_for_each_copy(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Odd numbers are slow to write: sixteen times a megabyte of them took half a minute."""
         written = []
-        encode = jcs.encode
+        canonical = _jcs_text.canonical
 
-        def counted(value: Any, **limits: int) -> bytes:
-            written.append(len(encode(value, **limits)))
-            return encode(value, **limits)
+        def counted(text: bytes) -> bytes:
+            written.append(len(text))
+            return canonical(text)
 
         state = {"a": [1e-9] * 1000}
         new = state | {str(index): 1e-9 for index in range(16)}
         steps = [{"op": "copy", "from": "/a/0", "path": f"/{index}"} for index in range(16)]
         draft = mutation("UPDATE", orjson.dumps(state), orjson.dumps(new), orjson.dumps(steps))
-        monkeypatch.setattr(jcs, "encode", counted)
+        monkeypatch.setattr(_jcs_text, "canonical", counted)
         check(draft)
         assert sum(length > 1000 for length in written) < 6
 

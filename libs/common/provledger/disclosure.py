@@ -181,9 +181,10 @@ def commit_fields(
 def commit_walked(fields: list[tuple[str, Any]], secret: bytes) -> Commitment:
     """Commit to fields as `walk` lists them; see `commit_fields`.
 
-    A value may be an `orjson.Fragment` of canonical JSON, where that text was made already.
+    Values are as `provledger.jcs.parse` returns them, or an `orjson.Fragment` of canonical JSON,
+    where that text was made already.
     """
-    digests = _digests(fields, secret)
+    digests = _digests(fields, secret, _parsed_disclosures)
     return Commitment(FIELDS_PROFILE, _fields_root(digests), len(digests), secret)
 
 
@@ -340,7 +341,16 @@ def _splitter(salts: int, decoys: int) -> Callable[[bytes], tuple[bytes, ...]]:
     return Struct(f"{_SALT_BYTES}s" * salts + f"{_DECOY_BYTES}s" * decoys).unpack
 
 
-def _disclosures(fields: list[tuple[str, Any]], salts: Sequence[bytes]) -> list[bytes]:
+def _parsed_disclosures(fields: list[tuple[str, Any]], salts: Sequence[bytes]) -> list[bytes]:
+    """Return the disclosures of fields whose values the strict parser returned."""
+    return _disclosures(fields, salts, jcs.encode_parsed)
+
+
+def _disclosures(
+    fields: list[tuple[str, Any]],
+    salts: Sequence[bytes],
+    encode: Callable[[Any], bytes] = jcs.encode,
+) -> list[bytes]:
     """Return the disclosure of each field under its salt."""
     texts = _salt_texts(salts)
     start = 0
@@ -353,7 +363,7 @@ def _disclosures(fields: list[tuple[str, Any]], salts: Sequence[bytes]) -> list[
         else:
             # The parts of a canonical array are canonical, so only the value needs more care.
             opened = _dumps((salt, pointer))[:-1]
-            lines.append(_to_base64(b"%b,%b]" % (opened, jcs.encode(value))))
+            lines.append(_to_base64(b"%b,%b]" % (opened, encode(value))))
     return _made(lines)
 
 

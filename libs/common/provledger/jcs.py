@@ -9,8 +9,9 @@ Both have a fast path through orjson, taken only where its answer is provably th
 path (the reasons stand at the code), and the tests compare the two on generated documents.
 
 * slow `parse`: the standard library's scanner, hooked to leave a mark where something is wrong;
-* slow `encode`: the `rfc8785` package, after a check of every value. Between the two, values with
-  unusual numbers or names are made ready for orjson, which takes a third of the time.
+* slow `encode`: the `rfc8785` package, after a check of every value. Between the two, what orjson
+  writes of unusual numbers or names is put right in its text (`provledger._jcs_text`), and what
+  has very many values is looked over there: a call for each of them would take ten times as long.
 
 A *value* is None, bool, int, float, str, list (or tuple, for `encode`) or dict with str keys, by
 exact type. A *field* is a scalar, an array or an empty object; objects are walked, arrays are
@@ -19,11 +20,12 @@ not, as in the payload commitment. Depth counts nested arrays and objects: a sca
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final, TypeAlias
 
 import orjson
 
-from provledger import _jcs_slow
+from provledger import _jcs_slow, _jcs_text
 from provledger._jcs_slow import MAX_INTEGER
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "canonical_part",
     "canonicalize",
     "encode",
+    "encode_parsed",
     "parse",
 ]
 
@@ -57,11 +60,19 @@ _INTEGER_TOO_BIG = 2.0**53
 
 _INFINITY = float("inf")
 
+_SORTED = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER
+
 # What `_scan` found.
 _PLAIN = 0  # orjson writes it as RFC 8785 does
 _UNUSUAL = 1  # good JSON, but orjson would write it otherwise
 _LARGE = 2  # the same with numbers from 2^53 on, which orjson may have made of integers
-_REFUSED = 3  # over a limit, or something that is not JSON's: the slow path says what
+_MANY = 3  # more values than it was to look at
+_REFUSED = 4  # over a limit, or something that is not JSON's: the slow path says what
+
+_ESCAPE = re.compile(rb"\\(?:(u003[aA])|.)")
+
+# Containers and floats in what `parse` looks over value by value; beyond, their text is quicker.
+_MOST_WALKED = 2000
 
 
 def parse(data: bytes, *, max_depth: int = MAX_DEPTH, max_fields: int = MAX_FIELDS) -> JSONValue:
@@ -76,10 +87,9 @@ def parse(data: bytes, *, max_depth: int = MAX_DEPTH, max_fields: int = MAX_FIEL
         written = orjson.dumps(value, option=orjson.OPT_STRICT_INTEGER)
     except (ValueError, TypeError):
         return _jcs_slow.parse(data, max_depth, max_fields)
-    if (
-        _keeps_all_members(data, written)
-        and _scan(value, max_depth) <= _UNUSUAL
-        and (data.count(b",") < max_fields or _jcs_slow.count_fields(value) <= max_fields)
+    if _is_kept(data, value, written, max_fields) and (
+        _scan(value, max_depth, _MOST_WALKED) <= _UNUSUAL
+        or _jcs_text.is_good(data, written, max_depth)
     ):
         return value
     return _jcs_slow.parse(data, max_depth, max_fields)
@@ -95,12 +105,17 @@ def encode(value: JSONValue, *, max_depth: int = MAX_ENCODE_DEPTH) -> bytes:
     found = _scan(value, max_depth)
     try:
         if found == _PLAIN:
-            return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER)
+            return orjson.dumps(value, option=_SORTED)
         if found != _REFUSED:
-            return _dumps_unusual(value)
+            return encode_parsed(value)
     except TypeError:
         pass  # A lone surrogate or a big integer; the slow path names its place.
     return _jcs_slow.encode(value, max_depth)
+
+
+def encode_parsed(value: JSONValue) -> bytes:
+    """The canonical bytes of what `parse` returned, or of a part of it, without another check."""
+    return _jcs_text.canonical(orjson.dumps(value, option=_SORTED))
 
 
 def canonicalize(
@@ -110,14 +125,13 @@ def canonicalize(
     if type(data) is bytes:
         try:
             value = orjson.loads(data)
-            found = _scan(value, max_depth)
-            if found <= _UNUSUAL:
-                options = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER
-                written = orjson.dumps(value, option=options)
-                if _keeps_all_members(data, written) and (
-                    data.count(b",") < max_fields or _jcs_slow.count_fields(value) <= max_fields
-                ):
-                    return value, written if found == _PLAIN else _dumps_unusual(value)
+            written = orjson.dumps(value, option=_SORTED)
+            if _is_kept(data, value, written, max_fields):
+                found = _scan(value, max_depth, _MOST_WALKED)
+                if found == _PLAIN:
+                    return value, written
+                if found == _UNUSUAL or _jcs_text.is_good(data, written, max_depth):
+                    return value, _jcs_text.canonical(written)
         except (ValueError, TypeError):
             pass  # Something is wrong with it; `parse` says what and where.
     value = parse(data, max_depth=max_depth, max_fields=max_fields)
@@ -134,7 +148,7 @@ def canonical_part(value: JSONValue) -> bytes | None:
     if _scan(value, MAX_DEPTH) != _PLAIN:
         return None
     try:
-        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER)
+        return orjson.dumps(value, option=_SORTED)
     except TypeError:
         return None
 
@@ -146,30 +160,41 @@ def canonical_part(value: JSONValue) -> bytes | None:
 #
 # * it keeps the last of duplicate members in silence: `_keeps_all_members` finds out;
 # * it reads integers beyond 64 bits as floats: as floats they are 2^53 or more, and what has those
-#   (_LARGE) is read again, with the integral floats of that size that we refuse anyway. Integers
-#   from 2^53 to 2^64 it refuses to write (OPT_STRICT_INTEGER).
+#   (_LARGE) is looked at once more, as text. Integers from 2^53 to 2^64 it refuses to write
+#   (OPT_STRICT_INTEGER).
 #
 # It writes as RFC 8785 does, strings included, except for floats (1.0, 1e-7, 1e16; between the
 # bounds in `_scan` both write the shortest digits, without an exponent) and for the order of keys
 # (code points, where RFC 8785 §3.2.3 wants UTF-16 code units), and it knows types that JSON does
-# not (UUID, Enum, ...). `_scan` tells, and `_made_plain` writes and sorts what it would not.
+# not (UUID, Enum, ...). `_scan` tells, and `_jcs_text` puts right what it writes.
+
+
+def _is_kept(data: bytes, value: JSONValue, written: bytes, max_fields: int) -> bool:
+    """Whether what orjson read in `data` is all of it, and has no more than `max_fields` fields."""
+    return _keeps_all_members(data, written) and (
+        data.count(b",") < max_fields or _jcs_slow.count_fields(value) <= max_fields
+    )
 
 
 def _keeps_all_members(data: bytes, written: bytes) -> bool:
     r"""Whether `written`, made from what orjson read in `data`, still has every member.
 
     A colon in `data` separates a member or stands inside a string, keys included; inside a
-    string it could also be an escape, `\u003a`, which we rule out. `written` has one colon for
-    each surviving member and one for each in surviving strings. A lost member takes its own
-    colon with it, so the counts are equal if and only if none was lost.
+    string it could also be an escape, `\u003a`. `written` has one colon for each surviving member
+    and one for each in surviving strings. A lost member takes its own colon with it, so the counts
+    are equal if and only if none was lost.
     """
-    if data.count(b":") != written.count(b":"):
-        return False
-    return b"\\" not in data or (b"\\u003a" not in data and b"\\u003A" not in data)
+    colons = data.count(b":")
+    if b"\\u003a" in data or b"\\u003A" in data:
+        # Backslashes are in strings only, each before what it escapes: it may be another one.
+        escaped = _ESCAPE.findall(data)
+        colons += len(escaped) - escaped.count(b"")
+    return colons == written.count(b":")
 
 
-def _scan(root: JSONValue, max_depth: int) -> int:
-    """_PLAIN, _UNUSUAL, _LARGE or _REFUSED; strings and integers are left to orjson itself.
+def _scan(root: JSONValue, max_depth: int, most: float = _INFINITY) -> int:
+    """What there is; strings and integers are left to orjson itself. Looks at `most` values that
+    are neither, or says _MANY.
 
     Goes down level by level and handles the children of a node at once, so that the usual
     object of strings costs two calls and no loop over its members.
@@ -209,82 +234,8 @@ def _scan(root: JSONValue, max_depth: int) -> int:
             if not _only_leaves(map(type, children)):
                 below += [child for child in children if type(child) not in _LEAVES]
         level = below
+        most -= len(level)
+        if most < 0:
+            return _MANY
         depth += 1
     return found
-
-
-def _dumps_unusual(value: JSONValue) -> bytes:
-    """The canonical bytes of what `_scan` found unusual. Raises TypeError as orjson does."""
-    return orjson.dumps(_made_plain(value), option=orjson.OPT_STRICT_INTEGER)
-
-
-def _made_plain(root: JSONValue) -> JSONValue:
-    """What orjson writes as RFC 8785 does, unsorted: members in order, numbers written.
-
-    Objects and arrays that need no change are shared with `root`, the others are copies. Goes
-    from one copied container to the next: a call for each element, deep in a recursion, can
-    cost Python 3.11 a piece of stack from the operating system each time.
-    """
-    containers: list[Any] = []
-    made = _plain(root, containers)
-    for container in containers:
-        places = container.items() if type(container) is dict else enumerate(container)
-        for place, item in places:
-            if type(item) not in _LEAVES:
-                container[place] = _plain(item, containers)
-    return made
-
-
-def _plain(value: JSONValue, containers: list[Any]) -> JSONValue:
-    """A number as it is to be written, or a container: itself, if it may stay as it is.
-
-    Else a copy, noted for its items to follow where they are more than strings and integers.
-    """
-    kind = type(value)
-    if kind is float:
-        if -_INTEGER_TOO_BIG < value < _INTEGER_TOO_BIG and value.is_integer():
-            return int(value)  # Of 0 and -0, too.
-        if 1e-4 < abs(value) < 1e15:
-            return value  # As `_scan` has it.
-        return orjson.Fragment(_number_text(value))
-    if kind is dict:
-        if len(value) > 1:
-            names = _sorted(value)
-            if names != list(value):
-                value = {name: value[name] for name in names}
-        if _only_leaves(map(type, value.values())):
-            return value
-        value = dict(value)
-    elif kind is list or kind is tuple:
-        if _only_leaves(map(type, value)):
-            return value
-        value = list(value)
-    else:
-        return value
-    containers.append(value)
-    return value
-
-
-def _sorted(names: dict[str, JSONValue]) -> list[str]:
-    """Names in the order of their UTF-16 code units; lone surrogates are refused later."""
-    if "".join(names).isascii():
-        return sorted(names)
-    return sorted(names, key=lambda name: name.encode("utf-16-be", "surrogatepass"))
-
-
-def _number_text(number: float) -> str:
-    """What ECMA-262 Number::toString (RFC 8785 §3.2.2.3) writes, not for -0.
-
-    The digits are the shortest ones, as Python's are; the two differ in when to use an exponent.
-    """
-    digits, exponential, exponent_text = repr(number).partition("e")
-    if not exponential:
-        return digits.removesuffix(".0")
-    exponent = int(exponent_text)
-    if not -7 < exponent < 21:
-        return f"{digits}e{exponent:+d}"
-    sign = "-" if number < 0 else ""
-    digits = digits.lstrip("-").replace(".", "")
-    if exponent < 0:
-        return f"{sign}0.{'0' * (-exponent - 1)}{digits}"
-    return sign + digits.ljust(exponent + 1, "0")
