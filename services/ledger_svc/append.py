@@ -264,7 +264,10 @@ class Pipeline:
         span: telemetry.Span,
         witnessing: asyncio.Task[Witnessed] | None = None,
     ) -> list[Outcome]:
-        """Witness and commit; in halves where the witness refuses them as a whole."""
+        """Witness and commit; in halves where the witness refuses them as a whole.
+
+        Not where it does not answer in time: it would have more to do, and those behind wait.
+        """
         try:
             return await self._witness_and_commit(items, looked_up_seq, before, span, witnessing)
         except StatusError as error:

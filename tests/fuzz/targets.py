@@ -80,6 +80,8 @@ def json(data: bytes) -> None:
     assert slow is not _Refused, "the fast path takes what the slow one refuses"
     text = jcs.encode(value)
     assert text == _jcs_slow.encode(slow, jcs.MAX_DEPTH)
+    assert jcs.encode_parsed(value) == text
+    assert jcs.canonicalize(data) == (value, text)
     assert jcs.parse(text) == value
     assert jcs.encode(jcs.parse(text)) == text
 
