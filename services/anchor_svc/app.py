@@ -139,6 +139,7 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
             signed_size,
             max_logs=settings.max_own_logs,
             check_lost=lost.check,
+            lost=lost.found,
         )
         undo.push_async_callback(opened.close)
         looking = asyncio.ensure_future(lost.look())

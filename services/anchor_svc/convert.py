@@ -11,6 +11,7 @@ from anchor_svc.checkpointing import LeafRun
 from anchor_svc.openlog import OpenLog
 from anchor_svc.openlogs import DamagedLog
 from anchor_svc.paging import page_token, read_page_token
+from anchor_svc.publishedlogs import Lost
 from anchor_svc.reader import Proof, Proven
 from anchor_svc.sinkstatus import SinkStatus
 from anchor_svc.state import LogIdentity, Promise, SignedCheckpoint
@@ -155,10 +156,24 @@ def log_page_from_pb(request: pb.ListLogsRequest) -> tuple[bytes, int]:
         raise invalid("page_token", "is not a token that ListLogs gave out") from None
 
 
-def log_page_to_pb(shown: Sequence[pb.Log], *, more: bool) -> pb.ListLogsResponse:
-    """A page of logs; `more` if others follow."""
+def log_page_to_pb(
+    shown: Sequence[pb.Log], lost: Sequence[Lost], *, more: bool
+) -> pb.ListLogsResponse:
+    """A page of logs; `more` if others follow. Of the lost ones, as many as may be on a page."""
     token = page_token((0, shown[-1].uid.hex()), _ALL_LOGS) if more else ""
-    return pb.ListLogsResponse(logs=shown, next_page_token=token)
+    return pb.ListLogsResponse(
+        logs=shown,
+        next_page_token=token,
+        lost_logs=[
+            pb.LostLog(
+                name=f"logs/{each.uid.hex()}",
+                where=each.where,
+                tree_size=each.size,
+                reason=each.reason,
+            )
+            for each in lost[:MAX_PAGE_SIZE]
+        ],
+    )
 
 
 def listed_to_pb(log: OpenLog | DamagedLog) -> pb.Log:

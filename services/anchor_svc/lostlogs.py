@@ -9,7 +9,8 @@ But what was published is still there, in
                               by a key of ours, active or draining
 
 While a lost log is known, nobody is told how many ledgers there are, and no log is made; those that
-are there go on. Whoever knows that nothing is missed says so by a file (`logdirs.GIVEN_UP`).
+are there go on. Which logs these are is said in listings of logs, and how many in a metric. Whoever
+knows that nothing is missed says so by a file (`logdirs.GIVEN_UP`).
 
 Directory and bucket are looked at before anything else (`publishedlogs`). Sinks are asked at each
 start, and one that does not answer within a moment holds up nothing, but is asked until it does.
@@ -40,7 +41,7 @@ from anchor_svc.restored import LOOK_S, MARKER, RETRY, read_accepted
 from anchor_svc.sinks import AnchorSink, Listing, SinkError, answer_of
 from anchor_svc.storage import LogRow, Storage
 from provledger import checkpoint as checkpoints
-from provledger import logdirs, logs
+from provledger import logdirs, logs, telemetry
 from provledger.errors import (
     DataLossError,
     FailedPreconditionError,
@@ -54,6 +55,10 @@ from provledger.rpc.errors import copied
 from provledger.s3 import Bucket
 
 log = logs.get(__name__)
+
+_lost_logs = telemetry.gauge(
+    "anchor.lost_logs", doc="Logs that were published and are not in the database, as far as known"
+)
 
 _NEXT: Final = "see docs/runbooks/stale-restore.md"
 
@@ -114,6 +119,7 @@ class LostLogs:
         self._restored = False
         self._accepted = False
         self._error: StatusError | None = None
+        self._found: dict[bytes, Lost] = {}
         self._looked = False
         self._answered: set[str] = set()
         self._told: dict[str, str] = {}
@@ -136,6 +142,10 @@ class LostLogs:
         if self._error is not None:
             raise copied(self._error)
 
+    def found(self) -> list[Lost]:
+        """Return the lost logs that are known, in order of uid."""
+        return [self._found[uid] for uid in sorted(self._found)]
+
     async def find(self) -> None:
         """Look into directory and bucket, and for markers of a restore.
 
@@ -150,7 +160,7 @@ class LostLogs:
         await asyncio.to_thread(self._look_for_marker, known)
         if found:
             self._error = _behind()
-            _tell(found, "DATABASE_BEHIND")
+        self._keep(found)
 
     async def look(self) -> None:
         """Ask the sinks, once; those that answer within a moment, unless they must."""
@@ -230,8 +240,8 @@ class LostLogs:
         away = {sink.uri: why for sink, why in zip(asked, answers, strict=True) if why}
         self._answered |= {sink.uri for sink in asked} - away.keys()
         self._unverified &= away.keys()
+        self._keep(found)
         if found:
-            _tell(found, "RESTORED_BEHIND")
             self._error = _sink_remembers()
             return
         self._error = self._unconfirmed(away)
@@ -282,7 +292,7 @@ class LostLogs:
                 self._tell_unread(sink, origin, error)
                 continue
             if size:
-                found.append(Lost(uid, sink.uri, size))
+                found.append(Lost(uid, sink.uri, size, "RESTORED_BEHIND"))
         if unread:
             # Not which: clients hear this, and logs are of tenants.
             raise SinkError(
@@ -345,6 +355,12 @@ class LostLogs:
             return False  # in the second case, none could ever tell
         return self._could_miss(self._answered)
 
+    def _keep(self, found: Iterable[Lost]) -> None:
+        for lost in found:
+            self._found.setdefault(lost.uid, lost)
+            _tell(lost)
+        _lost_logs.set(len(self._found))
+
     def _forget(self) -> None:
         try:
             self._marker.unlink(missing_ok=True)
@@ -354,18 +370,17 @@ class LostLogs:
             log.warning("anchor.marker_stays", exc_info=error)
 
 
-def _tell(found: Iterable[Lost], reason: str) -> None:
-    for lost in found:
-        log.error(
-            "anchor.log_lost",
-            reason=reason,
-            log=f"logs/{lost.uid.hex()}",
-            where=lost.where,
-            tree_size=lost.size,
-            message="it was published, and the database has no row of it, so that it is older. No "
-            "log is made, and no ledger said not to be there. Restore the newer database; if there "
-            f"is none, or the log is not of this installation, {_NEXT}",
-        )
+def _tell(lost: Lost) -> None:
+    log.error(
+        "anchor.log_lost",
+        reason=lost.reason,
+        log=f"logs/{lost.uid.hex()}",
+        where=lost.where,
+        tree_size=lost.size,
+        message="it was published, and the database has no row of it, so that it is older. No "
+        "log is made, and no ledger said not to be there. Restore the newer database; if there "
+        f"is none, or the log is not of this installation, {_NEXT}",
+    )
 
 
 def _behind() -> DataLossError:

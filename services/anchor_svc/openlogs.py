@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from anchor_svc.openlog import OpenLog
+from anchor_svc.publishedlogs import Lost
 from anchor_svc.recovery import BEHIND, BehindPublishedError, check_released
 from anchor_svc.storage import DEFAULT_ALIAS, FencedError, LogRow
 from anchor_svc.submission import check_suite
@@ -67,7 +68,7 @@ class OpenLogs:
     make: a log that is not opened yet. list_rows: those of all logs there are, open or not.
     count_ledgers: how many ledgers have entries in any log. signed_size: as of `DamagedLog`, by the
     log's uid. max_logs: how many tenants may have one of their own. check_lost: raises why there
-    may be logs without a row (`lostlogs`).
+    may be logs without a row (`lostlogs`); lost: those that are known.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class OpenLogs:
         *,
         max_logs: int,
         check_lost: Callable[[], None] = lambda: None,
+        lost: Callable[[], list[Lost]] = list,
     ) -> None:
         self._make = make
         self._create_row = create_row
@@ -88,6 +90,7 @@ class OpenLogs:
         self._signed_size = signed_size
         self._max_logs = max_logs
         self._check_lost = check_lost
+        self._lost = lost
         self._by_uid: dict[bytes, OpenLog] = {}
         self._by_alias: dict[str, OpenLog] = {}
         self._damaged: dict[bytes, DamagedLog] = {}
@@ -101,6 +104,10 @@ class OpenLogs:
     def damaged(self) -> list[DamagedLog]:
         """Every log that was found damaged at the start, or unusable, and is still closed."""
         return list(self._damaged.values())
+
+    def lost(self) -> list[Lost]:
+        """Every log that was published and has no row, as far as that is known."""
+        return self._lost()
 
     def check_held(self) -> None:
         """Raise why a log of ours may not sign, if one may not, or is lost: what is about all of

@@ -24,11 +24,12 @@ _REFUSED: Final = "STORAGE_REFUSED"
 @dataclass(frozen=True, slots=True)
 class Lost:
     """A log without a row, by its uid. where: what still knows of it. size: of its tree, as stated
-    there; 0 if that cannot be read."""
+    there; 0 if that cannot be read. reason: of the error that others get meanwhile."""
 
     uid: bytes
     where: str
     size: int
+    reason: str = "DATABASE_BEHIND"
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ class AnchorServicer(anchor_pb2_grpc.AnchorServiceServicer):
         return pb.GetLogResponse(log=shown, ledger_count=count)
 
     async def ListLogs(self, request: pb.ListLogsRequest, context: Context) -> pb.ListLogsResponse:
-        """List the logs of this process, damaged ones too."""
+        """List the logs of this process, damaged ones too; and first those that are lost."""
         after, limit = convert.log_page_from_pb(request)
         found: dict[bytes, OpenLog | DamagedLog] = {
             **{log.identity.uid: log for log in self._logs.all()},
@@ -58,7 +58,8 @@ class AnchorServicer(anchor_pb2_grpc.AnchorServiceServicer):
         }
         following = sorted(uid for uid in found if uid > after)
         shown = [convert.listed_to_pb(found[uid]) for uid in following[:limit]]
-        return convert.log_page_to_pb(shown, more=len(following) > limit)
+        lost = [] if after else self._logs.lost()
+        return convert.log_page_to_pb(shown, lost, more=len(following) > limit)
 
     async def GetTile(self, request: pb.GetTileRequest, context: Context) -> pb.GetTileResponse:
         """Return a tile that is published, or a piece of it."""

@@ -196,9 +196,25 @@ async def listed(remote: Remote) -> list[pb.Log]:
     return found
 
 
+async def lost_logs(remote: Remote) -> list[pb.LostLog]:
+    """The logs that were published and are not in the anchor's database, as far as it knows."""
+    first = await remote.call(remote.anchor.ListLogs, pb.ListLogsRequest(page_size=1))
+    return list(first.lost_logs)
+
+
 async def damaged_logs(remote: Remote) -> list[pb.Log]:
     """The logs that the anchor found damaged and does not serve."""
     return [log for log in await listed(remote) if log.state == pb.LOG_STATE_DAMAGED]
+
+
+def lost_document(lost: pb.LostLog) -> dict[str, Any]:
+    """A lost log as `--json` shows it."""
+    return {
+        "name": lost.name,
+        "where": lost.where,
+        "tree_size": lost.tree_size,
+        "reason": lost.reason,
+    }
 
 
 async def policy_log(remote: Remote, uid: str, tenant: str) -> str:

@@ -35,6 +35,7 @@ from tests.integration.test_anchor_service import (
 )
 from tests.integration.test_own_logs import anchor_with
 from tests.support.anchoring import Ledger, eventually
+from tests.support.metered import metered
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -224,6 +225,29 @@ async def test_log_that_was_published_and_has_no_row_is_not_denied(
         assert f"logs/{lost.uid}" in str(vars(told))
         lost.give_up()
         await let_go(lost)
+
+
+@pytest.mark.parametrize(
+    ("put_back", "reason"), [("sink", "DATABASE_BEHIND"), ("tiles", "RESTORED_BEHIND")]
+)
+async def test_lost_log_is_listed_and_counted(tmp_path: Path, put_back: str, reason: str) -> None:
+    """So that whoever does not read the anchor's log hears of it, and which one it is."""
+    first = pb.ListLogsRequest(page_size=1)
+    async with lost_log(tmp_path, put_back=[put_back]) as lost:
+        with metered() as metrics:
+            async with lost.start() as anchor:
+                page = await anchor.ask("ListLogs", first)
+                (told,) = page.lost_logs
+                assert (told.name, told.tree_size) == (f"logs/{lost.uid}", 4)
+                assert told.reason == reason
+                assert str(tmp_path) in told.where
+                assert [log.name for log in page.logs] != [told.name]
+                assert metrics.value("anchor.lost_logs") == 1
+        lost.give_up()
+        with metered() as metrics:
+            async with lost.start() as anchor:
+                assert not (await anchor.ask("ListLogs", first)).lost_logs
+                assert metrics.value("anchor.lost_logs") == 0
 
 
 async def test_log_that_only_a_sink_knows_is_not_denied(tmp_path: Path) -> None:

@@ -28,10 +28,12 @@ class Services:
 
     log: the one that the ledger is in.
     end: what comes in place of the end of the list of ledgers.
+    lost: a log that was published, and that the anchor's database does not have.
     """
 
     log: str = ""
     end: StatusError | None = None
+    lost: pb.LostLog | None = None
 
     def __post_init__(self) -> None:
         self.client = self
@@ -67,7 +69,7 @@ class Services:
         return pb.GetLogResponse(log=log)
 
     def list_logs(self, request: pb.ListLogsRequest) -> pb.ListLogsResponse:
-        return pb.ListLogsResponse()
+        return pb.ListLogsResponse(lost_logs=[self.lost] if self.lost else [])
 
 
 def status(
@@ -103,7 +105,19 @@ def test_a_log_that_the_anchor_does_not_have_is_not_all_well(
     assert f"{OWN} is not served" in talk
 
 
+def test_a_log_that_was_published_and_is_not_stored_is_not_all_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lost = pb.LostLog(name=OWN, where="file:///sink", tree_size=4, reason="RESTORED_BEHIND")
+    code, found, talk = status(monkeypatch, Services(lost=lost), "anchor")
+    assert (code, found["all_anchored"]) == (1, False)
+    assert found["lost_logs"] == [
+        {"name": OWN, "where": "file:///sink", "tree_size": 4, "reason": "RESTORED_BEHIND"}
+    ]
+    assert f"{OWN} was published" in talk
+
+
 def test_a_list_that_is_whole_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
     code, found, _ = status(monkeypatch, Services(), "ledger", "anchor")
     assert (code, found["incomplete"], found["unserved_logs"]) == (0, None, [])
-    assert found["all_anchored"]
+    assert (found["all_anchored"], found["lost_logs"]) == (True, [])

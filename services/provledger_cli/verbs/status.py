@@ -20,6 +20,7 @@ from provledger_cli.options import (
 )
 
 if TYPE_CHECKING:
+    from provledger.api.anchor.v1.anchor_pb2 import LostLog
     from provledger.client import Ledger
     from provledger.errors import StatusError
     from provledger_cli.anchoring import LogState
@@ -36,12 +37,14 @@ class _Found:
     words: the health of each service.
     missing: why there may be more ledgers than these; None if there are not.
     unserved: logs that ledgers are in and that the anchor does not have, damaged ones apart.
+    lost: logs that the anchor knows were published, and that are not in its database.
     """
 
     words: dict[str, str]
     ledgers: list[Ledger] = field(default_factory=list)
     logs: list[LogState] = field(default_factory=list)
     unserved: list[str] = field(default_factory=list)
+    lost: list[LostLog] = field(default_factory=list)
     missing: StatusError | None = None
     anchored: bool = False
 
@@ -70,8 +73,8 @@ def status(
 
     Exit code 0: all services answer, no log is damaged or held, every ledger takes entries, and
     with --wait all is anchored. 1: one does not serve, is damaged, held, read only, too old or
-    missing, has a log that is not served, or is not anchored in time. 2: a service could not be
-    reached, or nobody can say whether there are more ledgers.
+    missing, has lost a log or does not serve one, or is not anchored in time. 2: a service could
+    not be reached, or nobody can say whether there are more ledgers.
 
     Example: provledger status --wait 30
     """
@@ -88,6 +91,7 @@ def status(
         output.document(_document(where, found))
     else:
         _show(where, found.words, found.ledgers, found.logs)
+        _show_lost(found.lost)
     for name in found.unserved:
         output.say(f"[bold]{output.literal(name)}[/] is not served: the anchor's own log says why")
     if health.UNREACHABLE in found.words.values():
@@ -107,13 +111,18 @@ def status(
         if ledger.read_only_reason:
             name, reason = output.literal(ledger.name), output.literal(ledger.read_only_reason)
             output.say(f"[bold]{name}[/] takes no entries: {reason}")
+    for lost in found.lost:
+        output.say(
+            f"[bold]{output.literal(lost.name)}[/] was published, and is not in the anchor's "
+            "database, which is older: docs/runbooks/stale-restore.md"
+        )
     missing = found.missing
     if missing is not None:
         output.say(f"there may be more ledgers than are listed: {output.literal(missing)}")
     if wait and not found.anchored:
         output.say(f"not everything was anchored within {output.seconds(wait)}")
     stale = missing is not None and is_stale(missing)
-    broken = stale or found.unserved or not well(found.ledgers, found.logs)
+    broken = stale or found.unserved or found.lost or not well(found.ledgers, found.logs)
     if broken or (wait and not found.anchored):
         raise typer.Exit(DOES_NOT_HOLD)
     if missing is not None:
@@ -123,6 +132,7 @@ def status(
 async def _status(where: Target, wait_s: float) -> _Found:
     from provledger_cli import health
     from provledger_cli.anchoring import all_logs, ledgers, wait_until_anchored, well
+    from provledger_cli.anchors import lost_logs
     from provledger_cli.connect import Remote
 
     if where.stopped:
@@ -142,6 +152,7 @@ async def _status(where: Target, wait_s: float) -> _Found:
                 _, found.missing = await ledgers(remote)
             found.logs = await all_logs(remote)
             found.unserved = _unserved(found)
+            found.lost = await lost_logs(remote)
             return found
         if "ledger" in serving:
             # Without the anchor nobody can say whether these are all.
@@ -150,9 +161,11 @@ async def _status(where: Target, wait_s: float) -> _Found:
         if "anchor" in serving:
             found.logs = await all_logs(remote)
             found.unserved = _unserved(found)
+            found.lost = await lost_logs(remote)
     logged = all(ledger.logged_seq >= ledger.seq for ledger in found.ledgers)
     anchored = bool(found.logs) and all(log.all_anchored for log in found.logs)
-    whole = well(found.ledgers, found.logs) and not found.unserved and found.missing is None
+    whole = well(found.ledgers, found.logs) and not (found.unserved or found.lost)
+    whole = whole and found.missing is None
     found.anchored = anchored and logged and whole
     return found
 
@@ -203,6 +216,13 @@ def _show(where: Target, words: dict[str, str], found: list[Ledger], logs: list[
         )
 
 
+def _show_lost(lost: list[LostLog]) -> None:
+    rows = [(each.name, each.where, str(each.tree_size or ""), each.reason) for each in lost]
+    if rows:
+        columns = ["log", "known to", "size>", "reason"]
+        output.show(output.table("Logs that are not in the anchor's database", columns, rows))
+
+
 def _services(where: Target, words: dict[str, str]) -> dict[str, dict[str, Any]]:
     """By name; of those that `up` started also the process, and how it has fared."""
     known = endpoints.read(where.data_dir.endpoints) if where.embedded else None
@@ -220,6 +240,8 @@ def _services(where: Target, words: dict[str, str]) -> dict[str, dict[str, Any]]
 
 
 def _document(where: Target, found: _Found) -> dict[str, Any]:
+    from provledger_cli.anchors import lost_document
+
     missing = found.missing
     return {
         "data_dir": str(where.data_dir.path) if where.embedded else None,
@@ -245,5 +267,6 @@ def _document(where: Target, found: _Found) -> dict[str, Any]:
         "log": asdict(found.logs[0]) if found.logs else None,
         "logs": [asdict(log) for log in found.logs],
         "unserved_logs": found.unserved,
+        "lost_logs": [lost_document(each) for each in found.lost],
         "all_anchored": found.anchored,
     }

@@ -124,12 +124,26 @@ class ListLogsRequest(_message.Message):
     def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class ListLogsResponse(_message.Message):
-    __slots__ = ("logs", "next_page_token")
+    __slots__ = ("logs", "next_page_token", "lost_logs")
     LOGS_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    LOST_LOGS_FIELD_NUMBER: _ClassVar[int]
     logs: _containers.RepeatedCompositeFieldContainer[Log]
     next_page_token: str
-    def __init__(self, logs: _Optional[_Iterable[_Union[Log, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+    lost_logs: _containers.RepeatedCompositeFieldContainer[LostLog]
+    def __init__(self, logs: _Optional[_Iterable[_Union[Log, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., lost_logs: _Optional[_Iterable[_Union[LostLog, _Mapping]]] = ...) -> None: ...
+
+class LostLog(_message.Message):
+    __slots__ = ("name", "where", "tree_size", "reason")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    WHERE_FIELD_NUMBER: _ClassVar[int]
+    TREE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    where: str
+    tree_size: int
+    reason: str
+    def __init__(self, name: _Optional[str] = ..., where: _Optional[str] = ..., tree_size: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class GetTileRequest(_message.Message):
     __slots__ = ("log", "path", "offset", "max_bytes")
