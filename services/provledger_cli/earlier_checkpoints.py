@@ -1,21 +1,29 @@
 """Checkpoints of before, and the proofs that the one of an export extends them.
 
-Those that are held elsewhere are compared with the log's own first: what an export carries beside
-its receipts is the history of its log, and a verifier takes anything else for tampering.
+Those that are held elsewhere are compared with the log's own first, and their signatures checked
+by the registry's keys, where it can be asked: what an export carries beside its receipts is the
+history of its log, and a verifier takes anything else for tampering.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from provledger import checkpoint as checkpoints
 from provledger import note
 from provledger.api.anchor.v1 import anchor_pb2
 from provledger.client.paging import Pages
-from provledger.errors import NotFoundError, OutOfRangeError, StatusError, VerificationError
+from provledger.errors import (
+    NotFoundError,
+    OutOfRangeError,
+    StatusError,
+    UnknownKeyError,
+    VerificationError,
+)
 from provledger.export import MAX_CONSISTENCY_PROOFS, ConsistencyProof
 from provledger.keyset import KeySet
 from provledger.report import Check, Finding
+from provledger.verify import Verifier
 from provledger_cli import output
 from provledger_cli.connect import Remote
 from provledger_cli.failures import CommandError
@@ -31,14 +39,16 @@ async def consistency(
     `count` of the newest that a sink was given, are there as far as they find room.
 
     Raises:
-        CommandError: a known one is of another log, or newer than the checkpoint of this size; or
-            there are too many of them.
+        CommandError: a known one is of another log, or newer than the checkpoint of this size, or
+            signed by keys that the registry does not have; or there are too many of them.
         VerificationError: the log has another tree of that size, or has signed none, or does not
-            reach it.
+            reach it; or did not sign the note.
         StatusError: what the services say.
     """
+    keys = await _registered_keys(remote)
     notes = await _known_notes(remote, log, origin, size, known)
-    wanted = await _sizes_of_revocations(remote)
+    _check_signatures(keys, origin, notes)
+    wanted = [] if keys is None else [named.size for key in keys for named in key.covered]
     wanted += await anchored_sizes(remote, log, size, count)
     for earlier_size in wanted:
         if len(notes) == MAX_CONSISTENCY_PROOFS:
@@ -108,7 +118,8 @@ async def _known_notes(
 
 
 async def _check_history(remote: Remote, log: str, kept: checkpoints.Checkpoint) -> None:
-    """Check that the log has signed the tree in a checkpoint. Its signatures are not looked at."""
+    """Check that the log has signed the tree in a checkpoint. Signatures are for later: a tree that
+    the log does not have is worth more than who signed it."""
     if not kept.size:
         raise CommandError("the checkpoint is of size 0, which proves nothing", hint="leave it out")
     try:
@@ -147,13 +158,42 @@ async def _own_note(remote: Remote, log: str, size: int) -> bytes:
     return signed
 
 
-async def _sizes_of_revocations(remote: Remote) -> list[int]:
-    """Sizes of the checkpoints that revocations name: what revoked keys signed stands on them."""
+def _check_signatures(keys: KeySet | None, origin: str, notes: Mapping[int, bytes]) -> None:
+    """Check that the log signed these notes.
+
+    One by a key that was revoked shows nothing to a verifier, who passes it over: it is told.
+    """
+    if not notes:
+        return
+    if keys is None:
+        output.say(
+            "the signatures of the given checkpoints were not checked, for want of keys: "
+            "`provledger verify` does"
+        )
+        return
+    verifier = Verifier(keys)
+    # Their trees are the log's own: what a revoked key signed of them is settled by the verifier.
+    verifier.leave_unsettled({})
+    for size, signed in notes.items():
+        try:
+            verifier.open_checkpoint(signed, origin)
+        except UnknownKeyError as error:
+            raise CommandError(
+                f"whether the log signed the checkpoint of size {size} cannot be told: {error}",
+                hint="leave it out; the log has that very tree, and signed it by another key",
+            ) from error
+        except VerificationError as error:
+            if error.finding != Finding.CAME_LATER:
+                raise
+            output.say(f"the checkpoint of size {size} shows nothing: {output.literal(error)}")
+
+
+async def _registered_keys(remote: Remote) -> KeySet | None:
+    """The keys of the registry; None if it is not known, or does not answer."""
     if not remote.has("keys"):
-        return []
+        return None
     try:
-        keys = KeySet.parse(await remote.client.jwks())
+        return KeySet.parse(await remote.client.jwks())
     except StatusError as error:
         output.say(f"whether a key was revoked is not known: {output.literal(error.message)}")
-        return []
-    return [named.size for key in keys for named in key.covered]
+        return None

@@ -114,8 +114,9 @@ async def prepare(
 
     Raises:
         CommandError: if what is recorded is not anchored in time, or a known checkpoint is none of
-            this log up to then.
-        VerificationError: a known checkpoint is of another history of the log, or of more than it.
+            this log up to then, or signed by a key that is not known.
+        VerificationError: a known checkpoint is of another history of the log, or of more than it,
+            or not signed by it.
         StatusError: what the services say.
     """
     ledger = await remote.client.get_ledger(ledger_name)

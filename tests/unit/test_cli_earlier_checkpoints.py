@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,7 +15,8 @@ from provledger import note as notes
 from provledger.api.anchor.v1 import anchor_pb2
 from provledger.errors import NotFoundError, OutOfRangeError, VerificationError
 from provledger.export import ConsistencyProof, verify_export
-from provledger.report import Finding, Status
+from provledger.keyset import CoveredCheckpoint, KeyPurpose, KeySet, KeyState
+from provledger.report import Check, Finding, Status
 from provledger_cli import earlier_checkpoints
 from provledger_cli.connect import Remote, Target
 from provledger_cli.datadir import DataDir
@@ -28,10 +30,15 @@ SIZE = len(CHAIN.leaves)
 
 
 class Log:
-    """A `Remote` whose anchor serves the log of a chain, as far as `signed`."""
+    """A `Remote` whose anchor serves the log of a chain, as far as `signed`.
 
-    def __init__(self, signed: int = SIZE) -> None:
+    keys: what the registry has; None for a registry that is not known.
+    """
+
+    def __init__(self, signed: int = SIZE, keys: KeySet | None = None) -> None:
         self.signed = signed
+        self.keys = keys
+        self.client = self
         self.anchored = list(range(SIZE - 1, 0, -1))
         self.anchor = SimpleNamespace(
             GetCheckpoint=self._checkpoint,
@@ -40,7 +47,11 @@ class Log:
         )
 
     def has(self, service: str) -> bool:
-        return service == "anchor"
+        return service == "anchor" or (service == "keys" and self.keys is not None)
+
+    async def jwks(self) -> bytes:
+        assert self.keys is not None
+        return self.keys.encode()
 
     async def call(self, method: Any, request: Any) -> Any:
         return method(request)
@@ -75,6 +86,68 @@ async def test_what_is_proved_verifies() -> None:
     found = await proved(CHAIN.checkpoint(5), CHAIN.checkpoint(), count=3)
     assert sizes(found) == [5, SIZE - 3, SIZE - 2, SIZE - 1, SIZE]
     assert verify_export(CHAIN.export(consistency=found), key_set()).status is Status.VERIFIED
+
+
+def other_signature(signed: bytes, *, note_key_id: bytes | None = None) -> bytes:
+    """The same note by another signature; and by another key, if one is given."""
+    opened = notes.parse(signed)
+    (line,) = opened.signatures
+    other = notes.signature_line(line.name, note_key_id or line.note_key_id, bytes(64))
+    return notes.format_note(opened.text, [other])
+
+
+async def test_a_note_that_the_log_did_not_sign_does_not_hold() -> None:
+    forged = other_signature(CHAIN.checkpoint(5))
+    with pytest.raises(VerificationError, match="not signed by a log key") as caught:
+        await proved(CHAIN.checkpoint(4), forged, log=Log(keys=key_set()))
+    assert (caught.value.check, caught.value.finding) == (
+        Check.CHECKPOINT_SIGNATURE,
+        Finding.SIGNATURE_CHANGED,
+    )
+
+
+async def test_a_note_by_a_key_that_is_not_registered_cannot_be_told() -> None:
+    foreign = other_signature(CHAIN.checkpoint(5), note_key_id=b"none")
+    with pytest.raises(CommandError, match="size 5 cannot be told") as caught:
+        await proved(foreign, log=Log(keys=key_set()))
+    assert caught.value.exit_code == COULD_NOT_TELL
+
+
+async def test_another_history_is_told_before_who_signed_it() -> None:
+    forked = CHAIN.checkpoint(5, leaves=[*CHAIN.leaves[:4], b"something else"])
+    with pytest.raises(VerificationError, match="is not the one"):
+        await proved(other_signature(forked), log=Log(keys=key_set()))
+
+
+async def test_without_keys_it_is_said_that_signatures_were_not_checked(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = await proved(other_signature(CHAIN.checkpoint(5)))
+    assert sizes(found) == [5]
+    assert "were not checked" in " ".join(capsys.readouterr().err.split())
+
+
+def revoked_after(chain: Chain, size: int) -> KeySet:
+    """The registry's keys with the checkpoint key revoked; what that size covers stands."""
+    named = CoveredCheckpoint(ORIGIN, size, chain.root_hash(size))
+    return KeySet(
+        replace(key, state=KeyState.REVOKED, covered=(named,))
+        if key.purpose is KeyPurpose.CHECKPOINT
+        else key
+        for key in key_set()
+    )
+
+
+async def test_a_note_by_a_key_revoked_before_it_is_told_and_passed_over(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As the verifier of the export passes it over; one that the revocation covers stands."""
+    keys = revoked_after(CHAIN, 5)
+    for kept in (4, 5):
+        assert kept in sizes(await proved(CHAIN.checkpoint(kept), log=Log(keys=keys)))
+    assert "shows nothing" not in " ".join(capsys.readouterr().err.split())
+    assert 7 in sizes(await proved(CHAIN.checkpoint(7), log=Log(keys=keys)))
+    assert "the checkpoint of size 7 shows nothing" in " ".join(capsys.readouterr().err.split())
 
 
 async def test_a_checkpoint_of_another_log_is_refused() -> None:

@@ -115,7 +115,8 @@ def export(
     with --head-out, that is exit code 2, and nothing is written there.
 
     Exit code 0: written. 1: what is stored does not hold, or a --checkpoint is of another history
-    of this log or of more than it has. 2: it could not be done.
+    of this log or of more than it has, or the log did not sign it. 2: it could not be done, or the
+    registry does not have the key that signed a --checkpoint.
 
     Example: provledger export --tenant acme --out acme.ndjson.gz
     """
