@@ -260,6 +260,18 @@ class TestDisclosures:
         text = base64.urlsafe_b64encode(data).decode().rstrip("=")
         assert disclosure.parse_disclosure(text).text == text
 
+    def test_more_values_than_a_payload_has_are_refused_unparsed(self) -> None:
+        """Or a few kilobytes, compressed, would take hundreds of megabytes."""
+        data = b'["AAAAAAAAAAAAAAAAAAAAAA","/a",[%s[]]]' % (b"[]," * 1_000_000)
+        text = base64.urlsafe_b64encode(data).decode().rstrip("=")
+        tracemalloc.start()
+        try:
+            with pytest.raises(ReceiptFormatError, match="too many values"):
+                disclosure.parse_disclosure(text)
+            assert tracemalloc.get_traced_memory()[1] < 10 * len(data)
+        finally:
+            tracemalloc.stop()
+
     @pytest.mark.parametrize("suffix", ["=", "==", "\n", " ", "*", "é"])
     def test_loose_base64_is_refused(self, suffix: str) -> None:
         (opened,) = disclosure.disclose_all("x", SECRET)

@@ -336,3 +336,66 @@ def test_a_receipt_is_as_long_as_it_may_be_in_either_spelling() -> None:
         assert read.encode() == whole
         with pytest.raises(ReceiptFormatError, match="longer than"):
             parse(long)
+
+
+def spelled(payload: str) -> bytes:
+    """A receipt with some JSON text in the place of its payload."""
+    value = {**made().to_json_value(), "payload": "@"}
+    return json.dumps(value).replace('"@"', payload).encode()
+
+
+# Of each kind as many as fill a receipt: 100 to 350 bytes of memory for each of ten of text.
+_FULL = MAX_RECEIPT_BYTES - 20_000
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        f"[{'[],' * (_FULL // 3)}0]",
+        f"[{'{},' * (_FULL // 3)}0]",
+        "[" + '{"":0},' * (_FULL // 7) + "0]",
+        "[" + ",".join(f'"{index:x}"' for index in range(_FULL // 9)) + "]",
+        "{" + ",".join(f'"{index:x}":0' for index in range(_FULL // 11)) + "}",
+    ],
+    ids=["arrays", "objects", "members", "strings", "names"],
+)
+def test_a_receipt_of_more_values_than_a_payload_has_is_refused_unparsed(
+    payload: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight megabytes of them compress to eight kilobytes, and would take hundreds to hold."""
+    data = spelled(payload)
+    assert len(data) <= MAX_RECEIPT_BYTES
+
+    def parse(*_: object, **__: object) -> None:
+        raise AssertionError("parsed")
+
+    monkeypatch.setattr(jcs, "parse", parse)
+    for read in (parse_receipt, parse_canonical_receipt):
+        with pytest.raises(ReceiptFormatError, match="more values than any payload"):
+            read(data)
+
+
+_MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        f"[{'[],' * (_MIB // 3 - 1)}0]",
+        "[" + '{"":0},' * (_MIB // 7 - 1) + "0]",
+        "[" + '"",' * (_MIB // 3 - 1) + "0]",
+        "[" + "0,\n  " * (_MIB // 2 - 1) + "0]",
+        '[{"":"' + ',[{:"'.replace('"', '\\"') * (_MIB // 6) + '"}]',
+    ],
+    ids=["arrays", "members", "strings", "printed pretty", "in a string"],
+)
+def test_a_receipt_of_as_many_values_as_a_payload_may_have_is_read(payload: str) -> None:
+    """Whatever the services would take. What else is in it is long by its strings."""
+    receipt = made()
+    proof = receipt.proofs[0]
+    evidence = replace(proof.evidence[0], evidence=b"x" * 1000)
+    receipt = with_changes(receipt, proofs=(replace(proof, evidence=(evidence,) * 64),) * 16)
+    text = receipt.encode().replace(receipt.payload or b"", payload.encode(), 1)
+    read = parse_receipt(text)
+    assert isinstance(read, Receipt)
+    assert read.payload == jcs.encode(json.loads(payload))

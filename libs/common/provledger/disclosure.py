@@ -35,7 +35,7 @@ from typing import Any
 
 import orjson
 
-from provledger import jcs
+from provledger import _json_structure, jcs
 from provledger.errors import InvalidJSONError, ReceiptFormatError, VerificationError
 
 FIELDS_PROFILE = "fields-v1"
@@ -234,6 +234,8 @@ def parse_disclosure(text: str) -> Disclosure:
     try:
         raw = text.encode("ascii")
         data = binascii.a2b_base64(raw.translate(_TO_STANDARD) + b"=" * (-len(raw) % 4))
+        if _json_structure.is_above(data):
+            raise ReceiptFormatError("commitment.disclosures", "holds one of too many values")
         # A payload that is an array stands one level deeper here than it may by itself.
         value = jcs.parse(data, max_depth=jcs.MAX_DEPTH + 1)
     except (ValueError, InvalidJSONError) as error:

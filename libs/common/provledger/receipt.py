@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from provledger import jcs
+from provledger import _json_structure, jcs
 from provledger._receipt_canonical import read_canonical
 from provledger._receipt_strict import MAX_DEPTH, V01_MEMBERS, read_members
 from provledger._receipt_values import (
@@ -102,6 +102,8 @@ def _parse_json(source: bytes | str | Mapping[str, Any]) -> Mapping[str, Any]:
     data = source.encode("utf-8", "surrogatepass") if isinstance(source, str) else source
     if len(data) > MAX_RECEIPT_BYTES:
         raise ReceiptFormatError("receipt", f"is longer than {MAX_RECEIPT_BYTES} bytes")
+    if _json_structure.is_above(data):
+        raise ReceiptFormatError("receipt", "has more values than any payload may have")
     try:
         value = jcs.parse(data, max_depth=MAX_DEPTH, max_fields=_MAX_FIELDS)
     except InvalidJSONError as error:
