@@ -4,6 +4,7 @@ reads at every moment."""
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from provledger.db import Writer, open_engine, wal, workers
 from provledger.db.engine import begin_write
 
 LIMIT_BYTES = 1 << 18
+COPY_FROM = 68
 DEADLINE_S = 60.0
 
 
@@ -47,6 +49,14 @@ def make(connection: Connection) -> None:
 
 def write(connection: Connection) -> None:
     connection.execute(sa.text("INSERT INTO t VALUES (randomblob(65536))"))
+
+
+def write_mib(connection: Connection) -> None:
+    connection.execute(sa.text("INSERT INTO t VALUES (randomblob(1048576))"))
+
+
+def make_other(connection: Connection) -> None:
+    connection.execute(sa.text("CREATE TABLE u (a BLOB)"))
 
 
 def count(connection: Connection) -> int:
@@ -116,9 +126,10 @@ async def test_a_read_that_does_not_end_fails_no_write(engine: Engine) -> None:
 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Copied back before the write that follows the fifth, and only so."""
+    """Copied back before the write that follows the fifth, and only so: each is 16, eight pages and
+    a commit, the one that makes the table 8."""
     monkeypatch.setattr(workers, "WalKeeper", wal.WalKeeper)
-    monkeypatch.setattr(workers, "WalCopier", partial(wal.WalCopier, copy_from=40))
+    monkeypatch.setattr(workers, "WalCopier", partial(wal.WalCopier, copy_from=COPY_FROM))
 
 
 def copied_bytes(engine: Engine) -> int:
@@ -209,6 +220,55 @@ async def test_commits_do_not_wait_for_what_is_being_copied(
     assert slow.waits == 0
     slow.done.set()
     await writer.close()
+
+
+async def test_commits_do_not_wait_for_a_copy_that_meets_a_reader(
+    engine: Engine, soon: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that must copy all of it (FULL, RESTART) lets no writer in until the reader has ended."""
+    copied = threading.Event()
+    inner = wal._copy_once
+
+    def copy_once(raw: sqlite3.Connection) -> int:
+        # Longer than a commit has patience.
+        raw.execute(f"PRAGMA busy_timeout = {int(DEADLINE_S * 1000)}")
+        try:
+            return inner(raw)
+        finally:
+            copied.set()
+
+    monkeypatch.setattr(wal, "_copy_once", copy_once)
+    writer = await some_written(engine, 5)
+    with engine.connect() as reader:
+        assert count(reader) == 4
+        written = 0
+        while not copied.is_set():
+            await writer.run(write)
+            written += 1
+        assert count(reader) == 4
+    assert await writer.run(count) == 4 + written
+    await writer.close()
+
+
+async def test_rows_are_copied_back_by_how_many_pages_they_take(
+    engine: Engine, soon: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row of a megabyte is more than the WAL is left alone for."""
+    copies: list[object] = []
+    inner = wal._copy_once
+
+    def copy_once(raw: object) -> int:
+        copies.append(raw)
+        return inner(raw)
+
+    monkeypatch.setattr(wal, "_copy_once", copy_once)
+    writer = Writer(engine)
+    await writer.run(make)
+    await writer.run(write_mib)
+    assert not copies
+    await writer.run(make_other)
+    await writer.close()
+    assert copies
 
 
 async def test_more_than_can_be_copied_meanwhile_waits(

@@ -37,8 +37,9 @@ _WAIT_S: Final = 0.5
 _LONGEST_WAIT_S: Final = 2.0
 _PAUSE_FACTOR: Final = 10
 _COPY_FROM: Final = 2000
-"""Rows written until the WAL is copied back, some 10 MiB of usual receipts. Pages that change with
-each commit, those of indexes, are copied once for many."""
+"""Rows written until the WAL is copied back, some 10 MiB of usual receipts; or as many new pages,
+where rows are larger than those. Pages that change with each commit, those of indexes, are copied
+once for many."""
 _COMMIT_ROWS: Final = 8
 """A commit writes about as many pages as so many rows in it: heads, indexes, its signature."""
 _MOST_PASSES: Final = 4
@@ -85,6 +86,7 @@ class WalCopier:
         self._engine = engine if is_sqlite(engine) else None
         self._copy_from = copy_from
         self._changes = 0
+        self._pages: int | None = None
         self._written = 0
         self._copying: Future[None] | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="db-wal")
@@ -117,8 +119,13 @@ class WalCopier:
     def _count(self, connection: Connection) -> None:
         raw: Any = connection.connection.driver_connection
         # Of this connection: another one begins at 0.
-        self._written += max(0, raw.total_changes - self._changes) + _COMMIT_ROWS
+        rows = raw.total_changes - self._changes
         self._changes = raw.total_changes
+        # How much is in the WAL, SQLite does not tell. What is appended makes the file longer.
+        pages = int(raw.execute("PRAGMA page_count").fetchone()[0])
+        grown = 0 if self._pages is None else pages - self._pages
+        self._pages = pages
+        self._written += max(0, rows, grown) + _COMMIT_ROWS
 
     @staticmethod
     def _copy(engine: Engine) -> None:
