@@ -162,13 +162,35 @@ async def test_other_words_for_refused_credentials_are_known(
     assert len(connects) == 2
 
 
-async def test_key_that_we_may_not_use_is_no_matter_of_credentials(
+async def test_identity_that_was_replaced_in_the_file_is_read_when_the_old_one_is_denied(
     account: Account, signer: RemoteSigner, connects: list[Any]
 ) -> None:
+    """Its access key goes on: it may do other things."""
+    account.kms.denied_keys = {"AKIAOLD"}
+    account.activate("AKIAOLD", "AKIANEW")
+    account.write("AKIANEW")
+    await until_signed(signer, MESSAGE)
+    assert len(connects) == 2
+
+
+async def test_key_that_we_may_not_use_has_credentials_read_once_a_minute(
+    account: Account, signer: RemoteSigner, connects: list[Any], clock: Clock
+) -> None:
+    """Seldom is it a matter of credentials, and appends are tried again and again meanwhile."""
     account.kms.denied = {"Sign"}
-    with pytest.raises(KMSPermissionError, match="allow kms:Sign"):
-        await signer.sign(MESSAGE)
-    assert len(connects) == 1
+    for made in (2, 3):
+        for _ in range(3):
+            with pytest.raises(KMSPermissionError, match="allow kms:Sign"):
+                await refused(signer)
+            assert len(connects) == made
+            clock.now_s += 10
+        clock.now_s += 30
+    # Credentials that are refused do not wait so long.
+    account.activate("AKIANEW")
+    account.write("AKIANEW")
+    account.kms.denied = set()
+    await until_signed(signer, MESSAGE)
+    assert len(connects) == 4
 
 
 # --- Cloud KMS ---

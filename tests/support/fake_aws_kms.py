@@ -146,6 +146,8 @@ class FakeAWSKMS:
     denied: set[str] = field(default_factory=set)
     access_keys: set[str] | None = None
     """Ids of the access keys that are active; None: whatever is given."""
+    denied_keys: set[str] = field(default_factory=set)
+    """Ids of access keys whose identity may use none of our keys."""
     limit: TokenBucket | None = None
     page_size: int = 1000
     unlisted_answers: int = 0
@@ -460,6 +462,8 @@ class _Handler(BaseHTTPRequestHandler):
                 "UnrecognizedClientException",
                 "The security token included in the request is invalid.",
             )
+        if match[1] in self.kms.denied_keys:
+            raise AWSError("AccessDeniedException", "User: x is not authorized to perform: kms:y")
         if match[3] != self.kms.region:
             raise AWSError(
                 "InvalidSignatureException", "Credential should be scoped to a valid region."

@@ -16,8 +16,8 @@ from ipaddress import ip_address
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from provledger.kms._aws_errors import refuses_credentials, translate
-from provledger.kms._renewing import Renewable
+from provledger.kms._aws_errors import is_denied, refuses_credentials, translate
+from provledger.kms._renewing import DENIED_S, RENEW_S, Renewable
 from provledger.kms.errors import KMSConfigError, KMSUnavailableError, bare
 from provledger.kms.remote import MAX_IN_FLIGHT, load_library
 
@@ -46,7 +46,8 @@ class Reference:
 class Client:
     """A boto3 client, which blocks, and the few threads it may block.
 
-    The client is another one once its credentials are refused: `provledger.kms._renewing`.
+    The client is another one once its credentials are refused, or denied something:
+    `provledger.kms._renewing`.
     """
 
     def __init__(self, reference: Reference, boto: Renewable[Any]) -> None:
@@ -77,13 +78,18 @@ class Client:
             try:
                 return await self._run(boto, method, parameters)
             except Exception as error:
-                if not (refuses_credentials(error) and await self._boto.renewed(boto)):
+                if not await self._has_others(boto, error):
                     raise
                 return await self._run(self._boto.client, method, parameters)
         except Exception as error:
             if isinstance(error, RuntimeError) and "shutdown" in str(error):
                 raise KMSUnavailableError(f"key {self.reference.uri}: has been closed") from None
             raise translate(error, self.reference.uri, operation) from None
+
+    async def _has_others(self, boto: Any, error: Exception) -> bool:
+        if refuses_credentials(error):
+            return await self._boto.renewed(boto, RENEW_S)
+        return is_denied(error) and await self._boto.renewed(boto, DENIED_S)
 
     async def close(self) -> None:
         """Drop connections; calls on their way end by their own timeouts."""

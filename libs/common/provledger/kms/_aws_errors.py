@@ -102,6 +102,13 @@ def refuses_credentials(error: Exception) -> bool:
     return type(error).__name__ in _NO_CREDENTIALS
 
 
+def is_denied(error: Exception) -> bool:
+    """Say whether boto3 raised this since whoever our credentials stand for may not do it."""
+    response: Mapping[str, Any] = getattr(error, "response", None) or {}
+    details = response.get("Error")
+    return isinstance(details, Mapping) and details.get("Code") in _REFUSED
+
+
 def _from_answer(code: str, message: str, status: int, uri: str, operation: str) -> KMSError:
     """Return our error for an error code of AWS. `message` is shown where it holds no input."""
     arn = uri.removeprefix("aws-kms:").partition("?")[0]
@@ -119,7 +126,8 @@ def _from_answer(code: str, message: str, status: int, uri: str, operation: str)
     if code in _REFUSED:
         return KMSPermissionError(
             f"key {uri}: we are not allowed to call {operation} ({shown(message)}); allow "
-            f"kms:{operation} on it to the service's identity, in its key policy or by IAM"
+            f"kms:{operation} on it to the service's identity, in its key policy or by IAM, or put "
+            "an identity that may into the credentials file, which is read again within a minute"
         )
     if code in _CLOCK:
         return KMSPermissionError(

@@ -5,6 +5,9 @@ renews them in their file means the services that run. So a call whose credentia
 for another client (`Renewable.renewed`) and is made once more. What is renewed by itself, such as
 the credentials of a role, the SDKs see to; they come here only when that fails.
 
+What they stand for may be another identity meanwhile, too: one that is allowed what the old one is
+denied. A denial seldom means that, so it asks once a minute.
+
 No storm comes of it where they stay refused: one client is made at a time, however many calls ask,
 and none within a second of the one before. Left to others: which error says so, and what a client
 is (`provledger.kms._aws_client`, `provledger.kms.gcp`).
@@ -25,6 +28,8 @@ log = logs.get(__name__)
 
 RENEW_S: Final = 1.0
 """No client is made sooner after the one before, in seconds."""
+DENIED_S: Final = 60.0
+"""Nor after a denial, which may well be meant for whoever we are."""
 
 
 class Renewable(Generic[T]):
@@ -50,20 +55,21 @@ class Renewable(Generic[T]):
         self._connect = connect
         self._drop = drop
         self._clock = clock
-        self._not_before_s = clock() + RENEW_S
+        self._made_s = clock()
         self._renewing: asyncio.Task[None] | None = None
         self._dropping: set[asyncio.Task[None]] = set()
         self._closed = False
 
-    async def renewed(self, refused: T) -> bool:
+    async def renewed(self, refused: T, pause_s: float = RENEW_S) -> bool:
         """Say whether there is another client than `refused`; one is made if the time has come.
 
+        pause_s: how long after the last one, `RENEW_S` or `DENIED_S`.
         Whoever gives up the wait holds up nobody else: connecting goes on.
         """
         if self.client is not refused:
             return True
         if self._renewing is None:
-            if self._closed or self._clock() < self._not_before_s:
+            if self._closed or self._clock() < self._made_s + pause_s:
                 return False
             self._renewing = asyncio.create_task(self._renew(), name="kms-renew")
         await asyncio.shield(self._renewing)
@@ -89,5 +95,5 @@ class Renewable(Generic[T]):
             self._dropping.add(dropping)
             dropping.add_done_callback(self._dropping.discard)
         finally:
-            self._not_before_s = self._clock() + RENEW_S
+            self._made_s = self._clock()
             self._renewing = None
