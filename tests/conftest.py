@@ -6,6 +6,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -41,14 +42,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose a seed; xdist hands it on to its workers.
+    """Choose a seed, and how much is run; a worker of xdist is told what was chosen.
 
-    One and the same in CI, so that a red run is the change's doing; anew everywhere else.
+    The seed is one and the same in CI, so that a red run is the change's doing; anew elsewhere.
     """
+    chosen = getattr(config, "workerinput", None)
+    if chosen is not None:
+        config.option.fault_seed = chosen["fault_seed"]
+        config.option.thorough = chosen["thorough"]
+        return
     if config.option.fault_seed is None:
         config.option.fault_seed = 1 if os.environ.get("CI") else secrets.randbelow(2**32)
-    if not hasattr(config, "workerinput"):
-        config.option.thorough |= config.args_source is not pytest.Config.ArgsSource.TESTPATHS
+    config.option.thorough |= config.args_source is not pytest.Config.ArgsSource.TESTPATHS
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker. By itself it would choose again: xdist hands on the command line alone."""
+    node.workerinput["fault_seed"] = node.config.option.fault_seed
+    node.workerinput["thorough"] = node.config.option.thorough
 
 
 # Folders whose tests wait for processes more than they compute.
