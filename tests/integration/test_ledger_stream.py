@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,8 +16,11 @@ from ledger_svc import admission
 from ledger_svc.app import Service
 from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from provledger.client import AppendResult, AsyncClient, Document
+from provledger.errors import UnauthenticatedError
 from provledger.rpc.errors import from_rpc_error, status_from_pb
 from tests.inmem.witness import InMemoryWitness
+from tests.support.certs import CertificateAuthority
 from tests.support.ledgering import (
     LEDGER,
     append,
@@ -25,6 +29,7 @@ from tests.support.ledgering import (
     eventually,
     ledger_service,
     served,
+    served_at,
     verify_all,
 )
 
@@ -432,3 +437,54 @@ async def test_two_streams_and_a_batch_share_the_ledger(tmp_path: Path) -> None:
             seqs = [result.receipt.seq for result in results]
             assert seqs == sorted(seqs)
         assert (await verify_all(service)).checked_count == 901
+
+
+async def test_a_stream_goes_on_in_order_with_the_next_certificate_of_its_client(
+    tmp_path: Path,
+) -> None:
+    ca = CertificateAuthority(tmp_path)
+    own = ca.server()
+    url = f"sqlite:///{tmp_path / 'ledger.sqlite3'}"
+    given: list[Document] = []
+
+    async def source() -> AsyncIterator[Document]:
+        while True:
+            given.append(
+                Document(
+                    receipt_type="evidence.note",
+                    media_type="text/plain",
+                    payload=b"x",
+                    resource_type="Note",
+                    resource_id="1",
+                    actor_id="tester",
+                    request_id=f"r{len(given)}",
+                )
+            )
+            yield given[-1]
+            await asyncio.sleep(0.002)
+
+    async with (
+        asyncio.timeout(40),
+        ledger_service(url) as service,
+        served_at(service, tls_cert=own.cert, tls_key=own.key, tls_ca=own.ca) as address,
+    ):
+        at = f"localhost:{address.rpartition(':')[2]}"
+        short = ca.issue("importer", lasts=dt.timedelta(seconds=5))
+        answered: list[AppendResult] = []
+
+        async def stream(client: AsyncClient, documents: Any) -> None:
+            async for result in client.append_stream(LEDGER, documents):
+                answered.append(result)
+
+        async with AsyncClient(at, tls=short) as client:
+            with pytest.raises(UnauthenticatedError) as caught:
+                await stream(client, source())
+        assert caught.value.reason == "CLIENT_CERTIFICATE_ENDED"
+        ids = [result.request_id for result in answered]
+        sent = [*ids, *caught.value.request_ids]
+        assert sent == [each.request_id for each in given[: len(sent)]]
+        async with AsyncClient(at, tls=ca.issue("importer")) as client:
+            await stream(client, given[len(answered) :])
+        seqs = [each.summary.seq for each in answered if each.summary is not None]
+        assert seqs == list(range(1, len(given) + 1))
+        assert (await verify_all(service)).checked_count == len(given) + 1

@@ -93,3 +93,30 @@ async def test_a_certificate_that_has_ended_counts_for_no_further_call(tmp_path:
         with pytest.raises(grpc.RpcError) as caught:
             await call_for_ever()
         assert from_rpc_error(caught.value).reason == "CLIENT_CERTIFICATE_ENDED"
+
+
+async def test_streams_end_with_the_certificate_of_their_caller(tmp_path: Path) -> None:
+    ca = CertificateAuthority(tmp_path)
+    tls = ca.server()
+    config = ServerSettings(tls_cert=tls.cert, tls_key=tls.key, tls_ca=tls.ca)
+    short = ca.issue("short", lasts=dt.timedelta(seconds=5))
+    lasting = ca.issue("lasting")
+    async with (
+        asyncio.timeout(BOUND_S / 2),
+        serving(EchoServicer(), config) as server,
+        channel(f"localhost:{server.port}", short) as opened,
+        channel(f"localhost:{server.port}", lasting) as other,
+    ):
+        watching, staying = EchoStub(opened).Watch(b""), EchoStub(other).Chat()
+        chatting, joining = EchoStub(opened).Chat(), EchoStub(opened).Join()
+        assert await watching.read() == b"first"
+        for talking in (chatting, staying):
+            await talking.write(b"x")
+            assert await talking.read() == b"x"
+        await joining.write(b"x")
+        for ended in (watching.read(), chatting.read(), joining):
+            with pytest.raises(grpc.RpcError) as caught:
+                await ended
+            assert from_rpc_error(caught.value).reason == "CLIENT_CERTIFICATE_ENDED"
+        await staying.write(b"y")
+        assert await staying.read() == b"y"

@@ -8,7 +8,8 @@ The names are read from the certificate itself: gRPC hands them on as C strings,
 first NUL, so that `operator.example\\0.shop.example` would be `operator.example`.
 
 TLS looks at the time of a certificate when a connection begins, and not when one goes on or a
-session is resumed (RFC 8446 §2.2). So its end is looked at with every call.
+session is resumed (RFC 8446 §2.2). So its end is looked at with every call, and streams are ended
+by it (`certificate_ends`).
 """
 
 from __future__ import annotations
@@ -62,16 +63,34 @@ def principal_from_auth_context(
     Raises:
         UnauthenticatedError: no client certificate, none with a usable name, or one that has ended.
     """
+    principal, ends_s = _caller(properties)
+    if clock() > ends_s:
+        raise certificate_ended()
+    return principal
+
+
+def certificate_ends_s(properties: Mapping[str, Iterable[bytes]]) -> float:
+    """Last second of the client certificate of a connection, since 1970.
+
+    Raises:
+        UnauthenticatedError: there is none, or none with a usable name.
+    """
+    return _caller(properties)[1]
+
+
+def certificate_ended() -> UnauthenticatedError:
+    """What calls are refused and streams ended with once it has."""
+    return UnauthenticatedError(
+        "CLIENT_CERTIFICATE_ENDED", "the client certificate is not valid any longer"
+    )
+
+
+def _caller(properties: Mapping[str, Iterable[bytes]]) -> tuple[str, float]:
     transport = [*properties.get("transport_security_type", ())]
     if not any(value in (b"ssl", b"tls") for value in transport):
         raise UnauthenticatedError("NO_CLIENT_CERTIFICATE", "a client certificate is required")
     for pem in properties.get("x509_pem_cert", ()):
-        principal, ends_s = _principal_of(pem)
-        if clock() > ends_s:
-            raise UnauthenticatedError(
-                "CLIENT_CERTIFICATE_ENDED", "the client certificate is not valid any longer"
-            )
-        return principal
+        return _principal_of(pem)
     raise UnauthenticatedError("NO_CLIENT_CERTIFICATE", "a client certificate is required")
 
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 import grpc
 
 from provledger.errors import DeadlineExceededError, ResourceExhaustedError, StatusError
-from provledger.rpc import auth
+from provledger.rpc import auth, certificate_ends
 from provledger.rpc.bounds import Limits, bounded
 from provledger.rpc.careful import carefully
 from provledger.rpc.places import Places
@@ -53,6 +53,8 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
     """Authentication, allow-list, deadlines, drain of watches, error mapping.
 
     authenticate: servicer context to principal, or None where everybody is `anonymous`.
+    ends_s: servicer context to when its caller's right to call ends, in seconds since 1970, and
+        with it his streams; None where nobody's does.
     allow: who may call what; None allows everybody.
     deadline_s: limit for unary calls whose caller set none, or one further away.
     trace: opens a span around an RPC, given its name and servicer context; None costs nothing.
@@ -66,6 +68,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         self,
         *,
         authenticate: Callable[[Any], str] | None = None,
+        ends_s: Callable[[Any], float] | None = None,
         allow: auth.AllowList | None = None,
         deadline_s: float = DEFAULT_DEADLINE_S,
         trace: Tracer | None = None,
@@ -74,6 +77,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         health_watches: int = DEFAULT_HEALTH_WATCHES,
     ) -> None:
         self._authenticate = authenticate
+        self._ends_s = ends_s
         self._allow = allow
         self._deadline_s = deadline_s
         self._trace = trace
@@ -129,14 +133,15 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         # Callers who may not call have nothing parsed: of streams not before they are read, and
         # other requests reach us as they came.
         if handler.request_streaming and handler.response_streaming:
-            inner = _as_coroutine(handler.stream_stream)
+            inner = self._ending(_as_coroutine(handler.stream_stream))
             run = self._around(method, inner, None, unary=False, writes=True)
             return grpc.stream_stream_rpc_method_handler(run, decode, encode)
         if handler.request_streaming:
-            run = self._around(method, handler.stream_unary, None, unary=False)
+            inner = self._ending(handler.stream_unary)
+            run = self._around(method, inner, None, unary=False)
             return grpc.stream_unary_rpc_method_handler(run, decode, encode)
         if handler.response_streaming:
-            inner = self._watches.ending(_as_coroutine(handler.unary_stream))
+            inner = self._watches.ending(self._ending(_as_coroutine(handler.unary_stream)))
             run = self._around(method, inner, decode, unary=False, writes=True)
             return grpc.unary_stream_rpc_method_handler(run, None, encode)
         gate = self._gates.get(method)
@@ -146,6 +151,10 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
             return grpc.unary_unary_rpc_method_handler(run, None, None)
         run = self._around(method, handler.unary_unary, decode, unary=True)
         return grpc.unary_unary_rpc_method_handler(run, None, encode)
+
+    def _ending(self, inner: Behaviour) -> Behaviour:
+        """`inner`, a stream, ended with the right of its caller."""
+        return inner if self._ends_s is None else certificate_ends.ending(inner, self._ends_s)
 
     def _around(
         self,

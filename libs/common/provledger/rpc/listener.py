@@ -62,6 +62,7 @@ class Server:
             raise ConfigError("allowed_callers needs TLS: without it every caller is anonymous")
         self._interceptor = ServiceInterceptor(
             authenticate=_authenticate if self._tls is not None else None,
+            ends_s=_ends_s if self._tls is not None else None,
             allow=allow,
             deadline_s=config.deadline_s,
             trace=telemetry.rpc_tracer(),
@@ -164,6 +165,10 @@ class _Registrar:
 
 def _authenticate(context: Any) -> str:
     return auth.principal_from_auth_context(context.auth_context())
+
+
+def _ends_s(context: Any) -> float:
+    return auth.certificate_ends_s(context.auth_context())
 
 
 def calls_of_listener(config: ServerSettings, count: int) -> int:

@@ -1,4 +1,4 @@
-"""Server streams that last until somebody goes away, and how a drain ends them.
+"""Server streams that last until somebody goes away, and how one of them is ended from outside.
 
 gRPC sends the initial metadata with the first message. If the task is cancelled in the middle of
 that, gRPC does not know that they are sent, sends them again with the status, is refused by its own
@@ -13,23 +13,23 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
-from provledger.errors import UnavailableError
+from provledger.errors import StatusError, UnavailableError
 
 Behaviour = Callable[[Any, Any], Awaitable[Any]]
 
 
 class Watches:
-    """The watches of one server; for one event loop."""
+    """The watches of one server, which a drain ends; for one event loop."""
 
     def __init__(self) -> None:
-        self._running: set[_Watch] = set()
+        self._running: set[Stream] = set()
         self._over = False
 
     def end(self) -> None:
         """End all with UNAVAILABLE, and those that come later at once."""
         self._over = True
         for watch in self._running:
-            watch.end()
+            watch.end(draining())
 
     def ending(self, inner: Behaviour) -> Behaviour:
         """`inner`, a server stream as coroutine, so that `end` can end it."""
@@ -37,45 +37,57 @@ class Watches:
         async def run(request: Any, context: Any) -> Any:
             if self._over:
                 raise draining()
-            watch = _Watch(context)
+            watch = Stream(context)
             self._running.add(watch)
             try:
-                return await inner(request, watch)
-            except asyncio.CancelledError:
-                # Only a cancellation of ours is turned into an answer.
-                if not watch.ended or context.cancelled():
-                    raise
-                watch.task.uncancel()
-                raise draining() from None
+                return await watch.run(inner, request)
             finally:
                 self._running.discard(watch)
 
         return run
 
 
-class _Watch:
-    """One of them, and the context that its servicer sees."""
+class Stream:
+    """One of them, and the context that its servicer sees; made in the task that runs it."""
 
     def __init__(self, context: Any) -> None:
         self._context = context
         self._opening = False
         self._opened = False
-        self.ended = False
-        self.task = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._ended: StatusError | None = None
+        self._task = cast("asyncio.Task[Any]", asyncio.current_task())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
 
-    def end(self) -> None:
-        self.ended = True
+    async def run(self, inner: Behaviour, request: Any) -> Any:
+        """`inner`, until it ends or is ended.
+
+        Raises:
+            StatusError: the one it was ended with.
+        """
+        try:
+            return await inner(request, self)
+        except asyncio.CancelledError:
+            # Only a cancellation of ours is turned into an answer.
+            if self._ended is None or self._context.cancelled():
+                raise
+            self._task.uncancel()
+            raise self._ended from None
+
+    def end(self, error: StatusError) -> None:
+        """End it with an error, if nothing has yet."""
+        if self._ended is not None:
+            return
+        self._ended = error
         if not self._opening:
-            self.task.cancel()
+            self._task.cancel()
 
     async def write(self, message: Any) -> None:
         """As gRPC's context has it.
 
         Raises:
-            UnavailableError: SERVER_DRAINING, if it was ended meanwhile.
+            StatusError: the one it was ended with, if that was meanwhile.
         """
         if self._opened:
             await self._context.write(message)
@@ -85,8 +97,8 @@ class _Watch:
             await self._context.write(message)
         finally:
             self._opening, self._opened = False, True
-        if self.ended:
-            raise draining()
+        if self._ended is not None:
+            raise self._ended
 
 
 def draining() -> UnavailableError:
