@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from provledger.client import AsyncClient, CallPolicy, Client, Mutation, RangeReport
+from provledger.client import AsyncClient, CallPolicy, Client, Mutation, RangeReport, stream
 from provledger.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
@@ -299,6 +299,16 @@ async def test_a_stream_reads_its_source_no_further_than_the_window(
         await anext(stream)
     assert taken <= 5 + 10 + 1
     await stream.aclose()  # type: ignore[attr-defined]
+
+
+async def test_drafts_that_are_larger_than_the_window_go_one_by_one(
+    client: AsyncClient, fake: FakeLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "WINDOW_BYTES", 100)
+    drafts = [create(number, new_state={"n": "x" * 1000}) for number in range(5)]
+    results = [result async for result in client.append_stream(LEDGER, drafts)]
+    assert [result.index for result in results] == list(range(5))
+    assert fake.stream_messages == [1] * 5
 
 
 async def test_a_stream_is_opened_with_its_first_draft(

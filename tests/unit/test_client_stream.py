@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -112,6 +113,25 @@ async def test_what_a_stream_raises_has_the_ids_of_what_it_sent() -> None:
     # Two were not read: the window was full.
     assert len(call.sent) == 3
     assert list(caught.value.request_ids) == call.sent
+
+
+async def test_the_window_is_of_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_stream, "WINDOW_BYTES", 10_000)
+    read: list[Document] = []
+
+    def source() -> Iterator[Document]:
+        while True:
+            read.append(replace(DRAFT, payload=bytes(4000)))
+            yield read[-1]
+
+    call = _Lost()
+    once = CallPolicy(timeout_s=1e6, attempt_timeout_s=1e6, retry=NO_RETRY)
+    stream = append_stream(lambda: call, LEDGER, source(), full=False, window=512, policy=once)
+    async with asyncio.timeout(30):
+        with pytest.raises(UnavailableError) as caught:
+            await anext(stream)
+    # The third was read, and waited.
+    assert (len(caught.value.request_ids), len(read)) == (2, 3)
 
 
 class _EndedWhenIdle:

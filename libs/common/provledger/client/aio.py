@@ -190,10 +190,10 @@ class AsyncClient(Reading):
     ) -> AsyncIterator[AppendResult]:
         """Record drafts as they come; one result for each, in order.
 
-        At most `window` drafts are unanswered; the source is read no further meanwhile. A broken
-        connection is replaced and what was unanswered sent again, and so is what was refused for
-        the moment, with all behind it. The policy's timeout is for a stretch without any
-        answer, not for the whole.
+        At most `window` drafts are unanswered, and 16 MiB of them; the source is read no further
+        meanwhile. A broken connection is replaced and what was unanswered sent again, and so is
+        what was refused for the moment, with all behind it. The policy's timeout is for a stretch
+        without any answer, not for the whole.
 
         Raises:
             InputError: at once, for a ledger that is no text or a window below 1.

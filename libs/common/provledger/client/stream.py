@@ -1,10 +1,10 @@
 """AppendStream as an iterator: drafts in, results out, over as many connections as it takes.
 
-At most `window` drafts are unanswered at once; the source is not read further until an answer was
-taken, so a slow reader or service slows the source down instead of filling memory. When a
-connection breaks, or answers stop coming, a new stream starts with the unanswered drafts, in
-order and with their request ids, so nothing is lost or recorded twice. So it does where a draft is
-refused for the moment: what was not sent yet cannot overtake it.
+At most `window` drafts are unanswered at once, and `WINDOW_BYTES` of them; the source is not read
+further until an answer was taken, so a slow reader or service slows the source down instead of
+filling memory. When a connection breaks, or answers stop coming, a new stream starts with the
+unanswered drafts, in order and with their request ids, so nothing is lost or recorded twice. So it
+does where a draft is refused for the moment: what was not sent yet cannot overtake it.
 
 Drafts that wait to be sent go together in one message, and their answers come together: a source
 that has the next draft at hand gets the speed of batches, a slow one is answered draft by draft.
@@ -44,6 +44,7 @@ from provledger.client.batches import too_large
 from provledger.client.calls import CallPolicy, next_wait, waits, with_reason_before
 from provledger.client.drafts import Draft
 from provledger.client.values import AppendResult
+from provledger.client.window import Window
 from provledger.errors import (
     CancelledError,
     DeadlineExceededError,
@@ -54,6 +55,10 @@ from provledger.errors import (
 from provledger.rpc.errors import from_rpc_error, is_retryable
 
 DEFAULT_WINDOW: Final = 512
+
+WINDOW_BYTES: Final = 16 * 1024 * 1024
+"""Most bytes of unanswered drafts; a larger one would go alone. More than a service takes of a
+stream at once, and more than the default window of usual drafts."""
 
 STREAM_ENDED: Final = "STREAM_ENDED"
 """The reason where the service ended the stream, in order, and drafts were to come."""
@@ -70,7 +75,7 @@ MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 class _State:
     """What outlives a connection."""
 
-    window: asyncio.Semaphore
+    window: Window
     queue: asyncio.Queue[common_pb2.Draft | None]
     # Sent or about to be, not answered yet; oldest first.
     unanswered: deque[common_pb2.Draft] = field(default_factory=deque)
@@ -113,7 +118,7 @@ async def append_stream(
         StatusError: where the stream fails for good, or for `policy.timeout_s` without progress. It
             has the request ids of the drafts that may be recorded and were not answered.
     """
-    state = _State(asyncio.Semaphore(window), asyncio.Queue())
+    state = _State(Window(window, WINDOW_BYTES), asyncio.Queue())
     pump = asyncio.ensure_future(_pump(drafts, state))
     index = 0
     try:
@@ -190,7 +195,7 @@ async def _pump(drafts: AsyncIterable[Draft] | Iterable[Draft], state: _State) -
             refusal = too_large(message, f"drafts[{count}]")
             if refusal is not None:
                 raise refusal
-            await state.window.acquire()
+            await state.window.acquire(message.ByteSize())
             state.queue.put_nowait(message)
             count += 1
     except (asyncio.CancelledError, concurrent.futures.CancelledError) as exc:
