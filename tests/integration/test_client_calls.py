@@ -350,6 +350,21 @@ async def test_a_stream_that_breaks_with_nothing_unanswered_is_no_failure(
     assert [result.index for result in results] == [0]
 
 
+async def test_what_a_stream_was_ended_with_is_told_also_to_who_was_writing(
+    fake: FakeLedger,
+) -> None:
+    """gRPC itself says INTERNAL then, every other time."""
+    streams = 20
+    fake.break_stream_after = [0] * streams
+    drafts = [create(number, new_state={"n": "x" * 100_000}) for number in range(200)]
+    once = CallPolicy(retry=NO_RETRY)
+    async with serving(fake) as endpoint, AsyncClient(endpoint, policy=once) as client:
+        for _ in range(streams):
+            with pytest.raises(UnavailableError) as caught:
+                await anext(aiter(client.append_stream(LEDGER, drafts)))
+            assert caught.value.reason == "DRAINING"
+
+
 async def test_a_stream_of_nothing_ends(client: AsyncClient, fake: FakeLedger) -> None:
     assert [result async for result in client.append_stream(LEDGER, [])] == []
 

@@ -36,7 +36,14 @@ DRAFT = Document(
 FOR_EVER = CallPolicy(timeout_s=1e6, attempt_timeout_s=1e6)
 
 
-class _Unwritable:
+class _Call:
+    """What all of them do."""
+
+    def add_done_callback(self, callback: Any) -> None:
+        pass
+
+
+class _Unwritable(_Call):
     """A call whose messages cannot be sent, and on which nothing is ever answered."""
 
     def AppendStream(self, metadata: Any) -> _Unwritable:
@@ -69,7 +76,7 @@ async def test_what_the_writer_fails_with_is_raised_at_once() -> None:
             await anext(stream)
 
 
-class _Lost:
+class _Lost(_Call):
     """A call that takes its first message, and breaks."""
 
     def __init__(self) -> None:
@@ -134,7 +141,7 @@ async def test_the_window_is_of_bytes_too(monkeypatch: pytest.MonkeyPatch) -> No
     assert (len(caught.value.request_ids), len(read)) == (2, 3)
 
 
-class _EndedWhenIdle:
+class _EndedWhenIdle(_Call):
     """A call that answers its first message, by refusing the draft, and then ends in order."""
 
     def __init__(self, ended: asyncio.Event) -> None:
@@ -208,7 +215,7 @@ async def test_what_no_stream_can_have_is_refused_by_the_call(
         blocking.append_stream(ledger, [DRAFT], window=window)
 
 
-class _Silent:
+class _Silent(_Call):
     """A call on which nothing more comes than so many answers, by which drafts are refused."""
 
     def __init__(self, answers: int) -> None:

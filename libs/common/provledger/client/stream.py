@@ -43,6 +43,7 @@ from provledger.client.answers import bad_response, check_results
 from provledger.client.batches import too_large
 from provledger.client.calls import CallPolicy, next_wait, waits, with_reason_before
 from provledger.client.drafts import Draft
+from provledger.client.ending import Ending
 from provledger.client.values import AppendResult
 from provledger.client.window import Window
 from provledger.errors import (
@@ -234,6 +235,7 @@ async def _session(
     """One connection: resend what is unanswered, go on with the source, yield the answers, as many
     at once as came together."""
     call = stub.AppendStream(metadata=telemetry.outgoing_metadata())
+    ending = Ending(call)
     writer = asyncio.ensure_future(_write(call, ledger, state, full))
     answered = 0
     try:
@@ -248,6 +250,11 @@ async def _session(
                 raise bad_response("the stream answered out of order")
             answered += len(results)
             yield results
+    except grpc.RpcError as exc:
+        error: Any = await ending.instead_of(exc)
+        if error.code() is grpc.StatusCode.OK:
+            raise _ended_early() from None
+        raise error from None
     finally:
         writer.cancel()
         call.cancel()
@@ -351,5 +358,9 @@ async def _next_answer(
             details=await call.details(),
         )
     if state.unanswered or not state.ended:
-        raise UnavailableError(STREAM_ENDED, "the service ended the stream early")
+        raise _ended_early()
     return None
+
+
+def _ended_early() -> UnavailableError:
+    return UnavailableError(STREAM_ENDED, "the service ended the stream early")

@@ -33,15 +33,16 @@ DETAILS_KEY: Final = "grpc-status-details-bin"
 MAX_STATUS_BYTES: Final = 4096
 MESSAGE_TOO_LARGE: Final = "MESSAGE_TOO_LARGE"
 PEER_CANCELLED: Final = "PEER_CANCELLED"
+CORE_ERROR: Final = "Internal error from Core"
+"""What gRPC says, as INTERNAL, where a message is written to a stream that just ended."""
 
 _RETRIED: Final = frozenset(
     {"UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "CANCELLED", "ABORTED"}
 )
-# gRPC says INTERNAL for some broken connections, the last of these where a message is written to a
-# stream that just ended; its own text tells them from a fault of the service.
+# gRPC says INTERNAL for some broken connections; its text tells them from a fault of the service.
 _BROKEN_CONNECTION: Final = (
     *("RST_STREAM", "Stream removed", "GOAWAY", "Socket closed"),
-    "Internal error from Core",
+    CORE_ERROR,
 )
 
 _MAX_MESSAGE_BYTES: Final = 768
