@@ -23,7 +23,7 @@ from witness_svc.line import Line
 from witness_svc.signing import BatchSigner, SignedBatch
 from witness_svc.statements import RANDOM_BYTES, Made, Place, StatementMaker
 
-# From here on a draft has a thread to itself: at worst, a mebibyte of odd numbers takes half a second.
+# From here on a draft has a thread to itself: a mebibyte of odd numbers takes half a second.
 _LARGE_DRAFT_BYTES: Final = 16 * 1024
 
 _RETRY_DELAY_S: Final = 0.25

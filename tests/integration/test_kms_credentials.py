@@ -242,6 +242,19 @@ async def test_google_credentials_that_were_replaced_are_read(google: Google, cl
     assert google.connects == 2
 
 
+async def test_google_credentials_are_read_once_a_minute_where_they_are_denied(
+    google: Google, clock: Clock
+) -> None:
+    google.kms.denied = {"AsymmetricSign"}
+    for made in (1, 2):
+        for _ in range(3):
+            with pytest.raises(KMSPermissionError, match="not allowed to call AsymmetricSign"):
+                await refused(google.signer)
+            assert google.connects == made
+            clock.now_s += 10
+        clock.now_s += 30
+
+
 async def test_call_on_its_way_is_not_cut_off_by_new_credentials(google: Google) -> None:
     """It would look as if its caller had given up."""
     google.kms.fail_next("hang", 1)

@@ -145,7 +145,8 @@ def translate(error: Exception, uri: str, method: str) -> KMSError:
     if code is grpc.StatusCode.PERMISSION_DENIED:
         remedy = (
             "grant roles/cloudkms.signer and roles/cloudkms.publicKeyViewer on the key to the "
-            "service's account"
+            "service's account, or put one that may into the credentials file, which is read again "
+            "within a minute"
         )
         if method in ("UpdateCryptoKey", "CreateCryptoKeyVersion", "ListCryptoKeyVersions"):
             remedy = f"whoever rotates needs cloudkms.* for it ({method}): roles/cloudkms.admin"
@@ -185,6 +186,11 @@ def refuses_credentials(error: Exception) -> bool:
     if getattr(error, "grpc_status_code", None) is grpc.StatusCode.UNAUTHENTICATED:
         return True
     return _PLUGIN_FAILED in str(getattr(error, "message", ""))
+
+
+def is_denied(error: Exception) -> bool:
+    """Say whether the client raised this since whoever our credentials stand for may not do it."""
+    return getattr(error, "grpc_status_code", None) is grpc.StatusCode.PERMISSION_DENIED
 
 
 def _unusable(uri: str, said: str) -> KMSError:

@@ -55,12 +55,13 @@ from provledger.kms._gcp_client import (
     SCHEME,
     Reference,
     connect,
+    is_denied,
     parse,
     refuses_credentials,
     translate,
 )
 from provledger.kms._gcp_create import Ceremony
-from provledger.kms._renewing import Renewable
+from provledger.kms._renewing import DENIED_S, RENEW_S, Renewable
 from provledger.kms.base import Capabilities
 from provledger.kms.errors import KMSConfigError, KMSIntegrityError, KMSMessageTooLongError
 from provledger.kms.remote import (
@@ -176,7 +177,8 @@ class GCPProvider:
 class _Client:
     """Google's client for one key version, with its retries off.
 
-    It is another one once its credentials are refused: `provledger.kms._renewing`.
+    It is another one once its credentials are refused, or denied something:
+    `provledger.kms._renewing`.
     """
 
     def __init__(self, reference: Reference, kms: Any, google: Renewable[Any]) -> None:
@@ -203,11 +205,16 @@ class _Client:
             try:
                 return await _run(google, function, request, timeout_s)
             except Exception as error:
-                if not (refuses_credentials(error) and await self._google.renewed(google)):
+                if not await self._has_others(google, error):
                     raise
                 return await _run(self._google.client, function, request, timeout_s)
         except Exception as error:
             raise translate(error, self.reference.uri, method) from None
+
+    async def _has_others(self, google: Any, error: Exception) -> bool:
+        if refuses_credentials(error):
+            return await self._google.renewed(google, RENEW_S)
+        return is_denied(error) and await self._google.renewed(google, DENIED_S)
 
     async def close(self) -> None:
         """Drop the connection; calls on their way are cancelled."""
