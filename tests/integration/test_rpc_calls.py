@@ -188,6 +188,15 @@ async def test_hostile_large_message_is_refused_and_others_go_on(server: Server)
     assert caught.value.reason == "MESSAGE_TOO_LARGE"
 
 
+async def test_options_that_are_given_win_over_our_own(server: Server) -> None:
+    target, options = f"127.0.0.1:{server.port}", [("grpc.max_send_message_length", 1000)]
+    async with channel(target, options=options) as opened:
+        assert await call(EchoStub(opened).Echo, bytes(1000), timeout_s=30) == bytes(1000)
+        with pytest.raises(errors.ResourceExhaustedError) as caught:
+            await call(EchoStub(opened).Echo, bytes(1001), timeout_s=30)
+    assert caught.value.reason == "MESSAGE_TOO_LARGE"
+
+
 async def test_own_client_refuses_to_send_a_large_message_without_retrying(stub: EchoStub) -> None:
     with pytest.raises(errors.ResourceExhaustedError) as caught:
         await call(stub.Echo, bytes(17 * 1024 * 1024), timeout_s=30)

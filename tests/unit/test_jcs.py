@@ -4,6 +4,7 @@ import enum
 import json
 import math
 import struct
+import tracemalloc
 import uuid
 from typing import Any
 
@@ -457,6 +458,20 @@ def test_integers_too_big_are_refused_among_many_values(number: str, count: int)
         with pytest.raises(InvalidJSONError) as caught:
             jcs.parse(data)
         assert caught.value.pointer == "/0"
+
+
+@pytest.mark.parametrize("number", ["1e99", "1e-9"])
+def test_a_string_of_escapes_takes_no_memory_of_its_own(number: str) -> None:
+    """Whoever looks for its end by a pattern must not remember each of them."""
+    data = f'{{"a":"{chr(92) + "n"}","b":{number}}}'.replace("\\n", "\\n" * 500_000).encode()
+    tracemalloc.start()
+    try:
+        value, canonical = jcs.canonicalize(data)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (value["a"], canonical[:10]) == ("\n" * 500_000, data[:10])
+    assert peak < 16 * len(data)
 
 
 def test_strings_of_digits_are_no_numbers() -> None:

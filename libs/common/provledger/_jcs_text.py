@@ -20,7 +20,8 @@ import orjson
 _INTEGER_TOO_BIG: Final = 2.0**53
 _EXPONENT_FROM: Final = 1e21
 
-_STRING: Final = re.compile(rb'"([^"\\]*(?:\\.[^"\\]*)*)"')
+# Possessive, for what could be taken back is remembered: a hundred bytes for each escape.
+_STRING: Final = re.compile(rb'"([^"\\]*+(?:\\.[^"\\]*+)*+)"')
 # For what is between strings, where no digits are many: in a megabyte of them it would take hours.
 _FLOAT: Final = re.compile(rb"-?[0-9]+(?:\.[0-9]+(?:e[-+]?[0-9]+)?|e[-+]?[0-9]+)")
 _MAYBE_FLOAT: Final = re.compile(rb"[0-9][.e]")

@@ -65,13 +65,13 @@ def channel(
 ) -> grpc.aio.Channel:
     """A channel to an endpoint (`provledger.rpc.endpoint`), for use in the running event loop.
 
-    Nothing is connected yet. `options` are put after ours and win.
+    Nothing is connected yet. `options` win over ours.
 
     Raises:
         ConfigError: the TLS files cannot be used, or calls would go in clear beyond loopback
             (`provledger.rpc.endpoint`).
     """
-    merged = (*CHANNEL_OPTIONS, *_expecting(endpoint), *options)
+    merged = _merged(endpoint, options)
     target = grpc_target(endpoint, tls=tls is not None)
     if tls is None:
         return grpc.aio.insecure_channel(target, options=merged)
@@ -85,11 +85,16 @@ def sync_channel(
     options: Sequence[tuple[str, Any]] = (),
 ) -> grpc.Channel:
     """As `channel`, for blocking callers."""
-    merged = (*CHANNEL_OPTIONS, *_expecting(endpoint), *options)
+    merged = _merged(endpoint, options)
     target = grpc_target(endpoint, tls=tls is not None)
     if tls is None:
         return grpc.insecure_channel(target, options=merged)
     return grpc.secure_channel(target, channel_credentials(tls), options=merged)
+
+
+def _merged(endpoint: str, options: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """All of them. Of two of one name gRPC takes the first, so each is there once."""
+    return list({**dict(CHANNEL_OPTIONS), **dict(_expecting(endpoint)), **dict(options)}.items())
 
 
 def _expecting(endpoint: str) -> tuple[tuple[str, Any], ...]:

@@ -219,10 +219,11 @@ def server_options(config: ServerSettings, *, shared: bool = False) -> list[tupl
         ("grpc.max_connection_age_grace_ms", round(config.deadline_s * 1000)),
         # Find dead peers within a minute, also those whose machine says nothing any more: the third
         # is how long an answer to a ping is waited for, by default a minute whatever the second
-        # says. Let clients ping every 10 s, idle ones included.
-        ("grpc.keepalive_time_ms", 40_000),
-        ("grpc.keepalive_timeout_ms", 15_000),
-        ("grpc.http2.ping_timeout_ms", 15_000),
+        # says. It is for gRPC's own pings as well, whose answers stand behind what a client on a
+        # slow line is sending. Let clients ping every 10 s, idle ones included.
+        ("grpc.keepalive_time_ms", 25_000),
+        ("grpc.keepalive_timeout_ms", 30_000),
+        ("grpc.http2.ping_timeout_ms", 30_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
         ("grpc.http2.max_pings_without_data", 0),
