@@ -404,6 +404,17 @@ def test_a_signature_by_a_key_that_was_not_valid_is_told_apart(keys, why):
     assert caught.value.finding == Finding.KEY_NOT_VALID, why
 
 
+@pytest.mark.parametrize("origin", ["", "a b", "provledger.test/log+x", "two\nlines"])
+def test_an_origin_that_no_log_can_have_is_a_change_and_not_a_fault_of_the_input(origin):
+    """No key can be named so: that must not stop the search for who signed it."""
+    changed = _change_proof(origin=origin)(RECEIPT)
+    for source in (changed, changed.encode()):
+        with pytest.raises(VerificationError) as caught:
+            verify_receipt(source, KEYS)
+        found = (caught.value.check, caught.value.finding)
+        assert found == (Check.CHECKPOINT_SIGNATURE, Finding.SIGNATURE_CHANGED)
+
+
 def test_a_signature_by_a_stolen_label_does_not_verify():
     """The kid and the thumbprint are right, the signature is another key's."""
     chain = Chain()

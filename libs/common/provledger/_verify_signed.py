@@ -351,9 +351,10 @@ def _is_by_unknown(keys: Iterable[VerificationKey], signed: bytes, origin: str) 
     try:
         parsed = note.parse(signed)
         of_origin = checkpoints.parse(parsed.text).origin == origin
+        # No key has such a name, if the origin is none that a log can have.
+        known = {_note_key(key, origin).note_key_id for key in keys}
     except InputError:
         return False
-    known = {_note_key(key, origin).note_key_id for key in keys}
     named = {line.note_key_id for line in parsed.signatures if line.name == origin}
     return of_origin and bool(named) and known.isdisjoint(named)
 
