@@ -272,6 +272,18 @@ class TestDisclosures:
         finally:
             tracemalloc.stop()
 
+    @pytest.mark.parametrize("part", ["a", "~0", "~1"])
+    def test_the_form_of_a_pointer_is_looked_at_in_little_memory(self, part: str) -> None:
+        """Parsing takes 15 times the text; one expression for all of it took 65 to 125."""
+        data = jcs.encode(["A" * 22, "/" + part * 1_000_000, 1])
+        text = base64.urlsafe_b64encode(data).decode().rstrip("=")
+        tracemalloc.start()
+        try:
+            disclosure.parse_disclosure(text)
+            assert tracemalloc.get_traced_memory()[1] < 30 * len(data)
+        finally:
+            tracemalloc.stop()
+
     @pytest.mark.parametrize("suffix", ["=", "==", "\n", " ", "*", "é"])
     def test_loose_base64_is_refused(self, suffix: str) -> None:
         (opened,) = disclosure.disclose_all("x", SECRET)
@@ -321,7 +333,23 @@ class TestVerifyDisclosures:
 
     def test_disclosure_under_another_salt_is_refused(self) -> None:
         other = disclosure.disclose_all(self.VALUE, bytes(32))[0].text
-        self.refuse("'/a' is not committed", disclosures=[other])
+        self.refuse("a disclosure is not committed", disclosures=[other])
+
+    def test_what_nobody_committed_to_is_neither_read_nor_told(self) -> None:
+        """It may be as long as a receipt, and anybody can put it into one."""
+        pointer = "/" * 3_000_000
+        text = base64.urlsafe_b64encode(jcs.encode(["A" * 22, pointer, 1])).decode().rstrip("=")
+        tracemalloc.start()
+        try:
+            with pytest.raises(VerificationError, match="a disclosure is not committed") as caught:
+                disclosure.verify_disclosures(self.root, [text], self.digests)
+            assert tracemalloc.get_traced_memory()[1] < 2 * len(text)
+        finally:
+            tracemalloc.stop()
+        assert len(str(caught.value)) < 100
+
+    def test_what_is_no_ascii_is_not_committed_to(self) -> None:
+        self.refuse("a disclosure is not committed", disclosures=["\u00e9", *self.texts])
 
     def test_repeated_disclosure_is_refused(self) -> None:
         self.refuse("twice", disclosures=[self.texts[0], self.texts[0]])
@@ -336,6 +364,14 @@ class TestVerifyDisclosures:
 
     def test_whole_document_beside_a_field_is_refused(self) -> None:
         self._refuse_committed([["A" * 22, "", {}], ["Q" * 22, "/a", 2]], "conflicts")
+
+    @pytest.mark.parametrize("inner", ["/a", "/a/b"])
+    def test_a_long_pointer_is_not_told_in_full(self, inner: str) -> None:
+        outer, inner = (f"/{'x' * 1_000_000}{pointer}" for pointer in ("/a", inner))
+        texts, digests, root = self._committed([["A" * 22, outer, {}], ["Q" * 22, inner, 2]])
+        with pytest.raises(VerificationError, match="xxx") as caught:
+            disclosure.verify_disclosures(root, texts, digests)
+        assert len(str(caught.value)) < 3000
 
     @pytest.mark.parametrize("other", ["/ab", "/a!", "/a\0", "/a~1b", "//a"])
     def test_neighbours_with_a_common_beginning_do_not_conflict(self, other: str) -> None:
