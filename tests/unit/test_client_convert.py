@@ -17,7 +17,12 @@ from provledger.errors import (
     InvalidJSONError,
     ReceiptFormatError,
 )
+from provledger.receipt import Receipt
+from provledger.report import Status
 from provledger.rpc.errors import status_to_pb
+from provledger.verify import verify_receipt
+from tests.support.chain import key_set
+from tests.unit.test_verify import masked_receipt
 
 
 def mutation(**changes: object) -> Mutation:
@@ -195,6 +200,58 @@ def test_a_receipt_without_secret_shows_no_payload() -> None:
     message.commitment.secret = b""
     message.payload = b""
     assert convert.receipt_from_pb(message).payload is None
+
+
+@pytest.mark.parametrize("pointers", [("/newState/date", "/entityId"), ()])
+def test_a_masked_receipt_verifies_as_it_was_sent(pointers: tuple[str, ...]) -> None:
+    """Its message has no mask: that is told by its disclosures, in whichever order they come."""
+    masked = masked_receipt(*pointers)
+    message = _masked_to_pb(masked)
+    message.commitment.disclosures[:] = masked.commitment.disclosures[::-1]
+    received = convert.receipt_from_pb(message)
+    assert received.fields_mask == tuple(sorted(pointers))
+    assert verify_receipt(received.encode(), key_set()).status is Status.VERIFIED
+
+
+def test_a_disclosure_that_is_none_is_named() -> None:
+    message = _masked_to_pb(masked_receipt("/entityId"))
+    message.commitment.disclosures.append("WyJh")
+    with pytest.raises(ReceiptFormatError, match=r"commitment\.disclosures"):
+        convert.receipt_from_pb(message)
+
+
+def _masked_to_pb(receipt: Receipt) -> common_pb2.Receipt:
+    signature, opening, proof = receipt.signature, receipt.commitment, receipt.proofs[0]
+    return common_pb2.Receipt(
+        name=receipt.name,
+        receipt_type=receipt.receipt_type,
+        ledger_uid=receipt.ledger_uid,
+        suite=common_pb2.SUITE_BLAKE3,
+        seq=receipt.seq,
+        t_ns=receipt.t_ns,
+        previous_hash=receipt.previous_hash,
+        payload_hash=receipt.payload_hash,
+        receipt_hash=receipt.receipt_hash,
+        kid=receipt.kid,
+        statement=receipt.statement,
+        signature=common_pb2.WitnessSignature(
+            body=signature.body, sig=signature.sig, index=signature.index, path=signature.path
+        ),
+        commitment=common_pb2.Commitment(
+            profile=opening.profile,
+            size=opening.size,
+            disclosures=opening.disclosures,
+            digests=opening.digests,
+        ),
+        proofs=[
+            common_pb2.InclusionProof(
+                origin=proof.origin,
+                log_index=proof.log_index,
+                hashes=proof.hashes,
+                checkpoint=proof.checkpoint,
+            )
+        ],
+    )
 
 
 def test_a_basic_view_is_no_receipt_but_a_summary() -> None:

@@ -19,6 +19,7 @@ from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2
 from provledger.client.drafts import Document, Draft, Mutation, new_request_id
 from provledger.client.values import AnchorState, AppendResult, Ledger, ReceiptSummary
+from provledger.disclosure import parse_disclosure
 from provledger.errors import (
     FieldViolation,
     IdentifierError,
@@ -245,8 +246,14 @@ def receipt_from_pb(message: common_pb2.Receipt) -> Receipt:
             disclosures=tuple(commitment.disclosures),
             digests=tuple(commitment.digests),
         ),
+        fields_mask=None if secret else _mask(commitment.disclosures),
         proofs=tuple([proof_from_pb(proof) for proof in message.proofs]),
     )
+
+
+def _mask(disclosures: Iterable[str]) -> tuple[str, ...]:
+    """What is shown, by its pointers, in UTF-8 order; raises ReceiptFormatError."""
+    return tuple(sorted(parse_disclosure(text).pointer for text in disclosures))
 
 
 def proof_from_pb(message: common_pb2.InclusionProof) -> Proof:
