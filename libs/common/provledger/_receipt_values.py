@@ -61,7 +61,7 @@ class Proof:
 class Receipt:
     """A receipt v0.2. Hashes are 32 bytes; `previous_hash` is None at seq 0.
 
-    `payload` is None where a fields mask hides it or it was erased.
+    `payload` is None where a fields mask hides it.
     """
 
     name: str

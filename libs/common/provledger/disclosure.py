@@ -1,4 +1,4 @@
-"""Payload commitments: salted, field by field, so that any field can be shown or erased later.
+"""Payload commitments: salted, field by field, so that any field can be shown or left out later.
 
 Profile `fields-v1` (JSON; design §4), drawn once::
 

@@ -27,8 +27,8 @@ class Draft:
     Attributes:
         resource_type: Type of what it is about; 1 to 256 bytes of UTF-8, no `/`.
         resource_id: Id of it within its type; 1 to 1,024 bytes of UTF-8.
-        actor_id: Who is said to have done it; 1 to 256 bytes. Better a pseudonym: it cannot be
-            erased later, while a payload can.
+        actor_id: Who is said to have done it; 1 to 256 bytes. Better a pseudonym: it is in
+            the statement, whose hash is in the chain and in the log for ever.
         actor_type: Kind of actor, such as `user`, `service`, `bot`; "" means not said.
         request_id: Makes a retry return the same receipt; 1 to 128 printable ASCII characters. The
             client makes a UUID where it is "", and what an append raises names it (`request_ids`).
