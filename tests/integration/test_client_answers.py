@@ -246,11 +246,21 @@ async def test_states_are_the_same_however_they_are_written(client: AsyncClient)
     assert await client.append(LEDGER, draft) == first
 
 
-async def test_a_payload_that_was_erased_is_not_missed(client: AsyncClient, fake: Confused) -> None:
-    first = await client.append(LEDGER, create(7))
-    fake.receipts[-1].payload = fake.receipts[-1].commitment.secret = b""
-    again = await client.append(LEDGER, create(7))
-    assert (again.name, again.payload) == (first.name, None)
+@pytest.mark.parametrize("way", ["single", "batch", "stream"])
+@pytest.mark.parametrize("shown", [b"", b'{"diff":[]}'])
+async def test_a_receipt_that_does_not_open_its_payload_is_not_taken(
+    client: AsyncClient, fake: Confused, shown: bytes, way: str
+) -> None:
+    """Whatever was recorded could be behind it."""
+
+    def unopened(results: list[Any]) -> list[Any]:
+        for result in results:
+            result.receipt.commitment.secret = b""
+            result.receipt.payload = shown
+        return results
+
+    fake.results = unopened
+    await _refused(client, way, True, "does not show its payload")
 
 
 async def test_another_ledger_is_not_taken_for_the_one_that_was_made(client: AsyncClient) -> None:

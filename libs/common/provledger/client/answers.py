@@ -93,6 +93,9 @@ def check_recorded(receipt: common_pb2.Receipt, draft: common_pb2.Draft, ledger:
         raise _not_of("receipt type")
     if receipt.statement:
         _check_statement(receipt, draft, ledger)
+        # No service masks what it answers an append with: anything could be behind it.
+        if not receipt.commitment.secret:
+            raise bad_response("the receipt does not show its payload")
         if not _holds_payload(receipt, draft):
             raise _not_of("payload")
 
@@ -129,10 +132,8 @@ def _check_statement(receipt: common_pb2.Receipt, draft: common_pb2.Draft, ledge
 
 
 def _holds_payload(receipt: common_pb2.Receipt, draft: common_pb2.Draft) -> bool:
-    """Whether a receipt that shows its payload shows ours. The patch is left out: it is the
+    """Whether the payload that a receipt shows is ours. The patch is left out: it is the
     witness's in most cases, and between the same states."""
-    if not receipt.commitment.secret:
-        return True  # Erased, or masked.
     if draft.HasField("mutation"):
         new, previous = draft.mutation.new_state or _NULL, draft.mutation.previous_state or _NULL
         # They stand last in canonical order. A quote within a text has a backslash before it, so
