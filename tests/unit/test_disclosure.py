@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import tracemalloc
+from contextlib import nullcontext
 from typing import Any
 
 import orjson
@@ -386,9 +387,48 @@ class TestVerifyDisclosures:
         self._refuse_committed(arrays, "'/a/b' conflicts with '/a'")
 
     @pytest.mark.timeout(60)
-    def test_a_pointer_of_nothing_but_slashes_is_read(self) -> None:
-        texts, digests, root = self._committed([["A" * 22, "/" * 3_000_000, 1]])
-        assert len(disclosure.verify_disclosures(root, texts, digests)) == 1
+    @pytest.mark.parametrize("pointer", ["/" * 65, "/" * 3_000_000])
+    def test_a_pointer_deeper_than_a_payload_may_be_is_refused(self, pointer: str) -> None:
+        with pytest.raises(ReceiptFormatError, match="nested deeper than 64"):
+            self._verify([["A" * 22, pointer, 1]])
+
+    @pytest.mark.parametrize(("above", "arrays"), [(0, 64), (1, 63), (62, 2), (64, 0)])
+    def test_nesting_is_counted_from_the_payload_on(self, above: int, arrays: int) -> None:
+        """What is above a value counts, as it does where the payload is shown in full."""
+        pointer = "/a" * above
+        for more, refused in ((0, False), (1, True)):
+            value: Any = 1
+            for _ in range(arrays + more):
+                value = [value]
+            check = pytest.raises(ReceiptFormatError, match=r"deeper|no JSON")
+            with check if refused else nullcontext():
+                assert list(self._verify([["A" * 22, pointer, value]])) == [pointer]
+
+    @pytest.mark.parametrize("name", ["k", "\u00fc", "\U0001f600"])
+    def test_pointers_of_what_is_shown_are_bounded_together(self, name: str) -> None:
+        room = disclosure.MAX_POINTER_BYTES - 2
+        long = name * ((room // 2 - 8) // len(name.encode()))
+        rest = "x" * (room - 2 * len(long.encode()) - 1)
+        arrays: list[list[Any]] = [["A" * 22, f"/{long}", 1], ["Q" * 22, f"/{long}{rest}x", 2]]
+        assert len(self._verify(arrays)) == 2
+        arrays[1][1] += "x"
+        with pytest.raises(VerificationError, match="pointers"):
+            self._verify(arrays)
+
+    def test_a_list_for_more_fields_than_a_payload_may_have_is_refused(self) -> None:
+        digests = sorted(hashlib.sha256(n.to_bytes(2, "big")).digest() for n in range(8192))
+        root = disclosure._fields_root(digests)
+        self.refuse("wrong size", root=root, disclosures=[], digests=digests)
+        assert (
+            disclosure.verify_disclosures(
+                disclosure._fields_root(digests[:4096]), [], digests[:4096]
+            )
+            == {}
+        )
+
+    def _verify(self, arrays: list[list[Any]]) -> dict[str, Any]:
+        texts, digests, root = self._committed(arrays)
+        return disclosure.verify_disclosures(root, texts, digests)
 
     def _refuse_committed(self, arrays: list[list[Any]], match: str) -> None:
         texts, digests, root = self._committed(arrays)

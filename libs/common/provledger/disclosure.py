@@ -230,7 +230,7 @@ def parse_disclosure(text: str) -> Disclosure:
 
     Raises:
         ReceiptFormatError: if it is not the canonical text of [salt, pointer, value] with a salt of
-            16 bytes.
+            16 bytes, or stands deeper in its payload than 64 arrays and objects.
     """
     try:
         raw = text.encode("ascii")
@@ -246,7 +246,15 @@ def parse_disclosure(text: str) -> Disclosure:
             pass
         case _:
             raise ReceiptFormatError("commitment.disclosures", "holds one of a wrong shape")
-    if _b64url(jcs.encode(value)) != raw:
+    # What is above the field in its payload counts too, and the array that it is opened in.
+    above = min(pointer.count("/"), jcs.MAX_DEPTH + 1)
+    try:
+        canonical = jcs.encode(value, max_depth=jcs.MAX_DEPTH + 1 - above)
+    except InvalidJSONError as error:
+        raise ReceiptFormatError(
+            "commitment.disclosures", f"holds one nested deeper than {jcs.MAX_DEPTH}"
+        ) from error
+    if _b64url(canonical) != raw:
         raise ReceiptFormatError("commitment.disclosures", "holds one in a loose spelling")
     return Disclosure(text, pointer, member)
 
@@ -281,11 +289,15 @@ def verify_disclosures(
 
     Raises:
         VerificationError: if the list does not make the root, a disclosure is not in the list, or
-            pointers repeat or conflict (`/a` beside `/a/b`).
+            pointers repeat, conflict (`/a` beside `/a/b`) or are longer than 4 MiB in all.
         ReceiptFormatError: if one was committed to that is no disclosure.
     """
     count = len(digests)
-    if count != list_size(count) or any(len(digest) != 32 for digest in digests):
+    if (
+        count > MAX_FIELDS
+        or count != list_size(count)
+        or any(len(digest) != 32 for digest in digests)
+    ):
         raise VerificationError("the digest list has a wrong size", check="commitment")
     if any(left >= right for left, right in pairwise(digests)):
         raise VerificationError("the digest list is not sorted and distinct", check="commitment")
@@ -293,6 +305,7 @@ def verify_disclosures(
         raise VerificationError("the digest list does not make the root", check="commitment")
     known = frozenset(digests)
     shown: dict[str, Any] = {}
+    room = MAX_POINTER_BYTES
     for text in disclosures:
         # Before it is read: anybody can add one as long as a receipt, that costs its reader dearly.
         if _sha256(text.encode("ascii", "replace")).digest() not in known:
@@ -301,6 +314,12 @@ def verify_disclosures(
         if opened.pointer in shown:
             raise VerificationError(
                 f"{_shortened(opened.pointer)} is disclosed twice", check="commitment"
+            )
+        room -= len(opened.pointer.encode())
+        if room < 0:
+            raise VerificationError(
+                f"the pointers disclosed are longer than {MAX_POINTER_BYTES} bytes in all",
+                check="commitment",
             )
         shown[opened.pointer] = opened.value
     _refuse_conflicts(shown)
