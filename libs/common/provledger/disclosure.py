@@ -49,7 +49,8 @@ MAX_POINTER_BYTES = 4 * 1024 * 1024
 """Limit of the pointers of all fields together, in UTF-8.
 
 Every pointer repeats the names above it, so that a few kilobytes of JSON can spell gigabytes. This
-is 1 KiB for each of 4,096 fields, and a receipt of 8 MiB has room to show them all one by one.
+is 1 KiB for each of 4,096 fields. A receipt of 8 MiB shows them all as a payload; one by one each
+stands there twice, as JSON text and that in base64, so that it may have no room for all of them.
 """
 
 _MAX_SHOWN_CHARS = 1024
