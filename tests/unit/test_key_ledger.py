@@ -30,6 +30,7 @@ from tests.support.chain import (
 )
 from tests.support.key_history import PIN, in_one_log, key_chain, replaced, thumbprint
 from tests.support.tiled import flip
+from tests.unit.test_verify import masked_receipt
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +113,17 @@ def test_a_key_ledger_that_does_not_hold_is_refused(both, name: str) -> None:
     make, why = BROKEN[name]
     with pytest.raises(VerificationError, match=why):
         verify_from_pin(make(*both), PIN)
+
+
+@pytest.mark.parametrize("seq", [1, 2])
+def test_an_event_that_does_not_show_its_payload_is_named(both, seq: int) -> None:
+    """Whoever holds the export can mask it; it is no event of another ledger then."""
+    _, keys = both
+    receipts = keys.receipts()
+    receipts[seq] = masked_receipt(receipt=receipts[seq])
+    with pytest.raises(VerificationError, match="does not show its payload") as caught:
+        verify_key_ledger(keys.export(receipts), PIN)
+    assert (caught.value.check, caught.value.receipt) == (Check.KEY_LEDGER, receipts[seq].name)
 
 
 def test_a_second_key_ledger_with_the_same_genesis_is_told_by_its_uid() -> None:

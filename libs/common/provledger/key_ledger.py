@@ -162,8 +162,14 @@ def read_events(lines: Iterable[bytes]) -> list[tuple[SignedEvent, str]]:
         if receipt.receipt_type not in _TYPES:
             continue
         try:
-            if receipt.ledger != LEDGER_NAME or receipt.payload is None:
-                raise VerificationError(f"it is of {receipt.ledger}", check=CHECK)
+            if receipt.ledger != LEDGER_NAME:
+                raise VerificationError(
+                    f"it is of {receipt.ledger}", check=CHECK, receipt=receipt.name
+                )
+            if receipt.payload is None:
+                raise VerificationError(
+                    "a key event does not show its payload", check=CHECK, receipt=receipt.name
+                )
             events.append((parse_signed(receipt.payload), receipt.name))
         except InputError as error:
             raise VerificationError(
