@@ -147,6 +147,7 @@ def _anchor() -> AnchorServicer:
         get=lambda uid: log,
         all=lambda: (),
         damaged=lambda: (),
+        lost=lambda: (),
         create=BEHIND,
         ledger_count=BEHIND,
         check_held=lambda: None,
