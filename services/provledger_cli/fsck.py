@@ -12,6 +12,7 @@ meanwhile is never short of an entry.
 from __future__ import annotations
 
 import asyncio
+import heapq
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Container, Iterable, Iterator, Sequence
@@ -23,10 +24,12 @@ from provledger import checkpoint as checkpoints
 from provledger import logdirs, note, tiles
 from provledger.api.anchor.v1 import anchor_pb2
 from provledger.client import ReceiptSummary
-from provledger.errors import InputError, LogDamagedError, VerificationError
+from provledger.errors import InputError, LogDamagedError, UnknownKeyError, VerificationError
 from provledger.fsck import BUNDLE, CHECKPOINT, Bundle, Head, LedgerBinder, LogFiles, TreeWalk
 from provledger.hashing import Hasher, suite
-from provledger.keyset import KeySet
+from provledger.keyset import KeyPurpose, KeySet
+from provledger.report import Finding
+from provledger.revocation import named_for
 from provledger.verify import Verifier
 from provledger_cli.anchoring import is_stale, ledgers
 from provledger_cli.connect import Remote
@@ -55,7 +58,11 @@ class Rows(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What was looked at and held. `signatures`: False if there were no keys to check them with."""
+    """What was looked at and held. `signatures`: False if there were no keys to check them with.
+
+    unvouched: how many of `heads` were signed by a revoked key alone, which stands for none of
+    them: their trees are the log's all the same.
+    """
 
     origin: str
     published_size: int
@@ -65,14 +72,48 @@ class Checked:
     bundles: int
     partials: int
     heads: int
+    unvouched: int
     signatures: bool
 
 
 class _Checkpoints:
-    """Reads checkpoints, with the keys or, for want of them, without."""
+    """Reads checkpoints, with the keys or, for want of them, without.
+
+    What a revoked key signed stands as far as it is of one history with the checkpoint that its
+    revocation names. The walk shows that: it makes the root of each of both (`named`).
+    """
 
     def __init__(self, keys: KeySet | None) -> None:
+        self._keys = () if keys is None else keys.for_purpose(KeyPurpose.CHECKPOINT)
         self._verifier = None if keys is None else Verifier(keys)
+        if self._verifier is not None:
+            self._verifier.leave_unsettled({})
+        self.has_keys = keys is not None
+        self.unvouched = 0
+
+    def named(self, origin: str) -> list[Head]:
+        """What revocations name of a log, in order of size: heads that others hold."""
+        found = []
+        for key in self._keys:
+            if (named := named_for(key, origin)) is not None:
+                name = f"checkpoint of tree size {named.size} that {key.kid} was revoked after"
+                found.append(Head(named.size, named.root, name))
+        return sorted(found, key=lambda head: head.size)
+
+    def open_stored(self, signed: bytes, origin: str, name: str) -> checkpoints.Checkpoint:
+        """As `open`; one that a revoked key signed, and does not stand for, is counted."""
+        if self._verifier is not None:
+            try:
+                return self._verifier.open_checkpoint(signed, origin)
+            except UnknownKeyError:
+                pass
+            except VerificationError as error:
+                # An honest log may have signed it before anybody knew of the theft, or the
+                # revocation names nothing of it. Forged, its tree is not the one the walk makes.
+                if error.finding in (Finding.CAME_LATER, Finding.KEY_NOT_VALID):
+                    self.unvouched += 1
+                    return checkpoints.parse(note.parse(signed).text)
+        return self.open(signed, origin, name)
 
     def open(self, signed: bytes, origin: str, name: str) -> checkpoints.Checkpoint:
         """The checkpoint in a note of that log; raises LogDamagedError."""
@@ -127,7 +168,8 @@ def check_stored(
             f"{log.size} only: it is older than the files",
             check=CHECKPOINT,
         )
-    heads = _stored_heads(anchor, log, reader)
+    stored = _stored_heads(anchor, log, reader)
+    heads = heapq.merge(stored, reader.named(log.origin), key=lambda head: head.size)
     walk = TreeWalk(files, hasher, size, root, heads)
     binder = LedgerBinder(log.origin)
     for bundle in walk.bundles():
@@ -139,7 +181,7 @@ def check_stored(
         on_progress(walk.entries_checked, log.size)
     walk.finish()
     binder.finish(ends)
-    return _checked(walk, binder, log.origin, size, keys)
+    return _checked(walk, binder, log.origin, size, reader)
 
 
 def check_known(logs: Path, uids: Iterable[bytes], known: Container[bytes]) -> None:
@@ -180,13 +222,14 @@ def check_published(
     """
     reader = _Checkpoints(keys)
     stated = _wait_for_size(files, origin, reader, least_size)
-    walk = TreeWalk(files, hasher, stated.size, stated.root)
+    walk = TreeWalk(files, hasher, stated.size, stated.root, reader.named(origin))
     binder = LedgerBinder(origin)
     for bundle in walk.bundles():
         _compare(binder, bundle, rows)
         on_progress(bundle.start + len(bundle.entries), stated.size)
+    walk.finish()
     binder.finish(ends)
-    return _checked(walk, binder, origin, stated.size, keys)
+    return _checked(walk, binder, origin, stated.size, reader)
 
 
 def _compare(binder: LedgerBinder, bundle: Bundle, rows: Rows) -> None:
@@ -199,7 +242,7 @@ def _stored_heads(anchor: AnchorRows, log: StoredLog, reader: _Checkpoints) -> I
     for row in anchor.heads(log.uid, log.size):
         name = f"stored checkpoint of tree size {row.size}"
         if row.note is not None:
-            stated = reader.open(row.note, log.origin, name)
+            stated = reader.open_stored(row.note, log.origin, name)
             if (stated.size, stated.root) != (row.size, row.root):
                 raise LogDamagedError(f"{name} does not say what its row does", check=CHECKPOINT)
         yield Head(row.size, row.root, name)
@@ -246,7 +289,7 @@ def _wait_for_size(
 
 
 def _checked(
-    walk: TreeWalk, binder: LedgerBinder, origin: str, published_size: int, keys: KeySet | None
+    walk: TreeWalk, binder: LedgerBinder, origin: str, published_size: int, reader: _Checkpoints
 ) -> Checked:
     return Checked(
         origin=origin,
@@ -257,7 +300,8 @@ def _checked(
         bundles=walk.bundles_checked,
         partials=walk.partials_checked,
         heads=walk.heads_checked,
-        signatures=keys is not None,
+        unvouched=reader.unvouched,
+        signatures=reader.has_keys,
     )
 
 

@@ -280,6 +280,25 @@ def test_a_lost_registry_is_rebuilt_from_the_key_ledger(own: Installation) -> No
     assert rotated["key"]["epoch"] == 3
 
 
+def test_a_log_is_whole_after_its_key_was_stolen(own: Installation) -> None:
+    """As the runbook says for a checkpoint key, which goes on signing after the one kept."""
+    own.run("up")
+    (own.work / "m.ndjson").write_bytes(b"".join(shipped_mutations()[:20]))
+    for tenant in ("early", "late"):
+        own.run("import", "m.ndjson", "--tenant", tenant)
+        if tenant == "early":
+            out = ("--out", "x.ndjson", "--checkpoint-out", "kept.txt")
+            own.run("export", "--tenant", tenant, *out)
+    assert own.run("log", "fsck").json["logs"][0]["unvouched_checkpoints"] == 0
+    revoke = ("keys", "revoke", "checkpoint-1", "--after", "kept.txt", "--reason", "stolen")
+    own.run(*revoke, "--replace-by", "checkpoint-2")
+    own.run("import", "m.ndjson", "--tenant", "after")
+    own.run("export", "--tenant", "after", "--out", "y.ndjson")
+    checked = own.run("log", "fsck").json
+    assert checked["holds"] is True
+    assert 0 < checked["logs"][0]["unvouched_checkpoints"] < checked["logs"][0]["checkpoints"]
+
+
 def commands_of(runbook: Path) -> Iterator[list[str]]:
     """The commands of a runbook: the lines with a prompt, in blocks of kind `console`."""
     for block in re.findall(r"```console\n(.*?)```", runbook.read_text(), re.DOTALL):

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from provledger import logdirs
+from provledger import jcs, logdirs, merkle
 from provledger.errors import FailedPreconditionError, LogDamagedError, UnavailableError
+from provledger.hashing import sha256
+from provledger.keyset import CoveredCheckpoint, KeyPurpose, KeySet, KeyState, VerificationKey
 from provledger_cli import fsck
 from provledger_cli.connect import Remote
 from provledger_cli.fsck import ServiceRows
+from provledger_cli.stored import StoredHead, StoredLog
+from tests.support.anchoring import Ledger
+from tests.support.chain import private_key
+from tests.support.tiled import MemoryFiles, signed_checkpoint, tile_files
 
 ORIGIN = "log.example/one"
 
@@ -87,3 +93,121 @@ def test_a_log_that_was_published_and_that_the_database_lacks_is_damage(
     (tmp_path / lost.hex() / logdirs.GIVEN_UP).touch()
     fsck.check_known(tmp_path, uids, [known])
     assert logdirs.listed(tmp_path / "none") == []
+
+
+# --- a checkpoint key that was revoked ------------------------------------------------------------
+
+
+class Stored:
+    """A log of ten entries in files and rows, every head signed by the key of that label."""
+
+    def __init__(self, signers: Sequence[str]) -> None:
+        self.ledger = Ledger()
+        self.ledger.grow(len(signers) - 1)
+        self.entries = [jcs.encode({"log": {"origin": ORIGIN, "v": "1"}}), *self.ledger.entries]
+        self.notes = {
+            size: signed_checkpoint(ORIGIN, self.entries[:size], signer)
+            for size, signer in enumerate(signers, 1)
+        }
+        self.roots = {size: self.root(size) for size in self.notes}
+
+    def root(self, size: int) -> bytes:
+        return merkle.root(self.entries[:size])
+
+    def forge(self, size: int, signer: str) -> None:
+        """Put a head of another tree into a row, signed by that key."""
+        other = [b"another"] * size
+        self.notes[size] = signed_checkpoint(ORIGIN, other, signer)
+        self.roots[size] = merkle.root(other)
+
+    def log(self, uid: bytes) -> StoredLog:
+        return StoredLog(uid, ORIGIN, "blake3", len(self.entries), 0, self.entries)
+
+    def published_size(self, uid: bytes) -> int:
+        return len(self.entries)
+
+    def heads(self, uid: bytes, upto: int) -> Iterator[StoredHead]:
+        for size, signed in self.notes.items():
+            yield StoredHead(size, self.roots[size], signed)
+
+    def ends(self, origin: str) -> list[tuple[bytes, int]]:
+        return [(self.ledger.uid, len(self.ledger.entries) - 1)]
+
+    def hashes(self, uid: bytes, start_seq: int, count: int) -> list[bytes | None]:
+        return [self.ledger.hash_of(seq) for seq in range(start_seq, start_seq + count)]
+
+    def check(self, *covered: CoveredCheckpoint, published: bool = False) -> fsck.Checked:
+        """Under the keys of a log, the first revoked after what is covered."""
+        keys = KeySet(
+            VerificationKey.from_public_key(
+                private_key(kid).public_key(),
+                kid=kid,
+                purpose=KeyPurpose.CHECKPOINT,
+                epoch=epoch,
+                state=state,
+                revocation_reason="stolen" if state is KeyState.REVOKED else "",
+                covered=covered if state is KeyState.REVOKED else (),
+            )
+            for epoch, (kid, state) in enumerate(
+                [("checkpoint-1", KeyState.REVOKED), ("checkpoint-2", KeyState.ACTIVE)], 1
+            )
+        )
+        size = len(self.entries)
+        files: Any = MemoryFiles(tile_files(self.entries) | {"checkpoint": self.notes[size]})
+        if published:
+            ends = self.ends(ORIGIN)
+            return fsck.check_published(
+                files, ORIGIN, sha256, size, ends, self, keys, lambda done, total: None
+            )
+        return fsck.check_stored(
+            cast(Any, self), b"log", files, self, keys, lambda done, total: None
+        )
+
+
+@pytest.fixture
+def stored() -> Stored:
+    """Seven heads of the key that was stolen, then three of its successor."""
+    return Stored(["checkpoint-1"] * 7 + ["checkpoint-2"] * 3)
+
+
+def test_heads_of_a_revoked_key_hold_up_to_the_one_that_is_named(stored: Stored) -> None:
+    named = CoveredCheckpoint(ORIGIN, 7, stored.root(7))
+    checked = stored.check(named)
+    assert (checked.signatures, checked.unvouched, checked.size) == (True, 0, 10)
+    assert stored.check(named, published=True).signatures
+
+
+@pytest.mark.parametrize("named_size", [4, 0])
+def test_heads_that_a_revoked_key_does_not_stand_for_are_counted(
+    stored: Stored, named_size: int
+) -> None:
+    """The thief's, or of before anybody knew; or the revocation names nothing of this log."""
+    named = CoveredCheckpoint(ORIGIN, 4, stored.root(4))
+    assert stored.check(*[named] * bool(named_size)).unvouched == 7 - named_size
+
+
+@pytest.mark.parametrize("size", [3, 4, 6])
+def test_a_head_of_another_tree_by_a_revoked_key_is_damage(stored: Stored, size: int) -> None:
+    named = CoveredCheckpoint(ORIGIN, 4, stored.root(4))
+    stored.forge(size, "checkpoint-1")
+    with pytest.raises(LogDamagedError):
+        stored.check(named)
+
+
+@pytest.mark.parametrize("published", [False, True])
+@pytest.mark.parametrize("size", [7, 11])
+def test_a_log_without_the_checkpoint_that_is_named_is_damage(
+    stored: Stored, size: int, published: bool
+) -> None:
+    """It is of another history than what others hold, or an older copy."""
+    named = CoveredCheckpoint(ORIGIN, size, merkle.root([b"another"] * size))
+    # Under the new key only: no head of the old one has to be of one history with it.
+    stored.notes = {size: signed for size, signed in stored.notes.items() if size > 7}
+    with pytest.raises(LogDamagedError, match="checkpoint-1 was revoked after"):
+        stored.check(named, published=published)
+
+
+def test_heads_of_a_key_that_nobody_knows_are_damage(stored: Stored) -> None:
+    stored.notes[5] = signed_checkpoint(ORIGIN, stored.entries[:5], "witness-1")
+    with pytest.raises(LogDamagedError, match=r"size 5.*not signed by a log key"):
+        stored.check(CoveredCheckpoint(ORIGIN, 7, stored.root(7)))

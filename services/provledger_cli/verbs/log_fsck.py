@@ -305,6 +305,7 @@ def _document(found: list[Checked], signed: bool, seconds: float) -> dict[str, A
                 "hash_tiles": each.tiles,
                 "partial_tiles": each.partials,
                 "checkpoints": each.heads,
+                "unvouched_checkpoints": each.unvouched,
                 "signatures": "hold" if each.signatures else "not_checked",
             }
             for each in found
@@ -328,6 +329,12 @@ def _show(found: list[Checked], signed: bool, seconds: float) -> None:
     ]
     columns = ["log", "entries>", "ledgers>", "bundles>", "tiles>", "partial ones>", "heads>"]
     output.show(output.table("", columns, rows))
+    for each in found:
+        if each.unvouched:
+            output.say(
+                f"{each.unvouched:,} of the heads of {output.literal(each.origin)} are signed by a "
+                "revoked key alone, which does not stand for them: the log has those very trees"
+            )
     if signed:
         output.show(f"[bold green]holds[/]: every hash, row and head, {output.seconds(seconds)}")
     else:
