@@ -113,13 +113,15 @@ async def test_what_is_held_is_told_without_keeping_all_names(
     directory = tmp_path / "anchors/provledger.test%2Flog"
     for size in range(2, 10_000):
         (directory / f"{size:020}.checkpoint").touch()
-    await sink.holds(_checkpoint(10_000, known_size=9_999))
+    newest = _checkpoint(9_999, known_size=9_998)
+    (directory / f"{9_999:020}.checkpoint").write_bytes(newest.note)
+    await sink.holds(newest)
     tracemalloc.start()
     try:
-        assert await sink.holds(_checkpoint(10_000, known_size=9_999))
+        assert await sink.holds(newest)
         assert not await sink.holds(_checkpoint(10_001, known_size=10_000))
         with pytest.raises(SinkIntegrityError, match=r"00009999\.checkpoint, a checkpoint larger"):
-            await sink.holds(_checkpoint(9_998, known_size=1))
+            await sink.holds(_checkpoint(9_998, known_size=2))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -182,6 +184,41 @@ async def test_a_name_that_lies_is_an_alarm(sink: FileSink, tmp_path: Path) -> N
     (directory / f"{6:020}.checkpoint").write_bytes(TinyLog("log.test/b").checkpoint(6))
     with pytest.raises(SinkIntegrityError, match="of another log"):
         await sink.holds(published(7, known_size=3))
+
+
+@pytest.mark.parametrize(
+    "name", ["README", f"{7:020} (copy).checkpoint", "monday.checkpoint", "0.txt", f"{9:020}.txt"]
+)
+async def test_files_of_others_are_no_checkpoints(
+    sink: FileSink, tmp_path: Path, name: str
+) -> None:
+    directory = tmp_path / "anchors" / quote(LOG.origin, safe="")
+    directory.mkdir(parents=True)
+    (directory / name).write_bytes(b"do not touch")
+    assert not await sink.holds(published(5))
+    assert await sink.checkpoint_of(LOG.origin) is None
+    await sink.anchor(published(5))
+    (directory / "latest").unlink()
+    assert await sink.checkpoint_of(LOG.origin) == LOG.checkpoint(5)
+    assert await sink.holds(published(7, known_size=5))
+    assert not await sink.holds(published(7, known_size=7))
+    await sink.anchor(published(7, known_size=5))
+
+
+@pytest.mark.parametrize("data", [b"", OTHER.checkpoint(5)])
+@pytest.mark.parametrize("known_size", [0, 4, 5])
+async def test_nothing_confirms_that_is_no_checkpoint_of_ours(
+    sink: FileSink, tmp_path: Path, data: bytes, known_size: int
+) -> None:
+    """Also at the size that it once took."""
+    await sink.anchor(published(5))
+    assert await sink.holds(published(7, known_size=known_size))
+    directory = tmp_path / "anchors" / quote(LOG.origin, safe="")
+    (directory / f"{5:020}.checkpoint").write_bytes(data)
+    for _ in range(2):
+        with pytest.raises(SinkIntegrityError, match=r"cannot be read|no part of ours"):
+            await sink.holds(published(7, known_size=known_size))
+        (directory / "latest").unlink(missing_ok=True)
 
 
 async def test_origins_do_not_mix(sink: AnchorSink, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Final
@@ -40,6 +41,7 @@ KIND: Final = "file"
 LATEST: Final = "latest"
 SUFFIX: Final = ".checkpoint"
 _NAMES: Final = "[0-9]" * 20 + SUFFIX
+_NAME: Final = re.compile(rf"([0-9]{{20}}){re.escape(SUFFIX)}")
 
 
 class FileSink:
@@ -99,30 +101,33 @@ class FileSink:
         self._thread.close()
 
     async def _check_earlier(self, checkpoint: PublishedCheckpoint, *, thorough: bool) -> None:
-        held = await self._thread.run(lambda: self._newest(checkpoint, thorough=thorough))
-        if held is not None and checkpoint.known_size < held.size < checkpoint.size:
+        for held in await self._thread.run(lambda: self._newest(checkpoint, thorough=thorough)):
             await check_earlier(checkpoint, held)
 
     def _newest(
         self, checkpoint: PublishedCheckpoint, *, thorough: bool
-    ) -> checkpoints.Checkpoint | None:
-        """The largest checkpoint there is of the log: by `latest`, and by the names where that is
-        lost, or may be."""
+    ) -> list[checkpoints.Checkpoint]:
+        """The largest checkpoints there are of the log, smaller than this one and larger than what
+        it acknowledged, or thorough: as large. By `latest`, and by the names where that is lost,
+        or may be."""
         directory = self._directory(checkpoint)
-        latest = None
+        # What it acknowledged it may have lost since, or somebody put something else there.
+        least = max(1, checkpoint.known_size if thorough else checkpoint.known_size + 1)
+        found = []
         with contextlib.suppress(FileNotFoundError):
             data = (directory / LATEST).read_bytes()
-            latest = read_held(data, LATEST, checkpoint.origin)
-        if latest is not None and not thorough:
-            return latest
-        known = checkpoint.known_size if latest is None else max(latest.size, checkpoint.known_size)
-        name = _largest(directory)
-        if not _name(known) < name < _name(checkpoint.size):
-            return latest
-        held = read_held((directory / name).read_bytes(), name, checkpoint.origin)
-        if name != _name(held.size):
-            raise SinkIntegrityError(f"the checkpoint in {name} is of tree size {held.size}")
-        return held
+            found.append(read_held(data, LATEST, checkpoint.origin))
+        if thorough or not found:
+            size = _largest(directory)
+            if least <= size < checkpoint.size:
+                name = _name(size)
+                held = read_held((directory / name).read_bytes(), name, checkpoint.origin)
+                if held.size != size:
+                    raise SinkIntegrityError(
+                        f"the checkpoint in {name} is of tree size {held.size}"
+                    )
+                found.append(held)
+        return [each for each in found if least <= each.size < checkpoint.size]
 
     def _directory(self, checkpoint: PublishedCheckpoint) -> Path:
         return self._root / quote(checkpoint.origin, safe="")
@@ -137,8 +142,8 @@ class FileSink:
         directory = self._root / quote(origin, safe="")
         with contextlib.suppress(FileNotFoundError):
             return (directory / LATEST).read_bytes()
-        name = _largest(directory)
-        return (directory / name).read_bytes() if name else None
+        size = _largest(directory)
+        return (directory / _name(size)).read_bytes() if size else None
 
     def _write(self, checkpoint: PublishedCheckpoint) -> Evidence:
         directory = self._directory(checkpoint)
@@ -163,13 +168,12 @@ class FileSink:
         self._check_latest(directory / LATEST, checkpoint)
         # `latest` may have been lost; the files say the same by their names.
         largest = _largest(directory)
-        ours = _name(checkpoint.size)
-        if largest > ours:
-            raise SinkIntegrityError(f"there is {largest}, a checkpoint larger than ours")
+        if largest > checkpoint.size:
+            raise SinkIntegrityError(f"there is {_name(largest)}, a checkpoint larger than ours")
         with contextlib.suppress(FileNotFoundError):
-            if (directory / ours).read_bytes() != checkpoint.note:
+            if (directory / _name(checkpoint.size)).read_bytes() != checkpoint.note:
                 raise _other(checkpoint)
-        return largest >= f"{checkpoint.known_size:020}"
+        return largest >= max(1, checkpoint.known_size)
 
     def _check_latest(self, path: Path, checkpoint: PublishedCheckpoint) -> None:
         try:
@@ -191,16 +195,18 @@ def _name(size: int) -> str:
     return f"{size:020}{SUFFIX}"
 
 
-def _largest(directory: Path) -> str:
-    """The name of the largest checkpoint there, "" if there is none.
+def _largest(directory: Path) -> int:
+    """The size that the largest checkpoint there has by its name, 0 if there is none.
 
-    There may be millions: none but that is kept of them, and a start waits for this.
+    There may be millions: none but that is kept of them, and a start waits for this. What is
+    called otherwise, such as somebody's copy, is none.
     """
-    try:
-        with os.scandir(directory) as entries:
-            return max((each.name for each in entries if each.name.endswith(SUFFIX)), default="")
-    except FileNotFoundError:
-        return ""
+    largest = 0
+    with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
+        for each in entries:
+            if found := _NAME.fullmatch(each.name):
+                largest = max(largest, int(found[1]))
+    return largest
 
 
 def _other(checkpoint: PublishedCheckpoint) -> SinkIntegrityError:

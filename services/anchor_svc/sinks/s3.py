@@ -124,13 +124,14 @@ class S3Sink:
             await self.check()
         except ConfigError as error:
             raise SinkIntegrityError(str(error)) from error
-        await self._check_earlier(checkpoint)
+        await self._check_earlier(checkpoint, least=checkpoint.known_size + 1)
         evidence: Evidence = await self._run(lambda client: self._store(client, checkpoint))
         return evidence
 
     async def holds(self, checkpoint: PublishedCheckpoint) -> bool:
         """Look at what is there of the log; see `Remembering`."""
-        await self._check_earlier(checkpoint)
+        # What it acknowledged it may have lost since, or somebody put something else there.
+        await self._check_earlier(checkpoint, least=max(1, checkpoint.known_size))
         held: bool = await self._run(lambda client: self._holds(client, checkpoint))
         return held
 
@@ -188,18 +189,19 @@ class S3Sink:
         directory = f"{self._prefix}{quote(checkpoint.origin, safe='')}/"
         return directory, store.key_of(directory, checkpoint.size)
 
-    async def _check_earlier(self, checkpoint: PublishedCheckpoint) -> None:
-        found = await self._run(lambda client: self._newest_unknown(client, checkpoint))
+    async def _check_earlier(self, checkpoint: PublishedCheckpoint, *, least: int) -> None:
+        found = await self._run(lambda client: self._newest(client, checkpoint, least))
         for held in found:
             await check_earlier(checkpoint, held)
 
-    def _newest_unknown(
-        self, client: Any, checkpoint: PublishedCheckpoint
+    def _newest(
+        self, client: Any, checkpoint: PublishedCheckpoint, least: int
     ) -> list[checkpoints.Checkpoint]:
-        """All versions of the largest checkpoint between the one it acknowledged and ours."""
+        """All versions of the largest checkpoint that is smaller than ours, and of that size at
+        least."""
         directory, _ = self._place(checkpoint)
         sizes = store.Sizes(client, self._bucket, directory)
-        size = sizes.largest(above=checkpoint.known_size, below=checkpoint.size)
+        size = sizes.largest(above=least - 1, below=checkpoint.size)
         if size is None:
             return []
         key = sizes.key(size)
@@ -213,14 +215,16 @@ class S3Sink:
         return held
 
     def _refuse_later(self, client: Any, checkpoint: PublishedCheckpoint) -> None:
-        directory, key = self._place(checkpoint)
-        later = next(store.versions(client, self._bucket, directory, after=key), None)
-        if later is not None:
+        directory, _ = self._place(checkpoint)
+        sizes = store.Sizes(client, self._bucket, directory)
+        found = next(sizes.versions(above=checkpoint.size), None)
+        if found is not None:
+            size, later = found
             raise SinkIntegrityError(
                 f"there is a checkpoint larger than ours of {checkpoint.size} ({later.key}"
                 f"{', which somebody deleted' if later.deleted else ''}): our log was rolled "
                 "back, or somebody else writes there",
-                held_size=0 if later.deleted else store.size_of(later.key),
+                held_size=0 if later.deleted else size,
             )
 
     def _holds(self, client: Any, checkpoint: PublishedCheckpoint) -> bool:
@@ -233,10 +237,9 @@ class S3Sink:
             return True
         if deleted:
             raise SinkError(f"s3: {key} was deleted, and nothing says which checkpoint it was")
-        known_size = checkpoint.known_size
-        after = store.key_of(directory, known_size - 1) if known_size else ""
-        found = store.versions(client, self._bucket, directory, after=after)
-        return any(not each.deleted for each in found)
+        least = max(1, checkpoint.known_size)
+        found = store.Sizes(client, self._bucket, directory).versions(above=least - 1)
+        return any(not each.deleted for _, each in found)
 
     def _store(self, client: Any, checkpoint: PublishedCheckpoint) -> Evidence:
         from botocore.exceptions import ClientError

@@ -23,6 +23,7 @@ from provledger.settings import ConfigError
 MODE: Final = "COMPLIANCE"
 _SUFFIX: Final = ".checkpoint"
 _CHECKPOINT: Final = re.compile(r"([0-9]{20})\.checkpoint")
+_MAX_NAMED: Final = 10**20 - 1
 _PAGE_SIZES: Final = 1000
 _MAX_PAGES: Final = 10
 _REFUSALS: Final = frozenset(
@@ -106,12 +107,6 @@ def key_of(directory: str, size: int) -> str:
     return f"{directory}{size:020}{_SUFFIX}"
 
 
-def size_of(key: str) -> int:
-    """The tree size that a key of ours names, 0 if it is none."""
-    found = _CHECKPOINT.fullmatch(key.rpartition("/")[2])
-    return int(found[1]) if found else 0
-
-
 class Sizes:
     """The tree sizes of the checkpoints below a `directory` that are there, hidden or not."""
 
@@ -123,6 +118,21 @@ class Sizes:
     def key(self, size: int) -> str:
         """The key of one of them."""
         return key_of(self._directory, size)
+
+    def versions(self, *, above: int) -> Iterator[tuple[int, Version]]:
+        """Versions and markers of those larger than a size, in order of size, each with its size.
+
+        Whatever else somebody keeps there is passed over.
+
+        Raises:
+            SinkError: there are more than `_MAX_PAGES` pages.
+        """
+        last = self.key(_MAX_NAMED)
+        for version in versions(self._client, self._bucket, self._directory, after=self.key(above)):
+            if version.key > last:
+                return
+            if found := _CHECKPOINT.fullmatch(version.key, len(self._directory)):
+                yield int(found[1]), version
 
     def largest(self, *, above: int, below: int) -> int | None:
         """The largest one between two sizes, neither of them included; None if there is none.
@@ -147,14 +157,10 @@ class Sizes:
     def _first(self, count: int, above: int, below: int) -> list[int]:
         """Up to so many of the sizes between two, the smallest ones."""
         sizes: list[int] = []
-        for version in versions(self._client, self._bucket, self._directory, after=self.key(above)):
-            match = _CHECKPOINT.fullmatch(version.key, len(self._directory))
-            if version.deleted or match is None:
-                continue
-            size = int(match[1])
+        for size, version in self.versions(above=above):
             if size >= below:
                 break
-            if sizes[-1:] == [size]:
+            if version.deleted or sizes[-1:] == [size]:
                 continue
             sizes.append(size)
             if len(sizes) == count:
