@@ -354,7 +354,7 @@ class Monitor:
         for signed in _checkpoints_of(path, self._view.origin):
             try:
                 other = self._view.open(signed)
-            except VerificationError:
+            except (InputError, VerificationError):
                 continue
             self._view.check_joined(found.setdefault(other.size, other), other, self._files)
         return [found[size] for size in sorted(found, reverse=True)]

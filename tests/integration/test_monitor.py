@@ -127,6 +127,24 @@ def test_checkpoints_from_elsewhere_are_compared(web: WebRoot, state: Path, tmp_
     assert list(found.unknown) == [f"checkpoint {elsewhere.url}/other.checkpoint"]
 
 
+@pytest.mark.parametrize(
+    "data", [b"", b"<html>try later</html>\n", signed_checkpoint(ORIGIN, ENTRIES[:257])[:60]]
+)
+def test_what_is_no_checkpoint_tells_nothing(
+    web: WebRoot, state: Path, tmp_path: Path, data: bytes
+) -> None:
+    """Such as a file that was cut, or a page that says to come back later."""
+    other = tmp_path / "other.checkpoint"
+    other.write_bytes(data)
+    found = look(web, state, others=[str(other)])
+    assert (found.alarms, list(found.unknown)) == ([], [f"checkpoint {other}"])
+    assert "consistency" in found.held
+    (web.root / "checkpoint").write_bytes(data)
+    found = look(web, state)
+    assert (found.alarms, list(found.unknown), found.held) == ([], ["log"], {})
+    assert "cannot be read" in found.unknown["log"]
+
+
 def test_a_log_that_hides_what_others_hold_is_behind(
     web: WebRoot, state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -401,7 +419,7 @@ def test_the_command_tells_each_alarm_and_clears_none_unseen(
     web: WebRoot, state: Path, tmp_path: Path
 ) -> None:
     bad = tmp_path / "bad.checkpoint"
-    bad.write_bytes(b"no checkpoint")
+    bad.write_bytes(signed_checkpoint(ORIGIN, ENTRIES[:290], key="somebody"))
     with webroot(tmp_path) as hook:
         options = ("--checkpoint", str(bad), "--webhook", hook.url, "--interval", "0.05")
         running = subprocess.Popen(
@@ -443,7 +461,7 @@ def test_the_webhook_is_told_again_what_it_did_not_take(
         return (403 if len(refused) < 3 else 200), {}, b""
 
     bad = tmp_path / "bad.checkpoint"
-    bad.write_bytes(b"no checkpoint")
+    bad.write_bytes(signed_checkpoint(ORIGIN, ENTRIES[:290], key="somebody"))
     with peers.scripted(answer) as hook:
         options = ("--checkpoint", str(bad), "--webhook", hook.url, "--interval", "0.05")
         running = subprocess.Popen(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from provledger import merkle
 from provledger.errors import (
+    InputError,
     LogDamagedError,
     NoteError,
     ReceiptFormatError,
@@ -120,10 +121,11 @@ def test_a_head_by_another_key_or_of_another_log_is_not_taken(view: LogView) -> 
         signed_checkpoint(ORIGIN, ENTRIES[:3], key="checkpoint-2"),
         signed_checkpoint(f"{ORIGIN}2", ENTRIES[:3]),
         signed_checkpoint(ORIGIN, ENTRIES[:3]).replace(b"\n3\n", b"\n4\n"),
-        b"",
     ):
         with pytest.raises(VerificationError):
             view.open(signed)
+    with pytest.raises(InputError, match="cannot be read"):
+        view.open(b"")
     with pytest.raises(NoteError):
         LogView([vkey(ORIGIN), vkey(f"{ORIGIN}2")])
 

@@ -59,7 +59,16 @@ class LogView:
         self._last: TileTree | None = None
 
     def open(self, signed: bytes) -> SeenHead:
-        """A head, if the log signed it; raises VerificationError."""
+        """A head, if the log signed it.
+
+        Raises:
+            InputError: it is no checkpoint at all, which says nothing of the log.
+            VerificationError: it is one, and not of this log, or not signed by it.
+        """
+        try:
+            checkpoints.parse(note.parse(signed).text)
+        except InputError as error:
+            raise InputError(f"the checkpoint cannot be read: {error}") from error
         try:
             found, _ = checkpoints.open_checkpoint(signed, self.keys, origin=self.origin)
         except InputError as error:
