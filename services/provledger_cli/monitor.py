@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from provledger import note
 from provledger.errors import (
     InputError,
     LogDamagedError,
@@ -270,16 +271,18 @@ class Monitor:
                     self._check_quorum(wanted.policy, head, look)
                 elif head is not None:
                     at = newest_cosignature(head.signed, wanted.cosigners)
-                    self._check_since(at, "was", "cosigned", look)
+                    self._check_since(at, "was", "cosigned", look, why=_plain(head))
             elif wanted.max_age_s is not None and self._last is not None:
                 self._check_since(self._last[1], "has", "grown", look)
 
-    def _check_since(self, at: int | None, verb: str, what: str, look: Look) -> None:
+    def _check_since(
+        self, at: int | None, verb: str, what: str, look: Look, *, why: str = ""
+    ) -> None:
         age_s = None if at is None else int(self._clock()) - at
         max_age_s = self._wanted.max_age_s
         if age_s is None or (max_age_s is not None and age_s > max_age_s):
             since = "ever" if age_s is None else f"for {age_s} s"
-            look.add(Alarm(self._too_old, f"it {verb} not {what} {since}", FRESHNESS))
+            look.add(Alarm(self._too_old, f"it {verb} not {what} {since}{why}", FRESHNESS))
         else:
             look.held[FRESHNESS] = f"{what} {max(0, age_s)} s ago or later"
 
@@ -293,6 +296,7 @@ class Monitor:
             return
         within = "" if max_age_s is None else f"within {max_age_s} s "
         message = f"{within}it was cosigned by {names or 'nobody'}, which is not enough"
+        message += _plain(head)
         look.add(Alarm(self._too_old, message, FRESHNESS))
 
     @property
@@ -373,6 +377,16 @@ class Monitor:
             if not missing:
                 self._present[path] = found
         return found, missing
+
+
+def _plain(head: SeenHead) -> str:
+    """What to say of a head that nobody but the log signed; "" for others."""
+    if any(line.name != head.checkpoint.origin for line in note.parse(head.signed).signatures):
+        return ""
+    return (
+        ": only the log signed it. Heads that Provledger's own logs publish carry no cosignatures, "
+        "ever: leave --cosigner and --policy out for them"
+    )
 
 
 def _receipts_of(path: Path) -> Iterator[Receipt]:

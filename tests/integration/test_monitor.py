@@ -202,6 +202,41 @@ def test_a_policy_that_asks_for_nobody_is_not_taken(
     assert (done.returncode, web.asked, b"quorum" in done.stderr) == (2, {}, True)
 
 
+def test_a_policy_that_cosigners_alone_cannot_meet_is_not_taken(
+    web: WebRoot, state: Path, tmp_path: Path
+) -> None:
+    """A head has cosignatures in it, and nothing that a sink answered."""
+    _, key = cosign((web.root / "checkpoint").read_bytes(), "one.example", 10)
+    policy = tmp_path / "policy"
+    lines = f"witness a {key}\nsink s s3://bucket/x?mode=COMPLIANCE\n"
+    command = _command(web, state, "--once", "--policy", str(policy))
+    for quorum in ("group g all a s\nquorum g\n", "quorum s\n"):
+        policy.write_text(lines + quorum)
+        done = subprocess.run(command, capture_output=True, check=False)
+        assert (done.returncode, web.asked, b"cosigners alone" in done.stderr) == (2, {}, True)
+    policy.write_text(f"{lines}group g any a s\nquorum g\n")
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode == 1
+    assert b"cosigner_quorum" in done.stdout
+    assert b"carry no cosignatures" in done.stdout
+
+
+def test_a_head_without_cosignatures_is_told_from_one_with_those_of_others(
+    web: WebRoot, state: Path
+) -> None:
+    """Our own logs publish their heads without any, for good."""
+    plain = (web.root / "checkpoint").read_bytes()
+    _, key = cosign(plain, "one.example", 10)
+    others, _ = cosign(plain, "other.example", 10)
+    policy = parse_policy(f"witness a {key}\nquorum a\n".encode())
+    for asked in ({"policy": policy}, {"cosigners": LogView([key]).keys}):
+        for signed, never in ((plain, True), (others, False)):
+            (web.root / "checkpoint").write_bytes(signed)
+            (alarm,) = look(web, state, **asked).alarms
+            assert alarm.kind == "cosigner_quorum"
+            assert ("carry no cosignatures" in alarm.message) is never
+
+
 def test_our_entries_must_be_there(tmp_path: Path, state: Path) -> None:
     chain = sample_chain((20, 30))
     export, receipt = tmp_path / "export.ndjson", tmp_path / "receipt.json"

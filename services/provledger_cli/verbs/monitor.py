@@ -113,7 +113,8 @@ def monitor(
             envvar="PROVLEDGER_MONITOR_COSIGNER",
             metavar="KEY",
             help="Verifier key of a cosigner whose time is believed. Repeatable: one of them must "
-            "have cosigned the head.",
+            "have cosigned the head. Not for Provledger's own logs, whose published heads carry "
+            "no cosignatures.",
             show_default=False,
         ),
     ] = None,
@@ -123,7 +124,8 @@ def monitor(
             "--policy",
             envvar="PROVLEDGER_MONITOR_POLICY",
             help="Policy (c2sp.org/tlog-policy) whose quorum must have cosigned the head, within "
-            "--max-age if that is given. Instead of --cosigner.",
+            "--max-age if that is given. Instead of --cosigner, and as it, not for Provledger's "
+            "own logs. Sinks count for nothing: cosigners alone must be able to meet it.",
             show_default=False,
         ),
     ] = None,
@@ -242,6 +244,12 @@ def _read_policy(path: Path | None) -> Policy | None:
         raise CommandError(
             f"{path} asks for nobody: its quorum is none",
             hint="leave --policy out; --max-age alone asks that the log grows",
+        )
+    if not policy.met_by(policy.cosigners.keys()):
+        raise CommandError(
+            f"{path} asks for sinks, and cosigners alone cannot meet it: a head carries nothing "
+            "that a sink answered",
+            hint="give one that asks for cosigners only",
         )
     return policy
 
