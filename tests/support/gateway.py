@@ -17,6 +17,7 @@ import pytest
 from anchor_svc.bucketfiles import BucketFiles
 from anchor_svc.openlog import OpenLog
 from anchor_svc.openlogs import DamagedLog
+from anchor_svc.publishedlogs import Lost
 from anchor_svc.servicer import AnchorServicer
 from gateway_svc.app import build
 from gateway_svc.config import Settings
@@ -40,6 +41,9 @@ class TheseLogs:
         return list(self._logs)
 
     def damaged(self) -> list[DamagedLog]:
+        return []
+
+    def lost(self) -> list[Lost]:
         return []
 
     def get(self, uid: bytes | None) -> OpenLog | None:
