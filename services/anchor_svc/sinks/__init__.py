@@ -155,8 +155,8 @@ class Remembering(Protocol):
         never because something answered.
 
         Raises:
-            SinkIntegrityError: it holds a larger one, another of this size, or a smaller one that
-                it never acknowledged and that is not of this history.
+            SinkIntegrityError: it holds a larger one, another of this size, or a smaller one, of
+                `known_size` or more, that is not of this history.
             SinkError: that cannot be told now.
         """
         ...
