@@ -29,7 +29,7 @@ from provledger.fsck import BUNDLE, CHECKPOINT, Bundle, Head, LedgerBinder, LogF
 from provledger.hashing import Hasher, suite
 from provledger.keyset import KeyPurpose, KeySet
 from provledger.report import Finding
-from provledger.revocation import named_for
+from provledger.revocation import Unsettled, named_for
 from provledger.verify import Verifier
 from provledger_cli.anchoring import is_stale, ledgers
 from provledger_cli.connect import Remote
@@ -40,6 +40,7 @@ from provledger_cli.stored import AnchorRows, StoredLog
 Progress = Callable[[int, int], None]
 """Told how many of how many entries were looked at."""
 
+_UNVOUCHED: Final = frozenset({Finding.CAME_LATER, Finding.KEY_NOT_VALID, Finding.NOT_PLACED})
 _CATCH_UP_S: Final = 15.0
 _PAGE: Final = 250
 
@@ -60,8 +61,8 @@ class Rows(Protocol):
 class Checked:
     """What was looked at and held. `signatures`: False if there were no keys to check them with.
 
-    unvouched: how many of `heads` were signed by a revoked key alone, which stands for none of
-    them: their trees are the log's all the same.
+    unvouched: how many of `heads` were signed by a revoked or retired key alone, which stands for
+    none of them: their trees are the log's all the same.
     """
 
     origin: str
@@ -86,8 +87,9 @@ class _Checkpoints:
     def __init__(self, keys: KeySet | None) -> None:
         self._keys = () if keys is None else keys.for_purpose(KeyPurpose.CHECKPOINT)
         self._verifier = None if keys is None else Verifier(keys)
+        self._unsettled: Unsettled = {}
         if self._verifier is not None:
-            self._verifier.leave_unsettled({})
+            self._verifier.leave_unsettled(self._unsettled)
         self.has_keys = keys is not None
         self.unvouched = 0
 
@@ -101,7 +103,9 @@ class _Checkpoints:
         return sorted(found, key=lambda head: head.size)
 
     def open_stored(self, signed: bytes, origin: str, name: str) -> checkpoints.Checkpoint:
-        """As `open`; one that a revoked key signed, and does not stand for, is counted."""
+        """As `open`; one that an ended key signed, and does not stand for, is counted."""
+        # All that is named is a head of the walk: which of them asked for it is not kept.
+        self._unsettled.clear()
         if self._verifier is not None:
             try:
                 return self._verifier.open_checkpoint(signed, origin)
@@ -109,8 +113,9 @@ class _Checkpoints:
                 pass
             except VerificationError as error:
                 # An honest log may have signed it before anybody knew of the theft, or the
-                # revocation names nothing of it. Forged, its tree is not the one the walk makes.
-                if error.finding in (Finding.CAME_LATER, Finding.KEY_NOT_VALID):
+                # revocation names nothing of it; or it was away when its key was retired. Forged,
+                # its tree is not the one the walk makes.
+                if error.finding in _UNVOUCHED:
                     self.unvouched += 1
                     return checkpoints.parse(note.parse(signed).text)
         return self.open(signed, origin, name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,7 +13,16 @@ import pytest
 from provledger import jcs, logdirs, merkle
 from provledger.errors import FailedPreconditionError, LogDamagedError, UnavailableError
 from provledger.hashing import sha256
-from provledger.keyset import CoveredCheckpoint, KeyPurpose, KeySet, KeyState, VerificationKey
+from provledger.keyset import (
+    CoveredCheckpoint,
+    KeyPurpose,
+    KeySet,
+    KeyState,
+    SizeRange,
+    VerificationKey,
+)
+from provledger.revocation import Unsettled
+from provledger.verify import Verifier
 from provledger_cli import fsck
 from provledger_cli.connect import Remote
 from provledger_cli.fsck import ServiceRows
@@ -136,8 +145,14 @@ class Stored:
     def hashes(self, uid: bytes, start_seq: int, count: int) -> list[bytes | None]:
         return [self.ledger.hash_of(seq) for seq in range(start_seq, start_seq + count)]
 
-    def check(self, *covered: CoveredCheckpoint, published: bool = False) -> fsck.Checked:
-        """Under the keys of a log, the first revoked after what is covered."""
+    def check(
+        self,
+        *covered: CoveredCheckpoint,
+        published: bool = False,
+        ended: KeyState = KeyState.REVOKED,
+        sizes: tuple[SizeRange, ...] = (),
+    ) -> fsck.Checked:
+        """Under the keys of a log, the first revoked after what is covered, or retired."""
         keys = KeySet(
             VerificationKey.from_public_key(
                 private_key(kid).public_key(),
@@ -147,9 +162,10 @@ class Stored:
                 state=state,
                 revocation_reason="stolen" if state is KeyState.REVOKED else "",
                 covered=covered if state is KeyState.REVOKED else (),
+                sizes=sizes if state is KeyState.RETIRED else (),
             )
             for epoch, (kid, state) in enumerate(
-                [("checkpoint-1", KeyState.REVOKED), ("checkpoint-2", KeyState.ACTIVE)], 1
+                [("checkpoint-1", ended), ("checkpoint-2", KeyState.ACTIVE)], 1
             )
         )
         size = len(self.entries)
@@ -184,6 +200,37 @@ def test_heads_that_a_revoked_key_does_not_stand_for_are_counted(
     """The thief's, or of before anybody knew; or the revocation names nothing of this log."""
     named = CoveredCheckpoint(ORIGIN, 4, stored.root(4))
     assert stored.check(*[named] * bool(named_size)).unvouched == 7 - named_size
+
+
+def test_heads_of_a_key_that_was_retired_while_the_log_was_away_are_counted(
+    stored: Stored,
+) -> None:
+    """Its retirement names the logs that it signed then, and this one not among them."""
+    others = (SizeRange("log.example/two", 1, 9),)
+    assert stored.check(ended=KeyState.RETIRED, sizes=others).unvouched == 7
+    stored.forge(3, "checkpoint-1")
+    with pytest.raises(LogDamagedError, match="tree size 3"):
+        stored.check(ended=KeyState.RETIRED, sizes=others)
+
+
+def test_what_revoked_keys_signed_is_not_kept(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are as many as the log signed, and it may have done so for years."""
+    kept: list[Unsettled] = []
+    monkeypatch.setattr(Verifier, "leave_unsettled", keeping(kept))
+    assert stored.check(CoveredCheckpoint(ORIGIN, 7, stored.root(7))).unvouched == 0
+    assert [len(each) for each in kept] == [0]
+
+
+def keeping(kept: list[Unsettled]) -> Callable[[Verifier, Unsettled], None]:
+    leave = Verifier.leave_unsettled
+
+    def leave_unsettled(verifier: Verifier, unsettled: Unsettled) -> None:
+        kept.append(unsettled)
+        leave(verifier, unsettled)
+
+    return leave_unsettled
 
 
 @pytest.mark.parametrize("size", [3, 4, 6])

@@ -333,7 +333,8 @@ def _show(found: list[Checked], signed: bool, seconds: float) -> None:
         if each.unvouched:
             output.say(
                 f"{each.unvouched:,} of the heads of {output.literal(each.origin)} are signed by a "
-                "revoked key alone, which does not stand for them: the log has those very trees"
+                "revoked or retired key alone, which does not stand for them: the log has those "
+                "very trees"
             )
     if signed:
         output.show(f"[bold green]holds[/]: every hash, row and head, {output.seconds(seconds)}")
