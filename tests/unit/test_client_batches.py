@@ -51,10 +51,10 @@ def test_split_loses_nothing_keeps_order_and_keeps_its_limits(
 
 def test_a_draft_that_no_message_can_carry_is_refused_before_it_is_sent() -> None:
     draft = common_pb2.Draft(op_id="x" * (batches.MAX_DRAFT_BYTES + 1))
-    error = batches.too_large(draft, "drafts[2]")
+    error = batches.too_large(draft.ByteSize(), "drafts[2]")
     assert isinstance(error, InvalidArgumentError)
     assert "drafts[2]" in error.message
-    assert batches.too_large(common_pb2.Draft(), "draft") is None
+    assert batches.too_large(common_pb2.Draft().ByteSize(), "draft") is None
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ class AsyncClient(Reading):
                 one of `request_ids`.
         """
         message = convert.draft_to_pb(draft)
-        refusal = batches.too_large(message, "draft")
+        refusal = batches.too_large(message.ByteSize(), "draft")
         if refusal is not None:
             raise refusal
         within_s = self._policy.timeout_s if timeout_s is None else timeout_s

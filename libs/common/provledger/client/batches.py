@@ -45,9 +45,9 @@ Call: TypeAlias = Callable[
 _Item: TypeAlias = tuple[int, common_pb2.Draft]
 
 
-def too_large(draft: common_pb2.Draft, field: str) -> InvalidArgumentError | None:
-    """The error for a draft that no message can carry, None for any other."""
-    if draft.ByteSize() <= MAX_DRAFT_BYTES:
+def too_large(size_bytes: int, field: str) -> InvalidArgumentError | None:
+    """The error for a draft of a size that no message can carry, None for any other."""
+    if size_bytes <= MAX_DRAFT_BYTES:
         return None
     return InvalidArgumentError(
         MESSAGE_TOO_LARGE, f"{field}: is larger than {MAX_DRAFT_BYTES} bytes", metadata={}
@@ -107,7 +107,7 @@ async def append_all(
             results[index] = AppendResult(index, request_id, error=error)
             continue
         request_ids.append(message.request_id)
-        refusal = too_large(message, f"drafts[{index}]")
+        refusal = too_large(message.ByteSize(), f"drafts[{index}]")
         if refusal is not None:
             results[index] = AppendResult(index, message.request_id, error=refusal)
         else:

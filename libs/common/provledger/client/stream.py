@@ -193,10 +193,11 @@ async def _pump(drafts: AsyncIterable[Draft] | Iterable[Draft], state: _State) -
     try:
         async for draft in _as_async(drafts):
             message = convert.draft_to_pb(draft)
-            refusal = too_large(message, f"drafts[{count}]")
+            size_bytes = message.ByteSize()  # Which encodes all of it.
+            refusal = too_large(size_bytes, f"drafts[{count}]")
             if refusal is not None:
                 raise refusal
-            await state.window.acquire(message.ByteSize())
+            await state.window.acquire(size_bytes)
             state.queue.put_nowait(message)
             count += 1
     except (asyncio.CancelledError, concurrent.futures.CancelledError) as exc:
