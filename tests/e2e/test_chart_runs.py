@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from provledger.client import Client, Mutation
 from provledger.errors import PermissionDeniedError
@@ -23,6 +25,7 @@ from provledger.fips import module
 from provledger.fips.errors import FIPSConfigError
 from provledger.jwk import Algorithm, jwk_from_public_key
 from provledger.kms.local import create_key
+from provledger.rpc.tls import TLSSettings, channel_credentials, load
 from provledger.verify import verify_receipt
 from tests.support.certs import CertificateAuthority
 from tests.support.ports import free_port
@@ -46,16 +49,7 @@ def _secrets(
     """The Secrets that `ci/local.yaml` names; a certificate begins with the Service's name."""
     authority = CertificateAuthority(directory / "ca")
     secrets: dict[str, dict[str, bytes]] = {}
-    names = {f"{each}-tls": f"demo-provledger-{each}" for each in SERVICES}
-    names["gateway-rpc-tls"] = "demo-provledger-gateway"
-    names["operator-tls"] = "operator.example.org"
-    for secret, name in names.items():
-        issued = authority.issue(secret, dns=(name, "localhost"), ips=("127.0.0.1",))
-        secrets[secret] = {
-            "tls.crt": issued.cert.read_bytes(),
-            "tls.key": issued.key.read_bytes(),
-            "ca.crt": issued.ca.read_bytes(),
-        }
+    secrets |= _certificates(authority, authority.path.read_bytes())
     for service in ("keys", "ledger", "anchor"):
         secrets[f"{service}-db"] = {"url": database_url.encode()}
     for secret, kids in {
@@ -68,6 +62,21 @@ def _secrets(
             create_key(path, algorithm)
             secrets[secret][path.name] = path.read_bytes()
     return secrets, authority
+
+
+def _certificates(authority: CertificateAuthority, trusted: bytes) -> dict[str, dict[str, bytes]]:
+    names = {f"{each}-tls": f"demo-provledger-{each}" for each in SERVICES}
+    names["gateway-rpc-tls"] = "demo-provledger-gateway"
+    names["operator-tls"] = "operator.example.org"
+    secrets = {}
+    for secret, name in names.items():
+        issued = authority.issue(secret, dns=(name, "localhost"), ips=("127.0.0.1",))
+        secrets[secret] = {
+            "tls.crt": issued.cert.read_bytes(),
+            "tls.key": issued.key.read_bytes(),
+            "ca.crt": trusted,
+        }
+    return secrets
 
 
 @pytest.fixture
@@ -110,11 +119,13 @@ def _wait_until_ready(node: Node) -> None:
     assert node.running["first-keys"].wait(TIMEOUT_S) == 0, node.output("first-keys")
 
 
-def _receipt_verifies(node: Node, authority: CertificateAuthority, suite: str) -> None:
+def _receipt_verifies(
+    node: Node, authority: CertificateAuthority, suite: str, tenant: str = "shop"
+) -> None:
     tls = authority.issue("shop", dns=("shop.example.org",))
     address = f"localhost:{node.port('ledger')}"
     with Client(address, keys_endpoint=f"localhost:{node.port('keys')}", tls=tls) as client:
-        ledger, _ = client.create_ledger("shop")
+        ledger, _ = client.create_ledger(tenant)
         made = client.append(
             ledger.name,
             Mutation(
@@ -136,6 +147,52 @@ def _receipt_verifies(node: Node, authority: CertificateAuthority, suite: str) -
         jwks = answer.read()
     report = verify_receipt(receipt, jwks)
     assert report.status == "verified"
+
+
+def _another_authority(node: Node, old: CertificateAuthority) -> CertificateAuthority:
+    """All certificates become those of another CA under running pods, in the order of docs/helm.md.
+
+    Then two start anew, so that everybody has to connect to them.
+    """
+    new = CertificateAuthority(old.directory, "new")
+    ours = new.issue("somebody", dns=("somebody.example.org",))
+    both = old.path.read_bytes() + new.path.read_bytes()
+    node.renew({name: {"ca.crt": both} for name in _certificates(old, both)})
+    _until_accepted(node, TLSSettings(ours.cert, ours.key, old.path))
+    node.renew(_certificates(new, both))
+    _until_accepted(node, ours)
+    node.renew(_certificates(new, new.path.read_bytes()))
+    for name in ("keys", "witness"):
+        node.running[name].terminate()
+        assert node.running[name].wait(TIMEOUT_S) == 0
+        node.start(name)
+    for name in ("keys", "witness", "ledger", "anchor", "gateway"):
+        _wait_for(lambda name=name: node.is_ready(name), node.output(name))  # type: ignore[misc]
+    return new
+
+
+def _until_accepted(node: Node, tls: TLSSettings) -> None:
+    """Until every service takes this certificate, and shows one that it trusts."""
+    loaded = load(tls)
+    for name in ("keys", "witness", "ledger", "anchor"):
+
+        def accepts(address: str = f"localhost:{node.port(name)}") -> bool:
+            with grpc.secure_channel(address, channel_credentials(loaded)) as channel:
+                stub: Any = health_pb2_grpc.HealthStub(channel)
+                try:
+                    stub.Check(health_pb2.HealthCheckRequest(), timeout=3)
+                except grpc.RpcError:
+                    return False
+                return True
+
+        _wait_for(accepts, name)
+
+
+def _wait_for(condition: Callable[[], bool], told: str) -> None:
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < deadline_s, told
+        time.sleep(0.2)  # each question is a connection or a process
 
 
 def _first_key_of_a_new_purpose(node: Node, authority: CertificateAuthority, pin: str) -> None:
@@ -186,9 +243,6 @@ def _command(work: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 def _without_certificate(node: Node, name: str, ca: Path) -> None:
     """TLS, but nothing shown: no service talks to that."""
-    import grpc
-    from grpc_health.v1 import health_pb2, health_pb2_grpc
-
     credentials = grpc.ssl_channel_credentials(ca.read_bytes())
     with grpc.secure_channel(f"localhost:{node.port(name)}", credentials) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
@@ -213,6 +267,8 @@ def test_rendered_pods_serve_over_mutual_tls(
     assert node.start("first-keys").wait(TIMEOUT_S) == 0, node.output("first-keys")
     assert _document(node.output("first-keys")) == {"registered": [], "pin": pin}
     del node.running["first-keys"]
+    authority = _another_authority(node, authority)
+    _receipt_verifies(node, authority, "blake3", tenant="later")
     _first_key_of_a_new_purpose(node, authority, pin)
     assert set(node.stop().values()) == {0}
 

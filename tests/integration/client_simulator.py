@@ -31,7 +31,7 @@ from provledger.errors import (
 from provledger.retry import RetryPolicy
 from provledger.rpc.errors import status_to_pb
 from provledger.rpc.interceptors import ServiceInterceptor
-from provledger.rpc.tls import TLSSettings, server_credentials
+from provledger.rpc.tls import TLSSettings, renewed, server_credentials
 from provledger.statement import Statement
 
 LEDGER = "tenants/acme/ledgers/main"
@@ -286,7 +286,7 @@ async def serving(
     if tls is None:
         bound = server.add_insecure_port(f"127.0.0.1:{port}")
     else:
-        bound = server.add_secure_port(f"127.0.0.1:{port}", server_credentials(tls))
+        bound = server.add_secure_port(f"127.0.0.1:{port}", server_credentials(renewed(tls)))
     await server.start()
     try:
         yield f"127.0.0.1:{bound}"

@@ -86,7 +86,7 @@ async def test_no_more_are_accepted_than_may_be(
         accepted.append(asyncio.Protocol())
         return accepted[-1]
 
-    async with opened(socket.socket(), make, tls=context) as port:
+    async with opened(socket.socket(), make, tls=lambda: context) as port:
         with ExitStack() as held:
             clients = [
                 held.enter_context(socket.create_connection(("127.0.0.1", port), 20))

@@ -169,6 +169,16 @@ class Node:
             found[mount["mountPath"]] = path
         return found
 
+    def renew(self, secrets: Mapping[str, Mapping[str, bytes]]) -> None:
+        """Replace files of Secrets under the pods that run, as a kubelet does."""
+        for name in self.running:
+            for volume in self.pods()[name]["spec"]["volumes"]:
+                for secret in _secrets_of(volume):
+                    for file, data in secrets.get(secret, {}).items():
+                        path = self.root / f"{name}-{volume['name']}" / file
+                        path.with_suffix(".new").write_bytes(data)
+                        path.with_suffix(".new").replace(path)
+
     def _write(self, path: Path, data: bytes) -> None:
         if not path.exists():
             # A kubelet makes it root's and our group's to read; here it is ours alone.

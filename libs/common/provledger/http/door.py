@@ -37,8 +37,8 @@ def most_for(max_connections: int) -> int:
 class Door:
     """Accepts from a listener, which is its own from then on. Belongs to one event loop.
 
-    make: the protocol of a connection. made: the connections that there are. handshake_s: for each
-    handshake, and for each goodbye.
+    make: the protocol of a connection. made: the connections that there are. tls: asked at each
+    handshake. handshake_s: for each handshake, and for each goodbye.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Door:
         made: Sized,
         *,
         most: int,
-        tls: ssl.SSLContext | None,
+        tls: Callable[[], ssl.SSLContext] | None,
         handshake_s: float,
     ) -> None:
         self._listener = listener
@@ -100,7 +100,7 @@ class Door:
             await self._loop.connect_accepted_socket(
                 self._make,
                 connection,
-                ssl=self._tls,
+                ssl=None if self._tls is None else self._tls(),
                 ssl_handshake_timeout=self._handshake_s,
                 ssl_shutdown_timeout=self._handshake_s,
             )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -19,6 +20,7 @@ from provledger.fips.watch import until_failed
 from provledger.http.connection import patient
 from provledger.http.door import Door, make_room, most_for
 from provledger.http.settings import HTTPSettings
+from provledger.renewal import Renewed
 from provledger.rpc.listener import check_bind
 from provledger.settings import ConfigError
 
@@ -166,15 +168,42 @@ def _uvicorn_config(app: WebApp, config: HTTPSettings) -> uvicorn.Config:
         limit_concurrency=config.max_connections,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=config.grace_s,
-        ssl_certfile=config.tls_cert,
-        ssl_keyfile=config.tls_key,
     )
-    try:
-        made.load()
-    except (OSError, ValueError) as error:
-        # The message of the library is not repeated: it is about key material.
-        raise ConfigError(f"tls_cert and tls_key cannot be used: {type(error).__name__}") from None
+    made.load()
     return made
+
+
+def _contexts(config: HTTPSettings) -> Callable[[], ssl.SSLContext] | None:
+    """What gives the context of a handshake: made again where the files were replaced.
+
+    Never the same one with other files in it: where key and certificate do not belong together
+    yet, that would be left with half of each.
+
+    Raises:
+        ConfigError: the certificate cannot be used.
+    """
+    cert, key = config.tls_cert, config.tls_key
+    if cert is None or key is None:
+        return None
+
+    def make() -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        try:
+            context.load_cert_chain(cert, key, password=_no_password)
+        except (OSError, ValueError) as error:
+            # The message of the library is not repeated: it is about key material.
+            raise ConfigError(
+                f"tls_cert and tls_key cannot be used: {type(error).__name__}"
+            ) from None
+        return context
+
+    return Renewed((cert, key), make).look
+
+
+def _no_password() -> str:
+    """Instead of the terminal, which OpenSSL would ask."""
+    raise ValueError("the key is encrypted")
 
 
 def _door(listener: socket.socket, server: uvicorn.Server, config: HTTPSettings) -> Door:
@@ -193,7 +222,7 @@ def _door(listener: socket.socket, server: uvicorn.Server, config: HTTPSettings)
         make,
         server.server_state.connections,
         most=most,
-        tls=given.ssl,
+        tls=_contexts(config),
         handshake_s=config.header_timeout_s,
     )
 

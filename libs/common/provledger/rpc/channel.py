@@ -24,7 +24,8 @@ from provledger.errors import DeadlineExceededError, StatusError
 from provledger.retry import NO_RETRY, RetryPolicy, honour
 from provledger.rpc.endpoint import grpc_target, server_name
 from provledger.rpc.errors import MESSAGE_TOO_LARGE, from_rpc_error
-from provledger.rpc.tls import TLSSettings, channel_credentials
+from provledger.rpc.renewing import RenewingChannel
+from provledger.rpc.tls import TLSSettings, channel_credentials, load, renewed
 
 R = TypeVar("R")
 
@@ -65,7 +66,8 @@ def channel(
 ) -> grpc.aio.Channel:
     """A channel to an endpoint (`provledger.rpc.endpoint`), for use in the running event loop.
 
-    Nothing is connected yet. `options` win over ours.
+    Nothing is connected yet. `options` win over ours. Where the TLS files are replaced, calls go
+    over to the new ones (`provledger.rpc.renewing`).
 
     Raises:
         ConfigError: the TLS files cannot be used, or calls would go in clear beyond loopback
@@ -75,7 +77,10 @@ def channel(
     target = grpc_target(endpoint, tls=tls is not None)
     if tls is None:
         return grpc.aio.insecure_channel(target, options=merged)
-    return grpc.aio.secure_channel(target, channel_credentials(tls), options=merged)
+    return RenewingChannel(
+        lambda loaded: grpc.aio.secure_channel(target, channel_credentials(loaded), options=merged),
+        renewed(tls),
+    )
 
 
 def sync_channel(
@@ -84,12 +89,12 @@ def sync_channel(
     *,
     options: Sequence[tuple[str, Any]] = (),
 ) -> grpc.Channel:
-    """As `channel`, for blocking callers."""
+    """As `channel`, for blocking callers and a short time: the TLS files are read once."""
     merged = _merged(endpoint, options)
     target = grpc_target(endpoint, tls=tls is not None)
     if tls is None:
         return grpc.insecure_channel(target, options=merged)
-    return grpc.secure_channel(target, channel_credentials(tls), options=merged)
+    return grpc.secure_channel(target, channel_credentials(load(tls)), options=merged)
 
 
 def _merged(endpoint: str, options: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:

@@ -28,7 +28,7 @@ from provledger.rpc.health import HealthServicer
 from provledger.rpc.interceptors import Gate, ServiceInterceptor
 from provledger.rpc.places import Places
 from provledger.rpc.settings import ServerSettings
-from provledger.rpc.tls import server_credentials
+from provledger.rpc.tls import renewed, server_credentials
 from provledger.settings import ConfigError
 
 _FULL_CONNECTIONS: Final = 4
@@ -54,15 +54,15 @@ class Server:
     ) -> None:
         self._config = config
         self._methods: set[str] = set()
-        self._tls = config.tls()
+        tls = config.tls()
         allow = auth.AllowList(config.allowed_callers) if config.allowed_callers else None
         self._allow = allow
-        check_bind(config.host, tls=self._tls is not None)
-        if allow is not None and self._tls is None:
+        check_bind(config.host, tls=tls is not None)
+        if allow is not None and tls is None:
             raise ConfigError("allowed_callers needs TLS: without it every caller is anonymous")
         self._interceptor = ServiceInterceptor(
-            authenticate=_authenticate if self._tls is not None else None,
-            ends_s=_ends_s if self._tls is not None else None,
+            authenticate=_authenticate if tls is not None else None,
+            ends_s=_ends_s if tls is not None else None,
             allow=allow,
             deadline_s=config.deadline_s,
             trace=telemetry.rpc_tracer(),
@@ -81,6 +81,7 @@ class Server:
             for _ in range(count)
         ]
         self._health = HealthServicer()
+        self._files = None if tls is None else renewed(tls)
         self.port = 0
 
     def add(self, add_to_server: Callable[[Any, Any], None], servicer: object) -> None:
@@ -120,10 +121,10 @@ class Server:
 
     def _bind(self, server: Any, address: str) -> int:
         bound: int
-        if self._tls is None:
+        if self._files is None:
             bound = server.add_insecure_port(address)
         else:
-            bound = server.add_secure_port(address, server_credentials(self._tls))
+            bound = server.add_secure_port(address, server_credentials(self._files))
         return bound
 
     async def drain(self, grace_s: float) -> None:

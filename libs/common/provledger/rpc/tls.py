@@ -1,13 +1,16 @@
 """Mutual TLS from three files: our certificate chain, its key, and the CA of everybody else.
 
 A server always demands a client certificate, a channel always presents one. The files are
-checked here, since gRPC itself only says at the first handshake that something is wrong.
+checked here, since gRPC itself only says at the first handshake that something is wrong. Where
+they are replaced, a server shows the new ones at its next handshake (`server_credentials`), and
+channels go over to them (`provledger.rpc.renewing`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
 import grpc
 from cryptography import x509
@@ -15,7 +18,15 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from provledger import telemetry
+from provledger.renewal import Renewed
 from provledger.settings import ConfigError
+
+_ends_at: Final = telemetry.gauge(
+    "provledger.tls.certificate_ends_at",
+    unit="s",
+    doc="When the certificate of this service in use ends, Unix seconds.",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,27 +53,64 @@ class TLSSettings:
         return cls(cert, key, ca)
 
 
-def server_credentials(tls: TLSSettings) -> grpc.ServerCredentials:
-    """Credentials of a server that demands client certificates of `tls.ca`.
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What the files held, as PEM, and the last second of the certificate, since 1970."""
+
+    cert: bytes
+    key: bytes
+    ca: bytes
+    ends_s: float
+
+
+def renewed(tls: TLSSettings) -> Renewed[Loaded]:
+    """What the files hold, read again when they are replaced.
 
     Raises:
         ConfigError: a file that cannot be read or used, or a key of another certificate.
     """
-    cert, key, ca = _load(tls)
-    return grpc.ssl_server_credentials([(key, cert)], ca, require_client_auth=True)
+    return Renewed((tls.cert, tls.key, tls.ca), lambda: load(tls))
 
 
-def channel_credentials(tls: TLSSettings) -> grpc.ChannelCredentials:
-    """Credentials of a client that presents `tls.cert` and trusts only `tls.ca`.
+def server_credentials(files: Renewed[Loaded]) -> grpc.ServerCredentials:
+    """Credentials of a server that demands client certificates of the CA; each handshake is made
+    with what the files hold then.
+
+    A connection keeps those that it was made with, until `connection_age_s`.
+    """
+    shown = files.look()
+    _ends_at.set(shown.ends_s)
+
+    def fetch() -> Any:
+        """Asked by gRPC before each handshake, in a thread of its own; None changes nothing."""
+        nonlocal shown
+        newest = files.look()
+        if newest is shown:
+            return None
+        shown = newest
+        _ends_at.set(shown.ends_s)
+        return _configuration(shown)
+
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(shown), fetch, require_client_authentication=True
+    )
+
+
+def _configuration(loaded: Loaded) -> Any:
+    return grpc.ssl_server_certificate_configuration([(loaded.key, loaded.cert)], loaded.ca)
+
+
+def channel_credentials(loaded: Loaded) -> grpc.ChannelCredentials:
+    """Credentials of a client that presents that certificate and trusts only that CA."""
+    return grpc.ssl_channel_credentials(loaded.ca, loaded.key, loaded.cert)
+
+
+def load(tls: TLSSettings) -> Loaded:
+    """Read and check the files.
 
     Raises:
-        ConfigError: as `server_credentials`.
+        ConfigError: as `renewed`.
     """
-    cert, key, ca = _load(tls)
-    return grpc.ssl_channel_credentials(ca, key, cert)
-
-
-def _load(tls: TLSSettings) -> tuple[bytes, bytes, bytes]:
     cert, key, ca = _read(tls.cert), _read(tls.key), _read(tls.ca)
     leaf = _certificates(tls.cert, cert)[0]
     _certificates(tls.ca, ca)
@@ -75,7 +123,7 @@ def _load(tls: TLSSettings) -> tuple[bytes, bytes, bytes]:
     spki = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     if private.public_key().public_bytes(*spki) != leaf.public_key().public_bytes(*spki):
         raise ConfigError(f"{tls.key} is not the private key of the certificate in {tls.cert}")
-    return cert, key, ca
+    return Loaded(cert, key, ca, leaf.not_valid_after_utc.timestamp())
 
 
 def _read(path: Path) -> bytes:
