@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from provledger import verify_pool
-from provledger.errors import UnknownKeyError, VerificationError
+from provledger.errors import NoKeyLedgerError, UnknownKeyError, VerificationError
 from provledger.export import CheckLines, ExportReport, is_export, verify_export
 from provledger.held import check_held
 from provledger.key_ledger import lines_of, take, verify_from_pin, verify_key_ledger
@@ -365,7 +365,8 @@ def document(verdict: Verdict, seconds: float) -> dict[str, Any]:
 
 def failure_code(error: VerificationError) -> int:
     """The exit code; evidence that is missing, and can be fetched, tells nothing."""
-    return COULD_NOT_TELL if error.finding == Finding.NOT_PLACED else DOES_NOT_HOLD
+    missing = error.finding == Finding.NOT_PLACED or isinstance(error, NoKeyLedgerError)
+    return COULD_NOT_TELL if missing else DOES_NOT_HOLD
 
 
 def advice(error: VerificationError, *, pinned: bool = False, given: bool = False) -> str:
@@ -374,6 +375,8 @@ def advice(error: VerificationError, *, pinned: bool = False, given: bool = Fals
     `pinned`: the keys were those of a key ledger, which has every key there ever was by then.
     `given`: it was in a file of its own.
     """
+    if isinstance(error, NoKeyLedgerError):
+        return "give that of the key ledger: --key-ledger FILE, or the keys you trust: --keys FILE"
     if not isinstance(error, UnknownKeyError) or (pinned and not given):
         return ""
     if given:

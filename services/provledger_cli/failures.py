@@ -247,4 +247,6 @@ _ADVICE_BY_CODE: Final = {
     "UNAUTHENTICATED": "give --tls-cert, --tls-key and --tls-ca",
     "DATA_LOSS": "stop writing, keep the data directory as it is, and compare with a backup",
     "INTERNAL": "the service's log says more",
+    "UNIMPLEMENTED": "the service may be older than this command: upgrade it, or use the command "
+    "of its version",
 }

@@ -17,6 +17,7 @@ from provledger.errors import (
     PermissionDeniedError,
     StatusError,
     UnavailableError,
+    UnimplementedError,
 )
 from provledger.rpc.auth import refuse as auth_refuse
 from provledger_cli import backup
@@ -135,3 +136,7 @@ def test_a_backup_needs_a_name(tmp_path: Path, out: str) -> None:
 
 def _backup(out: Path, directory: Path) -> None:
     backup.write(out, DataDir.at(directory / "data"), Config("", ()), with_keys=False)
+
+
+def test_what_a_service_does_not_know_is_said_to_be_a_matter_of_versions() -> None:
+    assert "older than this command" in advice(UnimplementedError("UNIMPLEMENTED", "no method"))

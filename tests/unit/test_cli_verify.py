@@ -211,6 +211,17 @@ def test_pin_says_nothing_of_one_receipt(work: Path, chain: Chain) -> None:
     assert code == 2
 
 
+def test_pin_says_nothing_of_an_export_without_key_ledger(work: Path) -> None:
+    """As it was written before there were key ledgers, or with --no-key-ledger."""
+    pinned = ("export.ndjson", "--pin", PIN.hex())
+    code, answer, _ = verify(work, *pinned)
+    assert (code, answer["holds"], answer["status"]) == (2, None, "unverified")
+    assert "--key-ledger FILE" in answer["next"]
+    code, said, _ = in_words(work, *pinned)
+    assert code == 2
+    assert said[0] == "could not be told"
+
+
 def test_key_ledger_must_be_the_one_that_is_asked_for(work: Path) -> None:
     chain, keys = sample_chain((3,)), key_chain()
     in_one_log(chain, keys)

@@ -21,6 +21,7 @@ Two families hang from one root::
     │   ├── InvalidProofError           Merkle inclusion and consistency (RFC 9162)
     │   ├── InvalidSignatureError       a signature that does not verify
     │   ├── UnknownKeyError             a signature by a key that is not in the given set
+    │   ├── NoKeyLedgerError            nothing is there that a pin could say something of
     │   ├── LogDamagedError             a file of a log that does not fit the rest of it
     │   └── SplitViewError              two heads that one log signed, of two histories
     ├── MissingExtraError               nothing was checked: a part of ours is not installed
@@ -175,6 +176,10 @@ class UnknownKeyError(VerificationError):
 
     A set from before the key was made is the likely reason, a forger's key the other one.
     """
+
+
+class NoKeyLedgerError(VerificationError):
+    """An export carries no key ledger, so that a pin says nothing of it; other keys may."""
 
 
 class LogDamagedError(VerificationError):

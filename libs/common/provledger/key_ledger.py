@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from provledger import names
-from provledger.errors import InputError, VerificationError
+from provledger.errors import InputError, NoKeyLedgerError, VerificationError
 from provledger.export import (
     FOOTER_PREFIX,
     KEY_LEDGER_PREFIX,
@@ -101,7 +101,7 @@ def lines_of(export: Iterable[bytes]) -> list[bytes]:
         return _bounded(first, reader)
     carried, _ = split(reader)
     if not carried:
-        raise _broken("the export carries no key ledger")
+        raise NoKeyLedgerError("the export carries no key ledger", check=CHECK)
     return carried
 
 
@@ -248,7 +248,7 @@ def verify_from_pin(
     else:
         carried, others = split(reader)
         if not carried:
-            raise _broken("the export carries no key ledger")
+            raise NoKeyLedgerError("the export carries no key ledger", check=CHECK)
         rest = _chain([first, *wrap(carried)], others)
     # In the same log both are as of one checkpoint, of which others are asked with the receipts.
     alone = rest is carried or _is_of_one_log(carried, first)
