@@ -480,6 +480,60 @@ def test_who_uses_the_bucket_of_tiles_reaches_it_and_its_identity(tiles_from: st
     assert {_reaches(policies[name]) for name in set(policies) - reaches} == {(False, False)}
 
 
+@pytest.mark.parametrize(
+    ("sets", "ports"),
+    [
+        ("anchor.sinks={https://h.example.net:8443/x}", {"anchor": {8443}}),
+        (
+            "anchor.sinks={https://h.example.net/x:9,https://[fd00::5]:8443}",
+            {"anchor": {443, 8443}},
+        ),
+        ("anchor.sinks={s3://b/p?endpoint=http://minio:9000&mode=X}", {"anchor": {9000}}),
+        ("anchor.sinks={s3://b/p?mode=X&endpoint=http%3A%2F%2Fminio}", {"anchor": {80}}),
+        ("anchor.sinks={s3://b/p?endpoint=https://minio/,s3://c}", {"anchor": {443}}),
+        (
+            "anchor.tileStore=s3://b/p?endpoint=http://minio:9000,gateway.tilesFrom=store",
+            {"anchor": {9000}, "gateway": {9000}},
+        ),
+    ],
+)
+def test_what_a_uri_names_is_reached_at_its_port(sets: str, ports: dict[str, set[int]]) -> None:
+    policies = of_kind(render(*values("local"), "--set", sets), "NetworkPolicy")
+    before = of_kind(render(*values("local")), "NetworkPolicy")
+    metadata = {80, 988} if "s3:" in sets else set()
+    assert {
+        name: called
+        for name, policy in policies.items()
+        if (called := _anywhere(policy) - _anywhere(before[name]))
+    } == ports
+    for name in ports:
+        assert metadata <= _called(policies[name])
+
+
+@pytest.mark.parametrize(
+    ("sets", "port"),
+    [
+        ("otel.endpoint=http://c:4318", 4318),
+        ("otel.endpoint=http://c", 4317),
+        ("otel.endpoint=http://c:4318,networkPolicy.egress.otel[0].ports[0].port=9", 9),
+    ],
+)
+def test_the_collector_is_reached_at_its_port(sets: str, port: int) -> None:
+    before = of_kind(render(*values("local")), "NetworkPolicy")
+    for name, policy in of_kind(render(*values("local"), "--set", sets), "NetworkPolicy").items():
+        assert _anywhere(policy) - _anywhere(before[name]) == {port}
+
+
+def _anywhere(policy: Manifest) -> set[int | str]:
+    """Ports at which a pod may call whomever."""
+    rules = [rule for rule in policy["spec"]["egress"] if "to" not in rule]
+    return {port["port"] for rule in rules for port in rule["ports"]}
+
+
+def _called(policy: Manifest) -> set[int | str]:
+    return {port["port"] for rule in policy["spec"]["egress"] for port in rule.get("ports", [])}
+
+
 def _reaches(policy: Manifest) -> tuple[bool, bool]:
     """Whether a pod may call HTTPS anywhere, and where cloud identities come from."""
     rules = policy["spec"]["egress"]

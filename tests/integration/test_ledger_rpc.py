@@ -66,7 +66,7 @@ async def test_examples_of_the_client_record_for_a_tenant_that_is_new(url: str, 
     (code,) = (
         part.partition("```")[0]
         for part in page.split("```python\n")[1:]
-        if "provledger.client" in part.partition("```")[0]
+        if "provledger.client" in part.partition("```")[0] and "tls" not in part.partition("```")[0]
     )
     shown: dict[str, Any] = {}
     async with ledger_service(url, relay=True) as service, served_at(service) as address:
@@ -74,6 +74,19 @@ async def test_examples_of_the_client_record_for_a_tenant_that_is_new(url: str, 
         await asyncio.to_thread(exec, compile(ours, name, "exec"), shown)
     assert shown["receipt"].name.startswith("tenants/own/ledgers/main/receipts/")
     assert shown["receipt"].proofs
+
+
+def test_the_example_with_certificates_makes_a_client() -> None:
+    page = (Path(__file__).parents[2] / "docs/client.md").read_text("utf-8")
+    (code,) = (
+        part.partition("```")[0]
+        for part in page.split("```python\n")[1:]
+        if "TLSSettings" in part.partition("```")[0]
+    )
+    shown: dict[str, Any] = {}
+    exec(compile(code, "client.md", "exec"), shown)
+    shown["client"].close()
+    assert shown["tls"].ca == Path("/etc/tls/ca.crt")
 
 
 async def test_errors_cross_the_wire_with_their_details(url: str) -> None:

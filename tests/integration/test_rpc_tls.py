@@ -210,6 +210,13 @@ def test_keys_with_which_no_handshake_succeeds_are_refused(
         renewed(tls)
 
 
+async def test_paths_may_be_text(ca: CertificateAuthority) -> None:
+    tls = ca.issue("text")
+    given: Any = [str(path) for path in (tls.cert, tls.key, tls.ca)]
+    async with serving(EchoServicer(), settings(ca.server())) as server:
+        assert await ask(server.port, TLSSettings(*given)) == b"text"
+
+
 def test_half_configured_tls_says_what_is_missing(ca: CertificateAuthority) -> None:
     with pytest.raises(ConfigError, match="tls_key, tls_ca"):
         Server(ServerSettings(tls_cert=ca.path))

@@ -42,6 +42,7 @@ from provledger.client.values import (
     ReceiptSummary,
     SignedHead,
 )
+from provledger.rpc.tls import TLSSettings
 
 __all__ = [
     "AnchorState",
@@ -58,4 +59,5 @@ __all__ = [
     "ReceiptPage",
     "ReceiptSummary",
     "SignedHead",
+    "TLSSettings",
 ]

@@ -31,11 +31,19 @@ _ends_at: Final = telemetry.gauge(
 
 @dataclass(frozen=True, slots=True)
 class TLSSettings:
-    """Paths of PEM files: certificate chain (own first), its private key, trusted CAs."""
+    """Paths of PEM files: certificate chain (own first), its private key, trusted CAs.
+
+    Text is taken for a path.
+    """
 
     cert: Path
     key: Path
     ca: Path
+
+    def __post_init__(self) -> None:
+        """Have paths, whatever was given."""
+        for name in ("cert", "key", "ca"):
+            object.__setattr__(self, name, Path(getattr(self, name)))
 
     @classmethod
     def from_paths(cls, cert: Path | None, key: Path | None, ca: Path | None) -> TLSSettings | None:
