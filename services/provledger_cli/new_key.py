@@ -109,6 +109,8 @@ async def _given(remote: Remote, uri: str, algorithm: Algorithm, create: bool) -
     except KMSKeyNotFoundError:
         if not create:
             raise
+        if uri.startswith("local:"):
+            _check_module(remote)
         output.say(f"making a key at {output.literal(uri)}")
         return orjson.dumps(jwk_from_public_key(await kms.create_key(uri, algorithm, key_dir)))
     public_key = signer.public_key
@@ -133,14 +135,8 @@ async def _local(
             "on services elsewhere, a key file must be where its signing service can open it",
             hint="put it there, then give --uri and --jwk",
         )
+    _check_module(remote)
     data_dir = remote.target.data_dir
-    config = configs.load(data_dir)
-    if config is not None and config.fips and not policy.active():
-        # The services could not tell afterwards that a P-256 key was made outside the module.
-        raise CommandError(
-            "this data directory is in FIPS mode, and this command is not",
-            hint="set PROVLEDGER_FIPS=1 and run it again",
-        )
     if active is None:
         return await local_key(data_dir, kid, purpose)
     algorithm = _algorithm(active, purpose)
@@ -156,6 +152,19 @@ async def _local(
         same = f"{kid} is encrypted under the same {passphrase_file} as {active.kid}"
         output.say(output.literal(same))
     return uri, orjson.dumps(jwk_from_public_key(public_key))
+
+
+def _check_module(remote: Remote) -> None:
+    """Refuse to make a key file of a data directory in FIPS mode outside the FIPS module.
+
+    The services could not tell afterwards that a P-256 key was made there.
+    """
+    config = configs.load(remote.target.data_dir)
+    if config is not None and config.fips and not policy.active():
+        raise CommandError(
+            "this data directory is in FIPS mode, and this command is not",
+            hint="set PROVLEDGER_FIPS=1 and run it again",
+        )
 
 
 def _key_dir(remote: Remote) -> Path:

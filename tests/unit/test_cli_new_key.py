@@ -12,6 +12,7 @@ import pytest
 from provledger.api.keys.v1 import keys_pb2 as pb
 from provledger.jwk import Algorithm, jwk_from_public_key, thumbprint_of
 from provledger.kms import local, open_signer
+from provledger_cli import config
 from provledger_cli.connect import Target
 from provledger_cli.datadir import DataDir
 from provledger_cli.failures import CommandError
@@ -76,3 +77,33 @@ async def test_no_key_is_made_where_the_passphrase_file_is_gone(tmp_path: Path) 
     with pytest.raises(CommandError, match=r"witness.pass does not exist"):
         await new_key(remote, "witness-2", "witness")
     assert not (remote.key_dir / "witness-2.pem").exists()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{}, {"uri": "local:witness-2.pem", "create": True}],
+    ids=["where the old one is", "--uri --create"],
+)
+async def test_a_key_of_a_fips_installation_is_not_made_outside_the_module(
+    tmp_path: Path, given: dict[str, Any]
+) -> None:
+    """Nothing could tell it afterwards from one that was made in it."""
+    data_dir = DataDir.at(tmp_path / "data")
+    data_dir.make()
+    config.settle(data_dir, "", [], fips=True)
+    remote: Any = Registered(data_dir.path, Algorithm.ECDSA_P256, "")
+    with pytest.raises(CommandError, match="is in FIPS mode, and this command is not") as caught:
+        await new_key(remote, "witness-2", "witness", **given)
+    assert "PROVLEDGER_FIPS=1" in caught.value.hint
+    assert not (remote.key_dir / "witness-2.pem").exists()
+
+
+async def test_a_key_that_is_there_is_taken_by_a_fips_installation(tmp_path: Path) -> None:
+    """`--create` run again, or where another machine made it: nothing is made here."""
+    data_dir = DataDir.at(tmp_path / "data")
+    data_dir.make()
+    config.settle(data_dir, "", [], fips=True)
+    remote: Any = Registered(data_dir.path, Algorithm.ECDSA_P256, "")
+    made = local.create_key(remote.key_dir / "witness-2.pem", Algorithm.ECDSA_P256)
+    uri, jwk = await new_key(remote, "witness-2", "witness", uri="local:witness-2.pem", create=True)
+    assert (uri, json.loads(jwk)) == ("local:witness-2.pem", jwk_from_public_key(made))
