@@ -26,7 +26,7 @@ from provledger_cli import bootstrap, ceremony, first_keys
 from provledger_cli.connect import Remote, Target
 from provledger_cli.datadir import DataDir
 from provledger_cli.failures import CommandError
-from provledger_cli.verbs.keys_revoke import _check_told
+from provledger_cli.verbs.keys_revoke import _check_done
 from tests.integration.test_keys_svc import Keys, keys_on
 from tests.support import softhsm
 
@@ -109,6 +109,12 @@ async def still_open(keys: Keys) -> set[tuple[int, str]]:
         for each in events
         if each.state != pb.KEY_EVENT_STATE_RECORDED
     }
+
+
+async def states_of(keys: Keys) -> dict[str, pb.KeyState]:
+    """The state of each key, by kid."""
+    answer = await keys.ask("ListKeys", pb.ListKeysRequest())
+    return {key.kid: key.state for key in answer.keys}
 
 
 async def run(directory: DataDir, keys: Keys, *words: str) -> tuple[int, str]:
@@ -290,15 +296,56 @@ async def test_a_revocation_that_the_key_ledger_does_not_have_in_time_is_told() 
 
     remote: Any = SimpleNamespace(call=call, keys=SimpleNamespace(ListKeyEvents=None))
     assert await ceremony.wait_recorded(remote, "witness-1", -1.0) is None
+    done = {"key": {"kid": "witness-1", "purpose": "witness"}, "active": "witness-3"}
     with pytest.raises(CommandError, match="the key ledger does not say so") as caught:
-        _check_told("witness-1", False, 30.0)
+        _check_done(done, False, None, 30.0)
     assert caught.value.exit_code == 2
+    unused = pb.Key(kid="witness-2", state=pb.KEY_STATE_PENDING)
+    with pytest.raises(
+        CommandError, match=r"does not say so .*; and witness-2 \(pending\) did not"
+    ):
+        _check_done(done, False, unused, 30.0)
     events[0].receipt = RECEIPT
     assert await ceremony.wait_recorded(remote, "witness-1", -1.0) == RECEIPT
     # Where there is nothing to wait for, it is well.
     events.clear()
     assert await ceremony.wait_recorded(remote, "witness-1", -1.0) == ""
-    _check_told("witness-1", True, 30.0)
+    _check_done(done, True, None, 30.0)
+
+
+async def test_a_new_key_that_another_ceremony_was_ahead_of_is_not_called_the_replacement(
+    directory: DataDir, keys: Keys
+) -> None:
+    """A second operator rotates while the revocation waits until its own key can be used."""
+    uri, _ = await an_encrypted_file(directory)
+    await begin(directory, keys, uri)
+    replace = (*REPLACE_BY_NEW, "--recovery-key", uri)
+    revoking = asyncio.create_task(run(directory, keys, *replace))
+    async with asyncio.timeout(60.0):
+        while "witness-2" not in await states_of(keys):  # noqa: ASYNC110 - polled from outside
+            await asyncio.sleep(0.02)
+    rotate = ("keys", "rotate", "--no-probe", "--kid", "witness-3")
+    code, said = await run(directory, keys, *rotate, "--uri", "local:witness-3.pem", "--create")
+    assert code == 0, said
+    # From now on a service can open it.
+    (directory.keys / "new.pem").rename(directory.keys / "witness-2.pem")
+    code, said = await revoking
+    states = await states_of(keys)
+    assert [states[f"witness-{number}"] for number in (1, 2, 3)] == [
+        pb.KEY_STATE_REVOKED,
+        pb.KEY_STATE_PENDING,
+        pb.KEY_STATE_ACTIVE,
+    ], said
+    assert (code, '"replaced_by": null' in said, '"active": "witness-3"' in said) == (2, True, True)
+    assert "witness-1 is revoked, but witness-2 (pending) did not take its place" in said
+    assert "keys revoke witness-3 --replace-by witness-2" in said
+    # Run again, it is not done either; what it says to do is.
+    code, said = await run(directory, keys, *replace)
+    assert (code, "did not take its place" in said) == (2, True), said
+    code, said = await run(directory, keys, *rotate[:-1], "witness-2")
+    assert code == 0, said
+    code, said = await run(directory, keys, *replace)
+    assert code == 0, said
 
 
 async def test_a_replacement_that_nobody_endorsed_is_finished_by_the_same_revocation(

@@ -119,10 +119,10 @@ def revoke(
     covered = [path.read_bytes() for path in after or ()]
     new = (replace_by, uri, create)
     by = recovery_key(where, recovery)
-    done, told = run_async(_revoke(where, kid, reason, covered, new, by, timeout))
+    done, told, unused = run_async(_revoke(where, kid, reason, covered, new, by, timeout))
     if as_json:
         output.document(done)
-        _check_told(kid, told, timeout)
+        _check_done(done, told, unused, timeout)
         return
     output.show(
         f"[bold]{output.literal(kid)}[/] is revoked, after {output.seconds(done['seconds'])}"
@@ -130,24 +130,51 @@ def revoke(
     rows = [
         ("stands", ", ".join(f"{each['origin']} up to {each['size']}" for each in done["after"])
          or "nothing it signed"),
-        ("replaced by", done["replaced_by"] or "(was not active)"),
+        ("replaced by", done["replaced_by"] or f"(was not active; {done['active'] or 'none'} is)"),
         ("key ledger", done["receipt"] or ("(none to write)" if told else "(not recorded yet)")),
     ]  # fmt: skip
     output.show(output.card("", rows))
     if told:
         output.say("[bold]next:[/] give verifiers the new keys: keys jwks --out jwks.json")
-    _check_told(kid, told, timeout)
+    _check_done(done, told, unused, timeout)
 
 
-def _check_told(kid: str, told: bool, timeout_s: float) -> None:
-    """Raise CommandError where the key ledger does not say it yet."""
+def _check_done(
+    done: dict[str, Any], told: bool, unused: keys_pb2.Key | None, timeout_s: float
+) -> None:
+    """Raise CommandError where the key is revoked, and the rest of what was asked for is not so.
+
+    told: whether the key ledger says it.
+    unused: the new key, if it did not take the place.
+    """
+    from provledger_cli.registry import state_name
+
+    kid, purpose = done["key"]["kid"], done["key"]["purpose"]
+    wrong, hints = [], []
     if not told:
-        raise CommandError(
-            f"{kid} is revoked, but the key ledger does not say so after {timeout_s:.0f} s: who "
-            "verifies by it takes what the key signed",
-            hint="the log of the ledger service says what its event waits for; running the same "
-            "command again waits for it",
+        wrong.append(
+            f"the key ledger does not say so after {timeout_s:.0f} s: who verifies by it takes "
+            "what the key signed"
         )
+        hints.append(
+            "the log of the ledger service says what its event waits for; running the same "
+            "command again waits for it"
+        )
+    if unused is not None:
+        new, active = unused.kid, done["active"] or "none"
+        wrong.append(
+            f"{new} ({state_name(unused)}) did not take its place: another ceremony came first, "
+            f"and the active {purpose} key is {active}"
+        )
+        # Key ids are never used again: of one that was revoked, nothing comes any more.
+        other = new if state_name(unused) == "pending" else "NEW"
+        hints.append(
+            f"where {active} is as it should be, leave it so; if {other} is to sign: keys rotate "
+            f"--kid {other} --purpose {purpose}, or, where {active} is not to be trusted, keys "
+            f"revoke {active} --replace-by {other}"
+        )
+    if wrong:
+        raise CommandError(f"{kid} is revoked, but {'; and '.join(wrong)}", hint="; ".join(hints))
 
 
 async def _revoke(
@@ -158,13 +185,19 @@ async def _revoke(
     new: tuple[str, str, bool],
     recovery: RecoveryKey | None,
     timeout_s: float,
-) -> tuple[dict[str, Any], bool]:
-    """What was done, and whether the key ledger says so."""
+) -> tuple[dict[str, Any], bool, keys_pb2.Key | None]:
+    """What was done, whether the key ledger says so, and the new key if it is not used."""
     from provledger.api.keys.v1 import keys_pb2
     from provledger_cli import ceremony
     from provledger_cli.connect import Remote
     from provledger_cli.recovery import opened
-    from provledger_cli.registry import key_document, known_key, purpose_name, state_name
+    from provledger_cli.registry import (
+        key_document,
+        known_key,
+        list_keys,
+        purpose_name,
+        state_name,
+    )
 
     started_s = time.monotonic()
     replace_by = new[0]
@@ -194,16 +227,21 @@ async def _revoke(
         if replace_by:
             await ceremony.check_endorsed(remote, replace_by)
         receipt = await ceremony.wait_recorded(remote, kid, timeout_s)
-        if replaced:
-            await ceremony.wait_until_used(remote, purpose, replace_by, 10.0, output.say)
+        # Where another ceremony came first, the service has revoked the key and replaced nothing.
+        listed = await list_keys(remote, purpose)
+        active = next((key.kid for key in listed if state_name(key) == "active"), None)
+        unused = next((key for key in listed if key.kid == replace_by and key.epoch == 0), None)
+        if replaced and active is not None:
+            await ceremony.wait_until_used(remote, purpose, active, 10.0, output.say)
     done = {
         "key": key_document(answer.key),
         "after": stands,
-        "replaced_by": replace_by if replaced else None,
+        "replaced_by": replace_by if replaced and unused is None else None,
+        "active": active,
         "receipt": receipt or None,
         "seconds": round(time.monotonic() - started_s, 3),
     }
-    return done, receipt is not None
+    return done, receipt is not None, unused
 
 
 async def _prepare(
