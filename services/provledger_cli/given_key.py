@@ -5,6 +5,11 @@ that does. At the first `provledger up` it becomes the installation's first witn
 `local:` key: a file is used where it is, under the rules for key files; PEM text is put into the
 data directory, once, with mode 0600. It is not passed on to the services, which open the file.
 
+Trust: the environment of a process can be read by all of its user's as long as it runs. So `up`
+takes the variable out of its own before it starts anything, hands it to the supervisor by a pipe,
+and only the short-lived process that registers the first keys has it in its environment again.
+What cannot be taken back is what `up` was started with: `up --foreground` keeps that to its end.
+
 Later it has no effect: a key is then changed by `keys rotate`, which old receipts survive.
 """
 
@@ -26,25 +31,25 @@ from provledger_cli.failures import CommandError
 from provledger_cli.launching import WITNESS_PRIVATE_KEY as VARIABLE
 
 
-def check(environment: MutableMapping[str, str], *, fips: bool = False) -> None:
-    """See that what the variable gives can be used, before anything is started.
+def pop(environment: MutableMapping[str, str], *, fips: bool = False) -> str:
+    """Take the variable out of `environment`, see that it can be used, and return what it gives.
 
-    A relative path is made absolute in `environment`: the services work elsewhere. In FIPS mode,
-    which we are not in ourselves, the key has to be P-256 or P-384.
+    That is "" for nothing, PEM text, or a path, which is absolute: the services work elsewhere. In
+    FIPS mode, which we are not in ourselves, the key has to be P-256 or P-384.
 
     Raises:
         CommandError: it cannot; what it holds is not repeated.
     """
-    given = environment.get(VARIABLE, "")
+    given = environment.pop(VARIABLE, "")
     if not given:
-        return
+        return ""
     try:
         if _is_pem(given):
             algorithm = read_pem(VARIABLE, _pem(given)).algorithm
         else:
             path = Path(given).expanduser().absolute()
             _check_path(path)
-            environment[VARIABLE] = str(path)
+            given = str(path)
             algorithm = asyncio.run(open_signer(f"local:{path}", path.parent)).algorithm
         if fips and algorithm not in (Algorithm.ECDSA_P256, Algorithm.ECDSA_P384):
             raise KMSConfigError(
@@ -56,6 +61,7 @@ def check(environment: MutableMapping[str, str], *, fips: bool = False) -> None:
             hint="it must hold a private key in PKCS#8 PEM, or the path of a file that does; "
             "unset it to have a new key made",
         ) from None
+    return given
 
 
 async def take(data_dir: DataDir, kid: str, given: str) -> tuple[str, bytes]:

@@ -21,6 +21,9 @@ HOST = "127.0.0.1"
 WITNESS_PRIVATE_KEY = "WITNESS_PRIVATE_KEY"
 """The variable with a witness key that is there already (`provledger_cli.given_key`)."""
 
+GIVEN_ON_STDIN = "-"
+"""Tells a supervisor to read what that variable gives on its stdin."""
+
 NEEDS = {
     "keys": (),
     "witness": ("keys",),

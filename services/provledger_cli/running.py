@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import grpc
 
@@ -21,6 +21,7 @@ from provledger_cli import endpoints, health
 from provledger_cli.datadir import PIN_FILE, DataDir, is_locked
 from provledger_cli.endpoints import SERVING, Endpoints
 from provledger_cli.failures import CommandError
+from provledger_cli.launching import GIVEN_ON_STDIN
 
 STOP_TIMEOUT_S = 100.0
 _POLL_S = 0.05
@@ -32,13 +33,19 @@ _BAD_SETTINGS = 2
 _CERTAIN = 2
 
 
-def spawn_supervisor(data_dir: DataDir) -> subprocess.Popen[bytes]:
-    """Start a supervisor that outlives this process; if one is there already, it ends again."""
+def spawn_supervisor(data_dir: DataDir, given: str = "") -> subprocess.Popen[bytes]:
+    """Start a supervisor that outlives this process; if one is there already, it ends again.
+
+    given: what `given_key.pop` gave. It goes through a pipe, for others can read an environment.
+    """
     log = os.open(data_dir.log("supervisor"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
-        return subprocess.Popen(
-            [sys.executable, "-m", "provledger_cli.supervisor", str(data_dir.path)],
-            stdin=subprocess.DEVNULL,
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "provledger_cli.supervisor", str(data_dir.path)),
+                *([GIVEN_ON_STDIN] if given else []),
+            ],
+            stdin=subprocess.PIPE if given else subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             cwd=data_dir.path,
@@ -46,6 +53,11 @@ def spawn_supervisor(data_dir: DataDir) -> subprocess.Popen[bytes]:
         )
     finally:
         os.close(log)
+    if process.stdin is not None:
+        # Of one that has ended at once is told where it is waited for.
+        with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
+            pipe.write(os.fsencode(given))
+    return process
 
 
 def resolve_config() -> None:
@@ -59,17 +71,19 @@ def resolve_config() -> None:
 class Supervising:
     """The supervisor that `up` relies on: `process`, started here, or one that was there.
 
-    Of two that are started at once, one ends again: `process` may be that one.
+    Of two that are started at once, one ends again: `process` may be that one. `given` is for one
+    that has to be started later.
     """
 
     data_dir: DataDir
     process: subprocess.Popen[bytes] | None = None
+    given: str = field(default="", repr=False)
 
     def go_on(self) -> bool:
         """Be told that none runs; whether one does again, as only one that was there had ended."""
         if self.process is not None:
             return self.process.poll() is None
-        self.process = spawn_supervisor(self.data_dir)
+        self.process = spawn_supervisor(self.data_dir, self.given)
         return True
 
     def is_ours(self, pid: int) -> bool:
@@ -92,16 +106,16 @@ class Supervising:
             raise _not_stopped(self.data_dir, timeout_s) from None
 
 
-def ensure_supervisor(data_dir: DataDir) -> Supervising:
+def ensure_supervisor(data_dir: DataDir, given: str = "") -> Supervising:
     """Make sure that a supervisor runs; one that was there is to start at once whatever is down."""
     pid = data_dir.supervisor_pid()
     if pid is None:
-        return Supervising(data_dir, spawn_supervisor(data_dir))
+        return Supervising(data_dir, spawn_supervisor(data_dir, given))
     try:
         os.kill(pid, signal.SIGUSR1)
     except ProcessLookupError:
-        return Supervising(data_dir, spawn_supervisor(data_dir))
-    return Supervising(data_dir)
+        return Supervising(data_dir, spawn_supervisor(data_dir, given))
+    return Supervising(data_dir, given=given)
 
 
 class PartlyServingError(CommandError):

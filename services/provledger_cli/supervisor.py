@@ -1,4 +1,4 @@
-"""Keeps the services of a data directory running: `python -m provledger_cli.supervisor DIR`.
+"""Keeps the services of a data directory running: `python -m provledger_cli.supervisor DIR [-]`.
 
 `provledger up` starts one, detached, for each data directory. It
 
@@ -7,7 +7,8 @@
   and starts again, on the same port, whichever dies, waiting a little longer each time;
 * starts the ledger service without witness or anchor where these do not come up, so that what is
   recorded can be read, and anew should they come up elsewhere than it was told;
-* registers the first keys once the keys service answers (`provledger_cli.bootstrap`);
+* registers the first keys once the keys service answers (`provledger_cli.bootstrap`), where
+  `-` is given with the witness key on its stdin (`provledger_cli.given_key`), kept until then;
 * writes `endpoints.json` whenever something changes, and tries again where that fails;
 * on SIGUSR1 (`up` again) starts whatever is down at once;
 * on SIGTERM or SIGINT stops the services, callers first, and ends.
@@ -81,8 +82,10 @@ class _Service:
 class Supervisor:
     """The services of one data directory. `run` returns when they are stopped."""
 
-    def __init__(self, data_dir: DataDir, say: Callable[[str], None]) -> None:
+    def __init__(self, data_dir: DataDir, say: Callable[[str], None], given: str = "") -> None:
         self._dir = data_dir
+        # What WITNESS_PRIVATE_KEY gave, until the first keys are registered.
+        self._given = given
         self._sayer = say
         config = configs.load(data_dir)
         if config is None:
@@ -268,6 +271,7 @@ class Supervisor:
             if self._services["keys"].state == SERVING:
                 try:
                     if await self._register_once() == 0:
+                        self._given = ""
                         return
                 except _CANNOT_START as error:
                     self._say(f"keys cannot be registered: {error}")
@@ -275,12 +279,14 @@ class Supervisor:
             await asyncio.sleep(_POLL_S)
 
     async def _register_once(self) -> int:
+        given = {launching.WITNESS_PRIVATE_KEY: self._given} if self._given else {}
         with _open_log(self._dir.log("supervisor")) as log:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m"),
                 *(["provledger.fips.launch"] if self._config.fips else []),
                 "provledger_cli.bootstrap",
                 *(str(self._dir.path), self._address("keys")),
+                env={**os.environ, **given},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -400,9 +406,9 @@ def _open_log(path: Path) -> BinaryIO:
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
 
 
-async def supervise(data_dir: DataDir, say: Callable[[str], None]) -> None:
-    """Run a supervisor in this process until a signal stops it."""
-    supervisor = Supervisor(data_dir, say)
+async def supervise(data_dir: DataDir, say: Callable[[str], None], given: str = "") -> None:
+    """Run a supervisor in this process until a signal stops it; `given` by WITNESS_PRIVATE_KEY."""
+    supervisor = Supervisor(data_dir, say, given)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, supervisor.stop)
@@ -434,8 +440,11 @@ def main() -> None:
     _watch_children_without_threads()
     # A closed terminal is no reason to end.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    given = b""
+    if sys.argv[2:] == [launching.GIVEN_ON_STDIN]:
+        given = sys.stdin.buffer.read()
     try:
-        asyncio.run(supervise(DataDir.at(Path(sys.argv[1])), say))
+        asyncio.run(supervise(DataDir.at(Path(sys.argv[1])), say, os.fsdecode(given)))
     except CommandError as error:
         say(f"{error.message}; {error.hint}")
         sys.exit(2)

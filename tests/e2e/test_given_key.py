@@ -18,10 +18,11 @@ def test_a_given_key_signs_and_can_be_rotated_away(own: Installation) -> None:
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
     own.settings["WITNESS_PRIVATE_KEY"] = pem.replace("\n", "\\n")
     own.run("up")
-    for service in SERVICES:
-        environment = Path(f"/proc/{own.pid(service)}/environ").read_bytes()
-        assert b"PROVLEDGER_" in environment
+    for pid in (*map(own.pid, SERVICES), own.data.supervisor_pid()):
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+        assert b"PATH=" in environment
         assert b"WITNESS_PRIVATE_KEY" not in environment
+        assert b"PRIVATE KEY" not in environment
     (own.work / "a.ndjson").write_bytes(b"".join(shipped_mutations()[:10]))
     own.run("import", "a.ndjson", "--tenant", "demo")
     # It has no effect later, and does no harm.

@@ -53,7 +53,7 @@ def directory(tmp_path: Path) -> DataDir:
     ids=["ed25519", "p256", "sec1", "one line", "white space"],
 )
 async def test_pem_becomes_the_key_file(directory: DataDir, text: str, key: Any) -> None:
-    given_key.check({VARIABLE: text})
+    assert given_key.pop({VARIABLE: text}) == text
     uri, jwk = await given_key.take(directory, "witness-1", text)
     assert uri == "local:witness-1.pem"
     assert json.loads(jwk) == jwk_from_public_key(key.public_key())
@@ -89,9 +89,18 @@ def test_a_relative_path_is_made_absolute(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "mine.pem").write_text(pem(P256))
     (tmp_path / "mine.pem").chmod(0o600)
     monkeypatch.chdir(tmp_path)
-    environment = {VARIABLE: "mine.pem"}
-    given_key.check(environment)
-    assert environment == {VARIABLE: str(tmp_path / "mine.pem")}
+    assert given_key.pop({VARIABLE: "mine.pem"}) == str(tmp_path / "mine.pem")
+
+
+def test_it_is_taken_out_of_the_environment_whatever_it_is() -> None:
+    """What is started from then on does not inherit it."""
+    environment = {VARIABLE: pem(ED25519), "HOME": "/root"}
+    given_key.pop(environment)
+    assert environment == {"HOME": "/root"}
+    environment = {VARIABLE: "hush4711"}
+    with pytest.raises(CommandError):
+        given_key.pop(environment)
+    assert not environment
 
 
 @pytest.mark.parametrize(
@@ -111,7 +120,7 @@ def test_a_relative_path_is_made_absolute(tmp_path: Path, monkeypatch: pytest.Mo
 )
 def test_what_cannot_be_used_stops_the_start(text: str, why: str) -> None:
     with pytest.raises(CommandError, match=why) as caught:
-        given_key.check({VARIABLE: text})
+        given_key.pop({VARIABLE: text})
     assert VARIABLE in str(caught.value)
     assert caught.value.hint
 
@@ -121,19 +130,19 @@ def test_a_file_open_to_others_stops_the_start(tmp_path: Path) -> None:
     path.write_text(pem(P256))
     path.chmod(0o644)
     with pytest.raises(CommandError, match="chmod 600"):
-        given_key.check({VARIABLE: str(path)})
+        given_key.pop({VARIABLE: str(path)})
 
 
 def test_fips_mode_takes_ecdsa_only() -> None:
-    given_key.check({VARIABLE: pem(ec.derive_private_key(7, ec.SECP384R1()))}, fips=True)
-    given_key.check({VARIABLE: pem(P256)}, fips=True)
+    given_key.pop({VARIABLE: pem(ec.derive_private_key(7, ec.SECP384R1()))}, fips=True)
+    given_key.pop({VARIABLE: pem(P256)}, fips=True)
     with pytest.raises(CommandError, match="P-256"):
-        given_key.check({VARIABLE: pem(ED25519)}, fips=True)
+        given_key.pop({VARIABLE: pem(ED25519)}, fips=True)
 
 
 def test_nothing_given_is_nothing_done() -> None:
-    given_key.check({})
-    given_key.check({VARIABLE: ""})
+    assert given_key.pop({}) == ""
+    assert given_key.pop({VARIABLE: ""}) == ""
 
 
 def test_services_do_not_get_the_key(directory: DataDir, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -49,10 +51,53 @@ def test_a_supervisor_has_our_environment(
     directory: DataDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: dict[str, object] = {}
-    monkeypatch.setattr(subprocess, "Popen", lambda command, **options: started.update(options))
+
+    def spawn(command: list[str], **options: object) -> SimpleNamespace:
+        started.update(options)
+        return SimpleNamespace(stdin=None)
+
+    monkeypatch.setattr(subprocess, "Popen", spawn)
     running.spawn_supervisor(directory)
     assert started["cwd"] == directory.path
     assert "env" not in started
+
+
+@pytest.mark.parametrize("given", ["", "/srv/k.pem", "-----BEGIN" + "\n0123" * 20_000 + "\udcff"])
+def test_a_given_key_reaches_the_supervisor_by_a_pipe(
+    directory: DataDir, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    """More than a pipe holds is read as well, for anything may stand behind the key."""
+    found = directory.path / "found"
+    spawned = subprocess.Popen
+
+    def spawn(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        program = (
+            "import sys; from pathlib import Path; from provledger_cli import supervisor\n"
+            "async def supervise(path, say, given):\n"
+            f"    Path({str(found)!r}).write_text(ascii(given))\n"
+            "supervisor.supervise = supervise; supervisor.main()"
+        )
+        assert all(given not in word for word in command) or not given
+        return spawned([sys.executable, "-c", program, *command[3:]], **options)
+
+    monkeypatch.setattr(subprocess, "Popen", spawn)
+    assert running.spawn_supervisor(directory, given).wait(60) == 0
+    assert found.read_text() == ascii(given)
+
+
+def test_a_supervisor_that_ends_before_it_reads_a_given_key_is_no_error_here(
+    directory: DataDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits for it says what became of it."""
+    spawned = subprocess.Popen
+
+    def spawn(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        process = spawned([sys.executable, "-c", ""], **options)
+        process.wait(60)
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", spawn)
+    assert running.spawn_supervisor(directory, "-----BEGIN").returncode == 0
 
 
 def a_process(code: str) -> subprocess.Popen[bytes]:
@@ -74,7 +119,8 @@ def test_a_supervisor_that_was_stopping_is_followed_by_another(
 ) -> None:
     started: list[subprocess.Popen[bytes]] = []
 
-    def spawn(data_dir: DataDir) -> subprocess.Popen[bytes]:
+    def spawn(data_dir: DataDir, given: str) -> subprocess.Popen[bytes]:
+        assert given == "/srv/k.pem"
         process = a_process("")
         ended(process)
         started.append(process)
@@ -82,7 +128,7 @@ def test_a_supervisor_that_was_stopping_is_followed_by_another(
 
     monkeypatch.setattr(running, "spawn_supervisor", spawn)
     waiting = running.wait_until_serving(
-        directory, Supervising(directory), lambda count: None, timeout_s=1000.0
+        directory, Supervising(directory, given="/srv/k.pem"), lambda count: None, timeout_s=1000.0
     )
     with pytest.raises(CommandError, match="the supervisor ended"):
         asyncio.run(waiting)

@@ -234,7 +234,7 @@ from provledger_cli import supervisor
 def no_thread(thread):
     raise RuntimeError("can't start new thread")
 
-async def wait_for_a_child(data_dir, say):
+async def wait_for_a_child(data_dir, say, given):
     threading.Thread.start = no_thread
     child = await asyncio.create_subprocess_exec(sys.executable, "-c", "raise SystemExit(7)")
     print(await child.wait())
@@ -249,3 +249,19 @@ def test_no_thread_is_needed_to_wait_for_a_service(tmp_path: Path) -> None:
     command = [sys.executable, "-c", _CHILD_WITHOUT_THREADS, str(tmp_path)]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (ran.stdout, ran.returncode) == ("7\n", 0), ran.stderr
+
+
+async def test_a_given_key_is_handed_to_who_registers_it_and_then_forgotten(
+    directory: DataDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registers = tmp_path / "python"
+    registers.write_text(f'#!/bin/sh\necho "[$WITNESS_PRIVATE_KEY]" >> {tmp_path / "found"}\n')
+    registers.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(registers))
+    said: list[str] = []
+    supervisor = Supervisor(directory, said.append, "a key")
+    supervisor._ports["keys"] = 7
+    supervisor._services["keys"].state = SERVING
+    await supervisor._register_keys()
+    assert await supervisor._register_once() == 0
+    assert (tmp_path / "found").read_text() == "[a key]\n[]\n"

@@ -85,21 +85,21 @@ def up(
     sinks = [part for text in sink or () for part in text.split()]
     with running.putting_back_url(directory):
         config = running.set_up(directory, database_url, sinks, fips)
-        given_key.check(os.environ, fips=config.fips)
+        given = given_key.pop(os.environ, fips=config.fips)
         running.resolve_config()
         if foreground:
-            asyncio.run(_in_foreground(directory, timeout, as_json))
+            asyncio.run(_in_foreground(directory, given, timeout, as_json))
         else:
-            _behind(directory, timeout, as_json)
+            _behind(directory, given, timeout, as_json)
 
 
-def _behind(directory: DataDir, timeout_s: float, as_json: bool) -> None:
+def _behind(directory: DataDir, given: str, timeout_s: float, as_json: bool) -> None:
     """Have them run on behind the command's back."""
     from provledger_cli import launching, running
     from provledger_cli.connect import run_async
 
     started_s = time.monotonic()
-    supervising = running.ensure_supervisor(directory)
+    supervising = running.ensure_supervisor(directory, given)
     try:
         with output.progress("services") as bar:
             task = bar.add_task("starting", total=len(launching.installed()))
@@ -122,12 +122,12 @@ def _behind(directory: DataDir, timeout_s: float, as_json: bool) -> None:
     _announce(directory, known, as_json, time.monotonic() - started_s, was_there)
 
 
-async def _in_foreground(directory: DataDir, timeout_s: float, as_json: bool) -> None:
+async def _in_foreground(directory: DataDir, given: str, timeout_s: float, as_json: bool) -> None:
     """Supervise until a signal comes; what can be mended meanwhile is told, and can be."""
     from provledger_cli import running
     from provledger_cli.supervisor import supervise
 
-    supervising = asyncio.create_task(supervise(directory, output.say))
+    supervising = asyncio.create_task(supervise(directory, output.say, given))
     waiting = asyncio.create_task(
         running.wait_until_serving(directory, None, lambda count: None, timeout_s=timeout_s)
     )
