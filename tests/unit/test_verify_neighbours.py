@@ -50,8 +50,8 @@ def test_a_checkpoint_that_is_held_says_nothing_of_the_end_without_the_exports_h
         assert outcome(report, Check.TRUNCATION) is Outcome.NOT_CHECKED
 
 
-def signed_head(chain: Chain, **changes) -> bytes:
-    body = replace(parse_head(dsse.decode(chain.head()).payload), **changes).encode()
+def signed_head(chain: Chain, seq: int | None = None, **changes) -> bytes:
+    body = replace(parse_head(dsse.decode(chain.head(seq)).payload), **changes).encode()
     sig = private_key("head-1").sign(dsse.pae(HEAD_TYPE, body))
     return dsse.encode(dsse.Envelope(HEAD_TYPE, body, (dsse.Signature("head-1", sig),)))
 
@@ -63,6 +63,7 @@ def signed_head(chain: Chain, **changes) -> bytes:
         ({"origin": OTHER}, Finding.FOREIGN_LEDGER),
         ({"ledger_uid": bytes(16)}, Finding.FOREIGN_LEDGER),
         ({"root": bytes(32)}, Finding.HEAD_NOT_EXTENDING),
+        ({"log_index": 3}, Finding.HEAD_NOT_EXTENDING),
     ],
     ids=str,
 )
@@ -73,6 +74,48 @@ def test_an_own_head_that_says_something_else_is_refused(changes, finding) -> No
     with pytest.raises(VerificationError) as caught:
         verify_export(chain.export(head=signed_head(chain, **changes)), KEYS)
     assert (caught.value.check, caught.value.finding) == (Check.HEAD, finding)
+
+
+@pytest.mark.parametrize("seq", [4, None], ids=["of before", "of the end"])
+@pytest.mark.parametrize(
+    ("changes", "finding", "why"),
+    [
+        ({"log_index": 3}, Finding.HEAD_NOT_EXTENDING, "log index"),
+        ({"origin": OTHER}, Finding.FOREIGN_LEDGER, "another log"),
+    ],
+    ids=str,
+)
+def test_a_head_that_is_held_says_where_in_which_log_its_receipt_is(
+    changes, finding, why, seq
+) -> None:
+    chain = sample_chain()
+    lines = chain.export()
+    report = verify_export(lines, KEYS, head=signed_head(chain, seq))
+    assert outcome(report, Check.TRUNCATION) is Outcome.HOLDS
+    with pytest.raises(VerificationError, match=why) as caught:
+        verify_export(lines, KEYS, head=signed_head(chain, seq, **changes))
+    assert (caught.value.check, caught.value.finding) == (Check.TRUNCATION, finding)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [({"log_index": 3}, "another log index"), ({"origin": OTHER}, "another log")],
+)
+def test_a_receipt_is_where_in_the_log_the_head_that_is_held_says(changes, why) -> None:
+    chain = sample_chain()
+    receipt = chain.receipts()[-1]
+
+    def against(head: bytes, of: Receipt) -> Outcome:
+        (result,) = check_held(of, Verifier(KEYS), {}, head=head, checkpoint=None)
+        return result.outcome
+
+    assert against(signed_head(chain), receipt) is Outcome.HOLDS
+    with pytest.raises(VerificationError, match=why) as caught:
+        against(signed_head(chain, **changes), receipt)
+    assert (caught.value.check, caught.value.receipt) == (Check.HEAD, receipt.name)
+    # Without a proof there is nothing to compare it with.
+    unproven = with_changes(receipt, proofs=())
+    assert against(signed_head(chain, **changes), unproven) is Outcome.HOLDS
 
 
 def test_a_header_of_another_uid_is_refused_without_a_head_too() -> None:

@@ -89,3 +89,10 @@ def _check_is(link: Link, head: Head) -> None:
             check=Check.TRUNCATION,
             finding=Finding.HEAD_NOT_EXTENDING,
         )
+    if link.log_index not in (None, head.log_index):
+        raise VerificationError(
+            f"seq {head.seq} is at log index {link.log_index}, not at {head.log_index} as the head "
+            "given says",
+            check=Check.TRUNCATION,
+            finding=Finding.HEAD_NOT_EXTENDING,
+        )

@@ -188,6 +188,12 @@ class End:
             raise self._error(
                 f"{what} names another last receipt", Check.HEAD, Finding.HEAD_NOT_EXTENDING
             )
+        if last.seq == head.seq and last.log_index not in (None, head.log_index):
+            raise self._error(
+                f"{what} names log index {head.log_index}, its receipt is at {last.log_index}",
+                Check.HEAD,
+                Finding.HEAD_NOT_EXTENDING,
+            )
 
     def _truncation(
         self, own: Checkpoint | None, earlier: dict[int, Checkpoint], head: Head | None

@@ -31,7 +31,7 @@ class Link(NamedTuple):
     export has to show to be of one history; `use` of which signing token its batch is, with
     SHA-256 of the batch's body, where that is another batch than the last one; `trees` the size and
     root of what its proofs lead to, where that is another checkpoint than the last one. `masked`:
-    not all of its payload is shown.
+    not all of its payload is shown. `log_index` is where its proofs have it, None without a proof.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Link(NamedTuple):
     use: tuple[Token, bytes] | None = None
     trees: tuple[tuple[int, bytes], ...] = ()
     masked: bool = False
+    log_index: int | None = None
 
 
 Checked: TypeAlias = Generator[tuple[bytes, Link | None], None, None]
@@ -104,6 +105,8 @@ class LineVerifier:
             self._use(receipt.signature.body),
             self._trees(receipt.proofs),
             receipt.commitment.secret is None,
+            # All of them are of the export's one log, and of one log all name one index.
+            receipt.proofs[0].log_index if receipt.proofs else None,
         )
 
     def _use(self, body: bytes) -> tuple[Token, bytes] | None:

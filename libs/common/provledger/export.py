@@ -157,6 +157,11 @@ def verify_export(
         raise reading.error(
             "the head given is of another ledger", Check.TRUNCATION, Finding.FOREIGN_LEDGER
         )
+    if outside_head is not None and outside_head.origin != header.origin:
+        # A ledger is in one log, which its genesis names: one that goes on in two has forked.
+        raise reading.error(
+            "the head given is of another log", Check.TRUNCATION, Finding.FOREIGN_LEDGER
+        )
     chain = Chain(outside_head)
     receipts = _Receipts(header, verifier, chain, reading)
     # Closed on every way out, so that who checks lines ahead can clean up.

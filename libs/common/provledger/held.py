@@ -94,10 +94,15 @@ def _against_head(receipt: Receipt, verifier: Verifier, envelope: bytes) -> Chec
             finding=Finding.FOREIGN_LEDGER,
             receipt=receipt.name,
         )
+    places = {proof.origin: proof.log_index for proof in receipt.proofs}
+    if places and head.origin not in places:
+        raise _broken(receipt, "the head given is of another log", Check.HEAD)
     if head.seq != receipt.seq:
         return _open(Check.HEAD, f"it names the receipt at seq {head.seq}: verify an export")
     if head.receipt_hash != receipt.receipt_hash:
         raise _broken(receipt, "the head given names another receipt at its place", Check.HEAD)
+    if places.get(head.origin, head.log_index) != head.log_index:
+        raise _broken(receipt, "the head given names another log index than its proof", Check.HEAD)
     return CheckResult(Check.HEAD, Outcome.HOLDS, f"the head given names it, seq {head.seq}")
 
 
