@@ -105,8 +105,20 @@ class Chain:
         self.uid = self._random("uid", 16)
         # Leaf 0 of a log describes the log, so that no receipt is ever alone in a tree.
         self.leaves.append(jcs.encode({"log": {"origin": self.origin, "v": "1"}}))
-        said = {"suite": self.suite, "logOrigin": self.origin, "predecessor": None}
-        self.append([("ledger.created", said if self.genesis is None else self.genesis)])
+        said = self.genesis_payload() if self.genesis is None else self.genesis
+        self.append([("ledger.created", said)])
+
+    def genesis_payload(self) -> dict[str, Any]:
+        """Return what the first receipt says."""
+        return {
+            "v": "1",
+            "suite": self.suite,
+            "logOrigin": self.origin,
+            "logUid": self.origin.rpartition("/")[2],
+            "logKey": thumbprint_of(private_key("checkpoint-1").public_key()).hex(),
+            "witnessKey": thumbprint_of(private_key("witness-1").public_key()).hex(),
+            "predecessor": None,
+        }
 
     def append(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -114,16 +115,73 @@ def test_genesis_that_does_not_show_its_log_is_unverified(pointers: Sequence[str
     begun_again(chain, 2)
     genesis, *others = chain.receipts()
     lines = chain.export([showing(genesis, pointers), *others])
-    if pointers and status is Status.VERIFIED:
+    if "/logOrigin" in pointers:
         with pytest.raises(VerificationError, match="another log"):
             verify_export(lines, KEYS)
     else:
         assert verify_export(lines, KEYS).status is Status.UNVERIFIED
 
 
-@pytest.mark.parametrize("said", [{"suite": "fips", "logOrigin": ORIGIN}, {"suite": "blake3"}, []])
-def test_genesis_of_another_suite_or_of_no_log_does_not_hold(said: object):
-    chain = Chain(genesis=said)
-    chain.append([mutation(1)])
+@pytest.mark.parametrize(
+    ("pointers", "missing"),
+    [
+        (("/logOrigin",), "its suite"),
+        (("/suite",), "which log it is of"),
+        ((), "which log it is of and its suite"),
+    ],
+)
+def test_masked_genesis_is_told_what_it_does_not_show(pointers: Sequence[str], missing: str):
+    genesis = sample_chain((3,)).receipts()[0]
+    report = verify_receipt(showing(genesis, pointers), KEYS)
+    (found,) = [each for each in report.results if each.check is Check.INCLUSION]
+    assert found.detail == f"the genesis does not show {missing}"
+
+
+WRONG: dict[str, tuple[dict[str, Any], tuple[str, ...], Check]] = {
+    "of another suite": ({"suite": "fips"}, ("/suite",), Check.CHAIN),
+    "of another log": (
+        {"logOrigin": OTHER_LOG, "logUid": "other"},
+        ("/logOrigin",),
+        Check.INCLUSION,
+    ),
+    "with another uid of its log": ({"logUid": "other"}, ("/logOrigin", "/logUid"), Check.FORMAT),
+    "of a later version": ({"v": "2"}, ("/v",), Check.FORMAT),
+    "with a predecessor": ({"predecessor": {"seq": "1"}}, ("/predecessor/seq",), Check.FORMAT),
+    "with a predecessor that is a text": ({"predecessor": ""}, ("/predecessor",), Check.FORMAT),
+    "with a member more": ({"more": "1"}, ("/more",), Check.FORMAT),
+    "with a thumbprint that is none": ({"logKey": "A" * 64}, ("/logKey",), Check.FORMAT),
+    "with a number for a thumbprint": ({"witnessKey": 1}, ("/witnessKey",), Check.FORMAT),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_genesis_that_says_something_else_does_not_hold(name: str):
+    """Shown in full, or shown where it is wrong; where that is hidden, it is as any other."""
+    changes, pointers, check = WRONG[name]
+    chain = Chain(genesis=Chain().genesis_payload() | changes)
+    genesis = chain.receipts()[0]
+    for shown in (genesis, showing(genesis, pointers)):
+        with pytest.raises(VerificationError) as caught:
+            verify_receipt(shown, KEYS)
+        assert caught.value.check == check
     with pytest.raises(VerificationError):
         verify_export(chain.export(), KEYS)
+    assert verify_receipt(showing(genesis, ()), KEYS).status is Status.UNVERIFIED
+
+
+@pytest.mark.parametrize("member", sorted(Chain().genesis_payload()))
+def test_genesis_that_lacks_a_member_does_not_hold(member: str):
+    said = Chain().genesis_payload()
+    del said[member]
+    with pytest.raises(VerificationError, match="members of a genesis") as caught:
+        verify_receipt(Chain(genesis=said).receipts()[0], KEYS)
+    assert (caught.value.check, caught.value.finding) == (Check.FORMAT, Finding.FORMAT)
+
+
+@pytest.mark.parametrize(
+    "said", [[], ("application/json", jcs.encode(Chain().genesis_payload()))], ids=["list", "bytes"]
+)
+def test_genesis_of_another_kind_does_not_hold(said: object):
+    with pytest.raises(VerificationError) as caught:
+        verify_receipt(Chain(genesis=said).receipts()[0], KEYS)
+    assert caught.value.check == Check.FORMAT

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
 from provledger import jcs, names
-from provledger.disclosure import BLOB_PROFILE, commit_blob, commit_fields, verify_disclosures
+from provledger.disclosure import (
+    BLOB_PROFILE,
+    FIELDS_PROFILE,
+    commit_blob,
+    commit_fields,
+    verify_disclosures,
+)
 from provledger.errors import (
     InvalidJSONError,
     InvalidProofError,
@@ -21,6 +28,9 @@ from provledger.witness_batch import WitnessBatch, statement_leaf_hash
 
 _MUTATION: Final = "mutation"
 GENESIS: Final = "ledger.created"
+_GENESIS_MEMBERS: Final = frozenset(
+    "logKey logOrigin logUid predecessor suite v witnessKey".split()
+)
 
 
 def check_statement(receipt: Receipt) -> Bound:
@@ -163,44 +173,75 @@ def _repeated(stated: Bound) -> tuple[tuple[str, str], ...]:
     )
 
 
-def check_genesis(receipt: Receipt) -> bool:
+def check_genesis(receipt: Receipt) -> str:
     """Check that a ledger's first receipt is in the log that it names, of the suite it names.
 
     A log knows what it holds of a ledger and not what others do: the same chain, begun again in
-    another log, could go on otherwise there.
+    another log, could go on otherwise there. Of one that does not show all of its payload, what it
+    shows is checked.
 
     Returns:
-        False if the receipt does not show what it names.
+        Which of log and suite it does not show, for people; "" if it shows both.
 
     Raises:
-        VerificationError: its proofs or its suite are others.
+        VerificationError: it is no genesis, or its proofs or its suite are others.
     """
-    if receipt.commitment.secret is None:
-        said = verify_disclosures(
-            receipt.payload_hash, receipt.commitment.disclosures, receipt.commitment.digests
-        )
-        shown = "/logOrigin" in said and "/suite" in said
-        origin, suite = said.get("/logOrigin"), said.get("/suite")
-    else:
-        try:
-            value = jcs.parse(receipt.payload or b"")
-        except InvalidJSONError as error:
-            raise _payload_changed(f"the genesis is no JSON: {error}") from error
-        shown, members = True, value if isinstance(value, dict) else {}
-        origin, suite = members.get("logOrigin"), members.get("suite")
-    if not shown:
-        return False
-    if suite != receipt.suite:
+    said = _genesis(receipt)
+    if said.get("suite", receipt.suite) != receipt.suite:
         raise VerificationError(
             "the genesis names another suite", check=Check.CHAIN, finding=Finding.HASH_CHANGED
         )
-    if any(proof.origin != origin for proof in receipt.proofs):
+    if any(proof.origin != said.get("logOrigin", proof.origin) for proof in receipt.proofs):
         raise VerificationError(
             "a proof is of another log than the genesis names",
             check=Check.INCLUSION,
             finding=Finding.PROOF_INVALID,
         )
-    return True
+    wanted = {"logOrigin": "which log it is of", "suite": "its suite"}
+    return " and ".join([what for member, what in wanted.items() if member not in said])
+
+
+def _genesis(receipt: Receipt) -> Mapping[str, Any]:
+    """The members that a genesis shows, checked for their form; raises VerificationError."""
+    opening = receipt.commitment
+    if opening.profile != FIELDS_PROFILE:
+        raise _no_genesis("is no JSON")
+    said: Mapping[str, Any]
+    if opening.secret is None:
+        shown = verify_disclosures(receipt.payload_hash, opening.disclosures, opening.digests)
+        said = {pointer.removeprefix("/"): value for pointer, value in shown.items()}
+        whole = said.keys() <= _GENESIS_MEMBERS
+    else:
+        try:
+            value = jcs.parse(receipt.payload or b"")
+        except InvalidJSONError as error:
+            raise _payload_changed(f"the genesis is no JSON: {error}") from error
+        said = value if isinstance(value, dict) else {}
+        whole = said.keys() == _GENESIS_MEMBERS
+    if not whole or said.get("v", "1") != "1":
+        raise _no_genesis("does not have the members of a genesis, version 1")
+    if said.get("predecessor") is not None:
+        raise _no_genesis("names a predecessor, which version 1 does not have")
+    for member in ("logKey", "witnessKey"):
+        if member in said and not _is_thumbprint(said[member]):
+            raise _no_genesis(f"has a {member} that is no thumbprint")
+    if {"logOrigin", "logUid"} <= said.keys() and not _ends_in(said["logOrigin"], said["logUid"]):
+        raise _no_genesis("has a logUid that is not the last segment of its logOrigin")
+    return said
+
+
+def _is_thumbprint(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def _ends_in(origin: Any, uid: Any) -> bool:
+    return isinstance(origin, str) and origin.rpartition("/")[2] == uid
+
+
+def _no_genesis(what: str) -> VerificationError:
+    return VerificationError(
+        f"the payload of {GENESIS} {what}", check=Check.FORMAT, finding=Finding.FORMAT
+    )
 
 
 def _payload_changed(message: str) -> VerificationError:

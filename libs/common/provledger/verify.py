@@ -69,9 +69,6 @@ _NO_PROOF: Final = tuple(
     CheckResult(check, Outcome.NOT_CHECKED, "the receipt has no proof yet")
     for check in (Check.INCLUSION, Check.CHECKPOINT_SIGNATURE, Check.SINK_EVIDENCE)
 )
-_LOG_NOT_SHOWN: Final = CheckResult(
-    Check.INCLUSION, Outcome.NOT_CHECKED, "the genesis does not show which log it is of"
-)
 
 
 def verify_receipt(
@@ -186,8 +183,9 @@ class Verifier:
         )
         self._check_entry(receipt, entry)
         proven = self._check_proofs(receipt, entry)
-        if stated.receipt_type == GENESIS and not check_genesis(receipt):
-            proven = (_LOG_NOT_SHOWN, *proven[1:])
+        if stated.receipt_type == GENESIS and (hidden := check_genesis(receipt)):
+            why = f"the genesis does not show {hidden}"
+            proven = (_not_checked(Check.INCLUSION, why), *proven[1:])
         validity = _KEY_VALIDITY
         if signed.revoked is not None:
             validity = self._signed.check_covered(receipt, signed.revoked)
