@@ -26,6 +26,7 @@ from provledger.key_events import (
     KeyEvent,
     SignedEvent,
     digest_pae,
+    request_id,
     whole_pae,
 )
 from provledger.merkle import root
@@ -66,14 +67,14 @@ def genesis_event() -> SignedEvent:
     )
 
 
-def _link(seq: int, receipt_type: str, content: Any) -> base.Link:
+def _link(seq: int, receipt_type: str, content: Any, request: str) -> base.Link:
     return base.make_link(
         seq,
         ledger=LEDGER_NAME,
         ledger_uid=KEYS_UID,
         receipt_id=names.receipt_id_text(names.uuid7(base.time_ns(seq), bytes([0xF0 + seq]) * 10)),
         salt=bytes([0xB0 + seq]) * 16,
-        request_id=f"keys-{seq}",
+        request_id=request,
         receipt_type=receipt_type,
         resource_type="Key",
         resource_id="recovery-1" if seq else "keys",
@@ -123,8 +124,9 @@ def _export(
 def example(linked: list[tuple[Receipt, bytes]]) -> tuple[dict[str, str], dict[str, bytes]]:
     """The blocks and files that show the key ledger; `linked` is the example's own ledger."""
     event = genesis_event()
-    created = _link(0, "ledger.created", base.genesis_payload())
-    genesis = _link(1, EventType.GENESIS.value, jcs.parse(event.encode()))
+    created = _link(0, "ledger.created", base.genesis_payload(), "keys-0")
+    content, request = jcs.parse(event.encode()), request_id(event.event.digest())
+    genesis = _link(1, EventType.GENESIS.value, content, request)
     batches = [base.sign_batch(created), base.sign_batch(genesis)]
     keys = base.chain(batches, LEDGER_NAME, KEYS_UID)
     leaves = [base.log_leaf(), *(entry for _, entry in [*linked, *keys])]

@@ -31,7 +31,7 @@ from provledger.api.common.v1 import common_pb2
 from provledger.api.keys.v1 import keys_pb2 as pb
 from provledger.api.witness.v1 import witness_pb2
 from provledger.errors import AlreadyExistsError, PermissionDeniedError, StatusError
-from provledger.key_events import LEDGER, LEDGER_NAME, TENANT, EventType, parse_signed
+from provledger.key_events import LEDGER, LEDGER_NAME, TENANT, EventType, parse_signed, request_id
 from provledger.keyring import KeyRing
 from provledger.rpc.channel import call
 from provledger.rpc.key_events import event_from_pb
@@ -210,7 +210,7 @@ class KeyLedger:
         await self._registry.check_next(event.payload)
         kind = event_from_pb(event.event).event.value
         draft = common_pb2.Draft(
-            request_id=f"key-event-{event.digest.hex()}",
+            request_id=request_id(event.digest),
             actor=common_pb2.Actor(id=ACTOR_ID, type="service"),
             document=common_pb2.Document(
                 receipt_type=kind,

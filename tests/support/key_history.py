@@ -17,6 +17,7 @@ from provledger.key_events import (
     KeyRef,
     LogSize,
     SignedEvent,
+    request_id,
 )
 from provledger.keyset import CoveredCheckpoint
 from tests.support.chain import ORIGIN, START_NS, Chain, private_key
@@ -111,8 +112,16 @@ def key_chain(
     chain.leaves[1:1] = list(leaves)
     named = {**FIRST, **(first or {})}
     for each in [endorsed(genesis(named), *named, RECOVERY), *events]:
-        chain.append([(each.event.event.value, jcs.parse(each.encode()))])
+        record(chain, each)
     return chain
+
+
+def record(keys: Chain, signed: SignedEvent, *, receipt_type: str = "", request: str = "") -> None:
+    """Append an event to a key ledger; type and request id are its own, unless told otherwise."""
+    misstated = keys.misstated
+    keys.misstated = misstated | {"request_id": request or request_id(signed.event.digest())}
+    keys.append([(receipt_type or signed.event.event.value, jcs.parse(signed.encode()))])
+    keys.misstated = misstated
 
 
 def in_one_log(chain: Chain, keys: Chain) -> None:

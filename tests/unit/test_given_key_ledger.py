@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from notary_svc.signing import Cosigner
-from provledger import jcs, note
+from provledger import note
 from provledger.errors import UnknownKeyError, VerificationError
 from provledger.key_ledger import verify_key_ledger
 from provledger.keyset import CoveredCheckpoint, KeySet
@@ -19,7 +19,7 @@ from provledger.receipt import Evidence, Receipt
 from provledger.report import Check, CheckResult, Finding, Outcome, Status
 from provledger_cli import checking
 from tests.support.chain import ORIGIN, START_NS, Chain, mutation, sample_chain, with_changes
-from tests.support.key_history import PIN, in_one_log, key_chain, replaced
+from tests.support.key_history import PIN, in_one_log, key_chain, record, replaced
 
 OWN = "provledger.test/own"
 LATER_NS = START_NS + 60_000_000_000
@@ -278,7 +278,7 @@ def logged_before(origin: str = ORIGIN) -> tuple[Chain, list[bytes], list[bytes]
     share(chain, keys)
     old = keys.export(head=keys.head(signed_at_ns=LATER_NS))
     for signed in replaced("witness-1", "witness-2", "witness", named):
-        keys.append([(signed.event.event.value, jcs.parse(signed.encode()))])
+        record(keys, signed)
     share(chain, keys)
     return chain, old, keys.export(head=keys.head(signed_at_ns=LATER_NS + 2))
 
@@ -327,7 +327,7 @@ def test_an_earlier_export_of_the_key_ledger_holds_by_a_later_one(work: Work) ->
     covered = CoveredCheckpoint(ORIGIN, len(keys.leaves), keys.root_hash())
     exports = []
     for signed in replaced("witness-1", "witness-2", "witness", covered):
-        keys.append([(signed.event.event.value, jcs.parse(signed.encode()))])
+        record(keys, signed)
         exports.append(keys.export())
     last, nobody = exports[-1], Outside()
     for earlier in exports:

@@ -14,11 +14,14 @@ from notary_svc.signing import Cosigner
 from provledger import jcs
 from provledger.errors import VerificationError
 from provledger.export import KEY_LEDGER_PREFIX, parse_header, verify_export
+from provledger.key_events import SignedEvent
 from provledger.key_ledger import lines_of, verify_from_pin, verify_key_ledger, wrap
 from provledger.keyset import CoveredCheckpoint, KeySet
 from provledger.outside import Outside
 from provledger.policy import parse_policy
-from provledger.report import Check, Outcome, Status
+from provledger.report import Check, Finding, Outcome, Status
+from provledger_cli.checking import failure_code
+from provledger_cli.failures import COULD_NOT_TELL, DOES_NOT_HOLD
 from tests.support.chain import (
     ORIGIN,
     START_NS,
@@ -28,7 +31,7 @@ from tests.support.chain import (
     sample_chain,
     with_changes,
 )
-from tests.support.key_history import PIN, in_one_log, key_chain, replaced, thumbprint
+from tests.support.key_history import PIN, in_one_log, key_chain, record, replaced, thumbprint
 from tests.support.tiled import flip
 from tests.unit.test_verify import masked_receipt
 
@@ -394,3 +397,62 @@ def test_a_key_ledger_that_only_a_revoked_key_signed_is_refused(purpose: str) ->
     keys = key_chain(replaced(f"{purpose}-1", f"{purpose}-2", purpose, named))
     with pytest.raises(VerificationError):
         verify_key_ledger(keys.export(), PIN)
+
+
+def revoking() -> tuple[Chain, SignedEvent]:
+    """A key ledger whose last event, a revocation, is still to be recorded."""
+    covered = CoveredCheckpoint(ORIGIN, 2, key_chain().root_hash())
+    *first, revoked = replaced("witness-1", "witness-2", "witness", covered)
+    return key_chain(first), revoked
+
+
+def refused(keys: Chain) -> VerificationError:
+    with pytest.raises(VerificationError) as caught:
+        verify_key_ledger(keys.export(), PIN)
+    assert caught.value.check == Check.KEY_LEDGER
+    return caught.value
+
+
+def test_an_event_of_a_later_version_is_not_passed_over() -> None:
+    """What it says of the keys cannot be told; that is said of what holds, and of nothing else."""
+    keys, revoked = revoking()
+    record(keys, revoked, receipt_type="key.foo")
+    error = refused(keys)
+    assert (error.finding, error.receipt) == (Finding.NOT_PLACED, keys.links[-1][0].name)
+    assert failure_code(error) == COULD_NOT_TELL
+    # Nobody can have it said of a forgery.
+    receipts = keys.receipts()
+    receipts[-1] = with_changes(receipts[-1], t_ns=receipts[-1].t_ns + 1)
+    with pytest.raises(VerificationError) as caught:
+        verify_key_ledger(keys.export(receipts), PIN)
+    assert failure_code(caught.value) == DOES_NOT_HOLD
+    receipts = key_chain().receipts()
+    receipts[-1] = with_changes(receipts[-1], receipt_type="key.foo")
+    with pytest.raises(VerificationError) as caught:
+        verify_key_ledger(key_chain().export(receipts), PIN)
+    assert failure_code(caught.value) == DOES_NOT_HOLD
+
+
+def test_a_type_that_contradicts_its_event_does_not_hold() -> None:
+    keys, revoked = revoking()
+    record(keys, revoked, receipt_type="key.retired")
+    error = refused(keys)
+    assert "holds a key.revoked" in error.message
+    assert failure_code(error) == DOES_NOT_HOLD
+
+
+@pytest.mark.parametrize("request_id", ["request-4", f"key-event-{bytes(32).hex()}"])
+def test_a_request_id_that_does_not_name_its_event_does_not_hold(request_id: str) -> None:
+    keys, revoked = revoking()
+    record(keys, revoked, request=request_id)
+    error = refused(keys)
+    assert "request id" in error.message
+    assert failure_code(error) == DOES_NOT_HOLD
+
+
+def test_what_is_no_key_event_may_stand_in_a_key_ledger() -> None:
+    keys, revoked = revoking()
+    keys.append([("evidence.note", {"said": "that the keys were looked at"})])
+    record(keys, revoked)
+    found = verify_key_ledger(keys.export(), PIN)
+    assert found.history.count == 4

@@ -263,6 +263,11 @@ def parse_event(value: Any) -> KeyEvent:
     return event
 
 
+def request_id(digest: bytes) -> str:
+    """The request id of an event's receipt, from its SHA-256: so no event is recorded twice."""
+    return f"key-event-{digest.hex()}"
+
+
 def parse_signed(data: bytes) -> SignedEvent:
     """Read the payload of a receipt of the key ledger; raises KeyFormatError."""
     if len(data) > MAX_EVENT_BYTES:

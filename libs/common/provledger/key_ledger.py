@@ -37,19 +37,23 @@ from provledger.key_events import (
     EventType,
     SignedEvent,
     parse_signed,
+    request_id,
 )
 from provledger.key_history import History, check_key_set, replay
 from provledger.keyset import KeyPurpose, KeySet, KeyState
 from provledger.known_trees import KnownTrees
 from provledger.outside import NOBODY, Outside
 from provledger.receipt import Receipt, parse_receipt
-from provledger.report import Check, CheckResult, Outcome, Status
+from provledger.report import Check, CheckResult, Finding, Outcome, Status
 from provledger.revocation import Trees
+from provledger.statement import read_bound
 
 MAX_KEY_LEDGER_BYTES: Final = 64 * 1024 * 1024
 """A key event with its proof takes some 4 KiB."""
 
 _TYPES: Final = frozenset(EventType)
+_TYPE_PREFIX: Final = "key."
+"""Of the types of all key events, later ones too: nobody but the services may have it stated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,31 +155,51 @@ def wrap(lines: Iterable[bytes]) -> list[bytes]:
 def read_events(lines: Iterable[bytes]) -> list[tuple[SignedEvent, str]]:
     """The events of an export, in order, each with its receipt's name; nothing is verified.
 
+    Those of types that this version does not know are passed over: `verify_key_ledger` says so.
+
     Raises:
         VerificationError: it is no export of a key ledger.
     """
+    return _read(lines)[0]
+
+
+def _read(lines: Iterable[bytes]) -> tuple[list[tuple[SignedEvent, str]], Receipt | None]:
+    """The same, and the first receipt of a type `key.*` that is none of ours."""
     reader = iter(lines)
     if not is_export(next(reader, b"")):
         raise _broken("the file is no export of a key ledger")
     events: list[tuple[SignedEvent, str]] = []
+    unknown: Receipt | None = None
     for receipt in _receipts(reader):
         if receipt.receipt_type not in _TYPES:
+            if receipt.receipt_type.startswith(_TYPE_PREFIX):
+                unknown = unknown or receipt
             continue
         try:
-            if receipt.ledger != LEDGER_NAME:
-                raise VerificationError(
-                    f"it is of {receipt.ledger}", check=CHECK, receipt=receipt.name
-                )
-            if receipt.payload is None:
-                raise VerificationError(
-                    "a key event does not show its payload", check=CHECK, receipt=receipt.name
-                )
-            events.append((parse_signed(receipt.payload), receipt.name))
+            events.append((_event(receipt), receipt.name))
         except InputError as error:
             raise VerificationError(
                 f"a key event cannot be read: {error}", check=CHECK, receipt=receipt.name
             ) from error
-    return events
+    return events, unknown
+
+
+def _event(receipt: Receipt) -> SignedEvent:
+    """The event in a receipt; raises VerificationError, InputError."""
+    why, signed = "", None
+    if receipt.ledger != LEDGER_NAME:
+        why = f"it is of {receipt.ledger}"
+    elif receipt.payload is None:
+        why = "a key event does not show its payload"
+    else:
+        signed = parse_signed(receipt.payload)
+        if signed.event.event != receipt.receipt_type:
+            why = f"a receipt of type {receipt.receipt_type} holds a {signed.event.event}"
+        elif read_bound(receipt.statement).request_id != request_id(signed.event.digest()):
+            why = "the request id of a key event does not name it"
+    if signed is None or why:
+        raise VerificationError(why, check=CHECK, receipt=receipt.name)
+    return signed
 
 
 def verify_key_ledger(
@@ -195,9 +219,12 @@ def verify_key_ledger(
     met in a verification of which this is a part.
 
     Raises:
-        VerificationError: the first thing that does not hold, or is not there.
+        VerificationError: the first thing that does not hold, or is not there. NOT_PLACED: all
+            holds but that it has an event of a type that this version does not know, which may say
+            anything of the keys.
     """
-    history = replay((signed for signed, _ in read_events(lines)), pin)
+    events, unknown = _read(lines)
+    history = replay((signed for signed, _ in events), pin)
     trusted = witness_keys_as_they_were(history.key_set())
     report = verify_export(lines, trusted, outside=outside, known=known)
     outcomes = {result.check: result.outcome for result in report.results}
@@ -208,6 +235,15 @@ def verify_key_ledger(
         )
     if uid and report.header.ledger_uid != uid:
         raise _broken(f"it is the ledger {report.header.ledger_uid.hex()}, not {uid.hex()}")
+    if unknown is not None:
+        # Not before the rest holds: nobody can have a forgery be told so by adding a line.
+        raise VerificationError(
+            f"the key ledger has an event of type {unknown.receipt_type}, which this version does "
+            "not know: what it says of the keys cannot be told; verify with a newer version",
+            check=CHECK,
+            finding=Finding.NOT_PLACED,
+            receipt=unknown.name,
+        )
     if keys is not None:
         check_key_set(history, keys)
     return KeyLedger(history, report)
