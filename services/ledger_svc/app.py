@@ -126,7 +126,15 @@ def assemble(
         memory_bytes=settings.relay_memory_bytes,
         anchor_timeout_s=timeout_s,
     )
-    relay = Relay(storage, anchor, progress, limits, learn=reads.learn, doubt=guard.doubt)
+    relay = Relay(
+        storage,
+        anchor,
+        progress,
+        limits,
+        learn=reads.learn,
+        doubt=guard.doubt,
+        registry=registry,
+    )
 
     def committed(ledger: LedgerInfo, linked: Linked, generation: int) -> None:
         guard.saw(ledger.uid, linked.head.seq)

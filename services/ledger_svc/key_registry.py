@@ -7,8 +7,10 @@ stand in the key ledger behind others that the registry does not know, where no 
 The event that the registry has sealed at position N is at seq N of the key ledger, behind
 `ledger.created`. So the key ledger's last event has to be the registry's at that place. One that
 was just appended and is not recorded yet is: it was sealed before. While it is not so, nothing is
-appended and no ledger is made. Where the keys service does not answer, nothing is concluded from
-it: what it said last counts for as long as its lease, as ever.
+appended, no ledger is made, and nothing is brought to the log, whose next checkpoint a revoked key
+might sign. Where the keys service does not answer, nothing is concluded from it: what it said last
+counts for as long as its lease, as ever. Only what goes to the log waits at a start until they were
+compared once: the anchor may hear of the keys before we do.
 """
 
 from __future__ import annotations
@@ -21,7 +23,12 @@ from ledger_svc.chain import LedgerInfo
 from ledger_svc.storage import Storage
 from provledger import logs
 from provledger.api.keys.v1 import keys_pb2 as pb
-from provledger.errors import FailedPreconditionError, NotFoundError, StatusError
+from provledger.errors import (
+    FailedPreconditionError,
+    NotFoundError,
+    StatusError,
+    UnavailableError,
+)
 from provledger.key_events import LEDGER, LEDGER_NAME, TENANT
 from provledger.keyring import KeyRing
 from provledger.rpc.channel import call
@@ -43,6 +50,10 @@ class Registry(Protocol):
     async def check(self) -> None:
         """Raise FailedPreconditionError (KEY_REGISTRY_BEHIND) while the registry is behind."""
 
+    async def check_compared(self) -> None:
+        """As `check`, for what makes others sign; also raise UnavailableError
+        (KEY_REGISTRY_NOT_COMPARED) while it is not known that the registry is not behind."""
+
     @property
     def stale_reason(self) -> str:
         """`KEY_REGISTRY_BEHIND` while it is; "" otherwise."""
@@ -54,6 +65,9 @@ class AnyRegistry:
     stale_reason: Final = ""
 
     async def check(self) -> None:
+        """Nothing to compare."""
+
+    async def check_compared(self) -> None:
         """Nothing to compare."""
 
 
@@ -69,6 +83,8 @@ class KeyRegistry:
         self._revision = -1
         self._looked = asyncio.Event()
         self._failing = False
+        # Whether a comparison ever came to an end: it found something, or nothing to be wrong.
+        self._compared = False
 
     @property
     def stale_reason(self) -> str:
@@ -84,6 +100,18 @@ class KeyRegistry:
                     await self._looked.wait()
         if self._refusal is not None:
             raise copied(self._refusal)
+
+    async def check_compared(self) -> None:
+        """As the protocol says. Once compared, an outage of the keys service changes nothing."""
+        await self.check()
+        if not self._compared:
+            raise UnavailableError(
+                "KEY_REGISTRY_NOT_COMPARED",
+                "the keys service must be asked once, after a start, whether its registry has all "
+                "of the key ledger, and it does not answer. Until then nothing is brought to the "
+                "log: a key that was revoked may sign its next checkpoint",
+                retry_delay_s=_RETRY_S,
+            )
 
     async def run(self) -> None:
         """Compare at the start, at every change of the registry, and while it is behind."""
@@ -121,6 +149,7 @@ class KeyRegistry:
         ledger, last_seq = await self._last()
         if ledger is None or last_seq < 1:
             self._refusal = None
+            self._compared = True
         else:
             await self._compare(ledger, last_seq, await self._sealed())
 
@@ -166,6 +195,7 @@ class KeyRegistry:
 
     async def _compare(self, ledger: LedgerInfo, last_seq: int, sealed: list[bytes]) -> None:
         rows = await self._storage.get_rows(ledger.uid, [last_seq], full=True)
+        self._compared = True
         if sealed[last_seq - 1 : last_seq] == [each.row.payload for each in rows]:
             if self._refusal is not None:
                 log.info("key_registry.caught_up", ledger=ledger.name, events=len(sealed))
@@ -187,7 +217,7 @@ def _behind(ledger: str, last_seq: int, sealed: int) -> FailedPreconditionError:
     return FailedPreconditionError(
         KEY_REGISTRY_BEHIND,
         f"the key registry {what}: it is an older copy, and a key that was revoked may sign "
-        "again. Nothing is appended. Restore the newest copy of its database, or empty it and "
-        "run keys rebuild with a new export",
+        "again. Nothing is appended or brought to the log. Restore the newest copy of its "
+        "database, or empty it and run keys rebuild with a new export",
         metadata={"ledger": ledger, "ledgerEvents": str(last_seq), "registryEvents": str(sealed)},
     )

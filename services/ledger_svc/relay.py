@@ -9,7 +9,8 @@ between two chunks, so that a signed checkpoint covers more of them.
 
 After a crash everything behind `logged_seq` is submitted again: the log recognises what it has, and
 says where. What the log refuses for good, LEDGER_FORKED, latches the ledger read-only. Everything
-else is tried again for ever.
+else is tried again for ever. Nothing is submitted while the key registry is behind the key ledger,
+or not known not to be (`key_registry`): a revoked key may sign the checkpoint that covers it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any, Final, Protocol, TypeAlias
 from ledger_svc import guard
 from ledger_svc.census import LEDGER_BEHIND_ANCHOR
 from ledger_svc.chain import LedgerInfo, Linked
+from ledger_svc.key_registry import AnyRegistry, Registry
 from ledger_svc.progress import Progress
 from ledger_svc.recorder import LeaseLostError, Recorder
 from ledger_svc.storage import LogRun, Storage, Unlogged
@@ -94,12 +96,14 @@ class Relay:
         owner: str = "",
         learn: Callable[[bytes, Proofs], None] = lambda *_: None,
         doubt: Callable[[LedgerInfo], None] = lambda _: None,
+        registry: Registry | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.storage = storage
         self._clock = clock
         self.learn = learn
         self.doubt = doubt
+        self.registry: Registry = registry or AnyRegistry()
         self.anchor: AnchorStub = anchor
         self.progress = progress
         self.limits = limits
@@ -332,6 +336,7 @@ class _LedgerRelay:
             self._head_seq = read.state.head.seq
             if not entries:
                 return 0
+        await relay.registry.check_compared()
         request = anchor_pb2.SubmitLeavesRequest(
             log=ledger.log_name,
             ledger_uid=ledger.uid,

@@ -15,6 +15,7 @@ from provledger.retry import RetryPolicy
 from provledger.rpc.channel import call, channel
 from provledger_cli.bootstrap import local_key
 from tests.faults import observe
+from tests.faults.checker import Sent
 from tests.faults.cluster import DiedError, eventually
 from tests.faults.conftest import Attack
 from tests.faults.denied import check_not_denied
@@ -233,9 +234,16 @@ def test_key_registry_of_an_earlier_copy(embedded: Attack, tmp_path: Path) -> No
     _work(attack)
     _copy(attack, "keys", tmp_path / "late")
 
+    # Acknowledged, and not in the log yet: a key that was replaced would sign the next checkpoint.
+    attack.cluster.restart("keys")
+    attack.wait_anchored()
+    attack.cluster["anchor"].kill()
+    attack.record.sent([Sent(LEDGER, _mutation("waits"))])
+    _append(attack, "waits")
     attack.cluster["ledger"].kill()
+    logged = _leaves(attack)
     _put_back(attack, "keys", tmp_path / "early")
-    attack.cluster.restart("keys", "ledger")
+    attack.cluster.restart("keys", "anchor", "ledger")
     before = _receipts(attack, KEY_LEDGER)
     _check_registry_behind(attack)
     # Its next event would be in the place of another, and then be as many as there are.
@@ -245,12 +253,14 @@ def test_key_registry_of_an_earlier_copy(embedded: Attack, tmp_path: Path) -> No
     )
     _check_registry_behind(attack)
     assert _receipts(attack, KEY_LEDGER) == before
+    assert _leaves(attack) == logged
 
     # The ledger hears of the right one, without a restart.
     _put_back(attack, "keys", tmp_path / "late")
     attack.cluster.restart("keys")
     eventually(lambda: "key_registry.caught_up" in attack.cluster["ledger"].tail(), "still behind")
     _work(attack)
+    assert [len(leaves) for leaves in _leaves(attack).values()] > [*map(len, logged.values())]
     print(attack.check())
 
 

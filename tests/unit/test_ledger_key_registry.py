@@ -9,9 +9,17 @@ from typing import Any
 import pytest
 
 from ledger_svc.key_registry import KeyRegistry
+from ledger_svc.progress import Progress, Sinks
+from ledger_svc.relay import Relay, RelayLimits, _LedgerRelay
 from ledger_svc.witness_keys import RingPolicy
+from provledger.api.anchor.v1 import anchor_pb2
 from provledger.api.keys.v1 import keys_pb2 as pb
-from provledger.errors import FailedPreconditionError, NotFoundError, UnavailableError
+from provledger.errors import (
+    FailedPreconditionError,
+    NotFoundError,
+    StatusError,
+    UnavailableError,
+)
 
 UID = bytes(16)
 
@@ -54,7 +62,11 @@ class Keys:
 class Stored:
     """A database with a key ledger of three events."""
 
+    exists = True
+
     async def get_ledger(self, tenant: str, ledger: str) -> Any:
+        if not self.exists:
+            return None
         return SimpleNamespace(uid=UID, name=f"tenants/{tenant}/ledgers/{ledger}")
 
     async def get_head(self, uid: bytes) -> Any:
@@ -63,14 +75,29 @@ class Stored:
     async def get_rows(self, uid: bytes, seqs: list[int], *, full: bool) -> Any:
         return [SimpleNamespace(row=SimpleNamespace(payload=b"%d" % seq)) for seq in seqs]
 
+    async def entries_for_log(self, *_: Any) -> Any:
+        state = SimpleNamespace(head=SimpleNamespace(seq=0))
+        return SimpleNamespace(entries=[b"entry"], state=state)
+
+
+class Anchor:
+    """A log that takes what it is given."""
+
+    submitted = 0
+
+    async def SubmitLeaves(self, request: Any, **_: Any) -> anchor_pb2.SubmitLeavesResponse:
+        self.submitted += 1
+        run = anchor_pb2.LeafRun(start_seq=request.start_seq, start_index=7, count=1)
+        return anchor_pb2.SubmitLeavesResponse(runs=[run], tree_size=8)
+
 
 class Bench:
     """A ledger service as far as it goes: what it hears, asks and has."""
 
     def __init__(self, revision: int, events: int | None) -> None:
         self.ring, self.keys = Ring(revision), Keys(events)
-        stored: Any = Stored()
-        self.registry = KeyRegistry(self.ring, self.keys, stored)  # type: ignore[arg-type]
+        self.stored: Any = Stored()
+        self.registry = KeyRegistry(self.ring, self.keys, self.stored)  # type: ignore[arg-type]
         self.policy = RingPolicy(self.ring, self.registry)  # type: ignore[arg-type]
         self.running = asyncio.create_task(self.registry.run())
 
@@ -81,6 +108,27 @@ class Bench:
             return error.reason
         return ""
 
+    async def submitted(self) -> str:
+        """What keeps the relay from bringing an entry to the log; "" if it did."""
+        anchor = Anchor()
+        relay = Relay(
+            self.stored,
+            anchor,
+            Progress(self.stored, Sinks(anchor, timeout_s=1.0)),
+            RelayLimits(),
+            registry=self.registry,
+        )
+        ledger: Any = SimpleNamespace(uid=UID, name="l", log_name="logs/l", suite="blake3")
+        one = _LedgerRelay(relay, ledger)
+        recorder: Any = SimpleNamespace(add=lambda runs: None)
+        try:
+            assert await one._step(recorder) == 1
+        except StatusError as error:
+            assert not anchor.submitted
+            return error.reason
+        assert anchor.submitted
+        return ""
+
 
 @pytest.mark.parametrize(
     ("events", "reason"), [(2, "KEY_REGISTRY_BEHIND"), (3, ""), (4, ""), (None, "")]
@@ -89,6 +137,41 @@ async def test_first_append_waits_for_the_comparison(events: int | None, reason:
     """That nobody answers is no reason to refuse; an event not yet in the key ledger neither."""
     bench = Bench(revision=5, events=events)
     assert await bench.refused() == reason
+    bench.running.cancel()
+
+
+@pytest.mark.parametrize(
+    ("events", "reason"),
+    [(2, "KEY_REGISTRY_BEHIND"), (3, ""), (4, ""), (None, "KEY_REGISTRY_NOT_COMPARED")],
+)
+async def test_nothing_is_logged_before_the_comparison(events: int | None, reason: str) -> None:
+    """The anchor may have heard of the keys, and would sign what it is brought."""
+    bench = Bench(revision=5, events=events)
+    assert await bench.submitted() == reason
+    bench.running.cancel()
+
+
+async def test_log_goes_on_without_a_keys_service_once_compared() -> None:
+    bench = Bench(revision=5, events=3)
+    assert await bench.submitted() == ""
+    bench.keys.events = None
+    bench.ring.say(6)
+    assert await bench.submitted() == ""
+    # Put back under us, it is found before anything else goes to the log.
+    bench.keys.events = 2
+    bench.ring.say(4)
+    assert await bench.submitted() == "KEY_REGISTRY_BEHIND"
+    bench.keys.events = 3
+    await bench.registry.compare()
+    assert await bench.submitted() == ""
+    bench.running.cancel()
+
+
+async def test_registry_without_a_key_ledger_keeps_nothing_from_the_log() -> None:
+    """Its first event has to be logged, too."""
+    bench = Bench(revision=5, events=3)
+    bench.stored.exists = False
+    assert await bench.submitted() == ""
     bench.running.cancel()
 
 
