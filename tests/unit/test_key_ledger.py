@@ -15,7 +15,13 @@ from provledger import jcs
 from provledger.errors import VerificationError
 from provledger.export import KEY_LEDGER_PREFIX, parse_header, verify_export
 from provledger.key_events import SignedEvent
-from provledger.key_ledger import lines_of, verify_from_pin, verify_key_ledger, wrap
+from provledger.key_ledger import (
+    lines_of,
+    verify_by_earlier,
+    verify_from_pin,
+    verify_key_ledger,
+    wrap,
+)
 from provledger.keyset import CoveredCheckpoint, KeySet
 from provledger.outside import Outside
 from provledger.policy import parse_policy
@@ -456,3 +462,51 @@ def test_what_is_no_key_event_may_stand_in_a_key_ledger() -> None:
     record(keys, revoked)
     found = verify_key_ledger(keys.export(), PIN)
     assert found.history.count == 4
+
+
+def _overtaken() -> Chain:
+    """A key ledger that a revoked checkpoint key signed last, with one more leaf behind it."""
+    named = CoveredCheckpoint(ORIGIN, 2, key_chain().root_hash(2))
+    keys = key_chain(replaced("checkpoint-1", "checkpoint-2", "checkpoint", named))
+    keys.leaves.append(b"it waited")
+    return keys
+
+
+@pytest.mark.parametrize("where", ["footer", "carrier"])
+def test_events_are_proven_by_an_earlier_checkpoint_that_counts(where: str) -> None:
+    keys = _overtaken()
+    earlier = [keys.consistency(len(keys.leaves) - 1, log_key="checkpoint-2")]
+    own, given = (earlier, []) if where == "footer" else ([], earlier)
+    lines = keys.export(consistency=own)
+    with pytest.raises(VerificationError, match="revoked"):
+        verify_key_ledger(lines, PIN)
+    assert verify_by_earlier(lines, PIN, given).count == 4
+
+
+@pytest.mark.parametrize("which", ["none", "revoked", "too small", "another tree", "no proof"])
+def test_events_that_no_checkpoint_proves_are_not_taken(which: str) -> None:
+    keys = _overtaken()
+    size = len(keys.leaves) - 1
+    good = keys.consistency(size, log_key="checkpoint-2")
+    other = [*keys.leaves[: size - 1], b"another"]
+    earlier = {
+        "none": [],
+        "revoked": [keys.consistency(size)],
+        "too small": [keys.consistency(size - 1, log_key="checkpoint-2")],
+        "another tree": [
+            replace(good, checkpoint=keys.checkpoint(leaves=other, log_key="checkpoint-2"))
+        ],
+        "no proof": [replace(good, hashes=())],
+    }[which]
+    with pytest.raises(VerificationError) as caught:
+        verify_by_earlier(keys.export(), PIN, earlier)
+    assert caught.value.finding == "not_placed"
+
+
+def test_events_do_not_hang_on_a_head_by_a_revoked_key() -> None:
+    """But there must be a head: without one, any export could be cut short."""
+    named = CoveredCheckpoint(ORIGIN, 2, key_chain().root_hash(2))
+    keys = key_chain(replaced("head-1", "head-2", "head", named))
+    assert verify_by_earlier(keys.export(), PIN).count == 4
+    with pytest.raises(VerificationError, match="no head"):
+        verify_by_earlier(keys.export(head=None), PIN)

@@ -19,18 +19,26 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from provledger import names
-from provledger.errors import InputError, NoKeyLedgerError, VerificationError
+from provledger.errors import (
+    InputError,
+    InvalidProofError,
+    NoKeyLedgerError,
+    VerificationError,
+)
 from provledger.export import (
     FOOTER_PREFIX,
     KEY_LEDGER_PREFIX,
     CheckLines,
+    ConsistencyProof,
     ExportHeader,
     ExportReport,
     is_export,
     look_at_none,
+    parse_footer,
     parse_header,
     verify_export,
 )
+from provledger.hashing import SUITES
 from provledger.key_events import (
     CHECK,
     LEDGER_NAME,
@@ -40,13 +48,15 @@ from provledger.key_events import (
     request_id,
 )
 from provledger.key_history import History, check_key_set, replay
-from provledger.keyset import KeyPurpose, KeySet, KeyState
+from provledger.keyset import KeyPurpose, KeySet, KeyState, VerificationKey
 from provledger.known_trees import KnownTrees
+from provledger.merkle import verify_consistency
 from provledger.outside import NOBODY, Outside
 from provledger.receipt import Receipt, parse_receipt
 from provledger.report import Check, CheckResult, Finding, Outcome, Status
 from provledger.revocation import Trees
 from provledger.statement import read_bound
+from provledger.verify import Verifier
 
 MAX_KEY_LEDGER_BYTES: Final = 64 * 1024 * 1024
 """A key event with its proof takes some 4 KiB."""
@@ -247,6 +257,64 @@ def verify_key_ledger(
     if keys is not None:
         check_key_set(history, keys)
     return KeyLedger(history, report)
+
+
+def verify_by_earlier(
+    lines: Sequence[bytes], pin: bytes, earlier: Sequence[ConsistencyProof] = ()
+) -> History:
+    """Verify an export of the key ledger whose own checkpoint or head a revoked key signed.
+
+    Such an export is made while the registry is behind, or once it was. Its events are proven by a
+    checkpoint that a key of the log signed which is not revoked: its own, one that its footer has,
+    or one of `earlier`, which prove that its own extends them. All of them must be in that tree.
+    Its head need not count: whoever takes the events must know from elsewhere where they end.
+
+    Raises:
+        VerificationError: the first thing that does not hold, or no such checkpoint is there.
+    """
+    history = replay((signed for signed, _ in read_events(lines)), pin)
+    keys = history.key_set()
+    report = verify_export(lines, KeySet(map(_as_if_retired, keys)))
+    footer = parse_footer(lines[-1])
+    if report.status is not Status.VERIFIED or footer.head is None or footer.checkpoint is None:
+        raise _broken("not all of it is in the log, or no head says where it ends")
+    origin, size = report.header.origin, report.header.tree_size
+    root = report.own_tree[origin, size]
+    verifier = Verifier(KeySet(each for each in keys if each.state is not KeyState.REVOKED))
+    places = [
+        proof.log_index
+        for receipt in _receipts(iter(lines[1:]))
+        for proof in receipt.proofs
+        if proof.origin == origin
+    ]
+    proven = 0
+    for each in (ConsistencyProof(footer.checkpoint, ()), *footer.consistency, *earlier):
+        try:
+            known = verifier.open_checkpoint(each.checkpoint, origin)
+            verify_consistency(
+                known.size, size, list(each.hashes), known.root, root,
+                hasher=SUITES[report.header.suite].tree,
+            )  # fmt: skip
+        except (VerificationError, InvalidProofError):
+            continue
+        proven = max(proven, known.size)
+    last = max(places, default=size)
+    if last >= proven:
+        raise VerificationError(
+            f"the checkpoint of size {size} that it leads to is signed by a revoked key alone, and "
+            f"none of the earlier ones that it carries, and that count, has its last event, at log "
+            f"index {last}: the largest is of size {proven}",
+            check=CHECK,
+            finding=Finding.NOT_PLACED,
+        )
+    return history
+
+
+def _as_if_retired(key: VerificationKey) -> VerificationKey:
+    """A revoked key as one whose signatures hold, whatever they are worth."""
+    if key.state is not KeyState.REVOKED or key.purpose is KeyPurpose.HEAD:
+        return key
+    return replace(key, state=KeyState.RETIRED, revocation_reason="", covered=(), sizes=())
 
 
 def verify_from_pin(

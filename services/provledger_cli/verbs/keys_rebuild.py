@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from provledger_cli import output
-from provledger_cli.failures import CommandError
+from provledger_cli.failures import DOES_NOT_HOLD, CommandError
 from provledger_cli.options import (
     DataDirOption,
     EndpointOption,
@@ -20,6 +22,8 @@ from provledger_cli.options import (
 )
 
 if TYPE_CHECKING:
+    from provledger.errors import VerificationError
+    from provledger.export import ConsistencyProof
     from provledger.key_events import SignedEvent
     from provledger_cli.connect import Target
 
@@ -80,14 +84,50 @@ def rebuild(
 
 def _exported(export: Path, pin: bytes) -> list[tuple[SignedEvent, str]]:
     """The events of an export, which is verified; raises VerificationError."""
-    from provledger.key_ledger import lines_of, read_events, verify_key_ledger
+    from provledger.errors import VerificationError
+    from provledger.key_ledger import lines_of, read_events, verify_by_earlier, verify_key_ledger
+    from provledger.report import Finding
     from provledger_cli.checking import MAX_LINE_BYTES
     from provledger_cli.sources import LineSource
 
     with LineSource(export, max_line_bytes=MAX_LINE_BYTES) as source:
-        lines = lines_of(source.lines())
-    verify_key_ledger(lines, pin)
+        reading = source.lines()
+        lines = lines_of(reading)
+        try:
+            verify_key_ledger(lines, pin)
+        except VerificationError:
+            try:
+                verify_by_earlier(lines, pin, _earlier(reading))
+            except VerificationError as error:
+                if error.finding != Finding.NOT_PLACED:
+                    raise
+                raise _not_proven(export, error) from error
+            output.say(
+                "the newest checkpoint or head of the export is by a revoked key: the key events "
+                "are proven by an earlier checkpoint"
+            )
     return read_events(lines)
+
+
+def _not_proven(export: Path, error: VerificationError) -> CommandError:
+    return CommandError(
+        f"{export} does not prove its key events: {error.message}",
+        hint="give an export from before that checkpoint, if it has all key events; or export anew "
+        "with --no-wait --earlier 4096, or with --checkpoint FILE for a checkpoint kept since the "
+        "last key event; without any, only the newest copy of the registry's database helps",
+        exit_code=DOES_NOT_HOLD,
+    )
+
+
+def _earlier(rest: Iterable[bytes]) -> Sequence[ConsistencyProof]:
+    """Earlier checkpoints in the footer of an export, which is the last of its lines."""
+    from provledger.errors import ReceiptFormatError
+    from provledger.export import parse_footer
+
+    try:
+        return [each for line in deque(rest, maxlen=1) for each in parse_footer(line).consistency]
+    except ReceiptFormatError:
+        return []
 
 
 async def _rebuild(
