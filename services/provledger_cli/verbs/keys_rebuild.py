@@ -60,7 +60,9 @@ def rebuild(
     """Fill an empty key registry from the key ledger in an export, verified from the pin on.
 
     For a registry whose database is lost. Services sign nothing until then; afterwards they go on
-    with the keys that the ledger names. A registry that holds keys is never touched.
+    with the keys that the ledger names. A registry that holds keys is never touched. Where a
+    revoked key signed the newest checkpoint of the export, an earlier one in it must prove all key
+    events.
 
     Example: keys rebuild keys.ndjson --pin key-ledger.pin
     """
