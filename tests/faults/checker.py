@@ -4,7 +4,10 @@
 * Sequences have no gap: each ledger is a chain from its genesis on, and all of it is in the log.
 * Heads never fork: all checkpoints that were ever seen, those in receipts too, are of one history,
   which is the log's, and each sink has one of all of it. It has each that anybody was told it has,
-  or that the anchor keeps evidence of, and it covers the receipt that it was said of.
+  or that the anchor keeps evidence of, and it covers the receipt that it was said of. Each signed
+  head of a ledger that was ever seen names the last receipt that the log has of it at that size.
+* Lists by what one can filter by are what of the whole list fits, and clients were told nothing
+  that contradicts what they had been told before.
 * Nothing is there that nobody sent, or otherwise than it was sent; and nothing was refused that no
   fault excuses.
 
@@ -15,24 +18,24 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field
-from typing import Any
 
-from provledger import jcs, patch
 from provledger.checkpoint import Checkpoint, parse
-from provledger.client import Document, Mutation, RangeReport
+from provledger.client import RangeReport
 from provledger.entry import parse_entry, receipt_hash
 from provledger.errors import ProvledgerError, VerificationError
-from provledger.keyset import KeySet
 from provledger.merkle import leaf_hash
-from provledger.names import is_json_media_type
 from provledger.note import parse as parse_note
 from provledger.proof import CompactRange
 from provledger.receipt import Receipt
 from provledger.report import Check, Finding, Outcome
 from provledger.statement import Statement, parse_statement
 from provledger.verify import Verifier
+from tests.faults.as_sent import not_as_sent
+from tests.faults.heads import Heads
+from tests.faults.known import History, Holdings, Summary
+from tests.faults.lists import wrong_lists
 
 MOST_SHOWN = 20
 
@@ -42,100 +45,6 @@ CALLERS_LEDGER = "tenants/rpcs/ledgers/main"
 UNRECORDED = frozenset({KEY_LEDGER, CALLERS_LEDGER})
 """Ledgers whose receipts are not of the clients that write down what they send: the service itself
 appends to the one, `tests.faults.rpcs` to the other, and looks at what comes of it."""
-
-_AS_SENT = (
-    "resource_type", "resource_id", "actor_id", "actor_type", "occurred_at",
-    "origin_service", "trace_id", "upstream_events", "op_id", "op_parent_id",
-)  # fmt: skip
-"""What a statement says as the draft said it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """A request that left, and all of what it asked to record; its request id is the draft's."""
-
-    ledger: str
-    draft: Mutation | Document
-
-
-@dataclass(frozen=True, slots=True)
-class Acknowledged:
-    """A receipt that a client was given."""
-
-    ledger: str
-    request_id: str
-    name: str
-    seq: int
-    t_ns: int
-    receipt_hash: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Anchored:
-    """What a client was told of a receipt: it stands at `log_index` of the log, and `sinks`, or all
-    of them, have acknowledged `checkpoint`, a signed note, which covers it."""
-
-    ledger: str
-    name: str
-    receipt_hash: bytes
-    log_index: int
-    checkpoint: bytes
-    sinks: tuple[str, ...]
-    by_all: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """An answer that no fault excuses."""
-
-    ledger: str
-    request_id: str
-    code: str
-    reason: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """What the clients know. `sent` by ledger and request id; `checkpoints` are signed notes."""
-
-    sent: Mapping[tuple[str, str], Sent]
-    acknowledged: tuple[Acknowledged, ...]
-    refused: tuple[Refused, ...] = ()
-    checkpoints: tuple[bytes, ...] = ()
-    anchored: tuple[Anchored, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Holdings:
-    """What there is of one log: all receipts by ledger in chain order, its leaf data, the signed
-    notes that each sink has, the one that readers of the log find, and the keys. `ranges` is what
-    the ledger service says of all that it has stored, by ledger; `evidence`, of which tree sizes
-    the anchor says of each sink that it holds them."""
-
-    receipts: Mapping[str, Sequence[Receipt]]
-    leaves: Sequence[bytes]
-    sunk: Mapping[str, Sequence[bytes]]
-    published: bytes
-    keys: KeySet
-    ranges: Mapping[str, RangeReport]
-    evidence: Mapping[str, Collection[int]]
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """What was compared, so that a test can see that it was something.
-
-    `checkpoints` counts different ones, wherever they were found; `seen` are those of the clients,
-    `anchored` those that sinks were said to have.
-    """
-
-    receipts: int
-    acknowledged: int
-    sent: int
-    checkpoints: int
-    seen: int
-    anchored: int
 
 
 class BrokenInvariantError(AssertionError):
@@ -189,6 +98,8 @@ def _apart(history: History, logs: Sequence[Holdings]) -> list[History]:
             tuple(item for item in history.refused if of_ledger(place, item.ledger)),
             tuple(n for n in history.checkpoints if by_origin.get(_origin(n), 0) == place),
             tuple(item for item in history.anchored if of_ledger(place, item.ledger)),
+            tuple(item for item in history.heads if of_ledger(place, item.ledger)),
+            tuple(item for item in history.contradicted if of_ledger(place, item.name)),
         )
         for place in range(len(logs))
     ]
@@ -200,19 +111,25 @@ def _compare(history: History, holdings: Holdings, findings: _Findings) -> Summa
         _check_chain(ledger, receipts, findings)
         _check_each(ledger, receipts, verifier, findings)
         _check_range(ledger, receipts, holdings.ranges.get(ledger), findings)
+        for text in wrong_lists(receipts, holdings.lists.get(ledger, {})):
+            findings.add(f"{ledger}: {text}")
     _check_log(holdings, findings)
     _check_known(history, holdings, findings)
     _check_anchored(history, holdings, findings)
     _check_evidence(holdings, findings)
+    _check_heads(history, holdings, verifier, findings)
     for item in history.refused:
         findings.add(f"{item.ledger} {item.request_id}: refused: {item}")
+    for told in history.contradicted:
+        findings.add(f"{told.name}: {told.text}")
     proven = [
         proof.checkpoint
         for receipts in holdings.receipts.values()
         for receipt in receipts
         for proof in receipt.proofs
     ]
-    shown = [*history.checkpoints, holdings.published, *proven]
+    headed = [item.checkpoint for item in history.heads]
+    shown = [*history.checkpoints, *headed, holdings.published, *proven]
     sunk = [note for notes in holdings.sunk.values() for note in notes]
     notes = list(dict.fromkeys([*shown, *sunk]))
     _check_checkpoints(notes, holdings, verifier, findings)
@@ -223,6 +140,7 @@ def _compare(history: History, holdings: Holdings, findings: _Findings) -> Summa
         checkpoints=len(notes),
         seen=len(set(history.checkpoints)),
         anchored=len({item.checkpoint for item in history.anchored}),
+        heads=len(set(history.heads)),
     )
 
 
@@ -321,7 +239,7 @@ def _check_known(history: History, holdings: Holdings, findings: _Findings) -> N
         sent = history.sent.get((ledger, request_id))
         if sent is None:
             findings.add(f"{where}: nobody sent it")
-        elif others := _not_as_sent(sent.draft, receipt, statement):
+        elif others := not_as_sent(sent.draft, receipt, statement):
             findings.add(f"{where}: what is recorded is not what was sent: {', '.join(others)}")
     for item in history.acknowledged:
         where = f"{item.ledger} {item.request_id}"
@@ -371,72 +289,21 @@ def _check_evidence(holdings: Holdings, findings: _Findings) -> None:
             findings.add(f"{sink}: lacks tree size {size}, of which the anchor keeps evidence")
 
 
+def _check_heads(
+    history: History, holdings: Holdings, verifier: Verifier, findings: _Findings
+) -> None:
+    """Each head that was shown names what the log has, whenever that was."""
+    uids = {name: each.ledger_uid for name, all_ in holdings.receipts.items() for each in all_[:1]}
+    heads = Heads(holdings.leaves, verifier, _named_log(holdings.leaves))
+    for item in dict.fromkeys(history.heads):
+        if item.ledger not in uids:
+            findings.add(f"{item.ledger}: a head was shown, and it is not there")
+        elif text := heads.problem(uids[item.ledger], item.head, item.checkpoint):
+            findings.add(f"{item.ledger}: {text}")
+
+
 def _size(note: bytes) -> int:
     return parse(parse_note(note).text).size
-
-
-def _not_as_sent(draft: Mutation | Document, receipt: Receipt, statement: Statement) -> list[str]:
-    """The names of what a receipt has otherwise than its draft had."""
-    others = [name for name in _AS_SENT if getattr(statement, name) != getattr(draft, name)]
-    if isinstance(draft, Document):
-        return others + _not_the_document(draft, receipt, statement)
-    return others + _not_the_mutation(draft, receipt, statement)
-
-
-def _not_the_document(draft: Document, receipt: Receipt, statement: Statement) -> list[str]:
-    """JSON is recorded in its canonical form, anything else as the bytes that were sent."""
-    others = []
-    kind = (draft.receipt_type, draft.receipt_type, draft.media_type)
-    if (receipt.receipt_type, statement.receipt_type, statement.media_type) != kind:
-        others.append("kind")
-    is_json = is_json_media_type(draft.media_type)
-    profile = "fields-v1" if is_json else "blob-v1"
-    if (statement.profile, statement.action) != (profile, ""):
-        others.append("profile")
-    if receipt.payload != (jcs.encode(json.loads(draft.payload)) if is_json else draft.payload):
-        others.append("payload")
-    return others
-
-
-def _not_the_mutation(draft: Mutation, receipt: Receipt, statement: Statement) -> list[str]:
-    others = [] if statement.action == draft.action else ["action"]
-    if (statement.receipt_type, statement.media_type) != ("mutation", "application/json"):
-        others.append("kind")
-    try:
-        payload = json.loads(receipt.payload or b"")
-    except ValueError:
-        payload = None
-    if not isinstance(payload, dict):
-        return [*others, "payload"]
-    wanted = {
-        "mutationType": draft.action,
-        "entityType": draft.resource_type,
-        "entityId": draft.resource_id,
-        "previousState": draft.previous_state,
-        "newState": draft.new_state,
-    }
-    if draft.diff is not None:
-        wanted["diff"] = draft.diff
-    elif _leads(payload.get("diff"), draft):
-        wanted["diff"] = payload["diff"]
-    if "diff" in wanted and receipt.payload == jcs.encode(wanted):
-        return others
-    names = sorted(wanted.keys() | payload.keys() | {"diff"})
-    return others + [
-        name
-        for name in names
-        if name not in wanted
-        or name not in payload
-        or jcs.encode(wanted[name]) != jcs.encode(payload[name])
-    ]
-
-
-def _leads(diff: Any, draft: Mutation) -> bool:
-    """Whether a patch that the witness made leads from the one state to the other."""
-    try:
-        return jcs.encode(patch.apply(draft.previous_state, diff)) == jcs.encode(draft.new_state)
-    except ProvledgerError:
-        return False
 
 
 def _check_checkpoints(

@@ -15,8 +15,8 @@ import pytest
 
 from provledger.client import Client
 from tests.faults import observe
-from tests.faults.checker import Summary
 from tests.faults.cluster import Cluster
+from tests.faults.known import Summary
 from tests.faults.record import Record
 from tests.faults.workload import LEDGERS, OWN_LOG, SHARED_LOG, Load, Workload
 
@@ -95,7 +95,7 @@ class Attack:
         self._logs: tuple[str, ...] = (SHARED_LOG,)
         self.record = Record(record_path)
         # What clients had been shown and told before each test.
-        self._before: dict[str, tuple[int, int]] = {}
+        self._before: dict[str, tuple[int, int, int]] = {}
         # Where clients find the ledger service, if not where it listens itself.
         self.ledger_endpoints: list[str] = []
 
@@ -110,7 +110,7 @@ class Attack:
     def workload(self, load: Load = NORMAL, **options: object) -> Workload:
         """Clients; each call's requests are new ones, the same in each run with the same seed."""
         self._workloads[self.node_id] += 1
-        self._before.setdefault(self.node_id, (self.record.shown, self.record.told))
+        self._before.setdefault(self.node_id, self._seen())
         seed = f"{seed_of(self._seed, self.node_id):08x}-{self._workloads[self.node_id]}"
         replicas = [name for name in self.cluster.services if name.startswith("ledger")]
         return Workload(
@@ -135,11 +135,15 @@ class Attack:
         self.cluster.start()
         summary = observe.check(self.cluster, self.record_path)
         assert summary.acknowledged > 0, "nothing was compared"
-        shown, told = self._before.get(self.node_id, (0, 0))
+        shown, told, headed = self._before.get(self.node_id, (0, 0, 0))
         assert self.record.shown > shown, "no client saw a checkpoint in this test"
         assert self.record.told > told, "no client was told in this test that something is anchored"
+        assert self.record.headed > headed, "no client saw a head of a ledger in this test"
         self.cluster.check_none_ended()
         return summary
+
+    def _seen(self) -> tuple[int, int, int]:
+        return self.record.shown, self.record.told, self.record.headed
 
     def close(self) -> None:
         """End everything."""

@@ -11,7 +11,7 @@ from provledger.client import CallPolicy, Client, ReceiptFilter
 from provledger.errors import StatusError
 from provledger.retry import NO_RETRY
 from tests.faults import record
-from tests.faults.checker import Acknowledged
+from tests.faults.known import Acknowledged
 
 _OTHERWISE = 4
 """Of so many lost receipts, spread over all, is asked in every way; of the others by name."""

@@ -16,12 +16,12 @@ from provledger.api.ledger.v1 import ledger_pb2
 from provledger.client import AsyncClient
 from provledger.client.convert import receipt_from_pb, suite_from_pb
 from provledger.cose_receipt import verify_cose_receipt
-from provledger.entry import parse_entry, receipt_hash
 from provledger.hashing import suite
 from provledger.keyset import KeySet
 from provledger.report import Check, Outcome
 from provledger.verify import Verifier
 from tests.faults import observe
+from tests.faults.heads import Heads
 from tests.faults.rpcs import Caller
 
 _TIMEOUT_S: Final = observe.TIMEOUT_S
@@ -45,16 +45,9 @@ class Evidence:
 
     def check_head(self, envelope: bytes, checkpoint: bytes) -> None:
         """Raise unless a head is signed, and says what the log holds."""
-        verifier = Verifier(self.keys)
-        head = verifier.open_head(envelope)
-        signed = verifier.open_checkpoint(checkpoint, self.origin)
-        assert (head.size, head.root) == (signed.size, signed.root)
-        entry = self.leaves[head.log_index]
-        parsed = parse_entry(entry)
-        assert (parsed.ledger_uid, parsed.seq) == (self.ledger_uid, head.seq)
-        assert receipt_hash(self.suite, entry) == head.receipt_hash
-        later = self.leaves[head.log_index + 1 : head.size]
-        assert all(parse_entry(each).ledger_uid != self.ledger_uid for each in later)
+        heads = Heads(self.leaves, Verifier(self.keys), self.origin)
+        wrong = heads.problem(self.ledger_uid, envelope, checkpoint)
+        assert not wrong, wrong
 
     def check_inclusion(self, index: int, hashes: Sequence[bytes], checkpoint: bytes) -> None:
         """Raise unless a path leads from that leaf to a checkpoint that is signed."""

@@ -11,13 +11,15 @@ from urllib.parse import quote
 from provledger import checkpoint as checkpoints
 from provledger import note, tiles
 from provledger.api.anchor.v1 import anchor_pb2, anchor_pb2_grpc
-from provledger.client import AsyncClient, Ledger, RangeReport
+from provledger.client import AsyncClient, Ledger, RangeReport, ReceiptFilter
 from provledger.errors import ProvledgerError
 from provledger.keyset import KeySet
 from provledger.receipt import Receipt
 from provledger.rpc.channel import call, channel
 from tests.faults import checker, record
 from tests.faults.cluster import Cluster
+from tests.faults.known import Holdings, Summary
+from tests.faults.lists import Lists, Place, conditions
 
 TIMEOUT_S = 90.0
 _LOOKS = 25
@@ -26,7 +28,7 @@ _CHECKPOINT = "checkpoint"
 _CHECKPOINTS = f"logs/*/{_CHECKPOINT}"
 
 
-def check(cluster: Cluster, log: Path) -> checker.Summary:
+def check(cluster: Cluster, log: Path) -> Summary:
     """Wait until all is logged and anchored, then hold the record at `log` against it."""
     return checker.check_logs(record.read(log), asyncio.run(gather(cluster)))
 
@@ -41,7 +43,7 @@ def wait_published(cluster: Cluster) -> None:
     asyncio.run(wait())
 
 
-async def gather(cluster: Cluster) -> list[checker.Holdings]:
+async def gather(cluster: Cluster) -> list[Holdings]:
     """Everything there is, the shared log first. All services must run, nobody may append."""
     endpoint, keys_endpoint = cluster.endpoint("ledger"), cluster.endpoint("keys")
     async with AsyncClient(endpoint, keys_endpoint=keys_endpoint) as client:
@@ -57,7 +59,7 @@ async def gather(cluster: Cluster) -> list[checker.Holdings]:
 
 async def _look(
     cluster: Cluster, client: AsyncClient, sizes: Mapping[str, int]
-) -> list[checker.Holdings] | None:
+) -> list[Holdings] | None:
     """What there is of logs of these sizes; None where not all of it is shown yet."""
     ledgers = [ledger async for ledger in client.list_ledgers()]
     receipts = {
@@ -68,6 +70,10 @@ async def _look(
     if logs.keys() != sizes.keys():
         return None
     shown = {log: (cluster.data.tiles / log / _CHECKPOINT).read_bytes() for log in logs}
+    for log, of_log in logs.items():
+        listed = 1 + sum(len(receipts[each.name]) for each in of_log)
+        # More would come to be there meanwhile; less is denied.
+        assert listed >= sizes[log], f"{log} of tree size {sizes[log]}: {listed - 1} are listed"
     # A ledger that has yet to find a restarted anchor lists receipts without proofs.
     if not all(
         _parsed(shown[log]).size == sizes[log]
@@ -76,11 +82,12 @@ async def _look(
     ):
         return None
     ranges = {name: await _checked(client, name, len(receipts[name])) for name in receipts}
+    lists = {name: await _lists(client, name, conditions(receipts[name])) for name in receipts}
     evidence = {log: await _evidence(cluster, log) for log in logs}
     keys = KeySet.parse(await client.jwks())
     _check_no_others(cluster, logs)
     return [
-        checker.Holdings(
+        Holdings(
             {each.name: receipts[each.name] for each in of_log},
             read_leaves(cluster.data.tiles / log, sizes[log]),
             {
@@ -91,9 +98,20 @@ async def _look(
             keys,
             {each.name: ranges[each.name] for each in of_log},
             evidence[log],
+            {each.name: lists[each.name] for each in of_log},
         )
         for log, of_log in logs.items()
     ]
+
+
+async def _lists(client: AsyncClient, ledger: str, by: Sequence[ReceiptFilter]) -> Lists:
+    """What a ledger lists by each of these."""
+
+    async def one(where: ReceiptFilter) -> list[Place]:
+        shown = client.list_summaries(ledger, where, page_size=500)
+        return [(each.seq, each.receipt_hash) async for each in shown]
+
+    return dict(zip(by, await asyncio.gather(*map(one, by)), strict=True))
 
 
 async def _evidence(cluster: Cluster, log: str) -> dict[str, set[int]]:

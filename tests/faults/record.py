@@ -8,17 +8,22 @@ test can have it:
     {"checkpoint": "<note>"}
     {"anchored": "<name>", "ledger": "...", "receiptHash": "<hex>", "logIndex": 9, "by": "<note>",
      "sinks": ["file:///srv/anchors"], "byAll": true}
+    {"head": "<envelope>", "ledger": "...", "with": "<note>"}
+    {"contradicted": "logs/-", "text": "..."}
     {"refused": "r-17", "ledger": "...", "code": "INTERNAL", "reason": "..", "message": ".."}
 
 `sent` is a draft as the client has it, bytes of a document as `{"hex": ..}`. `anchored` is what
 the client was told of a receipt whose checkpoint came with evidence of these sinks, or was waited
 for until all had it, once for each checkpoint.
+`head` is the signed head of a ledger, with the checkpoint that came with it. `contradicted` names a
+ledger or a log of which a client was told what cannot be, after what it knew when it asked.
 `refused` is an answer that no fault excuses: anything that is neither an acknowledgement nor an
 invitation to come again. Where it answers no draft, it names no request.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -27,8 +32,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from provledger.checkpoint import parse
 from provledger.client import Document, Mutation
-from tests.faults.checker import Acknowledged, Anchored, History, Refused, Sent
+from provledger.errors import ProvledgerError
+from provledger.note import parse as parse_note
+from tests.faults.known import (
+    Acknowledged,
+    Anchored,
+    Contradicted,
+    Headed,
+    History,
+    Refused,
+    Sent,
+)
 
 
 class Record:
@@ -40,10 +56,13 @@ class Record:
         self._lock = threading.Lock()
         self._checkpoints: set[bytes] = set()
         self._anchored: set[tuple[bytes, tuple[str, ...], bool]] = set()
+        self._sizes: dict[str, int] = {}
         self.shown = 0
         """How many checkpoints clients were shown, those they knew included."""
         self.told = 0
         """How often clients were told that something is anchored."""
+        self.headed = 0
+        """How many heads of ledgers clients were shown."""
 
     def sent(self, items: Iterable[Sent]) -> None:
         """Requests that are about to leave."""
@@ -86,6 +105,38 @@ class Record:
         if note not in self._checkpoints:
             self._checkpoints.add(note)
             self._write([{"checkpoint": note.decode()}])
+            self._grown(note)
+
+    def head(self, item: Headed) -> None:
+        """A signed head that was seen, and its checkpoint."""
+        self.headed += 1
+        self._write(
+            [
+                {
+                    "head": item.head.decode(),
+                    "ledger": item.ledger,
+                    "with": item.checkpoint.decode(),
+                }
+            ]
+        )
+        self._grown(item.checkpoint)
+
+    def contradicted(self, item: Contradicted) -> None:
+        """An answer that cannot be right, whatever there is at the end."""
+        self._write([{"contradicted": item.name, "text": item.text}])
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Largest tree size that any client was shown, by the origin of the log."""
+        with self._lock:
+            return dict(self._sizes)
+
+    def _grown(self, note: bytes) -> None:
+        # What is no checkpoint is for the checker to name.
+        with contextlib.suppress(ProvledgerError):
+            found = parse(parse_note(note).text)
+            with self._lock:
+                self._sizes[found.origin] = max(found.size, self._sizes.get(found.origin, 0))
 
     def anchored(self, item: Anchored) -> None:
         """What was said to be held by sinks."""
@@ -144,6 +195,8 @@ def read(path: Path) -> History:
     refused: list[Refused] = []
     checkpoints: list[bytes] = []
     anchored: list[Anchored] = []
+    heads: list[Headed] = []
+    contradicted: list[Contradicted] = []
     for line in path.read_bytes().splitlines():
         value = json.loads(line)
         if "sent" in value:
@@ -182,6 +235,18 @@ def read(path: Path) -> History:
                     value["byAll"],
                 )
             )
+        elif "head" in value:
+            heads.append(Headed(value["ledger"], value["head"].encode(), value["with"].encode()))
+        elif "contradicted" in value:
+            contradicted.append(Contradicted(value["contradicted"], value["text"]))
         else:
             checkpoints.append(value["checkpoint"].encode())
-    return History(sent, tuple(acknowledged), tuple(refused), tuple(checkpoints), tuple(anchored))
+    return History(
+        sent,
+        tuple(acknowledged),
+        tuple(refused),
+        tuple(checkpoints),
+        tuple(anchored),
+        tuple(heads),
+        tuple(contradicted),
+    )

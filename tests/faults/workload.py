@@ -3,34 +3,28 @@
 Writers append one by one, in batches and in streams, to several ledgers: mutations, and documents
 of JSON and of bytes among them. Whoever hears nothing
 sends the same request ids again, now and then to another replica; now and then a writer gives up
-as a client does that dies, and nobody ever learns what came of its requests. A reader looks up
-what was acknowledged, half of the time with its proofs: it must never be denied. Another one waits
-until what was acknowledged is anchored, and notes by which checkpoint it was said to be. A watcher
-asks for the newest signed checkpoint of each log. Every one that is shown is noted, and every
-refusal that no fault excuses, whoever hears it. Once the fault is over, each of them has to be
-answered again.
+as a client does that dies, and nobody ever learns what came of its requests. Others read and watch
+meanwhile (`onlookers`); once the fault is over, each of them has to be answered again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import json
 import random
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from provledger.api.anchor.v1 import anchor_pb2, anchor_pb2_grpc
-from provledger.client import AsyncClient, CallPolicy, Document, Mutation, ReceiptSummary
+from provledger.api.anchor.v1 import anchor_pb2_grpc
+from provledger.client import AsyncClient, CallPolicy, Document, Mutation
 from provledger.client.drafts import Action
 from provledger.errors import StatusError
-from provledger.receipt import Receipt
-from provledger.rpc.channel import call, channel
-from provledger.rpc.errors import is_retryable
-from tests.faults.checker import Acknowledged, Anchored, Refused, Sent
+from provledger.rpc.channel import channel
+from tests.faults.known import Acknowledged, Sent
+from tests.faults.onlookers import Onlookers
 from tests.faults.record import Record
 from tests.faults.worker import Worker
 
@@ -44,10 +38,6 @@ DOCUMENTS = 0.3
 """Part of the drafts that are documents, and no mutations."""
 GIVE_UP = 0.1
 """How often a writer whose call failed never asks again."""
-
-_REMEMBERED = 200
-_LOOKED_UP = ("summary", "receipt")
-_AWAITED = "anchored"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +72,11 @@ class Workload:
         self._seed = seed
         self._load = load
         self._ledgers = ledgers
-        self._excused = excused
         self._anchored = anchored
-        self._logs = logs
-        self._acknowledged: deque[Acknowledged] = deque(maxlen=_REMEMBERED)
+        self._onlookers = Onlookers(record, seed, ledgers, logs, excused)
         self._worker = Worker("workload", self._main)
         self.acknowledged = 0
         self.failures = 0
-        self.answered: Counter[str] = Counter()
-        """Of readers and watchers: by what they had asked for."""
 
     def __enter__(self) -> Workload:
         """Start."""
@@ -134,11 +120,8 @@ class Workload:
                 for endpoint in self._endpoints
             ]
             anchor = await stack.enter_async_context(channel(self._anchor))
-            watching = [
-                asyncio.create_task(self._watch(anchor_pb2_grpc.AnchorServiceStub(anchor))),
-                asyncio.create_task(self._read(clients)),
-                asyncio.create_task(self._await_anchored(clients)),
-            ]
+            stub = anchor_pb2_grpc.AnchorServiceStub(anchor)
+            watching = [asyncio.create_task(each) for each in self._onlookers.work(clients, stub)]
             writers = [self._write(clients, number) for number in range(self._load.writers)]
             await asyncio.gather(*writers)
             await self._read_on(watching)
@@ -152,12 +135,11 @@ class Workload:
     async def _read_on(self, watching: Sequence[asyncio.Task[None]]) -> None:
         """Wait until readers and watchers are answered again: no refusal is excused for good."""
         clock = asyncio.get_running_loop().time
-        before, deadline_s = Counter(self.answered), clock() + SETTLE_S
-        awaited = [*self._logs] if self._anchored else []
-        if self._acknowledged:
-            awaited += [*_LOOKED_UP, *([_AWAITED] if self._anchored else [])]
+        answered = self._onlookers.answered
+        before, deadline_s = Counter(answered), clock() + SETTLE_S
+        awaited = self._onlookers.awaited(anchored=self._anchored)
         while not any(task.done() for task in watching):
-            missing = [what for what in awaited if self.answered[what] == before[what]]
+            missing = [what for what in awaited if answered[what] == before[what]]
             if not missing:
                 return
             assert clock() < deadline_s, f"after the fault nobody is told: {missing}"
@@ -223,15 +205,15 @@ class Workload:
             received = [answer for answer in answers if isinstance(answer, Acknowledged)]
             self._record.acknowledged(received)
             self.acknowledged += len(received)
-            self._acknowledged.extend(received)
             again = []
             for draft, answer in zip(drafts, answers, strict=True):
-                if isinstance(answer, StatusError):
-                    self.failures += 1
-                    if self._excuses(answer):
-                        again.append(draft)
-                    else:
-                        self._refused(ledger, draft.request_id, answer)
+                if isinstance(answer, Acknowledged):
+                    self._onlookers.remember(answer, draft)
+                    continue
+                self.failures += 1
+                self._onlookers.refused(ledger, draft.request_id, answer)
+                if self._onlookers.excuses(answer):
+                    again.append(draft)
             if again and rng.random() < GIVE_UP:
                 return
             drafts = again
@@ -240,13 +222,6 @@ class Workload:
                 assert clock() < deadline_s, f"still no answer: {answers[0]}"
             if again:
                 await asyncio.sleep(0.05)
-
-    def _excuses(self, error: StatusError) -> bool:
-        """Whether it invites to come again, or the fault may cause it."""
-        return is_retryable(error) or self._excused(error)
-
-    def _refused(self, ledger: str, request_id: str, error: StatusError) -> None:
-        self._record.refused(Refused(ledger, request_id, error.code, error.reason, error.message))
 
     async def _single(
         self, client: AsyncClient, ledger: str, drafts: Sequence[Mutation | Document]
@@ -287,80 +262,6 @@ class Workload:
         except StatusError as error:
             answers += [error] * (len(drafts) - len(answers))
         return answers
-
-    async def _read(self, clients: Sequence[AsyncClient]) -> None:
-        """Look up what was acknowledged."""
-        rng = random.Random(f"{self._seed} reader")
-        while True:
-            await asyncio.sleep(0.05)
-            if not self._acknowledged:
-                continue
-            item, client = rng.choice(self._acknowledged), rng.choice(clients)
-            what = rng.choice(_LOOKED_UP)
-            found: ReceiptSummary | Receipt
-            try:
-                if what == "summary":
-                    found = await client.get_summary(item.name)
-                else:
-                    found = await client.get_receipt(item.name)
-                    self._note_proofs(item, found, by_all=False)
-            except StatusError as error:
-                if not self._excuses(error):
-                    self._refused(item.ledger, item.request_id, error)
-                continue
-            assert (found.seq, found.receipt_hash) == (item.seq, item.receipt_hash), item
-            self.answered[what] += 1
-
-    async def _await_anchored(self, clients: Sequence[AsyncClient]) -> None:
-        """Wait until what was acknowledged is held by the sinks."""
-        rng = random.Random(f"{self._seed} awaiting")
-        while True:
-            await asyncio.sleep(0.05)
-            if not self._acknowledged:
-                continue
-            # The newest: of what is old, it was long said.
-            item, client = self._acknowledged[-1], rng.choice(clients)
-            try:
-                found = await client.wait_for_anchor(item.name)
-            except StatusError as error:
-                if not self._excuses(error):
-                    self._refused(item.ledger, item.request_id, error)
-                continue
-            assert (found.seq, found.receipt_hash) == (item.seq, item.receipt_hash), item
-            assert any(proof.evidence for proof in found.proofs), f"{item}: without evidence"
-            self._note_proofs(item, found, by_all=True)
-            self.answered[_AWAITED] += 1
-
-    def _note_proofs(self, item: Acknowledged, found: Receipt, *, by_all: bool) -> None:
-        """`by_all`: it was waited for that all sinks hold it, not only those that are named."""
-        for proof in found.proofs:
-            self._record.checkpoint(proof.checkpoint)
-            if proof.evidence:
-                self._record.anchored(
-                    Anchored(
-                        item.ledger,
-                        item.name,
-                        item.receipt_hash,
-                        proof.log_index,
-                        proof.checkpoint,
-                        tuple(each.sink for each in proof.evidence),
-                        by_all,
-                    )
-                )
-
-    async def _watch(self, anchor: anchor_pb2_grpc.AnchorServiceStub) -> None:
-        """Note every signed checkpoint that is shown."""
-        for log in itertools.cycle(self._logs):
-            request = anchor_pb2.GetCheckpointRequest(log=log)
-            await asyncio.sleep(0.03)
-            try:
-                shown: Any = await call(anchor.GetCheckpoint, request, timeout_s=1.0)  # type: ignore[arg-type]
-            except StatusError as error:
-                if not self._excuses(error):
-                    self._refused(request.log, "", error)
-                continue
-            self._record.checkpoint(shown.checkpoint)
-            self.answered[log] += 1
 
 
 def _document(said: dict[str, Any], rng: random.Random) -> Document:

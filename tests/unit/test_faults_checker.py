@@ -10,24 +10,26 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from provledger import jcs, merkle
-from provledger.client import Document, Mutation, RangeReport
+from provledger import dsse, jcs, merkle
+from provledger.client import Document, Mutation, RangeReport, ReceiptFilter
+from provledger.head import PAYLOAD_TYPE, parse_head
 from provledger.receipt import Proof, Receipt
 from provledger.statement import Statement, parse_statement
 from tests.faults import record
-from tests.faults.checker import (
-    UNRECORDED,
+from tests.faults.checker import UNRECORDED, BrokenInvariantError, check
+from tests.faults.known import (
     Acknowledged,
     Anchored,
-    BrokenInvariantError,
+    Contradicted,
+    Headed,
     History,
     Holdings,
     Refused,
     Sent,
     Summary,
-    check,
 )
-from tests.support.chain import Chain, key_set, mutation, sample_chain
+from tests.faults.lists import Lists, Place, conditions
+from tests.support.chain import Chain, key_set, mutation, private_key, sample_chain
 
 LEDGER = "tenants/acme/ledgers/main"
 SINKS = ("file:///srv/anchors", "file:///srv/other")
@@ -54,7 +56,11 @@ def world(
     first = receipts[1]
     index = first.proofs[0].log_index
     told = Anchored(LEDGER, first.name, first.receipt_hash, index, notes[-1], SINKS, True)
-    history = History(sent, tuple(acknowledged), (), tuple(notes[1:]), (told,))
+    heads = (
+        Headed(LEDGER, chain.head(1), chain.checkpoint(index + 1)),
+        Headed(LEDGER, chain.head(), notes[-1]),
+    )
+    history = History(sent, tuple(acknowledged), (), tuple(notes[1:]), (told,), heads)
     return history, _holdings(chain, receipts, [notes[0], notes[-1]])
 
 
@@ -77,14 +83,39 @@ def _holdings(chain: Chain, receipts: list[Receipt], notes: list[bytes]) -> Hold
     sunk = dict.fromkeys(SINKS, notes)
     kept = {sink: {len(chain.leaves)} for sink in SINKS}
     return Holdings(
-        {LEDGER: receipts}, chain.leaves, sunk, published, key_set(), {LEDGER: whole}, kept
+        {LEDGER: receipts},
+        chain.leaves,
+        sunk,
+        published,
+        key_set(),
+        {LEDGER: whole},
+        kept,
+        {LEDGER: _lists(receipts)},
     )
+
+
+def _lists(receipts: list[Receipt]) -> Lists:
+    """A ledger by each of the conditions."""
+
+    def fits(receipt: Receipt, where: ReceiptFilter) -> bool:
+        said = parse_statement(receipt.statement)
+        words = ("resource_type", "resource_id", "actor_id", "receipt_type")
+        return (
+            all(getattr(where, word) in ("", getattr(said, word)) for word in words)
+            and where.start_t_ns <= receipt.t_ns
+            and (receipt.t_ns < where.end_t_ns or not where.end_t_ns)
+        )
+
+    return {
+        where: [(each.seq, each.receipt_hash) for each in receipts if fits(each, where)]
+        for where in conditions(receipts)
+    }
 
 
 def test_what_is_whole_holds() -> None:
     history, holdings = world()
     count = len(holdings.receipts[LEDGER])
-    assert check(history, holdings) == Summary(count, count - 1, count - 1, count + 1, count, 1)
+    assert check(history, holdings) == Summary(count, count - 1, count - 1, count + 1, count, 1, 2)
 
 
 def test_a_record_holds_what_was_sent(tmp_path: Path) -> None:
@@ -97,9 +128,16 @@ def test_a_record_holds_what_was_sent(tmp_path: Path) -> None:
         kept.checkpoint(note)
     for told in history.anchored:
         kept.anchored(told)
+    for head in history.heads:
+        kept.head(head)
+    wrong = Contradicted("logs/-", "is older")
+    kept.contradicted(wrong)
     kept.close()
     refused = (Refused(LEDGER, "r", "INTERNAL", "", ""),)
-    assert record.read(kept.path) == dataclasses.replace(history, refused=refused)
+    assert record.read(kept.path) == dataclasses.replace(
+        history, refused=refused, contradicted=(wrong,)
+    )
+    assert kept.sizes == {sample_chain().origin: 10}
 
 
 def _without_last(history: History, holdings: Holdings) -> tuple[History, Holdings]:
@@ -310,6 +348,75 @@ def _no_proof(history: History, holdings: Holdings) -> tuple[History, Holdings]:
     return history, dataclasses.replace(holdings, receipts={LEDGER: receipts})
 
 
+def _headed(size: int = 0, *, leaves: list[bytes] | None = None, **changes: Any) -> Change:
+    """The newest head was shown with something else in it, and with a checkpoint of `size`."""
+
+    def change(history: History, holdings: Holdings) -> tuple[History, Holdings]:
+        chain = sample_chain()
+        head = parse_head(dsse.decode(chain.head()).payload)
+        body = dataclasses.replace(head, **changes).encode()
+        signature = private_key("head-1").sign(dsse.pae(PAYLOAD_TYPE, body))
+        signed = dsse.Envelope(PAYLOAD_TYPE, body, (dsse.Signature("head-1", signature),))
+        note = chain.checkpoint(size or head.size, leaves=leaves)
+        shown = Headed(LEDGER, dsse.encode(signed), note)
+        return dataclasses.replace(history, heads=(shown,)), holdings
+
+    return change
+
+
+def _forged_head(history: History, holdings: Holdings) -> tuple[History, Holdings]:
+    shown = history.heads[0]
+    signed = dsse.decode(shown.head)
+    forged = dsse.encode(dataclasses.replace(signed, payload=signed.payload[:-1] + b" }"))
+    heads = (dataclasses.replace(shown, head=forged),)
+    return dataclasses.replace(history, heads=heads), holdings
+
+
+def _head_of_another_log() -> Headed:
+    other = sample_chain(origin="provledger.test/another")
+    return Headed(LEDGER, other.head(), other.checkpoint())
+
+
+def _headed_by(*heads: Headed) -> Change:
+    def change(history: History, holdings: Holdings) -> tuple[History, Holdings]:
+        return dataclasses.replace(history, heads=heads), holdings
+
+    return change
+
+
+def _head_with_a_forked_checkpoint(
+    history: History, holdings: Holdings
+) -> tuple[History, Holdings]:
+    """Of a tree that the log never was, which the head says as well."""
+    chain = sample_chain()
+    leaves = [*chain.leaves[:2], b"another entry", *chain.leaves[3:5]]
+    root = merkle.root(leaves)
+    note = {"size": 5, "leaves": leaves}
+    newest = chain.links[3][0]
+    said = {"seq": 3, "log_index": 4, "receipt_hash": newest.receipt_hash}
+    return _headed(**note, **said, root=root)(history, holdings)  # type: ignore[arg-type]
+
+
+def _contradicted(history: History, holdings: Holdings) -> tuple[History, Holdings]:
+    told = (Contradicted("logs/-", "shows tree size 3 after 4 had been shown"),)
+    return dataclasses.replace(history, contradicted=told), holdings
+
+
+def _listed(word: str, of: Callable[[list[Place]], list[Place]]) -> Change:
+    """Lists by one condition are others."""
+
+    def change(history: History, holdings: Holdings) -> tuple[History, Holdings]:
+        lists = dict(holdings.lists[LEDGER])
+        lists |= {where: of(list(lists[where])) for where in lists if getattr(where, word)}
+        return history, dataclasses.replace(holdings, lists={LEDGER: lists})
+
+    return change
+
+
+def _no_lists(history: History, holdings: Holdings) -> tuple[History, Holdings]:
+    return history, dataclasses.replace(holdings, lists={})
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
@@ -363,6 +470,28 @@ def _no_proof(history: History, holdings: Holdings) -> tuple[History, Holdings]:
         (_range(checked_count=8), "what is stored was checked as"),
         (_range(receipt_hash=bytes(32)), "what is stored was checked as"),
         (_range(places_checked=False), "the log was not asked where all of its receipts are"),
+        (_forged_head, "a head, or its checkpoint, does not verify"),
+        (_headed(receipt_hash=bytes(32)), "FORK: a head of seq 8 at tree size 10 names another"),
+        (_headed(seq=7), "FORK: a head of seq 7 at tree size 10 names another receipt"),
+        (_headed(log_index=8, seq=7), "FORK: .* names log index 8, which is not the last one"),
+        (_headed(ledger_uid=bytes(16)), "a head of seq 8 at tree size 10 is of another log or"),
+        (_headed(origin="provledger.test/another"), "size 10 is of another log or ledger"),
+        (_headed(root=bytes(32)), "FORK: a head, or its checkpoint, does not verify"),
+        (_headed(9), "a head of seq 8 at tree size 10 came with a checkpoint of another tree"),
+        (_headed_by(_head_of_another_log()), "a head, or its checkpoint, does not verify"),
+        (_head_with_a_forked_checkpoint, "FORK: a head, or its checkpoint, does not verify"),
+        (_without_last, "ROLLED BACK: a head of seq 8 at tree size 10 was seen; there are 9"),
+        (_contradicted, "logs/-: shows tree size 3 after 4 had been shown"),
+        (_no_lists, f"{LEDGER}: was not listed by actor_id="),
+        (
+            _listed("resource_id", lambda _: []),
+            r"resource_id=redis/8 lacks seq \[8\] and has seq \[\]",
+        ),
+        (_listed("actor_id", lambda shown: shown[:-1]), r"by actor_id=\S+ lacks seq \[8\] and"),
+        (_listed("receipt_type", lambda shown: shown[1:]), r"=mutation lacks seq \[1\] and"),
+        (_listed("start_t_ns", lambda shown: shown[:-1]), r"lacks seq \[8\] and has seq \[\]"),
+        (_listed("end_t_ns", lambda shown: [*shown, (4, b"")]), r"seq \[\] and has seq \[4\]"),
+        (_listed("resource_type", lambda shown: shown[::-1]), r"has seq \[\], or is out of order"),
     ],
 )
 def test_what_is_broken_is_named(change: Change, text: str) -> None:
@@ -500,7 +629,10 @@ def test_ledgers_of_others_are_checked_but_for_who_sent_what(ledger: str) -> Non
     seen = (chain.checkpoint(),)
     whole = _holdings(chain, receipts, list(seen))
     holdings = dataclasses.replace(
-        whole, receipts={ledger: receipts}, ranges={ledger: whole.ranges[LEDGER]}
+        whole,
+        receipts={ledger: receipts},
+        ranges={ledger: whole.ranges[LEDGER]},
+        lists={ledger: whole.lists[LEDGER]},
     )
     check(History({}, (), (), seen), holdings)
     receipts[2] = dataclasses.replace(receipts[2], kid="another")

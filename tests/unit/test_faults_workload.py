@@ -16,6 +16,7 @@ from provledger.api.anchor.v1 import anchor_pb2_grpc
 from provledger.errors import StatusError
 from provledger.rpc.channel import channel
 from tests.faults import workload
+from tests.faults.onlookers import Onlookers
 from tests.faults.record import Record, read
 from tests.faults.workload import Workload
 
@@ -34,14 +35,14 @@ class _Anchor(anchor_pb2_grpc.AnchorServiceServicer):
         await context.abort(self._code, "denied")
 
 
-async def _watch(work: Workload, anchor: _Anchor) -> None:
+async def _watch(work: Onlookers, anchor: _Anchor) -> None:
     """Let the watcher ask a few times."""
     server = grpc.aio.server()
     anchor_pb2_grpc.add_AnchorServiceServicer_to_server(anchor, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with channel(f"127.0.0.1:{port}") as opened:
-        watching = asyncio.create_task(work._watch(anchor_pb2_grpc.AnchorServiceStub(opened)))
+        watching = asyncio.create_task(work.watch(anchor_pb2_grpc.AnchorServiceStub(opened)))
         async with asyncio.timeout(30.0):
             while anchor.asked < ASKED and not watching.done():  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
@@ -66,7 +67,7 @@ def test_the_watcher_notes_refusals(
 ) -> None:
     record = Record(tmp_path / "record")
     excuses: Callable[[StatusError], bool] = lambda _: excused  # noqa: E731
-    work = Workload([], "", record, "seed", excused=excuses)
+    work = Onlookers(record, "seed", [], [workload.SHARED_LOG], excuses)
     asyncio.run(_watch(work, _Anchor(code)))  # type: ignore[abstract]
     record.close()
     codes = {item.code for item in read(record.path).refused}
@@ -79,12 +80,13 @@ def test_a_workload_ends_when_its_watcher_is_answered_again(
 ) -> None:
     monkeypatch.setattr(workload, "SETTLE_S", 30.0 if comes else 0.0)
     record = Record(tmp_path / "record")
-    work = Workload([], "", record, "seed")
-    work.answered[workload.SHARED_LOG] = 1
+    work = Workload([], "", record, "seed", ledgers=[])
+    answered = work._onlookers.answered
+    answered[workload.SHARED_LOG] = 1
 
     async def watch() -> None:
         if comes:
-            work.answered[workload.SHARED_LOG] += 1
+            answered[workload.SHARED_LOG] += 1
         await asyncio.Event().wait()
 
     async def end() -> None:
