@@ -3,113 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import pytest
 
-from provledger import dsse, jcs, merkle
-from provledger.client import Document, Mutation, RangeReport, ReceiptFilter
+from provledger import dsse, merkle
 from provledger.head import PAYLOAD_TYPE, parse_head
-from provledger.receipt import Proof, Receipt
-from provledger.statement import Statement, parse_statement
+from provledger.receipt import Proof
 from tests.faults import record
 from tests.faults.checker import UNRECORDED, BrokenInvariantError, check
 from tests.faults.known import (
-    Acknowledged,
-    Anchored,
     Contradicted,
     Headed,
     History,
     Holdings,
     Refused,
-    Sent,
     Summary,
 )
-from tests.faults.lists import Lists, Place, conditions
-from tests.support.chain import Chain, key_set, mutation, private_key, sample_chain
-
-LEDGER = "tenants/acme/ledgers/main"
-SINKS = ("file:///srv/anchors", "file:///srv/other")
-Change: TypeAlias = Callable[[History, Holdings], tuple[History, Holdings]]
-
-
-def world(
-    chain: Chain | None = None, drafts: Callable[[Statement, Receipt], Any] | None = None
-) -> tuple[History, Holdings]:
-    """A ledger of which every receipt was sent and acknowledged, and every checkpoint seen."""
-    chain = chain or sample_chain()
-    receipts = chain.receipts()
-    sent, acknowledged = {}, []
-    for receipt in receipts[1:]:
-        statement = parse_statement(receipt.statement)
-        request_id = statement.request_id
-        sent[LEDGER, request_id] = Sent(LEDGER, (drafts or _draft)(statement, receipt))
-        acknowledged.append(
-            Acknowledged(
-                LEDGER, request_id, receipt.name, receipt.seq, receipt.t_ns, receipt.receipt_hash
-            )
-        )
-    notes = [chain.checkpoint(size) for size in range(1, len(chain.leaves) + 1)]
-    first = receipts[1]
-    index = first.proofs[0].log_index
-    told = Anchored(LEDGER, first.name, first.receipt_hash, index, notes[-1], SINKS, True)
-    heads = (
-        Headed(LEDGER, chain.head(1), chain.checkpoint(index + 1)),
-        Headed(LEDGER, chain.head(), notes[-1]),
-    )
-    history = History(sent, tuple(acknowledged), (), tuple(notes[1:]), (told,), heads)
-    return history, _holdings(chain, receipts, [notes[0], notes[-1]])
-
-
-def _draft(statement: Statement, receipt: Receipt) -> Mutation:
-    """What a client sent who was given this receipt."""
-    payload = json.loads(receipt.payload or "")
-    values: Any = {
-        name: getattr(statement, name)
-        for name in Mutation.__dataclass_fields__
-        if hasattr(statement, name)
-    }
-    states = {"previous_state": payload["previousState"], "new_state": payload["newState"]}
-    return Mutation(**values, **states)
-
-
-def _holdings(chain: Chain, receipts: list[Receipt], notes: list[bytes]) -> Holdings:
-    last = receipts[-1]
-    whole = RangeReport(0, last.seq, len(receipts), last.seq, last.receipt_hash, True)
-    published = chain.checkpoint()
-    sunk = dict.fromkeys(SINKS, notes)
-    kept = {sink: {len(chain.leaves)} for sink in SINKS}
-    return Holdings(
-        {LEDGER: receipts},
-        chain.leaves,
-        sunk,
-        published,
-        key_set(),
-        {LEDGER: whole},
-        kept,
-        {LEDGER: _lists(receipts)},
-    )
-
-
-def _lists(receipts: list[Receipt]) -> Lists:
-    """A ledger by each of the conditions."""
-
-    def fits(receipt: Receipt, where: ReceiptFilter) -> bool:
-        said = parse_statement(receipt.statement)
-        words = ("resource_type", "resource_id", "actor_id", "receipt_type")
-        return (
-            all(getattr(where, word) in ("", getattr(said, word)) for word in words)
-            and where.start_t_ns <= receipt.t_ns
-            and (receipt.t_ns < where.end_t_ns or not where.end_t_ns)
-        )
-
-    return {
-        where: [(each.seq, each.receipt_hash) for each in receipts if fits(each, where)]
-        for where in conditions(receipts)
-    }
+from tests.faults.lists import Place
+from tests.support.chain import Chain, mutation, private_key, sample_chain
+from tests.support.fault_world import (
+    LEDGER,
+    SINKS,
+    Change,
+    holdings_of,
+    receipt_changed,
+    world,
+)
 
 
 def test_what_is_whole_holds() -> None:
@@ -206,17 +128,6 @@ def _damaged_receipt(history: History, holdings: Holdings) -> tuple[History, Hol
     receipts = list(holdings.receipts[LEDGER])
     receipts[2] = dataclasses.replace(receipts[2], kid="another")
     return history, dataclasses.replace(holdings, receipts={LEDGER: receipts})
-
-
-def _receipt_changed(place: int, **changes: Any) -> Change:
-    """One receipt is listed with something else in it."""
-
-    def change(history: History, holdings: Holdings) -> tuple[History, Holdings]:
-        receipts = list(holdings.receipts[LEDGER])
-        receipts[place] = dataclasses.replace(receipts[place], **changes)
-        return history, dataclasses.replace(holdings, receipts={LEDGER: receipts})
-
-    return change
 
 
 def _leaf_changed(index: int, leaf: bytes) -> Change:
@@ -437,11 +348,11 @@ def _no_lists(history: History, holdings: Holdings) -> tuple[History, Holdings]:
         (_log_out_of_order, "log index 2: is"),
         (_damaged_receipt, "seq 2: does not verify"),
         (_no_proof, "seq 2: no signed checkpoint covers it"),
-        (_receipt_changed(2, seq=5), "stands where seq 2 should be"),
-        (_receipt_changed(2, ledger="tenants/acme/ledgers/b"), "stands where seq 2 should be"),
-        (_receipt_changed(2, previous_hash=bytes(32)), "is not linked to the receipt before it"),
-        (_receipt_changed(2, t_ns=1), "is not later than the receipt before it"),
-        (_receipt_changed(2, receipt_hash=bytes(32)), "seq 2 is another one there"),
+        (receipt_changed(2, seq=5), "stands where seq 2 should be"),
+        (receipt_changed(2, ledger="tenants/acme/ledgers/b"), "stands where seq 2 should be"),
+        (receipt_changed(2, previous_hash=bytes(32)), "is not linked to the receipt before it"),
+        (receipt_changed(2, t_ns=1), "is not later than the receipt before it"),
+        (receipt_changed(2, receipt_hash=bytes(32)), "seq 2 is another one there"),
         (_leaf_changed(3, b"no entry"), "log index 3: holds no entry"),
         (_leaf_changed(0, b'{"log":{"origin":"another","v":"1"}}'), "index 0: names another log"),
         (_leaf_changed(0, b"{}"), "log index 0: names another log, or none"),
@@ -508,126 +419,13 @@ def test_a_denied_leaf_of_the_log_is_named() -> None:
         check(history, dataclasses.replace(holdings, receipts={LEDGER: receipts}))
 
 
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"action": "CREATE"}, "action, mutationType"),
-        ({"resource_type": "another"}, "resource_type, entityType"),
-        ({"resource_id": "another"}, "resource_id, entityId"),
-        ({"actor_id": "another"}, "actor_id"),
-        ({"actor_type": ""}, "actor_type"),
-        ({"occurred_at": ""}, "occurred_at"),
-        ({"origin_service": "another"}, "origin_service"),
-        ({"trace_id": ""}, "trace_id"),
-        ({"upstream_events": ("git:1",)}, "upstream_events"),
-        ({"op_id": "another"}, "op_id"),
-        ({"op_parent_id": ""}, "op_parent_id"),
-        ({"previous_state": {"name": "another"}}, "diff, previousState"),
-        ({"new_state": {"name": "another"}}, "diff, newState"),
-        ({"diff": []}, "diff"),
-    ],
-)
-def test_what_is_recorded_otherwise_than_it_was_sent_is_named(
-    changes: dict[str, Any], named: str
-) -> None:
-    history, holdings = world()
-    key, sent = next(iter(history.sent.items()))
-    changed = Sent(sent.ledger, dataclasses.replace(sent.draft, **changes))
-    history = dataclasses.replace(history, sent={**history.sent, key: changed})
-    with pytest.raises(BrokenInvariantError) as caught:
-        check(history, holdings)
-    assert str(caught.value).endswith(f"what is recorded is not what was sent: {named}")
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "payload", [b"", b"no JSON", b"[]", b'{"newState":{"date":"2024-01-02","name":"v1"}}']
-)
-def test_a_payload_that_is_no_mutation_is_named(payload: bytes) -> None:
-    with pytest.raises(BrokenInvariantError, match="request-1: what is recorded is not what was"):
-        check(*_receipt_changed(1, payload=payload)(*world()))
-
-
-def test_a_payload_without_its_patch_is_named() -> None:
-    history, holdings = world()
-    payload = json.loads(holdings.receipts[LEDGER][1].payload or "")
-    del payload["diff"]
-    with pytest.raises(BrokenInvariantError, match="is not what was sent: diff"):
-        check(*_receipt_changed(1, payload=jcs.encode(payload))(history, holdings))
-
-
-DOCUMENTS: dict[str, tuple[str, Any]] = {
-    "bytes": ("application/octet-stream", b"\x00\xff"),
-    "nothing": ("text/plain", b""),
-    "JSON": ("application/json", b'{"z": 1, "a": [null]}'),
-}
-
-
-def _world_of_documents() -> tuple[History, Holdings]:
-    chain = sample_chain((2,))
-    chain.append([("report", {"a": [None], "z": 1})])
-    chain.append([("report", DOCUMENTS[name]) for name in ("bytes", "nothing")])
-    history, holdings = world(chain, drafts=_any_draft)
-    return history, holdings
-
-
-def _any_draft(statement: Statement, receipt: Receipt) -> Mutation | Document:
-    if statement.is_mutation:
-        return _draft(statement, receipt)
-    names = Document.__dataclass_fields__
-    values: Any = {name: getattr(statement, name) for name in names if hasattr(statement, name)}
-    (sent,) = (
-        payload for media_type, payload in DOCUMENTS.values() if media_type == statement.media_type
-    )
-    return Document(**values, payload=sent)
-
-
-def test_documents_are_there_as_they_were_sent(tmp_path: Path) -> None:
-    history, holdings = _world_of_documents()
-    assert sum(isinstance(item.draft, Document) for item in history.sent.values()) == 3
-    check(history, holdings)
-    kept = record.Record(tmp_path / "record")
-    kept.sent(history.sent.values())
-    kept.close()
-    assert record.read(kept.path).sent == history.sent
-
-
-@pytest.mark.parametrize("what", sorted(DOCUMENTS))
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"payload": b"another"}, "payload"),
-        ({"receipt_type": "another"}, "kind"),
-        ({"media_type": "image/png"}, "kind"),
-        ({"resource_id": "another"}, "resource_id"),
-        ({"actor_id": "another"}, "actor_id"),
-    ],
-)
-def test_a_document_that_is_recorded_otherwise_is_named(
-    what: str, changes: dict[str, Any], named: str
-) -> None:
-    history, holdings = _world_of_documents()
-    media_type, _ = DOCUMENTS[what]
-    (key,) = (
-        key
-        for key, sent in history.sent.items()
-        if isinstance(sent.draft, Document) and sent.draft.media_type == media_type
-    )
-    if what == "JSON" and "payload" in changes:
-        changes = {"payload": b"[]"}
-    changed = Sent(LEDGER, dataclasses.replace(history.sent[key].draft, **changes))
-    history = dataclasses.replace(history, sent={**history.sent, key: changed})
-    with pytest.raises(BrokenInvariantError, match=f"is not what was sent: {named}"):
-        check(history, holdings)
-
-
 @pytest.mark.parametrize("ledger", sorted(UNRECORDED))
 def test_ledgers_of_others_are_checked_but_for_who_sent_what(ledger: str) -> None:
     _, tenant, _, name = ledger.split("/")
     chain = sample_chain(tenant=tenant, ledger=name)
     receipts = chain.receipts()
     seen = (chain.checkpoint(),)
-    whole = _holdings(chain, receipts, list(seen))
+    whole = holdings_of(chain, receipts, list(seen))
     holdings = dataclasses.replace(
         whole,
         receipts={ledger: receipts},
