@@ -25,7 +25,7 @@ from provledger.known_trees import KnownTrees
 from provledger.outside import NOBODY, Outside
 from provledger.receipt import MAX_RECEIPT_BYTES, LegacyReceipt, Receipt, parse_receipt
 from provledger.report import Check, CheckResult, Finding, Outcome, Report, Status
-from provledger.revocation import Trees
+from provledger.revocation import Trees, for_trees_alone
 from provledger.verify import FIELDS_SHOWN, Verifier
 from provledger_cli import file_kinds, output
 from provledger_cli.failures import COULD_NOT_TELL, DOES_NOT_HOLD, HOLDS, CommandError
@@ -60,6 +60,20 @@ class Verdict:
         return HOLDS if self.status is Status.VERIFIED else COULD_NOT_TELL
 
 
+class HistoryError(VerificationError):
+    """The history given cannot be counted on, and what is wrong is nowhere but in there: of the
+    file to verify nothing was told. `path` is the history, `cause` what is wrong with it."""
+
+    def __init__(self, path: Path, cause: VerificationError) -> None:
+        super().__init__(
+            f"in the history {path}, and not in what is verified: {cause.message}",
+            check=cause.check,
+            finding=cause.finding,
+        )
+        self.path = path
+        self.cause = cause
+
+
 @dataclass(frozen=True, slots=True)
 class Trusted:
     """What a verification begins with: keys, or the pin of a key ledger that a file carries.
@@ -83,7 +97,7 @@ class Trusted:
 
     def verify(self, lines: Iterable[bytes], **options: Any) -> ExportReport:
         """Verify an export; raises VerificationError."""
-        report, given = self._verify(lines, **options)
+        report, given = self._verify(lines, lambda keys: keys, **options)
         if given is None:
             return report
         given.ask(self.outside, {**self.asked, **report.own_tree})
@@ -93,6 +107,9 @@ class Trusted:
     def knowing(self, lines: Iterable[bytes]) -> Trusted:
         """The same, with what another export of the log shows of it, and of the keys.
 
+        Of its receipts nothing is taken: what a revocation leaves of them is not asked. All else
+        must hold, theirs as well.
+
         Raises:
             VerificationError: the export does not hold, or the key ledger is older than it.
         """
@@ -100,7 +117,7 @@ class Trusted:
         carried: list[bytes] = []
         if pin is not None:
             carried, lines = take(lines)
-        report, given = self._verify(lines)
+        report, given = self._verify(lines, for_trees_alone)
         if given is not None:
             check_no_older(given.found, report)
         asked = report.own_tree if report.status is Status.VERIFIED else {}
@@ -127,9 +144,12 @@ class Trusted:
         )
 
     def _verify(
-        self, lines: Iterable[bytes], **options: Any
+        self, lines: Iterable[bytes], judged_by: Callable[[KeySet], KeySet], **options: Any
     ) -> tuple[ExportReport, GivenKeyLedger | None]:
-        """Also the key ledger that was given, unless what the file carries says as much."""
+        """Also the key ledger that was given, unless what the file carries says as much.
+
+        judged_by: makes of the keys those that the lines are verified with.
+        """
         more = {"outside": self.outside, "trees": self.trees, "known": self.known, **options}
         given, pin, keys = self.key_ledger, self.pin, self.keys
         if given is not None:
@@ -140,8 +160,8 @@ class Trusted:
                 pin, keys, given = given.pin, None if compared.ahead else given.keys, None
         if pin is not None:
             more |= {"check_with": self._check_lines, "uid": self.key_ledger_uid}
-            return verify_from_pin(lines, pin, keys, **more), None
-        keys = self.known_keys() if keys is None else keys
+            return verify_from_pin(lines, pin, keys, judged_by=judged_by, **more), None
+        keys = judged_by(self.known_keys() if keys is None else keys)
         more["check_lines"] = self._check_lines(keys)
         events = 0 if given is None else given.found.history.count
         return verify_export(lines, keys, key_events=events, **more), given
@@ -217,10 +237,19 @@ def with_history(trusted: Trusted, path: Path) -> Trusted:
     """Take from another export of the log what it shows of it and of the keys.
 
     Raises:
-        VerificationError: it does not hold, or the key ledger given is older than it.
+        HistoryError: it does not hold, or the key ledger given is older than it.
+        VerificationError: a tree in it contradicts one that was met elsewhere.
     """
+    # What it contradicts is told from what is wrong in there alone, which is no fault of the file.
+    met = KnownTrees()
     with LineSource(path, max_line_bytes=MAX_LINE_BYTES) as source:
-        return trusted.knowing(source.lines())
+        lines = source.lines()
+        try:
+            knowing = replace(trusted, known=met).knowing(lines)
+        except VerificationError as error:
+            raise HistoryError(path, error) from error
+    trusted.known.note_all(met.snapshot())
+    return replace(knowing, known=trusted.known)
 
 
 def trees_of(receipt: Receipt | LegacyReceipt, verifier: Verifier) -> Trees:
@@ -364,8 +393,10 @@ def document(verdict: Verdict, seconds: float) -> dict[str, Any]:
 
 
 def failure_code(error: VerificationError) -> int:
-    """The exit code; evidence that is missing, and can be fetched, tells nothing."""
-    missing = error.finding == Finding.NOT_PLACED or isinstance(error, NoKeyLedgerError)
+    """The exit code; evidence that is missing, or cannot be counted on, tells nothing."""
+    missing = error.finding == Finding.NOT_PLACED or isinstance(
+        error, (HistoryError, NoKeyLedgerError)
+    )
     return COULD_NOT_TELL if missing else DOES_NOT_HOLD
 
 
@@ -375,6 +406,11 @@ def advice(error: VerificationError, *, pinned: bool = False, given: bool = Fals
     `pinned`: the keys were those of a key ledger, which has every key there ever was by then.
     `given`: it was in a file of its own.
     """
+    if isinstance(error, HistoryError):
+        return advice(error.cause, pinned=pinned, given=given) or (
+            "give a newer export of the log as --history, or none where what is verified shows "
+            "enough by itself"
+        )
     if isinstance(error, NoKeyLedgerError):
         return "give that of the key ledger: --key-ledger FILE, or the keys you trust: --keys FILE"
     if not isinstance(error, UnknownKeyError) or (pinned and not given):
@@ -398,8 +434,14 @@ def failure_document(error: VerificationError, hint: str = "") -> dict[str, Any]
         "check": error.check,
         "finding": error.finding,
         "message": error.message,
+        **({"history": _in_history(error)} if isinstance(error, HistoryError) else {}),
         **({"next": hint} if hint else {}),
     }
+
+
+def _in_history(error: HistoryError) -> dict[str, Any]:
+    where = {"receipt": error.cause.receipt, "line": error.cause.line}
+    return {"file": str(error.path), **where}
 
 
 def show(verdict: Verdict, seconds: float) -> None:
@@ -440,9 +482,13 @@ def _subject(verdict: Verdict) -> str:
 
 def show_failure(error: VerificationError, hint: str = "") -> None:
     """Print what does not hold, for people; `hint` says what to do about it."""
-    where = f"line {error.line}, " if error.line is not None else ""
+    found = error.cause if isinstance(error, HistoryError) else error
+    where = f"line {found.line}, " if found.line is not None else ""
+    subject = ("first broken receipt", found.receipt or "(not known)")
+    if isinstance(error, HistoryError):
+        subject = ("in the history", f"{error.path}{found.receipt and ': '}{found.receipt}")
     rows = [
-        ("first broken receipt", error.receipt or "(not known)"),
+        subject,
         ("where", f"{where}check {error.check}"),
         ("finding", error.finding),
         ("why", error.message),

@@ -6,12 +6,10 @@ import asyncio
 import json
 import os
 import random
-import re
-import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,9 +18,9 @@ import pytest
 from tests.e2e.commands import SERVICES, Installation, exported, shipped_mutations
 from tests.e2e.killing import NOT_CALLED
 from tests.e2e.steady import Load, address_of, append_steadily, verify_all
+from tests.support.runbooks import run_all
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-RUNBOOKS = REPOSITORY / "docs" / "runbooks"
 FULL = os.environ.get("PROVLEDGER_FAULTS") == "full"
 
 
@@ -299,28 +297,9 @@ def test_a_log_is_whole_after_its_key_was_stolen(own: Installation) -> None:
     assert 0 < checked["logs"][0]["unvouched_checkpoints"] < checked["logs"][0]["checkpoints"]
 
 
-def commands_of(runbook: Path) -> Iterator[list[str]]:
-    """The commands of a runbook: the lines with a prompt, in blocks of kind `console`."""
-    for block in re.findall(r"```console\n(.*?)```", runbook.read_text(), re.DOTALL):
-        for line in block.splitlines():
-            assert line.startswith("$ "), line
-            yield shlex.split(line[2:])
-
-
 @pytest.mark.parametrize("name", ["kms-rotate", "kms-outage", "key-compromise"])
 def test_commands_of_the_runbook_do_what_they_say(own: Installation, name: str) -> None:
     own.run("up")
     (own.work / "m.ndjson").write_bytes(b"".join(shipped_mutations()[:20]))
     own.run("import", "m.ndjson", "--tenant", "demo")
-    modules = {"provledger": "provledger_cli", "keys": "provledger_cli.keys_main"}
-    for command in commands_of(RUNBOOKS / f"{name}.md"):
-        done = subprocess.run(
-            [sys.executable, "-m", modules[command[0]], *command[1:]],
-            cwd=own.work,
-            env={**os.environ, "PROVLEDGER_DATA_DIR": "data", "COLUMNS": "200"},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+    run_all(name, own.work, {"PROVLEDGER_DATA_DIR": "data"})

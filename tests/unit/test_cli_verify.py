@@ -205,6 +205,43 @@ def test_two_trees_of_one_size_do_not_hold_whichever_files_they_are_in(work: Pat
     assert (code, answer["finding"], answer["receipt"]) == (1, "head_not_extending", two.name)
 
 
+def test_what_is_wrong_in_a_history_alone_is_no_fault_of_the_file(work: Path) -> None:
+    """Only two that contradict each other tell that the file does not hold."""
+    chain, fork = sample_chain((3, 1)), sample_chain((3, 1), seed="fork")
+    receipts, proof = chain.receipts(), chain.consistency(3)
+    forged = dataclasses.replace(proof, hashes=(bytes(32), *proof.hashes[1:]))
+    two = dataclasses.replace(proof, checkpoint=fork.checkpoint(), hashes=())
+    histories = {
+        "a receipt gone": (chain.export([receipts[0], *receipts[2:]]), "chain", receipts[2].name),
+        "the footer gone": (chain.export()[:-1], "truncation", receipts[-1].name),
+        "a forged proof": (chain.export(consistency=[forged]), "consistency", receipts[-1].name),
+        "two trees": (chain.export(consistency=[two]), "consistency", receipts[-1].name),
+        "signed by nobody": (
+            chain.export(signed=chain.checkpoint(log_key="nobody")),
+            "checkpoint_signature",
+            "",
+        ),
+    }
+    (work / "one.json").write_bytes(receipts[-1].encode())
+    given = ("one.json", "--keys", "jwks.json")
+    assert verify(work, *given)[0] == 0
+    for what, (lines, check, receipt) in histories.items():
+        (work / "h.ndjson").write_bytes(b"".join(lines))
+        code, answer, _ = verify(work, *given, "--history", "h.ndjson")
+        assert (code, answer["holds"], answer["status"]) == (2, None, "unverified"), what
+        assert (answer["check"], answer["receipt"], answer["line"]) == (check, "", None), what
+        assert answer["history"]["file"] == "h.ndjson", what
+        assert answer["history"]["receipt"] == receipt, what
+        assert answer["message"].startswith("in the history h.ndjson, and not in what is verified")
+        assert answer["next"], what
+    (work / "h.ndjson").write_bytes(b"".join(histories["a receipt gone"][0]))
+    code, said, _ = in_words(work, *given, "--history", "h.ndjson")
+    assert (code, said[0]) == (2, "could not be told")
+    assert f"h.ndjson: {receipts[2].name}" in said[1]
+    assert "in the history" in said[1]
+    assert "first broken receipt" not in str(said)
+
+
 def test_pin_says_nothing_of_one_receipt(work: Path, chain: Chain) -> None:
     (work / "one.json").write_bytes(chain.receipts()[-1].encode())
     code, _, _ = verify(work, "one.json", "--keys", "jwks.json", "--pin", "00" * 32)

@@ -306,6 +306,43 @@ def test_a_revocation_that_the_history_knows_of_counts(work: Work, origin: str) 
         came_later(lambda history=history: work.verify(one, (), nobody, history=history))  # type: ignore[misc]
 
 
+def test_what_a_history_has_of_after_a_theft_is_no_fault_of_an_old_receipt(work: Work) -> None:
+    """Its last receipt is by the stolen key, as in any export of a ledger that went on."""
+    chain, _, now = logged_before()
+    receipts = chain.receipts()
+    named = receipts[-1].proofs[0].log_index
+    old = [chain.receipts(named + 1)[1].encode()]
+    nobody = Outside()
+    with pytest.raises(VerificationError) as caught:
+        work.verify(old, now, nobody)
+    assert caught.value.finding == Finding.NOT_PLACED
+    shown = [chain.consistency(size) for size in (named, named + 1)]
+    unlogged = [*receipts[:-1], with_changes(receipts[-1], proofs=())]
+    for each in (receipts, unlogged):
+        plain = chain.export(each, consistency=shown)
+        came_later_or_never = (Finding.CAME_LATER, Finding.NEVER_LOGGED)
+        with pytest.raises(VerificationError) as caught:
+            work.verify(plain, now, nobody)
+        assert caught.value.finding in came_later_or_never
+        assert work.verify(old, now, nobody, history=plain) is Status.VERIFIED
+        carrying = chain.export(each, consistency=shown, key_ledger=now)
+        assert work.verify(old, (), nobody, history=carrying) is Status.VERIFIED
+        # What came later does not hold for being in a history as well.
+        last = [each[-1].encode()]
+        with pytest.raises(VerificationError) as caught:
+            work.verify(last, now, nobody, history=plain)
+        assert caught.value.finding in came_later_or_never
+    # Nor does it show what it has no proof of.
+    with pytest.raises(VerificationError) as caught:
+        work.verify(old, now, nobody, history=chain.export(consistency=shown[:1]))
+    assert caught.value.finding == Finding.NOT_PLACED
+    # Trees are shown by keys of the log that stand, however little is asked of the receipts.
+    forged = chain.export(consistency=shown, signed=chain.checkpoint(log_key="witness-1"))
+    with pytest.raises(checking.HistoryError) as found:
+        work.verify(old, now, nobody, history=forged)
+    assert checking.failure_code(found.value) == 2
+
+
 def test_a_file_is_held_against_the_key_ledger_of_the_history(work: Work) -> None:
     chain, old, now = logged_before(OWN)
     nobody, head = Outside(), chain.head(signed_at_ns=LATER_NS)

@@ -17,6 +17,7 @@ from provledger.keyset import (
     VerificationKey,
 )
 from provledger.report import Check, Finding, Outcome, Status
+from provledger.revocation import for_trees_alone
 from provledger.verify import Verifier
 from tests.support.chain import ORIGIN, Chain, mutation, private_key, sample_chain, with_changes
 
@@ -201,6 +202,20 @@ def test_a_log_that_a_retirement_does_not_name_cannot_be_placed(chain: Chain) ->
     # Of a stranger's signature it is no matter of places.
     error = broken(export(chain, log_key="stranger"), elsewhere)
     assert error.finding == Finding.KEY_NOT_VALID
+
+
+def test_for_its_trees_alone_no_receipt_is_too_late_and_every_checkpoint_is(chain: Chain) -> None:
+    """What a revoked witness key signed is passed over there; what a log's key signed is not."""
+    lines = export(chain, (NAMED, "checkpoint-1"))
+    nothing = keys(chain, "witness-1", covered=False)
+    over = key_set("witness-1", state=KeyState.REVOKED, not_after_ns=1)
+    for trusted in (keys(chain, "witness-1"), nothing, over):
+        broken(lines, trusted)
+        report = verify_export(lines, for_trees_alone(trusted))
+        assert set(report.trees) == {(ORIGIN, NAMED), (ORIGIN, len(chain.leaves))}
+    for kid in ("checkpoint-1", "checkpoint-2", "head-1"):
+        trusted = keys(chain, kid)
+        assert for_trees_alone(trusted) == trusted
 
 
 def test_an_exports_own_head_counts_as_none_once_its_key_is_revoked(chain: Chain) -> None:

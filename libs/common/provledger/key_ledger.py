@@ -329,6 +329,7 @@ def verify_from_pin(
     outside: Outside = NOBODY,
     trees: Trees | None = None,
     known: KnownTrees | None = None,
+    judged_by: Callable[[KeySet], KeySet] = lambda keys: keys,
     check_with: Callable[[KeySet], CheckLines] = lambda _keys: look_at_none,
 ) -> ExportReport:
     """Verify an export with the key ledger it carries, and nothing but a pinned thumbprint.
@@ -336,9 +337,9 @@ def verify_from_pin(
     The key ledger must be whole as of the export's own checkpoint: who leaves out its last events,
     such as a revocation, would have to leave out what was logged since. Where it is in another log,
     its head must not be signed before that of the export. `keys`, if given, must say the same;
-    `uid`, 16 bytes, says which ledger the key ledger must be;
-    `check_with` makes a `check_lines` of the keys that the ledger names; everything else is as in
-    `provledger.export.verify_export`.
+    `uid`, 16 bytes, says which ledger the key ledger must be; `judged_by` makes of the keys that
+    the ledger names those that the export is verified with, and `check_with` a `check_lines` of
+    those; everything else is as in `provledger.export.verify_export`.
 
     Raises:
         VerificationError: the first thing that does not hold, or is not there.
@@ -362,7 +363,7 @@ def verify_from_pin(
     except VerificationError as error:
         error.line = None if error.line is None else error.line + (rest is not carried)
         raise
-    trusted = ledger.key_set()
+    trusted = judged_by(ledger.key_set())
     if rest is carried:
         trusted = witness_keys_as_they_were(trusted)
     elif not _as_of_one_tree(ledger.report.header, parse_header(first)):

@@ -16,11 +16,18 @@ receipt does not, and stands on the named checkpoint itself, or on what an expor
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TypeAlias
 
 from provledger.checkpoint import Checkpoint
 from provledger.errors import VerificationError
-from provledger.keyset import CoveredCheckpoint, VerificationKey
+from provledger.keyset import (
+    CoveredCheckpoint,
+    KeyPurpose,
+    KeySet,
+    KeyState,
+    VerificationKey,
+)
 from provledger.report import Check, Finding
 
 Trees: TypeAlias = Mapping[tuple[str, int], bytes]
@@ -28,6 +35,29 @@ Trees: TypeAlias = Mapping[tuple[str, int], bytes]
 
 Unsettled: TypeAlias = dict[tuple[Checkpoint, CoveredCheckpoint], str]
 """Pairs that have to be of one history, with the first receipt that needs it, or ""."""
+
+
+def for_trees_alone(keys: KeySet) -> KeySet:
+    """The keys for an export of which only its trees are taken, and none of its receipts: what
+    revoked witness keys signed is as good there as anything else.
+
+    That two trees are of one history follows from their roots alone, whoever signed the receipts.
+    Keys of the log are left as they are: which trees count is for them to say. Times go as well:
+    of a revoked key they are what its thief writes.
+    """
+    return KeySet(
+        replace(
+            key,
+            state=KeyState.RETIRED,
+            revocation_reason="",
+            covered=(),
+            not_before_ns=0,
+            not_after_ns=None,
+        )
+        if key.state is KeyState.REVOKED and key.purpose is KeyPurpose.WITNESS
+        else key
+        for key in keys
+    )
 
 
 def named_for(key: VerificationKey, origin: str) -> CoveredCheckpoint | None:

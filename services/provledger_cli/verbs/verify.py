@@ -106,8 +106,9 @@ def verify(
             "--history",
             envvar="PROVLEDGER_VERIFY_HISTORY",
             help="A newer export of the same log, to show that an older file's checkpoint belongs "
-            "to the history that a revocation covers. With --pin, what its key ledger says of the "
-            "keys counts as well.",
+            "to the history that a revocation covers. Of its receipts nothing is taken, and one "
+            "that a revocation leaves uncovered is no fault of FILE. With --pin, what its key "
+            "ledger says of the keys counts as well.",
             show_default=False,
         ),
     ] = None,
@@ -206,7 +207,8 @@ def verify(
 
     Exit code 0: it holds. 1: something does not, and the first broken receipt is named. 2: it
     could not be told, for want of evidence or because something could not be read: a file that is
-    empty or of another kind, or a .gz that was cut off or damaged.
+    empty or of another kind, a .gz that was cut off or damaged, or a --history in which something
+    does not hold.
 
     Example: provledger verify acme.ndjson.gz --keys jwks.json --head head.json
     """
