@@ -226,7 +226,7 @@ def replayed(trusted: Trusted, path: Path) -> Trusted:
     if trusted.pin is None:
         raise CommandError("--key-ledger needs --pin", hint="give both, or --keys")
     with LineSource(path, max_line_bytes=MAX_LINE_BYTES) as source:
-        lines = lines_of(source.lines())
+        lines = lines_of(exported(path, source.lines()))
     ledger = verify_key_ledger(
         lines, trusted.pin, trusted.keys, uid=trusted.key_ledger_uid, known=trusted.known
     )
@@ -239,17 +239,33 @@ def with_history(trusted: Trusted, path: Path) -> Trusted:
     Raises:
         HistoryError: it does not hold, or the key ledger given is older than it.
         VerificationError: a tree in it contradicts one that was met elsewhere.
+        CommandError: it is no export.
     """
     # What it contradicts is told from what is wrong in there alone, which is no fault of the file.
     met = KnownTrees()
     with LineSource(path, max_line_bytes=MAX_LINE_BYTES) as source:
-        lines = source.lines()
+        lines = exported(path, source.lines())
         try:
             knowing = replace(trusted, known=met).knowing(lines)
         except VerificationError as error:
             raise HistoryError(path, error) from error
     trusted.known.note_all(met.snapshot())
     return replace(knowing, known=trusted.known)
+
+
+def exported(path: Path, lines: Iterator[bytes]) -> Iterator[bytes]:
+    """The lines of a file that must be an export, damaged or not.
+
+    Raises:
+        CommandError: it is empty, one receipt, or something else.
+    """
+    hint = "was it fetched whole? name an export, plain or .gz"
+    start, is_one = first_part(lines)
+    if not is_export(start):
+        file_kinds.refuse_others(path, chain([start], lines), is_none="is no export", hint=hint)
+        if is_one:
+            raise CommandError(f"{path} is no export; it looks like one receipt", hint=hint)
+    return chain([start], lines)
 
 
 def trees_of(receipt: Receipt | LegacyReceipt, verifier: Verifier) -> Trees:

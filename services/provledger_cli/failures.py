@@ -19,6 +19,7 @@ from provledger.errors import (
     IdentifierError,
     InputError,
     KeyFormatError,
+    NoKeyLedgerError,
     ProvledgerError,
     StatusError,
     VerificationError,
@@ -153,8 +154,8 @@ def report(
         # Stored bytes that fail their own hashes are an answer, not the lack of one.
         return DOES_NOT_HOLD if error.code == "DATA_LOSS" else COULD_NOT_TELL
     if isinstance(error, VerificationError):
-        output.fail(str(error), hint=hint, reason=error.check, about=about)
-        return DOES_NOT_HOLD
+        output.fail(str(error), hint=hint or advice(error), reason=error.check, about=about)
+        return COULD_NOT_TELL if isinstance(error, NoKeyLedgerError) else DOES_NOT_HOLD
     if isinstance(error, ProvledgerError):
         output.fail(str(error), hint=hint or advice(error), about=about)
         return COULD_NOT_TELL
@@ -183,6 +184,8 @@ def advice(error: ProvledgerError) -> str:
         if error.reason == "NO_ACTIVE_KEY":
             return _key_advice(error.metadata)
         return _ADVICE_BY_REASON.get(error.reason) or _ADVICE_BY_CODE.get(error.code, "")
+    if isinstance(error, NoKeyLedgerError):
+        return "name an export of the key ledger, or one that carries it"
     if isinstance(error, KeyFormatError):
         return "write a fresh one with: provledger keys jwks --out jwks.json"
     if isinstance(error, IdentifierError):

@@ -39,8 +39,16 @@ _read: Final = msgspec.json.Decoder(_Told).decode
 _CHECKPOINT_RE: Final = re.compile(rb"[^\n]+\n[0-9]+\n[A-Za-z0-9+/]{43}=\n")
 
 
-def refuse_others(path: Path, lines: Iterable[bytes]) -> None:
+def refuse_others(
+    path: Path,
+    lines: Iterable[bytes],
+    *,
+    is_none: str = "is neither an export nor a receipt",
+    hint: str = "was it fetched whole? name an export, plain or .gz, or one receipt as JSON",
+) -> None:
     """Refuse a file of which no line is of an export or a receipt; read up to the first that is.
+
+    `is_none` says in words that it is none of what was asked for, `hint` what was.
 
     Raises:
         CommandError: it is empty, or something else.
@@ -52,12 +60,11 @@ def refuse_others(path: Path, lines: Iterable[bytes]) -> None:
         start = start or line.strip()
     if start and any(each.startswith(start) for each in _BEGINNINGS):
         return
-    hint = "was it fetched whole? name an export, plain or .gz, or one receipt as JSON"
     if not start:
         raise CommandError(f"{path} is empty", hint=hint)
     other = _kind_of(start)
     what = f"; it looks like {other}" if other else ""
-    raise CommandError(f"{path} is neither an export nor a receipt{what}", hint=hint)
+    raise CommandError(f"{path} {is_none}{what}", hint=hint)
 
 
 def kind_of(start: bytes) -> str:

@@ -85,15 +85,16 @@ def rebuild(
 
 
 def _exported(export: Path, pin: bytes) -> list[tuple[SignedEvent, str]]:
-    """The events of an export, which is verified; raises VerificationError."""
+    """The events of an export, which is verified; raises VerificationError, and CommandError for a
+    file that is none."""
     from provledger.errors import VerificationError
     from provledger.key_ledger import lines_of, read_events, verify_by_earlier, verify_key_ledger
     from provledger.report import Finding
-    from provledger_cli.checking import MAX_LINE_BYTES
+    from provledger_cli.checking import MAX_LINE_BYTES, exported
     from provledger_cli.sources import LineSource
 
     with LineSource(export, max_line_bytes=MAX_LINE_BYTES) as source:
-        reading = source.lines()
+        reading = exported(export, source.lines())
         lines = lines_of(reading)
         try:
             verify_key_ledger(lines, pin)
