@@ -15,11 +15,11 @@ from provledger.retry import RetryPolicy
 from provledger.rpc.channel import call, channel
 from provledger_cli.bootstrap import local_key
 from tests.faults import observe
-from tests.faults.checker import Sent
 from tests.faults.cluster import DiedError, eventually
 from tests.faults.conftest import Attack
 from tests.faults.denied import check_not_denied
 from tests.faults.held import check_held, check_nothing_recorded
+from tests.faults.known import Sent
 from tests.faults.workload import LEDGERS, OWN_LOG, Load
 
 LOAD = Load(writers=2, batch=4, pause_s=0.03)
