@@ -86,13 +86,38 @@ async def served(tmp_path: Path) -> AsyncIterator[tuple[Front, Target]]:
             await server.stop(None)
 
 
-async def export_to(where: Target, out: Path) -> Exported:
-    done, _ = await _export(where, LEDGER, out, 0.0, 30.0, 0, [], False)
+async def export_to(where: Target, out: Path, key_ledger: bool | None = False) -> Exported:
+    done, _ = await _export(where, LEDGER, out, 0.0, 30.0, 0, [], key_ledger)
     return done
 
 
 async def test_what_is_the_ledger_is_exported(served: tuple[Front, Target], tmp_path: Path) -> None:
     assert (await export_to(served[1], tmp_path / "x.ndjson")).receipts == 5
+
+
+@pytest.mark.parametrize(("key_ledger", "told"), [(None, True), (False, False)])
+async def test_a_key_ledger_that_is_left_out_is_told(
+    served: tuple[Front, Target],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    key_ledger: bool | None,
+    told: bool,
+) -> None:
+    """The anchor, which would say up to where it goes, is not known here."""
+    assert (await export_to(served[1], tmp_path / "x.ndjson", key_ledger)).key_events == 0
+    talk = " ".join(capsys.readouterr().err.split())
+    assert "no earlier ones are proved" in talk
+    assert ("the key ledger is left out: verify needs --keys" in talk) is told
+
+
+async def test_a_key_ledger_that_was_asked_for_is_not_left_out(
+    served: tuple[Front, Target], tmp_path: Path
+) -> None:
+    with pytest.raises(CommandError, match="the key ledger cannot be put in") as caught:
+        await export_to(served[1], tmp_path / "x.ndjson", key_ledger=True)
+    assert caught.value.exit_code == COULD_NOT_TELL
+    assert "anchor=HOST:PORT" in caught.value.hint
+    assert not (tmp_path / "x.ndjson").exists()
 
 
 async def test_a_receipt_listed_twice_for_another_is_not_an_export(

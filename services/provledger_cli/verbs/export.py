@@ -68,14 +68,16 @@ def export(
         ),
     ] = None,
     key_ledger: Annotated[
-        bool,
+        bool | None,
         typer.Option(
             "--key-ledger/--no-key-ledger",
             envvar="PROVLEDGER_EXPORT_KEY_LEDGER",
             help="Put in the key ledger, as of the same moment: a verifier then needs its pin, "
-            "and no key set.",
+            "and no key set. Default: wherever the anchor can be asked, for which services "
+            "elsewhere take --endpoint anchor=HOST:PORT as well.",
+            show_default=False,
         ),
-    ] = True,
+    ] = None,
     head_out: Annotated[
         Path | None,
         typer.Option(
@@ -164,8 +166,10 @@ async def _export(
     timeout_s: float,
     earlier: int,
     known: list[bytes],
-    key_ledger: bool,
+    key_ledger: bool | None,
 ) -> tuple[Exported, Plan]:
+    """key_ledger: None for where it can be had."""
+    from provledger.key_events import LEDGER_NAME as KEY_LEDGER_NAME
     from provledger_cli.connect import Remote
     from provledger_cli.exporting import prepare, write_export
     from provledger_cli.own_chain import OwnChain
@@ -177,9 +181,18 @@ async def _export(
                     "without the anchor, no --checkpoint can be proved",
                     hint="add --endpoint anchor=HOST:PORT, or leave --checkpoint out",
                 )
+            # The key ledger's own export carries none.
+            wanted = key_ledger is not False and name != KEY_LEDGER_NAME
+            if wanted and key_ledger:
+                raise CommandError(
+                    "without the anchor, the key ledger cannot be put in",
+                    hint="add --endpoint anchor=HOST:PORT, or leave --key-ledger out: a verifier "
+                    "then needs --keys",
+                )
+            left_out = "; the key ledger is left out: verify needs --keys" if wanted else ""
             output.say(
                 "without --endpoint anchor=HOST:PORT, the newest checkpoint is taken, anchored or "
-                "not, and no earlier ones are proved"
+                f"not, and no earlier ones are proved{left_out}"
             )
         with output.progress("receipts") as bar:
             task = bar.add_task("anchoring", total=None)
@@ -189,7 +202,7 @@ async def _export(
                 wait_s=wait_s,
                 earlier=earlier,
                 known_checkpoints=known,
-                key_ledger=key_ledger,
+                key_ledger=key_ledger is not False,
                 on_wait=lambda done, total: bar.update(task, completed=done, total=total),
             )
             chain = OwnChain(plan)
