@@ -230,7 +230,8 @@ _ADVICE_BY_REASON: Final = {
     "NO_KEYS_ENDPOINT": "name the keys service: --endpoint keys=HOST:PORT",
     "KMS_KEY_NOT_FOUND": "bring the key back to where `provledger keys list` says that it is; "
     + replacing("KID"),
-    "LEDGER_NOT_FOUND": "check the name; `provledger status` lists the ledgers that are there",
+    "LEDGER_NOT_FOUND": "check the name; `provledger status` lists the ledgers that are there; to "
+    "begin a new one, append to it with --create-ledger",
     "RECEIPT_NOT_FOUND": "check the name; `provledger list --tenant T` lists a ledger's receipts",
     "LOG_NOT_FOUND": "see the logs that are there with: provledger status",
     "SYSTEM_TENANT": "name another tenant",

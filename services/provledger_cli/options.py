@@ -94,6 +94,15 @@ TenantOption: TypeAlias = Annotated[
 LedgerOption: TypeAlias = Annotated[
     str, typer.Option("--ledger", envvar="PROVLEDGER_LEDGER", help="Ledger id.")
 ]
+CreateLedgerOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--create-ledger",
+        envvar="PROVLEDGER_CREATE_LEDGER",
+        help="Make the tenant and the ledger if they are missing, on services elsewhere as well. "
+        "On those of a data directory they are made without it.",
+    ),
+]
 LogUidOption: TypeAlias = Annotated[
     str,
     typer.Option(

@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 
 from provledger.api.ledger.v1 import ledger_pb2
 from provledger.client import AsyncClient
-from provledger.errors import InternalError
+from provledger.errors import InternalError, NotFoundError, PermissionDeniedError
 from provledger_cli.connect import Remote, Target
 from provledger_cli.datadir import DataDir
+from provledger_cli.load import run
 from provledger_cli.main import application
 from provledger_cli.verbs.append import _append, _Attempt
 from provledger_cli.verbs.get import _get
@@ -220,3 +221,69 @@ def test_an_import_elsewhere_tells_of_the_key_that_it_makes(tmp_path: Path) -> N
     assert "--data-dir" in talk[0]
     assert "import.key" not in talk[1]
     assert len(fake.receipts) == 1
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The ledgers that were made, on services that begin without one."""
+    ledgers: list[str] = []
+    original = FakeLedger.GetLedger
+
+    async def get(self: FakeLedger, request: Any, context: Any) -> Any:
+        if request.name not in ledgers:
+            raise NotFoundError("LEDGER_NOT_FOUND", f"there is no ledger {request.name}")
+        return await original(self, request, context)
+
+    async def create(self: FakeLedger, request: Any, context: Any) -> Any:
+        if request.parent == "tenants/forbidden":
+            raise PermissionDeniedError("PERMISSION_DENIED", "not for you")
+        ledgers.append(f"{request.parent}/ledgers/{request.ledger_id}")
+        named = ledger_pb2.GetLedgerRequest(name=ledgers[-1])
+        ledger = (await original(self, named, context)).ledger
+        return ledger_pb2.CreateLedgerResponse(ledger=ledger, created=True)
+
+    monkeypatch.setattr(FakeLedger, "GetLedger", get)
+    monkeypatch.setattr(FakeLedger, "CreateLedger", create)
+    return ledgers
+
+
+@pytest.mark.parametrize("verb", ["append", "import"])
+def test_elsewhere_a_ledger_is_made_where_that_is_asked_for(
+    tmp_path: Path, made: list[str], verb: str
+) -> None:
+    """A slip in its name begins none."""
+    file = tmp_path / "lines.ndjson"
+    file.write_text(json.dumps(MUTATION))
+    with InThread() as (fake, endpoint):
+        asked = [verb, *[str(file)] * (verb == "import"), "--tenant", "acme", "--json"]
+        asked += ["--endpoint", endpoint, "--data-dir", str(tmp_path)]
+
+        def ask(*more: str) -> Any:
+            return CliRunner().invoke(application(), [*asked, *more], input=json.dumps(MUTATION))
+
+        refused = ask()
+        assert (refused.exception.reason, made) == ("LEDGER_NOT_FOUND", [])
+        for _ in range(2):
+            done = ask("--create-ledger")
+            assert (done.exit_code, made) == (0, [LEDGER])
+        assert len(fake.receipts) == (2 if verb == "append" else 1)
+
+
+@pytest.mark.parametrize("tenant", ["load", "forbidden"])
+def test_a_load_elsewhere_makes_its_ledgers_if_it_may(
+    monkeypatch: pytest.MonkeyPatch, made: list[str], tenant: str
+) -> None:
+    class BegunError(Exception):
+        pass
+
+    async def begun(*_: Any) -> None:
+        raise BegunError
+
+    monkeypatch.setattr(run, "run", begun)
+    with InThread() as (_, endpoint):
+        asked = ["load", "--rates", "5", "--tenants", tenant, "--endpoint", endpoint]
+        result = CliRunner().invoke(application(), asked)
+    if tenant == "load":
+        assert (type(result.exception), made) == (BegunError, ["tenants/load/ledgers/load"])
+    else:
+        assert (type(result.exception), made) == (PermissionDeniedError, [])

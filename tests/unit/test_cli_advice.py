@@ -55,6 +55,7 @@ def test_what_is_not_found_is_looked_for_where_it_would_be(reason: str, named: s
     text = advice(NotFoundError(reason, "there is none"))
     assert named in text
     assert ("ledgers that are there" in text) == (reason == "LEDGER_NOT_FOUND")
+    assert ("--create-ledger" in text) == (reason == "LEDGER_NOT_FOUND")
     check_named(text)
 
 

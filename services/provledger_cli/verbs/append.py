@@ -12,6 +12,7 @@ from provledger.errors import StatusError
 from provledger_cli import output
 from provledger_cli.failures import CommandError, advice, report
 from provledger_cli.options import (
+    CreateLedgerOption,
     DataDirOption,
     EndpointOption,
     JSONOption,
@@ -69,6 +70,7 @@ def append(
             help="Answer only once every sink holds a checkpoint that covers it.",
         ),
     ] = False,
+    create_ledger: CreateLedgerOption = False,
     data_dir: DataDirOption = None,
     endpoint: EndpointOption = None,
     timeout: TimeoutOption = 60.0,
@@ -101,7 +103,17 @@ def append(
     attempt = _Attempt()
     try:
         receipt, state, repeated = run_async(
-            _append(where, tenant, ledger, data, request_id, wait_anchored, timeout, attempt)
+            _append(
+                where,
+                tenant,
+                ledger,
+                data,
+                request_id,
+                wait_anchored,
+                timeout,
+                attempt,
+                create_ledger=create_ledger,
+            )
         )
         if as_json:
             output.raw(receipt.encode() + b"\n")
@@ -144,6 +156,8 @@ async def _append(
     wait_anchored: bool,
     timeout_s: float,
     attempt: _Attempt,
+    *,
+    create_ledger: bool = False,
 ) -> tuple[Receipt, AnchorState, bool]:
     from provledger.client.answers import check_recorded
     from provledger.client.convert import receipt_from_pb, summary_from_pb
@@ -156,7 +170,7 @@ async def _append(
     if request_id:
         draft.request_id = request_id
     async with Remote(where, timeout_s=timeout_s) as remote:
-        name = await ensure_ledger(remote, tenant, ledger)
+        name = await ensure_ledger(remote, tenant, ledger, create=create_ledger)
         attempt.request_id = draft.request_id
         response = await remote.append(name, draft)
         check_recorded(response.receipt, draft, name)

@@ -10,6 +10,7 @@ import typer
 from provledger_cli import output
 from provledger_cli.failures import COULD_NOT_TELL, DOES_NOT_HOLD, CommandError
 from provledger_cli.options import (
+    CreateLedgerOption,
     DataDirOption,
     EndpointOption,
     JSONOption,
@@ -81,6 +82,7 @@ def import_(
             show_default=False,
         ),
     ] = "",
+    create_ledger: CreateLedgerOption = False,
     data_dir: DataDirOption = None,
     endpoint: EndpointOption = None,
     timeout: TimeoutOption = 120.0,
@@ -95,7 +97,8 @@ def import_(
     under import.key of the data directory; with --endpoint, that of whoever runs the command.
     Lines of a pipe are recorded as they come. Ctrl-C or SIGTERM ends it when what was read is.
     A line that is refused is counted and named, and loses nothing else; the exit code is 1 then.
-    On the services of a data directory, a missing tenant and ledger are made.
+    On the services of a data directory, a missing tenant and ledger are made; elsewhere, with
+    --create-ledger.
 
     Example: provledger import mutations.ndjson.gz --tenant acme
     """
@@ -109,7 +112,7 @@ def import_(
     # Opened here, where Ctrl-C ends the wait for whoever is to write into a pipe.
     with LineSource(file, max_line_bytes=MAX_LINE_BYTES) as lines:
         progress, name, failure = run_async(
-            _import(where, lines, tenant, ledger, source, timeout, options)
+            _import(where, lines, tenant, ledger, source, timeout, options, create_ledger)
         )
     _show(progress, name, as_json, complete=failure is None)
     if progress.unanswered:
@@ -138,6 +141,7 @@ async def _import(
     source: str,
     timeout_s: float,
     options: dict[str, int],
+    create_ledger: bool,
 ) -> tuple[Progress, str, Exception | None]:
     from provledger.errors import ProvledgerError
     from provledger_cli.connect import Remote
@@ -150,7 +154,7 @@ async def _import(
     told_by = source or lines.name
     ids = _request_ids(where, told_by) if told_by else no_request_ids
     async with Remote(where, timeout_s=timeout_s) as remote:
-        name = await ensure_ledger(remote, tenant, ledger)
+        name = await ensure_ledger(remote, tenant, ledger, create=create_ledger)
         progress = Progress()
         with output.progress("receipts", counted=False) as bar:
             total = options["limit"] or lines.size_bytes or None

@@ -133,8 +133,9 @@ def load(
             envvar="PROVLEDGER_LOAD_TENANTS",
             rich_help_panel=_TRAFFIC,
             metavar="ID[=WEIGHT],...",
-            help="Tenants by weight, each with a ledger `load`. Receipts are never deleted: give "
-            "tenants that are for this alone.",
+            help="Tenants by weight, each with a ledger `load`, which is made if it is missing, "
+            "also on services elsewhere. Receipts are never deleted: give tenants that are for "
+            "this alone.",
         ),
     ] = "load",
     sizes: Annotated[
@@ -393,7 +394,7 @@ async def _run(plan: Plan, where: Target, timeout_s: float) -> Outcome:
     async with Remote(where, timeout_s=timeout_s) as remote:
         for ledger in [*ledgers, overload.QUIET_LEDGER] if plan.overload else ledgers:
             _, tenant, _, ledger_id = ledger.split("/")
-            await ensure_ledger(remote, tenant, ledger_id)
+            await ensure_ledger(remote, tenant, ledger_id, create=True)
     # Request ids must be new in every run, and the seed is not.
     tag = f"load-{uuid.uuid4().hex[:12]}"
     with output.progress("requests", counted=False) as bar:
