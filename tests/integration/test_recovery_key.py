@@ -27,6 +27,7 @@ from provledger_cli.connect import Remote, Target
 from provledger_cli.datadir import DataDir
 from provledger_cli.failures import CommandError
 from provledger_cli.verbs.keys_revoke import _check_done
+from tests.integration.client_simulator import FakeLedger, serving
 from tests.integration.test_keys_svc import Keys, keys_on
 from tests.support import softhsm
 
@@ -117,13 +118,13 @@ async def states_of(keys: Keys) -> dict[str, pb.KeyState]:
     return {key.kid: key.state for key in answer.keys}
 
 
-async def run(directory: DataDir, keys: Keys, *words: str) -> tuple[int, str]:
+async def run(directory: DataDir, keys: Keys, *words: str, as_json: bool = True) -> tuple[int, str]:
     """Run a command on that keys service: its exit code, and all that it says."""
     where = ["--endpoint", f"keys={keys.endpoint}", "--data-dir", str(directory.path)]
     env = {name: text for name, text in os.environ.items() if not name.startswith("PROVLEDGER_")}
     done = await asyncio.to_thread(
         subprocess.run,
-        [sys.executable, "-m", "provledger_cli", *words, *where, "--json"],
+        [sys.executable, "-m", "provledger_cli", *words, *where, *["--json"] * as_json],
         env=env,
         cwd=directory.path.parent,
         capture_output=True,
@@ -377,6 +378,35 @@ async def test_a_replacement_that_nobody_endorsed_is_finished_by_the_same_revoca
     for words in ((*rotate, "witness-2"), third):
         code, said = await run(directory, keys, *words)
         assert code == 0, said
+
+
+async def test_a_rotation_to_the_active_key_changes_nothing_and_probes_nothing(
+    directory: DataDir, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    async def create(self: FakeLedger, request: Any, context: Any) -> Any:
+        made.append(request.ledger_id)
+        raise InvalidArgumentError("NO_PROBES", "not here")
+
+    monkeypatch.setattr(FakeLedger, "CreateLedger", create)
+    uri, _ = await an_encrypted_file(directory)
+    await begin(directory, keys, uri)
+    async with serving(FakeLedger()) as endpoint:
+        same = ("keys", "rotate", "--kid", "witness-1", "--endpoint", f"ledger={endpoint}")
+        code, said = await run(directory, keys, *same, as_json=False)
+        assert code == 0, said
+        assert made == []
+        assert not any(each in said for each in ("none kept", "keys jwks"))
+        assert "nothing was changed" in " ".join(said.split())
+        code, said = await run(directory, keys, *same)
+        assert (code, '"was_active": true' in said) == (0, True), said
+    code, said = await run(
+        directory, keys, "keys", "rotate", "--kid", "witness-2", "--no-probe", "--uri",
+        "local:witness-2.pem", "--create",
+    )  # fmt: skip
+    assert code == 0, said
+    assert '"was_active": false' in said
 
 
 async def test_a_rotation_from_a_key_that_is_lost_says_who_can_endorse_it(

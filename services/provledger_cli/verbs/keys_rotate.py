@@ -113,6 +113,7 @@ def rotate(
     The change is endorsed by the old key and the new one and written to the key ledger; then every
     signing service moves on. No write fails meanwhile. Killed at any point, running it again with
     the same --kid goes on. Give verifiers a new JWK Set afterwards: keys jwks --out jwks.json
+    A key that is the active one already stays it, and nothing is changed.
 
     Example: keys rotate --kid witness-2
     """
@@ -146,6 +147,12 @@ def _show(done: dict[str, Any], purpose: Purpose) -> None:
     key, previous, measured = done["key"], done["previous"], done["measured"]
     came_from = output.literal(f", after {previous['kid']} (draining)") if previous else ""
     kid = output.literal(key["kid"])
+    if done["was_active"]:
+        output.show(
+            f"[bold]{kid}[/] was the active {purpose.value} key already, epoch {key['epoch']}: "
+            "nothing was changed"
+        )
+        return
     output.show(
         f"[bold]{kid}[/] is the active {purpose.value} key, epoch {key['epoch']}"
         f"{came_from}; {output.seconds(done['seconds'])}"
@@ -192,15 +199,19 @@ async def _rotate(
     from provledger_cli.connect import Remote
     from provledger_cli.new_key import new_key
     from provledger_cli.recovery import opened
+    from provledger_cli.registry import known_key, state_name
 
     async with (
         Remote(where, timeout_s=timeout_s) as remote,
         opened(remote, await _needed(remote, purpose, recovery)) as endorser,
     ):
         uri, jwk = await new_key(remote, kid, purpose.value, uri=uri, jwk=jwk, create=create)
+        known = await known_key(remote, kid)
+        was_active = known is not None and state_name(known) == "active"
         probe, stop = ceremony.Probe(), asyncio.Event()
         probing: asyncio.Task[None] | None = None
-        if measure and remote.has("ledger"):
+        # Where nothing moves there is nothing to measure, and receipts are for ever.
+        if measure and not was_active and remote.has("ledger"):
             probing = asyncio.create_task(probe.run(remote, stop))
         try:
             done = await _ceremony(remote, kid, purpose, uri, jwk, timeout_s, endorser)
@@ -210,6 +221,7 @@ async def _rotate(
             stop.set()
             if probing is not None:
                 await asyncio.gather(probing, return_exceptions=True)
+        done["was_active"] = was_active
         done["first_receipt"] = probe.first_under.get(kid)
         done["measured"] = None
         if probe.appended or probe.failed:
