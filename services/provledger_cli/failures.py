@@ -181,6 +181,8 @@ def advice(error: ProvledgerError) -> str:
     if isinstance(error, StatusError):
         if error.code == "UNAVAILABLE" and _OTHER_NAME in error.message:
             return _OTHER_NAME_ADVICE
+        if error.code == "UNAVAILABLE" and _is_about_tls(error.message):
+            return _TLS_ADVICE
         if error.reason == "NO_ACTIVE_KEY":
             return _key_advice(error.metadata)
         return _ADVICE_BY_REASON.get(error.reason) or _ADVICE_BY_CODE.get(error.code, "")
@@ -193,6 +195,10 @@ def advice(error: ProvledgerError) -> str:
     if isinstance(error, InputError):
         return "correct the input and run the command again"
     return ""
+
+
+def _is_about_tls(message: str) -> bool:
+    return _HANDSHAKE in message or all(text in message for text in _CLOSED)
 
 
 def _key_advice(about: Mapping[str, str]) -> str:
@@ -225,6 +231,13 @@ _OTHER_NAME_ADVICE: Final = (
     "the certificate there has another name than the one dialled; if that is as it should be, as "
     "over a port-forward, say whose you expect: --endpoint [SERVICE=]NAME@HOST:PORT"
 )
+# What it says where a handshake fails, and where the other side ends it, or is asked without one.
+_HANDSHAKE: Final = "Tls handshake failed"
+_CLOSED: Final = ("failed to connect to all addresses", "Socket closed")
+_TLS_ADVICE: Final = (
+    "see whether that address takes TLS at all, --tls-ca is the CA of the certificate there, and "
+    "yours is of a CA that is taken there: --tls-cert, --tls-key and --tls-ca"
+)
 _ADVICE_BY_REASON: Final = {
     "REQUEST_ID_REUSED": "this request id was given to other content before; use a new one",
     "NO_KEYS_ENDPOINT": "name the keys service: --endpoint keys=HOST:PORT",
@@ -242,7 +255,8 @@ _ADVICE_BY_REASON: Final = {
     "QUOTA_EXCEEDED": "come back later with the same command, or have tenant_quotas raised",
 }
 _ADVICE_BY_CODE: Final = {
-    "UNAVAILABLE": "see what is away with `provledger status`, start it with `provledger up`",
+    "UNAVAILABLE": "see what is away with `provledger status`, start it with `provledger up`; of "
+    "services elsewhere, see whether they run, and what --endpoint says",
     "DEADLINE_EXCEEDED": "see whether it is busy or stuck with `provledger status`, then try again",
     "RESOURCE_EXHAUSTED": "it is overloaded or the message is too large; try again, or send less",
     "NOT_FOUND": "check the name",

@@ -233,3 +233,27 @@ async def test_reachable_address_with_tls_is_served(ca: CertificateAuthority) ->
     config = ServerSettings(host="0.0.0.0", tls_cert=tls.cert, tls_key=tls.key, tls_ca=tls.ca)
     async with serving(EchoServicer(), config) as server:
         assert await ask(server.port, ca.issue("ledger")) == b"ledger"
+
+
+async def test_who_fails_at_tls_is_not_told_to_start_the_service(
+    ca: CertificateAuthority, tmp_path: Path
+) -> None:
+    """A wrong CA, a foreign certificate, no TLS where it is asked for, and TLS where it is not."""
+    other, ours = CertificateAuthority(tmp_path).issue("other"), ca.issue("client-of-ours")
+    async with (
+        serving(EchoServicer(), settings(ca.server())) as server,
+        serving(EchoServicer()) as in_clear,
+    ):
+        for port, tls in (
+            (server.port, TLSSettings(ours.cert, ours.key, other.ca)),
+            (server.port, TLSSettings(other.cert, other.key, ours.ca)),
+            (server.port, None),
+            (in_clear.port, ours),
+        ):
+            with pytest.raises(errors.UnavailableError) as caught:
+                await ask(port, tls)
+            assert "--tls-cert, --tls-key and --tls-ca" in advice(caught.value)
+    with pytest.raises(errors.UnavailableError) as caught:
+        await ask(server.port, ours)
+    assert "--tls" not in advice(caught.value)
+    assert "provledger up" in advice(caught.value)
