@@ -266,5 +266,5 @@ _ADVICE_BY_CODE: Final = {
     "DATA_LOSS": "stop writing, keep the data directory as it is, and compare with a backup",
     "INTERNAL": "the service's log says more",
     "UNIMPLEMENTED": "the service may be older than this command: upgrade it, or use the command "
-    "of its version",
+    "of its version; or is HOST:PORT in --endpoint another service?",
 }

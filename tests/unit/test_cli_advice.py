@@ -139,5 +139,7 @@ def _backup(out: Path, directory: Path) -> None:
     backup.write(out, DataDir.at(directory / "data"), Config("", ()), with_keys=False)
 
 
-def test_what_a_service_does_not_know_is_said_to_be_a_matter_of_versions() -> None:
-    assert "older than this command" in advice(UnimplementedError("UNIMPLEMENTED", "no method"))
+def test_what_a_service_does_not_know_is_a_matter_of_versions_or_of_another_service() -> None:
+    text = advice(UnimplementedError("UNIMPLEMENTED", "no method"))
+    assert "older than this command" in text
+    assert "another service" in text
