@@ -263,6 +263,8 @@ def set_up(
     data_dir: DataDir, database_url: str, sinks: list[str], fips: bool = False
 ) -> configs.Config:
     """Make the data directory and keep its configuration; raises CommandError."""
+    # Kept, one that is none would fail every later start that does not name others.
+    configs.check_sinks(sinks)
     data_dir.make()
     running = data_dir.supervisor_pid() is not None
     before = configs.load(data_dir)

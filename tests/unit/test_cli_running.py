@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from provledger_cli import running
+from provledger_cli import config, running
 from provledger_cli.datadir import DataDir, lock
 from provledger_cli.failures import CommandError
 from provledger_cli.main import application
@@ -98,6 +98,15 @@ def test_a_supervisor_that_ends_before_it_reads_a_given_key_is_no_error_here(
 
     monkeypatch.setattr(subprocess, "Popen", spawn)
     assert running.spawn_supervisor(directory, "-----BEGIN").returncode == 0
+
+
+def test_what_is_no_sink_is_not_kept(directory: DataDir) -> None:
+    running.set_up(directory, "", ["file:///mnt/elsewhere"])
+    with pytest.raises(CommandError, match="'nonsense' is no sink"):
+        running.set_up(directory, "", ["file:///mnt/elsewhere", "nonsense"])
+    kept = config.load(directory)
+    assert kept is not None
+    assert kept.sinks == ("file:///mnt/elsewhere",)
 
 
 def a_process(code: str) -> subprocess.Popen[bytes]:
