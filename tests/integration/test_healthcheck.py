@@ -65,7 +65,12 @@ async def test_settings_that_cannot_be_used_are_said(
     env = environment(7001, nameless)
     for broken in ({}, {"PROVLEDGER_ECHO_PORT": "x"}, env, {**env, "PROVLEDGER_ECHO_TLS_CA": ""}):
         assert await ask(broken) == 2
-    assert "no DNS name" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "no DNS name" in said
+    assert "PROVLEDGER_ECHO_PORT is not set" in said
+    assert "services are keys, witness, ledger, anchor" in said
+    assert "PROVLEDGER_ECHO_PORT is 'x', and no port" in said
+    assert "int()" not in said
     assert healthcheck.main([], {}) == 2
 
 

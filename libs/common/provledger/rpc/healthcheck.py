@@ -21,11 +21,13 @@ from typing import Any, Final
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from provledger.settings import ConfigError, one_text
+from provledger.settings import ConfigError, env_name, one_text
 
 TIMEOUT_S: Final = 4.0
 """For the connection and the answer; a probe's own timeout should be longer."""
 
+# Those that answer over gRPC; the gateway and the notary are asked over HTTPS.
+_SERVICES: Final = "keys, witness, ledger, anchor"
 # A proxy from the environment has no business on this machine.
 _OPTIONS: Final = (("grpc.enable_http_proxy", 0),)
 
@@ -34,7 +36,7 @@ def main(argv: list[str] | None = None, environ: Mapping[str, str] = os.environ)
     """The exit status."""
     arguments = sys.argv[1:] if argv is None else argv
     if len(arguments) != 1:
-        sys.stderr.write("usage: python -m provledger.rpc.healthcheck SERVICE\n")
+        sys.stderr.write(f"usage: python -m provledger.rpc.healthcheck SERVICE, of {_SERVICES}\n")
         return 2
     config = environ.get("PROVLEDGER_CONFIG")
     file = Path(config) if config else None
@@ -43,10 +45,13 @@ def main(argv: list[str] | None = None, environ: Mapping[str, str] = os.environ)
         return one_text(arguments[0], name, environ, file)
 
     try:
-        address = _address(setting("host"), int(setting("port")))
+        address = _address(setting("host"), _port(arguments[0], setting("port")))
         paths = [setting(name) for name in ("tls_ca", "tls_key", "tls_cert")]
         opened = _channel(address, [Path(path).read_bytes() for path in paths if path])
-    except (ValueError, OSError, ConfigError) as error:
+    except ConfigError as error:
+        sys.stderr.write(f"cannot ask for health: {error}\n")
+        return 2
+    except (ValueError, OSError) as error:
         sys.stderr.write(f"cannot ask for health: {type(error).__name__}: {error}\n")
         return 2
     with opened:
@@ -60,6 +65,18 @@ def main(argv: list[str] | None = None, environ: Mapping[str, str] = os.environ)
     status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
     sys.stderr.write(f"{status}\n")
     return 0 if answer.status == health_pb2.HealthCheckResponse.SERVING else 1
+
+
+def _port(service: str, text: str) -> int:
+    name = env_name(service, "port")
+    if not text:
+        raise ConfigError(
+            f"{name} is not set, nor port in the table of {service!r} of the file that "
+            f"PROVLEDGER_CONFIG names; services are {_SERVICES}"
+        )
+    if not (text.isascii() and text.isdecimal()):
+        raise ConfigError(f"{name} is {text!r}, and no port")
+    return int(text)
 
 
 def _address(host: str, port: int) -> str:
