@@ -31,6 +31,10 @@ _PATH: Final = re.compile(r"[!-~]*")
 _ELSEWHERE: Final = frozenset({301, 302, 307, 308})
 
 
+# Of OpenSSL's X509_V_ERR_*: no issuer that is trusted, in the four ways in which that is found out.
+_UNKNOWN_CA: Final = frozenset({18, 19, 20, 21})
+
+
 class FetchError(ProvledgerError):
     """A file could not be had: no answer, a wrong status, too long or too slow."""
 
@@ -125,7 +129,7 @@ class Fetcher:
             if answer.status in _ELSEWHERE and elsewhere and path.startswith("tile/"):
                 answer = self._follow(elsewhere, path, max_bytes, end_s)
         except (OSError, http.client.HTTPException) as error:
-            raise _AgainError(str(error) or type(error).__name__) from error
+            raise _AgainError(_why(error)) from error
         except ValueError as error:
             # A host that is no name, or a path in no ASCII: a redirect may lead anywhere.
             raise FetchError(f"{self.url}/{path}: cannot be asked for: {error}") from error
@@ -168,11 +172,19 @@ class Fetcher:
                     end_s=time.monotonic() + self._timeout_s,
                 ).status
         except (OSError, http.client.HTTPException) as error:
-            raise _AgainError(str(error) or type(error).__name__) from error
+            raise _AgainError(_why(error)) from error
         if status in _BUSY:
             raise _AgainError(f"status {status}")
         if not 200 <= status < 300:
             raise FetchError(f"{self._host}: status {status}")
+
+
+def _why(error: Exception) -> str:
+    """What went wrong, and where the certificate is of a CA that is not known here, what to do."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in _UNKNOWN_CA:
+        return f"{text}; if its CA is a private one, name the CA's PEM file in SSL_CERT_FILE"
+    return text
 
 
 def _get(connection: Connection, target: str, max_bytes: int, end_s: float) -> Answer:

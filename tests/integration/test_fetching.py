@@ -10,6 +10,7 @@ import pytest
 
 from provledger.retry import NO_RETRY, RetryPolicy
 from provledger_cli.fetching import Fetcher, FetchError
+from tests.support.certs import CertificateAuthority
 from tests.support.dawdling import (
     WITHOUT_END,
     Behave,
@@ -74,6 +75,25 @@ def test_other_urls_are_refused_and_not_repeated(url: str) -> None:
     with pytest.raises(FetchError) as caught:
         Fetcher(url)
     assert "secret" not in str(caught.value)
+
+
+def test_a_private_ca_is_taken_by_the_variable_that_its_refusal_names(
+    web: WebRoot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = CertificateAuthority(tmp_path).issue("log", ips=("127.0.0.1",))
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    with webroot(web.root, named) as server:
+        fetcher = Fetcher(server.url, retry=NO_RETRY)
+        for ask in (lambda: fetcher.get("tile/0/000", 8192), lambda: fetcher.post(b"{}")):
+            with pytest.raises(FetchError, match=r"CERTIFICATE_VERIFY_FAILED.*SSL_CERT_FILE"):
+                ask()
+        monkeypatch.setenv("SSL_CERT_FILE", str(named.ca))
+        assert Fetcher(server.url, retry=NO_RETRY).get("tile/0/000", 8192)
+        # Of another name than the one asked for it is not: no CA would mend that.
+        elsewhere = Fetcher(server.url.replace("127.0.0.1", "localhost"), retry=NO_RETRY)
+        with pytest.raises(FetchError, match="CERTIFICATE_VERIFY_FAILED") as caught:
+            elsewhere.get("tile/0/000", 8192)
+        assert "SSL_CERT_FILE" not in str(caught.value)
 
 
 def test_an_alarm_that_is_not_delivered_tells_no_secret_of_its_url(web: WebRoot) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+from provledger.rpc.tls import TLSSettings
 
 Fault = Callable[[str], tuple[int, bytes] | None]
 """Given a path: the status and body to answer with instead, or None to serve the file."""
@@ -15,7 +18,7 @@ Fault = Callable[[str], tuple[int, bytes] | None]
 class WebRoot:
     """`root` is what is served; may be changed at any time. `asked` counts requests by path."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, tls: TLSSettings | None = None) -> None:
         self.root = root
         self.fault: Fault = lambda path: None
         self.cut = 0
@@ -64,7 +67,16 @@ class WebRoot:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        scheme = "http" if tls is None else "https"
+        if tls is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(tls.cert, tls.key)
+            # The handshake with the first read, in a thread of its own and not in accept.
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
+            self._server.handle_error = lambda *_: None  # type: ignore[method-assign]
+        self.url = f"{scheme}://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def file(self, path: str) -> tuple[int, bytes]:
@@ -79,9 +91,9 @@ class WebRoot:
 
 
 @contextmanager
-def webroot(root: Path) -> Iterator[WebRoot]:
-    """Serve a directory as long as the block runs."""
-    server = WebRoot(root)
+def webroot(root: Path, tls: TLSSettings | None = None) -> Iterator[WebRoot]:
+    """Serve a directory as long as the block runs; with `tls`, over https."""
+    server = WebRoot(root, tls)
     try:
         yield server
     finally:

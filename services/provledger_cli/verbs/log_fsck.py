@@ -87,7 +87,8 @@ def fsck(
     Every hash is made again from the entries; every entry must be the receipt its ledger has, and
     every receipt that counts as logged must be there. In a data directory, services may run or not,
     and heads that are not published yet are checked too. With --tiles, the published files are read
-    there and the rows come from the services.
+    there and the rows come from the services. Over https, a certificate of a private CA is taken if
+    SSL_CERT_FILE names a PEM file with that CA.
 
     Exit code 0: it holds. 1: something does not, and the first bad file or entry is named. 2: it
     could not be told: something is away, or there were no keys for the signatures.

@@ -162,6 +162,9 @@ def monitor(
     it holds: split_view, rolled_back, behind, checkpoint_signature, tiles_damaged, stale,
     cosigner_quorum, inclusion.
 
+    Over https, a certificate of a private CA is taken if SSL_CERT_FILE names a PEM file with that
+    CA.
+
     Exit code 0: all holds. 1: an alarm stands. 2: it could not be told.
 
     Example: provledger monitor https://log.example.org/main --vkey KEY --max-age 3600
