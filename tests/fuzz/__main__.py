@@ -4,12 +4,13 @@ Each target runs in a process of its own, under atheris (libFuzzer), one after a
 from its corpus. They share `--seconds` in equal parts, or have `--each` of their own. What covers
 more than that is kept in `corpus/` if `--keep` is given, as few inputs as cover it all. An input
 that crashes a target, takes longer than 10 s or more than 1 GiB is kept in any case: it is a
-regression test from then on. Exits with 1 if there was one.
+regression test from then on. Exits with 1 if there was one, with 2 if nothing can be fuzzed.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import subprocess
 import sys
@@ -44,6 +45,13 @@ def main() -> int:
     unknown = set(arguments.targets) - set(TARGETS)
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(TARGETS)}")
+    if importlib.util.find_spec("atheris") is None:
+        # Else each target would seem to be broken.
+        print(
+            "atheris is not installed here, and nothing was fuzzed: `make fuzz` installs it",
+            file=sys.stderr,
+        )
+        return 2
     names = arguments.targets or list(TARGETS)
     each_s = max(1, arguments.each or arguments.seconds // len(names))
     broken = []

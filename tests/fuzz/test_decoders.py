@@ -90,3 +90,17 @@ def test_no_time_at_all_is_refused(
     with pytest.raises(SystemExit):
         main()
     assert "--each are at least 1" in capsys.readouterr().err
+
+
+def test_nothing_is_broken_where_atheris_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each target was called broken, behind a ModuleNotFoundError."""
+    monkeypatch.setattr("sys.argv", ["fuzz", "json"])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("tests.fuzz.__main__._run", lambda *_: pytest.fail("a target was run"))
+    assert main() == 2
+    said = capsys.readouterr()
+    assert "atheris is not installed" in said.err
+    assert "make fuzz" in said.err
+    assert not said.out
