@@ -17,6 +17,7 @@ from tests.faults.cluster import Cluster, DiedError, eventually
 from tests.faults.conftest import FULL, QUICK, Attack
 from tests.faults.errands import Errands
 from tests.faults.observe import published_size
+from tests.faults.said import Said, is_trouble
 from tests.faults.strace import FILE_CALLS, Attached, Point
 from tests.faults.workload import Load, Workload
 
@@ -68,8 +69,9 @@ def test_calls_on_files_fail(
     missed = []
     with (
         embedded.workload(LOAD, excused=_looks_damaged) as work,
-        Errands(cluster, f"disk-{fault_seed:08x}", excused=_looks_damaged),
+        Errands(cluster, f"disk-{fault_seed:08x}", excused=_looks_damaged) as errands,
     ):
+        _check_nothing_noticed(embedded, work, errands)
         for number, (service, call, error) in enumerate(chosen):
             print(service, call, error, flush=True)
             pid = cluster[service].pid
@@ -86,7 +88,7 @@ def test_calls_on_files_fail(
             try:
                 eventually(lambda: attached.injected > 0, "a call fails", 30.0)  # noqa: B023
                 if call in NOTICED:
-                    _notices(embedded, work, service)
+                    _notices(embedded, work, service, call, error)
             except AssertionError:
                 missed.append((service, call, error))
             attached.detach()
@@ -144,8 +146,8 @@ def _looks_damaged(error: StatusError) -> bool:
     return error.reason == "DATABASE_CORRUPT"
 
 
-def _notices(attack: Attack, work: Workload, service: str) -> None:
-    """Until a client of the ledger, or the log of the anchor, has heard of it."""
+def _notices(attack: Attack, work: Workload, service: str, call: str, error: str) -> None:
+    """Until a client of the ledger, or the log of the anchor, has heard of this failure."""
     if service == "ledger":
         before = work.failures
         eventually(lambda: work.failures > before, "an append fails")
@@ -153,9 +155,24 @@ def _notices(attack: Attack, work: Workload, service: str) -> None:
     if service == "keys":
         return  # whoever makes a key insists until it is there
     # The anchor tells its caller, which says so, and says itself what nobody called for.
-    logs = [attack.cluster[name].log for name in ("ledger", "anchor")]
-    start = [log.stat().st_size for log in logs]
-    eventually(lambda: [log.stat().st_size for log in logs] != start, "somebody says it")
+    said = _said(attack)
+    eventually(lambda: bool(said.of(call, error)), "somebody says it")
+
+
+def _check_nothing_noticed(attack: Attack, work: Workload, errands: Errands) -> None:
+    """Where nothing fails nothing is taken for that, though much is said, also as a warning."""
+    said, failures = _said(attack), work.failures
+    errands.wait_for(1)
+    assert any(is_trouble(line) for line in said.lines()), "nothing is said at all"
+    for service, call, error in _all(CALLS):
+        if service == "anchor" and call in NOTICED:
+            assert not said.of(call, error), (call, error)
+    assert work.failures == failures
+
+
+def _said(attack: Attack) -> Said:
+    """What ledger and anchor say from now on."""
+    return Said(attack.cluster[name].log for name in ("ledger", "anchor"))
 
 
 @contextlib.contextmanager
