@@ -125,7 +125,7 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
             await lost.settle()
             made = await _new_log(settings, storage, key, clock(), settings.suite, DEFAULT_ALIAS)
             rows = [made, *rows]
-        await prove(sinks)
+        await prove(sinks, settings.sink_deadline_ms / 1000)
 
         async def signed_size(uid: bytes) -> int:
             newest = await storage.newest_signed(uid)

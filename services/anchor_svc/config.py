@@ -78,9 +78,9 @@ class Settings(ServerSettings):
     sink_deadline_ms: int = field(
         default=10_000,
         metadata={
-            "doc": "How long a sink may take for one checkpoint. Whatever is set, one request to a "
-            "cosigner or timestamp authority is given up after 10 s, a bucket that says nothing "
-            "after 8 s, and one step of git after 30 s.",
+            "doc": "How long a sink may take for one checkpoint, or to prove itself before the "
+            "first. Whatever is set, one request to a cosigner or timestamp authority is given up "
+            "after 10 s, a bucket that says nothing after 8 s, and one step of git after 30 s.",
             "unit": "milliseconds",
             "min": 10,
             "max": 600_000,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from anchor_svc.quorum import MAX_SHOWN, Quorum, cosigner_uri, named_sinks
-from anchor_svc.sinks import AnchorSink, Provable, Remembering, SinkError, answer_of, open_sink
+from anchor_svc.sinks import AnchorSink, Provable, Remembering, answer_of, open_sink
 from anchor_svc.sinks.cosigner import CosignerSink
 from anchor_svc.sinks.http import check_url
 from provledger import logs
@@ -17,6 +18,9 @@ from provledger.policy import MAX_POLICY_BYTES, Policy, parse_policy
 from provledger.settings import ConfigError
 
 log = logs.get(__name__)
+
+_CLOSE_S: Final = 10.0
+"""A sink that does not let go by then is left to itself."""
 
 
 def read_policy(path: Path) -> Policy:
@@ -114,24 +118,29 @@ def check_usable(sinks: Sequence[AnchorSink], policy: Policy | None, suite: str)
         raise ConfigError("sinks: cosigners check SHA-256 trees only, not those of blake3-all")
 
 
-async def prove(sinks: Sequence[AnchorSink]) -> None:
+async def prove(sinks: Sequence[AnchorSink], deadline_s: float) -> None:
     """Have those sinks prove themselves that can; raises ConfigError for one that is refused.
 
-    One that cannot be reached now is asked again before its first checkpoint.
+    One that cannot be reached now, or says nothing within the deadline, is asked again before its
+    first checkpoint: no sink keeps an anchor from starting, or a policy from being set.
     """
     for sink in sinks:
         if isinstance(sink, Provable):
             try:
-                await answer_of(sink.check())
-            except SinkError as error:
+                async with asyncio.timeout(deadline_s):
+                    await answer_of(sink.check())
+            except ConfigError:
+                raise
+            except Exception as error:  # sinks are not all ours
                 log.warning("anchor.sink_not_proven", exc_info=error, sink=sink.uri)
 
 
 async def close_sinks(sinks: Iterable[AnchorSink]) -> None:
-    """Close sinks; what one of them raises is its own affair."""
+    """Close sinks; what one of them raises, or how long it takes, is its own affair."""
     for sink in sinks:
         try:
-            await answer_of(sink.close())
+            async with asyncio.timeout(_CLOSE_S):
+                await answer_of(sink.close())
         except Exception as error:
             log.warning("anchor.sink_not_closed", exc_info=error, sink=sink.uri)
 

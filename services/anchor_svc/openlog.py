@@ -104,6 +104,7 @@ class OpenLog:
             policy,
             epoch=lambda: self.committer.epoch,
             clock=clock,
+            deadline_s=sink_deadline_s,
             waits=wait_for_sinks,
         )
         self.restored = Restored(

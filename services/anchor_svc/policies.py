@@ -70,7 +70,8 @@ class Policies:
     """Policies of one log. Belongs to one event loop.
 
     sinks: those of the settings and of their policy file, `given`. waits: whether each start waits
-    for sinks to confirm it (`anchor_svc.restored`), which policies must allow then.
+    for sinks to confirm it (`anchor_svc.restored`), which policies must allow then. deadline_s: how
+    long a sink that is new has to prove itself.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Policies:
         *,
         epoch: Callable[[], int],
         clock: Callable[[], int],
+        deadline_s: float,
         waits: bool = False,
     ) -> None:
         self._log = identity
@@ -94,6 +96,7 @@ class Policies:
         self._given = given
         self._epoch = epoch
         self._clock = clock
+        self._deadline_s = deadline_s
         self._waits = waits
         self._lock = asyncio.Lock()
         self._rng = random.Random()  # noqa: S311 - jitter, not a secret
@@ -319,7 +322,7 @@ class Policies:
             if self._waits and policy is not None:
                 check_remembered(list(sinks.values()), policy)
             check_usable(list(sinks.values()), policy, self._log.suite)
-            await prove(opened)
+            await prove(opened, self._deadline_s)
         except BaseException as error:
             await self._close_unused(opened)
             if isinstance(error, ConfigError | PolicyError):
