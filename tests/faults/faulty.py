@@ -4,7 +4,9 @@
 that look into a directory (PROVLEDGER_FAULTS_DIR) before each call. A file there, such as
 `sign-0007-lose`, is one fault, for the next call of `sign`; who meets it removes it. The calls are
 `open` (a key, its public half with it) and `sign` of the key provider, `sink` (take a checkpoint),
-of the second sink `other-sink`, and `holds` (what is there?) of the sinks.
+of the second sink `other-sink`, and of the sinks `holds` (what is there?), `origins` (of which
+logs?), `found` (the checkpoint of one of these), `check` (are you what you should be?, which a
+directory is not asked elsewhere) and `close`.
 
 * `fail`: refuse; `throttle`: refuse and say when to come again; `missing`: say it is not there,
 * `odd`: raise what nobody foresaw, as a sink of somebody's own may,
@@ -19,14 +21,24 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from anchor_svc.sinks import Evidence, PublishedCheckpoint, SinkError
+from anchor_svc.sinks import (
+    AnchorSink,
+    Evidence,
+    Listing,
+    Provable,
+    PublishedCheckpoint,
+    Remembering,
+    SinkError,
+)
 from anchor_svc.sinks.file import FileSink
+from provledger.kms import Provider, Signer
 from provledger.kms.errors import KMSKeyNotFoundError, KMSThrottledError, KMSUnavailableError
 from provledger.kms.local import LocalProvider, LocalSigner
 from tests.faults.cluster import OTHER_SINK
@@ -38,6 +50,22 @@ OPEN_FAULTS = ("fail", "throttle", "missing", "lose", "wrong", "time out", "stal
 SIGN_FAULTS = ("fail", "throttle", "lose", "wrong", "time out", "stall")
 SINK_FAULTS = ("fail", "odd", "lose", "slow", "time out", "stall")
 HOLDS_FAULTS = SINK_FAULTS
+ATTACKED = {
+    (Provider, "open_signer"): "open",
+    (Signer, "sign"): "sign",
+    (AnchorSink, "anchor"): "sink",
+    (AnchorSink, "close"): "close",
+    (Remembering, "holds"): "holds",
+    (Listing, "origins"): "origins",
+    (Listing, "checkpoint_of"): "found",
+    (Provable, "check"): "check",
+}
+"""What services ask of key providers and sinks, by interface, and the call that it is here."""
+LEFT_OUT = {
+    (Provider, "create_key"): "commands make keys, and no service does",
+    (Signer, "close"): "at an end, or within the deadline for opening a key that fails its test",
+}
+"""What is not attacked here, and why."""
 _SLOW_S = 0.7
 
 
@@ -99,7 +127,8 @@ async def _answer(fault: str, away: type[Exception], answer: T) -> T:
 def install() -> None:
     """Put the faults into this process."""
     open_signer, sign = LocalProvider.open_signer, LocalSigner.sign
-    anchor, holds = FileSink.anchor, FileSink.holds
+    anchor, holds, close = FileSink.anchor, FileSink.holds, FileSink.close
+    origins, found = FileSink.origins, FileSink.checkpoint_of
 
     async def faulty_open(self: LocalProvider, uri: str) -> LocalSigner:
         fault = _take("open")
@@ -126,9 +155,31 @@ def install() -> None:
         await _suffer(fault, SinkError)
         return await _answer(fault, SinkError, await holds(self, checkpoint))
 
+    async def faulty_origins(self: FileSink, prefix: str) -> Collection[str]:
+        fault = _take("origins")
+        await _suffer(fault, SinkError)
+        return await _answer(fault, SinkError, await origins(self, prefix))
+
+    async def faulty_found(self: FileSink, origin: str) -> bytes | None:
+        fault = _take("found")
+        await _suffer(fault, SinkError)
+        return await _answer(fault, SinkError, await found(self, origin))
+
+    async def faulty_check(self: FileSink) -> None:
+        fault = _take("check")
+        await _suffer(fault, SinkError)
+        await _answer(fault, SinkError, None)
+
+    async def faulty_close(self: FileSink) -> None:
+        fault = _take("close")
+        await _suffer(fault, SinkError)
+        await close(self)
+        await _answer(fault, SinkError, None)
+
     # The classes themselves: adapters make signers and sinks in many places.
     provider: Any = LocalProvider
     signer: Any = LocalSigner
     sink: Any = FileSink
     provider.open_signer, signer.sign = faulty_open, faulty_sign
-    sink.anchor, sink.holds = faulty_anchor, faulty_holds
+    sink.anchor, sink.holds, sink.close = faulty_anchor, faulty_holds, faulty_close
+    sink.origins, sink.checkpoint_of, sink.check = faulty_origins, faulty_found, faulty_check
