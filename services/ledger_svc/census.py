@@ -3,6 +3,10 @@
 A database that is older than the log may lack whole ledgers, whose names nobody can ask the log
 for. But the log knows how many it has (docs/adr/0037). One that may have been put back as well
 (`HELD`), or knows that its own database was, does not say so.
+
+Nor does one that nobody has told of it yet: at a plain start, an anchor waits for its sinks for a few
+seconds only, and hears later what they hold. So it is asked again once in a while. An anchor that
+is away then changes nothing of what it has said before.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from provledger.rpc.errors import copied
 
 log = logs.get(__name__)
 
+ANCHOR_NOT_ASKED: Final = "ANCHOR_NOT_ASKED"
 LEDGER_BEHIND_ANCHOR: Final = "LEDGER_BEHIND_ANCHOR"
 HELD: Final = frozenset(
     {
@@ -34,6 +39,9 @@ HELD: Final = frozenset(
 """Why a log does not say what it has: its sinks hold more, or have yet to say that they do not; or
 its database is not the one any more that it has signed from, and ours may be as old."""
 _ASK_AGAIN_S: Final = 0.25
+RECOUNT_S: Final = 30.0
+"""How long it is good for that no ledger was missing, while the anchor can be asked."""
+_RECOUNT_TIMEOUT_S: Final = 1.0
 _SHARED_LOG: Final = "logs/-"
 
 
@@ -50,7 +58,13 @@ class Census:
     """
 
     def __init__(
-        self, storage: Storage, anchor: Any, *, timeout_s: float, anchor_is_shared: bool = False
+        self,
+        storage: Storage,
+        anchor: Any,
+        *,
+        timeout_s: float,
+        anchor_is_shared: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._storage = storage
         self._anchor: LogStub = anchor
@@ -58,6 +72,8 @@ class Census:
         self._anchor_is_shared = anchor_is_shared
         # The storage's generation in which no ledger was missing.
         self._all_known: int | None = None
+        self._clock = clock
+        self._recount_at_s = 0.0
         self._missing: tuple[float, StatusError] | None = None
 
     async def check(self) -> None:
@@ -70,27 +86,37 @@ class Census:
             UnavailableError: ANCHOR_NOT_ASKED, while the anchor does not say how many it has;
                 RESTORE_NOT_CONFIRMED or START_NOT_CONFIRMED, while a log waits for its sinks.
         """
-        if self._anchor_is_shared or self._all_known == self._storage.generation:
+        if self._anchor_is_shared:
             return
-        if self._missing is not None and time.monotonic() - self._missing[0] < _ASK_AGAIN_S:
+        now_s, generation = self._clock(), self._storage.generation
+        known = self._all_known == generation
+        if known and now_s < self._recount_at_s:
+            return
+        if self._missing is not None and now_s - self._missing[0] < _ASK_AGAIN_S:
             raise copied(self._missing[1])
-        generation = self._storage.generation
+        # Others need not ask meanwhile.
+        self._recount_at_s = now_s + RECOUNT_S
         try:
-            await self._count()
+            await self._count(
+                min(self._timeout_s, _RECOUNT_TIMEOUT_S) if known else self._timeout_s
+            )
         except StatusError as error:
-            self._missing = (time.monotonic(), copied(error))
+            if known and error.reason == ANCHOR_NOT_ASKED:
+                return
+            self._all_known = None
+            self._missing = (self._clock(), copied(error))
             raise
         self._all_known, self._missing = generation, None
 
-    async def _count(self) -> None:
+    async def _count(self, timeout_s: float) -> None:
         request = anchor_pb2.GetLogRequest(name=_SHARED_LOG, count_ledgers=True)
         try:
-            answer = await call(self._anchor.GetLog, request, timeout_s=self._timeout_s)
+            answer = await call(self._anchor.GetLog, request, timeout_s=timeout_s)
         except StatusError as error:
             if error.reason in HELD:
                 raise
             raise UnavailableError(
-                "ANCHOR_NOT_ASKED",
+                ANCHOR_NOT_ASKED,
                 "the anchor must be asked once whether its logs have ledgers that the database "
                 "does not have, and it does not answer. Until then none is said not to exist",
                 retry_delay_s=error.retry_delay_s or 0.5,
@@ -102,7 +128,7 @@ class Census:
         if held <= stored:
             # Stored, then logged, then known to be: a relay that ended in between left this behind.
             raise UnavailableError(
-                "ANCHOR_NOT_ASKED",
+                ANCHOR_NOT_ASKED,
                 f"the logs hold {held} ledgers, of which the database knows {logged} to be there: "
                 "the relay has to catch up before one is said not to exist",
                 retry_delay_s=0.5,

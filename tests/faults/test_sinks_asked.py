@@ -137,7 +137,7 @@ def test_sinks_do_not_say_which_logs_they_hold(lost: Lost, rng: random.Random) -
         cluster.start()
         if not marked:
             eventually(lambda: _is_lost(said), "the anchor says so")  # noqa: B023
-            # One that asked before keeps to what it was told.
+            # One that asked before keeps to what it was told for half a minute (`census`).
             cluster["ledger"].kill()
             cluster.restart("ledger")
         with Client(cluster.endpoint("ledger"), policy=POLICY) as client:

@@ -18,7 +18,7 @@ from keys_svc.rebuilding import rebuild
 from keys_svc.registry import EventState, Registry
 from keys_svc.revoking import revoke
 from ledger_svc.audit import Auditor
-from ledger_svc.census import Census
+from ledger_svc.census import RECOUNT_S, Census
 from ledger_svc.chain import EMPTY_HEAD, Head, HeadState, link
 from ledger_svc.commit import Commit, Memory
 from ledger_svc.tools import StaleSignatureError
@@ -146,6 +146,59 @@ async def test_a_count_says_nothing_of_a_database_that_came_meanwhile() -> None:
     counts.counted = (1, 1)
     with pytest.raises(FailedPreconditionError):
         await census.check()
+
+
+class Ages:
+    """A clock that goes on when told."""
+
+    now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+async def test_ledgers_are_counted_again_once_in_a_while() -> None:
+    """At a plain start the anchor may hear later what its sinks hold."""
+    counts: Any = Counts(2, 2, 2)
+    clock = Ages()
+    census = Census(counts, counts, timeout_s=1.0, clock=clock)
+    await census.check()
+    counts.held = 3
+    clock.now_s += RECOUNT_S - 0.1
+    await census.check()
+    assert counts.asked == 1
+    clock.now_s += 0.1
+    for _ in range(2):
+        with pytest.raises(FailedPreconditionError) as caught:
+            await census.check()
+        assert caught.value.reason == "LEDGER_BEHIND_ANCHOR"
+
+
+@pytest.mark.parametrize("reason", ["RESTORED_BEHIND", "BUSY"])
+async def test_an_anchor_that_is_away_takes_nothing_back(reason: str) -> None:
+    """One that says that it holds a log for its sinks does."""
+    counts: Any = Counts(2, 2, 2)
+    clock = Ages()
+    census = Census(counts, counts, timeout_s=1.0, clock=clock)
+    await census.check()
+
+    def refuse() -> None:
+        raise FailedPreconditionError(reason, "for a reason")
+
+    counts.during = refuse
+    clock.now_s += RECOUNT_S
+    if reason == "BUSY":
+        for _ in range(3):
+            await census.check()
+        assert counts.asked == 2
+        return
+    for _ in range(2):
+        with pytest.raises(FailedPreconditionError) as caught:
+            await census.check()
+        assert caught.value.reason == reason
+    counts.during = lambda: None
+    clock.now_s += 1.0
+    await census.check()
 
 
 def state(logged_seq: int) -> HeadState:
