@@ -4,7 +4,7 @@ A database that is older than the log may lack whole ledgers, whose names nobody
 for. But the log knows how many it has (docs/adr/0037). One that may have been put back as well
 (`HELD`), or knows that its own database was, does not say so.
 
-Nor does one that nobody has told of it yet: at a plain start, an anchor waits for its sinks for a few
+Nor does one that nobody has told of it yet: at a plain start, an anchor waits for its sinks for
 seconds only, and hears later what they hold. So it is asked again once in a while. An anchor that
 is away then changes nothing of what it has said before.
 """
