@@ -17,7 +17,7 @@ from provledger.outside import COSIGNATURE, Outside
 from provledger.policy import parse_policy
 from provledger.receipt import Evidence, Receipt
 from provledger.report import Check, CheckResult, Finding, Outcome, Status
-from provledger_cli import checking
+from provledger_cli import checking, verdicts
 from tests.support.chain import ORIGIN, START_NS, Chain, mutation, sample_chain, with_changes
 from tests.support.key_history import PIN, in_one_log, key_chain, record, replaced
 
@@ -199,7 +199,7 @@ def not_placed(
     with pytest.raises(VerificationError, match=then) as caught:
         verify()
     assert (caught.value.check, caught.value.finding) == (Check.KEY_LEDGER, Finding.NOT_PLACED)
-    assert checking.failure_code(caught.value) == 2
+    assert verdicts.failure_code(caught.value) == 2
 
 
 def came_later(verify: Callable[[], object]) -> None:
@@ -235,8 +235,8 @@ def test_what_an_unknown_key_signed_does_not_hold_however_late_it_says_it_is(wor
     for file in (chain.export(), chain.export(header=late), [chain.receipts()[-1].encode()]):
         with pytest.raises(UnknownKeyError, match="'witness-2' is not in") as caught:
             work.verify(file, key_ledger, Outside())
-        assert checking.failure_code(caught.value) == 1
-        assert "export it anew" in checking.advice(caught.value, pinned=True, given=True)
+        assert verdicts.failure_code(caught.value) == 1
+        assert "export it anew" in verdicts.advice(caught.value, pinned=True, given=True)
 
 
 def test_a_receipt_of_before_the_end_of_a_key_ledger_is_judged_as_of_then(work: Work) -> None:
@@ -340,7 +340,7 @@ def test_what_a_history_has_of_after_a_theft_is_no_fault_of_an_old_receipt(work:
     forged = chain.export(consistency=shown, signed=chain.checkpoint(log_key="witness-1"))
     with pytest.raises(checking.HistoryError) as found:
         work.verify(old, now, nobody, history=forged)
-    assert checking.failure_code(found.value) == 2
+    assert verdicts.failure_code(found.value) == 2
 
 
 def test_a_file_is_held_against_the_key_ledger_of_the_history(work: Work) -> None:

@@ -76,7 +76,7 @@ def refresh(
     from provledger.errors import VerificationError
     from provledger.export import is_export
     from provledger.keyset import MAX_JWKS_BYTES, KeySet
-    from provledger_cli import checking
+    from provledger_cli import verdicts
     from provledger_cli.connect import run_async, target
     from provledger_cli.sources import LineSource
 
@@ -98,9 +98,9 @@ def refresh(
             done = run_async(_refresh_receipt(where, file, out or file, trusted, timeout))
     except VerificationError as error:
         if as_json:
-            output.document(checking.failure_document(error))
+            output.document(verdicts.failure_document(error))
         else:
-            checking.show_failure(error)
+            verdicts.show_failure(error)
         raise typer.Exit(DOES_NOT_HOLD) from None
     if as_json:
         output.document(done)

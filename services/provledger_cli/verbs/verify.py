@@ -213,7 +213,7 @@ def verify(
     Example: provledger verify acme.ndjson.gz --keys jwks.json --head head.json
     """
     from provledger.errors import VerificationError
-    from provledger_cli import checking
+    from provledger_cli import checking, verdicts
     from provledger_cli.options import read_pin
 
     output.use_json(as_json)
@@ -254,16 +254,16 @@ def verify(
                 hint="name a file (with --keys), or a ledger with --tenant",
             )
     except VerificationError as error:
-        hint = checking.advice(error, pinned=bool(pin), given=key_ledger is not None)
+        hint = verdicts.advice(error, pinned=bool(pin), given=key_ledger is not None)
         if as_json:
-            output.document(checking.failure_document(error, hint))
+            output.document(verdicts.failure_document(error, hint))
         else:
-            checking.show_failure(error, hint)
-        raise typer.Exit(checking.failure_code(error)) from None
+            verdicts.show_failure(error, hint)
+        raise typer.Exit(verdicts.failure_code(error)) from None
     if as_json:
-        output.document(checking.document(verdict, time.monotonic() - started_s))
+        output.document(verdicts.document(verdict, time.monotonic() - started_s))
     else:
-        checking.show(verdict, time.monotonic() - started_s)
+        verdicts.show(verdict, time.monotonic() - started_s)
     if verdict.exit_code:
         raise typer.Exit(verdict.exit_code)
 
