@@ -94,16 +94,15 @@ class KeyRegistry:
     async def check(self) -> None:
         """As the protocol says; what was not compared yet is waited for, for a moment."""
         heard = self._ring.view.revision
-        if heard >= 0 and (self._revision < 0 or heard < self._revision):
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_PATIENCE_S):
-                    await self._looked.wait()
-        if self._refusal is not None:
-            raise copied(self._refusal)
+        await self._settled(heard >= 0 and (self._revision < 0 or heard < self._revision))
 
     async def check_compared(self) -> None:
-        """As the protocol says. Once compared, an outage of the keys service changes nothing."""
-        await self.check()
+        """As the protocol says. Once compared, an outage of the keys service changes nothing.
+
+        An older copy that was changed since may be of a larger revision: any news is waited for.
+        """
+        heard = self._ring.view.revision
+        await self._settled(heard >= 0 and heard != self._revision)
         if not self._compared:
             raise UnavailableError(
                 "KEY_REGISTRY_NOT_COMPARED",
@@ -112,6 +111,15 @@ class KeyRegistry:
                 "log: a key that was revoked may sign its next checkpoint",
                 retry_delay_s=_RETRY_S,
             )
+
+    async def _settled(self, news: bool) -> None:
+        """Wait for a moment if there is news; raises what the last comparison found."""
+        if news:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_PATIENCE_S):
+                    await self._looked.wait()
+        if self._refusal is not None:
+            raise copied(self._refusal)
 
     async def run(self) -> None:
         """Compare at the start, at every change of the registry, and while it is behind."""

@@ -490,6 +490,7 @@ def test_who_uses_the_bucket_of_tiles_reaches_it_and_its_identity(tiles_from: st
         ),
         ("anchor.sinks={s3://b/p?endpoint=http://minio:9000&mode=X}", {"anchor": {9000}}),
         ("anchor.sinks={s3://b/p?mode=X&endpoint=http%3A%2F%2Fminio}", {"anchor": {80}}),
+        ("anchor.sinks={s3://b/p?endpoint=https%3a%2f%2fminio%3a9000}", {"anchor": {9000}}),
         ("anchor.sinks={s3://b/p?endpoint=https://minio/,s3://c}", {"anchor": {443}}),
         (
             "anchor.tileStore=s3://b/p?endpoint=http://minio:9000,gateway.tilesFrom=store",

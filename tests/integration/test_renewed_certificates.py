@@ -15,9 +15,11 @@ from cryptography import x509
 
 from provledger import renewal
 from provledger.errors import UnavailableError
+from provledger.http import server as http_server
 from provledger.http.server import WebApp
 from provledger.http.server import serve as serve_http
 from provledger.http.settings import HTTPSettings
+from provledger.rpc import tls
 from provledger.rpc.channel import call, channel
 from provledger.rpc.listener import Server
 from provledger.rpc.settings import ServerSettings
@@ -113,6 +115,27 @@ async def test_a_client_shows_its_renewed_certificate(
         assert await chatting.read() is grpc.aio.EOF
 
 
+@pytest.mark.parametrize("renewals", [0, 1, 3])
+async def test_closing_ends_calls_of_before_a_renewal_too(
+    ca: CertificateAuthority, ours: Files, theirs: Files, renewals: int
+) -> None:
+    servicer = EchoServicer()
+    async with serving(servicer, ours.settings) as server:
+        connection = opened(server, theirs)
+        stub = EchoStub(connection)
+        chatting, watching = stub.Chat(), stub.Watch(b"")
+        assert await watching.read() == b"first"
+        waiting = stub.Wait(b"", timeout=BOUND_S)
+        await servicer.waiting.wait()
+        for number in range(renewals):
+            theirs.put(ca.issue(f"renewed-{number}"))
+            await until(f"renewed-{number}".encode(), stub)
+        async with asyncio.timeout(BOUND_S / 4):
+            await connection.close()
+            for call_ in (waiting, watching, chatting):
+                assert await call_.code() is grpc.StatusCode.CANCELLED
+
+
 async def test_a_server_shows_its_renewed_certificate(
     ca: CertificateAuthority, ours: Files, theirs: Files
 ) -> None:
@@ -196,9 +219,11 @@ async def test_a_whole_authority_is_replaced_and_no_call_fails(
 
 
 async def test_browsers_see_the_renewed_certificate(
-    ca: CertificateAuthority, ours: Files, theirs: Files
+    ca: CertificateAuthority, ours: Files, theirs: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
+    ends: list[float] = []
+    monkeypatch.setattr(http_server, "show_end", lambda by, ends_s: ends.append(ends_s))
     config = HTTPSettings(tls_cert=ours.tls.cert, tls_key=ours.tls.key)
     task = asyncio.ensure_future(
         serve_http(WebApp(None), config, stop=stop, on_ready=ready.set_result)
@@ -215,6 +240,7 @@ async def test_browsers_see_the_renewed_certificate(
         stop.set()
         await task
     assert names == ["server", "server", "renewed"]
+    assert (len(ends), ends[-1]) == (2, tls.end_of(ours.tls.cert))
 
 
 def shown(port: int, tls: TLSSettings) -> bytes:

@@ -160,7 +160,18 @@ def test_allow_list_without_tls_is_refused() -> None:
         Server(ServerSettings(allowed_callers={SERVICE: ("ledger",)}))
 
 
-@pytest.mark.parametrize("damage", ["missing", "not pem", "other key", "encrypted", "no cert"])
+SECT163K1 = (
+    "-----BEGIN EC PRIVATE KEY-----\n"
+    "MFMCAQEEFQLkY47bp7fTCxziDMnHJk1DdQpmGaAHBgUrgQQAAaEuAywABAMrLCaT\n"
+    "T+z6ks3n5yHZtXTQbH//1ADqEEjujGmf3JxYFqjOyT9XplggmQ==\n"
+    "-----END EC PRIVATE KEY-----\n"
+)
+"""A key on a curve that the library does not know."""
+
+
+@pytest.mark.parametrize(
+    "damage", ["missing", "not pem", "other key", "encrypted", "no cert", "unknown curve"]
+)
 async def test_unusable_files_are_named(
     ca: CertificateAuthority, tmp_path: Path, damage: str
 ) -> None:
@@ -173,6 +184,8 @@ async def test_unusable_files_are_named(
         broken.write_bytes(ca.issue("other").key.read_bytes())
     elif damage == "encrypted":
         broken.write_text("-----BEGIN ENCRYPTED PRIVATE KEY-----\nMAAA\n-----END")
+    elif damage == "unknown curve":
+        broken.write_text(SECT163K1)
     elif damage == "no cert":
         broken.write_text("nothing")
         tls = TLSSettings(broken, good.key, good.ca)

@@ -218,3 +218,13 @@ async def test_no_event_is_taken_while_the_registry_is_behind() -> None:
     with pytest.raises(FailedPreconditionError):
         await bench.registry.check_next(b"2")
     bench.running.cancel()
+
+
+async def test_an_older_copy_that_went_on_is_noticed_before_anything_goes_to_the_log() -> None:
+    """Its revision is larger than the one that was compared last."""
+    bench = Bench(revision=5, events=3)
+    assert await bench.submitted() == ""
+    bench.keys.events = 2
+    bench.ring.say(6)
+    assert await bench.submitted() == "KEY_REGISTRY_BEHIND"
+    bench.running.cancel()

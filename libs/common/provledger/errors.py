@@ -21,6 +21,7 @@ Two families hang from one root::
     │   ├── InvalidProofError           Merkle inclusion and consistency (RFC 9162)
     │   ├── InvalidSignatureError       a signature that does not verify
     │   ├── UnknownKeyError             a signature by a key that is not in the given set
+    │   ├── UnknownEventError           a key event of a later version
     │   ├── NoKeyLedgerError            nothing is there that a pin could say something of
     │   ├── LogDamagedError             a file of a log that does not fit the rest of it
     │   └── SplitViewError              two heads that one log signed, of two histories
@@ -180,6 +181,10 @@ class UnknownKeyError(VerificationError):
 
 class NoKeyLedgerError(VerificationError):
     """An export carries no key ledger, so that a pin says nothing of it; other keys may."""
+
+
+class UnknownEventError(VerificationError):
+    """A key event of a type that this version does not know, which may say anything of the keys."""
 
 
 class LogDamagedError(VerificationError):

@@ -23,6 +23,7 @@ from provledger.errors import (
     InputError,
     InvalidProofError,
     NoKeyLedgerError,
+    UnknownEventError,
     VerificationError,
 )
 from provledger.export import (
@@ -245,15 +246,7 @@ def verify_key_ledger(
         )
     if uid and report.header.ledger_uid != uid:
         raise _broken(f"it is the ledger {report.header.ledger_uid.hex()}, not {uid.hex()}")
-    if unknown is not None:
-        # Not before the rest holds: nobody can have a forgery be told so by adding a line.
-        raise VerificationError(
-            f"the key ledger has an event of type {unknown.receipt_type}, which this version does "
-            "not know: what it says of the keys cannot be told; verify with a newer version",
-            check=CHECK,
-            finding=Finding.NOT_PLACED,
-            receipt=unknown.name,
-        )
+    _refuse_unknown(unknown)
     if keys is not None:
         check_key_set(history, keys)
     return KeyLedger(history, report)
@@ -272,7 +265,8 @@ def verify_by_earlier(
     Raises:
         VerificationError: the first thing that does not hold, or no such checkpoint is there.
     """
-    history = replay((signed for signed, _ in read_events(lines)), pin)
+    events, unknown = _read(lines)
+    history = replay((signed for signed, _ in events), pin)
     keys = history.key_set()
     report = verify_export(lines, KeySet(map(_as_if_retired, keys)))
     footer = parse_footer(lines[-1])
@@ -307,7 +301,23 @@ def verify_by_earlier(
             check=CHECK,
             finding=Finding.NOT_PLACED,
         )
+    _refuse_unknown(unknown)
     return history
+
+
+def _refuse_unknown(unknown: Receipt | None) -> None:
+    """Refuse what holds but for a receipt that may say anything of the keys.
+
+    Not before the rest holds: nobody can have a forgery be told so by adding a line.
+    """
+    if unknown is not None:
+        raise UnknownEventError(
+            f"the key ledger has an event of type {unknown.receipt_type}, which this version does "
+            "not know: what it says of the keys cannot be told; use a newer version",
+            check=CHECK,
+            finding=Finding.NOT_PLACED,
+            receipt=unknown.name,
+        )
 
 
 def _as_if_retired(key: VerificationKey) -> VerificationKey:

@@ -87,7 +87,7 @@ def rebuild(
 def _exported(export: Path, pin: bytes) -> list[tuple[SignedEvent, str]]:
     """The events of an export, which is verified; raises VerificationError, and CommandError for a
     file that is none."""
-    from provledger.errors import VerificationError
+    from provledger.errors import UnknownEventError, VerificationError
     from provledger.key_ledger import lines_of, read_events, verify_by_earlier, verify_key_ledger
     from provledger.report import Finding
     from provledger_cli.checking import MAX_LINE_BYTES, exported
@@ -98,11 +98,13 @@ def _exported(export: Path, pin: bytes) -> list[tuple[SignedEvent, str]]:
         lines = lines_of(reading)
         try:
             verify_key_ledger(lines, pin)
+        except UnknownEventError:
+            raise
         except VerificationError:
             try:
                 verify_by_earlier(lines, pin, _earlier(reading))
             except VerificationError as error:
-                if error.finding != Finding.NOT_PLACED:
+                if error.finding != Finding.NOT_PLACED or isinstance(error, UnknownEventError):
                     raise
                 raise _not_proven(export, error) from error
             output.say(

@@ -22,6 +22,7 @@ from provledger.http.door import Door, make_room, most_for
 from provledger.http.settings import HTTPSettings
 from provledger.renewal import Renewed
 from provledger.rpc.listener import check_bind
+from provledger.rpc.tls import end_of, show_end
 from provledger.settings import ConfigError
 
 log = logs.get(__name__)
@@ -196,6 +197,9 @@ def _contexts(config: HTTPSettings) -> Callable[[], ssl.SSLContext] | None:
             raise ConfigError(
                 f"tls_cert and tls_key cannot be used: {type(error).__name__}"
             ) from None
+        # What OpenSSL takes and this does not read is served all the same.
+        with contextlib.suppress(ConfigError):
+            show_end("http", end_of(cert))
         return context
 
     return Renewed((cert, key), make).look

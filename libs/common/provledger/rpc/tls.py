@@ -25,7 +25,7 @@ from provledger.settings import ConfigError
 _ends_at: Final = telemetry.gauge(
     "provledger.tls.certificate_ends_at",
     unit="s",
-    doc="When the certificate of this service in use ends, Unix seconds.",
+    doc="When the certificate in use ends, Unix seconds, by where it is shown.",
 )
 
 
@@ -71,6 +71,16 @@ class Loaded:
     ends_s: float
 
 
+def show_end(by: str, ends_s: float) -> None:
+    """Have the metric say when a certificate ends that `server`, `channel` or `http` shows."""
+    _ends_at.set(ends_s, {"shown_by": by})
+
+
+def end_of(cert: Path) -> float:
+    """Last second, since 1970, of the first certificate in a PEM file; raises ConfigError."""
+    return _certificates(cert, _read(cert))[0].not_valid_after_utc.timestamp()
+
+
 def renewed(tls: TLSSettings) -> Renewed[Loaded]:
     """What the files hold, read again when they are replaced.
 
@@ -87,7 +97,7 @@ def server_credentials(files: Renewed[Loaded]) -> grpc.ServerCredentials:
     A connection keeps those that it was made with, until `connection_age_s`.
     """
     shown = files.look()
-    _ends_at.set(shown.ends_s)
+    show_end("server", shown.ends_s)
 
     def fetch() -> Any:
         """Asked by gRPC before each handshake, in a thread of its own; None changes nothing."""
@@ -96,7 +106,7 @@ def server_credentials(files: Renewed[Loaded]) -> grpc.ServerCredentials:
         if newest is shown:
             return None
         shown = newest
-        _ends_at.set(shown.ends_s)
+        show_end("server", shown.ends_s)
         return _configuration(shown)
 
     return grpc.dynamic_ssl_server_credentials(
@@ -125,7 +135,7 @@ def load(tls: TLSSettings) -> Loaded:
     _check_kind(tls.cert, leaf)
     try:
         private = serialization.load_pem_private_key(key, password=None)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         # The message of the library is not repeated: it is about key material.
         raise ConfigError(f"{tls.key}: not an unencrypted PEM private key") from error
     spki = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
