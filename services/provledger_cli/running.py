@@ -215,7 +215,8 @@ def _failure(
     message: str,
     log: str,
     *,
-    hint: str = "the log above says why; then run `provledger up` again",
+    hint: str = "the log above says why; then run `provledger up` again (a --sink that was given "
+    "counts until others are)",
     kind: type[CommandError] = CommandError,
 ) -> CommandError:
     path = data_dir.log(log)

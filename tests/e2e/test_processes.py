@@ -189,10 +189,20 @@ def test_a_service_that_cannot_start_shows_the_end_of_its_log(own: Installation)
 
 
 def test_settings_that_cannot_be_are_told_at_once(own: Installation) -> None:
-    answer = own.run("up", "--sink", "carrier-pigeon:coop", check=False)
+    answer = own.run("up", "--sink", "s3://bucket/x?mode=NONE", check=False)
     assert answer.code == 2
     assert "anchor cannot start with its settings" in answer.json["error"]["message"]
-    assert "carrier-pigeon" in answer.json["error"]["details"]
+    assert "mode must be COMPLIANCE" in answer.json["error"]["details"]
+    # What was given is kept until something else is.
+    assert "--sink" in answer.json["error"]["next"]
+    own.run("up", "--sink", (own.work / "elsewhere").as_uri())
+
+
+def test_what_is_no_sink_is_told_before_anything_is_made(own: Installation) -> None:
+    answer = own.run("up", "--sink", "carrier-pigeon:coop", check=False)
+    assert answer.code == 2
+    assert "carrier-pigeon" in answer.json["error"]["message"]
+    own.run("up")
 
 
 @pytest.mark.postgres
