@@ -5,8 +5,8 @@
 PYTHON ?=
 # Where `make up` and `make down` keep their data; empty means the default, a directory of yours.
 DATA_DIR ?=
-# How many tests run at once.
-TEST_WORKERS ?= 2
+# How many tests run at once: one more than two cores, since many wait for a process or a time limit.
+TEST_WORKERS ?= 3
 # Passed on: make test ARGS='-k merkle', make bench ARGS=--help
 ARGS ?=
 
