@@ -11,12 +11,14 @@ from typing import Final
 
 THOROUGH: Final = frozenset(
     {
+        "e2e/test_anchor_outage.py",
         "e2e/test_backup.py",
         "e2e/test_bench.py",
         "e2e/test_chart_runs.py",
         "e2e/test_damaged_log.py",
         "e2e/test_exported_traces.py",
         "e2e/test_fips_up.py",
+        "e2e/test_given_key.py",
         "e2e/test_key_ceremonies.py",
         "e2e/test_key_registry_behind.py",
         "e2e/test_load.py",
