@@ -121,7 +121,9 @@ class Small:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Small]:
-    cluster = Cluster(tmp_path_factory.mktemp("small") / "data", options=QUICK)
+    # Requests to the anchor bring entries of ledgers that no ledger service has.
+    options = {**QUICK, "PROVLEDGER_LEDGER_ANCHOR_IS_SHARED": "true"}
+    cluster = Cluster(tmp_path_factory.mktemp("small") / "data", options=options)
     channels = {}
     try:
         cluster.start()
