@@ -19,6 +19,7 @@ THOROUGH: Final = frozenset(
         "e2e/test_exported_traces.py",
         "e2e/test_fips_up.py",
         "e2e/test_given_key.py",
+        "e2e/test_import_pipes.py",
         "e2e/test_key_ceremonies.py",
         "e2e/test_key_registry_behind.py",
         "e2e/test_load.py",
@@ -39,6 +40,8 @@ THOROUGH: Final = frozenset(
         "faults/test_restored.py",
         "faults/test_sinks_asked.py",
         "faults/test_statements.py",
+        "integration/test_anchor_faults.py",
+        "integration/test_client_closing.py",
         "integration/test_fips.py",
         "integration/test_recovery_key.py",
     }
