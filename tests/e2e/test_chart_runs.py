@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import ssl
@@ -27,6 +28,7 @@ from provledger.jwk import Algorithm, jwk_from_public_key
 from provledger.kms.local import create_key
 from provledger.rpc.tls import TLSSettings, channel_credentials, load
 from provledger.verify import verify_receipt
+from tests.faults.cluster import eventually
 from tests.support.certs import CertificateAuthority
 from tests.support.ports import free_port
 from tests.support.rendered import Node, render, values
@@ -167,7 +169,7 @@ def _another_authority(node: Node, old: CertificateAuthority) -> CertificateAuth
         assert node.running[name].wait(TIMEOUT_S) == 0
         node.start(name)
     for name in ("keys", "witness", "ledger", "anchor", "gateway"):
-        _wait_for(lambda name=name: node.is_ready(name), node.output(name))  # type: ignore[misc]
+        eventually(functools.partial(node.is_ready, name), f"{name} is ready", TIMEOUT_S)
     return new
 
 
@@ -185,14 +187,7 @@ def _until_accepted(node: Node, tls: TLSSettings) -> None:
                     return False
                 return True
 
-        _wait_for(accepts, name)
-
-
-def _wait_for(condition: Callable[[], bool], told: str) -> None:
-    deadline_s = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline_s, told
-        time.sleep(0.2)  # each question is a connection or a process
+        eventually(accepts, f"{name} accepts it", TIMEOUT_S)
 
 
 def _first_key_of_a_new_purpose(node: Node, authority: CertificateAuthority, pin: str) -> None:

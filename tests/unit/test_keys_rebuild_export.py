@@ -64,7 +64,7 @@ def test_an_event_of_a_later_version_is_not_passed_over(tmp_path: Path) -> None:
         _exported(path, PIN)
 
 
-def test_nor_is_it_where_an_earlier_checkpoint_proves_the_others(tmp_path: Path) -> None:
+def test_nor_is_it_where_an_earlier_checkpoint_proves_the_others() -> None:
     named = CoveredCheckpoint(ORIGIN, 2, key_chain().root_hash(2))
     keys = key_chain(replaced("checkpoint-1", "checkpoint-2", "checkpoint", named))
     record(keys, replaced("witness-1", "witness-2", "witness", named)[0], receipt_type="key.foo")
