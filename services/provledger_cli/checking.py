@@ -18,8 +18,9 @@ from provledger import verify_pool
 from provledger.errors import VerificationError
 from provledger.export import CheckLines, ExportReport, is_export, verify_export
 from provledger.held import check_held
-from provledger.key_ledger import lines_of, take, verify_from_pin, verify_key_ledger
+from provledger.key_ledger import verify_from_pin, verify_key_ledger
 from provledger.key_ledger_age import check_no_older, check_place
+from provledger.key_ledger_lines import lines_of, take
 from provledger.keyset import KeySet
 from provledger.known_trees import KnownTrees
 from provledger.outside import NOBODY, Outside

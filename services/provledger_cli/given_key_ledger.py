@@ -13,13 +13,8 @@ from itertools import chain
 
 from provledger.errors import VerificationError
 from provledger.key_events import CHECK
-from provledger.key_ledger import (
-    KeyLedger,
-    read_events,
-    take,
-    verify_key_ledger,
-    witness_keys_as_they_were,
-)
+from provledger.key_ledger import KeyLedger, verify_key_ledger, witness_keys_as_they_were
+from provledger.key_ledger_lines import read_events, take
 from provledger.keyset import KeySet
 from provledger.known_trees import KnownTrees
 from provledger.outside import NOBODY, Outside

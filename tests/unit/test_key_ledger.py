@@ -15,13 +15,8 @@ from provledger import jcs
 from provledger.errors import VerificationError
 from provledger.export import KEY_LEDGER_PREFIX, parse_header, verify_export
 from provledger.key_events import SignedEvent
-from provledger.key_ledger import (
-    lines_of,
-    verify_by_earlier,
-    verify_from_pin,
-    verify_key_ledger,
-    wrap,
-)
+from provledger.key_ledger import verify_by_earlier, verify_from_pin, verify_key_ledger
+from provledger.key_ledger_lines import lines_of, wrap
 from provledger.keyset import CoveredCheckpoint, KeySet
 from provledger.outside import Outside
 from provledger.policy import parse_policy

@@ -14,9 +14,8 @@ Pure: lines in, a history out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
 from provledger import names
 from provledger.errors import (
@@ -27,44 +26,36 @@ from provledger.errors import (
     VerificationError,
 )
 from provledger.export import (
-    FOOTER_PREFIX,
-    KEY_LEDGER_PREFIX,
     CheckLines,
     ConsistencyProof,
     ExportHeader,
     ExportReport,
-    is_export,
     look_at_none,
     parse_footer,
     parse_header,
     verify_export,
 )
 from provledger.hashing import SUITES
-from provledger.key_events import (
-    CHECK,
-    LEDGER_NAME,
-    EventType,
-    SignedEvent,
-    parse_signed,
-    request_id,
-)
+from provledger.key_events import CHECK
 from provledger.key_history import History, check_key_set, replay
+from provledger.key_ledger_lines import (
+    bounded,
+    broken,
+    chain,
+    names_key_ledger,
+    read,
+    receipts,
+    split,
+    wrap,
+)
 from provledger.keyset import KeyPurpose, KeySet, KeyState, VerificationKey
 from provledger.known_trees import KnownTrees
 from provledger.merkle import verify_consistency
 from provledger.outside import NOBODY, Outside
-from provledger.receipt import Receipt, parse_receipt
+from provledger.receipt import Receipt
 from provledger.report import Check, CheckResult, Finding, Outcome, Status
 from provledger.revocation import Trees
-from provledger.statement import read_bound
 from provledger.verify import Verifier
-
-MAX_KEY_LEDGER_BYTES: Final = 64 * 1024 * 1024
-"""A key event with its proof takes some 4 KiB."""
-
-_TYPES: Final = frozenset(EventType)
-_TYPE_PREFIX: Final = "key."
-"""Of the types of all key events, later ones too: nobody but the services may have it stated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,116 +94,6 @@ class KeyLedger:
         )
 
 
-def lines_of(export: Iterable[bytes]) -> list[bytes]:
-    """The lines of the key ledger in an export: all of them, if it is an export of nothing else.
-
-    Reads no further than it must. Raises VerificationError: there is none.
-    """
-    reader = iter(export)
-    first = next(reader, b"")
-    if not is_export(first):
-        raise _broken("the file is no export of a key ledger")
-    if _names_key_ledger(first):
-        return _bounded(first, reader)
-    carried, _ = split(reader)
-    if not carried:
-        raise NoKeyLedgerError("the export carries no key ledger", check=CHECK)
-    return carried
-
-
-def take(export: Iterable[bytes]) -> tuple[list[bytes], Iterator[bytes]]:
-    """The lines of the key ledger in an export, none if it has none, and all its lines once more.
-
-    Raises:
-        VerificationError: the key ledger is too large.
-    """
-    reader = iter(export)
-    first = next(reader, b"")
-    try:
-        alone = parse_header(first).ledger == LEDGER_NAME
-    except InputError:
-        return [], _chain([first], reader)
-    if alone:
-        lines = _bounded(first, reader)
-        return lines, iter(lines)
-    carried, others = split(reader)
-    return carried, _chain([first, *wrap(carried)], others)
-
-
-def split(lines: Iterable[bytes]) -> tuple[list[bytes], Iterator[bytes]]:
-    """Take the key ledger off the lines after an export's header; its lines, and the others.
-
-    Raises:
-        VerificationError: it is too large.
-    """
-    reader = iter(lines)
-    carried: list[bytes] = []
-    size = 0
-    for line in reader:
-        if not line.startswith(KEY_LEDGER_PREFIX):
-            return carried, _chain([line], reader)
-        carried.append(line[len(KEY_LEDGER_PREFIX) :].removesuffix(b"}\n") + b"\n")
-        size += len(line)
-        if size > MAX_KEY_LEDGER_BYTES:
-            raise _broken("the key ledger is too large")
-    return carried, iter(())
-
-
-def wrap(lines: Iterable[bytes]) -> list[bytes]:
-    """The lines of a key ledger as an export of another ledger carries them."""
-    return [KEY_LEDGER_PREFIX + line.removesuffix(b"\n") + b"}\n" for line in lines]
-
-
-def read_events(lines: Iterable[bytes]) -> list[tuple[SignedEvent, str]]:
-    """The events of an export, in order, each with its receipt's name; nothing is verified.
-
-    Those of types that this version does not know are passed over: `verify_key_ledger` says so.
-
-    Raises:
-        VerificationError: it is no export of a key ledger.
-    """
-    return _read(lines)[0]
-
-
-def _read(lines: Iterable[bytes]) -> tuple[list[tuple[SignedEvent, str]], Receipt | None]:
-    """The same, and the first receipt of a type `key.*` that is none of ours."""
-    reader = iter(lines)
-    if not is_export(next(reader, b"")):
-        raise _broken("the file is no export of a key ledger")
-    events: list[tuple[SignedEvent, str]] = []
-    unknown: Receipt | None = None
-    for receipt in _receipts(reader):
-        if receipt.receipt_type not in _TYPES:
-            if receipt.receipt_type.startswith(_TYPE_PREFIX):
-                unknown = unknown or receipt
-            continue
-        try:
-            events.append((_event(receipt), receipt.name))
-        except InputError as error:
-            raise VerificationError(
-                f"a key event cannot be read: {error}", check=CHECK, receipt=receipt.name
-            ) from error
-    return events, unknown
-
-
-def _event(receipt: Receipt) -> SignedEvent:
-    """The event in a receipt; raises VerificationError, InputError."""
-    why, signed = "", None
-    if receipt.ledger != LEDGER_NAME:
-        why = f"it is of {receipt.ledger}"
-    elif receipt.payload is None:
-        why = "a key event does not show its payload"
-    else:
-        signed = parse_signed(receipt.payload)
-        if signed.event.event != receipt.receipt_type:
-            why = f"a receipt of type {receipt.receipt_type} holds a {signed.event.event}"
-        elif read_bound(receipt.statement).request_id != request_id(signed.event.digest()):
-            why = "the request id of a key event does not name it"
-    if signed is None or why:
-        raise VerificationError(why, check=CHECK, receipt=receipt.name)
-    return signed
-
-
 def verify_key_ledger(
     lines: Sequence[bytes],
     pin: bytes,
@@ -234,18 +115,18 @@ def verify_key_ledger(
             holds but that it has an event of a type that this version does not know, which may say
             anything of the keys.
     """
-    events, unknown = _read(lines)
+    events, unknown = read(lines)
     history = replay((signed for signed, _ in events), pin)
     trusted = witness_keys_as_they_were(history.key_set())
     report = verify_export(lines, trusted, outside=outside, known=known)
     outcomes = {result.check: result.outcome for result in report.results}
     if report.status is not Status.VERIFIED or outcomes.get(Check.HEAD) is not Outcome.HOLDS:
-        raise _broken(
+        raise broken(
             "not all of it is in the log, what was asked for is not there, or no signed head says "
             "where it ends"
         )
     if uid and report.header.ledger_uid != uid:
-        raise _broken(f"it is the ledger {report.header.ledger_uid.hex()}, not {uid.hex()}")
+        raise broken(f"it is the ledger {report.header.ledger_uid.hex()}, not {uid.hex()}")
     _refuse_unknown(unknown)
     if keys is not None:
         check_key_set(history, keys)
@@ -265,19 +146,19 @@ def verify_by_earlier(
     Raises:
         VerificationError: the first thing that does not hold, or no such checkpoint is there.
     """
-    events, unknown = _read(lines)
+    events, unknown = read(lines)
     history = replay((signed for signed, _ in events), pin)
     keys = history.key_set()
     report = verify_export(lines, KeySet(map(_as_if_retired, keys)))
     footer = parse_footer(lines[-1])
     if report.status is not Status.VERIFIED or footer.head is None or footer.checkpoint is None:
-        raise _broken("not all of it is in the log, or no head says where it ends")
+        raise broken("not all of it is in the log, or no head says where it ends")
     origin, size = report.header.origin, report.header.tree_size
     root = report.own_tree[origin, size]
     verifier = Verifier(KeySet(each for each in keys if each.state is not KeyState.REVOKED))
     places = [
         proof.log_index
-        for receipt in _receipts(iter(lines[1:]))
+        for receipt in receipts(iter(lines[1:]))
         for proof in receipt.proofs
         if proof.origin == origin
     ]
@@ -357,14 +238,14 @@ def verify_from_pin(
     known = known or KnownTrees()
     reader = iter(lines)
     first = next(reader, b"")
-    if _names_key_ledger(first):
-        carried = _bounded(first, reader)
+    if names_key_ledger(first):
+        carried = bounded(first, reader)
         rest: Iterable[bytes] = carried
     else:
         carried, others = split(reader)
         if not carried:
             raise NoKeyLedgerError("the export carries no key ledger", check=CHECK)
-        rest = _chain([first, *wrap(carried)], others)
+        rest = chain([first, *wrap(carried)], others)
     # In the same log both are as of one checkpoint, of which others are asked with the receipts.
     alone = rest is carried or _is_of_one_log(carried, first)
     try:
@@ -377,7 +258,7 @@ def verify_from_pin(
     if rest is carried:
         trusted = witness_keys_as_they_were(trusted)
     elif not _as_of_one_tree(ledger.report.header, parse_header(first)):
-        raise _broken("it is as of another checkpoint than the export that carries it")
+        raise broken("it is as of another checkpoint than the export that carries it")
     report = verify_export(
         rest,
         trusted,
@@ -414,7 +295,7 @@ def _is_of_one_log(carried: Sequence[bytes], header_line: bytes) -> bool:
     try:
         return parse_header(carried[0]).origin == parse_header(header_line).origin
     except InputError as error:
-        raise _broken(f"a header cannot be read: {error}") from error
+        raise broken(f"a header cannot be read: {error}") from error
 
 
 def _as_of_one_tree(inner: ExportHeader, outer: ExportHeader) -> bool:
@@ -424,44 +305,6 @@ def _as_of_one_tree(inner: ExportHeader, outer: ExportHeader) -> bool:
 def _check_not_older(ledger: ExportReport, export: ExportReport) -> None:
     """Check by the heads that a key ledger in another log is no older than the export."""
     if ledger.head is None or export.head is None:
-        raise _broken("it is in another log, and no signed head says as of when the export is")
+        raise broken("it is in another log, and no signed head says as of when the export is")
     if ledger.head.signed_at_ns < export.head.signed_at_ns:
-        raise _broken("it is in another log, and older than the export that carries it")
-
-
-def _names_key_ledger(header_line: bytes) -> bool:
-    try:
-        return parse_header(header_line).ledger == LEDGER_NAME
-    except InputError as error:
-        raise _broken(f"the header cannot be read: {error}") from error
-
-
-def _bounded(first: bytes, rest: Iterator[bytes]) -> list[bytes]:
-    lines, size = [first], len(first)
-    for line in rest:
-        lines.append(line)
-        size += len(line)
-        if size > MAX_KEY_LEDGER_BYTES:
-            raise _broken("the key ledger is too large")
-    return lines
-
-
-def _chain(start: list[bytes], rest: Iterator[bytes]) -> Iterator[bytes]:
-    yield from start
-    yield from rest
-
-
-def _receipts(lines: Iterator[bytes]) -> Iterator[Receipt]:
-    for line in lines:
-        if line.startswith(FOOTER_PREFIX):
-            return
-        try:
-            receipt = parse_receipt(line)
-        except InputError as error:
-            raise VerificationError(f"a receipt cannot be read: {error}", check=CHECK) from error
-        if isinstance(receipt, Receipt):
-            yield receipt
-
-
-def _broken(message: str) -> VerificationError:
-    return VerificationError(message, check=CHECK)
+        raise broken("it is in another log, and older than the export that carries it")

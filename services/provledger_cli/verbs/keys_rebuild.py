@@ -88,7 +88,8 @@ def _exported(export: Path, pin: bytes) -> list[tuple[SignedEvent, str]]:
     """The events of an export, which is verified; raises VerificationError, and CommandError for a
     file that is none."""
     from provledger.errors import UnknownEventError, VerificationError
-    from provledger.key_ledger import lines_of, read_events, verify_by_earlier, verify_key_ledger
+    from provledger.key_ledger import verify_by_earlier, verify_key_ledger
+    from provledger.key_ledger_lines import lines_of, read_events
     from provledger.report import Finding
     from provledger_cli.checking import MAX_LINE_BYTES, exported
     from provledger_cli.sources import LineSource
