@@ -98,6 +98,14 @@ def test_common_name_counts_only_where_there_are_no_other_names(name: x509.Gener
         ([URI("operator.example")], "ledger"),
         ([], "spiffe://e/operator"),
         ([], "URN:example:operator"),
+        ([], "did:web:operator.example"),
+        ([], "spiffe:operator"),
+        ([], "operator.example:7003"),
+        ([], " spiffe://e/operator"),
+        ([DNS("tag:operator")], "ledger"),
+        ([DNS("DID:web:operator.example")], "ledger"),
+        ([URI(":operator")], "ledger"),
+        ([URI("1:operator")], "ledger"),
         ([], "operator\0.shop.example"),
         ([], "a\u202eb"),
         ([], "anonymous"),
@@ -107,6 +115,21 @@ def test_unusable_names_are_refused(names: list[x509.GeneralName], common: str) 
     with pytest.raises(UnauthenticatedError) as caught:
         principal(of(*names, common=common))
     assert caught.value.reason == "BAD_CLIENT_NAME"
+
+
+@pytest.mark.parametrize(
+    ("names", "common", "expected"),
+    [
+        ([URI("did:web:operator.example")], "ledger", "did:web:operator.example"),
+        ([URI("tag:operator")], "ledger", "tag:operator"),
+        ([], "Operator of the shop", "Operator of the shop"),
+        ([], "the operator: Ann", "the operator: Ann"),
+    ],
+)
+def test_a_name_that_begins_as_uris_do_is_a_uri(
+    names: list[x509.GeneralName], common: str, expected: str
+) -> None:
+    assert principal(of(*names, common=common)) == expected
 
 
 @pytest.mark.parametrize("pem", [b"", b"-----BEGIN CERTIFICATE-----\nAAAA\n"])

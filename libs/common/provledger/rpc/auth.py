@@ -14,6 +14,7 @@ by it (`certificate_ends`).
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
@@ -34,6 +35,8 @@ _principal: ContextVar[str] = ContextVar("provledger_principal", default=ANONYMO
 
 _MAX_CERTIFICATES: Final = 4096
 """How many certificates' principals are remembered, so that a call does not parse one again."""
+_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+"""What every URI begins with (RFC 3986 §3.1), and hardly anything else: `did:web:a.example`."""
 _UNREADABLE: Final = (
     ValueError,
     TypeError,
@@ -129,8 +132,10 @@ def _checked(name: str | bytes, *, uri: bool) -> str:
     if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= 256:
         raise _bad_name()
     # Nor may one kind of name pose as the other: who issues the one may not check the other.
-    absolute = "://" in name or name.lower().startswith("urn:")
-    if name in (ANONYMOUS, ANY_CALLER) or (":" not in name if uri else absolute):
+    has_scheme = _SCHEME.match(name) is not None
+    if name in (ANONYMOUS, ANY_CALLER) or has_scheme != uri:
+        raise _bad_name()
+    if not uri and "://" in name:
         raise _bad_name()
     return name
 
