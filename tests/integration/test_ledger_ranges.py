@@ -42,6 +42,7 @@ from tests.support.ledgering import (
 )
 
 OTHER = "tenants/acme/ledgers/other"
+NEIGHBOUR = "tenants/globex/ledgers/main"
 LOGGED = common_pb2.ANCHOR_STATE_LOGGED
 
 
@@ -51,15 +52,17 @@ async def get(service: Service, name: str, **options: Any) -> common_pb2.Receipt
 
 
 class Chunks:
-    """Keeps the rows of each chunk that is verified; waits for `go` in each."""
+    """Keeps the rows of each chunk that is verified, and whose; waits for `go` in each."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sizes: list[int] = []
+        self.tenants: list[str] = []
         self.go = threading.Event()
         check = Auditor.check
 
         def seen(auditor: Auditor, rows: Sequence[Row], *others: Any) -> None:
             self.sizes.append(sum(len(row.statement) + len(row.payload) for row in rows))
+            self.tenants.append(auditor._ledger.tenant)
             assert self.go.wait(30.0)
             check(auditor, rows, *others)
 
@@ -101,11 +104,31 @@ async def test_appends_do_not_wait_for_verification(
     chunks = Chunks(monkeypatch)
     async with ledger_service(f"sqlite:///{tmp_path / 'ledger.sqlite3'}") as service:
         await append(service, draft("r1"))
-        verifying = [asyncio.create_task(verify_all(service)) for _ in range(4)]
+        await create_ledger(service, NEIGHBOUR)
+        names = (LEDGER, LEDGER, NEIGHBOUR, NEIGHBOUR)
+        verifying = [asyncio.create_task(verify_all(service, name)) for name in names]
         try:
             await eventually(lambda: len(chunks.sizes) >= 2)
             async with asyncio.timeout(10.0):
                 await append(service, draft("r2"))
+        finally:
+            chunks.go.set()
+        await asyncio.gather(*verifying)
+
+
+async def test_a_tenants_calls_leave_room_for_the_verification_of_others(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunks = Chunks(monkeypatch)
+    async with ledger_service(database_url) as service:
+        await append(service, draft("r1"))
+        await create_ledger(service, NEIGHBOUR)
+        verifying = [asyncio.create_task(verify_all(service)) for _ in range(20)]
+        try:
+            await eventually(lambda: chunks.tenants)
+            verifying.append(asyncio.create_task(verify_all(service, NEIGHBOUR)))
+            await eventually(lambda: len(chunks.tenants) >= 2)
+            assert chunks.tenants == ["acme", "globex"]
         finally:
             chunks.go.set()
         await asyncio.gather(*verifying)

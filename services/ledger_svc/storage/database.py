@@ -30,6 +30,7 @@ from ledger_svc.storage import (
 )
 from ledger_svc.storage.sql import Sql
 from ledger_svc.storage.tables import SCHEMA
+from ledger_svc.verify_turns import VerifyTurns
 from provledger.db import (
     Continuity,
     LockLimits,
@@ -57,7 +58,8 @@ class Database:
 
     What is one statement needs no transaction around it: on PostgreSQL it has threads of its own,
     whose connections commit by themselves, and takes one round trip to the server. Verification
-    computes for seconds, which no lookup of an append should wait for: it has its own threads, too.
+    computes for seconds, which no lookup of an append should wait for: it has its own threads, too,
+    at which tenants take turns.
     """
 
     def __init__(self, engine: Engine, *, reader_threads: int = 4) -> None:
@@ -73,6 +75,7 @@ class Database:
         self._verifiers = Readers(
             engine, threads=_VERIFY_THREADS, name="ledger-verify", continuity=known
         )
+        self._verify_turns = VerifyTurns(_VERIFY_THREADS)
         self._quick: Writer | None = None
         self._lookups = self._readers
         if not self._sql.is_sqlite:
@@ -218,12 +221,18 @@ class Database:
     async def verify_range(self, ledger: LedgerInfo, start_seq: int, end_seq: int) -> Verified:
         """Recompute stored rows; ends soon after the caller has given up."""
         given_up = threading.Event()
-        try:
-            return await self._verifiers.run(
-                verification.verify_range, self._sql, ledger, start_seq, end_seq, given_up.is_set
-            )
-        finally:
-            given_up.set()
+        async with self._verify_turns.turn(ledger.tenant):
+            try:
+                return await self._verifiers.run(
+                    verification.verify_range,
+                    self._sql,
+                    ledger,
+                    start_seq,
+                    end_seq,
+                    given_up.is_set,
+                )
+            finally:
+                given_up.set()
 
     # --- the log
 
