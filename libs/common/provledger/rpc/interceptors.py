@@ -24,6 +24,7 @@ from provledger.rpc.bounds import Limits, bounded
 from provledger.rpc.careful import carefully
 from provledger.rpc.places import Places
 from provledger.rpc.refusals import Decoder, refusal, short, strict
+from provledger.rpc.watch_room import WatchRoom
 from provledger.rpc.watches import Behaviour, Watches
 
 Tracer = Callable[[str, Any], AbstractContextManager[object]]
@@ -40,6 +41,7 @@ _Handlers = tuple[Any, Any]
 
 DEFAULT_DEADLINE_S: Final = 60.0
 DEFAULT_HEALTH_WATCHES: Final = 1024
+DEFAULT_WATCHES: Final = 2048
 DEFAULT_CALLS: Final = 8192
 
 _WATCH_AGAIN_S: Final = 5.0
@@ -62,6 +64,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
     limits: of repeated fields in requests, see `bounds`.
     health_watches: most watches of health at once. Whoever has a certificate may open one, so that
         they must not take the places of calls.
+    watches: most server streams besides, shared by callers (`watch_room`).
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         gates: Mapping[str, Gate] | None = None,
         limits: Limits | None = None,
         health_watches: int = DEFAULT_HEALTH_WATCHES,
+        watches: int = DEFAULT_WATCHES,
     ) -> None:
         self._authenticate = authenticate
         self._ends_s = ends_s
@@ -86,6 +90,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         self._free_for_health = _Free(health_watches)
         self._handlers: dict[str, _Handlers] = {}
         self._watches = Watches()
+        self._watch_room = WatchRoom(watches)
         self._places = Places(DEFAULT_CALLS)
 
     def at(self, places: Places) -> ServiceInterceptor:
@@ -142,6 +147,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
             return grpc.stream_unary_rpc_method_handler(run, decode, encode)
         if handler.response_streaming:
             inner = self._watches.ending(self._ending(_as_coroutine(handler.unary_stream)))
+            inner = self._watch_room.bounding(inner)
             run = self._around(method, inner, decode, unary=False, writes=True)
             return grpc.unary_stream_rpc_method_handler(run, None, encode)
         gate = self._gates.get(method)

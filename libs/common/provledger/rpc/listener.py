@@ -36,6 +36,8 @@ _FULL_CONNECTIONS: Final = 4
 
 _HEALTH_PART: Final = 8
 """Watches of health take at most the eighth part of the calls at once."""
+_WATCH_PART: Final = 4
+"""Other server streams the fourth."""
 
 
 class Server:
@@ -69,6 +71,7 @@ class Server:
             gates=gates,
             limits=limits,
             health_watches=max(1, config.max_concurrent_rpcs // _HEALTH_PART),
+            watches=max(1, config.max_concurrent_rpcs // _WATCH_PART),
         )
         count = config.listeners if sys.platform == "linux" else 1
         most = calls_of_listener(config, count)
