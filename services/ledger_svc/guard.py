@@ -90,14 +90,17 @@ class Guard:
         self._confirmed[ledger.uid] = self._storage.generation
 
     async def check_new(self, ledger: LedgerInfo) -> None:
-        """Return if a ledger that is not stored yet may be made: its log is not held.
+        """Return if a ledger that is not stored yet may be made: its log is not held, and anchored
+        in time.
 
         Raises:
             FailedPreconditionError: KEY_REGISTRY_BEHIND.
-            FailedPreconditionError, UnavailableError: as `confirm`.
+            FailedPreconditionError, UnavailableError: as `check`.
         """
         await self._registry.check()
         await self._ask(ledger)
+        # Its genesis is a receipt like any other, and acknowledged with it.
+        self._lag.check(ledger.log_name, ledger.tenant_name)
 
     def saw(self, ledger_uid: bytes, seq: int) -> None:
         """Take note that there is a receipt `seq`."""

@@ -84,12 +84,12 @@ async def test_appends_are_refused_and_taken_again(database_url: str) -> None:
 async def test_only_the_tenant_whose_promise_is_broken_is_refused(database_url: str) -> None:
     anchor = InMemoryAnchor()
     ledgers = ["tenants/strict/ledgers/main", "tenants/calm/ledgers/main"]
-    anchor.tenants = [
-        anchor_pb2.TenantPromise(tenant="tenants/strict", policy=policy(overdue=True))
-    ]
     async with ledger_service(database_url, anchor=anchor, create=False) as service:
         for name in ledgers:
             await create_ledger(service, name)
+        anchor.tenants = [
+            anchor_pb2.TenantPromise(tenant="tenants/strict", policy=policy(overdue=True))
+        ]
         await service.lag.ask(service.lag._promises.copy().popitem()[0])
         with pytest.raises(UnavailableError) as refused:
             await append(service, draft("first"), ledger=ledgers[0])
@@ -102,6 +102,25 @@ async def test_only_the_tenant_whose_promise_is_broken_is_refused(database_url: 
         await append(service, draft("second"), ledger=ledgers[0])
         with pytest.raises(UnavailableError):
             await append(service, draft("second"), ledger=ledgers[1])
+
+
+async def test_no_ledger_is_made_while_the_promise_to_its_tenant_is_broken(
+    database_url: str,
+) -> None:
+    """Its genesis would be acknowledged as an append is; one that is there is found as before."""
+    anchor = InMemoryAnchor()
+    async with ledger_service(database_url, anchor=anchor, create=False) as service:
+        await create_ledger(service, "tenants/strict/ledgers/before")
+        anchor.tenants = [
+            anchor_pb2.TenantPromise(tenant="tenants/strict", policy=policy(overdue=True))
+        ]
+        with pytest.raises(UnavailableError) as refused:
+            await create_ledger(service, "tenants/strict/ledgers/main")
+        assert refused.value.reason == ANCHOR_OVERDUE
+        await create_ledger(service, "tenants/strict/ledgers/before")
+        await create_ledger(service, "tenants/calm/ledgers/main")
+        anchor.tenants = []
+        await create_ledger(service, "tenants/strict/ledgers/main")
 
 
 async def test_a_tenants_receipts_are_anchored_by_its_own_policy(database_url: str) -> None:
