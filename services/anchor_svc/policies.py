@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
+from anchor_svc.namedsinks import NamedSinks
 from anchor_svc.opening import (
     check_few,
     check_meetable,
@@ -93,6 +94,7 @@ class Policies:
         self._state = state
         self._relays = relays
         self._base = {sink.uri: sink for sink in sinks}
+        self._named = NamedSinks(self._base)
         self._given = given
         self._epoch = epoch
         self._clock = clock
@@ -114,7 +116,10 @@ class Policies:
 
     async def open(self) -> None:
         """Read what was set, and have it hold. Raises StatusError."""
-        rows = {row.tenant: row for row in await self._storage.policies(self._log.uid)}
+        versions = await self._storage.policies(self._log.uid)
+        for version in versions:
+            self._note_sinks(version)
+        rows = {row.tenant: row for row in versions}
         self._given_since_ns = await self._since_given(rows.pop(SETTINGS, None))
         usable, known = dict(self._base), self._known()
         try:
@@ -209,6 +214,7 @@ class Policies:
                 await self._close_unused(opened)
                 sinks, opened = await self._check(tenant, row.text)
             if changed or (tenant in self._unsettled and not validate_only):
+                self._note_sinks(row)
                 await self._hold({**self._rows, tenant: row}, sinks)
                 self._unsettled.discard(tenant)
         finally:
@@ -348,6 +354,9 @@ class Policies:
             ) from error
         return row if stored else await self.version(row.tenant, row.version)
 
+    def _note_sinks(self, row: PolicyRow) -> None:
+        self._named.add(row, shared=row.tenant in ("", SETTINGS))
+
     async def _hold(self, rows: Mapping[str, PolicyRow], sinks: Mapping[str, AnchorSink]) -> None:
         """Relay to the sinks, make promises of what was set, and find out how far each is kept.
 
@@ -357,7 +366,7 @@ class Policies:
         promises = self._promises(rows)
         await self._relays.use(list(sinks.values()))
         self._rows = dict(rows)
-        self._state.set_promises(promises)
+        self._state.set_promises(promises, self._named.of_tenants())
         await self._relays.anchored.find()
 
     def _promises(self, rows: Mapping[str, PolicyRow]) -> dict[str, Promise]:

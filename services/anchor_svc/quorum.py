@@ -101,8 +101,9 @@ class Quorum:
     def shown(self, rows: Sequence[AnchorRow], foreign: Collection[str]) -> list[AnchorRow]:
         """What of the evidence for one checkpoint is shown to those whose policy this is.
 
-        foreign: URIs of sinks that policies of tenants name. What these say is shown to a tenant
-        of another policy only if it counts for him. At most MAX_SHOWN, the policy's own first.
+        foreign: URIs of sinks that policies of tenants name, or once did. What these say is shown
+        to a tenant of another policy only if it counts for him. At most MAX_SHOWN, the policy's
+        own first.
         """
         own = [row for row in rows if row.sink in self.uris or self._cosigned_by(row)]
         kept = {row.sink for row in own}

@@ -90,7 +90,7 @@ class LogState:
         self.promises: dict[str, Promise] = {"": Promise("", quorum or Quorum(None, ()))}
         # Why nothing may be signed: the log was restored, and nobody has confirmed it yet.
         self.held: StatusError | None = None
-        # Sinks that the policies of tenants name: what they return is shown to these alone.
+        # Sinks that policies of tenants named, now or once: what they return is for these alone.
         self.tenant_sinks: frozenset[str] = frozenset()
         # By how much our clock was ahead of the database's when they were last compared.
         self._ahead_ns = 0
@@ -165,12 +165,10 @@ class LogState:
         self.published = checkpoint
         self._notify()
 
-    def set_promises(self, promises: dict[str, Promise]) -> None:
+    def set_promises(self, promises: dict[str, Promise], tenant_sinks: frozenset[str]) -> None:
         """Other policies hold from now on."""
         self.promises = promises
-        self.tenant_sinks = frozenset().union(
-            *(promise.quorum.uris for promise in self.tenant_promises())
-        )
+        self.tenant_sinks = tenant_sinks
         self._notify()
 
     def set_anchored(self, promise: Promise, checkpoint: SignedCheckpoint) -> None:

@@ -446,7 +446,7 @@ async def test_policies_are_kept_by_version(storage: Storage, epoch: int) -> Non
     back = PolicyRow("tenants/acme", 2, b"", 3, "bob")
     for row in (first, own, back, back):
         assert await storage.add_policy(LOG_UID, epoch, row)
-    assert await storage.policies(LOG_UID) == [first, back]
+    assert await storage.policies(LOG_UID) == [first, own, back]
     assert await storage.policy(LOG_UID, "tenants/acme", 1) == own
     assert await storage.policy(LOG_UID, "tenants/acme", 3) is None
     # Of two who set the same version, one was first.

@@ -294,7 +294,7 @@ class Storage(Protocol):
         ...
 
     async def policies(self, log_uid: bytes) -> list[PolicyRow]:
-        """The newest version for the log and for each tenant, in order of tenant."""
+        """Every version for the log and for each tenant, in order of tenant and version."""
         ...
 
     async def policy(self, log_uid: bytes, tenant: str, version: int) -> PolicyRow | None:

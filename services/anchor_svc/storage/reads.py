@@ -138,19 +138,10 @@ def _policy_row(row: Any) -> PolicyRow:
 
 
 def _policies(connection: Connection, log_uid: bytes) -> list[PolicyRow]:
-    newest = (
-        sa.select(POLICIES.c.tenant, sa.func.max(POLICIES.c.version).label("version"))
-        .where(POLICIES.c.log_uid == log_uid)
-        .group_by(POLICIES.c.tenant)
-        .subquery()
-    )
     rows = connection.execute(
-        _SELECT_POLICY.join(
-            newest,
-            sa.and_(POLICIES.c.tenant == newest.c.tenant, POLICIES.c.version == newest.c.version),
+        _SELECT_POLICY.where(POLICIES.c.log_uid == log_uid).order_by(
+            POLICIES.c.tenant, POLICIES.c.version
         )
-        .where(POLICIES.c.log_uid == log_uid)
-        .order_by(POLICIES.c.tenant)
     )
     return [_policy_row(row) for row in rows]
 
