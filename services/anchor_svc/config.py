@@ -110,7 +110,8 @@ class Settings(ServerSettings):
         metadata={
             "doc": "Most tenants with a log of their own. Each log costs a writer, its own "
             "connections to the sinks, and some tasks; and the event by which a checkpoint key "
-            "is rotated names them all.",
+            "is rotated names them all. Any caller of CreateLedger may ask for one, except for the "
+            "places that own_log_tenants of the ledger keeps.",
             "unit": "logs",
             "min": 0,
             "max": 1000,

@@ -34,6 +34,7 @@ from provledger.rpc.bounds import Limit, Limits, field_name
 from provledger.tiles import TilePath, parse_path
 
 MAX_SEQS: Final = 1000
+MAX_KEPT: Final = 1000
 MAX_SINK_BYTES: Final = 1024
 MAX_ERROR_CHARS: Final = 500
 DEFAULT_PAGE_SIZE: Final = 50
@@ -104,6 +105,15 @@ def seqs_from_pb(seqs: Sequence[int]) -> list[int]:
     return values
 
 
+def kept_for_from_pb(tenants: Sequence[str]) -> list[str]:
+    """Check the tenants whose places are kept: at most 1,000."""
+    if len(tenants) > MAX_KEPT:
+        raise _invalid_kept()
+    for place, tenant in enumerate(tenants):
+        names.parse_tenant_name(tenant, f"kept_for[{place}]")
+    return list(tenants)
+
+
 def _invalid_entries() -> InvalidArgumentError:
     return invalid("entries", f"must be 1 to {MAX_ENTRIES:,} entries")
 
@@ -112,9 +122,14 @@ def _invalid_seqs() -> InvalidArgumentError:
     return invalid("seqs", f"must be 1 to {MAX_SEQS:,}")
 
 
+def _invalid_kept() -> InvalidArgumentError:
+    return invalid("kept_for", f"must be at most {MAX_KEPT:,} tenants")
+
+
 LIMITS: Final[Limits] = {
     field_name(pb.SubmitLeavesRequest, "entries"): Limit(MAX_ENTRIES, _invalid_entries),
     field_name(pb.BatchGetInclusionProofsRequest, "seqs"): Limit(MAX_SEQS, _invalid_seqs),
+    field_name(pb.CreateLogRequest, "kept_for"): Limit(MAX_KEPT, _invalid_kept),
 }
 """What is refused before it is parsed."""
 

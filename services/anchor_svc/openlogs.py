@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Final
@@ -236,8 +236,12 @@ class OpenLogs:
         )
         return opened
 
-    async def create(self, tenant: str, suite_name: str) -> tuple[OpenLog, bool]:
+    async def create(
+        self, tenant: str, suite_name: str, kept_for: Collection[str] = ()
+    ) -> tuple[OpenLog, bool]:
         """The log of a tenant, made if there is none; (the log, whether this call made it).
+
+        kept_for: tenants whose places it must not take (`tenants/{tenant}`).
 
         Raises:
             FailedPreconditionError: SUITE_MISMATCH, it has a log with another tree; TOO_MANY_LOGS;
@@ -255,7 +259,7 @@ class OpenLogs:
                 if damaged.row.alias == tenant:
                     raise damaged.error
             self.check_held()
-            await self._check_few(tenant)
+            await self._check_few(tenant, kept_for)
             try:
                 # As in `_try`: a successor may have the log already.
                 await self.default.committer.check_ours()
@@ -271,12 +275,14 @@ class OpenLogs:
                 log.error("anchor.disk_failed", exc_info=error, tenant=tenant)
                 raise disk_unavailable() from error
 
-    async def _check_few(self, tenant: str) -> None:
+    async def _check_few(self, tenant: str, kept_for: Collection[str]) -> None:
         # Not the open ones: a log that could not be opened is there, and the next start opens it.
         aliases = {row.alias for row in await self._list_rows()} - {DEFAULT_ALIAS}
-        if tenant not in aliases and len(aliases) >= self._max_logs:
+        others = aliases.union(kept_for) - {tenant}
+        if tenant not in aliases and len(others) >= self._max_logs:
+            kept = ", or a place that is kept for one" if len(others) > len(aliases) else ""
             raise FailedPreconditionError(
-                "TOO_MANY_LOGS", f"{self._max_logs} tenants have logs of their own already"
+                "TOO_MANY_LOGS", f"{self._max_logs} tenants have logs of their own already{kept}"
             )
 
     async def run(self) -> None:

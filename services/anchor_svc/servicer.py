@@ -74,7 +74,8 @@ class AnchorServicer(anchor_pb2_grpc.AnchorServiceServicer):
         """Give a tenant a log of its own, or return the one it has."""
         names.parse_tenant_name(request.tenant, "tenant")
         suite_name = convert.suite_from_pb(request.suite)
-        log, created = await self._logs.create(request.tenant, suite_name)
+        kept_for = convert.kept_for_from_pb(request.kept_for)
+        log, created = await self._logs.create(request.tenant, suite_name, kept_for)
         return pb.CreateLogResponse(log=self._log_to_pb(log), created=created)
 
     async def SubmitLeaves(

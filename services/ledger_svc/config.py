@@ -38,7 +38,7 @@ class Settings(ServerSettings):
         metadata={
             "doc": "Ids of tenants whose new ledgers go to a log of the tenant's own even if not "
             "asked for; * for all. Ledgers that share a log show their uids, times and counts to "
-            "each other."
+            "each other. For each that is named here, a place of the anchor's max_own_logs is kept."
         },
     )
     default_suite: Literal["blake3", "blake3-all", "fips"] = field(

@@ -40,6 +40,8 @@ from provledger.rpc.errors import naming
 log = logs.get(__name__)
 
 _NO_KEY: Final = bytes(HASH_BYTES)
+_MAX_KEPT: Final = 1000
+"""Tenants that a CreateLog names; no anchor has more logs of tenants."""
 
 
 class LogStub(Protocol):
@@ -52,7 +54,9 @@ class LogStub(Protocol):
 class LedgerMaker:
     """Makes ledgers; the same call again finds the one that is there.
 
-    own_log_tenants: whose ledgers go to a log of their own in any case; `*` for everybody's.
+    own_log_tenants: whose ledgers go to a log of their own in any case; `*` for everybody's. Who is
+    not named there takes no place of those who are: logs are kept for ever, and any caller may ask
+    for one, for whatever tenant.
     """
 
     def __init__(
@@ -76,6 +80,8 @@ class LedgerMaker:
         self._keys = keys
         self._log_name = log_name
         self._own_log_tenants = frozenset(own_log_tenants)
+        named = sorted(self._own_log_tenants - {"*"})[:_MAX_KEPT]
+        self._kept_for = [names.tenant_name(tenant) for tenant in named]
         self._timeout_s = timeout_s
         self._clock = clock
         self._random = random
@@ -139,7 +145,9 @@ class LedgerMaker:
         try:
             if own_log or (not shared and (tenant in ids or "*" in ids)):
                 request = anchor_pb2.CreateLogRequest(
-                    tenant=names.tenant_name(tenant), suite=SUITES_TO_PB[suite]
+                    tenant=names.tenant_name(tenant),
+                    suite=SUITES_TO_PB[suite],
+                    kept_for=() if tenant in ids else self._kept_for,
                 )
                 made = await call(self._anchor.CreateLog, request, timeout_s=self._timeout_s)
                 return made.log

@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from anchor_svc.app import build
 from gateway_svc.anchor import AnchorPlace
 from ledger_svc import convert
+from ledger_svc.app import Service
 from provledger import telemetry
 from provledger.api.anchor.v1 import anchor_pb2 as pb
 from provledger.api.common.v1 import common_pb2
@@ -158,7 +159,13 @@ async def test_tenant_gets_a_log_of_its_own_over_restarts(tmp_path: Path) -> Non
             await anchor.ask(
                 "CreateLog", pb.CreateLogRequest(tenant=ACME, suite=common_pb2.SUITE_BLAKE3_ALL)
             )
-        for bad in ({"tenant": ""}, {"tenant": "acme"}, {"suite": 0}):
+        for bad in (
+            {"tenant": ""},
+            {"tenant": "acme"},
+            {"suite": 0},
+            {"kept_for": ["acme"]},
+            {"kept_for": [ACME] * 1001},
+        ):
             values: dict[str, Any] = {"tenant": ACME, "suite": BLAKE3, **bad}
             with pytest.raises(InvalidArgumentError):
                 await anchor.ask("CreateLog", pb.CreateLogRequest(**values))
@@ -193,6 +200,37 @@ async def test_own_logs_are_opened_again_and_bounded(tmp_path: Path) -> None:
             answer = await anchor.submit(ledger, 3, log=name)
             assert answer.tree_size == 6
             assert (await anchor.ask("CreateLog", request)).log.name == name
+
+
+async def test_who_asks_for_a_log_takes_no_place_of_those_who_are_named(tmp_path: Path) -> None:
+    """A caller may name any tenant, and a log is for ever: those of the settings get theirs."""
+
+    async def made(service: Service, tenant: str, **more: Any) -> str:
+        parent = f"tenants/{tenant}"
+        request = ledger_pb2.CreateLedgerRequest(parent=parent, ledger_id="main", **more)
+        return (await service.servicer.CreateLedger(request, None)).ledger.log
+
+    async with (
+        keys_service(tmp_path) as keys,
+        anchor_with(keys, tmp_path, max_own_logs=3) as anchor,
+        ledger_service(
+            f"sqlite:///{tmp_path}/ledger.db",
+            anchor=anchor.stub,  # type: ignore[arg-type]
+            own_log_tenants=("first", "second", "*"),
+            create=False,
+        ) as service,
+    ):
+        taken = [await made(service, "first"), await made(service, "made-up", own_log=True)]
+        for more in ({"own_log": True}, {}):
+            with pytest.raises(FailedPreconditionError, match="a place that is kept") as caught:
+                await made(service, "made-up-too", **more)
+            assert caught.value.reason == "TOO_MANY_LOGS"
+            # Who has one keeps it.
+            assert await made(service, "made-up", **more) == taken[1]
+        taken.append(await made(service, "second"))
+        assert len({*taken, (await anchor.log()).name}) == 4
+        with pytest.raises(FailedPreconditionError, match=r"already$"):
+            await made(service, "made-up-too", own_log=True)
 
 
 async def test_damaged_log_of_a_tenant_stops_nobody_else_and_is_seen(

@@ -159,7 +159,11 @@ def _anchor(world: World) -> dict[str, list[Message]]:
         "GetLog": [pb.GetLogRequest(name=log, with_tenants=True)],
         "ListLogs": [pb.ListLogsRequest(page_size=1)],
         "GetTile": [pb.GetTileRequest(log=log, path=f"tile/0/000.p/{size}", max_bytes=9)],
-        "CreateLog": [pb.CreateLogRequest(tenant=world.tenant, suite=common_pb2.SUITE_BLAKE3)],
+        "CreateLog": [
+            pb.CreateLogRequest(
+                tenant=world.tenant, suite=common_pb2.SUITE_BLAKE3, kept_for=[world.tenant]
+            )
+        ],
         "SubmitLeaves": [
             pb.SubmitLeavesRequest(
                 log=world.own_log,

@@ -168,12 +168,14 @@ class GetTileResponse(_message.Message):
     def __init__(self, data: _Optional[bytes] = ..., total_bytes: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
 
 class CreateLogRequest(_message.Message):
-    __slots__ = ("tenant", "suite")
+    __slots__ = ("tenant", "suite", "kept_for")
     TENANT_FIELD_NUMBER: _ClassVar[int]
     SUITE_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FOR_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     suite: _common_pb2.Suite
-    def __init__(self, tenant: _Optional[str] = ..., suite: _Optional[_Union[_common_pb2.Suite, str]] = ...) -> None: ...
+    kept_for: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, tenant: _Optional[str] = ..., suite: _Optional[_Union[_common_pb2.Suite, str]] = ..., kept_for: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class CreateLogResponse(_message.Message):
     __slots__ = ("log", "created")
