@@ -21,6 +21,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -53,6 +54,8 @@ _LEASE_SHARE: Final = 3
 """That pause is at most this part of a lease, by which others may have to wait for longer."""
 LEDGER_FORKED: Final = "LEDGER_FORKED"
 _IDLE_S: Final = 2.0
+_HAND_OVER_S: Final = 2.0
+"""How long a stop may take because the database does not answer."""
 _RETRY: Final = RetryPolicy(attempts=1_000_000, base_s=0.1, cap_s=5.0, budget_s=float("inf"))
 
 _lag = telemetry.gauge(
@@ -222,6 +225,9 @@ class _LedgerRelay:
                 return
             except LeaseLostError:
                 continue
+            except asyncio.CancelledError:
+                await self._hand_over()
+                raise
             except StatusError as error:
                 if self._logged_seq > failed_at_seq:
                     delays, failing = _RETRY.delays(self._relay.rng), False
@@ -243,6 +249,12 @@ class _LedgerRelay:
     async def _latch(self, error: StatusError) -> None:
         log.error("relay.ledger_forked", ledger=self._ledger.name, message=error.message)
         await self._relay.storage.latch(self._ledger.uid, LEDGER_FORKED)
+
+    async def _hand_over(self) -> None:
+        """The service stops: whoever goes on here need not wait until the lease has ended."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_HAND_OVER_S):
+                await self._release_lease()
 
     async def _release_lease(self) -> None:
         """Let a replica that may reach the log try."""

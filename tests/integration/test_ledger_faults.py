@@ -369,6 +369,23 @@ async def test_relay_resumes_after_a_restart(database_url: str) -> None:
         await verify_all(service)
 
 
+async def test_who_follows_a_stopped_service_need_not_wait_for_its_lease(database_url: str) -> None:
+    """As a rolling update, or a restart: its lease would hold up the log for ten seconds."""
+    anchor = InMemoryAnchor()
+    lease_s = 60.0
+    async with ledger_service(
+        database_url, anchor=anchor, relay=True, relay_lease_s=lease_s
+    ) as service:
+        await append(service, draft("r1"))
+        await recorded(service, 1)
+    async with ledger_service(
+        database_url, anchor=anchor, create=False, relay=True, relay_lease_s=lease_s
+    ) as service:
+        await append(service, draft("r2"))
+        await recorded(service, 2)
+        await verify_all(service)
+
+
 async def _logged(service: Service, seq: int) -> Any:
     return await service.storage.log_runs(await recorded(service, seq), 0, seq)
 
