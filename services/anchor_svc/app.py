@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Final
@@ -28,6 +27,7 @@ from anchor_svc.storage.tables import MIGRATIONS, SCHEMA
 from anchor_svc.tilefiles import TileFiles
 from provledger import logs
 from provledger.api.anchor.v1 import anchor_pb2_grpc
+from provledger.daemon_threads import DaemonThreads
 from provledger.db import check_durable, is_sqlite, lock_data_dir, migrate, open_engine
 from provledger.errors import UnavailableError
 from provledger.fips import launch
@@ -170,7 +170,7 @@ def _tile_files(bucket: Bucket | None, undo: AsyncExitStack) -> Callable[[bytes]
     """Where the files of a log are, by its uid; None for `data_dir`."""
     if bucket is None:
         return lambda uid: None
-    threads = ThreadPoolExecutor(_BUCKET_THREADS, thread_name_prefix="anchor-bucket")
+    threads = DaemonThreads(_BUCKET_THREADS, "anchor-bucket")
     undo.callback(threads.shutdown, wait=False, cancel_futures=True)
     return lambda uid: BucketFiles(bucket, uid, threads)
 

@@ -12,13 +12,13 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Final, TypeVar
 
 from gateway_svc.directory import MAX_CHECKPOINT_BYTES
 from gateway_svc.remote import MAX_FETCHES, MAX_LOGS, PIECE_BYTES, Piece
 from gateway_svc.source import Redirect
+from provledger.daemon_threads import DaemonThreads
 from provledger.s3 import Bucket
 from provledger.tiles import TilePath
 
@@ -39,7 +39,7 @@ class BucketPlace:
         self._bucket = bucket
         self._signer = signer or bucket
         self._redirect_s = redirect_s
-        self._threads = ThreadPoolExecutor(MAX_FETCHES, thread_name_prefix="gateway-bucket")
+        self._threads = DaemonThreads(MAX_FETCHES, "gateway-bucket")
 
     async def names(self) -> Sequence[str]:
         """See `Place`: the uids of logs."""
