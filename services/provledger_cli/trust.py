@@ -112,6 +112,8 @@ def _s3_client() -> Any:
     import boto3
     from botocore.config import Config
 
+    from provledger.s3_bounds import Bounds, bind
+
     config = Config(
         connect_timeout=_TIMEOUT_S,
         read_timeout=_TIMEOUT_S,
@@ -119,7 +121,7 @@ def _s3_client() -> Any:
         # Stores other than AWS seldom have a host name for each bucket.
         s3={"addressing_style": "path"} if os.environ.get("AWS_ENDPOINT_URL_S3") else {},
     )
-    return boto3.client("s3", config=config)
+    return bind(boto3.client("s3", config=config), Bounds(_TIMEOUT_S))
 
 
 def _code(error: Any) -> str:

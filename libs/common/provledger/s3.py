@@ -3,10 +3,10 @@
     s3://bucket/prefix[?endpoint=https://host][&region=NAME]
 
 Blocking, and safe for use by many threads. Credentials come from where boto3 finds them, never from
-the URI; `endpoint` and `region` are for stores other than AWS. Every request has a deadline and is
-tried a few times, with jitter; requests that write are conditional, so that one whose answer was
-lost is recognised when it is repeated. Needs the extra `aws`, and s3:GetObject, s3:PutObject,
-s3:ListBucket and, where files are removed, s3:DeleteObject.
+the URI; `endpoint` and `region` are for stores other than AWS. Every request has a deadline, and
+its answer a size (`s3_bounds`). It is tried a few times, with jitter; requests that write are
+conditional, so that one whose answer was lost is recognised when it is repeated. Needs the extra
+`aws`, and s3:GetObject, s3:PutObject, s3:ListBucket and, where files are removed, s3:DeleteObject.
 
 Trust: the store is asked for what it has and is not believed; whoever reads checks what it reads.
 
@@ -30,6 +30,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 from provledger.errors import UnavailableError
 from provledger.retry import RetryPolicy
 from provledger.rpc.listener import is_loopback
+from provledger.s3_bounds import Bounds, bind, room_for
 from provledger.settings import ConfigError
 
 T = TypeVar("T")
@@ -37,6 +38,7 @@ T = TypeVar("T")
 MAX_CONNECTIONS: Final = 32
 CONNECT_TIMEOUT_S: Final = 2
 READ_TIMEOUT_S: Final = 5
+BOUNDS: Final = Bounds(deadline_s=10.0)
 RETRY: Final = RetryPolicy(attempts=4, base_s=0.05, cap_s=1.0, budget_s=2.0)
 
 _MISSING: Final = frozenset({"404", "NoSuchKey", "NotFound"})
@@ -103,6 +105,7 @@ class Bucket:
     """The objects below the prefix of a URI; keys are relative to it.
 
     connect: makes boto3's client, when it is first used.
+    patience_s: what has failed is tried again for so long, in seconds since it was tried first.
     """
 
     def __init__(
@@ -111,19 +114,22 @@ class Bucket:
         connect: Callable[[BucketURI], Any] | None = None,
         *,
         retry: RetryPolicy = RETRY,
+        patience_s: float = BOUNDS.deadline_s,
     ) -> None:
         self.uri = uri
         self._prefix = f"{uri.prefix}/" if uri.prefix else ""
         # Made now: that boto3 is missing should be said at start.
         self._client = (connect or boto3_client)(uri)
         self._retry = retry
+        self._patience_s = patience_s
         self._rng = random.Random()  # noqa: S311 - jitter, not a secret
 
     def get(self, key: str, *, max_bytes: int) -> Piece | None:
         """An object, up to `max_bytes`; None if there is none."""
 
         def ask() -> Piece:
-            found = self._client.get_object(**self._place(key))
+            with room_for(max_bytes):
+                found = self._client.get_object(**self._place(key))
             data = read_body(found, max_bytes)
             return Piece(data, int(found["ContentLength"]), str(found["ETag"]))
 
@@ -137,7 +143,8 @@ class Bucket:
 
         def ask() -> Piece:
             span = f"bytes={offset}-{offset + length - 1}"
-            found = self._client.get_object(**self._place(key), Range=span, **condition)
+            with room_for(length):
+                found = self._client.get_object(**self._place(key), Range=span, **condition)
             data = read_body(found, length)
             stated = _RANGE.fullmatch(str(found.get("ContentRange", "")))
             total = int(stated[1]) if stated else int(found["ContentLength"])
@@ -232,6 +239,8 @@ class Bucket:
 
         lost = lost_errors()
         delays = self._retry.delays(self._rng)
+        # A store that lets us wait until the end does so again.
+        end_s = time.monotonic() + self._patience_s
         while True:
             try:
                 return request()
@@ -243,7 +252,7 @@ class Bucket:
             except lost as error:
                 failure, again = self._unavailable(type(error).__name__), True
             delay_s = next(delays, None) if again else None
-            if delay_s is None:
+            if delay_s is None or time.monotonic() >= end_s:
                 raise failure
             time.sleep(delay_s)
 
@@ -342,7 +351,7 @@ def check_endpoint(url: str, setting: str) -> None:
         raise ConfigError(f"{setting}: http:// is for loopback only; use https://")
 
 
-def boto3_client(uri: BucketURI) -> Any:
+def boto3_client(uri: BucketURI, bounds: Bounds = BOUNDS) -> Any:
     """boto3's client for the store of a URI; raises ConfigError where boto3 is missing."""
     try:
         import boto3
@@ -360,6 +369,9 @@ def boto3_client(uri: BucketURI) -> Any:
         s3={"addressing_style": "path"} if uri.endpoint else {},
     )
     try:
-        return boto3.client("s3", endpoint_url=uri.endpoint, region_name=uri.region, config=config)
+        client = boto3.client(
+            "s3", endpoint_url=uri.endpoint, region_name=uri.region, config=config
+        )
     except (BotoCoreError, ValueError) as error:
         raise ConfigError(f"s3://{uri.bucket} cannot be used: {error}") from error
+    return bind(client, bounds)

@@ -43,6 +43,7 @@ from anchor_svc.sinks.thread import SinkThread
 from provledger import checkpoint as checkpoints
 from provledger import jcs, note, s3
 from provledger.checkpoint import MAX_TREE_SIZE
+from provledger.s3_bounds import Bounds, bind
 from provledger.settings import ConfigError
 
 KIND: Final = "s3-object-lock"
@@ -50,6 +51,7 @@ PROBE: Final = "lock-probe"
 DEFAULT_RETENTION_DAYS: Final = 365
 _PROBE: Final = timedelta(minutes=5)
 TIMEOUT_S: Final = 8
+_BOUNDS: Final = Bounds(TIMEOUT_S)
 _MAX_VERSIONS: Final = 16
 
 
@@ -371,7 +373,7 @@ def _retention_days() -> int:
     return int(text)
 
 
-def _boto3_client(endpoint: str | None, region: str | None) -> Any:
+def _boto3_client(endpoint: str | None, region: str | None, bounds: Bounds = _BOUNDS) -> Any:
     try:
         import boto3
         from botocore.config import Config
@@ -384,4 +386,5 @@ def _boto3_client(endpoint: str | None, region: str | None) -> Any:
         retries={"total_max_attempts": 1},
         s3={"addressing_style": "path"} if endpoint else {},
     )
-    return boto3.client("s3", endpoint_url=endpoint, region_name=region, config=config)
+    client = boto3.client("s3", endpoint_url=endpoint, region_name=region, config=config)
+    return bind(client, bounds)
