@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -223,6 +224,41 @@ def test_no_more_is_read_of_an_answer_than_there_may_be(status: int) -> None:
         assert time.monotonic() - begun_s < LONG_S
         # Four attempts at each of them, and what is in the buffers of sockets.
         assert pages * 65536 < 8 * 12 * 1024 * 1024
+        files.close()
+
+
+@pytest.mark.parametrize(
+    ("token", "pages"),
+    [("<NextContinuationToken>t</NextContinuationToken>", 2), ("", 1), (None, 5)],
+)
+def test_a_listing_that_goes_on_for_ever_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, token: str | None, pages: int
+) -> None:
+    """With the same page again and again, without a next one, or with another one each time."""
+    monkeypatch.setattr(s3, "MAX_PAGES", 5)
+    asked = 0
+
+    def page(handler: BaseHTTPRequestHandler) -> None:
+        nonlocal asked
+        asked += 1
+        following = f"<NextContinuationToken>{asked}</NextContinuationToken>"
+        say(
+            handler,
+            b'<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+            b"<CommonPrefixes><Prefix>p/logs/a/</Prefix></CommonPrefixes>"
+            b"<Contents><Key>p/logs/a</Key></Contents><IsTruncated>true</IsTruncated>"
+            + (following if token is None else token).encode()
+            + b"</ListBucketResult>",
+        )
+
+    with answering(page) as port:
+        files = bucket(port, Bounds(LONG_S))
+        for listing in (files.directories("logs/"), files.keys("logs/")):
+            asked = 0
+            with pytest.raises(UnavailableError, match="has no end") as caught:
+                list(islice(listing, 500))
+            assert caught.value.reason == "STORAGE_UNAVAILABLE"
+            assert asked == pages
         files.close()
 
 

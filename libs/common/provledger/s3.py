@@ -39,6 +39,8 @@ MAX_CONNECTIONS: Final = 32
 CONNECT_TIMEOUT_S: Final = 2
 READ_TIMEOUT_S: Final = 5
 BOUNDS: Final = Bounds(deadline_s=10.0)
+MAX_PAGES: Final = 100
+"""Of one listing; a page has 1000 keys with most stores."""
 RETRY: Final = RetryPolicy(attempts=4, base_s=0.05, cap_s=1.0, budget_s=2.0)
 
 _MISSING: Final = frozenset({"404", "NoSuchKey", "NotFound"})
@@ -170,13 +172,17 @@ class Bucket:
         return self._put(key, data, condition, headers)
 
     def keys(self, prefix: str) -> Iterator[str]:
-        """Keys that begin so, in order."""
+        """Keys that begin so, in order; raises UnavailableError, too, if they have no end."""
         for page in self._pages(prefix):
             for item in page.get("Contents", ()):
                 yield str(item["Key"]).removeprefix(self._prefix)
 
     def directories(self, prefix: str) -> Iterator[str]:
-        """Names between `prefix`, which ends with a slash, and the next slash, in order."""
+        """Names between `prefix`, which ends with a slash, and the next slash, in order.
+
+        Raises:
+            UnavailableError: as any request, or they have no end.
+        """
         for page in self._pages(prefix, Delimiter="/"):
             for item in page.get("CommonPrefixes", ()):
                 yield str(item["Prefix"]).removeprefix(self._prefix + prefix).rstrip("/")
@@ -221,12 +227,16 @@ class Bucket:
 
     def _pages(self, prefix: str, **options: str) -> Iterator[Any]:
         asked: dict[str, Any] = {"Bucket": self.uri.bucket, "Prefix": self._prefix + prefix}
-        while True:
+        for _ in range(MAX_PAGES):
             page: Any = self._ask(partial(self._client.list_objects_v2, **asked, **options))
             yield page
             if not page.get("IsTruncated"):
                 return
-            asked["ContinuationToken"] = page["NextContinuationToken"]
+            token = page.get("NextContinuationToken")
+            if not token or token == asked.get("ContinuationToken"):
+                break
+            asked["ContinuationToken"] = token
+        raise self._unavailable(f"its listing of {asked['Prefix']!r} has no end")
 
     def _ask(self, request: Callable[[], T], *, none_for: frozenset[str] = frozenset()) -> T | None:
         """Ask the store, a few times if need be; None for these answers of it.
