@@ -112,7 +112,7 @@ def _s3_client() -> Any:
     import boto3
     from botocore.config import Config
 
-    from provledger.s3_bounds import Bounds, bind
+    from provledger.boto_bounds import Bounds, bind
 
     config = Config(
         connect_timeout=_TIMEOUT_S,

@@ -28,6 +28,7 @@ from provledger.kms.errors import (
     KMSUnavailableError,
 )
 from provledger.kms.remote import MAX_IN_FLIGHT, RemoteSigner, Wanted
+from tests.support.dawdling import header, serving
 from tests.support.fake_aws_kms import ACCOUNT, FakeAWSKMS
 from tests.support.signing import until_signed
 from tests.support.token_bucket import TokenBucket
@@ -301,6 +302,17 @@ async def test_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(KMSNotInstalledError, match=r"provledger\[aws\]") as caught:
         await AWSProvider().open_signer(KEY)
     assert caught.value.extra == "aws"
+
+
+async def test_answer_without_end_leaves_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some such answers would hold all of them, and no key could be used until a restart."""
+    with serving(header) as (port, left):
+        monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", f"http://127.0.0.1:{port}")
+        client = await _aws_client.Client.connect(_aws_client.parse(KEY), 0.3)
+        with pytest.raises(KMSUnavailableError):
+            await client.call("public key", "get_public_key", KeyId=KEY)
+        assert await asyncio.to_thread(left.wait, 30.0)
+        await client.close()
 
 
 # --- FIPS ---

@@ -26,10 +26,10 @@ from anchor_svc.sinks import SinkError
 from anchor_svc.sinks import s3 as sink
 from anchor_svc.sinks.s3 import S3Sink
 from provledger import s3
+from provledger.boto_bounds import Bounds
 from provledger.errors import UnavailableError
 from provledger.retry import RetryPolicy
 from provledger.s3 import Bucket, BucketURI, boto3_client, read_body
-from provledger.s3_bounds import Bounds
 from tests.support.certs import CertificateAuthority
 from tests.support.dawdling import WITHOUT_END, Behave, body, header, interim, nothing, serving
 

@@ -4,7 +4,7 @@
 
 Blocking, and safe for use by many threads. Credentials come from where boto3 finds them, never from
 the URI; `endpoint` and `region` are for stores other than AWS. Every request has a deadline, and
-its answer a size (`s3_bounds`). It is tried a few times, with jitter; requests that write are
+its answer a size (`boto_bounds`). It is tried a few times, with jitter; requests that write are
 conditional, so that one whose answer was lost is recognised when it is repeated. Needs the extra
 `aws`, and s3:GetObject, s3:PutObject, s3:ListBucket and, where files are removed, s3:DeleteObject.
 
@@ -27,10 +27,10 @@ from functools import partial
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qs, urlencode, urlsplit
 
+from provledger.boto_bounds import Bounds, bind, room_for
 from provledger.errors import UnavailableError
 from provledger.retry import RetryPolicy
 from provledger.rpc.listener import is_loopback
-from provledger.s3_bounds import Bounds, bind, room_for
 from provledger.settings import ConfigError
 
 T = TypeVar("T")

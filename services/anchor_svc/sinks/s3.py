@@ -42,8 +42,8 @@ from anchor_svc.sinks.http import check_url
 from anchor_svc.sinks.thread import SinkThread
 from provledger import checkpoint as checkpoints
 from provledger import jcs, note, s3
+from provledger.boto_bounds import Bounds, bind
 from provledger.checkpoint import MAX_TREE_SIZE
-from provledger.s3_bounds import Bounds, bind
 from provledger.settings import ConfigError
 
 KIND: Final = "s3-object-lock"

@@ -16,12 +16,15 @@ from ipaddress import ip_address
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from provledger.boto_bounds import Bounds, bind
 from provledger.kms._aws_errors import is_denied, refuses_credentials, translate
 from provledger.kms._renewing import DENIED_S, RENEW_S, Renewable
 from provledger.kms.errors import KMSConfigError, KMSUnavailableError, bare
 from provledger.kms.remote import MAX_IN_FLIGHT, load_library
 
 EXTRA: Final = "aws"
+_MAX_ANSWER_BYTES: Final = 1024 * 1024
+"""Of a public key or a signature: some kilobytes."""
 
 _ARN_RE = re.compile(
     r"arn:(?P<partition>aws[a-z-]*):kms:(?P<region>[a-z]{2}[a-z0-9-]*-[0-9]+):(?P<account>[0-9]{12})"
@@ -64,7 +67,8 @@ class Client:
     ) -> Client:
         """Make a client for the region of the key; makes no call yet.
 
-        `timeout_s` bounds connecting, and each wait for bytes of an answer.
+        `timeout_s` bounds connecting, and each wait for bytes of an answer; twice as much, all of
+        a request.
         """
         # Not in the client's own threads: calls that hang may have them all.
         connect = partial(asyncio.to_thread, _connect, reference, timeout_s)
@@ -145,6 +149,7 @@ def _connect(reference: Reference, timeout_s: float) -> Any:
     try:
         session = boto3.session.Session()
         client = session.client("kms", region_name=reference.region, config=config)
+        bind(client, Bounds(2 * timeout_s, _MAX_ANSWER_BYTES))
         _check_partition(reference, session)
     except KMSConfigError:
         raise

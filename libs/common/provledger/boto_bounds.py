@@ -1,10 +1,10 @@
-"""Bounds for what boto3 asks a store: each request has a time, and each answer a size.
+"""Bounds for what boto3 asks a service: each request has a time, and each answer a size.
 
-botocore has a timeout for each call of a socket, which a store that sends a byte now and then never
-meets, and it reads listings and errors to their end, however long they are. So its connections
-count here: the bounds are for the handshake of a proxy, for all that comes before the answer, its
-headers and its body. Connecting has botocore's own timeout, for each address of the host; only the
-name server's is not ours.
+botocore has a timeout for each call of a socket, which a service that sends a byte now and then
+never meets, and it reads listings and errors to their end, however long they are. So its
+connections count here: the bounds are for the handshake of a proxy, for all that comes before the
+answer, its headers and its body. Connecting has botocore's own timeout, for each address of the
+host; only the name server's is not ours.
 
 How it is done: botocore keeps the pool classes of its connections by scheme and gives nobody a way
 to choose them, so that one of its private dictionaries is changed. Where that is gone, no client is
@@ -86,7 +86,7 @@ class _Exchange:
         """For the next call of the socket; raises TimeoutError if it is over."""
         left_s = self._end_s - time.monotonic()
         if left_s <= 0:
-            raise TimeoutError("the store took too long")
+            raise TimeoutError("the service took too long")
         return left_s
 
     def moved(self, count: int) -> None:
@@ -98,7 +98,7 @@ class _Exchange:
         self.moved(count)
         self._left_bytes -= count
         if self._left_bytes < 0:
-            raise ConnectionError("the store's answer is too long")
+            raise ConnectionError("the service's answer is too long")
 
 
 class _Connection(HTTPConnection):
