@@ -12,6 +12,7 @@ import asyncio
 import os
 import re
 import stat
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -114,20 +115,25 @@ class DirectoryLog:
         self._looked_at = LookedAt() if looked_at is None else looked_at
         self._threads = threads
         self._checkpoint = str(root / "checkpoint")
-        # What was read, and of which file. Threads read too: the two change together.
+        # For looking and showing together, since threads look too: of two who look, the one who
+        # found the older checkpoint must not come later with it.
+        self._lock = threading.Lock()
+        # What was read, and of which file.
         self._read: tuple[tuple[int, int, int], Published] | None = None
         self._shown = Shown(monotonic)
 
     async def published(self, covering: int | None = None) -> Published:
         """The checkpoint that lies there now: looking is cheap."""
-        found, shown = self._found(), self._shown.last
-        if covering is not None and shown is not None and covering <= shown.size:
-            return shown
-        return self._shown.take(found)
+        with self._lock:
+            found, shown = self._found(), self._shown.last
+            if covering is not None and shown is not None and covering <= shown.size:
+                return shown
+            return self._shown.take(found)
 
     def read(self) -> Published:
         """As `published`, at once."""
-        return self._shown.take(self._found())
+        with self._lock:
+            return self._shown.take(self._found())
 
     def _found(self) -> Published:
         read = self._read

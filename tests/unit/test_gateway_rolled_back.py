@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from gateway_svc.directory import DirectorySource
-from gateway_svc.published import LAG_S, check_visible
+from gateway_svc import directory
+from gateway_svc.directory import DirectoryLog, DirectorySource
+from gateway_svc.published import LAG_S, Published, check_visible, read_published
 from gateway_svc.remote import RemoteSource
 from gateway_svc.source import Log, Redirect, Source
 from provledger.errors import UnavailableError
@@ -131,3 +134,30 @@ async def test_more_signatures_are_no_other_history(gateway: Gateway) -> None:
     gateway.put(signed)
     assert await gateway.size() == 599
     assert (await (await gateway.log()).published()).note == signed
+
+
+def test_who_looked_earlier_does_not_come_later_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Threads that look at the same time, while the next checkpoint is put there."""
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.write_bytes(NEW)
+    with ThreadPoolExecutor(1) as threads:
+        log = DirectoryLog(tmp_path, threads)
+        others: list[threading.Thread] = []
+
+        def slow(signed: bytes) -> Published:
+            if not others:
+                (tmp_path / "new").write_bytes(NEWER)
+                (tmp_path / "new").rename(checkpoint)
+                others.append(threading.Thread(target=log.read))
+                others[0].start()
+                # He is done by then, or waits for us.
+                others[0].join(0.2)
+            return read_published(signed)
+
+        monkeypatch.setattr(directory, "read_published", slow)
+        log.read()
+        others[0].join()
+    assert "gateway.checkpoint_rolled_back" not in caplog.text
+    assert log.read().size == 600
