@@ -132,12 +132,14 @@ class PatientProtocol(HttpToolsProtocol):
         super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait no longer."""
+        """Wait no longer, and hold nothing any more."""
         self._lost = True
         if self._timer is not None:
             self._timer.cancel()
         self._let_go()
         super().connection_lost(exc)
+        self._unset_keepalive_if_required()
+        self._hold_nothing()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle
@@ -168,6 +170,16 @@ class PatientProtocol(HttpToolsProtocol):
         if self._answering is not None:
             self._answering.disconnected = True
             self._answering.message_event.set()
+
+    def _hold_nothing(self) -> None:
+        """Leave no circle behind: over TLS it holds the buffers of OpenSSL until it is collected.
+
+        Who still answers has what he needs of the connection, and does not come back here: he was
+        told that nobody is there.
+        """
+        self._answering = None
+        self.pipeline.clear()
+        self.cycle = self.scope = None  # type: ignore[assignment]
 
     def _count(self, size: int) -> None:
         self._parsed += size
