@@ -15,7 +15,7 @@ import pytest
 
 from notary_svc.cosigning import RefusedError, Request, origin_id, parse_request
 from provledger import note
-from tests.support.gateway import filled_log, gateway_at
+from tests.support.gateway import filled_log, gateway_at, running_gateway
 from tests.support.notary import ORIGIN, TinyLog, call, running_notary
 
 LOG = TinyLog()
@@ -102,6 +102,21 @@ async def test_what_is_damaged_gets_a_problem_and_nothing_else(tmp_path: Path) -
         assert contents(log.store.root) == files
         for path in good:
             assert (await gateway.call(path)).status == 200
+
+
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket"])
+async def test_who_wants_another_protocol_is_told_that_nothing_more_is_answered(
+    tmp_path: Path, protocol: bytes
+) -> None:
+    """The parser stops there: what follows in the same packet would wait for good."""
+    asked = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
+    wishes = b"Connection: Upgrade\r\nUpgrade: " + protocol + b"\r\n\r\n"
+    (tmp_path / "data").mkdir()
+    # So that it is no timeout that ends the connection.
+    async with running_gateway(tmp_path / "data", header_timeout_s=60) as gateway:
+        status, head, body = await send(gateway.port, asked + wishes + asked + b"\r\n")
+    assert (status, body) == (200, b"ok\n")
+    assert b"connection: close" in head
 
 
 def contents(root: Path) -> dict[Path, bytes]:

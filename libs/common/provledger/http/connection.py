@@ -124,6 +124,10 @@ class PatientProtocol(HttpToolsProtocol):
             self.transport.abort()
             return
         super().on_headers_complete()
+        # SPEC: RFC 9110 §7.8: a server may ignore Upgrade. But the parser reads no further: of what
+        # came with this request, nobody would answer the next one.
+        if self.parser.should_upgrade():
+            self.cycle.keep_alive = False
 
     def on_response_complete(self) -> None:
         """Begin to wait for the next request, unless it is here already."""
