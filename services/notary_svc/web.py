@@ -36,6 +36,7 @@ from notary_svc.storage import Storage
 from provledger import logs, telemetry
 from provledger.errors import NoteError, StatusError
 from provledger.note import VerifierKey
+from provledger.seldom import Seldom
 
 log = logs.get(__name__)
 
@@ -59,6 +60,7 @@ class Notary:
         self._trusted = trusted
         self._storage = storage
         self._clock = clock
+        self._seldom = Seldom()
 
     def app(self) -> Starlette:
         """The ASGI application."""
@@ -92,7 +94,10 @@ class Notary:
         try:
             response: Response = PlainTextResponse(await self.add(await _body(request)))
         except RefusedError as refused:
-            log.info("notary.refused", status=refused.status, why=str(refused))
+            # Anybody may be refused as often as he likes; `notary.answers` counts them all.
+            if times := self._seldom.times(str(refused.status)):
+                why = str(refused)
+                log.info("notary.refused", status=refused.status, why=why, times=times)
             response = Response(
                 refused.body, refused.status, headers={"Content-Type": refused.media_type}
             )

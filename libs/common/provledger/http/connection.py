@@ -17,7 +17,13 @@ import socket
 import struct
 from typing import Any, ClassVar, Final
 
+from uvicorn.protocols.http.flow_control import service_unavailable
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from provledger import logs
+from provledger.seldom import Seldom
+
+log = logs.get(__name__)
 
 MAX_PIPELINED: Final = 32
 """Requests that may wait for the answer to the one before."""
@@ -44,6 +50,8 @@ class PatientProtocol(HttpToolsProtocol):
     patience_s: ClassVar[float] = 10.0
     answer_s: ClassVar[float] = 30.0
     max_head_bytes: ClassVar[int] = 16 * 1024
+    # Of all connections of a server: what it says of requests that it refuses by itself.
+    _seldom: ClassVar[Seldom] = Seldom()
     _lost = False
     _timer: asyncio.TimerHandle | None = None
     # The request that is being answered; `cycle` is the one that came last.
@@ -129,6 +137,12 @@ class PatientProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             self.cycle.keep_alive = False
 
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no request."""
+        if times := self._seldom.times("server.bad_request"):
+            log.warning("server.bad_request", why=msg, times=times)
+        super().send_400_response(msg)
+
     def on_response_complete(self) -> None:
         """Begin to wait for the next request, unless it is here already."""
         self._answering = None
@@ -146,6 +160,8 @@ class PatientProtocol(HttpToolsProtocol):
         self._hold_nothing()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if app is service_unavailable and (times := self._seldom.times("server.busy")):
+            log.warning("server.busy", connections=self.limit_concurrency, times=times)
         self._answering = cycle
         self._end_after(self.answer_s)
         super()._start_asgi_task(cycle, app)
@@ -195,5 +211,10 @@ def patient(
     seconds: float, max_head_bytes: int, *, answer_s: float = PatientProtocol.answer_s
 ) -> type[Any]:
     """The protocol with its bounds."""
-    bounds = {"patience_s": seconds, "max_head_bytes": max_head_bytes, "answer_s": answer_s}
+    bounds = {
+        "patience_s": seconds,
+        "max_head_bytes": max_head_bytes,
+        "answer_s": answer_s,
+        "_seldom": Seldom(),
+    }
     return type("Patient", (PatientProtocol,), bounds)

@@ -12,11 +12,11 @@ import asyncio
 import resource
 import socket
 import ssl
-import time
 from collections.abc import Callable, Sized
 from typing import Any, Final
 
 from provledger import logs
+from provledger.seldom import Seldom
 
 log = logs.get(__name__)
 
@@ -24,7 +24,6 @@ BATCH: Final = 64
 """Connections that are accepted in one turn: those that there are want theirs."""
 FULL_PAUSE_S: Final = 0.05
 FAILED_PAUSE_S: Final = 1.0
-TELL_EVERY_S: Final = 60.0
 SPARE_FILES: Final = 128
 """Descriptors for all but connections: libraries, logs, what is asked of other services."""
 
@@ -60,7 +59,7 @@ class Door:
         self._loop = asyncio.get_running_loop()
         self._begun: set[asyncio.Task[None]] = set()
         self._again: asyncio.TimerHandle | None = None
-        self._told_s = float("-inf")
+        self._seldom = Seldom()
 
     def open(self) -> None:
         """Accept from now on."""
@@ -112,10 +111,8 @@ class Door:
         """Leave the backlog alone for a while: it would be reported as ready all the time."""
         self._loop.remove_reader(self._listener)
         self._again = self._loop.call_later(seconds, self.open)
-        now_s = time.monotonic()
-        if now_s - self._told_s >= TELL_EVERY_S:
-            self._told_s = now_s
-            log.warning(event, **fields)
+        if times := self._seldom.times(event):
+            log.warning(event, times=times, **fields)
 
 
 def make_room(most: int) -> None:

@@ -162,7 +162,9 @@ def _uvicorn_config(app: WebApp, config: HTTPSettings) -> uvicorn.Config:
         ws="none",
         lifespan="off",
         log_config=None,
-        log_level="warning",
+        # Its warnings are of what strangers send, one each; those of them that matter, the protocol
+        # tells once in a while.
+        log_level="error",
         access_log=False,
         server_header=False,
         proxy_headers=False,
