@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -122,6 +123,11 @@ class DirectoryLog:
         self._read: tuple[tuple[int, int, int], Published] | None = None
         self._shown = Shown(monotonic)
 
+    @property
+    def name(self) -> str:
+        """That of its directory."""
+        return self._root.name
+
     async def published(self, covering: int | None = None) -> Published:
         """The checkpoint that lies there now: looking is cheap."""
         with self._lock:
@@ -181,6 +187,14 @@ class DirectoryLog:
         return FileContent(fd, status.st_size, etag, self._threads)
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a look through the directory found: what is published, and why other logs are unread."""
+
+    published: Sequence[Published] = ()
+    failed: Sequence[StatusError] = ()
+
+
 class DirectorySource:
     """All logs below the anchor's data directory."""
 
@@ -192,7 +206,9 @@ class DirectorySource:
         self._looked_at = LookedAt()
         # Why logs that we do not know cannot be read: all of them, or one after another.
         self._unread: list[StatusError] = []
+        self._seen = _Seen()
         self._scanned_s = float("-inf")
+        self._failed: StatusError | None = None
         self._lock = asyncio.Lock()
         # Our own, so that nothing else in the process can keep us waiting.
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="gateway-files")
@@ -201,10 +217,7 @@ class DirectorySource:
         """The log of a prefix; the directory is looked through again for one we do not know."""
         found = self._by_prefix.get(prefix)
         if found is None:
-            # Who asks while somebody else looks waits for what he finds.
-            async with self._lock:
-                if self._monotonic() - self._scanned_s >= RESCAN_S:
-                    await self._look_through()
+            await self._look_through()
             found = self._by_prefix.get(prefix)
             if found is None and self._unread:
                 # It may be that of a log which nobody could read yet.
@@ -212,64 +225,70 @@ class DirectorySource:
         return found
 
     async def logs(self) -> Sequence[Published]:
-        """What is published of each log."""
+        """What was published of each log a moment ago."""
         await self._look_through()
-        published: list[Published] = []
-        failed = [copied(error) for error in self._unread]
-        for each in self._by_prefix.values():
-            try:
-                published.append(each.read())
-            except StatusError as error:
-                log.error("gateway.log_unreadable", exc_info=error)
-                failed.append(error)
-        if failed and not published:
-            raise failed[0]
-        return sorted(published, key=lambda item: item.origin)
+        seen = self._seen
+        if seen.failed and not seen.published:
+            raise copied(seen.failed[0])
+        return seen.published
 
     async def census(self) -> Census:
         """See `Source`."""
         await self._look_through()
-        failed = list(self._unread)
-        logs = len(failed) + len(self._by_prefix)
-        for each in self._by_prefix.values():
-            try:
-                each.read()
-            except StatusError as error:
-                failed.append(error)
-        return Census(logs, len(failed), failed[0] if failed else None)
+        seen = self._seen
+        failed = len(seen.failed)
+        because = copied(seen.failed[0]) if seen.failed else None
+        return Census(len(seen.published) + failed, failed, because)
 
     async def close(self) -> None:
         """Let the threads end."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _look_through(self) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._threads, self._scan)
+        """Look what logs there are, unless that was done a moment ago. Raises StatusError."""
+        # Who asks while somebody else looks waits for what he finds.
+        async with self._lock:
+            if self._monotonic() - self._scanned_s >= RESCAN_S:
+                self._failed = None
+                try:
+                    await asyncio.get_running_loop().run_in_executor(self._threads, self._scan)
+                except StatusError as error:
+                    self._failed = error
+                self._scanned_s = self._monotonic()
+            if self._failed is not None:
+                raise copied(self._failed)
 
     def _scan(self) -> None:
-        self._scanned_s = self._monotonic()
-        try:
-            names = self._names()
-        except StatusError as error:
-            self._unread = [copied(error)]
-            raise
+        names = self._names()
         # Of what was served, nothing is dropped: who asks for it hears why it cannot be read.
         served = set(self._by_prefix.values())
         by_prefix: dict[str, DirectoryLog] = {}
         unread: list[StatusError] = []
+        read: dict[DirectoryLog, Published | StatusError] = {}
         for name in names[:MAX_LOGS]:
             each = self._by_uid.setdefault(name, self._log(name))
-            try:
-                by_prefix[prefix_of(each.read().origin)] = each
-            except NotFoundError:
-                continue  # made, but not published
-            except StatusError as error:
-                log.error("gateway.log_unreadable", exc_info=error, log=name)
-                if each not in served and isinstance(error, UnavailableError):
-                    # Nobody knows yet which paths lead there.
-                    unread.append(copied(error))
+            found = read[each] = _read(each)
+            if isinstance(found, Published):
+                by_prefix[prefix_of(found.origin)] = each
+            elif each not in served and isinstance(found, UnavailableError):
+                # Nobody knows yet which paths lead there.
+                unread.append(found)
         # One that cannot be read takes the others from nobody.
         self._unread = unread
         self._by_prefix = self._by_prefix | by_prefix
+        self._seen = self._seen_by(read)
+
+    def _seen_by(self, read: dict[DirectoryLog, Published | StatusError]) -> _Seen:
+        """What was read of the logs, and of those that are not there any more."""
+        published: list[Published] = []
+        failed = list(self._unread)
+        for each in self._by_prefix.values():
+            found = read[each] if each in read else _read(each)
+            if isinstance(found, Published):
+                published.append(found)
+            else:
+                failed.append(found)
+        return _Seen(sorted(published, key=lambda item: item.origin), failed)
 
     def _log(self, name: str) -> DirectoryLog:
         root = self._logs_dir / name
@@ -284,6 +303,16 @@ class DirectorySource:
             return []
         except OSError as error:
             raise _unreadable(error) from error
+
+
+def _read(each: DirectoryLog) -> Published | StatusError:
+    """What is published of a log, or why that cannot be read: told, unless it is nothing yet."""
+    try:
+        return each.read()
+    except StatusError as error:
+        if not isinstance(error, NotFoundError):
+            log.error("gateway.log_unreadable", exc_info=error, log=each.name)
+        return copied(error)
 
 
 def _identity(status: os.stat_result) -> tuple[int, int, int]:

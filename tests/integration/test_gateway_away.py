@@ -43,12 +43,24 @@ async def until(ask: Callable[[], Awaitable[Answer]], status: int) -> dict[str, 
     return found
 
 
+async def told(gateway: Running, *, unreadable: int) -> tuple[int, dict[str, object]]:
+    """What /readyz says once it knows of so many logs that cannot be read, and its status."""
+    async with asyncio.timeout(20):
+        while True:
+            answer = await gateway.call("/readyz")
+            found: dict[str, object] = json.loads(answer.body)
+            if found.get("unreadable", 0) == unreadable:
+                return answer.status, found
+
+
 async def test_a_directory_that_is_not_mounted_is_no_empty_one(
     gateway: Running, tmp_path: Path
 ) -> None:
     data, away = tmp_path / "data", tmp_path / "away"
     data.rename(away)
     data.mkdir()  # the mount point
+    state = await until(lambda: gateway.call("/readyz"), 503)
+    assert (state["ready"], state["reason"]) == (False, "STORAGE_UNAVAILABLE")
     for path in (f"/{UID}/checkpoint", f"/{UID}/tile/0/000", f"/{UID}/tile/0/002.p/89", "/"):
         answer = await gateway.call(path)
         problem = json.loads(answer.body)
@@ -56,12 +68,10 @@ async def test_a_directory_that_is_not_mounted_is_no_empty_one(
         assert "mounted" in problem["detail"]
     # Nor does it know of others what they are.
     assert (await until(lambda: gateway.call(f"/{'1' * 32}/checkpoint"), 503))["status"] == 503
-    state = json.loads((await gateway.call("/readyz")).body)
-    assert (state["ready"], state["reason"]) == (False, "STORAGE_UNAVAILABLE")
     data.rmdir()
     away.rename(data)
     assert (await gateway.call(f"/{UID}/checkpoint")).status == 200
-    assert (await gateway.call("/readyz")).status == 200
+    await until(lambda: gateway.call("/readyz"), 200)
 
 
 async def test_a_damaged_checkpoint_stays_one_whoever_looks(
@@ -69,16 +79,8 @@ async def test_a_damaged_checkpoint_stays_one_whoever_looks(
 ) -> None:
     logs = tmp_path / "data" / "logs"
     (logs / UID / "checkpoint").write_bytes(bytes(200))
-    # Not asked for before, so that the directory is looked through after the damage.
-    await until(lambda: gateway.call(f"/{'1' * 32}/checkpoint"), 404)
-    for _ in range(2):
-        answer = await gateway.call(f"/{UID}/checkpoint")
-        assert (answer.status, json.loads(answer.body)["reason"]) == (500, "CHECKPOINT_DAMAGED")
-        (shown,) = json.loads((await gateway.call("/")).body)["logs"]
-        assert shown["path"] == f"/{OTHER}/"
     # The other one is served, and that one is not is told.
-    answer = await gateway.call("/readyz")
-    assert (answer.status, json.loads(answer.body)) == (
+    assert await told(gateway, unreadable=1) == (
         200,
         {
             "ready": True,
@@ -88,10 +90,14 @@ async def test_a_damaged_checkpoint_stays_one_whoever_looks(
             "reason": "CHECKPOINT_DAMAGED",
         },
     )
+    for _ in range(2):
+        answer = await gateway.call(f"/{UID}/checkpoint")
+        assert (answer.status, json.loads(answer.body)["reason"]) == (500, "CHECKPOINT_DAMAGED")
+        (shown,) = json.loads((await gateway.call("/")).body)["logs"]
+        assert shown["path"] == f"/{OTHER}/"
     shutil.rmtree(logs / OTHER)
     assert (await gateway.call(f"/{OTHER}/checkpoint")).status == 503
-    answer = await gateway.call("/readyz")
-    assert (answer.status, json.loads(answer.body)["unreadable"]) == (503, 2)
+    assert (await told(gateway, unreadable=2))[0] == 503
 
 
 @pytest.mark.parametrize("prefix", [OTHER, "a/tile/b", "tile", "tile/b", "tile/b/tile/c"])
