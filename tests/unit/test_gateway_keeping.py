@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import io
 import os
 import threading
 from collections.abc import Callable
@@ -12,14 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from gateway_svc import directory, published
 from gateway_svc.compressing import Compressor
 from gateway_svc.directory import CHUNK_BYTES, DirectoryLog
 from gateway_svc.keeping import Kept, Once
 from provledger.tiles import encode_bundle, parse_path
-from tests.support.tiled import signed_checkpoint
 
 
 def test_the_least_recently_used_goes_first() -> None:
@@ -111,44 +106,3 @@ async def test_a_reader_who_gives_up_does_not_spoil_what_is_kept(tmp_path: Path)
             os.close(fd)
         compressor.close()
         disk.shutdown()
-
-
-def test_of_two_looks_at_a_checkpoint_the_older_does_not_stay(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A thread that looks through all logs has one in hand when another is published and read."""
-    in_hand, replaced = threading.Event(), threading.Event()
-    path = tmp_path / "checkpoint"
-
-    def publish(size: int) -> None:
-        (tmp_path / "new").write_bytes(signed_checkpoint("log.test/x", [b"x"] * size))
-        os.replace(tmp_path / "new", path)
-
-    def read_published(signed: bytes) -> published.Published:
-        if threading.current_thread() is looking:
-            in_hand.set()
-            assert replaced.wait(20)
-        return published.read_published(signed)
-
-    class File(io.FileIO):
-        """Closing it lets another thread go on, here until its end."""
-
-        def __exit__(self, *args: object) -> None:
-            self.close()
-            if threading.current_thread() is not looking:
-                replaced.set()
-                looking.join(20)
-
-    with ThreadPoolExecutor(1) as threads:
-        log = DirectoryLog(tmp_path, threads)
-        publish(1)
-        assert log.read().size == 1
-        monkeypatch.setattr(directory, "read_published", read_published)
-        monkeypatch.setattr(directory, "open", File, raising=False)
-        publish(2)
-        looking = threading.Thread(target=log.read)
-        looking.start()
-        assert in_hand.wait(20)
-        publish(3)
-        log.read()
-        assert log.read().size == 3
