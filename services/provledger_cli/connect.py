@@ -25,7 +25,7 @@ from provledger.client.calls import unary
 from provledger.errors import ProvledgerError
 from provledger.retry import NO_RETRY
 from provledger.rpc.channel import channel
-from provledger.rpc.endpoint import check_no_url, grpc_target
+from provledger.rpc.endpoint import check_no_url, check_port, grpc_target
 from provledger.rpc.tls import TLSSettings
 from provledger_cli import endpoints
 from provledger_cli.datadir import GATEWAY, SERVICES, DataDir, is_locked
@@ -134,6 +134,7 @@ def _named(text: str, first: str) -> tuple[str, str]:
         name, address = first, text
     try:
         check_no_url(address)
+        check_port(address)
     except ProvledgerError as error:
         raise CommandError(
             f"--endpoint: {error}", hint="for example 127.0.0.1:7001 or keys=127.0.0.1:7001"

@@ -140,7 +140,33 @@ async def test_the_client_refuses_what_has_no_port_before_it_dials(endpoint: str
 @pytest.mark.parametrize(
     "endpoint",
     [
+        *("127.0.0.1:65536", "localhost:72539", "[::1]:65537", "127.0.0.1:0", "127.0.0.1:00000"),
+        *("plaintext:ledger.mesh:72539", "ipv4:127.0.0.1:1,127.0.0.2:65536", "127.0.0.1:100000"),
+        *("dns:///localhost:72539", f"127.0.0.1:{'9' * 5000}"),
+    ],
+)
+async def test_a_port_that_there_is_not_is_refused_before_it_is_dialled(
+    tmp_path: Path, endpoint: str
+) -> None:
+    """gRPC dials it modulo 65536: what listens there need not even be ours."""
+    for make in (Client, AsyncClient):
+        with pytest.raises(ConfigError, match="port must be within"):
+            make(endpoint)
+        with pytest.raises(ConfigError, match="port must be within"):
+            make("127.0.0.1:1", keys_endpoint=endpoint)
+    with pytest.raises(ConfigError, match="port must be within"):
+        channel(endpoint)
+    with pytest.raises(CommandError, match="port must be within"):
+        target(tmp_path, [f"gateway={endpoint}"])
+    with pytest.raises(ConfigError, match="port must be within"):
+        grpc_target(f"demo@{endpoint.removeprefix('plaintext:')}", tls=True)
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
         *("127.0.0.1:7003", "[::1]:7003", "localhost:7003", "plaintext:ledger.mesh:7003"),
+        *("127.0.0.1:65535", "unix:/run/ledger:70000", "unix-abstract:ledger:0"),
         *("unix:/run/a@b", "unix-abstract:ledger", "dns:///localhost", "ipv6:[::1]:7003"),
     ],
 )

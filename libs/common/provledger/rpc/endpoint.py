@@ -30,6 +30,11 @@ _ADDRESSES: Final = ("ipv4", "ipv6")
 # Schemes of gRPC Name Resolution, which have rules of their own for what follows.
 _SCHEMES: Final = (*_SOCKETS, *_ADDRESSES, "dns", "vsock", "xds")
 _URL: Final = re.compile(r"(?:https?|grpcs?)://", re.IGNORECASE)
+# What ends with digits there is a path, a name or a number of more bits.
+_PORTLESS: Final = (*_SOCKETS, "vsock", "xds")
+# Of an IPv6 address without brackets, what follows its "::" is none.
+_PORT: Final = re.compile(r"(?<=[^:]):([0-9]+)\Z", re.ASCII)
+MAX_PORT: Final = 65_535
 _HOST_PORT: Final = re.compile(r"(?:[^\s:/\[\]]+|\[[0-9A-Fa-f:.%]+\]):[0-9]{1,5}", re.ASCII)
 # A DNS name or an address, as a certificate has it (RFC 9525 §6.1); no wildcard.
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
@@ -41,9 +46,10 @@ def grpc_target(endpoint: str, *, tls: bool) -> str:
     Raises:
         ConfigError: calls would go in clear beyond loopback; or the endpoint says that they are to,
             and TLS is set; or it says whose certificate is expected, and TLS is not set; or it is
-            a URL.
+            a URL, or its port none.
     """
     check_no_url(endpoint)
+    check_port(endpoint)
     name, dialled = _parts(endpoint)
     if name and not tls:
         raise ConfigError(
@@ -67,9 +73,11 @@ def check_endpoint(endpoint: str) -> None:
     gRPC would take 443 for a port that was left out, and dial it until the time is up.
 
     Raises:
-        ConfigError: it is neither HOST:PORT nor another target that gRPC knows (`unix:`, `dns:`).
+        ConfigError: it is neither HOST:PORT nor another target that gRPC knows (`unix:`, `dns:`),
+            or there is no such port.
     """
     check_no_url(endpoint)
+    check_port(endpoint)
     target = _parts(endpoint)[1].removeprefix(PLAINTEXT)
     if target.partition(":")[0] in _SCHEMES and ":" in target:
         return
@@ -82,6 +90,20 @@ def check_no_url(endpoint: str) -> None:
     found = _URL.search(endpoint)
     if found is not None:
         raise ConfigError(f"{endpoint!r} is a URL: give HOST:PORT, without {found[0]}")
+
+
+def check_port(endpoint: str) -> None:
+    """Raise ConfigError where the port is not one of 1 to 65535.
+
+    gRPC would dial what is left of a larger one in 16 bits: another service, perhaps.
+    """
+    target = _parts(endpoint)[1].removeprefix(PLAINTEXT)
+    if target.partition(":")[0] in _PORTLESS:
+        return
+    for address in target.split(","):
+        port = _PORT.search(address)
+        if port is not None and not (len(port[1]) <= 5 and 1 <= int(port[1]) <= MAX_PORT):
+            raise ConfigError(f"{endpoint!r}: the port must be within 1 and {MAX_PORT}")
 
 
 def server_name(endpoint: str) -> str:
