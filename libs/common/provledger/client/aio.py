@@ -134,7 +134,7 @@ class AsyncClient(Reading):
         refusal = batches.too_large(message.ByteSize(), "draft")
         if refusal is not None:
             raise refusal
-        within_s = self._policy.timeout_s if timeout_s is None else timeout_s
+        within_s = self._policy.within_s(timeout_s)
         aim = Aim(ledger, convert.anchor_state_to_pb(wait_for))
         append = self._append_one if self._singles is None else self._singles.append
         try:
@@ -175,7 +175,7 @@ class AsyncClient(Reading):
             ledger,
             drafts,
             full=full,
-            timeout_s=policy.timeout_s if timeout_s is None else timeout_s,
+            timeout_s=policy.within_s(timeout_s),
             policy=policy,
             wait_for=convert.anchor_state_to_pb(wait_for),
         )

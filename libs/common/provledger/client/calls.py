@@ -11,6 +11,7 @@ Attempts that an overloaded service would refuse are held back (`provledger.thro
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -20,7 +21,7 @@ from typing import Any, Final, TypeVar
 import grpc
 
 from provledger import telemetry
-from provledger.errors import DeadlineExceededError, StatusError
+from provledger.errors import DeadlineExceededError, IdentifierError, StatusError
 from provledger.retry import RetryPolicy, honour
 from provledger.rpc.errors import from_rpc_error, is_retryable
 from provledger.throttle import Throttle
@@ -54,6 +55,29 @@ class CallPolicy:
     max_in_flight: int = 0
     max_wait_s: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Raise IdentifierError for a time that is no number: no moment would be later than it."""
+        for field in ("timeout_s", "attempt_timeout_s", "max_wait_s"):
+            _check_time(getattr(self, field), field)
+
+    def within_s(self, timeout_s: float | None) -> float:
+        """Seconds for a call that says `timeout_s`, None for what the policy says.
+
+        Infinity is no limit, and nothing is sent where it is not above zero.
+
+        Raises:
+            IdentifierError: it is NaN.
+        """
+        if timeout_s is None:
+            return self.timeout_s
+        _check_time(timeout_s, "timeout_s")
+        return timeout_s
+
+
+def _check_time(value_s: float, field: str) -> None:
+    if math.isnan(value_s):
+        raise IdentifierError(field, "must be a number of seconds, not NaN")
+
 
 DEFAULT_CALL_POLICY: Final = CallPolicy()
 
@@ -80,10 +104,11 @@ async def unary(
     throttle: asked before each attempt, and told of its end.
 
     Raises:
+        IdentifierError: `timeout_s` is NaN.
         StatusError: what the service said, or, when time runs out, what the last attempt met. If
             that ran out of time itself, the message says what the attempt before it met.
     """
-    deadline_s = time.monotonic() + (policy.timeout_s if timeout_s is None else timeout_s)
+    deadline_s = time.monotonic() + policy.within_s(timeout_s)
     limit_s = policy.attempt_timeout_s if attempt_timeout_s is None else attempt_timeout_s
     delays = policy.retry.delays(_rng)
     metadata = telemetry.outgoing_metadata()

@@ -80,9 +80,12 @@ def suite_to_pb(suite: str) -> common_pb2.Suite:
     return value
 
 
-def anchor_state_to_pb(state: AnchorState) -> common_pb2.AnchorState:
-    """An anchor state as its enum value."""
-    return _STATES_TO_PB[state]
+def anchor_state_to_pb(state: AnchorState, field: str = "wait_for") -> common_pb2.AnchorState:
+    """An anchor state, or its text, as its enum value; raises IdentifierError for anything else."""
+    value = _STATES_TO_PB.get(state) if isinstance(state, str) else None
+    if value is None:
+        raise IdentifierError(field, f"must be one of {', '.join(_STATES_TO_PB)}")
+    return value
 
 
 def request(kind: type[M], **fields: Any) -> M:

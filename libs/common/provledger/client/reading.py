@@ -110,9 +110,9 @@ class Reading(Transport):
             ledger_pb2.GetReceiptRequest,
             name=name,
             view=common_pb2.RECEIPT_VIEW_FULL,
-            wait_for=convert.anchor_state_to_pb(state),
+            wait_for=convert.anchor_state_to_pb(state, "state"),
         )
-        deadline_s = time.monotonic() + (self._policy.timeout_s if timeout_s is None else timeout_s)
+        deadline_s = time.monotonic() + self._policy.within_s(timeout_s)
         delays = waits(self._policy)
         while True:
             left_s = deadline_s - time.monotonic()
