@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from functools import partial
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -235,6 +236,32 @@ async def test_receipts_too_large_for_one_answer_are_asked_for_in_halves(
     # One alone cannot be halved.
     with pytest.raises(type(error)):
         await _Ledger(error).append(_draft("r0"))
+
+
+_AWAY = UnavailableError("AWAY", "x", retry_delay_s=100.0)
+_TOO_LARGE = ResourceExhaustedError("MESSAGE_TOO_LARGE", "Received message larger than max")
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "sent"),
+    [
+        # The first of the halves of a half, and the second of them.
+        ([[None, _AWAY]], [["r0", "r1"]]),
+        ([[None, None], [_AWAY, _AWAY]], [["r0", "r1"], ["r2", "r3"]]),
+    ],
+)
+async def test_behind_a_half_that_is_given_up_the_other_is_not_sent(
+    outcomes: list[Any], sent: list[list[str]]
+) -> None:
+    ledger = _Ledger(_TOO_LARGE, _TOO_LARGE, *outcomes)
+    results = await ledger.append(*(_draft(f"r{number}") for number in range(8)))
+    assert ledger.sent[2:] == sent
+    recorded = sum(outcome.count(None) for outcome in outcomes)
+    assert [result.error is None for result in results] == [
+        number < recorded for number in range(8)
+    ]
+    assert {result.error.reason for result in results if result.error is not None} == {"AWAY"}
+    assert [result.request_id for result in results] == [f"r{number}" for number in range(8)]
 
 
 async def test_where_time_is_nearly_up_no_draft_goes_again_without_those_before_it() -> None:

@@ -170,8 +170,8 @@ async def append_some(
     Where their receipts do not fit into one answer, they are asked for in halves.
 
     Raises:
-        StatusError: where the call fails for good; InternalError (BAD_RESPONSE) where its answer is
-            not of these drafts.
+        StatusError: where the call fails for good, or leaves a half refused for now: the other is
+            not sent then. InternalError (BAD_RESPONSE) where its answer is not of these drafts.
     """
     view = common_pb2.RECEIPT_VIEW_FULL if full else common_pb2.RECEIPT_VIEW_BASIC
     delays = waits(policy)
@@ -191,11 +191,16 @@ async def append_some(
             if error.reason not in _ANSWER_TOO_LARGE or len(batch) == 1:
                 raise
             middle = len(batch) // 2
+            refused = None
             for half in (batch[:middle], batch[middle:]):
+                if refused is not None:
+                    # As behind a call that fails, see `_append_items`.
+                    raise refused from None
                 async for result in append_some(
                     call, ledger, half, full, deadline_s, policy, wait_for
                 ):
                     yield result
+                    refused = refused or _refused([result])
             return
         check_results(response.results, request.drafts, ledger)
         results = [
