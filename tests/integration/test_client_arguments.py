@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from provledger.client import AnchorState, AsyncClient, CallPolicy
+from provledger.client import AnchorState, AsyncClient, CallPolicy, Client
 from provledger.errors import DeadlineExceededError, IdentifierError
 from tests.integration.client_simulator import (
     HANGS,
@@ -17,6 +17,7 @@ from tests.integration.client_simulator import (
     QUICK,
     UNAVAILABLE,
     FakeLedger,
+    InThread,
     create,
     serving,
 )
@@ -100,3 +101,28 @@ async def test_an_anchor_state_may_be_its_text(client: AsyncClient, fake: FakeLe
     text: Any = AnchorState.PENDING.value
     await client.append(LEDGER, create(1), wait_for=text)
     assert len(fake.receipts) == 1
+
+
+async def test_drafts_of_a_batch_may_come_from_a_generator(
+    client: AsyncClient, fake: FakeLedger
+) -> None:
+    """All of them were recorded, and a TypeError was all that came back."""
+    results = await client.append_batch(LEDGER, (create(n) for n in range(3)))
+    assert [result.request_id for result in results] == ["r-0", "r-1", "r-2"]
+    assert len(fake.receipts) == 3
+
+
+async def test_of_a_generator_that_fails_nothing_is_sent(
+    client: AsyncClient, fake: FakeLedger
+) -> None:
+    with pytest.raises(ZeroDivisionError):
+        await client.append_batch(LEDGER, (create(1 // n) for n in (1, 0)))
+    assert fake.begun.locked()
+
+
+def test_a_generator_for_the_blocking_client_may_use_it() -> None:
+    with InThread() as (fake, endpoint), Client(endpoint, policy=QUICK) as client:
+        client.append(LEDGER, create(0))
+        drafts = (create(client.get_ledger(LEDGER).seq + n) for n in range(2))
+        assert len(client.append_batch(LEDGER, drafts)) == 2
+        assert len(fake.receipts) == 3

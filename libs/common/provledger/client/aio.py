@@ -152,13 +152,13 @@ class AsyncClient(Reading):
     async def append_batch(
         self,
         ledger: str,
-        drafts: Sequence[Draft],
+        drafts: Iterable[Draft],
         *,
         full: bool = False,
         wait_for: AnchorState = AnchorState.UNKNOWN,
         timeout_s: float | None = None,
     ) -> list[AppendResult]:
-        """Record any number of drafts; one result for each, in order.
+        """Record any number of drafts; one result for each, in order. All are read at first.
 
         One bad draft never fails its neighbours: look at each result's `error`. Calls are split by
         count and bytes and sent in turn, and `timeout_s` is for all of them. `full` returns whole

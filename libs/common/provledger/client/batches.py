@@ -77,14 +77,14 @@ def split(
 async def append_all(
     call: Call,
     ledger: str,
-    drafts: Sequence[Draft],
+    drafts: Iterable[Draft],
     *,
     full: bool,
     timeout_s: float,
     policy: CallPolicy,
     wait_for: common_pb2.AnchorState = common_pb2.ANCHOR_STATE_UNSPECIFIED,
 ) -> list[AppendResult]:
-    """Record all drafts; one result for each, in order.
+    """Record all drafts; one result for each, in order. All are read before any is sent.
 
     Once a draft was answered, a call that fails for good is the error of those that were not: their
     results say so, with the request ids to send them again under.
@@ -118,7 +118,7 @@ async def append_all(
     except ProvledgerError as error:
         error.request_ids = tuple(request_ids)
         raise
-    return [results[index] for index in range(len(drafts))]
+    return [results[index] for index in range(len(request_ids))]
 
 
 async def _append_items(

@@ -11,7 +11,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
@@ -179,16 +179,18 @@ class Client:
     def append_batch(
         self,
         ledger: str,
-        drafts: Sequence[Draft],
+        drafts: Iterable[Draft],
         *,
         full: bool = False,
         wait_for: AnchorState = AnchorState.UNKNOWN,
         timeout_s: float | None = None,
     ) -> list[AppendResult]:
-        """Record any number of drafts; one result for each, in order."""
+        """Record any number of drafts; one result for each, in order. All are read at first."""
+        # Here: what it does for each may block, or use this client.
+        given = list(drafts)
         return self._run(
             self._client.append_batch(
-                ledger, drafts, full=full, wait_for=wait_for, timeout_s=timeout_s
+                ledger, given, full=full, wait_for=wait_for, timeout_s=timeout_s
             )
         )
 
