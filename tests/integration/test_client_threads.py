@@ -52,7 +52,7 @@ def test_a_listing_that_is_collected_in_the_own_thread_does_not_wait_for_itself(
         client.append_batch(LEDGER, [create(n) for n in range(30)])
         listing: Any = client.list_receipts(LEDGER, page_size=10)
         assert next(listing).seq == 1
-        client._loop.call_soon_threadsafe(listing.close)
+        client._own._loop.call_soon_threadsafe(listing.close)
         assert _outcome(lambda: client.get_ledger(LEDGER).seq) == 30
         client.close()
 

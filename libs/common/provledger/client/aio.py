@@ -21,7 +21,7 @@ from provledger.client.calls import DEFAULT_CALL_POLICY, CallPolicy
 from provledger.client.drafts import Draft
 from provledger.client.reading import Reading
 from provledger.client.singles import Aim, SingleAppends
-from provledger.client.stream import DEFAULT_WINDOW, append_stream
+from provledger.client.stream import DEFAULT_WINDOW, Unanswered, append_stream
 from provledger.client.values import AnchorState, AppendResult, Ledger
 from provledger.errors import IdentifierError, ProvledgerError
 from provledger.receipt import Receipt
@@ -200,6 +200,17 @@ class AsyncClient(Reading):
             StatusError: while it is iterated over, where the stream fails for good. `request_ids`
                 are of the drafts that come next after those answered, as far as they were sent.
         """
+        return self._append_stream(ledger, drafts, full=full, window=window, left=Unanswered())
+
+    def _append_stream(
+        self,
+        ledger: str,
+        drafts: AsyncIterable[Draft] | Iterable[Draft],
+        *,
+        full: bool,
+        window: int,
+        left: Unanswered,
+    ) -> AsyncIterator[AppendResult]:
         # Found out while it is sent, it would look like a service that does not answer.
         convert.request(ledger_pb2.AppendStreamRequest, ledger=ledger)
         if window < 1:
@@ -212,6 +223,7 @@ class AsyncClient(Reading):
             full=full,
             window=window,
             policy=self._policy,
+            left=left,
         )
 
     async def _append_batch(

@@ -102,6 +102,24 @@ class _State:
         self.waiting_since_s, self.met = time.monotonic(), None
 
 
+class Unanswered:
+    """Where a stream leaves the request ids of what was sent and has no result yet, once it ended.
+
+    Whoever closes it between two results meets no error that could have them.
+    """
+
+    def __init__(self) -> None:
+        self._ids: tuple[str, ...] = ()
+
+    def ids(self) -> tuple[str, ...]:
+        """In the order of their drafts."""
+        return self._ids
+
+    def note(self, ids: Iterable[str]) -> None:
+        """Leave them."""
+        self._ids = tuple(ids)
+
+
 async def append_stream(
     stub: Callable[[], Any],
     ledger: str,
@@ -110,8 +128,11 @@ async def append_stream(
     full: bool,
     window: int,
     policy: CallPolicy,
+    left: Unanswered | None = None,
 ) -> AsyncGenerator[AppendResult]:
     """Yield one result for each draft, in order.
+
+    left: is told the request ids of what was sent and not yielded, however it ends.
 
     Raises:
         InputError: for a draft that cannot be written down, once all before it are answered.
@@ -122,6 +143,8 @@ async def append_stream(
     state = _State(Window(window, WINDOW_BYTES), asyncio.Queue())
     pump = asyncio.ensure_future(_pump(drafts, state))
     index = 0
+    # Answered, and not taken yet.
+    final: deque[AppendResult] = deque()
     try:
         delays = waits(policy)
         while not (state.ended and not state.unanswered):
@@ -142,17 +165,21 @@ async def append_stream(
                             )
                             for n, (outcome, draft) in enumerate(zip(answered, done, strict=True))
                         ]
-                        final = list(itertools.takewhile(_is_final, results))
+                        final.extend(itertools.takewhile(_is_final, results))
+                        answered_here = len(final)
                         for _ in final:
                             state.unanswered.popleft()
-                        index += len(final)
-                        for result in final:
+                        index += answered_here
+                        while final:
                             state.window.release()
-                            yield result
-                        if final:
+                            # Whoever closes it here has this one.
+                            yield final.popleft()
+                        if answered_here:
                             state.progressed()
                             delays = waits(policy)
-                        refused = results[len(final)].error if len(final) < len(results) else None
+                        refused = (
+                            results[answered_here].error if answered_here < len(results) else None
+                        )
                         if refused is not None:
                             raise refused
             except grpc.RpcError as exc:
@@ -166,6 +193,11 @@ async def append_stream(
         error.request_ids = tuple([draft.request_id for draft in state.unanswered])
         raise
     finally:
+        if left is not None:
+            left.note(
+                [result.request_id for result in final]
+                + [draft.request_id for draft in state.unanswered]
+            )
         pump.cancel()
         await asyncio.gather(pump, return_exceptions=True)
     if state.failure is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeGuard
 
 import grpc
 
@@ -92,3 +92,8 @@ class Transport:
 def closed_error() -> FailedPreconditionError:
     """What a call of a closed client is told."""
     return FailedPreconditionError("CLIENT_CLOSED", "the client was closed")
+
+
+def is_closed_error(error: BaseException) -> TypeGuard[FailedPreconditionError]:
+    """Whether it says that the client was closed."""
+    return isinstance(error, FailedPreconditionError) and error.reason == "CLIENT_CLOSED"

@@ -1,0 +1,130 @@
+"""The event loop of a blocking client, in a thread of its own.
+
+Whoever asks for something waits for it; the thread itself cannot, and is told so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, TypeVar
+
+from provledger.client.iterating import Items, Open
+from provledger.client.transport import closed_error
+from provledger.errors import FailedPreconditionError
+
+R = TypeVar("R")
+
+_END_S: Final = 0.5
+"""How long calls have to end when the client is closed; what waits for a source does not."""
+
+
+class OwnLoop:
+    """Begins work in the thread, and waits for it.
+
+    close_client: ends its calls, each with an error of its own.
+    """
+
+    def __init__(self, close_client: Callable[[], Awaitable[None]]) -> None:
+        self.opened = Open()
+        self._close_client = close_client
+        self._loop = asyncio.new_event_loop()
+        # A daemon: a program that forgets to close its client still ends.
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="provledger-client", daemon=True
+        )
+        self._thread.start()
+        # Work is begun under it, so that `close` knows of all there is. Never taken by the client's
+        # own thread, which others wait for.
+        self._closing = threading.Lock()
+        self._shutting: concurrent.futures.Future[None] | None = None
+
+    def close(self) -> None:
+        """End the thread; calls in flight fail. May be called twice.
+
+        Raises FailedPreconditionError in the thread itself, see `_own_thread_error`.
+        """
+        if self._is_own_thread():
+            raise _own_thread_error()
+        with self._closing:
+            if self._shutting is not None:
+                return
+            # What was begun before is begun there before this, and what remains is cancelled.
+            self._shutting = asyncio.run_coroutine_threadsafe(self._shut(), self._loop)
+        self._shutting.result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _shut(self) -> None:
+        await self._close_client()
+        await self.opened.close_resting()
+        mine = asyncio.current_task()
+        tasks = [task for task in asyncio.all_tasks() if task is not mine]
+        if tasks:
+            # Calls end by themselves then, with errors of their own, which have their request ids.
+            await asyncio.wait(tasks, timeout=_END_S)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        # Those that had another item all the same.
+        await self.opened.close_resting()
+        await self._loop.shutdown_asyncgens()
+
+    def run(self, work: Coroutine[Any, Any, R]) -> R:
+        """Do it in the other thread, and wait for it."""
+        if self._is_own_thread():
+            work.close()
+            raise _own_thread_error()
+        future = self._begin(work)
+        try:
+            return future.result()
+        except concurrent.futures.CancelledError:
+            if self._shutting is not None:
+                raise closed_error() from None
+            raise
+        except BaseException:
+            # Ctrl-C in this thread must not leave the call running in the other. It is not waited
+            # for, see `Iteration`.
+            future.cancel()
+            raise
+
+    def _begin(self, work: Coroutine[Any, Any, R]) -> concurrent.futures.Future[R]:
+        with self._closing:
+            if self._shutting is None:
+                return asyncio.run_coroutine_threadsafe(work, self._loop)
+        work.close()
+        raise closed_error()
+
+    def leave(self, items: Items[Any]) -> None:
+        """Close what was iterated over, and wait for it; closing the client does it besides."""
+        if self._is_own_thread():
+            self.drop(items)
+            return
+        # It may be closed by now.
+        with contextlib.suppress(FailedPreconditionError):
+            self.run(items.close())
+
+    def drop(self, items: Items[Any]) -> None:
+        """Begin to close what nobody has any more; waits for nothing, and takes no lock."""
+        # The loop may be closed by now.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self.opened.leave, items)
+
+    def wait_closed(self) -> None:
+        """Wait until all has ended, where closing has begun."""
+        if self._shutting is not None:
+            concurrent.futures.wait([self._shutting])
+
+    def _is_own_thread(self) -> bool:
+        return threading.current_thread() is self._thread
+
+
+def _own_thread_error() -> FailedPreconditionError:
+    """What would wait for itself: `progress` of `verify_range` is called in the client's thread."""
+    return FailedPreconditionError(
+        "CLIENT_THREAD", "the client's own thread cannot wait for it: use another client there"
+    )
