@@ -1,10 +1,11 @@
 """The asyncio client. See `provledger.client` for what it promises, `sync` for its blocking twin.
 
 One object belongs to one event loop and may be shared by all its tasks. Channels are opened when
-they are first used. Every method raises the exceptions of `provledger.errors`: InputError before
-anything is sent, a StatusError for what a service says or for a service that cannot be reached.
-What an append raises later has `request_ids`: under these the same drafts can be sent again, and
-nothing is recorded twice.
+they are first used; in a process that is forked from then on until they are closed, no client works
+(`provledger.client.forks`). Every method raises the exceptions of `provledger.errors`: InputError
+before anything is sent, a StatusError for what a service says or for a service that cannot be
+reached. What an append raises later has `request_ids`: under these the same drafts can be sent
+again, and nothing is recorded twice.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from types import TracebackType
 
 from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2
-from provledger.client import batches, convert
+from provledger.client import batches, convert, forks
 from provledger.client.answers import bad_response, check_name, check_recorded
 from provledger.client.calls import DEFAULT_CALL_POLICY, CallPolicy
 from provledger.client.drafts import Draft
@@ -78,6 +79,9 @@ class AsyncClient(Reading):
         waiting for that, has the next draft.
         """
         self._closed = True
+        if forks.is_inherited():
+            # All there is belongs to the process that was forked.
+            return
         if self._singles is not None:
             await self._singles.close()
         await self._close_channels()

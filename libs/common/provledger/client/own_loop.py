@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import os
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
+from provledger.client import forks
 from provledger.client.iterating import Items, Open
 from provledger.client.transport import closed_error
 from provledger.errors import FailedPreconditionError
@@ -30,6 +32,7 @@ class OwnLoop:
 
     def __init__(self, close_client: Callable[[], Awaitable[None]]) -> None:
         self.opened = Open()
+        self._pid = os.getpid()
         self._close_client = close_client
         self._loop = asyncio.new_event_loop()
         # A daemon: a program that forgets to close its client still ends.
@@ -47,6 +50,8 @@ class OwnLoop:
 
         Raises FailedPreconditionError in the thread itself, see `_own_thread_error`.
         """
+        if self._is_forked():
+            return
         if self._is_own_thread():
             raise _own_thread_error()
         with self._closing:
@@ -75,7 +80,14 @@ class OwnLoop:
         await self._loop.shutdown_asyncgens()
 
     def run(self, work: Coroutine[Any, Any, R]) -> R:
-        """Do it in the other thread, and wait for it."""
+        """Do it in the other thread, and wait for it.
+
+        Raises FailedPreconditionError: CLIENT_FORKED, CLIENT_THREAD or CLIENT_CLOSED.
+        """
+        if self._is_forked():
+            # Before any lock, which the parent may have held.
+            work.close()
+            raise forks.forked_error() if self._shutting is None else closed_error()
         if self._is_own_thread():
             work.close()
             raise _own_thread_error()
@@ -110,14 +122,20 @@ class OwnLoop:
 
     def drop(self, items: Items[Any]) -> None:
         """Begin to close what nobody has any more; waits for nothing, and takes no lock."""
+        # What a fork shares with its parent's loop would wake that.
+        if self._is_forked():
+            return
         # The loop may be closed by now.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self.opened.leave, items)
 
     def wait_closed(self) -> None:
         """Wait until all has ended, where closing has begun."""
-        if self._shutting is not None:
+        if self._shutting is not None and not self._is_forked():
             concurrent.futures.wait([self._shutting])
+
+    def _is_forked(self) -> bool:
+        return os.getpid() != self._pid
 
     def _is_own_thread(self) -> bool:
         return threading.current_thread() is self._thread

@@ -322,9 +322,9 @@ class Reading(Transport):
             raise FailedPreconditionError(
                 "NO_KEYS_ENDPOINT", "give the client a keys_endpoint to fetch the JWK Set"
             )
-        stub: Any = keys_pb2_grpc.KeysServiceStub(self._channel(self._keys_endpoint))
         request = keys_pb2.GetJwksRequest()
         with self._telling_of_its_end():
+            stub: Any = keys_pb2_grpc.KeysServiceStub(self._channel(self._keys_endpoint))
             response = await unary(stub.GetJwks, request, self._policy, timeout_s=timeout_s)
         jwks: bytes = response.jwks
         return jwks

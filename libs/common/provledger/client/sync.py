@@ -1,7 +1,9 @@
 """The blocking client: `AsyncClient` on an event loop of its own, in a thread of its own.
 
 Safe to share between threads. Not in its own, where it would wait for itself and says so instead.
-Not safe across `fork`: make the client after it. The methods say in one line what they do;
+Not with a process that is forked: it has neither the thread nor that of gRPC, without which no new
+client works there either. Both say so (CLIENT_FORKED). Start processes by spawn or forkserver, or
+fork before the first client is used. The methods say in one line what they do;
 `provledger.client.aio` has the whole of it.
 """
 
@@ -83,7 +85,8 @@ class Client:
     def close(self) -> None:
         """Close the channels and end the thread; calls in flight fail. May be called twice.
 
-        Raises FailedPreconditionError (CLIENT_THREAD) in the client's own thread.
+        Raises FailedPreconditionError (CLIENT_THREAD) in the client's own thread. In a process that
+        was forked it does nothing: what there is to close is the parent's.
         """
         self._own.close()
 

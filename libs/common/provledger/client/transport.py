@@ -10,6 +10,7 @@ from typing import Any, TypeGuard
 import grpc
 
 from provledger.api.ledger.v1 import ledger_pb2_grpc
+from provledger.client import forks
 from provledger.client.calls import CallPolicy, unary
 from provledger.errors import FailedPreconditionError
 from provledger.rpc.channel import channel
@@ -19,11 +20,15 @@ from provledger.throttle import Throttles
 
 
 class Transport:
-    """Channels, opened when they are first used, and calls with the client's policy."""
+    """Channels, opened when they are first used, and calls with the client's policy.
+
+    Raises FailedPreconditionError (CLIENT_FORKED) where calls would hang, see `forks`.
+    """
 
     def __init__(
         self, endpoint: str, keys_endpoint: str, tls: TLSSettings | None, policy: CallPolicy
     ) -> None:
+        forks.check()
         for each in filter(None, (endpoint, keys_endpoint)):
             check_endpoint(each)
             grpc_target(each, tls=tls is not None)
@@ -42,12 +47,14 @@ class Transport:
         channels, self._channels, self._ledger_stub = self._channels, {}, None
         for opened in channels.values():
             await opened.close()
+        forks.closed(self)
 
     def _channel(self, endpoint: str) -> grpc.aio.Channel:
         if self._closed:
             # Nobody would close one that is opened now.
             raise closed_error()
         if endpoint not in self._channels:
+            forks.opened(self)
             self._channels[endpoint] = channel(endpoint, self._tls)
         return self._channels[endpoint]
 
@@ -56,8 +63,9 @@ class Transport:
         """What gRPC and asyncio say when the client is closed under a call, as an error of ours.
 
         Raises:
-            FailedPreconditionError: CLIENT_CLOSED.
+            FailedPreconditionError: CLIENT_CLOSED; CLIENT_FORKED, where it would never be answered.
         """
+        forks.check()
         try:
             yield
         except (grpc.aio.UsageError, asyncio.CancelledError):
@@ -67,6 +75,7 @@ class Transport:
             raise closed_error() from None
 
     def _stub(self) -> Any:
+        forks.check()
         if self._ledger_stub is None:
             self._ledger_stub = ledger_pb2_grpc.LedgerServiceStub(self._channel(self._endpoint))
         return self._ledger_stub
