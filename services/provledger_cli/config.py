@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from provledger_cli import moved
 from provledger_cli.datadir import PIN_FILE, DataDir, write_json
 from provledger_cli.failures import CommandError
 from provledger_cli.scratch import is_unfinished
@@ -39,11 +40,15 @@ SINK_GROUP = "provledger.sinks"
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """`database_url` is "" for SQLite files in the data directory; `fips`: all in FIPS mode."""
+    """`database_url` is "" for SQLite files in the data directory; `fips`: all in FIPS mode.
+
+    home: the path of the data directory that sinks inside it are named by; "" where none is kept.
+    """
 
     database_url: str
     sinks: tuple[str, ...]
     fips: bool = False
+    home: str = field(default="", compare=False)
 
     @property
     def database(self) -> str:
@@ -65,7 +70,7 @@ class Config:
 
 
 def load(data_dir: DataDir) -> Config | None:
-    """What was kept, or None before the first `up`.
+    """What was kept, or None before the first `up`; sinks inside the directory are where it is.
 
     Raises:
         CommandError: a broken file, or a directory whose restore has not ended.
@@ -75,17 +80,29 @@ def load(data_dir: DataDir) -> Config | None:
             f"the restore of {data_dir.path} has not ended: nothing may use it yet",
             hint="run the same `provledger restore` again",
         )
-    return read(data_dir.config)
+    kept = read(data_dir.config)
+    if kept is None:
+        return None
+    home = moved.home(data_dir, kept.home, kept.sinks)
+    if moved.is_same(home, data_dir.path):
+        return replace(kept, home=str(home))
+    sinks = moved.follow(kept.sinks, home, data_dir.path)
+    return replace(kept, sinks=sinks, home=str(data_dir.path))
 
 
 def read(path: Path) -> Config | None:
-    """What a file holds, or None if it is not there; raises CommandError for a broken one."""
+    """What a file holds, sinks word for word, or None if it is not there.
+
+    Raises:
+        CommandError: it is a broken one.
+    """
     try:
         value: Any = json.loads(path.read_text("utf-8"))
         return Config(
             database_url=str(value["database_url"]),
             sinks=tuple(str(sink) for sink in value["sinks"]),
             fips=bool(value.get("fips", False)),
+            home=str(value.get("data_dir", "")),
         )
     except FileNotFoundError:
         return None
@@ -117,13 +134,17 @@ def join(data_dir: DataDir, database_url: str, sinks: Sequence[str], fips: bool 
             a URL that no service could use.
     """
     kept = load(data_dir)
+    home = Path(kept.home) if kept is not None else data_dir.path
+    given = moved.follow(sinks, data_dir.path, home)
     if database_url and (kept is None or database_url != kept.database_url):
         _check_url(database_url)
     if kept is None or not was_used(data_dir):
         default_sinks = (data_dir.anchors.as_uri(),)
         before = (kept.database_url, kept.sinks) if kept is not None else ("", default_sinks)
         was_fips = kept is not None and kept.fips
-        return Config(database_url or before[0], tuple(sinks) or before[1], fips or was_fips)
+        return Config(
+            database_url or before[0], given or before[1], fips or was_fips, home=str(home)
+        )
     if fips and not kept.fips:
         raise CommandError(
             f"{data_dir.path} was set up without FIPS mode: its keys and ledgers do not fit",
@@ -134,12 +155,13 @@ def join(data_dir: DataDir, database_url: str, sinks: Sequence[str], fips: bool 
             f"{data_dir.path} was set up with another database ({kept.database})",
             hint="leave --database-url out, or choose another --data-dir for the other database",
         )
-    return Config(database_url or kept.database_url, tuple(sinks) or kept.sinks, kept.fips)
+    return replace(kept, database_url=database_url or kept.database_url, sinks=given or kept.sinks)
 
 
 def keep(data_dir: DataDir, config: Config) -> None:
     """Keep a configuration, if it is not what is kept already."""
-    if config == load(data_dir):
+    kept = read(data_dir.config)
+    if config == kept and config.home == kept.home:
         return
     write_json(
         data_dir.config,
@@ -147,6 +169,7 @@ def keep(data_dir: DataDir, config: Config) -> None:
             "database_url": config.database_url,
             "sinks": list(config.sinks),
             "fips": config.fips,
+            "data_dir": config.home,
         },
     )
 

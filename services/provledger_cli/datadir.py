@@ -1,7 +1,7 @@
 """A data directory: everything one embedded installation keeps, and where.
 
     endpoints.json     where the services are; written by the supervisor, read by every command
-    config.json        database and sinks, as first given to `up`
+    config.json        database and sinks, as first given to `up`, and where this directory was
     supervisor.lock    held by the supervisor as long as it lives; its pid inside
     starting.lock      held by a supervisor for the moment in which it becomes one
     services.lock      held by the supervisor and every service: none is left once it is free

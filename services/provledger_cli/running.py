@@ -17,7 +17,7 @@ import grpc
 from provledger.api.keys.v1 import keys_pb2, keys_pb2_grpc
 from provledger.rpc.channel import channel
 from provledger_cli import config as configs
-from provledger_cli import endpoints, health
+from provledger_cli import endpoints, health, moved, output
 from provledger_cli.datadir import PIN_FILE, DataDir, is_locked
 from provledger_cli.endpoints import SERVING, Endpoints
 from provledger_cli.failures import CommandError
@@ -269,6 +269,8 @@ def set_up(
     data_dir.make()
     running = data_dir.supervisor_pid() is not None
     before = configs.load(data_dir)
+    if before is not None and not sinks:
+        _say_of_sinks(data_dir, before)
     config = configs.join(data_dir, database_url, sinks, fips)
     if running and before is not None and config.database_url != before.database_url:
         # Not kept: nobody has connected with it, and the other one may be written nowhere else.
@@ -283,6 +285,40 @@ def set_up(
             hint="run `provledger down`, then `provledger up`",
         )
     return config
+
+
+def _say_of_sinks(data_dir: DataDir, config: configs.Config) -> None:
+    """Say where the sinks of a directory that was moved or copied are now.
+
+    Raises:
+        CommandError: they may be another installation's, and it is written nowhere that they are
+            meant.
+    """
+    written = configs.read(data_dir.config)
+    if written is None or written.home == config.home:
+        return
+    sinks = output.literal(", ".join(config.sinks))
+    if written.sinks != config.sinks:
+        output.say(
+            f"{output.literal(data_dir.path)} was moved or copied here: sinks inside it go with "
+            f"it, and anchors go to {sinks}. Of a directory and its copy, only one may ever "
+            "record anything: two are a split view"
+        )
+    other = None if written.home else moved.anchors_of_another(data_dir, config.sinks)
+    if other is None:
+        return
+    own = data_dir.anchors.as_uri()
+    if DataDir(other).config.exists():
+        raise CommandError(
+            f"anchors would go to those of another data directory, {other}, though there are some "
+            f"in {data_dir.anchors}: was this directory copied?",
+            hint=f"if so, give --sink {own}; if they are meant, --sink {config.sinks[0]}",
+        )
+    output.say(
+        f"anchors go to {sinks}, though {output.literal(data_dir.anchors)} holds some as well: if "
+        f"this directory was moved, run `provledger down`, then `provledger up --sink "
+        f"{output.literal(own)}`"
+    )
 
 
 @contextlib.contextmanager

@@ -35,7 +35,8 @@ def up(
             envvar="PROVLEDGER_SINK",
             metavar="URI",
             help="Where checkpoints are anchored, such as file:///mnt/elsewhere. Repeatable. "
-            "Default: the directory anchors in the data directory.",
+            "Default: the directory anchors in the data directory. Sinks inside the data directory "
+            "go with it: one that is moved, or a copy, has those at its new place.",
             show_default=False,
         ),
     ] = None,
