@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from provledger.rpc.settings import ServerSettings
+from provledger.rpc.settings import ServerSettings, check_endpoints
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +146,10 @@ class Settings(ServerSettings):
             "min": 1000,
         },
     )
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for what cannot be dialled."""
+        check_endpoints("anchor", keys_endpoint=self.keys_endpoint)
 
     def sink_uris(self) -> tuple[str, ...]:
         """The sinks, each once; a space parts them as well as a comma."""

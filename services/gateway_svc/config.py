@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from provledger.http.settings import HTTPSettings
+from provledger.rpc.settings import check_endpoints
 from provledger.rpc.tls import TLSSettings
 from provledger.settings import ConfigError
 
@@ -119,6 +120,12 @@ class Settings(HTTPSettings):
             "max": 60,
         },
     )
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for what cannot be dialled."""
+        check_endpoints(
+            "gateway", anchor_endpoint=self.anchor_endpoint, keys_endpoint=self.keys_endpoint
+        )
 
     def rpc_tls(self) -> TLSSettings | None:
         """The certificate files for calls, or None where none is configured.

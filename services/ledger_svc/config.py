@@ -8,7 +8,7 @@ from typing import Literal
 
 from provledger import names
 from provledger.errors import IdentifierError
-from provledger.rpc.settings import LARGEST, ServerSettings
+from provledger.rpc.settings import LARGEST, ServerSettings, check_endpoints
 from provledger.settings import ConfigError, env_name
 
 
@@ -245,11 +245,24 @@ class Settings(ServerSettings):
     )
 
     def __post_init__(self) -> None:
-        """Check what names tenants: a mistaken name would be no tenant's, without a word.
+        """Check what names tenants, a log and services.
+
+        A mistaken name would be no tenant's, without a word; and no ledger could be made in what is
+        no log, nor with services that cannot be dialled.
 
         Raises:
-            ConfigError: what stands there cannot be the id of a tenant.
+            ConfigError: what stands there cannot be the id of a tenant, a log or an endpoint.
         """
+        check_endpoints(
+            "ledger",
+            witness_endpoint=self.witness_endpoint,
+            anchor_endpoint=self.anchor_endpoint,
+            keys_endpoint=self.keys_endpoint,
+        )
+        try:
+            names.parse_log_name(self.log_name)
+        except IdentifierError as error:
+            raise ConfigError(f"{env_name('ledger', 'log_name')}: {error.message}") from None
         _check_tenants("own_log_tenants", self.own_log_tenants)
         _check_tenants("tenant_quotas", self.tenant_quotas)
 

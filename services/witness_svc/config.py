@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from provledger.rpc.settings import ServerSettings
+from provledger.rpc.settings import ServerSettings, check_endpoints
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,3 +68,7 @@ class Settings(ServerSettings):
             "max": 65_536,
         },
     )
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for what cannot be dialled."""
+        check_endpoints("witness", keys_endpoint=self.keys_endpoint)

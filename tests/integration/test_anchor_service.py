@@ -492,7 +492,7 @@ async def test_unusable_settings_are_refused(
 
 
 def test_sinks_are_parted_by_comma_or_space(tmp_path: Path) -> None:
-    config = settings(tmp_path, "", sinks=("file:///a file:///b", "file:///a"))
+    config = settings(tmp_path, "127.0.0.1:7001", sinks=("file:///a file:///b", "file:///a"))
     assert config.sink_uris() == ("file:///a", "file:///b")
 
 

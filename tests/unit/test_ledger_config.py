@@ -1,4 +1,4 @@
-"""Settings of the ledger service that name tenants: what no tenant can be called is refused."""
+"""Settings of the ledger service that name tenants or a log: what can be none is refused."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ NEEDED = {
 }
 OWN = "PROVLEDGER_LEDGER_OWN_LOG_TENANTS"
 QUOTAS = "PROVLEDGER_LEDGER_TENANT_QUOTAS"
+LOG = "PROVLEDGER_LEDGER_LOG_NAME"
 
 
 @pytest.mark.parametrize(
@@ -48,3 +49,15 @@ def test_tenants_and_the_star_are_taken() -> None:
     assert dict(some.tenant_quotas) == {"acme": ("5",), "*": ("1",)}
     assert load(Settings, "ledger", env={**NEEDED, OWN: "*"}).own_log_tenants == ("*",)
     assert load(Settings, "ledger", env={**NEEDED, OWN: ""}).own_log_tenants == ()
+
+
+@pytest.mark.parametrize("text", ["", "main", "logs/", "logs/main", f"logs/{'A' * 32}", "logs/- "])
+def test_what_is_no_log_is_refused(text: str) -> None:
+    """Else the service starts, and whoever has a ledger made is told that his request is wrong."""
+    with pytest.raises(ConfigError, match="PROVLEDGER_LEDGER_LOG_NAME: must look like logs/"):
+        load(Settings, "ledger", env={**NEEDED, LOG: text})
+
+
+@pytest.mark.parametrize("text", ["logs/-", f"logs/{'0a' * 16}"])
+def test_a_log_is_taken(text: str) -> None:
+    assert load(Settings, "ledger", env={**NEEDED, LOG: text}).log_name == text

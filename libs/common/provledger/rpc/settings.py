@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
+from provledger.rpc.endpoint import check_endpoint
 from provledger.rpc.tls import TLSSettings
+from provledger.settings import ConfigError, env_name
 
 LARGEST: Final = 2**31 - 1
 """Of a number that gRPC is given: its options are C integers of 32 bits."""
@@ -132,3 +134,20 @@ class ServerSettings:
             ConfigError: only some of the three are set.
         """
         return TLSSettings.from_paths(self.tls_cert, self.tls_key, self.tls_ca)
+
+
+def check_endpoints(service: str, **endpoints: str | None) -> None:
+    """Check the form of settings of a service that are endpoints, by their names.
+
+    A service that starts with one that cannot be dialled says nothing of it until it is called.
+
+    Raises:
+        ConfigError: naming the first that is neither HOST:PORT nor another target of gRPC.
+    """
+    for setting, endpoint in endpoints.items():
+        if endpoint is None:
+            continue
+        try:
+            check_endpoint(endpoint)
+        except ConfigError as error:
+            raise ConfigError(f"{env_name(service, setting)}: {error}") from None
