@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import provledger.quiet_grpc  # noqa: F401 - before gRPC
 from anchor_svc.app import build
 from anchor_svc.config import Settings
 from provledger.rpc.server import main

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+import provledger.quiet_grpc  # noqa: F401 - before gRPC
+
 if __name__ == "__main__":
     try:
         from gateway_svc.app import build

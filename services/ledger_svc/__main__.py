@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import provledger.quiet_grpc  # noqa: F401 - before gRPC
 from ledger_svc.app import build
 from ledger_svc.config import Settings
 from provledger.rpc.server import main

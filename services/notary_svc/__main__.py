@@ -13,6 +13,7 @@ import os
 import sys
 from pathlib import Path
 
+import provledger.quiet_grpc  # noqa: F401 - before gRPC, which an exporter of telemetry may use
 from notary_svc.config import Settings
 from provledger import logs, process, settings, telemetry
 from provledger.fips import launch
