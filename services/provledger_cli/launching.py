@@ -104,7 +104,7 @@ def earlier_ports(before: Endpoints | None) -> dict[str, int]:
     ports = dict.fromkeys(installed(), 0)
     for name, service in before.services.items() if before is not None else ():
         port = service.endpoint.rpartition(":")[2]
-        if name in ports and port.isdecimal() and _is_free(int(port)):
+        if name in ports and port.isdecimal() and is_free(int(port)):
             ports[name] = int(port)
     return ports
 
@@ -116,7 +116,8 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Whether a service could listen on a port now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
         # As the services do it: a port in TIME_WAIT is free.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

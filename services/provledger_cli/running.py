@@ -27,8 +27,8 @@ STOP_TIMEOUT_S = 100.0
 _POLL_S = 0.05
 _ASK_S = 2.0
 _LOG_TAIL_LINES = 15
-# A service's exit status for settings it cannot start with, and how often it must say so: the
-# first time it may have been its port, which is then chosen anew.
+# A service's exit status for settings it cannot start with, and how often it must end while it is
+# waited for: the first time it may have been its port, which is then chosen anew.
 _BAD_SETTINGS = 2
 _CERTAIN = 2
 
@@ -148,6 +148,7 @@ async def wait_until_serving(
     was_there = (data_dir.path / PIN_FILE).exists()
     has_keys = not was_there
     deadline_s = time.monotonic() + timeout_s
+    restarts: dict[tuple[int, str], int] = {}  # as first seen, by supervisor and service
     while True:
         pid = data_dir.supervisor_pid()
         known = endpoints.read(data_dir.endpoints)
@@ -171,7 +172,9 @@ async def wait_until_serving(
                     )
             for name in down:
                 service = known.services[name]
-                if service.last_exit == _BAD_SETTINGS and service.restarts >= _CERTAIN:
+                before = restarts.setdefault((known.supervisor_pid, name), service.restarts)
+                again = service.restarts - before
+                if service.last_exit == _BAD_SETTINGS and again >= _CERTAIN:
                     raise _failure(data_dir, f"{name} cannot start with its settings", name)
         if pid is None and supervising is not None and not supervising.go_on():
             raise _failure(data_dir, "the supervisor ended", "supervisor")

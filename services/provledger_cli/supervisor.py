@@ -4,7 +4,8 @@
 
 * holds `supervisor.lock`, so that there is never a second one;
 * waits for the services of a supervisor that was killed to end (`services.lock`), starts its own,
-  and starts again, on the same port, whichever dies, waiting a little longer each time;
+  and starts again, on the same port unless somebody else has taken it, whichever dies, waiting a
+  little longer each time;
 * starts the ledger service without witness or anchor where these do not come up, so that what is
   recorded can be read, and anew should they come up elsewhere than it was told;
 * registers the first keys once the keys service answers (`provledger_cli.bootstrap`), where
@@ -73,7 +74,7 @@ class _Service:
     last_exit: int | None = None
     # The ports of the services that it needs, as its process was told them.
     told: dict[str, int] = field(default_factory=dict)
-    # Set once it has served for the first time, from when on its port is fixed.
+    # Set once it has served for the first time, from when on its port stays if it can.
     served: asyncio.Event = field(default_factory=asyncio.Event)
     # Set to end the wait before the next start.
     hurry: asyncio.Event = field(default_factory=asyncio.Event)
@@ -181,11 +182,8 @@ class Supervisor:
                 return
             if time.monotonic() - started_s > _STEADY_S:
                 failures = 0
-            if service.last_exit == _BAD_SETTINGS and not service.served.is_set():
-                # Perhaps its port is taken, and another one will do: who was told of this one is
-                # started anew.
-                early = service.name in launching.NOT_ALWAYS_NEEDED
-                self._ports[service.name] = launching.free_port() if early else 0
+            if service.last_exit == _BAD_SETTINGS:
+                self._choose_port(service)
             # Full jitter, but never at once: a service that dies at start must not spin.
             ceiling_s = min(_BACKOFF_CAP_S, _BACKOFF_BASE_S * 2.0 ** min(failures, 20))
             wait_s = self._rng.uniform(ceiling_s / 2, ceiling_s)
@@ -194,6 +192,18 @@ class Supervisor:
             self._say(f"{service.name} {what}; again in {wait_s:.2f} s")
             if await _happens(service.hurry, self._stopping, wait_s):
                 failures = 0
+
+    def _choose_port(self, service: _Service) -> None:
+        """Choose another port if that may be why a service cannot start.
+
+        Who was told of the one before is started anew once it serves.
+        """
+        if service.served.is_set():
+            if not launching.is_free(self._ports[service.name]):
+                self._ports[service.name] = launching.free_port()
+        else:
+            early = service.name in launching.NOT_ALWAYS_NEEDED
+            self._ports[service.name] = launching.free_port() if early else 0
 
     async def _wait_for_needed(self, service: _Service) -> None:
         for needed in launching.NEEDS[service.name]:

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from provledger_cli import config, running
+from provledger_cli import config, endpoints, running
 from provledger_cli.datadir import DataDir, lock
+from provledger_cli.endpoints import Endpoints, ServiceState
 from provledger_cli.failures import CommandError
 from provledger_cli.main import application
 from provledger_cli.running import Supervising
@@ -107,6 +108,35 @@ def test_what_is_no_sink_is_not_kept(directory: DataDir) -> None:
     kept = config.load(directory)
     assert kept is not None
     assert kept.sinks == ("file:///mnt/elsewhere",)
+
+
+@pytest.mark.parametrize(
+    ("then", "serves"),
+    [([(6, "starting"), (6, "serving")], True), ([(6, "stopped"), (7, "stopped")], False)],
+)
+def test_a_service_that_ended_before_it_was_waited_for_may_still_come(
+    directory: DataDir, monkeypatch: pytest.MonkeyPatch, then: list[tuple[int, str]], serves: bool
+) -> None:
+    """Its port was taken, and another one is chosen: running it again would change nothing."""
+    looks = iter([(5, "stopped"), *then])
+
+    def read(path: Path) -> Endpoints:
+        restarts, state = next(looks)
+        service = ServiceState("127.0.0.1:1", 1, state, restarts, 2, "l")
+        return Endpoints("0", 1, "sqlite", (), {"witness": service})
+
+    async def all_answer(known: Endpoints) -> bool:
+        return True
+
+    monkeypatch.setattr(DataDir, "supervisor_pid", lambda self: 1)
+    monkeypatch.setattr(endpoints, "read", read)
+    monkeypatch.setattr(running, "_all_answer", all_answer)
+    waiting = running.wait_until_serving(directory, None, lambda count: None, timeout_s=1000.0)
+    if serves:
+        assert asyncio.run(waiting).services["witness"].state == "serving"
+    else:
+        with pytest.raises(CommandError, match="witness cannot start with its settings"):
+            asyncio.run(waiting)
 
 
 def a_process(code: str) -> subprocess.Popen[bytes]:

@@ -265,3 +265,48 @@ async def test_a_given_key_is_handed_to_who_registers_it_and_then_forgotten(
     await supervisor._register_keys()
     assert await supervisor._register_once() == 0
     assert (tmp_path / "found").read_text() == "[a key]\n[]\n"
+
+
+_SERVES_WHERE_TOLD = (
+    "import json, os, sys; path, port = os.environ['READY'], int(os.environ['PORT']); "
+    "sys.exit(2) if os.path.exists(f'taken-{port}') else None; "
+    "json.dump({'pid': os.getpid(), 'port': port}, open(path + '.new', 'w')); "
+    "os.rename(path + '.new', path); "
+    "os.read(int(sys.argv[1]), 1)"
+)
+
+
+async def test_a_service_whose_port_was_taken_serves_on_another_and_its_callers_know(
+    directory: DataDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else listens there between its end and its next start."""
+
+    def command(service: str, lifeline_fd: int, **_: object) -> list[str]:
+        return [sys.executable, "-I", "-S", "-c", _SERVES_WHERE_TOLD, str(lifeline_fd)]
+
+    def environment(
+        service: str, data_dir: DataDir, settled: object, ports: dict[str, int]
+    ) -> dict[str, str]:
+        port = ports[service] or launching.free_port()
+        return {**os.environ, "READY": str(data_dir.ready_file(service)), "PORT": str(port)}
+
+    def is_free(port: int) -> bool:
+        return not (directory.path / f"taken-{port}").exists()
+
+    monkeypatch.setattr(launching, "command", command)
+    monkeypatch.setattr(launching, "environment", environment)
+    monkeypatch.setattr(launching, "is_free", is_free)
+    async with supervised(directory, []) as supervisor:
+        await until(lambda: all(serves(directory, name) for name in launching.installed()))
+        before = states(directory)
+        port = supervisor._ports["witness"]
+        os.kill(before["witness"].pid, signal.SIGKILL)
+        await until(lambda: serves(directory, "witness", not_pid=before["witness"].pid))
+        assert supervisor._ports["witness"] == port
+        (directory.path / f"taken-{port}").touch()
+        again = states(directory)["witness"]
+        os.kill(again.pid, signal.SIGKILL)
+        await until(lambda: serves(directory, "witness", not_pid=again.pid))
+        assert supervisor._ports["witness"] != port
+        await until(lambda: serves(directory, "ledger", not_pid=before["ledger"].pid))
+        assert supervisor._services["ledger"].told["witness"] == supervisor._ports["witness"]
