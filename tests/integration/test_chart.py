@@ -256,6 +256,49 @@ def test_budgets_are_for_what_has_replicas() -> None:
     assert of_kind(manifests, "Deployment")["anchor"]["spec"]["strategy"]["type"] == "Recreate"
 
 
+def test_no_budget_is_made_where_none_is_wanted() -> None:
+    manifests = render(*values("local"), "--set", "ledger.replicas=2,ledger.pdb=null")
+    assert "ledger" not in of_kind(manifests, "PodDisruptionBudget")
+    assert of_kind(manifests, "Deployment")["ledger"]["spec"]["replicas"] == 2
+
+
+@pytest.mark.parametrize("text", ["quorum none\n", "  # ours\nquorum none\n", "\n\tx\n  y\n"])
+def test_a_policy_is_taken_as_it_is_indented(text: str, tmp_path: Path) -> None:
+    (tmp_path / "policy").write_text(text)
+    set_file = ("--set-file", f"anchor.policy={tmp_path / 'policy'}")
+    made = of_kind(render(*values("local"), *set_file), "ConfigMap")["anchor"]
+    assert made["data"]["policy"].rstrip("\n") == text.rstrip("\n")
+
+
+@pytest.mark.parametrize(
+    ("sinks", "policy", "told"),
+    [
+        ("null", "", True),
+        ("null", "quorum none\n", True),
+        ("{https://witness.example.net/}", "", False),
+        ("null", "sink b s3://audit/x?mode=COMPLIANCE\nquorum b\n", False),
+        ("null", "quorum none\n\n\twitness w1 w1+12+AQ== https://witness.example.net/\n", False),
+    ],
+)
+def test_the_notes_miss_a_sink_only_where_none_is_named(
+    sinks: str, policy: str, told: bool, tmp_path: Path
+) -> None:
+    """Helm renders notes for nobody but a cluster: here a manifest holds them."""
+    chart = tmp_path / "provledger"
+    shutil.copytree(CHART, chart)
+    notes = (chart / "templates" / "NOTES.txt").read_text()
+    (chart / "templates" / "zz.yaml").write_text(
+        f'{{{{ define "notes" }}}}{notes}{{{{ end }}}}'
+        "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: notes\n  labels:\n"
+        "    app.kubernetes.io/component: notes\n"
+        'data:\n  notes: {{ include "notes" . | quote }}\n'
+    )
+    (tmp_path / "policy").write_text(policy)
+    sets = ("--set", f"anchor.sinks={sinks}", "--set-file", f"anchor.policy={tmp_path / 'policy'}")
+    made = of_kind(render(*values("local"), *sets, chart=chart), "ConfigMap")["notes"]
+    assert ("No sink is set" in made["data"]["notes"]) == told
+
+
 def test_another_pod_of_the_first_keys_is_another_job(tmp_path: Path) -> None:
     """Else an upgrade fails: Kubernetes lets nobody change the pod of a Job."""
     newer = tmp_path / "provledger"

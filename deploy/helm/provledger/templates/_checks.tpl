@@ -9,7 +9,8 @@
 {{- if and (has $name (list "keys" "ledger" "anchor")) (not $values.database.secret) }}{{ $wrong = append $wrong (printf "%s.database.secret: a Secret with the URL of its PostgreSQL database" $name) }}{{ end -}}
 {{- $principal := $values.principal | default "" -}}
 {{- if or (eq (trim $principal) "*") (regexMatch "[,;]" $principal) }}{{ $wrong = append $wrong (printf "%s.principal: %q is no name in a certificate" $name $principal) }}{{ end -}}
-{{- if and (hasKey $values.pdb "maxUnavailable") (ne (toString (dig "minAvailable" 1 $values.pdb)) "1") }}{{ $wrong = append $wrong (printf "%s.pdb: minAvailable or maxUnavailable, not both" $name) }}{{ end -}}
+{{- $pdb := $values.pdb | default dict -}}
+{{- if and (hasKey $pdb "maxUnavailable") (ne (toString (dig "minAvailable" 1 $pdb)) "1") }}{{ $wrong = append $wrong (printf "%s.pdb: minAvailable or maxUnavailable, not both" $name) }}{{ end -}}
 {{- range $key, $value := $values.settings -}}
 {{- if has $key (list "host" "port" "tls_cert" "tls_key" "tls_ca" "rpc_tls_cert" "rpc_tls_key" "rpc_tls_ca" "allowed_callers" "database_url" "data_dir" "key_dir" "keys_endpoint" "witness_endpoint" "anchor_endpoint" "ready_file" "tile_store" "policy" "sinks" "wait_for_sinks" "logs" "name") -}}
 {{- $wrong = append $wrong (printf "%s.settings.%s: the chart sets this itself" $name $key) -}}
