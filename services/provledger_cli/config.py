@@ -196,6 +196,12 @@ def check_sinks(sinks: Sequence[str]) -> None:
     from urllib.parse import urlsplit
 
     for uri in sinks:
+        # Services take their sinks as a list in one text.
+        if "," in uri:
+            raise CommandError(
+                f"--sink {uri!r} has a comma in it",
+                hint="write %2C for it, and --sink once for each",
+            )
         try:
             scheme = urlsplit(uri).scheme
         except ValueError:

@@ -110,6 +110,13 @@ def test_what_is_no_sink_is_not_kept(directory: DataDir) -> None:
     assert kept.sinks == ("file:///mnt/elsewhere",)
 
 
+def test_a_comma_in_a_sink_is_named(directory: DataDir) -> None:
+    """Services would take what is behind it for another sink, of no scheme."""
+    with pytest.raises(CommandError, match=r"'file:///mnt/a,b' has a comma") as refused:
+        running.set_up(directory, "", ["file:///mnt/a,b"])
+    assert "%2C" in refused.value.hint
+
+
 @pytest.mark.parametrize(
     ("then", "serves"),
     [([(6, "starting"), (6, "serving")], True), ([(6, "stopped"), (7, "stopped")], False)],
