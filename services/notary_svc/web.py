@@ -28,9 +28,11 @@ from notary_svc.cosigning import (
     RefusedError,
     authenticate,
     extend,
+    origin_id,
     own_lines,
     parse_request,
 )
+from notary_svc.released import Released, check_found
 from notary_svc.signing import Cosigner
 from notary_svc.storage import Storage
 from provledger import logs, telemetry
@@ -61,6 +63,10 @@ class Notary:
         self._storage = storage
         self._clock = clock
         self._seldom = Seldom()
+        self._released = Released()
+        # One update of an origin at a time: what it released is remembered before the next is
+        # decided, be it by another database.
+        self._turns = {origin: asyncio.Lock() for origin in trusted}
 
     def app(self) -> Starlette:
         """The ASGI application."""
@@ -79,15 +85,22 @@ class Notary:
         """Cosign the checkpoint of a request; our lines. Raises RefusedError, StatusError."""
         submission = authenticate(parse_request(body), self._trusted)
         now_unix_s = max(1, self._clock() // 1_000_000_000)
+        origin = submission.request.checkpoint.origin
+        key = origin_id(origin)
 
         def decide(last: Cosigned | None) -> Cosigned:
+            check_found(last, self._released.of(key))
+            if last is not None:
+                self._released.add(key, last)
             return extend(submission, last, lambda text: self._cosigner.cosign(text, now_unix_s))
 
-        try:
-            # Stored before it is released: what leaves here can never be contradicted.
-            stored = await self._storage.update(submission.request.checkpoint.origin, decide)
-        except NoteError as error:
-            raise RefusedError(400, f"this checkpoint cannot be cosigned: {error}") from error
+        async with self._turns[origin]:
+            try:
+                # Stored before it is released: what leaves here can never be contradicted.
+                stored = await self._storage.update(origin, decide)
+            except NoteError as error:
+                raise RefusedError(400, f"this checkpoint cannot be cosigned: {error}") from error
+            self._released.add(key, stored)
         return own_lines(stored.note, self._cosigner.names)
 
     async def _add_checkpoint(self, request: Request) -> Response:
@@ -110,17 +123,25 @@ class Notary:
         return response
 
     async def _latest(self, request: Request) -> Response:
-        origin_id = request.path_params["origin_id"]
+        key = request.path_params["origin_id"]
         try:
             # What can be no hash is not asked for: no storage has to take any text there is.
-            is_hash = _ORIGIN_ID.fullmatch(origin_id) is not None
-            found = await self._storage.latest(origin_id) if is_hash else None
+            found = await self._found(key) if _ORIGIN_ID.fullmatch(key) is not None else None
         except StatusError as error:
             log.error("notary.failed", exc_info=error)
             return PlainTextResponse("try again\n", 503)
         if found is None:
             return PlainTextResponse("nothing was cosigned for this log\n", 404)
         return PlainTextResponse(found.note, headers={"Cache-Control": "no-cache"})
+
+    async def _found(self, key: str) -> Cosigned | None:
+        """What was cosigned last, which is released by it. Raises StatusError."""
+        released = self._released.of(key)
+        found = await self._storage.latest(key)
+        check_found(found, released)
+        if found is not None:
+            self._released.add(key, found)
+        return found
 
 
 async def _healthz(request: Request) -> Response:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from notary_svc.cosigning import Cosigned, origin_id
@@ -13,6 +14,8 @@ from notary_svc.memory import Memory
 from notary_svc.storage import Storage
 from notary_svc.storage.memory import MemoryStorage
 from notary_svc.storage.sql import SQLStorage
+from provledger.errors import UnavailableError
+from tests.support.postgres import connection_string
 
 ORIGIN = "log.test/one"
 
@@ -84,6 +87,24 @@ async def test_it_says_whose_memory_it_is(storage: Storage) -> None:
     assert await storage.memory() == Memory(frozenset("abc"), cosigned=False)
     await storage.update(ORIGIN, lambda last: _at(3))
     assert await storage.memory() == Memory(frozenset("abc"), cosigned=True)
+
+
+@pytest.mark.postgres
+async def test_what_another_table_takes_is_not_stored(postgres_database_url: str) -> None:
+    """As where a schema is restored in place between the lock and the write."""
+    storage = await asyncio.to_thread(SQLStorage.open, postgres_database_url)
+    await storage.update(ORIGIN, lambda last: _at(3))
+
+    def decide(last: Cosigned | None) -> Cosigned:
+        with psycopg.connect(connection_string(postgres_database_url)) as other:
+            other.execute("ALTER SCHEMA notary RENAME TO gone")
+            other.execute("CREATE SCHEMA notary")
+            other.execute("CREATE TABLE notary.cosigned (LIKE gone.cosigned INCLUDING ALL)")
+        return _at(5)
+
+    with pytest.raises(UnavailableError):
+        await storage.update(ORIGIN, decide)
+    await storage.close()
 
 
 async def test_what_was_stored_is_there_after_a_restart(database_url: str) -> None:

@@ -2,7 +2,8 @@
 
 Trust: whoever can write here can make the notary cosign a second history, by setting a size back:
 this database is what the notary is trusted for. It is not restored from a backup without asking the
-logs' other cosigners for their sizes first.
+logs' other cosigners for their sizes first. A process that runs holds it against what it has
+released (`released`).
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from notary_svc.cosigning import Cosigned, origin_id
 from notary_svc.memory import Memory
 from notary_svc.storage import Decide
 from provledger.db import Readers, Writer, check_durable, migrate, open_engine
+from provledger.db.continuity import replaced
 
 SCHEMA: Final = "notary"
 MIGRATIONS: Final = "notary_svc.migrations"
@@ -98,9 +99,12 @@ def _update(connection: Connection, origin: str, decide: Decide) -> Cosigned:
         # Of two first ones at once, PostgreSQL refuses the second by the primary key.
         connection.execute(sa.insert(COSIGNED).values(origin_id=key, origin=origin, **values))
     else:
-        connection.execute(
+        moved = connection.execute(
             sa.update(COSIGNED)
             .where(COSIGNED.c.origin_id == key, COSIGNED.c.size == last.size)
             .values(**values)
         )
+        if moved.rowcount != 1:
+            # It is locked: that is another table than the one that was read.
+            raise replaced()
     return new
