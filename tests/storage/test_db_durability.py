@@ -102,6 +102,33 @@ def test_a_session_that_something_else_sets_back_is_refused(postgres_database_ur
         engine.dispose()
 
 
+@pytest.mark.parametrize(
+    "begun", ["SET search_path = '$user', public", "SET statement_timeout = 0"]
+)
+def test_sessions_that_begin_without_our_options_are_refused(
+    postgres_database_url: str, begun: str
+) -> None:
+    """As behind a pooler that ignores `options`: tables would be made in `public`, without limits
+    of time."""
+    engine = open_engine(postgres_database_url, "ledger")
+    sa.event.listen(engine, "checkout", lambda connection, *_: connection.execute(begun))
+    try:
+        with pytest.raises(ConfigError, match="ignore_startup_parameters"):
+            check_durable(engine)
+    finally:
+        engine.dispose()
+
+
+def test_a_role_or_url_with_settings_of_its_own_is_no_pooler(postgres_database_url: str) -> None:
+    set_for(postgres_database_url, ROLE, "search_path = elsewhere")
+    set_for(postgres_database_url, DATABASE, "statement_timeout = '7ms'")
+    options = "-c search_path=elsewhere -c statement_timeout=7"
+    for url in (postgres_database_url, with_options(postgres_database_url, options)):
+        engine = open_engine(url, "ledger")
+        check_durable(engine)
+        engine.dispose()
+
+
 def _keys(url: str, _: Path) -> None:
     asyncio.run(keys_svc.app.build(keys_svc.config.Settings(database_url=url)))
 

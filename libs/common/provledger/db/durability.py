@@ -2,6 +2,8 @@
 
     fsync off             refused: a power cut may lose what was acknowledged, or all of it
     synchronous_commit    refused, unless as our sessions set it: something in between undoes it
+    search_path,          refused, unless as our sessions begin with them: something in between
+    statement_timeout     drops their options, and tables would be made elsewhere
     full_page_writes off  said as an error: safe only where 8 KiB are written whole or not at all
     server_encoding       refused where there are no tables yet, else said as an error, unless it is
                           UTF8, or SQL_ASCII, which keeps the bytes of ours as they are: any other
@@ -22,19 +24,22 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from provledger import logs
-from provledger.db.engine import is_sqlite
+from provledger.db.engine import SCHEMA_OPTION, STATEMENT_TIMEOUT_S, is_sqlite
 from provledger.db.errors import as_storage_error
 from provledger.settings import ConfigError
 
 log = logs.get(__name__)
 
 ALLOWED: Final = "provledger.allow_fsync_off"
-_SETTINGS: Final = ("fsync", "full_page_writes", "synchronous_commit", "server_encoding")
+_SETTINGS: Final = (
+    *("fsync", "full_page_writes", "synchronous_commit", "server_encoding", "search_path"),
+)
 _ENCODINGS: Final = frozenset({"UTF8", "SQL_ASCII"})
 _QUERY: Final = sa.text(
     "SELECT "
     + ", ".join(f"current_setting('{name}') AS {name}" for name in _SETTINGS)
     + f", current_setting('{ALLOWED}', true) AS allowed"
+    + ", CAST(current_setting('statement_timeout') AS interval) AS statement_timeout"
     + ", to_regclass('alembic_version') IS NOT NULL AS has_tables"
 )
 
@@ -43,8 +48,8 @@ def check_durable(engine: Engine) -> None:
     """Refuse a server on which what is committed may be lost, or not be stored; blocking.
 
     Raises:
-        ConfigError: it does not sync, and nobody said that this is wanted; or a new database has
-            another encoding than UTF-8.
+        ConfigError: it does not sync, and nobody said that this is wanted; a new database has
+            another encoding than UTF-8; or something in between changes our sessions.
         StatusError: the database cannot be reached.
     """
     if is_sqlite(engine):
@@ -61,6 +66,14 @@ def check_durable(engine: Engine) -> None:
         raise ConfigError(
             f"the database answers with synchronous_commit={found.synchronous_commit}, though it "
             "was set to on: connect without a pooler that resets sessions"
+        )
+    schema = engine.get_execution_options()[SCHEMA_OPTION]
+    limit_s = found.statement_timeout.total_seconds()
+    if found.search_path != schema or limit_s != STATEMENT_TIMEOUT_S:
+        raise ConfigError(
+            f"the database's sessions begin with search_path={found.search_path} and not with "
+            f"{schema}, or without our limits of time: a pooler in between drops their options, "
+            "such as PgBouncer with ignore_startup_parameters; connect without it"
         )
     if found.fsync != "on":
         if found.allowed != "on":

@@ -30,6 +30,8 @@ from sqlalchemy.exc import ArgumentError
 from provledger.settings import ConfigError
 
 WRITE_OPTION: Final = "provledger_write"
+SCHEMA_OPTION: Final = "provledger_schema"
+"""Of an engine on PostgreSQL: the schema that its sessions begin with."""
 BUSY_TIMEOUT_S: Final = 5.0
 SQLITE_PAGE_BYTES: Final = 8192
 SQLITE_CHECKPOINT_PAGES: Final = 4000
@@ -204,6 +206,7 @@ def _open_postgres(url: URL, schema: str, pool_size: int) -> Engine:
         max_overflow=pool_size,
         pool_pre_ping=True,
         hide_parameters=True,
+        execution_options={SCHEMA_OPTION: schema},
     )
     _check_parameters(engine)
     event.listen(engine, "do_connect", _connect_postgres)
