@@ -260,6 +260,19 @@ def test_postgres_session_is_set_up_under_every_spelling(postgres_database_url: 
         }
 
 
+def test_no_transaction_timeout_of_a_role_or_database_ends_ours(
+    postgres_database_url: str,
+) -> None:
+    """It would end each backup that takes longer; the limit is of statements, and of waiting."""
+    name = make_url(postgres_database_url).database
+    with psycopg.connect(connection_string(postgres_database_url)) as connection:
+        connection.execute(f"ALTER DATABASE {name} SET transaction_timeout = '100ms'".encode())
+    engine = open_engine(postgres_database_url, "ledger")
+    with engine.connect() as connection:
+        assert connection.execute(sa.text("SHOW transaction_timeout")).scalar() == "0"
+    engine.dispose()
+
+
 def test_sqlite_commits_are_durable_and_checked(tmp_path: Path) -> None:
     engine = open_engine(f"sqlite:///{tmp_path / 'a.db'}", "ledger")
     with engine.connect() as connection:

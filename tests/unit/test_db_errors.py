@@ -35,6 +35,7 @@ def wrapped(*, lost: bool = False, **attributes: Any) -> sa.exc.DBAPIError:
         ({"sqlstate": "57P01"}, "UNAVAILABLE", "DATABASE_UNAVAILABLE"),
         ({"sqlstate": "08006"}, "UNAVAILABLE", "DATABASE_UNAVAILABLE"),
         ({"sqlstate": "25006"}, "UNAVAILABLE", "DATABASE_UNAVAILABLE"),
+        ({"sqlstate": "25P04"}, "UNAVAILABLE", "DATABASE_UNAVAILABLE"),  # transaction_timeout
         ({"sqlstate": "57014"}, "UNAVAILABLE", "DATABASE_TIMEOUT"),
         ({"sqlstate": "53100"}, "UNAVAILABLE", "DATABASE_FULL"),
         ({"sqlstate": "53200"}, "UNAVAILABLE", "DATABASE_FULL"),

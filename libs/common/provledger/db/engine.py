@@ -45,9 +45,14 @@ LOCK_TIMEOUT_S: Final = 5.0
 # `off` answers before the commit is on disk; `local` and `remote_write` before it is on the disk of
 # a standby that the server was told to wait for, and that may become the server. Only
 # `remote_apply` is more than `on` (PostgreSQL 18, 19.5.1).
-_COMMIT_DURABLY: Final = (
+#
+# `transaction_timeout` of a role or database would end each backup that takes longer; before
+# PostgreSQL 17 there is none, and nothing is set.
+_SET_UP: Final = (
     "SELECT set_config('synchronous_commit', 'on', false) "
-    "WHERE current_setting('synchronous_commit') <> 'remote_apply'"
+    "WHERE current_setting('synchronous_commit') <> 'remote_apply' "
+    "UNION ALL SELECT set_config(name, '0', false) FROM pg_settings "
+    "WHERE name = 'transaction_timeout'"
 )
 
 _BESIDE: Final = 5
@@ -243,7 +248,7 @@ def _connect_postgres(_dialect: object, _record: object, arguments: Any, options
         # By itself: rolled back, it would be undone. Not among the session's options, which would
         # hide what the role asks for.
         connection.autocommit = True
-        connection.execute(_COMMIT_DURABLY)
+        connection.execute(_SET_UP)
         connection.autocommit = False
     except BaseException:
         connection.close()

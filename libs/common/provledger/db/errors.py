@@ -35,7 +35,7 @@ class LockNotGrantedError(AbortedError):
 _PG_CONFLICT: Final = frozenset({"40000", "40001", "40P01"})
 _PG_NO_LOCK: Final = "55P03"
 # Too many connections is a lack of resources that has nothing to do with disk or memory.
-_PG_UNAVAILABLE: Final = frozenset({"25006", "25P03", "53300"})
+_PG_UNAVAILABLE: Final = frozenset({"25006", "25P03", "25P04", "53300"})
 _PG_FULL_CLASS: Final = "53"
 # Connection exceptions; an operator's intervention; errors of the system around PostgreSQL, such
 # as EIO on one of its files.
