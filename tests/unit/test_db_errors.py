@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from provledger.db.errors import as_storage_error, is_connection_lost
 
-KINDS = (REFUSES, ANSWERS, UNREACHED) = ("refuses", "answers", "reached")
+KINDS = (REFUSES, ANSWERS, UNREACHED, TLS) = ("refuses", "answers", "reached", "TLS")
 
 
 class DriverError(Exception):
@@ -101,7 +101,16 @@ def test_constraints_and_faults_of_ours_are_left_alone(exc: Exception) -> None:
         ("치명적오류:  s3cret", ANSWERS),
         ("ERROR:  no such user", ANSWERS),  # a pooler's
         ("No such file or directory", UNREACHED),
-        ("SSL error: certificate verify failed", UNREACHED),
+        ("SSL error: certificate verify failed", TLS),
+        ('server certificate for "s3cret" (and 2 other names) does not match host name "h"', TLS),
+        ('root certificate file "/s3cret" does not exist', TLS),
+        ('could not read certificate file "/s3cret": no start line', TLS),
+        ('could not load private key file "/s3cret": unsupported', TLS),
+        ("server does not support SSL, but SSL was required", TLS),
+        ("SSL error: tlsv13 alert certificate required", TLS),
+        ("FATAL:  connection requires a valid client certificate", ANSWERS),
+        ("SSL error: unexpected eof while reading", UNREACHED),
+        ("SSL SYSCALL error: EOF detected", UNREACHED),
         ("could not receive data from server: Connection reset by peer", UNREACHED),
     ],
 )

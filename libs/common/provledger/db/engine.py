@@ -66,6 +66,11 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _DRIVERS: Final = frozenset(
     {"autocommit", "prepare_threshold", "context", "row_factory", "cursor_factory"}
 )
+# Of libpq's parameters, those that name a file or directory.
+_FILES: Final = (
+    *("sslrootcert", "sslcert", "sslkey", "sslcrl", "sslcrldir", "sslkeylogfile"),
+    *("passfile", "servicefile"),
+)
 
 
 def open_engine(url: str, schema: str, *, pool_size: int = 5) -> Engine:
@@ -222,8 +227,9 @@ def _check_parameters(engine: Engine) -> None:
     """Check what only the first connection would complain of.
 
     Raises:
-        ConfigError: the URL has a port or a parameter that there cannot be. Neither is repeated: of
-            a password with a sign of its own in it, they are a part.
+        ConfigError: the URL has a port or a parameter that there cannot be, or names a file by a
+            relative path. None of them is repeated: of a password with a sign of its own in it,
+            they are a part.
     """
     import psycopg
     from psycopg.conninfo import make_conninfo
@@ -237,6 +243,13 @@ def _check_parameters(engine: Engine) -> None:
         raise ConfigError(
             "the database URL has a parameter that PostgreSQL does not know"
         ) from None
+    for name in _FILES:
+        # A service starts in another directory than whoever wrote the URL.
+        value = str(arguments.get(name, ""))
+        # `system`, or a key in an engine of OpenSSL, is no file.
+        is_file = not (value == "system" or (name == "sslkey" and ":" in value))
+        if value and is_file and not os.path.isabs(value):
+            raise ConfigError(f"the database URL names a file by {name}: it must be absolute")
 
 
 def _connect_postgres(_dialect: object, _record: object, arguments: Any, options: Any) -> Any:

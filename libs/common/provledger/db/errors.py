@@ -4,6 +4,7 @@
     its files cannot be read or written                         UNAVAILABLE  DATABASE_UNAVAILABLE
     the server refuses the role, its password or the database   UNAVAILABLE  DATABASE_UNAVAILABLE
     the server answers, and begins no session                   UNAVAILABLE  DATABASE_UNAVAILABLE
+    TLS to the server cannot be set up                          UNAVAILABLE  DATABASE_UNAVAILABLE
     statement took too long                                     UNAVAILABLE  DATABASE_TIMEOUT
     disk or memory full                                         UNAVAILABLE  DATABASE_FULL
     lock not granted, deadlock, serialisation failure           ABORTED      TRANSACTION_CONFLICT
@@ -55,6 +56,16 @@ _PG_REFUSAL: Final = re.compile(
 # What a server says begins with its severity, in its language, which libpq parts from the rest by a
 # colon and two blanks in any (`pqBuildErrorMessage3`). It puts one blank into what it says itself.
 _PG_ANSWER: Final = re.compile(r"(?:^|:\s)[^\s:]+(?:\ [^\s:]+){0,2}:\ \ \S", re.MULTILINE)
+# What libpq says of TLS, by its function `pqsecure_open_client` and those that it calls. An end of
+# the connection in the middle of it is no mistake in it.
+_PG_TLS: Final = re.compile(
+    r"""\bSSL\ error:\ (?!unexpected\ eof)
+    | \bserver\ does\ not\ support\ SSL\b | \bverified\ SSL\ connection\b
+    | \bserver\ certificate\ for\ " | \bserver's\ certificate\b
+    | \bcertificate\ file\ " | \bprivate\ key\ file\b | \bcertificate\ present,\ but\b
+    | \bsystem\ root\ certificate\b | \bSSL\ certificate\b""",
+    re.VERBOSE,
+)
 _PG_CORRUPT: Final = frozenset({"XX001", "XX002"})
 _PG_TIMEOUT: Final = "57014"
 
@@ -89,7 +100,8 @@ def as_storage_error(exc: BaseException) -> StatusError | None:
 
 
 def _not_made(error: BaseException | None) -> UnavailableError | None:
-    """The error for a connection to PostgreSQL to which the server, or a pooler, did answer."""
+    """The error for a connection to PostgreSQL to which the server, or a pooler, did answer, or
+    with which TLS could not be set up."""
     connection = getattr(error, "pgconn", None)
     text = str(error)
     if getattr(connection, "needs_password", False) or _PG_REFUSAL.search(text):
@@ -100,6 +112,12 @@ def _not_made(error: BaseException | None) -> UnavailableError | None:
             "the database server answers, but begins no session: it starts, stops, has no "
             "connection free, or does not take this role, its password or the database; its log "
             "says which",
+        )
+    if _PG_TLS.search(text):
+        return _unavailable(
+            "DATABASE_UNAVAILABLE",
+            "TLS to the database server cannot be set up: it speaks none, or its certificate, its "
+            "name or a file of ours (sslrootcert, sslcert, sslkey) is not what it must be",
         )
     return None
 
