@@ -7,7 +7,9 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
+import psycopg
 import pytest
+from sqlalchemy.engine import make_url
 
 from anchor_svc.storage import (
     AnchorRow,
@@ -26,6 +28,7 @@ from provledger import note
 from provledger.db import begin_write, open_engine
 from provledger.errors import DataLossError
 from tests.support.anchoring import LOG_UID, open_storage
+from tests.support.postgres import connection_string
 
 UID = b"u" * 16
 OTHER = b"v" * 16
@@ -257,6 +260,23 @@ async def test_state_of_a_ledger_is_replaced(storage: Storage, epoch: int) -> No
     latched = replace(second, forked_seq=3)
     await storage.commit(LOG_UID, epoch, _flush(3, [], root=b"\x03" * 32, ledgers=[latched]))
     assert await storage.ledgers(LOG_UID, [UID]) == {UID: latched}
+
+
+@pytest.mark.postgres
+async def test_no_setting_of_a_role_keeps_a_state_from_being_stored(
+    postgres_database_url: str,
+) -> None:
+    """`array_nulls` is of arrays that are sent as text: those of nothing but None."""
+    name = make_url(postgres_database_url).database
+    with psycopg.connect(connection_string(postgres_database_url)) as connection:
+        connection.execute(f"ALTER DATABASE {name} SET array_nulls = off".encode())
+    storage = await asyncio.to_thread(open_storage, postgres_database_url)
+    await storage.create_log(LOG, b"first")
+    epoch = (await storage.acquire(LOG_UID)).writer_epoch
+    state = LedgerState(UID, "blake3", 0, b"h" * 32, 1, 0)
+    await storage.commit(LOG_UID, epoch, _flush(1, [b"a"], ledgers=[state]))
+    assert await storage.ledgers(LOG_UID, [UID]) == {UID: state}
+    await storage.close()
 
 
 async def test_every_write_of_a_fenced_process_is_refused(storage: Storage, epoch: int) -> None:

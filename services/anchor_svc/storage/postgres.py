@@ -9,7 +9,8 @@ the size looks at the row as of its own beginning, and would not wait for the ot
 hangs on that, so that nothing happens where the lock finds another epoch, or a size that none of a
 statement's flushes follows upon. Of those it brings along, it stores what lies beyond that size.
 
-Arrays travel in binary (`%b`): as text, psycopg writes them in Python, 18 µs for each kilobyte.
+Arrays travel in binary (`%b`): as text, psycopg writes them in Python, 18 µs for each kilobyte. One
+of nothing but None, as `forks` mostly is, has no type in binary and is text in any case.
 """
 
 from __future__ import annotations

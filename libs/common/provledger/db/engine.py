@@ -194,6 +194,8 @@ def _open_postgres(url: URL, schema: str, pool_size: int) -> Engine:
         "statement_timeout": int(STATEMENT_TIMEOUT_S * 1000),
         "lock_timeout": int(LOCK_TIMEOUT_S * 1000),
         "idle_in_transaction_session_timeout": 60_000,
+        # psycopg sends an array of nothing but None as text, in which `off` makes NULL a word.
+        "array_nulls": "on",
     }
     # Ours last: a URL may add to the session, but not point it at another schema.
     options = " ".join([own, *(f"-c {key}={value}" for key, value in session.items())]).strip()
