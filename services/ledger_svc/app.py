@@ -158,6 +158,7 @@ def assemble(
             check=guard.check,
             seen_seq=guard.seen_seq,
             doubt=guard.doubt,
+            look_for=guard.look_for,
             committed=committed,
             keys=policy,
             clock=clock,

@@ -25,6 +25,7 @@ from ledger_svc.chain import Candidate, Head, LedgerInfo
 from ledger_svc.commit import Commit, Memory, Passed
 from ledger_svc.outcomes import Outcome, Recorded, answer_known
 from ledger_svc.patience import patiently
+from ledger_svc.storage import FoundRequests
 from ledger_svc.tools import Flushed, StaleSignatureError, Tools
 from ledger_svc.turns import CONTENDED_ITEMS
 from ledger_svc.witnessing import Pending, Witnessed
@@ -33,6 +34,7 @@ from provledger.batching import GroupCommit
 from provledger.errors import (
     AbortedError,
     AlreadyExistsError,
+    DataLossError,
     InvalidArgumentError,
     StatusError,
     UnavailableError,
@@ -213,8 +215,17 @@ class Pipeline:
     async def _find(self, items: Sequence[Pending]) -> dict[int, Outcome]:
         """Outcomes, by index, of those that are repeats."""
         storage, uid = self._tools.storage, self._ledger.uid
-        found = await storage.find_requests(uid, [item.draft.request_id for item in items])
+        found = await self._look_up(items)
         return await answer_known(storage, uid, items, found.known) if found.known else {}
+
+    async def _look_up(self, items: Sequence[Pending]) -> FoundRequests:
+        """Where the request ids of items are, or why the ledger is not stored any more."""
+        tools, request_ids = self._tools, [item.draft.request_id for item in items]
+        try:
+            return await tools.storage.find_requests(self._ledger.uid, request_ids)
+        except DataLossError:
+            await tools.look_for(self._ledger)
+            raise
 
     async def _find_and_record(
         self,
@@ -225,8 +236,7 @@ class Pipeline:
     ) -> list[Outcome]:
         """Answer repeats, and record the others; `witnessing` is under way for all of them."""
         tools, uid = self._tools, self._ledger.uid
-        request_ids = [item.draft.request_id for item in items]
-        found = await tools.storage.find_requests(uid, request_ids)
+        found = await self._look_up(items)
         if not found.known:
             return await self._try_to_record(items, found.head_seq, before, span, witnessing)
         outcomes = await answer_known(tools.storage, uid, items, found.known)

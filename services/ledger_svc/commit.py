@@ -165,6 +165,8 @@ class Commit:
         except DataLossError as error:
             if error.reason == chain.LEDGER_ROLLED_BACK:
                 self._tools.doubt(self._ledger)
+            else:
+                await self._tools.look_for(self._ledger)
             raise
         except RowsRefusedError as error:
             if looked_up_seq >= 0:

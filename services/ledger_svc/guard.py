@@ -16,14 +16,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, Protocol
 
 from ledger_svc.census import HELD, LEDGER_BEHIND_ANCHOR, Census
 from ledger_svc.chain import (
     EMPTY_HEAD,
     LEDGER_ROLLED_BACK,
+    Head,
     LedgerInfo,
     check_not_rolled_back,
 )
@@ -33,7 +34,12 @@ from ledger_svc.storage import Storage
 from ledger_svc.tools import UnconfirmedError
 from provledger import logs
 from provledger.api.anchor.v1 import anchor_pb2
-from provledger.errors import FailedPreconditionError, StatusError, UnavailableError
+from provledger.errors import (
+    DataLossError,
+    FailedPreconditionError,
+    StatusError,
+    UnavailableError,
+)
 from provledger.rpc.channel import call
 from provledger.rpc.errors import copied
 
@@ -193,6 +199,32 @@ class Guard:
                         with suppress(StatusError):
                             await self.confirm(ledger)
 
+    @asynccontextmanager
+    async def expecting(self, ledger: LedgerInfo) -> AsyncIterator[None]:
+        """What is read of a ledger that this process knows: if none of it is stored any more, what
+        is raised says that, and not what of it is missing.
+
+        Raises:
+            FailedPreconditionError, UnavailableError: as `confirm`.
+        """
+        try:
+            yield
+        except DataLossError:
+            await self.look_for(ledger)
+            raise
+
+    async def look_for(self, ledger: LedgerInfo) -> None:
+        """Have the log asked if a ledger that this process knows is not stored any more.
+
+        Raises:
+            FailedPreconditionError, DataLossError, UnavailableError: as `confirm`.
+        """
+        if await self._storage.get_ledger(ledger.tenant, ledger.ledger) is None:
+            # It was stored together with its genesis.
+            self.saw(ledger.uid, 0)
+            self.doubt(ledger)
+            await self.confirm(ledger)
+
     def stale_reason(self, ledger: LedgerInfo) -> str:
         """Why what is stored is known to be, or suspected of being, too old; "" if it is not."""
         *_, refusal = self._refusals.get(ledger.uid, (None,))
@@ -269,7 +301,7 @@ class Guard:
         self.saw(ledger.uid, held.seq)
         if known_seq >= 0:
             # What was acknowledged here, and did not get to the log.
-            head = (await self._storage.get_head(ledger.uid)).head
+            head = await _head(self._storage, ledger)
             check_not_rolled_back(ledger, head, EMPTY_HEAD, known_seq)
 
 
@@ -296,6 +328,20 @@ def _is_stale(refusal: StatusError | None) -> bool:
     return refusal is not None and refusal.reason in _STALE
 
 
+async def _head(storage: Storage, ledger: LedgerInfo) -> Head:
+    """The head; the empty one if the ledger, which was stored once, is not there at all.
+
+    Raises:
+        DataLossError: HEAD_MISSING, of a ledger that is there.
+    """
+    try:
+        return (await storage.get_head(ledger.uid)).head
+    except DataLossError:
+        if await storage.get_ledger(ledger.tenant, ledger.ledger) is not None:
+            raise
+        return EMPTY_HEAD
+
+
 async def compare(
     storage: Storage, ledger: LedgerInfo, held: anchor_pb2.GetLedgerStateResponse
 ) -> None:
@@ -309,7 +355,7 @@ async def compare(
     stored_hash = await storage.receipt_hash_at(ledger.uid, held.seq)
     if stored_hash == held.receipt_hash:
         return
-    head_seq = (await storage.get_head(ledger.uid)).head.seq
+    head_seq = (await _head(storage, ledger)).seq
     what = (
         f"ends at receipt {head_seq}, but the log holds receipts up to {held.seq}"
         if stored_hash is None

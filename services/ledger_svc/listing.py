@@ -64,9 +64,10 @@ async def list_receipts(
         position = paging.read_decimal(members["p"], -1)
         tree_size = paging.read_decimal(members["t"], 0)
     bounds = PageBounds(limit, MAX_SCANNED_ROWS, MAX_PAGE_BYTES)
-    page = await storage.find_page(
-        ledger.uid, conditions, position, bounds, full=view == convert.FULL
-    )
+    async with guard.expecting(ledger):
+        page = await storage.find_page(
+            ledger.uid, conditions, position, bounds, full=view == convert.FULL
+        )
     response = ledger_pb2.ListReceiptsResponse()
     shown = await reads.show(
         ledger,

@@ -115,7 +115,8 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         """One ledger with its head."""
         ledger = await self._directory.get(request.name, "name")
         await self._guard.ask_again([ledger])
-        state = await self._storage.get_head(ledger.uid)
+        async with self._guard.expecting(ledger):
+            state = await self._storage.get_head(ledger.uid)
         shown = listing.ledger_to_pb(self._guard, ledger, state)
         return ledger_pb2.GetLedgerResponse(ledger=shown)
 
@@ -370,7 +371,8 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         if end_seq < start_seq:
             raise convert.violation("end_seq", "must not be less than start_seq")
         end_seq = min(end_seq, start_seq + MAX_VERIFIED_ROWS - 1)
-        verified = await self._storage.verify_range(ledger, start_seq, end_seq)
+        async with self._guard.expecting(ledger):
+            verified = await self._storage.verify_range(ledger, start_seq, end_seq)
         places_checked = await self._reads.check_places(ledger, start_seq, verified.checked_seq)
         if end_seq >= verified.head_seq:
             await self._guard.confirm(ledger)

@@ -79,7 +79,8 @@ class Tools:
     check: refuses to append while the log holds more of the ledger than we do.
     seen_seq: the last receipt of the ledger that anybody is known to have recorded; asked under the
         lock of its head, in the writing thread. Raises `UnconfirmedError` if the database may have
-        become another one since `check`. doubt: has `check` find out again.
+        become another one since `check`. doubt: has `check` find out again. look_for: raises why a
+        ledger is not stored any more, and returns if it is.
     committed: told of each commit, with the storage's generation before it; must not block.
     keys: whether a batch of a kid and epoch may still be committed.
     clock: Unix nanoseconds. random: so many random bytes.
@@ -91,6 +92,7 @@ class Tools:
     check: Callable[[LedgerInfo], Awaitable[None]]
     seen_seq: Callable[[LedgerInfo], int]
     doubt: Callable[[LedgerInfo], None]
+    look_for: Callable[[LedgerInfo], Awaitable[None]]
     committed: Callable[[LedgerInfo, Linked, int], None]
     keys: KeyPolicy
     clock: Callable[[], int]
