@@ -37,7 +37,8 @@ def claim(*paths: Path | None) -> None:
     """Look at the places that were given to a command before it does its work.
 
     Raises:
-        CommandError: one is a directory or lies in none, or two are standard output.
+        CommandError: one is a directory or lies in none, or two are one place: standard output, or
+            a file, by whichever of its names.
     """
     given = [path for path in paths if path is not None]
     to_stdout = sum(is_stdout(path) for path in given)
@@ -45,9 +46,18 @@ def claim(*paths: Path | None) -> None:
         raise CommandError("only one thing can go to standard output", hint="name a file")
     if to_stdout:
         output.answer_on_stderr()
+    files: set[str] = set()
     for path in given:
-        if not is_stdout(path):
-            _target(path)
+        if is_stdout(path):
+            continue
+        target, is_file = _target(path)
+        if not is_file:
+            continue
+        name = os.path.realpath(target)
+        if name in files:
+            # Each replaces the file: what came first would be gone, without a word.
+            raise CommandError(f"two things cannot go to one file: {path}", hint="name two files")
+        files.add(name)
 
 
 def writing(path: Path, *, mode: int = 0o666) -> AbstractContextManager[IO[bytes]]:

@@ -178,3 +178,20 @@ def test_what_cannot_be_written_is_named(capfd: pytest.CaptureFixture[str]) -> N
     said = capfd.readouterr().err
     assert "error: /dev/full: No space left on device" in said
     assert "next: make room there" in said
+
+
+def test_two_things_do_not_go_to_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is written as a whole: the second would be all that is there."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "link").symlink_to("deep/out")
+    (tmp_path / "way").symlink_to("deep")
+    out = tmp_path / "deep" / "out"
+    for other in (out, tmp_path / "link", tmp_path / "way" / "out", Path("deep/../deep/out")):
+        with pytest.raises(CommandError, match="two things cannot go to one file"):
+            placing.claim(out, None, other)
+    out.write_bytes(b"there already")
+    with pytest.raises(CommandError, match="two things cannot go to one file"):
+        placing.claim(tmp_path / "head", Path("link"), out)
+    placing.claim(out, tmp_path / "head", None, tmp_path / "checkpoint")
+    placing.claim(Path("/dev/null"), Path("/dev/null"))  # it takes as many as there are
