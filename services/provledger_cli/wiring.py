@@ -5,10 +5,41 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from types import MappingProxyType
+from typing import Any
 
 import typer
+from typer.core import TyperCommand
 
 _NONE: Mapping[str, str] = MappingProxyType({})
+
+
+class _Verb(TyperCommand):
+    """A verb that takes no empty value: `--pin "$PIN"` asks for something, also where PIN is unset.
+
+    By the empty text many options mean that they were not given, and what was asked for would be
+    left out without a word. A variable that is empty is one that is not set, as everywhere.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take the arguments apart.
+
+        Raises:
+            typer.BadParameter: one is empty.
+        """
+        # As given: of an empty path, what they become is the working directory.
+        given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
+        rest = super().parse_args(ctx, args)
+        parameters: list[Any] = self.params  # typer's own copy of click has no types to name
+        for parameter in parameters:
+            value = given.get(parameter.name)
+            if value is None:
+                value = parameter.value_from_envvar(ctx)
+            # Repeated ones are a list, which a variable of blanks leaves without a member.
+            if value == "" or (isinstance(value, (list, tuple)) and (not value or "" in value)):
+                raise typer.BadParameter(
+                    "It is empty: give it a value, or leave it out.", ctx=ctx, param=parameter
+                )
+        return rest
 
 
 def _no_options() -> None:
@@ -47,7 +78,8 @@ def command_line(
     for verb, place in verbs.items():
         if verb == first or not known:
             module, _, function = place.partition(":")
-            app.command(verb)(getattr(import_module(f"provledger_cli.verbs.{module}"), function))
+            made = getattr(import_module(f"provledger_cli.verbs.{module}"), function)
+            app.command(verb, cls=_Verb)(made)
     for group, module in groups.items():
         if group == first or not known:
             made = import_module(f"provledger_cli.{module}").application(arguments[1:])

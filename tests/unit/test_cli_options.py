@@ -102,6 +102,46 @@ def test_numbers_of_options_are_finite(name: str) -> None:
                     option.callback(None, option, value)
 
 
+def in_vain(command: Any, option: Any) -> list[str]:
+    """Arguments that give an option, or an argument, nothing, and what else must be there."""
+    needed = [each for each in options(command) if each.required and each is not option]
+    words = [f"{each.opts[0]}=1" for each in needed if each.opts[0].startswith("--")]
+    if option.opts[0].startswith("--"):
+        words.append(f"{option.opts[0]}=")
+    # Those before it in their order, and it.
+    order = [each for each in options(command) if not each.opts[0].startswith("--")]
+    given = [each for each in order if each is option or each.required]
+    return [*words, "--", *("" if each is option else "1" for each in given)]
+
+
+@pytest.mark.parametrize("name", commands())
+def test_what_is_given_is_not_empty(name: str) -> None:
+    """By "" many options mean that they were not given: what was asked for would be left out."""
+    command = commands()[name]
+    for option in options(command):
+        if not getattr(option, "is_flag", False):
+            with pytest.raises(typer.BadParameter) as raised:
+                command.make_context(name, in_vain(command, option))
+            assert raised.value.param is option
+
+
+def test_a_repeated_option_of_blanks_is_not_left_out() -> None:
+    verb = commands()["verify"]
+    with pytest.raises(typer.BadParameter, match="empty"):
+        verb.make_context("verify", ["x.ndjson", "--tsa-cert", "a.pem", "--tsa-cert", ""])
+
+
+def test_a_variable_of_blanks_is_no_list_and_an_empty_one_is_not_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    verb, arguments = commands()["monitor"], ["tiles", "--vkey", "k"]
+    monkeypatch.setenv("PROVLEDGER_MONITOR_COSIGNER", "")
+    assert not verb.make_context("monitor", [*arguments]).params["cosigner"]
+    monkeypatch.setenv("PROVLEDGER_MONITOR_COSIGNER", " ")
+    with pytest.raises(typer.BadParameter, match="empty"):
+        verb.make_context("monitor", [*arguments])
+
+
 def test_no_twin_is_taken_for_a_setting_of_a_service() -> None:
     """Services refuse variables under their own prefix that they do not know."""
     for name, command in commands().items():

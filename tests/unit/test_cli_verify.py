@@ -270,9 +270,17 @@ def test_key_ledger_must_be_the_one_that_is_asked_for(work: Path) -> None:
     code, answer, _ = verify(work, *pinned, "--key-ledger-uid", "00" * 16)
     assert (code, answer["check"]) == (1, "key_ledger")
     # What is no uid, or says nothing without a pin, is no answer.
-    assert verify(work, *pinned, "--key-ledger-uid", "abc")[0] == 2
+    blank = f"{keys.uid.hex()[:16]} {keys.uid.hex()[16:]}"
+    for none in ("abc", "", " ", "\t", blank, "00" * 15, "00" * 17):
+        assert in_words(work, *pinned, "--key-ledger-uid", none)[0] == 2
     keyed = ("x.ndjson", "--keys", "jwks.json", "--key-ledger-uid", keys.uid.hex())
     assert verify(work, *keyed)[0] == 2
+
+
+@pytest.mark.parametrize("pin", ["", " ", "00"])
+def test_a_pin_that_is_none_is_not_left_out(work: Path, pin: str) -> None:
+    """Beside --keys as well: who gives it would take what holds for a yes to it."""
+    assert in_words(work, "export.ndjson", "--keys", "jwks.json", "--pin", pin)[0] == 2
 
 
 def test_a_receipt_says_as_of_when_its_keys_are_and_of_which_key_ledger(work: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -328,15 +329,14 @@ def _read_uid(text: str, pin: str) -> bytes:
     """The uid of the key ledger, 16 bytes; empty if none is given."""
     from provledger.names import UID_BYTES
 
-    if text and not pin:
+    if not text:
+        return b""
+    if not pin:
         raise CommandError("--key-ledger-uid needs --pin", hint="give both, or --keys")
-    try:
-        uid = bytes.fromhex(text)
-    except ValueError:
-        uid = b"?"
-    if uid and len(uid) != UID_BYTES:
+    # `bytes.fromhex` passes over blanks, and of nothing but blanks it makes a uid that none asks.
+    if re.fullmatch(rf"[0-9a-fA-F]{{{2 * UID_BYTES}}}", text) is None:
         raise CommandError(f"--key-ledger-uid is not {UID_BYTES} bytes in hex")
-    return uid
+    return bytes.fromhex(text)
 
 
 def _read_keys(path: Path) -> KeySet:
