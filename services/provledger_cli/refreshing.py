@@ -26,7 +26,7 @@ from provledger.export import (
 )
 from provledger.keyset import KeySet
 from provledger.receipt import Receipt
-from provledger.refresh import check_same
+from provledger.refresh import check_same, is_masked
 from provledger.report import Check, Finding, Status
 from provledger_cli import checking, output, placing, scratch
 from provledger_cli.connect import Remote, Target, run_async
@@ -111,8 +111,16 @@ async def _fetch(
 
     def compare(receipt: Receipt) -> None:
         held = next(held_receipts, None)
-        if held is not None:
-            check_same(held, receipt)
+        if held is None:
+            return
+        check_same(held, receipt)
+        if is_masked(held):
+            raise CommandError(
+                f"{file} holds masked receipts, seq {held.seq} first: made anew, it would show "
+                "what was taken out",
+                hint="refresh the receipts one by one, each in a file of its own: they stay "
+                "masked; or export anew, and mask that",
+            )
 
     async with Remote(where, timeout_s=timeout_s) as remote:
         plan = await prepare(

@@ -9,9 +9,11 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from provledger import checkpoint, jcs, note
+from provledger.receipt import parse_canonical_receipt
 from provledger_cli.receipt_files import receipts_of
 from tests.e2e.commands import Installation, shipped_mutations
 from tests.support.chain import key_set
+from tests.unit.test_verify import masked_receipt
 
 
 def with_another_tree(export: bytes, key_file: Path) -> bytes:
@@ -45,10 +47,23 @@ def test_receipts_and_exports_get_newer_proofs(shared: Installation) -> None:
     done = shared.run("refresh", "r.json").json
     assert done["status"] == "verified"
     old, new = json.loads(line), json.loads((shared.work / "r.json").read_bytes())
-    assert old.pop("proofs") != new.pop("proofs")
+    assert old.pop("proofs") != (new_proofs := new.pop("proofs"))
     assert old == new
     # The monitor knows the same files, the key ledger in an export included.
     assert len(list(receipts_of(shared.work / "new.ndjson"))) == 6
+    # Masked, it stays masked; an export of such would come back with what was taken out.
+    masked = masked_receipt("/entityId", receipt=parse_canonical_receipt(line)).encode()
+    (shared.work / "m.json").write_bytes(masked)
+    assert shared.run("refresh", "m.json").json["status"] == "verified"
+    shared.run("get", "m.json", "--out", "again.json")
+    for name in ("m.json", "again.json"):
+        found = json.loads((shared.work / name).read_bytes())
+        assert found == {**json.loads(masked), "proofs": new_proofs}
+    some = (shared.work / "old.ndjson").read_bytes().replace(line, masked)
+    (shared.work / "some.ndjson").write_bytes(some)
+    refused = shared.run("refresh", "some.ndjson", check=False)
+    assert (refused.code, "seq 1 first" in refused.json["error"]["message"]) == (2, True)
+    assert (shared.work / "some.ndjson").read_bytes() == some
     # What the services do not have is not refreshed, and the file stays.
     changed = line.replace(b'"receiptType":"mutation"', b'"receiptType":"mutatiom"')
     (shared.work / "r.json").write_bytes(changed)

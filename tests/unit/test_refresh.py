@@ -14,6 +14,7 @@ from provledger.refresh import check_same, refreshed
 from provledger.report import Status
 from provledger.verify import Verifier
 from tests.support.chain import Chain, key_set, sample_chain, with_changes
+from tests.unit.test_verify import masked_receipt
 
 SIZES = (20, 30)
 
@@ -90,4 +91,37 @@ def test_what_is_fetched_must_be_what_is_held(chain: Chain) -> None:
     for other in (chain.receipts()[8], with_changes(new, t_ns=new.t_ns + 1)):
         with pytest.raises(VerificationError) as caught:
             check_same(old, other)
+        assert caught.value.receipt == old.name
+
+
+@pytest.mark.parametrize("pointers", [("/entityId",), ()])
+def test_a_masked_receipt_is_the_one_it_was_made_of(
+    chain: Chain, pointers: tuple[str, ...]
+) -> None:
+    """The services have it whole; the payload hash, which both have, binds what it shows."""
+    old, new = chain.receipts(21)[7], chain.receipts()[7]
+    held = masked_receipt(*pointers, receipt=old)
+    check_same(held, new)
+    found = refresh(held, new, proof_between(chain, 21, len(chain.leaves)))
+    assert found == with_changes(held, proofs=new.proofs)
+
+
+def test_a_masked_receipt_of_something_else_is_another(chain: Chain) -> None:
+    old, new = chain.receipts(21)[7], chain.receipts()[7]
+    held = masked_receipt("/entityId", receipt=old)
+    opening = held.commitment
+    none = dataclasses.replace(opening, disclosures=(opening.disclosures[0][:-4],))
+    other = masked_receipt("/entityId", receipt=chain.receipts()[8])
+    for wrong in (
+        with_changes(held, t_ns=held.t_ns + 1),
+        with_changes(held, payload_hash=bytes(32)),
+        with_changes(held, fields_mask=()),
+        with_changes(held, commitment=none),
+        with_changes(held, commitment=other.commitment),
+        # Only what is masked lacks its payload.
+        with_changes(old, payload=None),
+        with_changes(old, payload=b"{}"),
+    ):
+        with pytest.raises(VerificationError) as caught:
+            check_same(wrong, new)
         assert caught.value.receipt == old.name

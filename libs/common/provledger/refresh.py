@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from provledger import merkle
+from provledger._verify_claims import check_commitment, check_statement
 from provledger.errors import InvalidProofError, VerificationError
 from provledger.hashing import suite
 from provledger.receipt import Proof, Receipt
@@ -43,18 +44,40 @@ def refreshed(
 
 
 def check_same(held: Receipt, fetched: Receipt) -> None:
-    """Check that two receipts are one but for their proofs.
+    """Check that two receipts are one but for their proofs, and for what a masked one leaves out.
+
+    What a masked receipt shows must be what its payload hash commits to, which both have: no other
+    payload has it (docs/formats/commitment.md, "List and root").
 
     Raises:
         VerificationError: naming it.
     """
-    if replace(fetched, proofs=held.proofs) != held:
+    same = replace(fetched, proofs=held.proofs)
+    if is_masked(held):
+        same = replace(
+            same,
+            payload=held.payload,
+            commitment=held.commitment,
+            fields_mask=held.fields_mask,
+        )
+    if same != held:
         raise VerificationError(
             "what is held and what the services have are different receipts",
             check=Check.ENTRY,
             finding=Finding.HASH_CHANGED,
             receipt=held.name,
         )
+    if is_masked(held):
+        try:
+            check_commitment(held, check_statement(held))
+        except VerificationError as error:
+            error.receipt = error.receipt or held.name
+            raise
+
+
+def is_masked(receipt: Receipt) -> bool:
+    """Whether fields of the payload, or all of them, were taken out of a receipt."""
+    return receipt.commitment.secret is None
 
 
 def _check_extends(

@@ -95,7 +95,8 @@ def get(
 ) -> None:
     """Fetch a receipt with the proofs that exist so far; --json or --out give the whole of it.
 
-    What is written verifies with `provledger verify FILE --keys jwks.json`.
+    What is written verifies with `provledger verify FILE --keys jwks.json`. Of a file, a masked
+    receipt stays masked.
 
     Example: provledger get tenants/acme/ledgers/main/receipts/ID --wait-anchored --out r.json
     """
@@ -109,12 +110,8 @@ def get(
     where = target(data_dir, endpoint, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca)
     kept = None if checkpoint is None else checkpoint.read_bytes()
     receipt, state = run_async(_get(where, full_name, wait_anchored, kept, timeout))
-    if held is not None and replace(receipt, proofs=held.proofs) != held:
-        raise CommandError(
-            f"the services hold another {full_name} than {name}",
-            hint="verify the file with the keys you trust, and keep it",
-            exit_code=DOES_NOT_HOLD,
-        )
+    if held is not None:
+        receipt = _joined(held, receipt, name)
     if held is not None and held.proofs and not receipt.proofs:
         raise CommandError(
             f"{full_name} came without a proof, and {name} has one",
@@ -163,6 +160,22 @@ def _held(name: str) -> Receipt | None:
     if not isinstance(receipt, Receipt):
         raise CommandError("a receipt v0.1 has no proofs to fetch", hint="name one of v0.2")
     return receipt
+
+
+def _joined(held: Receipt, fetched: Receipt, file: str) -> Receipt:
+    """The receipt in a file, with the proofs that were fetched; a masked one stays so."""
+    from provledger.errors import VerificationError
+    from provledger.refresh import check_same
+
+    try:
+        check_same(held, fetched)
+    except VerificationError as error:
+        raise CommandError(
+            f"the services hold another {held.name} than {file}",
+            hint="verify the file with the keys you trust, and keep it",
+            exit_code=DOES_NOT_HOLD,
+        ) from error
+    return replace(held, proofs=fetched.proofs)
 
 
 def _tlog_proof(receipt: Receipt) -> bytes:

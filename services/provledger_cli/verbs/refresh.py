@@ -64,10 +64,11 @@ def refresh(
 ) -> None:
     """Replace the proofs of a receipt, or of an export, by ones that lead to a newer checkpoint.
 
-    Every other byte of a receipt stays. The newer checkpoint is proven to extend the old one, and
-    what is written is verified before. An export is made anew, up to the ledger's present end;
-    every receipt of the old one must be in it unchanged, and it must reach the old one's checkpoint
-    and head, which it carries on.
+    Every other byte of a receipt stays, and a masked one stays masked. The newer checkpoint is
+    proven to extend the old one, and what is written is verified before. An export is made anew, up
+    to the ledger's present end; every receipt of the old one must be in it unchanged, and it must
+    reach the old one's checkpoint and head, which it carries on. One that holds masked receipts is
+    refused: the new one would show what was taken out.
 
     Exit code 0: written. 1: what the services have is not what you hold. 2: it could not be done.
 
