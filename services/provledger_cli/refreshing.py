@@ -113,6 +113,14 @@ async def _fetch(
         held = next(held_receipts, None)
         if held is None:
             return
+        if held.seq > receipt.seq:
+            # The services are right to have it: to compare by place would blame each that follows.
+            raise VerificationError(
+                f"the file lacks seq {receipt.seq}",
+                check=Check.CHAIN,
+                finding=Finding.DELETED,
+                receipt=receipt.name,
+            )
         check_same(held, receipt)
         if is_masked(held):
             raise CommandError(

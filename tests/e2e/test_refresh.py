@@ -82,6 +82,13 @@ def test_an_export_is_not_replaced_by_what_does_not_hold(shared: Installation) -
     refused = shared.run("refresh", "held.ndjson", "--keys", "others.json", check=False)
     assert refused.code == 1
     assert (shared.work / "held.ndjson").read_bytes() == held
+    # It lacks a receipt: that is wrong with it, and not with what the services have.
+    lines = held.splitlines(keepends=True)
+    lacks = [each for each in lines if b'"seq":"1"' not in each or b'"schema"' not in each]
+    (shared.work / "held.ndjson").write_bytes(b"".join(lacks))
+    refused = shared.run("refresh", "held.ndjson", check=False)
+    assert (refused.code, refused.json["check"], refused.json["finding"]) == (1, "chain", "deleted")
+    assert refused.json["message"] == "the file lacks seq 1"
     # What is held is of another history of the same log: the file is the evidence of that.
     (key_file,) = shared.data.path.glob("keys/**/checkpoint-1*.pem")
     forked = with_another_tree(held, key_file)
