@@ -62,6 +62,7 @@ def run(app: Callable[[], Any], *, fips_module: str = "") -> None:
     # gRPC tells stderr of every connection that a restarted service closed; that is our talk.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     output.hold_closed_streams()
+    output.spell_what_stdout_cannot()
     try:
         code = _exit_code(app, fips_module)
         output.flush()

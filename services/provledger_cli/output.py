@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from types import MappingProxyType
 from typing import IO, Any, Final, NoReturn, TextIO
 
@@ -96,6 +97,15 @@ def hold_closed_streams() -> None:
         except OSError:
             # The lowest number that is free is given out: this one.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+
+
+def spell_what_stdout_cannot() -> None:
+    """Have stdout spell what it has no letters for, as stderr does: `LC_ALL=C`, Latin-1.
+
+    Else a name in the answer would end a command whose work is done, as a fault of ours.
+    """
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def use_json(flag: bool, *, on_stdout: bool = True) -> None:

@@ -113,3 +113,36 @@ def test_wrong_usage_is_told_to_nobody(tmp_path: Path) -> None:
     finally:
         os.close(write)
     assert done.returncode == 2
+
+
+SHOWN = """
+from provledger_cli import failures, output
+
+def app():
+    output.show(output.table("ünï", ["nä"], [["b\\U0001f600"]]))
+    output.show(output.card("", [("who", "ä\\U0001f600")]))
+    output.show("recorded as ü\\U0001f600")
+
+failures.run(app)
+"""
+
+
+@pytest.mark.parametrize(
+    ("environment", "spelled"),
+    [
+        ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, rb"\xfc\U0001f600"),
+        ({"PYTHONIOENCODING": "latin-1"}, b"\xfc\\U0001f600"),
+        ({"PYTHONIOENCODING": "utf-8"}, "ü\U0001f600".encode()),
+    ],
+    ids=["C", "Latin-1", "UTF-8"],
+)
+def test_what_stdout_has_no_letters_for_is_spelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], spelled: bytes
+) -> None:
+    """What was done is done: the answer does not fail for a name in it."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "shown.py").write_text(SHOWN, "utf-8")
+    done = run(tmp_path, code="exec(open('shown.py', encoding='utf-8').read())")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"recorded as " + spelled in done.stdout
