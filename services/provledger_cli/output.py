@@ -277,7 +277,9 @@ def progress(unit: str, *, counted: bool = True) -> Progress:
     else:
         columns += [TaskProgressColumn(), TextColumn(f"{{task.fields[done]:,}} {unit}")]
     columns += [TimeElapsedColumn(), TimeRemainingColumn()]
-    return Progress(*columns, console=_err, transient=False, disable=not _err.is_terminal)
+    # FORCE_COLOR makes a terminal of every stream for rich; into a pipe no bar is drawn for that.
+    shown = _err.is_terminal and _err.file.isatty()
+    return Progress(*columns, console=_err, transient=False, disable=not shown)
 
 
 def seconds(value: float) -> str:

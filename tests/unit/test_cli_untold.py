@@ -146,3 +146,38 @@ def test_what_stdout_has_no_letters_for_is_spelled(
     done = run(tmp_path, code="exec(open('shown.py', encoding='utf-8').read())")
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"recorded as " + spelled in done.stdout
+
+
+WAITS = """
+from provledger_cli import failures, output
+
+def app():
+    with output.progress("receipts") as bar:
+        bar.update(bar.add_task("verifying", total=2), completed=1)
+
+failures.run(app)
+"""
+
+
+@pytest.mark.parametrize("forced", ["FORCE_COLOR", "TTY_COMPATIBLE"])
+def test_no_bar_is_drawn_into_a_pipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forced: str
+) -> None:
+    """Colours may be asked for there, as CI does; nobody asks for a cursor that moves."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv(forced, "1")
+    done = run(tmp_path, code=WAITS)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_a_bar_is_drawn_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    ours, theirs = os.openpty()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", WAITS], stderr=theirs, check=False, timeout=120
+        )
+        assert (done.returncode, b"verifying" in os.read(ours, 65536)) == (0, True)
+    finally:
+        os.close(ours)
+        os.close(theirs)
