@@ -335,10 +335,15 @@ def verify_lines(
             "last_seq": report.last_seq,
             "last_receipt_hash": report.last_hash.hex(),
             "unverified_receipts": report.unverified,
+            "first_unverified": _place(report.first_unverified),
             "masked_receipts": report.masked,
             "key_ledger_uid": report.key_ledger_uid.hex() or None,
         },
     )
+
+
+def _place(found: tuple[str, int] | None) -> dict[str, Any] | None:
+    return None if found is None else {"receipt": found[0], "line": found[1]}
 
 
 def first_part(lines: Iterator[bytes]) -> tuple[bytes, bool]:

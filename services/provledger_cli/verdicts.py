@@ -112,7 +112,12 @@ def show(verdict: Verdict, seconds: float) -> None:
     if verdict.status is Status.VERIFIED:
         output.show(f"[bold green]verified[/]: {what}, in {output.seconds(seconds)}")
     else:
-        output.show(f"[bold yellow]unverified[/]: {what}; see what was not checked above")
+        where = ""
+        if (first := verdict.details.get("first_unverified")) is not None:
+            # The checks above say what is missing of the weakest, and not of which receipts.
+            count = verdict.details["unverified_receipts"]
+            where = f", {count:,} of them unverified, first at line {first['line']:,}"
+        output.show(f"[bold yellow]unverified[/]: {what}{where}; see what was not checked above")
 
 
 def _subject(verdict: Verdict) -> str:

@@ -358,6 +358,22 @@ def test_a_receipt_without_proof_is_unverified_not_passed(work: Path, chain: Cha
     assert (code, answer["status"], answer["holds"]) == (2, "unverified", None)
 
 
+def test_unverified_receipts_of_an_export_are_counted_and_the_first_named(
+    work: Path, chain: Chain
+) -> None:
+    receipts = [*chain.receipts()]
+    for at in (2, 4):
+        receipts[at] = with_changes(receipts[at], proofs=())
+    (work / "some.ndjson").write_bytes(b"".join(chain.export(receipts)))
+    code, answer, _ = verify(work, "some.ndjson", "--keys", "jwks.json")
+    assert (code, answer["unverified_receipts"]) == (2, 2)
+    assert answer["first_unverified"] == {"receipt": receipts[2].name, "line": 4}
+    code, lines, _ = in_words(work, "some.ndjson", "--keys", "jwks.json")
+    assert code == 2
+    assert ", 2 of them unverified, first at line 4; see what" in lines[-1]
+    assert verify(work, "export.ndjson", "--keys", "jwks.json")[1]["first_unverified"] is None
+
+
 def test_a_receipt_whose_payload_was_taken_out_says_so(work: Path, chain: Chain) -> None:
     """Anybody can do that, without a key: it holds, and is not all that was recorded."""
     receipt = chain.receipts()[5]

@@ -99,6 +99,18 @@ def test_receipts_without_proofs_make_the_export_unverified():
     report = verify_export(CHAIN.export(bare), KEYS)
     assert report.status is Status.UNVERIFIED
     assert report.unverified == 9
+    assert report.first_unverified == (RECEIPTS[0].name, 2)
+
+
+def test_the_first_receipt_that_is_unverified_is_named():
+    """Among thousands, nobody finds the one whose proof was taken out."""
+    some = [*RECEIPTS]
+    for at in (3, 7):
+        some[at] = with_changes(RECEIPTS[at], proofs=())
+    report = verify_export(CHAIN.export(some), KEYS)
+    assert (report.status, report.unverified) == (Status.UNVERIFIED, 2)
+    assert report.first_unverified == (RECEIPTS[3].name, 5)
+    assert verify_export(CHAIN.export(), KEYS).first_unverified is None
 
 
 def without_payload(receipt):

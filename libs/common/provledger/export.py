@@ -97,6 +97,8 @@ class ExportReport:
     """Of the key ledger that the keys were replayed from, 16 bytes; empty if they were not."""
     masked: int = 0
     """Receipts that do not show all of their payload: fields are taken out, by whomever."""
+    first_unverified: tuple[str, int] | None = None
+    """The first of the `unverified` receipts: its name, and its line in the file, from 1 on."""
 
     @property
     def status(self) -> Status:
@@ -196,6 +198,7 @@ def verify_export(
         trees=end.trees,
         head=end.head,
         masked=chain.masked,
+        first_unverified=receipts.first_unverified,
     )
 
 
@@ -286,6 +289,7 @@ class _Receipts:
         self.unsettled: Unsettled = {}
         # What the proofs lead to, with the first receipt of each and its line.
         self.proven: Proven = {}
+        self.first_unverified: tuple[str, int] | None = None
 
     def run(self, checked: Checked, progress: Callable[[int], None] | None) -> None:
         """Check all of them; raises VerificationError."""
@@ -313,9 +317,11 @@ class _Receipts:
                     self.weakest[result.check] = result
             for pair in link.unsettled:
                 self.unsettled.setdefault(pair, link.name)
+            number = self._reading.first_receipt_line + chain.count - 1
             for tree in link.trees:
-                number = self._reading.first_receipt_line + chain.count - 1
                 self.proven.setdefault(tree, (link.name, number))
+            if not link.verified and self.first_unverified is None:
+                self.first_unverified = (link.name, number)
             if progress is not None and chain.count % 256 == 0:
                 progress(chain.count)
 
