@@ -270,17 +270,9 @@ def test_key_ledger_must_be_the_one_that_is_asked_for(work: Path) -> None:
     code, answer, _ = verify(work, *pinned, "--key-ledger-uid", "00" * 16)
     assert (code, answer["check"]) == (1, "key_ledger")
     # What is no uid, or says nothing without a pin, is no answer.
-    blank = f"{keys.uid.hex()[:16]} {keys.uid.hex()[16:]}"
-    for none in ("abc", "", " ", "\t", blank, "00" * 15, "00" * 17):
-        assert in_words(work, *pinned, "--key-ledger-uid", none)[0] == 2
+    assert verify(work, *pinned, "--key-ledger-uid", "abc")[0] == 2
     keyed = ("x.ndjson", "--keys", "jwks.json", "--key-ledger-uid", keys.uid.hex())
     assert verify(work, *keyed)[0] == 2
-
-
-@pytest.mark.parametrize("pin", ["", " ", "00"])
-def test_a_pin_that_is_none_is_not_left_out(work: Path, pin: str) -> None:
-    """Beside --keys as well: who gives it would take what holds for a yes to it."""
-    assert in_words(work, "export.ndjson", "--keys", "jwks.json", "--pin", pin)[0] == 2
 
 
 def test_a_receipt_says_as_of_when_its_keys_are_and_of_which_key_ledger(work: Path) -> None:
@@ -356,22 +348,6 @@ def test_a_receipt_without_proof_is_unverified_not_passed(work: Path, chain: Cha
     (work / "receipt.json").write_bytes(chain.links[5][0].encode())
     code, answer, _ = verify(work, "receipt.json", "--keys", "jwks.json")
     assert (code, answer["status"], answer["holds"]) == (2, "unverified", None)
-
-
-def test_unverified_receipts_of_an_export_are_counted_and_the_first_named(
-    work: Path, chain: Chain
-) -> None:
-    receipts = [*chain.receipts()]
-    for at in (2, 4):
-        receipts[at] = with_changes(receipts[at], proofs=())
-    (work / "some.ndjson").write_bytes(b"".join(chain.export(receipts)))
-    code, answer, _ = verify(work, "some.ndjson", "--keys", "jwks.json")
-    assert (code, answer["unverified_receipts"]) == (2, 2)
-    assert answer["first_unverified"] == {"receipt": receipts[2].name, "line": 4}
-    code, lines, _ = in_words(work, "some.ndjson", "--keys", "jwks.json")
-    assert code == 2
-    assert ", 2 of them unverified, first at line 4; see what" in lines[-1]
-    assert verify(work, "export.ndjson", "--keys", "jwks.json")[1]["first_unverified"] is None
 
 
 def test_a_receipt_whose_payload_was_taken_out_says_so(work: Path, chain: Chain) -> None:
