@@ -10,7 +10,6 @@ Without a policy, or with one that fails open, nothing is ever refused here.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -19,6 +18,7 @@ from provledger import logs
 from provledger.api.anchor.v1 import anchor_pb2
 from provledger.errors import StatusError, UnavailableError
 from provledger.rpc.channel import call
+from provledger.steady import steady_s
 
 log = logs.get(__name__)
 
@@ -43,7 +43,7 @@ class Lag:
     """What the anchor last said of the logs that this process appends to."""
 
     def __init__(
-        self, anchor: Any, *, timeout_s: float, monotonic: Callable[[], float] = time.monotonic
+        self, anchor: Any, *, timeout_s: float, monotonic: Callable[[], float] = steady_s
     ) -> None:
         self._anchor: LogStub = anchor
         self._timeout_s = min(timeout_s, 5.0)

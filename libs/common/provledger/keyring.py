@@ -29,7 +29,6 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing, suppress
-from functools import partial
 from typing import Any, Final, Protocol
 
 import grpc
@@ -62,6 +61,7 @@ from provledger.retry import RetryPolicy
 from provledger.rpc.channel import channel
 from provledger.rpc.errors import from_rpc_error
 from provledger.rpc.tls import TLSSettings
+from provledger.steady import steady_ns
 
 __all__ = ["MAX_CLOCK_LAG_NS", "ActiveSigner", "KeyRing", "WatchStub"]
 
@@ -72,14 +72,6 @@ _FIRST_MESSAGE_S: Final = 10.0
 _ANNOUNCED_S: Final = 2.0
 _RECONNECT: Final = RetryPolicy(attempts=1_000_000, base_s=0.05, cap_s=1.0, budget_s=float("inf"))
 _REOPEN: Final = RetryPolicy(attempts=1_000_000, base_s=0.5, cap_s=10.0, budget_s=float("inf"))
-
-
-# Goes on while the machine is suspended, where there is such a clock; never jumps.
-_lease_clock: Final[Callable[[], int]] = (
-    partial(time.clock_gettime_ns, time.CLOCK_BOOTTIME)
-    if hasattr(time, "CLOCK_BOOTTIME")
-    else time.monotonic_ns
-)
 
 
 _PURPOSES_PB: Final = {
@@ -120,7 +112,7 @@ class KeyRing:
         open_signer: Callable[[str], Awaitable[Signer]],
         *,
         clock: Callable[[], int] = time.time_ns,
-        lease_clock: Callable[[], int] = _lease_clock,
+        lease_clock: Callable[[], int] = steady_ns,
         tls: TLSSettings | None = None,
         watcher: str = "",
         overlap: Iterable[KeyPurpose] = (),
