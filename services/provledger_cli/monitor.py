@@ -22,6 +22,7 @@ from provledger.errors import (
     VerificationError,
 )
 from provledger.hashing import sha256
+from provledger.keyset import MAX_CLOCK_AHEAD_NS
 from provledger.monitoring import LogView, SeenHead, check_present, cosigned_by, newest_cosignature
 from provledger.note import VerifierKey
 from provledger.policy import Policy
@@ -39,6 +40,7 @@ STEP_S: Final = 120.0
 not be had."""
 
 _PATIENCE_S: Final = 5.0
+_MAX_AHEAD_S: Final = MAX_CLOCK_AHEAD_NS // 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,8 +290,18 @@ class Monitor:
 
     def _check_quorum(self, policy: Policy, head: SeenHead, look: Look) -> None:
         max_age_s = self._wanted.max_age_s
-        since = 0 if max_age_s is None else int(self._clock()) - max_age_s
-        fresh = {name for name, at in cosigned_by(head.signed, policy).items() if at >= since}
+        now, times = int(self._clock()), cosigned_by(head.signed, policy)
+        since = 0 if max_age_s is None else now - max_age_s
+        fresh = {name for name, at in times.items() if at >= since}
+        if max_age_s is not None:
+            # What is dated far ahead of us says nothing of how old the head is.
+            ahead = {name for name in fresh if times[name] - now > _MAX_AHEAD_S}
+            if policy.met_by(fresh) and not policy.met_by(fresh - ahead):
+                who = ", ".join(sorted(ahead))
+                why = f"the cosignature by {who} is dated over {_MAX_AHEAD_S} s ahead of our clock"
+                look.unknown[FRESHNESS] = f"{why}: one of the two is wrong"
+                return
+            fresh -= ahead
         names = ", ".join(sorted(fresh))
         if policy.met_by(fresh):
             look.held[FRESHNESS] = f"cosigned by {names}"

@@ -210,6 +210,35 @@ def test_a_line_of_a_cosigner_that_does_not_verify_is_an_alarm(web: WebRoot, sta
     assert kinds(look(web, state, clock, max_age_s=60, cosigners=keys)) == ["cosigner_quorum"]
 
 
+def test_a_cosignature_dated_far_ahead_does_not_make_a_head_fresh(
+    web: WebRoot, state: Path
+) -> None:
+    """Whose clock is wrong is not known, nor how old the head is."""
+    clock = Clock()
+    plain = (web.root / "checkpoint").read_bytes()
+    one, one_key = cosign(plain, "one.example", clock.now + 301)
+    both, other_key = cosign(one, "other.example", clock.now)
+    lines = f"witness a {one_key}\nwitness b {other_key}\n"
+    ahead = parse_policy(f"{lines}quorum a\n".encode())
+    either = parse_policy(f"{lines}group g any a b\nquorum g\n".encode())
+    every = parse_policy(f"{lines}group g all a b\nquorum g\n".encode())
+    (web.root / "checkpoint").write_bytes(both)
+    for policy in (ahead, every):
+        found = look(web, state, clock, max_age_s=60, policy=policy)
+        assert (found.alarms, "freshness" in found.held) == ([], False)
+        assert found.unknown["freshness"].startswith("the cosignature by a is dated over 300 s ")
+        # Who asks for no age is told no more than that they signed.
+        assert "freshness" in look(web, state, clock, policy=policy).held
+    held = look(web, state, clock, max_age_s=60, policy=either).held
+    assert held["freshness"] == "cosigned by b"
+    clock.now += 1
+    assert "freshness" in look(web, state, clock, max_age_s=60, policy=ahead).held
+    # One that would not help anyway hides no alarm.
+    clock.now += 60
+    (web.root / "checkpoint").write_bytes(cosign(both, "one.example", clock.now + 400)[0])
+    assert kinds(look(web, state, clock, max_age_s=60, policy=every)) == ["stale"]
+
+
 def test_an_alarm_is_told_before_the_rest_of_the_look(web: WebRoot, state: Path) -> None:
     clock = Clock()
     watch = monitor(HTTPFiles(Fetcher(web.url)), state, clock, max_age_s=60)
