@@ -261,17 +261,18 @@ class Commit:
     def _check_seal(self, now_ns: int) -> None:
         """Refuse a signature that is too old, or by a key that is neither active nor draining.
 
-        Age is taken from what was signed. A batch that was just signed again and still looks old
-        shows that the clocks differ; it is then measured by how long we had it.
+        Age is taken from what was signed, and is no less than how long we had it, whoever set our
+        clock back meanwhile. A batch that was just signed again and still looks old shows that the
+        clocks differ; it is then measured by how long we had it alone.
         """
         seal = self._seal
         if not self._tools.keys.accepts(seal.kid, seal.epoch):
             raise StaleSignatureError(f"key {seal.kid} is neither active nor draining")
         age_ns = now_ns - seal.signed_at_ns
-        if self._again:
-            if age_ns > chain.MAX_CLOCK_AHEAD_NS:
-                return  # for `check_clock` to refuse
-            age_ns = int((time.monotonic() - self._witnessed_at_s) * 1e9)
+        held_ns = int((time.monotonic() - self._witnessed_at_s) * 1e9)
+        if self._again and age_ns > chain.MAX_CLOCK_AHEAD_NS:
+            return  # for `check_clock` to refuse
+        age_ns = held_ns if self._again else max(age_ns, held_ns)
         if age_ns > chain.MAX_SIGNATURE_AGE_NS:
             raise StaleSignatureError(f"signed {age_ns // 1_000_000_000} s ago")
 

@@ -92,6 +92,18 @@ def test_a_key_that_went_away_while_its_batch_waited_signs_nothing() -> None:
             commit._check_seal(1000)
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_a_batch_that_waited_for_too_long_is_old_though_the_clock_was_set_back(again: bool) -> None:
+    seal: Any = SimpleNamespace(kid="witness-1", epoch=1, signed_at_ns=4000 * 10**9)
+    tools: Any = SimpleNamespace(keys=SimpleNamespace(accepts=lambda kid, epoch: True))
+    commit = Commit(LEDGER, tools, Memory(), [], seal, again=again)
+    hour_earlier_ns = 400 * 10**9
+    commit._check_seal(hour_earlier_ns)
+    commit._witnessed_at_s -= 61
+    with pytest.raises(StaleSignatureError, match="61 s ago"):
+        commit._check_seal(hour_earlier_ns)
+
+
 class Counts:
     """A database and the logs, by how many ledgers each has."""
 
