@@ -123,6 +123,16 @@ async def test_what_was_overdue_stays_so_when_the_clock_goes_back() -> None:
     assert not await log.after(1)
 
 
+async def test_a_start_with_the_clock_behind_counts_anew_from_what_it_sees() -> None:
+    log = Machine()
+    log.publish(4)
+    assert await log.after(60)
+    log.now_ns -= 3600 * S
+    log.start()
+    assert not await log.after(10)
+    assert await log.after(2)
+
+
 @pytest.mark.parametrize("step_s", [0, -3600])
 async def test_another_version_of_the_policy_has_its_own_time(step_s: int) -> None:
     log = Machine()
