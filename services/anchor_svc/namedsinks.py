@@ -7,13 +7,29 @@ to whom it is shown (docs/adr/0020).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from anchor_svc.quorum import cosigner_uri
 from anchor_svc.storage import PolicyRow
 
 _BLANKS: Final = re.compile(r"[ \t]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """Whose evidence is not for everybody.
+
+    of_tenants: URIs of sinks that only tenants named. by_tenant: those that each of them named.
+    """
+
+    of_tenants: frozenset[str] = frozenset()
+    by_tenant: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    def owned_by(self, tenant: str) -> frozenset[str]:
+        """Sinks that versions of this tenant's policy named; what they returned is for it."""
+        return self.by_tenant.get(tenant, frozenset())
 
 
 class NamedSinks:
@@ -24,15 +40,20 @@ class NamedSinks:
 
     def __init__(self, shared: Iterable[str]) -> None:
         self._shared = set(shared)
-        self._of_tenants: set[str] = set()
+        self._by_tenant: dict[str, frozenset[str]] = {}
 
     def add(self, row: PolicyRow, *, shared: bool) -> None:
         """Take note of a stored version. shared: it is of the log, or of the settings."""
-        (self._shared if shared else self._of_tenants).update(_named(row.text))
+        if shared:
+            self._shared.update(_named(row.text))
+        else:
+            before = self._by_tenant.get(row.tenant, frozenset())
+            self._by_tenant[row.tenant] = before.union(_named(row.text))
 
-    def of_tenants(self) -> frozenset[str]:
-        """The sinks that only tenants named."""
-        return frozenset(self._of_tenants - self._shared)
+    def foreign(self) -> Foreign:
+        """What is of tenants, as of now."""
+        named = frozenset[str]().union(*self._by_tenant.values())
+        return Foreign(named - self._shared, dict(self._by_tenant))
 
 
 def _named(text: bytes) -> Iterator[str]:

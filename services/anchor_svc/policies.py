@@ -366,7 +366,7 @@ class Policies:
         promises = self._promises(rows)
         await self._relays.use(list(sinks.values()))
         self._rows = dict(rows)
-        self._state.set_promises(promises, self._named.of_tenants())
+        self._state.set_promises(promises, self._named.foreign())
         await self._relays.anchored.find()
 
     def _promises(self, rows: Mapping[str, PolicyRow]) -> dict[str, Promise]:

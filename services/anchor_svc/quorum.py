@@ -98,17 +98,22 @@ class Quorum:
             members.update(self._cosigned_by(row))
         return self.policy.met_by(members)
 
-    def shown(self, rows: Sequence[AnchorRow], foreign: Collection[str]) -> list[AnchorRow]:
-        """What of the evidence for one checkpoint is shown to those whose policy this is.
+    def shown(
+        self, rows: Sequence[AnchorRow], foreign: Collection[str], once: Collection[str] = ()
+    ) -> list[AnchorRow]:
+        """What of the evidence for one checkpoint is shown to a tenant whose policy this is.
 
         foreign: URIs of sinks that policies of tenants name, or once did. What these say is shown
-        to a tenant of another policy only if it counts for him. At most MAX_SHOWN, the policy's
-        own first.
+        to a tenant of another policy only if it counts for him. once: those of them that a policy
+        of his own named, in any version. At most MAX_SHOWN: the policy's own first, then what is
+        everybody's, then what his earlier policies asked for.
         """
         own = [row for row in rows if row.sink in self.uris or self._cosigned_by(row)]
         kept = {row.sink for row in own}
         others = [row for row in rows if row.sink not in kept and row.sink not in foreign]
-        return [*own, *others][:MAX_SHOWN]
+        kept.update(row.sink for row in others)
+        earlier = [row for row in rows if row.sink not in kept and row.sink in once]
+        return [*own, *others, *earlier][:MAX_SHOWN]
 
     def _cosigned_by(self, row: AnchorRow) -> Collection[str]:
         """The policy's cosigners whose cosignature this is."""

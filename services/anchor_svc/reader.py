@@ -140,7 +140,7 @@ class Reader:
                 metadata={"logIndex": str(log_index), "treeSize": str(target.size)},
             )
         hashes = await self._with_prover(target, lambda prover: prover.inclusion(log_index))
-        return await self._proven([Proof(-1, log_index, hashes)], target, promise)
+        return await self._proven([Proof(-1, log_index, hashes)], target, promise, tenant)
 
     async def batch_inclusion(
         self, ledger_uid: bytes, seqs: Sequence[int], size: int, tenant: str = ""
@@ -168,7 +168,8 @@ class Reader:
                     check_entry(prover.entry(index), ledger_uid, seq)
             return [Proof(seq, index, prover.inclusion(index)) for seq, index in covered]
 
-        return await self._proven(await self._with_prover(target, prove), target, promise)
+        proofs = await self._with_prover(target, prove)
+        return await self._proven(proofs, target, promise, tenant)
 
     async def just_logged(self, submission: Submission, runs: Sequence[LeafRun]) -> Proven:
         """Proofs of what was logged a moment ago in these runs, to the newest signed checkpoint.
@@ -331,14 +332,15 @@ class Reader:
         return run.start_seq + index - run.start_index, index
 
     async def _proven(
-        self, proofs: Sequence[Proof], target: SignedCheckpoint, promise: Promise
+        self, proofs: Sequence[Proof], target: SignedCheckpoint, promise: Promise, tenant: str
     ) -> Proven:
         published = self._state.published
         evidence: Sequence[AnchorRow] = ()
         if published is not None and target.size <= published.size:
             evidence = await self._storage.evidence(self._log.uid, target.size)
         anchored = promise.quorum.met(evidence)
-        shown = promise.quorum.shown(evidence, self._state.tenant_sinks)
+        foreign = self._state.foreign
+        shown = promise.quorum.shown(evidence, foreign.of_tenants, foreign.owned_by(tenant))
         return Proven(proofs, target, shown, anchored)
 
     async def _with_prover(self, target: SignedCheckpoint, work: Callable[[Prover], T]) -> T:

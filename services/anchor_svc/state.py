@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+from anchor_svc.namedsinks import Foreign
 from anchor_svc.proofs import View
 from anchor_svc.quorum import Quorum
 from provledger.errors import StatusError, UnavailableError
@@ -91,7 +92,7 @@ class LogState:
         # Why nothing may be signed: the log was restored, and nobody has confirmed it yet.
         self.held: StatusError | None = None
         # Sinks that policies of tenants named, now or once: what they return is for these alone.
-        self.tenant_sinks: frozenset[str] = frozenset()
+        self.foreign = Foreign()
         # By how much our clock was ahead of the database's when they were last compared.
         self._ahead_ns = 0
         self._changed = asyncio.Event()
@@ -165,10 +166,10 @@ class LogState:
         self.published = checkpoint
         self._notify()
 
-    def set_promises(self, promises: dict[str, Promise], tenant_sinks: frozenset[str]) -> None:
+    def set_promises(self, promises: dict[str, Promise], foreign: Foreign) -> None:
         """Other policies hold from now on."""
         self.promises = promises
-        self.tenant_sinks = tenant_sinks
+        self.foreign = foreign
         self._notify()
 
     def set_anchored(self, promise: Promise, checkpoint: SignedCheckpoint) -> None:

@@ -127,9 +127,12 @@ async def test_what_a_sink_returned_stays_with_its_tenant_when_the_policy_goes(
         await eventually(lambda: {*log.relays._cursors.values()} == {size})
         await log.policies.set(ACME, copies(tmp_path, "later"), "alice")
         assert await shown(log) == {"base", "log"}
+        assert await shown(log, ACME) - {"later"} == {"base", "log", "a"}
         for tenant in (ACME, "tenants/other", ""):
             await log.policies.set(tenant, b"", "alice")
             assert await shown(log) == {"base", "log"}
+            assert await shown(log, ACME) - {"later"} == {"base", "log", "a"}
+        assert await shown(log, "tenants/other") == {"base", "log", "b"}
         unreadable = PolicyRow(ACME, 4, copies(tmp_path, "c") + b"newer x\n", START_NS, "alice")
         storage, uid = log.policies._storage, log.identity.uid
         assert await storage.add_policy(uid, log.committer.epoch, unreadable)
@@ -138,9 +141,11 @@ async def test_what_a_sink_returned_stays_with_its_tenant_when_the_policy_goes(
     again = [open_sink(f"file://{tmp_path}/base")]
     async with running_log(database_url, tmp_path, sinks=again, **options) as log:
         assert await shown(log) == {"base", "log"}
-        # Whose it was sees it again with a policy that names it.
+        # Whose they were sees them, also under another policy.
+        assert await shown(log, ACME) - {"later"} == {"base", "log", "a", "c"}
         await log.policies.set(ACME, copies(tmp_path, "a"), "alice")
-        assert await shown(log, ACME) == {"base", "log", "a"}
+        assert await shown(log, ACME) - {"later"} == {"base", "log", "a", "c"}
+        assert await shown(log, "tenants/other") == {"base", "log", "b"}
         assert await shown(log) == {"base", "log"}
 
 

@@ -1,0 +1,43 @@
+"""Which evidence is shown to whom: the sinks of others are theirs, one's own are one's own."""
+
+from __future__ import annotations
+
+from anchor_svc.namedsinks import NamedSinks
+from anchor_svc.quorum import MAX_SHOWN, Quorum
+from anchor_svc.storage import AnchorRow, PolicyRow
+
+SHARED = "file:///base"
+
+
+def version(tenant: str, number: int, *uris: str) -> PolicyRow:
+    lines = [f"sink s{place} {uri}\n" for place, uri in enumerate(uris)]
+    return PolicyRow(tenant, number, "".join(lines).encode(), 0, "alice")
+
+
+def row(uri: str) -> AnchorRow:
+    return AnchorRow(1, uri, "file", 0, b"{}")
+
+
+def test_what_earlier_versions_named_is_of_their_tenant() -> None:
+    named = NamedSinks([SHARED])
+    for number, uri in enumerate(("file:///a", SHARED, "file:///b"), start=1):
+        named.add(version("tenants/acme", number, uri), shared=False)
+    named.add(version("tenants/other", 1, "file:///b", "file:///log"), shared=False)
+    before = named.foreign()
+    named.add(version("", 1, "file:///log"), shared=True)
+    foreign = named.foreign()
+    assert before.of_tenants == {"file:///a", "file:///b", "file:///log"}
+    assert foreign.of_tenants == {"file:///a", "file:///b"}
+    assert foreign.owned_by("tenants/acme") == {"file:///a", SHARED, "file:///b"}
+    assert foreign.owned_by("tenants/other") == {"file:///b", "file:///log"}
+    assert foreign.owned_by("tenants/third") == set()
+
+
+def test_what_holds_has_the_first_places_and_what_held_once_the_last() -> None:
+    earlier = [f"file:///earlier{number}" for number in range(MAX_SHOWN)]
+    rows = [row(uri) for uri in (*earlier, SHARED, "file:///theirs", "file:///now")]
+    mine = Quorum(None, ["file:///now"])
+    foreign = {*earlier, "file:///theirs", "file:///now"}
+    shown = [item.sink for item in mine.shown(rows, foreign, {*earlier, "file:///now"})]
+    assert shown == ["file:///now", SHARED, *earlier[: MAX_SHOWN - 2]]
+    assert [item.sink for item in mine.shown(rows, foreign)] == ["file:///now", SHARED]
