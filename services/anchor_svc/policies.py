@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
-from anchor_svc.namedsinks import NamedSinks
+from anchor_svc.namedsinks import SETTINGS, SETTINGS_SINKS, NamedSinks
 from anchor_svc.opening import (
     check_few,
     check_meetable,
@@ -62,9 +62,6 @@ _CLOSED: Final = re.compile(rb"^[ \t]*mode[ \t]+fail-closed[ \t]*$", re.MULTILIN
 
 MAX_POLICIES: Final = 1000
 """Tenants with a policy of their own, in one log."""
-
-SETTINGS: Final = "settings"
-"""Whose versions those of the settings' file are; no tenant is called so (`tenants/{tenant}`)."""
 
 
 class Policies:
@@ -118,9 +115,10 @@ class Policies:
         """Read what was set, and have it hold. Raises StatusError."""
         versions = await self._storage.policies(self._log.uid)
         for version in versions:
-            self._note_sinks(version)
+            self._named.add(version)
         rows = {row.tenant: row for row in versions}
         self._given_since_ns = await self._since_given(rows.pop(SETTINGS, None))
+        await self._store_given_sinks(rows.pop(SETTINGS_SINKS, None))
         usable, known = dict(self._base), self._known()
         try:
             for row in rows.values():
@@ -144,6 +142,14 @@ class Policies:
             version = 1 if newest is None else newest.version + 1
             newest = await self._store(PolicyRow(SETTINGS, version, text, self._clock(), SETTINGS))
         return newest.set_at_ns
+
+    async def _store_given_sinks(self, newest: PolicyRow | None) -> None:
+        """Have it known for later that these are of the log, whatever the settings say then."""
+        text = self._named.unstored()
+        if text:
+            version = 1 if newest is None else newest.version + 1
+            row = PolicyRow(SETTINGS_SINKS, version, text, self._clock(), SETTINGS)
+            self._named.add(await self._store(row))
 
     def _tell_unconfirmable(self, rows: Iterable[PolicyRow], sinks: Sequence[AnchorSink]) -> None:
         """Say which policies, set while no start waited, keep this one waiting for ever."""
@@ -214,7 +220,7 @@ class Policies:
                 await self._close_unused(opened)
                 sinks, opened = await self._check(tenant, row.text)
             if changed or (tenant in self._unsettled and not validate_only):
-                self._note_sinks(row)
+                self._named.add(row)
                 await self._hold({**self._rows, tenant: row}, sinks)
                 self._unsettled.discard(tenant)
         finally:
@@ -353,9 +359,6 @@ class Policies:
                 "WRITER_FENCED", "another process writes to this log now; ask that one"
             ) from error
         return row if stored else await self.version(row.tenant, row.version)
-
-    def _note_sinks(self, row: PolicyRow) -> None:
-        self._named.add(row, shared=row.tenant in ("", SETTINGS))
 
     async def _hold(self, rows: Mapping[str, PolicyRow], sinks: Mapping[str, AnchorSink]) -> None:
         """Relay to the sinks, make promises of what was set, and find out how far each is kept.

@@ -101,7 +101,8 @@ class AnchorRow:
 
 @dataclass(frozen=True, slots=True)
 class PolicyRow:
-    """A version of a policy. tenant: `tenants/{tenant}`, empty for the log's own, or `settings`.
+    """A version of a policy. tenant: `tenants/{tenant}`, empty for the log's own, or one of the
+    names under which the settings are noted (`anchor_svc.namedsinks`).
 
     version: counts from 1. text: empty in a version that took the policy back.
     """
