@@ -4,7 +4,8 @@ botocore has a timeout for each call of a socket, which a service that sends a b
 never meets, and it reads listings and errors to their end, however long they are. So its
 connections count here: the bounds are for the handshake of a proxy, for all that comes before the
 answer, its headers and its body. Connecting has botocore's own timeout, for each address of the
-host; only the name server's is not ours.
+host; only the name server's is not ours. Where credentials come from somebody (an agent of
+containers, STS, the metadata service), they are asked for in sessions of their own, unbounded.
 
 How it is done: botocore keeps the pool classes of its connections by scheme and gives nobody a way
 to choose them, so that one of its private dictionaries is changed. Where that is gone, no client is
@@ -120,7 +121,14 @@ class _Connection(HTTPConnection):
     def sock(self, sock: Any) -> None:
         if sock is not None and self._bounded is None:
             self._exchange.begin()
-        self._bounded = None if sock is None else _Socket(sock, self._exchange)
+        if sock is not None and not isinstance(sock, _Socket):
+            sock = _Socket(sock, self._exchange)
+        self._bounded = sock
+
+    def _connect_tls_proxy(self, *args: Any, **given: Any) -> Any:
+        # Through this TLS urllib3 may speak another one, which receives as often as it likes.
+        inner: Any = super()
+        return _Socket(inner._connect_tls_proxy(*args, **given), self._exchange)
 
     def request(self, *args: Any, **given: Any) -> None:
         """Send a request."""
@@ -146,6 +154,16 @@ class _Socket:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
 
+    @property
+    def _io_refs(self) -> int:
+        """Files of it that are open; urllib3 counts its own."""
+        refs: int = self._sock._io_refs  # type: ignore[attr-defined]
+        return refs
+
+    @_io_refs.setter
+    def _io_refs(self, refs: int) -> None:
+        self._sock._io_refs = refs  # type: ignore[attr-defined]
+
     def settimeout(self, timeout_s: float | None) -> None:
         """For one call, as ever."""
         self._timeout_s = timeout_s
@@ -158,6 +176,14 @@ class _Socket:
             count = self._sock.send(rest)
             self._exchange.moved(count)
             rest = rest[count:]
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        """Receive some, which urllib3 does itself where TLS is in the TLS of a proxy.
+
+        It is counted when it comes out of the inner TLS, or else it would be twice.
+        """
+        self.hurry()
+        return self._sock.recv(size, flags)
 
     def makefile(self, mode: str = "rb", buffering: int = -1) -> io.RawIOBase | io.BufferedReader:
         """What is received."""
