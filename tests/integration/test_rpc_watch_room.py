@@ -20,8 +20,8 @@ from tests.support.echo import EchoServicer, EchoStub, serving
 from tests.support.ledgering import eventually
 
 PLACES = 64
-SHARE = 6
-"""Three quarters of a half of a quarter."""
+SHARE = 12
+"""Three quarters of a half of a half: there are few."""
 BOUND_S = 60.0
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
 

@@ -6,12 +6,13 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from provledger.errors import ResourceExhaustedError
 from provledger.rpc.auth import set_principal
-from provledger.rpc.watch_room import WatchRoom
+from provledger.rpc.watch_room import WatchRoom, most_watches
 
 MOST = 2048
 
@@ -82,6 +83,20 @@ async def test_many_greedy_callers_keep_no_service_out() -> None:
     await callers.end_all()
 
 
+@pytest.mark.parametrize("places", [32, 33, 47, 64, 100, 128, 255, 256, 257, 1024, 8192])
+async def test_three_replicas_of_three_services_watch_at_any_size(places: int) -> None:
+    """Also beside one caller that takes what it can, and calls have half of the places."""
+    most = most_watches(places)
+    assert most <= places // 2
+    callers = Callers(most)
+    for held in (0, 2):
+        await callers.ask("greedy", held * most)
+        for _replica in range(3):
+            for service in ("witness", "ledger", "anchor"):
+                assert await callers.ask(service, 1) == 1
+        await callers.end_all()
+
+
 async def test_anonymous_callers_are_told_apart_by_their_connections() -> None:
     callers = Callers()
     assert await callers.ask("ipv4:127.0.0.1:1", MOST) == 768
@@ -99,8 +114,8 @@ def test_no_more_are_open_than_may_be_and_none_is_remembered(
         for caller, count in asked:
             held += await callers.ask(str(caller), count)
             assert held <= most
-        # Nobody who holds none is kept out by few others.
-        if most >= 24:
+        # Nobody who holds none is kept out by few others: each may have four of the half.
+        if most >= 82:
             assert await callers.ask("ledger", 1) == 1
         await callers.end_all()
         assert not callers.room._held_by

@@ -29,6 +29,7 @@ from provledger.rpc.interceptors import Gate, ServiceInterceptor
 from provledger.rpc.places import Places
 from provledger.rpc.settings import ServerSettings
 from provledger.rpc.tls import renewed, server_credentials
+from provledger.rpc.watch_room import most_watches
 from provledger.settings import ConfigError
 
 _FULL_CONNECTIONS: Final = 4
@@ -36,8 +37,6 @@ _FULL_CONNECTIONS: Final = 4
 
 _HEALTH_PART: Final = 8
 """Watches of health take at most the eighth part of the calls at once."""
-_WATCH_PART: Final = 4
-"""Other server streams the fourth."""
 
 
 class Server:
@@ -71,7 +70,7 @@ class Server:
             gates=gates,
             limits=limits,
             health_watches=max(1, config.max_concurrent_rpcs // _HEALTH_PART),
-            watches=max(1, config.max_concurrent_rpcs // _WATCH_PART),
+            watches=most_watches(config.max_concurrent_rpcs),
         )
         count = config.listeners if sys.platform == "linux" else 1
         most = calls_of_listener(config, count)

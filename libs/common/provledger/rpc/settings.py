@@ -68,7 +68,9 @@ class ServerSettings:
     max_concurrent_rpcs: int = field(
         default=8192,
         metadata={
-            "doc": "Most calls at once in all; more are refused.",
+            "doc": "Most calls at once in all; more are refused. Watches take at most a quarter of "
+            "it, or where that is less than 64, half of it up to 64: with less than 32, services "
+            "with three replicas each may be refused theirs.",
             "unit": "calls",
             "min": 1,
             "max": LARGEST,

@@ -1,6 +1,7 @@
 """Room for server streams, which last, so that idle readers do not take the places of calls.
 
-What all of them may have is a part of the server's places. Half of that is for callers who have
+What all of them may have is a part of the server's places: a fourth, or half where there are few,
+as three services of ours with three replicas each need nine. Half of that is for callers who have
 next to none: a service of ours holds one watch for each of its replicas, and what others hold must
 not keep it out. Of the other half, a caller may hold three times what is still free.
 
@@ -18,8 +19,18 @@ from provledger.rpc.watches import Behaviour
 
 _SHARE: Final = 3
 _CALLERS: Final = 64
-"""It takes so many who are at fault together to keep out another one."""
+"""It takes so many who are at fault together to keep out another one; fewer of less than 512."""
+_FEW: Final = 4
+"""Three replicas, one of which is being replaced."""
+_PART: Final = 4
+_LEAST: Final = 64
+"""Watches that there are at least, as long as half of the places are left to calls."""
 _AGAIN_S: Final = 5.0
+
+
+def most_watches(places: int) -> int:
+    """So many of a server's places may be watches at once."""
+    return max(1, places // _PART, min(_LEAST, places // 2))
 
 
 class WatchRoom:
@@ -28,7 +39,7 @@ class WatchRoom:
     def __init__(self, most: int) -> None:
         self._most = most
         self._kept_free = most // 2
-        self._few = max(1, self._kept_free // _CALLERS)
+        self._few = max(_FEW, self._kept_free // _CALLERS)
         self._held_by: Counter[str] = Counter()
         self._held = 0
 
