@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +19,7 @@ from ledger_svc.key_ledger import KeyLedger
 from ledger_svc.key_registry import KeyRegistry
 from provledger.api.keys.v1 import keys_pb2 as pb
 from provledger.api.ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from provledger.client.calls import CallPolicy
 from provledger.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
@@ -22,12 +27,13 @@ from provledger.errors import (
     PermissionDeniedError,
     UnavailableError,
 )
+from provledger.jwk import thumbprint_of
 from provledger.key_events import KeyEvent, SignedEvent, parse_signed
 from provledger.kms import local
 from provledger.rpc.key_events import event_to_pb
 from provledger.rpc.listener import Server
 from provledger.rpc.server import ServerSettings
-from provledger_cli import first_keys
+from provledger_cli import bootstrap, first_keys
 from provledger_cli.connect import Remote, Target
 from provledger_cli.datadir import DataDir
 from provledger_cli.failures import CommandError
@@ -141,6 +147,101 @@ async def test_a_new_registry_gets_its_keys_as_soon_as_somebody_has_looked(
     async with serving(Ledgers(away(), looked)) as address:
         done = await begin(keys, address, 60.0)
     assert set(done.registered) == {"witness-1", "checkpoint-1", "head-1"} == await kids(keys)
+
+
+# --- keys init, run again
+
+
+async def begin_with(keys: Keys, **uris: str) -> first_keys.FirstKeys:
+    """As `keys init`, with other keys than the usual ones."""
+    target = Target(DataDir.at(keys.key_dir), {"keys": keys.endpoint}, False)
+    given = {name: f"local:{name}-1.pem" for name in NAMES} | uris
+    recovery = given.pop("recovery")
+    async with Remote(target, timeout_s=10.0) as remote:
+        return await first_keys.begin(remote, given, recovery, keys.key_dir)
+
+
+async def seal(keys: Keys) -> None:
+    """Have the first keys endorse the genesis as well: then the key ledger has begun."""
+    begun = (await keys.ask("ListKeyEvents", pb.ListKeyEventsRequest())).events[0]
+    for name in NAMES[:3]:
+        kid = f"{name}-1"
+        uri = f"local:{kid}.pem"
+        begun = await bootstrap.endorse(
+            keys.stub, CallPolicy(timeout_s=10.0), begun, kid, uri, keys.key_dir
+        )
+    assert begun.state == pb.KEY_EVENT_STATE_SEALED
+
+
+def made(keys: Keys, name: str) -> str:
+    """The thumbprint of a key that is made now."""
+    return thumbprint_of(local.create_key(keys.key_dir / name)).hex()
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["proposed", "begun"])
+async def test_a_key_ledger_of_another_recovery_key_is_no_pin(keys: Keys, begun: bool) -> None:
+    pin = (await begin_with(keys)).pin
+    assert pin is not None
+    if begun:
+        await seal(keys)
+    other = made(keys, "other.pem")
+    with pytest.raises(CommandError, match="another recovery key") as caught:
+        await begin_with(keys, recovery="local:other.pem")
+    assert pin.hex() in caught.value.message
+    assert other in caught.value.message
+    assert await begin_with(keys) == first_keys.FirstKeys((), pin)
+
+
+async def test_no_pin_is_said_where_the_recovery_key_is_gone(keys: Keys, tmp_path: Path) -> None:
+    """It is not an error: the chart's Job runs anew at an upgrade, and the key is offline."""
+    await begin_with(keys)
+    await seal(keys)
+    # Those of the purposes may have been rotated since, and are not asked for.
+    for name in NAMES:
+        (keys.key_dir / f"{name}-1.pem").unlink()
+    done = await begin_with(keys)
+    assert (done.registered, done.pin) == ((), None)
+    assert "recovery-1.pem" in done.unopened
+
+    pin_out = tmp_path / "pin"
+    words = [f"--{name}=local:{name}-1.pem" for name in NAMES]
+    words += ["--key-dir", str(keys.key_dir), "--endpoint", keys.endpoint]
+    for more, code in ((["--json"], 0), (["--pin-out", str(pin_out)], 2)):
+        ran = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-m", "provledger_cli.keys_main", "init", *words, *more],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert ran.returncode == code, ran.stderr
+        if code == 0:
+            assert json.loads(ran.stdout)["pin"] is None
+        else:
+            assert "no pin is written" in ran.stderr
+    assert not pin_out.exists()
+
+
+async def test_a_key_that_an_earlier_run_registered_in_place_of_the_one_given_is_told(
+    keys: Keys,
+) -> None:
+    """Killed after its first key, it is run again with the right one."""
+    wrong = made(keys, "wrong.pem")
+    jwk = await first_keys._public_jwk("witness", "local:wrong.pem", keys.key_dir)
+    await keys.ask(
+        "CreateKey",
+        pb.CreateKeyRequest(
+            kid="witness-1", purpose=pb.KEY_PURPOSE_WITNESS, uri="local:wrong.pem", jwk=jwk
+        ),
+    )
+    with pytest.raises(CommandError, match="witness key is registered already") as caught:
+        await begin_with(keys)
+    assert wrong in caught.value.message
+    assert await kids(keys) == {"witness-1"}
+    assert not (await keys.ask("ListKeyEvents", pb.ListKeyEventsRequest())).events
+    done = await begin_with(keys, witness="local:wrong.pem")
+    assert set(done.registered) == {"checkpoint-1", "head-1"}
 
 
 # --- the ledger service, and the events of a registry that was begun anew

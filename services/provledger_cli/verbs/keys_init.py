@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from provledger_cli import output, placing
+from provledger_cli.failures import CommandError
 from provledger_cli.options import (
     DataDirOption,
     EndpointOption,
@@ -104,9 +105,10 @@ def init(
     """Register an installation's first keys, and begin its key ledger. `up` does it by itself.
 
     The keys must be there: this command opens each, sends its public half, and has the recovery
-    key endorse the beginning of the key ledger. Running it again changes nothing. With a ledger=
-    endpoint it first makes sure that the registry is new, and not lost; nothing is registered
-    before the ledger service has said so.
+    key endorse the beginning of the key ledger. Running it again changes nothing; it names the pin
+    then if it can open the recovery key, and fails if that is another. With a ledger= endpoint it
+    first makes sure that the registry is new, and not lost; nothing is registered before the ledger
+    service has said so.
 
     Example: keys init --witness URI --checkpoint URI --head URI --recovery URI --endpoint H:P
     """
@@ -121,17 +123,27 @@ def init(
     if receipt:
         uris["receipt"] = receipt
     done = run_async(_init(where, uris, recovery, key_dir, timeout))
-    if pin_out is not None:
-        placing.write(pin_out, f"{done.pin.hex()}\n".encode())
+    if done.pin is None and pin_out is not None:
+        raise CommandError(
+            f"no pin is written, for what it is made from is not here: {done.unopened}",
+            hint="there are keys, and nothing was changed; run it again with the recovery key",
+        )
+    pin = None if done.pin is None else done.pin.hex()
+    if pin is not None and pin_out is not None:
+        placing.write(pin_out, f"{pin}\n".encode())
     if as_json:
-        output.document({"registered": list(done.registered), "pin": done.pin.hex()})
+        output.document({"registered": list(done.registered), "pin": pin})
         return
     output.show(
         f"registered {output.literal(', '.join(done.registered))}"
         if done.registered
         else "nothing to do: there are keys"
     )
-    output.show(f"verifiers pin the key ledger by {done.pin.hex()}")
+    output.show(
+        f"what verifiers pin is not said: {output.literal(done.unopened)}"
+        if pin is None
+        else f"verifiers pin the key ledger by {pin}"
+    )
 
 
 async def _init(
