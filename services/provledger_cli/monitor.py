@@ -176,15 +176,7 @@ class Monitor:
             look.held[CONSISTENCY] = "the first head seen; nothing to compare it with"
         else:
             last, grown_at = self._last
-            try:
-                self._view.check_joined(head, last, self._files)
-            except SplitViewError:
-                raise
-            except (ProvledgerError, OSError) as error:
-                if head.size >= last.size:
-                    raise
-                message = f"shows a head of size {head.size}, having shown one of {last.size}"
-                look.add(Alarm("rolled_back", f"{message}; {error}", CONSISTENCY))
+            if not self._is_joined(head, last, look):
                 return
             look.held[CONSISTENCY] = f"with the head of size {last.size} seen before"
             if head.size > last.size:
@@ -193,13 +185,44 @@ class Monitor:
                 self._last, self._saved = (head, grown_at), False
         self._save(look)
 
+    def _is_joined(self, head: SeenHead, last: SeenHead, look: Look) -> bool:
+        """Whether the log's head goes on from one that was seen; False: that it does not is told.
+
+        Raises:
+            ProvledgerError, OSError: they are two histories, or it cannot be told.
+        """
+        try:
+            self._view.check_joined(head, last, self._files)
+        except SplitViewError:
+            raise
+        except (ProvledgerError, OSError) as error:
+            if head.size >= last.size:
+                raise
+            message = f"shows a head of size {head.size}, having shown one of {last.size}"
+            look.add(Alarm("rolled_back", f"{message}; {error}", CONSISTENCY))
+            return False
+        return True
+
     def _save(self, look: Look) -> None:
-        """Save what is remembered; what cannot be saved is not forgotten meanwhile."""
+        """Save what is remembered; what cannot be saved is not forgotten meanwhile.
+
+        What another look, at work at the same time, has remembered stands if it is further; ours is
+        held against it first.
+        """
         if self._saved or self._last is None:
             return
+        kept = None
         with self._noting(look, "state"):
-            self._memory.save(*self._last)
-            self._saved = True
+            kept = self._memory.save(*self._last)
+            self._saved = kept is None
+        if kept is None:
+            return
+        held = look.held.pop(CONSISTENCY, None)
+        with self._noting(look, CONSISTENCY, unknown="log"):
+            if self._is_joined(self._last[0], kept[0], look):
+                self._last, self._saved = kept, True
+                if held is not None:
+                    look.held[CONSISTENCY] = held
 
     def _compare(self, place: str, head: SeenHead, look: Look) -> SeenHead:
         """Compare with a checkpoint from elsewhere, which the log must have reached.

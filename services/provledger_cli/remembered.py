@@ -4,13 +4,18 @@
 
     {"grownAtUnixS":"1763665200","origin":"..","signed":"<signed note>","v":"1"}
 
-The file is replaced whole, and only by a head that extends it. Trust: whoever can change it can
+The file is replaced whole, and only by a head that extends it; looks that overlap, as those of one
+cron job may, take turns at it. Trust: whoever can change it can
 make the monitor forget, not make it accept; it is checked with the log's key when it is read.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,16 +67,32 @@ class Memory:
             "only if this one is of another log: without it a monitor cannot see a rewrite",
         )
 
-    def save(self, head: SeenHead, grown_at_unix_s: int) -> None:
-        """Remember a head instead of the one before; durable on return."""
-        value = {
-            "v": "1",
-            "origin": self._view.origin,
-            "signed": head.signed.decode(),
-            "grownAtUnixS": str(grown_at_unix_s),
-        }
+    def save(self, head: SeenHead, grown_at_unix_s: int) -> tuple[SeenHead, int] | None:
+        """Remember a head instead of the one before; durable on return.
+
+        As `load`, what another look has remembered meanwhile, and is kept: a larger head, or one of
+        this size that is of another tree. None if there is none.
+
+        Raises:
+            CommandError, OSError: the file cannot be used.
+        """
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_atomically(self.path, jcs.encode(value) + b"\n", mode=0o644)
+        with _alone(self.path.parent):
+            there = self.load()
+            if there is not None:
+                kept = there[0].checkpoint
+                if kept.size > head.size:
+                    return there
+                if kept.size == head.size and kept.root != head.checkpoint.root:
+                    return there
+            value = {
+                "v": "1",
+                "origin": self._view.origin,
+                "signed": head.signed.decode(),
+                "grownAtUnixS": str(grown_at_unix_s),
+            }
+            write_atomically(self.path, jcs.encode(value) + b"\n", mode=0o644)
+        return None
 
     def keep_evidence(self, evidence: bytes) -> Path:
         """Save evidence of a split view beside the state; its path."""
@@ -79,3 +100,19 @@ class Memory:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomically(self.path.parent / name, evidence, mode=0o644)
         return self.path.parent / name
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Wait until no other look saves in a directory, and keep them from it.
+
+    The directory itself is locked: no file of a lock stays. Where it cannot be, as on NFS, two that
+    save in the same moment are not kept apart.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

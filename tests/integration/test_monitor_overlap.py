@@ -1,0 +1,122 @@
+"""Two looks of `provledger monitor` that overlap on one state file: the further one stands."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from provledger.monitoring import SeenHead
+from provledger_cli import remembered as remembered_module
+from provledger_cli.logfiles import DirFiles
+from provledger_cli.monitor import Monitor
+from provledger_cli.placing import try_lock
+from tests.support.tiled import signed_checkpoint, write_log
+from tests.support.watched import ENTRIES, FORKED, ORIGIN, kinds, monitor
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """What is remembered of a log of 290 entries, which has 400 now."""
+    path = tmp_path / "monitor" / "state.json"
+    write_log(tmp_path / "log", ORIGIN, ENTRIES[:290])
+    assert monitor(DirFiles(tmp_path / "log"), path).look().alarms == []
+    write_log(tmp_path / "log", ORIGIN, ENTRIES[:400])
+    return path
+
+
+def slow(root: Path, state: Path, meanwhile: Callable[[], None]) -> Monitor:
+    """A monitor during whose first look, just before it saves, something is done."""
+    made = monitor(DirFiles(root), state)
+    save, todo = made._memory.save, [meanwhile]
+
+    def late(head: SeenHead, grown_at_unix_s: int) -> tuple[SeenHead, int] | None:
+        while todo:
+            todo.pop()()
+        return save(head, grown_at_unix_s)
+
+    made._memory.save = late  # type: ignore[method-assign]
+    return made
+
+
+def remembered(state: Path) -> bytes:
+    signed: str = json.loads(state.read_bytes())["signed"]
+    return signed.encode()
+
+
+def test_a_slow_look_does_not_put_an_older_head_back(tmp_path: Path, state: Path) -> None:
+    root = tmp_path / "log"
+
+    def grow() -> None:
+        write_log(root, ORIGIN, ENTRIES[:600])
+        assert monitor(DirFiles(root), state).look().alarms == []
+
+    watch = slow(root, state, grow)
+    found = watch.look()
+    assert (found.size, found.alarms, found.unknown) == (400, [], {})
+    assert found.held["consistency"] == "with the head of size 290 seen before"
+    assert remembered(state) == signed_checkpoint(ORIGIN, ENTRIES[:600])
+    assert watch.look().held["consistency"] == "with the head of size 600 seen before"
+    assert [path.name for path in state.parent.iterdir()] == ["state.json"]
+
+
+@pytest.mark.parametrize("size", [400, 390])
+def test_looks_that_were_shown_two_histories_at_once_tell_it(
+    tmp_path: Path, state: Path, size: int
+) -> None:
+    """Both go on from what was remembered, and no look was shown more than one of them."""
+    other = tmp_path / "other"
+    write_log(tmp_path / "log", ORIGIN, FORKED[:size])
+    write_log(other, ORIGIN, ENTRIES[:400])
+
+    def seen_by_another() -> None:
+        # The tiles are of one place: who shows two histories shows those that go with the head.
+        assert monitor(DirFiles(other), state).look().alarms == []
+        write_log(tmp_path / "log", ORIGIN, ENTRIES[:400])
+
+    found = slow(tmp_path / "log", state, seen_by_another).look()
+    assert kinds(found) == ["split_view"]
+    assert "consistency" not in found.held
+    assert remembered(state) == signed_checkpoint(ORIGIN, ENTRIES[:400])
+
+
+def test_a_log_that_went_back_between_two_looks_is_told_by_the_later_one(
+    tmp_path: Path, state: Path
+) -> None:
+    """One that was shown more saved first; the tiles of that are not to be had any more."""
+    other = tmp_path / "other"
+    write_log(other, ORIGIN, ENTRIES[:600])
+
+    def seen_by_another() -> None:
+        assert monitor(DirFiles(other), state).look().alarms == []
+
+    found = slow(tmp_path / "log", state, seen_by_another).look()
+    assert kinds(found) == ["rolled_back"]
+    assert "consistency" not in found.held
+    assert remembered(state) == signed_checkpoint(ORIGIN, ENTRIES[:600])
+
+
+def test_looks_take_turns_at_the_state(
+    tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between what it finds there and what it puts there, nobody else saves."""
+    free: list[bool] = []
+    write = remembered_module.write_atomically
+
+    def written(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+        descriptor = os.open(state.parent, os.O_RDONLY)
+        try:
+            try_lock(descriptor)
+            free.append(True)
+        except BlockingIOError:
+            free.append(False)
+        finally:
+            os.close(descriptor)
+        write(path, data, mode=mode)
+
+    monkeypatch.setattr(remembered_module, "write_atomically", written)
+    assert monitor(DirFiles(tmp_path / "log"), state).look().unknown == {}
+    assert free == [False]
