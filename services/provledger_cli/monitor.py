@@ -298,7 +298,20 @@ class Monitor:
                     at = newest_cosignature(head.signed, wanted.cosigners)
                     self._check_since(at, "was", "cosigned", look, why=_plain(head))
             elif wanted.max_age_s is not None and self._last is not None:
-                self._check_since(self._last[1], "has", "grown", look)
+                self._check_grown(*self._last, look)
+
+    def _check_grown(self, last: SeenHead, grown_at: int, look: Look) -> None:
+        now = int(self._clock())
+        if grown_at > now:
+            # Left as it is, it would hold for as long as the clock was ahead, grown or not.
+            self._last, self._saved = (last, now), False
+            self._save(look)
+            look.unknown[FRESHNESS] = (
+                f"the log grew {grown_at - now} s from now, by the clock of then: it was ahead, or "
+                "is behind now; how long the log has not grown is counted from now on"
+            )
+            return
+        self._check_since(grown_at, "has", "grown", look)
 
     def _check_since(
         self, at: int | None, verb: str, what: str, look: Look, *, why: str = ""

@@ -195,6 +195,22 @@ def test_a_log_without_an_answer_is_stale_as_one_that_stands_still(
     assert (kinds(found), list(found.unknown)) == (["stale"], ["log"])
 
 
+def test_a_clock_that_was_ahead_hides_no_log_that_stands_still(web: WebRoot, state: Path) -> None:
+    clock = Clock()
+    right = clock.now
+    clock.now += 365 * 86_400
+    assert look(web, state, clock, max_age_s=60).unknown == {}
+    clock.now = right
+    found = look(web, state, clock, max_age_s=60)
+    assert (found.alarms, list(found.unknown)) == ([], ["freshness"])
+    assert "freshness" not in found.held
+    # From then on it counts, and is remembered so.
+    clock.now += 60
+    assert look(web, state, clock, max_age_s=60).held["freshness"] == "grown 60 s ago or later"
+    clock.now += 1
+    assert kinds(look(web, state, clock, max_age_s=60)) == ["stale"]
+
+
 def test_a_line_of_a_cosigner_that_does_not_verify_is_an_alarm(web: WebRoot, state: Path) -> None:
     clock = Clock()
     plain = (web.root / "checkpoint").read_bytes()
