@@ -13,7 +13,8 @@
 7. the directory is not called unfinished any more.
 
 Killed at any point, the same command again begins anew, or does the seventh step if it was all that
-was left. Before the sixth there is nothing that a service would find; behind the fifth, its mark.
+was left; and as long as nobody has used what is there, it answers what the first one could not say
+any more. Before the sixth there is nothing that a service would find; behind the fifth, its mark.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ def restore(
 ) -> Restored:
     """Make `target`, which must not be there yet, out of a backup.
 
-    An empty directory makes room for it; a link stays, and leads to it.
+    An empty directory makes room for it; a link stays, and leads to it. What a restore of the same
+    backup has left there, and nobody has used since, is what was asked for.
 
     sinks: instead of those in the backup, if any. accepted: that no sink can confirm it.
 
@@ -86,7 +88,7 @@ def restore(
     configs.check_sinks(sinks)
     target = _place(target)
     unfinished = scratch.is_unfinished(target.path)
-    if not unfinished:
+    if not unfinished and not _marks(target):
         _refuse_used(target.path)
     on_progress("checking the archive")
     manifest = archive.verify(path)
@@ -98,11 +100,8 @@ def restore(
             hint="give --database-url for a PostgreSQL backup, and for no other",
         )
     try:
-        done = (
-            _finish_earlier(manifest, target, database_url, sinks, accepted, on_progress)
-            if unfinished
-            else None
-        )
+        earlier = _finish_earlier if unfinished else _done_earlier
+        done = earlier(manifest, target, database_url, sinks, accepted, on_progress)
         return done or _make(path, manifest, target, database_url, sinks, accepted, on_progress)
     except OSError as error:
         raise CommandError(
@@ -231,6 +230,44 @@ def _finish_earlier(
     return Restored(manifest, checked, missing, unknown, accepted)
 
 
+def _done_earlier(
+    manifest: Manifest,
+    target: DataDir,
+    database_url: str,
+    sinks: tuple[str, ...],
+    accepted: bool,
+    on_progress: Callable[[str], None],
+) -> Restored | None:
+    """What an earlier restore did that ended, or was killed before it could say so; None if none.
+
+    Raises:
+        CommandError: what is there is of another backup, or was used, or made with other arguments.
+    """
+    marks = _marks(target)
+    held = {path.parent.name for path in marks} == set(_log_uids(manifest))
+    ours = all(_of_backup(path) == manifest.digest for path in marks)
+    if not marks or not held or not ours or target.endpoints.exists():
+        _refuse_used(target.path)
+        return None
+    kept = configs.read(target.config)
+    if (
+        kept is None
+        or kept.database_url != database_url
+        or (sinks and sinks != kept.sinks)
+        or (accepted and not _is_accepted(target))
+    ):
+        raise CommandError(
+            f"{target.path} is not empty: a restore of this backup ended there, with other "
+            "arguments",
+            hint="use it as it is, or give the same arguments again to see what it did; or name "
+            "another --data-dir",
+        )
+    on_progress("recomputing the logs")
+    checked = _check_logs(target, manifest, kept, {})
+    missing, unknown = _check_keys(target, kept, {})
+    return Restored(manifest, checked, missing, unknown, _is_accepted(target))
+
+
 def _all_but_finished(
     target: DataDir,
     manifest: Manifest,
@@ -273,8 +310,21 @@ def _other(target: DataDir, what: str, give: str) -> CommandError:
 
 def _is_accepted(target: DataDir) -> bool:
     """Whether it was said that no sink can confirm it; False if the sinks have confirmed it."""
-    marks = target.tiles.glob(f"logs/*/{MARKER}")
-    return any(b'"accepted": true' in mark.read_bytes() for mark in marks)  # as `_mark` writes it
+    # As `_mark` writes it.
+    return any(b'"accepted": true' in mark.read_bytes() for mark in _marks(target))
+
+
+def _marks(target: DataDir) -> list[Path]:
+    """The marks of logs that no sink has confirmed yet."""
+    return list(target.tiles.glob(f"logs/*/{MARKER}"))
+
+
+def _of_backup(mark: Path) -> str:
+    """The digest of the backup that a log was restored from; "" where its mark does not say."""
+    try:
+        return str(json.loads(mark.read_bytes())["backup"])
+    except (ValueError, LookupError, TypeError):
+        return ""
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -326,7 +376,12 @@ def _mark(staged: DataDir, manifest: Manifest, accepted: bool) -> None:
     for uid in _log_uids(manifest):
         directory = staged.tiles / "logs" / uid
         directory.mkdir(parents=True, exist_ok=True)
-        value = {"v": "1", "takenAtNs": manifest.about["takenAtNs"], "accepted": accepted}
+        value = {
+            "v": "1",
+            "takenAtNs": manifest.about["takenAtNs"],
+            "backup": manifest.digest,
+            "accepted": accepted,
+        }
         write_atomically(directory / MARKER, json.dumps(value).encode() + b"\n", mode=0o644)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -270,15 +271,48 @@ def test_killed_restore_is_not_used_and_can_be_run_again(
             _assert_not_used(directory)
         if target.exists():
             assert list(target.glob(f"tiles/logs/*/{MARKER}"))
-        if not target.exists() or scratch.is_unfinished(target):
-            source.restore(target)
-        # Else it was done, but for saying so.
+        # It begins anew, or finishes what was done, or says what was done but for saying so.
+        source.restore(target)
         assert config.load(DataDir.at(target)) is not None
         assert list(target.glob(f"tiles/logs/*/{MARKER}"))
         assert source.schemas() == (set(SERVICES) if source.other else set())
         assert not list(tmp_path.glob(".*"))
         source.forget(target)
     assert died
+
+
+@ON_SQLITE
+def test_what_was_restored_but_for_saying_so_is_said_by_the_same_command(
+    source: Source, tmp_path: Path
+) -> None:
+    target = tmp_path / "new"
+    source.restore(target)
+    arguments = source.arguments(target)
+    before = {path: path.stat().st_mtime_ns for path in target.rglob("*") if path.is_file()}
+    again = commands.run(*arguments)
+    assert again.returncode == 0, again.stderr
+    assert "entries recomputed" in again.stdout
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+    def refused(*more: str) -> str:
+        done = commands.run(*arguments, *more)
+        assert done.returncode == COULD_NOT_TELL
+        return done.stderr
+
+    assert "other arguments" in refused("--accept-unconfirmed")
+    assert "other arguments" in refused("--sink", (tmp_path / "another").as_uri())
+    # Of another backup; used by `up`; or by services elsewhere, whose sinks have confirmed a log.
+    marks = list(target.glob(f"tiles/logs/*/{MARKER}"))
+    kept = marks[0].read_text()
+    value = json.loads(kept)
+    marks[0].write_text(json.dumps(value | {"backup": "0" * 64}))
+    assert "nothing is restored over" in refused()
+    marks[0].write_text(kept)
+    (target / "endpoints.json").write_text("{}")
+    assert "nothing is restored over" in refused()
+    (target / "endpoints.json").unlink()
+    marks[0].unlink()
+    assert "nothing is restored over" in refused()
 
 
 def _assert_not_used(directory: Path) -> None:
