@@ -22,11 +22,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from provledger_cli.failures import CommandError
 from provledger_cli.placing import replacing, sync_directory, try_lock
@@ -39,6 +41,7 @@ GATEWAY = "gateway"
 
 PIN_FILE = "key-ledger.pin"
 IMPORT_KEY_BYTES = 32
+_SCRATCH_DIGITS: Final = 12
 
 
 def default_path() -> Path:
@@ -166,6 +169,7 @@ class DataDir:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not path.exists():
                 _write_once(path, secrets.token_bytes(IMPORT_KEY_BYTES))
+            _remove_scratch(path)
             key = path.read_bytes()
         except OSError as error:
             raise CommandError(f"{path}: {error.strerror}") from None
@@ -236,12 +240,33 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 def _write_once(path: Path, data: bytes) -> None:
     """Make a file unless it is there; of two that try at once, one wins and both see its bytes."""
-    scratch = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    write_atomically(scratch, data)
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(_SCRATCH_DIGITS // 2)}")
     try:
+        write_atomically(scratch, data)
         os.link(scratch, path)
     except FileExistsError:
         pass
+    except FileNotFoundError:
+        # Whoever made it meanwhile has removed our scratch file with all others.
+        if not path.exists():
+            raise
     finally:
-        scratch.unlink()
+        scratch.unlink(missing_ok=True)
     sync_directory(path.parent)
+
+
+def _remove_scratch(path: Path) -> None:
+    """Remove what was left by whoever was killed while making this file, which is there now.
+
+    It may be a second name of the same bytes, which would outlive the first.
+    """
+    digits = f"[0-9a-f]{{{_SCRATCH_DIGITS}}}"
+    # The longer ones are what the scratch file itself was made of.
+    pattern = re.compile(
+        rf"\.{re.escape(path.name)}\.{digits}|\.\.{re.escape(path.name)}(\.{digits}){{2}}"
+    )
+    # The file is there in any case, and a directory need not let itself be listed.
+    with suppress(OSError):
+        for each in path.parent.iterdir():
+            if pattern.fullmatch(each.name):
+                each.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -72,6 +73,50 @@ def test_the_import_key_is_made_once_even_by_many_at_once(directory: DataDir) ->
     assert len(keys) == 8
     assert len(set(keys)) == 1
     assert len(keys[0]) == 32
+
+
+@pytest.mark.parametrize(
+    ("call", "done"), [("replace", False), ("link", False), ("link", True), ("unlink", False)]
+)
+def test_what_was_left_by_one_that_was_killed_while_making_the_import_key_goes(
+    directory: DataDir, call: str, done: bool
+) -> None:
+    """It holds a key, and may be the key itself by another name."""
+    others = [directory.path / ".import.key.mine", directory.path / ".other.key.0123456789ab"]
+    for other in others:
+        other.write_bytes(b"")
+    script = f"""
+import os, pathlib, signal
+from provledger_cli.datadir import DataDir
+real = os.{call}
+def last(*words, **more):
+    if {done}:
+        real(*words, **more)
+    os.kill(os.getpid(), signal.SIGKILL)
+os.{call} = last
+DataDir(pathlib.Path({str(directory.path)!r})).import_key()
+"""
+    killed = subprocess.run([sys.executable, "-c", script], check=False, timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list(directory.path.glob("*.import.key.*"))) == 2
+    key = directory.import_key()
+    assert key == directory.import_key_file.read_bytes()
+    assert set(directory.path.glob(".*")) == set(others)
+
+
+def test_an_import_key_that_another_made_meanwhile_is_taken(
+    directory: DataDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who made it has removed our scratch file with all others."""
+    link = os.link
+
+    def late(scratch: Path, path: Path) -> None:
+        monkeypatch.setattr(os, "link", link)
+        DataDir(directory.path).import_key()
+        link(scratch, path)
+
+    monkeypatch.setattr(os, "link", late)
+    assert directory.import_key() == directory.import_key_file.read_bytes()
 
 
 def test_a_damaged_import_key_is_not_replaced(directory: DataDir) -> None:
