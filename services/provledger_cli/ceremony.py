@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -87,7 +87,11 @@ class Probe:
 
 
 async def wait_until_active(remote: Remote, kid: str, timeout_s: float, say: Say) -> keys_pb2.Key:
-    """Wait until the published key set says so, telling on the way what is waited for."""
+    """Wait until the published key set says so, telling on the way what is waited for.
+
+    Raises:
+        CommandError: it does not in time, or the rotation to it was taken back, by another command.
+    """
     deadline_s = time.monotonic() + timeout_s
     told = ""
     while True:
@@ -95,7 +99,10 @@ async def wait_until_active(remote: Remote, kid: str, timeout_s: float, say: Say
         states = {key.kid: key.state for key in KeySet.parse(answer.jwks)}
         if states.get(kid) is KeyState.ACTIVE:
             break
-        stage = await _stage(remote, kid)
+        events = await list_key_events(remote)
+        if not _rotated(events, kid):
+            await _check_not_taken_back(remote, kid)
+        stage = _stage(events, kid)
         if stage.text != told:
             say(stage.text)
             told = stage.text
@@ -111,8 +118,18 @@ async def wait_until_active(remote: Remote, kid: str, timeout_s: float, say: Say
     return key
 
 
-async def _stage(remote: Remote, kid: str) -> _Stage:
-    events = await list_key_events(remote)
+async def _check_not_taken_back(remote: Remote, kid: str) -> None:
+    """Of a key to which no rotation is under way: return unless it is still pending."""
+    key = await known_key(remote, kid)
+    if key is not None and key.state == keys_pb2.KEY_STATE_PENDING:
+        raise CommandError(
+            f"the rotation to {kid} was taken back by another command",
+            hint=f"{kid} stays pending, and the old key signs on; running the same command again "
+            "begins the rotation anew",
+        )
+
+
+def _stage(events: Sequence[keys_pb2.JournaledKeyEvent], kid: str) -> _Stage:
     waiting = [
         each
         for each in events
@@ -291,10 +308,16 @@ async def wait_until_told(remote: Remote, kid: str, timeout_s: float) -> str | N
 
 
 async def _rotations(remote: Remote, kid: str) -> list[keys_pb2.JournaledKeyEvent]:
-    listed = await list_key_events(remote)
+    return _rotated(await list_key_events(remote), kid)
+
+
+def _rotated(
+    events: Sequence[keys_pb2.JournaledKeyEvent], kid: str
+) -> list[keys_pb2.JournaledKeyEvent]:
+    """Of key events, the rotations to a key: on their way, or recorded."""
     return [
         each
-        for each in listed
+        for each in events
         if each.event.kid == kid and each.event.type == keys_pb2.KEY_EVENT_TYPE_ROTATED
     ]
 

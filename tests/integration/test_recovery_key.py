@@ -435,6 +435,32 @@ async def test_a_rotation_from_a_key_that_is_lost_says_who_can_endorse_it(
     assert code == 0, said
 
 
+async def test_a_rotation_that_another_command_takes_back_is_told_at_once(
+    directory: DataDir, keys: Keys
+) -> None:
+    """Nothing is to come any more, however long one waits: the old key cannot endorse it."""
+    uri, _ = await an_encrypted_file(directory)
+    await begin(directory, keys, uri)
+    (directory.keys / "witness-1.pem").rename(directory.keys / "elsewhere")
+    local.create_key(directory.keys / "witness-2.pem")
+    jwk = await first_keys._public_jwk("witness", "local:witness-2.pem", directory.keys)
+    request = pb.RotateKeyRequest(
+        kid="witness-2", purpose=pb.KEY_PURPOSE_WITNESS, uri="local:witness-2.pem", jwk=jwk
+    )
+    await keys.ask("RotateKey", request)
+    told = asyncio.Event()
+    target = Target(directory, {"keys": keys.endpoint}, False)
+    async with Remote(target, timeout_s=30.0) as remote:
+        waiting = asyncio.create_task(
+            ceremony.wait_until_active(remote, "witness-2", 300.0, lambda text: told.set())
+        )
+        async with asyncio.timeout(20.0):
+            await told.wait()
+            await keys.ask("CancelRotation", pb.CancelRotationRequest(kid="witness-2"))
+            with pytest.raises(CommandError, match="taken back"):
+                await waiting
+
+
 @pytest.mark.parametrize(
     ("endorsed", "named", "not_named"),
     [
@@ -452,9 +478,13 @@ async def test_what_a_rotation_waits_for_is_told_by_who_endorsed_it(
         endorser_kids=["witness-1"],
         endorsements=[pb.KeyEndorsement(kid=kid) for kid in endorsed],
     )
+    rotated = pb.JournaledKeyEvent(
+        event=pb.KeyEvent(type=pb.KEY_EVENT_TYPE_ROTATED, kid="witness-2"),
+        state=pb.KEY_EVENT_STATE_PROPOSED,
+    )
     answers = {
         "GetJwks": pb.GetJwksResponse(jwks=b'{"keys":[]}'),
-        "ListKeyEvents": pb.ListKeyEventsResponse(events=[one]),
+        "ListKeyEvents": pb.ListKeyEventsResponse(events=[one, rotated]),
     }
 
     async def call(method: str, request: Any) -> Any:
