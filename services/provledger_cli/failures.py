@@ -253,6 +253,8 @@ _ADVICE_BY_REASON: Final = {
     "POLICY_NOT_FOUND": "see the newest version with: provledger anchor policy",
     "KEY_NOT_FOUND": "see the keys that are there with: provledger keys list",
     "ANCHOR_OVERDUE": "see which sink is away, and of which log, with: provledger anchor status",
+    "DATABASE_FULL": "make room on the disk of the services, or of their database server: nothing "
+    "else lets them write again; then run the same command again",
     "QUOTA_EXCEEDED": "come back later with the same command, or have tenant_quotas raised",
 }
 _ADVICE_BY_CODE: Final = {

@@ -93,6 +93,12 @@ def test_what_holds_up_appends_is_seen_from_the_anchor() -> None:
     check_named(text)
 
 
+def test_who_has_a_full_disk_is_not_told_to_start_services_that_run() -> None:
+    text = advice(UnavailableError("DATABASE_FULL", "the database is out of disk or memory"))
+    assert "make room" in text
+    assert "provledger up" not in text
+
+
 def test_who_may_not_write_there_is_not_sent_to_his_certificate() -> None:
     """Nobody may; in a data directory there is no certificate either."""
     with pytest.raises(PermissionDeniedError) as caught:
