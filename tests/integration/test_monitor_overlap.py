@@ -11,6 +11,7 @@ import pytest
 
 from provledger.monitoring import SeenHead
 from provledger_cli import remembered as remembered_module
+from provledger_cli.datadir import write_atomically
 from provledger_cli.logfiles import DirFiles
 from provledger_cli.monitor import Monitor
 from provledger_cli.placing import try_lock
@@ -104,7 +105,7 @@ def test_looks_take_turns_at_the_state(
 ) -> None:
     """Between what it finds there and what it puts there, nobody else saves."""
     free: list[bool] = []
-    write = remembered_module.write_atomically
+    write = write_atomically
 
     def written(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         descriptor = os.open(state.parent, os.O_RDONLY)
