@@ -19,6 +19,7 @@ from provledger.errors import (
     IdentifierError,
     InputError,
     KeyFormatError,
+    KeyLedgerTooLargeError,
     NoKeyLedgerError,
     ProvledgerError,
     StatusError,
@@ -156,7 +157,8 @@ def report(
         return DOES_NOT_HOLD if error.code == "DATA_LOSS" else COULD_NOT_TELL
     if isinstance(error, VerificationError):
         output.fail(str(error), hint=hint or advice(error), reason=error.check, about=about)
-        return COULD_NOT_TELL if isinstance(error, NoKeyLedgerError) else DOES_NOT_HOLD
+        untold = isinstance(error, (NoKeyLedgerError, KeyLedgerTooLargeError))
+        return COULD_NOT_TELL if untold else DOES_NOT_HOLD
     if isinstance(error, ProvledgerError):
         output.fail(str(error), hint=hint or advice(error), about=about)
         return COULD_NOT_TELL

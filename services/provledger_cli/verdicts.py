@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from provledger.errors import NoKeyLedgerError, UnknownKeyError, VerificationError
+from provledger.errors import (
+    KeyLedgerTooLargeError,
+    NoKeyLedgerError,
+    UnknownKeyError,
+    VerificationError,
+)
 from provledger.report import Finding, Outcome, Status
 from provledger_cli import output
 from provledger_cli.checking import HistoryError, Verdict
@@ -36,7 +41,7 @@ def document(verdict: Verdict, seconds: float) -> dict[str, Any]:
 def failure_code(error: VerificationError) -> int:
     """The exit code; evidence that is missing, or cannot be counted on, tells nothing."""
     missing = error.finding == Finding.NOT_PLACED or isinstance(
-        error, (HistoryError, NoKeyLedgerError)
+        error, (HistoryError, NoKeyLedgerError, KeyLedgerTooLargeError)
     )
     return COULD_NOT_TELL if missing else DOES_NOT_HOLD
 
@@ -54,6 +59,8 @@ def advice(error: VerificationError, *, pinned: bool = False, given: bool = Fals
         )
     if isinstance(error, NoKeyLedgerError):
         return "give that of the key ledger: --key-ledger FILE, or the keys you trust: --keys FILE"
+    if isinstance(error, KeyLedgerTooLargeError):
+        return "verify with a version that reads more, or with the keys you trust: --keys FILE"
     if not isinstance(error, UnknownKeyError) or (pinned and not given):
         return ""
     if given:

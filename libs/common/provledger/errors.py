@@ -23,6 +23,7 @@ Two families hang from one root::
     │   ├── UnknownKeyError             a signature by a key that is not in the given set
     │   ├── UnknownEventError           a key event of a later version
     │   ├── NoKeyLedgerError            nothing is there that a pin could say something of
+    │   ├── KeyLedgerTooLargeError      a key ledger that is more than this version reads
     │   ├── LogDamagedError             a file of a log that does not fit the rest of it
     │   └── SplitViewError              two heads that one log signed, of two histories
     ├── MissingExtraError               nothing was checked: a part of ours is not installed
@@ -181,6 +182,10 @@ class UnknownKeyError(VerificationError):
 
 class NoKeyLedgerError(VerificationError):
     """An export carries no key ledger, so that a pin says nothing of it; other keys may."""
+
+
+class KeyLedgerTooLargeError(VerificationError):
+    """A key ledger beyond what this version reads, so that nothing of it was verified."""
 
 
 class UnknownEventError(VerificationError):

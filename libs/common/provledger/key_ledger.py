@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from provledger import names
 from provledger.errors import (
@@ -41,7 +42,6 @@ from provledger.key_history import History, check_key_set, replay
 from provledger.key_ledger_lines import (
     bounded,
     broken,
-    chain,
     names_key_ledger,
     read,
     receipts,
@@ -245,7 +245,7 @@ def verify_from_pin(
         carried, others = split(reader)
         if not carried:
             raise NoKeyLedgerError("the export carries no key ledger", check=CHECK)
-        rest = chain([first, *wrap(carried)], others)
+        rest = chain([first], wrap(carried), others)
     # In the same log both are as of one checkpoint, of which others are asked with the receipts.
     alone = rest is carried or _is_of_one_log(carried, first)
     try:

@@ -6,9 +6,15 @@ Nothing is verified here (`provledger.key_ledger` does); what is read is bounded
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Final
 
-from provledger.errors import InputError, NoKeyLedgerError, VerificationError
+from provledger.errors import (
+    InputError,
+    KeyLedgerTooLargeError,
+    NoKeyLedgerError,
+    VerificationError,
+)
 from provledger.export import FOOTER_PREFIX, KEY_LEDGER_PREFIX, is_export, parse_header
 from provledger.key_events import (
     CHECK,
@@ -21,8 +27,9 @@ from provledger.key_events import (
 from provledger.receipt import Receipt, parse_receipt
 from provledger.statement import read_bound
 
-MAX_KEY_LEDGER_BYTES: Final = 64 * 1024 * 1024
-"""A key event with its proof takes some 4 KiB."""
+MAX_KEY_LEDGER_BYTES: Final = 128 * 1024 * 1024
+"""An event with its proof takes some 4.6 KB, and a key has three in its life: this has room for
+all keys that a registry takes (113 MB). All of it is held while it is verified."""
 
 _TYPES: Final = frozenset(EventType)
 _TYPE_PREFIX: Final = "key."
@@ -50,7 +57,7 @@ def take(export: Iterable[bytes]) -> tuple[list[bytes], Iterator[bytes]]:
     """The lines of the key ledger in an export, none if it has none, and all its lines once more.
 
     Raises:
-        VerificationError: the key ledger is too large.
+        KeyLedgerTooLargeError: it is.
     """
     reader = iter(export)
     first = next(reader, b"")
@@ -62,14 +69,14 @@ def take(export: Iterable[bytes]) -> tuple[list[bytes], Iterator[bytes]]:
         lines = bounded(first, reader)
         return lines, iter(lines)
     carried, others = split(reader)
-    return carried, chain([first, *wrap(carried)], others)
+    return carried, chain([first], wrap(carried), others)
 
 
 def split(lines: Iterable[bytes]) -> tuple[list[bytes], Iterator[bytes]]:
     """Take the key ledger off the lines after an export's header; its lines, and the others.
 
     Raises:
-        VerificationError: it is too large.
+        KeyLedgerTooLargeError: it is.
     """
     reader = iter(lines)
     carried: list[bytes] = []
@@ -79,14 +86,13 @@ def split(lines: Iterable[bytes]) -> tuple[list[bytes], Iterator[bytes]]:
             return carried, chain([line], reader)
         carried.append(line[len(KEY_LEDGER_PREFIX) :].removesuffix(b"}\n") + b"\n")
         size += len(line)
-        if size > MAX_KEY_LEDGER_BYTES:
-            raise broken("the key ledger is too large")
+        _check_size(size)
     return carried, iter(())
 
 
-def wrap(lines: Iterable[bytes]) -> list[bytes]:
+def wrap(lines: Iterable[bytes]) -> Iterator[bytes]:
     """The lines of a key ledger as an export of another ledger carries them."""
-    return [KEY_LEDGER_PREFIX + line.removesuffix(b"\n") + b"}\n" for line in lines]
+    return (KEY_LEDGER_PREFIX + line.removesuffix(b"\n") + b"}\n" for line in lines)
 
 
 def read_events(lines: Iterable[bytes]) -> list[tuple[SignedEvent, str]]:
@@ -148,20 +154,24 @@ def names_key_ledger(header_line: bytes) -> bool:
 
 
 def bounded(first: bytes, rest: Iterator[bytes]) -> list[bytes]:
-    """All lines of an export of the key ledger; raises VerificationError if it is too large."""
+    """All lines of an export of the key ledger; raises KeyLedgerTooLargeError."""
     lines, size = [first], len(first)
     for line in rest:
         lines.append(line)
         size += len(line)
-        if size > MAX_KEY_LEDGER_BYTES:
-            raise broken("the key ledger is too large")
+        _check_size(size)
     return lines
 
 
-def chain(start: list[bytes], rest: Iterator[bytes]) -> Iterator[bytes]:
-    """Lines that were read, and the others."""
-    yield from start
-    yield from rest
+def _check_size(size: int) -> None:
+    """Raise KeyLedgerTooLargeError for a key ledger of more than we read; `size` in bytes."""
+    if size > MAX_KEY_LEDGER_BYTES:
+        # It may hold for all that we know: nothing of it was looked at.
+        raise KeyLedgerTooLargeError(
+            f"the key ledger is longer than {MAX_KEY_LEDGER_BYTES} bytes, which is all that this "
+            "version reads: what it says of the keys cannot be told",
+            check=CHECK,
+        )
 
 
 def receipts(lines: Iterator[bytes]) -> Iterator[Receipt]:
