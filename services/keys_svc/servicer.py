@@ -13,6 +13,7 @@ from keys_svc.live import LiveRegistry
 from keys_svc.rebuilding import rebuild
 from keys_svc.registry import Registry
 from keys_svc.revoking import revoke
+from keys_svc.room import check_rotation, encode_key_set
 from keys_svc.signers import Signers, check_report
 from provledger import logs, names
 from provledger.api.keys.v1 import keys_pb2 as pb
@@ -94,6 +95,8 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
                 hold_pending=request.hold_pending,
                 sizes=self._log_sizes(known, now_ns),
             )
+            if not request.hold_pending:
+                check_rotation(known, changed, now_ns)
             self._check_end(known, changed, purpose, now_ns)
             return changed
 
@@ -116,6 +119,7 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
 
         def commit(known: Registry) -> Registry:
             changed = _commit(known, kid, now_ns, self._drain_ns)
+            check_rotation(known, changed, now_ns)
             self._check_end(known, changed, changed.get(kid).purpose, now_ns)
             return changed
 
@@ -153,7 +157,7 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
     async def GetJwks(self, request: pb.GetJwksRequest, context: Context) -> pb.GetJwksResponse:
         """Return the JWK Set that verifiers need."""
         registry = await self._live.load()
-        return pb.GetJwksResponse(jwks=registry.key_set(self._clock()).encode())
+        return pb.GetJwksResponse(jwks=encode_key_set(registry, self._clock()))
 
     async def WatchKeys(
         self, request: pb.WatchKeysRequest, context: Context

@@ -12,6 +12,8 @@ from scripts.doc_blocks import REPO
 
 from anchor_svc.sinks import git, http, s3
 from anchor_svc.storage import tables as anchor_tables
+from keys_svc import registry
+from keys_svc import room as keys_room
 from keys_svc import storage as keys_storage
 from ledger_svc import admission, answers, gate, listing, room
 from ledger_svc.storage import tables as ledger_tables
@@ -20,6 +22,7 @@ from provledger import (
     export,
     jcs,
     key_events,
+    key_ledger_lines,
     keyset,
     names,
     note,
@@ -151,7 +154,10 @@ def test_limits_are_those_of_the_code() -> None:
         mib(receipt.MAX_RECEIPT_BYTES),
         f"{export.MAX_CONSISTENCY_PROOFS:,}",
         f"footer of an export | {export.MAX_HEAD_BYTES // 1024} KiB |",
-        f"{mib(keyset.MAX_JWKS_BYTES)} and {keyset.MAX_KEYS:,} keys",
+        f"{mib(keyset.MAX_JWKS_BYTES)} and {keyset.MAX_KEYS:,} keys. Beyond "
+        f"{mib(keys_room.ROTATED_BYTES)} no key is rotated in",
+        f"| {mib(key_ledger_lines.MAX_KEY_LEDGER_BYTES)}, which has room for all the events of "
+        f"{registry.MAX_KEYS:,} keys",
         f"| {key_events.MAX_EVENT_BYTES // 1024} KiB: the sizes",
         f"{mib(note.MAX_NOTE_BYTES)} and {note.MAX_SIGNATURES} signature lines",
     ]

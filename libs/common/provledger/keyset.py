@@ -58,7 +58,8 @@ __all__ = [
     "thumbprint",
 ]
 
-MAX_JWKS_BYTES: Final = 8 * 1024 * 1024
+MAX_JWKS_BYTES: Final = 15 * 1024 * 1024
+"""What a message of gRPC holds. The keys service rotates no key long before (`keys_svc.room`)."""
 MAX_KEYS: Final = 8192
 MAX_REASON_BYTES: Final = 1024
 MAX_CLOCK_AHEAD_NS: Final = 300_000_000_000
