@@ -197,11 +197,16 @@ def recovery_from_pb(request: pb.ProposeGenesisRequest) -> KeyBinding:
     return KeyBinding(kid, KeyPurpose.WITNESS, "", jwk, thumbprint)
 
 
-def rebuild_from_pb(request: pb.RebuildRegistryRequest) -> list[tuple[SignedEvent, str]]:
-    """Read the events of a key ledger, each with its receipt; raises InvalidArgumentError."""
+def rebuild_from_pb(
+    request: pb.RebuildRegistryRequest, *, most: int = MAX_EVENTS
+) -> list[tuple[SignedEvent, str]]:
+    """Read the events of a key ledger, at most `most`, each with its receipt.
+
+    Raises InvalidArgumentError.
+    """
     violations = Violations()
-    if not 1 <= len(request.payloads) <= MAX_EVENTS:
-        violations.add("payloads", f"must be 1 to {MAX_EVENTS}", "OUT_OF_RANGE")
+    if not 1 <= len(request.payloads) <= most:
+        violations.add("payloads", f"must be 1 to {most}", "OUT_OF_RANGE")
     if len(request.payloads) != len(request.receipts):
         violations.add("receipts", "must be as many as payloads", "OUT_OF_RANGE")
     if len(request.pin) != 32:

@@ -8,14 +8,45 @@ from types import MappingProxyType
 from keys_svc.registry import EventRecord, EventState, KeyBinding, KeyRecord, Registry
 from provledger.errors import FailedPreconditionError, InvalidArgumentError, VerificationError
 from provledger.key_events import SignedEvent
-from provledger.key_history import KeyFacts, replay
+from provledger.key_history import History, KeyFacts, replay
 from provledger.keyset import KeyPurpose, KeyState
 
 
+def verified(events: Iterable[tuple[SignedEvent, str]], pin: bytes) -> History:
+    """Replay the (event, receipt) pairs of a key ledger; all that a registry holds take a minute.
+
+    Raises InvalidArgumentError (KEY_LEDGER_BROKEN).
+    """
+    try:
+        return replay((signed for signed, _ in events), pin)
+    except VerificationError as error:
+        raise InvalidArgumentError("KEY_LEDGER_BROKEN", f"payloads: {error.message}") from None
+
+
+def check_empty(registry: Registry, pairs: list[tuple[SignedEvent, str]]) -> bool:
+    """Whether a registry is empty; False if it has exactly these events already.
+
+    Raises FailedPreconditionError (REGISTRY_NOT_EMPTY).
+    """
+    known = [(each.signed, each.receipt) for each in registry.events]
+    if (registry.keys or known) and known != pairs:
+        raise FailedPreconditionError(
+            "REGISTRY_NOT_EMPTY",
+            "a registry that holds keys is not rebuilt; begin with an empty one",
+        )
+    return not known
+
+
 def rebuild(
-    registry: Registry, events: Iterable[tuple[SignedEvent, str]], pin: bytes, now_ns: int
+    registry: Registry,
+    events: Iterable[tuple[SignedEvent, str]],
+    pin: bytes,
+    now_ns: int,
+    history: History | None = None,
 ) -> Registry:
     """Build an empty registry from the (event, receipt) pairs of a key ledger.
+
+    `history`: what `verified` made of these events and this pin before, if it did.
 
     One that has exactly these events already is returned as it is: the answer to an earlier call
     may have been lost.
@@ -23,17 +54,10 @@ def rebuild(
     Raises FailedPreconditionError (REGISTRY_NOT_EMPTY), InvalidArgumentError (KEY_LEDGER_BROKEN).
     """
     pairs = list(events)
-    known = [(each.signed, each.receipt) for each in registry.events]
-    if (registry.keys or known) and known != pairs:
-        raise FailedPreconditionError(
-            "REGISTRY_NOT_EMPTY",
-            "a registry that holds keys is not rebuilt; begin with an empty one",
-        )
-    try:
-        history = replay((signed for signed, _ in pairs), pin)
-    except VerificationError as error:
-        raise InvalidArgumentError("KEY_LEDGER_BROKEN", f"payloads: {error.message}") from None
-    if known:
+    is_empty = check_empty(registry, pairs)
+    if history is None:
+        history = verified(pairs, pin)
+    if not is_empty:
         return registry
     records = tuple(
         EventRecord(number, signed, EventState.RECORDED, number, receipt)

@@ -8,9 +8,8 @@ from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any, Final
 
-from keys_svc import convert, journal
+from keys_svc import convert, journal, parts, rebuilding
 from keys_svc.live import LiveRegistry
-from keys_svc.rebuilding import rebuild
 from keys_svc.registry import Registry
 from keys_svc.revoking import revoke
 from keys_svc.room import check_rotation, encode_key_set
@@ -54,6 +53,7 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
         self._drain_ns = drain_ns + MAX_CLOCK_AHEAD_NS
         self._lease_ms = lease_ms
         self._clock = clock
+        self._one_stream = asyncio.Lock()
 
     async def CreateKey(
         self, request: pb.CreateKeyRequest, context: Context
@@ -239,15 +239,34 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
         self, request: pb.RebuildRegistryRequest, context: Context
     ) -> pb.RebuildRegistryResponse:
         """Build an empty registry anew."""
-        events = convert.rebuild_from_pb(request)
+        return pb.RebuildRegistryResponse(
+            key_count=await self._rebuild(request, convert.MAX_EVENTS)
+        )
+
+    async def RebuildRegistryStream(
+        self, request_iterator: AsyncIterator[pb.RebuildRegistryStreamRequest], context: Context
+    ) -> pb.RebuildRegistryStreamResponse:
+        """The same from parts, which are held one stream at a time."""
+        async with self._one_stream:
+            request = await parts.put_together(request_iterator)
+            return pb.RebuildRegistryStreamResponse(
+                key_count=await self._rebuild(request, parts.MAX_EVENTS)
+            )
+
+    async def _rebuild(self, request: pb.RebuildRegistryRequest, most: int) -> int:
+        # Tens of thousands take seconds to read, and their signatures a minute to verify.
+        events = await asyncio.to_thread(convert.rebuild_from_pb, request, most=most)
         # As RecordKeyEvent: no key that drains ends before the last event let it.
         last = names.receipt_time_ns(request.receipts[-1], f"receipts[{len(events) - 1}]")
         now_ns = max(self._clock(), last + self._drain_ns)
+        rebuilding.check_empty(await self._live.load(), events)
+        # Before the database is asked to wait: it gives up a transaction that idles for long.
+        history = await asyncio.to_thread(rebuilding.verified, events, request.pin)
         registry = await self._live.update(
-            lambda known: rebuild(known, events, request.pin, now_ns)
+            lambda known: rebuilding.rebuild(known, events, request.pin, now_ns, history)
         )
         log.warning("keys.rebuilt", keys=len(registry.keys), events=len(registry.events))
-        return pb.RebuildRegistryResponse(key_count=len(registry.keys))
+        return len(registry.keys)
 
     # --- who signs with what
 

@@ -22,7 +22,8 @@ from tests.faults.rpcs import Caller, rpc
 WITNESS = pb.KEY_PURPOSE_WITNESS
 
 EMPTY = frozenset(
-    ("keys", method) for method in ("CommitRotation", "ProposeGenesis", "RebuildRegistry")
+    ("keys", method)
+    for method in ("CommitRotation", "ProposeGenesis", "RebuildRegistry", "RebuildRegistryStream")
 )
 """Calls that begin with an empty registry."""
 
@@ -192,11 +193,7 @@ async def propose_genesis(caller: Caller) -> None:
 @rpc("keys", "RebuildRegistry")
 async def rebuild_registry(caller: Caller) -> None:
     """From a key ledger of one entry."""
-    await propose_genesis(caller)
-    (genesis,) = await _events(caller)
-    await _seal(caller, genesis, (RECOVERY_KID, *KEYS.values()))
-    (genesis,) = await _events(caller)
-    fresh(caller.cluster)
+    genesis = await _lost(caller)
     request = pb.RebuildRegistryRequest(
         payloads=[genesis.payload],
         receipts=[_record(genesis).receipt],
@@ -204,6 +201,31 @@ async def rebuild_registry(caller: Caller) -> None:
     )
     assert (await caller.ask("keys", "RebuildRegistry", request)).key_count == len(KEYS)
     assert [each.digest for each in await _events(caller)] == [genesis.digest]
+
+
+@rpc("keys", "RebuildRegistryStream")
+async def rebuild_registry_stream(caller: Caller) -> None:
+    """The same, in two parts."""
+    genesis = await _lost(caller)
+    parts = [
+        pb.RebuildRegistryStreamRequest(pin=genesis.event.thumbprint),
+        pb.RebuildRegistryStreamRequest(
+            payloads=[genesis.payload], receipts=[_record(genesis).receipt]
+        ),
+    ]
+    answer = await caller.ask_in_parts("keys", "RebuildRegistryStream", parts)
+    assert answer.key_count == len(KEYS)
+    assert [each.digest for each in await _events(caller)] == [genesis.digest]
+
+
+async def _lost(caller: Caller) -> pb.JournaledKeyEvent:
+    """Seal a genesis, and lose the registry; the event."""
+    await propose_genesis(caller)
+    (genesis,) = await _events(caller)
+    await _seal(caller, genesis, (RECOVERY_KID, *KEYS.values()))
+    (genesis,) = await _events(caller)
+    fresh(caller.cluster)
+    return genesis
 
 
 @rpc("keys", "ReportSigner")

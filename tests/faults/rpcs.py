@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import grpc
@@ -91,6 +91,13 @@ class Caller:
         Returns when what was sent has come to its end everywhere, late attempts included.
         """
         answer = await unary(getattr(self._stubs[service, False], method), request, _PATIENT)
+        await self.settled(service)
+        return answer
+
+    async def ask_in_parts(self, service: str, method: str, parts: Sequence[Any]) -> Any:
+        """As `ask`, for an RPC that reads a stream and answers once."""
+        start = getattr(self._stubs[service, False], method)
+        answer = await unary(lambda _, **options: start(iter(parts), **options), parts, _PATIENT)
         await self.settled(service)
         return answer
 

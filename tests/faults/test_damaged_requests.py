@@ -41,6 +41,7 @@ BY_STATE = {
     "CommitRotation": "KEY_LEDGER_KEPT",
     "ProposeGenesis": "KEY_LEDGER_EXISTS",
     "RebuildRegistry": "REGISTRY_NOT_EMPTY",
+    "RebuildRegistryStream": "REGISTRY_NOT_EMPTY",
     "CancelRotation": "ROTATION_SEALED",
 }
 """What good requests of these meet here, with every field as it should be."""

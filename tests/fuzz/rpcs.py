@@ -247,10 +247,10 @@ def rpc(service: str, method: Any) -> None:
 
 async def _call(handler: Any, method: Any, request: Any) -> None:
     context = SimpleNamespace(time_remaining=lambda: None)
-    if not method.server_streaming:
-        _check_results(await handler(request, context))
-        return
     given = _once(request) if method.client_streaming else request
+    if not method.server_streaming:
+        _check_results(await handler(given, context))
+        return
     count = 0
     async for response in handler(given, context):
         _check_results(response)

@@ -243,6 +243,13 @@ def _keys(world: World) -> dict[str, list[Message]]:
                 pin=world.pin,
             )
         ],
+        "RebuildRegistryStream": [
+            pb.RebuildRegistryStreamRequest(
+                payloads=world.payloads,
+                receipts=[world.receipt] * len(world.payloads),
+                pin=world.pin,
+            )
+        ],
         "WatchKeys": [pb.WatchKeysRequest(watcher="w")],
     }
 

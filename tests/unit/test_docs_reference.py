@@ -12,7 +12,7 @@ from scripts.doc_blocks import REPO
 
 from anchor_svc.sinks import git, http, s3
 from anchor_svc.storage import tables as anchor_tables
-from keys_svc import registry
+from keys_svc import convert, parts, registry
 from keys_svc import room as keys_room
 from keys_svc import storage as keys_storage
 from ledger_svc import admission, answers, gate, listing, room
@@ -151,6 +151,8 @@ def test_limits_are_those_of_the_code() -> None:
         f"1 to {names.MAX_RESOURCE_ID_BYTES:,} bytes",
         f"at most {checks.MAX_ACTOR_TYPE_BYTES} bytes",
         f"at most {checks.MAX_UPSTREAM_EVENTS} |",
+        f"{convert.MAX_EVENTS:,}; {parts.MAX_EVENTS:,} and {mib(parts.MAX_BYTES)}, in parts of at "
+        f"most {parts.MAX_PART_EVENTS:,} that all come within {parts.READ_S:.0f} s",
         mib(receipt.MAX_RECEIPT_BYTES),
         f"{export.MAX_CONSISTENCY_PROOFS:,}",
         f"footer of an export | {export.MAX_HEAD_BYTES // 1024} KiB |",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -22,10 +22,16 @@ from provledger_cli.options import (
 )
 
 if TYPE_CHECKING:
+    from provledger.api.keys.v1 import keys_pb2
     from provledger.errors import VerificationError
     from provledger.export import ConsistencyProof
     from provledger.key_events import SignedEvent
     from provledger_cli.connect import Target
+
+_PART_EVENTS: Final = 1000
+_PART_BYTES: Final = 4 * 1024 * 1024
+_EVENT_S: Final = 0.02
+"""What the service may take to verify an event; mostly it is a tenth of it."""
 
 
 def rebuild(
@@ -140,13 +146,43 @@ async def _rebuild(
     where: Target, events: list[tuple[SignedEvent, str]], pin: bytes, timeout_s: float
 ) -> int:
     from provledger.api.keys.v1 import keys_pb2
+    from provledger.client.calls import unary
     from provledger_cli.connect import Remote
 
     async with Remote(where, timeout_s=timeout_s) as remote:
-        request = keys_pb2.RebuildRegistryRequest(
-            payloads=[signed.encode() for signed, _ in events],
-            receipts=[receipt for _, receipt in events],
-            pin=pin,
+        pairs = [(signed.encode(), receipt) for signed, receipt in events]
+        parts = list(_parts(pairs, pin))
+        if len(parts) == 1:
+            # Which services of earlier versions know as well.
+            request = keys_pb2.RebuildRegistryRequest(
+                payloads=parts[0].payloads, receipts=parts[0].receipts, pin=pin
+            )
+            return int((await remote.call(remote.keys.RebuildRegistry, request)).key_count)
+        patience_s = timeout_s + len(events) * _EVENT_S
+        answer = await unary(
+            lambda given, **options: remote.keys.RebuildRegistryStream(iter(given), **options),
+            parts,
+            timeout_s=patience_s,
+            attempt_timeout_s=patience_s,
         )
-        answer = await remote.call(remote.keys.RebuildRegistry, request)
         return int(answer.key_count)
+
+
+def _parts(
+    pairs: Sequence[tuple[bytes, str]], pin: bytes
+) -> Iterator[keys_pb2.RebuildRegistryStreamRequest]:
+    """The (payload, receipt) pairs as they are sent, each part well within a message."""
+    from provledger.api.keys.v1 import keys_pb2
+
+    part = keys_pb2.RebuildRegistryStreamRequest(pin=pin)
+    size = 0
+    for payload, receipt in pairs:
+        if part.payloads and (
+            size + len(payload) > _PART_BYTES or len(part.payloads) >= _PART_EVENTS
+        ):
+            yield part
+            part, size = keys_pb2.RebuildRegistryStreamRequest(), 0
+        part.payloads.append(payload)
+        part.receipts.append(receipt)
+        size += len(payload)
+    yield part

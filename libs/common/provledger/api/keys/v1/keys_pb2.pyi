@@ -417,6 +417,22 @@ class RebuildRegistryResponse(_message.Message):
     key_count: int
     def __init__(self, key_count: _Optional[int] = ...) -> None: ...
 
+class RebuildRegistryStreamRequest(_message.Message):
+    __slots__ = ("payloads", "receipts", "pin")
+    PAYLOADS_FIELD_NUMBER: _ClassVar[int]
+    RECEIPTS_FIELD_NUMBER: _ClassVar[int]
+    PIN_FIELD_NUMBER: _ClassVar[int]
+    payloads: _containers.RepeatedScalarFieldContainer[bytes]
+    receipts: _containers.RepeatedScalarFieldContainer[str]
+    pin: bytes
+    def __init__(self, payloads: _Optional[_Iterable[bytes]] = ..., receipts: _Optional[_Iterable[str]] = ..., pin: _Optional[bytes] = ...) -> None: ...
+
+class RebuildRegistryStreamResponse(_message.Message):
+    __slots__ = ("key_count",)
+    KEY_COUNT_FIELD_NUMBER: _ClassVar[int]
+    key_count: int
+    def __init__(self, key_count: _Optional[int] = ...) -> None: ...
+
 class RevokeKeyResponse(_message.Message):
     __slots__ = ("key",)
     KEY_FIELD_NUMBER: _ClassVar[int]

@@ -110,6 +110,11 @@ class KeysServiceStub:
                 request_serializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.RebuildRegistryRequest.SerializeToString,
                 response_deserializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.RebuildRegistryResponse.FromString,
                 _registered_method=True)
+        self.RebuildRegistryStream = channel.stream_unary(
+                '/provledger.api.keys.v1.KeysService/RebuildRegistryStream',
+                request_serializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.RebuildRegistryStreamRequest.SerializeToString,
+                response_deserializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.RebuildRegistryStreamResponse.FromString,
+                _registered_method=True)
         self.WatchKeys = channel.unary_stream(
                 '/provledger.api.keys.v1.KeysService/WatchKeys',
                 request_serializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.WatchKeysRequest.SerializeToString,
@@ -228,6 +233,14 @@ class KeysServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RebuildRegistryStream(self, request_iterator, context):
+        """As RebuildRegistry, in parts, for a key ledger that is more than one message holds. Each part
+        goes on where the one before ended; nothing is done before the last.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchKeys(self, request, context):
         """Sends the state of all keys at once, and again whenever it changes, and as a heartbeat at
         least every 10 s.
@@ -313,6 +326,11 @@ def add_KeysServiceServicer_to_server(servicer, server):
                     servicer.RebuildRegistry,
                     request_deserializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.RebuildRegistryRequest.FromString,
                     response_serializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.RebuildRegistryResponse.SerializeToString,
+            ),
+            'RebuildRegistryStream': grpc.stream_unary_rpc_method_handler(
+                    servicer.RebuildRegistryStream,
+                    request_deserializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.RebuildRegistryStreamRequest.FromString,
+                    response_serializer=provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.RebuildRegistryStreamResponse.SerializeToString,
             ),
             'WatchKeys': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchKeys,
@@ -726,6 +744,33 @@ class KeysService:
             '/provledger.api.keys.v1.KeysService/RebuildRegistry',
             provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.RebuildRegistryRequest.SerializeToString,
             provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.RebuildRegistryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RebuildRegistryStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/provledger.api.keys.v1.KeysService/RebuildRegistryStream',
+            provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.RebuildRegistryStreamRequest.SerializeToString,
+            provledger_dot_api_dot_keys_dot_v1_dot_keys__pb2.RebuildRegistryStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -67,6 +67,10 @@ class KeysServiceStub:
     """Lists the signing services that reported lately."""
     RebuildRegistry: _grpc.UnaryUnaryMultiCallable[_keys_pb2.RebuildRegistryRequest, _keys_pb2.RebuildRegistryResponse]
     """Builds an empty registry anew from the events of a key ledger."""
+    RebuildRegistryStream: _grpc.StreamUnaryMultiCallable[_keys_pb2.RebuildRegistryStreamRequest, _keys_pb2.RebuildRegistryStreamResponse]
+    """As RebuildRegistry, in parts, for a key ledger that is more than one message holds. Each part
+    goes on where the one before ended; nothing is done before the last.
+    """
     WatchKeys: _grpc.UnaryStreamMultiCallable[_keys_pb2.WatchKeysRequest, _keys_pb2.WatchKeysResponse]
     """Sends the state of all keys at once, and again whenever it changes, and as a heartbeat at
     least every 10 s.
@@ -111,6 +115,10 @@ class KeysServiceAsyncStub(KeysServiceStub):
     """Lists the signing services that reported lately."""
     RebuildRegistry: _aio.UnaryUnaryMultiCallable[_keys_pb2.RebuildRegistryRequest, _keys_pb2.RebuildRegistryResponse]  # type: ignore[assignment]
     """Builds an empty registry anew from the events of a key ledger."""
+    RebuildRegistryStream: _aio.StreamUnaryMultiCallable[_keys_pb2.RebuildRegistryStreamRequest, _keys_pb2.RebuildRegistryStreamResponse]  # type: ignore[assignment]
+    """As RebuildRegistry, in parts, for a key ledger that is more than one message holds. Each part
+    goes on where the one before ended; nothing is done before the last.
+    """
     WatchKeys: _aio.UnaryStreamMultiCallable[_keys_pb2.WatchKeysRequest, _keys_pb2.WatchKeysResponse]  # type: ignore[assignment]
     """Sends the state of all keys at once, and again whenever it changes, and as a heartbeat at
     least every 10 s.
@@ -242,6 +250,16 @@ class KeysServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_keys_pb2.RebuildRegistryResponse, _abc.Awaitable[_keys_pb2.RebuildRegistryResponse]]:
         """Builds an empty registry anew from the events of a key ledger."""
+
+    @_abc_1.abstractmethod
+    def RebuildRegistryStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_keys_pb2.RebuildRegistryStreamRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_keys_pb2.RebuildRegistryStreamResponse, _abc.Awaitable[_keys_pb2.RebuildRegistryStreamResponse]]:
+        """As RebuildRegistry, in parts, for a key ledger that is more than one message holds. Each part
+        goes on where the one before ended; nothing is done before the last.
+        """
 
     @_abc_1.abstractmethod
     def WatchKeys(
