@@ -91,7 +91,9 @@ def load(data_dir: DataDir) -> Config | None:
 
 
 def read(path: Path) -> Config | None:
-    """What a file holds, sinks word for word, or None if it is not there.
+    """What a file holds, sinks as they stand there, or None if it is not there.
+
+    Earlier versions kept several in one text. They are parted as the anchor parts its setting.
 
     Raises:
         CommandError: it is a broken one.
@@ -100,7 +102,9 @@ def read(path: Path) -> Config | None:
         value: Any = json.loads(path.read_text("utf-8"))
         return Config(
             database_url=str(value["database_url"]),
-            sinks=tuple(str(sink) for sink in value["sinks"]),
+            sinks=tuple(
+                part for sink in value["sinks"] for part in str(sink).replace(",", " ").split()
+            ),
             fips=bool(value.get("fips", False)),
             home=str(value.get("data_dir", "")),
         )
@@ -193,14 +197,15 @@ def check_sinks(sinks: Sequence[str]) -> None:
         CommandError: naming the first that is none.
     """
     from importlib.metadata import entry_points
-    from urllib.parse import urlsplit
+    from urllib.parse import quote, urlsplit
 
     for uri in sinks:
         # Services take their sinks as a list in one text.
-        if "," in uri:
+        sign = next((sign for sign in uri if sign == "," or sign.isspace()), "")
+        if sign:
             raise CommandError(
-                f"--sink {uri!r} has a comma in it",
-                hint="write %2C for it, and --sink once for each",
+                f"--sink {uri!r} has a {'comma' if sign == ',' else 'blank'} in it",
+                hint=f"write {quote(sign)} for it, and --sink once for each",
             )
         try:
             scheme = urlsplit(uri).scheme

@@ -488,6 +488,25 @@ def test_what_is_no_sink_is_refused(uri: str) -> None:
         config.check_sinks(["file:///a", uri])
 
 
+@pytest.mark.parametrize(
+    ("sign", "named", "escape"),
+    [
+        (",", "comma", "%2C"),
+        (" ", "blank", "%20"),
+        ("\t", "blank", "%09"),
+        ("\xa0", "blank", "%C2%A0"),
+    ],
+)
+def test_what_the_anchor_would_take_for_two_sinks_is_refused(
+    sign: str, named: str, escape: str
+) -> None:
+    uri = f"file:///a{sign}b"
+    with pytest.raises(CommandError, match=f"has a {named} in it") as refused:
+        config.check_sinks(["file:///a", uri])
+    assert escape in refused.value.hint
+    config.check_sinks([uri.replace(sign, escape)])
+
+
 def test_sinks_are_those_of_the_anchor(monkeypatch: pytest.MonkeyPatch) -> None:
     assert config.SINK_SCHEMES == sinks._BUILTIN
     assert config.SINK_GROUP == sinks.ENTRY_POINTS

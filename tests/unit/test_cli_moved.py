@@ -101,6 +101,19 @@ def test_sinks_of_one_that_stayed_are_as_they_were(
     assert sinks(larger) == (larger.anchors.as_uri(),)
 
 
+@pytest.mark.parametrize("between", [",", ", ", " ", "\n"])
+def test_several_in_one_text_go_each_by_itself(tmp_path: Path, between: str) -> None:
+    """Earlier versions took them so, and so does the anchor."""
+    before, away = used(tmp_path / "m1"), "file:///mnt/elsewhere"
+    kept = json.loads(before.config.read_text("utf-8"))
+    kept["sinks"] = [before.anchors.as_uri() + between + away]
+    before.config.write_text(json.dumps(kept), "utf-8")
+    assert sinks(before) == (before.anchors.as_uri(), away)
+    before.path.rename(tmp_path / "m2")
+    now = DataDir.at(tmp_path / "m2")
+    assert sinks(now) == (now.anchors.as_uri(), away)
+
+
 def test_those_of_a_restored_directory_stay_with_the_original(tmp_path: Path) -> None:
     original = used(tmp_path / "m1")
     restored = DataDir.at(tmp_path / "restored")
