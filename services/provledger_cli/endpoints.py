@@ -5,11 +5,13 @@ It looks like this::
     {"version": "0.1.0", "supervisor_pid": 4711, "database": "sqlite",
      "sinks": ["file:///home/me/.local/share/provledger/anchors"],
      "services": {"ledger": {"endpoint": "127.0.0.1:40123", "pid": 4715, "state": "serving",
-                             "restarts": 0, "last_exit": null, "log": ".../logs/ledger.log"}, ...}}
+                             "restarts": 0, "last_exit": null, "log": ".../logs/ledger.log"}, ...},
+     "data_dir": "/home/me/.local/share/provledger"}
 
 `state` is `starting`, `serving` or `stopped`; `last_exit` is what the process before ended with,
-negative for a signal. `gateway` is there where it is installed, and speaks HTTP. The file stays
-when the services stop: the ports are tried again then.
+negative for a signal. `gateway` is there where it is installed, and speaks HTTP. `data_dir` is that
+of `config.json`; "" or not there where an earlier version ran, which left that one as it was. The
+file stays when the services stop: the ports are tried again then.
 """
 
 from __future__ import annotations
@@ -48,6 +50,7 @@ class Endpoints:
     database: str
     sinks: tuple[str, ...]
     services: dict[str, ServiceState]
+    data_dir: str = ""
 
     def write(self, path: Path) -> None:
         """Put the file in place."""
@@ -78,6 +81,7 @@ def read(path: Path) -> Endpoints | None:
                 )
                 for name in (*SERVICES, *([GATEWAY] if GATEWAY in value["services"] else []))
             },
+            data_dir=str(value.get("data_dir", "")),
         )
     except (FileNotFoundError, NotADirectoryError):
         return None

@@ -9,7 +9,8 @@ compared with an empty one, so that nobody noticed that its databases were put b
 and a copy would write into the anchors of the original, which would refuse everything from then on.
 
 Earlier versions wrote no `data_dir`. Where services ran last stands in `endpoints.json`, in the
-paths of their logs, and tells the same unless they have run since the move.
+paths of their logs, and tells the same unless they have run since the move. Nor do they look at
+one that is there: those that ran here since the move anchored where the sinks were before it.
 
 A path that leads to the same directory (a link, also one that was left where it was before) is no
 move: its sinks keep the URIs by which evidence is kept.
@@ -25,6 +26,7 @@ from urllib.parse import unquote, urlsplit
 
 from provledger_cli import endpoints
 from provledger_cli.datadir import DataDir
+from provledger_cli.endpoints import Endpoints
 from provledger_cli.failures import CommandError
 
 
@@ -33,19 +35,31 @@ def home(data_dir: DataDir, kept: str, sinks: Iterable[str]) -> Path:
 
     kept: what `config.json` says of it, "" if nothing.
     """
-    if Path(kept).is_absolute():
+    sinks = tuple(sinks)
+    if Path(kept).is_absolute() and not is_outdated(data_dir, kept, sinks):
         return Path(kept)
     for sink in sinks:
         path = _path(sink)
         if path is not None and is_same(path.parent, data_dir.path):
             return path.parent
-    with contextlib.suppress(CommandError):  # a broken file tells nothing
-        known = endpoints.read(data_dir.endpoints)
-        for service in known.services.values() if known is not None else ():
-            log = Path(service.log)
-            if log.is_absolute() and log.parent.name == data_dir.logs.name:
-                return log.parent.parent
-    return data_dir.path
+    return _ran_in(data_dir, _endpoints(data_dir)) or data_dir.path
+
+
+def is_outdated(data_dir: DataDir, kept: str, sinks: Iterable[str]) -> bool:
+    """Whether an earlier version ran here though sinks were kept for the path `kept`.
+
+    It took them as they stand there, and what it recorded is known to those alone. A sink that is
+    not there any more knows nothing, as behind a link that was left at the old place for a while.
+    """
+    before = Path(kept)
+    if not before.is_absolute() or is_same(before, data_dir.path):
+        return False
+    known = _endpoints(data_dir)
+    ran = _ran_in(data_dir, known)
+    if known is None or known.data_dir or ran is None or not is_same(ran, data_dir.path):
+        return False
+    paths = filter(None, map(_path, sinks))
+    return any(path.is_relative_to(before) and os.path.isdir(path) for path in paths)
 
 
 def follow(sinks: Iterable[str], before: Path, now: Path) -> tuple[str, ...]:
@@ -76,6 +90,21 @@ def anchors_of_another(data_dir: DataDir, sinks: Iterable[str]) -> Path | None:
             return path.parent if any(entries) else None
     except OSError:
         return None
+
+
+def _endpoints(data_dir: DataDir) -> Endpoints | None:
+    with contextlib.suppress(CommandError):  # a broken file tells nothing
+        return endpoints.read(data_dir.endpoints)
+    return None
+
+
+def _ran_in(data_dir: DataDir, known: Endpoints | None) -> Path | None:
+    """The data directory in which services ran last, as its path was then."""
+    for service in known.services.values() if known is not None else ():
+        log = Path(service.log)
+        if log.is_absolute() and log.parent.name == data_dir.logs.name:
+            return log.parent.parent
+    return None
 
 
 def _follow(sink: str, before: Path, now: Path) -> str:

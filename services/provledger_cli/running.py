@@ -307,7 +307,9 @@ def _say_of_sinks(data_dir: DataDir, config: configs.Config) -> None:
             f"it, and anchors go to {sinks}. Of a directory and its copy, only one may ever "
             "record anything: two are a split view"
         )
-    other = None if written.home else moved.anchors_of_another(data_dir, config.sinks)
+    if written.home and not moved.is_outdated(data_dir, written.home, written.sinks):
+        return
+    other = moved.anchors_of_another(data_dir, config.sinks)
     if other is None:
         return
     own = data_dir.anchors.as_uri()

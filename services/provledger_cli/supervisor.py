@@ -359,6 +359,7 @@ class Supervisor:
                 )
                 for service in self._services.values()
             },
+            data_dir=self._config.home,
         )
 
 

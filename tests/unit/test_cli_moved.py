@@ -32,20 +32,22 @@ def used(path: Path, *sinks: str) -> DataDir:
     made = DataDir.at(path)
     running.set_up(made, "", list(sinks))
     (made.keys / "witness-1.pem").touch()
-    _ran(made)
+    _ran(made, str(made.path))
     (made.anchors / "ledger.example").mkdir()
     return made
 
 
-def _ran(data_dir: DataDir) -> None:
+def _ran(data_dir: DataDir, home: str = "") -> None:
+    """Leave what a run leaves; without a home, one of an earlier version."""
     services = {
         name: ServiceState("", 0, "stopped", 0, None, str(data_dir.log(name))) for name in SERVICES
     }
-    Endpoints("0.1.0", 1, "sqlite", (), services).write(data_dir.endpoints)
+    Endpoints("0.1.0", 1, "sqlite", (), services, home).write(data_dir.endpoints)
 
 
 def forget(data_dir: DataDir) -> None:
-    """Leave the configuration as earlier versions wrote it."""
+    """Leave everything as earlier versions wrote it."""
+    _ran(data_dir)
     kept = json.loads(data_dir.config.read_text("utf-8"))
     del kept["data_dir"]
     data_dir.config.write_text(json.dumps(kept), "utf-8")
@@ -150,3 +152,62 @@ def test_one_that_ran_since_it_was_moved_is_told_of_its_own_anchors(
     assert chosen.anchors.as_uri() in capsys.readouterr().err.replace("\n", "")
     assert sinks(chosen) == (meant,)
     assert capsys.readouterr().err == ""
+
+
+def test_an_earlier_version_that_ran_since_a_move_went_on_in_the_old_anchors(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It left the old place in the configuration; what it recorded is known to those alone."""
+    before = used(tmp_path / "m1")
+    before.path.rename(tmp_path / "m2")
+    now = DataDir.at(tmp_path / "m2")
+    _ran(now)
+    (before.anchors / "ledger.example").mkdir(parents=True)
+    loaded = config.load(now)
+    assert loaded is not None
+    assert loaded.sinks == (before.anchors.as_uri(),)
+    assert sinks(now) == (before.anchors.as_uri(),)
+    said = capsys.readouterr().err
+    assert now.anchors.as_uri() in said.replace("\n", "")
+    assert "was moved or copied here" not in said
+    assert sinks(now, now.anchors.as_uri()) == sinks(now) == (now.anchors.as_uri(),)
+
+
+def test_an_earlier_version_that_ran_since_a_copy_leaves_the_choice(tmp_path: Path) -> None:
+    original = used(tmp_path / "m1")
+    _copy(original.path, tmp_path / "m2")
+    copied = DataDir.at(tmp_path / "m2")
+    _ran(copied)
+    with pytest.raises(CommandError, match="another data directory") as refused:
+        sinks(copied)
+    own = copied.anchors.as_uri()
+    assert own in refused.value.hint
+    assert sinks(copied, own) == sinks(copied) == (own,)
+
+
+def test_an_earlier_version_that_ran_before_a_move_changes_nothing(
+    tmp_path: Path, move: Move
+) -> None:
+    before, link = used(tmp_path / "m1"), tmp_path / "link"
+    link.symlink_to(before.path)
+    _ran(DataDir.at(link))
+    link.unlink()
+    move(before.path, tmp_path / "m2")
+    now = DataDir.at(tmp_path / "m2")
+    assert sinks(now) == (now.anchors.as_uri(),)
+
+
+@pytest.mark.parametrize("earlier_version", [False, True])
+def test_a_link_that_is_removed_takes_no_sinks_with_it(
+    tmp_path: Path, earlier_version: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Services ran at the new place while the link was left at the one that sinks are named by."""
+    before = used(tmp_path / "m1", (tmp_path / "m1" / "anchors").as_uri(), "file:///mnt/elsewhere")
+    before.path.rename(tmp_path / "larger")
+    before.path.symlink_to(tmp_path / "larger")
+    larger = DataDir.at(tmp_path / "larger")
+    _ran(larger, "" if earlier_version else str(before.path))
+    before.path.unlink()
+    if not earlier_version:
+        used(tmp_path / "m1")  # another one in its place
+    assert sinks(larger) == (larger.anchors.as_uri(), "file:///mnt/elsewhere")

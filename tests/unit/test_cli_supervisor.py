@@ -110,6 +110,15 @@ async def test_a_service_that_ends_while_the_disk_is_full_is_started_again(
     assert {each.state for each in states(directory).values()} == {"stopped"}
 
 
+async def test_endpoints_tell_which_place_sinks_are_named_by(directory: DataDir) -> None:
+    """Earlier versions do not, which tells that one of them ran."""
+    async with supervised(directory, []):
+        await until(lambda: serves(directory, "ledger"))
+        known = endpoints.read(directory.endpoints)
+        assert known is not None
+        assert known.data_dir == str(directory.path)
+
+
 async def test_services_that_serve_while_the_disk_is_full_are_told_of_later(
     directory: DataDir,
 ) -> None:
