@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from anchor_svc.namedsinks import Foreign
 from anchor_svc.overdue import Overdue
 from anchor_svc.quorum import Quorum
 from anchor_svc.state import LogIdentity, LogState, Promise, SignedCheckpoint
@@ -63,7 +64,7 @@ class Machine:
     def hold(self, policy: Policy = POLICY, tenants: Sequence[str] = ("",)) -> None:
         """Set a policy: now."""
         made = [Promise(one, Quorum(policy, ()), since_ns=self.now_ns) for one in tenants]
-        self.state.set_promises({one.tenant: one for one in made}, frozenset())
+        self.state.set_promises({one.tenant: one for one in made}, Foreign())
 
     def publish(self, size: int) -> None:
         self.stored.intended.setdefault(size, self.now_ns)
