@@ -21,6 +21,7 @@ from provledger.keyset import KeySet, KeyState
 from provledger.rpc.probe import PROBE_LEDGER, probe_draft
 from provledger_cli.connect import Remote
 from provledger_cli.failures import CommandError, replacing
+from provledger_cli.not_begun import RUNBOOK, NotBegun, not_begun
 from provledger_cli.recovery import OpenRecovery
 from provledger_cli.registry import PURPOSES, known_key, list_key_events
 
@@ -109,7 +110,7 @@ async def wait_until_active(remote: Remote, kid: str, timeout_s: float, say: Say
         if time.monotonic() > deadline_s:
             raise CommandError(
                 f"{kid} is not active after {timeout_s:.0f} s: {stage.text}",
-                hint=_what_to_do(stage, kid),
+                hint=_what_to_do(stage, kid, await _early(remote)),
             )
         await asyncio.sleep(_POLL_S)
     key = await known_key(remote, kid)
@@ -161,11 +162,21 @@ def _stage_of(kid: str, first: keys_pb2.JournaledKeyEvent) -> _Stage:
     return _Stage(f"{what} is endorsed and waits for its turn")
 
 
-def _what_to_do(stage: _Stage, kid: str) -> str:
+async def _early(remote: Remote) -> list[NotBegun]:
+    """Keys that nobody signs with yet, if somebody says so: it is asked for the sake of a hint."""
+    with suppress(StatusError):
+        return await not_begun(remote)
+    return []
+
+
+def _what_to_do(stage: _Stage, kid: str, early: list[NotBegun]) -> str:
     """What to do about a key that stays pending.
 
     Where the old key cannot endorse it any more, the recovery key can.
     """
+    if early:
+        # Nor does anybody witness what would replace it.
+        return f"{kid} stays pending. {early[0]}; see {RUNBOOK}"
     back = f"{_AGAIN}, the same with --cancel takes it back"
     if not stage.silent:
         return f"it stays pending, and the old key signs on; {back}"

@@ -485,6 +485,7 @@ async def test_what_a_rotation_waits_for_is_told_by_who_endorsed_it(
     answers = {
         "GetJwks": pb.GetJwksResponse(jwks=b'{"keys":[]}'),
         "ListKeyEvents": pb.ListKeyEventsResponse(events=[one, rotated]),
+        "ListSigners": pb.ListSignersResponse(),
     }
 
     async def call(method: str, request: Any) -> Any:

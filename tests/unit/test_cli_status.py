@@ -9,14 +9,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from typer.testing import CliRunner
 
 from provledger.api.anchor.v1 import anchor_pb2 as pb
+from provledger.api.keys.v1 import keys_pb2
 from provledger.client import Ledger
 from provledger.errors import FailedPreconditionError, StatusError, UnavailableError
+from provledger.keyset import KeyPurpose, KeySet, VerificationKey
 from provledger_cli import connect, health
 from provledger_cli.main import application
 
+BEGINS_NS = 1_763_665_200 * 10**9
 OWN = "logs/0a"
 NOBODY_KNOWS = UnavailableError("ANCHOR_NOT_ASKED", "the anchor is away")
 BEHIND = FailedPreconditionError("LEDGER_BEHIND_ANCHOR", "one is missing")
@@ -29,15 +33,18 @@ class Services:
     log: the one that the ledger is in.
     end: what comes in place of the end of the list of ledgers.
     lost: a log that was published, and that the anchor's database does not have.
+    behind_s: by how much the witness's clock is behind the start of its key, seconds.
     """
 
     log: str = ""
     end: StatusError | None = None
     lost: pb.LostLog | None = None
+    behind_s: int = 0
 
     def __post_init__(self) -> None:
         self.client = self
         self.anchor = SimpleNamespace(GetLog=self.get_log, ListLogs=self.list_logs)
+        self.keys = SimpleNamespace(GetJwks=self.get_jwks, ListSigners=self.list_signers)
 
     async def __aenter__(self) -> Services:
         return self
@@ -70,6 +77,19 @@ class Services:
 
     def list_logs(self, request: pb.ListLogsRequest) -> pb.ListLogsResponse:
         return pb.ListLogsResponse(lost_logs=[self.lost] if self.lost else [])
+
+    def get_jwks(self, request: keys_pb2.GetJwksRequest) -> keys_pb2.GetJwksResponse:
+        key = Ed25519PrivateKey.from_private_bytes(bytes(32)).public_key()
+        witness = VerificationKey.from_public_key(
+            key, kid="w2", purpose=KeyPurpose.WITNESS, epoch=2, not_before_ns=BEGINS_NS
+        )
+        return keys_pb2.GetJwksResponse(jwks=KeySet([witness]).encode())
+
+    def list_signers(self, request: keys_pb2.ListSignersRequest) -> keys_pb2.ListSignersResponse:
+        used = keys_pb2.SignerKey(purpose=keys_pb2.KEY_PURPOSE_WITNESS, kid="w2", epoch=2)
+        time_ns = BEGINS_NS - self.behind_s * 10**9
+        signer = keys_pb2.Signer(watcher="witness", instance="a", keys=[used], time_ns=time_ns)
+        return keys_pb2.ListSignersResponse(signers=[signer])
 
 
 def status(
@@ -115,6 +135,33 @@ def test_a_log_that_was_published_and_is_not_stored_is_not_all_well(
         {"name": OWN, "where": "file:///sink", "tree_size": 4, "reason": "RESTORED_BEHIND"}
     ]
     assert f"{OWN} was published" in talk
+
+
+def test_a_key_that_nobody_signs_with_yet_is_not_all_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Made while the clock was ahead: every service serves, and nothing can be appended."""
+    services = Services(behind_s=3600)
+    code, found, talk = status(monkeypatch, services, "ledger", "anchor", "keys")
+    assert code == 1
+    assert found["keys_not_begun"] == [
+        {
+            "kid": "w2",
+            "purpose": "witness",
+            "not_before_ns": str(BEGINS_NS),
+            "behind_s": 3600,
+            "signer": "witness",
+        }
+    ]
+    assert "w2, the active witness key, begins 2025-11-20T19:00:00Z, 3600 s ahead" in talk
+    assert "kms-rotate.md" in talk
+
+
+@pytest.mark.parametrize("behind_s", [-3600, 300])
+def test_a_key_that_is_signed_with_is_well(monkeypatch: pytest.MonkeyPatch, behind_s: int) -> None:
+    services = Services(behind_s=behind_s)
+    code, found, _ = status(monkeypatch, services, "ledger", "anchor", "keys")
+    assert (code, found["keys_not_begun"]) == (0, [])
 
 
 def test_a_list_that_is_whole_is_well(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -453,7 +453,7 @@ class TestSigningTime:
         assert current.signing_time_ns(NOW_NS - 10**9) == current.not_before_ns
 
     async def test_refuses_a_clock_an_hour_behind(self, current: ActiveSigner) -> None:
-        with pytest.raises(UnavailableError, match=r"3599 s behind.*'w1'.*clocks right") as caught:
+        with pytest.raises(UnavailableError, match=r"3599 s behind.*'w1'.*was ahead") as caught:
             current.signing_time_ns(NOW_NS - 3600 * 10**9)
         assert caught.value.reason == "CLOCK_SKEW"
 

@@ -67,7 +67,8 @@ class ActiveSigner:
             raise UnavailableError(
                 "CLOCK_SKEW",
                 f"this machine's clock is {(self.not_before_ns - now_ns) // 1_000_000_000} s "
-                f"behind the start of key {self.kid!r}; set the clocks right",
+                f"behind the start of key {self.kid!r}: set it if it is behind; if it is right, it "
+                "was ahead when the key was made or rotated to (see docs/runbooks/kms-rotate.md)",
                 metadata={"kid": self.kid},
             )
         if self.not_after_ns is not None and now_ns > self.not_after_ns:

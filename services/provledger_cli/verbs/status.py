@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from provledger.client import Ledger
     from provledger.errors import StatusError
     from provledger_cli.anchoring import LogState
-    from provledger_cli.connect import Target
+    from provledger_cli.connect import Remote, Target
+    from provledger_cli.not_begun import NotBegun
 
 _ALONE_S = 3.0
 """How long a ledger service without its anchor is asked for the end of its list."""
@@ -38,6 +40,7 @@ class _Found:
     missing: why there may be more ledgers than these; None if there are not.
     unserved: logs that ledgers are in and that the anchor does not have, damaged ones apart.
     lost: logs that the anchor knows were published, and that are not in its database.
+    early: active keys that nobody signs with before the clocks have come to where they begin.
     """
 
     words: dict[str, str]
@@ -45,6 +48,7 @@ class _Found:
     logs: list[LogState] = field(default_factory=list)
     unserved: list[str] = field(default_factory=list)
     lost: list[LostLog] = field(default_factory=list)
+    early: list[NotBegun] = field(default_factory=list)
     missing: StatusError | None = None
     anchored: bool = False
 
@@ -73,12 +77,13 @@ def status(
 
     Exit code 0: all services answer, no log is damaged or held, every ledger takes entries, and
     with --wait all is anchored. 1: one does not serve, is damaged, held, read only, too old or
-    missing, has lost a log or does not serve one, or is not anchored in time. 2: a service could
-    not be reached, or nobody can say whether there are more ledgers.
+    missing, has lost a log or does not serve one, or is not anchored in time, or a key has not
+    begun by the clocks of who signs with it. 2: a service could not be reached, or nobody can say
+    whether there are more ledgers.
 
     Example: provledger status --wait 30
     """
-    from provledger_cli import health
+    from provledger_cli import health, not_begun
     from provledger_cli.anchoring import is_stale, well
     from provledger_cli.connect import run_async, target
 
@@ -116,13 +121,16 @@ def status(
             f"[bold]{output.literal(lost.name)}[/] was published, and is not in the anchor's "
             "database, which is older: docs/runbooks/stale-restore.md"
         )
+    for early in found.early:
+        output.say(f"{output.literal(early)}: {not_begun.RUNBOOK}")
     missing = found.missing
     if missing is not None:
         output.say(f"there may be more ledgers than are listed: {output.literal(missing)}")
     if wait and not found.anchored:
         output.say(f"not everything was anchored within {output.seconds(wait)}")
     stale = missing is not None and is_stale(missing)
-    broken = stale or found.unserved or found.lost or not well(found.ledgers, found.logs)
+    lacking = stale or found.unserved or found.lost or found.early
+    broken = lacking or not well(found.ledgers, found.logs)
     if broken or (wait and not found.anchored):
         raise typer.Exit(DOES_NOT_HOLD)
     if missing is not None:
@@ -140,6 +148,8 @@ async def _status(where: Target, wait_s: float) -> _Found:
     found = _Found(await health.check_all(where.addresses, where.tls))
     serving = {name for name, word in found.words.items() if word == health.SERVING}
     async with Remote(where, timeout_s=max(10.0, wait_s)) as remote:
+        if "keys" in serving:
+            found.early = await _early(remote)
         if wait_s and {"ledger", "anchor"} <= serving:
             with output.progress("receipts") as bar:
                 task = bar.add_task("anchoring", total=None)
@@ -168,6 +178,16 @@ async def _status(where: Target, wait_s: float) -> _Found:
     whole = whole and found.missing is None
     found.anchored = anchored and logged and whole
     return found
+
+
+async def _early(remote: Remote) -> list[NotBegun]:
+    """As `not_begun`; nothing where a caller may not ask, or the service is older than that."""
+    from provledger.errors import StatusError
+    from provledger_cli.not_begun import not_begun
+
+    with suppress(StatusError):
+        return await not_begun(remote)
+    return []
 
 
 def _unserved(found: _Found) -> list[str]:
@@ -268,5 +288,6 @@ def _document(where: Target, found: _Found) -> dict[str, Any]:
         "logs": [asdict(log) for log in found.logs],
         "unserved_logs": found.unserved,
         "lost_logs": [lost_document(each) for each in found.lost],
+        "keys_not_begun": [each.document() for each in found.early],
         "all_anchored": found.anchored,
     }
