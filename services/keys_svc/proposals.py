@@ -7,7 +7,7 @@ from typing import Final
 from keys_svc.registry import EventRecord, KeyRecord, Registry
 from provledger.errors import FailedPreconditionError, UnavailableError
 from provledger.key_events import MAX_EVENT_BYTES, EventType, KeyEvent, KeyRef, LogSize, SignedEvent
-from provledger.keyset import KeyPurpose, KeyState
+from provledger.keyset import MAX_CLOCK_AHEAD_NS, KeyPurpose, KeyState
 
 _ENDORSEMENT_BYTES: Final = 16 * 1024
 
@@ -40,10 +40,13 @@ def propose_rotated(
     now_ns: int,
     sizes: tuple[LogSize, ...],
     old: KeyRecord | None = None,
+    *,
+    by_recovery: bool = False,
 ) -> Registry:
     """Say that a key becomes the active one; raises UnavailableError (NO_ACTIVE_KEY).
 
     `old`: the key it replaces by the key ledger, if that is not the active one of the registry.
+    `by_recovery`: the recovery key is to endorse it, so that it may begin before that one.
     """
     old = old or registry.active(record.purpose)
     epoch = 1 + max(each.epoch for each in registry if each.purpose == record.purpose)
@@ -59,12 +62,21 @@ def propose_rotated(
         thumbprint=record.binding.thumbprint,
         purpose=record.purpose.value,
         epoch=epoch,
-        # A clock that went back must not end a key before it began.
-        not_before_ns=max(now_ns, (old.not_before_ns or 0) + 1) if old is not None else now_ns,
+        not_before_ns=_begin_ns(old, now_ns, by_recovery),
         previous=KeyRef(old.kid, old.binding.thumbprint) if old is not None else None,
         sizes=sizes if record.purpose is KeyPurpose.CHECKPOINT else (),
     )
     return propose(registry, event)
+
+
+def _begin_ns(old: KeyRecord | None, now_ns: int, by_recovery: bool) -> int:
+    """When the key in the place of `old` begins, Unix nanoseconds."""
+    begun_ns = (old.not_before_ns or 0) if old is not None else 0
+    if by_recovery and begun_ns - now_ns > MAX_CLOCK_AHEAD_NS:
+        # Our clock was ahead when that one began. Nobody signs before then, with neither.
+        return now_ns
+    # A clock that went back must not end a key before it began.
+    return max(now_ns, begun_ns + 1) if old is not None else now_ns
 
 
 def propose(registry: Registry, event: KeyEvent) -> Registry:

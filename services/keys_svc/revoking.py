@@ -114,15 +114,13 @@ def _replaced(
         return take_place(registry, event, now_ns, 0)
     changed = without(registry, [e for e in open_events(registry) if _is_waiting(registry, e, new)])
     useless = _never_told(changed, record)
-    if not useless:
-        changed = propose_created(changed, new, now_ns)
-        changed = propose_rotated(changed, new, now_ns, sizes)
-        return changed.activate(replacement_kid, now_ns, drain_ns=0)
-    changed = _forgotten(changed, useless)
-    known = history_of(changed).active(record.purpose.value)
-    old = changed.get(known.kid) if known is not None else None
+    old = None
+    if useless:
+        changed = _forgotten(changed, useless)
+        known = history_of(changed).active(record.purpose.value)
+        old = changed.get(known.kid) if known is not None else None
     changed = propose_created(changed, new, now_ns)
-    changed = propose_rotated(changed, new, now_ns, sizes, old)
+    changed = propose_rotated(changed, new, now_ns, sizes, old, by_recovery=True)
     not_before_ns = changed.events[-1].signed.event.not_before_ns
     return changed.activate(replacement_kid, now_ns, drain_ns=0, not_before_ns=not_before_ns)
 

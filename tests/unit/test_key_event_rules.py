@@ -201,3 +201,10 @@ def test_a_rotation_from_epoch_2_on_names_the_previous_key() -> None:
     for event in (replace(ROTATED, previous=None), replace(ROTATED, epoch=1)):
         with pytest.raises(KeyFormatError, match="names the previous key"):
             parse_event(event.to_json())
+
+
+def test_a_key_may_begin_before_the_one_it_replaces_where_the_recovery_key_says_so() -> None:
+    """That one began by a clock that was ahead. Without the recovery key it is "begins before"."""
+    history = replay([*GOOD[:2], signed(replace(ROTATED, not_before_ns=50), R1, W2)], None)
+    assert history.keys["witness-2"].not_before_ns == 50
+    assert history.keys["witness-1"].state is KeyState.DRAINING

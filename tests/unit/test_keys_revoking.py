@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from keys_svc import journal
 from keys_svc.proposals import propose_rotated
+from keys_svc.rebuilding import rebuild
 from keys_svc.registry import EventState, Registry
 from keys_svc.revoking import revoke
 from provledger.errors import (
@@ -23,7 +24,7 @@ from provledger.errors import (
 )
 from provledger.key_events import EventType
 from provledger.key_history import check_key_set
-from provledger.keyset import CoveredCheckpoint, KeyPurpose, KeyState
+from provledger.keyset import MAX_CLOCK_AHEAD_NS, CoveredCheckpoint, KeyPurpose, KeyState
 from tests.unit.test_key_events import C1, H1, R1, W1, W2, W3, X1
 from tests.unit.test_keys_journal import DRAIN_NS, MAKERS, WITNESS, binding, carry, rotate
 
@@ -145,6 +146,39 @@ def test_replacement_that_waits_for_the_recovery_key_names_the_command_that_fini
     with pytest.raises(FailedPreconditionError, match=again) as caught:
         journal.cancel(replaced, "witness-2")
     assert caught.value.reason == "ROTATION_SEALED"
+
+
+def test_replacement_of_a_key_that_has_not_begun_begins_at_once_by_the_recovery_key() -> None:
+    """It was made while our clock was ahead: nobody signs with it, nor with one behind it."""
+    ahead_ns = 600 + MAX_CLOCK_AHEAD_NS + 1
+    registry = carry(rotate(kept(), W2, ahead_ns), now_ns=ahead_ns)
+    registry = carry(journal.create(registry, binding(W3), 600), now_ns=600)
+    stands = (CoveredCheckpoint("log", 3, bytes(32)),)
+    replaced = revoke(
+        registry, "witness-2", "ahead", 600, after=stands, replacement_kid="witness-3"
+    )
+    new = replaced.active(WITNESS)
+    assert new is not None
+    assert (new.kid, new.not_before_ns) == ("witness-3", 600)
+    check_storable(replaced)
+    # Without the recovery key, nobody would take such a history.
+    assert (EventType.ROTATED, "witness-3", EventState.PROPOSED) in open_of(carry(replaced))
+    done = carried(replaced)
+    check_of_one_mind(done)
+    old = done.key_set(9_000).find(purpose=WITNESS, kid="witness-2")
+    assert (old.state, old.covered) == (KeyState.REVOKED, stands)
+    pairs = [(each.signed, each.receipt) for each in done.events]
+    assert rebuild(Registry(), pairs, R1.thumbprint, 9_000).get("witness-3") == new
+    check_of_one_mind(carried(rotate(done, X1, 10_000), 11_000))
+
+
+def test_replacement_of_a_key_that_begins_in_a_moment_begins_behind_it() -> None:
+    """So far clocks may differ, and whoever signs takes the start for the time."""
+    begins_ns = 600 + MAX_CLOCK_AHEAD_NS
+    registry = carry(rotate(kept(), W2, begins_ns), now_ns=begins_ns)
+    registry = carry(journal.create(registry, binding(W3), 600), now_ns=600)
+    replaced = revoke(registry, "witness-2", "stolen", 600, replacement_kid="witness-3")
+    assert replaced.get("witness-3").not_before_ns == begins_ns + 1
 
 
 @pytest.mark.parametrize("created", [False, True])

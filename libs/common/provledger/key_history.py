@@ -8,6 +8,7 @@
   retirement or revocation: another one than the key it is about), or by the recovery key;
 * a key that comes in endorses its own creation and its own activation; the first one of a purpose
   that the genesis does not name replaces none, so that only the recovery key can let it in;
+* a key begins after the one that it replaces, unless the recovery key endorses that;
 * a kid and a thumbprint come in once; epochs go up by one; nothing leaves retired or revoked.
 
 Pure: no I/O, no clock. Whether a record is in the log at all is `provledger.key_ledger`'s to check.
@@ -130,6 +131,11 @@ class History:
         comes_in = event.event in (EventType.CREATED, EventType.ROTATED)
         if comes_in and event.thumbprint not in endorsers:
             raise _broken(event, "the key that comes in does not endorse it as well")
+        old = self.active(event.purpose) if event.event is EventType.ROTATED else None
+        early = old is not None and event.not_before_ns <= old.not_before_ns
+        # Of a key that began by a clock that was ahead, no other way leads back.
+        if early and (self.recovery is None or self.recovery.thumbprint not in endorsers):
+            raise _broken(event, "it begins before the key it replaces")
 
     def _endorsers(self, signed: SignedEvent, after: History) -> set[bytes]:
         """Thumbprints of the keys whose endorsement verifies; one that does not is an error."""
@@ -221,8 +227,6 @@ class History:
             raise _broken(event, "the key it replaces is not the active one")
         if event.epoch != 1 + max(k.epoch for k in self._of(event.purpose)):
             raise _broken(event, "the epoch is not the next one")
-        if old is not None and event.not_before_ns <= old.not_before_ns:
-            raise _broken(event, "it begins before the key it replaces")
         new = replace(
             known,
             state=KeyState.ACTIVE,
