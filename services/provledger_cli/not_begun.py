@@ -1,4 +1,4 @@
-"""Active keys that have not begun by the clocks of those who sign with them.
+"""Active keys that nobody signs with yet: they begin ahead of the clocks of those who would.
 
 A key begins at the time that the keys service's clock said when it was made, or rotated to. If that
 was ahead, as the whole machine's was, nobody signs once it is right again until that time has come
@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from provledger.api.keys.v1 import keys_pb2
-from provledger.keyset import KeySet, KeyState
+from provledger.keyset import KeyPurpose, KeySet, KeyState
 from provledger_cli.connect import Remote
 from provledger_cli.registry import time_text
 
 _ALLOWED_NS = 300 * 10**9
 """As `signing_time_ns` of `provledger.keyring`: up to there services sign all the same."""
+
+_DATED = frozenset({KeyPurpose.WITNESS, KeyPurpose.HEAD})
+"""What is signed for these says when. Checkpoints and COSE receipts are signed all the same."""
 
 RUNBOOK = "docs/runbooks/kms-rotate.md#a-key-that-has-not-begun"
 
@@ -65,7 +68,7 @@ async def not_begun(remote: Remote) -> list[NotBegun]:
     for signer in listed.signers:
         for kid in (each.kid for each in signer.keys if signer.time_ns > 0):
             key = keys.get(kid)
-            if key is None or key.state is not KeyState.ACTIVE:
+            if key is None or key.state is not KeyState.ACTIVE or key.purpose not in _DATED:
                 continue
             behind_ns = key.not_before_ns - signer.time_ns
             if behind_ns > _ALLOWED_NS:

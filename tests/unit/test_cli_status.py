@@ -83,12 +83,20 @@ class Services:
         witness = VerificationKey.from_public_key(
             key, kid="w2", purpose=KeyPurpose.WITNESS, epoch=2, not_before_ns=BEGINS_NS
         )
-        return keys_pb2.GetJwksResponse(jwks=KeySet([witness]).encode())
+        # Nothing that this one signs is dated.
+        other = Ed25519PrivateKey.from_private_bytes(bytes([1] * 32)).public_key()
+        checkpoint = VerificationKey.from_public_key(
+            other, kid="c1", purpose=KeyPurpose.CHECKPOINT, not_before_ns=BEGINS_NS
+        )
+        return keys_pb2.GetJwksResponse(jwks=KeySet([witness, checkpoint]).encode())
 
     def list_signers(self, request: keys_pb2.ListSignersRequest) -> keys_pb2.ListSignersResponse:
-        used = keys_pb2.SignerKey(purpose=keys_pb2.KEY_PURPOSE_WITNESS, kid="w2", epoch=2)
+        used = [
+            keys_pb2.SignerKey(purpose=keys_pb2.KEY_PURPOSE_WITNESS, kid="w2", epoch=2),
+            keys_pb2.SignerKey(purpose=keys_pb2.KEY_PURPOSE_CHECKPOINT, kid="c1", epoch=1),
+        ]
         time_ns = BEGINS_NS - self.behind_s * 10**9
-        signer = keys_pb2.Signer(watcher="witness", instance="a", keys=[used], time_ns=time_ns)
+        signer = keys_pb2.Signer(watcher="witness", instance="a", keys=used, time_ns=time_ns)
         return keys_pb2.ListSignersResponse(signers=[signer])
 
 

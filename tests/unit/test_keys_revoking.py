@@ -172,6 +172,21 @@ def test_replacement_of_a_key_that_has_not_begun_begins_at_once_by_the_recovery_
     check_of_one_mind(carried(rotate(done, X1, 10_000), 11_000))
 
 
+def test_a_replacement_that_has_not_begun_either_is_replaced_by_one_that_begins_at_once() -> None:
+    """As an earlier version made it: nobody endorses it, as it begins far ahead."""
+    ahead_ns = 600 + MAX_CLOCK_AHEAD_NS + 1
+    registry = carry(rotate(kept(), W2, ahead_ns), now_ns=ahead_ns)
+    registry = carry(journal.create(registry, binding(W3), 600), now_ns=600)
+    registry = revoke(registry, "witness-2", "ahead", 602, replacement_kid="witness-3")
+    assert registry.get("witness-3").not_before_ns == ahead_ns + 1
+    registry = journal.create(registry, binding(X1), 600)
+    replaced = revoke(registry, "witness-3", "ahead", 600, replacement_kid="receipt-1")
+    new = replaced.active(WITNESS)
+    assert new is not None
+    assert (new.kid, new.not_before_ns) == ("receipt-1", 600)
+    check_of_one_mind(carried(replaced))
+
+
 def test_replacement_of_a_key_that_begins_in_a_moment_begins_behind_it() -> None:
     """So far clocks may differ, and whoever signs takes the start for the time."""
     begins_ns = 600 + MAX_CLOCK_AHEAD_NS

@@ -202,7 +202,8 @@ def check_begin(event: KeyEvent, now_ns: int) -> None:
             f"by this {event.event.value} a key would begin {seconds} s ahead of this machine's "
             "clock: the clock of the keys service, which says when, is ahead, or this one is "
             "behind. If it is the former, set it, take the rotation back (keys rotate --cancel) "
-            "and rotate again; if it is the latter, set it",
+            "and rotate again; if it is the latter, set it. If both are right, the key that it "
+            "replaces was made while one was ahead: see docs/runbooks/kms-rotate.md",
             metadata={"kid": event.kid, "aheadSeconds": str(seconds)},
         )
 
