@@ -24,12 +24,16 @@ async def test_a_rotation_under_a_key_that_has_not_begun_does_not_say_that_it_si
         not_before_ns=begins_ns,
     )
     event = pb.KeyEvent(type=pb.KEY_EVENT_TYPE_CREATED, kid="witness-2")
+    rotated = pb.KeyEvent(type=pb.KEY_EVENT_TYPE_ROTATED, kid="witness-2")
     used = pb.SignerKey(purpose=pb.KEY_PURPOSE_WITNESS, kid="witness-1", epoch=1)
     now_ns = begins_ns - 3600 * 10**9
     answers = {
         "GetJwks": pb.GetJwksResponse(jwks=KeySet([old]).encode()),
         "ListKeyEvents": pb.ListKeyEventsResponse(
-            events=[pb.JournaledKeyEvent(event=event, state=pb.KEY_EVENT_STATE_SEALED)]
+            events=[
+                pb.JournaledKeyEvent(event=event, state=pb.KEY_EVENT_STATE_SEALED),
+                pb.JournaledKeyEvent(event=rotated, state=pb.KEY_EVENT_STATE_PROPOSED),
+            ]
         ),
         "ListSigners": pb.ListSignersResponse(
             signers=[pb.Signer(watcher="witness", instance="a", keys=[used], time_ns=now_ns)]
