@@ -133,3 +133,56 @@ def test_a_client_can_be_told_to_share_no_calls() -> None:
         for thread in threads:
             thread.join(30)
         assert fake.calls == [1] * 20
+
+
+@pytest.mark.parametrize("where", ["before", "within", "behind"])
+def test_a_call_in_the_middle_of_which_its_own_thread_closes_the_client_ends(
+    monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """As a handler of a signal does, or what the collector finds."""
+    client = Client("127.0.0.1:1", policy=QUICK)
+    loop, begin = client._own._loop, asyncio.run_coroutine_threadsafe
+
+    def interrupted(work: Any, loop: Any) -> Any:
+        monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", begin)
+        if where == "before":
+            client.close()
+        begun = begin(work, loop)
+        if where == "behind":
+            client.close()
+        return begun
+
+    def appends_late() -> None:
+        # Between its look whether the loop is closed and its way into the queue.
+        monkeypatch.setattr(loop, "_check_closed", check)
+        check()
+        client.close()
+
+    check = loop._check_closed  # type: ignore[attr-defined]
+    monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", interrupted)
+    if where == "within":
+        monkeypatch.setattr(loop, "_check_closed", appends_late)
+    met = _outcome(lambda: client.get_ledger(LEDGER))
+    assert isinstance(met, ProvledgerError)
+    assert getattr(met, "reason", "") == "CLIENT_CLOSED"
+    assert loop.is_closed()
+
+
+def test_a_client_can_be_used_and_closed_in_the_middle_of_its_closing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begin = asyncio.run_coroutine_threadsafe
+    seen: list[int] = []
+
+    def interrupted(work: Any, loop: Any) -> Any:
+        monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", begin)
+        client.close()
+        seen.append(client.append(LEDGER, create(1)).seq)
+        return begin(work, loop)
+
+    with InThread() as (_, endpoint):
+        client = Client(endpoint, policy=QUICK)
+        monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", interrupted)
+        assert _outcome(client.close) is None
+        assert seen == [1]
+        assert client._own._loop.is_closed()

@@ -40,9 +40,12 @@ class OwnLoop:
             target=self._loop.run_forever, name="provledger-client", daemon=True
         )
         self._thread.start()
+        # Taken for good by whoever closes: in one step, that nothing comes in the middle of.
+        self._ending = threading.Lock()
         # Work is begun under it, so that `close` knows of all there is. Never taken by the client's
-        # own thread, which others wait for.
-        self._closing = threading.Lock()
+        # own thread, which others wait for. Entered twice where a handler of a signal, or what the
+        # collector finds, uses the client in the middle of it: that is in the same thread.
+        self._closing = threading.RLock()
         self._shutting: concurrent.futures.Future[None] | None = None
 
     def close(self) -> None:
@@ -54,9 +57,9 @@ class OwnLoop:
             return
         if self._is_own_thread():
             raise _own_thread_error()
+        if not self._ending.acquire(blocking=False):
+            return
         with self._closing:
-            if self._shutting is not None:
-                return
             # What was begun before is begun there before this, and what remains is cancelled.
             self._shutting = asyncio.run_coroutine_threadsafe(self._shut(), self._loop)
         self._shutting.result()
@@ -95,7 +98,7 @@ class OwnLoop:
         try:
             return future.result()
         except concurrent.futures.CancelledError:
-            if self._shutting is not None:
+            if self._ending.locked():
                 raise closed_error() from None
             raise
         except BaseException:
@@ -107,9 +110,22 @@ class OwnLoop:
     def _begin(self, work: Coroutine[Any, Any, R]) -> concurrent.futures.Future[R]:
         with self._closing:
             if self._shutting is None:
-                return asyncio.run_coroutine_threadsafe(work, self._loop)
+                future = self._handed_over(work)
+                if future is not None:
+                    return future
         work.close()
         raise closed_error()
+
+    def _handed_over(self, work: Coroutine[Any, Any, R]) -> concurrent.futures.Future[R] | None:
+        """Begin it; None where the client was closed in the middle of that, in the same thread."""
+        try:
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        except RuntimeError:
+            if not self._loop.is_closed():
+                raise
+            return None
+        # A loop takes what comes once it is closed, and never looks at it.
+        return None if self._loop.is_closed() and not future.done() else future
 
     def leave(self, items: Items[Any]) -> None:
         """Close what was iterated over, and wait for it; closing the client does it besides."""
