@@ -129,6 +129,16 @@ def test_a_role_or_url_with_settings_of_its_own_is_no_pooler(postgres_database_u
         engine.dispose()
 
 
+@pytest.mark.parametrize("style", ["iso_8601", "sql_standard", "postgres_verbose"])
+def test_how_a_role_or_database_writes_intervals_is_no_matter(
+    postgres_database_url: str, style: str
+) -> None:
+    set_for(postgres_database_url, DATABASE, f"intervalstyle = '{style}'")
+    engine = open_engine(postgres_database_url, "ledger")
+    check_durable(engine)
+    engine.dispose()
+
+
 def _keys(url: str, _: Path) -> None:
     asyncio.run(keys_svc.app.build(keys_svc.config.Settings(database_url=url)))
 

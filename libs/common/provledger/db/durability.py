@@ -39,7 +39,8 @@ _QUERY: Final = sa.text(
     "SELECT "
     + ", ".join(f"current_setting('{name}') AS {name}" for name in _SETTINGS)
     + f", current_setting('{ALLOWED}', true) AS allowed"
-    + ", CAST(current_setting('statement_timeout') AS interval) AS statement_timeout"
+    # A number: psycopg reads intervals in one IntervalStyle only.
+    + ", date_part('epoch', CAST(current_setting('statement_timeout') AS interval)) AS limit_s"
     + ", to_regclass('alembic_version') IS NOT NULL AS has_tables"
 )
 
@@ -68,8 +69,7 @@ def check_durable(engine: Engine) -> None:
             "was set to on: connect without a pooler that resets sessions"
         )
     schema = engine.get_execution_options()[SCHEMA_OPTION]
-    limit_s = found.statement_timeout.total_seconds()
-    if found.search_path != schema or limit_s != STATEMENT_TIMEOUT_S:
+    if found.search_path != schema or found.limit_s != STATEMENT_TIMEOUT_S:
         raise ConfigError(
             f"the database's sessions begin with search_path={found.search_path} and not with "
             f"{schema}, or without our limits of time: a pooler in between drops their options, "
