@@ -50,7 +50,8 @@ _NO_LOCK: Final = "55P03"
 # Its session has nothing to say for as long as it takes to fill the schemas. The setting came with
 # PostgreSQL 14.
 _STAY: Final = sa.text(
-    "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'idle_session_timeout'"
+    "SELECT set_config('idle_session_timeout', '0', false) "
+    "WHERE current_setting('idle_session_timeout', true) IS NOT NULL"
 )
 _NAMES: Final = sa.text("SELECT nspname FROM pg_catalog.pg_namespace")
 _COMMENT: Final = sa.text(

@@ -273,6 +273,23 @@ def test_no_transaction_timeout_of_a_role_or_database_ends_ours(
     engine.dispose()
 
 
+def test_a_role_need_not_be_able_to_read_pg_settings(postgres_database_url: str) -> None:
+    """As where whoever hardens a server takes that away from all but its owner."""
+    role = f"reader_{secrets.token_hex(4)}"
+    with psycopg.connect(connection_string(postgres_database_url)) as connection:
+        connection.execute("REVOKE SELECT ON pg_settings FROM PUBLIC")
+        connection.execute(f"CREATE ROLE {role} LOGIN".encode())
+    url = make_url(postgres_database_url).set(username=role).render_as_string(False)
+    engine = open_engine(url, "public")
+    try:
+        with engine.connect() as connection:
+            assert connection.execute(sa.text("SELECT current_user")).scalar() == role
+    finally:
+        engine.dispose()
+        with psycopg.connect(connection_string(postgres_database_url)) as connection:
+            connection.execute(f"DROP ROLE {role}".encode())
+
+
 def test_sqlite_commits_are_durable_and_checked(tmp_path: Path) -> None:
     engine = open_engine(f"sqlite:///{tmp_path / 'a.db'}", "ledger")
     with engine.connect() as connection:

@@ -47,12 +47,13 @@ LOCK_TIMEOUT_S: Final = 5.0
 # `remote_apply` is more than `on` (PostgreSQL 18, 19.5.1).
 #
 # `transaction_timeout` of a role or database would end each backup that takes longer; before
-# PostgreSQL 17 there is none, and nothing is set.
+# PostgreSQL 17 there is none, and nothing is set. `pg_settings` is not asked: a role may not be
+# allowed to read it.
 _SET_UP: Final = (
     "SELECT set_config('synchronous_commit', 'on', false) "
     "WHERE current_setting('synchronous_commit') <> 'remote_apply' "
-    "UNION ALL SELECT set_config(name, '0', false) FROM pg_settings "
-    "WHERE name = 'transaction_timeout'"
+    "UNION ALL SELECT set_config('transaction_timeout', '0', false) "
+    "WHERE current_setting('transaction_timeout', true) IS NOT NULL"
 )
 
 _BESIDE: Final = 5
