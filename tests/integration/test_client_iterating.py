@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from provledger.client import Client, Mutation
-from provledger.errors import FailedPreconditionError
+from provledger.errors import CancelledError, FailedPreconditionError
 from tests.integration.client_simulator import LEDGER, QUICK, InThread, create
 
 
@@ -118,3 +118,38 @@ def test_one_thread_at_a_time_waits_for_the_next_item() -> None:
         given.set()
         first.join(30)
         assert [result.request_id for result in results] == ["r-0"]
+
+
+def test_a_stream_that_is_closed_while_its_next_result_is_waited_for_has_the_ids_of_the_rest() -> (
+    None
+):
+    """By another thread, as a watchdog does; whoever waits for it could only record them again."""
+    waiting, results, met = threading.Event(), list[str](), list[BaseException]()
+
+    with InThread() as (fake, endpoint), Client(endpoint, policy=QUICK) as client:
+        fake.turned_away_in_stream.add("r-3")
+        fake.turns_away_for_ever = True
+        stream: Any = client.append_stream(LEDGER, _drafts(5))
+
+        def take() -> None:
+            try:
+                for result in stream:
+                    results.append(result.request_id)
+                    if len(results) == 3:
+                        waiting.set()
+            except BaseException as error:
+                met.append(error)
+
+        taking = threading.Thread(target=take)
+        taking.start()
+        assert waiting.wait(30)
+        # The fourth is asked for, and sent again and again.
+        sessions = fake.stream_sessions
+        while fake.stream_sessions < sessions + 3:
+            taking.join(0.01)
+        stream.close()
+        taking.join(30)
+        assert isinstance(met[0], CancelledError)
+        assert met[0].reason == "ITERATION_CLOSED"
+        assert [*results, *met[0].request_ids] == [f"r-{number}" for number in range(5)]
+        assert list(stream) == []

@@ -8,11 +8,13 @@ the middle of a wait, and under any lock.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from provledger.client.transport import is_closed_error
+from provledger.errors import CancelledError
 
 if TYPE_CHECKING:
     from provledger.client.own_loop import OwnLoop
@@ -85,7 +87,7 @@ class Iteration(Iterator[R]):
     """A listing or a stream of the blocking client, for one thread at a time.
 
     unanswered: the request ids of what was sent and not handed over; for CLIENT_CLOSED, where the
-        client was closed while nobody waited for the next item.
+        client was closed while nobody waited for the next item, and for ITERATION_CLOSED.
     """
 
     def __init__(
@@ -98,7 +100,11 @@ class Iteration(Iterator[R]):
         self._busy = threading.Lock()
 
     def __next__(self) -> R:
-        """Return the next item. What it raises is the end of the iteration, as for a generator."""
+        """Return the next item. What it raises is the end of the iteration, as for a generator.
+
+        Raises CancelledError (ITERATION_CLOSED) where it is closed meanwhile: by another thread, or
+        by the handler of a signal.
+        """
         if not self._busy.acquire(blocking=False):
             raise ValueError("another thread waits for the next item already")
         try:
@@ -112,7 +118,13 @@ class Iteration(Iterator[R]):
         try:
             item: R | Any = self._own.run(self._items.take())
         except BaseException as error:
-            self._ended = True
+            was_closed, self._ended = self._ended, True
+            if was_closed and isinstance(error, concurrent.futures.CancelledError):
+                cancelled = CancelledError(
+                    "ITERATION_CLOSED", "it was closed while its next item was waited for"
+                )
+                cancelled.request_ids = self._unanswered()
+                raise cancelled from None
             if is_closed_error(error):
                 # The closing tells what became of it.
                 self._own.wait_closed()
@@ -126,7 +138,10 @@ class Iteration(Iterator[R]):
         return item
 
     def close(self) -> None:
-        """End it here, and wait for that; nothing comes any more."""
+        """End it here, and wait for that; nothing comes any more.
+
+        Whoever waits for the next item is told, see `__next__`.
+        """
         if not self._ended:
             self._ended = True
             self._own.leave(self._items)
