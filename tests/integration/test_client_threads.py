@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -186,3 +187,37 @@ def test_a_client_can_be_used_and_closed_in_the_middle_of_its_closing(
         assert _outcome(client.close) is None
         assert seen == [1]
         assert client._own._loop.is_closed()
+
+
+def test_a_client_that_is_closed_as_its_own_thread_begins_to_wait_ends_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The lock of what is waited for is held then, and the loop must not need it."""
+    client = Client("127.0.0.1:1", policy=QUICK)
+    wait = threading.Condition.wait
+
+    def interrupted(condition: threading.Condition, timeout: float | None = None) -> bool:
+        if threading.current_thread() in calling:
+            calling.clear()
+            client.close()
+        return wait(condition, timeout)
+
+    def call() -> object:
+        begin = asyncio.run_coroutine_threadsafe
+
+        def begun(work: Any, loop: Any) -> concurrent.futures.Future[Any]:
+            monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", begin)
+            # The loop is held up until the wait has begun.
+            loop.call_soon_threadsafe(held.acquire, True, 0.5)
+            calling.append(threading.current_thread())
+            return begin(work, loop)
+
+        monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", begun)
+        return client.get_ledger(LEDGER)
+
+    calling, held = list[threading.Thread](), threading.Lock()
+    held.acquire()
+    monkeypatch.setattr(threading.Condition, "wait", interrupted)
+    assert isinstance(_outcome(call), ProvledgerError)
+    calling.clear()
+    client.close()

@@ -11,7 +11,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from provledger.client import forks
 from provledger.client.iterating import Items, Open
@@ -94,9 +94,10 @@ class OwnLoop:
         if self._is_own_thread():
             work.close()
             raise _own_thread_error()
-        future = self._begin(work)
+        outcome = _Outcome[R]()
+        future = self._begin(outcome.of(work), work)
         try:
-            return future.result()
+            return outcome.wait()
         except concurrent.futures.CancelledError:
             if self._ending.locked():
                 raise closed_error() from None
@@ -107,12 +108,15 @@ class OwnLoop:
             future.cancel()
             raise
 
-    def _begin(self, work: Coroutine[Any, Any, R]) -> concurrent.futures.Future[R]:
+    def _begin(
+        self, noted: Coroutine[Any, Any, None], work: Coroutine[Any, Any, Any]
+    ) -> concurrent.futures.Future[None]:
         with self._closing:
             if self._shutting is None:
-                future = self._handed_over(work)
+                future = self._handed_over(noted)
                 if future is not None:
                     return future
+        noted.close()
         work.close()
         raise closed_error()
 
@@ -155,6 +159,43 @@ class OwnLoop:
 
     def _is_own_thread(self) -> bool:
         return threading.current_thread() is self._thread
+
+
+class _Outcome(Generic[R]):
+    """What work in the loop came to, for one thread that waits.
+
+    Not by its future: whoever begins to wait for that holds its lock for a moment, which the loop
+    needs, and a handler of a signal that comes just then may wait for the loop.
+    """
+
+    def __init__(self) -> None:
+        self._ended = threading.Lock()
+        self._ended.acquire()
+        self._values: list[R] = []
+        self._error: BaseException | None = None
+
+    async def of(self, work: Coroutine[Any, Any, R]) -> None:
+        """Do it, and note what it returns or raises; in the loop."""
+        try:
+            self._values.append(await work)
+        except BaseException as error:
+            self._error = error
+            raise
+        finally:
+            self._ended.release()
+
+    def wait(self) -> R:
+        """What it returned, or raised; where it was cancelled, as its future would say it."""
+        self._ended.acquire()
+        try:
+            if isinstance(self._error, asyncio.CancelledError):
+                raise concurrent.futures.CancelledError
+            if self._error is not None:
+                raise self._error
+            return self._values[0]
+        finally:
+            # The error knows this frame.
+            self._error = None
 
 
 def _own_thread_error() -> FailedPreconditionError:
