@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from itertools import islice
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ from provledger.errors import StatusError
 from provledger.retry import NO_RETRY
 from provledger.rpc.errors import from_rpc_error
 from provledger.rpc.key_events import event_to_pb
-from tests.faults.cluster import Cluster
+from tests.faults.cluster import Cluster, eventually
 from tests.support.key_history import GENESIS
 
 RPCS: Final = tuple(
@@ -47,6 +48,7 @@ def check_held(cluster: Cluster, leaves: Mapping[str, list[bytes]], reason: str)
         for name, entries in leaves.items():
             signed = (cluster.data.tiles / "logs" / name / "checkpoint").read_bytes()
             log = f"logs/{name}"
+            eventually(partial(_hears_of_keys, stub, log), "the anchor has heard of its keys")
             size = stub.GetCheckpoint(pb.GetCheckpointRequest(log=log)).tree_size
             assert 1 < size < len(entries), "nothing was lost"
             for rpc in RPCS:
@@ -89,6 +91,17 @@ def check_nothing_recorded(endpoint: str, ledger: str, reason: str) -> None:
                 ask()
             assert caught.value.reason == reason, caught.value
         assert client.get_ledger(ledger).seq == seq
+
+
+def _hears_of_keys(stub: Any, log: str) -> bool:
+    """Not so for a moment after a start, whatever is held: the keys service is asked meanwhile."""
+    try:
+        stub.GetLog(pb.GetLogRequest(name=log), timeout=_TIMEOUT_S)
+    except grpc.RpcError as exc:
+        if from_rpc_error(exc).reason != "KEY_LEASE_EXPIRED":
+            raise
+        return False
+    return True
 
 
 def _check_rpc(stub: Any, rpc: str, request: Message, reason: str, signed: bytes) -> None:
