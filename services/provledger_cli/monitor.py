@@ -40,6 +40,7 @@ STEP_S: Final = 120.0
 not be had."""
 
 _PATIENCE_S: Final = 5.0
+_TURNS: Final = 5
 _MAX_AHEAD_S: Final = MAX_CLOCK_AHEAD_NS // 1_000_000_000
 
 
@@ -206,23 +207,38 @@ class Monitor:
     def _save(self, look: Look) -> None:
         """Save what is remembered; what cannot be saved is not forgotten meanwhile.
 
-        What another look, at work at the same time, has remembered stands if it is further; ours is
-        held against it first.
+        What another look, at work at the same time, has remembered is held against ours first, and
+        stands if it is further.
         """
-        if self._saved or self._last is None:
-            return
+        for _ in range(_TURNS):
+            if self._last is None or self._saved:
+                return
+            kept = self._try_save(*self._last, look)
+            if kept is None or not self._heed(kept, self._last[0], look):
+                return
+        if not self._saved:
+            look.unknown["state"] = f"other looks saved theirs before ours, {_TURNS} times"
+
+    def _try_save(self, last: SeenHead, grown_at: int, look: Look) -> tuple[SeenHead, int] | None:
+        """Save, unless another look has saved meanwhile: then what that one remembered."""
         kept = None
         with self._noting(look, "state"):
-            kept = self._memory.save(*self._last)
+            kept = self._memory.save(last, grown_at)
             self._saved = kept is None
-        if kept is None:
-            return
-        held = look.held.pop(CONSISTENCY, None)
+        return kept
+
+    def _heed(self, kept: tuple[SeenHead, int], ours: SeenHead, look: Look) -> bool:
+        """Go on with the further one of another look's head and ours; False: why not is told."""
+        joined, held = False, look.held.pop(CONSISTENCY, None)
         with self._noting(look, CONSISTENCY, unknown="log"):
-            if self._is_joined(self._last[0], kept[0], look):
+            joined = self._is_joined(ours, kept[0], look)
+        if joined:
+            self._memory.join(kept[0])
+            if kept[0].size >= ours.size:
                 self._last, self._saved = kept, True
-                if held is not None:
-                    look.held[CONSISTENCY] = held
+            if held is not None:
+                look.held[CONSISTENCY] = held
+        return joined
 
     def _compare(self, place: str, head: SeenHead, look: Look) -> SeenHead:
         """Compare with a checkpoint from elsewhere, which the log must have reached.

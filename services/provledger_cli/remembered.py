@@ -4,8 +4,8 @@
 
     {"grownAtUnixS":"1763665200","origin":"..","signed":"<signed note>","v":"1"}
 
-The file is replaced whole, and only by a head that extends it; looks that overlap, as those of one
-cron job may, take turns at it. Trust: whoever can change it can
+The file is replaced whole, and only by a head that was found joined with the one in it; looks that
+overlap, as those of one cron job may, take turns at it. Trust: whoever can change it can
 make the monitor forget, not make it accept; it is checked with the log's key when it is read.
 """
 
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from provledger import jcs, note
+from provledger.checkpoint import Checkpoint
 from provledger.errors import InputError, VerificationError
 from provledger.monitoring import LogView, SeenHead
 from provledger_cli.datadir import write_atomically
@@ -32,6 +33,8 @@ class Memory:
     def __init__(self, path: Path, view: LogView) -> None:
         self.path = path
         self._view = view
+        # What is saved was held against this one.
+        self._joined: Checkpoint | None = None
 
     def load(self) -> tuple[SeenHead, int] | None:
         """The last head, and when the log had grown to it (Unix seconds); None at first.
@@ -40,6 +43,12 @@ class Memory:
             CommandError: the file is of another log or key, or damaged: forgetting must be
                 deliberate.
         """
+        found = self._read()
+        if found is not None:
+            self.join(found[0])
+        return found
+
+    def _read(self) -> tuple[SeenHead, int] | None:
         try:
             data = self.path.read_bytes()
         except FileNotFoundError:
@@ -67,24 +76,25 @@ class Memory:
             "only if this one is of another log: without it a monitor cannot see a rewrite",
         )
 
+    def join(self, head: SeenHead) -> None:
+        """Take note that what is saved from now on is of one history with this head."""
+        self._joined = head.checkpoint
+
     def save(self, head: SeenHead, grown_at_unix_s: int) -> tuple[SeenHead, int] | None:
         """Remember a head instead of the one before; durable on return.
 
-        As `load`, what another look has remembered meanwhile, and is kept: a larger head, or one of
-        this size that is of another tree. None if there is none.
+        As `load`, what another look has remembered meanwhile, and is kept, of whatever size: only
+        whoever held both against each other (`join`) knows that they are of one history. None if
+        there is none.
 
         Raises:
             CommandError, OSError: the file cannot be used.
         """
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _alone(self.path.parent):
-            there = self.load()
-            if there is not None:
-                kept = there[0].checkpoint
-                if kept.size > head.size:
-                    return there
-                if kept.size == head.size and kept.root != head.checkpoint.root:
-                    return there
+            there = self._read()
+            if there is not None and there[0].checkpoint != self._joined:
+                return there
             value = {
                 "v": "1",
                 "origin": self._view.origin,
@@ -92,6 +102,7 @@ class Memory:
                 "grownAtUnixS": str(grown_at_unix_s),
             }
             write_atomically(self.path, jcs.encode(value) + b"\n", mode=0o644)
+        self.join(head)
         return None
 
     def keep_evidence(self, evidence: bytes) -> Path:

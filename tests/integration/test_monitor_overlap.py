@@ -29,13 +29,13 @@ def state(tmp_path: Path) -> Path:
     return path
 
 
-def slow(root: Path, state: Path, meanwhile: Callable[[], None]) -> Monitor:
-    """A monitor during whose first look, just before it saves, something is done."""
+def slow(root: Path, state: Path, meanwhile: Callable[[], None], *, times: int = 1) -> Monitor:
+    """A monitor during whose first look something is done, before each of so many times to save."""
     made = monitor(DirFiles(root), state)
-    save, todo = made._memory.save, [meanwhile]
+    save, todo = made._memory.save, [meanwhile] * times
 
     def late(head: SeenHead, grown_at_unix_s: int) -> tuple[SeenHead, int] | None:
-        while todo:
+        if todo:
             todo.pop()()
         return save(head, grown_at_unix_s)
 
@@ -81,6 +81,58 @@ def test_looks_that_were_shown_two_histories_at_once_tell_it(
     found = slow(tmp_path / "log", state, seen_by_another).look()
     assert kinds(found) == ["split_view"]
     assert "consistency" not in found.held
+    assert remembered(state) == signed_checkpoint(ORIGIN, ENTRIES[:400])
+
+
+def test_the_larger_of_two_histories_does_not_cover_the_smaller_one(
+    tmp_path: Path, state: Path
+) -> None:
+    other = tmp_path / "other"
+    write_log(other, ORIGIN, ENTRIES[:390])
+    write_log(tmp_path / "log", ORIGIN, FORKED[:400])
+
+    def seen_by_another() -> None:
+        assert monitor(DirFiles(other), state).look().alarms == []
+
+    found = slow(tmp_path / "log", state, seen_by_another).look()
+    assert (kinds(found), "consistency" in found.held) == (["split_view"], False)
+    assert remembered(state) == signed_checkpoint(ORIGIN, ENTRIES[:390])
+    # Nor does the first head of all.
+    state.unlink()
+    found = slow(tmp_path / "log", state, seen_by_another).look()
+    assert (kinds(found), "consistency" in found.held) == (["split_view"], False)
+    assert remembered(state) == signed_checkpoint(ORIGIN, ENTRIES[:390])
+
+
+def test_a_larger_head_is_saved_once_it_is_found_joined_with_what_another_look_saved(
+    tmp_path: Path, state: Path
+) -> None:
+    other = tmp_path / "other"
+    write_log(other, ORIGIN, ENTRIES[:390])
+
+    def seen_by_another() -> None:
+        assert monitor(DirFiles(other), state).look().alarms == []
+
+    found = slow(tmp_path / "log", state, seen_by_another).look()
+    assert (found.alarms, found.unknown) == ([], {})
+    assert found.held["consistency"] == "with the head of size 290 seen before"
+    assert remembered(state) == signed_checkpoint(ORIGIN, ENTRIES[:400])
+
+
+def test_who_never_has_a_turn_cannot_tell(tmp_path: Path, state: Path) -> None:
+    """Others save between each of its attempts; what it saw is saved by the next look."""
+    other = tmp_path / "other"
+    sizes = iter(range(300, 305))
+
+    def seen_by_others() -> None:
+        write_log(other, ORIGIN, ENTRIES[: next(sizes)])
+        assert monitor(DirFiles(other), state).look().alarms == []
+
+    watch = slow(tmp_path / "log", state, seen_by_others, times=5)
+    found = watch.look()
+    assert (found.alarms, list(found.unknown)) == ([], ["state"])
+    assert remembered(state) == signed_checkpoint(ORIGIN, ENTRIES[:304])
+    assert watch.look().unknown == {}
     assert remembered(state) == signed_checkpoint(ORIGIN, ENTRIES[:400])
 
 
