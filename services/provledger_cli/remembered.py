@@ -11,13 +11,13 @@ make the monitor forget, not make it accept; it is checked with the log's key wh
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from provledger import jcs, note
 from provledger.checkpoint import Checkpoint
@@ -25,14 +25,31 @@ from provledger.errors import InputError, VerificationError
 from provledger.monitoring import LogView, SeenHead
 from provledger_cli.datadir import write_atomically
 from provledger_cli.failures import CommandError
+from provledger_cli.placing import try_lock
+
+_TURN_S: Final = 2.0
+"""How long others that save are waited for. It takes them milliseconds."""
+_POLL_S: Final = 0.02
 
 
 class Memory:
-    """The state file."""
+    """The state file.
 
-    def __init__(self, path: Path, view: LogView) -> None:
+    monotonic: seconds since some moment.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        view: LogView,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self.path = path
         self._view = view
+        self._monotonic = monotonic
+        self._sleep = sleep
         # What is saved was held against this one.
         self._joined: Checkpoint | None = None
 
@@ -91,7 +108,7 @@ class Memory:
             CommandError, OSError: the file cannot be used.
         """
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _alone(self.path.parent):
+        with self._alone():
             there = self._read()
             if there is not None and there[0].checkpoint != self._joined:
                 return there
@@ -112,18 +129,30 @@ class Memory:
         write_atomically(self.path.parent / name, evidence, mode=0o644)
         return self.path.parent / name
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other looks from saving meanwhile; wait for those that do.
 
-@contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """Wait until no other look saves in a directory, and keep them from it.
+        The directory itself is locked: no file of a lock stays. Where it cannot be, as on NFS, two
+        that save in the same moment are not kept apart. Nor are they while somebody else holds it,
+        which takes no more than the right to read it, or `flock DIRECTORY provledger monitor`: to
+        remember nothing for so long would be worse.
+        """
+        descriptor = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with suppress(OSError):
+                self._lock(descriptor)
+            yield
+        finally:
+            os.close(descriptor)
 
-    The directory itself is locked: no file of a lock stays. Where it cannot be, as on NFS, two that
-    save in the same moment are not kept apart.
-    """
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+    def _lock(self, descriptor: int) -> None:
+        """Lock an open directory; raises OSError if that cannot be, or not soon."""
+        end_s = self._monotonic() + _TURN_S
+        while True:
+            try:
+                return try_lock(descriptor)
+            except BlockingIOError:
+                if self._monotonic() >= end_s:
+                    raise
+            self._sleep(_POLL_S)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from provledger.monitoring import SeenHead
+from provledger.monitoring import LogView, SeenHead
 from provledger_cli import remembered as remembered_module
 from provledger_cli.datadir import write_atomically
 from provledger_cli.logfiles import DirFiles
-from provledger_cli.monitor import Monitor
+from provledger_cli.monitor import Monitor, Wanted
 from provledger_cli.placing import try_lock
+from provledger_cli.remembered import Memory
 from tests.support.tiled import signed_checkpoint, write_log
-from tests.support.watched import ENTRIES, FORKED, ORIGIN, kinds, monitor
+from tests.support.watched import ENTRIES, FORKED, KEY, ORIGIN, kinds, monitor
 
 
 @pytest.fixture
@@ -173,3 +175,65 @@ def test_looks_take_turns_at_the_state(
     monkeypatch.setattr(remembered_module, "write_atomically", written)
     assert monitor(DirFiles(tmp_path / "log"), state).look().unknown == {}
     assert free == [False]
+
+
+class Waiting:
+    """A clock that nothing but waiting moves on."""
+
+    now_s = 0.0
+    meanwhile: Callable[[], None] | None = None
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+        if self.meanwhile is not None:
+            self.meanwhile()
+
+
+@pytest.fixture
+def held(state: Path) -> Iterator[int]:
+    """The state's directory, locked by somebody who may read it."""
+    descriptor = os.open(state.parent, os.O_RDONLY)
+    try:
+        try_lock(descriptor)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def waiting(root: Path, state: Path, clock: Waiting) -> Monitor:
+    view = LogView([KEY])
+    memory = Memory(state, view, monotonic=clock, sleep=clock.sleep)
+    return Monitor(view, DirFiles(root), memory, Wanted())
+
+
+@pytest.mark.usefixtures("held")
+def test_who_holds_the_directory_keeps_no_look_from_remembering(
+    tmp_path: Path, state: Path
+) -> None:
+    """As `flock DIRECTORY provledger monitor` does, for as long as it runs."""
+    clock = Waiting()
+    found = waiting(tmp_path / "log", state, clock).look()
+    assert (found.alarms, found.unknown) == ([], {})
+    assert remembered(state) == signed_checkpoint(ORIGIN, ENTRIES[:400])
+    assert 2.0 <= clock.now_s < 2.1
+
+
+def test_what_was_saved_by_whom_a_look_waited_for_stands(
+    tmp_path: Path, state: Path, held: int
+) -> None:
+    clock = Waiting()
+
+    def saved() -> None:
+        clock.meanwhile = None
+        signed = signed_checkpoint(ORIGIN, FORKED[:390]).decode()
+        value = json.loads(state.read_bytes()) | {"signed": signed}
+        write_atomically(state, json.dumps(value).encode())
+        fcntl.flock(held, fcntl.LOCK_UN)
+
+    clock.meanwhile = saved
+    assert kinds(waiting(tmp_path / "log", state, clock).look()) == ["split_view"]
+    assert clock.now_s < 0.1
+    assert remembered(state) == signed_checkpoint(ORIGIN, FORKED[:390])
