@@ -156,6 +156,31 @@ def open_files(place: str) -> Files:
     return DirFiles(root)
 
 
+def read_checkpoint(place: str) -> bytes:
+    """A checkpoint in a file or at a URL; a longer file is read up to the limit, and one byte more.
+
+    Raises:
+        CommandError, FetchError: it cannot be had.
+    """
+    if place.startswith(("http://", "https://")):
+        base, _, name = place.rpartition("/")
+        fetcher = Fetcher(base)
+        try:
+            data = fetcher.get(name, MAX_CHECKPOINT_BYTES)
+        finally:
+            fetcher.close()
+        if data is None:
+            raise FetchError(f"{place} is not there")
+        return data
+    try:
+        with Path(place).open("rb") as file:
+            return file.read(MAX_CHECKPOINT_BYTES + 1)
+    except OSError as error:
+        raise CommandError(
+            f"{place} cannot be read: {error.strerror}", hint="name a file or a URL"
+        ) from error
+
+
 def _open_bucket(uri: str) -> BucketFiles:
     from provledger.s3 import Bucket, BucketURI
 

@@ -30,8 +30,8 @@ from provledger.receipt import Receipt
 from provledger.tiletree import TileTree
 from provledger_cli.alarms import CONSISTENCY, ENTRIES, FRESHNESS, SPLIT_VIEW, Alarm, Look
 from provledger_cli.failures import CommandError
-from provledger_cli.fetching import Fetcher, FetchError
-from provledger_cli.logfiles import MAX_CHECKPOINT_BYTES, Files, TimedFiles
+from provledger_cli.fetching import FetchError
+from provledger_cli.logfiles import Files, TimedFiles, read_checkpoint
 from provledger_cli.receipt_files import receipts_of
 from provledger_cli.remembered import Memory
 
@@ -42,6 +42,8 @@ not be had."""
 _PATIENCE_S: Final = 5.0
 _TURNS: Final = 5
 _MAX_AHEAD_S: Final = MAX_CLOCK_AHEAD_NS // 1_000_000_000
+"""What is dated further ahead of us says nothing of how old a head is."""
+_AHEAD: Final = f"dated over {_MAX_AHEAD_S} s ahead of our clock: one of the two is wrong"
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +250,7 @@ class Monitor:
         check = f"checkpoint {place}"
         with self._noting(look, check):
             try:
-                other = self._view.open(_read_checkpoint(place))
+                other = self._view.open(read_checkpoint(place))
             except VerificationError as error:
                 message = f"{place}: {error.message}"
                 look.add(Alarm("checkpoint_signature", message, check))
@@ -311,8 +313,7 @@ class Monitor:
                 if head is not None and wanted.policy is not None:
                     self._check_quorum(wanted.policy, head, look)
                 elif head is not None:
-                    at = newest_cosignature(head.signed, wanted.cosigners)
-                    self._check_since(at, "was", "cosigned", look, why=_plain(head))
+                    self._check_cosigners(wanted.cosigners, head, look)
             elif wanted.max_age_s is not None and self._last is not None:
                 self._check_grown(*self._last, look)
 
@@ -328,6 +329,18 @@ class Monitor:
             )
             return
         self._check_since(grown_at, "has", "grown", look)
+
+    def _check_cosigners(
+        self, cosigners: Sequence[VerifierKey], head: SeenHead, look: Look
+    ) -> None:
+        at, max_age_s = newest_cosignature(head.signed, cosigners), self._wanted.max_age_s
+        now = int(self._clock())
+        if at is not None and max_age_s is not None and at - now > _MAX_AHEAD_S:
+            at = newest_cosignature(head.signed, cosigners, until_unix_s=now + _MAX_AHEAD_S)
+            if at is None or now - at > max_age_s:
+                look.unknown[FRESHNESS] = f"the newest cosignature is {_AHEAD}"
+                return
+        self._check_since(at, "was", "cosigned", look, why=_plain(head))
 
     def _check_since(
         self, at: int | None, verb: str, what: str, look: Look, *, why: str = ""
@@ -346,12 +359,10 @@ class Monitor:
         since = 0 if max_age_s is None else now - max_age_s
         fresh = {name for name, at in times.items() if at >= since}
         if max_age_s is not None:
-            # What is dated far ahead of us says nothing of how old the head is.
             ahead = {name for name in fresh if times[name] - now > _MAX_AHEAD_S}
             if policy.met_by(fresh) and not policy.met_by(fresh - ahead):
                 who = ", ".join(sorted(ahead))
-                why = f"the cosignature by {who} is dated over {_MAX_AHEAD_S} s ahead of our clock"
-                look.unknown[FRESHNESS] = f"{why}: one of the two is wrong"
+                look.unknown[FRESHNESS] = f"the cosignature by {who} is {_AHEAD}"
                 return
             fresh -= ahead
         names = ", ".join(sorted(fresh))
@@ -468,23 +479,3 @@ def _checkpoints_of(path: Path, origin: str) -> Iterator[bytes]:
             if proof.origin == origin and (digest := sha256(proof.checkpoint)) not in digests:
                 digests.add(digest)
                 yield proof.checkpoint
-
-
-def _read_checkpoint(place: str) -> bytes:
-    if place.startswith(("http://", "https://")):
-        base, _, name = place.rpartition("/")
-        fetcher = Fetcher(base)
-        try:
-            data = fetcher.get(name, MAX_CHECKPOINT_BYTES)
-        finally:
-            fetcher.close()
-        if data is None:
-            raise FetchError(f"{place} is not there")
-        return data
-    try:
-        with Path(place).open("rb") as file:
-            return file.read(MAX_CHECKPOINT_BYTES + 1)
-    except OSError as error:
-        raise CommandError(
-            f"{place} cannot be read: {error.strerror}", hint="name a file or a URL"
-        ) from error

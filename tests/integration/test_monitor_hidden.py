@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from provledger.errors import UnavailableError
+from provledger.monitoring import LogView
+from provledger.note import parse_vkey
 from provledger.policy import parse_policy
 from provledger.split_view import parse_split_view
 from provledger_cli.fetching import Fetcher
@@ -253,6 +255,33 @@ def test_a_cosignature_dated_far_ahead_does_not_make_a_head_fresh(
     clock.now += 60
     (web.root / "checkpoint").write_bytes(cosign(both, "one.example", clock.now + 400)[0])
     assert kinds(look(web, state, clock, max_age_s=60, policy=every)) == ["stale"]
+
+
+def test_a_cosigner_that_dates_far_ahead_does_not_make_a_head_fresh(
+    web: WebRoot, state: Path
+) -> None:
+    """As with a policy; another one of those that are given is believed beside it."""
+    clock = Clock()
+    plain = (web.root / "checkpoint").read_bytes()
+    one, one_key = cosign(plain, "one.example", clock.now + 301)
+    both, other_key = cosign(one, "other.example", clock.now)
+    ahead, either = LogView([one_key]).keys, [parse_vkey(one_key), parse_vkey(other_key)]
+    (web.root / "checkpoint").write_bytes(both)
+    found = look(web, state, clock, max_age_s=60, cosigners=ahead)
+    assert (found.alarms, "freshness" in found.held) == ([], False)
+    assert found.unknown["freshness"].startswith("the newest cosignature is dated over 300 s ")
+    # Who asks for no age is told no more than that it signed.
+    assert "freshness" in look(web, state, clock, cosigners=ahead).held
+    held = look(web, state, clock, max_age_s=60, cosigners=either).held
+    assert held["freshness"] == "cosigned 0 s ago or later"
+    clock.now += 1
+    assert "freshness" in look(web, state, clock, max_age_s=60, cosigners=ahead).held
+    # What the other one says is too old by then, and that the head is cannot be told.
+    one, _ = cosign(plain, "one.example", clock.now + 10**8)
+    (web.root / "checkpoint").write_bytes(cosign(one, "other.example", clock.now)[0])
+    clock.now += 61
+    found = look(web, state, clock, max_age_s=60, cosigners=either)
+    assert (found.alarms, list(found.unknown)) == ([], ["freshness"])
 
 
 def test_an_alarm_is_told_before_the_rest_of_the_look(web: WebRoot, state: Path) -> None:

@@ -201,6 +201,8 @@ def test_the_newest_cosignature_counts() -> None:
     assert newest_cosignature(both, []) is None
     assert newest_cosignature(both, keys[:1]) == 1_000
     assert newest_cosignature(both, keys) == 2_000
+    assert newest_cosignature(both, keys, until_unix_s=1_999) == 1_000
+    assert newest_cosignature(both, keys, until_unix_s=999) is None
     with pytest.raises(VerificationError):
         newest_cosignature(both.replace(b"\n3\n", b"\n4\n"), keys)
 

@@ -11,6 +11,7 @@ whom to tell (`provledger_cli.monitor`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -120,8 +121,12 @@ class LogView:
         )
 
 
-def newest_cosignature(signed: bytes, cosigners: Sequence[VerifierKey]) -> int | None:
+def newest_cosignature(
+    signed: bytes, cosigners: Sequence[VerifierKey], *, until_unix_s: float = math.inf
+) -> int | None:
     """When the last of these cosigners signed a note, in Unix seconds; None if none did.
+
+    until_unix_s: what is dated later is left out.
 
     Raises:
         VerificationError: a line in one of their names does not verify.
@@ -137,7 +142,7 @@ def newest_cosignature(signed: bytes, cosigners: Sequence[VerifierKey]) -> int |
     except NoteError as error:
         raise VerificationError(str(error), check="cosigner_quorum") from error
     times = [item.timestamp_unix_s for item in opened.signatures if item.timestamp_unix_s]
-    return max(times, default=None)
+    return max((at for at in times if at <= until_unix_s), default=None)
 
 
 def cosigned_by(signed: bytes, policy: Policy) -> dict[str, int]:
