@@ -233,7 +233,7 @@ class Monitor:
         """Go on with the further one of another look's head and ours; False: why not is told."""
         joined, held = False, look.held.pop(CONSISTENCY, None)
         with self._noting(look, CONSISTENCY, unknown="log"):
-            joined = self._is_joined(ours, kept[0], look)
+            joined = self._meets(ours, kept[0], look)
         if joined:
             self._memory.join(kept[0])
             if kept[0].size >= ours.size:
@@ -241,6 +241,22 @@ class Monitor:
             if held is not None:
                 look.held[CONSISTENCY] = held
         return joined
+
+    def _meets(self, ours: SeenHead, kept: SeenHead, look: Look) -> bool:
+        """As `_is_joined`, of the log's head and one that another look saw, perhaps later."""
+        try:
+            self._view.check_joined(ours, kept, self._files)
+        except SplitViewError:
+            raise
+        except (ProvledgerError, OSError):
+            if ours.size >= kept.size:
+                raise
+            # Ours may be the older answer: whether the log went back is what it shows by now.
+            self._files.allow(STEP_S)
+            if not self._is_joined(self._fetch(), kept, look):
+                return False
+            self._view.check_joined(ours, kept, self._files)
+        return True
 
     def _compare(self, place: str, head: SeenHead, look: Look) -> SeenHead:
         """Compare with a checkpoint from elsewhere, which the log must have reached.
@@ -322,7 +338,8 @@ class Monitor:
         if grown_at > now:
             # Left as it is, it would hold for as long as the clock was ahead, grown or not.
             self._last, self._saved = (last, now), False
-            self._save(look)
+            # What another look saved is heeded once the head of this one is compared with ours.
+            self._try_save(last, now, look)
             look.unknown[FRESHNESS] = (
                 f"the log grew {grown_at - now} s from now, by the clock of then: it was ahead, or "
                 "is behind now; how long the log has not grown is counted from now on"

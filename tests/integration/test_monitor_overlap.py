@@ -18,7 +18,7 @@ from provledger_cli.monitor import Monitor, Wanted
 from provledger_cli.placing import try_lock
 from provledger_cli.remembered import Memory
 from tests.support.tiled import signed_checkpoint, write_log
-from tests.support.watched import ENTRIES, FORKED, KEY, ORIGIN, kinds, monitor
+from tests.support.watched import ENTRIES, FORKED, KEY, ORIGIN, Clock, kinds, monitor
 
 
 @pytest.fixture
@@ -31,9 +31,17 @@ def state(tmp_path: Path) -> Path:
     return path
 
 
-def slow(root: Path, state: Path, meanwhile: Callable[[], None], *, times: int = 1) -> Monitor:
+def slow(
+    root: Path | DirFiles,
+    state: Path,
+    meanwhile: Callable[[], None],
+    *,
+    times: int = 1,
+    max_age_s: int | None = None,
+) -> Monitor:
     """A monitor during whose first look something is done, before each of so many times to save."""
-    made = monitor(DirFiles(root), state)
+    files = DirFiles(root) if isinstance(root, Path) else root
+    made = monitor(files, state, max_age_s=max_age_s)
     save, todo = made._memory.save, [meanwhile] * times
 
     def late(head: SeenHead, grown_at_unix_s: int) -> tuple[SeenHead, int] | None:
@@ -151,6 +159,70 @@ def test_a_log_that_went_back_between_two_looks_is_told_by_the_later_one(
     found = slow(tmp_path / "log", state, seen_by_another).look()
     assert kinds(found) == ["rolled_back"]
     assert "consistency" not in found.held
+    assert remembered(state) == signed_checkpoint(ORIGIN, ENTRIES[:600])
+
+
+class Away(DirFiles):
+    """A log in a directory, of which some files cannot be had now and then."""
+
+    away: str | None = None
+
+    def read(self, path: str) -> bytes | None:
+        if self.away is not None and path.startswith(self.away):
+            raise OSError(104, "Connection reset by peer")
+        return super().read(path)
+
+
+@pytest.mark.parametrize("away", ["", "tile/"], ids=["all", "tiles"])
+def test_a_log_that_is_away_while_it_grows_has_not_gone_back(
+    tmp_path: Path, state: Path, away: str
+) -> None:
+    """Our head is smaller because it was asked for before the one that another look saved."""
+    files = Away(tmp_path / "log")
+
+    def grow() -> None:
+        write_log(files.root, ORIGIN, ENTRIES[:600])
+        assert monitor(DirFiles(files.root), state).look().alarms == []
+        files.away = away
+
+    watch = slow(files, state, grow)
+    found = watch.look()
+    assert (found.alarms, list(found.unknown), found.held) == ([], ["log"], {})
+    assert remembered(state) == signed_checkpoint(ORIGIN, ENTRIES[:600])
+    files.away = None
+    found = watch.look()
+    assert (found.alarms, found.unknown) == ([], {})
+
+
+def test_a_log_that_goes_back_while_its_tiles_are_away_is_told(tmp_path: Path, state: Path) -> None:
+    files = Away(tmp_path / "log")
+
+    def go_back() -> None:
+        write_log(files.root, ORIGIN, ENTRIES[:600])
+        assert monitor(DirFiles(files.root), state).look().alarms == []
+        (files.root / "checkpoint").write_bytes(signed_checkpoint(ORIGIN, ENTRIES[:500]))
+        files.away = "tile/"
+
+    (alarm,) = slow(files, state, go_back).look().alarms
+    assert alarm.kind == "rolled_back"
+    assert "of size 500, having shown one of 600" in alarm.message
+
+
+def test_what_another_look_saved_is_heeded_once(tmp_path: Path, state: Path) -> None:
+    """A look that finds the clock of then ahead saves before its head is compared, too."""
+    files, root = Away(tmp_path / "log"), tmp_path / "log"
+    value = json.loads(state.read_bytes()) | {"grownAtUnixS": str(Clock.now + 10**6)}
+    state.write_bytes(json.dumps(value).encode())
+    write_log(root, ORIGIN, ENTRIES[:290])
+
+    def go_back() -> None:
+        write_log(root, ORIGIN, ENTRIES[:600])
+        assert monitor(DirFiles(root), state).look().alarms == []
+        (root / "checkpoint").write_bytes(signed_checkpoint(ORIGIN, ENTRIES[:290]))
+        files.away = "tile/"
+
+    found = slow(files, state, go_back, max_age_s=60).look()
+    assert (kinds(found), list(found.unknown)) == (["rolled_back"], ["freshness"])
     assert remembered(state) == signed_checkpoint(ORIGIN, ENTRIES[:600])
 
 
