@@ -136,23 +136,30 @@ def _stage(events: Sequence[keys_pb2.JournaledKeyEvent], kid: str) -> _Stage:
         for each in events
         if each.event.kid == kid and each.state != keys_pb2.KEY_EVENT_STATE_RECORDED
     ]
-    return _stage_of(kid, waiting[0]) if waiting else _Stage(f"{kid} is pending")
+    if not waiting:
+        return _Stage(f"{kid} is pending")
+    return _stage_of(kid, waiting[0], _recovery_kid(events))
 
 
-def _stage_of(kid: str, first: keys_pb2.JournaledKeyEvent) -> _Stage:
-    """Where the first of a key's events that are not recorded stands."""
+def _stage_of(kid: str, first: keys_pb2.JournaledKeyEvent, recovery: str) -> _Stage:
+    """Where the first of a key's events that are not recorded stands.
+
+    recovery: what the key ledger calls the recovery key.
+    """
     what = {
         keys_pb2.KEY_EVENT_TYPE_CREATED: "key.created",
         keys_pb2.KEY_EVENT_TYPE_ROTATED: "key.rotated",
     }.get(first.event.type, "its event")
     if first.state == keys_pb2.KEY_EVENT_STATE_SEALED:
         return _Stage(f"{what} is endorsed and goes to the key ledger")
-    if first.event.type == keys_pb2.KEY_EVENT_TYPE_ROTATED and first.event.epoch == 1:
-        return _Stage(f"{what} waits to be endorsed by the recovery key and the new one")
     endorsed = {each.kid for each in first.endorsements}
     # The newest first: one that drains may endorse as well.
     old = first.endorser_kids[0] if first.endorser_kids else ""
-    if not endorsed or not old:
+    if first.event.type == keys_pb2.KEY_EVENT_TYPE_ROTATED and not old:
+        if recovery not in endorsed:
+            both = "" if kid in endorsed else f" and {kid}"
+            return _Stage(f"{what} waits for the recovery key{both} to endorse it")
+    elif not endorsed or not old:
         both = "the old key and the new one (is the ledger service up?)"
         return _Stage(f"{what} waits to be endorsed by {both}")
     if endorsed == {kid}:
@@ -287,8 +294,7 @@ async def check_endorsed(remote: Remote, kid: str) -> None:
     """
     key = await known_key(remote, kid)
     if key is not None and key.state == keys_pb2.KEY_STATE_ACTIVE:
-        for each in await _rotations(remote, kid):
-            _check_endorsed(each)
+        _check_endorsed(await list_key_events(remote), kid)
 
 
 async def wait_until_told(remote: Remote, kid: str, timeout_s: float) -> str | None:
@@ -299,14 +305,14 @@ async def wait_until_told(remote: Remote, kid: str, timeout_s: float) -> str | N
     """
     deadline_s = time.monotonic() + timeout_s
     while True:
-        events = await _rotations(remote, kid)
+        listed = await list_key_events(remote)
+        events = _rotated(listed, kid)
         told = [each for each in events if each.state == keys_pb2.KEY_EVENT_STATE_RECORDED]
         if told or not events:
             return (told[0].receipt or None) if told else None
-        for each in events:
-            _check_endorsed(each)
+        _check_endorsed(listed, kid)
         if time.monotonic() > deadline_s:
-            stage = _stage_of(kid, events[0])
+            stage = _stage_of(kid, events[0], _recovery_kid(listed))
             why = "see whether the ledger service is up"
             if stage.silent:
                 why = f"the log of the service that signs with {stage.silent} says why"
@@ -316,10 +322,6 @@ async def wait_until_told(remote: Remote, kid: str, timeout_s: float) -> str | N
                 hint=f"{why}; {_AGAIN}",
             )
         await asyncio.sleep(_POLL_S)
-
-
-async def _rotations(remote: Remote, kid: str) -> list[keys_pb2.JournaledKeyEvent]:
-    return _rotated(await list_key_events(remote), kid)
 
 
 def _rotated(
@@ -333,17 +335,27 @@ def _rotated(
     ]
 
 
-def _check_endorsed(rotated: keys_pb2.JournaledKeyEvent) -> None:
-    """Of a `key.rotated` whose key is active: only `keys revoke` makes it so before the record."""
-    event = rotated.event
-    others = [each for each in rotated.endorsements if each.kid != event.kid]
-    if rotated.state == keys_pb2.KEY_EVENT_STATE_PROPOSED and not others:
-        raise CommandError(
-            f"{event.kid} took the place of {event.previous_kid} at once, and the recovery key has "
-            "not endorsed that: what it signs does not verify by the key ledger",
-            hint=f"run the same `keys revoke {event.previous_kid} --replace-by {event.kid}` again "
-            "with the recovery key (--recovery-key)",
-        )
+def _recovery_kid(events: Sequence[keys_pb2.JournaledKeyEvent]) -> str:
+    """What the key ledger calls the recovery key; "" where none is kept."""
+    genesis = keys_pb2.KEY_EVENT_TYPE_GENESIS
+    return next((each.event.kid for each in events if each.event.type == genesis), "")
+
+
+def _check_endorsed(events: Sequence[keys_pb2.JournaledKeyEvent], kid: str) -> None:
+    """Of rotations to an active key: only `keys revoke` makes it active before the record."""
+    for rotated in _rotated(events, kid):
+        event = rotated.event
+        # An old key may have endorsed as well what only the recovery key can.
+        counting = {*rotated.endorser_kids, _recovery_kid(events)} - {kid}
+        if rotated.state == keys_pb2.KEY_EVENT_STATE_PROPOSED and counting.isdisjoint(
+            each.kid for each in rotated.endorsements
+        ):
+            raise CommandError(
+                f"{kid} took the place of {event.previous_kid} at once, and the recovery key has "
+                "not endorsed that: what it signs does not verify by the key ledger",
+                hint=f"run the same `keys revoke {event.previous_kid} --replace-by {kid}` again "
+                "with the recovery key (--recovery-key)",
+            )
 
 
 async def wait_recorded(remote: Remote, kid: str, timeout_s: float) -> str | None:

@@ -509,9 +509,13 @@ async def test_a_key_is_not_called_active_before_the_key_ledger_says_so() -> Non
     """Endorsed by the recovery key, and the ledger service is away."""
     event = pb.KeyEvent(type=pb.KEY_EVENT_TYPE_ROTATED, kid="witness-2")
     one = pb.JournaledKeyEvent(event=event, state=pb.KEY_EVENT_STATE_SEALED)
+    genesis = pb.JournaledKeyEvent(
+        event=pb.KeyEvent(type=pb.KEY_EVENT_TYPE_GENESIS, kid="recovery-1"),
+        state=pb.KEY_EVENT_STATE_RECORDED,
+    )
 
     async def call(*_: Any) -> pb.ListKeyEventsResponse:
-        return pb.ListKeyEventsResponse(events=[one])
+        return pb.ListKeyEventsResponse(events=[genesis, one])
 
     remote: Any = SimpleNamespace(call=call, keys=SimpleNamespace(ListKeyEvents=None))
     with pytest.raises(CommandError, match="the key ledger does not say so"):

@@ -112,6 +112,8 @@ class History:
 
     def may_endorse(self, event: KeyEvent) -> tuple[str, ...]:
         """Kids of keys valid before the event that may endorse it, besides the recovery key."""
+        if self._is_early(event):
+            return ()
         return tuple(
             each.kid
             for each in sorted(self.keys.values(), key=lambda key: -key.epoch)
@@ -122,20 +124,25 @@ class History:
             )
         )
 
+    def _is_early(self, event: KeyEvent) -> bool:
+        """Whether a key begins no later than the one it replaces, which began by a clock that was
+        ahead: no other way leads back, and only the recovery key opens it."""
+        previous = event.previous if event.event is EventType.ROTATED else None
+        old = self.keys.get(previous.kid) if previous is not None else None
+        return old is not None and event.not_before_ns <= old.not_before_ns
+
     def _check_endorsed(self, event: KeyEvent, endorsers: set[bytes]) -> None:
         valid = {self.keys[kid].thumbprint for kid in self.may_endorse(event)}
         if self.recovery is not None:
             valid.add(self.recovery.thumbprint)
         if not endorsers & valid:
-            raise _broken(event, "no key that was valid before it, and not the recovery key either")
+            why = "no key that was valid before it, and not the recovery key either"
+            if self._is_early(event):
+                why = "it begins before the key it replaces, which takes the recovery key"
+            raise _broken(event, why)
         comes_in = event.event in (EventType.CREATED, EventType.ROTATED)
         if comes_in and event.thumbprint not in endorsers:
             raise _broken(event, "the key that comes in does not endorse it as well")
-        old = self.active(event.purpose) if event.event is EventType.ROTATED else None
-        early = old is not None and event.not_before_ns <= old.not_before_ns
-        # Of a key that began by a clock that was ahead, no other way leads back.
-        if early and (self.recovery is None or self.recovery.thumbprint not in endorsers):
-            raise _broken(event, "it begins before the key it replaces")
 
     def _endorsers(self, signed: SignedEvent, after: History) -> set[bytes]:
         """Thumbprints of the keys whose endorsement verifies; one that does not is an error."""
