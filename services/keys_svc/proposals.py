@@ -41,12 +41,13 @@ def propose_rotated(
     sizes: tuple[LogSize, ...],
     old: KeyRecord | None = None,
     *,
-    by_recovery: bool = False,
+    may_be_early: bool = False,
 ) -> Registry:
     """Say that a key becomes the active one; raises UnavailableError (NO_ACTIVE_KEY).
 
     `old`: the key it replaces by the key ledger, if that is not the active one of the registry.
-    `by_recovery`: the recovery key is to endorse it, so that it may begin before that one.
+    `may_be_early`: the recovery key is to endorse it, and our clock is to be believed, so that it
+    may begin before that one.
     """
     old = old or registry.active(record.purpose)
     epoch = 1 + max(each.epoch for each in registry if each.purpose == record.purpose)
@@ -62,17 +63,17 @@ def propose_rotated(
         thumbprint=record.binding.thumbprint,
         purpose=record.purpose.value,
         epoch=epoch,
-        not_before_ns=_begin_ns(old, now_ns, by_recovery),
+        not_before_ns=_begin_ns(old, now_ns, may_be_early),
         previous=KeyRef(old.kid, old.binding.thumbprint) if old is not None else None,
         sizes=sizes if record.purpose is KeyPurpose.CHECKPOINT else (),
     )
     return propose(registry, event)
 
 
-def _begin_ns(old: KeyRecord | None, now_ns: int, by_recovery: bool) -> int:
+def _begin_ns(old: KeyRecord | None, now_ns: int, may_be_early: bool) -> int:
     """When the key in the place of `old` begins, Unix nanoseconds."""
     begun_ns = (old.not_before_ns or 0) if old is not None else 0
-    if by_recovery and begun_ns - now_ns > MAX_CLOCK_AHEAD_NS:
+    if may_be_early and begun_ns - now_ns > MAX_CLOCK_AHEAD_NS:
         # Our clock was ahead when that one began. Nobody signs before then, with neither.
         return now_ns
     # A clock that went back must not end a key before it began.

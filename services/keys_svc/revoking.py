@@ -27,7 +27,7 @@ from keys_svc.proposals import genesis_digest, propose, propose_created, propose
 from keys_svc.registry import EventRecord, EventState, KeyRecord, Registry
 from provledger.errors import FailedPreconditionError
 from provledger.key_events import EventType, KeyEvent, LogSize
-from provledger.keyset import CoveredCheckpoint, KeyState
+from provledger.keyset import MAX_CLOCK_AHEAD_NS, CoveredCheckpoint, KeyState
 
 
 def revoke(
@@ -39,16 +39,20 @@ def revoke(
     after: tuple[CoveredCheckpoint, ...] = (),
     replacement_kid: str = "",
     sizes: Iterable[LogSize] = (),
+    behind_ns: int = 0,
 ) -> Registry:
     """As `Registry.revoke`, at once, with its event; an active key is replaced at once as well.
 
-    `sizes`: how large the logs are now, for a checkpoint key. Raises besides
+    `sizes`: how large the logs are now, for a checkpoint key. `behind_ns`: by how much our clock is
+    behind those of all who sign with the key, by which its replacement is to begin. Raises besides
     FailedPreconditionError (ROTATION_SEALED, KEY_NOT_PENDING, KEY_NOT_TOLD).
     """
     record = registry.get(kid)
     changed = registry
     if replacement_kid and record.state is KeyState.ACTIVE:
-        changed = _replaced(changed, record, replacement_kid, now_ns, tuple(sizes))
+        # If our clock is behind, it does not show that the key has not begun.
+        early = behind_ns <= MAX_CLOCK_AHEAD_NS
+        changed = _replaced(changed, record, replacement_kid, now_ns, tuple(sizes), early)
         record = changed.get(kid)
         if record.epoch == 0 and after:
             raise FailedPreconditionError(
@@ -90,8 +94,9 @@ def _replaced(
     replacement_kid: str,
     now_ns: int,
     sizes: tuple[LogSize, ...],
+    may_be_early: bool,
 ) -> Registry:
-    """Another key in the place of an active one, at once."""
+    """Another key in the place of an active one, at once; `may_be_early` as in `proposals`."""
     new = registry.get(replacement_kid)
     if new.purpose != record.purpose or new.state is not KeyState.PENDING:
         raise FailedPreconditionError(
@@ -120,7 +125,7 @@ def _replaced(
         known = history_of(changed).active(record.purpose.value)
         old = changed.get(known.kid) if known is not None else None
     changed = propose_created(changed, new, now_ns)
-    changed = propose_rotated(changed, new, now_ns, sizes, old, by_recovery=True)
+    changed = propose_rotated(changed, new, now_ns, sizes, old, may_be_early=may_be_early)
     not_before_ns = changed.events[-1].signed.event.not_before_ns
     return changed.activate(replacement_kid, now_ns, drain_ns=0, not_before_ns=not_before_ns)
 

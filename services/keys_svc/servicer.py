@@ -140,8 +140,10 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
         now_ns = self._clock()
         if request.replacement_kid:
             self._check_clock(now_ns)
-        registry = await self._live.update(
-            lambda known: revoke(
+
+        def revoked(known: Registry) -> Registry:
+            purpose = PURPOSES_PB[known.get(kid).purpose]
+            return revoke(
                 known,
                 kid,
                 reason,
@@ -149,8 +151,10 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
                 after=after,
                 replacement_kid=request.replacement_kid,
                 sizes=self._log_sizes(known, now_ns),
+                behind_ns=self._signers.behind_ns(now_ns, purpose, kid),
             )
-        )
+
+        registry = await self._live.update(revoked)
         log.warning("keys.revoked", kid=kid)
         return pb.RevokeKeyResponse(key=convert.key_to_pb(registry.get(kid), now_ns))
 
