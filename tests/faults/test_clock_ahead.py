@@ -80,7 +80,9 @@ def test_a_key_that_was_made_while_the_clock_was_ahead_is_replaced(tmp_path: Pat
         answer = commands.run("verify", str(file), "--pin", pin, *more, "--json")
         return str(json.loads(answer.stdout)["status"])
 
-    before, after, kept = (tmp_path / name for name in ("before", "after", "kept"))
+    older, before, after = (tmp_path / name for name in ("older", "before", "after"))
+    kept, jwks = tmp_path / "kept", tmp_path / "jwks"
+    export = ("export", "--tenant", "acme", "--out")
     try:
         for clock in clocks.values():
             clock.set(RIGHT_S)
@@ -93,6 +95,9 @@ def test_a_key_that_was_made_while_the_clock_was_ahead_is_replaced(tmp_path: Pat
             eventually(lambda: append(client, "ahead") == "", "appends go on")
             done("keys", "rotate", "--kid", "witness-2", *made("witness-2"))
             assert append(client, "by-the-new-key") == ""
+            done("status", "--wait", "30")
+            done(*export, str(older))
+            assert append(client, "a-later-one") == ""
             for clock in clocks.values():
                 clock.set(RIGHT_S)
             assert append(client, "right-again") == "CLOCK_SKEW"
@@ -102,7 +107,6 @@ def test_a_key_that_was_made_while_the_clock_was_ahead_is_replaced(tmp_path: Pat
             )
             assert stuck.returncode == 2
             assert "witness-2, the active witness key, begins" in stuck.stdout + stuck.stderr
-            export = ("export", "--tenant", "acme", "--out")
             done(*export, str(before), "--checkpoint-out", str(kept))
             done("keys", "revoke", "witness-2", "--after", str(kept), "--reason", "clock was ahead",
                  "--replace-by", "witness-4", *made("witness-4"),
@@ -112,6 +116,12 @@ def test_a_key_that_was_made_while_the_clock_was_ahead_is_replaced(tmp_path: Pat
             done(*export, str(after))
             assert verified(after) == "verified"
             assert verified(before, "--history", str(after)) == "verified"
+            # By itself an older one does not show that it is covered, once the revocation is known.
+            done("keys", "jwks", "--out", str(jwks))
+            by_new_keys = ("verify", str(older), "--keys", str(jwks), "--json")
+            alone = commands.run(*by_new_keys)
+            assert (alone.returncode, "not_placed" in alone.stdout) == (2, True), alone.stdout
+            assert commands.run(*by_new_keys, "--history", str(after)).returncode == 0
             # The ceremony that waited goes on.
             done("keys", "rotate", "--kid", "witness-3", *made("witness-3"))
             assert append(client, "last") == ""
