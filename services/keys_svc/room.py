@@ -18,7 +18,9 @@ log = logs.get(__name__)
 
 ROTATED_BYTES: Final = MAX_JWKS_BYTES * 4 // 5
 """No key is rotated in beyond this. A key takes at most two events of 256 KiB, a revocation some
-25 KB, so that what is left is enough for more than a hundred revocations."""
+25 KB, so that what is left is enough for more than a hundred revocations. But an active key is
+revoked only with a replacement, which stays in the set as well: of checkpoint keys at 1,000 logs,
+which take some 100 KB each, there is room for 25 of those."""
 WARNED_BYTES: Final = MAX_JWKS_BYTES // 2
 
 
