@@ -266,6 +266,23 @@ async def test_the_recovery_key_lets_in_the_first_key_of_a_purpose_by_its_uri(
     assert RECEIPT in said
 
 
+async def test_a_key_set_that_is_too_large_keeps_no_stolen_key_in_place(
+    directory: DataDir, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not given out then, and must not be needed on the way."""
+    uri, _ = await an_encrypted_file(directory)
+    await begin(directory, keys, uri)
+    monkeypatch.setattr("keys_svc.room.MAX_JWKS_BYTES", 1)
+    code, said = await run(directory, keys, *REPLACE, "--recovery-key", uri, as_json=False)
+    assert code == 0, said
+    assert "cannot be told" in said
+    assert RECEIPT in said
+    assert await still_open(keys) == set()
+    states = await states_of(keys)
+    assert states["witness-1"] == pb.KEY_STATE_REVOKED
+    assert states["witness-2"] == pb.KEY_STATE_ACTIVE
+
+
 # --- what was left open
 
 

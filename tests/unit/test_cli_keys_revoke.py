@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from provledger.errors import FailedPreconditionError
 from provledger.keyset import CoveredCheckpoint, KeySet, KeyState
 from provledger_cli.failures import CommandError
 from provledger_cli.verbs.keys_revoke import _covered, _stands
@@ -51,3 +52,21 @@ async def test_what_stands_is_what_the_registry_publishes_whatever_was_asked_for
         (key_set(), []),
     ):
         assert await _stands(_Remote(published), key.kid) == stands  # type: ignore[arg-type]
+
+
+class _TooLarge(_Remote):
+    """One with more keys than a JWK Set holds."""
+
+    async def call(self, rpc: Any, request: Any) -> Any:
+        raise FailedPreconditionError("TOO_MANY_KEYS", "the JWK Set has 15728641 bytes")
+
+
+async def test_too_many_keys_for_a_set_keep_none_from_being_revoked(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    full: Any = _TooLarge()
+    assert await _covered(full, []) == []
+    assert await _stands(full, "witness-1") is None
+    assert "what stands of witness-1 cannot be told: the JWK Set has" in capsys.readouterr().err
+    with pytest.raises(FailedPreconditionError):
+        await _covered(full, [sample_chain().checkpoint()])

@@ -128,8 +128,7 @@ def revoke(
         f"[bold]{output.literal(kid)}[/] is revoked, after {output.seconds(done['seconds'])}"
     )
     rows = [
-        ("stands", ", ".join(f"{each['origin']} up to {each['size']}" for each in done["after"])
-         or "nothing it signed"),
+        ("stands", _standing(done["after"])),
         ("replaced by", done["replaced_by"] or f"(was not active; {done['active'] or 'none'} is)"),
         ("key ledger", done["receipt"] or ("(none to write)" if told else "(not recorded yet)")),
     ]  # fmt: skip
@@ -137,6 +136,15 @@ def revoke(
     if told:
         output.say("[bold]next:[/] give verifiers the new keys: keys jwks --out jwks.json")
     _check_done(done, told, unused, timeout)
+
+
+def _standing(after: list[dict[str, str]] | None) -> str:
+    """What stands, as it is shown."""
+    if after is None:
+        return "(cannot be told)"
+    return ", ".join(f"{each['origin']} up to {each['size']}" for each in after) or (
+        "nothing it signed"
+    )
 
 
 def _check_done(
@@ -221,9 +229,9 @@ async def _revoke(
                 if recovery is not None:
                     request.replacement_kid = replace_by
             answer = await remote.call(remote.keys.RevokeKey, request)
-            stands = await _stands(remote, kid)
             if endorser is not None:
                 await endorser.endorse(remote, {kid, replace_by})
+        stands = await _stands(remote, kid)
         if replace_by:
             await ceremony.check_endorsed(remote, replace_by)
         receipt = await ceremony.wait_recorded(remote, kid, timeout_s)
@@ -282,12 +290,18 @@ async def _prepare(
         )
 
 
-async def _stands(remote: Remote, kid: str) -> list[dict[str, str]]:
-    """What of a revoked key's work stands, as the registry has it and publishes it."""
+async def _stands(remote: Remote, kid: str) -> list[dict[str, str]] | None:
+    """What of a revoked key's work stands, as the registry has it and publishes it; None if that
+    cannot be had, as of a JWK Set that is too large: the key is revoked all the same."""
     from provledger.api.keys.v1 import keys_pb2
+    from provledger.errors import StatusError
     from provledger.keyset import KeySet
 
-    answer = await remote.call(remote.keys.GetJwks, keys_pb2.GetJwksRequest())
+    try:
+        answer = await remote.call(remote.keys.GetJwks, keys_pb2.GetJwksRequest())
+    except StatusError as error:
+        output.say(output.literal(f"what stands of {kid} cannot be told: {error.message}"))
+        return None
     return [
         {"origin": each.origin, "size": str(each.size)}
         for key in KeySet.parse(answer.jwks)
@@ -297,13 +311,18 @@ async def _stands(remote: Remote, kid: str) -> list[dict[str, str]]:
 
 
 async def _covered(remote: Remote, signed: list[bytes]) -> list[keys_pb2.CoveredCheckpoint]:
-    """Read the checkpoints, each signed by a checkpoint key of the registry."""
+    """Read the checkpoints, each signed by a checkpoint key of the registry.
+
+    Without any, nothing is asked for: there may be too many keys for a JWK Set.
+    """
     from provledger import checkpoint as checkpoints
     from provledger import note
     from provledger.api.keys.v1 import keys_pb2
     from provledger.errors import InputError, InvalidSignatureError
     from provledger.keyset import KeyPurpose, KeySet
 
+    if not signed:
+        return []
     answer = await remote.call(remote.keys.GetJwks, keys_pb2.GetJwksRequest())
     keys = KeySet.parse(answer.jwks).for_purpose(KeyPurpose.CHECKPOINT)
     found = []
