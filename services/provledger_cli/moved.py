@@ -10,7 +10,7 @@ and a copy would write into the anchors of the original, which would refuse ever
 
 Earlier versions wrote no `data_dir`. Where services ran last stands in `endpoints.json`, in the
 paths of their logs, and tells the same unless they have run since the move. Nor do they look at
-one that is there: those that ran here since the move anchored where the sinks were before it.
+one that is there: those that ran since the move anchored where the sinks were before it.
 
 A path that leads to the same directory (a link, also one that was left where it was before) is no
 move: its sinks keep the URIs by which evidence is kept.
@@ -48,15 +48,21 @@ def home(data_dir: DataDir, kept: str, sinks: Iterable[str]) -> Path:
 def is_outdated(data_dir: DataDir, kept: str, sinks: Iterable[str]) -> bool:
     """Whether an earlier version ran here though sinks were kept for the path `kept`.
 
-    It took them as they stand there, and what it recorded is known to those alone. A sink that is
-    not there any more knows nothing, as behind a link that was left at the old place for a while.
+    It took them as they stand there, and what it recorded is known to those alone, also where the
+    directory was moved once more since. A sink that is not there any more knows nothing, as behind
+    a link that was left at the old place for a while.
+
+    Where it ran neither here nor at `kept`, and a data directory is still at `kept`, this one is
+    taken for a copy of that, in which it ran by a link that is gone.
     """
     before = Path(kept)
     if not before.is_absolute() or is_same(before, data_dir.path):
         return False
     known = _endpoints(data_dir)
     ran = _ran_in(data_dir, known)
-    if known is None or known.data_dir or ran is None or not is_same(ran, data_dir.path):
+    if known is None or known.data_dir or ran is None or ran == before or is_same(ran, before):
+        return False
+    if not is_same(ran, data_dir.path) and DataDir(before).config.exists():
         return False
     paths = filter(None, map(_path, sinks))
     return any(path.is_relative_to(before) and os.path.isdir(path) for path in paths)

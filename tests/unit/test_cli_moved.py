@@ -173,6 +173,38 @@ def test_an_earlier_version_that_ran_since_a_move_went_on_in_the_old_anchors(
     assert sinks(now, now.anchors.as_uri()) == sinks(now) == (now.anchors.as_uri(),)
 
 
+def test_an_earlier_version_that_ran_between_two_moves_went_on_in_the_old_anchors(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = used(tmp_path / "m1")
+    before.path.rename(tmp_path / "m2")
+    _ran(DataDir.at(tmp_path / "m2"))
+    (before.anchors / "ledger.example").mkdir(parents=True)
+    (tmp_path / "m2").rename(tmp_path / "m3")
+    now = DataDir.at(tmp_path / "m3")
+    loaded = config.load(now)
+    assert loaded is not None
+    assert loaded.sinks == (before.anchors.as_uri(),)
+    assert sinks(now) == (before.anchors.as_uri(),)
+    assert now.anchors.as_uri() in capsys.readouterr().err.replace("\n", "")
+    assert sinks(now, now.anchors.as_uri()) == sinks(now) == (now.anchors.as_uri(),)
+
+
+@pytest.mark.parametrize("earlier_version", [False, True])
+def test_two_moves_with_no_earlier_version_in_between_take_the_sinks_along(
+    tmp_path: Path, move: Move, earlier_version: bool
+) -> None:
+    """An earlier version ran before them, if at all; anchors are left at the first place."""
+    before = used(tmp_path / "m1")
+    if earlier_version:
+        _ran(before)
+    move(before.path, tmp_path / "m2")
+    (before.anchors / "ledger.example").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "m2").rename(tmp_path / "m3")
+    now = DataDir.at(tmp_path / "m3")
+    assert sinks(now) == (now.anchors.as_uri(),)
+
+
 def test_an_earlier_version_that_ran_since_a_copy_leaves_the_choice(tmp_path: Path) -> None:
     original = used(tmp_path / "m1")
     _copy(original.path, tmp_path / "m2")
