@@ -24,20 +24,22 @@ async def put_together(
     parts: AsyncIterator[pb.RebuildRegistryStreamRequest],
 ) -> pb.RebuildRegistryRequest:
     """All parts as one request, which may be more than a message holds. What is in it is not
-    looked at but for its size; the pin is that of the first.
+    looked at but for its size; the pin is that of the first, which says how many events there are.
 
     Raises:
-        InvalidArgumentError: they are too many, or too large.
+        InvalidArgumentError: they are too many, too large, or not as many as the first says: gRPC
+            ends what is read here in the same way where a connection is cut.
         DeadlineExceededError: they do not come to their end.
     """
     whole = pb.RebuildRegistryRequest()
     room = MAX_BYTES
     is_first = True
+    count = 0
     try:
         async with asyncio.timeout(READ_S):
             async for part in parts:
                 if is_first:
-                    whole.pin, is_first = part.pin, False
+                    whole.pin, count, is_first = part.pin, part.event_count, False
                 _check("payloads", len(part.payloads), MAX_PART_EVENTS)
                 _check("receipts", len(part.receipts), MAX_PART_EVENTS)
                 room -= part.ByteSize()
@@ -51,6 +53,8 @@ async def put_together(
         raise DeadlineExceededError(
             "DEADLINE_EXCEEDED", f"not all parts came within {READ_S:.0f} s"
         ) from None
+    if len(whole.payloads) != count:
+        raise _violation("event_count", f"must be as many as payloads, {len(whole.payloads)}")
     return whole
 
 

@@ -208,7 +208,7 @@ async def rebuild_registry_stream(caller: Caller) -> None:
     """The same, in two parts."""
     genesis = await _lost(caller)
     parts = [
-        pb.RebuildRegistryStreamRequest(pin=genesis.event.thumbprint),
+        pb.RebuildRegistryStreamRequest(pin=genesis.event.thumbprint, event_count=1),
         pb.RebuildRegistryStreamRequest(
             payloads=[genesis.payload], receipts=[_record(genesis).receipt]
         ),

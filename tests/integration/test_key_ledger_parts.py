@@ -37,6 +37,7 @@ def in_parts(most: int) -> list[pb.RebuildRegistryStreamRequest]:
         for start in range(0, len(EVENTS), most)
     ]
     parts[0].pin = R1.thumbprint
+    parts[0].event_count = len(EVENTS)
     return parts
 
 
@@ -72,6 +73,18 @@ async def test_no_more_is_held_than_a_key_ledger_can_be(
     assert not list(await keys.jwks())
 
 
+@pytest.mark.parametrize(("sent", "told"), [(1, 0), (2, 0), (-1, 0), (None, -1), (None, 1)])
+async def test_parts_that_are_cut_off_are_not_taken_for_all(
+    keys: Keys, sent: int | None, told: int
+) -> None:
+    """What is cut ends as what is whole does; and a key ledger that is cut is one as well."""
+    parts = in_parts(1)
+    parts[0].event_count += told
+    with pytest.raises(InvalidArgumentError, match="event_count: must be as many as payloads"):
+        await send(keys, parts[:sent])
+    assert not list(await keys.jwks())
+
+
 async def test_parts_without_an_end_are_not_waited_for(
     keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,6 +112,7 @@ def test_a_part_is_well_within_a_message(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [len(each.payloads) for each in parts] == [20, 20, 5]
     assert max(each.ByteSize() for each in parts) < MAX_MESSAGE_BYTES // 2
     assert [bool(each.pin) for each in parts] == [True, False, False]
+    assert [each.event_count for each in parts] == [45, 0, 0]
 
 
 async def test_signatures_are_verified_before_the_database_is_asked_to_wait(

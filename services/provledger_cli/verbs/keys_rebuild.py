@@ -174,7 +174,7 @@ def _parts(
     """The (payload, receipt) pairs as they are sent, each part well within a message."""
     from provledger.api.keys.v1 import keys_pb2
 
-    part = keys_pb2.RebuildRegistryStreamRequest(pin=pin)
+    part = keys_pb2.RebuildRegistryStreamRequest(pin=pin, event_count=len(pairs))
     size = 0
     for payload, receipt in pairs:
         if part.payloads and (

@@ -418,14 +418,16 @@ class RebuildRegistryResponse(_message.Message):
     def __init__(self, key_count: _Optional[int] = ...) -> None: ...
 
 class RebuildRegistryStreamRequest(_message.Message):
-    __slots__ = ("payloads", "receipts", "pin")
+    __slots__ = ("payloads", "receipts", "pin", "event_count")
     PAYLOADS_FIELD_NUMBER: _ClassVar[int]
     RECEIPTS_FIELD_NUMBER: _ClassVar[int]
     PIN_FIELD_NUMBER: _ClassVar[int]
+    EVENT_COUNT_FIELD_NUMBER: _ClassVar[int]
     payloads: _containers.RepeatedScalarFieldContainer[bytes]
     receipts: _containers.RepeatedScalarFieldContainer[str]
     pin: bytes
-    def __init__(self, payloads: _Optional[_Iterable[bytes]] = ..., receipts: _Optional[_Iterable[str]] = ..., pin: _Optional[bytes] = ...) -> None: ...
+    event_count: int
+    def __init__(self, payloads: _Optional[_Iterable[bytes]] = ..., receipts: _Optional[_Iterable[str]] = ..., pin: _Optional[bytes] = ..., event_count: _Optional[int] = ...) -> None: ...
 
 class RebuildRegistryStreamResponse(_message.Message):
     __slots__ = ("key_count",)
