@@ -14,6 +14,7 @@ from keys_svc.registry import Registry
 from keys_svc.revoking import revoke
 from keys_svc.room import check_rotation, encode_key_set
 from keys_svc.signers import Signers, check_report
+from keys_svc.turns import InThread, Turns
 from provledger import logs, names
 from provledger.api.keys.v1 import keys_pb2 as pb
 from provledger.api.keys.v1 import keys_pb2_grpc
@@ -53,7 +54,7 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
         self._drain_ns = drain_ns + MAX_CLOCK_AHEAD_NS
         self._lease_ms = lease_ms
         self._clock = clock
-        self._one_stream = asyncio.Lock()
+        self._one_stream = Turns()
 
     async def CreateKey(
         self, request: pb.CreateKeyRequest, context: Context
@@ -244,28 +245,30 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
     ) -> pb.RebuildRegistryResponse:
         """Build an empty registry anew."""
         return pb.RebuildRegistryResponse(
-            key_count=await self._rebuild(request, convert.MAX_EVENTS)
+            key_count=await self._rebuild(request, convert.MAX_EVENTS, asyncio.to_thread)
         )
 
     async def RebuildRegistryStream(
         self, request_iterator: AsyncIterator[pb.RebuildRegistryStreamRequest], context: Context
     ) -> pb.RebuildRegistryStreamResponse:
         """The same from parts, which are held one stream at a time."""
-        async with self._one_stream:
+        async with self._one_stream.take() as in_thread:
             request = await parts.put_together(request_iterator)
             return pb.RebuildRegistryStreamResponse(
-                key_count=await self._rebuild(request, parts.MAX_EVENTS)
+                key_count=await self._rebuild(request, parts.MAX_EVENTS, in_thread)
             )
 
-    async def _rebuild(self, request: pb.RebuildRegistryRequest, most: int) -> int:
+    async def _rebuild(
+        self, request: pb.RebuildRegistryRequest, most: int, in_thread: InThread
+    ) -> int:
         # Tens of thousands take seconds to read, and their signatures a minute to verify.
-        events = await asyncio.to_thread(convert.rebuild_from_pb, request, most=most)
+        events = await in_thread(convert.rebuild_from_pb, request, most=most)
         # As RecordKeyEvent: no key that drains ends before the last event let it.
         last = names.receipt_time_ns(request.receipts[-1], f"receipts[{len(events) - 1}]")
         now_ns = max(self._clock(), last + self._drain_ns)
         rebuilding.check_empty(await self._live.load(), events)
         # Before the database is asked to wait: it gives up a transaction that idles for long.
-        history = await asyncio.to_thread(rebuilding.verified, events, request.pin)
+        history = await in_thread(rebuilding.verified, events, request.pin)
         registry = await self._live.update(
             lambda known: rebuilding.rebuild(known, events, request.pin, now_ns, history)
         )
