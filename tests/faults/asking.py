@@ -37,7 +37,9 @@ def ask(channel: Any, method: Any, data: bytes) -> Asked:
     try:
         if method.client_streaming:
             call = channel.stream_stream(path)
-            responses.extend(call(iter([data, data]), timeout=TIMEOUT_S))
+            # Where each message has an answer, one more is sent; else one is the whole.
+            messages = [data, data] if method.server_streaming else [data]
+            responses.extend(call(iter(messages), timeout=TIMEOUT_S))
         elif method.server_streaming:
             # A watch that began is right; it has no end of its own.
             watch = channel.unary_stream(path)(data, timeout=1.0)

@@ -248,8 +248,7 @@ def _keys(world: World) -> dict[str, list[Message]]:
                 payloads=world.payloads,
                 receipts=[world.receipt] * len(world.payloads),
                 pin=world.pin,
-                # Whoever asks sends it twice in one stream, as `tests.faults.asking.ask`.
-                event_count=2 * len(world.payloads),
+                event_count=len(world.payloads),
             )
         ],
         "WatchKeys": [pb.WatchKeysRequest(watcher="w")],
