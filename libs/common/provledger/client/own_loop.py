@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, Generic, TypeVar
 
 from provledger.client import forks
-from provledger.client.iterating import Items, Open
+from provledger.client.items import Items, Open
 from provledger.client.transport import closed_error
 from provledger.errors import FailedPreconditionError
 

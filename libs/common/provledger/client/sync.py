@@ -16,7 +16,8 @@ from typing import Final, TypeVar
 from provledger.client.aio import AsyncClient
 from provledger.client.calls import DEFAULT_CALL_POLICY, CallPolicy
 from provledger.client.drafts import Draft
-from provledger.client.iterating import Items, Iteration
+from provledger.client.items import Items
+from provledger.client.iterating import Iteration
 from provledger.client.own_loop import OwnLoop
 from provledger.client.stream import DEFAULT_WINDOW, Unanswered
 from provledger.client.threads import in_thread
