@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -24,7 +24,7 @@ from provledger.key_events import (
     SignedEvent,
     parse_signed,
 )
-from provledger.key_history import check_key_set, replay
+from provledger.key_history import History, KeyFacts, check_key_set, replay
 from provledger.keyset import (
     CoveredCheckpoint,
     KeyPurpose,
@@ -153,6 +153,40 @@ def test_checkpoint_keys_are_bounded_by_tree_sizes() -> None:
     keys = replay(events, R1.thumbprint).keys
     assert keys["checkpoint-1"].sizes == (SizeRange(ORIGIN, 0, 60),)
     assert keys["checkpoint-2"].sizes == (SizeRange(ORIGIN, 40),)
+
+
+class NeverGoneThrough(dict[str, KeyFacts]):
+    """Keys that may be looked up by their kid and copied, and nothing else."""
+
+    def values(self) -> NoReturn:
+        raise AssertionError("all keys were gone through")
+
+
+@pytest.mark.parametrize("last", [signed(RETIRED, W2), signed(REVOKED, W2), signed(REVOKED, R1)])
+def test_an_event_does_not_go_through_all_keys_there_ever_were(last: SignedEvent) -> None:
+    """A key ledger of thousands of keys takes a time that grows with it, not with its square."""
+    history = replay([START], R1.thumbprint)
+    for event in [signed(CREATED, W1, W2), signed(ROTATED, W1, W2), last]:
+        assert history.may_endorse(event.event)
+        history = replace(history.apply(event), keys=NeverGoneThrough(history.apply(event).keys))
+        active = history.active("witness")
+        assert active is not None
+        assert active.kid == ("witness-1" if event.event == CREATED else "witness-2")
+
+
+@pytest.mark.parametrize("last", [signed(RETIRED, W2), signed(REVOKED, W2), signed(REVOKED, R1)])
+def test_what_is_kept_of_all_keys_is_what_they_say(last: SignedEvent) -> None:
+    history = History()
+    for event in [*GOOD[:3], last]:
+        history = history.apply(event, pin=R1.thumbprint)
+        keys = history.keys.values()
+        live = {key.kid for key in keys if key.state in (KeyState.ACTIVE, KeyState.DRAINING)}
+        assert history.index.kids == {key.thumbprint: key.kid for key in keys}
+        assert (set(history.index.live), len(history.index.live)) == (live, len(live))
+        epochs = dict.fromkeys({key.purpose for key in keys}, 0)
+        for key in keys:
+            epochs[key.purpose] = max(epochs[key.purpose], key.epoch)
+        assert history.index.epochs == epochs
 
 
 # The first key of a purpose that the genesis does not name.

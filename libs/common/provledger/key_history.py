@@ -77,6 +77,33 @@ class KeyFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class _Index:
+    """What an event asks about all keys, so that none goes through thousands of retired ones.
+
+    kids: by thumbprint. live: kids of active and draining keys. epochs: the highest, by purpose.
+    """
+
+    kids: Mapping[bytes, str] = field(default_factory=dict)
+    live: tuple[str, ...] = ()
+    epochs: Mapping[str, int] = field(default_factory=dict)
+
+    def with_keys(self, changed: Iterable[KeyFacts]) -> _Index:
+        """The index after some keys came in or changed."""
+        kids, epochs, live = self.kids, dict(self.epochs), dict.fromkeys(self.live)
+        for key in changed:
+            if key.thumbprint not in kids:
+                # A change of state is no new key, and shares what may be a large mapping.
+                kids = dict(kids)
+                kids[key.thumbprint] = key.kid
+            epochs[key.purpose] = max(key.epoch, epochs.get(key.purpose, 0))
+            if key.state in _LIVE:
+                live[key.kid] = None
+            else:
+                live.pop(key.kid, None)
+        return _Index(kids, tuple(live), epochs)
+
+
+@dataclass(frozen=True, slots=True)
 class History:
     """Where the keys stand after some events. Immutable; `apply` gives the next one."""
 
@@ -85,6 +112,7 @@ class History:
     recovery_jwk: Mapping[str, str] = field(default_factory=dict, hash=False)
     keys: Mapping[str, KeyFacts] = field(default_factory=dict, hash=False)
     count: int = 0
+    index: _Index = field(default_factory=_Index, compare=False, repr=False)
 
     def key_set(self) -> KeySet:
         """What a verifier needs: every key that was active once."""
@@ -116,12 +144,8 @@ class History:
             return ()
         return tuple(
             each.kid
-            for each in sorted(self.keys.values(), key=lambda key: -key.epoch)
-            if each.purpose == event.purpose
-            and each.state in _LIVE
-            and not (
-                event.event in (EventType.RETIRED, EventType.REVOKED) and each.kid == event.kid
-            )
+            for each in sorted(self._live(event.purpose), key=lambda key: -key.epoch)
+            if not (event.event in (EventType.RETIRED, EventType.REVOKED) and each.kid == event.kid)
         )
 
     def _is_early(self, event: KeyEvent) -> bool:
@@ -146,13 +170,10 @@ class History:
 
     def _endorsers(self, signed: SignedEvent, after: History) -> set[bytes]:
         """Thumbprints of the keys whose endorsement verifies; one that does not is an error."""
-        jwks = {each.thumbprint: each.jwk for each in after.keys.values()}
-        if after.recovery is not None:
-            jwks[after.recovery.thumbprint] = after.recovery_jwk
         body = signed.event.encode()
         found: set[bytes] = set()
         for each in signed.endorsements:
-            jwk = jwks.get(each.thumbprint)
+            jwk = after._jwk_of(each.thumbprint)
             if jwk is None or each.thumbprint in found:
                 raise _broken(signed.event, f"endorsed by {each.kid!r}, unknown or twice")
             known = after.keys.get(each.kid)
@@ -195,6 +216,7 @@ class History:
             recovery=KeyRef(event.kid, event.thumbprint),
             recovery_jwk=event.jwk,
             keys=keys,
+            index=_Index().with_keys(keys.values()),
         )
 
     def _next(self, event: KeyEvent) -> History:
@@ -215,12 +237,8 @@ class History:
         return self._with(*change(event, known))
 
     def _created(self, event: KeyEvent) -> History:
-        kids = set(self.keys)
-        taken = {key.thumbprint for key in self.keys.values()}
-        if self.recovery is not None:
-            kids.add(self.recovery.kid)
-            taken.add(self.recovery.thumbprint)
-        if event.kid in kids or event.thumbprint in taken:
+        known = event.kid in self.keys or self._jwk_of(event.thumbprint) is not None
+        if known or (self.recovery is not None and event.kid == self.recovery.kid):
             raise _broken(event, "its kid or its key came in before; neither is ever reused")
         return self._with(
             KeyFacts(event.kid, event.purpose, event.uri, event.jwk, event.thumbprint, event.at_ns)
@@ -232,7 +250,7 @@ class History:
         old = self.active(event.purpose)
         if event.previous != (KeyRef(old.kid, old.thumbprint) if old is not None else None):
             raise _broken(event, "the key it replaces is not the active one")
-        if event.epoch != 1 + max(k.epoch for k in self._of(event.purpose)):
+        if event.epoch != 1 + self.index.epochs.get(event.purpose, 0):
             raise _broken(event, "the epoch is not the next one")
         new = replace(
             known,
@@ -263,13 +281,24 @@ class History:
 
     def active(self, purpose: str) -> KeyFacts | None:
         """The key that signs for a purpose."""
-        return next((k for k in self._of(purpose) if k.state is KeyState.ACTIVE), None)
+        return next((k for k in self._live(purpose) if k.state is KeyState.ACTIVE), None)
 
-    def _of(self, purpose: str) -> Iterable[KeyFacts]:
-        return (key for key in self.keys.values() if key.purpose == purpose)
+    def _live(self, purpose: str) -> Iterable[KeyFacts]:
+        """Keys of a purpose that sign, or may have signed what comes now: active and draining."""
+        return (self.keys[kid] for kid in self.index.live if self.keys[kid].purpose == purpose)
+
+    def _jwk_of(self, thumbprint: bytes) -> Mapping[str, str] | None:
+        """The public key of a thumbprint that came in, the recovery key's included."""
+        if self.recovery is not None and thumbprint == self.recovery.thumbprint:
+            return self.recovery_jwk
+        kid = self.index.kids.get(thumbprint)
+        return None if kid is None else self.keys[kid].jwk
 
     def _with(self, *changed: KeyFacts) -> History:
-        return replace(self, keys={**self.keys, **{key.kid: key for key in changed}})
+        # A copy and an update: twice as fast as a merge of two, which hashes every kid again.
+        keys = dict(self.keys)
+        keys.update((key.kid, key) for key in changed)
+        return replace(self, keys=keys, index=self.index.with_keys(changed))
 
 
 def replay(events: Iterable[SignedEvent], pin: bytes | None) -> History:
