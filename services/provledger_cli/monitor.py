@@ -1,6 +1,7 @@
 """The work behind `monitor`: looks at a log again and again.
 
-What is remembered from look to look is in `remembered`, what a look found in `alarms`.
+What is remembered from look to look is in `remembered`, what a look found in `alarms`; how old a
+head may be is `freshness`'s to say, and what receipts of ours say of the log `our_receipts`'.
 """
 
 from __future__ import annotations
@@ -13,26 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from provledger import note
 from provledger.errors import (
-    InputError,
     LogDamagedError,
     ProvledgerError,
     SplitViewError,
     VerificationError,
 )
-from provledger.hashing import sha256
-from provledger.keyset import MAX_CLOCK_AHEAD_NS
-from provledger.monitoring import LogView, SeenHead, check_present, cosigned_by, newest_cosignature
+from provledger.monitoring import LogView, SeenHead
 from provledger.note import VerifierKey
 from provledger.policy import Policy
-from provledger.receipt import Receipt
-from provledger.tiletree import TileTree
 from provledger_cli.alarms import CONSISTENCY, ENTRIES, FRESHNESS, SPLIT_VIEW, Alarm, Look
 from provledger_cli.failures import CommandError
 from provledger_cli.fetching import FetchError
+from provledger_cli.freshness import Freshness
 from provledger_cli.logfiles import Files, TimedFiles, read_checkpoint
-from provledger_cli.receipt_files import receipts_of
+from provledger_cli.our_receipts import OurReceipts
 from provledger_cli.remembered import Memory
 
 STEP_S: Final = 120.0
@@ -41,9 +37,6 @@ not be had."""
 
 _PATIENCE_S: Final = 5.0
 _TURNS: Final = 5
-_MAX_AHEAD_S: Final = MAX_CLOCK_AHEAD_NS // 1_000_000_000
-"""What is dated further ahead of us says nothing of how old a head is."""
-_AHEAD: Final = f"dated over {_MAX_AHEAD_S} s ahead of our clock: one of the two is wrong"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,17 +81,16 @@ class Monitor:
     ) -> None:
         self._view = view
         self._files = TimedFiles(files, monotonic)
+        self._ours = OurReceipts(view, self._files, expect_s)
         self._memory = memory
         self._wanted = wanted
-        self._expect_s = expect_s
+        self._freshness = Freshness(wanted.max_age_s, wanted.cosigners, wanted.policy, clock)
         self._clock = clock
         self._sleep = sleep
         self._began = False
         self._last: tuple[SeenHead, int] | None = None
         self._saved = True
         self._all_present = False
-        # How many receipts at the beginning of each file were found.
-        self._present: dict[Path, int] = {}
         # Files with receipts whose own checkpoints were compared.
         self._compared: set[Path] = set()
 
@@ -326,10 +318,8 @@ class Monitor:
             head = self._last[0]
         with self._noting(look, FRESHNESS):
             if wanted.asks_cosigners:
-                if head is not None and wanted.policy is not None:
-                    self._check_quorum(wanted.policy, head, look)
-                elif head is not None:
-                    self._check_cosigners(wanted.cosigners, head, look)
+                if head is not None:
+                    self._freshness.check_cosigned(head, look)
             elif wanted.max_age_s is not None and self._last is not None:
                 self._check_grown(*self._last, look)
 
@@ -345,56 +335,7 @@ class Monitor:
                 "is behind now; how long the log has not grown is counted from now on"
             )
             return
-        self._check_since(grown_at, "has", "grown", look)
-
-    def _check_cosigners(
-        self, cosigners: Sequence[VerifierKey], head: SeenHead, look: Look
-    ) -> None:
-        at, max_age_s = newest_cosignature(head.signed, cosigners), self._wanted.max_age_s
-        now = int(self._clock())
-        if at is not None and max_age_s is not None and at - now > _MAX_AHEAD_S:
-            at = newest_cosignature(head.signed, cosigners, until_unix_s=now + _MAX_AHEAD_S)
-            if at is None or now - at > max_age_s:
-                look.unknown[FRESHNESS] = f"the newest cosignature is {_AHEAD}"
-                return
-        self._check_since(at, "was", "cosigned", look, why=_plain(head))
-
-    def _check_since(
-        self, at: int | None, verb: str, what: str, look: Look, *, why: str = ""
-    ) -> None:
-        age_s = None if at is None else int(self._clock()) - at
-        max_age_s = self._wanted.max_age_s
-        if age_s is None or (max_age_s is not None and age_s > max_age_s):
-            since = "ever" if age_s is None else f"for {age_s} s"
-            look.add(Alarm(self._too_old, f"it {verb} not {what} {since}{why}", FRESHNESS))
-        else:
-            look.held[FRESHNESS] = f"{what} {max(0, age_s)} s ago or later"
-
-    def _check_quorum(self, policy: Policy, head: SeenHead, look: Look) -> None:
-        max_age_s = self._wanted.max_age_s
-        now, times = int(self._clock()), cosigned_by(head.signed, policy)
-        since = 0 if max_age_s is None else now - max_age_s
-        fresh = {name for name, at in times.items() if at >= since}
-        if max_age_s is not None:
-            ahead = {name for name in fresh if times[name] - now > _MAX_AHEAD_S}
-            if policy.met_by(fresh) and not policy.met_by(fresh - ahead):
-                who = ", ".join(sorted(ahead))
-                look.unknown[FRESHNESS] = f"the cosignature by {who} is {_AHEAD}"
-                return
-            fresh -= ahead
-        names = ", ".join(sorted(fresh))
-        if policy.met_by(fresh):
-            look.held[FRESHNESS] = f"cosigned by {names}"
-            return
-        within = "" if max_age_s is None else f"within {max_age_s} s "
-        message = f"{within}it was cosigned by {names or 'nobody'}, which is not enough"
-        message += _plain(head)
-        look.add(Alarm(self._too_old, message, FRESHNESS))
-
-    @property
-    def _too_old(self) -> str:
-        """The kind of alarm: without an age that is asked for, nothing is too old."""
-        return "cosigner_quorum" if self._wanted.max_age_s is None else "stale"
+        self._freshness.check_since(grown_at, "has", "grown", look)
 
     def _check_present(self, head: SeenHead, look: Look) -> None:
         if self._all_present or not self._wanted.expect:
@@ -407,7 +348,9 @@ class Monitor:
                     head = self._compare_own(path, head, look)
                     if look.split:
                         return
-                    here, absent = self._count_present(path, self._view.tree(head, self._files))
+                    here, absent = self._ours.count_present(
+                        path, self._view.tree(head, self._files)
+                    )
                 except CommandError as error:
                     look.unknown[ENTRIES] = error.message
                 else:
@@ -425,7 +368,7 @@ class Monitor:
         """Compare with every head that the log signed for receipts of ours, whose place it said."""
         if path in self._compared:
             return head
-        own = self._heads_of(path)
+        own = self._ours.heads_of(path)
         for other in own[:1]:
             check = f"checkpoint of {path}"
             head = self._hold_against(other, f"the checkpoint in {path}", check, head, look)
@@ -438,61 +381,3 @@ class Monitor:
         if not own or own[0].size <= head.size:
             self._compared.add(path)
         return head
-
-    def _heads_of(self, path: Path) -> list[SeenHead]:
-        """The heads that the log signed for receipts of a file, the largest first. An export has
-        one; those that the keys we have did not sign say nothing.
-
-        Raises:
-            SplitViewError: two of them are of one size, and not of one tree.
-        """
-        found: dict[int, SeenHead] = {}
-        for signed in _checkpoints_of(path, self._view.origin):
-            try:
-                other = self._view.open(signed)
-            except (InputError, VerificationError):
-                continue
-            self._view.check_joined(found.setdefault(other.size, other), other, self._files)
-        return [found[size] for size in sorted(found, reverse=True)]
-
-    def _count_present(self, path: Path, tree: TileTree) -> tuple[int, int]:
-        """How many receipts of a file are found in the tree, and how many are not (yet)."""
-        known = self._present.get(path, 0)
-        found = missing = 0
-        for at, receipt in enumerate(_receipts_of(path)):
-            if at == known:
-                self._files.allow(self._expect_s)
-            if at < known or check_present(receipt, self._view.origin, tree):
-                found += 1
-            else:
-                missing += 1
-            if not missing:
-                self._present[path] = found
-        return found, missing
-
-
-def _plain(head: SeenHead) -> str:
-    """What to say of a head that nobody but the log signed; "" for others."""
-    if any(line.name != head.checkpoint.origin for line in note.parse(head.signed).signatures):
-        return ""
-    return (
-        ": only the log signed it. Heads that Provledger's own logs publish carry no cosignatures, "
-        "ever: leave --cosigner and --policy out for them"
-    )
-
-
-def _receipts_of(path: Path) -> Iterator[Receipt]:
-    try:
-        yield from receipts_of(path)
-    except (InputError, OSError) as error:
-        raise CommandError(f"{path} cannot be read: {error}") from error
-
-
-def _checkpoints_of(path: Path, origin: str) -> Iterator[bytes]:
-    """Checkpoints of a log that the receipts of a file lead to, each once."""
-    digests: set[bytes] = set()
-    for receipt in _receipts_of(path):
-        for proof in receipt.proofs:
-            if proof.origin == origin and (digest := sha256(proof.checkpoint)) not in digests:
-                digests.add(digest)
-                yield proof.checkpoint
