@@ -222,12 +222,9 @@ def _finish_earlier(
         if config is None:
             claimed.take_out()
             return None
-        on_progress("recomputing the logs")
-        checked = _check_logs(target, manifest, config, {})
-        missing, unknown = _check_keys(target, config, {})
-        accepted = _is_accepted(target)
+        restored = _looked_at_again(manifest, target, config, on_progress)
         scratch.finish(target.path)
-    return Restored(manifest, checked, missing, unknown, accepted)
+    return restored
 
 
 def _done_earlier(
@@ -262,9 +259,16 @@ def _done_earlier(
             hint="use it as it is, or give the same arguments again to see what it did; or name "
             "another --data-dir",
         )
+    return _looked_at_again(manifest, target, kept, on_progress)
+
+
+def _looked_at_again(
+    manifest: Manifest, target: DataDir, config: Config, on_progress: Callable[[str], None]
+) -> Restored:
+    """What a restore made that did not come to say so."""
     on_progress("recomputing the logs")
-    checked = _check_logs(target, manifest, kept, {})
-    missing, unknown = _check_keys(target, kept, {})
+    checked = _check_logs(target, manifest, config, {})
+    missing, unknown = _check_keys(target, config, {})
     return Restored(manifest, checked, missing, unknown, _is_accepted(target))
 
 
