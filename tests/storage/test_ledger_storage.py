@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -367,6 +368,45 @@ async def test_lease_belongs_to_one_until_it_ends(storage: Storage) -> None:
     assert await storage.acquire_lease(uid, "one", 0.3) is None
     await storage.release_lease(uid, "two")
     assert await storage.acquire_lease(uid, "one", 30.0) is not None
+
+
+async def test_whoever_begins_alone_waits_for_no_lease(tmp_path: Path) -> None:
+    """On SQLite a service learns that the one before it was killed, and gave no lease back."""
+    url = f"sqlite:///{tmp_path}/ledger.sqlite3"
+    killed, new, beside = (Database.open(url, reader_threads=1) for _ in range(3))
+    await asyncio.to_thread(killed.migrate)
+    ledger = await make(killed)
+    assert await killed.acquire_lease(ledger.uid, "killed", 10.0) is not None
+    await killed.close()
+    await asyncio.to_thread(new.migrate)
+    assert await new.acquire_lease(ledger.uid, "new", 10.0) is not None
+    await asyncio.to_thread(beside.migrate)
+    assert await beside.acquire_lease(ledger.uid, "beside", 10.0) is None
+    await new.close()
+    await beside.close()
+
+
+async def test_leases_that_cannot_be_ended_now_keep_no_service_from_its_start(
+    tmp_path: Path,
+) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.sqlite3"
+    killed, new = Database.open(url, reader_threads=1), Database.open(url, reader_threads=1)
+    await asyncio.to_thread(killed.migrate)
+    ledger = await make(killed)
+    assert await killed.acquire_lease(ledger.uid, "killed", 10.0) is not None
+    await killed.close()
+    with new._engine.connect() as connection:
+        # Only writing fails from here on.
+        connection.exec_driver_sql(
+            "CREATE TRIGGER full BEFORE UPDATE ON heads BEGIN SELECT RAISE(ABORT, 'full'); END"
+        )
+        connection.commit()
+    await asyncio.to_thread(new.migrate)
+    with new._engine.connect() as connection:
+        connection.exec_driver_sql("DROP TRIGGER full")
+        connection.commit()
+    assert await new.acquire_lease(ledger.uid, "new", 10.0) is None
+    await new.close()
 
 
 async def test_lease_of_a_clock_that_was_set_back_is_none(storage: Storage) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Concatenate, Final, ParamSpec, TypeVar
 
 from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import DBAPIError
 
 from ledger_svc.chain import BatchRow, Head, HeadState, LedgerInfo, Linked, Stored
 from ledger_svc.patience import patiently
@@ -34,8 +37,10 @@ from ledger_svc.verify_turns import VerifyTurns
 from provledger.db import (
     Continuity,
     LockLimits,
+    Presence,
     Readers,
     Writer,
+    begin_write,
     check_durable,
     is_sqlite,
     migrate,
@@ -65,6 +70,7 @@ class Database:
     def __init__(self, engine: Engine, *, reader_threads: int = 4) -> None:
         self._engine = engine
         self._sql = Sql(is_sqlite=is_sqlite(engine))
+        self._presence = Presence()
         self._continuity = known = Continuity()
         self._writer = Writer(
             engine, name="ledger-writer", continuity=known, pinned="heads", limits=_LIMITS
@@ -108,9 +114,21 @@ class Database:
         return self._continuity.generation
 
     def migrate(self) -> None:
-        """Look whether commits are durable, and bring the schema up to date; blocking."""
+        """Look whether commits are durable, and bring the schema up to date; blocking.
+
+        On SQLite, a process that is alone ends the leases of those before it: one that was killed
+        gave none back, and nothing would go to a log until it ran out.
+        """
         check_durable(self._engine)
         migrate(self._engine, "ledger_svc.migrations", SCHEMA)
+        file = self._engine.url.database
+        if self._sql.is_sqlite and file:
+            self._presence.begin(Path(f"{file}.users.lock"), self._end_leases)
+
+    def _end_leases(self) -> None:
+        # What cannot be written now, as on a full disk, runs out by itself.
+        with suppress(DBAPIError), begin_write(self._engine) as connection:
+            relays.end_leases(connection, self._sql)
 
     async def close(self) -> None:
         """End the threads and connections."""
@@ -121,6 +139,7 @@ class Database:
         await self._verifiers.close()
         await self._readers.close()
         self._engine.dispose()
+        self._presence.end()
 
     async def _read(
         self, fn: Callable[Concatenate[Connection, Sql, P], R], *args: P.args, **_: P.kwargs

@@ -65,6 +65,13 @@ def release_lease(connection: Connection, sql: Sql, ledger_uid: bytes, owner: st
     )
 
 
+def end_leases(connection: Connection, sql: Sql) -> None:
+    """End every lease: whoever holds one is no more."""
+    connection.exec_driver_sql(
+        sql("UPDATE heads SET lease_owner = '', lease_until_ns = 0 WHERE lease_owner <> ''")
+    )
+
+
 def latch(connection: Connection, sql: Sql, ledger_uid: bytes, reason: str) -> None:
     """Make a ledger read-only; the first reason stays."""
     connection.exec_driver_sql(

@@ -6,7 +6,7 @@
     continuity  Continuity: notices that a database may have become another one
     migrate     migrate: Alembic, run at start-up
     durability  check_durable: a server that does not sync is refused, at start-up
-    lock        lock_data_dir
+    lock        lock_data_dir, Presence: who uses an embedded database
     errors      what a database error means to a caller
 
 A service's storage imports what it needs from here.
@@ -18,7 +18,7 @@ from provledger.db.continuity import Continuity
 from provledger.db.durability import check_durable
 from provledger.db.engine import begin_write, is_sqlite, open_engine
 from provledger.db.errors import LockNotGrantedError, as_storage_error
-from provledger.db.lock import DirLock, lock_data_dir
+from provledger.db.lock import DirLock, Presence, lock_data_dir
 from provledger.db.migrate import migrate
 from provledger.db.workers import LockLimits, Readers, Writer
 
@@ -27,6 +27,7 @@ __all__ = [
     "DirLock",
     "LockLimits",
     "LockNotGrantedError",
+    "Presence",
     "Readers",
     "Writer",
     "as_storage_error",

@@ -1,13 +1,15 @@
-"""One process for each embedded database: an advisory lock on a file in the data directory.
+"""Who uses an embedded database: advisory locks on files beside it.
 
 SQLite itself would let two processes write in turns; a service that keeps heads in memory would
-not survive that. The lock goes away with the process, however it ends.
+not survive that, and takes `lock_data_dir`. One that does survive it takes `Presence`, by which it
+learns whether it is alone. Locks go away with their process, however it ends.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -63,3 +65,38 @@ def lock_data_dir(path: Path, name: str = "provledger") -> DirLock:
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     return DirLock(fd, file)
+
+
+class Presence:
+    """That this process uses a file, for others to see for as long as it lives or until `end`."""
+
+    def __init__(self) -> None:
+        self._fd = -1
+
+    def begin(self, file: Path, alone: Callable[[], None]) -> None:
+        """Be seen from now on; calls `alone` before, while nobody else can begin, if nobody is.
+
+        file: beside what is used; made if missing (mode 600). Where it cannot be made or locked,
+        nobody learns of anybody, and nobody is alone.
+        """
+        try:
+            self._fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:
+            return
+        if self._lock(fcntl.LOCK_EX):
+            alone()
+        # Another one may get in between, and do what one does alone: we have not done anything yet.
+        self._lock(fcntl.LOCK_SH)
+
+    def end(self) -> None:
+        """Be seen no more. The file stays: removing it would race with those who begin."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _lock(self, kind: int) -> bool:
+        try:
+            fcntl.flock(self._fd, kind | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
