@@ -27,8 +27,8 @@ from provledger.retry import NO_RETRY
 from provledger.rpc.channel import channel
 from provledger.rpc.endpoint import check_no_url, check_port, grpc_target
 from provledger.rpc.tls import TLSSettings
-from provledger_cli import endpoints
-from provledger_cli.datadir import GATEWAY, SERVICES, DataDir, is_locked
+from provledger_cli.embedded import endpoints
+from provledger_cli.embedded.datadir import GATEWAY, SERVICES, DataDir, is_locked
 from provledger_cli.failures import CommandError
 
 R = TypeVar("R")

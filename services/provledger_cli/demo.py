@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from provledger_cli.datadir import PIN_FILE
+from provledger_cli.embedded.datadir import PIN_FILE
 from provledger_cli.failures import DOES_NOT_HOLD, HOLDS
 
 MUTATIONS = "demo-mutations.ndjson"

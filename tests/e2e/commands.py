@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from provledger_cli.datadir import DataDir
+from provledger_cli.embedded.datadir import DataDir
 
 SERVICES = ("keys", "witness", "anchor", "ledger")
 

@@ -22,7 +22,8 @@ def main() -> None:
     pid, method = int(sys.argv[1]), sys.argv[2]
     sys.argv = ["provledger", *sys.argv[3:]]
     from provledger.client import calls
-    from provledger_cli import bootstrap, connect
+    from provledger_cli import connect
+    from provledger_cli.embedded import bootstrap
     from provledger_cli.main import main as run
 
     done = False

@@ -19,12 +19,15 @@ from sqlalchemy.engine import Engine
 from provledger.client import CallPolicy, Client, Mutation
 from provledger.errors import StatusError
 from provledger.retry import RetryPolicy
-from provledger_cli import archive, backup, config, moment, scratch, stored
-from provledger_cli.contents import SERVICES
-from provledger_cli.datadir import DataDir
+from provledger_cli import scratch
+from provledger_cli.backups import archive, backup, moment
+from provledger_cli.backups.contents import SERVICES
+from provledger_cli.backups.manifests import Manifest
+from provledger_cli.backups.restore import Restored, restore
+from provledger_cli.embedded import config
+from provledger_cli.embedded.datadir import DataDir
 from provledger_cli.failures import DOES_NOT_HOLD, CommandError
-from provledger_cli.manifests import Manifest
-from provledger_cli.restore import Restored, restore
+from provledger_cli.tlog import stored
 from tests.e2e.commands import Installation, shipped_mutations
 from tests.support.postgres import connection_string, fresh_database
 from tests.support.runbooks import commands, run_all

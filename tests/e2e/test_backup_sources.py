@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from provledger.errors import DataLossError
-from provledger_cli import backup, config
-from provledger_cli.datadir import PIN_FILE, DataDir
+from provledger_cli.backups import backup
+from provledger_cli.backups.manifests import Manifest
+from provledger_cli.backups.restore import Restored, restore
+from provledger_cli.embedded import config
+from provledger_cli.embedded.datadir import PIN_FILE, DataDir
 from provledger_cli.failures import DOES_NOT_HOLD, CommandError, report
-from provledger_cli.manifests import Manifest
-from provledger_cli.restore import Restored, restore
 from tests.e2e.commands import Installation
 from tests.support.tiled import flip
 

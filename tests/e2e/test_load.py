@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from xml.etree import ElementTree as ET
 
-from provledger_cli import endpoints
+from provledger_cli.embedded import endpoints
 from tests.e2e.commands import Installation
 
 LINE = (

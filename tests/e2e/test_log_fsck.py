@@ -11,9 +11,10 @@ import pytest
 
 from provledger.errors import LogDamagedError
 from provledger.keyset import KeySet
-from provledger_cli import config, fsck
-from provledger_cli.logfiles import DirFiles
-from provledger_cli.stored import AnchorRows, LedgerRows, open_database
+from provledger_cli.embedded import config
+from provledger_cli.tlog import fsck
+from provledger_cli.tlog.logfiles import DirFiles
+from provledger_cli.tlog.stored import AnchorRows, LedgerRows, open_database
 from tests.e2e.commands import Installation, shipped_mutations
 from tests.support.tiled import flip
 

@@ -9,8 +9,8 @@ import pytest
 from provledger.client import AsyncClient, CallPolicy, Mutation
 from provledger.errors import UnavailableError
 from provledger.retry import NO_RETRY
-from provledger_cli import endpoints
-from provledger_cli.datadir import PIN_FILE
+from provledger_cli.embedded import endpoints
+from provledger_cli.embedded.datadir import PIN_FILE
 from tests.e2e.commands import Installation, shipped_mutations
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import orjson
 import pytest
 
-from provledger_cli import running
-from provledger_cli.datadir import is_locked
+from provledger_cli.embedded import running
+from provledger_cli.embedded.datadir import is_locked
 from tests.e2e.commands import SERVICES, Installation, exported
 
 LINES = 4000

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from provledger import checkpoint, jcs, note
 from provledger.receipt import parse_canonical_receipt
-from provledger_cli.receipt_files import receipts_of
+from provledger_cli.verifying.receipt_files import receipts_of
 from tests.e2e.commands import Installation, shipped_mutations
 from tests.support.chain import key_set
 from tests.unit.test_verify import masked_receipt

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from provledger_cli import config, endpoints, launching
+from provledger_cli.embedded import config, endpoints, launching
 from tests.e2e.commands import Installation, shipped_mutations
 from tests.support import peers
 from tests.support.ports import free_ports

@@ -14,7 +14,7 @@ from typing import TypeAlias
 from provledger.api.common.v1 import common_pb2
 from provledger.api.keys.v1 import keys_pb2
 from provledger.api.ledger.v1 import ledger_pb2
-from provledger_cli.bootstrap import PURPOSES, local_key
+from provledger_cli.embedded.bootstrap import PURPOSES, local_key
 from tests.faults.rpc_calls import LEDGER
 from tests.faults.rpcs import CALLS, Call, Caller
 

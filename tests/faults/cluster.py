@@ -1,8 +1,8 @@
 """The services of one installation as processes that a test can wrap, kill, stop and start again.
 
-As `provledger up` starts them (`provledger_cli.launching`), but without its supervisor, so that a
-fault lasts until the test ends it. Every port is fixed from the beginning, and every call between
-services may be led through a proxy: `route` says where a caller finds the service it needs.
+As `provledger up` starts them (`provledger_cli.embedded.launching`), but without its supervisor, so
+that a fault lasts until the test ends it. Every port is fixed from the beginning, and every call
+between services may be led through a proxy: `route` says where a caller finds the service it needs.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from provledger_cli import bootstrap, launching
-from provledger_cli.config import Config
-from provledger_cli.datadir import GATEWAY, PIN_FILE, SERVICES, DataDir
+from provledger_cli.embedded import bootstrap, launching
+from provledger_cli.embedded.config import Config
+from provledger_cli.embedded.datadir import GATEWAY, PIN_FILE, SERVICES, DataDir
 from tests.support.ports import free_ports
 
 REPO = Path(__file__).resolve().parents[2]

@@ -16,7 +16,7 @@ from provledger.checkpoint import parse
 from provledger.client import AsyncClient, CallPolicy, Mutation
 from provledger.entry import parse_entry
 from provledger.note import parse as parse_note
-from provledger_cli.bootstrap import PURPOSES, local_key
+from provledger_cli.embedded.bootstrap import PURPOSES, local_key
 from tests.faults import evidence, observe
 from tests.faults.checker import CALLERS_LEDGER
 from tests.faults.rpcs import ATTEMPT_S, Caller, rpc

@@ -14,8 +14,8 @@ from provledger.jwk import thumbprint_of
 from provledger.kms import open_signer
 from provledger.kms.signing import sign_key_event
 from provledger.rpc.key_events import event_from_pb
-from provledger_cli.bootstrap import PURPOSES, local_key
-from provledger_cli.config import KEYS, RECOVERY_KID
+from provledger_cli.embedded.bootstrap import PURPOSES, local_key
+from provledger_cli.embedded.config import KEYS, RECOVERY_KID
 from tests.faults.cluster import Cluster
 from tests.faults.rpcs import Caller, rpc
 

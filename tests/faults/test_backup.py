@@ -22,12 +22,14 @@ from provledger.db import engine as db_engine
 from provledger.db import open_engine
 from provledger.errors import StatusError, UnavailableError
 from provledger.retry import RetryPolicy
-from provledger_cli import archive, backup, config, restore_postgres, scratch
-from provledger_cli.config import Config
-from provledger_cli.datadir import PIN_FILE, DataDir
+from provledger_cli import scratch
+from provledger_cli.backups import archive, backup, restore_postgres
+from provledger_cli.backups.restore import MARKER, restore
+from provledger_cli.backups.restore_postgres import Schemas
+from provledger_cli.embedded import config
+from provledger_cli.embedded.config import Config
+from provledger_cli.embedded.datadir import PIN_FILE, DataDir
 from provledger_cli.failures import COULD_NOT_TELL, CommandError
-from provledger_cli.restore import MARKER, restore
-from provledger_cli.restore_postgres import Schemas
 from tests.faults import commands, strace
 from tests.faults.cluster import Cluster, eventually
 from tests.faults.commands import Call

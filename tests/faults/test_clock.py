@@ -10,7 +10,7 @@ import pytest
 from provledger.client import CallPolicy, Client, Mutation
 from provledger.errors import StatusError
 from provledger.retry import RetryPolicy
-from provledger_cli.datadir import SERVICES
+from provledger_cli.embedded.datadir import SERVICES
 from tests.faults.clocked import Clock
 from tests.faults.cluster import Cluster, eventually
 from tests.faults.conftest import FULL, QUICK, Attack

@@ -13,7 +13,7 @@ import pytest
 from provledger.client import CallPolicy, Client, Mutation
 from provledger.errors import StatusError
 from provledger.retry import RetryPolicy
-from provledger_cli.datadir import PIN_FILE, SERVICES
+from provledger_cli.embedded.datadir import PIN_FILE, SERVICES
 from tests.faults import commands
 from tests.faults.clocked import Clock
 from tests.faults.cluster import Cluster, eventually

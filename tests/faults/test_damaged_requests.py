@@ -25,7 +25,7 @@ from provledger.api.keys.v1 import keys_pb2, keys_pb2_grpc
 from provledger.api.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from provledger.jwk import jwk_from_public_key
 from provledger.rpc.channel import sync_channel
-from provledger_cli.bootstrap import PURPOSES, local_key
+from provledger_cli.embedded.bootstrap import PURPOSES, local_key
 from tests.faults.asking import TIMEOUT_S, ask, problem, reason
 from tests.faults.cluster import Cluster, eventually
 from tests.faults.conftest import FULL, QUICK

@@ -13,7 +13,7 @@ from provledger.client import CallPolicy, Client, Mutation
 from provledger.errors import FailedPreconditionError, StatusError
 from provledger.retry import RetryPolicy
 from provledger.rpc.channel import call, channel
-from provledger_cli.bootstrap import local_key
+from provledger_cli.embedded.bootstrap import local_key
 from tests.faults import observe
 from tests.faults.cluster import DiedError, eventually
 from tests.faults.conftest import Attack

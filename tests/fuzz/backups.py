@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
-from provledger_cli import archive, manifests, sound
+from provledger_cli.backups import archive, manifests, sound
 from tests.fuzz.registering import target
 
 _BLOCK: Final = 512

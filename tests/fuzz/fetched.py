@@ -17,8 +17,8 @@ from provledger.http import bounded
 from provledger.key_ledger import verify_from_pin
 from provledger.monitoring import LogView
 from provledger.retry import RetryPolicy
-from provledger_cli.fetching import Fetcher
-from provledger_cli.remembered import Memory
+from provledger_cli.tlog.fetching import Fetcher
+from provledger_cli.watching.remembered import Memory
 from tests.fuzz import trusted
 from tests.fuzz.registering import target
 from tests.support import key_history

@@ -50,7 +50,7 @@ from provledger.rpc.key_events import event_from_pb
 from provledger.signing_token import parse_token
 from provledger.split_view import parse_split_view
 from provledger.verify import Verifier
-from provledger_cli.lines import draft_from_line
+from provledger_cli.transfer.lines import draft_from_line
 from tests.fuzz import answers, backups, fetched, rpcs, trusted, webs
 from tests.fuzz.registering import DECODERS, MAX_INPUT_BYTES, TARGETS, target
 from witness_svc import checks

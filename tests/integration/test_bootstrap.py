@@ -11,9 +11,9 @@ from provledger.api.keys.v1 import keys_pb2 as pb
 from provledger.client.calls import CallPolicy
 from provledger.jwk import thumbprint_of
 from provledger.kms import open_signer
-from provledger_cli import bootstrap
-from provledger_cli.config import KEYS, RECOVERY_KID
-from provledger_cli.datadir import PIN_FILE, DataDir
+from provledger_cli.embedded import bootstrap
+from provledger_cli.embedded.config import KEYS, RECOVERY_KID
+from provledger_cli.embedded.datadir import PIN_FILE, DataDir
 from tests.integration.test_keys_svc import Keys, keys_on
 
 

@@ -25,7 +25,7 @@ from provledger.logdirs import GIVEN_UP
 from provledger.retry import RetryPolicy
 from provledger.s3 import Bucket, BucketURI
 from provledger.settings import ConfigError
-from provledger_cli.logfiles import elsewhere
+from provledger_cli.tlog.logfiles import elsewhere
 from tests.support import peers
 from tests.support.anchoring import (
     LOG_UID,

@@ -14,7 +14,7 @@ from provledger.api.ledger.v1 import ledger_pb2
 from provledger.client import AsyncClient
 from provledger.errors import InternalError, NotFoundError, PermissionDeniedError
 from provledger_cli.connect import Remote, Target
-from provledger_cli.datadir import DataDir
+from provledger_cli.embedded.datadir import DataDir
 from provledger_cli.load import run
 from provledger_cli.main import application
 from provledger_cli.verbs.append import _append, _Attempt

@@ -17,12 +17,12 @@ from provledger.api.keys.v1 import keys_pb2
 from provledger.api.ledger.v1 import ledger_pb2
 from provledger.client import AsyncClient, ReceiptFilter, paging
 from provledger.errors import InternalError
-from provledger_cli import exporting
 from provledger_cli.anchors import listed
+from provledger_cli.ceremonies.registry import list_key_events, list_keys
 from provledger_cli.connect import Remote
-from provledger_cli.earlier_checkpoints import anchored_sizes
-from provledger_cli.registry import list_key_events, list_keys
+from provledger_cli.transfer import exporting
 from provledger_cli.verbs.list_ import _whole
+from provledger_cli.verifying.earlier_checkpoints import anchored_sizes
 from tests.integration.client_simulator import LEDGER, QUICK, FakeLedger, create, serving
 
 LAST_SEQ = 1_000_000

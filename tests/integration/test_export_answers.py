@@ -17,14 +17,14 @@ from typer.testing import CliRunner
 from provledger.api.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from provledger.errors import InternalError
 from provledger.export import ExportHeader
-from provledger_cli import exporting
 from provledger_cli.connect import Remote, Target
-from provledger_cli.datadir import DataDir
-from provledger_cli.exporting import Exported, Plan
+from provledger_cli.embedded.datadir import DataDir
 from provledger_cli.failures import COULD_NOT_TELL, CommandError
-from provledger_cli.receipt_files import receipts_of
+from provledger_cli.transfer import exporting
+from provledger_cli.transfer.exporting import Exported, Plan
 from provledger_cli.verbs import export as verb
 from provledger_cli.verbs.export import _export
+from provledger_cli.verifying.receipt_files import receipts_of
 from tests.inmem.anchor import InMemoryAnchor
 from tests.support.ledgering import LEDGER, append, create_ledger, draft, ledger_service
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from provledger.retry import NO_RETRY, RetryPolicy
-from provledger_cli.fetching import Fetcher, FetchError
+from provledger_cli.tlog.fetching import Fetcher, FetchError
 from tests.support.certs import CertificateAuthority
 from tests.support.dawdling import (
     WITHOUT_END,

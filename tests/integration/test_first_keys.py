@@ -33,9 +33,10 @@ from provledger.kms import local
 from provledger.rpc.key_events import event_to_pb
 from provledger.rpc.listener import Server
 from provledger.rpc.server import ServerSettings
-from provledger_cli import bootstrap, first_keys
+from provledger_cli.ceremonies import first_keys
 from provledger_cli.connect import Remote, Target
-from provledger_cli.datadir import DataDir
+from provledger_cli.embedded import bootstrap
+from provledger_cli.embedded.datadir import DataDir
 from provledger_cli.failures import CommandError
 from tests.integration.test_keys_svc import Keys, keys_on
 from tests.support.ledgering import ledger_service

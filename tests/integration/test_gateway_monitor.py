@@ -14,7 +14,7 @@ import pytest
 
 from anchor_svc.openlog import OpenLog
 from provledger.fsck import TreeWalk
-from provledger_cli.logfiles import open_files
+from provledger_cli.tlog.logfiles import open_files
 from tests.support import peers
 from tests.support.anchoring import LOG_UID, Ledger, log_vkey, submit
 from tests.support.gateway import Running, filled_log, gateway_at, tile_bucket

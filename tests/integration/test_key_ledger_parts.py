@@ -13,7 +13,7 @@ from provledger.api.keys.v1 import keys_pb2 as pb
 from provledger.errors import DeadlineExceededError, InvalidArgumentError
 from provledger.rpc.channel import MAX_MESSAGE_BYTES, call
 from provledger_cli.connect import Target
-from provledger_cli.datadir import DataDir
+from provledger_cli.embedded.datadir import DataDir
 from provledger_cli.verbs import keys_rebuild
 from tests.integration.test_key_ledger_rpc import RECEIPT, history
 from tests.integration.test_keys_svc import TIMEOUT_S, Keys, keys_on

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from provledger_cli.connect import Target
-from provledger_cli.datadir import DataDir
+from provledger_cli.embedded.datadir import DataDir
 from provledger_cli.failures import CommandError
 from provledger_cli.load import judge, overload, run
 from provledger_cli.load.fleet import Fleet, Step

@@ -18,12 +18,12 @@ import pytest
 from provledger.monitoring import LogView
 from provledger.policy import parse_policy
 from provledger.receipt import Proof
-from provledger_cli.alarms import Look
 from provledger_cli.failures import CommandError
-from provledger_cli.logfiles import DirFiles
-from provledger_cli.monitor import Monitor, Wanted
-from provledger_cli.receipt_files import receipts_of
-from provledger_cli.remembered import Memory
+from provledger_cli.tlog.logfiles import DirFiles
+from provledger_cli.verifying.receipt_files import receipts_of
+from provledger_cli.watching.alarms import Look
+from provledger_cli.watching.monitor import Monitor, Wanted
+from provledger_cli.watching.remembered import Memory
 from tests.support import peers
 from tests.support.chain import sample_chain, with_changes
 from tests.support.runbooks import run_all
@@ -148,7 +148,7 @@ def test_what_is_no_checkpoint_tells_nothing(
 def test_a_log_that_hides_what_others_hold_is_behind(
     web: WebRoot, state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("provledger_cli.monitor._PATIENCE_S", 0.0)
+    monkeypatch.setattr("provledger_cli.watching.monitor._PATIENCE_S", 0.0)
     other = tmp_path / "other.checkpoint"
     other.write_bytes(signed_checkpoint(ORIGIN, ENTRIES[:900]))
     assert kinds(look(web, state, others=[str(other)])) == ["behind"]
@@ -296,7 +296,7 @@ def test_an_export_that_lacks_receipts_says_nothing_of_them(tmp_path: Path, stat
 def test_a_log_put_back_below_our_receipts_is_behind_what_it_signed_for(
     tmp_path: Path, state: Path, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("provledger_cli.monitor._PATIENCE_S", 0.0)
+    monkeypatch.setattr("provledger_cli.watching.monitor._PATIENCE_S", 0.0)
     chain = sample_chain((20, 30))
     receipt = tmp_path / "receipt.json"
     receipt.write_bytes(chain.receipts()[2].encode())

@@ -14,8 +14,8 @@ from provledger.monitoring import LogView
 from provledger.note import parse_vkey
 from provledger.policy import parse_policy
 from provledger.split_view import parse_split_view
-from provledger_cli.fetching import Fetcher
-from provledger_cli.logfiles import DirFiles, HTTPFiles
+from provledger_cli.tlog.fetching import Fetcher
+from provledger_cli.tlog.logfiles import DirFiles, HTTPFiles
 from tests.support.tiled import cosign, signed_checkpoint, write_log
 from tests.support.watched import ENTRIES, KEY, ORIGIN, Clock, kinds, look, monitor
 from tests.support.webroot import Fault, WebRoot, webroot
@@ -156,7 +156,7 @@ def no_tiles(path: str) -> tuple[int, bytes] | None:
 def test_a_log_that_keeps_its_tiles_to_itself_hides_no_step_back(
     web: WebRoot, state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("provledger_cli.monitor._PATIENCE_S", 0.0)
+    monkeypatch.setattr("provledger_cli.watching.monitor._PATIENCE_S", 0.0)
     other = tmp_path / "other.checkpoint"
     other.write_bytes((web.root / "checkpoint").read_bytes())
     look(web, state)

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from provledger.monitoring import LogView, SeenHead
-from provledger_cli import remembered as remembered_module
-from provledger_cli.datadir import write_atomically
-from provledger_cli.logfiles import DirFiles
-from provledger_cli.monitor import Monitor, Wanted
+from provledger_cli.embedded.datadir import write_atomically
 from provledger_cli.placing import try_lock
-from provledger_cli.remembered import Memory
+from provledger_cli.tlog.logfiles import DirFiles
+from provledger_cli.watching import remembered as remembered_module
+from provledger_cli.watching.monitor import Monitor, Wanted
+from provledger_cli.watching.remembered import Memory
 from tests.support.tiled import signed_checkpoint, write_log
 from tests.support.watched import ENTRIES, FORKED, KEY, ORIGIN, Clock, kinds, monitor
 

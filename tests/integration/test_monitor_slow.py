@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from provledger.monitoring import LogView
-from provledger_cli.logfiles import DirFiles
-from provledger_cli.monitor import STEP_S, Monitor, Wanted
-from provledger_cli.remembered import Memory
+from provledger_cli.tlog.logfiles import DirFiles
+from provledger_cli.watching.monitor import STEP_S, Monitor, Wanted
+from provledger_cli.watching.remembered import Memory
 from tests.support.chain import sample_chain
 from tests.support.tiled import signed_checkpoint, vkey, write_log
 from tests.support.watched import ENTRIES, ORIGIN, kinds

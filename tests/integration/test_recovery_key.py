@@ -22,9 +22,10 @@ from provledger.errors import InvalidArgumentError, NotFoundError
 from provledger.jwk import Algorithm
 from provledger.keyset import KeyState
 from provledger.kms import local
-from provledger_cli import bootstrap, ceremony, first_keys
+from provledger_cli.ceremonies import ceremony, first_keys
 from provledger_cli.connect import Remote, Target
-from provledger_cli.datadir import DataDir
+from provledger_cli.embedded import bootstrap
+from provledger_cli.embedded.datadir import DataDir
 from provledger_cli.failures import CommandError
 from provledger_cli.verbs.keys_revoke import _check_done
 from tests.integration.client_simulator import FakeLedger, serving

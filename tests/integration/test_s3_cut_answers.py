@@ -19,8 +19,8 @@ from provledger.outside import ObjectLock
 from provledger.retry import RetryPolicy
 from provledger.s3 import Bucket, BucketURI
 from provledger_cli.failures import CommandError
-from provledger_cli.logfiles import BucketFiles as ReadFiles
-from provledger_cli.trust import ask_s3
+from provledger_cli.tlog.logfiles import BucketFiles as ReadFiles
+from provledger_cli.verifying.trust import ask_s3
 from tests.conformance.sink_suite import LOG, published
 from tests.support import peers
 from tests.support.anchoring import LOG_UID

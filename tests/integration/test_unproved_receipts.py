@@ -25,12 +25,12 @@ from provledger.client.convert import receipt_from_pb
 from provledger.errors import UnavailableError
 from provledger.receipt import Receipt
 from provledger_cli.connect import Remote, Target
-from provledger_cli.datadir import DataDir
+from provledger_cli.embedded.datadir import DataDir
 from provledger_cli.failures import COULD_NOT_TELL, DOES_NOT_HOLD, CommandError
-from provledger_cli.receipt_files import receipts_of
-from provledger_cli.receipts import proven_against
 from provledger_cli.verbs.get import get
 from provledger_cli.verbs.refresh import _refresh_receipt
+from provledger_cli.verifying.receipt_files import receipts_of
+from provledger_cli.verifying.receipts import proven_against
 from tests.inmem.anchor import InMemoryAnchor
 from tests.support.chain import sample_chain
 from tests.support.ledgering import LEDGER, append, draft, ledger_service

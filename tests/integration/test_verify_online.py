@@ -24,7 +24,7 @@ from provledger.receipt import Evidence, Receipt
 from provledger.report import Check, Outcome, Status
 from provledger.verify import verify_receipt
 from provledger_cli.failures import CommandError
-from provledger_cli.trust import ask_s3
+from provledger_cli.verifying.trust import ask_s3
 from tests.support import peers
 from tests.support.chain import key_set, sample_chain, with_changes
 

@@ -13,10 +13,10 @@ import psycopg
 import pytest
 
 from provledger.db import migrate, open_engine
-from provledger_cli import archive, backup, own_tables, restore
-from provledger_cli.config import Config
-from provledger_cli.contents import SERVICES
-from provledger_cli.datadir import DataDir, write_json
+from provledger_cli.backups import archive, backup, own_tables, restore
+from provledger_cli.backups.contents import SERVICES
+from provledger_cli.embedded.config import Config
+from provledger_cli.embedded.datadir import DataDir, write_json
 from provledger_cli.failures import COULD_NOT_TELL, DOES_NOT_HOLD, CommandError
 from tests.e2e.commands import Installation
 from tests.support.postgres import connection_string, fresh_database

@@ -14,10 +14,10 @@ from sqlalchemy.engine import Connection
 
 from provledger.db import engine as db_engine
 from provledger.db import open_engine
-from provledger_cli import restore_postgres
+from provledger_cli.backups import restore_postgres
+from provledger_cli.backups.manifests import Manifest
+from provledger_cli.backups.restore_postgres import Schemas, filled
 from provledger_cli.failures import COULD_NOT_TELL, CommandError
-from provledger_cli.manifests import Manifest
-from provledger_cli.restore_postgres import Schemas, filled
 from tests.support.postgres import connection_string
 
 pytestmark = pytest.mark.postgres

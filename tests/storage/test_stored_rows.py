@@ -9,7 +9,7 @@ from sqlalchemy import event
 from ledger_svc.storage import tables
 from provledger.db import migrate, open_engine
 from provledger.db.engine import begin_write
-from provledger_cli import stored
+from provledger_cli.tlog import stored
 
 
 def test_the_kids_of_receipts_are_looked_for_page_by_page(

@@ -7,11 +7,11 @@ from typing import Any
 
 from provledger.monitoring import LogView
 from provledger.retry import RetryPolicy
-from provledger_cli.alarms import Look
-from provledger_cli.fetching import Fetcher
-from provledger_cli.logfiles import Files, HTTPFiles
-from provledger_cli.monitor import Monitor, Wanted
-from provledger_cli.remembered import Memory
+from provledger_cli.tlog.fetching import Fetcher
+from provledger_cli.tlog.logfiles import Files, HTTPFiles
+from provledger_cli.watching.alarms import Look
+from provledger_cli.watching.monitor import Monitor, Wanted
+from provledger_cli.watching.remembered import Memory
 from tests.support.tiled import vkey
 from tests.support.webroot import WebRoot
 

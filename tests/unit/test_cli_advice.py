@@ -20,9 +20,9 @@ from provledger.errors import (
     UnimplementedError,
 )
 from provledger.rpc.auth import refuse as auth_refuse
-from provledger_cli import backup
-from provledger_cli.config import Config
-from provledger_cli.datadir import DataDir
+from provledger_cli.backups import backup
+from provledger_cli.embedded.config import Config
+from provledger_cli.embedded.datadir import DataDir
 from provledger_cli.failures import CommandError, advice
 from tests.unit.test_cli_options import commands
 

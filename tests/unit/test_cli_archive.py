@@ -17,11 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from provledger_cli import archive, backup, manifests, scratch
-from provledger_cli.config import Config
-from provledger_cli.datadir import DataDir
+from provledger_cli import scratch
+from provledger_cli.backups import archive, backup, manifests
+from provledger_cli.backups.restore import restore
+from provledger_cli.embedded.config import Config
+from provledger_cli.embedded.datadir import DataDir
 from provledger_cli.failures import COULD_NOT_TELL, DOES_NOT_HOLD, CommandError
-from provledger_cli.restore import restore
 
 FILES = {"config.json": b"{}", "db/keys.sqlite3": b"x" * 5000, "tiles/logs/aa/checkpoint": b"note"}
 REVISIONS = {"keys": "0001", "anchor": "0001", "ledger": "0001"}

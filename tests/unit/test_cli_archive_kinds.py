@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from provledger_cli import archive
+from provledger_cli.backups import archive
 from provledger_cli.failures import COULD_NOT_TELL, DOES_NOT_HOLD, CommandError
 from tests.unit.test_cli_archive import FILES, made
 

@@ -18,12 +18,13 @@ from typer.testing import CliRunner
 from anchor_svc import sinks
 from provledger.db import open_engine
 from provledger.errors import KeyFormatError
-from provledger_cli import config, connect, datadir, endpoints, launching, running
-from provledger_cli.datadir import DataDir
-from provledger_cli.endpoints import Endpoints, ServiceState
+from provledger_cli import connect
+from provledger_cli.embedded import config, datadir, endpoints, launching, running
+from provledger_cli.embedded.datadir import DataDir
+from provledger_cli.embedded.endpoints import Endpoints, ServiceState
 from provledger_cli.failures import CommandError
 from provledger_cli.main import application
-from provledger_cli.stored import AnchorRows
+from provledger_cli.tlog.stored import AnchorRows
 
 
 @pytest.fixture
@@ -87,7 +88,7 @@ def test_what_was_left_by_one_that_was_killed_while_making_the_import_key_goes(
         other.write_bytes(b"")
     script = f"""
 import os, pathlib, signal
-from provledger_cli.datadir import DataDir
+from provledger_cli.embedded.datadir import DataDir
 real = os.{call}
 def last(*words, **more):
     if {done}:
@@ -131,7 +132,8 @@ def test_a_lock_is_seen_by_others_and_ends_with_its_holder(directory: DataDir) -
         [
             sys.executable,
             "-c",
-            "import os,sys\nfrom pathlib import Path\nfrom provledger_cli.datadir import lock\n"
+            "import os,sys\nfrom pathlib import Path\n"
+            "from provledger_cli.embedded.datadir import lock\n"
             "fd = lock(Path(sys.argv[1])); os.pwrite(fd, b'%d' % os.getpid(), 0)\n"
             "print(flush=True); sys.stdin.read()",
             directory.supervisor_lock,

@@ -17,12 +17,12 @@ from provledger.errors import NotFoundError, OutOfRangeError, VerificationError
 from provledger.export import ConsistencyProof, verify_export
 from provledger.keyset import CoveredCheckpoint, KeyPurpose, KeySet, KeyState
 from provledger.report import Check, Finding, Status
-from provledger_cli import earlier_checkpoints
 from provledger_cli.connect import Remote, Target
-from provledger_cli.datadir import DataDir
-from provledger_cli.earlier_checkpoints import consistency
+from provledger_cli.embedded.datadir import DataDir
 from provledger_cli.failures import COULD_NOT_TELL, CommandError
 from provledger_cli.verbs.export import _export
+from provledger_cli.verifying import earlier_checkpoints
+from provledger_cli.verifying.earlier_checkpoints import consistency
 from tests.support.chain import ORIGIN, Chain, key_set, sample_chain
 
 CHAIN = sample_chain(flushes=(3, 1, 4, 2))

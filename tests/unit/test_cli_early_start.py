@@ -13,7 +13,7 @@ from keys_svc.revoking import revoke
 from provledger.api.keys.v1 import keys_pb2 as pb
 from provledger.key_events import EventType
 from provledger.keyset import MAX_CLOCK_AHEAD_NS
-from provledger_cli import ceremony
+from provledger_cli.ceremonies import ceremony
 from provledger_cli.failures import CommandError
 from tests.unit.test_key_events import R1, W1, W2, W3, Maker
 from tests.unit.test_keys_journal import binding, carry, rotate

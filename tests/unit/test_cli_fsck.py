@@ -23,10 +23,10 @@ from provledger.keyset import (
 )
 from provledger.revocation import Unsettled
 from provledger.verify import Verifier
-from provledger_cli import fsck
 from provledger_cli.connect import Remote
-from provledger_cli.fsck import ServiceRows
-from provledger_cli.stored import StoredHead, StoredLog
+from provledger_cli.tlog import fsck
+from provledger_cli.tlog.fsck import ServiceRows
+from provledger_cli.tlog.stored import StoredHead, StoredLog
 from tests.support.anchoring import Ledger
 from tests.support.chain import private_key
 from tests.support.tiled import MemoryFiles, signed_checkpoint, tile_files

@@ -19,11 +19,11 @@ from cryptography.hazmat.primitives.serialization import (
 from provledger.jwk import jwk_from_public_key
 from provledger.kms import open_signer
 from provledger.kms.errors import KMSKeyExistsError
-from provledger_cli import given_key, launching
-from provledger_cli.config import Config
-from provledger_cli.datadir import SERVICES, DataDir
+from provledger_cli.embedded import given_key, launching
+from provledger_cli.embedded.config import Config
+from provledger_cli.embedded.datadir import SERVICES, DataDir
+from provledger_cli.embedded.launching import WITNESS_PRIVATE_KEY as VARIABLE
 from provledger_cli.failures import CommandError
-from provledger_cli.launching import WITNESS_PRIVATE_KEY as VARIABLE
 
 ED25519 = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 P256 = ec.derive_private_key(7, ec.SECP256R1())

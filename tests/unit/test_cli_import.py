@@ -17,10 +17,10 @@ import pytest_asyncio
 from provledger.api.ledger.v1 import ledger_pb2
 from provledger.errors import InternalError, NotFoundError, UnavailableError
 from provledger_cli.connect import Remote, Target
-from provledger_cli.datadir import DataDir
+from provledger_cli.embedded.datadir import DataDir
 from provledger_cli.failures import CommandError
-from provledger_cli.importing import Progress, Rejection, run_import
-from provledger_cli.lines import no_request_ids, request_ids
+from provledger_cli.transfer.importing import Progress, Rejection, run_import
+from provledger_cli.transfer.lines import no_request_ids, request_ids
 from tests.integration.client_simulator import (
     EXHAUSTED,
     LEDGER,

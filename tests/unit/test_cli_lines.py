@@ -20,8 +20,8 @@ import pytest
 from provledger.api.common.v1 import common_pb2
 from provledger.errors import InputError, InvalidJSONError
 from provledger_cli.failures import CommandError
-from provledger_cli.lines import MemberError, draft_from_line, request_ids
 from provledger_cli.sources import LineSource
+from provledger_cli.transfer.lines import MemberError, draft_from_line, request_ids
 
 LINE = {
     "action": "UPDATE",

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from provledger_cli import config, running
-from provledger_cli.datadir import SERVICES, DataDir
-from provledger_cli.endpoints import Endpoints, ServiceState
+from provledger_cli.embedded import config, running
+from provledger_cli.embedded.datadir import SERVICES, DataDir
+from provledger_cli.embedded.endpoints import Endpoints, ServiceState
 from provledger_cli.failures import CommandError
 
 Move = Callable[[Path, Path], object]

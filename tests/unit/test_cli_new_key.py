@@ -12,11 +12,11 @@ import pytest
 from provledger.api.keys.v1 import keys_pb2 as pb
 from provledger.jwk import Algorithm, jwk_from_public_key, thumbprint_of
 from provledger.kms import local, open_signer
-from provledger_cli import config
+from provledger_cli.ceremonies.new_key import new_key
 from provledger_cli.connect import Target
-from provledger_cli.datadir import DataDir
+from provledger_cli.embedded import config
+from provledger_cli.embedded.datadir import DataDir
 from provledger_cli.failures import CommandError
-from provledger_cli.new_key import new_key
 
 ENCRYPTED = "?passphrase-file=witness.pass"
 

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from provledger.api.keys.v1 import keys_pb2 as pb
 from provledger.keyset import KeyPurpose, KeySet, VerificationKey
-from provledger_cli import ceremony
+from provledger_cli.ceremonies import ceremony
 from provledger_cli.failures import CommandError
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from provledger_cli import failures, placing
-from provledger_cli.datadir import write_atomically
+from provledger_cli.embedded.datadir import write_atomically
 from provledger_cli.failures import CommandError
 
 

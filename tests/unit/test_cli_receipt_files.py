@@ -10,8 +10,8 @@ import orjson
 import pytest
 
 from provledger.receipt import MAX_RECEIPT_BYTES
-from provledger_cli.receipt_files import receipts_of
 from provledger_cli.sources import LineSource
+from provledger_cli.verifying.receipt_files import receipts_of
 from tests.support.chain import sample_chain
 
 

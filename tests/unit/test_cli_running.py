@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from provledger_cli import config, endpoints, running
-from provledger_cli.datadir import DataDir, lock
-from provledger_cli.endpoints import Endpoints, ServiceState
+from provledger_cli.embedded import config, endpoints, running
+from provledger_cli.embedded.datadir import DataDir, lock
+from provledger_cli.embedded.endpoints import Endpoints, ServiceState
+from provledger_cli.embedded.running import Supervising
 from provledger_cli.failures import CommandError
 from provledger_cli.main import application
-from provledger_cli.running import Supervising
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_a_given_key_reaches_the_supervisor_by_a_pipe(
 
     def spawn(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
         program = (
-            "import sys; from pathlib import Path; from provledger_cli import supervisor\n"
+            "import sys; from pathlib import Path; from provledger_cli.embedded import supervisor\n"
             "async def supervise(path, say, given):\n"
             f"    Path({str(found)!r}).write_text(ascii(given))\n"
             "supervisor.supervise = supervise; supervisor.main()"
@@ -185,7 +185,7 @@ def test_who_lost_the_race_stops_his_own_and_not_the_supervisor_of_another(
     directory: DataDir,
 ) -> None:
     winner = a_process(
-        "import os; from pathlib import Path; from provledger_cli.datadir import lock\n"
+        "import os; from pathlib import Path; from provledger_cli.embedded.datadir import lock\n"
         f"fd = lock(Path({str(directory.supervisor_lock)!r}))\n"
         "os.pwrite(fd, b'%d' % os.getpid(), 0)"
     )

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from provledger_cli import datadir, scratch
+from provledger_cli import scratch
+from provledger_cli.embedded import datadir
 from provledger_cli.failures import CommandError
 
 LEFT = ".b.tar.0123456789ab"

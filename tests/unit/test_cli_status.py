@@ -17,7 +17,8 @@ from provledger.api.keys.v1 import keys_pb2
 from provledger.client import Ledger
 from provledger.errors import FailedPreconditionError, StatusError, UnavailableError
 from provledger.keyset import KeyPurpose, KeySet, VerificationKey
-from provledger_cli import connect, health
+from provledger_cli import connect
+from provledger_cli.embedded import health
 from provledger_cli.main import application
 
 BEGINS_NS = 1_763_665_200 * 10**9

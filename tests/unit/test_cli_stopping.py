@@ -79,8 +79,9 @@ failures.run(app)
 SUPERVISING = """
 import asyncio, sys
 from pathlib import Path
-from provledger_cli import failures, supervisor
-from provledger_cli.datadir import DataDir
+from provledger_cli import failures
+from provledger_cli.embedded import supervisor
+from provledger_cli.embedded.datadir import DataDir
 
 class Waiting(supervisor.Supervisor):
     def __init__(self, *_):

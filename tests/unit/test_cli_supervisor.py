@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from provledger_cli import config, endpoints, launching
-from provledger_cli import supervisor as supervisor_module
-from provledger_cli.datadir import DataDir
-from provledger_cli.endpoints import SERVING, STARTING, ServiceState
-from provledger_cli.supervisor import Supervisor, _port_if_ready
+from provledger_cli.embedded import config, endpoints, launching
+from provledger_cli.embedded import supervisor as supervisor_module
+from provledger_cli.embedded.datadir import DataDir
+from provledger_cli.embedded.endpoints import SERVING, STARTING, ServiceState
+from provledger_cli.embedded.supervisor import Supervisor, _port_if_ready
 
 _SERVES = (
     "import json, os, sys; path = os.environ['READY']; "
@@ -238,7 +238,7 @@ async def test_keys_are_registered_once_a_process_can_be_started(directory: Data
 
 _CHILD_WITHOUT_THREADS = """
 import asyncio, sys, threading
-from provledger_cli import supervisor
+from provledger_cli.embedded import supervisor
 
 def no_thread(thread):
     raise RuntimeError("can't start new thread")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from provledger_cli import archive, tarstream
+from provledger_cli.backups import archive, tarstream
 
 LONG = "keys/" + "/".join(["k" * 90] * 3)
 FILES = {"config.json": b"{}", LONG: b"y" * 512, "import.key": b""}

@@ -14,7 +14,7 @@ import pytest
 from provledger import timestamp
 from provledger.receipt import Evidence
 from provledger_cli.failures import CommandError
-from provledger_cli.trust import outside
+from provledger_cli.verifying.trust import outside
 from tests.support import peers
 from tests.support.chain import key_set, sample_chain, with_changes
 

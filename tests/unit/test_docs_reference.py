@@ -37,7 +37,7 @@ from provledger.api.ledger.v1 import ledger_pb2
 from provledger.api.witness.v1 import witness_pb2
 from provledger.client import Client
 from provledger.rpc.settings import ServerSettings
-from provledger_cli import lines
+from provledger_cli.transfer import lines
 from witness_svc import checks, patches
 
 DOCS = REPO / "docs"

@@ -17,7 +17,7 @@ from provledger.outside import COSIGNATURE, Outside
 from provledger.policy import parse_policy
 from provledger.receipt import Evidence, Receipt
 from provledger.report import Check, CheckResult, Finding, Outcome, Status
-from provledger_cli import checking, verdicts
+from provledger_cli.verifying import checking, verdicts
 from tests.support.chain import ORIGIN, START_NS, Chain, mutation, sample_chain, with_changes
 from tests.support.key_history import PIN, in_one_log, key_chain, record, replaced
 

@@ -22,7 +22,7 @@ from provledger.outside import Outside
 from provledger.policy import parse_policy
 from provledger.report import Check, Finding, Outcome, Status
 from provledger_cli.failures import COULD_NOT_TELL, DOES_NOT_HOLD
-from provledger_cli.verdicts import failure_code
+from provledger_cli.verifying.verdicts import failure_code
 from tests.support.chain import (
     ORIGIN,
     START_NS,

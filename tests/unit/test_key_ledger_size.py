@@ -13,7 +13,7 @@ from provledger.key_ledger_lines import MAX_KEY_LEDGER_BYTES, lines_of, take
 from provledger.keyset import CoveredCheckpoint
 from provledger.receipt import Receipt, parse_receipt
 from provledger_cli.failures import COULD_NOT_TELL, report
-from provledger_cli.verdicts import advice, failure_code, failure_document
+from provledger_cli.verifying.verdicts import advice, failure_code, failure_document
 from tests.support.chain import ORIGIN, Chain, sample_chain
 from tests.support.key_history import PIN, in_one_log, key_chain, replaced
 

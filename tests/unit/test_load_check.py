@@ -27,7 +27,7 @@ from provledger.errors import (
 )
 from provledger.receipt import Receipt
 from provledger_cli.connect import Target
-from provledger_cli.datadir import DataDir
+from provledger_cli.embedded.datadir import DataDir
 from provledger_cli.load import recall
 from provledger_cli.load.fleet import LINE_BYTES, Fleet
 from provledger_cli.load.judge import Finding

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from provledger.errors import InputError
 from provledger_cli.connect import Target
-from provledger_cli.datadir import DataDir
+from provledger_cli.embedded.datadir import DataDir
 from provledger_cli.failures import CommandError
 from provledger_cli.load import judge, planning
 from provledger_cli.load.fleet import Step

@@ -9,11 +9,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from provledger_cli.alarms import CONSISTENCY, Alarm, Look, Standing
 from provledger_cli.failures import DOES_NOT_HOLD
-from provledger_cli.fetching import FetchError
+from provledger_cli.tlog.fetching import FetchError
 from provledger_cli.verbs import monitor as verb
-from provledger_cli.webhook import MOST_FAILURES, Webhook
+from provledger_cli.watching.alarms import CONSISTENCY, Alarm, Look, Standing
+from provledger_cli.watching.webhook import MOST_FAILURES, Webhook
 
 FILE = "checkpoint held.checkpoint"
 

@@ -20,7 +20,7 @@ from notary_svc.signing import Cosigner
 from provledger.kms import local
 from provledger.logdirs import GIVEN_UP
 from provledger_cli import scratch
-from provledger_cli.datadir import DataDir, write_atomically
+from provledger_cli.embedded.datadir import DataDir, write_atomically
 from tests.conformance.sink_suite import published
 from tests.support.syncs import Syncs
 from tests.support.tiled import signed_checkpoint, tile_files

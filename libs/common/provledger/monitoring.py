@@ -6,7 +6,7 @@
     ours       the leaf at the index a receipt names is that receipt's entry
 
 Pure: time is an argument, files come by `LogFiles`. Left to others: fetching, what is remembered,
-whom to tell (`provledger_cli.monitor`).
+whom to tell (`provledger_cli.watching.monitor`).
 """
 
 from __future__ import annotations

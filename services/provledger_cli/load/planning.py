@@ -11,7 +11,7 @@ from typing import Any
 from provledger import names
 from provledger.errors import InputError
 from provledger_cli.connect import Target
-from provledger_cli.datadir import SERVICES
+from provledger_cli.embedded.datadir import SERVICES
 from provledger_cli.failures import CommandError
 from provledger_cli.load import judge, schedule
 from provledger_cli.load.run import Plan

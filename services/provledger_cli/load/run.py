@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from provledger_cli import endpoints
 from provledger_cli.connect import Target
-from provledger_cli.datadir import GATEWAY, SERVICES
+from provledger_cli.embedded import endpoints
+from provledger_cli.embedded.datadir import GATEWAY, SERVICES
 from provledger_cli.failures import CommandError
 from provledger_cli.load import overload
 from provledger_cli.load.fleet import START_IN_S, Fleet, Step

@@ -86,8 +86,8 @@ def append(
     Example: provledger append --tenant acme < mutation.json
     """
     from provledger_cli.connect import run_async, target
-    from provledger_cli.lines import MAX_LINE_BYTES
-    from provledger_cli.receipts import show_receipt
+    from provledger_cli.transfer.lines import MAX_LINE_BYTES
+    from provledger_cli.verifying.receipts import show_receipt
 
     output.use_json(as_json)
     if sys.stdin is None:
@@ -163,8 +163,8 @@ async def _append(
     from provledger.client.convert import receipt_from_pb, summary_from_pb
     from provledger.client.drafts import new_request_id
     from provledger_cli.connect import Remote
-    from provledger_cli.lines import draft_from_line
     from provledger_cli.tenancy import ensure_ledger
+    from provledger_cli.transfer.lines import draft_from_line
 
     draft = draft_from_line(data.strip(), request_id or new_request_id())
     if request_id:

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from provledger_cli import output
-from provledger_cli.datadir import DataDir
+from provledger_cli.embedded.datadir import DataDir
 from provledger_cli.failures import CommandError
 from provledger_cli.options import DataDirOption, JSONOption
 
@@ -53,8 +53,8 @@ def backup(
 
     Example: provledger backup --out backup.tar.gz --data-dir ./ledger
     """
-    from provledger_cli import backup as work
-    from provledger_cli import config as configs
+    from provledger_cli.backups import backup as work
+    from provledger_cli.embedded import config as configs
 
     output.use_json(as_json)
     started_s = time.monotonic()

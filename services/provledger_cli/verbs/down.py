@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from provledger_cli import output
-from provledger_cli.datadir import DataDir
+from provledger_cli.embedded.datadir import DataDir
 from provledger_cli.options import DataDirOption, JSONOption
 
 
@@ -16,7 +16,7 @@ def down(data_dir: DataDirOption = None, as_json: JSONOption = False) -> None:
 
     Example: provledger down --data-dir ./ledger
     """
-    from provledger_cli import running
+    from provledger_cli.embedded import running
 
     output.use_json(as_json)
     directory = DataDir.at(data_dir)

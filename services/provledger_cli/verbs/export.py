@@ -25,7 +25,7 @@ from provledger_cli.options import (
 
 if TYPE_CHECKING:
     from provledger_cli.connect import Target
-    from provledger_cli.exporting import Exported, Plan
+    from provledger_cli.transfer.exporting import Exported, Plan
 
 
 def export(
@@ -171,8 +171,8 @@ async def _export(
     """key_ledger: None for where it can be had."""
     from provledger.key_events import LEDGER_NAME as KEY_LEDGER_NAME
     from provledger_cli.connect import Remote
-    from provledger_cli.exporting import prepare, write_export
-    from provledger_cli.own_chain import OwnChain
+    from provledger_cli.transfer.exporting import prepare, write_export
+    from provledger_cli.transfer.own_chain import OwnChain
 
     async with Remote(where, timeout_s=timeout_s) as remote:
         if not remote.has("anchor"):

@@ -101,7 +101,7 @@ def get(
     Example: provledger get tenants/acme/ledgers/main/receipts/ID --wait-anchored --out r.json
     """
     from provledger_cli.connect import run_async, target
-    from provledger_cli.receipts import show_receipt
+    from provledger_cli.verifying.receipts import show_receipt
 
     output.use_json(as_json, on_stdout=as_json or out is None)
     placing.claim(out)
@@ -246,7 +246,7 @@ async def _get(
     """The receipt, and how far it has got: that is asked for only where no proof shows it."""
     from provledger.client import AnchorState
     from provledger_cli.connect import Remote
-    from provledger_cli.receipts import proven_against
+    from provledger_cli.verifying.receipts import proven_against
 
     async with Remote(where, timeout_s=timeout_s) as remote:
         if wait_anchored:

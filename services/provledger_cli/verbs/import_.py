@@ -24,9 +24,9 @@ from provledger_cli.options import (
 
 if TYPE_CHECKING:
     from provledger_cli.connect import Target
-    from provledger_cli.importing import Progress, Rejection
-    from provledger_cli.lines import RequestIds
     from provledger_cli.sources import LineSource
+    from provledger_cli.transfer.importing import Progress, Rejection
+    from provledger_cli.transfer.lines import RequestIds
 
 # How long a line from a pipe waits for others to share a call with.
 _LINGER_S: Final = 0.5
@@ -103,8 +103,8 @@ def import_(
     Example: provledger import mutations.ndjson.gz --tenant acme
     """
     from provledger_cli.connect import run_async, target
-    from provledger_cli.lines import MAX_LINE_BYTES
     from provledger_cli.sources import LineSource
+    from provledger_cli.transfer.lines import MAX_LINE_BYTES
 
     output.use_json(as_json)
     where = target(data_dir, endpoint, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca)
@@ -145,10 +145,10 @@ async def _import(
 ) -> tuple[Progress, str, Exception | None]:
     from provledger.errors import ProvledgerError
     from provledger_cli.connect import Remote
-    from provledger_cli.importing import Progress, run_import
-    from provledger_cli.lines import no_request_ids
     from provledger_cli.stopping import run_until_signal
     from provledger_cli.tenancy import ensure_ledger
+    from provledger_cli.transfer.importing import Progress, run_import
+    from provledger_cli.transfer.lines import no_request_ids
 
     failure: Exception | None = None
     told_by = source or lines.name
@@ -190,7 +190,7 @@ async def _import(
 def _request_ids(where: Target, source: str) -> RequestIds:
     """The ids of the lines of a source; a key that is made for them here, and not by the services
     that they go to, is told: it is lost with this home, as in a container."""
-    from provledger_cli.lines import request_ids
+    from provledger_cli.transfer.lines import request_ids
 
     file = where.data_dir.import_key_file
     made = not file.exists()

@@ -20,8 +20,8 @@ from provledger_cli.options import (
 )
 
 if TYPE_CHECKING:
+    from provledger_cli.ceremonies.first_keys import FirstKeys
     from provledger_cli.connect import Target
-    from provledger_cli.first_keys import FirstKeys
 
 
 def init(
@@ -149,8 +149,8 @@ def init(
 async def _init(
     where: Target, uris: dict[str, str], recovery: str, key_dir: Path | None, timeout_s: float
 ) -> FirstKeys:
+    from provledger_cli.ceremonies.first_keys import begin
     from provledger_cli.connect import Remote
-    from provledger_cli.first_keys import begin
 
     async with Remote(where, timeout_s=timeout_s) as remote:
         return await begin(remote, uris, recovery, key_dir or where.data_dir.keys)

@@ -54,8 +54,8 @@ def list_(
 
     Example: keys list --purpose witness
     """
+    from provledger_cli.ceremonies.registry import key_document, purpose_name, state_name, time_text
     from provledger_cli.connect import run_async, target
-    from provledger_cli.registry import key_document, purpose_name, state_name, time_text
 
     output.use_json(as_json)
     where = target(
@@ -82,8 +82,8 @@ def list_(
 
 
 async def _list(where: Target, purpose: Purpose | None, timeout_s: float) -> list[keys_pb2.Key]:
+    from provledger_cli.ceremonies.registry import list_keys
     from provledger_cli.connect import Remote
-    from provledger_cli.registry import list_keys
 
     async with Remote(where, timeout_s=timeout_s) as remote:
         return await list_keys(remote, purpose.value if purpose is not None else "")

@@ -97,8 +97,8 @@ def _exported(export: Path, pin: bytes) -> list[tuple[SignedEvent, str]]:
     from provledger.key_ledger import verify_by_earlier, verify_key_ledger
     from provledger.key_ledger_lines import lines_of, read_events
     from provledger.report import Finding
-    from provledger_cli.checking import MAX_LINE_BYTES, exported
     from provledger_cli.sources import LineSource
+    from provledger_cli.verifying.checking import MAX_LINE_BYTES, exported
 
     with LineSource(export, max_line_bytes=MAX_LINE_BYTES) as source:
         reading = exported(export, source.lines())

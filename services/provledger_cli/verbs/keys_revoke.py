@@ -23,8 +23,8 @@ from provledger_cli.options import (
 
 if TYPE_CHECKING:
     from provledger.api.keys.v1 import keys_pb2
+    from provledger_cli.ceremonies.recovery import OpenRecovery, RecoveryKey
     from provledger_cli.connect import Remote, Target
-    from provledger_cli.recovery import OpenRecovery, RecoveryKey
 
 
 def revoke(
@@ -106,8 +106,8 @@ def revoke(
 
     Example: keys revoke witness-1 --after kept/checkpoint.txt --reason "laptop stolen"
     """
+    from provledger_cli.ceremonies.recovery import recovery_key
     from provledger_cli.connect import run_async, target
-    from provledger_cli.recovery import recovery_key
 
     output.use_json(as_json)
     names.check_kid(kid)
@@ -155,7 +155,7 @@ def _check_done(
     told: whether the key ledger says it.
     unused: the new key, if it did not take the place.
     """
-    from provledger_cli.registry import state_name
+    from provledger_cli.ceremonies.registry import state_name
 
     kid, purpose = done["key"]["kid"], done["key"]["purpose"]
     wrong, hints = [], []
@@ -196,16 +196,16 @@ async def _revoke(
 ) -> tuple[dict[str, Any], bool, keys_pb2.Key | None]:
     """What was done, whether the key ledger says so, and the new key if it is not used."""
     from provledger.api.keys.v1 import keys_pb2
-    from provledger_cli import ceremony
-    from provledger_cli.connect import Remote
-    from provledger_cli.recovery import opened
-    from provledger_cli.registry import (
+    from provledger_cli.ceremonies import ceremony
+    from provledger_cli.ceremonies.recovery import opened
+    from provledger_cli.ceremonies.registry import (
         key_document,
         known_key,
         list_keys,
         purpose_name,
         state_name,
     )
+    from provledger_cli.connect import Remote
 
     started_s = time.monotonic()
     replace_by = new[0]
@@ -266,9 +266,9 @@ async def _prepare(
         CommandError: no service shows that it can sign with it; nothing was revoked.
     """
     from provledger.api.keys.v1 import keys_pb2
-    from provledger_cli import ceremony
-    from provledger_cli.new_key import new_key
-    from provledger_cli.registry import purpose_name
+    from provledger_cli.ceremonies import ceremony
+    from provledger_cli.ceremonies.new_key import new_key
+    from provledger_cli.ceremonies.registry import purpose_name
 
     replace_by, at, create_it = new
     uri, jwk = await new_key(remote, replace_by, purpose_name(old), uri=at, create=create_it)

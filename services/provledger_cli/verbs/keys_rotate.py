@@ -25,8 +25,8 @@ from provledger_cli.options import (
 from provledger_cli.verbs.keys_list import Purpose
 
 if TYPE_CHECKING:
+    from provledger_cli.ceremonies.recovery import OpenRecovery, RecoveryKey
     from provledger_cli.connect import Remote, Target
-    from provledger_cli.recovery import OpenRecovery, RecoveryKey
 
 
 def rotate(
@@ -117,8 +117,8 @@ def rotate(
 
     Example: keys rotate --kid witness-2
     """
+    from provledger_cli.ceremonies.recovery import recovery_key
     from provledger_cli.connect import run_async, target
-    from provledger_cli.recovery import recovery_key
 
     output.use_json(as_json)
     names.check_kid(kid)
@@ -195,11 +195,11 @@ async def _rotate(
     measure: bool,
     recovery: RecoveryKey | None,
 ) -> dict[str, Any]:
-    from provledger_cli import ceremony
+    from provledger_cli.ceremonies import ceremony
+    from provledger_cli.ceremonies.new_key import new_key
+    from provledger_cli.ceremonies.recovery import opened
+    from provledger_cli.ceremonies.registry import known_key, state_name
     from provledger_cli.connect import Remote
-    from provledger_cli.new_key import new_key
-    from provledger_cli.recovery import opened
-    from provledger_cli.registry import known_key, state_name
 
     async with (
         Remote(where, timeout_s=timeout_s) as remote,
@@ -244,8 +244,8 @@ async def _ceremony(
     recovery: OpenRecovery | None,
 ) -> dict[str, Any]:
     from provledger.api.keys.v1 import keys_pb2
-    from provledger_cli import ceremony
-    from provledger_cli.registry import PURPOSES, key_document
+    from provledger_cli.ceremonies import ceremony
+    from provledger_cli.ceremonies.registry import PURPOSES, key_document
 
     started_s = time.monotonic()
     with output.progress(kid, counted=False) as bar:
@@ -282,7 +282,7 @@ async def _needed(
     remote: Remote, purpose: Purpose, recovery: RecoveryKey | None
 ) -> RecoveryKey | None:
     """The recovery key where no key of the purpose is active, so that it has to let one in."""
-    from provledger_cli.registry import list_keys, state_name
+    from provledger_cli.ceremonies.registry import list_keys, state_name
 
     if recovery is None:
         return None

@@ -40,8 +40,8 @@ def show(
 
     Example: keys show witness-1
     """
+    from provledger_cli.ceremonies.registry import key_document
     from provledger_cli.connect import run_async, target
-    from provledger_cli.registry import key_document
 
     output.use_json(as_json)
     names.check_kid(kid)

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from provledger.errors import LogDamagedError
     from provledger.keyset import KeySet
     from provledger_cli.connect import Target
-    from provledger_cli.datadir import DataDir
-    from provledger_cli.fsck import Checked, Progress
-    from provledger_cli.stored import LedgerRows
+    from provledger_cli.embedded.datadir import DataDir
+    from provledger_cli.tlog.fsck import Checked, Progress
+    from provledger_cli.tlog.stored import LedgerRows
 
 
 def fsck(
@@ -148,9 +148,9 @@ def _published(
 
     from provledger.client.convert import suite_from_pb
     from provledger.hashing import suite
-    from provledger_cli import fsck as work
     from provledger_cli.connect import Remote
-    from provledger_cli.logfiles import open_files
+    from provledger_cli.tlog import fsck as work
+    from provledger_cli.tlog.logfiles import open_files
 
     with asyncio.Runner() as runner:
         remote = Remote(where, timeout_s=timeout_s)
@@ -184,11 +184,11 @@ def _stored(
 ) -> None:
     from provledger import logdirs
     from provledger.errors import LogDamagedError
-    from provledger_cli import config as configs
-    from provledger_cli import fsck as work
-    from provledger_cli.datadir import DataDir
-    from provledger_cli.logfiles import DirFiles, elsewhere
-    from provledger_cli.stored import AnchorRows, LedgerRows, open_database
+    from provledger_cli.embedded import config as configs
+    from provledger_cli.embedded.datadir import DataDir
+    from provledger_cli.tlog import fsck as work
+    from provledger_cli.tlog.logfiles import DirFiles, elsewhere
+    from provledger_cli.tlog.stored import AnchorRows, LedgerRows, open_database
 
     directory = DataDir.at(path)
     config = configs.load(directory)
@@ -267,7 +267,7 @@ def _replayed_keys(directory: DataDir, rows: LedgerRows, pin: str) -> KeySet | N
     from provledger.errors import InputError, LogDamagedError, VerificationError
     from provledger.key_events import EventType, parse_signed
     from provledger.key_history import replay
-    from provledger_cli.datadir import PIN_FILE
+    from provledger_cli.embedded.datadir import PIN_FILE
     from provledger_cli.options import read_pin
 
     file = directory.path / PIN_FILE

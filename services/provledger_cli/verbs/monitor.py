@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from provledger_cli import output
-from provledger_cli.datadir import default_path
+from provledger_cli.embedded.datadir import default_path
 from provledger_cli.failures import COULD_NOT_TELL, DOES_NOT_HOLD, HOLDS, CommandError
 from provledger_cli.options import JSONOption, finite
 
 if TYPE_CHECKING:
     from provledger.policy import Policy
-    from provledger_cli.alarms import Alarm, Look
-    from provledger_cli.fetching import Fetcher
-    from provledger_cli.monitor import Monitor
-    from provledger_cli.webhook import Webhook
+    from provledger_cli.tlog.fetching import Fetcher
+    from provledger_cli.watching.alarms import Alarm, Look
+    from provledger_cli.watching.monitor import Monitor
+    from provledger_cli.watching.webhook import Webhook
 
 
 def monitor(
@@ -169,7 +169,7 @@ def monitor(
 
     Example: provledger monitor https://log.example.org/main --vkey KEY --max-age 3600
     """
-    from provledger_cli.webhook import Webhook
+    from provledger_cli.watching.webhook import Webhook
 
     output.use_json(as_json)
     if tree_hash not in ("sha256", "blake3"):
@@ -215,9 +215,9 @@ def _open(
     from provledger import note
     from provledger.hashing import blake3, sha256
     from provledger.monitoring import LogView
-    from provledger_cli.logfiles import open_files
-    from provledger_cli.monitor import STEP_S, Monitor, Wanted
-    from provledger_cli.remembered import Memory
+    from provledger_cli.tlog.logfiles import open_files
+    from provledger_cli.watching.monitor import STEP_S, Monitor, Wanted
+    from provledger_cli.watching.remembered import Memory
 
     view = LogView(vkeys, blake3 if tree_hash == "blake3" else sha256)
     if state is None:
@@ -259,7 +259,7 @@ def _read_policy(path: Path | None) -> Policy | None:
 
 def _open_webhook(url: str) -> Fetcher | None:
     """Now, and not at the first alarm, which nobody would hear of."""
-    from provledger_cli.fetching import Fetcher, FetchError
+    from provledger_cli.tlog.fetching import Fetcher, FetchError
 
     if not url:
         return None
@@ -272,7 +272,7 @@ def _open_webhook(url: str) -> Fetcher | None:
 def _follow(watch: Monitor, origin: str, interval_s: float, hook: Webhook | None) -> Look:
     """Look until a signal comes, or a split view; alarms are log lines as they come and go."""
     from provledger import logs
-    from provledger_cli.alarms import Standing
+    from provledger_cli.watching.alarms import Standing
 
     logs.configure("monitor")
     log = logs.get(__name__)

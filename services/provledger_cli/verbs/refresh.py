@@ -77,9 +77,9 @@ def refresh(
     from provledger.errors import VerificationError
     from provledger.export import is_export
     from provledger.keyset import MAX_JWKS_BYTES, KeySet
-    from provledger_cli import verdicts
     from provledger_cli.connect import run_async, target
     from provledger_cli.sources import LineSource
+    from provledger_cli.verifying import verdicts
 
     output.use_json(as_json)
     placing.claim(out)
@@ -92,7 +92,7 @@ def refresh(
     where = target(data_dir, endpoint, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca)
     try:
         if whole:
-            from provledger_cli.refreshing import refresh_export
+            from provledger_cli.transfer.refreshing import refresh_export
 
             done = refresh_export(where, file, out or file, trusted, timeout)
         else:
@@ -121,8 +121,8 @@ async def _refresh_receipt(
     from provledger.refresh import check_same, refreshed
     from provledger.verify import Verifier
     from provledger_cli.connect import Remote
-    from provledger_cli.receipt_files import receipts_of
-    from provledger_cli.receipts import unproved
+    from provledger_cli.verifying.receipt_files import receipts_of
+    from provledger_cli.verifying.receipts import unproved
 
     (held,) = receipts_of(file)
     async with Remote(where, timeout_s=timeout_s) as remote:

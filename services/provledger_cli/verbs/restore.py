@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from provledger_cli import output
-from provledger_cli.datadir import DataDir
+from provledger_cli.embedded.datadir import DataDir
 from provledger_cli.options import DataDirOption, JSONOption
 
 if TYPE_CHECKING:
-    from provledger_cli.restore import Restored
+    from provledger_cli.backups.restore import Restored
 
 
 def restore(
@@ -68,7 +68,7 @@ def restore(
 
     Example: provledger restore backup.tar.gz --data-dir ./ledger
     """
-    from provledger_cli import restore as work
+    from provledger_cli.backups import restore as work
 
     output.use_json(as_json)
     started_s = time.monotonic()

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from provledger_cli import endpoints, output
+from provledger_cli import output
+from provledger_cli.embedded import endpoints
 from provledger_cli.failures import COULD_NOT_TELL, DOES_NOT_HOLD
 from provledger_cli.options import (
     DataDirOption,
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from provledger.client import Ledger
     from provledger.errors import StatusError
     from provledger_cli.anchoring import LogState
+    from provledger_cli.ceremonies.not_begun import NotBegun
     from provledger_cli.connect import Remote, Target
-    from provledger_cli.not_begun import NotBegun
 
 _ALONE_S = 3.0
 """How long a ledger service without its anchor is asked for the end of its list."""
@@ -83,9 +84,10 @@ def status(
 
     Example: provledger status --wait 30
     """
-    from provledger_cli import health, not_begun
     from provledger_cli.anchoring import is_stale, well
+    from provledger_cli.ceremonies import not_begun
     from provledger_cli.connect import run_async, target
+    from provledger_cli.embedded import health
 
     output.use_json(as_json)
     where = target(
@@ -138,10 +140,10 @@ def status(
 
 
 async def _status(where: Target, wait_s: float) -> _Found:
-    from provledger_cli import health
     from provledger_cli.anchoring import all_logs, ledgers, wait_until_anchored, well
     from provledger_cli.anchors import lost_logs
     from provledger_cli.connect import Remote
+    from provledger_cli.embedded import health
 
     if where.stopped:
         return _Found(dict.fromkeys(where.addresses, health.UNREACHABLE))
@@ -183,7 +185,7 @@ async def _status(where: Target, wait_s: float) -> _Found:
 async def _early(remote: Remote) -> list[NotBegun]:
     """As `not_begun`; nothing where a caller may not ask, or the service is older than that."""
     from provledger.errors import StatusError
-    from provledger_cli.not_begun import not_begun
+    from provledger_cli.ceremonies.not_begun import not_begun
 
     with suppress(StatusError):
         return await not_begun(remote)

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from provledger_cli import output
-from provledger_cli.datadir import DataDir
-from provledger_cli.endpoints import Endpoints
+from provledger_cli.embedded.datadir import DataDir
+from provledger_cli.embedded.endpoints import Endpoints
 from provledger_cli.failures import CommandError, report
 from provledger_cli.options import DataDirOption, JSONOption, finite
 
@@ -78,7 +78,7 @@ def up(
 
     Example: provledger up --data-dir ./ledger
     """
-    from provledger_cli import given_key, running
+    from provledger_cli.embedded import given_key, running
 
     output.use_json(as_json)
     directory = DataDir.at(data_dir)
@@ -96,8 +96,8 @@ def up(
 
 def _behind(directory: DataDir, given: str, timeout_s: float, as_json: bool) -> None:
     """Have them run on behind the command's back."""
-    from provledger_cli import launching, running
     from provledger_cli.connect import run_async
+    from provledger_cli.embedded import launching, running
 
     started_s = time.monotonic()
     supervising = running.ensure_supervisor(directory, given)
@@ -125,8 +125,8 @@ def _behind(directory: DataDir, given: str, timeout_s: float, as_json: bool) -> 
 
 async def _in_foreground(directory: DataDir, given: str, timeout_s: float, as_json: bool) -> None:
     """Supervise until a signal comes; what can be mended meanwhile is told, and can be."""
-    from provledger_cli import running
-    from provledger_cli.supervisor import supervise
+    from provledger_cli.embedded import running
+    from provledger_cli.embedded.supervisor import supervise
 
     supervising = asyncio.create_task(supervise(directory, output.say, given))
     waiting = asyncio.create_task(

@@ -24,8 +24,8 @@ from provledger_cli.options import (
 
 if TYPE_CHECKING:
     from provledger.keyset import KeySet
-    from provledger_cli.checking import Trusted, Verdict
     from provledger_cli.connect import Target
+    from provledger_cli.verifying.checking import Trusted, Verdict
 
 
 def verify(
@@ -214,8 +214,8 @@ def verify(
     Example: provledger verify acme.ndjson.gz --keys jwks.json --head head.json
     """
     from provledger.errors import VerificationError
-    from provledger_cli import checking, verdicts
     from provledger_cli.options import read_pin
+    from provledger_cli.verifying import checking, verdicts
 
     output.use_json(as_json)
     if file is not None or entry is not None:
@@ -224,7 +224,7 @@ def verify(
     outside_head, outside_checkpoint = _read_held(head, checkpoint)
     known = None if keys is None else _read_keys(keys)
     try:
-        from provledger_cli.trust import outside
+        from provledger_cli.verifying.trust import outside
 
         believed = outside(policy, tsa_cert or [], tsa_chain or [], online=online)
         trusted = checking.Trusted(
@@ -307,7 +307,7 @@ def _cose(
     head: bytes | None,
     checkpoint: bytes | None,
 ) -> Verdict:
-    from provledger_cli.cose import verify_entry_and_cose, verify_receipt_and_cose
+    from provledger_cli.verifying.cose import verify_entry_and_cose, verify_receipt_and_cose
 
     if cose is None or (file is None) == (entry is None):
         raise CommandError(
@@ -347,7 +347,7 @@ def _read_keys(path: Path) -> KeySet:
 
 
 def _offline(file: Path, trusted: Trusted, head: bytes | None, checkpoint: bytes | None) -> Verdict:
-    from provledger_cli import checking
+    from provledger_cli.verifying import checking
 
     size_bytes = file.stat().st_size if str(file) != "-" and file.exists() else None
     with output.progress("receipts", counted=False) as bar:
@@ -373,7 +373,7 @@ def _against_services(
     timeout_s: float,
 ) -> Verdict:
     from provledger import names
-    from provledger_cli.live import verify_ledger
+    from provledger_cli.transfer.live import verify_ledger
 
     name = names.ledger_name(tenant, ledger)
     with output.progress("receipts") as bar:

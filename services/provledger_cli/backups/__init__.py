@@ -1,0 +1,1 @@
+"""`backup` and `restore`: one moment of all services as one file, and back again."""

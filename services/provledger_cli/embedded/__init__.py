@@ -1,0 +1,1 @@
+"""What `up` runs: a data directory, its services and their supervisor."""

@@ -1,0 +1,1 @@
+"""A log's files and rows, read from where they lie and held together."""

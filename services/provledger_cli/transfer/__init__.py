@@ -1,0 +1,1 @@
+"""`import`, `export`, `refresh`: ledgers into the services and out of them, in constant memory."""

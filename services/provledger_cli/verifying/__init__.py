@@ -1,0 +1,1 @@
+"""`verify`: what was checked, whom it believes, and how it is told."""

@@ -1,0 +1,1 @@
+"""`monitor`: a log looked at again and again, from outside."""
