@@ -6,7 +6,7 @@ import os
 import random
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -41,6 +41,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.faults)
             item.add_marker(pytest.mark.timeout(3600 if FULL else 300))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What a failed test left dead or halted is no failure of those behind it."""
+    report = yield
+    if report.when == "call" and report.failed and isinstance(item, pytest.Function):
+        for each in item.funcargs.values():
+            if isinstance(each, Attack):
+                each.begin_anew()
+    return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -141,6 +154,12 @@ class Attack:
         assert self.record.headed > headed, "no client saw a head of a ledger in this test"
         self.cluster.check_none_ended()
         return summary
+
+    def begin_anew(self) -> None:
+        """Start all services again, whatever became of them."""
+        for service in self.cluster.services.values():
+            service.end()
+        self.cluster.start()
 
     def _seen(self) -> tuple[int, int, int]:
         return self.record.shown, self.record.told, self.record.headed
