@@ -206,7 +206,10 @@ class Pipeline:
             answered: Mapping[int, Outcome]
             try:
                 answered = await self._find([items[index] for index in left])
-            except StatusError as error:
+            except Exception as error:
+                # Also a fault of ours: others of this flush are recorded, and are told so.
+                if not isinstance(error, StatusError):
+                    log.error("append.look_up_failed", exc_info=error, ledger=self._ledger.name)
                 answered = dict(enumerate(_fail([items[index] for index in left], error)))
             for place, outcome in answered.items():
                 outcomes[left[place]] = outcome

@@ -10,7 +10,10 @@ from ledger_svc import repeats
 from ledger_svc.chain import Stored
 from ledger_svc.storage import Known, Storage
 from ledger_svc.witnessing import Pending
-from provledger.errors import DataLossError, ProvledgerError
+from provledger import logs
+from provledger.errors import DataLossError, ReceiptFormatError, StatusError
+
+log = logs.get(__name__)
 
 # Comparing parses payloads, of which a megabyte may take a quarter of a second; of more than this
 # it is not done on the event loop.
@@ -111,6 +114,7 @@ def _size_bytes(found: Sequence[tuple[int, Pending, Recorded]]) -> int:
 
 
 def _compare(found: Sequence[tuple[int, Pending, Recorded]]) -> dict[int, Outcome]:
+    """As `compare`. Whatever fails is the outcome of that one draft: others may be recorded."""
     outcomes: dict[int, Outcome] = {}
     contents: dict[int, repeats.Content] = {}
     for index, item, there in found:
@@ -120,8 +124,23 @@ def _compare(found: Sequence[tuple[int, Pending, Recorded]]) -> dict[int, Outcom
             content = contents[row.seq] = repeats.Content(row.statement, row.payload)
         try:
             content.check(item.draft)
-        except ProvledgerError as error:
+        except StatusError as error:
+            outcomes[index] = error
+        except ReceiptFormatError:
+            outcomes[index] = DataLossError(
+                "CHAIN_BROKEN",
+                f"receipt {row.seq}: statement cannot be read",
+                metadata={"seq": str(row.seq), "column": "statement"},
+            )
+        except Exception as error:
+            log.error("append.repeat_not_compared", exc_info=error, seq=row.seq)
             outcomes[index] = error
         else:
             outcomes[index] = there._replace(repeated=True)
+    for seq, content in contents.items():
+        if content.damaged:
+            uid = found[0][2].stored.row.ledger_uid
+            log.error(
+                "append.stored_damaged", ledger_uid=uid.hex(), seq=seq, column=content.damaged
+            )
     return outcomes

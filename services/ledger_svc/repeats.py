@@ -8,6 +8,9 @@ Compared are the fields the caller gave, with the stored statement and payload:
     diff, occurred_at                                           only if given: the witness may have
                                                                 made the first, nobody the second
 
+What cannot be read in a stored payload, for somebody took it out by hand or damaged it, is other
+content than anybody's (docs/trust.md, "Personal data").
+
 Never compared: the trace id, which a retry may have anew, and the principal, for a client may
 come back under another certificate. This is the one place of the ledger where a payload is parsed.
 """
@@ -25,6 +28,7 @@ from provledger.errors import (
     FieldViolation,
     InvalidArgumentError,
     InvalidJSONError,
+    ReceiptFormatError,
 )
 from provledger.statement import Statement, parse_statement
 
@@ -37,6 +41,9 @@ _MAX_DEPTH: Final = jcs.MAX_DEPTH + 4
 _STATES: Final = {"previous_state": "previousState", "new_state": "newState"}
 _DIFF: Final = "diff"
 
+_UNREADABLE: Final = b""
+"""A member that is not in the stored payload: no canonical text equals it."""
+
 _ACTIONS: Final = {
     common_pb2.ACTION_CREATE: "CREATE",
     common_pb2.ACTION_UPDATE: "UPDATE",
@@ -48,18 +55,24 @@ class Content:
     """What a stored receipt says, by its statement and payload.
 
     It is read once, for however many drafts are held against it: a call of a few kilobytes may
-    bring a thousand repeats of a receipt of a megabyte.
+    bring a thousand repeats of a receipt of a megabyte. `damaged` is the column that turned out to
+    hold something unreadable, "" while none did.
     """
 
     def __init__(self, statement: bytes, payload: bytes) -> None:
         self._statement_bytes = statement
         self.payload = payload
+        self.damaged = ""
         self._members: dict[str, bytes] = {}
 
     @cached_property
     def statement(self) -> Statement:
-        """The statement."""
-        return parse_statement(self._statement_bytes)
+        """The statement. Raises ReceiptFormatError."""
+        try:
+            return parse_statement(self._statement_bytes)
+        except ReceiptFormatError:
+            self.damaged = "statement"
+            raise
 
     def check(self, draft: common_pb2.Draft) -> None:
         """Check that a draft says what the receipt of its request id says.
@@ -68,6 +81,7 @@ class Content:
             AlreadyExistsError: REQUEST_ID_REUSED, with the request id and the first field that
                 differs as metadata.
             InvalidArgumentError: the draft's JSON cannot be read; fields are relative to the draft.
+            ReceiptFormatError: the stored statement cannot be read.
         """
         for field, same in _comparisons(draft, self):
             if not same:
@@ -76,15 +90,32 @@ class Content:
     def member(self, name: str, *, diff: bool) -> bytes:
         """A member of a mutation's payload, encoded. diff: whether that is needed, too.
 
-        Only what was encoded is kept: values take many times the room.
+        Only what was encoded is kept: values take many times the room. It is empty where the
+        payload has no such member.
         """
         if name not in self._members:
-            parsed = jcs.parse(self.payload, max_depth=_MAX_DEPTH, max_fields=_MAX_FIELDS)
+            parsed = self._parsed()
             for state in _STATES.values():
-                self._members[state] = jcs.encode(parsed[state])
+                self._keep(parsed, state)
             if diff:
-                self._members[_DIFF] = jcs.encode(_without_from(parsed[_DIFF]))
+                self._keep(parsed, _DIFF)
         return self._members[name]
+
+    def _parsed(self) -> dict[str, Any]:
+        try:
+            parsed = jcs.parse(self.payload, max_depth=_MAX_DEPTH, max_fields=_MAX_FIELDS)
+        except InvalidJSONError:
+            # It is not the draft's, of which this error would be told.
+            return {}
+        return parsed if isinstance(parsed, dict) else {}
+
+    def _keep(self, parsed: dict[str, Any], name: str) -> None:
+        if name not in parsed:
+            self.damaged = "payload"
+            self._members[name] = _UNREADABLE
+            return
+        value = parsed[name]
+        self._members[name] = jcs.encode(_without_from(value) if name == _DIFF else value)
 
 
 def _comparisons(draft: common_pb2.Draft, content: Content) -> Iterator[tuple[str, bool]]:

@@ -10,7 +10,7 @@ import pytest
 from ledger_svc.repeats import Content
 from provledger.api.common.v1 import common_pb2
 from provledger.api.witness.v1 import witness_pb2
-from provledger.errors import AlreadyExistsError, InvalidArgumentError
+from provledger.errors import AlreadyExistsError, InvalidArgumentError, ReceiptFormatError
 from tests.inmem.witness import InMemoryWitness
 from tests.support.ledgering import LEDGER, document
 
@@ -153,3 +153,46 @@ def test_mutation_for_a_document_is_refused() -> None:
     with pytest.raises(AlreadyExistsError) as caught:
         Content(statement, payload).check(mutation())
     assert caught.value.metadata["field"] == "mutation"
+
+
+@pytest.mark.parametrize(
+    ("stored", "field"),
+    [
+        (b"", "mutation.previous_state"),
+        (b"{}", "mutation.previous_state"),
+        (b"null", "mutation.previous_state"),
+        (b"[]", "mutation.previous_state"),
+        (b'"text"', "mutation.previous_state"),
+        (b'{"newState":{"a":1.5,"b":"\xc3\xa9"}}', "mutation.previous_state"),
+        (b'{"previousState":{"a":1}}', "mutation.new_state"),
+        (b'{"newState":{"a":1.5,"b":"\xc3\xa9"},"previousState":{"a":1}}', "mutation.diff"),
+        (b"[" * 100, "mutation.previous_state"),
+    ],
+)
+def test_stored_payload_that_cannot_be_read_is_other_content(stored: bytes, field: str) -> None:
+    """Somebody took it out of the tables, or damaged it; the draft is not to blame."""
+    statement, _ = witnessed(mutation())
+    content = Content(statement, stored)
+    for _ in range(2):
+        with pytest.raises(AlreadyExistsError) as caught:
+            content.check(mutation())
+        assert caught.value.reason == "REQUEST_ID_REUSED"
+        assert caught.value.metadata == {"requestId": "r1", "field": field}
+        assert content.damaged == "payload"
+
+
+def test_stored_payload_without_a_diff_is_compared_where_none_is_given() -> None:
+    statement, _ = witnessed(mutation())
+    again = mutation()
+    set_state(again, diff=b"")
+    content = Content(statement, b'{"newState":{"a":1.5,"b":"\xc3\xa9"},"previousState":{"a":1}}')
+    content.check(again)
+    assert not content.damaged
+
+
+def test_stored_statement_that_cannot_be_read_is_told_apart() -> None:
+    statement, payload = witnessed(mutation())
+    content = Content(statement[:-1], payload)
+    with pytest.raises(ReceiptFormatError):
+        content.check(mutation())
+    assert content.damaged == "statement"
