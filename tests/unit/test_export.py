@@ -8,7 +8,7 @@ import io
 
 import pytest
 
-from provledger import disclosure, jcs
+from provledger import disclosure, jcs, names
 from provledger.errors import ReceiptFormatError, VerificationError
 from provledger.export import (
     ConsistencyProof,
@@ -177,6 +177,23 @@ def test_a_receipt_missing_in_the_middle_is_deleted():
     error = found(CHAIN.export([*RECEIPTS[:4], *RECEIPTS[5:]]))
     assert (error.check, error.finding) == (Check.CHAIN, Finding.DELETED)
     assert "seq 4" in str(error)
+
+
+def test_what_a_payload_calls_seq_or_previous_hash_is_not_taken_for_the_receipts_own():
+    chain = Chain()
+    payload = {"seq": "1", "proofs": [{"previousHash": "0" * 64}]}
+    chain.append([mutation(1), mutation(2)])
+    chain.append([("note.taken", payload)] * 2)
+    receipts = chain.receipts()
+    error = found(chain.export([receipts[0], *receipts[2:]]))
+    assert (error.check, error.finding) == (Check.CHAIN, Finding.DELETED)
+    at_ns = receipts[2].t_ns + 1
+    later = with_changes(receipts[2], t_ns=at_ns, timestamp_iso=names.timestamp_iso(at_ns))
+    error = found(chain.export([*receipts[:2], later, *receipts[3:]]))
+    assert (error.check, error.finding) == (Check.ENTRY, Finding.TIMESTAMP_CHANGED)
+    again = with_changes(receipts[3], receipt_hash=bytes(32))
+    error = found(chain.export([*receipts[:3], again, *receipts[3:]]))
+    assert error.finding == Finding.INSERTED
 
 
 def test_the_genesis_missing_is_deleted():

@@ -27,6 +27,8 @@ class Linked(Protocol):
     def receipt_hash(self) -> bytes: ...
 
 
+# In the canonical order of a receipt's members nothing that a caller wrote stands behind its own
+# `previousHash` and `seq`, as it does before them: of those two the last match counts.
 _NAME_RE = re.compile(rb'"id":"([a-z0-9/-]{1,256})"')
 _SEQ_RE = re.compile(rb'"seq":"([0-9]{1,19})"')
 _PREVIOUS_RE = re.compile(rb'"previousHash":"([0-9a-f]{64})"')
@@ -73,8 +75,8 @@ def _changed_member(
     linked = previous is None or receipt.previous_hash == previous.receipt_hash
     if receipt.seq != expected or not linked:
         return Finding.HASH_CHANGED
-    claimed = _PREVIOUS_RE.search(following)
-    if claimed is not None and bytes.fromhex(claimed[1].decode()) != receipt.receipt_hash:
+    claimed = _PREVIOUS_RE.findall(following)
+    if claimed and bytes.fromhex(claimed[-1].decode()) != receipt.receipt_hash:
         return Finding.HASH_CHANGED
     return Finding.TIMESTAMP_CHANGED
 
@@ -84,5 +86,5 @@ def _occurs(seq: int, lines: Iterable[bytes]) -> bool:
 
 
 def _seq_of(line: bytes) -> int | None:
-    match = _SEQ_RE.search(line)
-    return None if match is None else int(match[1])
+    claimed = _SEQ_RE.findall(line)
+    return int(claimed[-1]) if claimed else None
