@@ -150,6 +150,8 @@ def test_origin_is_left_out_where_nothing_was_said() -> None:
     [
         ("application/json", {"b": 1, "a": None}, b'{"a":null,"b":1}'),
         ("application/vnd.x+json", None, b"null"),
+        ("Application/JSON", {"a": 1}, b'{"a":1}'),
+        ("application/vnd.x+JSON", [1], b"[1]"),
         ("image/png", b"\x89PNG", b"\x89PNG"),
     ],
 )

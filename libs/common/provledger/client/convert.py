@@ -202,7 +202,7 @@ def _json_text(value: Any, field: str) -> bytes:
 def _payload(draft: Document) -> bytes:
     if isinstance(draft.payload, bytes):
         return draft.payload
-    if draft.media_type != "application/json" and not draft.media_type.endswith("+json"):
+    if not names.is_json_media_type(draft.media_type):
         raise IdentifierError("payload", f"must be bytes for {draft.media_type or 'this type'}")
     # Unlike an absent state, None is a JSON document here.
     return b"null" if draft.payload is None else _json_text(draft.payload, "payload")
