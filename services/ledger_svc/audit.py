@@ -208,6 +208,8 @@ class Auditor:
             self._fail(row.seq, "commitment_size", "is not the size of the commitment")
         if statement.is_mutation and not _is_stated(value, statement):
             self._fail(row.seq, "payload or statement", "are of different mutations")
+        if statement.is_mutation and type(value.get("diff")) is not list:
+            self._fail(row.seq, "payload", "has a diff that is no array")
 
     # --- the chain
 

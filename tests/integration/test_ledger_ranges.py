@@ -237,16 +237,20 @@ class MisstatingWitness(InMemoryWitness):
         return witnessed
 
 
+MISSTATED = "payload or statement are of different mutations"
+
+
 @pytest.mark.parametrize(
-    "said",
+    ("said", "told"),
     [
-        (b'"entityId":"redis/8.8.2"', b'"entityId":"redis/8.8.3"'),
-        (b'"entityType":"', b'"entityType":"x'),
-        (b'"mutationType":"CREATE"', b'"mutationType":"DELETE"'),
+        ((b'"entityId":"redis/8.8.2"', b'"entityId":"redis/8.8.3"'), MISSTATED),
+        ((b'"entityType":"', b'"entityType":"x'), MISSTATED),
+        ((b'"mutationType":"CREATE"', b'"mutationType":"DELETE"'), MISSTATED),
+        ((b'"diff":[', b'"diff":{"0":1},"e":['), "payload has a diff that is no array"),
     ],
 )
 async def test_payload_of_another_mutation_than_is_stated_is_found(
-    database_url: str, said: tuple[bytes, bytes]
+    database_url: str, said: tuple[bytes, bytes], told: str
 ) -> None:
     """A witness that signs such a pair is at fault, and every other column fits."""
     witness = MisstatingWitness()
@@ -258,4 +262,5 @@ async def test_payload_of_another_mutation_than_is_stated_is_found(
         with pytest.raises(DataLossError) as caught:
             await verify_all(service)
     assert caught.value.metadata["seq"] == "2"
-    assert caught.value.metadata["column"] == "payload or statement"
+    assert caught.value.message.endswith(f": {told}")
+    assert told.startswith(caught.value.metadata["column"])

@@ -155,6 +155,9 @@ def _check_mutation(value: jcs.JSONValue, stated: Bound) -> None:
     for member, said in _repeated(stated):
         if value.get(member) != said:
             raise _at_odds(f"payload.{member}")
+    # An object with members 0, 1, ... may have the very fields of an array: two payloads, one root.
+    if type(value.get("diff")) is not list:
+        raise _payload_changed("the diff of a mutation is an array")
 
 
 def _check_disclosed_mutation(shown: Mapping[str, Any], stated: Bound) -> None:
