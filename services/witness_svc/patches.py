@@ -123,7 +123,7 @@ def _apply_with_from(previous: Any, operations: list[Any], max_copied_bytes: int
     sources: list[tuple[int, bool]] = []
     for index, operation in enumerate(operations):
         if type(operation) is dict and _tells_what_was_there(operation):
-            steps.append({"op": "test", "path": operation.get("path"), "value": operation["from"]})
+            steps.append({"op": "test", "path": operation["path"], "value": operation["from"]})
             sources.append((index, True))
         steps.append(operation)
         sources.append((index, False))
@@ -146,7 +146,9 @@ def _apply_with_from(previous: Any, operations: list[Any], max_copied_bytes: int
 
 
 def _tells_what_was_there(operation: dict[str, Any]) -> bool:
-    return operation.get("op") in ("replace", "remove") and "from" in operation
+    # Without a path it is the operation that is refused, and not a test that nobody wrote.
+    told = operation.get("op") in ("replace", "remove") and "from" in operation
+    return told and "path" in operation
 
 
 def _applies(previous: Any, steps: list[Any], max_copied_bytes: int) -> bool:

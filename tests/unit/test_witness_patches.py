@@ -299,6 +299,18 @@ class TestPatchGiven:
         assert error.metadata.get("pointer") == pointer
         assert error.metadata.get("index") == index
 
+    @pytest.mark.parametrize("op", ["replace", "remove"])
+    def test_an_operation_without_a_path_is_told_so(self, op: str) -> None:
+        """Also where it tells what was there, for which a test is put before it."""
+        for told in ({}, {"from": 1}):
+            diff = orjson.dumps([{"op": op, "value": 2, **told}])
+            error = refused(
+                mutation("UPDATE", b'{"a":1}', b'{"a":2}', diff),
+                "PATCH_DOES_NOT_APPLY",
+                "mutation.diff",
+            )
+            assert "operation 0: path is missing" in error.message
+
     def test_a_value_in_a_wrong_patch_is_not_told(self) -> None:
         state = orjson.dumps({"a": MARKER})
         for diff in (
