@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
 import grpc
@@ -14,12 +14,15 @@ import pytest
 from cryptography import x509
 
 from provledger import renewal
+from provledger.api.keys.v1 import keys_pb2, keys_pb2_grpc
 from provledger.errors import UnavailableError
 from provledger.http import server as http_server
 from provledger.http.server import WebApp
 from provledger.http.server import serve as serve_http
 from provledger.http.settings import HTTPSettings
-from provledger.rpc import tls
+from provledger.keyring import KeyRing
+from provledger.kms import Signer
+from provledger.rpc import renewing, tls
 from provledger.rpc.channel import call, channel
 from provledger.rpc.listener import Server
 from provledger.rpc.settings import ServerSettings
@@ -113,6 +116,48 @@ async def test_a_client_shows_its_renewed_certificate(
         assert await watching.read() is grpc.aio.EOF
         await chatting.done_writing()
         assert await chatting.read() is grpc.aio.EOF
+
+
+class WatchedKeys(keys_pb2_grpc.KeysServiceServicer):
+    """Says once in each watch that there are no keys, and nothing more."""
+
+    def __init__(self) -> None:
+        self.watches = 0
+
+    async def WatchKeys(
+        self, request: keys_pb2.WatchKeysRequest, context: object
+    ) -> AsyncIterator[keys_pb2.WatchKeysResponse]:
+        self.watches += 1
+        yield keys_pb2.WatchKeysResponse(revision=1, lease_ms=600_000)
+        await asyncio.Event().wait()
+
+
+async def test_keys_are_watched_on_where_the_channel_is_closed_under_the_watch(
+    ca: CertificateAuthority, ours: Files, theirs: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where our clock is ahead of the keys service's, which has not ended the watch yet."""
+    monkeypatch.setattr(renewing, "_GOES_ON_S", -1e9)
+    servicer = WatchedKeys()  # type: ignore[abstract]
+    server = Server(ours.settings)
+    server.add(keys_pb2_grpc.add_KeysServiceServicer_to_server, servicer)
+    await server.start()
+    ring = KeyRing(f"localhost:{server.port}", [], no_signer, tls=theirs.tls)
+    await ring.start()
+    try:
+        for renewal in range(3):
+            async with asyncio.timeout(BOUND_S):
+                while servicer.watches <= renewal:
+                    assert ring._channel is not None
+                    ring._channel.get_state()
+                    await asyncio.sleep(0.01)
+            theirs.put(ca.issue(f"renewed-{renewal}"))
+    finally:
+        await ring.close()
+        await server.drain(0)
+
+
+async def no_signer(uri: str) -> Signer:
+    raise AssertionError(f"{uri} is not to be opened")
 
 
 @pytest.mark.parametrize("renewals", [0, 1, 3])

@@ -41,7 +41,7 @@ class FakeCall:
 
     async def read(self) -> Any:
         message = await self.messages.get()
-        if isinstance(message, Exception):
+        if isinstance(message, BaseException):
             raise message
         return grpc.aio.EOF if message is None else message
 
@@ -373,10 +373,13 @@ async def test_lease_that_ends_makes_everything_unavailable_until_heard_again(
             grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), "away"
         ),
         RuntimeError("something nobody thought of"),
+        asyncio.CancelledError(),
     ],
-    ids=["ends", "breaks", "bug"],
+    ids=["ends", "breaks", "bug", "channel-closed"],
 )
-async def test_watch_that_stops_is_begun_again(bench: Bench, breakage: Exception | None) -> None:
+async def test_watch_that_stops_is_begun_again(
+    bench: Bench, breakage: BaseException | None
+) -> None:
     await bench.say(bench.key("w1"))
     await bench.signing_with("w1")
     bench.service.calls[-1].messages.put_nowait(breakage)

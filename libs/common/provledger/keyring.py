@@ -367,6 +367,15 @@ class KeyRing:
                     raise UnavailableError(
                         "KEYS_SILENT", f"the keys service was silent for {wait_s:.1f} s"
                     ) from None
+                except asyncio.CancelledError as error:
+                    task = asyncio.current_task()
+                    if task is None or task.cancelling():
+                        raise
+                    # Nobody cancelled us: the channel of a certificate that has ended was closed
+                    # under the call. Passed on, that would end the watch for good.
+                    raise UnavailableError(
+                        "KEYS_CHANNEL_CLOSED", "the connection to the keys service was closed"
+                    ) from error
                 if response is grpc.aio.EOF:
                     return
                 yield View.from_pb(response, self._lease_clock())

@@ -23,9 +23,11 @@ from provledger.rpc.tls import Loaded, show_end
 
 Open = Callable[[Loaded], grpc.aio.Channel]
 
-_GOES_ON_S: Final = 60.0
-"""A call may go on for so long after the end of the certificate that it began with; by then the
-server has ended it."""
+_GOES_ON_S: Final = 180.0
+"""A call may go on for so long after the end of the certificate that it began with. By then the
+server has ended a stream, unless its clock is that far behind ours, and a call between services,
+whose timeouts are shorter, has its answer. What is under way still ends as cancelled, which its
+caller did not do: who waits for ever has to tell it from that."""
 _LOOK_S: Final = 1.0
 """How often a channel that no new call goes over is looked at for the end of its last one."""
 
