@@ -162,6 +162,78 @@ async def test_queue_is_bounded_in_bytes_too() -> None:
     await asyncio.gather(*tasks)
 
 
+async def given_up(batcher: GroupCommit[int, int], items: list[int], **how: bool) -> None:
+    """Submit each item in a group of its own of 10 bytes, and cancel the wait for them."""
+    task = asyncio.ensure_future(batcher.submit_groups([([n], 10) for n in items], **how))
+    await turns()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_what_was_given_up_takes_no_room() -> None:
+    """However often somebody tries again while a flush hangs, others find room."""
+    flush = Recorder(hold=True)
+    batcher = GroupCommit(flush, max_queued_items=4, max_queued_bytes=50)
+    running = asyncio.ensure_future(batcher.submit(0))
+    await flush.started.wait()
+    staying = asyncio.ensure_future(batcher.submit_many([1, 2], size_bytes=20))
+    for again in range(10):
+        await given_up(batcher, [7] if again % 2 else [8, 9])
+    stats = batcher.stats()
+    assert (stats.queued_items, stats.queued_bytes) == (2, 20)
+    living = asyncio.ensure_future(batcher.submit(3, size_bytes=30))
+    await turns()
+    flush.gate.set()
+    assert [await running, *await staying, await living] == [0, 10, 20, 30]
+    assert flush.batches == [[0], [1, 2, 3]]
+    stats = batcher.stats()
+    assert (stats.queued_items, stats.queued_bytes) == (0, 0)
+    assert batcher.idle
+
+
+async def test_what_is_given_up_in_a_flush_is_not_counted_twice() -> None:
+    flush = Recorder(hold=True)
+    batcher = GroupCommit(flush, max_items=1)
+    await given_up(batcher, [1, 2, 3])
+    assert flush.batches == [[1]], "it is in a flush, the others wait for the next ones"
+    later = asyncio.ensure_future(batcher.submit(4, size_bytes=10))
+    await turns()
+    assert (batcher.stats().queued_items, batcher.stats().queued_bytes) == (1, 10)
+    flush.gate.set()
+    assert await later == 40
+    assert (batcher.stats().queued_items, batcher.stats().queued_bytes) == (0, 0)
+
+
+async def test_a_queue_of_what_was_given_up_takes_anything() -> None:
+    flush = Recorder(hold=True)
+    batcher = GroupCommit(flush, max_queued_items=2)
+    running = asyncio.ensure_future(batcher.submit(0))
+    await flush.started.wait()
+    await given_up(batcher, [1])
+    large = asyncio.ensure_future(batcher.submit_many([2, 3, 4]))
+    await turns()
+    flush.gate.set()
+    assert (await running, await large) == (0, [20, 30, 40])
+
+
+async def test_what_was_given_up_does_not_pile_up() -> None:
+    """Nor do the empty places of it, while no flush comes by."""
+    flush = Recorder(hold=True)
+    batcher = GroupCommit(flush)
+    running = asyncio.ensure_future(batcher.submit(0))
+    await flush.started.wait()
+    staying = [asyncio.ensure_future(batcher.submit(n)) for n in (1, 2)]
+    for n in range(1_000):
+        await given_up(batcher, [n, n], urgent=True)
+        assert len(batcher._queue) < 200
+    staying.append(asyncio.ensure_future(batcher.submit(3)))
+    await turns()
+    flush.gate.set()
+    assert await asyncio.gather(running, *staying) == [0, 10, 20, 30]
+    assert flush.batches == [[0], [1, 2, 3]]
+    assert (batcher._given_up, batcher._urgent_groups) == (0, 0)
+
+
 async def test_group_larger_than_every_bound_goes_alone() -> None:
     flush = Recorder()
     batcher = GroupCommit(flush, max_items=2, max_queued_items=5)

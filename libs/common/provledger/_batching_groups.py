@@ -16,6 +16,7 @@ class Group(Generic[T, R]):
     """Items of one submission, that stay together; `future` has a result or an error for each.
 
     submitted_s: by the batcher's clock, in seconds. urgent: whether they wait for no full batch.
+    queued: whether no flush has taken them yet. One that was given up then has no items any more.
     """
 
     items: Sequence[T]
@@ -23,6 +24,7 @@ class Group(Generic[T, R]):
     future: asyncio.Future[list[R | Exception]]
     submitted_s: float
     urgent: bool
+    queued: bool = True
 
 
 def resolve(groups: list[Group[T, R]], results: Sequence[R | Exception]) -> None:

@@ -48,6 +48,8 @@ Flush = Callable[[list[T]], Awaitable[Results[R] | Awaitable[Results[R]]]]
 
 _MIN_RETRY_DELAY_S: Final = 0.05
 _MAX_RETRY_DELAY_S: Final = 5.0
+# Groups given up that may stay in the queue until their turn, however few others there are.
+_FEW_GIVEN_UP: Final = 100
 # Timers may come a little before their time.
 _CLOCK_STEP_S: Final = 0.0002
 
@@ -133,6 +135,7 @@ class GroupCommit(Generic[T, R]):
         self._queued_items = 0
         self._queued_bytes = 0
         self._urgent_groups = 0
+        self._given_up = 0
         self._tasks: set[asyncio.Task[None]] = set()
         # Those of them that are not in flight any more.
         self._unanswered: set[asyncio.Task[None]] = set()
@@ -162,7 +165,8 @@ class GroupCommit(Generic[T, R]):
         """Submit items that stay together and in order; a result or an exception for each.
 
         size_bytes: their size together, counted against the bounds. Cancelling the wait leaves
-        the flush and its other callers alone; a group that no flush has begun is then dropped.
+        the flush and its other callers alone; a group that no flush has begun is then dropped, and
+        takes no room any more.
         urgent: have the batch that they are in, and those before it, go as soon as they may, full
             or not.
 
@@ -186,7 +190,7 @@ class GroupCommit(Generic[T, R]):
             raise _shutting_down()
         count = sum(len(items) for items, _ in groups)
         # An empty queue takes anything, so that no group is too large for ever.
-        if self._queue and (
+        if self._queued_items and (
             self._queued_items + count > self._max_queued_items
             or self._queued_bytes + sum(size for _, size in groups) > self._max_queued_bytes
         ):
@@ -197,7 +201,7 @@ class GroupCommit(Generic[T, R]):
             )
         loop = asyncio.get_running_loop()
         now_s = self._clock()
-        if not self._queue:
+        if not self._queued_items:
             self._target = self._next_target(now_s)
         if urgent:
             self._target = 1
@@ -210,10 +214,30 @@ class GroupCommit(Generic[T, R]):
         self._queue.extend(queued)
         self._queued_items += count
         self._schedule_pump()
-        if len(queued) == 1:
-            return await queued[0].future
-        futures = [group.future for group in queued]
-        return joined(queued, await asyncio.gather(*futures, return_exceptions=True))
+        try:
+            if len(queued) == 1:
+                return await queued[0].future
+            futures = [group.future for group in queued]
+            return joined(queued, await asyncio.gather(*futures, return_exceptions=True))
+        except asyncio.CancelledError:
+            self._give_up(queued)
+            raise
+
+    def _give_up(self, groups: Sequence[Group[T, R]]) -> None:
+        """Let go of what nobody waits for any more and no flush has begun: it takes no room.
+
+        Whoever tries again and again would fill the queue with it, and others be refused for that.
+        """
+        for group in groups:
+            if group.queued:
+                self._queued_items -= len(group.items)
+                self._queued_bytes -= group.size_bytes
+                self._urgent_groups -= group.urgent
+                group.items, group.size_bytes, group.urgent = (), 0, False
+                self._given_up += 1
+        if self._given_up > max(_FEW_GIVEN_UP, len(self._queue) // 2):
+            self._queue = deque(group for group in self._queue if group.items)
+            self._given_up = 0
 
     @property
     def idle(self) -> bool:
@@ -375,10 +399,12 @@ class GroupCommit(Generic[T, R]):
             ):
                 break
             self._queue.popleft()
+            group.queued = False
             self._queued_items -= len(group.items)
             self._queued_bytes -= group.size_bytes
             self._urgent_groups -= group.urgent
             if group.future.done():
+                self._given_up -= not group.items
                 continue
             groups.append(group)
             items += len(group.items)
