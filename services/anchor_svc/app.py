@@ -148,6 +148,7 @@ async def build(settings: Settings, *, clock: Callable[[], int] = time.time_ns) 
         await looking
         ring.log_sizes = LogSizes(opened, lambda: ring.view.keys)
         servicer = AnchorServicer(opened, ring, ring)
+        undo.callback(servicer.close)
         close = undo.pop_all().aclose
     return App(
         services=[(anchor_pb2_grpc.add_AnchorServiceServicer_to_server, servicer)],

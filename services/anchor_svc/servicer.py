@@ -10,7 +10,7 @@ from anchor_svc import convert
 from anchor_svc.keys import Keys, vkey
 from anchor_svc.openlog import OpenLog
 from anchor_svc.openlogs import DamagedLog, OpenLogs
-from anchor_svc.pieces import read_piece
+from anchor_svc.pieces import Pieces
 from provledger import logs as logging
 from provledger import names
 from provledger.api.anchor.v1 import anchor_pb2 as pb
@@ -41,6 +41,11 @@ class AnchorServicer(anchor_pb2_grpc.AnchorServiceServicer):
         self._keys = keys
         self._ring = ring
         self._last_key: ActiveSigner | None = None
+        self._pieces = Pieces()
+
+    def close(self) -> None:
+        """Let the threads end that read for its callers."""
+        self._pieces.close()
 
     async def GetLog(self, request: pb.GetLogRequest, context: Context) -> pb.GetLogResponse:
         """Return a log and where it stands."""
@@ -65,7 +70,7 @@ class AnchorServicer(anchor_pb2_grpc.AnchorServiceServicer):
         """Return a tile that is published, or a piece of it."""
         log = self._log(request.log)
         tile, offset, max_bytes = convert.tile_from_pb(request)
-        piece = await read_piece(log.store, log.state, tile, offset, max_bytes)
+        piece = await self._pieces.read(log.store, log.state, tile, offset, max_bytes)
         return pb.GetTileResponse(data=piece.data, total_bytes=piece.total, digest=piece.digest)
 
     async def CreateLog(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from anchor_svc.openlog import OpenLog
-from anchor_svc.pieces import read_piece
+from anchor_svc.pieces import Pieces, TilePiece
 from anchor_svc.proofs import View
 from anchor_svc.storage import FencedError
 from provledger import checkpoint as checkpoints
@@ -45,6 +45,15 @@ def at_size(size: int) -> set[str]:
     return found
 
 
+async def read_piece(log: OpenLog, path: str) -> TilePiece:
+    """The beginning of a tile, as readers are given it."""
+    pieces = Pieces()
+    try:
+        return await pieces.read(log.store, log.state, tiles.parse_path(path), 0, 0)
+    finally:
+        pieces.close()
+
+
 async def test_published_tiles_stay_until_a_newer_checkpoint_counts(
     database_url: str, tmp_path: Path
 ) -> None:
@@ -59,18 +68,18 @@ async def test_published_tiles_stay_until_a_newer_checkpoint_counts(
         head, _ = checkpoints.open_checkpoint(note, [log_vkey(log)], exact=True)
         assert head.size == 301
         for path in PARTIALS:
-            piece = await read_piece(log.store, log.state, tiles.parse_path(path), 0, 0)
+            piece = await read_piece(log, path)
             assert piece.total > 0
         for path in FULL:
             with pytest.raises(NotFoundError, match="does not cover"):
-                await read_piece(log.store, log.state, tiles.parse_path(path), 0, 0)
+                await read_piece(log, path)
         cut.down = set()
         await publish(log, ledger, 901)
         for path in PARTIALS:
             with pytest.raises(NotFoundError, match="take that"):
-                await read_piece(log.store, log.state, tiles.parse_path(path), 0, 0)
+                await read_piece(log, path)
         for path in FULL:
-            assert (await read_piece(log.store, log.state, tiles.parse_path(path), 0, 0)).total
+            assert (await read_piece(log, path)).total
         # Those of the size that was written and never published are gone as well.
         assert partial_dirs(log) == at_size(901)
 

@@ -5,6 +5,7 @@ Logs are opened while others are served: by CreateLog, and after a failure.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,8 +14,9 @@ import pytest
 import sqlalchemy as sa
 
 from anchor_svc.tilefiles import DirectoryFiles
+from provledger.api.anchor.v1 import anchor_pb2 as pb
 from provledger.errors import DataLossError
-from tests.support.anchoring import LOG_UID, Ledger, running_log, submit
+from tests.support.anchoring import LOG_UID, Ledger, OneLog, keys_of, running_log, submit
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -60,6 +62,42 @@ async def test_no_file_is_waited_for_on_the_event_loop(database_url: str, tmp_pa
             await log.reader.consistency(1, end + 1)
     assert files.calls > 10
     assert files.on_the_loop == []
+
+
+class Slow(DirectoryFiles):
+    """A directory that keeps readers of one file waiting until `go_on`."""
+
+    def __init__(self, data_dir: Path) -> None:
+        super().__init__(data_dir / "logs" / LOG_UID.hex())
+        self.slow = ""
+        self.go_on = threading.Event()
+
+    def read(self, path: str) -> bytes | None:
+        if path == self.slow:
+            self.go_on.wait(60)
+        return super().read(path)
+
+
+async def test_slow_tiles_keep_their_readers_waiting_and_nobody_else(tmp_path: Path) -> None:
+    url, files, ledger = f"sqlite:///{tmp_path}/log.db", Slow(tmp_path), Ledger()
+    ledger.grow(600)
+    async with running_log(url, tmp_path, files=files) as log:
+        stub = OneLog(log, keys_of(log))
+        await submit(log, ledger, 0, 300)
+        await log.publisher.publish(log.state.signed_view())
+        files.slow = "tile/entries/000"
+        request = pb.GetTileRequest(log="logs/-", path=files.slow)
+        # More than the event loop has threads, on any machine.
+        reading = [asyncio.ensure_future(stub.GetTile(request)) for _ in range(64)]
+        try:
+            await asyncio.sleep(0)
+            async with asyncio.timeout(20):
+                await submit(log, ledger, 300, 600)
+                await log.publisher.publish(log.state.signed_view())
+            assert not any(each.done() for each in reading)
+        finally:
+            files.go_on.set()
+        assert all(each.data for each in await asyncio.gather(*reading))
 
 
 async def test_nor_for_saying_what_is_wrong(tmp_path: Path) -> None:
