@@ -14,7 +14,7 @@ from anchor_svc.sinks import SinkError
 from anchor_svc.sinks.thread import SinkThread
 from provledger.http import bounded
 from provledger.printable import printable
-from provledger.rpc.listener import is_loopback
+from provledger.rpc.endpoint import is_near
 from provledger.settings import ConfigError
 
 MAX_ANSWER_BYTES: Final = 64 * 1024
@@ -81,7 +81,11 @@ class Poster:
 
 
 def check_url(url: str) -> bool:
-    """Whether a URL is https; http is for loopback only. Raises ConfigError."""
+    """Whether a URL is https; http is for loopback only. Raises ConfigError.
+
+    No name is looked up: the event loop would wait for the name server, and the answer would be
+    another one later.
+    """
     try:
         parts = urlsplit(url)
         _ = parts.port
@@ -91,6 +95,8 @@ def check_url(url: str) -> bool:
         raise ConfigError("sinks: a notary is named by https://host/prefix?protocol=...")
     if parts.username is not None or parts.password is not None:
         raise ConfigError("sinks: credentials do not belong into a sink's URI")
-    if parts.scheme == "http" and not is_loopback(parts.hostname):
-        raise ConfigError("sinks: http:// is for loopback only; use https://")
+    if parts.scheme == "http" and not is_near(parts.hostname):
+        raise ConfigError(
+            "sinks: http:// is for a loopback address or localhost only; use https://"
+        )
     return parts.scheme == "https"

@@ -5,8 +5,8 @@
 - `rfc3161`: a timestamp authority (`sinks.tsa`); `cert=` and `chain=` are PEM files: its own
   certificate, and those above it.
 
-http:// is for loopback only. A parameter that is not known is an error; anything that belongs to
-the server's own URL goes before it, as part of the path.
+http:// is for a loopback address or localhost only. A parameter that is not known is an error;
+anything that belongs to the server's own URL goes before it, as part of the path.
 """
 
 from __future__ import annotations

@@ -137,7 +137,11 @@ def is_local(target: str) -> bool:
     if scheme == "dns":
         # dns:[//server/]host[:port] (gRPC Name Resolution)
         target = rest[2:].partition("/")[2] if rest.startswith("//") else rest
-    host = _host(target)
+    return is_near(_host(target))
+
+
+def is_near(host: str) -> bool:
+    """Whether a host is a loopback address or `localhost`; no name is looked up."""
     return host.lower() == "localhost" or _is_loopback(host)
 
 
