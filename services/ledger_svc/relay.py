@@ -184,14 +184,20 @@ class Relay:
             return
         relay = self._relays[ledger.uid] = _LedgerRelay(self, ledger)
         task = self._tasks[ledger.uid] = asyncio.create_task(relay.run())
-        task.add_done_callback(lambda done: self._ended(ledger.uid, done))
+        task.add_done_callback(lambda done: self._ended(ledger, relay, done))
 
-    def _ended(self, ledger_uid: bytes, task: asyncio.Task[None]) -> None:
-        self._relays.pop(ledger_uid, None)
-        self._tasks.pop(ledger_uid, None)
-        self._memory.forget(ledger_uid)
-        if not task.cancelled() and task.exception() is not None:
+    def _ended(self, ledger: LedgerInfo, relay: _LedgerRelay, task: asyncio.Task[None]) -> None:
+        self._relays.pop(ledger.uid, None)
+        self._tasks.pop(ledger.uid, None)
+        failed = not task.cancelled() and task.exception() is not None
+        if failed:
             log.error("relay.ended", exc_info=task.exception())
+        elif self._running and relay.is_woken and ledger.uid not in self._foreign:
+            # By what was committed while it gave its lease back; nobody else brings that to the log
+            # before the next search.
+            self._wake(ledger, None)
+            return
+        self._memory.forget(ledger.uid)
 
 
 class _LedgerRelay:
@@ -208,6 +214,11 @@ class _LedgerRelay:
         self._submitted_s = float("-inf")
         # The last seq we were told of; None where only the database knows.
         self._head_seq: int | None = None
+
+    @property
+    def is_woken(self) -> bool:
+        """Whether there is something new since it looked last."""
+        return self._work.is_set()
 
     def wake(self, head_seq: int | None) -> None:
         """There is something new, up to `head_seq` if that is known."""

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ledger_svc.chain import Head, HeadState, LedgerInfo
+from ledger_svc.progress import Progress
 from ledger_svc.relay import MAX_CHUNK_ITEMS, Relay, RelayLimits, _Memory, _runs
 from ledger_svc.storage import LogRun, Unlogged
 from ledger_svc.storage.relays import merge_runs
@@ -130,3 +135,126 @@ async def test_search_that_takes_long_is_made_less_often(monkeypatch: pytest.Mon
     assert pauses[1:3] == [pytest.approx(3.0), 4.0]
     # One that failed says nothing of how long the next one takes.
     assert all(0.18 < pause < 0.32 for pause in (pauses[0], pauses[3]))
+
+
+LEDGER = LedgerInfo(UID, "acme", "main", "blake3", "logs/-", "provledger.test/log", 1)
+
+
+class Committing:
+    """The database of one ledger, whose lease is given back once `let_go` is set.
+
+    taken: what the lease is asked for; it belongs to another replica if `foreign`.
+    """
+
+    def __init__(self, *, foreign: bool = False) -> None:
+        self.head_seq = self.logged_seq = -1
+        self.foreign = foreign
+        self.taken = 0
+        self.letting_go, self.let_go = asyncio.Event(), asyncio.Event()
+
+    def commit(self, relay: Relay) -> None:
+        self.head_seq += 1
+        rows: Any = [SimpleNamespace(seq=self.head_seq)]
+        linked: Any = SimpleNamespace(
+            rows=rows, entries=[b"entry"], head=Head(self.head_seq, b"", 0)
+        )
+        relay.committed(LEDGER, linked)
+
+    def _state(self) -> HeadState:
+        return HeadState(Head(self.head_seq, b"", 0), self.logged_seq, "")
+
+    async def find_unlogged(self, owner: str) -> list[Unlogged]:
+        return []
+
+    async def acquire_lease(self, *_: object) -> HeadState | None:
+        self.taken += 1
+        if not self.foreign:
+            return self._state()
+        self.letting_go.set()
+        await self.let_go.wait()
+        return None
+
+    async def release_lease(self, *_: object) -> None:
+        self.letting_go.set()
+        await self.let_go.wait()
+
+    async def log_runs(self, *_: object) -> list[LogRun]:
+        return []
+
+    async def receipt_hash_at(self, *_: object) -> bytes:
+        return bytes(32)
+
+    async def get_head(self, *_: object) -> HeadState:
+        return self._state()
+
+    async def record_runs(self, uid: bytes, runs: list[LogRun], *_: object) -> bool:
+        self.logged_seq = runs[-1].start_seq + runs[-1].count - 1
+        return True
+
+    async def entries_for_log(self, *_: object) -> Any:
+        return SimpleNamespace(entries=[], state=self._state())
+
+
+class Places:
+    """A log that takes everything."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    async def GetLedgerState(self, request: Any, **_: Any) -> Any:
+        return anchor_pb2.GetLedgerStateResponse(seq=self.taken - 1, receipt_hash=bytes(32))
+
+    async def SubmitLeaves(self, request: Any, **_: Any) -> Any:
+        count = len(request.entries)
+        self.taken += count
+        return response((request.start_seq, 1 + request.start_seq, count))
+
+
+@asynccontextmanager
+async def relaying(storage: Any, log: Places) -> AsyncIterator[Relay]:
+    """A relay whose search finds nothing, and comes once."""
+    unused: Any = None
+    progress = Progress(storage, unused)
+    relay = Relay(storage, log, progress, RelayLimits(poll_s=600.0, lease_s=0.3))
+    running = asyncio.ensure_future(relay.run())
+    await asyncio.sleep(0)
+    try:
+        async with asyncio.timeout(20):
+            yield relay
+    finally:
+        storage.let_go.set()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_what_is_committed_while_the_lease_is_given_back_is_logged() -> None:
+    """Not when the search finds it: somebody may wait for it."""
+    storage, log = Committing(), Places()
+    async with relaying(storage, log) as relay:
+        storage.commit(relay)
+        await storage.letting_go.wait()
+        assert log.taken == 1
+        storage.commit(relay)
+        storage.letting_go.clear()
+        storage.let_go.set()
+        await relay.progress.wait_logged(UID, 1)
+        # Nothing came while it gave the lease back again: it is at its end.
+        await storage.letting_go.wait()
+        await until(lambda: not relay._relays)
+        assert (log.taken, storage.taken, relay._memory._bytes) == (2, 2, 0)
+
+
+async def test_a_relay_that_lost_its_ledger_to_a_replica_is_not_begun_again() -> None:
+    storage = Committing(foreign=True)
+    async with relaying(storage, Places()) as relay:
+        storage.commit(relay)
+        await storage.letting_go.wait()
+        storage.commit(relay)
+        storage.let_go.set()
+        await until(lambda: not relay._relays)
+        assert (storage.taken, relay._memory._bytes) == (1, 0)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110 - a condition of any kind
+        await asyncio.sleep(0.001)
