@@ -11,6 +11,7 @@ is away then changes nothing of what it has said before.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
@@ -75,6 +76,8 @@ class Census:
         self._clock = clock
         self._recount_at_s = 0.0
         self._missing: tuple[float, StatusError] | None = None
+        # The count under way, of which generation, for all who want one.
+        self._counting: tuple[int, asyncio.Task[StatusError | None]] | None = None
 
     async def check(self) -> None:
         """Return if no ledger is missing; ask if need be.
@@ -94,19 +97,34 @@ class Census:
             return
         if self._missing is not None and now_s - self._missing[0] < _ASK_AGAIN_S:
             raise copied(self._missing[1])
-        # Others need not ask meanwhile.
-        self._recount_at_s = now_s + RECOUNT_S
+        if self._counting is None or self._counting[0] != generation:
+            work = self._recount(generation, now_s, known=known)
+            self._counting = (generation, asyncio.create_task(work))
+        # Whoever gives up waiting leaves the count to the others. Cut short, one that takes longer
+        # than lists wait would never be made, or count as made.
+        error = await asyncio.shield(self._counting[1])
+        if error is not None:
+            raise copied(error)
+
+    async def _recount(self, generation: int, began_s: float, *, known: bool) -> StatusError | None:
+        """Count, and remember what came of it; what `check` raises, if anything."""
         try:
             await self._count(
                 min(self._timeout_s, _RECOUNT_TIMEOUT_S) if known else self._timeout_s
             )
         except StatusError as error:
             if known and error.reason == ANCHOR_NOT_ASKED:
-                return
+                return None
             self._all_known = None
             self._missing = (self._clock(), copied(error))
-            raise
-        self._all_known, self._missing = generation, None
+            return error
+        else:
+            self._all_known, self._missing = generation, None
+            return None
+        finally:
+            self._recount_at_s = began_s + RECOUNT_S
+            if self._counting is not None and self._counting[0] == generation:
+                self._counting = None
 
     async def _count(self, timeout_s: float) -> None:
         request = anchor_pb2.GetLogRequest(name=_SHARED_LOG, count_ledgers=True)

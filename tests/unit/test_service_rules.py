@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -184,6 +185,65 @@ async def test_ledgers_are_counted_again_once_in_a_while() -> None:
         with pytest.raises(FailedPreconditionError) as caught:
             await census.check()
         assert caught.value.reason == "LEDGER_BEHIND_ANCHOR"
+
+
+class SlowCounts(Counts):
+    """An anchor that answers when `go_on` is set."""
+
+    def __init__(self, held: int, stored: int, logged: int) -> None:
+        super().__init__(held, stored, logged)
+        self.go_on = asyncio.Event()
+
+    async def GetLog(self, request: Any, **given: Any) -> anchor_pb2.GetLogResponse:
+        self.asked += 1
+        await self.go_on.wait()
+        return anchor_pb2.GetLogResponse(ledger_count=self.held)
+
+
+async def given_up(census: Census) -> None:
+    """A list whose end waits for a moment only, less than the anchor takes."""
+    check = asyncio.ensure_future(census.check())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    check.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await check
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_a_count_that_somebody_gave_up_is_not_made_yet(known: bool) -> None:
+    """Whoever comes next waits for it, and denies nothing before."""
+    counts: Any = SlowCounts(2, 2, 2)
+    clock = Ages()
+    census = Census(counts, counts, timeout_s=1.0, clock=clock)
+    if known:
+        counts.go_on.set()
+        await census.check()
+        counts.go_on.clear()
+        clock.now_s += RECOUNT_S
+    counts.held = 3
+    await given_up(census)
+    others = [asyncio.ensure_future(census.check()) for _ in range(3)]
+    await given_up(census)
+    assert not any(each.done() for each in others)
+    counts.go_on.set()
+    ended = await asyncio.gather(*others, return_exceptions=True)
+    assert [getattr(each, "reason", "denied") for each in ended] == ["LEDGER_BEHIND_ANCHOR"] * 3
+    assert counts.asked == 1 + known, "once for all of them"
+
+
+async def test_a_count_that_everybody_gave_up_is_made_all_the_same() -> None:
+    """An anchor that takes longer than lists wait is not asked without end."""
+    counts: Any = SlowCounts(2, 2, 2)
+    census = Census(counts, counts, timeout_s=1.0, clock=Ages())
+    for _ in range(3):
+        await given_up(census)
+    counts.go_on.set()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    counts.go_on.clear()
+    await census.check()
+    assert counts.asked == 1
 
 
 @pytest.mark.parametrize("reason", ["RESTORED_BEHIND", "BUSY"])
