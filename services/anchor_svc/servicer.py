@@ -22,7 +22,7 @@ from provledger.errors import (
     UnavailableError,
     UnimplementedError,
 )
-from provledger.key_events import KeyEvent
+from provledger.key_events import EventType, KeyEvent
 from provledger.keyring import ActiveSigner, KeyRing
 from provledger.keyset import KeyPurpose
 from provledger.rpc.auth import current_principal
@@ -264,23 +264,37 @@ class AnchorServicer(anchor_pb2_grpc.AnchorServiceServicer):
         return pb.SignKeyEventResponse(endorsement=endorsement_to_pb(endorsement))
 
     def _check_sizes(self, event: KeyEvent) -> None:
-        """Refuse an event by which a key begins or ends at a size that its log does not have yet.
+        """Refuse an event by which a key begins or ends at a size that its log does not have yet,
+        or ends without one.
 
         The sizes are what this service reported, or smaller ones by now; logs of other anchors may
         be among them.
 
         Raises:
             FailedPreconditionError: KEY_EVENT_SIZE. Between its size and that one, no signature of
-                a key that begins would count, and a key that ends would go on.
+                a key that begins would count, and a key that ends would go on. One that ends
+                without any size goes on in all logs, and with sizes of others alone, nothing counts
+                any more that it signed in this one.
         """
         signed = {log.identity.origin: log.state.signed_size for log in self._logs.all()}
         for each in event.sizes:
             if each.size > signed.get(each.origin, each.size):
-                raise FailedPreconditionError(
-                    "KEY_EVENT_SIZE",
+                raise _wrong_size(
                     f"the event names size {each.size} of {each.origin}, of which no more than "
                     f"{signed[each.origin]} is signed",
-                    metadata={"origin": each.origin, "signedSize": str(signed[each.origin])},
+                    each.origin,
+                    signed[each.origin],
+                )
+        if event.event is not EventType.RETIRED or event.purpose != KeyPurpose.CHECKPOINT:
+            return
+        named = {each.origin for each in event.sizes}
+        for origin, size in signed.items():
+            if size and origin not in named:
+                raise _wrong_size(
+                    f"by the event a checkpoint key ends, and it does not name {origin}, of which "
+                    f"{size} is signed",
+                    origin,
+                    size,
                 )
 
     def _log_to_pb(self, log: OpenLog, *, with_tenants: bool = False) -> pb.Log:
@@ -312,3 +326,8 @@ class AnchorServicer(anchor_pb2_grpc.AnchorServiceServicer):
         if found is None:
             raise NotFoundError("LOG_NOT_FOUND", f"there is no {name} here", metadata={"log": name})
         return found
+
+
+def _wrong_size(message: str, origin: str, signed_size: int) -> FailedPreconditionError:
+    metadata = {"origin": origin, "signedSize": str(signed_size)}
+    return FailedPreconditionError("KEY_EVENT_SIZE", message, metadata=metadata)

@@ -22,7 +22,9 @@ from provledger.errors import FailedPreconditionError, UnavailableError
 from provledger.key_events import LogSize
 from provledger.keyring import MAX_CLOCK_LAG_NS
 from provledger.keyset import MAX_CLOCK_AHEAD_NS, KeyPurpose, KeyState
+from provledger.rpc.auth import current_principal
 from provledger.rpc.key_events import PURPOSES_PB, endorsement_from_pb
+from provledger.seldom import Seldom
 
 log = logs.get(__name__)
 
@@ -55,6 +57,7 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
         self._lease_ms = lease_ms
         self._clock = clock
         self._one_stream = Turns()
+        self._seldom = Seldom()
 
     async def CreateKey(
         self, request: pb.CreateKeyRequest, context: Context
@@ -283,7 +286,18 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
         """Take note of what a service signs with."""
         signer = request.signer
         check_report(signer)
-        self._signers.report(signer, self._clock(), leaving=request.leaving)
+        dropped = self._signers.report(
+            signer, self._clock(), caller=current_principal(), leaving=request.leaving
+        )
+        if dropped is not None and (times := self._seldom.times("dropped")):
+            caller, watcher, instance = dropped
+            log.warning(
+                "keys.report_dropped",
+                caller=caller,
+                watcher=watcher,
+                instance=instance,
+                times=times,
+            )
         return pb.ReportSignerResponse()
 
     async def ListSigners(

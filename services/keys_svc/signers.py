@@ -4,16 +4,24 @@ What is decided by reports: when a drained key is written down as retired, what 
 how large the logs are where a checkpoint key begins or ends, for which those count that sign
 checkpoints, and whether our clock is fit to say when a key begins or ends. After a restart the
 services report again within seconds.
+
+A report is that of whoever is authenticated as its caller: nobody ends, replaces or pushes out that
+of another one. Where all are anonymous, on loopback, they have the room together.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from typing import Final
 
 from provledger import names
 from provledger.api.keys.v1 import keys_pb2 as pb
 from provledger.errors import IdentifierError
+from provledger.rpc.auth import ANONYMOUS
+
+Name = tuple[str, str, str]
+"""Whose a report is: caller, watcher, instance."""
 
 _MAX_SIGNERS: Final = 256
 _MAX_KEYS: Final = 16
@@ -41,19 +49,38 @@ def check_report(signer: pb.Signer) -> None:
 
 
 class Signers:
-    """Reports by (watcher, instance). `lease_ns`: how long one counts, nanoseconds."""
+    """Reports by caller, watcher and instance. `lease_ns`: how long one counts, nanoseconds."""
 
     def __init__(self, lease_ns: int) -> None:
         self._lease_ns = lease_ns
-        self._reports: dict[tuple[str, str], tuple[int, pb.Signer]] = {}
+        self._reports: dict[Name, tuple[int, pb.Signer]] = {}
 
-    def report(self, signer: pb.Signer, now_ns: int, *, leaving: bool = False) -> None:
-        """Take a report in."""
-        name = (signer.watcher, signer.instance)
+    def report(
+        self, signer: pb.Signer, now_ns: int, *, caller: str = ANONYMOUS, leaving: bool = False
+    ) -> Name | None:
+        """Take a report in; whose went for it, if there is room for no more.
+
+        caller: the principal. Whoever has most of them loses his oldest: of what one caller makes
+        up, only his own reports have no room. One who starts again and again, each time as another
+        instance, loses those that are gone anyway.
+        """
+        name = (caller, signer.watcher, signer.instance)
         if leaving:
             self._reports.pop(name, None)
-        elif name in self._reports or len(self._reports) < _MAX_SIGNERS:
-            self._reports[name] = (now_ns, signer)
+            return None
+        self._reports[name] = (now_ns, signer)
+        if len(self._reports) <= _MAX_SIGNERS:
+            return None
+        self.list(now_ns)
+        if len(self._reports) <= _MAX_SIGNERS:
+            return None
+        ((most, _),) = Counter(by for by, _, _ in self._reports).most_common(1)
+        dropped = min(
+            (each for each in self._reports if each[0] == most),
+            key=lambda each: self._reports[each][0],
+        )
+        del self._reports[dropped]
+        return dropped
 
     def list(self, now_ns: int) -> list[pb.Signer]:
         """Those whose lease has not ended."""

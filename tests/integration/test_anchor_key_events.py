@@ -64,3 +64,31 @@ async def test_sizes_that_a_log_does_not_have_are_not_endorsed(
             assert caught.value.reason == "KEY_EVENT_SIZE"
             assert caught.value.metadata == {"origin": origin, "signedSize": str(size)}
         assert sum(len(signer.signed) for signer in keys.signers.values()) == before
+
+
+async def test_no_checkpoint_key_ends_without_a_size_of_each_log(
+    database_url: str, tmp_path: Path
+) -> None:
+    """Without any it would never end; by those of other logs, all it signed in this one would."""
+    keys, ledger = TestKeys(), Ledger()
+    ring: Any = Ring(keys)
+    async with running_log(database_url, tmp_path) as log:
+        logs: Any = SimpleNamespace(all=lambda: [log], check_held=lambda: None)
+        servicer = AnchorServicer(logs, keys, ring)
+        other = LogSize("another.test/log", 5)
+
+        async def endorse(kind: EventType, *sizes: LogSize) -> None:
+            event = event_to_pb(ended(kind, *sizes))
+            await servicer.SignKeyEvent(pb.SignKeyEventRequest(event=event, kid="any"), None)
+
+        ledger.grow(20)
+        size = (await submit(log, ledger)).tree_size
+        origin = log.identity.origin
+        for sizes in ((), (other,)):
+            with pytest.raises(FailedPreconditionError) as caught:
+                await endorse(EventType.RETIRED, *sizes)
+            assert caught.value.reason == "KEY_EVENT_SIZE"
+            assert caught.value.metadata == {"origin": origin, "signedSize": str(size)}
+        await endorse(EventType.RETIRED, other, LogSize(origin, size))
+        # A key that begins without a size of it counts in it from its beginning on.
+        await endorse(EventType.ROTATED, other)

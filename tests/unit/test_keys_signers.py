@@ -19,8 +19,9 @@ from provledger.disclosure import FIELDS_SECRET_BYTES, commit_fields
 from provledger.errors import FailedPreconditionError, IdentifierError
 from provledger.key_events import KeyEvent, LogSize, parse_signed
 from provledger.keyset import KeyPurpose
+from provledger.rpc import auth
 from tests.support.anchoring import eventually
-from tests.unit.test_key_events import C1, H1, R1, W1, X1
+from tests.unit.test_key_events import C1, H1, R1, W1, W2, X1
 from tests.unit.test_keys_journal import DRAIN_NS, binding, carry
 
 CHECKPOINT = pb.KEY_PURPOSE_CHECKPOINT
@@ -116,8 +117,9 @@ class Live:
         self.looks += 1
         return self.registry
 
-    async def update(self, decide: Callable[[Registry], Registry]) -> None:
+    async def update(self, decide: Callable[[Registry], Registry]) -> Registry:
         self.registry = decide(self.registry)
+        return self.registry
 
 
 async def test_a_key_is_retired_by_sizes_that_were_reported_after_its_end() -> None:
@@ -176,3 +178,70 @@ def test_our_clock_is_ahead_if_nobody_agrees_with_it() -> None:
     signers.report(pb.Signer(watcher="anchor", instance="c", time_ns=900), 500)
     assert signers.ahead_ns(600) == 0
     assert signers.ahead_ns(1501) == 0, "they do not count for ever"
+
+
+def test_no_caller_keeps_out_the_reports_of_another_one() -> None:
+    """It would say alone how large the logs are, and what time it is."""
+    signers = Signers(1000)
+    for each in range(300):
+        went = signers.report(report("checkpoint-1", {}, name=f"made-up {each}"), each, caller="x")
+        assert went == (None if each < 256 else ("x", f"made-up {each - 256}", "1"))
+    told = report("checkpoint-1", {ORIGIN: 100})
+    assert signers.report(told, 300, caller="anchor") == ("x", "made-up 44", "1")
+    # Neither does it end that of another one, or put its own in that place.
+    signers.report(told, 300, caller="x", leaving=True)
+    signers.report(report("checkpoint-1", {ORIGIN: 1}), 300, caller="x")
+    for each in range(300):
+        signers.report(report("checkpoint-1", {}, name=f"more {each}"), 400, caller="x")
+    assert signers.log_sizes(400, {"checkpoint-1"}) == {ORIGIN: 100}
+    assert len(signers.list(400)) == 256
+
+
+def test_names_that_no_longer_report_leave_room_to_those_who_do() -> None:
+    """Where all are anonymous, and somebody starts again and again under another name."""
+    signers = Signers(1000)
+    signers.report(report("checkpoint-1", {ORIGIN: 90}), 0)
+    for each in range(255):
+        signers.report(pb.Signer(watcher="witness", instance=str(each)), each)
+    signers.report(report("checkpoint-1", {ORIGIN: 100}), 500)
+    assert signers.report(pb.Signer(watcher="witness", instance="255"), 501) == (
+        auth.ANONYMOUS,
+        "witness",
+        "0",
+    )
+    # All but two have ended by then.
+    assert signers.report(pb.Signer(watcher="witness", instance="256"), 1255) is None
+    assert len(signers.list(1255)) == 3
+    assert signers.log_sizes(1255, {"checkpoint-1"}) == {ORIGIN: 100}
+
+
+async def test_made_up_reports_do_not_hinder_a_replacement(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The first to report were all of one caller, who tells of another time."""
+    registry = Registry()
+    for key, purpose in zip((W1, C1, H1), KeyPurpose, strict=False):
+        registry = registry.create(binding(key, purpose), 10)
+    live = Live(registry.add_pending(binding(W2), 10))
+    now_ns = 10**18
+    servicer = KeysServicer(
+        live,  # type: ignore[arg-type]
+        drain_ns=DRAIN_NS,
+        lease_ms=30_000,
+        clock=lambda: now_ns,
+    )
+
+    async def told(caller: str, instance: str, time_ns: int) -> None:
+        auth.set_principal(caller)
+        signer = pb.Signer(watcher="witness", instance=instance, time_ns=time_ns)
+        await servicer.ReportSigner(pb.ReportSignerRequest(signer=signer), None)
+
+    for each in range(300):
+        await told("spiffe://example/thief", str(each), 1)
+    await told("spiffe://example/anchor", "a", now_ns)
+    request = pb.RevokeKeyRequest(kid=W1.kid, reason="stolen", replacement_kid=W2.kid)
+    await servicer.RevokeKey(request, None)
+    active = live.registry.active(KeyPurpose.WITNESS)
+    assert active is not None
+    assert active.kid == W2.kid
+    assert caplog.messages.count("keys.report_dropped") == 1
