@@ -381,11 +381,14 @@ def endorse(registry: Registry, digest: bytes, more: Iterable[Endorsement]) -> R
 def record(registry: Registry, digest: bytes, receipt: str, now_ns: int, drain_ns: int) -> Registry:
     """Take a sealed event as recorded, and let it take effect.
 
-    Raises FailedPreconditionError (KEY_EVENT_NOT_SEALED).
+    One that is recorded gets another receipt, if it has one now: it was not in the key ledger, or
+    not any more. Raises FailedPreconditionError (KEY_EVENT_NOT_SEALED).
     """
     found = find(registry, digest)
     if found.state is EventState.RECORDED:
-        return registry
+        if found.receipt == receipt:
+            return registry
+        return registry.with_event(replace(found, receipt=receipt))
     if found.state is EventState.PROPOSED:
         raise FailedPreconditionError(
             "KEY_EVENT_NOT_SEALED",

@@ -5,7 +5,8 @@
 The keys service keeps the journal and calls nobody; this service, which watches it anyway, carries
 the events. Safe to be killed anywhere: what is proposed is endorsed again, what is sealed has
 fixed bytes and a request id made from the event, so that an append that was answered to nobody is
-recognised. Several replicas may do it at once.
+recognised. Several replicas may do it at once. What keys takes for recorded and is not there is
+appended in the same way.
 
 Nobody else writes to the tenant `system`, except probes to a ledger of their own
 (`provledger.rpc.probe`): `refuse_system` or `check_writable` is asked for every call that would.
@@ -30,11 +31,16 @@ from provledger.api.anchor.v1 import anchor_pb2
 from provledger.api.common.v1 import common_pb2
 from provledger.api.keys.v1 import keys_pb2 as pb
 from provledger.api.witness.v1 import witness_pb2
-from provledger.errors import AlreadyExistsError, PermissionDeniedError, StatusError
+from provledger.errors import (
+    AlreadyExistsError,
+    KeyFormatError,
+    PermissionDeniedError,
+    StatusError,
+)
 from provledger.key_events import LEDGER, LEDGER_NAME, TENANT, EventType, parse_signed, request_id
 from provledger.keyring import KeyRing
 from provledger.rpc.channel import call
-from provledger.rpc.key_events import event_from_pb
+from provledger.rpc.key_events import event_from_pb, event_to_pb
 from provledger.rpc.probe import PROBE_LEDGER, PROBE_LEDGER_NAME, is_probe
 
 log = logs.get(__name__)
@@ -106,6 +112,7 @@ class KeyLedger:
         while True:
             done = 0
             seen = self._ring.view.revision
+            done += await self._append_missing()
             for event in self._ring.view.open_events:
                 try:
                     done += await self._carry(event)
@@ -118,6 +125,40 @@ class KeyLedger:
                 await self._ring.changed(0.02)
             else:
                 await self._ring.changed(_RETRY_S)
+
+    async def _append_missing(self) -> bool:
+        """Append what the keys service takes for recorded and is not in the key ledger; whether
+        there was such an event.
+
+        Somebody told it so, and nothing was appended, or the database lost it. Until it is there,
+        nothing behind it can be, and no verifier takes the keys. It was sealed before: it has all
+        its endorsements, and the same bytes and request id as ever.
+        """
+        payload = self._registry.missing
+        if payload is None:
+            return False
+        try:
+            signed = parse_signed(payload)
+            event = pb.JournaledKeyEvent(
+                event=event_to_pb(signed.event), digest=signed.event.digest(), payload=payload
+            )
+        except KeyFormatError as error:
+            log.error("key_ledger.failed", exc_info=error)
+            return False
+        try:
+            receipt = await self._append(event)
+            request = pb.RecordKeyEventRequest(digest=event.digest, receipt=receipt)
+            await call(self._keys.RecordKeyEvent, request, timeout_s=_TIMEOUT_S)
+            await self._registry.compare()
+        except StatusError as error:
+            self._tell(event, error)
+            return False
+        except Exception as error:  # the other events are carried all the same
+            log.error("key_ledger.failed", exc_info=error, kid=event.event.kid)
+            return False
+        log.warning("key_ledger.was_missing", kid=event.event.kid, receipt=receipt)
+        self._told.discard(event.digest)
+        return True
 
     async def _carry(self, event: pb.JournaledKeyEvent) -> bool:
         """Bring one event as far as it goes now; whether it is recorded."""

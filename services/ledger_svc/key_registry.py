@@ -11,13 +11,17 @@ appended, no ledger is made, and nothing is brought to the log, whose next check
 might sign. Where the keys service does not answer, nothing is concluded from it: what it said last
 counts for as long as its lease, as ever. Only what goes to the log waits at a start until they were
 compared once: the anchor may hear of the keys before we do.
+
+The other way round, the registry may take an event for recorded that is not in the key ledger:
+somebody said so and it was not so, or the database lost it again before the log had it. Nobody else
+brings it: `missing` names the next one of these.
 """
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from ledger_svc.chain import LedgerInfo
 from ledger_svc.storage import Storage
@@ -71,6 +75,14 @@ class AnyRegistry:
         """Nothing to compare."""
 
 
+class _Journal(NamedTuple):
+    """What the registry has sealed, in order: payloads, of which the first `recorded` ones are
+    recorded. It seals nothing behind one that is not."""
+
+    payloads: list[bytes]
+    recorded: int
+
+
 class KeyRegistry:
     """Remembers what came of the last comparison; `run` compares whenever there is news."""
 
@@ -85,6 +97,13 @@ class KeyRegistry:
         self._failing = False
         # Whether a comparison ever came to an end: it found something, or nothing to be wrong.
         self._compared = False
+        self._missing: bytes | None = None
+
+    @property
+    def missing(self) -> bytes | None:
+        """The payload of the event to be next in the key ledger, if the registry takes it for
+        recorded already. None where there is no key ledger: it may be that of another database."""
+        return self._missing
 
     @property
     def stale_reason(self) -> str:
@@ -158,8 +177,13 @@ class KeyRegistry:
         if ledger is None or last_seq < 1:
             self._refusal = None
             self._compared = True
-        else:
-            await self._compare(ledger, last_seq, await self._sealed())
+        if ledger is None:
+            self._missing = None
+            return
+        journal = await self._sealed()
+        if last_seq >= 1:
+            await self._compare(ledger, last_seq, journal.payloads)
+        await self._note_missing(journal)
 
     async def check_next(self, payload: bytes) -> None:
         """Return if a sealed event is the next one of the key ledger, or there already.
@@ -172,10 +196,12 @@ class KeyRegistry:
             FailedPreconditionError, StatusError: as `compare`.
         """
         ledger, last_seq = await self._last()
-        sealed = await self._sealed()
+        journal = await self._sealed()
         if ledger is not None and last_seq >= 1:
-            await self._compare(ledger, last_seq, sealed)
-        if payload not in sealed[: last_seq + 1]:
+            await self._compare(ledger, last_seq, journal.payloads)
+        if payload not in journal.payloads[: last_seq + 1]:
+            if ledger is not None:
+                await self._note_missing(journal)
             raise NotFoundError(
                 "KEY_EVENT_NOT_FOUND",
                 f"the key registry has no such event to be the next one of {LEDGER_NAME}",
@@ -188,22 +214,33 @@ class KeyRegistry:
             return None, 0
         return ledger, max(0, (await self._storage.get_head(ledger.uid)).head.seq)
 
-    async def _sealed(self) -> list[bytes]:
-        """Ask for the events that the registry has sealed, in order. To be asked behind the look
-        at the key ledger: what was there by then was sealed before."""
+    async def _sealed(self) -> _Journal:
+        """Ask for the events that the registry has sealed. To be asked behind the look at the key
+        ledger: what was there by then was sealed before."""
         sealed: list[bytes] = []
+        recorded = 0
         token = ""
         while True:
             request = pb.ListKeyEventsRequest(page_size=_PAGE, page_token=token)
             page = await call(self._keys.ListKeyEvents, request, timeout_s=_TIMEOUT_S)
             sealed += [each.payload for each in page.events if each.payload]
+            recorded += sum(
+                each.state == pb.KEY_EVENT_STATE_RECORDED for each in page.events if each.payload
+            )
             token = page.next_page_token
             if not (token and page.events):
-                return sealed
+                return _Journal(sealed, recorded)
+
+    async def _note_missing(self, journal: _Journal) -> None:
+        """Remember what is recorded and not there, by another look at the key ledger: what was
+        recorded when the registry was asked was in it before."""
+        _, last_seq = await self._last()
+        self._missing = journal.payloads[last_seq] if last_seq < journal.recorded else None
 
     async def _compare(self, ledger: LedgerInfo, last_seq: int, sealed: list[bytes]) -> None:
         rows = await self._storage.get_rows(ledger.uid, [last_seq], full=True)
         self._compared = True
+        self._missing = None
         if sealed[last_seq - 1 : last_seq] == [each.row.payload for each in rows]:
             if self._refusal is not None:
                 log.info("key_registry.caught_up", ledger=ledger.name, events=len(sealed))

@@ -79,6 +79,16 @@ def test_a_rotation_takes_effect_when_it_is_recorded(kept: Registry) -> None:
     assert journal.history_of(done).keys["witness-2"].state is KeyState.ACTIVE
 
 
+def test_what_was_not_in_the_key_ledger_gets_the_receipt_that_it_has_now(kept: Registry) -> None:
+    """Its effect stays as it was."""
+    done = carry(rotate(kept, W2))
+    digest = done.events[-1].signed.event.digest()
+    again = journal.record(done, digest, "another", 10**9, DRAIN_NS)
+    assert (again.events[-1].receipt, again.keys) == ("another", done.keys)
+    assert again.revision == done.revision + 1
+    assert journal.record(again, digest, "another", 10**9, DRAIN_NS) is again
+
+
 def test_a_rotation_that_is_held_waits_to_be_asked_for_again(kept: Registry) -> None:
     held = carry(
         journal.rotate(

@@ -48,12 +48,21 @@ class Keys:
 
     def __init__(self, events: int | None) -> None:
         self.events = events
+        self.recorded = 0
 
     async def ListKeyEvents(self, request: Any, **_: Any) -> pb.ListKeyEventsResponse:
         if self.events is None:
             raise UnavailableError("AWAY", "nobody there")
         assert request.page_size > 0, "all in one message could be too large"
-        events = [pb.JournaledKeyEvent(payload=b"%d" % n) for n in range(1, self.events + 1)]
+        events = [
+            pb.JournaledKeyEvent(
+                payload=b"%d" % n,
+                state=pb.KEY_EVENT_STATE_RECORDED
+                if n <= self.recorded
+                else pb.KEY_EVENT_STATE_SEALED,
+            )
+            for n in range(1, self.events + 1)
+        ]
         end = int(request.page_token or 0) + 2
         token = str(end) if end < len(events) else ""
         return pb.ListKeyEventsResponse(events=events[end - 2 : end], next_page_token=token)
@@ -63,6 +72,7 @@ class Stored:
     """A database with a key ledger of three events."""
 
     exists = True
+    last_seq = 3
 
     async def get_ledger(self, tenant: str, ledger: str) -> Any:
         if not self.exists:
@@ -70,7 +80,7 @@ class Stored:
         return SimpleNamespace(uid=UID, name=f"tenants/{tenant}/ledgers/{ledger}")
 
     async def get_head(self, uid: bytes) -> Any:
-        return SimpleNamespace(head=SimpleNamespace(seq=3))
+        return SimpleNamespace(head=SimpleNamespace(seq=self.last_seq))
 
     async def get_rows(self, uid: bytes, seqs: list[int], *, full: bool) -> Any:
         return [SimpleNamespace(row=SimpleNamespace(payload=b"%d" % seq)) for seq in seqs]
@@ -227,4 +237,60 @@ async def test_an_older_copy_that_went_on_is_noticed_before_anything_goes_to_the
     bench.keys.events = 2
     bench.ring.say(6)
     assert await bench.submitted() == "KEY_REGISTRY_BEHIND"
+    bench.running.cancel()
+
+
+@pytest.mark.parametrize(
+    ("events", "recorded", "missing"),
+    [(3, 3, None), (4, 3, None), (4, 4, b"4"), (6, 5, b"4"), (3, 2, None)],
+)
+async def test_what_is_recorded_and_not_in_the_key_ledger_is_missing(
+    events: int, recorded: int, missing: bytes | None
+) -> None:
+    """Not what is sealed only, which is on its way."""
+    bench = Bench(revision=5, events=events)
+    bench.keys.recorded = recorded
+    await bench.registry.compare()
+    assert bench.registry.missing == missing
+    # That a key ledger is not there at all is another matter: it may be in another database.
+    bench.stored.exists = False
+    await bench.registry.compare()
+    assert bench.registry.missing is None
+    bench.running.cancel()
+
+
+async def test_what_is_recorded_while_it_is_looked_at_is_not_missing() -> None:
+    """Another replica appended it, and said so, behind the first look at the key ledger."""
+    bench = Bench(revision=5, events=4)
+    bench.keys.recorded = 4
+    listing = bench.keys.ListKeyEvents
+
+    async def later(*args: Any, **given: Any) -> pb.ListKeyEventsResponse:
+        bench.stored.last_seq = 4
+        return await listing(*args, **given)
+
+    bench.keys.ListKeyEvents = later  # type: ignore[method-assign]
+    await bench.registry.compare()
+    assert bench.registry.missing is None
+    bench.running.cancel()
+
+
+async def test_nothing_is_missing_from_a_key_ledger_that_has_more() -> None:
+    bench = Bench(revision=5, events=4)
+    bench.keys.recorded = 4
+    await bench.registry.compare()
+    bench.keys.events = bench.keys.recorded = 2
+    with pytest.raises(FailedPreconditionError):
+        await bench.registry.compare()
+    assert bench.registry.missing is None
+    bench.running.cancel()
+
+
+async def test_a_refused_event_shows_what_is_missing_in_front_of_it() -> None:
+    """Lost since the registry changed last, by a database that went back."""
+    bench = Bench(revision=5, events=5)
+    bench.keys.recorded = 4
+    with pytest.raises(NotFoundError):
+        await bench.registry.check_next(b"5")
+    assert bench.registry.missing == b"4"
     bench.running.cancel()
