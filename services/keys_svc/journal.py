@@ -325,19 +325,25 @@ def retire(
     """Propose the retirement of every drained key whose purpose is among the `ready` ones.
 
     `sizes`: how large the logs are, by origin, for checkpoint keys. They count what a key signed
-    last if it ended `settle_ns` ago or earlier; the others wait.
+    last if it ended `settle_ns` ago or earlier; the others wait. A retirement that is only proposed
+    gives way to one by these sizes if it names a larger one, or lacks one: somebody reported that
+    wrongly, or did not report, and no anchor endorses it.
     """
     if not is_kept(registry):
         return registry
     changed = registry
     purposes = set(ready)
-    told = {e.signed.event.kid for e in registry.events if e.event_type is EventType.RETIRED}
+    told = {e.signed.event.kid: e for e in registry.events if e.event_type is EventType.RETIRED}
     for each in registry:
         ended = each.state_at(now_ns - settle_ns) is KeyState.RETIRED
         drained = each.state is KeyState.DRAINING and ended
-        if not drained or each.kid in told or each.purpose not in purposes:
+        if not drained or each.purpose not in purposes:
             continue
         checkpoint = each.purpose is KeyPurpose.CHECKPOINT
+        if (before := told.get(each.kid)) is not None:
+            if not (checkpoint and _is_refuted(before, sizes)):
+                continue
+            changed = without(changed, [before])
         event = KeyEvent(
             event=EventType.RETIRED,
             at_ns=now_ns,
@@ -350,6 +356,14 @@ def retire(
         )
         changed = propose(changed, event)
     return changed
+
+
+def _is_refuted(retired: EventRecord, sizes: Mapping[str, int]) -> bool:
+    """Whether a proposed `key.retired` names more of a log than is reported of it, or nothing."""
+    named = {each.origin: each.size for each in retired.signed.event.sizes}
+    return retired.state is EventState.PROPOSED and any(
+        named.get(origin, size + 1) > size for origin, size in sizes.items()
+    )
 
 
 def endorse(registry: Registry, digest: bytes, more: Iterable[Endorsement]) -> Registry:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 
 from anchor_svc.config import Settings
 from keys_svc import journal
-from keys_svc.registry import KeyBinding, Registry
+from keys_svc.registry import EventState, KeyBinding, Registry
 from keys_svc.servicer import KeysServicer
 from keys_svc.signers import Signers, check_report
 from provledger import jcs
@@ -164,6 +164,57 @@ async def test_a_key_is_retired_by_sizes_that_were_reported_after_its_end() -> N
     (event,) = await looked()
     assert (event.kid, event.sizes) == (C1.kid, (LogSize(ORIGIN, 130),))
     running.cancel()
+
+
+def draining(now_ns: int) -> Registry:
+    """A key ledger whose first checkpoint key was replaced, and has drained long before then."""
+    registry = Registry()
+    for key, purpose in zip((W1, C1, H1), KeyPurpose, strict=False):
+        registry = registry.create(binding(key, purpose), 10)
+    kept = carry(journal.propose_genesis(registry, binding(R1), 20))
+    successor: KeyBinding = binding(X1, KeyPurpose.CHECKPOINT)
+    rotated = journal.rotate(
+        kept, X1.kid, KeyPurpose.CHECKPOINT, 400, drain_ns=DRAIN_NS, binding=successor
+    )
+    done = carry(rotated)
+    assert done.get(C1.kid).not_after_ns < now_ns  # type: ignore[operator]
+    return done
+
+
+@pytest.mark.parametrize("lie", [{ORIGIN: 2**62}, {}, {"another": 5}, {ORIGIN: 201}])
+def test_a_retirement_by_what_nobody_reports_any_more_gives_way(lie: dict[str, int]) -> None:
+    """No anchor would endorse it, and nobody could take it back."""
+    now_ns = 10**12
+    ready = [KeyPurpose.CHECKPOINT]
+    proposed = journal.retire(draining(now_ns), now_ns, ready, lie)
+    (before,) = journal.open_events(proposed)
+    # By whichever key it was endorsed meanwhile.
+    event = before.signed.event
+    proposed = proposed.with_event(
+        replace(before, signed=before.signed.with_endorsements([W1.endorse(event)]))
+    )
+    assert journal.retire(proposed, now_ns, [], {ORIGIN: 200}) is proposed
+    mended = journal.retire(proposed, now_ns + 5, ready, {ORIGIN: 200})
+    (after,) = journal.open_events(mended)
+    assert after.signed.event.sizes == (LogSize(ORIGIN, 200),)
+    assert after.signed.endorsements == ()
+    # What grows since, and what is not heard of, changes nothing: it could never be endorsed.
+    for sizes in ({ORIGIN: 300}, {}, {ORIGIN: 200}):
+        assert journal.retire(mended, now_ns + 9, ready, sizes) is mended
+    done = carry(mended)
+    assert [each.end for each in done.get(C1.kid).sizes] == [200]
+    assert journal.retire(done, now_ns + 9, ready, {ORIGIN: 100}) is done
+
+
+def test_a_retirement_that_is_sealed_goes_forward() -> None:
+    now_ns = 10**12
+    ready = [KeyPurpose.CHECKPOINT]
+    proposed = journal.retire(draining(now_ns), now_ns, ready, {ORIGIN: 200})
+    (event,) = journal.open_events(proposed)
+    by = X1.endorse(event.signed.event)
+    sealed = journal.endorse(proposed, event.signed.event.digest(), [by])
+    assert [each.state for each in journal.open_events(sealed)] == [EventState.SEALED]
+    assert journal.retire(sealed, now_ns, ready, {ORIGIN: 100}) is sealed
 
 
 def test_our_clock_is_ahead_if_nobody_agrees_with_it() -> None:
