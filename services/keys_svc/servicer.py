@@ -32,6 +32,8 @@ MAX_HEARTBEAT_S: Final = 10.0
 _MAX_ENDORSEMENTS: Final = 16
 # How long a signature may take that was begun before a key ended, and then is in a log's size.
 _SETTLE_NS: Final = 10_000_000_000
+# The ledger's clock may be ahead of the witness's by once that, and that one of ours.
+_MAX_RECEIPT_AHEAD_NS: Final = 2 * MAX_CLOCK_AHEAD_NS
 
 Context = Any
 
@@ -217,7 +219,9 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
     ) -> pb.RecordKeyEventResponse:
         """Take an event as recorded; it takes effect."""
         # A key that is replaced signed until it was recorded, however far our clock is behind.
-        now_ns = max(self._clock(), names.receipt_time_ns(request.receipt, "receipt"))
+        receipt_ns = names.receipt_time_ns(request.receipt, "receipt")
+        self._check_receipt_time(receipt_ns)
+        now_ns = max(self._clock(), receipt_ns)
         registry = await self._live.update(
             lambda known: journal.record(
                 known, request.digest, request.receipt, now_ns, self._drain_ns
@@ -343,6 +347,25 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
                 "CLOCK_SKEW",
                 f"the clock of the keys service is {seconds} s ahead of those of all services that "
                 "sign, which could not sign with a key that begins now; set it",
+                metadata={"aheadSeconds": str(seconds)},
+                retry_delay_s=5.0,
+            )
+
+    def _check_receipt_time(self, receipt_ns: int) -> None:
+        """Return if some clock shows that it may be the time of a receipt: ours may be behind.
+
+        Until then a replaced key would count.
+
+        Raises:
+            UnavailableError: CLOCK_SKEW. Nothing is changed.
+        """
+        ahead_ns = receipt_ns - self._signers.latest_ns(self._clock())
+        if ahead_ns > _MAX_RECEIPT_AHEAD_NS:
+            seconds = ahead_ns // 1_000_000_000
+            raise UnavailableError(
+                "CLOCK_SKEW",
+                f"the receipt is of a time {seconds} s ahead of the clocks of the keys service and "
+                "of all services that report to it; set those that are wrong",
                 metadata={"aheadSeconds": str(seconds)},
                 retry_delay_s=5.0,
             )

@@ -131,6 +131,17 @@ class Signers:
         told = (each for each in self._reports.values() if each[1].time_ns > 0)
         return max(0, min((at_ns - signer.time_ns for at_ns, signer in told), default=0))
 
+    def latest_ns(self, now_ns: int) -> int:
+        """What time it is by whichever clock is ahead of the others: ours, or that of somebody who
+        reported it. Unix nanoseconds."""
+        self.list(now_ns)
+        told = (
+            now_ns + signer.time_ns - at_ns
+            for at_ns, signer in self._reports.values()
+            if signer.time_ns > 0
+        )
+        return max(now_ns, max(told, default=now_ns))
+
     def behind_ns(self, now_ns: int, purpose: int, kid: str) -> int:
         """By how much our clock was behind that of everybody who reported to sign with a key; 0 if
         of none. As there, one that agrees with us is enough."""

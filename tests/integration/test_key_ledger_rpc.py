@@ -11,7 +11,7 @@ from keys_svc.registry import Registry
 from keys_svc.revoking import revoke
 from provledger import jcs, names
 from provledger.api.keys.v1 import keys_pb2 as pb
-from provledger.errors import FailedPreconditionError, InvalidArgumentError
+from provledger.errors import FailedPreconditionError, InvalidArgumentError, UnavailableError
 from provledger.keyset import MAX_CLOCK_AHEAD_NS, KeyPurpose, KeyState
 from provledger.rpc.key_events import PURPOSES_PB, endorsement_to_pb, event_from_pb
 from tests.integration.test_keys_svc import Keys, keys_on
@@ -113,12 +113,16 @@ async def test_the_journal_is_there_after_a_restart_at_every_step(tmp_path: Path
 async def test_a_key_counts_for_what_it_signed_though_our_clock_is_behind(tmp_path: Path) -> None:
     """It signed until the entry that ends it; a registry rebuilt by such a clock says the same."""
     recorded_ns, drain_ns = names.receipt_time_ns(RECEIPT), 60 * 10**9 + MAX_CLOCK_AHEAD_NS
+    report = pb.ReportSignerRequest(
+        signer=pb.Signer(watcher="witness", instance="a", time_ns=recorded_ns)
+    )
     clock = lambda: recorded_ns - 3600 * 10**9  # noqa: E731 - as the service takes it
     async with keys_on(f"sqlite:///{tmp_path / 'keys.sqlite3'}", tmp_path, clock=clock) as keys:
         for key, purpose in zip((W1, C1, H1), PURPOSES_PB.values(), strict=False):
             await keys.create(purpose, kid=key.kid, uri=f"local:{key.kid}.pem", jwk=_jwk(key.jwk))
         request = pb.ProposeGenesisRequest(recovery_kid=R1.kid, recovery_jwk=_jwk(R1.jwk))
         await keys.ask("ProposeGenesis", request)
+        await keys.ask("ReportSigner", report)
         await _carry(keys)
         await keys.rotate(kid=W2.kid, uri="local:w2.pem", jwk=_jwk(W2.jwk))
         events = await _carry(keys)
@@ -140,6 +144,32 @@ async def test_a_key_counts_for_what_it_signed_though_our_clock_is_behind(tmp_pa
         record = pb.RecordKeyEventRequest(digest=bytes(32), receipt=rebuild.receipts[-1])
         with pytest.raises(InvalidArgumentError, match="2100"):
             await keys.ask("RecordKeyEvent", record)
+
+
+async def test_no_receipt_decides_that_a_replaced_key_counts_for_years(tmp_path: Path) -> None:
+    """By the clock of whoever is furthest ahead it was made now, or it is not taken yet."""
+    recorded_ns = names.receipt_time_ns(RECEIPT)
+    now_ns = [recorded_ns]
+    url = f"sqlite:///{tmp_path / 'keys.sqlite3'}"
+    async with keys_on(url, tmp_path, clock=lambda: now_ns[0]) as keys:
+        for key, purpose in zip((W1, C1, H1), PURPOSES_PB.values(), strict=False):
+            await keys.create(purpose, kid=key.kid, uri=f"local:{key.kid}.pem", jwk=_jwk(key.jwk))
+        request = pb.ProposeGenesisRequest(recovery_kid=R1.kid, recovery_jwk=_jwk(R1.jwk))
+        await keys.ask("ProposeGenesis", request)
+        await _carry(keys)
+        now_ns[0] = recorded_ns - 24 * 3600 * 10**9
+        await keys.rotate(kid=W2.kid, uri="local:w2.pem", jwk=_jwk(W2.jwk))
+        for time_ns in (0, now_ns[0] + 1, recorded_ns - 2 * MAX_CLOCK_AHEAD_NS - 10**6):
+            signer = pb.Signer(watcher="witness", instance="a", time_ns=time_ns)
+            await keys.ask("ReportSigner", pb.ReportSignerRequest(signer=signer))
+            with pytest.raises(UnavailableError, match="ahead of the clocks") as caught:
+                await _carry(keys)
+            assert caught.value.reason == "CLOCK_SKEW"
+        assert (await keys.jwks()).find(purpose="witness", kid="witness-1").state == "active"
+        signer.time_ns = recorded_ns - 2 * MAX_CLOCK_AHEAD_NS
+        await keys.ask("ReportSigner", pb.ReportSignerRequest(signer=signer))
+        await _carry(keys)
+        assert (await keys.jwks()).find(purpose="witness", kid="witness-1").state == "draining"
 
 
 async def _carry(keys: Keys) -> list[pb.JournaledKeyEvent]:
