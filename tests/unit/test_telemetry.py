@@ -89,6 +89,31 @@ def test_instruments_work_whenever_they_were_declared(recorded: Recorded) -> Non
     assert points["depth"].value == 7
 
 
+def test_buckets_tell_a_millisecond_from_a_second(recorded: Recorded) -> None:
+    took_s = telemetry.histogram("took")
+    for value_s in (0.0008, 0.004, 0.03, 0.3, 3.0, 30.0):
+        took_s.record(value_s)
+    telemetry.histogram("many", unit="{draft}").record(700)
+    points = recorded.points()
+    assert points["took"].explicit_bounds == _instruments.SECONDS
+    assert (min(_instruments.SECONDS), max(_instruments.SECONDS)) == (0.001, 60)
+    assert [count for count in points["took"].bucket_counts if count] == [1] * 6
+    assert max(points["many"].explicit_bounds) == 10_000
+
+
+async def test_how_full_batches_are_is_told_in_tenths(recorded: Recorded) -> None:
+    async def flush(items: list[int]) -> list[int]:
+        return items
+
+    batcher = GroupCommit(flush, fixed_items=4, budget_s=0.001)
+    await batcher.submit_many([1])
+    await batcher.submit_many([1, 2, 3, 4])
+    await batcher.close()
+    fill = recorded.points()["batch.fill"]
+    assert fill.explicit_bounds == pytest.approx([n / 10 for n in range(1, 11)])
+    assert list(fill.bucket_counts) == [0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 0]
+
+
 def test_sums_and_values_are_kept_by_attributes_and_over_collections(recorded: Recorded) -> None:
     sums, depth = telemetry.counter("sums"), telemetry.gauge("depth_by")
     for _ in range(2):

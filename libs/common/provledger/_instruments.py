@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 Attribute = str | bool | int | float
@@ -17,6 +17,13 @@ Attributes = Mapping[str, Attribute]
 
 MAX_SERIES: Final = 2000
 """Sets of attributes of one instrument; OpenTelemetry's own default. More share `_OVERFLOW`."""
+
+SECONDS: Final = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 25.0, 60.0),
+)
+"""Bounds of the buckets of durations. OpenTelemetry's own, 0, 5, 10 to 10,000, are meant for
+milliseconds: of what is in seconds, nearly all would be between the first two."""
 
 _Key = frozenset[tuple[str, Attribute]]
 _NONE: Final[_Key] = frozenset()
@@ -110,7 +117,16 @@ class Gauge(_Kept):
 class Histogram(_Instrument):
     """A distribution, of latencies and sizes."""
 
-    __slots__ = ()
+    __slots__ = ("_bounds",)
+
+    def __init__(
+        self, kind: str, name: str, unit: str, doc: str, bounds: Sequence[float] | None
+    ) -> None:
+        self._bounds = bounds
+        super().__init__(kind, name, unit, doc)
+
+    def _options(self) -> dict[str, Any]:
+        return {"explicit_bucket_boundaries_advisory": self._bounds}
 
     def record(self, value: int | float, attributes: Attributes | None = None) -> None:
         """Record one value in the instrument's unit."""
@@ -149,9 +165,17 @@ def counter(name: str, *, unit: str = "1", doc: str = "") -> Counter:
     return Counter("observable_counter", name, unit, doc)
 
 
-def histogram(name: str, *, unit: str = "s", doc: str = "") -> Histogram:
-    """A histogram; declare it once, at module level."""
-    return Histogram("histogram", name, unit, doc)
+def histogram(
+    name: str, *, unit: str = "s", doc: str = "", bounds: Sequence[float] | None = None
+) -> Histogram:
+    """A histogram; declare it once, at module level.
+
+    bounds: of its buckets, ascending, each inclusive. None for `SECONDS` where that is the unit,
+    else for OpenTelemetry's own, which suit counts: 0, 5, 10, 25 and so on to 10,000.
+    """
+    if bounds is None and unit == "s":
+        bounds = SECONDS
+    return Histogram("histogram", name, unit, doc, bounds)
 
 
 def gauge(name: str, *, unit: str = "1", doc: str = "") -> Gauge:

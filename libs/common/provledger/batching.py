@@ -55,7 +55,10 @@ _CLOCK_STEP_S: Final = 0.0002
 
 _queue = telemetry.gauge("batch.queue.items", doc="Items that wait for a flush, by batcher")
 _fill = telemetry.histogram(
-    "batch.fill", unit="1", doc="Items of a batch as a part of its target, at most 1, by batcher"
+    "batch.fill",
+    unit="1",
+    doc="Items of a batch as a part of its target, at most 1, by batcher",
+    bounds=[tenths / 10 for tenths in range(1, 11)],
 )
 _sizes = telemetry.histogram("batch.items", unit="1", doc="Items of a batch, by batcher")
 _flush_s = telemetry.histogram("batch.flush.duration", doc="One flush, by batcher")
