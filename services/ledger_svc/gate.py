@@ -60,13 +60,13 @@ _hinted: ContextVar[str] = ContextVar("hinted_tenant", default="")
 _refusals = telemetry.counter(
     "provledger.ledger.refusals", unit="{call}", doc="Calls kept out by the gate, by reason."
 )
-_in_work_units = telemetry.gauge(
+_in_work_units = telemetry.level(
     "provledger.ledger.in_work", unit="{unit}", doc="Work let in and not answered yet."
 )
-_in_work_bytes = telemetry.gauge(
+_in_work_bytes = telemetry.level(
     "provledger.ledger.in_work_bytes", unit="By", doc="Bytes of drafts let in, not answered yet."
 )
-_limit_units = telemetry.gauge(
+_limit_units = telemetry.level(
     "provledger.ledger.work_limit", unit="{unit}", doc="Work that is let in at present."
 )
 
@@ -120,6 +120,9 @@ class Gate:
         self._silent_streams = 0
         self._silent_of: Counter[str] = Counter()
         self._waiting: FairQueue[tuple[int, asyncio.Future[None]]] = FairQueue()
+        _in_work_units.watch(self, lambda gate: gate._units)
+        _in_work_bytes.watch(self, lambda gate: gate._bytes)
+        _limit_units.watch(self, lambda gate: gate._limiter.limit)
 
     @property
     def in_work_bytes(self) -> int:
@@ -284,9 +287,6 @@ class Gate:
             alone=flush.alone,
             now_s=self._clock(),
         )
-        _in_work_units.set(self._units)
-        _in_work_bytes.set(self._bytes)
-        _limit_units.set(self._limiter.limit)
 
     # --- inside
 

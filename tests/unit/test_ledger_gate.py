@@ -19,12 +19,14 @@ from provledger.errors import ResourceExhaustedError
 from provledger.names import tenant_of
 from provledger.rpc.peek import MAX_TEXT_BYTES, first_string
 from provledger.settings import ConfigError
+from tests.support.metered import metered
 from tests.support.overload import Simulation, request_of
 
 CAPACITY = 3000
 KIB = 1024
 LARGE = 6 * KIB
 """Bytes of a call that is not small."""
+_IN_WORK = ("in_work", "in_work_bytes")
 
 
 class Clock:
@@ -199,6 +201,21 @@ def test_memory_bound_holds_in_bytes_for_few_large_calls() -> None:
             pass
     assert subject.in_work_bytes == 0
     assert subject.tenants == 0
+
+
+def test_metrics_tell_what_is_in_work_while_no_flush_ends_and_when_idle() -> None:
+    """As in an outage of the witness, and after it."""
+    subject, data = gate(), request_of("acme", LARGE)
+    with metered() as metrics:
+
+        def told() -> list[float]:
+            return [metrics.value(f"provledger.ledger.{name}") or 0 for name in _IN_WORK]
+
+        idle = told()  # of gates that other tests have left
+        with subject.call(data):
+            assert told() == [idle[0] + subject.in_work_units, idle[1] + len(data)]
+            assert subject.in_work_units > 0
+        assert told() == idle
 
 
 def test_idle_service_takes_a_call_larger_than_its_bound() -> None:

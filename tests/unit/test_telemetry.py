@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import subprocess
 import sys
@@ -130,6 +131,51 @@ def test_sums_and_values_are_kept_by_attributes_and_over_collections(recorded: R
     sums.add(1)
     recorded.reader = again
     assert recorded.series("sums") == {(): 1}
+
+
+def test_a_level_is_what_its_owners_have_when_it_is_collected(recorded: Recorded) -> None:
+    class Owner:
+        def __init__(self, number: int, name: str) -> None:
+            self.number = number
+            depth.watch(self, lambda owner: owner.number, {"name": name})
+
+    depth = telemetry.level("depth_of_owners")
+    one, two, other = Owner(3, "a"), Owner(4, "a"), Owner(5, "b")
+    assert recorded.series("depth_of_owners") == {(("name", "a"),): 7, (("name", "b"),): 5}
+    one.number, other.number = 0, 1
+    assert recorded.series("depth_of_owners") == {(("name", "a"),): 4, (("name", "b"),): 1}
+    assert two.number == 4
+    del one, two, other
+    assert recorded.series("depth_of_owners") == {(("name", "a"),): 0, (("name", "b"),): 0}
+
+
+async def test_what_waits_is_told_while_no_flush_takes_any(recorded: Recorded) -> None:
+    """And that of two batchers of one name is added up, each ledger having one."""
+    begun, end = asyncio.Event(), asyncio.Event()
+
+    async def hang(items: list[int]) -> list[int]:
+        begun.set()
+        await end.wait()
+        return items
+
+    async def answer(items: list[int]) -> list[int]:
+        return items
+
+    def waiting() -> object:
+        return recorded.series("batch.queue.items")[("batcher", "of-two"),]
+
+    stuck, quick = GroupCommit(hang, name="of-two"), GroupCommit(answer, name="of-two")
+    first = asyncio.create_task(stuck.submit(0))
+    await begun.wait()
+    assert waiting() == 0
+    queued = asyncio.create_task(stuck.submit_many([1, 2, 3]))
+    await asyncio.sleep(0)
+    assert waiting() == 3
+    await quick.submit(1)
+    assert waiting() == 3
+    end.set()
+    await asyncio.gather(first, queued)
+    assert waiting() == 0
 
 
 def test_more_sets_of_attributes_than_allowed_share_one(recorded: Recorded) -> None:

@@ -1,7 +1,8 @@
 """Instruments of `provledger.telemetry`: declared at any time, bound to a meter once there is one.
 
 OpenTelemetry takes some 7 µs to add to a counter or to set a gauge. Sums and present values are
-kept here instead, which takes a tenth of that, and OpenTelemetry asks for them when it collects.
+kept here instead, which takes a tenth of that, and OpenTelemetry asks for them when it collects. A
+value that changes with every call is not even kept, but looked at when it is asked for (`Level`).
 Distributions have no such way: they are recorded for each flush, not for each item.
 """
 
@@ -9,8 +10,11 @@ from __future__ import annotations
 
 import importlib
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T")
 
 Attribute = str | bool | int | float
 Attributes = Mapping[str, Attribute]
@@ -114,6 +118,43 @@ class Gauge(_Kept):
                 self._numbers[self._series(attributes)] = value
 
 
+class Level(_Instrument):
+    """A value as of when it is collected: the sum of what its owners have then."""
+
+    __slots__ = ("_observation", "_owners", "_seen")
+
+    def __init__(self, kind: str, name: str, unit: str, doc: str) -> None:
+        self._owners: dict[weakref.ref[Any], tuple[_Key, Callable[[Any], int | float]]] = {}
+        self._seen: set[_Key] = set()
+        self._observation: Callable[..., Any] = tuple
+        super().__init__(kind, name, unit, doc)
+
+    def watch(
+        self, owner: T, read: Callable[[T], int | float], attributes: Attributes | None = None
+    ) -> None:
+        """Ask `read` what an owner has, in any thread, for as long as there is that owner.
+
+        attributes: few sets in all, which are reported as 0 once their owners are gone.
+        """
+        key = frozenset(attributes.items()) if attributes else _NONE
+        self._owners[weakref.ref(owner, self._owners.pop)] = (key, read)
+
+    def _options(self) -> dict[str, Any]:
+        self._observation = importlib.import_module("opentelemetry.metrics").Observation
+        return {"callbacks": [self._observe]}
+
+    def _observe(self, _options: Any) -> Iterable[Any]:
+        numbers: dict[_Key, int | float] = dict.fromkeys(self._seen, 0)
+        # A copy, made without a step in which an owner could come or go: they do, in any thread.
+        for reference in list(self._owners):
+            owner, held = reference(), self._owners.get(reference)
+            if owner is not None and held is not None:
+                key, read = held
+                numbers[key] = numbers.get(key, 0) + read(owner)
+        self._seen.update(numbers)
+        return [self._observation(number, dict(key)) for key, number in numbers.items()]
+
+
 class Histogram(_Instrument):
     """A distribution, of latencies and sizes."""
 
@@ -181,3 +222,8 @@ def histogram(
 def gauge(name: str, *, unit: str = "1", doc: str = "") -> Gauge:
     """A gauge; declare it once, at module level."""
     return Gauge("observable_gauge", name, unit, doc)
+
+
+def level(name: str, *, unit: str = "1", doc: str = "") -> Level:
+    """A gauge that is read when it is collected; declare it once, at module level."""
+    return Level("observable_gauge", name, unit, doc)

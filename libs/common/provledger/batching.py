@@ -53,7 +53,7 @@ _FEW_GIVEN_UP: Final = 100
 # Timers may come a little before their time.
 _CLOCK_STEP_S: Final = 0.0002
 
-_queue = telemetry.gauge("batch.queue.items", doc="Items that wait for a flush, by batcher")
+_queue = telemetry.level("batch.queue.items", doc="Items that wait for a flush, by batcher")
 _fill = telemetry.histogram(
     "batch.fill",
     unit="1",
@@ -85,7 +85,7 @@ class GroupCommit(Generic[T, R]):
     linger_s: the longest a batch waits for a crowd to come back, in seconds; 0 for not at all.
     fixed_items: the target of every batch, instead of one that follows the arrival rate.
     turns: asked before each flush; None flushes as soon as `max_in_flight` allows.
-    name: of the batcher, in metrics.
+    name: of the batcher, in metrics. What waits in all those of one name is added up.
     """
 
     def __init__(
@@ -136,6 +136,7 @@ class GroupCommit(Generic[T, R]):
         self._context = contextvars.Context()
         self._queue: deque[Group[T, R]] = deque()
         self._queued_items = 0
+        _queue.watch(self, lambda batcher: batcher._queued_items, self._labels)
         self._queued_bytes = 0
         self._urgent_groups = 0
         self._given_up = 0
@@ -412,7 +413,6 @@ class GroupCommit(Generic[T, R]):
             groups.append(group)
             items += len(group.items)
             size_bytes += group.size_bytes
-        _queue.set(self._queued_items, self._labels)
         return groups
 
     async def _run(self, groups: list[Group[T, R]], target: int) -> None:

@@ -33,9 +33,11 @@ from provledger._instruments import (
     Counter,
     Gauge,
     Histogram,
+    Level,
     counter,
     gauge,
     histogram,
+    level,
 )
 from provledger.settings import ConfigError
 
@@ -48,6 +50,7 @@ __all__ = [
     "Counter",
     "Gauge",
     "Histogram",
+    "Level",
     "Span",
     "configure",
     "counter",
@@ -56,6 +59,7 @@ __all__ = [
     "enabled",
     "gauge",
     "histogram",
+    "level",
     "outgoing_metadata",
     "rpc_tracer",
     "scrape",
