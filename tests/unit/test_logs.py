@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import uvloop
+from grpc import StatusCode
 
 from provledger import logs
 from provledger.errors import NotFoundError
@@ -142,6 +143,28 @@ def test_asyncio_does_not_quote_tasks_and_callbacks(
 def test_asyncio_says_what_happened(stream: io.StringIO, text: str, written: str) -> None:
     logs.configure("ledger", stream=stream)
     logging.getLogger("asyncio").error(text)
+    (line,) = lines(stream)
+    assert line["fields"] == {"message": written}
+
+
+@pytest.mark.parametrize(
+    ("text", "args", "written"),
+    [
+        ("Header format invalid! %s", ("key:s3cret",), "Header format invalid! ..."),
+        (
+            "%s at %s, retrying in %.2fs: %s",
+            (StatusCode.UNAVAILABLE, "user:s3cret@host", 1.5, OSError("s3cret")),
+            "StatusCode.UNAVAILABLE at ..., retrying in 1.50s: ...",
+        ),
+        ("Queue full of %(what)s", ({"what": "s3cret"},), "Queue full of ..."),
+        ("100% full", (), "100% full"),
+    ],
+)
+def test_opentelemetry_says_what_happened(
+    stream: io.StringIO, text: str, args: tuple[object, ...], written: str
+) -> None:
+    logs.configure("ledger", stream=stream)
+    logging.getLogger("opentelemetry.util.re").error(text, *args)
     (line,) = lines(stream)
     assert line["fields"] == {"message": written}
 

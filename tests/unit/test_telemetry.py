@@ -420,6 +420,52 @@ def test_what_opentelemetry_refuses_is_a_configuration_error(
     assert not telemetry.enabled()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HEADERS", "authorization:Bearer s3cret"),
+        ("HEADERS", 'a=b,api-key="s3cret"'),
+        ("TRACES_HEADERS", "api key=s3cret"),
+        ("METRICS_HEADERS", "=s3cret"),
+        ("ENDPOINT", "http://user:s3cret@127.0.0.1:1"),
+        ("TRACES_ENDPOINT", "user:s3cret@127.0.0.1:1"),
+        ("METRICS_ENDPOINT", "https://s3cret@[::1]:1/path"),
+    ],
+)
+def test_secrets_that_no_collector_would_get_are_refused_and_not_told(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = f"OTEL_EXPORTER_OTLP_{name}"
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=name) as caught:
+        telemetry.configure("ledger", {"PROVLEDGER_OTEL": "1", name: value})
+    assert "s3cret" not in str(caught.value)
+    assert not telemetry.enabled()
+    # Who does not export over OTLP does not read them.
+    assert telemetry.configure("ledger", {"PROVLEDGER_OTEL": "console", name: value})
+    telemetry.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HEADERS", "authorization=Bearer%20x, a = b,,A=b=c\n"),
+        ("HEADERS", "authorization=Bearer x/y"),
+        ("HEADERS", ""),
+        ("ENDPOINT", "http://127.0.0.1:1/a@b"),
+        ("ENDPOINT", "127.0.0.1:1"),
+    ],
+)
+def test_headers_and_addresses_that_opentelemetry_takes_are_taken(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"OTEL_EXPORTER_OTLP_{name}"
+    monkeypatch.setattr(telemetry, "SHUTDOWN_S", 0.05)
+    monkeypatch.setenv(name, value)
+    assert telemetry.configure("ledger", {"PROVLEDGER_OTEL": "1", name: value})
+    telemetry.shutdown()
+
+
 async def test_flushes_are_no_part_of_the_call_that_needed_a_batcher_first(
     recorded: Recorded,
 ) -> None:

@@ -11,7 +11,8 @@ that they write whatever helps them, such as the answer that an AWS credential c
 No payload, salt or secret may reach a log. What can be kept out by form is: bytes and nested
 structures are replaced by their size, long text is cut, and of an exception that is not ours only
 the type and the code lines are written, not its message, which may quote a value or a row. Nor is
-what asyncio says of tasks and callbacks, beyond what happened: it quotes results and exceptions.
+what asyncio says of tasks and callbacks, beyond what happened: it quotes results and exceptions. Of
+what OpenTelemetry says, text that it puts in is left out: it quotes headers and addresses.
 `PROVLEDGER_DEBUG=1` writes the messages too; it is meant for development.
 """
 
@@ -38,6 +39,7 @@ _MAX_LIST: Final = 20
 _MAX_FRAMES: Final = 25
 _FIELDS: Final = "provledger_fields"
 _ASYNCIO: Final = "asyncio"
+_OPENTELEMETRY: Final = "opentelemetry."
 # Where an object begins that is shown as itself: behind the first line, or within it.
 _OBJECT: Final = re.compile(r"\n|\((?!\))|[<{\['\"]")
 
@@ -184,12 +186,31 @@ def _record_parts(record: logging.LogRecord) -> tuple[str, dict[str, object]]:
 def _message(record: logging.LogRecord) -> str:
     """What another library says; of asyncio, what happened, and not to which object.
 
-    The exception comes with the record, as any other does.
+    OpenTelemetry's own words, without those that it was given: a header of OTLP that it cannot
+    read, or an address with a password in it. The exception comes with the record, as any other.
     """
+    if _debug():
+        return record.getMessage()
+    if record.name.startswith(_OPENTELEMETRY):
+        return _without_text(record)
     text = record.getMessage()
-    if record.name != _ASYNCIO or _debug():
+    if record.name != _ASYNCIO:
         return text
     return _OBJECT.split(text, maxsplit=1)[0].rstrip(" :")
+
+
+def _without_text(record: logging.LogRecord) -> str:
+    """The message, with numbers and codes filled in, and `...` for everything else."""
+    args = record.args
+    if not args:
+        return str(record.msg)
+    if isinstance(args, Mapping):
+        return str(record.msg) % {name: _code(value) for name, value in args.items()}
+    return str(record.msg) % tuple(map(_code, args))
+
+
+def _code(value: object) -> object:
+    return value if isinstance(value, int | float | Enum) else "..."
 
 
 def _exception(record: logging.LogRecord) -> BaseException | None:

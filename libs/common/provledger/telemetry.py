@@ -127,6 +127,16 @@ class _OtelSpan:
 
 _ON: Final = frozenset({"1", "true", "yes", "on", "otlp"})
 _OFF: Final = frozenset({"", "0", "false", "no", "off"})
+_OTLP_HEADERS: Final = (
+    "OTEL_EXPORTER_OTLP_HEADERS",
+    "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+    "OTEL_EXPORTER_OTLP_METRICS_HEADERS",
+)
+_OTLP_ADDRESSES: Final = (
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+)
 _NO_SPAN: Final = _NoSpan()
 _UNDRAWN: Final = _Undrawn()
 _NO_METADATA: Final[tuple[tuple[str, str], ...]] = ()
@@ -286,11 +296,15 @@ def configure(service: str, env: Mapping[str, str] | None = None, *, scraped: bo
     export = ("console" if mode == "console" else "otlp") if wanted else ""
     ratio = _ratio(environ)
     try:
+        if export == "otlp":
+            _check_otlp(environ)
         tracer_provider, meter_provider = _providers(service, export, ratio, scraped=scraped)
     except ImportError as error:
         extra = "otel" if wanted else "gateway"
         log.warning("telemetry.not_installed", missing=error.name or "", extra=extra)
         return False
+    except ConfigError:
+        raise
     except Exception as error:
         # What OpenTelemetry makes of its own variables; headers of OTLP, a secret, are one.
         raise ConfigError(
@@ -299,6 +313,26 @@ def configure(service: str, env: Mapping[str, str] | None = None, *, scraped: bo
     use(tracer_provider, meter_provider)
     _state.ratio = 1.0 if ratio is None else ratio
     return True
+
+
+def _check_otlp(environ: Mapping[str, str]) -> None:
+    """Refuse variables of OTLP whose secret OpenTelemetry would not send, but write into the log.
+
+    Raises:
+        ConfigError: a header that it leaves out, or an address with a user in it.
+    """
+    parse = importlib.import_module("opentelemetry.util.re").parse_env_headers
+    for name in _OTLP_HEADERS:
+        # One by one: of two of one name, one is left.
+        given = [header for header in environ.get(name, "").split(",") if header.strip()]
+        if not all(parse(header, liberal=True) for header in given):
+            raise ConfigError(f"{name}: must be a comma-separated list of name=value")
+    for name in _OTLP_ADDRESSES:
+        address = environ.get(name, "")
+        # No URL at all may be one, too: host and port alone.
+        host = (address.partition("://")[2] or address).partition("/")[0]
+        if "@" in host:
+            raise ConfigError(f"{name}: must not have a user or a password; they go into headers")
 
 
 def _ratio(environ: Mapping[str, str]) -> float | None:
