@@ -167,7 +167,8 @@ class S3Sink:
             except ClientError as error:
                 raise store.refusal(error) from error
             except lost as error:
-                raise SinkError(f"s3: {error}") from error
+                # Its text may quote the proxy with a password; this one is shown to readers, too.
+                raise SinkError(f"s3: {type(error).__name__}") from error
 
         return await self._thread.run(in_thread)
 

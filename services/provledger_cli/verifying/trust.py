@@ -87,7 +87,8 @@ def ask_s3(client: Any = None) -> AskStore:
             ) from error
         except lost as error:
             raise CommandError(
-                f"the store cannot be asked: {error}",
+                # Its text may quote the proxy with a password.
+                f"the store cannot be asked: {type(error).__name__}",
                 hint="see that boto3 finds credentials, a region, and with AWS_ENDPOINT_URL_S3 "
                 "the address of a store other than AWS",
             ) from error
