@@ -48,7 +48,7 @@ _renewals = telemetry.counter(
 _ends_at = telemetry.gauge(
     "provledger.witness.token_ends_at",
     unit="s",
-    doc="When the signing token in use ends, Unix seconds.",
+    doc="When the signing token in use ends, Unix seconds; 0 where it was used up or dropped.",
 )
 
 
@@ -113,7 +113,7 @@ class SigningTokens:
 
     async def close(self) -> None:
         """Stop, and drop the key."""
-        self._held = None
+        self._hold(None)
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -127,17 +127,19 @@ class SigningTokens:
         if held is None or not held.serves(active, now_ns):
             if held is not None and held.certificate.thumbprint != active.thumbprint:
                 # It ends with its issuer: rotated away, or revoked.
-                self._held = None
+                self._hold(None)
             self._wanted.set()
             return None
         held.uses += 1
         if held.uses * 2 > held.certificate.max_uses:
             self._wanted.set()
+        if held.uses == held.certificate.max_uses:
+            _ends_at.set(0)
         return Token(held.certificate, held.sig, held.uses), held.signer
 
     def drop(self) -> None:
         """Drop the token in use: its key signed what does not verify."""
-        self._held = None
+        self._hold(None)
         self._wanted.set()
 
     async def renew(self) -> None:
@@ -168,9 +170,12 @@ class SigningTokens:
         with telemetry.span("witness.certify", {telemetry.KID: active.kid}):
             async with asyncio.timeout(_ISSUE_TIMEOUT_S):
                 sig = await sign_certificate(active.signer, certificate)
-        self._held = _Held(certificate, sig, signer)
-        _ends_at.set(ends_ns / 1_000_000_000)
+        self._hold(_Held(certificate, sig, signer))
         log.info("witness.token_made", kid=active.kid, epoch=active.epoch, uses=self._max_uses)
+
+    def _hold(self, held: _Held | None) -> None:
+        self._held = held
+        _ends_at.set(0 if held is None else held.certificate.not_after_ns / 1_000_000_000)
 
     async def _keep(self) -> None:
         """Renew whenever it is time to, for ever."""

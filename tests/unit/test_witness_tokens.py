@@ -21,6 +21,7 @@ from provledger.kms.errors import KMSConfigError, KMSIntegrityError, KMSUnavaila
 from provledger.kms.local import LocalSigner, key_in_memory
 from provledger.signing_token import verify_token
 from tests.support.chain import START_NS
+from tests.support.metered import metered
 from tests.unit.test_witness_signing import FakeKeys, FakeKMS, active, hashes, verify
 from witness_svc import tokens as tokens_module
 from witness_svc.signing import BatchSigner, SignedBatch
@@ -112,6 +113,29 @@ async def test_a_token_is_used_so_often_and_no_more() -> None:
     made = setup(max_uses=3)
     await made.tokens.renew()
     assert [use_of(await sign(made), made.kms) for _ in range(5)] == [1, 2, 3, 0, 0]
+
+
+@pytest.mark.parametrize("how", ["used up", "dropped", "rotated away", "closed"])
+async def test_the_metric_of_its_end_does_not_outlive_a_token(how: str) -> None:
+    """In an outage it says for how long appends go on."""
+    made, name = setup(max_uses=2), "provledger.witness.token_ends_at"
+    with metered() as metrics:
+        await made.tokens.renew()
+        await sign(made)
+        assert metrics.value(name) == START_NS / SECOND_NS + 300
+        if how == "used up":
+            await sign(made)
+        elif how == "dropped":
+            made.tokens.drop()
+        elif how == "rotated away":
+            made.keys.now = active(FakeKMS())
+            await sign(made)
+        else:
+            await made.tokens.close()
+        assert metrics.value(name) == 0
+        made.keys.now = active(made.kms)
+        await made.tokens.renew()
+        assert metrics.value(name) == START_NS / SECOND_NS + 300
 
 
 async def test_a_token_ends_with_its_key() -> None:
