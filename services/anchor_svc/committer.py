@@ -124,6 +124,7 @@ class Committer:
             released=self._released,
             epoch=lambda: self.epoch,
             budget_s=budget_s,
+            log_name=identity.name,
         )
         # The tree with all that was launched; None: not known, to be read before anything else.
         self._edge: Edge | None = None

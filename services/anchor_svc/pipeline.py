@@ -44,7 +44,7 @@ MAX_FLIGHTS: Final = 16
 
 _OVERLAPPING_PATIENCE: Final = 0.65
 
-_flights = telemetry.gauge("anchor.flights", doc="Flushes begun and not yet released")
+_flights = telemetry.level("anchor.flights", doc="Flushes begun and not yet released, by log")
 
 
 class Sign(Protocol):
@@ -93,7 +93,8 @@ class Pipeline:
     """The flushes of one log that are under way. Belongs to one event loop.
 
     sign: makes a note. released: called with a flight whose head is the newest released one.
-    epoch: ours as the log's writer. budget_s: of the batcher; batches begin by it.
+    epoch: ours as the log's writer. budget_s: of the batcher; batches begin by it. log_name: in
+    metrics.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class Pipeline:
         released: Callable[[Sequence[Flight]], None],
         epoch: Callable[[], int],
         budget_s: float,
+        log_name: str = "",
         monotonic: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._log_uid = log_uid
@@ -120,6 +122,7 @@ class Pipeline:
         self._signing = Signing()
         # In order; the first `_noted` of them have their note stored, or on its way there.
         self._flights: deque[Flight] = deque()
+        _flights.watch(self, lambda pipeline: len(pipeline._flights), {"log": log_name})
         self._noted = 0
         self._running: set[asyncio.Task[None]] = set()
         self._preparing: set[asyncio.Task[None]] = set()
@@ -192,7 +195,6 @@ class Pipeline:
         earlier = [one.planned.flush for one in self._flights if not one.committed.done()]
         flight = Flight(planned)
         self._flights.append(flight)
-        _flights.set(len(self._flights))
         flush = replace(planned.flush, earlier=earlier) if earlier else planned.flush
         self._start(self._commit(flush, self._take_notes()))
         self._preparing.add(self._start(self._prepare(flight, span)))
@@ -301,7 +303,6 @@ class Pipeline:
             self._on_released(released)
             for flight in released:
                 flight.released.set_result(flight.size)
-        _flights.set(len(self._flights))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

@@ -31,7 +31,7 @@ log = logs.get(__name__)
 _RETRY: Final = RetryPolicy(attempts=1_000_000, base_s=0.2, cap_s=10.0, budget_s=float("inf"))
 _TILE_BITS: Final = 8
 
-_published_size = telemetry.gauge("anchor.published_size", doc="Newest published tree size")
+_published_size = telemetry.gauge("anchor.published_size", doc="Newest published tree size, by log")
 
 
 class Publisher:
@@ -116,7 +116,7 @@ class Publisher:
         await asyncio.to_thread(self._write, view)
         await self._storage.mark_published(self._log.uid, self._epoch(), view.size, self._clock())
         self._state.set_published(SignedCheckpoint(view.size, view.root, view.note))
-        _published_size.set(view.size)
+        _published_size.set(view.size, {"log": self._log.name})
         drop = self._store.sweep_partials if interrupted else self._store.drop_partials
         await asyncio.to_thread(drop, old_size, view.size)
         self._swept_size, self._interrupted = view.size, False

@@ -49,7 +49,7 @@ BREAK_AFTER: Final = 8
 
 _lag = telemetry.gauge("anchor.sink.lag", doc="Published leaves that a sink does not cover yet")
 _anchored = telemetry.counter("anchor.sink.anchored", doc="Checkpoints a sink acknowledged")
-_failed = telemetry.counter("anchor.sink.failed", doc="Attempts that failed, by sink")
+_failed = telemetry.counter("anchor.sink.failed", doc="Attempts that failed, by sink and log")
 _open_circuit = telemetry.gauge("anchor.sink.circuit_open", doc="1 while a sink counts as away")
 
 
@@ -251,7 +251,7 @@ class Relays:
             finally:
                 self._busy.pop(sink.uri, None)
                 self._record_lag(sink.uri)
-            _failed.add(1, {"sink": sink.uri})
+            _failed.add(1, self._labels(sink.uri))
             broken = self._count_failure(sink.uri)
             delay_s = next(delays, self._retry.cap_s)
             if wait_s is not None:
@@ -357,7 +357,7 @@ class Relays:
         if self._sinks.get(sink.uri) is sink:
             self._note_lacking(sink, row, pause_s=self._retry.cap_s)
         self._cursors[sink.uri] = max(self._cursors[sink.uri], target.size)
-        _anchored.add(1, {"sink": sink.uri})
+        _anchored.add(1, self._labels(sink.uri))
         self.anchored.look_at(target.size)
 
     async def _attempt(self, sink: AnchorSink, checkpoint: PublishedCheckpoint) -> Evidence:

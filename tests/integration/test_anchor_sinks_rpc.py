@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -140,6 +141,13 @@ async def test_metrics_tell_the_logs_apart_that_share_a_sink(
         def reads(name: str, log: OpenLog) -> float | None:
             return meter.value(name, sink="moody:both", log=log.identity.name)
 
+        def published(log: OpenLog, size: int) -> bool:
+            name = log.identity.name
+            return (
+                meter.value("anchor.published_size", log=name) == size
+                and meter.value("anchor.flights", log=name) == 0
+            )
+
         async with running_log(
             urls[0], tmp_path, sinks=[bad], prepare=hurry, background=True
         ) as own:
@@ -157,6 +165,12 @@ async def test_metrics_tell_the_logs_apart_that_share_a_sink(
                 await eventually(lambda: reads("anchor.sink.lag", shared) == 0)
                 assert reads("anchor.sink.circuit_open", own) == 1
                 await eventually(lambda: reads("anchor.sink.lag", own) == 21)
+                assert (reads("anchor.sink.failed", own) or 0) >= BREAK_AFTER
+                assert reads("anchor.sink.failed", shared) == 1
+                assert (reads("anchor.sink.anchored", shared) or 0) >= 1
+                assert reads("anchor.sink.anchored", own) is None
+                for log, size in ((own, 21), (shared, 8)):
+                    await eventually(partial(published, log, size))
                 # Without the sink there is nothing to raise an alarm about.
                 await own.relays.use([])
                 assert reads("anchor.sink.circuit_open", own) == 0
