@@ -8,9 +8,14 @@ later (`recorder`). While nobody waits for a receipt to be logged, some millisec
 between two chunks, so that a signed checkpoint covers more of them.
 
 After a crash everything behind `logged_seq` is submitted again: the log recognises what it has, and
-says where. What the log refuses for good, LEDGER_FORKED, latches the ledger read-only. Everything
-else is tried again for ever. Nothing is submitted while the key registry is behind the key ledger,
-or not known not to be (`key_registry`): a revoked key may sign the checkpoint that covers it.
+says where. What the log refuses for good, LEDGER_FORKED, latches the ledger read-only once it was
+said twice. Everything else is tried again for ever. Nothing is submitted while the key registry is
+behind the key ledger, or not known not to be (`key_registry`): a revoked key may sign the
+checkpoint that covers it.
+
+The log is believed, and may be wrong once: what it says of places is held against what it said
+before (`places`). Where it holds less than it said, nothing more is submitted: it may have been put
+back to an older copy, and would begin a second history with what it is handed.
 """
 
 from __future__ import annotations
@@ -25,10 +30,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias
 
-from ledger_svc import guard
+from ledger_svc import guard, places
 from ledger_svc.census import LEDGER_BEHIND_ANCHOR
 from ledger_svc.chain import LedgerInfo, Linked
 from ledger_svc.key_registry import AnyRegistry, Registry
+from ledger_svc.places import ANCHOR_ANSWER, odd_answer
 from ledger_svc.progress import Progress
 from ledger_svc.recorder import LeaseLostError, Recorder
 from ledger_svc.storage import LogRun, Storage, Unlogged
@@ -53,6 +59,7 @@ _SEARCH_SHARE: Final = 10
 _LEASE_SHARE: Final = 3
 """That pause is at most this part of a lease, by which others may have to wait for longer."""
 LEDGER_FORKED: Final = "LEDGER_FORKED"
+_OTHER_HISTORY: Final = frozenset({LEDGER_FORKED, LEDGER_BEHIND_ANCHOR})
 _IDLE_S: Final = 2.0
 _HAND_OVER_S: Final = 2.0
 """How long a stop may take because the database does not answer."""
@@ -71,6 +78,7 @@ Proofs: TypeAlias = anchor_pb2.BatchGetInclusionProofsResponse
 class AnchorStub(Protocol):
     """What we call of the generated `AnchorServiceStub`."""
 
+    BatchGetInclusionProofs: Callable[..., Awaitable[Proofs]]
     GetLedgerState: Callable[..., Awaitable[anchor_pb2.GetLedgerStateResponse]]
     SubmitLeaves: Callable[..., Awaitable[anchor_pb2.SubmitLeavesResponse]]
 
@@ -211,6 +219,9 @@ class _LedgerRelay:
         self._logged_seq = -1
         # Behind the last place that the log gave.
         self._next_index = 0
+        # Whether the last answer was refused, and whether it was that there is another history.
+        self._was_odd = False
+        self._said_forked = False
         self._submitted_s = float("-inf")
         # The last seq we were told of; None where only the database knows.
         self._head_seq: int | None = None
@@ -229,7 +240,8 @@ class _LedgerRelay:
     async def run(self) -> None:
         """Take the lease and work until idle, trying again for ever in between."""
         delays = _RETRY.delays(self._relay.rng)
-        failing, failed_at_seq = False, -1
+        told: set[str] = set()
+        failed_at_seq = -1
         while True:
             try:
                 await self._work_until_idle()
@@ -241,18 +253,22 @@ class _LedgerRelay:
                 raise
             except StatusError as error:
                 if self._logged_seq > failed_at_seq:
-                    delays, failing = _RETRY.delays(self._relay.rng), False
+                    delays, told = _RETRY.delays(self._relay.rng), set()
                     failed_at_seq = self._logged_seq
-                if error.reason == LEDGER_BEHIND_ANCHOR:
+                if error.reason in _OTHER_HISTORY:
+                    # Nothing is appended before the log has said what it holds.
                     self._relay.doubt(self._ledger)
-                if error.reason == LEDGER_FORKED:
-                    await self._latch(error)
-                    return
-                # Once for each outage, not for each attempt.
-                report = log.debug if failing else log.warning
+                    # A latch is for good, and the bare word may have been wrong: it is asked twice.
+                    if self._said_forked:
+                        await self._latch(error)
+                        return
+                    self._said_forked = error.reason == LEDGER_FORKED
+                self._was_odd = error.reason == ANCHOR_ANSWER
+                # Once for each outage and reason, not for each attempt: what lasts may come second.
+                report = log.debug if error.reason in told else log.warning
                 report("relay.failed", ledger=self._ledger.name, reason=error.reason,
                        message=error.message)  # fmt: skip
-                failing = True
+                told.add(error.reason)
                 await self._release_lease()
                 wait_s = next(delays, 5.0)
                 await asyncio.sleep(max(wait_s, error.retry_delay_s or 0.0))
@@ -335,14 +351,38 @@ class _LedgerRelay:
         if held.seq < self._logged_seq:
             raise InternalError(
                 "ANCHOR_BEHIND_LEDGER",
-                f"the log holds {ledger.name} up to {held.seq}, but {self._logged_seq} were "
-                "logged: the anchor was restored from an older backup",
-                metadata={"ledger": ledger.name},
+                f"the log holds {ledger.name} up to {held.seq}, and once answered that it had "
+                f"{self._logged_seq}: the anchor's database is an older one than then, or that "
+                "answer was wrong. Nothing more of this ledger is logged; see "
+                "docs/runbooks/stale-restore.md",
+                metadata={
+                    "ledger": ledger.name,
+                    "heldSeq": str(held.seq),
+                    "loggedSeq": str(self._logged_seq),
+                },
                 retry_delay_s=5.0,
             )
-        stored = await relay.storage.log_runs(ledger.uid, self._logged_seq, self._logged_seq)
-        self._next_index = stored[-1].start_index + stored[-1].count if stored else 0
+        self._next_index = await self._stored_end(held)
         relay.progress.logged(ledger.uid, self._logged_seq)
+
+    async def _stored_end(self, held: anchor_pb2.GetLedgerStateResponse) -> int:
+        """Log index behind our last logged entry, 0 if there is none; corrected if it is wrong."""
+        relay, ledger = self._relay, self._ledger
+        stored = await relay.storage.log_runs(ledger.uid, self._logged_seq, self._logged_seq)
+        if not stored:
+            return 0
+        run = stored[-1]
+        is_last = held.seq == self._logged_seq
+        if held.log_index != run.start_index + run.count - 1 if is_last else self._was_odd:
+            run = await places.correct(
+                relay.storage,
+                relay.anchor,
+                ledger,
+                run,
+                self._logged_seq,
+                timeout_s=relay.limits.anchor_timeout_s,
+            )
+        return run.start_index + run.count
 
     async def _step(self, recorder: Recorder) -> int:
         """Submit the next chunk; how many entries it had, 0 if there is none."""
@@ -376,6 +416,7 @@ class _LedgerRelay:
             policy=NO_RETRY,
         )
         runs = _runs(response, start_seq, len(entries), self._next_index)
+        self._said_forked = False
         self._submitted_s = time.monotonic()
         self._logged_seq += len(entries)
         self._next_index = runs[-1].start_index + runs[-1].count
@@ -391,7 +432,8 @@ def _runs(
 ) -> list[LogRun]:
     """The places the log gave, which must be those of exactly what was submitted.
 
-    A log only grows, so that none of them lies before `next_index` or before another's end.
+    A log only grows, so that none of them lies before `next_index` or before another's end; and
+    none behind the end of the tree that the log has signed.
 
     Raises:
         InternalError: ANCHOR_ANSWER.
@@ -400,15 +442,11 @@ def _runs(
     next_seq = start_seq
     for run in runs:
         if run.start_seq != next_seq or run.count < 1 or run.start_index < next_index:
-            raise _odd_answer()
+            raise odd_answer()
         next_seq, next_index = next_seq + run.count, run.start_index + run.count
-    if next_seq != start_seq + count:
-        raise _odd_answer()
+    if next_seq != start_seq + count or next_index > response.tree_size:
+        raise odd_answer()
     return merge_runs(runs)
-
-
-def _odd_answer() -> InternalError:
-    return InternalError("ANCHOR_ANSWER", "the anchor's places are not those of the entries")
 
 
 class _Memory:

@@ -88,6 +88,7 @@ SELDOM: Mapping[str, tuple[str, ...]] = {
     "ledger": (
         "^SELECT count.* FROM heads",  # once, when a ledger is made or not found
         "^SELECT CAST.extract.epoch FROM clock_timestamp",  # when a ledger is made
+        "^DELETE FROM log_runs",  # when the log has said two things of a place
         # It changes nothing: what it was to record is recorded, as where an answer was lost.
         "^COMMIT of UPDATE heads SET logged_seq = [^;]*$",
     ),

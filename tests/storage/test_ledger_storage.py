@@ -354,6 +354,26 @@ async def test_runs_are_recorded_once_and_joined(storage: Storage) -> None:
     assert await storage.log_runs(uid, 8, 100) == all_runs[1:]
 
 
+async def test_last_runs_are_replaced(storage: Storage) -> None:
+    ledger, other = await make(storage), await make(storage, info("two"))
+    await append(storage, ledger, *(candidate(f"r{n}") for n in range(1, 8)))
+    uid = ledger.uid
+    right = [LogRun(0, 1, 2)]
+    assert await storage.record_runs(other.uid, [LogRun(0, 90, 1)], -1, "me", 1.0)
+    wrong = [LogRun(2, 2**40, 3), LogRun(5, 2**41, 1)]
+    assert await storage.record_runs(uid, [*right, *wrong], -1, "me", 1.0)
+    new = [LogRun(2, 7, 1), LogRun(3, 10, 3)]
+    # Not once another replica has gone on.
+    assert not await storage.replace_runs(uid, new, 4)
+    assert await storage.log_runs(uid, 0, 5) == [*right, *wrong]
+    assert await storage.replace_runs(uid, new, 5)
+    assert await storage.log_runs(uid, 0, 5) == [*right, *new]
+    assert (await storage.get_head(uid)).logged_seq == 5
+    assert await storage.record_runs(uid, [LogRun(6, 13, 1)], 5, "me", 1.0)
+    assert await storage.log_runs(uid, 0, 6) == [*right, new[0], LogRun(3, 10, 4)]
+    assert await storage.log_runs(other.uid, 0, 5) == [LogRun(0, 90, 1)]
+
+
 async def test_lease_belongs_to_one_until_it_ends(storage: Storage) -> None:
     ledger = await make(storage)
     uid = ledger.uid

@@ -41,12 +41,13 @@ def test_merged_runs_say_the_same_in_fewer(steps: list[tuple[int, int]]) -> None
     assert len(merged) == 1 + sum(1 for _, gap in steps[1:] if gap)
 
 
-def response(*runs: tuple[int, int, int]) -> anchor_pb2.SubmitLeavesResponse:
+def response(*runs: tuple[int, int, int], tree_size: int = 30) -> anchor_pb2.SubmitLeavesResponse:
     return anchor_pb2.SubmitLeavesResponse(
         runs=[
             anchor_pb2.LeafRun(start_seq=seq, start_index=index, count=count)
             for seq, index, count in runs
-        ]
+        ],
+        tree_size=tree_size,
     )
 
 
@@ -68,6 +69,13 @@ def test_places_must_be_those_of_what_was_submitted() -> None:
             _runs(response(*runs), 5, 3, 7)
     with pytest.raises(InternalError):
         _runs(response((5, -1, 3)), 5, 3, 0)
+
+
+def test_places_lie_in_the_signed_tree() -> None:
+    assert _runs(response((5, 7, 3), tree_size=10), 5, 3, 0) == [LogRun(5, 7, 3)]
+    for runs, tree_size in ((((5, 7, 3),), 9), (((5, 7, 2), (7, 2**40, 1)), 10)):
+        with pytest.raises(InternalError, match="places"):
+            _runs(response(*runs, tree_size=tree_size), 5, 3, 0)
 
 
 def test_memory_gives_back_what_comes_next() -> None:

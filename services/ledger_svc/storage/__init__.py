@@ -254,6 +254,11 @@ class Storage(Protocol):
     ) -> bool:
         """Store what the log took, and renew the lease; False if `logged_seq` has moved."""
 
+    async def replace_runs(
+        self, ledger_uid: bytes, runs: Sequence[LogRun], logged_seq: int
+    ) -> bool:
+        """Store others from the start of the first one to `logged_seq`; False if that has moved."""
+
     async def latch(self, ledger_uid: bytes, reason: str) -> None:
         """Make a ledger read-only, for good."""
 

@@ -294,6 +294,12 @@ class Database:
             relays.record_runs, ledger_uid, runs, old_logged_seq, owner, lease_ttl_s
         )
 
+    async def replace_runs(
+        self, ledger_uid: bytes, runs: Sequence[LogRun], logged_seq: int
+    ) -> bool:
+        """Store others from the start of the first one to `logged_seq`; False if that has moved."""
+        return await self._write(relays.replace_runs, ledger_uid, runs, logged_seq)
+
     async def latch(self, ledger_uid: bytes, reason: str) -> None:
         """Make a ledger read-only, for good."""
         await self._write(relays.latch, ledger_uid, reason)

@@ -117,7 +117,34 @@ def record_runs(
                 (merged[0].count, ledger_uid, merged[0].start_seq),
             )
         merged = merged[1:]
-    for run in merged:
+    _insert_runs(connection, sql, ledger_uid, merged)
+    return True
+
+
+def replace_runs(
+    connection: Connection, sql: Sql, ledger_uid: bytes, runs: Sequence[LogRun], logged_seq: int
+) -> bool:
+    """Put runs that end at `logged_seq` in the place of the stored ones from where the first of
+    them starts, which must be where a stored one does; False if `logged_seq` is another by now."""
+    # It locks the row, and changes nothing of it.
+    held = connection.exec_driver_sql(
+        sql("UPDATE heads SET logged_seq = ? WHERE ledger_uid = ? AND logged_seq = ?"),
+        (logged_seq, ledger_uid, logged_seq),
+    )
+    if held.rowcount != 1:
+        return False
+    connection.exec_driver_sql(
+        sql("DELETE FROM log_runs WHERE ledger_uid = ? AND start_seq >= ?"),
+        (ledger_uid, runs[0].start_seq),
+    )
+    _insert_runs(connection, sql, ledger_uid, runs)
+    return True
+
+
+def _insert_runs(
+    connection: Connection, sql: Sql, ledger_uid: bytes, runs: Sequence[LogRun]
+) -> None:
+    for run in runs:
         connection.exec_driver_sql(
             sql(
                 "INSERT INTO log_runs (ledger_uid, start_seq, start_index, count) "
@@ -125,7 +152,6 @@ def record_runs(
             ),
             (ledger_uid, run.start_seq, run.start_index, run.count),
         )
-    return True
 
 
 def merge_runs(runs: Sequence[LogRun]) -> list[LogRun]:
