@@ -183,7 +183,7 @@ class OpenLog:
         urgent: somebody waits for it, so that it waits for no others.
 
         Raises:
-            FailedPreconditionError: SEQ_GAP, LEDGER_FORKED or SUITE_MISMATCH.
+            FailedPreconditionError: SEQ_GAP, PREV_MISMATCH, LEDGER_FORKED or SUITE_MISMATCH.
             ResourceExhaustedError: too much is waiting.
             UnavailableError: it could not be finished for now; submitting it again is safe.
         """

@@ -2,12 +2,13 @@
 
 A ledger's entries join a log in the order of their chain: the next one has seq = last + 1 and a
 `prev` that is the last receipt hash, the first one has seq 0 and no `prev`. What is there already
-is recognised by its leaf hash. Anything else that claims a place in the chain which is taken, or a
-past that is not the logged one, is a *fork*: two histories of one ledger. A fork is never repaired
-here; it latches the ledger for good, so that somebody looks.
+is recognised by its leaf hash. Another entry for a place that is taken is a *fork*: two histories
+of one ledger. A fork is never repaired here; it latches the ledger for good, so that somebody
+looks. An entry for the next place whose `prev` is not the last receipt hash is refused, and nothing
+more: it is no second history of anything that is logged, and anybody can make one up.
 
-Trust: nothing a submitter sends is believed. It can put well-formed entries of a ledger at the end
-of that ledger's own chain, or latch that ledger; it cannot touch another one.
+Trust: nothing a submitter sends is believed, but no ledger is bound to who submits it. Whoever may
+submit can put well-formed entries of any ledger at the end of its chain, or latch it.
 
 Left to others: where the states come from and go to (`storage`), what a batch of submissions adds
 to the log (`checkpointing`), who may call (`provledger.rpc.auth`).
@@ -151,7 +152,8 @@ def admit(state: LedgerState, submission: Submission, logged: Sequence[bytes]) -
     Raises:
         LedgerForkedError: if the ledger is latched, or this submission shows a second history.
         FailedPreconditionError: reason SEQ_GAP, with `expectedSeq`, if entries are missing before
-            it; reason SUITE_MISMATCH if the ledger was logged under another suite.
+            it; reason PREV_MISMATCH if it follows from another entry than the last one; reason
+            SUITE_MISMATCH if the ledger was logged under another suite.
     """
     if state.forked_seq is not None:
         raise LedgerForkedError(state.ledger_uid, state.forked_seq)
@@ -175,7 +177,13 @@ def admit(state: LedgerState, submission: Submission, logged: Sequence[bytes]) -
     # The first new entry must continue what is logged. Where it follows an entry of the same
     # submission, that was compared above, and the chain inside the submission was checked before.
     if known == 0 and (submission.prev or b"") != state.receipt_hash:
-        raise LedgerForkedError(state.ledger_uid, max(state.seq, 0))
+        ledger = state.ledger_uid.hex()
+        raise FailedPreconditionError(
+            "PREV_MISMATCH",
+            f"entry {expected} of ledger {ledger} does not follow from the last one that the log "
+            "holds; nothing of it is logged",
+            metadata={"ledgerUid": ledger, "seq": str(expected)},
+        )
     return known
 
 

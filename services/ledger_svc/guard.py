@@ -357,16 +357,17 @@ async def compare(
         return
     head_seq = (await _head(storage, ledger)).seq
     what = (
-        f"ends at receipt {head_seq}, but the log holds receipts up to {held.seq}"
+        f"ends at receipt {head_seq}, but the log holds receipts up to {held.seq}: this database "
+        "is older than what was published"
         if stored_hash is None
-        else f"has another receipt {held.seq} than the log"
+        else f"has another receipt {held.seq} than the log: this database is older than what was "
+        "published, or somebody else submitted in its name (docs/trust.md)"
     )
     log.error("ledger.behind_anchor", ledger=ledger.name, head_seq=head_seq, logged_seq=held.seq)
     raise FailedPreconditionError(
         LEDGER_BEHIND_ANCHOR,
-        f"{ledger.name} {what}: this database is older than what was published. Nothing is "
-        "written, and nothing is said not to be there. Restore a newer backup, or the database "
-        "itself, and start again",
+        f"{ledger.name} {what}. Nothing is written, and nothing is said not to be there. "
+        "Restore a newer backup, or the database itself, and start again",
         metadata={
             "ledger": ledger.name,
             "headSeq": str(head_seq),

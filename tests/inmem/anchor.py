@@ -127,7 +127,7 @@ class InMemoryAnchor:
                     raise FailedPreconditionError("LEDGER_FORKED", "another entry is there")
             else:
                 if (entry.prev or b"") != (logged[-1].receipt_hash if logged else b""):
-                    raise FailedPreconditionError("LEDGER_FORKED", "another past")
+                    raise FailedPreconditionError("PREV_MISMATCH", "another past")
                 digest = receipt_hash(SUITES[request.suite], data)
                 logged.append(_Logged(seq, len(self.leaves), digest))
                 self.leaves.append(leaf)

@@ -171,6 +171,26 @@ async def test_bad_submission_does_not_touch_its_neighbours(
         await check_log(log, [good, forked], keys)
 
 
+async def test_entry_with_another_past_latches_nothing(database_url: str, tmp_path: Path) -> None:
+    """Anybody who may submit can make one up; it is no second history of what is logged."""
+    keys = TestKeys()
+    ledger, other = Ledger(), Ledger()
+    ledger.grow(10)
+    other.grow(4, salt="x")
+    other.grow(2)
+    async with running_log(database_url, tmp_path, keys=keys) as log:
+        await submit(log, ledger, 0, 4)
+        with pytest.raises(FailedPreconditionError) as caught:
+            await submit(log, other, 4)
+        assert caught.value.reason == "PREV_MISMATCH"
+        await submit(log, ledger, 4)
+        await check_log(log, [ledger], keys)
+        # An entry that differs from the one at its place is one, as ever.
+        with pytest.raises(FailedPreconditionError) as caught:
+            await submit(log, other, 3)
+        assert caught.value.reason == "LEDGER_FORKED"
+
+
 async def test_fork_latches_its_ledger_for_good(database_url: str, tmp_path: Path) -> None:
     ledger, other = Ledger(), Ledger()
     ledger.grow(10)

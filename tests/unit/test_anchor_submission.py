@@ -119,13 +119,16 @@ def test_other_entry_at_a_logged_place_is_a_fork(ledger: Ledger) -> None:
     assert caught.value.reason == "LEDGER_FORKED"
 
 
-def test_next_entry_with_another_past_is_a_fork(ledger: Ledger) -> None:
+def test_next_entry_with_another_past_is_refused(ledger: Ledger) -> None:
+    """It differs from nothing that is logged, so that it is no evidence of a second history."""
     other = Ledger()
     other.grow(4, salt="x")
     other.grow(2)
-    with pytest.raises(LedgerForkedError) as caught:
+    with pytest.raises(FailedPreconditionError) as caught:
         admit(_state(ledger, 3), _submission(other, 4), [])
-    assert caught.value.seq == 3
+    assert not isinstance(caught.value, LedgerForkedError)
+    assert caught.value.reason == "PREV_MISMATCH"
+    assert caught.value.metadata == {"ledgerUid": ledger.uid.hex(), "seq": "4"}
 
 
 def test_latched_ledger_takes_nothing_more_not_even_repeats(ledger: Ledger) -> None:

@@ -169,6 +169,7 @@ class AnchorServiceServicer:
     def SubmitLeaves(self, request, context):
         """Logs the next entries of one ledger; answers when a signed checkpoint covers them. Entries
         that are there already are recognised, other bytes at their place are LEDGER_FORKED.
+        An entry that does not follow from the last one is PREV_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -48,6 +48,7 @@ class AnchorServiceStub:
     SubmitLeaves: _grpc.UnaryUnaryMultiCallable[_anchor_pb2.SubmitLeavesRequest, _anchor_pb2.SubmitLeavesResponse]
     """Logs the next entries of one ledger; answers when a signed checkpoint covers them. Entries
     that are there already are recognised, other bytes at their place are LEDGER_FORKED.
+    An entry that does not follow from the last one is PREV_MISMATCH.
     """
     GetLedgerState: _grpc.UnaryUnaryMultiCallable[_anchor_pb2.GetLedgerStateRequest, _anchor_pb2.GetLedgerStateResponse]
     """Returns what the log holds of one ledger."""
@@ -102,6 +103,7 @@ class AnchorServiceAsyncStub(AnchorServiceStub):
     SubmitLeaves: _aio.UnaryUnaryMultiCallable[_anchor_pb2.SubmitLeavesRequest, _anchor_pb2.SubmitLeavesResponse]  # type: ignore[assignment]
     """Logs the next entries of one ledger; answers when a signed checkpoint covers them. Entries
     that are there already are recognised, other bytes at their place are LEDGER_FORKED.
+    An entry that does not follow from the last one is PREV_MISMATCH.
     """
     GetLedgerState: _aio.UnaryUnaryMultiCallable[_anchor_pb2.GetLedgerStateRequest, _anchor_pb2.GetLedgerStateResponse]  # type: ignore[assignment]
     """Returns what the log holds of one ledger."""
@@ -183,6 +185,7 @@ class AnchorServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_anchor_pb2.SubmitLeavesResponse, _abc.Awaitable[_anchor_pb2.SubmitLeavesResponse]]:
         """Logs the next entries of one ledger; answers when a signed checkpoint covers them. Entries
         that are there already are recognised, other bytes at their place are LEDGER_FORKED.
+        An entry that does not follow from the last one is PREV_MISMATCH.
         """
 
     @_abc_1.abstractmethod
