@@ -7,7 +7,8 @@ Reads and proofs go on.
 
 Each sink that remembers (`Remembering`) is asked what it holds of the log:
 
-    more than we do           the restored copy is stale: RESTORED_BEHIND, for a person to decide
+    more than we do           our copy is stale, or the sink wrong: RESTORED_BEHIND, for a person
+                              who has it show a checkpoint of ours; a cosigner says a number only
     a head of ours, or older  it confirms; a cosigner by cosigning the head that it is asked
                               about, which it is handed then after all
     less than it once         it is not the place it was: it confirms nothing
@@ -317,8 +318,9 @@ def _refuse_more(answers: Sequence[Answer], size: int) -> None:
         if answer.more:
             raise FailedPreconditionError(
                 "RESTORED_BEHIND",
-                f"this log was restored at tree size {size}, and {answer.sink} remembers more: "
-                f"{answer.more}. Nothing is signed; restore a newer copy, or {_NEXT}",
+                f"this log is at tree size {size}, and {answer.sink} says that it remembers more: "
+                f"{answer.more}. Nothing is signed. Have it show a checkpoint with this log's "
+                f"signature; if there is one, restore a newer copy: {_NEXT}",
                 metadata={"sink": answer.sink, "treeSize": str(size)},
             )
 
@@ -341,8 +343,8 @@ def _not_started(why: str, size: int) -> UnavailableError:
 def _unconfirmed(why: str, size: int) -> UnavailableError:
     return UnavailableError(
         "RESTORE_NOT_CONFIRMED",
-        f"this log was restored from a backup, and signs nothing until its sinks confirm that they "
-        f"hold nothing later: {why} ({_NEXT})",
+        "this log was restored from a backup, or a sink said that it remembers more, and it signs "
+        f"nothing until its sinks confirm that they hold nothing later: {why} ({_NEXT})",
         metadata={"treeSize": str(size)},
         retry_delay_s=2.0,
     )

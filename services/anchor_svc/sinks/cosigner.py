@@ -148,8 +148,9 @@ def _refuse_more(answer: Answer, checkpoint: PublishedCheckpoint) -> None:
     told = _told_size(answer)
     if told is not None and told > checkpoint.size:
         raise SinkIntegrityError(
-            f"it has cosigned a checkpoint of tree size {told}, larger than ours of "
-            f"{checkpoint.size}: our log was rolled back, or another signs in its name",
+            "it says, and shows no signature, that it has cosigned a checkpoint of tree size "
+            f"{told}, larger than ours of {checkpoint.size}: our log was rolled back, another "
+            "signs in its name, or it is wrong",
             held_size=told,
         )
 
