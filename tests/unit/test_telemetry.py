@@ -322,9 +322,8 @@ def test_calls_are_drawn_once_and_whole(sampled: InMemorySpanExporter) -> None:
     assert trace is not None
     for _ in range(2000):
         with trace("/a.B/C", Call()):
-            if telemetry.current_ref() is not None:
-                with telemetry.span("inner"):
-                    pass
+            with telemetry.span("inner"):
+                pass
     names = [span.name for span in sampled.get_finished_spans()]
     assert 400 <= names.count("a.B/C") <= 600
     assert names.count("inner") == names.count("a.B/C")
@@ -337,10 +336,34 @@ def test_calls_follow_their_caller(sampled: InMemorySpanExporter) -> None:
         # By the lower half of the trace id OpenTelemetry would draw.
         trace_id = f"{number:016x}{number * 0x9E3779B97F4A7C15 % 2**64:016x}"
         for flags in ("00", "01"):
-            with trace(f"/a.B/{flags}", Call(f"00-{trace_id}-00f067aa0ba902b7-{flags}")):
+            with (
+                trace(f"/a.B/{flags}", Call(f"00-{trace_id}-00f067aa0ba902b7-{flags}")),
+                telemetry.span(f"inner-{flags}"),
+            ):
                 pass
     names = [span.name for span in sampled.get_finished_spans()]
     assert (names.count("a.B/01"), names.count("a.B/00")) == (200, 0)
+    assert (names.count("inner-01"), names.count("inner-00")) == (200, 0)
+
+
+def test_a_call_that_its_caller_does_not_trace_begins_no_trace(recorded: Recorded) -> None:
+    """Where everything else is traced, too; and whom it calls is told."""
+    trace = telemetry.rpc_tracer()
+    assert trace is not None
+    untraced = Call(f"00-{'a' * 32}-{'b' * 16}-00")
+    with trace("/a.B/C", untraced):
+        with telemetry.span("head.sign"):
+            assert telemetry.current_ref() is None
+        ((_, told),) = telemetry.outgoing_metadata() or ()
+        assert told.endswith("-00")
+        with trace("/a.B/Inner", Call(told)):
+            pass
+        # The end of what is within it is not its own.
+        with telemetry.span("head.sign"):
+            assert telemetry.current_ref() is None
+    assert recorded.spans() == {}
+    with telemetry.span("later"):
+        assert telemetry.current_ref() is not None
 
 
 def test_spans_of_no_call_are_drawn_by_the_same_ratio(sampled: InMemorySpanExporter) -> None:

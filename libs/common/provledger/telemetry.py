@@ -103,7 +103,8 @@ class _NoSpan:
 
 
 class _Undrawn(_NoSpan):
-    """Around work that is not traced by chance: what it begins is not, either."""
+    """Around work that is not traced, by chance or since its caller does not: what it begins is
+    not, either."""
 
     __slots__ = ()
 
@@ -178,10 +179,10 @@ def span(
     if _state.tracer is None:
         return _NO_SPAN
     refs = [ref for ref in links if ref is not None][:MAX_LINKS]
-    if _state.ratio < 1.0 and not refs and current_ref() is None:
+    if not refs and current_ref() is None:
         if _undrawn.get():
             return _NO_SPAN
-        if random.random() >= _state.ratio:  # noqa: S311
+        if _state.ratio < 1.0 and random.random() >= _state.ratio:  # noqa: S311
             return _UNDRAWN
     return _real_span(name, attributes, refs)
 
@@ -244,8 +245,8 @@ def outgoing_metadata() -> tuple[tuple[str, str], ...] | None:
 def rpc_tracer() -> Callable[[str, Any], AbstractContextManager[object]] | None:
     """A hook that opens a server span around an RPC (`/pkg.Service/Method`, servicer context).
 
-    None while tracing is off. A call whose caller sampled it is always traced; of the others a
-    share of OTEL_TRACES_SAMPLER_ARG.
+    None while tracing is off. A call is traced if its caller sampled it, and not, nor what it
+    begins, if its caller did not; of calls that say neither, a share of OTEL_TRACES_SAMPLER_ARG is.
     """
     if _state.tracer is None:
         return None
@@ -258,7 +259,8 @@ def rpc_tracer() -> Callable[[str, Any], AbstractContextManager[object]] | None:
         traceparent = carrier.get("traceparent", "")
         by_chance = not traceparent and random.random() < _state.ratio  # noqa: S311
         if not by_chance and not _is_sampled(traceparent):
-            return _NO_SPAN
+            # Whoever is in work that is not traced already is at its end, too, not at this one's.
+            return _NO_SPAN if _undrawn.get() else _UNDRAWN
         service, _, name = method.lstrip("/").partition("/")
         return _real_span(
             f"{service}/{name}",
