@@ -10,8 +10,8 @@ from typing import Final
 
 from ledger_svc.chain import Seal
 from ledger_svc.key_registry import AnyRegistry, Registry
+from ledger_svc.stated import refuse_answer
 from ledger_svc.tools import StaleSignatureError
-from ledger_svc.witnessing import refuse_answer
 from provledger import dsse
 from provledger.errors import VerificationError
 from provledger.keyring import KeyRing

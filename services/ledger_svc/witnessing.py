@@ -2,9 +2,9 @@
 
 The witness is trusted to check drafts and to sign. Whether its answer hangs together is checked
 here all the same, before anything of it is stored: the body is of our suite, its root is that of
-the leaf hashes, every statement is the leaf it claims to be, and of the draft that it is the answer
-to. Who signed is asked of the keys (`ledger_svc.witness_keys`). Reads of the clock and randomness
-are the caller's.
+the leaf hashes, and every statement is the leaf it claims to be. Whether it is that of its draft is
+asked by `ledger_svc.stated`, who signed by `ledger_svc.witness_keys`. Reads of the clock and
+randomness are the caller's.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from typing import Any, Final, Protocol
 from ledger_svc.batch_tree import siblings_of
 from ledger_svc.chain import Candidate, LedgerInfo, Seal, split_hashes
 from ledger_svc.order import Order
-from provledger import jcs, logs, names
+from ledger_svc.stated import Stated, refuse_answer
+from provledger import logs
 from provledger.api.common.v1 import common_pb2
 from provledger.api.witness.v1 import witness_pb2
-from provledger.errors import InputError, InternalError, InvalidProofError, StatusError
+from provledger.errors import InputError, InvalidProofError, StatusError
 from provledger.hashing import suite as get_suite
 from provledger.merkle import leaf_hashes as hash_leaves
 from provledger.rpc.channel import call
@@ -36,7 +37,6 @@ SUITES_TO_PB: Final = {
     "blake3-all": common_pb2.SUITE_BLAKE3_ALL,
     "fips": common_pb2.SUITE_FIPS,
 }
-_HASH_BYTES: Final = 32
 _STEP_ITEMS: Final = 250
 
 
@@ -118,7 +118,7 @@ class WitnessClient:
             self._note(error)
             raise naming(error, "WITNESS_UNAVAILABLE", "the witness service") from error
         self._note(None)
-        steps = reading(ledger, items, response)
+        steps = reading(ledger, items, response, opens=system)
         while True:
             try:
                 next(steps)
@@ -155,9 +155,11 @@ def read_response(
     ledger: LedgerInfo,
     items: Sequence[Pending],
     response: witness_pb2.WitnessBatchResponse,
+    *,
+    opens: bool = False,
 ) -> Witnessed:
     """Check an answer and take it apart, all at once; see `reading`."""
-    steps = reading(ledger, items, response)
+    steps = reading(ledger, items, response, opens=opens)
     while True:
         try:
             next(steps)
@@ -170,8 +172,12 @@ def reading(
     ledger: LedgerInfo,
     items: Sequence[Pending],
     response: witness_pb2.WitnessBatchResponse,
+    *,
+    opens: bool = False,
 ) -> Generator[None, None, Witnessed]:
     """Check an answer and take it apart, in steps of some milliseconds.
+
+    opens: whether JSON documents, too, must open their commitments (`ledger_svc.stated`).
 
     Raises:
         InternalError: it does not hang together.
@@ -182,6 +188,7 @@ def reading(
         leaves = split_hashes(response.leaf_hashes)
     except InvalidProofError as error:
         raise refuse_answer("its leaf hashes are not 32 bytes each") from error
+    stated = Stated(ledger, opens=opens)
     results: list[Candidate | StatusError] = []
     statements: list[bytes] = []
     claimed: list[bytes] = []
@@ -189,7 +196,16 @@ def reading(
         if count % _STEP_ITEMS == 0:
             yield
         if result.HasField("witnessed"):
-            candidate = _candidate(item, result.witnessed, leaves)
+            witnessed = result.witnessed
+            if witnessed.batch_index >= len(leaves):
+                raise refuse_answer("a statement lies outside of its batch")
+            candidate = stated.candidate(
+                item.draft,
+                item.receipt_id,
+                item.principal,
+                witnessed,
+                leaves[witnessed.batch_index],
+            )
             statements.append(STATEMENT_CONTEXT + candidate.statement)
             claimed.append(candidate.leaf_hash)
             results.append(candidate)
@@ -208,51 +224,6 @@ def reading(
     if any(left >= right for left, right in pairwise(places)):
         raise refuse_answer("two statements are at one place, or not in order")
     return Witnessed(_seal(ledger, response, leaves, min(places), max(places) + 1), results)
-
-
-def _candidate(
-    item: Pending, witnessed: witness_pb2.WitnessedStatement, leaves: list[bytes]
-) -> Candidate:
-    draft = item.draft
-    content = draft.mutation if draft.WhichOneof("content") == "mutation" else draft.document
-    index = witnessed.batch_index
-    if index >= len(leaves):
-        raise refuse_answer("a statement lies outside of its batch")
-    if len(witnessed.payload_hash) != _HASH_BYTES:
-        raise refuse_answer("a payload hash is not 32 bytes")
-    _check_answers(item, witnessed)
-    return Candidate(
-        item.receipt_id,
-        draft.request_id,
-        witnessed.receipt_type,
-        content.resource_type,
-        content.resource_id,
-        draft.actor.id,
-        witnessed.statement,
-        witnessed.payload,
-        witnessed.secret,
-        witnessed.payload_hash,
-        witnessed.commitment_size,
-        leaves[index],
-        index,
-    )
-
-
-def _check_answers(item: Pending, witnessed: witness_pb2.WitnessedStatement) -> None:
-    """Check that a statement is of this draft: by its ids, which nobody else has.
-
-    In canonical JSON no text holds a bare quote, so that what is found is a member.
-    """
-    statement, request_id = witnessed.statement, item.draft.request_id
-    if f'"receiptId":"{names.receipt_id_text(item.receipt_id)}"'.encode() not in statement:
-        raise refuse_answer("a statement has another receipt id")
-    if f'"requestId":"{request_id}"'.encode() not in statement and (
-        # With escapes.
-        jcs.encode({"requestId": request_id})[1:-1] not in statement
-    ):
-        raise refuse_answer("a statement has another request id")
-    if f'"{witnessed.payload_hash.hex()}"'.encode() not in statement:
-        raise refuse_answer("a statement is of another payload hash")
 
 
 def _seal(
@@ -286,9 +257,3 @@ def _seal(
         thumbprint=body.thumbprint,
         signed_at_ns=body.signed_at_ns,
     )
-
-
-def refuse_answer(why: str) -> InternalError:
-    """Log why an answer cannot be used; the error for the caller."""
-    log.error("witness.answer_refused", why=why)
-    return InternalError("WITNESS_ANSWER", f"the witness's answer cannot be used: {why}")

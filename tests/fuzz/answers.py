@@ -15,13 +15,11 @@ from provledger.receipt import Receipt
 from provledger.statement import parse_statement
 from provledger.witness_batch import parse_body, statement_leaf_hash
 from tests.fuzz import trusted
-from tests.support.good_requests import drafts
 
 FIRST_BATCH: Final = slice(1, 4)
 """The receipts of the chain's first batch after its genesis."""
 
 _SUITES: Final = {"blake3": common_pb2.SUITE_BLAKE3}
-_DRAFT: Final = next(drafts())
 
 
 def read_witnessed(response: Any) -> None:
@@ -44,17 +42,31 @@ def _first_batch() -> list[Receipt]:
 
 @cache
 def _asked(statement: bytes) -> tuple[bytes, common_pb2.Draft]:
-    """The ids that a statement was asked for with, and a draft."""
+    """The receipt id and the draft that a statement is the answer to; states are not compared."""
     stated = parse_statement(statement)
-    draft = common_pb2.Draft()
-    draft.CopyFrom(_DRAFT)
-    draft.request_id = stated.request_id
+    draft = common_pb2.Draft(
+        request_id=stated.request_id,
+        actor=common_pb2.Actor(id=stated.actor_id, type=stated.actor_type),
+        origin=common_pb2.Origin(
+            service=stated.origin_service,
+            trace_id=stated.trace_id,
+            upstream_events=stated.upstream_events,
+        ),
+        op_id=stated.op_id,
+        op_parent_id=stated.op_parent_id,
+        occurred_at=stated.occurred_at,
+        mutation=common_pb2.Mutation(
+            action=f"ACTION_{stated.action}",
+            resource_type=stated.resource_type,
+            resource_id=stated.resource_id,
+        ),
+    )
     return names.receipt_id_bytes(stated.receipt_id), draft
 
 
 def _pending(receipt: Receipt) -> Pending:
     receipt_id, draft = _asked(receipt.statement)
-    pending = Pending(draft, "p", 1)
+    pending = Pending(draft, "anonymous", 1)
     pending.receipt_id = receipt_id
     return pending
 

@@ -13,7 +13,14 @@ from ledger_svc.witness_keys import RingPolicy
 from provledger.errors import InternalError, UnavailableError
 from provledger.keyset import KeyPurpose, KeySet, VerificationKey
 from tests.inmem.witness import InMemoryWitness
-from tests.support.ledgering import append, create_ledger, draft, ledger_service, verify_all
+from tests.support.ledgering import (
+    append,
+    append_batch,
+    create_ledger,
+    draft,
+    ledger_service,
+    verify_all,
+)
 
 
 class RingOf:
@@ -120,3 +127,53 @@ async def test_halted_in_a_small_flush_it_is_decided_anew(
         keys.revoked = False
         halts.append(False)
         assert (await append(service, draft("r3"))).receipt.seq == 3
+
+
+def lying(witness: InMemoryWitness, lie: Any) -> Any:
+    """Have the witness sign what `lie` makes of each statement; how to end it."""
+    honest = witness._witness
+
+    def state(*args: Any) -> Any:
+        witnessed = honest(*args)
+        lie(witnessed)
+        return witnessed
+
+    setattr(witness, "_witness", state)  # noqa: B010 - as a method, it could not be
+    return lambda: setattr(witness, "_witness", honest)
+
+
+def of_another_actor(witnessed: Any) -> None:
+    witnessed.statement = witnessed.statement.replace(b'"bot"', b'"ceo"')
+
+
+async def test_statement_of_another_draft_is_not_stored(database_url: str) -> None:
+    """Nor anything else of its flush, all of which may come again."""
+    witness = InMemoryWitness()
+    async with ledger_service(database_url, witness) as service:
+        honest = lying(witness, of_another_actor)
+        with pytest.raises(InternalError, match="the witness's answer") as caught:
+            await append_batch(service, [draft("r1"), draft("r2", actor_id="other")])
+        assert caught.value.reason == "WITNESS_ANSWER"
+        honest()
+        results = await append_batch(service, [draft("r1"), draft("r2", actor_id="other")])
+        assert [each.receipt.seq for each in results] == [1, 2]
+        assert (await verify_all(service)).checked_count == 3
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [lambda w: setattr(w, "secret", bytes(32)), lambda w: setattr(w, "payload", b"{}")],
+    ids=["secret", "payload"],
+)
+async def test_genesis_that_opens_nothing_is_not_stored(database_url: str, lie: Any) -> None:
+    """It would be the first of all that comes behind it, for ever."""
+    witness = InMemoryWitness()
+    async with ledger_service(database_url, witness, create=False) as service:
+        honest = lying(witness, lie)
+        with pytest.raises(InternalError) as caught:
+            await create_ledger(service)
+        assert caught.value.reason == "WITNESS_ANSWER"
+        honest()
+        await create_ledger(service)
+        await append(service, draft("r1"))
+        assert (await verify_all(service)).checked_count == 2
