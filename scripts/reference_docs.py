@@ -1,4 +1,4 @@
-"""Makes the reference pages from the code: settings, RPCs, commands, reasons of errors.
+"""Makes the reference pages from the code: settings, RPCs, commands, reasons of errors, metrics.
 
     python scripts/reference_docs.py           write the generated blocks of docs/
     python scripts/reference_docs.py --check   fail if they are not what the code says now
@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from scripts.doc_blocks import REPO, apply, fill, names_in
 from scripts.error_reasons import REASONS, Reason
+from scripts.metrics import metrics
 
 from provledger.rpc.settings import ServerSettings
 from provledger.settings import SettingRow, describe
@@ -207,6 +208,25 @@ def _option_row(option: Any) -> list[str]:
     return [label, shown, " ".join((getattr(option, "help", "") or "").split())]
 
 
+# --- metrics -------------------------------------------------------------------------------------
+
+
+def metric_block() -> str:
+    """One table of all metrics."""
+    rows = [
+        [
+            f"`{metric.name}`<br>`{metric.prometheus_name}`",
+            metric.kind,
+            metric.unit_in_words,
+            ", ".join(f"`{label}`" for label in metric.labels),
+            metric.services,
+            metric.doc,
+        ]
+        for metric in metrics()
+    ]
+    return table(["metric, in Prometheus", "kind", "unit", "labels", "of", "what"], rows)
+
+
 # --- reasons -------------------------------------------------------------------------------------
 
 
@@ -227,6 +247,7 @@ def blocks() -> dict[str, str]:
         **settings_blocks(),
         "rpcs": rpc_block(),
         "commands": command_block(),
+        "metrics": metric_block(),
         **{f"reasons-{group}": reason_block(group) for group in groups},
     }
 
@@ -236,9 +257,9 @@ def outputs() -> dict[Path, bytes]:
     made = blocks()
     pages: dict[Path, bytes] = {}
     used: set[str] = set()
-    for path in [DOCS / name for name in ("configuration.md", "rpcs.md", "cli.md")] + [
-        DOCS / "formats" / "errors.md"
-    ]:
+    for path in [
+        DOCS / name for name in ("configuration.md", "rpcs.md", "cli.md", "metrics.md")
+    ] + [DOCS / "formats" / "errors.md"]:
         text = path.read_text("utf-8")
         used.update(names_in(text))
         pages[path] = fill(text, made).encode()

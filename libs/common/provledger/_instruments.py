@@ -219,11 +219,18 @@ def histogram(
     return Histogram("histogram", name, unit, doc, bounds)
 
 
-def gauge(name: str, *, unit: str = "1", doc: str = "") -> Gauge:
-    """A gauge; declare it once, at module level."""
+def gauge(name: str, *, unit: str = "", doc: str = "") -> Gauge:
+    """A gauge; declare it once, at module level.
+
+    unit: none where it counts or says yes or no. With `1`, a collector would call it `_ratio` in
+    Prometheus, and our own /metrics would not.
+    """
     return Gauge("observable_gauge", name, unit, doc)
 
 
-def level(name: str, *, unit: str = "1", doc: str = "") -> Level:
-    """A gauge that is read when it is collected; declare it once, at module level."""
+def level(name: str, *, unit: str = "", doc: str = "") -> Level:
+    """A gauge that is read when it is collected; declare it once, at module level.
+
+    unit: as of `gauge`.
+    """
     return Level("observable_gauge", name, unit, doc)
