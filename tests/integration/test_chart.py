@@ -86,6 +86,7 @@ def test_without_values_it_names_all_that_is_missing() -> None:
             "firstKeys.enabled=false,firstKeys.witness=,firstKeys.checkpoint=,firstKeys.head=",
             "networkPolicy.egress.kms: where the key service of witness and anchor is",
         ),
+        (("local",), "alerts.leaveOut={Provledger}", "alerts.yaml has no rule Provledger"),
         (("gcp", "fips"), "image.tag=x", "the notary has no FIPS mode"),
         (("local", "fips"), "extraEnv[0].name=OPENSSL_CONF", "OPENSSL_CONF is the chart's to set"),
     ],

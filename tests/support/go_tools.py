@@ -118,7 +118,7 @@ def _build(path: Path, command: list[str], directory: Path) -> str:
 
 def main() -> None:
     """Build what can be built, and say what cannot."""
-    for name in (*PROGRAMS, "tlogclient", "coseverify", "manifests"):
+    for name in (*PROGRAMS, "tlogclient", "coseverify", "manifests", "alertrules"):
         started_s = time.monotonic()
         try:
             where = _program(name)

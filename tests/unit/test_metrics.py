@@ -1,4 +1,4 @@
-"""The page of metrics says the names that the services give to Prometheus."""
+"""The page of metrics, and the alerts, say the names that the services give to Prometheus."""
 
 from __future__ import annotations
 
@@ -75,6 +75,17 @@ def test_names_and_labels_are_those_that_prometheus_gets(scraped: None) -> None:
             assert given.pop(metric.prometheus_name) == {*metric.labels}
     ours = {name for name in given if USED_RE.match(name)}
     assert not ours, "metrics that the page does not have"
+
+
+def test_alerts_ask_for_metrics_that_there_are() -> None:
+    text = (REPO / "deploy/helm/provledger/alerts.yaml").read_text("utf-8")
+    exprs = re.findall(r"expr: (?:>-\n)?(.*?)\n +(?:for|labels):", text, re.DOTALL)
+    assert len(exprs) == text.count("- alert: ")
+    labels = {label for metric in metrics() for label in metric.labels}
+    used = {name for expr in exprs for name in USED_RE.findall(expr)} - labels
+    names = {metric.prometheus_name for metric in metrics()}
+    assert used
+    assert {name.removesuffix("_bucket") for name in used} <= names
 
 
 def _attributes(metric: Metric) -> list[str]:

@@ -60,6 +60,11 @@
 {{- if has $item.name (list "PROVLEDGER_FIPS" "PROVLEDGER_FIPS_DIR" "PROVLEDGER_FIPS_MODULE" "OPENSSL_CONF" "OPENSSL_MODULES" "AWS_USE_FIPS_ENDPOINT") }}{{ $wrong = append $wrong (printf "fips.enabled: %s is the chart's to set" $item.name) }}{{ end -}}
 {{- end -}}
 {{- end -}}
+{{- $rules := list -}}
+{{- range (.Files.Get "alerts.yaml" | fromYaml).groups }}{{ range .rules }}{{ $rules = append $rules .alert }}{{ end }}{{ end -}}
+{{- range .Values.alerts.leaveOut -}}
+{{- if not (has . $rules) }}{{ $wrong = append $wrong (printf "alerts.leaveOut: alerts.yaml has no rule %s" .) }}{{ end -}}
+{{- end -}}
 {{- if $wrong -}}
 {{- fail (printf "\nThese values are missing or wrong (docs/helm.md):\n  - %s\n" (join "\n  - " $wrong)) -}}
 {{- end -}}

@@ -15,12 +15,32 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 )
 
 type identity struct {
 	APIVersion string `json:"apiVersion"`
 	Kind       string `json:"kind"`
+}
+
+// prometheusRule is the part that we use of the type of the operator of Prometheus. What its rules say
+// is read by alertrules.
+type prometheusRule struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata"`
+	Spec              struct {
+		Groups []struct {
+			Name  string `json:"name"`
+			Rules []struct {
+				Alert       string            `json:"alert"`
+				Expr        string            `json:"expr"`
+				For         string            `json:"for,omitempty"`
+				Labels      map[string]string `json:"labels"`
+				Annotations map[string]string `json:"annotations"`
+			} `json:"rules"`
+		} `json:"groups"`
+	} `json:"spec"`
 }
 
 func empty(id identity) any {
@@ -41,6 +61,8 @@ func empty(id identity) any {
 		return &networkingv1.NetworkPolicy{}
 	case identity{"policy/v1", "PodDisruptionBudget"}:
 		return &policyv1.PodDisruptionBudget{}
+	case identity{"monitoring.coreos.com/v1", "PrometheusRule"}:
+		return &prometheusRule{}
 	}
 	return nil
 }
