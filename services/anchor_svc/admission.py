@@ -1,9 +1,9 @@
 """What has to be looked up before a submission can be admitted, and checked before it is believed.
 
 States and runs of ledgers come from a database we do not trust for what the log holds. A state is
-checked, when it is first read, against the entry it names; a run, before a difference under it
-counts as a fork, against the entry it leads to. So damage of ours is DATA_LOSS and never latches
-somebody's ledger.
+checked, when it is first read, against the entry it names (`check_state`); a run, before a
+difference under it counts as a fork, against the entry it leads to. So damage of ours is DATA_LOSS
+and never latches somebody's ledger.
 
 A state is *in flight* from the moment a flush is planned that changes it until its signed head is
 released: that flush builds on it already, but what it says is not in a signed tree yet, and is
@@ -52,6 +52,10 @@ class Admission:
         """Drop what is remembered of ledgers: it may not be what is stored."""
         self._ledgers.clear()
         self._in_flight.clear()
+
+    def known(self, ledger_uid: bytes) -> LedgerState | None:
+        """What this process has released of a ledger, or checked; None if it does not remember."""
+        return self._ledgers.get(ledger_uid)
 
     def launch(self, states: Collection[LedgerState]) -> None:
         """Build on states of a flush that is on its way."""
@@ -146,9 +150,7 @@ class Admission:
             stored = await self._storage.ledgers(self._log_uid, unknown)
             for uid, state in stored.items():
                 try:
-                    entry = await _check_entry(prover, uid, state.seq, state.log_index)
-                    if receipt_hash(state.suite, entry) != state.receipt_hash:
-                        raise damaged_ledger(uid)
+                    await asyncio.to_thread(check_state, prover(), state)
                 except DataLossError as error:
                     states[uid] = error
                 else:
@@ -188,6 +190,43 @@ def check_entry(data: bytes, ledger_uid: bytes, seq: int) -> Entry:
     if (entry.ledger_uid, entry.seq) != (ledger_uid, seq):
         raise damaged_ledger(ledger_uid)
     return entry
+
+
+def check_state(prover: Prover, state: LedgerState) -> None:
+    """Check what the database says of a ledger against the entry that it names.
+
+    The state must have been read after the prover's view was taken. Nor may the ledger go on right
+    behind that entry. That it goes on anywhere else, only all of the log tells (`log fsck`).
+
+    Raises:
+        DataLossError: LEDGER_ROWS_DAMAGED; or the log itself is.
+    """
+    uid, index = state.ledger_uid, state.log_index
+    if not 0 <= index < prover.size:
+        raise damaged_ledger(uid)
+    data = prover.entry(index)
+    entry = check_entry(data, uid, state.seq)
+    if entry.suite != state.suite or receipt_hash(entry.suite, data) != state.receipt_hash:
+        raise damaged_ledger(uid)
+    if index + 1 < prover.size and _ledger_of(prover.entry(index + 1)) == uid:
+        raise damaged_ledger(uid)
+
+
+def check_known(known: LedgerState | None, state: LedgerState | None, ledger_uid: bytes) -> None:
+    """Check that the database says no less of a ledger than this process knew before asking it.
+
+    Raises:
+        DataLossError: LEDGER_ROWS_DAMAGED.
+    """
+    if known is not None and (state is None or state.seq < known.seq):
+        raise damaged_ledger(ledger_uid)
+
+
+def _ledger_of(data: bytes) -> bytes | None:
+    try:
+        return parse_entry(data).ledger_uid
+    except ReceiptFormatError:
+        return None
 
 
 def damaged_ledger(ledger_uid: bytes) -> DataLossError:

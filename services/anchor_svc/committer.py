@@ -42,7 +42,7 @@ from anchor_svc.proofs import TileCache, View
 from anchor_svc.recovery import Tiled, check_released, check_released_head, load, look
 from anchor_svc.state import LogIdentity, LogState
 from anchor_svc.storage import FencedError, LogRow, Signed, Storage
-from anchor_svc.submission import Submission
+from anchor_svc.submission import LedgerState, Submission
 from anchor_svc.tilefiles import disk_unavailable
 from anchor_svc.tree import TILE_WIDTH, Edge, Growth
 from provledger import logs, telemetry
@@ -148,6 +148,10 @@ class Committer:
                 tiled = await look(self._storage, self._store, self._log.uid)
                 self.epoch = (await self._storage.acquire(self._log.uid)).writer_epoch
                 await self._reload(tiled)
+
+    def known(self, ledger_uid: bytes) -> LedgerState | None:
+        """How far a ledger is in the signed tree, if this process remembers."""
+        return self._admission.known(ledger_uid)
 
     async def finish(self) -> None:
         """Sign what was intended when the log was closed, if that can be done now.

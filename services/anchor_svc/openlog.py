@@ -72,7 +72,9 @@ class OpenLog:
             clock=clock,
             budget_s=batch_budget_s,
         )
-        self.reader = Reader(self.identity, storage, self.state, keys, clock=clock)
+        self.reader = Reader(
+            self.identity, storage, self.state, keys, clock=clock, known=self.committer.known
+        )
         self.overdue = Overdue(
             self.identity, storage, self.state, clock=clock, publish_interval_s=publish_interval_s
         )

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Final, TypeVar
 
-from anchor_svc.admission import check_entry, damaged_ledger
+from anchor_svc.admission import check_entry, check_known, check_state, damaged_ledger
 from anchor_svc.checkpointing import LeafRun, clip_runs
 from anchor_svc.keys import SIGN_TIMEOUT_S, Keys, signing_failed
 from anchor_svc.proofs import Prover, View
@@ -62,7 +62,10 @@ class Proven:
 
 
 class Reader:
-    """Answers about one log. Belongs to one event loop."""
+    """Answers about one log. Belongs to one event loop.
+
+    known: how far a ledger is in the signed tree, as far as its writer remembers.
+    """
 
     def __init__(
         self,
@@ -72,12 +75,14 @@ class Reader:
         keys: Keys,
         *,
         clock: Callable[[], int],
+        known: Callable[[bytes], LedgerState | None] = lambda _: None,
     ) -> None:
         self._log = identity
         self._storage = storage
         self._state = state
         self._keys = keys
         self._clock = clock
+        self._known = known
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="anchor-proofs")
 
     def close(self) -> None:
@@ -209,20 +214,32 @@ class Reader:
         """How far the log holds a ledger, signed or not yet; None if it knows nothing of it.
 
         Raises:
-            DataLossError: the database is older than what was released.
+            DataLossError: the database is older than what was released, or LEDGER_ROWS_DAMAGED.
+            UnavailableError: the disk cannot be read.
         """
-        released = self._state.view
+        released, known = self._state.view, self._known(ledger_uid)
         states = await self._storage.ledgers(self._log.uid, [ledger_uid])
-        await self._check_released(released)
-        return states.get(ledger_uid)
+        state = states.get(ledger_uid)
+        row = await self._storage.log(self._log.uid)
+        check_released(row, released)
+        check_known(known, state, ledger_uid)
+        if state is None or state == known:
+            return state
+        if state.log_index >= row.size:
+            raise damaged_ledger(ledger_uid)
+        if released is not None and state.log_index < released.size:
+            await self._in_thread(lambda: check_state(released.newest_prover(), state))
+        # What is committed and not signed yet has no tree to be compared with.
+        return state
 
     async def ledger_head(self, ledger_uid: bytes, size: int) -> tuple[bytes, SignedCheckpoint]:
         """The signed head of a ledger as of a checkpoint: a DSSE envelope, and the checkpoint.
 
         Raises:
             NotFoundError: the log holds nothing of that ledger at that size.
-            DataLossError: the database is older than what was released.
-            UnavailableError: there is no key to sign with for now; CLOCK_SKEW.
+            DataLossError: the database is older than what was released, or LEDGER_ROWS_DAMAGED.
+            UnavailableError: there is no key to sign with for now; CLOCK_SKEW; what follows in the
+                ledger is not signed yet.
             StatusError: why the log is held. A head says what the last receipt is now.
         """
         target = await self.checkpoint(size)
@@ -292,13 +309,14 @@ class Reader:
 
     async def _places(self, ledger_uid: bytes, seqs: Sequence[int]) -> list[tuple[int, int]]:
         """(seq, log index) of those seqs that are in the log, signed or not yet."""
-        released = self._state.view
+        released, known = self._state.view, self._known(ledger_uid)
         state, stored = await self._storage.ledger_runs(
             self._log.uid, ledger_uid, seqs[0], seqs[-1] + 1
         )
         wanted = [seq for seq in seqs if state is not None and seq <= state.seq]
         if len(wanted) < len(seqs):
             await self._check_released(released)
+            check_known(known, state, ledger_uid)
         if not wanted:
             return []
         first, end = wanted[0], wanted[-1] + 1
@@ -314,12 +332,16 @@ class Reader:
         return places
 
     async def _last_place(self, ledger_uid: bytes, size: int) -> tuple[int, int]:
-        """(seq, log index) of a ledger's last entry below a tree size."""
-        released = self._state.view
-        states = await self._storage.ledgers(self._log.uid, [ledger_uid])
-        state = states.get(ledger_uid)
+        """(seq, log index) of a ledger's last entry below a tree size.
+
+        Nothing is taken from the database alone that would make another entry the last one. Either
+        the ledger's state names the last of all (`admission.check_state`), or the entry is at the
+        very end of that tree, or the one after it is proven to be behind that.
+        """
+        state = await self.ledger_state(ledger_uid)
+        if state is not None and state.log_index < size:
+            return state.seq, state.log_index
         around = await self._storage.runs_around(self._log.uid, ledger_uid, size)
-        await self._check_released(released)
         if state is None or around is None:
             raise NotFoundError(
                 "LEDGER_NOT_FOUND",
@@ -327,9 +349,39 @@ class Reader:
                 metadata={"ledgerUid": ledger_uid.hex(), "treeSize": str(size)},
             )
         run, following = around
-        last_seq = state.seq if following is None else following.start_seq - 1
-        index = min(size - 1, run.start_index + last_seq - run.start_seq)
+        if following is None:
+            return run.start_seq + size - 1 - run.start_index, size - 1
+        index = min(size - 1, run.start_index + following.start_seq - 1 - run.start_seq)
+        if index < size - 1:
+            if not size <= following.start_index <= state.log_index:
+                raise damaged_ledger(ledger_uid)
+            view = await self._covering(following.start_index)
+            entry = await self._in_thread(lambda: view.newest_prover().entry(following.start_index))
+            check_entry(entry, ledger_uid, following.start_seq)
         return run.start_seq + index - run.start_index, index
+
+    async def _covering(self, log_index: int) -> View:
+        """A signed head over a leaf that is stored, which may be about to be signed.
+
+        Raises:
+            UnavailableError: it is not; or the StatusError for which the log is held.
+        """
+        try:
+            async with asyncio.timeout(SIGN_TIMEOUT_S):
+                while True:
+                    changed = self._state.changed()
+                    view = self._state.signed_view()
+                    if log_index < view.size:
+                        return view
+                    self._state.check_held()
+                    await changed.wait()
+        except TimeoutError as error:
+            raise UnavailableError(
+                "NOT_SIGNED_YET",
+                f"there is no signed checkpoint over log index {log_index} yet",
+                metadata={"logIndex": str(log_index)},
+                retry_delay_s=1.0,
+            ) from error
 
     async def _proven(
         self, proofs: Sequence[Proof], target: SignedCheckpoint, promise: Promise, tenant: str
@@ -346,11 +398,13 @@ class Reader:
     async def _with_prover(self, target: SignedCheckpoint, work: Callable[[Prover], T]) -> T:
         """`work` on the proofs for a checkpoint, in a thread; raises UnavailableError."""
         view = self._state.signed_view()
+        return await self._in_thread(lambda: work(view.prover(target.size, target.root)))
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        """`work`, which reads files, in a thread; raises UnavailableError."""
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(
-                self._threads, lambda: work(view.prover(target.size, target.root))
-            )
+            return await loop.run_in_executor(self._threads, work)
         except OSError as error:
             log.error("anchor.disk_failed", exc_info=error, log=self._log.name)
             raise disk_unavailable() from error

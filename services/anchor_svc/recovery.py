@@ -5,7 +5,9 @@ The edge is what a crash, a restart or a doubtful write leaves to be found out a
 1. full tiles up to `tiled_size` give the roots in the last tile of each level above the lowest;
 2. entries stored from there on give the leaf hashes of the lowest level, and whatever they fill;
 3. the root of all that must be the stored root of the log and of its newest head, or we refuse to
-   go on (DATA_LOSS), naming the tile or entry that does not fit if it can be found.
+   go on (DATA_LOSS), naming the tile or entry that does not fit if it can be found;
+4. what the rows of ledgers say that they have in the log must be as much as it holds. Where rows
+   were cut or are gone, a ledger would be given a second history, or heads that deny its end.
 
 A head that is only intended is signed afterwards by `committer`, for the size and root found here.
 
@@ -171,6 +173,7 @@ async def _rebuild(
     if signed is not None:
         check_note(log.origin, signed)
     await _check_published(storage, published, log, signed)
+    await _check_ledgers(storage, log)
     return Stored(log, edge, growth, newest, signed)
 
 
@@ -320,6 +323,24 @@ async def _check_published(
             f"the checkpoint of tree size {stated.size} that was published is not among those in "
             "the database: this is another history of the log, and nothing more is signed in it",
             metadata=_sizes(stated.size, newest),
+        )
+
+
+async def _check_ledgers(storage: Storage, log: LogRow) -> None:
+    """Check that the ledgers' rows account for every leaf: all but the first are theirs.
+
+    An aggregate over all of them, so only when a log is opened or read anew; a row by itself is
+    compared with its entry when it is used (`admission.check_state`).
+    """
+    size, entries = await storage.leaf_counts(log.log_uid)
+    if entries != size - 1:
+        raise DataLossError(
+            "LEDGER_ROWS_DAMAGED",
+            f"the log holds {size - 1} entries of ledgers, and the rows in `ledgers` say "
+            f"{entries}: rows were changed or are gone. Nothing is signed, so that no ledger is "
+            "cut or gets a second history; restore the database, or those rows "
+            "(docs/runbooks/damaged-log.md)",
+            metadata={"logEntries": str(size - 1), "ledgerEntries": str(entries)},
         )
 
 

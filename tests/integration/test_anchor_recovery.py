@@ -385,15 +385,18 @@ async def test_changed_state_of_a_ledger_is_found_at_first_contact(
     await _make(database_url, tmp_path)
     ledger = Ledger()
     ledger.grow(710)
-    await _sql(database_url, "UPDATE ledgers SET seq = 600, log_index = 601")
     async with running_log(database_url, tmp_path) as log:
+        # At a start it is found as well: `test_anchor_ledger_rows`.
+        await _sql(database_url, "UPDATE ledgers SET seq = 600, log_index = 601")
         with pytest.raises(DataLossError, match="not what the log holds"):
             await submit(log, ledger, 700)
         # Another ledger is not concerned.
         other = Ledger("other")
         other.grow(1)
         await submit(log, other)
-    await _sql(database_url, "UPDATE ledgers SET seq = 699, log_index = 700")
+        await _sql(
+            database_url, "UPDATE ledgers SET seq = 699, log_index = 700 WHERE log_index = 601"
+        )
     async with running_log(database_url, tmp_path) as log:
         await submit(log, ledger, 700)
 

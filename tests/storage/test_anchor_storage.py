@@ -122,6 +122,38 @@ async def test_flush_is_stored_as_a_whole(storage: Storage, epoch: int) -> None:
     assert await storage.newest_signed(LOG_UID) is None
 
 
+async def test_leaves_and_what_ledgers_have_of_them_are_counted_as_of_one_moment(
+    storage: Storage, epoch: int
+) -> None:
+    """And by log, while flushes go on."""
+    other = replace(LOG, log_uid=b"o" * 16, origin="provledger.test/other", alias="tenants/x")
+    await storage.create_log(other, b"first")
+    own = _flush(1, [b"a"], ledgers=[LedgerState(OTHER, "fips", 0, b"h" * 32, 1)])
+    await storage.commit(other.log_uid, (await storage.acquire(other.log_uid)).writer_epoch, own)
+    assert await storage.leaf_counts(LOG_UID) == (1, 0)
+    assert await storage.leaf_counts(other.log_uid) == (2, 1)
+
+    async def grow() -> None:
+        for size in range(1, 30):
+            states = [
+                LedgerState(UID, "fips", size // 2 - 1, b"h" * 32, size),
+                LedgerState(OTHER, "fips", (size + 1) // 2 - 1, b"h" * 32, size),
+            ]
+            await storage.commit(LOG_UID, epoch, _flush(size, [b"a"], ledgers=states))
+
+    growing = asyncio.ensure_future(grow())
+    seen = set()
+    while not growing.done():
+        size, entries = await storage.leaf_counts(LOG_UID)
+        assert entries == size - 1
+        seen.add(size)
+    await growing
+    assert await storage.leaf_counts(LOG_UID) == (30, 29)
+    assert len(seen) > 1
+    with pytest.raises(DataLossError):
+        await storage.leaf_counts(bytes(16))
+
+
 async def test_flush_repeated_after_a_lost_answer_changes_nothing(
     storage: Storage, epoch: int
 ) -> None:

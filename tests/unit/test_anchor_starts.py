@@ -73,6 +73,9 @@ class Grown:
             self.row = self._row(2)
         return [SimpleNamespace(start_index=512, entries=[b"x", b"x"])]
 
+    async def leaf_counts(self, uid: bytes) -> tuple[int, int]:
+        return self.row.size, self.row.size - 1
+
     async def newest_checkpoint(self, uid: bytes) -> Any:
         return SimpleNamespace(size=self.row.size, root=self.row.root, note=None)
 

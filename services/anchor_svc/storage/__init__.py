@@ -10,10 +10,11 @@
                  on a receipt judges by a policy of their own
 
 Trust: the database is *not* trusted for what the log holds. At start-up the root is recomputed
-from tiles and entries, proofs are checked against a signed checkpoint before they leave, and the
-states of ledgers against the entries they name. Whoever can write here can stop the service, hide
-an entry's place or forget a sink's evidence; they cannot rewrite history unnoticed, since signed
-checkpoints are with others. `writer_epoch` is operational: a forger of it stops the writer.
+from tiles and entries, and the ledgers must have as many entries as the log; proofs are checked
+against a signed checkpoint before they leave, and the states of ledgers against the entries they
+name before anything is admitted or signed by them. Whoever can write here can stop the service,
+hide an entry's place or forget a sink's evidence; they cannot rewrite history unnoticed, since
+signed checkpoints are with others. `writer_epoch` is operational: a forger of it stops the writer.
 """
 
 from __future__ import annotations
@@ -186,6 +187,13 @@ class Storage(Protocol):
 
     async def log(self, log_uid: bytes) -> LogRow:
         """The log as it is now; DataLossError if it is gone."""
+        ...
+
+    async def leaf_counts(self, log_uid: bytes) -> tuple[int, int]:
+        """The log's size, and how many entries its ledgers say they have in it; of one moment.
+
+        DataLossError if the log is gone.
+        """
         ...
 
     async def pieces(self, log_uid: bytes, start_index: int) -> list[EntryPiece]:

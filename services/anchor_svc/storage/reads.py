@@ -40,8 +40,11 @@ class Reads:
     async def log(self, log_uid: bytes) -> LogRow:
         row = await self._readers.run(read_log, LOGS.c.log_uid == log_uid)
         if row is None:
-            raise DataLossError("LOG_ROW_LOST", "the row of the log is gone from the database")
+            raise log_row_lost()
         return row
+
+    async def leaf_counts(self, log_uid: bytes) -> tuple[int, int]:
+        return await self._readers.run(_leaf_counts, log_uid)
 
     async def pieces(self, log_uid: bytes, start_index: int) -> list[EntryPiece]:
         return await self._readers.run(_pieces, log_uid, start_index)
@@ -186,6 +189,28 @@ def _log_row(row: Any) -> LogRow:
         created_at_ns=row.created_at_ns,
         alias=row.alias,
     )
+
+
+def log_row_lost() -> DataLossError:
+    """The error for a log whose row is not there any more."""
+    return DataLossError("LOG_ROW_LOST", "the row of the log is gone from the database")
+
+
+def _leaf_counts(connection: Connection, log_uid: bytes) -> tuple[int, int]:
+    # One statement: a flush moves both, and may come between two.
+    # SQLite's `sum` fails beyond 64 bits, where somebody has put such a seq; `total` does not.
+    add = sa.func.total if connection.dialect.name == "sqlite" else sa.func.sum
+    ledgers = sa.select(sa.func.count() + sa.func.coalesce(add(LEDGERS.c.seq), 0)).where(
+        LEDGERS.c.log_uid == log_uid
+    )
+    row = connection.execute(
+        sa.select(LOGS.c.size, ledgers.scalar_subquery().label("entries")).where(
+            LOGS.c.log_uid == log_uid
+        )
+    ).first()
+    if row is None:
+        raise log_row_lost()
+    return row.size, int(row.entries)
 
 
 def _logs(connection: Connection) -> list[LogRow]:

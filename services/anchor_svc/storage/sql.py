@@ -36,7 +36,7 @@ from anchor_svc.storage import (
     Signed,
     postgres,
 )
-from anchor_svc.storage.reads import Reads, read_anchor, read_log, read_policy
+from anchor_svc.storage.reads import Reads, log_row_lost, read_anchor, read_log, read_policy
 from anchor_svc.storage.tables import ANCHORS, CHECKPOINTS, ENTRIES, LEDGERS, LOGS, POLICIES, RUNS
 from anchor_svc.submission import LedgerState
 from provledger import tiles
@@ -149,7 +149,7 @@ def _acquire(connection: Connection, log_uid: bytes) -> LogRow:
     connection.execute(_RAISE_EPOCH, {"for_log": log_uid, "step": step})
     row = read_log(connection, LOGS.c.log_uid == log_uid)
     if row is None:
-        raise DataLossError("LOG_ROW_LOST", "the row of the log is gone from the database")
+        raise log_row_lost()
     return row
 
 
