@@ -147,8 +147,10 @@ class Admission:
             else:
                 unknown.append(uid)
         if unknown:
-            stored = await self._storage.ledgers(self._log_uid, unknown)
-            for uid, state in stored.items():
+            for uid, state in (await self._stored(unknown)).items():
+                if isinstance(state, DataLossError):
+                    states[uid] = state
+                    continue
                 try:
                     await asyncio.to_thread(check_state, prover(), state)
                 except DataLossError as error:
@@ -157,6 +159,18 @@ class Admission:
                     states[uid] = state
                     self.remember([state])
         return states
+
+    async def _stored(self, uids: Sequence[bytes]) -> dict[bytes, LedgerState | DataLossError]:
+        """What the database says of these ledgers; one whose row cannot be read stops no other."""
+        try:
+            return {**await self._storage.ledgers(self._log_uid, uids)}
+        except DataLossError as error:
+            if len(uids) == 1:
+                return {uids[0]: error}
+        found: dict[bytes, LedgerState | DataLossError] = {}
+        for uid in uids:
+            found |= await self._stored([uid])
+        return found
 
 
 def run_indices(runs: Sequence[RunStart], start_seq: int, end_seq: int) -> list[int]:

@@ -17,7 +17,7 @@ from anchor_svc.proofs import TileCache
 from anchor_svc.publisher import Publisher
 from anchor_svc.quorum import Quorum
 from anchor_svc.reader import Reader
-from anchor_svc.recovery import check_note
+from anchor_svc.recovery import check_note, checkpoint_lost
 from anchor_svc.relay import Relays
 from anchor_svc.restored import Restored
 from anchor_svc.sinks import AnchorSink
@@ -146,7 +146,9 @@ class OpenLog:
         self.restored.open()
         await self.committer.open()
         published = await self._storage.newest_published(self.identity.uid)
-        if published is not None and published.note is not None:
+        if published is not None:
+            if published.note is None:
+                raise checkpoint_lost(published.size)
             check_note(self.identity.origin, published)
             self.state.set_published(
                 SignedCheckpoint(published.size, published.root, published.note)

@@ -22,9 +22,9 @@ from anchor_svc.admission import check_entry, check_known, check_state, damaged_
 from anchor_svc.checkpointing import LeafRun, clip_runs
 from anchor_svc.keys import SIGN_TIMEOUT_S, Keys, signing_failed
 from anchor_svc.proofs import Prover, View
-from anchor_svc.recovery import check_note, check_released
+from anchor_svc.recovery import check_note, check_released, checkpoint_lost
 from anchor_svc.state import LogIdentity, LogState, Promise, SignedCheckpoint
-from anchor_svc.storage import AnchorRow, Storage
+from anchor_svc.storage import AnchorRow, CheckpointRow, Storage
 from anchor_svc.submission import LedgerState, Submission
 from anchor_svc.tilefiles import disk_unavailable
 from provledger import dsse, logs, telemetry
@@ -95,7 +95,8 @@ class Reader:
         Raises:
             OutOfRangeError: the log is smaller.
             NotFoundError: there is none of that size (that is published, if so asked).
-            DataLossError: there is none in the database, which is older than what was released.
+            DataLossError: there is none in the database, which is older than what was released, or
+                has lost it (CHECKPOINT_LOST).
         """
         if size == 0:
             newest = self._state.published if published else _signed(self._state)
@@ -118,10 +119,20 @@ class Reader:
         row = await self._storage.checkpoint(self._log.uid, size)
         if row is None or row.note is None or (published and row.published_at_ns is None):
             await self._check_released(released)
+            await self._check_lost(size, row)
             kind = "published" if published else "signed"
             raise _no_checkpoint(f"there is no {kind} checkpoint of tree size {size}", size)
         check_note(self._log.origin, row)
         return SignedCheckpoint(row.size, row.root, row.note)
+
+    async def _check_lost(self, size: int, row: CheckpointRow | None) -> None:
+        """Raise DataLossError if there was a signed checkpoint of a size that has none now: one
+        that was published, or that a sink holds."""
+        if row is not None and row.note is not None:
+            return
+        published = row is not None and row.published_at_ns is not None
+        if published or await self._storage.evidence(self._log.uid, size):
+            raise checkpoint_lost(size)
 
     async def is_published(self, size: int) -> bool:
         """Whether the checkpoint of this size was published."""

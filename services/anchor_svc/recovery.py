@@ -231,6 +231,16 @@ def check_note(origin: str, row: CheckpointRow) -> None:
         )
 
 
+def checkpoint_lost(size: int) -> DataLossError:
+    """The error for a signed checkpoint that was there, as what is left of it shows."""
+    return DataLossError(
+        "CHECKPOINT_LOST",
+        f"the checkpoint of tree size {size} was published, and its row or its note is gone from "
+        "the database; restore the database",
+        metadata={"treeSize": str(size)},
+    )
+
+
 def _tiled_edge(store: TileStore, size: int, hasher: Hasher) -> Edge:
     """The edge of a tree of `size` leaves, a multiple of 256, all of them in full tiles."""
     if size % TILE_WIDTH:

@@ -6,78 +6,87 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from provledger.db.columns import Blob, Int, Text, typed_table
+
 SCHEMA: Final = "anchor"
 MIGRATIONS: Final = "anchor_svc.migrations"
 
 _metadata = sa.MetaData()
 
-LOGS: Final = sa.Table(
+LOGS: Final = typed_table(
     "logs",
     _metadata,
-    sa.Column("log_uid", sa.LargeBinary, primary_key=True),
-    sa.Column("alias", sa.Text),
-    sa.Column("origin", sa.Text),
-    sa.Column("suite", sa.Text),
-    sa.Column("size", sa.BigInteger),
-    sa.Column("root", sa.LargeBinary),
-    sa.Column("tiled_size", sa.BigInteger),
-    sa.Column("writer_epoch", sa.BigInteger),
-    sa.Column("created_at_ns", sa.BigInteger),
+    "log_uid",
+    log_uid=Blob,
+    alias=Text,
+    origin=Text,
+    suite=Text,
+    size=Int,
+    root=Blob,
+    tiled_size=Int,
+    writer_epoch=Int,
+    created_at_ns=Int,
 )
-ENTRIES: Final = sa.Table(
+ENTRIES: Final = typed_table(
     "entries",
     _metadata,
-    sa.Column("log_uid", sa.LargeBinary, primary_key=True),
-    sa.Column("start_index", sa.BigInteger, primary_key=True),
-    sa.Column("bundle", sa.LargeBinary),
+    "log_uid start_index",
+    log_uid=Blob,
+    start_index=Int,
+    bundle=Blob,
 )
-LEDGERS: Final = sa.Table(
+LEDGERS: Final = typed_table(
     "ledgers",
     _metadata,
-    sa.Column("log_uid", sa.LargeBinary, primary_key=True),
-    sa.Column("ledger_uid", sa.LargeBinary, primary_key=True),
-    sa.Column("suite", sa.Text),
-    sa.Column("seq", sa.BigInteger),
-    sa.Column("receipt_hash", sa.LargeBinary),
-    sa.Column("log_index", sa.BigInteger),
-    sa.Column("run_start_seq", sa.BigInteger),
-    sa.Column("forked_seq", sa.BigInteger),
+    "log_uid ledger_uid",
+    log_uid=Blob,
+    ledger_uid=Blob,
+    suite=Text,
+    seq=Int,
+    receipt_hash=Blob,
+    log_index=Int,
+    run_start_seq=Int,
+    forked_seq=Int,
 )
-RUNS: Final = sa.Table(
+RUNS: Final = typed_table(
     "runs",
     _metadata,
-    sa.Column("log_uid", sa.LargeBinary, primary_key=True),
-    sa.Column("ledger_uid", sa.LargeBinary, primary_key=True),
-    sa.Column("start_seq", sa.BigInteger, primary_key=True),
-    sa.Column("start_index", sa.BigInteger),
+    "log_uid ledger_uid start_seq",
+    log_uid=Blob,
+    ledger_uid=Blob,
+    start_seq=Int,
+    start_index=Int,
 )
-CHECKPOINTS: Final = sa.Table(
+CHECKPOINTS: Final = typed_table(
     "checkpoints",
     _metadata,
-    sa.Column("log_uid", sa.LargeBinary, primary_key=True),
-    sa.Column("size", sa.BigInteger, primary_key=True),
-    sa.Column("root", sa.LargeBinary),
-    sa.Column("note", sa.LargeBinary),
-    sa.Column("intended_at_ns", sa.BigInteger),
-    sa.Column("published_at_ns", sa.BigInteger),
+    "log_uid size",
+    log_uid=Blob,
+    size=Int,
+    root=Blob,
+    note=Blob,
+    intended_at_ns=Int,
+    published_at_ns=Int,
 )
-ANCHORS: Final = sa.Table(
+ANCHORS: Final = typed_table(
     "anchors",
     _metadata,
-    sa.Column("log_uid", sa.LargeBinary, primary_key=True),
-    sa.Column("size", sa.BigInteger, primary_key=True),
-    sa.Column("sink", sa.Text, primary_key=True),
-    sa.Column("kind", sa.Text),
-    sa.Column("acknowledged_at_ns", sa.BigInteger),
-    sa.Column("evidence", sa.LargeBinary),
+    "log_uid size sink",
+    log_uid=Blob,
+    size=Int,
+    sink=Text,
+    kind=Text,
+    acknowledged_at_ns=Int,
+    evidence=Blob,
 )
-POLICIES: Final = sa.Table(
+POLICIES: Final = typed_table(
     "policies",
     _metadata,
-    sa.Column("log_uid", sa.LargeBinary, primary_key=True),
-    sa.Column("tenant", sa.Text, primary_key=True),
-    sa.Column("version", sa.BigInteger, primary_key=True),
-    sa.Column("text", sa.LargeBinary),
-    sa.Column("set_at_ns", sa.BigInteger),
-    sa.Column("set_by", sa.Text),
+    "log_uid tenant version",
+    log_uid=Blob,
+    tenant=Text,
+    version=Int,
+    text=Blob,
+    set_at_ns=Int,
+    set_by=Text,
 )

@@ -5,6 +5,7 @@
     wal         keeps the WAL of a SQLite file short under reads that never stop
     continuity  Continuity: notices that a database may have become another one
     migrate     migrate: Alembic, run at start-up
+    columns     typed_table: a value of another type than its column's is DataLossError
     durability  check_durable: a server that does not sync is refused, at start-up
     lock        lock_data_dir, Presence: who uses an embedded database
     errors      what a database error means to a caller
