@@ -207,7 +207,8 @@ def listed_to_pb(log: OpenLog | DamagedLog) -> pb.Log:
         name=identity.name,
         uid=identity.uid,
         origin=identity.origin,
-        suite=_SUITES_PB[identity.suite],
+        # Its row may be what is damaged.
+        suite=_SUITES_PB.get(identity.suite, common_pb2.SUITE_UNSPECIFIED),
         state=pb.LOG_STATE_DAMAGED,
         damage=pb.LogDamage(
             tenant=log.row.alias,

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from anchor_svc.namedsinks import Foreign
 from anchor_svc.proofs import View
 from anchor_svc.quorum import Quorum
-from provledger.errors import StatusError, UnavailableError
-from provledger.hashing import Hasher, suite
+from provledger.errors import DataLossError, StatusError, UnavailableError
+from provledger.hashing import SUITES, Hasher, suite
 from provledger.keyset import MAX_CLOCK_AHEAD_NS
 from provledger.policy import Policy
 
@@ -36,7 +36,13 @@ class LogIdentity:
 
     @property
     def hasher(self) -> Hasher:
-        """Hash of the log's tree."""
+        """Hash of the log's tree.
+
+        Raises:
+            DataLossError: the log's row names a suite that never was one.
+        """
+        if self.suite not in SUITES:
+            raise DataLossError("LOG_ROW_CHANGED", "the row of the log names an unknown suite")
         return suite(self.suite).tree
 
 

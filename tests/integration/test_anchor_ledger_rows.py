@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from anchor_svc.convert import listed_to_pb
 from anchor_svc.openlog import OpenLog
 from anchor_svc.openlogs import OpenLogs
 from anchor_svc.recovery import create_log
@@ -113,8 +114,15 @@ async def test_start_refuses_ledgers_that_do_not_add_up_to_the_log(
     assert keys.signers[KeyPurpose.CHECKPOINT].signed == []
 
 
-async def test_log_of_a_tenant_whose_ledgers_do_not_add_up_is_closed_alone(
-    database_url: str, tmp_path: Path
+@pytest.mark.parametrize(
+    ("statement", "reason"),
+    [
+        ("DELETE FROM ledgers", "LEDGER_ROWS_DAMAGED"),
+        ("UPDATE logs SET suite = 'nope'", "LOG_ROW_CHANGED"),
+    ],
+)
+async def test_log_of_a_tenant_whose_rows_were_changed_is_closed_alone(
+    database_url: str, tmp_path: Path, statement: str, reason: str
 ) -> None:
     keys = TestKeys()
     storage = await asyncio.to_thread(open_storage, database_url)
@@ -143,11 +151,12 @@ async def test_log_of_a_tenant_whose_ledgers_do_not_add_up_is_closed_alone(
         for log in logs.all():
             await fill(log)
         await logs.close()
-        await change(database_url, f"DELETE FROM ledgers WHERE log_uid = X'{own.log_uid.hex()}'")
+        await change(database_url, f"{statement} WHERE log_uid = X'{own.log_uid.hex()}'")
         logs = opened()
-        await logs.open_all([shared, own])
+        await logs.open_all(await storage.logs())
         (damaged,) = logs.damaged()
-        assert (damaged.row.alias, damaged.error.reason) == ("tenants/acme", "LEDGER_ROWS_DAMAGED")
+        assert (damaged.row.alias, damaged.error.reason) == ("tenants/acme", reason)
+        assert listed_to_pb(damaged).damage.reason == reason
         await submit(logs.default, A, 30)
         assert await head_of(logs.default, A) == (39, 60)
         await logs.close()
