@@ -127,7 +127,7 @@ class Admission:
             return Logged()
         runs = await self._storage.runs(self._log_uid, base.ledger_uid, first, end)
         indices = run_indices(runs, first, end)
-        if len(indices) != end - first or indices[-1] >= prover().size:
+        if len(indices) != end - first or min(indices) < 0 or max(indices) >= prover().size:
             raise damaged_ledger(base.ledger_uid)
         hashes = await asyncio.to_thread(lambda: [prover().leaf_hash(index) for index in indices])
         return Logged(runs, hashes)

@@ -337,7 +337,7 @@ class Reader:
         for seq in wanted:
             while run is not None and seq >= run.start_seq + run.count:
                 run = next(runs, None)
-            if run is None or seq < run.start_seq:
+            if run is None or seq < run.start_seq or run.start_index < 0:
                 raise damaged_ledger(ledger_uid)
             places.append((seq, run.start_index + seq - run.start_seq))
         return places
@@ -360,6 +360,8 @@ class Reader:
                 metadata={"ledgerUid": ledger_uid.hex(), "treeSize": str(size)},
             )
         run, following = around
+        if run.start_index < 0:
+            raise damaged_ledger(ledger_uid)
         if following is None:
             return run.start_seq + size - 1 - run.start_index, size - 1
         index = min(size - 1, run.start_index + following.start_seq - 1 - run.start_seq)

@@ -238,6 +238,21 @@ async def test_no_head_is_signed_by_a_run_that_is_not_in_the_log(
         assert set(refused) == {("LEDGER_ROWS_DAMAGED", 0)}
 
 
+async def test_run_before_the_log_is_damage(database_url: str, tmp_path: Path) -> None:
+    async with running_log(database_url, tmp_path) as log:
+        await fill(log)
+        await change(database_url, "UPDATE runs SET start_index = -9 - start_index")
+        for asked in (
+            log.reader.batch_inclusion(A.uid, [3], 0),
+            log.reader.ledger_head(A.uid, 21),
+            log.reader.ledger_head(A.uid, 11),
+            submit(log, A, 0, 10),
+        ):
+            with pytest.raises(DataLossError) as caught:
+                await asked
+            assert caught.value.reason == "LEDGER_ROWS_DAMAGED"
+
+
 async def test_cut_row_is_found_at_first_contact(database_url: str, tmp_path: Path) -> None:
     """Else the ledger would get a second history, admitted upon the entry that the row names."""
     await make(database_url, tmp_path)
