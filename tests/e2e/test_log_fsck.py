@@ -127,6 +127,9 @@ def test_a_log_is_checked_while_it_runs_and_when_it_stands_still(own: Installati
             f"UPDATE heads SET logged_seq = logged_seq + 1 WHERE {demo}",
             "counts receipts up to 301 as logged",
         ),
+        # Its rows are all there, and nobody who asks for it by name finds them.
+        (ledger, "DELETE FROM ledgers WHERE tenant = 'demo'", "has no receipt 0"),
+        (ledger, f"DELETE FROM heads WHERE {demo}", "has no receipt 0"),
         (
             anchor,
             "UPDATE checkpoints SET note = (SELECT note FROM checkpoints WHERE size = 1) "

@@ -35,8 +35,14 @@ async def denial(service: Service, name: str) -> str:
     return caught.value.reason
 
 
-async def lost_ledger(url: str, anchor: InMemoryAnchor) -> str:
-    """A database put back to before its second ledger was made, which the log has; its receipt."""
+WHOLE = ("log_runs", "entries", "batches", "heads", "ledgers")
+
+
+async def lost_ledger(url: str, anchor: InMemoryAnchor, tables: tuple[str, ...] = WHOLE) -> str:
+    """A database without the rows of its second ledger, which the log has; its receipt.
+
+    tables: which rows are gone. All of them, as in a database put back to before it was made.
+    """
     other = "tenants/acme/ledgers/other"
     async with ledger_service(url, anchor=anchor, relay=True) as service:
         await append(service, draft("r1"))
@@ -48,7 +54,7 @@ async def lost_ledger(url: str, anchor: InMemoryAnchor) -> str:
             uid = connection.execute(
                 sa.text("SELECT ledger_uid FROM ledgers WHERE ledger = 'other'")
             ).scalar_one()
-            for table in ("log_runs", "entries", "batches", "heads", "ledgers"):
+            for table in tables:
                 connection.execute(
                     sa.text(f"DELETE FROM {table} WHERE ledger_uid = :uid"),
                     {"uid": uid},
@@ -56,9 +62,13 @@ async def lost_ledger(url: str, anchor: InMemoryAnchor) -> str:
     return made.receipt.name
 
 
-async def test_a_ledger_that_the_log_may_have_is_not_denied(database_url: str) -> None:
+@pytest.mark.parametrize("tables", [WHOLE, ("ledgers",)])
+async def test_a_ledger_that_the_log_may_have_is_not_denied(
+    database_url: str, tables: tuple[str, ...]
+) -> None:
+    """Nor is one that is there but for the row that has its name."""
     anchor = InMemoryAnchor()
-    name = await lost_ledger(database_url, anchor)
+    name = await lost_ledger(database_url, anchor, tables)
     async with ledger_service(database_url, anchor=anchor, create=False) as service:
         for _ in range(2):
             assert await denial(service, name) == BEHIND

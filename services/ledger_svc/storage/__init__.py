@@ -224,7 +224,7 @@ class Storage(Protocol):
         """Runs that overlap a range of seqs, in order."""
 
     async def count_ledgers(self) -> tuple[int, int]:
-        """How many ledgers there are, and how many are known to be in a log."""
+        """How many ledgers can be found by name, and how many of them are known to be in a log."""
 
     async def find_unlogged(self, owner: str) -> list[Unlogged]:
         """All ledgers with receipts that are not logged and that are not read-only."""

@@ -260,7 +260,7 @@ class Database:
         return await self._look_up(lookups.log_runs, ledger_uid, first_seq, last_seq)
 
     async def count_ledgers(self) -> tuple[int, int]:
-        """How many ledgers there are, and how many are known to be in a log."""
+        """How many ledgers can be found by name, and how many of them are known to be in a log."""
         return await self._look_up(lookups.count_ledgers)
 
     async def find_unlogged(self, owner: str) -> list[Unlogged]:

@@ -42,7 +42,10 @@ _LEDGERS = sa.text(
 )
 _HASHES = sa.text(
     "SELECT seq, receipt_hash FROM entries WHERE ledger_uid = :ledger AND seq >= :start "
-    "AND seq < :end"
+    "AND seq < :end "
+    # Rows that no name and no head leads to are lost to whoever asks for them.
+    "AND EXISTS (SELECT 1 FROM ledgers l JOIN heads h ON h.ledger_uid = l.ledger_uid "
+    "WHERE l.ledger_uid = :ledger)"
 )
 _KEY_EVENTS = sa.text(
     "SELECT e.receipt_type, e.payload FROM entries e JOIN ledgers l "
