@@ -319,6 +319,29 @@ class Auditor:
         raise broken(self._ledger, seq, column, what)
 
 
+def check_named(ledger: LedgerInfo, genesis: Row | None) -> None:
+    """Check that a ledger has the name and the log that its genesis states.
+
+    Raises:
+        DataLossError: CHAIN_BROKEN; it has others, or there is no genesis that can be read.
+    """
+    if genesis is None:
+        raise broken(ledger, 0, "seq", "is missing")
+    try:
+        stated = parse_statement(genesis.statement)
+    except InputError:
+        raise broken(ledger, 0, "statement", "is not a statement of ours") from None
+    if stated.ledger != ledger.name:
+        raise broken(ledger, 0, "ledgers.tenant or ledgers.ledger", "is not the one stated")
+    try:
+        said = jcs.parse(genesis.payload)
+        origin = said["logOrigin"]
+    except (InputError, KeyError, TypeError):
+        raise broken(ledger, 0, "payload", "is not that of a genesis") from None
+    if origin != ledger.log_origin:
+        raise broken(ledger, 0, "ledgers.log_origin", "is not what the genesis says")
+
+
 def broken(ledger: LedgerInfo, seq: int, column: str, what: str) -> DataLossError:
     """The error for a stored chain that does not fit, naming the place."""
     return DataLossError(

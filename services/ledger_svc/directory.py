@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
+from ledger_svc.audit import check_named
 from ledger_svc.chain import LedgerInfo
 from ledger_svc.guard import Guard
 from ledger_svc.storage import Storage
@@ -12,6 +13,20 @@ from provledger import names
 from provledger.errors import NotFoundError
 
 _MAX_LEDGERS: Final = 10_000
+
+
+async def find(storage: Storage, tenant: str, ledger: str) -> LedgerInfo | None:
+    """A stored ledger by its ids, held against its genesis: whoever may write to the table of names
+    could have receipts of one ledger read as those of another, and new ones recorded so.
+
+    Raises:
+        DataLossError: CHAIN_BROKEN, its genesis states another name or log, or cannot be read.
+    """
+    stored = await storage.get_ledger(tenant, ledger)
+    if stored is not None:
+        genesis = await storage.get_rows(stored.uid, [0], full=True)
+        check_named(stored, genesis[0].row if genesis else None)
+    return stored
 
 
 class LedgerDirectory:
@@ -28,6 +43,7 @@ class LedgerDirectory:
         Raises:
             IdentifierError: not a ledger's name.
             NotFoundError: LEDGER_NOT_FOUND; also where there is no such tenant.
+            DataLossError: as `find`.
             FailedPreconditionError, UnavailableError: it is not there, in a database that is known
                 to be too old, or not known not to be (`Guard.check_absent`).
         """
@@ -35,7 +51,7 @@ class LedgerDirectory:
         if found is not None:
             return found
         tenant, ledger = names.parse_ledger_name(name, field)
-        stored = await self._storage.get_ledger(tenant, ledger)
+        stored = await find(self._storage, tenant, ledger)
         if stored is None:
             await self._guard.check_absent()
             raise NotFoundError(

@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final, Protocol
 
-from ledger_svc import chain
+from ledger_svc import chain, directory
 from ledger_svc.append import MAX_WITNESS_ROUNDS
 from ledger_svc.chain import Candidate, LedgerInfo, Linked, Seal
 from ledger_svc.convert import SUITES_FROM_PB
@@ -104,11 +104,12 @@ class LedgerMaker:
         Raises:
             AlreadyExistsError: it is there with another suite than was asked for, or in the shared
                 log.
+            DataLossError: as `directory.find`.
             FailedPreconditionError: its suite does not fit the log; TOO_MANY_LOGS; the database is
                 known to be too old (`Guard.check_absent`), so that it may have lost the ledger.
             UnavailableError: the anchor, the witness or the database is away; SIGNATURE_STALE.
         """
-        existing = await self._storage.get_ledger(tenant, ledger)
+        existing = await directory.find(self._storage, tenant, ledger)
         if existing is None:
             await self._guard.check_absent()
             of_log = await self._log(tenant, suite or default_suite, own_log=own_log)

@@ -163,3 +163,35 @@ async def test_ledgers_of_others_are_not_missed_where_the_anchor_is_shared(
 
 async def _is_denied(service: Service, name: str) -> bool:
     return await denial(service, name) == "LEDGER_NOT_FOUND"
+
+
+@pytest.mark.parametrize("change", ["tenant = 'acme2'", "ledger = 'moved'"])
+async def test_a_ledger_that_was_renamed_is_not_denied_nor_served(
+    database_url: str, change: str
+) -> None:
+    """Its genesis states the name: it is not begun anew under that, nor read by the other."""
+    anchor = InMemoryAnchor()
+    name = await lost_ledger(database_url, anchor, ())
+    async with ledger_service(database_url, anchor=anchor, create=False) as service:
+        with begin_write(service.storage._engine) as connection:  # type: ignore[attr-defined]
+            connection.execute(sa.text(f"UPDATE ledgers SET {change} WHERE ledger = 'other'"))
+        assert await denial(service, name) == BEHIND
+        for ledger in ("tenants/acme/ledgers/other", "tenants/acme2/ledgers/other"):
+            with pytest.raises(StatusError) as caught:
+                await create_ledger(service, ledger)
+            assert caught.value.reason in (BEHIND, "CHAIN_BROKEN")
+        other = name.replace("/acme/", "/acme2/")
+        if "moved" in change:
+            other = name.replace("/other/", "/moved/")
+        assert await denial(service, other) == "CHAIN_BROKEN"
+
+
+async def test_a_ledger_that_was_put_into_another_log_is_not_served(database_url: str) -> None:
+    anchor = InMemoryAnchor()
+    name = await lost_ledger(database_url, anchor, ())
+    async with ledger_service(database_url, anchor=anchor, create=False) as service:
+        with begin_write(service.storage._engine) as connection:  # type: ignore[attr-defined]
+            connection.execute(
+                sa.text("UPDATE ledgers SET log_origin = 'x' WHERE ledger = 'other'")
+            )
+        assert await denial(service, name) == "CHAIN_BROKEN"

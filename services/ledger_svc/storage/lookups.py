@@ -50,11 +50,12 @@ def get_head(connection: Connection, sql: Sql, ledger_uid: bytes) -> HeadState:
 
 def count_ledgers(connection: Connection, sql: Sql) -> tuple[int, int]:
     """How many ledgers can be found by name, and how many of them are known to be in a log."""
-    # A head whose row in `ledgers` is gone is a ledger that nobody finds.
+    # Nobody finds one whose row in `ledgers` is gone, or says another name than its genesis.
     counted = connection.exec_driver_sql(
         sql(
-            "SELECT count(*), count(CASE WHEN h.logged_seq >= 0 THEN 1 END) "
-            "FROM heads h JOIN ledgers l ON l.ledger_uid = h.ledger_uid"
+            "SELECT count(*), count(CASE WHEN logged_seq >= 0 THEN 1 END) FROM heads "
+            "JOIN ledgers l USING (ledger_uid) JOIN entries e USING (ledger_uid) "
+            "WHERE e.seq = 0 AND {named}"
         )
     ).one()
     return int(counted[0]), int(counted[1])

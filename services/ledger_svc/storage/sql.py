@@ -8,6 +8,7 @@ A statement is written once, with `?` for a parameter and these words in braces:
     {for_update}   lock the row read; SQLite's write transactions hold the whole file already
     {among}        is one of the values of the next parameter, made by `Sql.values`
     {entry} {batch} {ledger} {state}      the columns of `e`ntries, batches, `l`edgers and `h`eads
+    {named}        the genesis, of `e`ntries, states the name that is in `l`edgers
     {light}        those of `e`ntries, with statement, payload and secret empty
     {size}         bytes of statement and payload
     {span}         SQLite's span of an entry in the chain (`storage.spans`)
@@ -43,6 +44,8 @@ _COLUMNS: Final = {
 }
 # The most that the setting `relay_lease_s` takes.
 _LONGEST_LEASE_NS: Final = 600_000_000_000
+_NAME: Final = """'"ledger":"tenants/' || l.tenant || '/ledgers/' || l.ledger || '"'"""
+"""As in the text of a statement, where nothing but that member looks like it."""
 _HEAVY: Final = frozenset({"secret", "statement", "payload"})
 
 
@@ -54,6 +57,7 @@ _SQLITE: Final = {
     "light": _light("x''"),
     "now_ns": "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) * 1000000",
     "table": "0",
+    "named": f"instr(e.statement, CAST({_NAME} AS BLOB)) > 0",
     "for_update": "",
     "among": "IN (SELECT value FROM json_each(?))",
 }
@@ -61,6 +65,7 @@ _POSTGRES: Final = {
     "light": _light("''::bytea"),
     "now_ns": "CAST(extract(epoch FROM clock_timestamp()) * 1000000000 AS bigint)",
     "table": "h.tableoid::int8",
+    "named": f"position(convert_to({_NAME}, 'UTF8') IN e.statement) > 0",
     "for_update": "FOR UPDATE",
     "among": "= ANY(?)",
 }
