@@ -115,6 +115,9 @@ def test_a_log_is_checked_while_it_runs_and_when_it_stands_still(own: Installati
         path.write_bytes(whole)
 
     demo = "ledger_uid = (SELECT ledger_uid FROM ledgers WHERE tenant = 'demo')"
+    with closing(sqlite3.connect(ledger)) as connection:
+        (uid,) = connection.execute("SELECT hex(ledger_uid) FROM ledgers WHERE tenant = 'demo'")
+    of_demo = f"ledger_uid = x'{uid[0]}'"
     cases: list[tuple[Path, str, str]] = [
         (ledger, f"DELETE FROM entries WHERE seq = 7 AND {demo}", "has no receipt 7"),
         (
@@ -141,6 +144,56 @@ def test_a_log_is_checked_while_it_runs_and_when_it_stands_still(own: Installati
             "UPDATE checkpoints SET root = zeroblob(32), note = NULL "
             "WHERE size = (SELECT max(size) FROM checkpoints)",
             "do not make the root of the stored checkpoint",
+        ),
+        # Of what leads to it, and of what others have of it.
+        (ledger, f"UPDATE ledgers SET tenant = 'moved' WHERE {demo}", "states tenants/demo/"),
+        (ledger, f"UPDATE ledgers SET log_origin = 'x/y' WHERE {demo}", "has no receipt 0|in x/y"),
+        (
+            ledger,
+            f"UPDATE entries SET statement = x'7b7d' WHERE seq = 0 AND {demo}",
+            "another genesis",
+        ),
+        (anchor, "UPDATE logs SET root = zeroblob(32)", "the root that logs has"),
+        (anchor, f"DELETE FROM ledgers WHERE {of_demo}", "ledgers does not end where"),
+        (
+            anchor,
+            f"UPDATE ledgers SET suite = 'fips' WHERE {of_demo}",
+            "ledgers does not end where",
+        ),
+        (anchor, f"UPDATE ledgers SET seq = seq - 1 WHERE {of_demo}", "ledgers does not end where"),
+        (
+            anchor,
+            "INSERT INTO ledgers SELECT log_uid, x'00', suite, 0, receipt_hash, log_index, 0, NULL "
+            f"FROM ledgers WHERE {of_demo}",
+            "names an entry that the log does not have",
+        ),
+        (anchor, f"DELETE FROM runs WHERE start_seq = 0 AND {of_demo}", "not where runs has it"),
+        (
+            anchor,
+            f"UPDATE runs SET start_index = start_index + 1 WHERE start_seq = 0 AND {of_demo}",
+            "not where runs has it",
+        ),
+        (
+            anchor,
+            "INSERT INTO runs SELECT log_uid, ledger_uid, 5000, 5000 FROM runs "
+            f"WHERE start_seq = 0 AND {of_demo}",
+            "but its entries make",
+        ),
+        (
+            anchor,
+            "UPDATE checkpoints SET note = NULL WHERE published_at_ns NOT NULL AND size = "
+            "(SELECT min(size) FROM checkpoints WHERE published_at_ns NOT NULL)",
+            "has none that is signed",
+        ),
+        (
+            anchor,
+            "DELETE FROM checkpoints WHERE size = (SELECT min(size) FROM anchors)",
+            "has none that is signed",
+        ),
+        (
+            anchor,
+            "DELETE FROM checkpoints WHERE size = (SELECT max(size) FROM checkpoints)",
+            "of tree size|has none that is signed",
         ),
         (
             anchor,

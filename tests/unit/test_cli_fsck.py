@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import pytest
 
@@ -23,12 +23,14 @@ from provledger.keyset import (
 )
 from provledger.revocation import Unsettled
 from provledger.verify import Verifier
+from provledger.witness_batch import statement_leaf_hash
 from provledger_cli.connect import Remote
 from provledger_cli.tlog import fsck
 from provledger_cli.tlog.fsck import ServiceRows
+from provledger_cli.tlog.places import Named, Place
 from provledger_cli.tlog.stored import StoredHead, StoredLog
 from tests.support.anchoring import Ledger
-from tests.support.chain import private_key
+from tests.support.chain import Chain, private_key
 from tests.support.tiled import MemoryFiles, signed_checkpoint, tile_files
 
 ORIGIN = "log.example/one"
@@ -107,11 +109,23 @@ def test_a_log_that_was_published_and_that_the_database_lacks_is_damage(
 # --- a checkpoint key that was revoked ------------------------------------------------------------
 
 
+GENESIS: Final = Chain().links[0][0]
+
+
+class Stated(Ledger):
+    """A chain whose genesis states that it is `GENESIS.ledger`."""
+
+    def _digest(self, text: str) -> bytes:
+        if text == "statement0":
+            return statement_leaf_hash(self.suite, GENESIS.statement)
+        return super()._digest(text)
+
+
 class Stored:
     """A log of ten entries in files and rows, every head signed by the key of that label."""
 
     def __init__(self, signers: Sequence[str]) -> None:
-        self.ledger = Ledger()
+        self.ledger = Stated()
         self.ledger.grow(len(signers) - 1)
         self.entries = [jcs.encode({"log": {"origin": ORIGIN, "v": "1"}}), *self.ledger.entries]
         self.notes = {
@@ -119,6 +133,7 @@ class Stored:
             for size, signer in enumerate(signers, 1)
         }
         self.roots = {size: self.root(size) for size in self.notes}
+        self.named = Named(GENESIS.ledger, ORIGIN, GENESIS.statement)
 
     def root(self, size: int) -> bytes:
         return merkle.root(self.entries[:size])
@@ -130,7 +145,30 @@ class Stored:
         self.roots[size] = merkle.root(other)
 
     def log(self, uid: bytes) -> StoredLog:
-        return StoredLog(uid, ORIGIN, "blake3", len(self.entries), 0, self.entries)
+        last = len(self.ledger.entries) - 1
+        place = Place("blake3", last, self.ledger.hash_of(last), last + 1, 0)
+        return StoredLog(
+            uid,
+            ORIGIN,
+            "blake3",
+            len(self.entries),
+            self.root(len(self.entries)),
+            0,
+            self.entries,
+            {self.ledger.uid: place},
+            1,
+        )
+
+    def runs(
+        self, uid: bytes, ledger_uid: bytes, start_seq: int, count: int
+    ) -> list[tuple[int, int]]:
+        return [(0, 1)] if start_seq == 0 else []
+
+    def unsigned_size(self, uid: bytes, shown: int) -> int | None:
+        return None
+
+    def genesis(self, ledger_uid: bytes) -> Named | None:
+        return self.named
 
     def published_size(self, uid: bytes) -> int:
         return len(self.entries)

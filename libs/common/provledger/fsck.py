@@ -101,6 +101,11 @@ class TreeWalk:
         """How many entries are part of the tree so far."""
         return self._range.size
 
+    @property
+    def root(self) -> bytes:
+        """The root of the tree so far, 32 bytes."""
+        return self._range.root()
+
     def bundles(self) -> Iterator[Bundle]:
         """Walk over all files.
 

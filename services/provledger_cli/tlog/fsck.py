@@ -24,8 +24,18 @@ from provledger import checkpoint as checkpoints
 from provledger import logdirs, note, tiles
 from provledger.api.anchor.v1 import anchor_pb2
 from provledger.client import ReceiptSummary
+from provledger.entry import parse_entry
 from provledger.errors import InputError, LogDamagedError, UnknownKeyError, VerificationError
-from provledger.fsck import BUNDLE, CHECKPOINT, Bundle, Head, LedgerBinder, LogFiles, TreeWalk
+from provledger.fsck import (
+    BUNDLE,
+    CHECKPOINT,
+    Bundle,
+    Head,
+    LedgerBinder,
+    LogFiles,
+    LoggedRun,
+    TreeWalk,
+)
 from provledger.hashing import Hasher, suite
 from provledger.keyset import KeyPurpose, KeySet
 from provledger.report import Finding
@@ -35,6 +45,7 @@ from provledger_cli.anchoring import is_stale, ledgers
 from provledger_cli.connect import Remote
 from provledger_cli.failures import CommandError
 from provledger_cli.tlog.logfiles import Files
+from provledger_cli.tlog.places import ANCHOR_ROW, Named, PlaceBinder, check_named
 from provledger_cli.tlog.stored import AnchorRows, StoredLog
 
 Progress = Callable[[int, int], None]
@@ -54,6 +65,14 @@ class Rows(Protocol):
 
     def hashes(self, ledger_uid: bytes, start_seq: int, count: int) -> Sequence[bytes | None]:
         """Receipt hashes from a seq on, None where there is no row."""
+        ...
+
+
+class StoredRows(Rows, Protocol):
+    """Rows as they are stored, with what the ledger service does not tell of itself."""
+
+    def genesis(self, ledger_uid: bytes) -> Named | None:
+        """What a ledger's own row says, and the statement of its genesis; None without either."""
         ...
 
 
@@ -139,7 +158,7 @@ def check_stored(
     anchor: AnchorRows,
     uid: bytes,
     files: Files,
-    rows: Rows,
+    rows: StoredRows,
     keys: KeySet | None,
     on_progress: Progress,
 ) -> Checked:
@@ -176,16 +195,41 @@ def check_stored(
     stored = _stored_heads(anchor, log, reader)
     heads = heapq.merge(stored, reader.named(log.origin), key=lambda head: head.size)
     walk = TreeWalk(files, hasher, size, root, heads)
-    binder = LedgerBinder(log.origin)
+    binder, places = LedgerBinder(log.origin), PlaceBinder()
+
+    def compare(bundle: Bundle) -> None:
+        for run in _compare(binder, bundle, rows):
+            first, last = (
+                parse_entry(bundle.entries[run.log_indices[place] - bundle.start])
+                for place in (0, -1)
+            )
+            if first.seq == 0:
+                check_named(run.ledger_uid, rows.genesis(run.ledger_uid), first, log.origin)
+            count = len(run.log_indices)
+            places.compare(run, last.suite, anchor.runs(uid, run.ledger_uid, run.start_seq, count))
+
     for bundle in walk.bundles():
-        _compare(binder, bundle, rows)
+        compare(bundle)
         on_progress(bundle.start + len(bundle.entries), log.size)
     for bundle in _unpublished(files, log, size):
-        _compare(binder, bundle, rows)
+        compare(bundle)
         walk.extend(bundle.entries)
         on_progress(walk.entries_checked, log.size)
     walk.finish()
+    if walk.root != log.root:
+        raise LogDamagedError(
+            f"the entries do not make the root that logs has at tree size {log.size}",
+            check=ANCHOR_ROW,
+        )
+    unsigned_size = anchor.unsigned_size(uid, size)
+    if unsigned_size is not None:
+        raise LogDamagedError(
+            f"the checkpoint of tree size {unsigned_size} has been published, but the database "
+            "has none that is signed: it was lost",
+            check=CHECKPOINT,
+        )
     binder.finish(ends)
+    places.finish(log.ledgers, log.runs)
     return _checked(walk, binder, log.origin, size, reader)
 
 
@@ -237,10 +281,12 @@ def check_published(
     return _checked(walk, binder, origin, stated.size, reader)
 
 
-def _compare(binder: LedgerBinder, bundle: Bundle, rows: Rows) -> None:
-    for run in binder.read(bundle):
+def _compare(binder: LedgerBinder, bundle: Bundle, rows: Rows) -> list[LoggedRun]:
+    runs = binder.read(bundle)
+    for run in runs:
         stored = rows.hashes(run.ledger_uid, run.start_seq, len(run.receipt_hashes))
         binder.compare(run, stored)
+    return runs
 
 
 def _stored_heads(anchor: AnchorRows, log: StoredLog, reader: _Checkpoints) -> Iterator[Head]:

@@ -6,7 +6,7 @@ and what grows meanwhile is looked at next time. Nothing is written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,15 +16,17 @@ from sqlalchemy.engine import Engine
 from provledger import tiles
 from provledger.db import as_storage_error, open_engine
 from provledger.errors import LogDamagedError, TileError
+from provledger.names import ledger_name
 from provledger_cli.embedded.config import Config
 from provledger_cli.embedded.datadir import DataDir
 from provledger_cli.failures import CommandError
+from provledger_cli.tlog.places import Named, Place
 
 _PAGE: Final = 500
 _BATCHES_PAGE: Final = 20_000
 """Bodies of batches are a kilobyte or two, and what reads them has the services' 30 s."""
 
-_LOGS = sa.text("SELECT log_uid, origin, suite, size, tiled_size FROM logs ORDER BY log_uid")
+_LOGS = sa.text("SELECT log_uid, origin, suite, size, root, tiled_size FROM logs ORDER BY log_uid")
 _PIECES = sa.text(
     "SELECT start_index, bundle FROM entries WHERE log_uid = :log AND start_index >= :start "
     "ORDER BY start_index"
@@ -32,6 +34,23 @@ _PIECES = sa.text(
 _CHECKPOINTS = sa.text(
     "SELECT size, root, note FROM checkpoints WHERE log_uid = :log AND size > :after "
     "AND size <= :upto ORDER BY size LIMIT :page"
+)
+# What was published was signed before, and what a sink has was published: neither is taken back.
+_UNSIGNED = sa.text(
+    "SELECT min(p.size) AS size FROM (SELECT size FROM checkpoints WHERE log_uid = :log "
+    "AND published_at_ns IS NOT NULL UNION SELECT size FROM anchors WHERE log_uid = :log "
+    "UNION SELECT CAST(:shown AS BIGINT)) p "
+    "LEFT JOIN checkpoints c ON c.log_uid = :log AND c.size = p.size AND c.note IS NOT NULL "
+    "WHERE p.size > 0 AND c.size IS NULL"
+)
+_PLACES = sa.text(
+    "SELECT ledger_uid, suite, seq, receipt_hash, log_index, run_start_seq FROM ledgers "
+    "WHERE log_uid = :log"
+)
+_COUNT_RUNS = sa.text("SELECT count(*) AS runs FROM runs WHERE log_uid = :log")
+_RUNS = sa.text(
+    "SELECT start_seq, start_index FROM runs WHERE log_uid = :log AND ledger_uid = :ledger "
+    "AND start_seq >= :start AND start_seq < :end"
 )
 _PUBLISHED = sa.text(
     "SELECT max(size) AS size FROM checkpoints WHERE log_uid = :log AND published_at_ns IS NOT NULL"
@@ -47,6 +66,10 @@ _HASHES = sa.text(
     "AND EXISTS (SELECT 1 FROM ledgers l JOIN heads h ON h.ledger_uid = l.ledger_uid "
     "WHERE l.ledger_uid = :ledger)"
 )
+_GENESIS = sa.text(
+    "SELECT l.tenant, l.ledger, l.log_origin, e.statement FROM ledgers l "
+    "JOIN entries e ON e.ledger_uid = l.ledger_uid AND e.seq = 0 WHERE l.ledger_uid = :ledger"
+)
 _KEY_EVENTS = sa.text(
     "SELECT e.receipt_type, e.payload FROM entries e JOIN ledgers l "
     "ON l.ledger_uid = e.ledger_uid WHERE l.tenant = 'system' AND l.ledger = 'keys' "
@@ -60,17 +83,20 @@ _KIDS = sa.text(
 
 @dataclass(frozen=True, slots=True)
 class StoredLog:
-    """A row of `logs`, and the entries that are in no full tile yet.
+    """A row of `logs`, the entries that are in no full tile yet, and what there is of ledgers.
 
-    tail: entries from log index `tiled_size` on.
+    tail: entries from log index `tiled_size` on. ledgers: by uid. runs: how many rows there are.
     """
 
     uid: bytes
     origin: str
     suite: str
     size: int
+    root: bytes
     tiled_size: int
     tail: Sequence[bytes]
+    ledgers: Mapping[bytes, Place]
+    runs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +133,17 @@ class AnchorRows:
                 connection.execution_options(isolation_level="REPEATABLE READ")
             row = next(row for row in connection.execute(_LOGS).all() if bytes(row.log_uid) == uid)
             pieces = connection.execute(_PIECES, {"log": uid, "start": row.tiled_size}).all()
+            ledgers = {
+                bytes(each.ledger_uid): Place(
+                    each.suite,
+                    each.seq,
+                    bytes(each.receipt_hash),
+                    each.log_index,
+                    each.run_start_seq,
+                )
+                for each in connection.execute(_PLACES, {"log": uid})
+            }
+            runs = connection.execute(_COUNT_RUNS, {"log": uid}).scalar_one()
         tail: list[bytes] = []
         for piece in pieces:
             at = row.tiled_size + len(tail)
@@ -120,7 +157,33 @@ class AnchorRows:
         # Published tiles may hold them too, but the next flush begins with what stands here.
         if row.tiled_size + len(tail) < row.size:
             raise _missing_from(row.tiled_size + len(tail))
-        return StoredLog(uid, row.origin, row.suite, row.size, row.tiled_size, tail)
+        return StoredLog(
+            uid,
+            row.origin,
+            row.suite,
+            row.size,
+            bytes(row.root),
+            row.tiled_size,
+            tail,
+            ledgers,
+            runs,
+        )
+
+    def runs(
+        self, uid: bytes, ledger_uid: bytes, start_seq: int, count: int
+    ) -> list[tuple[int, int]]:
+        """(start seq, start index) of a ledger's runs that begin among these seqs."""
+        bounds = {"log": uid, "ledger": ledger_uid, "start": start_seq, "end": start_seq + count}
+        return [(row.start_seq, row.start_index) for row in _rows(self._engine, _RUNS, bounds)]
+
+    def unsigned_size(self, uid: bytes, shown: int) -> int | None:
+        """The smallest size without a signed checkpoint that was published, or that a sink has.
+
+        shown: of the checkpoint that is published, 0 if none is.
+        """
+        found = _rows(self._engine, _UNSIGNED, {"log": uid, "shown": shown})
+        size: int | None = found[0].size
+        return size
 
     def published_size(self, uid: bytes) -> int:
         """Size of the newest checkpoint that is known to have been published, 0 if none is."""
@@ -163,6 +226,17 @@ class LedgerRows:
         bounds = {"ledger": ledger_uid, "start": start_seq, "end": start_seq + count}
         found = {row.seq: bytes(row.receipt_hash) for row in _rows(self._engine, _HASHES, bounds)}
         return [found.get(seq) for seq in range(start_seq, start_seq + count)]
+
+    def genesis(self, ledger_uid: bytes) -> Named | None:
+        """What a ledger's own row says, and the statement of its genesis; None without either."""
+        found = _rows(self._engine, _GENESIS, {"ledger": ledger_uid})
+        return next(
+            (
+                Named(ledger_name(row.tenant, row.ledger), row.log_origin, bytes(row.statement))
+                for row in found
+            ),
+            None,
+        )
 
     def kids(self) -> set[str]:
         """The keys that signed receipts."""

@@ -90,6 +90,11 @@ def fsck(
     there and the rows come from the services. Over https, a certificate of a private CA is taken if
     SSL_CERT_FILE names a PEM file with that CA.
 
+    In a data directory, the anchor's rows of logs, ledgers and runs must be those of the entries,
+    each ledger must have the name and the log that its genesis states, and what was published, or a
+    sink has, must be signed. The rest of what is stored of a ledger, its own head with it, is for
+    provledger verify; policies, and the evidence of sinks, are looked at by neither.
+
     Exit code 0: it holds. 1: something does not, and the first bad file or entry is named. 2: it
     could not be told: something is away, or there were no keys for the signatures.
 
