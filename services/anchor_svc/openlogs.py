@@ -212,7 +212,11 @@ class OpenLogs:
             retry_delay_s=error.retry_delay_s,
         )
         published = error.published if isinstance(error, BehindPublishedError) else b""
-        signed_size = await self._signed_size(row.log_uid)
+        try:
+            signed_size = await self._signed_size(row.log_uid)
+        except DataLossError:
+            # What is damaged may be this: it is one log's all the same.
+            signed_size = 0
         self._damaged[row.log_uid] = DamagedLog(row, told, signed_size, published)
         self._count()
 

@@ -365,7 +365,7 @@ class KeysServicer(keys_pb2_grpc.KeysServiceServicer):
             raise UnavailableError(
                 "CLOCK_SKEW",
                 f"the receipt is of a time {seconds} s ahead of the clocks of the keys service and "
-                "of all services that report to it; set those that are wrong",
+                "of one that reports to it; set those that are wrong",
                 metadata={"aheadSeconds": str(seconds)},
                 retry_delay_s=5.0,
             )

@@ -132,15 +132,13 @@ class Signers:
         return max(0, min((at_ns - signer.time_ns for at_ns, signer in told), default=0))
 
     def latest_ns(self, now_ns: int) -> int:
-        """What time it is by whichever clock is ahead of the others: ours, or that of somebody who
-        reported it. Unix nanoseconds."""
+        """What time it is at the latest, in Unix nanoseconds: by our clock or, if that is behind
+        all that were reported, by the least of them. As there, one that agrees is enough."""
         self.list(now_ns)
         told = (
-            now_ns + signer.time_ns - at_ns
-            for at_ns, signer in self._reports.values()
-            if signer.time_ns > 0
+            signer.time_ns - at_ns for at_ns, signer in self._reports.values() if signer.time_ns > 0
         )
-        return max(now_ns, max(told, default=now_ns))
+        return now_ns + max(0, min(told, default=0))
 
     def behind_ns(self, now_ns: int, purpose: int, kid: str) -> int:
         """By how much our clock was behind that of everybody who reported to sign with a key; 0 if

@@ -5,6 +5,7 @@ SQLite takes any value in any column. Each is told as DataLossError, which names
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,21 @@ from typing import Any
 import pytest
 
 from anchor_svc.openlog import OpenLog
+from anchor_svc.openlogs import OpenLogs
+from anchor_svc.recovery import create_log
 from provledger.errors import DataLossError, NotFoundError
 from tests.integration.test_anchor_ledger_rows import A, B, change, fill, head_of, make
 from tests.integration.test_anchor_log import Board
-from tests.support.anchoring import eventually, running_log, submit
+from tests.support.anchoring import (
+    TestKeys,
+    eventually,
+    make_log,
+    new_row,
+    open_storage,
+    running_log,
+    submit,
+)
+from tests.support.chain import START_NS
 
 Ask = Callable[[OpenLog], Awaitable[Any]]
 
@@ -105,3 +117,54 @@ async def test_start_refuses_a_published_checkpoint_whose_note_is_gone(
         async with running_log(database_url, tmp_path):
             pass
     assert caught.value.reason == "CHECKPOINT_LOST"
+
+
+@pytest.mark.parametrize("column", ["note", "root", "published_at_ns"])
+async def test_checkpoints_of_one_tenant_that_cannot_be_read_close_that_log_alone(
+    tmp_path: Path, column: str
+) -> None:
+    url = f"sqlite:///{tmp_path}/anchor.sqlite3"
+    keys = TestKeys()
+    storage = await asyncio.to_thread(open_storage, url)
+    await new_row(storage, keys)
+    own = await create_log(
+        storage,
+        origin_prefix="provledger.test",
+        suite_name="blake3",
+        keys=[],
+        now_ns=START_NS,
+        alias="tenants/acme",
+    )
+
+    async def signed_size(log_uid: bytes) -> int:
+        newest = await storage.newest_signed(log_uid)
+        return 0 if newest is None else newest.size
+
+    async def nothing(*_: object) -> Any:
+        return 0
+
+    def logs() -> OpenLogs:
+        return OpenLogs(
+            lambda row: make_log(storage, row, tmp_path, keys),
+            nothing,
+            storage.logs,
+            nothing,
+            signed_size,
+            max_logs=1,
+        )
+
+    both = logs()
+    await both.open_all(await storage.logs())
+    for each in both.all():
+        await fill(each)
+    await both.close()
+    await change(
+        url,
+        f"UPDATE checkpoints SET {column} = 'abc' WHERE log_uid = X'{own.log_uid.hex()}'",
+    )
+    one = logs()
+    await one.open_all(await storage.logs())
+    assert [each.row.alias for each in one.damaged()] == ["tenants/acme"]
+    assert len(one.all()) == 1
+    await one.close()
+    await storage.close()

@@ -156,6 +156,52 @@ async def test_a_place_among_those_of_others_is_corrected(database_url: str) -> 
         await verify_all(service)
 
 
+class Shifted(InMemoryAnchor):
+    """Says of all places, while told to, that they are others; `proves`: with paths, of the right
+    ones."""
+
+    by = 0
+    proves = False
+
+    async def GetLedgerState(
+        self, request: anchor_pb2.GetLedgerStateRequest, *args: Any, **options: Any
+    ) -> anchor_pb2.GetLedgerStateResponse:
+        answer = await super().GetLedgerState(request, *args, **options)
+        answer.log_index += self.by
+        return answer
+
+    async def BatchGetInclusionProofs(
+        self, request: anchor_pb2.BatchGetInclusionProofsRequest, *args: Any, **options: Any
+    ) -> anchor_pb2.BatchGetInclusionProofsResponse:
+        answer = await super().BatchGetInclusionProofs(request, *args, **options)
+        for proof in answer.proofs if self.by else ():
+            proof.log_index += self.by
+            if not self.proves:
+                proof.ClearField("hashes")
+        return answer
+
+
+@pytest.mark.parametrize("proves", [False, True])
+async def test_right_places_are_not_lost_to_what_is_not_proved(
+    database_url: str, proves: bool
+) -> None:
+    anchor = Shifted()
+    anchor.proves = proves
+    async with ledger_service(database_url, anchor=anchor, relay=True) as service:
+        await append_batch(service, [draft("r1"), draft("r2")])
+        right = await runs_of(service, 2)
+    anchor.by = -1
+    async with ledger_service(database_url, anchor=anchor, create=False, relay=True) as service:
+        await append(service, draft("r3"))
+        await eventually(lambda: "BatchGetInclusionProofs" in anchor.faults.calls)
+        assert await runs_of(service, 2) == right
+    anchor.by = 0
+    async with ledger_service(database_url, anchor=anchor, create=False, relay=True) as service:
+        await append(service, draft("r4"))
+        await recorded(service, 4)
+        assert (await verify_all(service)).places_checked
+
+
 async def test_places_that_differ_before_the_last_run_are_for_a_person(database_url: str) -> None:
     """As after a log was begun again from an older copy: it is no one answer that was wrong."""
     anchor = WrongAnchor()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,7 +18,7 @@ from ledger_svc.chain import HeadState
 from ledger_svc.storage import Known, LogRun, RowsRefusedError, Storage, Unlogged
 from ledger_svc.storage.database import Database
 from ledger_svc.storage.tables import metadata
-from provledger.db import is_sqlite
+from provledger.db import Presence, is_sqlite
 from provledger.errors import DataLossError
 from tests.support.ledger_rows import Decided, append, candidate, info, make
 from tests.support.ledgering import eventually
@@ -404,6 +405,24 @@ async def test_whoever_begins_alone_waits_for_no_lease(tmp_path: Path) -> None:
     assert await beside.acquire_lease(ledger.uid, "beside", 10.0) is None
     await new.close()
     await beside.close()
+
+
+async def test_whoever_begins_beside_one_that_is_alone_is_seen_afterwards(tmp_path: Path) -> None:
+    file, ended = tmp_path / "users.lock", []
+    first, second, third = Presence(), Presence(), Presence()
+    begun = threading.Thread(target=second.begin, args=(file, lambda: ended.append("second")))
+
+    def alone() -> None:
+        begun.start()
+        ended.append("first")
+
+    first.begin(file, alone)
+    begun.join()
+    first.end()
+    third.begin(file, lambda: ended.append("third"))
+    assert ended == ["first"]
+    second.end()
+    third.end()
 
 
 async def test_leases_that_cannot_be_ended_now_keep_no_service_from_its_start(

@@ -10,6 +10,7 @@ from anchor_svc.storage import tables as anchor_tables
 from ledger_svc.storage import tables
 from provledger.db import migrate, open_engine
 from provledger.db.engine import begin_write
+from provledger.errors import LogDamagedError
 from provledger_cli.tlog import stored
 from provledger_cli.tlog.places import Named, Place
 
@@ -128,3 +129,10 @@ def test_a_ledger_is_what_both_its_rows_say(database_url: str) -> None:
                 connection.execute(table.insert(), dict(kept))
     finally:
         rows.close()
+
+
+def test_a_value_of_another_type_is_damage_and_names_its_column() -> None:
+    """SQLite takes a text where bytes were; it is no fault of ours."""
+    assert stored._blob(memoryview(b"ab"), "root") == b"ab"
+    with pytest.raises(LogDamagedError, match="column root"):
+        stored._blob("ab", "root")

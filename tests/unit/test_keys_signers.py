@@ -296,3 +296,15 @@ async def test_made_up_reports_do_not_hinder_a_replacement(
     assert active is not None
     assert active.kid == W2.kid
     assert caplog.messages.count("keys.report_dropped") == 1
+
+
+def test_one_report_does_not_say_how_late_it_is_where_another_agrees_with_us() -> None:
+    """Whoever may report could lift the bound on the time of a receipt."""
+    signers = Signers(1000)
+    assert signers.latest_ns(500) == 500
+    signers.report(pb.Signer(watcher="x", instance="1", time_ns=10**18), 500)
+    assert signers.latest_ns(500) == 10**18
+    signers.report(pb.Signer(watcher="witness", instance="1", time_ns=540), 500)
+    assert signers.latest_ns(600) == 640
+    signers.report(pb.Signer(watcher="anchor", instance="1", time_ns=400), 500)
+    assert signers.latest_ns(600) == 600

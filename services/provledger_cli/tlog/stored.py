@@ -124,20 +124,24 @@ class AnchorRows:
 
     def log_uids(self) -> list[bytes]:
         """All logs there are."""
-        return [bytes(row.log_uid) for row in _rows(self._engine, _LOGS)]
+        return [_blob(row.log_uid, "log_uid") for row in _rows(self._engine, _LOGS)]
 
     def log(self, uid: bytes) -> StoredLog:
         """One log as it is now; raises LogDamagedError for entries that cannot be read."""
         with self._engine.connect() as connection:
             if connection.dialect.name != "sqlite":
                 connection.execution_options(isolation_level="REPEATABLE READ")
-            row = next(row for row in connection.execute(_LOGS).all() if bytes(row.log_uid) == uid)
+            row = next(
+                row
+                for row in connection.execute(_LOGS).all()
+                if _blob(row.log_uid, "log_uid") == uid
+            )
             pieces = connection.execute(_PIECES, {"log": uid, "start": row.tiled_size}).all()
             ledgers = {
-                bytes(each.ledger_uid): Place(
+                _blob(each.ledger_uid, "ledger_uid"): Place(
                     each.suite,
                     each.seq,
-                    bytes(each.receipt_hash),
+                    _blob(each.receipt_hash, "receipt_hash"),
                     each.log_index,
                     each.run_start_seq,
                 )
@@ -148,7 +152,7 @@ class AnchorRows:
         for piece in pieces:
             at = row.tiled_size + len(tail)
             try:
-                entries = tiles.decode_bundle(bytes(piece.bundle))
+                entries = tiles.decode_bundle(_blob(piece.bundle, "bundle"))
             except TileError:
                 entries = []
             if piece.start_index != at or not entries:
@@ -162,7 +166,7 @@ class AnchorRows:
             row.origin,
             row.suite,
             row.size,
-            bytes(row.root),
+            _blob(row.root, "root"),
             row.tiled_size,
             tail,
             ledgers,
@@ -199,8 +203,8 @@ class AnchorRows:
                 {"log": uid, "after": after, "upto": upto, "page": _PAGE},
             )
             for row in page:
-                note = None if row.note is None else bytes(row.note)
-                yield StoredHead(row.size, bytes(row.root), note)
+                note = None if row.note is None else _blob(row.note, "note")
+                yield StoredHead(row.size, _blob(row.root, "root"), note)
             if len(page) < _PAGE:
                 return
             after = page[-1].size
@@ -219,12 +223,15 @@ class LedgerRows:
     def ends(self, origin: str) -> list[tuple[bytes, int]]:
         """(uid, last seq that counts as logged) of the ledgers in a log."""
         rows = _rows(self._engine, _LEDGERS, {"origin": origin})
-        return [(bytes(row.ledger_uid), row.logged_seq) for row in rows]
+        return [(_blob(row.ledger_uid, "ledger_uid"), row.logged_seq) for row in rows]
 
     def hashes(self, ledger_uid: bytes, start_seq: int, count: int) -> list[bytes | None]:
         """Receipt hashes from a seq on, None where there is no row."""
         bounds = {"ledger": ledger_uid, "start": start_seq, "end": start_seq + count}
-        found = {row.seq: bytes(row.receipt_hash) for row in _rows(self._engine, _HASHES, bounds)}
+        found = {
+            row.seq: _blob(row.receipt_hash, "receipt_hash")
+            for row in _rows(self._engine, _HASHES, bounds)
+        }
         return [found.get(seq) for seq in range(start_seq, start_seq + count)]
 
     def genesis(self, ledger_uid: bytes) -> Named | None:
@@ -232,7 +239,11 @@ class LedgerRows:
         found = _rows(self._engine, _GENESIS, {"ledger": ledger_uid})
         return next(
             (
-                Named(ledger_name(row.tenant, row.ledger), row.log_origin, bytes(row.statement))
+                Named(
+                    ledger_name(row.tenant, row.ledger),
+                    row.log_origin,
+                    _blob(row.statement, "statement"),
+                )
                 for row in found
             ),
             None,
@@ -250,7 +261,7 @@ class LedgerRows:
             found.update(row.kid for row in page)
             if len(page) < _BATCHES_PAGE:
                 return found
-            ledger, seq = bytes(page[-1].ledger_uid), page[-1].batch_seq
+            ledger, seq = _blob(page[-1].ledger_uid, "ledger_uid"), page[-1].batch_seq
 
     def key_events(self) -> list[tuple[str, bytes]]:
         """(receipt type, payload) of the key ledger's receipts after its genesis, in order.
@@ -258,7 +269,7 @@ class LedgerRows:
         Empty if there is no key ledger. A payload that is gone is empty, which is no event.
         """
         rows = _rows(self._engine, _KEY_EVENTS)
-        return [(row.receipt_type, bytes(row.payload or b"")) for row in rows]
+        return [(row.receipt_type, _blob(row.payload or b"", "payload")) for row in rows]
 
     def close(self) -> None:
         """Close the connections."""
@@ -277,6 +288,17 @@ def open_database(
         if not path.is_file():
             raise CommandError(f"{path} is missing", hint="name the data directory with --data-dir")
     return open_engine(config.url(data_dir, service), schema or service, pool_size=2)
+
+
+def _blob(value: Any, column: str) -> bytes:
+    """A value that is bytes; raises LogDamagedError. SQLite keeps any value in any column."""
+    if not isinstance(value, bytes | memoryview):
+        raise LogDamagedError(
+            f"a value of the column {column} in the database is of another type than it is ever "
+            "written with",
+            check="row",
+        )
+    return bytes(value)
 
 
 def _rows(engine: Engine, query: Any, values: dict[str, Any] | None = None) -> Sequence[Any]:

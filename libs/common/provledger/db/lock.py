@@ -9,11 +9,17 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import Final
 
 from provledger.settings import ConfigError
+
+_ALONE_S: Final = 10.0
+"""How long one that begins waits for what another does alone, which may be halted."""
+_LOOK_S: Final = 0.05
 
 
 class DirLock:
@@ -86,7 +92,10 @@ class Presence:
         if self._lock(fcntl.LOCK_EX):
             alone()
         # Another one may get in between, and do what one does alone: we have not done anything yet.
-        self._lock(fcntl.LOCK_SH)
+        # It is waited for: who has no lock is not seen by those who come later.
+        until_s = time.monotonic() + _ALONE_S
+        while not self._lock(fcntl.LOCK_SH) and time.monotonic() < until_s:
+            time.sleep(_LOOK_S)
 
     def end(self) -> None:
         """Be seen no more. The file stays: removing it would race with those who begin."""
