@@ -25,6 +25,7 @@ THOROUGH: Final = frozenset(
         "e2e/test_load.py",
         "e2e/test_log_fsck.py",
         "e2e/test_lost_key.py",
+        "e2e/test_moved.py",
         "e2e/test_out.py",
         "e2e/test_refresh.py",
         "e2e/test_rotate_in_place.py",
@@ -32,6 +33,7 @@ THOROUGH: Final = frozenset(
         "e2e/test_verify_large.py",
         "faults/test_backup.py",
         "faults/test_clock.py",
+        "faults/test_clock_ahead.py",
         "faults/test_damaged_requests.py",
         "faults/test_disk.py",
         "faults/test_every_rpc.py",
@@ -44,5 +46,6 @@ THOROUGH: Final = frozenset(
         "integration/test_client_closing.py",
         "integration/test_fips.py",
         "integration/test_recovery_key.py",
+        "integration/test_rpc_connection_age.py",
     }
 )
