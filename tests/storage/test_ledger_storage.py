@@ -407,15 +407,29 @@ async def test_whoever_begins_alone_waits_for_no_lease(tmp_path: Path) -> None:
     await beside.close()
 
 
-async def test_whoever_begins_beside_one_that_is_alone_is_seen_afterwards(tmp_path: Path) -> None:
+async def test_whoever_begins_beside_one_that_is_alone_is_seen_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file, ended = tmp_path / "users.lock", []
     first, second, third = Presence(), Presence(), Presence()
     begun = threading.Thread(target=second.begin, args=(file, lambda: ended.append("second")))
+    refused, in_vain = [], threading.Event()
+    lock = second._lock
+
+    def noted(kind: int) -> bool:
+        if lock(kind):
+            return True
+        refused.append(kind)
+        if len(refused) == 2:
+            in_vain.set()
+        return False
 
     def alone() -> None:
         begun.start()
+        assert in_vain.wait(10.0), "neither lock was asked for"
         ended.append("first")
 
+    monkeypatch.setattr(second, "_lock", noted)
     first.begin(file, alone)
     begun.join()
     first.end()
