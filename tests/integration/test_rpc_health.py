@@ -20,6 +20,8 @@ from tests.support.certs import CertificateAuthority
 from tests.support.echo import EchoServicer, EchoStub, add_echo, serving
 from tests.support.stingy import stingy
 
+pytestmark = pytest.mark.usefixtures("either_server")
+
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 BOUND_S = 20.0

@@ -15,7 +15,10 @@ from provledger.rpc.listener import Server, calls_of_listener, claimed
 from provledger.rpc.server import ServerSettings
 from tests.support.echo import EchoServicer, EchoStub, serving
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="SO_REUSEPORT as Linux has it")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="SO_REUSEPORT as Linux has it"),
+    pytest.mark.usefixtures("either_server"),
+]
 
 FLOOD = 400
 QUIET = 12

@@ -23,6 +23,8 @@ from tests.support.certs import CertificateAuthority
 from tests.support.echo import SERVICE, EchoServicer, EchoStub, add_echo, serving
 from tests.support.ledgering import eventually, ledger_service, served
 
+pytestmark = pytest.mark.usefixtures("either_server")
+
 CALL_S = 20.0
 
 

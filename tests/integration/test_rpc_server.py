@@ -24,6 +24,8 @@ from provledger.rpc.server import App, Server, ServerSettings, serve
 from provledger.settings import ConfigError
 from tests.support.echo import SERVICE, EchoServicer, EchoStub, add_echo, serving
 
+pytestmark = pytest.mark.usefixtures("either_server")
+
 REPO = Path(__file__).resolve().parents[2]
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

@@ -19,6 +19,8 @@ from provledger_cli.failures import advice
 from tests.support.certs import CertificateAuthority
 from tests.support.echo import SERVICE, EchoServicer, EchoStub, serving
 
+pytestmark = pytest.mark.usefixtures("either_server")
+
 
 @pytest.fixture(scope="module")
 def ca(tmp_path_factory: pytest.TempPathFactory) -> CertificateAuthority:

@@ -19,6 +19,8 @@ from tests.support.certs import CertificateAuthority
 from tests.support.echo import EchoServicer, EchoStub, serving
 from tests.support.ledgering import eventually
 
+pytestmark = pytest.mark.usefixtures("either_server")
+
 PLACES = 64
 SHARE = 12
 """Three quarters of a half of a half: there are few."""

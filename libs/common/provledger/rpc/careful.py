@@ -43,7 +43,7 @@ def carefully(
         else:
             answer = await run(data, context)
             if answers:
-                places.answered(principal)
+                places.answered(principal, context)
                 await _write(context, answer)
             return
         await context.abort(*refused)

@@ -92,6 +92,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         self._watches = Watches()
         self._watch_room = WatchRoom(watches)
         self._places = Places(DEFAULT_CALLS)
+        self._enters = {name: self._entering(name, gate) for name, gate in self._gates.items()}
 
     def at(self, places: Places) -> ServiceInterceptor:
         """The same for a listener, whose places its calls have; watches are those of all."""
@@ -105,6 +106,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[Any], Awaitable[Any]],
         handler_call_details: Any,
     ) -> Any:
+        """For grpc.aio: the handler of a call, or None where there is no such method."""
         self._places.rest()
         method: str = handler_call_details.method
         handlers = self._handlers.get(method)
@@ -113,9 +115,37 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
             # Unknown methods are not remembered: a stranger could name any number of them.
             if handler is None:
                 return None
-            wrapped = self._wrap(method, handler)
-            handlers = self._handlers[method] = wrapped, self._careful(method, wrapped)
+            handlers = self._remember(method, handler)
         return handlers[self._places.are_scarce]
+
+    def choose(self, method: str, handler: Any, call: Any) -> tuple[Any, Any]:
+        """For a direct server: the handler of a call that is shown to us, instead of the one of a
+        known method, and what it enters before."""
+        places = self._places
+        places.rest(call)
+        handlers = self._handlers.get(method) or self._remember(method, handler)
+        if places.are_scarce:
+            return handlers[1], None
+        return handlers[0], self._enters.get(method)
+
+    def _entering(self, method: str, gate: Gate) -> Callable[[bytes, Any], Any]:
+        """The gate of a method, for calls of those who may make them."""
+        admit = self._admission(method)
+
+        def enter(data: bytes, context: Any) -> Entered | None:
+            if admit is not None:
+                try:
+                    admit(context)
+                except StatusError:
+                    return None  # who may not is told so where everybody is
+            return Entered(gate(data))
+
+        return enter
+
+    def _remember(self, method: str, handler: Any) -> _Handlers:
+        wrapped = self._wrap(method, handler)
+        handlers = self._handlers[method] = wrapped, self._careful(method, wrapped)
+        return handlers
 
     def end_watches(self) -> None:
         """End the server streams (watches) with UNAVAILABLE, so that their callers go elsewhere.
@@ -180,10 +210,10 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         places = self._places
 
         async def run(request: Any, context: Any) -> Any:
-            places.work()
+            places.work(context)
             try:
                 if admit is not None:
-                    admit(context)
+                    auth.set_principal(admit(context))
                 remaining_s = context.time_remaining()
                 if remaining_s is not None and remaining_s <= 0.0:
                     raise DeadlineExceededError("DEADLINE_EXCEEDED", "the deadline has passed")
@@ -198,7 +228,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
             except Exception as exc:
                 refused = refusal(method, exc, writes=writes)
             finally:
-                places.rest()
+                places.rest(context)
             request = None  # see `refusal`
             return await context.abort(*refused)
 
@@ -224,7 +254,6 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
             principal = auth.ANONYMOUS if authenticate is None else authenticate(context)
             if callers is not None and principal not in callers:
                 raise auth.refuse(principal, method)
-            auth.set_principal(principal)
             return principal
 
         return admit
@@ -285,7 +314,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         places = self._places
 
         async def run(request: Any, context: Any) -> Any:
-            places.work()
+            places.work(context)
             try:
                 if not free.count:
                     raise ResourceExhaustedError(
@@ -303,11 +332,25 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
             except Exception as exc:
                 refused = refusal(method, exc, writes=True)
             finally:
-                places.rest()
+                places.rest(context)
             request = None
             return await context.abort(*refused)
 
         return run
+
+
+class Entered:
+    """A gate's context that was entered where its call came, for the handler to enter again."""
+
+    def __init__(self, context: AbstractContextManager[Answered | None]) -> None:
+        self._context = context
+        self._answered = context.__enter__()
+
+    def __enter__(self) -> Answered | None:
+        return self._answered
+
+    def __exit__(self, *raised: Any) -> bool | None:
+        return self._context.__exit__(*raised)
 
 
 class _Free:
@@ -343,7 +386,9 @@ def _gated(
     """
 
     async def run(data: Any, context: Any) -> bytes:
-        with gate(data) as answered:
+        take_entered = getattr(context, "take_entered", None)  # grpc.aio's has none
+        entered = None if take_entered is None else take_entered()
+        with entered or gate(data) as answered:
             answer = encode(await inner(decode(data), context))
             done = None if answered is None else answered(len(answer))
             if done is not None:

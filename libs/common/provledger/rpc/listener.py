@@ -21,17 +21,24 @@ from typing import Any, Final
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 
-from provledger import telemetry
+from provledger import logs, telemetry
+from provledger.errors import ResourceExhaustedError
 from provledger.rpc import auth
 from provledger.rpc.bounds import Limits
 from provledger.rpc.health import HealthServicer
 from provledger.rpc.interceptors import Gate, ServiceInterceptor
 from provledger.rpc.places import Places
+from provledger.rpc.refusals import Refusal, refusal
 from provledger.rpc.settings import ServerSettings
 from provledger.rpc.tls import renewed, server_credentials
 from provledger.rpc.watch_room import most_watches
 from provledger.settings import ConfigError
 
+log = logs.get(__name__)
+
+Options = list[tuple[str, Any]]
+
+_AGAIN_S: Final = 1.0
 _FULL_CONNECTIONS: Final = 4
 """So many connections with all the calls they may have find room at any one listener."""
 
@@ -74,14 +81,9 @@ class Server:
         )
         count = config.listeners if sys.platform == "linux" else 1
         most = calls_of_listener(config, count)
-        self._servers = [
-            grpc.aio.server(
-                interceptors=[self._interceptor.at(Places(most))],
-                options=server_options(config, shared=count > 1),
-                maximum_concurrent_rpcs=most,
-            )
-            for _ in range(count)
-        ]
+        options = server_options(config, shared=count > 1)
+        make = _direct if config.grpc_server == "direct" else _aio
+        self._servers = [make(self._interceptor, options, most) for _ in range(count)]
         self._health = HealthServicer()
         self._files = None if tls is None else renewed(tls)
         self.port = 0
@@ -149,6 +151,36 @@ class Server:
         self._health.set(["", auth.HEALTH_SERVICE, *self.service_names], able=able)
 
 
+def _direct(interceptor: ServiceInterceptor, options: Options, most: int) -> Any:
+    try:
+        from provledger.rpc.direct.server import DirectServer
+    except (ImportError, AttributeError) as error:
+        log.warning("server.not_direct", message=str(error))
+        return _aio(interceptor, options, most)
+    places = Places(most, call_of=lambda call: call)
+    choose = interceptor.at(places).choose
+    return DirectServer(options=options, choose=choose, gone=places.gone, most=most, full=_full())
+
+
+def _aio(interceptor: ServiceInterceptor, options: Options, most: int) -> Any:
+    return grpc.aio.server(
+        interceptors=[interceptor.at(Places(most))],
+        options=options,
+        maximum_concurrent_rpcs=most,
+    )
+
+
+def _full() -> Refusal:
+    return refusal(
+        "",
+        ResourceExhaustedError(
+            "TOO_MANY_CALLS",
+            "as many calls are open as may be; try again later",
+            retry_delay_s=_AGAIN_S,
+        ),
+    )
+
+
 class _Registrar:
     """Stands in for the server while a servicer is added, and notes the methods' names."""
 
@@ -214,6 +246,8 @@ def server_options(config: ServerSettings, *, shared: bool = False) -> list[tupl
         # More calls than that wait at their caller, who is slowed down alone. gRPC would otherwise
         # refuse some from well below the limit on, without details.
         ("grpc.http.overload_protection", 0),
+        ("grpc.server.max_pending_requests", config.max_concurrent_rpcs),
+        ("grpc.server.max_pending_requests_hard_limit", config.max_concurrent_rpcs),
         # Otherwise two services share a port in silence, and calls go to either.
         ("grpc.so_reuseport", int(shared)),
         # A certificate counts no longer than that, nor do calls that only take up a place; and

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -33,14 +33,24 @@ _SHARE: Final = 3
 _RETRY_S: Final = 1.0
 
 
-class Places:
-    """The calls of one listener; for one event loop. most: at once."""
+def present_task(context: Any) -> Any:
+    """The call with grpc.aio, which serves each in a task of its own; it ends when the answer is
+    sent or the call is cancelled."""
+    return asyncio.current_task()
 
-    def __init__(self, most: int) -> None:
+
+class Places:
+    """The calls of one listener; for one event loop.
+
+    most: at once. call_of: given a servicer context, what is `done` when its call is.
+    """
+
+    def __init__(self, most: int, call_of: Callable[[Any], Any] = present_task) -> None:
+        self._call_of = call_of
         self._most_idle = max(1, most // _IDLE_PART)
-        # Tasks of idle calls, and of calls that were idle at their end: to be told of each end
-        # would cost each call a turn of the event loop.
-        self._resting: set[asyncio.Task[Any] | None] = set()
+        # Idle calls, and calls that were idle at their end: to be told of each end would cost each
+        # call a turn of the event loop.
+        self._resting: set[Any] = set()
         self._look_at = self._most_idle
         self._idle_of: Counter[str] = Counter()
         self._idle = 0
@@ -54,20 +64,20 @@ class Places:
             count = len(self._resting)
         return count > self._most_idle
 
-    def rest(self) -> None:
-        """The call of the present task is shown to us, or answered.
+    def rest(self, context: Any = None) -> None:
+        """A call is shown to us, or answered; without `context` that of the present task."""
+        self._resting.add(self._call_of(context))
 
-        gRPC serves each call in a task of its own, which ends when the answer is sent or the call
-        is cancelled.
-        """
-        self._resting.add(asyncio.current_task())
+    def work(self, context: Any = None) -> None:
+        """A call is begun."""
+        self._resting.discard(self._call_of(context))
 
-    def work(self) -> None:
-        """The call of the present task is begun."""
-        self._resting.discard(asyncio.current_task())
+    def gone(self, call: Any) -> None:
+        """A call is over; of those of which this is not said, it is found out."""
+        self._resting.discard(call)
 
     def _forget_ended(self) -> None:
-        self._resting = {task for task in self._resting if task is not None and not task.done()}
+        self._resting = {call for call in self._resting if call is not None and not call.done()}
         some = self._most_idle // 8
         self._look_at = max(self._most_idle, len(self._resting) + some)
 
@@ -91,12 +101,12 @@ class Places:
         finally:
             self._count(principal, -1)
 
-    def answered(self, principal: str) -> None:
-        """Hold an idle place for the call of the present task, until its answer is taken."""
+    def answered(self, principal: str, context: Any = None) -> None:
+        """Hold an idle place for a call, until its answer is taken."""
         self._count(principal, 1)
-        task = asyncio.current_task()
-        if task is not None:
-            task.add_done_callback(lambda _: self._count(principal, -1))
+        call = self._call_of(context)
+        if call is not None:
+            call.add_done_callback(lambda _: self._count(principal, -1))
 
     def _count(self, principal: str, calls: int) -> None:
         self._idle += calls

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
 
 import grpc
 from google.protobuf.message import DecodeError
 
 from provledger import logs
-from provledger.errors import InvalidArgumentError, StatusError
+from provledger.errors import STATUS_ERRORS, InvalidArgumentError, StatusError
 from provledger.rpc.errors import CODES, DETAILS_KEY, as_status_error, internal_error, to_status
 
 log = logs.get(__name__)
 
 Decoder = Callable[[bytes], Any]
+
+_BRIEF_STEP_S: Final = 0.01
+_BRIEF_KINDS: Final = 1024
 
 
 class Refusal(NamedTuple):
@@ -53,6 +58,25 @@ def short(decode: Decoder, most_bytes: int) -> Decoder:
 def malformed() -> StatusError:
     """The error of bytes that are no message of an RPC."""
     return InvalidArgumentError("MALFORMED_REQUEST", "the request is not a message of this RPC")
+
+
+def brief(method: str, error: StatusError) -> Refusal:
+    """What a call is refused with that is not worth more than a look, nor a line in the log.
+
+    Making a status takes longer than all else that is done for such a call. So those that say
+    nothing but when to come back are remembered, and delays rounded up for there to be few of them.
+    """
+    delay_s = error.retry_delay_s
+    if delay_s is None or error.metadata or error.violations:
+        return refusal(method, error)
+    return _brief(error.code, error.reason, error.message, math.ceil(delay_s / _BRIEF_STEP_S))
+
+
+@lru_cache(maxsize=_BRIEF_KINDS)
+def _brief(code: str, reason: str, message: str, steps: int) -> Refusal:
+    error = STATUS_ERRORS[code](reason, message, retry_delay_s=steps * _BRIEF_STEP_S)
+    status = to_status(error)
+    return Refusal(CODES[code], status.message, ((DETAILS_KEY, status.SerializeToString()),))
 
 
 def refusal(method: str, exc: Exception, *, writes: bool = False) -> Refusal:

@@ -76,6 +76,13 @@ class ServerSettings:
             "max": LARGEST,
         },
     )
+    grpc_server: Literal["direct", "aio"] = field(
+        default="direct",
+        metadata={
+            "doc": "What serves calls: gRPC's core directly, or grpc.aio, which takes several "
+            "times as much processor time for each."
+        },
+    )
     listeners: int = field(
         default=1,
         metadata={

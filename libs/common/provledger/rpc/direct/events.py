@@ -1,0 +1,118 @@
+"""The completion queue of gRPC's core, emptied by an event loop.
+
+Only a thread can wait for the queue, and a thread that takes each event competes with the loop for
+the interpreter. So the thread waits for the first event alone, gives it to the loop and sleeps; the
+loop takes what else is there without waiting, turn by turn, and once nothing has come for a few
+turns the thread waits again. Busy services thus have one thread at work, and idle ones none.
+
+All of an event's consequences happen in the loop: whoever uses this needs no locks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any, ClassVar, Final
+from weakref import WeakKeyDictionary
+
+from provledger import logs
+from provledger.rpc.direct import core
+
+log = logs.get(__name__)
+
+Tag = Callable[[Any], None]
+"""What an operation is started with: called in the loop with the core's event once it is done."""
+
+_AT_ONCE: Final = 256
+"""Events of one turn; the loop's other work has its turn then."""
+_EMPTY_TURNS: Final = 3
+"""Turns without an event before the thread waits again: what follows upon an event, such as the
+message of a call, mostly comes within them."""
+_NO_WAIT: Final = 0
+"""A time that has passed, in seconds since 1970."""
+
+
+class Events:
+    """A completion queue whose events go to one event loop; used there alone.
+
+    All who need one in a loop share it: `join` gives it, and `leave` gives it back.
+    """
+
+    _of_loop: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, Events]] = WeakKeyDictionary()
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.queue = core.CompletionQueue()
+        self._loop = loop
+        self._users = 0
+        self._empty_turns = 0
+        self._ended = loop.create_future()
+        self._may_wait = threading.Semaphore(0)
+        threading.Thread(target=self._wait, name="grpc-events", daemon=True).start()
+
+    @classmethod
+    def join(cls) -> Events:
+        """That of the running loop, which is there until all who joined have left."""
+        loop = asyncio.get_running_loop()
+        events = cls._of_loop.get(loop)
+        if events is None:
+            events = cls._of_loop[loop] = cls(loop)
+        events._users += 1
+        return events
+
+    async def leave(self) -> None:
+        """Have no more use for it; who has may start nothing afterwards."""
+        self._users -= 1
+        if not self._users:
+            self._of_loop.pop(self._loop, None)
+            self.queue.shutdown()
+            await asyncio.shield(self._ended)
+
+    def _wait(self) -> None:
+        """The thread: wait for an event, have the loop take it and what follows, and so on."""
+        while True:
+            event = self.queue.poll()
+            over = event.completion_type == core.CompletionType.queue_shutdown
+            try:
+                self._loop.call_soon_threadsafe(self._end if over else self._begin, event)
+            except RuntimeError:  # the loop was closed under us
+                return
+            if over:
+                return
+            # An event holds its call, and a call that is held here is not ended in the core.
+            del event
+            self._may_wait.acquire()
+
+    def _begin(self, event: Any) -> None:
+        self._take(event)
+        self._empty_turns = 0
+        self._turn()
+
+    def _turn(self) -> None:
+        poll = self.queue.poll
+        for taken in range(_AT_ONCE):
+            event = poll(_NO_WAIT)
+            kind = event.completion_type
+            if kind == core.CompletionType.queue_timeout:
+                self._empty_turns = 0 if taken else self._empty_turns + 1
+                break
+            if kind == core.CompletionType.queue_shutdown:
+                self._may_wait.release()  # the thread sees the same, says so, and ends
+                return
+            self._take(event)
+        else:
+            self._empty_turns = 0
+        if self._empty_turns < _EMPTY_TURNS:
+            self._loop.call_soon(self._turn)
+        else:
+            self._may_wait.release()
+
+    def _take(self, event: Any) -> None:
+        try:
+            event.tag(event)
+        except Exception as exc:  # whatever it is, the other calls' events are to be taken
+            log.error("rpc.event_failed", exc_info=exc)
+
+    def _end(self, event: Any) -> None:
+        if not self._ended.done():
+            self._ended.set_result(None)
