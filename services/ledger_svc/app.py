@@ -145,6 +145,7 @@ def assemble(
         max_bytes=settings.work_bytes,
         target_s=settings.queue_target_s,
         small_calls=settings.small_calls,
+        small_by_time=settings.grpc_server == "direct",
         tenant_streams=settings.tenant_streams,
         quotas=parse_quotas(settings.tenant_quotas),
     )

@@ -64,9 +64,11 @@ class Settings(ServerSettings):
     )
     # What waits here stands before admission, and before other tenants' calls.
     max_concurrent_streams: int = field(
-        default=256,
+        default=2048,
         metadata={
-            "doc": "Most calls at once on one connection; more wait at their caller.",
+            "doc": "Most calls at once on one connection; more wait at their caller, who is not "
+            "told that there is too much to do. With `grpc_server` = aio, 256 are enough: of more, "
+            "each waits for all.",
             "unit": "calls",
             "min": 1,
             "max": LARGEST,
@@ -146,7 +148,8 @@ class Settings(ServerSettings):
         default=2048,
         metadata={
             "doc": "Most calls of at most 4 KiB in work, of all tenants together; more are "
-            "refused. Refusing one costs what answering it does, so time does not bound them.",
+            "refused. With `grpc_server` = aio, time does not bound them, since refusing one costs "
+            "what answering it does.",
             "unit": "calls",
             "min": 16,
         },

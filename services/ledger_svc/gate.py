@@ -6,9 +6,9 @@ is ahead of them will be done. Streams are not refused drafts for want of room: 
 further until there is some, which their senders feel as flow control. So it is with the quota, as
 long as the wait is short: behind a long one, a sender would take the stream for broken.
 
-Small calls cost as much to refuse as to answer, and refusing them would save no time for anybody.
-They are bounded by their number instead, and by how many a connection may have at once; and they
-are not counted against what is let in by time, so that a flood of them keeps out no batch.
+Small calls are bounded by their number as well, and have what is let in by time for themselves, so
+that a flood of them keeps out no batch. With grpc.aio they are bounded by their number alone: it
+takes as much of the processor to refuse one as to answer it, and would save no time for anybody.
 
 The tenant is read from the first field of the request, which is a hint: fields may come in any
 order, and twice. It decides whose share is used; whose quota is used is decided once more when the
@@ -23,7 +23,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Final
 
@@ -74,11 +74,12 @@ _limit_units = telemetry.level(
 class _Held:
     """What one tenant has in work."""
 
-    __slots__ = ("calls", "size_bytes", "small_calls", "streams", "units")
+    __slots__ = ("calls", "size_bytes", "small_calls", "small_units", "streams", "units")
 
     def __init__(self) -> None:
         self.calls = 0
         self.small_calls = 0
+        self.small_units = 0
         self.units = 0
         """Without those of small calls."""
         self.size_bytes = 0
@@ -90,6 +91,7 @@ class Gate:
 
     max_bytes: of drafts in work, all tenants together. target_s: how long drafts may wait for
     their flush, see `Limiter`. small_calls: most small unary calls in work, all tenants together.
+    small_by_time: whether they are also kept out for the time that they would wait.
     tenant_streams: most streams of one tenant. quotas: drafts a second by tenant, `*` for those not
     named; a tenant without one has no quota.
     """
@@ -100,12 +102,14 @@ class Gate:
         max_bytes: int,
         target_s: float,
         small_calls: int,
+        small_by_time: bool,
         tenant_streams: int,
         quotas: Mapping[str, float] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._max_bytes = max_bytes
         self._max_small_calls = small_calls
+        self._small_by_time = small_by_time
         self._tenant_streams = tenant_streams
         self._quotas = dict(quotas or {})
         self._clock = clock
@@ -141,31 +145,23 @@ class Gate:
 
     # --- unary calls
 
-    @contextmanager
-    def call(self, data: bytes) -> Iterator[None]:
+    def call(self, data: bytes) -> AbstractContextManager[None]:
         """Hold a place for a call, given its raw request.
 
-        Raises:
-            ResourceExhaustedError: OVERLOADED or QUOTA_EXCEEDED, and when to come back.
+        Entering it raises ResourceExhaustedError: OVERLOADED or QUOTA_EXCEEDED, and when to come
+        back.
         """
-        tenant = self.check_quota(data)
-        size_bytes = len(data)
-        units = overload.units_of(size_bytes)
-        small = size_bytes <= overload.SMALL_CALL_BYTES
-        if not self._fits(tenant, size_bytes, small):
-            if not small and self._units_full(tenant):
-                self._limiter.refused()
-            self._drain.turned_away(units, self._clock())
-            raise refuse(
-                OVERLOADED,
-                "more is being worked on than can be answered in time; try again later",
-                self._drain.retry_delay_s(self._units),
-            )
-        self._enter(tenant, units, size_bytes, small)
-        try:
-            yield
-        finally:
-            self._leave(tenant, units, size_bytes, small)
+        return _Place(self, data)
+
+    def _overloaded(self, tenant: str, units: int, small: bool) -> ResourceExhaustedError:
+        if self._units_full(tenant, small):
+            self._limiter.refused()
+        self._drain.turned_away(units, self._clock())
+        return refuse(
+            OVERLOADED,
+            "more is being worked on than can be answered in time; try again later",
+            self._drain.retry_delay_s(self._units),
+        )
 
     # --- streams
 
@@ -303,18 +299,20 @@ class Gate:
         held = self._held.get(tenant)
         if held is None or held.calls < _FREE_CALLS:
             return True
-        if small:
-            full = not overload.may_enter(
-                held.small_calls, self._small_calls, self._max_small_calls
-            )
-        else:
-            full = self._units_full(tenant)
+        if small and not overload.may_enter(
+            held.small_calls, self._small_calls, self._max_small_calls
+        ):
+            return False
+        full = self._units_full(tenant, small)
         return not full and overload.may_enter(held.size_bytes, self._bytes, self._max_bytes)
 
-    def _units_full(self, tenant: str) -> bool:
+    def _units_full(self, tenant: str, small: bool = False) -> bool:
         held = self._held.get(tenant)
-        if held is None or held.calls < _FREE_CALLS:
+        if held is None or held.calls < _FREE_CALLS or (small and not self._small_by_time):
             return False
+        if small:
+            limit = self._limiter.small_limit(self._drain.units_per_s)
+            return not overload.may_enter(held.small_units, self._small_units, limit)
         used = self._units - self._small_units
         return not overload.may_enter(held.units, used, self._limiter.limit)
 
@@ -328,6 +326,7 @@ class Gate:
         held.size_bytes += size_bytes
         if small:
             held.small_calls += calls
+            held.small_units += units
             self._small_calls += calls
             self._small_units += units
         else:
@@ -382,25 +381,54 @@ class Gate:
         return quota
 
     def _check_quota(self, tenant: str) -> None:
-        quota = self._quota(tenant)
-        wait_s = 0.0 if quota is None else quota.wait_s(self._clock())
+        wait_s = self._quota_wait_s(tenant)
         if wait_s > 0.0:
-            raise refuse(QUOTA_EXCEEDED, "the tenant's quota is used up for now", wait_s)
+            raise _quota_used_up(wait_s)
+
+    def _quota_wait_s(self, tenant: str) -> float:
+        quota = self._quota(tenant)
+        return 0.0 if quota is None else quota.wait_s(self._clock())
 
     async def _wait_for_quota(self, tenant: str) -> None:
         # Once: whoever sleeps at the same time brings the quota into debt, and waits longer next.
-        quota = self._quota(tenant)
-        wait_s = 0.0 if quota is None else quota.wait_s(self._clock())
+        wait_s = self._quota_wait_s(tenant)
         if wait_s > MAX_QUOTA_WAIT_S:
-            raise refuse(QUOTA_EXCEEDED, "the tenant's quota is used up for now", wait_s)
+            raise _quota_used_up(wait_s)
         if wait_s > 0.0:
             await asyncio.sleep(wait_s)
+
+
+class _Place:
+    """A unary call in work. A class, as generators take thrice as long to be refused."""
+
+    __slots__ = ("_data", "_gate", "_size_bytes", "_small", "_tenant", "_units")
+
+    def __init__(self, gate: Gate, data: bytes) -> None:
+        self._gate = gate
+        self._data = data
+
+    def __enter__(self) -> None:
+        gate, data, self._data = self._gate, self._data, b""
+        self._tenant = tenant = gate.check_quota(data)
+        self._size_bytes = size_bytes = len(data)
+        self._units = units = overload.units_of(size_bytes)
+        self._small = small = size_bytes <= overload.SMALL_CALL_BYTES
+        if not gate._fits(tenant, size_bytes, small):
+            raise gate._overloaded(tenant, units, small)
+        gate._enter(tenant, units, size_bytes, small)
+
+    def __exit__(self, *raised: object) -> None:
+        self._gate._leave(self._tenant, self._units, self._size_bytes, self._small)
 
 
 def refuse(reason: str, message: str, retry_delay_s: float) -> ResourceExhaustedError:
     """The error that a call is refused with, counted."""
     _refusals.add(1, {"reason": reason})
     return ResourceExhaustedError(reason, message, retry_delay_s=retry_delay_s)
+
+
+def _quota_used_up(wait_s: float) -> ResourceExhaustedError:
+    return refuse(QUOTA_EXCEEDED, "the tenant's quota is used up for now", wait_s)
 
 
 def parse_quotas(setting: Mapping[str, tuple[str, ...]]) -> dict[str, float]:

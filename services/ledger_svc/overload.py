@@ -23,7 +23,7 @@ from typing import Final
 UNIT_BYTES: Final = 512
 CALL_UNITS: Final = 4
 SMALL_CALL_BYTES: Final = 4096
-"""Refusing a call of no more than this costs about as much as answering it."""
+"""A call of no more than this is a small one: what it costs is the call, and not its bytes."""
 
 SHARE: Final = 3.0
 """A tenant may hold this many times what is free: three quarters, if it is alone."""
@@ -31,6 +31,8 @@ SHARE: Final = 3.0
 MIN_UNITS: Final = 2048
 MAX_UNITS: Final = 65_536
 _FIRST_UNITS: Final = 8192
+_SMALL_UNITS: Final = 3584
+"""Half a thousand calls with a draft of a kibibyte each."""
 _STEP_UNITS: Final = 64
 _RISE: Final = 0.04
 _CUT: Final = 0.85
@@ -72,9 +74,26 @@ class Limiter:
     def __init__(self, target_s: float) -> None:
         self._target_s = target_s
         self._alone_s: float | None = None
+        self._drained = True
+        self._idle_s = 0.0
+        """What the first flush takes when nothing was in work: the event loop has no part in it."""
         self._moved_s = float("-inf")
         self._refused = False
         self.limit = float(_FIRST_UNITS)
+
+    def small_limit(self, units_per_s: float) -> float:
+        """How many units of small calls may be in work, at a pace of all work; 0.0 if not known.
+
+        They spend their time in the event loop more than in the queue of their flush, where it
+        could be seen. So there is a number with which the loop is busy and not late, more where a
+        flush takes long by itself, as calls then wait for two of them; and where the pace is known,
+        no more than is answered in twice the time that is aimed at (Little's law).
+        """
+        longer = 1.0 + 2.0 * self._idle_s / self._target_s
+        limit = _SMALL_UNITS * longer
+        if units_per_s > 0.0:
+            limit = min(limit, 2.0 * units_per_s * self._target_s * longer)
+        return min(max(limit, float(MIN_UNITS)), float(MAX_UNITS))
 
     def refused(self) -> None:
         """Take note that work was kept out because of the limit."""
@@ -87,6 +106,9 @@ class Limiter:
 
         waited_s: how long its first draft had waited. alone: whether no other ran at its start.
         """
+        if self._drained:
+            self._drained = False
+            self._idle_s += (took_s - self._idle_s) * (_LEARN if self._idle_s else 1.0)
         alone_s = took_s if self._alone_s is None else self._alone_s
         if alone and units <= MIN_UNITS:
             self._alone_s = alone_s + _LEARN * (took_s - alone_s)
@@ -105,6 +127,7 @@ class Limiter:
 
     def drained(self) -> None:
         """Take note that nothing is in work: whatever kept drafts waiting is over."""
+        self._drained = True
         self.limit = max(self.limit, float(_FIRST_UNITS))
 
 

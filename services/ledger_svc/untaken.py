@@ -9,9 +9,9 @@ after that, since only then its size is known, unless nothing else is held for i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Final
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Final
 
 from ledger_svc.gate import OVERLOADED, refuse
 from ledger_svc.unread import Unread
@@ -66,25 +66,38 @@ class Untaken:
     ) -> Callable[[bytes], AbstractContextManager[Answered]]:
         """A gate for appends, whose answers are not refused once they are recorded."""
 
-        @contextmanager
-        def call(data: bytes) -> Iterator[Answered]:
-            tenant = tenant_of(first_string(data))
-            self.check(tenant)
-
-            def answered(size_bytes: int) -> Done | None:
-                if size_bytes <= _SMALL_BYTES:
-                    return None
-                taken = self._count(tenant, size_bytes)
-                return lambda _: taken()
-
-            with gate(data):
-                yield answered
-
-        return call
+        return lambda data: _Appending(self, gate(data), tenant_of(first_string(data)))
 
     def _count(self, tenant: str, size_bytes: int) -> Callable[[], None]:
         self._account.add(tenant, size_bytes)
         return lambda: self._account.add(tenant, -size_bytes)
+
+
+class _Appending:
+    """An append in work, whose answer is counted if it is large."""
+
+    __slots__ = ("_place", "_tenant", "_untaken")
+
+    def __init__(
+        self, untaken: Untaken, place: AbstractContextManager[object], tenant: str
+    ) -> None:
+        self._untaken = untaken
+        self._place = place
+        self._tenant = tenant
+
+    def __enter__(self) -> Answered:
+        self._untaken.check(self._tenant)
+        self._place.__enter__()
+        return self._answered
+
+    def __exit__(self, *raised: Any) -> bool | None:
+        return self._place.__exit__(*raised)
+
+    def _answered(self, size_bytes: int) -> Done | None:
+        if size_bytes <= _SMALL_BYTES:
+            return None
+        taken = self._untaken._count(self._tenant, size_bytes)
+        return lambda _: taken()
 
 
 def _refusal() -> Exception:

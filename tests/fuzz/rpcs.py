@@ -85,7 +85,9 @@ class _Appender:
 
 
 def _ledger() -> LedgerServicer:
-    gate = Gate(max_bytes=2**30, target_s=1.0, small_calls=100, tenant_streams=10)
+    gate = Gate(
+        max_bytes=2**30, target_s=1.0, small_calls=100, small_by_time=True, tenant_streams=10
+    )
     appender: Any = _Appender()
     directory: Any = _Directory()
     parts = Parts(

@@ -80,6 +80,7 @@ class Simulation:
             "max_bytes": 64 * 1024 * 1024,
             "target_s": 0.03,
             "small_calls": 2048,
+            "small_by_time": True,
             "tenant_streams": 8,
             **options,
         }

@@ -37,7 +37,13 @@ class Clock:
 
 
 def gate(clock: Callable[[], float] | None = None, **options: Any) -> Gate:
-    defaults = {"max_bytes": 1024 * KIB, "target_s": 0.03, "small_calls": 100, "tenant_streams": 2}
+    defaults = {
+        "max_bytes": 1024 * KIB,
+        "target_s": 0.03,
+        "small_calls": 100,
+        "small_by_time": True,
+        "tenant_streams": 2,
+    }
     return Gate(clock=clock or Clock(), **{**defaults, **options})
 
 
@@ -131,9 +137,21 @@ def taken(subject: Gate, held: ExitStack, data: bytes) -> int:
     raise AssertionError("nothing was refused")
 
 
-def test_small_calls_are_not_refused_for_the_time_they_wait() -> None:
-    """Two full connections at ten times what can be done: refusing would make it no faster."""
-    simulation = Simulation(per_call_s=1 / 300, target_s=0.03)
+def test_small_calls_wait_no_longer_than_others() -> None:
+    """At twice what can be done, and then at ten times."""
+    for times in (2, 10):
+        simulation = Simulation(per_call_s=1 / CAPACITY)
+        simulation.arrivals("acme", times * CAPACITY, 3.0, seed=7)
+        seen = simulation.run()["acme"]
+        assert seen.rate(1.5, 3.0) > 0.9 * CAPACITY
+        assert seen.p95_s(1.5) < 0.2
+        assert {error.reason for error in seen.refusals} == {"OVERLOADED"}
+        assert simulation.gate.in_work_units == 0
+
+
+def test_where_refusing_makes_it_no_faster_small_calls_are_not_refused_for_it() -> None:
+    """Two full connections at ten times what can be done, with grpc.aio."""
+    simulation = Simulation(per_call_s=1 / 300, target_s=0.03, small_by_time=False)
     simulation.crowd("acme", 512, 0.0, 6.0)
     seen = simulation.run()["acme"]
     assert not seen.refusals
@@ -156,11 +174,11 @@ def test_small_calls_and_batches_do_not_keep_each_other_out() -> None:
     batch, small = request_of("acme", 400 * KIB), request_of("acme")
     counts = []
     for order in ((batch, small), (small, batch)):
-        subject = gate(max_bytes=64 * 1024 * KIB, small_calls=4000)
+        subject = gate(max_bytes=64 * 1024 * KIB, small_calls=400)
         with ExitStack() as held:
             counts.append({len(data): taken(subject, held, data) for data in order})
     assert counts[0] == counts[1]
-    assert counts[0][len(small)] == 3000
+    assert counts[0][len(small)] == 300
     assert counts[0][len(batch)] > 4
 
 
