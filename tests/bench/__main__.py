@@ -24,6 +24,7 @@ import uvloop
 from tests.bench import (
     anchor,
     endtoend,
+    flood,
     growth,
     inprocess,
     kms,
@@ -138,13 +139,14 @@ SECTIONS: dict[str, Callable[[Path, bool], Any]] = {
     "growth": grown,
     "many": many_ledgers,
     "profile": profiled,
+    "flood": lambda folder, full: uvloop.run(flood.run(folder, full=full)),
 }
 """What can be measured, in order."""
 
 PLOTS: dict[str, Callable[[Any], dict[str, str]]] = {"anchor": anchor.plots, "growth": growth.plots}
 """What is drawn of it."""
 
-ONLY_WHEN_ASKED = frozenset({"growth", "many", "profile"})
+ONLY_WHEN_ASKED = frozenset({"growth", "many", "profile", "flood"})
 
 
 def main() -> None:

@@ -52,9 +52,18 @@ class CannotBuildError(Exception):
 def program(name: str) -> str:
     """The path of one of `PROGRAMS`, or of our own; skips the test if it cannot be had."""
     try:
-        return _program(name, large=False)
+        return build(name)
     except CannotBuildError as error:
         pytest.skip(f"no {name}: {error}")
+
+
+def build(name: str) -> str:
+    """The same outside of tests.
+
+    Raises:
+        CannotBuildError: it cannot be had.
+    """
+    return _program(name, large=False)
 
 
 @functools.cache
