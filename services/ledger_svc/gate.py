@@ -154,7 +154,7 @@ class Gate:
         return _Place(self, data)
 
     def _overloaded(self, tenant: str, units: int, small: bool) -> ResourceExhaustedError:
-        if self._units_full(tenant, small):
+        if not small and self._units_full(tenant):
             self._limiter.refused()
         self._drain.turned_away(units, self._clock())
         return refuse(

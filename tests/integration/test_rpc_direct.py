@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -15,10 +16,13 @@ import pytest
 
 from provledger import errors
 from provledger.rpc.channel import channel
+from provledger.rpc.direct.call import Call
 from provledger.rpc.direct.events import Events
 from provledger.rpc.direct.server import DirectServer
 from provledger.rpc.errors import from_rpc_error
 from provledger.rpc.refusals import Refusal
+from tests.support.echo import EchoServicer, EchoStub
+from tests.support.echo import serving as listening
 from tests.support.ledgering import eventually
 
 FULL = Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", (("why-bin", b"\x00full"),))
@@ -464,6 +468,129 @@ async def test_nothing_of_a_call_is_kept() -> None:
             assert [context() for context in seen] == [None] * 20
         finally:
             gc.enable()
+
+
+@pytest.mark.parametrize("when", ["in work", "before its task begins"])
+async def test_a_cancelled_call_keeps_no_request(
+    when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither among those that rest, nor in a cycle that waits for the collector."""
+    alive: list[weakref.ref[Any]] = []
+    begun = asyncio.Event()
+
+    class Waiting(EchoServicer):
+        async def Echo(self, request: bytes, context: Any) -> bytes:
+            begun.set()
+            return bytes(await asyncio.Event().wait())
+
+    on_only_message = Call._on_only_message
+
+    def noted(self: Call, event: Any) -> None:
+        on_only_message(self, event)
+        alive.append(weakref.ref(self))
+        if when != "in work" and self.task is not None:
+            self.task.cancel()
+            begun.set()
+
+    monkeypatch.setattr(Call, "_on_only_message", noted)
+    gc.disable()
+    try:
+        async with (
+            listening(Waiting()) as server,
+            channel(f"127.0.0.1:{server.port}") as opened,
+        ):
+            for _ in range(20):
+                begun.clear()
+                call = EchoStub(opened).Echo(b"x" * 100, timeout=30)
+                await asyncio.wait_for(begun.wait(), 30)
+                call.cancel()
+            assert len(alive) == 20
+            await eventually(lambda: [call() for call in alive] == [None] * 20)
+    finally:
+        gc.enable()
+
+
+async def test_the_loop_has_its_turn_between_large_messages() -> None:
+    """Each takes the loop a moment to take; not all of them at once."""
+    turns = [0]
+    async with serving(echo) as calls:
+        events = Events.join()
+        take, turn = events._take, events._turn_once
+
+        def slow(event: Any) -> None:
+            turns[-1] += 1
+            end_s = time.perf_counter() + 0.004
+            while time.perf_counter() < end_s:
+                pass
+            take(event)
+
+        def counted() -> None:
+            turns.append(0)
+            turn()
+
+        events._take, events._turn_once = slow, counted  # type: ignore[method-assign]
+        await asyncio.gather(*(calls.unary(b"x", timeout=60) for _ in range(20)))
+        await events.leave()
+    assert sum(turns) >= 60
+    assert max(turns) <= 4
+
+
+async def test_an_interrupt_in_the_middle_leaves_the_events_to_be_taken() -> None:
+    async with serving(echo) as calls:
+        events = Events.join()
+        take, caught = events._take, list[Any]()
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: caught.append(context))
+
+        def interrupted(event: Any) -> None:
+            events._take = take  # type: ignore[method-assign]
+            take(event)
+            raise RuntimeError("interrupted")
+
+        for _ in range(10):
+            events._take = interrupted  # type: ignore[method-assign]
+            assert await calls.unary(b"x", timeout=30) == b"x"
+        assert len(caught) == 10
+        await events.leave()
+
+
+async def test_a_call_that_cannot_be_begun_is_told_and_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with serving(echo) as calls:
+        broken = True
+
+        def choose(method: str, handler: Any, call: Any) -> Any:
+            if broken:
+                raise RuntimeError("secret")
+            return handler, None
+
+        monkeypatch.setattr(calls.server, "_choose", choose)
+        error = await failed(calls.unary(b"x", timeout=30))
+        assert error.code() == grpc.StatusCode.INTERNAL
+        assert "secret" not in str(error.details())
+        assert not calls.server._calls
+        broken = False
+        assert await calls.unary(b"x", timeout=30) == b"x"
+
+
+@pytest.mark.parametrize("way", ["answer", "message", "details"])
+async def test_what_cannot_be_sent_is_answered_all_the_same(way: str) -> None:
+    async def answer(request: bytes, context: Any) -> Any:
+        if way == "details":
+            await context.abort(grpc.StatusCode.ABORTED, "\ud800")
+        return "no bytes"
+
+    async def write(_: Any, context: Any) -> None:
+        await context.write("no bytes")
+
+    if way == "message":
+        async with serving(write, STREAM) as calls:
+            assert await calls.stream(timeout=30).code() == grpc.StatusCode.UNKNOWN
+        return
+    async with serving(answer) as calls:
+        code = grpc.StatusCode.ABORTED if way == "details" else grpc.StatusCode.UNKNOWN
+        assert (await failed(calls.unary(b"x", timeout=30))).code() == code
 
 
 async def test_an_idle_loop_is_left_alone() -> None:

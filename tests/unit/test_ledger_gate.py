@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ledger_svc import overload
 from ledger_svc.gate import MAX_SILENT_STREAMS, Gate, parse_quotas
 from ledger_svc.overload import Quota, may_enter
+from ledger_svc.tools import Flushed
 from provledger.api.ledger.v1 import ledger_pb2
 from provledger.errors import ResourceExhaustedError
 from provledger.names import tenant_of
@@ -147,6 +148,25 @@ def test_small_calls_wait_no_longer_than_others() -> None:
         assert seen.p95_s(1.5) < 0.2
         assert {error.reason for error in seen.refusals} == {"OVERLOADED"}
         assert simulation.gate.in_work_units == 0
+
+
+def test_refused_small_calls_do_not_let_more_batches_in() -> None:
+    clock = Clock()
+    subject = gate(clock, max_bytes=64 * 1024 * KIB, small_calls=4000)
+    batch = request_of("acme", 400 * KIB)
+    flush = Flushed(waited_s=0.0, drafts=100, size_bytes=KIB, took_s=0.01, alone=False)
+    with ExitStack() as held:
+        before = taken(subject, held, batch)
+    subject.flushed(flush)
+    with ExitStack() as held:
+        taken(subject, held, request_of("acme"))
+        for _ in range(50):
+            clock.now_s += 0.1
+            with pytest.raises(ResourceExhaustedError):
+                held.enter_context(subject.call(request_of("acme")))
+            subject.flushed(flush)
+    with ExitStack() as held:
+        assert taken(subject, held, batch) == before
 
 
 def test_where_refusing_makes_it_no_faster_small_calls_are_not_refused_for_it() -> None:

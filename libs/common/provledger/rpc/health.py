@@ -50,6 +50,10 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
             await context.abort(grpc.StatusCode.NOT_FOUND, "this server has no such service")
         return _Response(status=status)
 
+    async def List(self, request: Any, context: Any) -> Any:
+        """Not served: it is asked for by name."""
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "ask for a service by its name (Check)")
+
     async def Watch(self, request: Any, context: Any) -> None:
         """The status of one service, and each later one unless a newer one came meanwhile.
 

@@ -66,7 +66,9 @@ class Places:
 
     def rest(self, context: Any = None) -> None:
         """A call is shown to us, or answered; without `context` that of the present task."""
-        self._resting.add(self._call_of(context))
+        call = self._call_of(context)
+        if call is not None and not call.done():
+            self._resting.add(call)
 
     def work(self, context: Any = None) -> None:
         """A call is begun."""

@@ -184,9 +184,10 @@ class Call:
             await self._written()
         if self._closed or self._statused:
             raise grpc.aio.InternalError("the call is over")
-        self._writing = True
-        self._start((*self._opening(), core.send_message(data)), self._on_written)
-        del data, message
+        operations = (*self._opening(), core.send_message(data))
+        self._start(operations, self._on_written)
+        self._opened = self._writing = True
+        del data, message, operations
         if not await self._written():
             raise grpc.aio.InternalError("the message cannot be sent")
 
@@ -264,10 +265,17 @@ class Call:
             self._leave()  # of a task that was cancelled before it began
             # The core ends a call when nobody holds it any more.
             self._core = self._event = self._handler = self._enter = None
+            self._kept = ()
+            if self.task is not None:
+                self.task.add_done_callback(self._forget_task)
             callbacks, self._callbacks = self._callbacks, ()
             for callback in callbacks:
                 self._loop.call_soon(callback, self)
             self._ended(self)
+
+    def _forget_task(self, task: asyncio.Task[None]) -> None:
+        """One that was cancelled before it began has the call in its exception: a cycle."""
+        self.task = None
 
     # The handler.
 
@@ -287,8 +295,8 @@ class Call:
         except grpc.aio.AbortError:
             pass
         except asyncio.CancelledError:
+            # Not raised: the task would keep it, and by its traceback the request, in a cycle.
             self._send_status(grpc.StatusCode.CANCELLED, "the call was given up")
-            raise
         except Exception as exc:
             if not self._cancelled:
                 log.error("rpc.handler_failed", exc_info=exc, method=self.method)
@@ -323,28 +331,25 @@ class Call:
         """The initial metadata, the first time."""
         if self._opened:
             return ()
-        self._opened = True
         return (core.send_initial_metadata(),)
 
     def _send_answer(self, data: bytes) -> None:
         if self._closed or self._statused:
             return
-        self._statused = True
-        self._start(
-            (*self._opening(), core.send_message(data), core.send_status(_OK, "", self._trailers)),
-            self._on_status,
-        )
+        end = core.send_status(_OK, "", self._trailers)
+        self._start((*self._opening(), core.send_message(data), end), self._on_status)
+        self._opened = self._statused = True
 
     def _send_status(self, code: grpc.StatusCode, details: str) -> None:
         """End the call, unless it has ended; after what is being written."""
         if self._closed or self._statused:
             return
-        self._statused = True
         operations = (*self._opening(), core.send_status(code.value[0], details, self._trailers))
         if self._writing:
             self._after_write = operations
         else:
             self._start(operations, self._on_status)
+        self._opened = self._statused = True
 
 
 def _behaviour(handler: Any) -> Callable[[Any, Any], Awaitable[Any]]:

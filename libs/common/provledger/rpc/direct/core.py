@@ -46,4 +46,4 @@ def send_message(data: bytes) -> Any:
 
 def send_status(code: int, details: str, trailers: Any) -> Any:
     """Send the status, by its number, and the trailing metadata, as pairs or None."""
-    return _SendStatus(trailers, code, details.encode(), _NO_FLAGS)
+    return _SendStatus(trailers, code, details.encode("utf-8", "replace"), _NO_FLAGS)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, ClassVar, Final
 from weakref import WeakKeyDictionary
@@ -26,6 +27,8 @@ Tag = Callable[[Any], None]
 
 _AT_ONCE: Final = 256
 """Events of one turn; the loop's other work has its turn then."""
+_TURN_S: Final = 0.01
+"""How long a turn takes events at most, of which large messages take milliseconds each."""
 _EMPTY_TURNS: Final = 3
 """Turns without an event before the thread waits again: what follows upon an event, such as the
 message of a call, mostly comes within them."""
@@ -84,12 +87,22 @@ class Events:
             self._may_wait.acquire()
 
     def _begin(self, event: Any) -> None:
-        self._take(event)
-        self._empty_turns = 0
-        self._turn()
+        try:
+            self._take(event)
+        finally:
+            self._empty_turns = 0
+            self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
+        try:
+            self._turn_once()
+        except BaseException:  # an interrupt: events are still to be taken, if the loop goes on
+            self._loop.call_soon(self._turn)
+            raise
+
+    def _turn_once(self) -> None:
         poll = self.queue.poll
+        end_s = time.perf_counter() + _TURN_S
         for taken in range(_AT_ONCE):
             event = poll(_NO_WAIT)
             kind = event.completion_type
@@ -100,6 +113,9 @@ class Events:
                 self._may_wait.release()  # the thread sees the same, says so, and ends
                 return
             self._take(event)
+            if time.perf_counter() > end_s:
+                self._empty_turns = 0
+                break
         else:
             self._empty_turns = 0
         if self._empty_turns < _EMPTY_TURNS:

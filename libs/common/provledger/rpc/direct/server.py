@@ -12,7 +12,8 @@ import grpc
 from provledger.rpc.direct import core
 from provledger.rpc.direct.call import Call, Enter, refuse
 from provledger.rpc.direct.events import Events
-from provledger.rpc.refusals import Refusal
+from provledger.rpc.refusals import Refusal, refusal
+from provledger.rpc.watches import draining
 
 Choose = Callable[[str, Any, Call], tuple[Any, Enter | None]]
 """Given a method's name, its handler and a call of it, the handler to run, and what it enters."""
@@ -25,6 +26,7 @@ then. So many of a flood stand before the calls of other methods, and those at o
 _CANCELLED_S: Final = 1.0
 """How long handlers that were cancelled are waited for."""
 
+_DRAINING: Final = refusal("", draining())
 _UNKNOWN: Final = Refusal(grpc.StatusCode.UNIMPLEMENTED, "this server has no such method", ())
 
 
@@ -114,11 +116,11 @@ class DirectServer:
             async with asyncio.timeout(grace_s or 0.0):
                 await asyncio.shield(self._stopped)
         except TimeoutError:
+            tasks = [call.task for call in self._calls if call.task is not None]
             self._core.cancel_all_calls()
             await asyncio.shield(self._stopped)
-        tasks = [call.task for call in self._calls if call.task is not None]
-        if tasks:
-            await asyncio.wait(tasks, timeout=_CANCELLED_S)
+            if tasks:
+                await asyncio.wait(tasks, timeout=_CANCELLED_S)
         if self._events is not None:
             self._events = None
             self._core.destroy()
@@ -133,22 +135,37 @@ class DirectServer:
         self._core.request_call(events.queue, events.queue, self._on_unknown)
 
     def _on_call(self, method: str, event: Any) -> None:
-        if self._stopping or self._events is None or not event.success:
-            # A call that came as the stop began is ended by the core, as nobody holds it.
+        events = self._serving(event)
+        if events is None:
             return
-        self._ask(self._events, method)
+        self._ask(events, method)
         if len(self._calls) >= self._most:
             refuse(event.call, self._full)
             return
         call = Call(event, method, self._loop, self._over)
-        self._calls.add(call)
-        call.begin(*self._choose(method, self._handlers[method], call))
+        try:
+            call.begin(*self._choose(method, self._handlers[method], call))
+        except Exception as exc:  # a fault of ours, which a caller must not wait for
+            refuse(event.call, refusal(method, exc))
+            self._gone(call)
+        else:
+            self._calls.add(call)
 
     def _on_unknown(self, event: Any) -> None:
-        if self._stopping or self._events is None or not event.success:
-            return
-        self._ask_for_unknown(self._events)
-        refuse(event.call, _UNKNOWN)
+        events = self._serving(event)
+        if events is not None:
+            self._ask_for_unknown(events)
+            refuse(event.call, _UNKNOWN)
+
+    def _serving(self, event: Any) -> Events | None:
+        """Our events, if there is a call that may be served; one that came as the stop began is
+        told so."""
+        if not event.success:
+            return None
+        if self._stopping:
+            refuse(event.call, _DRAINING)
+            return None
+        return self._events
 
     def _over(self, call: Call) -> None:
         self._calls.discard(call)
