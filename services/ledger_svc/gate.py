@@ -311,7 +311,7 @@ class Gate:
         if held is None or held.calls < _FREE_CALLS or (small and not self._small_by_time):
             return False
         if small:
-            limit = self._limiter.small_limit(self._drain.units_per_s)
+            limit = self._limiter.small_limit
             return not overload.may_enter(held.small_units, self._small_units, limit)
         used = self._units - self._small_units
         return not overload.may_enter(held.units, used, self._limiter.limit)

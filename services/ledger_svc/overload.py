@@ -81,19 +81,15 @@ class Limiter:
         self._refused = False
         self.limit = float(_FIRST_UNITS)
 
-    def small_limit(self, units_per_s: float) -> float:
-        """How many units of small calls may be in work, at a pace of all work; 0.0 if not known.
+    @property
+    def small_limit(self) -> float:
+        """How many units of small calls may be in work.
 
         They spend their time in the event loop more than in the queue of their flush, where it
-        could be seen. So there is a number with which the loop is busy and not late, more where a
-        flush takes long by itself, as calls then wait for two of them; and where the pace is known,
-        no more than is answered in twice the time that is aimed at (Little's law).
+        could be seen. So there is a number with which the loop is busy and not late, and more where
+        a flush takes long by itself, as calls then wait for two of them.
         """
-        longer = 1.0 + 2.0 * self._idle_s / self._target_s
-        limit = _SMALL_UNITS * longer
-        if units_per_s > 0.0:
-            limit = min(limit, 2.0 * units_per_s * self._target_s * longer)
-        return min(max(limit, float(MIN_UNITS)), float(MAX_UNITS))
+        return min(_SMALL_UNITS * (1.0 + 2.0 * self._idle_s / self._target_s), float(MAX_UNITS))
 
     def refused(self) -> None:
         """Take note that work was kept out because of the limit."""

@@ -29,10 +29,10 @@ QUIET: Final = f"tenants/{QUIET_TENANT}/ledgers/main"
 QUIET_PER_S: Final = 20
 CALLERS: Final = 384
 CLOSED_S: Final = 2.5
-OPEN_S: Final = 5.0
+OPEN_S: Final = 4.0
 CAN_DO: Final = 0.75
-MOST_PER_S: Final = 14_000
-"""Requests that are prepared for a second of flood."""
+MOST_PER_S: Final = 8_000
+"""Requests that are prepared for a second in which callers send one after the other."""
 
 
 def write_requests(path: Path, ledger: str, mutations: Iterable[Mutation]) -> None:
@@ -56,7 +56,7 @@ class Flood:
     def begin(self, seconds: float, rate_per_s: float) -> subprocess.Popen[str]:
         """Send at a rate, or with 0 as fast as `CALLERS` get through."""
         options = [f"-first={self._sent}", f"-seconds={seconds}", f"-rate={rate_per_s}"]
-        self._sent += round(seconds * (rate_per_s or MOST_PER_S / 2))
+        self._sent += round(seconds * (rate_per_s or MOST_PER_S))
         command = [*self._command, *options, f"-flight={CALLERS}"]
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
@@ -79,8 +79,9 @@ async def run(folder: Path, *, full: bool) -> dict[str, Any]:
     except CannotBuildError as error:
         return {"not_measured": str(error)}
     folder.mkdir(parents=True)
-    rounds = 8 if full else 3
-    count = round(MOST_PER_S * (CLOSED_S + 2 * OPEN_S)) * rounds // 2
+    rounds = 6 if full else 3
+    # At the rate that can be done, twice it, and twice it once more.
+    count = round(MOST_PER_S * (CLOSED_S + 5 * CAN_DO * OPEN_S)) * rounds
     write_requests(folder / "flood", endtoend.LEDGER, endtoend.mutations(0, count))
     write_requests(folder / "quiet", QUIET, endtoend.mutations(0, 200 * rounds * QUIET_PER_S))
     with endtoend.services(folder / "data", None) as running:
