@@ -6,6 +6,7 @@
     tls           credentials from files
     settings      what every service can be configured with
     listener      the server object: bind, register, health
+    direct        the server over gRPC's core, without grpc.aio
     server        bootstrap of a process: readiness, signals, lifeline, graceful drain
     channel       client channels, and calls with a deadline and bounded retries
 

@@ -33,8 +33,10 @@ Answered = Callable[[int], Done | None]
 Gate = Callable[[bytes], AbstractContextManager[Answered | None]]
 """Given a raw request, a context that is held until the call is answered; raises to refuse it.
 
-What the context gives is told how many bytes the answer has, before it is sent, and may raise. What
-that returns is called once the answer is taken or nobody is there any more to take it.
+It is entered where the request comes, before there is a task for the call, for callers who may make
+it; who they are is not told. What the context gives is told how many bytes the answer has, before
+it is sent, and may raise. What that returns is called once the answer is taken or nobody is there
+any more to take it.
 """
 _Handlers = tuple[Any, Any]
 """The usual one of a method, and the careful one."""
