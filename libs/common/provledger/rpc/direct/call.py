@@ -44,6 +44,7 @@ class Call:
     # little as can be.
     task: asyncio.Task[None] | None = None
     entered: AbstractContextManager[Any] | None = None
+    _auth: Mapping[str, Sequence[bytes]] | None = None
     _handler: Any = None
     _enter: Enter | None = None
     _pending = 0
@@ -121,8 +122,10 @@ class Call:
         """What TLS knows of the caller; nothing once the call is over."""
         if self._over:
             return {}
-        found: Mapping[bytes, Sequence[bytes]] = core.auth_context(self._core) or {}
-        return {key.decode("utf-8", "replace"): value for key, value in found.items()}
+        if self._auth is None:
+            found: Mapping[bytes, Sequence[bytes]] = core.auth_context(self._core) or {}
+            self._auth = {key.decode("utf-8", "replace"): each for key, each in found.items()}
+        return self._auth
 
     def set_trailing_metadata(self, metadata: Any) -> None:
         """Have `metadata` sent with the status."""
