@@ -535,20 +535,22 @@ async def test_the_loop_has_its_turn_between_large_messages() -> None:
     assert max(turns) <= 4
 
 
-async def test_an_interrupt_in_the_middle_leaves_the_events_to_be_taken() -> None:
+@pytest.mark.parametrize("at", ["_take", "_turn_once"])
+async def test_an_interrupt_in_the_middle_leaves_the_events_to_be_taken(at: str) -> None:
     async with serving(echo) as calls:
         events = Events.join()
-        take, caught = events._take, list[Any]()
+        usual, caught = getattr(events, at), list[Any]()
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: caught.append(context))
 
-        def interrupted(event: Any) -> None:
-            events._take = take  # type: ignore[method-assign]
-            take(event)
+        def interrupted(*arguments: Any) -> None:
+            setattr(events, at, usual)
+            if at == "_take":
+                usual(*arguments)
             raise RuntimeError("interrupted")
 
         for _ in range(10):
-            events._take = interrupted  # type: ignore[method-assign]
+            setattr(events, at, interrupted)
             assert await calls.unary(b"x", timeout=30) == b"x"
         assert len(caught) == 10
         await events.leave()
