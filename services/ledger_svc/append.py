@@ -27,7 +27,7 @@ from ledger_svc.outcomes import Outcome, Recorded, answer_known
 from ledger_svc.patience import patiently
 from ledger_svc.storage import FoundRequests
 from ledger_svc.tools import Flushed, StaleSignatureError, Tools
-from ledger_svc.turns import CONTENDED_ITEMS
+from ledger_svc.turns import CONTENDED_ITEMS, GATHER_S
 from ledger_svc.witnessing import Pending, Witnessed
 from provledger import logs, telemetry
 from provledger.batching import GroupCommit
@@ -95,6 +95,7 @@ class Pipeline:
         self._tools = tools
         self._memory = Memory(acknowledged)
         self._last_turn: _Turn | None = None
+        turns = tools.turns.of(ledger.tenant)
         self._batcher: GroupCommit[Pending, Recorded] = GroupCommit(
             self._flush,
             max_items=tools.flush_items,
@@ -103,7 +104,9 @@ class Pipeline:
             max_queued_bytes=tools.queue_bytes,
             max_in_flight=_IN_FLIGHT,
             one_more_from=_ONE_MORE_FROM,
-            turns=tools.turns.of(ledger.tenant),
+            turns=turns,
+            budget_s=GATHER_S,
+            patience=turns.patience,
             linger_s=tools.flush_linger_s,
             name="ledger",
         )

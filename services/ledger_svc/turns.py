@@ -4,7 +4,9 @@ Each ledger has a queue of its own, so nobody waits in another's; but a tenant w
 ledgers would have a hundred flushes at the witness for one of its neighbour's. So flushes ask
 here: a few run at a time, whose are chosen fairly (`fairness`), and a tenant that has none running
 need not wait for one of another's to end. While several tenants are busy, flushes are small: what
-one stands behind is then a short piece of another's work, and not a thousand receipts.
+one stands behind is then a short piece of another's work, and not a thousand receipts. And who
+sends much then waits for a few drafts to be together, since a flush of one costs as much as ten
+drafts in a larger one, of the two cores that all share.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Final
 from ledger_svc.fairness import FairQueue
 from provledger import logs, telemetry
 from provledger.key_events import TENANT as SYSTEM_TENANT
+from provledger.pacing import ArrivalRate
 
 log = logs.get(__name__)
 
@@ -33,6 +36,10 @@ CONTENDED_ITEMS: Final = 100
 _COMMITS: Final = 2
 """Commits handed to the writing thread: one that runs and one that follows without a gap."""
 _BUSY_FOR_S: Final = 1.0
+GATHER_S: Final = 0.04
+"""How long a draft of a tenant who sends much waits for others at most, while tenants share."""
+_MUCH_PER_S: Final = 250.0
+"""Drafts a second from which on a tenant sends much: with fewer, they would wait for nobody."""
 
 _waiting_flushes = telemetry.gauge(
     "provledger.ledger.waiting_flushes", unit="{flush}", doc="Flushes waiting for their turn."
@@ -49,6 +56,7 @@ class Turns:
         self._total = 0
         self._starting = False
         self._seen: OrderedDict[str, float] = OrderedDict()
+        self._rates: dict[str, ArrivalRate] = {}
         self._committing: FairQueue[asyncio.Future[None]] = FairQueue()
         self._commits = 0
 
@@ -76,6 +84,8 @@ class Turns:
     def took(self, tenant: str, items: int) -> None:
         """Account what the turn that began is used for."""
         self._asking.charge(tenant, items)
+        if tenant in self._seen:
+            self._rates.setdefault(tenant, ArrivalRate()).add(items, self._clock())
 
     def end(self, tenant: str) -> None:
         """End a turn."""
@@ -89,8 +99,15 @@ class Turns:
         """Whether other tenants were busy a moment ago."""
         past_s = self._clock() - _BUSY_FOR_S
         while self._seen and next(iter(self._seen.values())) < past_s:
-            self._seen.popitem(last=False)
+            name, _ = self._seen.popitem(last=False)
+            self._rates.pop(name, None)
         return len(self._seen) > (tenant in self._seen)
+
+    def gathers(self, tenant: str) -> bool:
+        """Whether a tenant sends much, and others were busy a moment ago."""
+        rate = self._rates.get(tenant)
+        much = rate is not None and rate.per_s(self._clock()) >= _MUCH_PER_S
+        return much and self.contended(tenant)
 
     def _start(self) -> None:
         if self._starting:
@@ -174,6 +191,10 @@ class TenantTurns:
     def most_items(self) -> int | None:
         """Most items to take now; None leaves it to the batcher."""
         return CONTENDED_ITEMS if self._turns.contended(self._tenant) else None
+
+    def patience(self) -> float:
+        """The part of `GATHER_S` that drafts wait for others: all of it, or nothing."""
+        return 1.0 if self._turns.gathers(self._tenant) else 0.0
 
     def took(self, items: int) -> None:
         """Say how many items the turn is used for."""

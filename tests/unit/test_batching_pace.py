@@ -154,6 +154,21 @@ def test_batch_waits_as_long_as_patience_lasts_for_the_same_target() -> None:
     assert max(seen.targets) == max(load(500, poisson, flush_s=0.0).targets) == 3
 
 
+def test_without_patience_for_the_budget_a_crowd_is_what_is_waited_for() -> None:
+    alone = load(1000, poisson, linger_s=0.001, patience=lambda: 0.0)
+    assert alone.targets == load(1000, poisson, linger_s=0.001, budget_s=0.0).targets
+    assert set(alone.targets) == {1}
+    shared = load(1000, poisson, linger_s=0.001, patience=lambda: 1.0)
+    assert shared.targets == load(1000, poisson).targets
+    assert min(shared.targets) > 1
+
+
+def test_a_batch_goes_in_time_when_patience_ends_or_begins_while_it_waits() -> None:
+    rng = random.Random(3)
+    seen = load(1000, poisson, linger_s=0.002, patience=lambda: float(rng.random() < 0.5))
+    assert max(seen.waits_s) <= BUDGET_S + 0.003 + 1e-6
+
+
 def test_a_target_never_exceeds_the_ceiling() -> None:
     seen = load(5000, even, budget_s=0.5, max_items=100, seconds=2.2)
     assert max(seen.targets) == 100

@@ -131,6 +131,29 @@ def test_key_events_do_not_make_a_tenant_share() -> None:
     assert acme.most_items() == CONTENDED_ITEMS
 
 
+def took(turns: Turns, tenant: str, items: int) -> None:
+    turns.ask(tenant, lambda: None)
+    turns.took(tenant, items)
+    turns.end(tenant)
+
+
+def test_who_sends_much_gathers_while_others_are_there() -> None:
+    clock = Clock()
+    turns = Turns(clock)
+    busy, quiet = turns.of("busy"), turns.of("quiet")
+    took(turns, "busy", 500)
+    assert busy.patience() == 0.0, "nobody else is there"
+    took(turns, "quiet", 1)
+    assert (busy.patience(), quiet.patience()) == (1.0, 0.0)
+    clock.now_s += 0.9
+    took(turns, "busy", 1)
+    assert busy.patience() == 0.0, "it sends less now"
+    took(turns, "busy", 500)
+    assert busy.patience() == 1.0
+    clock.now_s += 0.2
+    assert busy.patience() == 0.0, "the other one is gone"
+
+
 def test_many_tenants_are_bounded_all_the_same() -> None:
     turns, began = Turns(Clock()), list[int]()
     for n in range(2 * MOST_FLUSHES):

@@ -8,9 +8,10 @@ at a steady load batches are full; at high load they grow to `max_items`, and wh
 shared by all of them. Without a budget every target is 1. The queue is bounded: when it is full,
 callers are told to come back, and when.
 
-With `linger_s` instead, a batch waits for those who were just answered and will be back, as long as
-there are many of them (`provledger.pacing.Crowd`), and for no longer than that; a second flush runs
-beside a first one only if it is as full. Few callers wait for nobody then either.
+With `linger_s` instead, or as well while there is no `patience` for the budget, a batch waits for
+those who were just answered and will be back, as long as there are many of them
+(`provledger.pacing.Crowd`), and for no longer than that; a second flush runs beside a first one
+only if it is as full. Few callers wait for nobody then either.
 
     batcher = GroupCommit(flush, max_items=1000, max_queued_items=20_000, budget_s=0.008)
     results = await batcher.submit_many(items, size_bytes=size)
@@ -82,7 +83,8 @@ class GroupCommit(Generic[T, R]):
         all. What it waits for flushes that run comes on top.
     patience: the part of the budget that a batch waits at most, asked anew each time; its target is
         that of the whole.
-    linger_s: the longest a batch waits for a crowd to come back, in seconds; 0 for not at all.
+    linger_s: the longest a batch waits for a crowd to come back, in seconds; 0 for not at all. With
+        a budget as well, that is what it waits for while the patience is 0.
     fixed_items: the target of every batch, instead of one that follows the arrival rate.
     turns: asked before each flush; None flushes as soon as `max_in_flight` allows.
     name: of the batcher, in metrics. What waits in all those of one name is added up.
@@ -285,7 +287,7 @@ class GroupCommit(Generic[T, R]):
             return 1
         if self._fixed_items is not None:
             return max(1, min(self._fixed_items, self._max_items))
-        if self._linger_s > 0:
+        if self._lingers(self._limit_s()):
             return self._crowd.target(self._max_items)
         return target_items(self._rate.per_s(now_s), self._budget_s, self._max_items)
 
@@ -295,15 +297,23 @@ class GroupCommit(Generic[T, R]):
             return 0.0
         if self._queued_bytes >= self._max_bytes:
             return 0.0
-        if self._linger_s > 0:
+        limit_s = self._limit_s()
+        if self._lingers(limit_s):
             if self._tasks:
                 return math.inf  # its end will be heard of
             began_s = max(self._queue[0].submitted_s, self._ended_s)
             return began_s + self._linger_s - self._clock()
-        if self._budget_s <= 0:
+        if limit_s <= 0:
             return 0.0
-        limit_s = self._budget_s * self._patience()
         return self._queue[0].submitted_s + limit_s - self._clock()
+
+    def _limit_s(self) -> float:
+        """How long an item waits for others at present, in seconds."""
+        return self._budget_s * self._patience() if self._budget_s > 0 else 0.0
+
+    def _lingers(self, limit_s: float) -> bool:
+        """Whether a batch waits for a crowd, and not for as long as `limit_s`."""
+        return self._linger_s > 0 and limit_s <= 0
 
     def _schedule_pump(self) -> None:
         """Start flushes at the end of this turn of the loop: what arrives in one turn, as the

@@ -2,8 +2,9 @@
 
 Only a thread can wait for the queue, and a thread that takes each event competes with the loop for
 the interpreter. So the thread waits for the first event alone, gives it to the loop and sleeps; the
-loop takes what else is there without waiting, turn by turn, and once nothing has come for a few
-turns the thread waits again. Busy services thus have one thread at work, and idle ones none.
+loop takes what else is there without waiting, in short turns between those of its other work, and
+once nothing has come for a few turns the thread waits again. Busy services thus have one thread at
+work, and idle ones none.
 
 All of an event's consequences happen in the loop: whoever uses this needs no locks.
 """
@@ -25,10 +26,19 @@ log = logs.get(__name__)
 Tag = Callable[[Any], None]
 """What an operation is started with: called in the loop with the core's event once it is done."""
 
+_TURN_S: Final = 0.0003
+"""How long a turn takes events; then the loop's other work has some turns. What was let in goes
+through a dozen of them until it is answered, and would wait for what comes in each time."""
+_OTHERS_TURNS: Final = 6
+_OTHERS_S: Final = 0.0005
+"""How many turns, and how long at most, the other work has before events are taken again."""
+_BEHIND_S: Final = 0.01
+"""Once the queue was not empty for so long, events are taken until it is: whoever waits there was
+told nothing yet."""
+_LONG_TURN_S: Final = 0.01
 _AT_ONCE: Final = 256
-"""Events of one turn; the loop's other work has its turn then."""
-_TURN_S: Final = 0.01
-"""How long a turn takes events at most, of which large messages take milliseconds each."""
+"""How long such a turn lasts, and of how many events it is, at most. Large messages take
+milliseconds each."""
 _EMPTY_TURNS: Final = 3
 """Turns without an event before the thread waits again: what follows upon an event, such as the
 message of a call, mostly comes within them."""
@@ -49,6 +59,9 @@ class Events:
         self._loop = loop
         self._users = 0
         self._empty_turns = 0
+        self._emptied_s = 0.0
+        """When the queue was seen empty."""
+        self._others_until_s = 0.0
         self._ended = loop.create_future()
         self._may_wait = threading.Semaphore(0)
         threading.Thread(target=self._wait, name="grpc-events", daemon=True).start()
@@ -91,6 +104,7 @@ class Events:
             self._take(event)
         finally:
             self._empty_turns = 0
+            self._emptied_s = time.perf_counter()  # the thread had to wait
             self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
@@ -102,12 +116,15 @@ class Events:
 
     def _turn_once(self) -> None:
         poll = self.queue.poll
-        end_s = time.perf_counter() + _TURN_S
+        begun_s = time.perf_counter()
+        behind = begun_s - self._emptied_s > _BEHIND_S
+        end_s = begun_s + (_LONG_TURN_S if behind else _TURN_S)
         for taken in range(_AT_ONCE):
             event = poll(_NO_WAIT)
             kind = event.completion_type
             if kind == core.CompletionType.queue_timeout:
                 self._empty_turns = 0 if taken else self._empty_turns + 1
+                self._emptied_s = begun_s
                 break
             if kind == core.CompletionType.queue_shutdown:
                 self._may_wait.release()  # the thread sees the same, says so, and ends
@@ -118,10 +135,20 @@ class Events:
                 break
         else:
             self._empty_turns = 0
-        if self._empty_turns < _EMPTY_TURNS:
+        if self._empty_turns >= _EMPTY_TURNS:
+            self._may_wait.release()
+        elif behind or self._empty_turns:
             self._loop.call_soon(self._turn)
         else:
-            self._may_wait.release()
+            self._others_until_s = time.perf_counter() + _OTHERS_S
+            self._loop.call_soon(self._let_others, _OTHERS_TURNS)
+
+    def _let_others(self, turns: int) -> None:
+        """Let the loop's other work have some turns before the next one of ours."""
+        if turns > 1 and time.perf_counter() < self._others_until_s:
+            self._loop.call_soon(self._let_others, turns - 1)
+        else:
+            self._loop.call_soon(self._turn)
 
     def _take(self, event: Any) -> None:
         try:
