@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import threading
-import time
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -17,70 +14,14 @@ import pytest
 from provledger import errors
 from provledger.rpc.channel import channel
 from provledger.rpc.direct.call import Call
-from provledger.rpc.direct.events import Events
-from provledger.rpc.direct.server import DirectServer
 from provledger.rpc.errors import from_rpc_error
-from provledger.rpc.refusals import Refusal
+from tests.support.direct import FULL, METHOD, OTHER, STREAM, echo, failed, serving
 from tests.support.echo import EchoServicer, EchoStub
 from tests.support.echo import serving as listening
 from tests.support.ledgering import eventually
 
-FULL = Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", (("why-bin", b"\x00full"),))
-METHOD = "/a.B/C"
-OTHER = "/a.B/E"
 LONG = 12 * 1024 * 1024
 """More than a connection's windows let through unread."""
-
-Handler = Callable[[Any, Any], Awaitable[Any]]
-
-
-class Calls:
-    """A server with a method, and a second one like it, and a channel to it."""
-
-    def __init__(self, server: DirectServer, open_channel: Any, port: int) -> None:
-        self.server = server
-        self.port = port
-        self.unary = open_channel.unary_unary(METHOD)
-        self.stream = open_channel.stream_stream(METHOD)
-        self.joined = open_channel.stream_unary(METHOD)
-        self.missing = open_channel.unary_unary("/a.B/D")
-
-
-@asynccontextmanager
-async def serving(
-    handler: Handler,
-    kind: Any = grpc.unary_unary_rpc_method_handler,
-    most: int = 100,
-    enter: Any = None,
-) -> AsyncIterator[Calls]:
-    server = DirectServer(
-        options=[("grpc.max_receive_message_length", -1)],
-        choose=lambda method, registered, call: (registered, enter),
-        gone=lambda call: None,
-        most=most,
-        full=FULL,
-    )
-    server.add_registered_method_handlers("a.B", {"C": kind(handler), "E": kind(handler)})
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        async with channel(f"127.0.0.1:{port}") as open_channel:
-            yield Calls(server, open_channel, port)
-    finally:
-        await server.stop(0.0)
-
-
-async def failed(call: Any) -> grpc.aio.AioRpcError:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    return caught.value
-
-
-STREAM = grpc.stream_stream_rpc_method_handler
-
-
-async def echo(request: bytes, context: Any) -> bytes:
-    return request
 
 
 @pytest.mark.parametrize("size", [0, 1, 3_000_000])
@@ -510,52 +451,6 @@ async def test_a_cancelled_call_keeps_no_request(
         gc.enable()
 
 
-async def test_the_loop_has_its_turn_between_large_messages() -> None:
-    """Each takes the loop a moment to take; not all of them at once."""
-    turns = [0]
-    async with serving(echo) as calls:
-        events = Events.join()
-        take, turn = events._take, events._turn_once
-
-        def slow(event: Any) -> None:
-            turns[-1] += 1
-            end_s = time.perf_counter() + 0.004
-            while time.perf_counter() < end_s:
-                pass
-            take(event)
-
-        def counted() -> None:
-            turns.append(0)
-            turn()
-
-        events._take, events._turn_once = slow, counted  # type: ignore[method-assign]
-        await asyncio.gather(*(calls.unary(b"x", timeout=60) for _ in range(20)))
-        await events.leave()
-    assert sum(turns) >= 60
-    assert max(turns) <= 4
-
-
-@pytest.mark.parametrize("at", ["_take", "_turn_once"])
-async def test_an_interrupt_in_the_middle_leaves_the_events_to_be_taken(at: str) -> None:
-    async with serving(echo) as calls:
-        events = Events.join()
-        usual, caught = getattr(events, at), list[Any]()
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda _, context: caught.append(context))
-
-        def interrupted(*arguments: Any) -> None:
-            setattr(events, at, usual)
-            if at == "_take":
-                usual(*arguments)
-            raise RuntimeError("interrupted")
-
-        for _ in range(10):
-            setattr(events, at, interrupted)
-            assert await calls.unary(b"x", timeout=30) == b"x"
-        assert len(caught) == 10
-        await events.leave()
-
-
 async def test_a_call_that_cannot_be_begun_is_told_and_forgotten(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -595,46 +490,6 @@ async def test_what_cannot_be_sent_is_answered_all_the_same(way: str) -> None:
         assert (await failed(calls.unary(b"x", timeout=30))).code() == code
 
 
-async def test_an_idle_loop_is_left_alone() -> None:
-    async with serving(echo) as calls:
-        assert await calls.unary(b"x") == b"x"
-        events = Events.join()
-        turns = 0
-        turn = events._turn
-
-        def counted() -> None:
-            nonlocal turns
-            turns += 1
-            turn()
-
-        events._turn = counted  # type: ignore[method-assign]
-        for _ in range(100):
-            await asyncio.sleep(0)
-        before = turns
-        await asyncio.sleep(0.1)
-        assert turns == before
-        assert await calls.unary(b"y") == b"y"
-        assert turns > before
-        await events.leave()
-
-
-async def test_the_thread_ends_with_the_last_server() -> None:
-    """Whether it waits for events then, or the loop takes them."""
-    for _ in range(20):
-        async with serving(echo) as calls:
-            assert await calls.unary(b"x") == b"x"
-    await eventually(lambda: "grpc-events" not in [each.name for each in threading.enumerate()])
-
-
-async def test_servers_of_a_loop_share_the_queue_until_the_last_is_stopped() -> None:
-    async with serving(echo) as first:
-        async with serving(echo) as second:
-            assert await second.unary(b"2") == b"2"
-            await first.server.stop(0.0)
-            assert await second.unary(b"2") == b"2"
-        assert asyncio.get_running_loop() not in Events._of_loop
-
-
 async def test_a_flood_of_one_method_does_not_stand_before_another() -> None:
     order: list[bytes] = []
 
@@ -654,24 +509,3 @@ async def test_a_flood_of_one_method_does_not_stand_before_another() -> None:
                 await asyncio.to_thread(call.result, 60)
     assert len(order) == 402
     assert order.index(b"quiet") < 200
-
-
-async def test_an_event_that_cannot_be_taken_stops_no_others(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    async with serving(echo) as calls:
-        monkeypatch.setattr(DirectServer, "_ask", _refuse_once(DirectServer._ask))
-        await asyncio.wait({asyncio.ensure_future(calls.unary(b"x", timeout=0.2))})
-        assert await calls.unary(b"x", timeout=30) == b"x"
-
-
-def _refuse_once(ask: Any) -> Any:
-    refused: list[bool] = []
-
-    def asked(self: Any, events: Any, method: str) -> None:
-        if not refused:
-            refused.append(True)
-            raise RuntimeError("broken")
-        ask(self, events, method)
-
-    return asked

@@ -1,8 +1,14 @@
-"""How the event loop shares its time between gRPC's events and other work, by a clock of ours."""
+"""The queue of gRPC's core in the event loop: how it is emptied, shared and let go of.
+
+How the loop shares its time between events and other work is seen by a clock of ours, with a queue
+of ours.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import groupby
@@ -14,6 +20,9 @@ import pytest
 from provledger.rpc.direct import core
 from provledger.rpc.direct import events as module
 from provledger.rpc.direct.events import Events
+from provledger.rpc.direct.server import DirectServer
+from tests.support.direct import echo, serving
+from tests.support.ledgering import eventually
 
 EVENT_S = 0.0001
 """What an event takes."""
@@ -120,3 +129,110 @@ async def test_a_queue_that_was_waited_for_is_not_behind(monkeypatch: pytest.Mon
         events._begin(fake.event())
         await fake.other(200, 0.0)
         assert max(count for kind, count in fake.runs() if kind == "e") <= 5
+
+
+async def test_the_loop_has_its_turn_between_large_messages() -> None:
+    """Each takes the loop a moment to take; not all of them at once."""
+    turns = [0]
+    async with serving(echo) as calls:
+        events = Events.join()
+        take, turn = events._take, events._turn_once
+
+        def slow(event: Any) -> None:
+            turns[-1] += 1
+            end_s = time.perf_counter() + 0.004
+            while time.perf_counter() < end_s:
+                pass
+            take(event)
+
+        def counted() -> None:
+            turns.append(0)
+            turn()
+
+        events._take, events._turn_once = slow, counted  # type: ignore[method-assign]
+        await asyncio.gather(*(calls.unary(b"x", timeout=60) for _ in range(20)))
+        await events.leave()
+    assert sum(turns) >= 60
+    assert max(turns) <= 4
+
+
+@pytest.mark.parametrize("at", ["_take", "_turn_once"])
+async def test_an_interrupt_in_the_middle_leaves_the_events_to_be_taken(at: str) -> None:
+    async with serving(echo) as calls:
+        events = Events.join()
+        usual, caught = getattr(events, at), list[Any]()
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: caught.append(context))
+
+        def interrupted(*arguments: Any) -> None:
+            setattr(events, at, usual)
+            if at == "_take":
+                usual(*arguments)
+            raise RuntimeError("interrupted")
+
+        for _ in range(10):
+            setattr(events, at, interrupted)
+            assert await calls.unary(b"x", timeout=30) == b"x"
+        assert len(caught) == 10
+        await events.leave()
+
+
+async def test_an_idle_loop_is_left_alone() -> None:
+    async with serving(echo) as calls:
+        assert await calls.unary(b"x") == b"x"
+        events = Events.join()
+        turns = 0
+        turn = events._turn
+
+        def counted() -> None:
+            nonlocal turns
+            turns += 1
+            turn()
+
+        events._turn = counted  # type: ignore[method-assign]
+        for _ in range(100):
+            await asyncio.sleep(0)
+        before = turns
+        await asyncio.sleep(0.1)
+        assert turns == before
+        assert await calls.unary(b"y") == b"y"
+        assert turns > before
+        await events.leave()
+
+
+async def test_the_thread_ends_with_the_last_server() -> None:
+    """Whether it waits for events then, or the loop takes them."""
+    for _ in range(20):
+        async with serving(echo) as calls:
+            assert await calls.unary(b"x") == b"x"
+    await eventually(lambda: "grpc-events" not in [each.name for each in threading.enumerate()])
+
+
+async def test_servers_of_a_loop_share_the_queue_until_the_last_is_stopped() -> None:
+    async with serving(echo) as first:
+        async with serving(echo) as second:
+            assert await second.unary(b"2") == b"2"
+            await first.server.stop(0.0)
+            assert await second.unary(b"2") == b"2"
+        assert asyncio.get_running_loop() not in Events._of_loop
+
+
+async def test_an_event_that_cannot_be_taken_stops_no_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with serving(echo) as calls:
+        monkeypatch.setattr(DirectServer, "_ask", _refuse_once(DirectServer._ask))
+        await asyncio.wait({asyncio.ensure_future(calls.unary(b"x", timeout=0.2))})
+        assert await calls.unary(b"x", timeout=30) == b"x"
+
+
+def _refuse_once(ask: Any) -> Any:
+    refused: list[bool] = []
+
+    def asked(self: Any, events: Any, method: str) -> None:
+        if not refused:
+            refused.append(True)
+            raise RuntimeError("broken")
+        ask(self, events, method)
+
+    return asked
