@@ -117,6 +117,14 @@ async def test_who_waits_for_long_is_taken_before_all_else(
         # For as long as they may wait, they did.
         short = [count for kind, count in fake.runs() if kind == "e" and count <= 5]
         assert 10 < len(short) < 60
+        # And so it stays for a while.
+        for pause_s, most in ((0.5, 60), (1.0, 5)):
+            fake.now_s += pause_s
+            fake.done.clear()
+            fake.left = 60
+            events._begin(fake.event())
+            await fake.other(200, 0.0)
+            assert max(count for kind, count in fake.runs() if kind == "e") in (most, most - 1)
 
 
 async def test_a_queue_that_was_waited_for_is_not_behind(monkeypatch: pytest.MonkeyPatch) -> None:

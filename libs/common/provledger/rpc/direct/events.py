@@ -33,8 +33,10 @@ _OTHERS_TURNS: Final = 6
 _OTHERS_S: Final = 0.0005
 """How many turns, and how long at most, the other work has before events are taken again."""
 _BEHIND_S: Final = 0.01
-"""Once the queue was not empty for so long, events are taken until it is: whoever waits there was
-told nothing yet."""
+"""Once the queue was not empty for so long, events come first: whoever waits there was told nothing
+yet, and short turns cost the time that is short then."""
+_FIRST_FOR_S: Final = 1.0
+"""How long they do."""
 _LONG_TURN_S: Final = 0.01
 _AT_ONCE: Final = 256
 """How long such a turn lasts, and of how many events it is, at most. Large messages take
@@ -61,6 +63,7 @@ class Events:
         self._empty_turns = 0
         self._emptied_s = 0.0
         """When the queue was seen empty."""
+        self._first_until_s = 0.0
         self._others_until_s = 0.0
         self._ended = loop.create_future()
         self._may_wait = threading.Semaphore(0)
@@ -117,8 +120,10 @@ class Events:
     def _turn_once(self) -> None:
         poll = self.queue.poll
         begun_s = time.perf_counter()
-        behind = begun_s - self._emptied_s > _BEHIND_S
-        end_s = begun_s + (_LONG_TURN_S if behind else _TURN_S)
+        if begun_s - self._emptied_s > _BEHIND_S:
+            self._first_until_s = begun_s + _FIRST_FOR_S
+        first = begun_s < self._first_until_s
+        end_s = begun_s + (_LONG_TURN_S if first else _TURN_S)
         for taken in range(_AT_ONCE):
             event = poll(_NO_WAIT)
             kind = event.completion_type
@@ -137,7 +142,7 @@ class Events:
             self._empty_turns = 0
         if self._empty_turns >= _EMPTY_TURNS:
             self._may_wait.release()
-        elif behind or self._empty_turns:
+        elif first or self._empty_turns:
             self._loop.call_soon(self._turn)
         else:
             self._others_until_s = time.perf_counter() + _OTHERS_S
