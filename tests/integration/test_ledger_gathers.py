@@ -13,7 +13,6 @@ from provledger.api.witness.v1 import witness_pb2
 from tests.inmem.witness import InMemoryWitness
 from tests.support.ledgering import (
     append,
-    append_batch,
     create_ledger,
     draft,
     ledger_service,
@@ -53,7 +52,7 @@ async def test_who_sends_much_has_fewer_and_larger_flushes_while_others_are_ther
     ):
         await create_ledger(service, NEIGHBOUR)
         monkeypatch.setattr(service.appender._tools.turns, "_clock", lambda: 100.0)
-        await append_batch(service, [draft(f"much{n}") for n in range(MUCH)])
+        await asyncio.gather(*(append(service, draft(f"much{n}")) for n in range(MUCH)))
         if shared:
             await append(service, draft("n0"), ledger=NEIGHBOUR)
         lone = asyncio.create_task(append(service, draft("lone")))

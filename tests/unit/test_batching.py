@@ -378,6 +378,19 @@ async def test_a_few_callers_wait_for_nobody() -> None:
         await callers.stop()
 
 
+async def test_a_budget_does_not_wait_for_more_callers_than_there_are() -> None:
+    flush = Recorder()
+    # So long that only what is counted can end the wait.
+    batcher = GroupCommit(flush, max_in_flight=2, budget_s=60.0, linger_s=0.001)
+    callers = Callers(batcher, 8)
+    async with asyncio.timeout(10):
+        await until(lambda: len(flush.batches) >= 50)
+        # Nor for others where one sends batches.
+        for _ in range(50):
+            await batcher.submit_many(range(50))
+        await asyncio.gather(callers.stop(), batcher.close())
+
+
 async def test_what_waits_for_a_crowd_is_flushed_on_closing() -> None:
     flush = Recorder()
     batcher = GroupCommit(flush, linger_s=60.0)

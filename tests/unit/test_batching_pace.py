@@ -159,8 +159,8 @@ def test_without_patience_for_the_budget_a_crowd_is_what_is_waited_for() -> None
     assert alone.targets == load(1000, poisson, linger_s=0.001, budget_s=0.0).targets
     assert set(alone.targets) == {1}
     shared = load(1000, poisson, linger_s=0.001, patience=lambda: 1.0)
-    assert shared.targets == load(1000, poisson).targets
-    assert min(shared.targets) > 1
+    assert sum(shared.targets) > 1.5 * len(shared.targets)
+    assert max(shared.targets) <= max(load(1000, poisson).targets)
 
 
 def test_a_batch_goes_in_time_when_patience_ends_or_begins_while_it_waits() -> None:

@@ -84,7 +84,8 @@ class GroupCommit(Generic[T, R]):
     patience: the part of the budget that a batch waits at most, asked anew each time; its target is
         that of the whole.
     linger_s: the longest a batch waits for a crowd to come back, in seconds; 0 for not at all. With
-        a budget as well, that is what it waits for while the patience is 0.
+        a budget as well, that is what it waits for while the patience is 0; else it waits for no
+        more items than a crowd has callers.
     fixed_items: the target of every batch, instead of one that follows the arrival rate.
     turns: asked before each flush; None flushes as soon as `max_in_flight` allows.
     name: of the batcher, in metrics. What waits in all those of one name is added up.
@@ -289,7 +290,9 @@ class GroupCommit(Generic[T, R]):
             return max(1, min(self._fixed_items, self._max_items))
         if self._lingers(self._limit_s()):
             return self._crowd.target(self._max_items)
-        return target_items(self._rate.per_s(now_s), self._budget_s, self._max_items)
+        target = target_items(self._rate.per_s(now_s), self._budget_s, self._max_items)
+        # Of callers who wait for their answers, no more come than there are.
+        return min(target, self._crowd.share()) if self._linger_s > 0 else target
 
     def _wait_s(self) -> float:
         """How long the batch at the head of the queue may wait for more, in seconds."""

@@ -69,7 +69,11 @@ class Crowd:
         """How many callers the next batch waits for: 1 to `max_items`, and 1 without a crowd."""
         if self._size < CROWD_FROM:
             return 1
-        return min(max_items, math.ceil(self._size * CROWD_SHARE))
+        return min(max_items, self.share())
+
+    def share(self) -> int:
+        """How many callers may be waited for, however few there are: at least 1."""
+        return max(1, math.ceil(self._size * CROWD_SHARE))
 
 
 class Overlap:
