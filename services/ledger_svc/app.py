@@ -16,7 +16,7 @@ from ledger_svc.census import Census
 from ledger_svc.chain import LedgerInfo, Linked
 from ledger_svc.config import Settings
 from ledger_svc.directory import LedgerDirectory
-from ledger_svc.gate import Gate, parse_quotas
+from ledger_svc.gate import Gate
 from ledger_svc.genesis import LedgerMaker
 from ledger_svc.guard import Guard
 from ledger_svc.key_ledger import KeyLedger
@@ -25,6 +25,7 @@ from ledger_svc.lag import Lag
 from ledger_svc.making_gate import MakingGate
 from ledger_svc.pipelines import Appender
 from ledger_svc.progress import Progress, Sinks
+from ledger_svc.quotas import parse_quotas
 from ledger_svc.reading_gate import ReadingGate
 from ledger_svc.reads import Reads
 from ledger_svc.relay import Relay, RelayLimits
@@ -32,6 +33,7 @@ from ledger_svc.servicer import LedgerServicer, Parts
 from ledger_svc.storage import Storage
 from ledger_svc.storage.database import Database
 from ledger_svc.tools import AnyKey, KeyPolicy, Tools
+from ledger_svc.turns import Turns
 from ledger_svc.unread import Unread
 from ledger_svc.untaken import Untaken
 from ledger_svc.witness_keys import RingPolicy
@@ -147,7 +149,8 @@ def assemble(
         small_calls=settings.small_calls,
         small_by_time=settings.grpc_server == "direct",
         tenant_streams=settings.tenant_streams,
-        quotas=parse_quotas(settings.tenant_quotas),
+        quotas=parse_quotas("tenant_quotas", settings.tenant_quotas),
+        shared_quotas=parse_quotas("shared_quotas", settings.shared_quotas),
     )
     unread = Unread(settings.work_bytes)
     untaken = Untaken(settings.work_bytes)
@@ -169,6 +172,7 @@ def assemble(
             flush_linger_s=settings.flush_linger_ms / 1000,
             queue_items=settings.queue_items,
             queue_bytes=settings.queue_bytes,
+            turns=Turns(bounded=gate.bounds),
             flushed=gate.flushed,
         )
     )

@@ -162,6 +162,15 @@ class Settings(ServerSettings):
             "anything of a second's worth is left; what it exceeds is waited for afterwards."
         },
     )
+    shared_quotas: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict,
+        metadata={
+            "doc": "Drafts a second by tenant, written as in `tenant_quotas`, that bound it only "
+            "while others are there (within five seconds) who send less than theirs. So few that "
+            "the cores idle at times keep the answers of who sends little quick beside who sends "
+            "much, and cost nobody anything who is alone. Without one there is none."
+        },
+    )
     read_calls: int = field(
         default=1024,
         metadata={
@@ -268,6 +277,7 @@ class Settings(ServerSettings):
             raise ConfigError(f"{env_name('ledger', 'log_name')}: {error.message}") from None
         _check_tenants("own_log_tenants", self.own_log_tenants)
         _check_tenants("tenant_quotas", self.tenant_quotas)
+        _check_tenants("shared_quotas", self.shared_quotas)
 
 
 def _check_tenants(setting: str, ids: Iterable[str]) -> None:

@@ -29,25 +29,23 @@ from typing import Final
 
 from ledger_svc import overload
 from ledger_svc.fairness import FairQueue
-from ledger_svc.overload import Drain, Limiter, Quota
+from ledger_svc.overload import Drain, Limiter
+from ledger_svc.quotas import Quotas
 from ledger_svc.tools import Flushed
 from provledger import telemetry
 from provledger.errors import ResourceExhaustedError
 from provledger.names import tenant_of
 from provledger.rpc.peek import first_string
-from provledger.settings import ConfigError
 
 OVERLOADED: Final = "OVERLOADED"
 QUOTA_EXCEEDED: Final = "QUOTA_EXCEEDED"
 TOO_MANY_STREAMS: Final = "TOO_MANY_STREAMS"
 
-ANY_TENANT: Final = "*"
 _FREE_CALLS: Final = 2
 """A tenant may always have so many calls in work: one is recorded while the next is read."""
 MAX_SILENT_STREAMS: Final = 512
 """Streams on which nothing has come yet: of a listener's calls, two connections' worth. Three
 quarters of them are one caller's, if it is alone."""
-_FORGET_ABOVE: Final = 1000
 _ANY_NUMBER: Final = 1_000_000
 _NO_ROOM_FOR_STREAM_S: Final = 1.0
 MAX_QUOTA_WAIT_S: Final = 5.0
@@ -92,8 +90,8 @@ class Gate:
     max_bytes: of drafts in work, all tenants together. target_s: how long drafts may wait for
     their flush, see `Limiter`. small_calls: most small unary calls in work, all tenants together.
     small_by_time: whether they are also kept out for the time that they would wait.
-    tenant_streams: most streams of one tenant. quotas: drafts a second by tenant, `*` for those not
-    named; a tenant without one has no quota.
+    tenant_streams: most streams of one tenant. quotas, shared_quotas: drafts a second by tenant
+    (`Quotas`).
     """
 
     def __init__(
@@ -105,18 +103,18 @@ class Gate:
         small_by_time: bool,
         tenant_streams: int,
         quotas: Mapping[str, float] | None = None,
+        shared_quotas: Mapping[str, float] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._max_bytes = max_bytes
         self._max_small_calls = small_calls
         self._small_by_time = small_by_time
         self._tenant_streams = tenant_streams
-        self._quotas = dict(quotas or {})
+        self._quotas = Quotas(quotas or {}, shared_quotas or {}, clock)
         self._clock = clock
         self._limiter = Limiter(target_s)
         self._drain = Drain()
         self._held: dict[str, _Held] = {}
-        self._filled: dict[str, Quota] = {}
         self._units = 0
         self._small_calls = 0
         self._small_units = 0
@@ -141,7 +139,7 @@ class Gate:
     @property
     def tenants(self) -> int:
         """How many tenants are remembered."""
-        return len(self._held.keys() | self._filled.keys())
+        return len(self._held.keys() | self._quotas.tenants)
 
     # --- unary calls
 
@@ -238,8 +236,12 @@ class Gate:
 
     def portion(self, tenant: str) -> int:
         """How many drafts of a tenant's stream may enter together: what its quota has at once."""
-        quota = self._quota(tenant)
-        return _ANY_NUMBER if quota is None else max(1, int(quota.rate_per_s))
+        most = self._quotas.at_once(tenant)
+        return _ANY_NUMBER if most is None else max(1, int(most))
+
+    def bounds(self, tenant: str) -> bool:
+        """Whether a tenant is kept to its shared quota now, and sends more."""
+        return self._quotas.bounds(tenant)
 
     def leave(self, tenant: str, size_bytes: int) -> None:
         """Give up the place of a draft."""
@@ -256,23 +258,22 @@ class Gate:
         _hinted.set(tenant)
         return tenant
 
-    def admit(self, tenant: str, drafts: int) -> None:
-        """Charge the drafts of a call to the tenant of its ledger, once that is known.
+    def admit(self, tenant: str, drafts: int, *, appends: bool = True) -> None:
+        """Charge the drafts of a call, or another that costs as much, to the tenant of its ledger,
+        once that is known.
 
         Raises:
             ResourceExhaustedError: QUOTA_EXCEEDED, of a tenant that the raw request did not show.
         """
         if tenant != _hinted.get():
             self._check_quota(tenant)
-        self.charge(tenant, drafts)
+        self._quotas.charge(tenant, drafts, appends=appends)
 
     # --- what is told to the gate
 
     def charge(self, tenant: str, drafts: int) -> None:
         """Account drafts against the tenant's quota, once it is known how many there are."""
-        quota = self._quota(tenant)
-        if quota is not None:
-            quota.charge(drafts, self._clock())
+        self._quotas.charge(tenant, drafts)
 
     def flushed(self, flush: Flushed) -> None:
         """Take note of a flush."""
@@ -366,32 +367,14 @@ class Gate:
         if not held.calls and not held.streams:
             self._held.pop(tenant, None)
 
-    def _quota(self, tenant: str) -> Quota | None:
-        rate_per_s = self._quotas.get(tenant, self._quotas.get(ANY_TENANT))
-        if rate_per_s is None:
-            return None
-        quota = self._filled.get(tenant)
-        if quota is None:
-            now_s = self._clock()
-            if len(self._filled) >= _FORGET_ABOVE:
-                full = [name for name, other in self._filled.items() if other.is_full(now_s)]
-                for name in full:
-                    del self._filled[name]
-            quota = self._filled[tenant] = Quota(rate_per_s, now_s)
-        return quota
-
     def _check_quota(self, tenant: str) -> None:
-        wait_s = self._quota_wait_s(tenant)
+        wait_s = self._quotas.wait_s(tenant)
         if wait_s > 0.0:
             raise _quota_used_up(wait_s)
 
-    def _quota_wait_s(self, tenant: str) -> float:
-        quota = self._quota(tenant)
-        return 0.0 if quota is None else quota.wait_s(self._clock())
-
     async def _wait_for_quota(self, tenant: str) -> None:
         # Once: whoever sleeps at the same time brings the quota into debt, and waits longer next.
-        wait_s = self._quota_wait_s(tenant)
+        wait_s = self._quotas.wait_s(tenant)
         if wait_s > MAX_QUOTA_WAIT_S:
             raise _quota_used_up(wait_s)
         if wait_s > 0.0:
@@ -429,24 +412,3 @@ def refuse(reason: str, message: str, retry_delay_s: float) -> ResourceExhausted
 
 def _quota_used_up(wait_s: float) -> ResourceExhaustedError:
     return refuse(QUOTA_EXCEEDED, "the tenant's quota is used up for now", wait_s)
-
-
-def parse_quotas(setting: Mapping[str, tuple[str, ...]]) -> dict[str, float]:
-    """Quotas as configured, `{"acme": ("500",), "*": ("2000",)}`, in drafts a second.
-
-    Raises:
-        ConfigError: one is not a positive number.
-    """
-    quotas: dict[str, float] = {}
-    for tenant, values in setting.items():
-        try:
-            (text,) = values
-            quotas[tenant] = float(text)
-        except ValueError:
-            quotas[tenant] = 0.0
-        if not 0.0 < quotas[tenant] < float("inf"):
-            raise ConfigError(
-                "PROVLEDGER_LEDGER_TENANT_QUOTAS: one positive number of drafts a second for each "
-                "tenant, or for *"
-            )
-    return quotas

@@ -1,7 +1,7 @@
 """How much may be in work, and whose: the decisions of admission, without a clock or I/O.
 
 Work is counted in units, about what half a kibibyte of a draft costs; a call costs some by itself.
-Three things bound it:
+Two things bound it:
 
 - `Limiter`: as much as is answered in time. The signal is how long drafts wait for their flush, as
   in WeChat's DAGOR (SoCC 2018), not how long an answer takes: a slow key service is no overload.
@@ -10,8 +10,6 @@ Three things bound it:
 - `may_enter`: a tenant may hold so many times what is still free (dynamic thresholds, Choudhury
   and Hahne 1998). One alone gets most of it, many get equal parts, and something always stays free
   for the next, whom nobody has to be thrown out for.
-- `Quota`: a tenant's own rate, a token bucket that may go into debt, since how much a call brings
-  is known only once it was read.
 
 Times are seconds of any one monotonic clock, given by the caller.
 """
@@ -189,36 +187,3 @@ class Drain:
         self._herd += _FADE * (self._turned_away - self._herd)
         self._done = self._turned_away = 0.0
         self._span_s = now_s
-
-
-class Quota:
-    """A tenant's rate in drafts a second, with a second's worth at once."""
-
-    __slots__ = ("_filled_s", "_tokens", "rate_per_s")
-
-    def __init__(self, rate_per_s: float, now_s: float) -> None:
-        self.rate_per_s = rate_per_s
-        self._tokens = rate_per_s
-        self._filled_s = now_s
-
-    def wait_s(self, now_s: float) -> float:
-        """How long until the tenant may send again; 0.0 if it may now."""
-        self._fill(now_s)
-        if self._tokens > 0.0:
-            return 0.0
-        return (1.0 - self._tokens) / self.rate_per_s
-
-    def charge(self, drafts: int, now_s: float) -> None:
-        """Account drafts, into debt if need be."""
-        self._fill(now_s)
-        self._tokens -= drafts
-
-    def is_full(self, now_s: float) -> bool:
-        """Whether it holds all it can, and so may be forgotten."""
-        self._fill(now_s)
-        return self._tokens >= self.rate_per_s
-
-    def _fill(self, now_s: float) -> None:
-        earned = max(0.0, now_s - self._filled_s) * self.rate_per_s
-        self._tokens = min(self.rate_per_s, self._tokens + earned)
-        self._filled_s = now_s

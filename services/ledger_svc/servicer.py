@@ -94,7 +94,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         ledger_id = names.check_label(request.ledger_id or DEFAULT_LEDGER, "ledger_id")
         check_creatable(tenant, ledger_id)
         suite = convert.suite_from_pb(request.suite, "") or None
-        self._parts.gate.admit(tenant, 1)
+        self._parts.gate.admit(tenant, 1, appends=False)
         ledger, created = await self._parts.maker.create(
             tenant,
             ledger_id,

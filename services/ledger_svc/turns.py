@@ -6,7 +6,7 @@ here: a few run at a time, whose are chosen fairly (`fairness`), and a tenant th
 need not wait for one of another's to end. While several tenants are busy, flushes are small: what
 one stands behind is then a short piece of another's work, and not a thousand receipts. And who
 sends much then waits for a few drafts to be together, since a flush of one costs as much as ten
-drafts in a larger one, of the two cores that all share.
+drafts in a larger one, of the cores that all share.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ _COMMITS: Final = 2
 _BUSY_FOR_S: Final = 1.0
 GATHER_S: Final = 0.04
 """How long a draft of a tenant who sends much waits for others at most, while tenants share."""
+_BOUNDED_PATIENCE: Final = 2.0
+"""So many times as long for who is kept to a quota, at which his callers wait for nothing else."""
 _MUCH_PER_S: Final = 250.0
 """Drafts a second from which on a tenant sends much: with fewer, they would wait for nobody."""
 
@@ -47,10 +49,18 @@ _waiting_flushes = telemetry.gauge(
 
 
 class Turns:
-    """Who may flush, and who may commit; for one event loop."""
+    """Who may flush, and who may commit; for one event loop.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    bounded: whether a tenant is kept to a quota for the sake of others.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        bounded: Callable[[str], bool] = lambda _: False,
+    ) -> None:
         self._clock = clock
+        self.bounded = bounded
         self._asking: FairQueue[Callable[[], None]] = FairQueue()
         self._running: dict[str, int] = {}
         self._total = 0
@@ -193,7 +203,9 @@ class TenantTurns:
         return CONTENDED_ITEMS if self._turns.contended(self._tenant) else None
 
     def patience(self) -> float:
-        """The part of `GATHER_S` that drafts wait for others: all of it, or nothing."""
+        """How many times `GATHER_S` drafts wait for others."""
+        if self._turns.bounded(self._tenant):
+            return _BOUNDED_PATIENCE
         return 1.0 if self._turns.gathers(self._tenant) else 0.0
 
     def took(self, items: int) -> None:

@@ -257,7 +257,8 @@ _ADVICE_BY_REASON: Final = {
     "ANCHOR_OVERDUE": "see which sink is away, and of which log, with: provledger anchor status",
     "DATABASE_FULL": "make room on the disk of the services, or of their database server: nothing "
     "else lets them write again; then run the same command again",
-    "QUOTA_EXCEEDED": "come back later with the same command, or have tenant_quotas raised",
+    "QUOTA_EXCEEDED": "come back later with the same command, or have tenant_quotas or "
+    "shared_quotas raised",
 }
 _ADVICE_BY_CODE: Final = {
     "UNAVAILABLE": "see what is away with `provledger status`, start it with `provledger up`; of "

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 
 from ledger_svc import admission, gate, stream
@@ -17,71 +15,18 @@ from ledger_svc.app import LEDGER_SERVICE, Service
 from provledger.api.common.v1 import common_pb2
 from provledger.api.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from provledger.errors import StatusError
-from provledger.rpc.errors import from_rpc_error
-from tests.inmem.witness import InMemoryWitness
+from tests.support.backpressure import OTHER, held, is_refusal, outcome, request
 from tests.support.ledgering import (
     LEDGER,
     create_ledger,
     document,
     draft,
     eventually,
-    ledger_service,
-    served,
     verify_all,
 )
 
-OTHER = "tenants/other/ledgers/main"
 CALLS = 400
 SOME = bytes(20 * 1024)
-
-
-class HeldWitness(InMemoryWitness):
-    """Answers for `OTHER` alone, until `gate` is set."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate = asyncio.Event()
-
-    async def WitnessBatch(self, request: Any, *args: Any, **options: Any) -> Any:
-        if request.ledger != OTHER:
-            await self.gate.wait()
-        return await super().WitnessBatch(request, *args, **options)
-
-
-@asynccontextmanager
-async def held(tmp_path: Path, **options: Any) -> AsyncIterator[tuple[Service, Any, HeldWitness]]:
-    """A served ledger service that is stuck at the witness, but for `OTHER`; a channel to it."""
-    witness = HeldWitness()
-    witness.gate.set()
-    url = f"sqlite:///{tmp_path / 'ledger.sqlite3'}"
-    options = {"witness_timeout_s": 60.0, **options}
-    async with ledger_service(url, witness, **options) as service, served(service) as channel:
-        await create_ledger(service, OTHER)
-        witness.gate.clear()
-        try:
-            yield service, channel, witness
-        finally:
-            witness.gate.set()
-
-
-def request(item: common_pb2.Draft, ledger: str = LEDGER) -> ledger_pb2.AppendRequest:
-    return ledger_pb2.AppendRequest(ledger=ledger, draft=item, view=common_pb2.RECEIPT_VIEW_BASIC)
-
-
-async def outcome(call: Any) -> StatusError | None:
-    try:
-        await call
-    except grpc.aio.AioRpcError as error:
-        return from_rpc_error(error)
-    return None
-
-
-def is_refusal(error: StatusError | None, reason: str) -> bool:
-    return (
-        error is not None
-        and (error.code, error.reason) == ("RESOURCE_EXHAUSTED", reason)
-        and (error.retry_delay_s or 0.0) >= 0.05
-    )
 
 
 async def test_flood_is_refused_at_once_and_another_tenant_is_served(tmp_path: Path) -> None:
@@ -175,102 +120,6 @@ async def test_memory_in_work_is_bounded_in_bytes(tmp_path: Path) -> None:
         witness.gate.set()
         outcomes = await asyncio.gather(*calls)
         assert 10 < sum(is_refusal(error, "OVERLOADED") for error in outcomes) < 30
-
-
-async def test_quota_of_a_tenant_is_its_own(tmp_path: Path) -> None:
-    quotas = {"acme": ("20",)}
-    async with held(tmp_path, tenant_quotas=quotas) as (_, channel, witness), asyncio.timeout(60):
-        witness.gate.set()
-        stub = ledger_pb2_grpc.LedgerServiceStub(channel)
-        batch = ledger_pb2.AppendBatchRequest(
-            ledger=LEDGER, drafts=[draft(f"b{n}") for n in range(400)]
-        )
-        assert len((await stub.AppendBatch(batch)).results) == 400
-        error = await outcome(stub.Append(request(draft("more"))))
-        assert is_refusal(error, "QUOTA_EXCEEDED")
-        assert error is not None
-        # 400 at 20 a second: nineteen seconds of debt, less what has passed.
-        assert 5.0 < (error.retry_delay_s or 0.0) < 19.1
-        assert await outcome(stub.Append(request(draft("mine"), OTHER))) is None
-
-
-async def test_messages_of_a_stream_are_answered_as_the_quota_lets_them(tmp_path: Path) -> None:
-    """Nobody waits long without an answer: a message beyond the quota is answered in portions."""
-    async with held(tmp_path, tenant_quotas={"acme": ("10",)}) as (_, channel, witness):
-        witness.gate.set()
-        message = ledger_pb2.AppendStreamRequest(
-            ledger=LEDGER, drafts=[draft(f"s{n}") for n in range(25)]
-        )
-        message.drafts[23].mutation.new_state = b"{"
-        call = ledger_pb2_grpc.LedgerServiceStub(channel).AppendStream(iter([message]), timeout=60)
-        parts = [part async for part in call]
-        assert [len(part.results) for part in parts] == [10, 10, 5]
-        results = [result for part in parts for result in part.results]
-        assert [result.index for result in results] == list(range(25))
-        assert [n for n, result in enumerate(results) if result.HasField("error")] == [23]
-        assert "drafts[23]" in results[23].error.message
-
-
-async def test_a_stream_ends_before_drafts_that_would_wait_long(tmp_path: Path) -> None:
-    """Behind the answers to all before them; what comes after them is not recorded first."""
-    async with held(tmp_path, tenant_quotas={"acme": ("20",)}) as (service, channel, witness):
-        witness.gate.set()
-        stub = ledger_pb2_grpc.LedgerServiceStub(channel)
-        batch = ledger_pb2.AppendBatchRequest(
-            ledger=LEDGER, drafts=[draft(f"b{n}") for n in range(1000)]
-        )
-        call = stub.AppendStream(timeout=60)
-        await call.write(ledger_pb2.AppendStreamRequest(ledger=LEDGER, draft=draft("first")))
-        assert (await call.read()).result.HasField("receipt")
-        await stub.AppendBatch(batch, timeout=60)
-        drafts = [draft(f"s{n}") for n in range(30)]
-        await call.write(ledger_pb2.AppendStreamRequest(drafts=drafts))
-        error = await outcome(call.read())
-        assert is_refusal(error, "QUOTA_EXCEEDED")
-        assert error is not None
-        assert (error.retry_delay_s or 0.0) > gate.MAX_QUOTA_WAIT_S
-        assert (await verify_all(service)).head_seq == 1001
-
-
-@pytest.mark.parametrize("rpc", ["Append", "AppendBatch"])
-@pytest.mark.parametrize("first", ["", OTHER], ids=["draft first", "another ledger first"])
-async def test_quota_is_not_avoided_by_the_order_of_fields(
-    tmp_path: Path, rpc: str, first: str
-) -> None:
-    """What the gate reads from the raw bytes is not the tenant that is charged."""
-    async with held(tmp_path, tenant_quotas={"acme": ("5",)}) as (_, channel, witness):
-        witness.gate.set()
-        call = channel.unary_unary(f"/{LEDGER_SERVICE}/{rpc}")
-
-        def raw(number: int) -> bytes:
-            # Field numbers are those of both requests.
-            one = ledger_pb2.AppendRequest
-            parts = (one(ledger=first), one(draft=draft(f"r{number}")), one(ledger=LEDGER))
-            return b"".join(part.SerializeToString() for part in parts)
-
-        outcomes = [await outcome(call(raw(number))) for number in range(12)]
-        assert outcomes[0] is None
-        refused = [error for error in outcomes if error is not None]
-        assert refused
-        assert all(is_refusal(error, "QUOTA_EXCEEDED") for error in refused)
-
-
-async def test_new_ledgers_count_against_the_quota(tmp_path: Path) -> None:
-    async with held(tmp_path, tenant_quotas={"*": ("5",)}) as (_, channel, witness):
-        witness.gate.set()
-        create = channel.unary_unary(f"/{LEDGER_SERVICE}/CreateLedger")
-        of = ledger_pb2.CreateLedgerRequest
-        for tenant, first in (("evil", ""), ("worse", "tenants/victim")):
-            outcomes = []
-            for number in range(12):
-                # The parent as written by serialisers, or behind another one.
-                parts = (of(parent=first), of(parent=f"tenants/{tenant}", ledger_id=f"l{number}"))
-                data = b"".join(part.SerializeToString() for part in parts)
-                outcomes.append(await outcome(create(data)))
-            assert outcomes[0] is None
-            refused = [error for error in outcomes if error is not None]
-            assert refused
-            assert all(is_refusal(error, "QUOTA_EXCEEDED") for error in refused)
 
 
 async def test_few_ledgers_are_made_at_a_time(tmp_path: Path) -> None:

@@ -163,6 +163,15 @@ def test_without_patience_for_the_budget_a_crowd_is_what_is_waited_for() -> None
     assert max(shared.targets) <= max(load(1000, poisson).targets)
 
 
+def test_more_patience_is_more_of_a_budget_whoever_is_there() -> None:
+    """Without regard to how many callers there are, which `linger_s` has it count."""
+    longer = load(1000, even, flush_s=0.0, linger_s=0.001, patience=lambda: 2.0)
+    assert longer.targets == load(1000, even, flush_s=0.0, budget_s=2 * BUDGET_S).targets
+    assert set(longer.targets) == {10}
+    slow = load(200, poisson, flush_s=0.0, linger_s=0.001, patience=lambda: 2.0)
+    assert BUDGET_S < max(slow.waits_s) <= 2 * BUDGET_S + 1e-6
+
+
 def test_a_batch_goes_in_time_when_patience_ends_or_begins_while_it_waits() -> None:
     rng = random.Random(3)
     seen = load(1000, poisson, linger_s=0.002, patience=lambda: float(rng.random() < 0.5))

@@ -284,3 +284,11 @@ async def test_tenants_that_came_once_are_forgotten() -> None:
         async with turns.commit(f"t{n}", 1):
             pass
     assert len(turns._committing._tags) <= 2
+
+
+def test_who_is_kept_to_a_quota_gathers_for_longer_whatever_the_rate() -> None:
+    turns = Turns(Clock(), bounded=lambda tenant: tenant == "flood")
+    took(turns, "flood", 1)
+    took(turns, "quiet", 1)
+    assert turns.of("flood").patience() > 1.0
+    assert turns.of("quiet").patience() == 0.0

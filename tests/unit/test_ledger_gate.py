@@ -12,14 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger_svc import overload
-from ledger_svc.gate import MAX_SILENT_STREAMS, Gate, parse_quotas
-from ledger_svc.overload import Quota, may_enter
+from ledger_svc.gate import MAX_SILENT_STREAMS, Gate
+from ledger_svc.overload import may_enter
 from ledger_svc.tools import Flushed
 from provledger.api.ledger.v1 import ledger_pb2
 from provledger.errors import ResourceExhaustedError
 from provledger.names import tenant_of
 from provledger.rpc.peek import MAX_TEXT_BYTES, first_string
-from provledger.settings import ConfigError
 from tests.support.metered import metered
 from tests.support.overload import Simulation, request_of
 
@@ -302,27 +301,6 @@ async def test_drafts_of_a_stream_wait_for_the_quota_only_for_moments() -> None:
     clock.now_s += 19.2
     await subject.enter("acme", KIB)
     assert subject.in_work_bytes == 2 * KIB
-
-
-@given(st.lists(st.tuples(st.floats(0, 3), st.integers(1, 50)), max_size=60), st.floats(1, 100))
-def test_quota_is_never_exceeded_by_more_than_one_call(
-    calls: list[tuple[float, int]], rate: float
-) -> None:
-    quota, now_s, admitted = Quota(rate, 0.0), 0.0, 0
-    largest = max((drafts for _, drafts in calls), default=0)
-    for pause_s, drafts in calls:
-        now_s += pause_s
-        if quota.wait_s(now_s) == 0.0:
-            quota.charge(drafts, now_s)
-            admitted += drafts
-        assert admitted <= rate * (now_s + 1.0) + largest + 1e-6
-
-
-@pytest.mark.parametrize("text", ["", "many", "0", "-1", "inf", "nan"])
-def test_bad_quota_is_a_configuration_error(text: str) -> None:
-    with pytest.raises(ConfigError, match="TENANT_QUOTAS"):
-        parse_quotas({"acme": (text,)})
-    assert parse_quotas({"acme": ("5",), "*": ("0.5",)}) == {"acme": 5.0, "*": 0.5}
 
 
 def test_streams_of_a_tenant_are_bounded() -> None:

@@ -82,10 +82,10 @@ class GroupCommit(Generic[T, R]):
     budget_s: the longest an item waits for others to make its batch full, in seconds; 0 for not at
         all. What it waits for flushes that run comes on top.
     patience: the part of the budget that a batch waits at most, asked anew each time; its target is
-        that of the whole.
+        that of the whole. More than 1 is so many budgets.
     linger_s: the longest a batch waits for a crowd to come back, in seconds; 0 for not at all. With
         a budget as well, that is what it waits for while the patience is 0; else it waits for no
-        more items than a crowd has callers.
+        more items than a crowd has callers, unless the patience is more than 1.
     fixed_items: the target of every batch, instead of one that follows the arrival rate.
     turns: asked before each flush; None flushes as soon as `max_in_flight` allows.
     name: of the batcher, in metrics. What waits in all those of one name is added up.
@@ -290,9 +290,12 @@ class GroupCommit(Generic[T, R]):
             return max(1, min(self._fixed_items, self._max_items))
         if self._lingers(self._limit_s()):
             return self._crowd.target(self._max_items)
-        target = target_items(self._rate.per_s(now_s), self._budget_s, self._max_items)
-        # Of callers who wait for their answers, no more come than there are.
-        return min(target, self._crowd.share()) if self._linger_s > 0 else target
+        limit_s = max(self._budget_s, self._limit_s())
+        target = target_items(self._rate.per_s(now_s), limit_s, self._max_items)
+        if self._linger_s > 0 and limit_s <= self._budget_s:
+            # Of callers who wait for their answers, no more come than there are.
+            return min(target, self._crowd.share())
+        return target
 
     def _wait_s(self) -> float:
         """How long the batch at the head of the queue may wait for more, in seconds."""
