@@ -95,7 +95,7 @@ class Pipeline:
         self._tools = tools
         self._memory = Memory(acknowledged)
         self._last_turn: _Turn | None = None
-        turns = tools.turns.of(ledger.tenant)
+        turns = self._turns = tools.turns.of(ledger.tenant)
         self._batcher: GroupCommit[Pending, Recorded] = GroupCommit(
             self._flush,
             max_items=tools.flush_items,
@@ -174,7 +174,8 @@ class Pipeline:
             _end_turn(turn, before)
         took_s = time.perf_counter() - started_s
         size_bytes = sum(item.size_bytes for item in items)
-        waited_s = started_s - items[0].since_s
+        # Without what it waited to be together with others: that is no sign of too much work.
+        waited_s = max(0.0, started_s - items[0].since_s - GATHER_S * self._turns.patience())
         self._tools.flushed(Flushed(waited_s, len(items), size_bytes, took_s, alone))
         _flush_s.record(took_s)
         _flush_items.record(len(items))

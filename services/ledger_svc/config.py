@@ -166,9 +166,9 @@ class Settings(ServerSettings):
         default_factory=dict,
         metadata={
             "doc": "Drafts a second by tenant, written as in `tenant_quotas`, that bound it only "
-            "while others are there (within five seconds) who send less than theirs. So few that "
-            "the cores idle at times keep the answers of who sends little quick beside who sends "
-            "much, and cost nobody anything who is alone. Without one there is none."
+            "while others are there (a draft within five seconds) who send less than theirs. So "
+            "few that the cores idle at times keep the answers of who sends little quick beside "
+            "who sends much, and cost nobody anything who is alone. Without one there is none."
         },
     )
     read_calls: int = field(

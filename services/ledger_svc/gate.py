@@ -52,8 +52,9 @@ MAX_QUOTA_WAIT_S: Final = 5.0
 """How long drafts of a stream wait for their tenant's quota; the stream ends before those that had
 to wait longer."""
 
-_hinted: ContextVar[str] = ContextVar("hinted_tenant", default="")
-"""The tenant whose quota was looked at when the call that is being served came in."""
+_hinted: ContextVar[tuple[str, bool]] = ContextVar("hinted_tenant", default=("", True))
+"""The tenant whose quota was looked at when the call that is being served came in, and whether its
+shared quota held then."""
 
 _refusals = telemetry.counter(
     "provledger.ledger.refusals", unit="{call}", doc="Calls kept out by the gate, by reason."
@@ -212,13 +213,14 @@ class Gate:
             held.streams -= 1
             self._forget(tenant, held)
 
-    async def enter(self, tenant: str, size_bytes: int) -> None:
-        """Wait for a place for a draft of a stream; it is held until `leave`.
+    async def enter(self, tenant: str, drafts: int, size_bytes: int) -> None:
+        """Wait for a place for drafts of a stream; it is held until `leave`. Whoever gives up
+        meanwhile has used up his quota all the same.
 
         Raises:
             ResourceExhaustedError: QUOTA_EXCEEDED, and when to come back; no place is held.
         """
-        await self._wait_for_quota(tenant)
+        await self._wait_for_quota(tenant, drafts)
         if tenant not in self._waiting.tenants and self._fits(tenant, size_bytes):
             self._enter(tenant, overload.units_of(size_bytes), size_bytes)
         else:
@@ -232,12 +234,14 @@ class Gate:
                 if not turn.cancelled():
                     self.leave(tenant, size_bytes)
                 raise
-        self.charge(tenant, 1)
 
     def portion(self, tenant: str) -> int:
-        """How many drafts of a tenant's stream may enter together: what its quota has at once."""
+        """How many drafts of one of a tenant's streams may enter together: of what its quota has
+        at once, an equal part."""
         most = self._quotas.at_once(tenant)
-        return _ANY_NUMBER if most is None else max(1, int(most))
+        held = self._held.get(tenant)
+        streams = held.streams if held is not None else 1
+        return _ANY_NUMBER if most is None else max(1, int(most / max(1, streams)))
 
     def bounds(self, tenant: str) -> bool:
         """Whether a tenant is kept to its shared quota now, and sends more."""
@@ -255,7 +259,7 @@ class Gate:
         """
         tenant = tenant_of(first_string(data))
         self._check_quota(tenant)
-        _hinted.set(tenant)
+        _hinted.set((tenant, self._quotas.holds(tenant)))
         return tenant
 
     def admit(self, tenant: str, drafts: int, *, appends: bool = True) -> None:
@@ -265,15 +269,13 @@ class Gate:
         Raises:
             ResourceExhaustedError: QUOTA_EXCEEDED, of a tenant that the raw request did not show.
         """
-        if tenant != _hinted.get():
+        hinted, held = _hinted.get()
+        if tenant != hinted:
             self._check_quota(tenant)
-        self._quotas.charge(tenant, drafts, appends=appends)
+            held = self._quotas.holds(tenant)
+        self._quotas.charge(tenant, drafts, held=held, appends=appends)
 
     # --- what is told to the gate
-
-    def charge(self, tenant: str, drafts: int) -> None:
-        """Account drafts against the tenant's quota, once it is known how many there are."""
-        self._quotas.charge(tenant, drafts)
 
     def flushed(self, flush: Flushed) -> None:
         """Take note of a flush."""
@@ -372,11 +374,12 @@ class Gate:
         if wait_s > 0.0:
             raise _quota_used_up(wait_s)
 
-    async def _wait_for_quota(self, tenant: str) -> None:
-        # Once: whoever sleeps at the same time brings the quota into debt, and waits longer next.
-        wait_s = self._quotas.wait_s(tenant)
+    async def _wait_for_quota(self, tenant: str, drafts: int) -> None:
+        wait_s, held = self._quotas.wait_s(tenant), self._quotas.holds(tenant)
         if wait_s > MAX_QUOTA_WAIT_S:
             raise _quota_used_up(wait_s)
+        # Before the wait: whoever comes meanwhile waits for these as well, and not with them.
+        self._quotas.charge(tenant, drafts, held=held)
         if wait_s > 0.0:
             await asyncio.sleep(wait_s)
 

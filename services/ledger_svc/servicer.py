@@ -246,9 +246,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
             )
 
         async def enter(drafts: int, size_bytes: int) -> None:
-            await gate.enter(tenant, size_bytes)
-            # The gate has accounted for one.
-            gate.charge(tenant, drafts - 1)
+            await gate.enter(tenant, drafts, size_bytes)
 
         async def requests() -> AsyncIterator[ledger_pb2.AppendStreamRequest]:
             yield first

@@ -13,7 +13,7 @@ from ledger_svc import gate
 from ledger_svc.app import LEDGER_SERVICE
 from provledger.api.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from tests.support.backpressure import OTHER, held, is_refusal, outcome, request
-from tests.support.ledgering import LEDGER, draft, verify_all
+from tests.support.ledgering import LEDGER, draft, eventually, verify_all
 
 
 async def test_quota_of_a_tenant_is_its_own(tmp_path: Path) -> None:
@@ -147,13 +147,46 @@ async def test_who_is_kept_to_a_shared_quota_gathers(
         now_s = 100.0
         service.gate._quotas._clock = lambda: now_s
         stub = ledger_pb2_grpc.LedgerServiceStub(channel)
-        for number in range(11):
+        for number in range(60):
             assert await outcome(stub.Append(request(draft(f"r{number}")))) is None
         assert await outcome(stub.Append(request(draft("mine"), OTHER))) is None
-        now_s += 0.2
+        now_s += 0.15
         gathers = asyncio.ensure_future(outcome(stub.Append(request(draft("gathers")))))
         # Read from the same connection behind it.
         assert await outcome(stub.Append(request(draft("mine-again"), OTHER))) is None
         assert not gathers.done()
         await service.appender.close()  # flushes what waits
         assert await gathers is None
+
+
+async def test_streams_go_on_when_somebody_comes(tmp_path: Path) -> None:
+    """What waits for room was let in before, and is no debt; then all of them share the quota."""
+    options = {"shared_quotas": {"*": ("50",)}, "work_bytes": 16 * 1024 * 1024}
+    async with held(tmp_path, **options) as (service, channel, witness), asyncio.timeout(60):
+        stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+        large = b'{"a": "' + bytes(120 * 1024).hex().encode() + b'"}'
+
+        def message(name: str, drafts: int, state: bytes) -> ledger_pb2.AppendStreamRequest:
+            found = ledger_pb2.AppendStreamRequest(
+                ledger=LEDGER, drafts=[draft(f"{name}-{n}") for n in range(drafts)]
+            )
+            for each in found.drafts:
+                each.mutation.new_state = state
+            return found
+
+        streams = []
+        for number in range(8):
+            # 38 MB of drafts in all, of which 12 fit while the witness is stuck.
+            first, second = message(f"a{number}", 20, large), message(f"b{number}", 20, b"{}")
+            streams.append(stub.AppendStream(iter([first, second]), timeout=60))
+        reading = [asyncio.ensure_future(_all(call)) for call in streams]
+        await eventually(lambda: len(service.gate._waiting) > 0)
+        assert await outcome(stub.Append(request(draft("mine"), OTHER))) is None
+        witness.gate.set()
+        answered = await asyncio.gather(*reading)
+        assert [len(results) for results in answered] == [40] * 8
+        assert (await verify_all(service)).head_seq == 320
+
+
+async def _all(call: Any) -> list[Any]:
+    return [result async for part in call for result in part.results]

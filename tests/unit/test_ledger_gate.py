@@ -273,13 +273,13 @@ def test_quota_refuses_until_it_has_filled_up_again() -> None:
     subject = gate(clock, quotas={"acme": 10.0, "*": 100.0})
     with subject.call(request_of("acme")):
         # A batch may bring more than is left; the debt is paid off before the next.
-        subject.charge("acme", 30)
+        subject.admit("acme", 30)
     with pytest.raises(ResourceExhaustedError) as caught:
         subject.call(request_of("acme")).__enter__()
     assert caught.value.reason == "QUOTA_EXCEEDED"
     assert caught.value.retry_delay_s == pytest.approx(2.1)
     with subject.call(request_of("other")):
-        subject.charge("other", 99)
+        subject.admit("other", 99)
     clock.now_s += 2.1
     with subject.call(request_of("acme")):
         pass
@@ -291,15 +291,15 @@ async def test_drafts_of_a_stream_wait_for_the_quota_only_for_moments() -> None:
     subject = gate(clock, quotas={"acme": 10.0, "slow": 0.2})
     assert [subject.portion(tenant) for tenant in ("acme", "slow")] == [10, 1]
     assert subject.portion("other") >= 1000
-    await subject.enter("acme", KIB)
-    subject.charge("acme", 200)
+    await subject.enter("acme", 1, KIB)
+    subject.admit("acme", 200)
     with pytest.raises(ResourceExhaustedError) as caught:
-        await subject.enter("acme", KIB)
+        await subject.enter("acme", 1, KIB)
     assert caught.value.reason == "QUOTA_EXCEEDED"
     assert caught.value.retry_delay_s == pytest.approx(19.2)
     assert subject.in_work_bytes == KIB
     clock.now_s += 19.2
-    await subject.enter("acme", KIB)
+    await subject.enter("acme", 1, KIB)
     assert subject.in_work_bytes == 2 * KIB
 
 
@@ -334,7 +334,7 @@ async def test_drafts_of_streams_wait_for_room_and_get_it_fairly() -> None:
     entered: list[str] = []
 
     async def enter(tenant: str) -> None:
-        await subject.enter(tenant, 20 * KIB)
+        await subject.enter(tenant, 1, 20 * KIB)
         entered.append(tenant)
 
     tasks = [asyncio.create_task(enter(name)) for name in ["a"] * 10 + ["b"] * 10]
@@ -360,8 +360,8 @@ async def test_drafts_of_streams_wait_for_room_and_get_it_fairly() -> None:
 async def test_waiter_cancelled_as_its_room_comes_gives_it_back() -> None:
     subject = gate(max_bytes=64 * KIB)
     for _ in range(2):
-        await subject.enter("a", 30 * KIB)
-    waiter = asyncio.create_task(subject.enter("a", 30 * KIB))
+        await subject.enter("a", 1, 30 * KIB)
+    waiter = asyncio.create_task(subject.enter("a", 1, 30 * KIB))
     await turns()
     subject.leave("a", 30 * KIB)
     waiter.cancel()
