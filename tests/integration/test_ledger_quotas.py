@@ -155,8 +155,14 @@ async def test_who_is_kept_to_a_shared_quota_gathers(
         # Read from the same connection behind it.
         assert await outcome(stub.Append(request(draft("mine-again"), OTHER))) is None
         assert not gathers.done()
+        waited_s: list[float] = []
+        monkeypatch.setattr(
+            service.gate._limiter, "flushed", lambda **flush: waited_s.append(flush["waited_s"])
+        )
         await service.appender.close()  # flushes what waits
         assert await gathers is None
+        # To wait for company is no sign of too much work.
+        assert waited_s == [0.0]
 
 
 async def test_streams_go_on_when_somebody_comes(tmp_path: Path) -> None:
