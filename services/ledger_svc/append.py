@@ -174,8 +174,8 @@ class Pipeline:
             _end_turn(turn, before)
         took_s = time.perf_counter() - started_s
         size_bytes = sum(item.size_bytes for item in items)
-        # Without what it waited to be together with others: that is no sign of too much work.
-        waited_s = max(0.0, started_s - items[0].since_s - GATHER_S * self._turns.patience())
+        # To wait since the tenant is kept to a quota is no sign of too much work.
+        waited_s = max(0.0, started_s - items[0].since_s - self._turns.kept_waiting_s())
         self._tools.flushed(Flushed(waited_s, len(items), size_bytes, took_s, alone))
         _flush_s.record(took_s)
         _flush_items.record(len(items))

@@ -39,7 +39,7 @@ _BUSY_FOR_S: Final = 1.0
 GATHER_S: Final = 0.04
 """How long a draft of a tenant who sends much waits for others at most, while tenants share."""
 _BOUNDED_PATIENCE: Final = 2.0
-"""So many times as long for who is kept to a quota, at which his callers wait for nothing else."""
+"""So many times as long for a tenant who is kept to a quota: his callers wait for that anyway."""
 _MUCH_PER_S: Final = 250.0
 """Drafts a second from which on a tenant sends much: with fewer, they would wait for nobody."""
 
@@ -207,6 +207,10 @@ class TenantTurns:
         if self._turns.bounded(self._tenant):
             return _BOUNDED_PATIENCE
         return 1.0 if self._turns.gathers(self._tenant) else 0.0
+
+    def kept_waiting_s(self) -> float:
+        """How long drafts may wait because their tenant is kept to a quota."""
+        return GATHER_S * _BOUNDED_PATIENCE if self._turns.bounded(self._tenant) else 0.0
 
     def took(self, items: int) -> None:
         """Say how many items the turn is used for."""

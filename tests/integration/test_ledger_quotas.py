@@ -161,7 +161,7 @@ async def test_who_is_kept_to_a_shared_quota_gathers(
         )
         await service.appender.close()  # flushes what waits
         assert await gathers is None
-        # To wait for company is no sign of too much work.
+        # To be kept waiting by a quota is no sign of too much work.
         assert waited_s == [0.0]
 
 

@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger_svc.fairness import FairQueue
-from ledger_svc.turns import CONTENDED_FLUSHES, CONTENDED_ITEMS, FLUSHES, MOST_FLUSHES, Turns
+from ledger_svc.turns import (
+    CONTENDED_FLUSHES,
+    CONTENDED_ITEMS,
+    FLUSHES,
+    GATHER_S,
+    MOST_FLUSHES,
+    Turns,
+)
 from provledger.batching import GroupCommit
 from provledger.key_events import TENANT as SYSTEM_TENANT
 
@@ -291,4 +298,14 @@ def test_who_is_kept_to_a_quota_gathers_for_longer_whatever_the_rate() -> None:
     took(turns, "flood", 1)
     took(turns, "quiet", 1)
     assert turns.of("flood").patience() > 1.0
-    assert turns.of("quiet").patience() == 0.0
+    assert turns.of("flood").kept_waiting_s() == GATHER_S * turns.of("flood").patience()
+    assert turns.of("quiet").patience() == turns.of("quiet").kept_waiting_s() == 0.0
+
+
+def test_who_only_sends_much_is_not_kept_waiting() -> None:
+    """What he waits for company still tells whether there is too much work."""
+    turns = Turns(Clock())
+    took(turns, "busy", 500)
+    took(turns, "quiet", 1)
+    assert turns.of("busy").patience() == 1.0
+    assert turns.of("busy").kept_waiting_s() == 0.0
